@@ -1,0 +1,163 @@
+"""Every error this package raises on purpose, as one tree.
+
+::
+
+    GatewayError
+    ├── ConfigError            the settings cannot be used; the process exits 2
+    ├── SecretError            a webhook secret or key cannot be used
+    ├── VerificationError      a received webhook does not prove its origin
+    ├── AddressNotAllowed      a callback may not reach this host, address or port
+    ├── StoreError             the database cannot answer; callers may try again
+    │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
+    └── RequestError           an HTTP request that is answered with problem+json
+        ├── InvalidJson               400  invalid_json
+        ├── Unauthorized              401  unauthorized
+        ├── NotFound                  404  not_found
+        ├── MethodNotAllowed          405  method_not_allowed
+        ├── Conflict                  409  conflict
+        ├── TooLarge                  413  too_large
+        ├── UnsupportedMediaType      415  unsupported_media_type
+        ├── InvalidRequest            422  invalid_request
+        ├── CallbackNotAllowed        422  callback_not_allowed
+        ├── RateLimited               429  rate_limited
+        └── Unavailable               503  unavailable
+
+Messages are safe to show to whoever made the request: they never hold a secret or a URL's query string.
+Expected remote failures (a receiver's 500, an upstream's time-out) are values, not exceptions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+__all__ = [
+    "AddressNotAllowed",
+    "CallbackNotAllowed",
+    "ConfigError",
+    "Conflict",
+    "GatewayError",
+    "InvalidJson",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "NotFound",
+    "RateLimited",
+    "RequestError",
+    "SecretError",
+    "StoreError",
+    "StoreUnusable",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "VerificationError",
+]
+
+
+class GatewayError(Exception):
+    """Base of every error raised on purpose; ``message`` says what is wrong and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(GatewayError):
+    """Settings that cannot be used: ``problems`` has one line for each, all found in one pass."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class SecretError(GatewayError):
+    """A webhook secret or key is malformed, too short or too long. The message never repeats it."""
+
+
+class VerificationError(GatewayError):
+    """A webhook's headers or signature do not prove that a holder of the secret sent these bytes."""
+
+
+class AddressNotAllowed(GatewayError):
+    """The callback policy refuses a URL or address: ``rule`` names the rule, the message the way out."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class StoreError(GatewayError):
+    """The database could not do what was asked; nothing of it was done."""
+
+
+class StoreUnusable(StoreError):
+    """The database will not work until an operator acts; the message says how."""
+
+
+class RequestError(GatewayError):
+    """A request that gets a problem+json answer (RFC 9457)."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+        """Pairs of field and message, in the order they were found."""
+        self.headers = dict(headers or {})
+
+
+class InvalidJson(RequestError):
+    status, code, title = 400, "invalid_json", "The body is not valid JSON"
+
+
+class Unauthorized(RequestError):
+    status, code, title = 401, "unauthorized", "A valid token is needed"
+
+    def __init__(self, message: str) -> None:
+        # RFC 9110 §11.6.1: a 401 names the scheme that would be accepted.
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class NotFound(RequestError):
+    status, code, title = 404, "not_found", "Not found"
+
+
+class MethodNotAllowed(RequestError):
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class Conflict(RequestError):
+    status, code, title = 409, "conflict", "The present state does not allow this"
+
+
+class TooLarge(RequestError):
+    status, code, title = 413, "too_large", "The body is too large"
+
+
+class UnsupportedMediaType(RequestError):
+    status, code, title = 415, "unsupported_media_type", "The body must be application/json"
+
+
+class InvalidRequest(RequestError):
+    status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class CallbackNotAllowed(RequestError):
+    status, code, title = 422, "callback_not_allowed", "The callback URL is not allowed"
+
+
+class RateLimited(RequestError):
+    status, code, title = 429, "rate_limited", "Too many requests"
+
+
+class Unavailable(RequestError):
+    status, code, title = 503, "unavailable", "The gateway cannot do this now"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message, headers={"retry-after": str(retry_after_s)})

@@ -1,0 +1,192 @@
+"""The nouns: task, callback, attempt, outcome; their states and the legal moves between them.
+
+Pure: no I/O, no clock. Every other module speaks in these types. ``store/migrations`` repeats the states as CHECK
+constraints and a test holds the two together.
+"""
+
+import secrets
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "Attempt",
+    "AttemptResult",
+    "Callback",
+    "CallbackState",
+    "DueCallback",
+    "DueTask",
+    "NewCallback",
+    "Outcome",
+    "Registration",
+    "Task",
+    "TaskState",
+    "new_callback_id",
+]
+
+
+class TaskState(StrEnum):
+    """What is known of the upstream's job. Being polled right now is a claim, not a state."""
+
+    WAITING = "waiting"  # created by register; poller settles → success | fail | abandoned
+    SUCCESS = "success"  # the upstream's last word; nothing moves it
+    FAIL = "fail"  # the upstream's last word; nothing moves it
+    ABANDONED = "abandoned"  # poller gave up: nobody waits any more; a new callback makes register move it → waiting
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the upstream itself has ended the task, so that asking again cannot change the answer."""
+        return self in (TaskState.SUCCESS, TaskState.FAIL)
+
+
+class CallbackState(StrEnum):
+    """What has become of one owed webhook. Being sent right now is a claim, not a state."""
+
+    WAITING = "waiting"  # created by register; poller's settle or expiry → pending; cancel → cancelled
+    PENDING = "pending"  # deliverer → delivered | dead; cancel → cancelled; redeliver stays pending
+    DELIVERED = "delivered"  # redeliver → pending; janitor removes
+    DEAD = "dead"  # redeliver → pending; janitor removes
+    CANCELLED = "cancelled"  # nothing moves it; janitor removes
+
+
+class AttemptResult(StrEnum):
+    """What one attempt came to, and with it what happens next."""
+
+    DELIVERED = "delivered"  # 2xx: done
+    RETRY = "retry"  # failed, and the schedule has a next attempt
+    DEAD = "dead"  # failed, and it was the last attempt or the receiver said 410
+    INTERRUPTED = "interrupted"  # the gateway shut down meanwhile; does not count, made again after the start
+
+
+_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
+
+
+def new_callback_id(now: int) -> str:
+    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
+
+    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
+    """
+    number = (now << 80) | secrets.randbits(80)
+    return "cb_" + "".join(_ID_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task ended: a state other than waiting, and the members of the webhook's ``data`` that tell it.
+
+    ``data`` is the encoded JSON object of those members without ``callbackId`` and ``metadata``, which differ from
+    callback to callback. Its bytes are stored and never made again.
+    """
+
+    state: TaskState
+    data: bytes
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """The upstream's job as the gateway knows it."""
+
+    upstream: str
+    task_id: str
+    state: TaskState
+    polls: int
+    created_at: int
+    last_polled_at: int | None
+    next_poll_at: int | None
+    last_error: str | None
+    settled_at: int | None = None
+    outcome: bytes | None = None
+    """``Outcome.data`` once the task has settled."""
+
+
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """One registration and the one webhook it is owed."""
+
+    id: str
+    client: str
+    url: str
+    metadata: bytes
+    """The encoded JSON object, compact; ``{}`` where the client sent none."""
+    timeout_s: int
+    state: CallbackState
+    created_at: int
+    expires_at: int
+    attempts: int
+    next_attempt_at: int | None
+    delivered_at: int | None
+    last_error: str | None
+    task: Task
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One POST of a callback's webhook, as it is kept."""
+
+    number: int
+    started_at: int
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    result: AttemptResult
+
+
+class NewCallback(msgspec.Struct, frozen=True, kw_only=True):
+    """A registration on its way into the store."""
+
+    id: str
+    client: str
+    upstream: str
+    task_id: str
+    url: str
+    metadata: bytes
+    timeout_s: int
+    created_at: int
+    first_poll_at: int
+
+    @property
+    def expires_at(self) -> int:
+        return self.created_at + self.timeout_s * 1000
+
+    def same_request_as(self, existing: Callback) -> bool:
+        """Whether a registration that already exists asked for the same thing, whatever the key order."""
+        return self.timeout_s == existing.timeout_s and _decode(self.metadata) == _decode(existing.metadata)
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store made of a NewCallback: the callback that now stands, and whether this request created it."""
+
+    callback: Callback
+    created: bool
+
+
+class DueTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A claimed task that is to be polled now."""
+
+    seq: int
+    """The store's own number of the row."""
+    upstream: str
+    task_id: str
+    created_at: int
+    polls: int
+    failures: int
+    """Polls in a row that brought no usable answer."""
+
+
+class DueCallback(msgspec.Struct, frozen=True, kw_only=True):
+    """A claimed callback whose webhook is to be sent now."""
+
+    seq: int
+    """The store's own number of the row."""
+    id: str
+    client: str
+    url: str
+    body: bytes
+    attempts: int
+    """Attempts made so far, interrupted ones included."""
+    budget_used: int
+    """Attempts made so far that count against the retry schedule."""
+    redeliveries: int
+    """How often a fresh budget was given; the claim is void for retries once this has moved on."""
+    due_at: int
+
+
+def _decode(data: bytes) -> Any:
+    return msgspec.json.decode(data)
