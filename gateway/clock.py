@@ -42,7 +42,7 @@ def to_iso(at: int) -> str:
 
 
 def from_iso(text: str) -> int:
-    """Parse an RFC 3339 instant with a zone to milliseconds since the epoch.
+    """Parse an ISO 8601 instant with a zone, RFC 3339's form included, to milliseconds since the epoch.
 
     Raises ValueError for anything else, a missing zone included: a guess would be wrong by hours.
     """

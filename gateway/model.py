@@ -6,20 +6,23 @@ constraints and a test holds the two together.
 
 import secrets
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
 __all__ = [
     "Attempt",
+    "AttemptRecord",
     "AttemptResult",
     "Callback",
     "CallbackState",
     "DueCallback",
     "DueTask",
+    "ExpiredTask",
     "NewCallback",
     "Outcome",
+    "PollRecord",
     "Registration",
+    "Settlement",
     "Task",
     "TaskState",
     "new_callback_id",
@@ -85,6 +88,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The upstream's job as the gateway knows it."""
 
+    seq: int
+    """The store's own number of the row."""
     upstream: str
     task_id: str
     state: TaskState
@@ -101,6 +106,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 class Callback(msgspec.Struct, frozen=True, kw_only=True):
     """One registration and the one webhook it is owed."""
 
+    seq: int
+    """The store's own number of the row; grows with every registration."""
     id: str
     client: str
     url: str
@@ -147,7 +154,48 @@ class NewCallback(msgspec.Struct, frozen=True, kw_only=True):
 
     def same_request_as(self, existing: Callback) -> bool:
         """Whether a registration that already exists asked for the same thing, whatever the key order."""
-        return self.timeout_s == existing.timeout_s and _decode(self.metadata) == _decode(existing.metadata)
+        return self.timeout_s == existing.timeout_s and _canonical(self.metadata) == _canonical(existing.metadata)
+
+
+class PollRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What one poll that did not end its task leaves behind."""
+
+    seq: int
+    polled_at: int
+    next_poll_at: int
+    error: str | None
+    """Why the poll brought no usable answer, or None where the upstream said "still running"."""
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's end, to be stored together with the webhooks that it makes due."""
+
+    seq: int
+    outcome: Outcome
+    settled_at: int
+    polls: int
+    """Polls to add to the task's count: 1 where a poll brought the outcome, else 0."""
+    expired_by: int | None = None
+    """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
+
+
+class ExpiredTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A waiting task with at least one callback whose time has passed."""
+
+    seq: int
+    task_id: str
+    expires_at: int
+    """The earliest passed ``expires_at`` among its waiting callbacks."""
+    last_polled_at: int | None
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt and the state it moves its callback to, stored in one transaction."""
+
+    claim: "DueCallback"
+    attempt: Attempt
+    next_attempt_at: int | None
+    """When the next attempt is due; None where there is none."""
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,5 +236,6 @@ class DueCallback(msgspec.Struct, frozen=True, kw_only=True):
     due_at: int
 
 
-def _decode(data: bytes) -> Any:
-    return msgspec.json.decode(data)
+def _canonical(data: bytes) -> bytes:
+    # Bytes are compared, because to Python 1, 1.0 and true are equal.
+    return msgspec.json.encode(msgspec.json.decode(data), order="sorted")

@@ -1,0 +1,102 @@
+# Needs git, make and Python 3.11 or newer; everything else goes into .venv. `make` alone lists the targets.
+
+VENV := .venv
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
+UV := build/uv/bin/uv
+COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check lint format format-check types lock wheel clean
+
+help: ## List the targets (this)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  PYTHON=…  the interpreter that .venv is made with        ARGS=…  further arguments for demo, run and test'
+
+demo: $(VENV)/.runtime ## Show the whole way once, with a simulated upstream and a receiver: no key needed
+	@$(VENV)/bin/gateway demo $(ARGS)
+
+run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
+	@$(VENV)/bin/gateway serve $(ARGS)
+
+test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
+	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
+
+lint: $(VENV)/.dev ## Look for mistakes in the source
+	@$(VENV)/bin/python -m ruff check
+
+format: $(VENV)/.dev ## Bring the source into its one format
+	@$(VENV)/bin/python -m ruff check --fix
+	@$(VENV)/bin/python -m ruff format
+
+format-check: $(VENV)/.dev ## Check that the source is in its one format
+	@$(VENV)/bin/python -m ruff format --check
+
+types: $(VENV)/.dev ## Check the types, strictly
+	@$(VENV)/bin/python -m mypy
+
+wheel: $(VENV)/.runtime ## Build the wheel into dist/
+	@$(PIP) wheel --no-deps --no-build-isolation --check-build-dependencies --wheel-dir dist .
+	@ls dist/*.whl
+
+lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev --group build -o requirements-dev.lock
+	@$(COMPILE) -c requirements-dev.lock pyproject.toml -o requirements.lock
+	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
+
+clean: ## Remove all that these targets made
+	@rm -rf $(VENV) build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A candidate must run (a version manager's shim may not) and be able to make virtual environments.
+$(VENV)/.created:
+	@found=; usable=; \
+	for python in $(PYTHONS); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+		found=$${found:-$$python}; \
+		if "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then usable=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo 'Python 3.11 or newer is needed, and none of these is one: $(PYTHONS)' >&2; \
+		echo 'Install it, or name it: make PYTHON=/path/to/python3' >&2; \
+		exit 1; \
+	fi; \
+	rm -rf $(VENV); \
+	if [ -z "$$usable" ] || ! "$$usable" -m venv $(VENV) >&2; then \
+		rm -rf $(VENV); \
+		echo "$${usable:-$$found} cannot make virtual environments." >&2; \
+		echo 'On Debian and Ubuntu: apt install python3-venv' >&2; \
+		exit 1; \
+	fi; \
+	touch $@
+
+$(VENV)/.runtime: $(VENV)/.created requirements.lock requirements-build.lock pyproject.toml
+	@echo 'Installing the gateway into $(VENV) …'
+	@$(PIP) install --require-hashes -r requirements.lock -r requirements-build.lock
+	@$(PIP) install --no-deps --no-build-isolation --check-build-dependencies --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	@echo 'Installing the development tools into $(VENV) …'
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# The reference library from npm: without it one test is skipped, and says so.
+tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
+	@if command -v npm >/dev/null 2>&1; then \
+		if npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; then \
+			touch $@; \
+		else \
+			rm -rf tests/node/node_modules; \
+			echo 'Warning: npm ci failed, so the test against the reference library from npm is skipped.' >&2; \
+		fi; \
+	fi
+
+build/uv/bin/uv: $(VENV)/.created
+	@$(VENV)/bin/python -m venv build/uv
+	@build/uv/bin/python -m pip --quiet --disable-pip-version-check install uv
+	@touch $@

@@ -1,0 +1,284 @@
+"""``/v1/callbacks`` and ``/v1/redeliveries``: registering, reading, cancelling and redelivering callbacks."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from itsdangerous import BadSignature, URLSafeSerializer
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.api.auth import client_of
+from gateway.api.problems import problem
+from gateway.api.routing import route
+from gateway.api.schema import (
+    MAX_METADATA,
+    BatchRequest,
+    CallbackRequest,
+    RedeliveriesRequest,
+    attempt_view,
+    callback_view,
+    decode,
+    json_response,
+    read_body,
+)
+from gateway.clock import Clock, from_iso
+from gateway.errors import AddressNotAllowed, CallbackNotAllowed, Conflict, InvalidRequest, NotFound, RequestError
+from gateway.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
+from gateway.store import Store
+from gateway.telemetry import Metrics
+
+__all__ = ["Callbacks"]
+
+_MAX_BODY = 64 * 1024
+_MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
+_DEFAULT_LIMIT = 50
+_MAX_LIMIT = 200
+
+_one = msgspec.json.Decoder(CallbackRequest)
+_batch = msgspec.json.Decoder(BatchRequest)
+_redeliveries = msgspec.json.Decoder(RedeliveriesRequest)
+
+
+class Callbacks:
+    """The routes, over a store; ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        check_url: Callable[[str], Awaitable[object]],
+        upstreams: tuple[str, ...],
+    ) -> None:
+        """Take the names of the upstreams, the default one first."""
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._check_url = check_url
+        self._upstreams = upstreams
+        self._cursors: URLSafeSerializer | None = None
+
+    def routes(self) -> list[Route]:
+        return [
+            route("/v1/callbacks", GET=self.list_all, POST=self.register),
+            route("/v1/callbacks/batch", POST=self.register_batch),
+            route("/v1/callbacks/{id}", GET=self.get, DELETE=self.cancel),
+            route("/v1/callbacks/{id}/attempts", GET=self.attempts),
+            route("/v1/callbacks/{id}/redeliver", POST=self.redeliver),
+            route("/v1/redeliveries", POST=self.redeliver_dead),
+        ]
+
+    async def register(self, request: Request) -> Response:
+        asked = decode(await read_body(request, _MAX_BODY), _one)
+        new = self._new_callback(client_of(request), asked)
+        await self._check(new.url)
+        (registration,) = await self._store.register([new])
+        self._count(registration)
+        if not registration.created and not new.same_request_as(registration.callback):
+            raise _conflict(registration.callback)
+        callback = registration.callback
+        return json_response(
+            callback_view(callback),
+            201 if registration.created else 200,
+            {"location": f"/v1/callbacks/{callback.id}"},
+        )
+
+    async def register_batch(self, request: Request) -> Response:
+        """Register each item by itself: one that is refused does not touch the others."""
+        asked = decode(await read_body(request, _MAX_BATCH_BODY), _batch)
+        client = client_of(request)
+        read = [self._read_item(client, item) for item in asked.callbacks]
+        urls = {item.url for item in read if isinstance(item, NewCallback)}
+        verdicts = dict(zip(urls, await asyncio.gather(*map(self._verdict, urls)), strict=True))
+        checked = [verdicts[item.url] or item if isinstance(item, NewCallback) else item for item in read]
+        new = [item for item in checked if isinstance(item, NewCallback)]
+        registrations = iter(await self._store.register(new) if new else [])
+        answers = [
+            _batch_answer(item, next(registrations)) if isinstance(item, NewCallback) else _refused(item)
+            for item in checked
+        ]
+        for answer in answers:
+            if "callback" in answer:
+                self._metrics.registrations.labels(answer["status"] == 201).inc()
+        return json_response({"data": answers})
+
+    async def list_all(self, request: Request) -> Response:
+        query = dict(request.query_params)
+        state = _state(query.pop("state", None))
+        task_id = query.pop("taskId", None)
+        limit = _limit(query.pop("limit", None))
+        before_seq = await self._read_cursor(query.pop("cursor", None))
+        if query:
+            unknown = [(name, "is not a parameter of this list") for name in query]
+            raise InvalidRequest("Use state, taskId, limit and cursor.", errors=unknown)
+        # One more than asked for tells whether there is a next page.
+        found = await self._store.list_callbacks(
+            client_of(request), state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
+        )
+        page = found[:limit]
+        cursor = (await self._cursor_serializer()).dumps(page[-1].seq) if len(found) > limit else None
+        return json_response({"data": [callback_view(callback) for callback in page], "nextCursor": cursor})
+
+    async def get(self, request: Request) -> Response:
+        return json_response(callback_view(await self._callback(request)))
+
+    async def attempts(self, request: Request) -> Response:
+        attempts = await self._store.list_attempts(client_of(request), request.path_params["id"])
+        if attempts is None:
+            raise _not_found(request)
+        return json_response({"data": [attempt_view(attempt) for attempt in attempts]})
+
+    async def cancel(self, request: Request) -> Response:
+        found = await self._store.cancel(client_of(request), request.path_params["id"], self._clock.now())
+        if found is None:
+            raise _not_found(request)
+        if found in (CallbackState.DELIVERED, CallbackState.DEAD):
+            raise Conflict(f"The callback is {found} already: there is nothing left to cancel.")
+        return Response(status_code=204)
+
+    async def redeliver(self, request: Request) -> Response:
+        found = await self._store.redeliver(client_of(request), request.path_params["id"], self._clock.now())
+        if found is None:
+            raise _not_found(request)
+        if found is CallbackState.WAITING:
+            raise Conflict("The task still runs: there is no webhook to redeliver yet.")
+        if found is CallbackState.CANCELLED:
+            raise Conflict("The callback was cancelled; register it anew.")
+        return json_response(callback_view(await self._callback(request)), 202)
+
+    async def redeliver_dead(self, request: Request) -> Response:
+        asked = decode(await read_body(request, _MAX_BODY), _redeliveries)
+        now = self._clock.now()
+        since = _instant("since", asked.since, 0)
+        until = _instant("until", asked.until, now + 1)
+        if since >= until:
+            raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
+        count = await self._store.redeliver_dead(client_of(request), since, until, now)
+        return json_response({"count": count}, 202)
+
+    async def _callback(self, request: Request) -> Callback:
+        callback = await self._store.get_callback(client_of(request), request.path_params["id"])
+        if callback is None:
+            raise _not_found(request)
+        return callback
+
+    def _new_callback(self, client: str, asked: CallbackRequest) -> NewCallback:
+        metadata = msgspec.json.encode(asked.metadata)
+        if len(metadata) > MAX_METADATA:
+            message = f"may have at most {MAX_METADATA} bytes as JSON, has {len(metadata)}"
+            raise InvalidRequest(f"metadata: {message}", errors=[("metadata", message)])
+        upstream = self._upstreams[0] if asked.upstream is None else asked.upstream
+        if upstream not in self._upstreams:
+            message = f"is not configured; there is: {', '.join(self._upstreams)}"
+            raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
+        now = self._clock.now()
+        return NewCallback(
+            id=new_callback_id(now),
+            client=client,
+            upstream=upstream,
+            task_id=asked.task_id,
+            url=asked.callback_url,
+            metadata=metadata,
+            timeout_s=asked.timeout_seconds,
+            created_at=now,
+            first_poll_at=now,
+        )
+
+    def _read_item(self, client: str, item: msgspec.Raw) -> NewCallback | RequestError:
+        try:
+            return self._new_callback(client, decode(item, _one))
+        except RequestError as error:
+            return error
+
+    async def _verdict(self, url: str) -> RequestError | None:
+        try:
+            await self._check(url)
+        except RequestError as error:
+            return error
+        return None
+
+    async def _check(self, url: str) -> None:
+        try:
+            await self._check_url(url)
+        except AddressNotAllowed as error:
+            raise CallbackNotAllowed(error.message, errors=[("callbackUrl", error.message)]) from None
+
+    def _count(self, registration: Registration) -> None:
+        self._metrics.registrations.labels(registration.created).inc()
+
+    async def _cursor_serializer(self) -> URLSafeSerializer:
+        if self._cursors is None:
+            # itsdangerous' defaults are SHA-1 and a plain concatenation: name better ones.
+            self._cursors = URLSafeSerializer(
+                await self._store.secret_key(),
+                salt="callbacks-cursor",
+                signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+            )
+        return self._cursors
+
+    async def _read_cursor(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        try:
+            seq = (await self._cursor_serializer()).loads(text)
+        except BadSignature:
+            seq = None
+        if not isinstance(seq, int):
+            message = "is not one that this gateway gave out; take nextCursor of the page before"
+            raise InvalidRequest(f"cursor: {message}", errors=[("cursor", message)])
+        return seq
+
+
+def _batch_answer(new: NewCallback, registration: Registration) -> dict[str, Any]:
+    if not registration.created and not new.same_request_as(registration.callback):
+        return _refused(_conflict(registration.callback))
+    return {"status": 201 if registration.created else 200, "callback": callback_view(registration.callback)}
+
+
+def _refused(error: RequestError) -> dict[str, Any]:
+    return {"status": error.status, "error": problem(error)}
+
+
+def _conflict(existing: Callback) -> Conflict:
+    return Conflict(
+        f"{existing.id} is registered for this task and URL with another metadata or timeoutSeconds; "
+        "cancel it first, or send the same request."
+    )
+
+
+def _not_found(request: Request) -> NotFound:
+    return NotFound(f"There is no callback {request.path_params['id']}.")
+
+
+def _state(text: str | None) -> CallbackState | None:
+    if text is None:
+        return None
+    try:
+        return CallbackState(text)
+    except ValueError:
+        message = f"must be one of {', '.join(CallbackState)}"
+        raise InvalidRequest(f"state: {message}", errors=[("state", message)]) from None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return _DEFAULT_LIMIT
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MAX_LIMIT):
+        message = f"must be a whole number from 1 to {_MAX_LIMIT}"
+        raise InvalidRequest(f"limit: {message}", errors=[("limit", message)])
+    return int(text)
+
+
+def _instant(field: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    try:
+        return from_iso(text)
+    except ValueError:
+        message = "must be an instant with a zone, such as 2026-11-23T10:00:00Z"
+        raise InvalidRequest(f"{field}: {message}", errors=[(field, message)]) from None

@@ -1,0 +1,80 @@
+"""``/healthz``, ``/readyz``, ``/metrics`` and ``/openapi.json``: what operators and their machines ask.
+
+These need no token and so show no URL, task or secret.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.api.openapi import document
+from gateway.api.problems import PROBLEM_TYPE, problem
+from gateway.api.routing import route
+from gateway.api.schema import json_response
+from gateway.clock import Clock
+from gateway.errors import StoreError, Unavailable
+from gateway.store import Store
+from gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
+
+__all__ = ["Operations"]
+
+
+class Operations:
+    """The routes; ``unhealthy`` and ``unready`` return why, or None."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        unhealthy: Callable[[], str | None],
+        unready: Callable[[], str | None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._unhealthy = unhealthy
+        self._unready = unready
+        self._openapi: bytes | None = None
+
+    def routes(self) -> list[Route]:
+        return [
+            route("/healthz", GET=self.healthz),
+            route("/readyz", GET=self.readyz),
+            route("/metrics", GET=self.metrics),
+            route("/openapi.json", GET=self.openapi),
+        ]
+
+    async def healthz(self, request: Request) -> Response:
+        return _verdict(self._unhealthy(), "The gateway makes no progress")
+
+    async def readyz(self, request: Request) -> Response:
+        return _verdict(self._unready(), "The gateway is not ready")
+
+    async def metrics(self, request: Request) -> Response:
+        self._metrics.ready.set(self._unready() is None)
+        try:
+            pending, oldest_due_at = await self._store.backlog()
+        except StoreError:
+            pass  # the last known figures; gateway_ready tells the rest
+        else:
+            late_ms = 0 if oldest_due_at is None else max(0, self._clock.now() - oldest_due_at)
+            self._metrics.pending.set(pending)
+            self._metrics.oldest_due_seconds.set(late_ms / 1000)
+        return Response(self._metrics.render(), media_type=METRICS_CONTENT_TYPE)
+
+    async def openapi(self, request: Request) -> Response:
+        if self._openapi is None:
+            self._openapi = msgspec.json.encode(document())
+        return Response(self._openapi, media_type="application/json")
+
+
+def _verdict(reason: str | None, what: str) -> Response:
+    if reason is None:
+        return json_response({"status": "ok"})
+    error = Unavailable(f"{what}: {reason}.")
+    return Response(msgspec.json.encode(problem(error)), error.status, error.headers, PROBLEM_TYPE)

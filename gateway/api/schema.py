@@ -1,0 +1,240 @@
+"""What goes over the wire: request bodies, answers, and the names they have there.
+
+Owns camelCase and the decoding of bodies; the only place that knows either. Used by the routes.
+"""
+
+import asyncio
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.clock import to_iso
+from gateway.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
+from gateway.model import Attempt, Callback, Task, TaskState
+
+__all__ = [
+    "AttemptView",
+    "BatchRequest",
+    "CallbackRequest",
+    "CallbackView",
+    "RedeliveriesRequest",
+    "TaskView",
+    "attempt_view",
+    "callback_view",
+    "decode",
+    "json_response",
+    "read_body",
+    "task_view",
+]
+
+MAX_METADATA = 8 * 1024
+MAX_BATCH = 1000
+_BODY_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+
+_JSON_TYPE = re.compile(r"application/json\s*(;|$)", re.IGNORECASE)
+
+Timeout = Annotated[int, msgspec.Meta(ge=1, le=2_592_000)]
+# Also read by the clients of /openapi.json: ECMA-262 has no \Z, and Python's $ lets a last newline through.
+_TASK_ID = r"^[!-~]+(?![\s\S])"
+TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK_ID)]
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    pass
+
+
+class CallbackRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/callbacks``."""
+
+    task_id: TaskId
+    callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+    metadata: dict[str, Any] = {}
+    timeout_seconds: Timeout = 86_400
+    upstream: str | None = None
+
+
+class BatchRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/callbacks/batch``; each item is decoded by itself."""
+
+    callbacks: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+class RedeliveriesRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /v1/redeliveries``; the instants are RFC 3339."""
+
+    state: Literal["dead"]
+    since: str | None = None
+    until: str | None = None
+
+
+class _TaskSummary(_Wire, frozen=True, kw_only=True):
+    state: TaskState
+    polls: int
+    last_polled_at: str | None
+    next_poll_at: str | None
+    last_error: str | None
+
+
+class CallbackView(_Wire, frozen=True, kw_only=True):
+    """A callback as clients see it."""
+
+    id: str
+    task_id: str
+    callback_url: str
+    metadata: msgspec.Raw
+    timeout_seconds: int
+    upstream: str
+    state: str
+    created_at: str
+    expires_at: str
+    attempts: int
+    next_attempt_at: str | None
+    delivered_at: str | None
+    last_error: str | None
+    task: _TaskSummary
+
+
+class TaskView(_Wire, frozen=True, kw_only=True):
+    """A task as clients see it; ``outcome`` has the members of the webhook's ``data`` once it has ended."""
+
+    task_id: str
+    upstream: str
+    state: TaskState
+    polls: int
+    created_at: str
+    last_polled_at: str | None
+    next_poll_at: str | None
+    last_error: str | None
+    settled_at: str | None
+    outcome: msgspec.Raw | None
+
+
+class AttemptView(_Wire, frozen=True, kw_only=True):
+    number: int
+    started_at: str
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    result: str
+
+
+def callback_view(callback: Callback) -> CallbackView:
+    task = callback.task
+    return CallbackView(
+        id=callback.id,
+        task_id=task.task_id,
+        callback_url=callback.url,
+        metadata=msgspec.Raw(callback.metadata),
+        timeout_seconds=callback.timeout_s,
+        upstream=task.upstream,
+        state=callback.state,
+        created_at=to_iso(callback.created_at),
+        expires_at=to_iso(callback.expires_at),
+        attempts=callback.attempts,
+        next_attempt_at=_iso(callback.next_attempt_at),
+        delivered_at=_iso(callback.delivered_at),
+        last_error=callback.last_error,
+        task=_TaskSummary(
+            state=task.state,
+            polls=task.polls,
+            last_polled_at=_iso(task.last_polled_at),
+            next_poll_at=_iso(task.next_poll_at),
+            last_error=task.last_error,
+        ),
+    )
+
+
+def task_view(task: Task) -> TaskView:
+    return TaskView(
+        task_id=task.task_id,
+        upstream=task.upstream,
+        state=task.state,
+        polls=task.polls,
+        created_at=to_iso(task.created_at),
+        last_polled_at=_iso(task.last_polled_at),
+        next_poll_at=_iso(task.next_poll_at),
+        last_error=task.last_error,
+        settled_at=_iso(task.settled_at),
+        outcome=None if task.outcome is None else msgspec.Raw(task.outcome),
+    )
+
+
+def attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        number=attempt.number,
+        started_at=to_iso(attempt.started_at),
+        duration_ms=attempt.duration_ms,
+        status_code=attempt.status_code,
+        error=attempt.error,
+        result=attempt.result,
+    )
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return a JSON request's body.
+
+    Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes, or InvalidRequest where it takes longer than 30 s.
+    """
+    if not _JSON_TYPE.match(request.headers.get("content-type", "")):
+        raise UnsupportedMediaType("Send the body as content-type: application/json.")
+    too_large = TooLarge(f"The body may have at most {limit} bytes.")
+    # What is not read must not be taken for the connection's next request.
+    too_large.headers["connection"] = "close"
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise InvalidRequest(f"The body did not arrive within {_BODY_TIMEOUT_S:g} s.") from None
+    return bytes(body)
+
+
+def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Decode a body; raise InvalidJson, or InvalidRequest that names the field."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        field, message = _explain(str(exc))
+        raise InvalidRequest(f"{field}: {message}" if field else message, errors=[(field, message)]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidJson(f"The body could not be read as JSON: {exc}.") from None
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$")
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
+_MESSAGES = {
+    f"Expected `str` matching regex {_TASK_ID!r}": "must be printable ASCII without spaces",
+}
+
+
+def _explain(text: str) -> tuple[str, str]:
+    """Split msgspec's message into the field's name and what is wrong with it."""
+    reason, _, where = text.partition(" - at `")
+    # "$.callbacks[...].taskId" → "callbacks[...].taskId"
+    parent = where.rstrip("`").removeprefix("$").lstrip(".")
+    for pattern, message in (
+        (_UNKNOWN, "is not a member of this request; check its spelling"),
+        (_MISSING, "is missing"),
+    ):
+        if found := pattern.match(reason):
+            return ".".join(filter(None, (parent, found["name"]))), message
+    return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]
+
+
+def _iso(at: int | None) -> str | None:
+    return None if at is None else to_iso(at)

@@ -1,0 +1,76 @@
+"""``/v1/tasks``: what the gateway knows of a task, without asking the upstream."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.api.auth import client_of
+from gateway.api.routing import route
+from gateway.api.schema import json_response, task_view
+from gateway.clock import Clock
+from gateway.errors import InvalidRequest, NotFound
+from gateway.model import Task, TaskState
+from gateway.store import Store
+
+__all__ = ["Tasks"]
+
+_MAX_WAIT_S = 60.0
+_RECHECK_S = 15.0
+"""A task may be settled by another process: look again after this long."""
+
+
+class Tasks:
+    """The route, over a store; ``draining`` is set when requests may no longer be held."""
+
+    def __init__(self, store: Store, clock: Clock, draining: asyncio.Event) -> None:
+        self._store = store
+        self._clock = clock
+        self._draining = draining
+
+    def routes(self) -> list[Route]:
+        return [route("/v1/tasks/{task_id:path}", GET=self.get)]
+
+    async def get(self, request: Request) -> Response:
+        deadline = self._clock.monotonic() + _wait(request.query_params.get("wait"))
+        task = await self._task(request)
+        drained = asyncio.create_task(self._draining.wait(), name="task-wait-drain")
+        try:
+            while task.state is TaskState.WAITING and not self._draining.is_set():
+                left_s = deadline - self._clock.monotonic()
+                if left_s <= 0:
+                    break
+                settled = asyncio.create_task(
+                    self._store.wait_settled(task.seq, min(left_s, _RECHECK_S)), name="task-wait-settled"
+                )
+                # It listens from here on; a task that settled just before shows when looked at once more.
+                await asyncio.sleep(0)
+                task = await self._task(request)
+                if task.state is TaskState.WAITING:
+                    await asyncio.wait((settled, drained), return_when=asyncio.FIRST_COMPLETED)
+                    task = await self._task(request)
+                settled.cancel()
+        finally:
+            drained.cancel()
+        return json_response(task_view(task))
+
+    async def _task(self, request: Request) -> Task:
+        task_id = request.path_params["task_id"]
+        task = await self._store.get_task(client_of(request), task_id)
+        if task is None:
+            raise NotFound(f"No callback was registered for the task {task_id}.")
+        return task
+
+
+def _wait(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = -1.0
+    if not 0 <= wait_s <= _MAX_WAIT_S:
+        message = f"must be a number of seconds from 0 to {_MAX_WAIT_S:g}"
+        raise InvalidRequest(f"wait: {message}", errors=[("wait", message)])
+    return wait_s

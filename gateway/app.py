@@ -1,0 +1,241 @@
+"""The wiring: the only place that builds the objects and ties them together, and the life of the process.
+
+``serve`` listens first, so that a taken port is found before anything else happens; then opens the store and starts
+the loops. Until then, and while draining, requests get 503 with the reason.
+"""
+
+import asyncio
+import math
+import random
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import Receive, Scope, Send
+
+from gateway import __version__, secretfile
+from gateway.api.auth import AuthMiddleware
+from gateway.api.callbacks import Callbacks
+from gateway.api.operations import Operations
+from gateway.api.problems import EXCEPTION_HANDLERS
+from gateway.api.tasks import Tasks
+from gateway.clock import Clock, SystemClock
+from gateway.config import Settings, config_dir, database_path
+from gateway.deliverer import Deliverer
+from gateway.errors import GatewayError
+from gateway.janitor import Janitor
+from gateway.netguard import Netguard, parse_allow, system_resolve
+from gateway.poller import Poller
+from gateway.profile import Profile, parse_profile
+from gateway.ratelimit import RateLimiter
+from gateway.retry import RetryPolicy
+from gateway.schedule import PollSchedule
+from gateway.sender import Sender
+from gateway.signature import Signer, parse_secrets
+from gateway.store.sqlite import SqliteStore
+from gateway.supervisor import Loop, Supervisor
+from gateway.telemetry import Metrics
+from gateway.transport import AiohttpTransport
+from gateway.upstream import Upstream
+
+__all__ = ["Gateway", "serve"]
+
+_log = structlog.get_logger()
+
+_DEFAULT_UPSTREAM = "aigptimage"
+_USER_AGENT = f"webhook-gateway/{__version__}"
+_CONNECTIONS = 256  # towards receivers, all together
+_UPSTREAM_CONNECTIONS = 64
+_INBOUND_CONNECTIONS = 4096
+_KEEP_ALIVE_S = 75
+
+
+class Gateway:
+    """One gateway: an ASGI application, its store and its loops."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        """Build everything; nothing is opened or started. Raises SecretError and ConfigError."""
+        self._drain_s = settings.drain_s
+        self._draining = asyncio.Event()
+        self._started = False
+        database = database_path(settings)
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        metrics = Metrics()
+        secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
+        profile = _load_profile(_DEFAULT_UPSTREAM)
+        self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
+        self._upstream_transport = AiohttpTransport(guard=None, limit=_UPSTREAM_CONNECTIONS)
+        self._callback_transport = AiohttpTransport(guard=self._guard, limit=_CONNECTIONS)
+        self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
+        self._poller = Poller(
+            self._store,
+            Upstream(
+                profile,
+                self._upstream_transport,
+                clock,
+                base_url=settings.upstream_url,
+                api_key=settings.upstream_api_key,
+            ),
+            PollSchedule(settings.poll_min_s, settings.poll_max_s),
+            RateLimiter(settings.upstream_rate),
+            clock,
+            metrics,
+            rng,
+        )
+        deliverer = Deliverer(
+            self._store,
+            Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
+            Signer(parse_secrets(" ".join(secrets))),
+            RetryPolicy(settings.retry_schedule),
+            clock,
+            metrics,
+            rng,
+        )
+        loops: tuple[Loop, ...] = (self._poller, deliverer, Janitor(self._store, clock, settings.retention_days))
+        self._supervisor = Supervisor(loops, clock, metrics)
+        callbacks = Callbacks(
+            self._store,
+            clock,
+            metrics,
+            check_url=lambda url: self._guard.check_registration(url, system_resolve),
+            upstreams=(profile.name,),
+        )
+        tasks = Tasks(self._store, clock, self._draining)
+        operations = Operations(self._store, clock, metrics, unhealthy=self._supervisor.problem, unready=self._unready)
+        self._app = Starlette(
+            routes=[*callbacks.routes(), *tasks.routes(), *operations.routes()],
+            middleware=[Middleware(AuthMiddleware, token=settings.token)],
+            exception_handlers=EXCEPTION_HANDLERS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def start(self) -> None:
+        """Open the store and start the loops. Raises StoreUnusable."""
+        await self._store.open()
+        self._supervisor.start()
+        self._started = True
+
+    def begin_drain(self) -> None:
+        """Answer requests that are held, and stop being ready."""
+        self._draining.set()
+
+    async def drain(self) -> None:
+        """Claim nothing more; finish or interrupt what is in flight within the drain time."""
+        self.begin_drain()
+        await self._supervisor.drain(self._drain_s)
+
+    async def close(self) -> None:
+        """Let everything go; safe when nothing was started."""
+        self._started = False
+        await self._store.close()
+        await self._callback_transport.aclose()
+        await self._upstream_transport.aclose()
+
+    def _unready(self) -> str | None:
+        if self._draining.is_set():
+            return "it is shutting down"
+        if not self._started:
+            return "it is starting"
+        if (failing := self._store.failing) is not None:
+            return f"the store is failing: {failing}"
+        if (refusal := self._poller.refusal) is not None:
+            return f"the upstream refuses the key: {refusal}"
+        return self._supervisor.problem()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with the gateway's life tied to its own; signals end it with exit status 0."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self.failure: GatewayError | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        try:
+            await self._gateway.start()
+        except GatewayError as exc:
+            self.failure = exc
+            self.should_exit = True
+            return
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            _log.info("gateway.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.failure is None:
+            _log.info("gateway.draining")
+        # Held requests are answered, so that connections close, while the loops finish what is in flight.
+        self._gateway.begin_drain()
+        await asyncio.gather(super().shutdown(sockets), self._gateway.drain())
+        await self._gateway.close()
+        if self.failure is None:
+            _log.info("gateway.stopped")
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Replace uvicorn's, which dies of the signal once it has shut down: a drained gateway exits with 0."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def serve(settings: Settings) -> None:
+    """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    listener = _listen(settings.host, settings.port)
+    try:
+        gateway = Gateway(settings, SystemClock())
+        config = uvicorn.Config(
+            gateway,
+            http="httptools",
+            ws="none",
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=_INBOUND_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s),
+        )
+        server = _Server(config, gateway)
+        await server.serve([listener])
+    finally:
+        listener.close()
+    if server.failure is not None:
+        raise server.failure
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise GatewayError(
+            f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Set GATEWAY_HOST or GATEWAY_PORT to another."
+        ) from exc
+
+
+def _load_profile(name: str) -> Profile:
+    path = config_dir() / "upstreams" / f"{name}.toml"
+    return parse_profile(path.read_text("utf-8"), path.name)

@@ -1,0 +1,286 @@
+"""The commands: their words, options and exit codes; no logic.
+
+Exit codes: 0 done, 1 it failed (a refused request, a signature that does not verify), 2 the command line or the
+settings are wrong. Imports stand inside the commands, so that each loads only what it needs.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway import __version__
+from gateway.errors import ConfigError, GatewayError
+
+if TYPE_CHECKING:
+    from gateway.client import Client
+    from gateway.config import Settings
+
+__all__ = ["main"]
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="gateway")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; GATEWAY_CONFIG names it too.")
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
+    """Poll tasks once, in one place, and POST a signed webhook when each one ends."""
+    context.obj = config
+
+
+def main() -> None:
+    """Run the command line; what the package raises on purpose becomes a message and an exit code."""
+    try:
+        cli.main(prog_name="gateway", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except ConfigError as error:
+        click.echo("The settings cannot be used:", err=True)
+        for problem in error.problems:
+            click.echo(f"  {problem}", err=True)
+        sys.exit(2)
+    except GatewayError as error:
+        click.echo(error.message, err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe went away: nothing is wrong, and nothing can be said. Keep Python from trying at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+@cli.command()
+@click.pass_obj
+def serve(config: Path | None, /) -> None:
+    """Serve until SIGTERM."""
+    from gateway.config import require_upstream_key
+    from gateway.telemetry import configure_logging
+
+    settings = _settings(config)
+    require_upstream_key(settings)
+    configure_logging(settings.log_format)
+    from gateway import app
+
+    app.serve(settings)
+
+
+@cli.command()
+def demo() -> None:
+    """Show the main job with a simulated upstream and a receiver; needs no key and no network."""
+    from gateway.demo import run
+    from gateway.telemetry import configure_logging
+
+    configure_logging("console", level="error")
+    sys.exit(run(colour=sys.stdout.isatty()))
+
+
+@cli.command("check-config")
+@click.pass_obj
+def check_config(config: Path | None, /) -> None:
+    """Check the settings, report every mistake, and show what would be used."""
+    settings = _settings(config)
+    from gateway.config import SETTINGS
+
+    for setting in SETTINGS:
+        value = getattr(settings, setting.key)
+        shown = "***" if setting.secret and value is not None else value
+        click.echo(f"{setting.env:<26} {_plain(shown)}")
+
+
+@cli.command("make-secret")
+def make_secret() -> None:
+    """Print a new webhook secret (whsec_…)."""
+    from gateway import signature
+
+    click.echo(signature.make_secret())
+
+
+def _client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what every command has that talks to a running gateway."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")(command)
+    command = click.option("--token", help="The gateway's token; default: GATEWAY_TOKEN.")(command)
+    return click.option("--url", help="Where the gateway listens; default: GATEWAY_HOST and GATEWAY_PORT.")(command)
+
+
+@cli.command()
+@click.argument("task_id", metavar="TASK")
+@click.argument("callback_url", metavar="URL")
+@click.option("--metadata", help="A JSON object that the webhook echoes.")
+@click.option("--timeout-seconds", type=int, help="Give up after this long; default 86400.")
+@_client_options
+@click.pass_obj
+def register(
+    config: Path | None,
+    /,
+    task_id: str,
+    callback_url: str,
+    metadata: str | None,
+    timeout_seconds: int | None,
+    **options: Any,
+) -> None:
+    """Register a callback URL for a task."""
+    try:
+        decoded = None if metadata is None else json.loads(metadata)
+    except ValueError as exc:
+        raise click.BadParameter(f"not JSON: {exc}", param_hint="--metadata") from exc
+    with _client(config, options) as client:
+        _show(client.register(task_id, callback_url, decoded, timeout_seconds), options)
+
+
+@cli.command("list")
+@click.option("--state", type=click.Choice(["waiting", "pending", "delivered", "dead", "cancelled"]))
+@click.option("--task", "task_id", help="Only callbacks of this task.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--cursor", help="The next page, as the page before named it.")
+@_client_options
+@click.pass_obj
+def list_callbacks(
+    config: Path | None, /, state: str | None, task_id: str | None, limit: int, cursor: str | None, **options: Any
+) -> None:
+    """List callbacks, newest first."""
+    from gateway.tables import callback_table
+
+    with _client(config, options) as client:
+        page = client.list_callbacks(state=state, taskId=task_id, limit=limit, cursor=cursor)
+    if options["as_json"]:
+        click.echo(json.dumps(page, indent=2))
+        return
+    click.echo(callback_table(page["data"]))
+    if page["nextCursor"]:
+        click.echo(f"\nmore: --cursor {page['nextCursor']}")
+
+
+@cli.command()
+@click.argument("callback_id", metavar="ID")
+@_client_options
+@click.pass_obj
+def show(config: Path | None, /, callback_id: str, **options: Any) -> None:
+    """Show one callback and its attempts."""
+    from gateway.tables import attempt_table, callback_details
+
+    with _client(config, options) as client:
+        callback = client.get(callback_id)
+        attempts = client.attempts(callback_id)
+    if options["as_json"]:
+        click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
+        return
+    click.echo(callback_details(callback))
+    if attempts:
+        click.echo("\n" + attempt_table(attempts))
+
+
+@cli.command()
+@click.argument("callback_id", metavar="ID")
+@_client_options
+@click.pass_obj
+def redeliver(config: Path | None, /, callback_id: str, **options: Any) -> None:
+    """Send a callback's webhook again, with a fresh attempt budget."""
+    with _client(config, options) as client:
+        _show(client.redeliver(callback_id), options)
+
+
+@cli.command()
+@click.argument("callback_id", metavar="ID")
+@_client_options
+@click.pass_obj
+def cancel(config: Path | None, /, callback_id: str, **options: Any) -> None:
+    """Cancel a callback that has not been delivered."""
+    with _client(config, options) as client:
+        client.cancel(callback_id)
+        _show(client.get(callback_id), options)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
+@click.option("--secret", "secrets", multiple=True, help="whsec_…; default: the gateway's own, where it can be read.")
+@click.pass_obj
+def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...]) -> None:
+    """Receive webhooks, verify each one and print it."""
+    from gateway.listen import run
+
+    run(_secrets(config, secrets), host, port, colour=sys.stdout.isatty())
+
+
+@cli.command()
+@click.argument("body", type=click.File("rb"))
+@click.argument("headers", type=click.File("r"))
+@click.option("--secret", "secrets", multiple=True, help="whsec_…; default: the gateway's own, where it can be read.")
+@click.option("--tolerance-seconds", type=float, default=300, show_default=True, help="How old it may be.")
+@click.pass_obj
+def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, ...], tolerance_seconds: float) -> None:
+    """Verify a saved webhook: a file with its BODY and one with its HEADERS, a `name: value` a line."""
+    from gateway.clock import SystemClock
+    from gateway.receiver import verify_saved
+
+    verified = verify_saved(
+        body.read(), headers.read(), _secrets(config, secrets), SystemClock().now() / 1000, tolerance_seconds
+    )
+    click.echo(f"verified: {verified.webhook_id}, signed at {verified.timestamp_s}")
+
+
+def _settings(config: Path | None) -> "Settings":
+    from gateway.config import load
+    from gateway.netguard import parse_allow
+    from gateway.signature import parse_secrets
+
+    validators = {
+        "webhook_secret": lambda secrets: parse_secrets(" ".join(secrets)),
+        "callback_allow": lambda entries: parse_allow(",".join(entries)),
+    }
+    return load(os.environ, config, validators)
+
+
+def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
+    """Return the secrets named on the command line, else the configured ones, else those beside the database."""
+    from gateway import secretfile
+    from gateway.config import database_path
+    from gateway.signature import parse_secrets
+
+    if given:
+        return parse_secrets(" ".join(given))
+    settings = _settings(config)
+    if settings.webhook_secret:
+        return parse_secrets(" ".join(settings.webhook_secret))
+    path = secretfile.secret_path(database_path(settings))
+    kept = secretfile.read(path)
+    if kept is None:
+        raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET: there is no secret in {path}.")
+    return parse_secrets(kept)
+
+
+@contextmanager
+def _client(config: Path | None, options: dict[str, Any]) -> "Iterator[Client]":
+    from gateway.client import Client
+
+    url, token = options["url"], options["token"]
+    if url is None or token is None:
+        settings = _settings(config)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = url or f"http://{host}:{settings.port}"
+        token = token or settings.token
+    with Client(url, token) as client:
+        yield client
+
+
+def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:
+    from gateway.tables import callback_details
+
+    click.echo(json.dumps(callback, indent=2) if options["as_json"] else callback_details(callback))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_plain(item) for item in value)
+    if hasattr(value, "window_s"):
+        return f"{value.limit}/{value.window_s:g}"
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,87 @@
+"""The client of the gateway's own HTTP API that the commands use: never the database.
+
+Owns the requests and what their failures are called. One method for each call.
+"""
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from gateway.errors import GatewayError
+
+__all__ = ["ApiError", "Client"]
+
+_TIMEOUT_S = 30.0
+
+
+class ApiError(GatewayError):
+    """The gateway refused, or could not be reached; ``status`` is None for the latter."""
+
+    def __init__(self, message: str, status: int | None, problem: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = problem
+
+
+class Client:
+    """Talks to one gateway; every method raises ApiError."""
+
+    def __init__(self, base_url: str, token: str | None) -> None:
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._base_url = base_url
+        # trust_env: a proxy of the surroundings has no business between a sidecar and its neighbour.
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._http.close()
+
+    def register(self, task_id: str, url: str, metadata: Any, timeout_s: int | None) -> dict[str, Any]:
+        body: dict[str, Any] = {"taskId": task_id, "callbackUrl": url}
+        if metadata is not None:
+            body["metadata"] = metadata
+        if timeout_s is not None:
+            body["timeoutSeconds"] = timeout_s
+        return self._call("POST", "/v1/callbacks", json=body)
+
+    def list_callbacks(self, **query: Any) -> dict[str, Any]:
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", "/v1/callbacks", params=given)
+
+    def get(self, callback_id: str) -> dict[str, Any]:
+        return self._call("GET", f"/v1/callbacks/{quote(callback_id, safe='')}")
+
+    def attempts(self, callback_id: str) -> list[dict[str, Any]]:
+        attempts: list[dict[str, Any]] = self._call("GET", f"/v1/callbacks/{quote(callback_id, safe='')}/attempts")[
+            "data"
+        ]
+        return attempts
+
+    def cancel(self, callback_id: str) -> None:
+        self._call("DELETE", f"/v1/callbacks/{quote(callback_id, safe='')}")
+
+    def redeliver(self, callback_id: str) -> dict[str, Any]:
+        return self._call("POST", f"/v1/callbacks/{quote(callback_id, safe='')}/redeliver")
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as exc:
+            raise ApiError(
+                f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url.",
+                None,
+            ) from exc
+        if response.status_code == 204:
+            return {}
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.", None)
+        if response.is_success:
+            return answer
+        raise ApiError(str(answer.get("detail") or response.reason_phrase), response.status_code, answer)

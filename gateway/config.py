@@ -1,0 +1,232 @@
+"""The only reader of the environment, the TOML file and the files of secrets; reports all their mistakes at once.
+
+Never shows a secret's value, and knows nothing of what a setting is used for: deeper checks are handed in by the
+wiring (``validators``), so that what they find joins the same report. What settings there are stands in ``settings``.
+Called by ``cli`` and ``app``; modules below them are given plain values.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.errors import ConfigError, GatewayError
+from gateway.settings import PREFIX, SERVICE_LINK_ADVICE, SETTINGS, RateWindow, Setting, Settings, is_loopback
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "SETTINGS",
+    "RateWindow",
+    "Setting",
+    "Settings",
+    "config_dir",
+    "database_path",
+    "load",
+    "require_upstream_key",
+]
+
+CONFIG_VARIABLE = "GATEWAY_CONFIG"
+"""Names the TOML file where the command line does not."""
+
+_MAX_SHOWN = 80
+# Injected by Kubernetes for a Service named "gateway": nobody wrote these, so the report says where they come from.
+_SERVICE_LINK = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
+
+
+def load(
+    environ: Mapping[str, str],
+    config_path: Path | None = None,
+    validators: Mapping[str, Callable[[Any], object]] = MappingProxyType({}),
+) -> Settings:
+    """Read the settings: the environment wins over the TOML file, which wins over the defaults.
+
+    ``config_path`` is the file that the command line names, else ``GATEWAY_CONFIG`` does. ``validators`` maps a
+    field's name to a check of its parsed value (not None) that raises ValueError or GatewayError with a message that
+    is safe to show. An empty variable or key counts as not given where the default is empty.
+
+    Raises ConfigError that holds every mistake, one line for each: its name, what was given, what to write instead.
+    """
+    if strangers := validators.keys() - {setting.key for setting in SETTINGS}:
+        raise LookupError(f"validators for no setting: {', '.join(sorted(strangers))}")
+    problems: list[str] = []
+    file = _read_file(environ, config_path, problems)
+    _report_unknown(environ, file, problems)
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for setting in SETTINGS:
+        given = _find(setting, environ, file, problems)
+        if given is None:
+            continue
+        place, raw = given
+        try:
+            value = _parse(setting, raw)
+            if value is not None and setting.key in validators:
+                validators[setting.key](value)
+        except (ValueError, GatewayError) as error:
+            shown = "a value that is not shown here" if setting.secret else _shown(raw)
+            problems.append(f"{place}: got {shown}; {error}")
+        else:
+            values[setting.key] = value
+            places[setting.key] = place
+    _check_together(values, places, problems)
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**values)
+
+
+def require_upstream_key(settings: Settings) -> None:
+    """Raise ConfigError when the upstream needs a key and none is set; one on this machine needs none."""
+    if settings.upstream_api_key is None and not is_loopback(urlsplit(settings.upstream_url).hostname or ""):
+        problem = (
+            f"GATEWAY_UPSTREAM_API_KEY: not set; set it to your API key for {settings.upstream_url}, "
+            "or try `make demo` (`gateway demo` where it is installed), which needs no key"
+        )
+        raise ConfigError([problem])
+
+
+def database_path(settings: Settings) -> Path:
+    """Return the SQLite file; a relative one starts at the working directory."""
+    return Path(settings.database_url.removeprefix("sqlite:///"))
+
+
+def config_dir() -> Path:
+    """Return the folder of the shipped configuration: inside an installed wheel, or the checkout's ``config``."""
+    package = Path(__file__).parent
+    installed = package / "_config"
+    return installed if installed.is_dir() else package.parent / "config"
+
+
+class _File(msgspec.Struct, frozen=True):
+    """The TOML file; ``keys`` is None where it could not be read: then nothing is known of what it sets."""
+
+    name: str
+    keys: dict[str, Any] | None
+
+
+def _read_file(environ: Mapping[str, str], config_path: Path | None, problems: list[str]) -> _File:
+    place = "--config"
+    if config_path is None:
+        named = environ.get(CONFIG_VARIABLE, "").strip()
+        if not named:
+            return _File("", {})
+        place, config_path = CONFIG_VARIABLE, Path(named)
+    name = str(config_path)
+    try:
+        text = config_path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        problems.append(f"{place}: got {name!r}; {_reason(error)}, write the path of a readable TOML file")
+        return _File(name, None)
+    # Imported late: most starts have no file, and idle memory is counted.
+    import tomllib
+
+    try:
+        return _File(name, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{name}: not valid TOML; {error}")
+        return _File(name, None)
+
+
+def _find(setting: Setting, environ: Mapping[str, str], file: _File, problems: list[str]) -> tuple[str, Any] | None:
+    """Return where a setting is given and its raw value; None where that cannot be told, which is then reported."""
+    text = environ.get(setting.env, "").strip()
+    path_variable = f"{setting.env}_FILE"
+    path = environ.get(path_variable, "").strip() if setting.secret else ""
+    if text and path:
+        problems.append(f"{setting.env}, {path_variable}: got both; unset one of them")
+        return None
+    if path:
+        return _read_secret(path_variable, path, problems)
+    # An empty variable says "not set" where that has a meaning; elsewhere it is more likely a script's slip.
+    if text or (setting.env in environ and setting.default):
+        return setting.env, text
+    if file.keys is None:
+        return None
+    if setting.key in file.keys:
+        return f"{setting.key} in {file.name}", file.keys[setting.key]
+    return setting.env, setting.default
+
+
+def _read_secret(variable: str, path: str, problems: list[str]) -> tuple[str, str] | None:
+    # What is no absolute path may be the secret itself, put into the wrong variable.
+    shown = repr(path) if path.startswith("/") else "a path that is not shown here"
+    try:
+        text = Path(path).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        problems.append(f"{variable}: got {shown}; {_reason(error)}, write the path of a file that holds the secret")
+        return None
+    if not text:
+        problems.append(f"{variable}: got {shown}; the file is empty, write the secret into it")
+        return None
+    return variable, text
+
+
+def _report_unknown(environ: Mapping[str, str], file: _File, problems: list[str]) -> None:
+    secret_files = {f"{setting.env}_FILE" for setting in SETTINGS if setting.secret}
+    variables = {setting.env for setting in SETTINGS} | secret_files | {CONFIG_VARIABLE}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in variables:
+            advice = SERVICE_LINK_ADVICE if _SERVICE_LINK.match(name) else _suggest(name, variables, "unset it")
+            problems.append(f"{name}: no such setting; {advice}")
+    keys = {setting.key for setting in SETTINGS}
+    for key in file.keys or ():
+        if key not in keys:
+            variable = f"{PREFIX}{key.upper()}"
+            if variable in secret_files:
+                advice = f"a secret's file is named by the variable {variable}"
+            else:
+                advice = _suggest(key.lower().removeprefix(PREFIX.lower()), keys, "remove it")
+            problems.append(f"{key} in {file.name}: no such setting; {advice}")
+
+
+def _suggest(name: str, known: set[str], otherwise: str) -> str:
+    import difflib  # late: only a mistake needs it
+
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
+def _check_together(values: Mapping[str, Any], places: Mapping[str, str], problems: list[str]) -> None:
+    """Check the settings that depend on one another, where each of them is usable by itself."""
+    if {"poll_min_s", "poll_max_s"} <= values.keys() and values["poll_min_s"] > values["poll_max_s"]:
+        problems.append(
+            f"{places['poll_min_s']}, {places['poll_max_s']}: got {values['poll_min_s']:g} and "
+            f"{values['poll_max_s']:g}; write a least time that is not above the greatest"
+        )
+    if {"host", "token"} <= values.keys() and values["token"] is None and not is_loopback(values["host"]):
+        problems.append(
+            f"{places['host']}: got {_shown(values['host'])} and no token, so that anyone who reaches it could use it; "
+            "set GATEWAY_TOKEN or listen on 127.0.0.1"
+        )
+
+
+def _parse(setting: Setting, raw: object) -> Any:
+    text = _as_text(raw, setting.separator).strip()
+    if not text and not setting.default:
+        return setting.absent
+    return setting.parse(text)
+
+
+def _as_text(raw: object, separator: str) -> str:
+    """Bring a TOML value into the form that it would have in the environment."""
+    if isinstance(raw, list) and separator:
+        return separator.join(_as_text(item, "") for item in raw)
+    if isinstance(raw, str):
+        return raw
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        return str(raw)
+    raise ValueError(f"write a string or a number{', or an array of them' if separator else ''}")
+
+
+def _shown(raw: object) -> str:
+    """Quote what was given: no user and password, no query string, not endlessly."""
+    text = re.sub(r"^([a-z0-9+.-]+://)?.*@", r"\1***@", str(raw), flags=re.DOTALL)
+    text = re.sub(r"\?.+", "?…", text, flags=re.DOTALL)
+    return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "it is not a text file"

@@ -1,0 +1,160 @@
+"""Due callbacks → sign → send → record.
+
+Owns the life of one attempt. Run by the supervisor; talks to the store and to the sender.
+
+An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
+webhook must not be sent twice because a disk was full for a moment.
+"""
+
+import asyncio
+import random
+
+import structlog
+
+from gateway.clock import Clock, wait_for_event
+from gateway.errors import StoreError
+from gateway.inflight import InFlight
+from gateway.model import Attempt, AttemptRecord, AttemptResult, DueCallback
+from gateway.retry import RetryPolicy
+from gateway.sender import Sender, SendResult
+from gateway.signature import Signer
+from gateway.store import Store
+from gateway.supervisor import HEARTBEAT_S
+from gateway.telemetry import Metrics, receiver_of
+
+__all__ = ["Deliverer"]
+
+_log = structlog.get_logger()
+
+_CONCURRENCY = 128
+_STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
+
+
+class Deliverer:
+    """The loop that sends what is owed."""
+
+    name = "deliverer"
+
+    def __init__(
+        self,
+        store: Store,
+        sender: Sender,
+        signer: Signer,
+        retry: RetryPolicy,
+        clock: Clock,
+        metrics: Metrics,
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._sender = sender
+        self._signer = signer
+        self._retry = retry
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = rng
+        self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
+
+    async def run_once(self) -> float:
+        """Start the attempts that are due; return the seconds until more will be."""
+        free = self._in_flight.free
+        if free <= 0:
+            return HEARTBEAT_S  # a free slot wakes the loop
+        now = self._clock.now()
+        claims, next_due_at = await self._store.claim_callbacks(now, free)
+        for claim in claims:
+            self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
+        if next_due_at is None:
+            return HEARTBEAT_S
+        return max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S)
+
+    async def wait(self, timeout_s: float) -> None:
+        await wait_for_event(self._store.callbacks_due, timeout_s)
+        self._store.callbacks_due.clear()
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._in_flight.drain(timeout_s)
+
+    async def _attempt(self, claim: DueCallback) -> None:
+        started_at = self._clock.now()
+        started = self._clock.monotonic()
+        self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
+        headers = {
+            "content-type": "application/json",
+            **self._signer.headers(claim.id, started_at // 1000, claim.body),
+        }
+        try:
+            sent = await self._sender.send(claim.url, headers, claim.body)
+        except asyncio.CancelledError:
+            await self._interrupted(claim, started_at, started)
+            raise
+        except BaseException:
+            self._store.release_callback(claim.seq)
+            raise
+        await self._record(self._judge(claim, sent))
+
+    def _judge(self, claim: DueCallback, sent: SendResult) -> AttemptRecord:
+        decision = self._retry.decide(
+            claim.budget_used + 1,
+            delivered=sent.reason is None,
+            status_code=sent.status_code,
+            retry_after_s=sent.retry_after_s,
+            rng=self._rng,
+        )
+        attempt = Attempt(
+            number=claim.attempts + 1,
+            started_at=sent.started_at,
+            duration_ms=sent.duration_ms,
+            status_code=sent.status_code,
+            error=sent.error,
+            result=decision.result,
+        )
+        ended_at = sent.started_at + sent.duration_ms
+        next_attempt_at = None if decision.delay_s is None else ended_at + round(decision.delay_s * 1000)
+        self._metrics.attempts.labels(decision.result).inc()
+        self._metrics.attempt_seconds.observe(sent.duration_ms / 1000)
+        _log.info(
+            "attempt.finished",
+            callback_id=claim.id,
+            receiver=receiver_of(claim.url),
+            number=attempt.number,
+            result=attempt.result.value,
+            status_code=attempt.status_code,
+            reason=sent.reason,
+            error=attempt.error,
+            duration_ms=attempt.duration_ms,
+            next_in_s=None if decision.delay_s is None else round(decision.delay_s, 3),
+        )
+        return AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=next_attempt_at)
+
+    async def _record(self, record: AttemptRecord) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._store.record_attempt(record)
+            except StoreError as exc:
+                pause_s = _STORE_RETRY_S[min(failures, len(_STORE_RETRY_S) - 1)]
+                failures += 1
+                _log.warning("attempt.not_recorded", callback_id=record.claim.id, error=exc.message, retry_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+            else:
+                return
+
+    async def _interrupted(self, claim: DueCallback, started_at: int, started: float) -> None:
+        """Record an attempt that the shutdown cut short; it does not count against the schedule."""
+        attempt = Attempt(
+            number=claim.attempts + 1,
+            started_at=started_at,
+            duration_ms=round((self._clock.monotonic() - started) * 1000),
+            status_code=None,
+            error="The gateway shut down during this attempt; it is made again after the next start.",
+            result=AttemptResult.INTERRUPTED,
+        )
+        self._metrics.attempts.labels(attempt.result).inc()
+        _log.info("attempt.interrupted", callback_id=claim.id, receiver=receiver_of(claim.url), number=attempt.number)
+        try:
+            await self._store.record_attempt(
+                AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=self._clock.now())
+            )
+        except StoreError as exc:
+            # It is still pending, and due: nothing but the line in its log is missing.
+            _log.warning("attempt.not_recorded", callback_id=claim.id, error=exc.message)

@@ -1,0 +1,52 @@
+"""The asyncio tasks that a loop has in flight: named, bounded, drained.
+
+Owns nothing but the set. Used by the poller and the deliverer.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+__all__ = ["InFlight"]
+
+_log = structlog.get_logger()
+
+
+class InFlight:
+    """At most ``limit`` running coroutines; ``wake`` is set when one ends while there was no room for another."""
+
+    def __init__(self, limit: int, wake: asyncio.Event) -> None:
+        self._limit = limit
+        self._wake = wake
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def free(self) -> int:
+        """How many more may start."""
+        return self._limit - len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait ``timeout_s`` seconds for what runs, cancel what is left, and return when all of it has ended."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        was_full = self.free == 0
+        self._tasks.discard(task)
+        if was_full:
+            self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Claims are given back by the work itself; this is a defect, and must be seen.
+            _log.error("inflight.failed", task=task.get_name(), exc_info=error)

@@ -1,0 +1,68 @@
+"""How fast to ask: several windows over one key, none of them ever exceeded.
+
+Owns the count; pure: the time is passed in, in seconds of any steady clock. Called by the poller.
+
+A request counts from the moment it is sent until a window's length after its answer came. Whenever between the two
+the other side counted it, and however its window is cut, it never sees more than the limit.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from gateway.config import RateWindow
+
+__all__ = ["RateLimiter"]
+
+
+class RateLimiter:
+    """Sliding windows over the requests of one key."""
+
+    def __init__(self, windows: Sequence[RateWindow]) -> None:
+        self._windows = [_Window(window.limit, window.window_s) for window in windows]
+        self._in_flight = 0
+        self._blocked_until = 0.0
+
+    def available(self, now: float) -> int:
+        """Return how many requests may be sent now."""
+        if now < self._blocked_until:
+            return 0
+        return max(0, min((w.limit - w.count(now) - self._in_flight for w in self._windows), default=2**31))
+
+    def next_available(self, now: float) -> float | None:
+        """Return when a request may be sent; None: not before one that is in flight has ended."""
+        at = max(now, self._blocked_until)
+        for window in self._windows:
+            surplus = window.count(now) + self._in_flight - window.limit + 1
+            if surplus > len(window.leaves_at):
+                return None
+            if surplus > 0:
+                at = max(at, window.leaves_at[surplus - 1])
+        return at
+
+    def start(self) -> None:
+        """Count a request that is sent now."""
+        self._in_flight += 1
+
+    def end(self, now: float) -> None:
+        """Say that a request has been answered, or has failed."""
+        self._in_flight -= 1
+        for window in self._windows:
+            window.leaves_at.append(now + window.length_s)
+
+    def block(self, until: float) -> None:
+        """Send nothing before ``until``: the other side asked for it."""
+        self._blocked_until = max(self._blocked_until, until)
+
+
+class _Window:
+    def __init__(self, limit: int, length_s: float) -> None:
+        self.limit = limit
+        self.length_s = length_s
+        # Kept as the instant itself: (t + length) - length is not always t, so that next_available would be untrue.
+        self.leaves_at: deque[float] = deque()
+
+    def count(self, now: float) -> int:
+        """Forget the requests that have left the window; return how many have not."""
+        while self.leaves_at and self.leaves_at[0] <= now:
+            self.leaves_at.popleft()
+        return len(self.leaves_at)

@@ -1,0 +1,235 @@
+"""A webhook receiver for trying things out: takes POSTs, verifies them, prints them.
+
+Owns the ASGI app behind ``gateway listen`` and ``gateway demo``, the readable print of one webhook, and the check of a
+saved webhook for ``gateway verify``. It must not open sockets (the caller serves the app) nor act on what a webhook
+says. Everything that arrives is untrusted, verified or not: bodies are bounded, printed text is escaped.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from gateway.clock import Clock
+from gateway.errors import VerificationError
+from gateway.signature import ID_HEADER, Secret, VerifiedWebhook, verify
+
+__all__ = ["ReceivedWebhook", "Receiver", "pretty", "verify_saved"]
+
+_MAX_BODY_BYTES = 1024 * 1024
+_MAX_SEEN_IDS = 10_000
+# Enough for a signed URL; a longer value would push the rest of the webhook off the screen.
+_MAX_PRINTED_CHARS = 2048
+_MAX_PRINTED_URLS = 20
+_NAME_WIDTH = 12
+_BOLD, _GREEN, _RED, _YELLOW, _DIM, _RESET = "\x1b[1m", "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+
+
+class ReceivedWebhook(msgspec.Struct, frozen=True, kw_only=True):
+    """One POST as it arrived, and whether its signature held."""
+
+    verified: bool
+    problem: str | None
+    """Why it did not verify."""
+    headers: dict[str, str]
+    """Names in lower case; values of repeated headers joined with a comma."""
+    body: bytes
+    event: Any
+    """The body's JSON; None where it is not JSON."""
+    duplicate: bool
+    """A verified webhook whose id came before: delivery is at least once."""
+
+
+class Receiver:
+    """An ASGI app that answers 204 to a verified webhook and 401 to any other POST, on every path.
+
+    ``on_webhook`` is called for both before the answer is sent; when it raises, the answer is a 500 and the gateway
+    sends again. The last 10,000 verified ids are remembered to mark duplicates; nothing is filtered out.
+    """
+
+    def __init__(self, secrets: Sequence[Secret], clock: Clock, on_webhook: Callable[[ReceivedWebhook], None]) -> None:
+        self._secrets = tuple(secrets)
+        self._clock = clock
+        self._on_webhook = on_webhook
+        self._seen: dict[str, None] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            # The answer the ASGI specification asks of an app that does not know a protocol; servers expect it.
+            raise NotImplementedError(f"no {scope['type']} here, only http")
+        if scope["method"] != "POST":
+            await _answer(send, 405, "webhooks are sent with POST", allow="POST")
+            return
+        headers = _joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        body = await _read_body(receive)
+        if body is None:
+            return
+        if len(body) > _MAX_BODY_BYTES:
+            # Closing spares both sides the rest of the body.
+            await _answer(send, 413, f"the body is larger than {_MAX_BODY_BYTES} bytes", connection="close")
+            return
+        webhook = self._check(headers, body)
+        self._on_webhook(webhook)
+        if webhook.verified:
+            self._remember(headers[ID_HEADER])
+            await _answer(send, 204)
+        else:
+            await _answer(send, 401, webhook.problem)
+
+    def _check(self, headers: dict[str, str], body: bytes) -> ReceivedWebhook:
+        problem: str | None = None
+        duplicate = False
+        try:
+            duplicate = verify(self._secrets, headers, body, now_s=self._clock.now() / 1000).webhook_id in self._seen
+        except VerificationError as error:
+            problem = error.message
+        return ReceivedWebhook(
+            verified=problem is None,
+            problem=problem,
+            headers=headers,
+            body=body,
+            event=_decode(body),
+            duplicate=duplicate,
+        )
+
+    def _remember(self, webhook_id: str) -> None:
+        self._seen[webhook_id] = None
+        if len(self._seen) > _MAX_SEEN_IDS:
+            del self._seen[next(iter(self._seen))]
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Read the body, but not much past the limit; None when the sender hung up."""
+    body = bytearray()
+    while len(body) <= _MAX_BODY_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return bytes(body)
+
+
+async def _answer(send: Send, status: int, problem: str | None = None, **headers: str) -> None:
+    body = b""
+    if problem is not None:
+        body = msgspec.json.encode({"error": problem})
+        headers["content-type"] = "application/json"
+    if status != 204:
+        headers["content-length"] = str(len(body))
+    pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def verify_saved(
+    body: bytes, headers_text: str, secrets: Sequence[Secret], now_s: float, tolerance_s: float = 300
+) -> VerifiedWebhook:
+    """Verify a webhook from a saved body and the saved text of its request headers.
+
+    The text is a JSON object of names and values, or ``name: value`` lines as curl and HTTP dumps print them, up to
+    the first empty line. Raises VerificationError.
+    """
+    return verify(secrets, _saved_headers(headers_text), body, now_s=now_s, tolerance_s=tolerance_s)
+
+
+def _saved_headers(text: str) -> dict[str, str]:
+    text = text.strip()
+    if text.startswith("{"):
+        members = _decode(text.encode("utf-8", "replace"))
+        if not isinstance(members, dict):
+            raise VerificationError("the saved headers start like a JSON object but are not one")
+        # A list for each name is how Go and some proxies write them; a timestamp may be a number.
+        return _joined(
+            (name, item if isinstance(item, str) else _json(item))
+            for name, value in members.items()
+            for item in (value if isinstance(value, list) else [value])
+        )
+    pairs = []
+    for line in text.splitlines():
+        # curl -v puts "> " before each line it sent.
+        name, colon, value = line.removeprefix(">").strip().partition(":")
+        if not name:
+            break
+        if colon:
+            pairs.append((name.strip(), value.strip()))
+    return _joined(pairs)
+
+
+def pretty(webhook: ReceivedWebhook, *, colour: bool = False) -> str:
+    """Format one webhook as a few lines for people, without a newline at the end.
+
+    Control characters in what the sender wrote are escaped: a webhook cannot move the cursor or fake a line.
+    """
+
+    def paint(code: str, text: str) -> str:
+        return f"{code}{text}{_RESET}" if colour else text
+
+    if webhook.verified:
+        mark, signature = paint(_GREEN, "✓"), paint(_GREEN, "✓ verified")
+    else:
+        mark, signature = paint(_RED, "✗"), paint(_RED, f"✗ not verified: {_printable(webhook.problem)}")
+    title, lines = _lines_of(webhook)
+    lines += [("webhook-id", _printable(webhook.headers.get(ID_HEADER, "none"))), ("signature", signature)]
+    heading = f"{mark} {paint(_BOLD, title)}"
+    if webhook.duplicate:
+        heading += paint(_YELLOW, "  (duplicate: this webhook-id came before)")
+    return "\n".join([heading, *(f"  {paint(_DIM, name.ljust(_NAME_WIDTH))}{value}" for name, value in lines)])
+
+
+def _lines_of(webhook: ReceivedWebhook) -> tuple[str, list[tuple[str, str]]]:
+    """Pick what is worth reading from the event: a title, and pairs of name and printable value."""
+    event = webhook.event
+    if not isinstance(event, Mapping) or not isinstance(event.get("data"), Mapping):
+        return "not a task's webhook", [("body", _printable(webhook.body.decode("utf-8", "replace")))]
+    data = event["data"]
+    lines = [(name, _printable(data.get(name))) for name in ("taskId", "state")]
+    result = data.get("result")
+    urls = result.get("resultUrls") if isinstance(result, Mapping) else None
+    if isinstance(urls, list):
+        lines += [("resultUrls" if at == 0 else "", _printable(url)) for at, url in enumerate(urls[:_MAX_PRINTED_URLS])]
+        if len(urls) > _MAX_PRINTED_URLS:
+            lines.append(("", f"… and {len(urls) - _MAX_PRINTED_URLS} more"))
+    elif result is not None:
+        lines.append(("result", _printable(result)))
+    lines += [
+        (name, _printable(data[name]))
+        for name in ("failCode", "failMsg", "reason", "decodeError")
+        if data.get(name) is not None
+    ]
+    if data.get("metadata"):
+        lines.append(("metadata", _printable(data["metadata"])))
+    return _printable(event.get("type")), lines
+
+
+def _printable(value: Any) -> str:
+    """Make one short line of any JSON value, with everything escaped that a terminal might act on."""
+    text = value if isinstance(value, str) else _json(value)
+    if len(text) > _MAX_PRINTED_CHARS:
+        text = text[:_MAX_PRINTED_CHARS] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except RecursionError:  # decoding, nearer to the stack's start, could still take it
+        return "(nested too deeply to print)"
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors; deep nesting is not
+        return None
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Lower the names and join repeated headers as RFC 9110 §5.3 does, so that none hides another."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        lower = name.lower()
+        headers[lower] = f"{headers[lower]}, {value}" if lower in headers else value
+    return headers

@@ -1,0 +1,206 @@
+"""One POST of one webhook → ``SendResult``: what the receiver answered, or why there is no answer.
+
+Owns the time limit of an attempt, how much of an answer is read, and the words for what went wrong. Does not sign,
+retry, choose what happens next or open connections. Called by the deliverer; the transport under it carries the
+callback policy.
+"""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Literal
+
+import httpx
+import msgspec
+
+from gateway.clock import Clock
+from gateway.errors import AddressNotAllowed
+
+__all__ = ["Reason", "SendResult", "Sender"]
+
+Reason = Literal["dns", "refused", "tls", "timeout", "status", "blocked", "reset", "protocol"]
+
+_MAX_BODY = 64 * 1024
+_EXCERPT = 1024
+
+# Parsing a URL is the dearest part of making a request, and receivers are few.
+_parse_url = lru_cache(maxsize=4096)(httpx.URL)
+
+
+class SendResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one POST came to; ``reason`` and ``error`` are None when the receiver took it (2xx, read in time)."""
+
+    started_at: int
+    duration_ms: int
+    status_code: int | None
+    """What the receiver answered, also where reading on failed afterwards."""
+    reason: Reason | None
+    error: str | None
+    """A sentence for people: what went wrong and what to do. Never holds the URL's path or query."""
+    retry_after_s: float | None
+    """How long the receiver asked to be left alone; only with 429 and 503."""
+    excerpt: bytes
+    """The first 1 KiB of the answer's body."""
+
+
+class Sender:
+    """Sends webhooks, each within one overall time limit: names, connecting, TLS, request and answer included."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, clock: Clock, *, timeout_s: float, user_agent: str) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._timeout_s = timeout_s
+        # identity: a small compressed answer may unpack to gigabytes.
+        self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
+
+        Whatever the receiver or the network does is a value; only cancellation is raised.
+        """
+        started_at, started = self._clock.now(), self._clock.monotonic()
+        answer = _Answer()
+        failure: tuple[Reason, str] | None = None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._exchange(url, headers, body, answer)
+        except AddressNotAllowed as exc:
+            failure = "blocked", exc.message
+        except httpx.InvalidURL:
+            failure = "blocked", "The callback URL cannot be read: register the callback again with a valid URL."
+        except TimeoutError:
+            failure = self._timed_out(url)
+        except httpx.HTTPError as exc:
+            failure = self._timed_out(url) if isinstance(exc, httpx.TimeoutException) else _explain(exc, _where(url))
+        if answer.status_code is not None and not 200 <= answer.status_code < 300:
+            # The receiver has spoken, whatever became of the rest of its answer.
+            failure = "status", _explain_status(answer.status_code, _where(url))
+        return SendResult(
+            started_at=started_at,
+            duration_ms=round((self._clock.monotonic() - started) * 1000),
+            status_code=answer.status_code,
+            reason=failure and failure[0],
+            error=failure and failure[1],
+            retry_after_s=_retry_after_s(answer.retry_after, self._clock.now()),
+            excerpt=answer.excerpt,
+        )
+
+    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, answer: "_Answer") -> None:
+        request = httpx.Request("POST", _parse_url(url), headers={**headers, **self._headers}, content=body)
+        response = await self._transport.handle_async_request(request)
+        try:
+            answer.status_code = response.status_code
+            if response.status_code in (429, 503):
+                answer.retry_after = response.headers.get("retry-after")
+            size = 0
+            assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
+            # The stream itself: response.aiter_raw() would leave a suspended generator behind when left early.
+            async for chunk in response.stream:
+                if size < _EXCERPT:
+                    answer.excerpt += chunk[: _EXCERPT - size]
+                size += len(chunk)
+                if size >= _MAX_BODY:
+                    break
+        finally:
+            await response.aclose()
+
+    def _timed_out(self, url: str) -> tuple[Reason, str]:
+        return "timeout", (
+            f"{_where(url)} did not answer in full within {self._timeout_s:g} s: "
+            "let the receiver answer first and do its work afterwards."
+        )
+
+
+class _Answer:
+    """What has arrived so far; outlives a failure to read the rest."""
+
+    status_code: int | None = None
+    retry_after: str | None = None
+    excerpt: bytes = b""
+
+
+def _where(url: str) -> str:
+    """Return the URL's host and port: all that an error may show of it."""
+    return _parse_url(url).netloc.decode("ascii")
+
+
+def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
+    """Say what a transport's failure means. The operating system's own error, where there is one, knows best."""
+    causes = list(_causes(exc))
+    for cause in causes:
+        if isinstance(cause, socket.gaierror):
+            return "dns", (
+                f"The name of {where} could not be resolved ({cause.strerror or cause}): "
+                "check the callback URL's host and its DNS record."
+            )
+        if isinstance(cause, ssl.SSLError):
+            why = getattr(cause, "verify_message", None) or (cause.reason or str(cause)).replace("_", " ").lower()
+            return "tls", (
+                f"No secure connection to {where} ({why}): "
+                "check the receiver's certificate, its chain, and that the name in it is the URL's."
+            )
+    if any(isinstance(cause, ConnectionError) and not isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return _reset(where)
+    if isinstance(exc, httpx.ConnectError):
+        why = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), "no details")
+        return "refused", (
+            f"{where} could not be reached ({why}): "
+            "check that the receiver runs, and that its firewall lets the gateway in."
+        )
+    if isinstance(exc, httpx.NetworkError):
+        return _reset(where)
+    return "protocol", (
+        f"What {where} answered is not valid HTTP/1.1: check that the callback URL's scheme and port are right."
+    )
+
+
+def _reset(where: str) -> tuple[Reason, str]:
+    return "reset", (
+        f"{where} closed the connection before its answer was complete: "
+        "look for a crash or a time limit in the receiver's log, or in the proxy's before it."
+    )
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    cause = exc.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _explain_status(status_code: int, where: str) -> str:
+    if 300 <= status_code < 400:
+        advice = "redirects are never followed, so register the URL that it points to"
+    elif status_code in (401, 403, 407):
+        advice = "check what the receiver, or the gateway before it, wants for authorization"
+    elif status_code in (404, 405):
+        advice = "check the callback URL's path, and that it takes POST"
+    elif status_code == 410:
+        advice = "it wants no more webhooks; redeliver once it does again"
+    elif status_code == 429:
+        advice = "it takes no more requests for now"
+    elif status_code >= 500:
+        advice = "look into the receiver's log"
+    else:
+        advice = "only 2xx counts as delivered; the answer's text may say why"
+    return f"{where} answered {status_code}: {advice}."
+
+
+def _retry_after_s(value: str | None, now: int) -> float | None:
+    """Read Retry-After, RFC 9110 §10.2.3: whole seconds or an HTTP date; None for anything else, or for the past."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+        delay_s = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now / 1000
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+    return delay_s if delay_s >= 0 else None

@@ -1,0 +1,314 @@
+"""What the settings are: one table with each one's name, default, parser and sentence of documentation.
+
+The only owner of that knowledge; a test holds ``config/gateway.toml`` and the README to it. Parsers turn text into
+values and say what to write instead; they read no file and no environment, and what a setting is used for is not known
+here. Called by ``config``, which reads and reports; the rest of the package takes these names from there.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+__all__ = ["PREFIX", "SERVICE_LINK_ADVICE", "SETTINGS", "RateWindow", "Setting", "Settings", "is_loopback"]
+
+PREFIX = "GATEWAY_"
+SERVICE_LINK_ADVICE = 'Kubernetes sets it for a Service named "gateway": put enableServiceLinks: false into the pod'
+
+
+class RateWindow(msgspec.Struct, frozen=True):
+    """At most ``limit`` requests in any ``window_s`` seconds."""
+
+    limit: int
+    window_s: float
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator decided; fields are in the order of ``SETTINGS``. Its repr hides secrets."""
+
+    host: str
+    port: int
+    database_url: str
+    upstream_url: str
+    """Without a slash at its end."""
+    upstream_api_key: str | None
+    upstream_rate: tuple[RateWindow, ...]
+    webhook_secret: tuple[str, ...] | None
+    token: str | None
+    callback_allow: tuple[str, ...]
+    poll_min_s: float
+    poll_max_s: float
+    retry_schedule: tuple[float, ...]
+    """Seconds before each attempt, at least one."""
+    attempt_timeout_s: float
+    drain_s: float
+    retention_days: float
+    log_format: Literal["console", "json"] | None
+    """None: ``console`` on a terminal, else ``json``."""
+
+    def __repr__(self) -> str:
+        values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)
+        shown = (f"{row.key}={'***' if row.secret and value is not None else repr(value)}" for row, value in values)
+        return f"Settings({', '.join(shown)})"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    env: str
+    default: str
+    """As it would stand in the environment; the empty text where being absent has a meaning of its own."""
+    parse: Callable[[str], Any]
+    """From stripped, non-empty text; its ValueError says what to write instead and never repeats the text."""
+    doc: str
+    absent: tuple[()] | None = None
+    """The value of the empty text where that is the default."""
+    separator: str = ""
+    """What joins the items of a TOML array; empty where an array makes no sense."""
+    secret: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name in the TOML file and on ``Settings``."""
+        return self.env.removeprefix(PREFIX).lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host; a name other than localhost never counts."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise ValueError(f"write a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _number(low: float, high: float, unit: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:  # false for nan as well
+            raise ValueError(f"write a number of {unit} from {low:g} to {high:.0f}")
+        return value
+
+    return parse
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        # A name of digits and dots alone is a mistyped address, and the resolver would take it for another one.
+        if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host, re.IGNORECASE):
+            raise ValueError(
+                "write an IP address or a host name alone, such as 127.0.0.1; the port goes into GATEWAY_PORT"
+            ) from None
+        return host.lower()
+
+
+def _port(text: str) -> int:
+    if "://" in text:
+        raise ValueError(f"write a whole number; {SERVICE_LINK_ADVICE}")
+    return _whole(0, 65535)(text)
+
+
+def _database_url(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme in ("postgresql", "postgres"):
+        raise ValueError("PostgreSQL needs a later version; use sqlite:///… for now")
+    path = rest.removeprefix("/")
+    if scheme != "sqlite" or not rest.startswith("/") or not path or path.endswith("/") or path == ":memory:":
+        raise ValueError("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
+    if "?" in path or "#" in path:
+        raise ValueError("write the file's path without options: no ? and no #")
+    return text
+
+
+def _upstream_url(text: str) -> str:
+    advice = "write an http or https URL, such as https://aigptimage.com"
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError:
+        raise ValueError(advice) from None
+    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", text):
+        raise ValueError(advice)
+    if "@" in parts.netloc:
+        raise ValueError("write it without user and password; the key goes into GATEWAY_UPSTREAM_API_KEY")
+    if "?" in text or "#" in text:
+        raise ValueError("write it without a query string and fragment")
+    return text.rstrip("/")
+
+
+def _rate(text: str) -> tuple[RateWindow, ...]:
+    try:
+        pairs = [item.split("/") for item in _items(text)]
+        windows = tuple(
+            RateWindow(_whole(1, 1_000_000)(limit), _number(0.001, 86_400, "seconds")(span)) for limit, span in pairs
+        )
+    except ValueError:
+        windows = ()
+    if not windows:
+        raise ValueError(
+            "write requests/seconds windows separated by commas, such as 2/1,60/60: "
+            "1 to 1000000 requests in 0.001 to 86400 seconds"
+        )
+    return windows
+
+
+def _schedule(text: str) -> tuple[float, ...]:
+    items = _items(text)
+    if not items:
+        raise ValueError("write at least one number of seconds: there is one attempt for each, 0 for an immediate one")
+    try:
+        return tuple(_number(0, 2_592_000, "seconds")(item) for item in items)
+    except ValueError as error:
+        raise ValueError(f"for each attempt, {error}, separated by commas") from None
+
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item for part in text.split(",") if (item := part.strip()))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _credential(text: str) -> str:
+    # It travels in an Authorization header, which anything else would break.
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("write visible ASCII characters without spaces")
+    return text
+
+
+def _log_format(text: str) -> str:
+    if text not in ("console", "json"):
+        raise ValueError("write console or json, or leave it out: console on a terminal, else json")
+    return text
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "GATEWAY_HOST",
+        "127.0.0.1",
+        _host,
+        "Address it listens on. Anything but loopback needs a token.",
+    ),
+    Setting(
+        "GATEWAY_PORT",
+        "8080",
+        _port,
+        "TCP port it listens on; 0 takes a free one.",
+    ),
+    Setting(
+        "GATEWAY_DATABASE_URL",
+        "sqlite:///gateway.db",
+        _database_url,
+        "SQLite file: sqlite:///relative.db (three slashes) or sqlite:////absolute.db (four).",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_URL",
+        "https://aigptimage.com",
+        _upstream_url,
+        "Base URL of the upstream.",
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_API_KEY",
+        "",
+        _credential,
+        "The upstream's Bearer key: never logged, never sent anywhere else.",
+        secret=True,
+    ),
+    Setting(
+        "GATEWAY_UPSTREAM_RATE",
+        "2/1,60/60",
+        _rate,
+        "Requests/seconds windows for one key; all of them hold at once.",
+        separator=",",
+    ),
+    Setting(
+        "GATEWAY_WEBHOOK_SECRET",
+        "",
+        _words,
+        "whsec_…, several separated by spaces: all sign. Not set: made on first start, beside the database.",
+        separator=" ",
+        secret=True,
+    ),
+    Setting(
+        "GATEWAY_TOKEN",
+        "",
+        _credential,
+        "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.",
+        secret=True,
+    ),
+    Setting(
+        "GATEWAY_CALLBACK_ALLOW",
+        "",
+        _items,
+        "Hosts, host:port or CIDRs, separated by commas, that callbacks may reach besides public https hosts.",
+        absent=(),
+        separator=",",
+    ),
+    Setting(
+        "GATEWAY_POLL_MIN_S",
+        "1",
+        _number(0.001, 86_400, "seconds"),
+        "Least time between two polls of one task, in seconds; fractions allowed.",
+    ),
+    Setting(
+        "GATEWAY_POLL_MAX_S",
+        "30",
+        _number(0.001, 86_400, "seconds"),
+        "Greatest time between two polls of one task, in seconds; fractions allowed.",
+    ),
+    Setting(
+        "GATEWAY_RETRY_SCHEDULE",
+        "0,5,300,1800,7200,18000,36000,50400,72000,86400",
+        _schedule,
+        "Seconds before each attempt to deliver, separated by commas; its length is the number of attempts.",
+        separator=",",
+    ),
+    Setting(
+        "GATEWAY_ATTEMPT_TIMEOUT_S",
+        "15",
+        _number(0.001, 3600, "seconds"),
+        "Time limit of one attempt in seconds: DNS, connect, TLS, sending and the answer, all included.",
+    ),
+    Setting(
+        "GATEWAY_DRAIN_S",
+        "10",
+        _number(0, 3600, "seconds"),
+        "Seconds it may take at SIGTERM to finish what is in flight.",
+    ),
+    Setting(
+        "GATEWAY_RETENTION_DAYS",
+        "30",
+        _number(0.001, 36_500, "days"),
+        "Days that delivered and cancelled callbacks are kept; dead ones three times that.",
+    ),
+    Setting(
+        "GATEWAY_LOG_FORMAT",
+        "",
+        _log_format,
+        "console or json. Not set: console on a terminal, else json.",
+    ),
+)
+"""Every setting, in the order of the README's table and of ``config/gateway.toml``."""

@@ -1,0 +1,329 @@
+"""The simulated upstream's HTTP: a raw ASGI application, and ``serve`` to put it on a socket.
+
+Owns the tasks, and the order in which a request meets key check, rate limit, fault and answer. Must not wait without
+a timer or a socket event. Called by ``gateway demo``, the tests, the benchmarks and ``__main__``.
+
+Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; and for control, never limited or spoiled,
+``GET /_sim/stats`` and ``POST /_sim/faults`` with a JSON array of faults, which replaces those in force.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from random import Random
+from typing import Any
+from urllib.parse import parse_qs
+from uuid import uuid4
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.asgi_server import serve_asgi
+from gateway.clock import Clock
+from gateway.simulator.faults import (
+    REPLACING,
+    Answer,
+    Endpoint,
+    Fault,
+    FaultKind,
+    Faults,
+    distort_body,
+    distort_envelope,
+    replacement,
+)
+from gateway.simulator.scenario import (
+    DEFAULT_MODEL,
+    DEFAULT_PARAM,
+    Plan,
+    PlanMix,
+    RateLimiter,
+    Refusal,
+    SimTask,
+    Window,
+    drop_oldest,
+    encode_text,
+    error_envelope,
+    plan_from_task_id,
+    task_envelope,
+)
+from gateway.simulator.stats import Stats
+
+__all__ = ["SimulatedUpstream", "serve"]
+
+RECORD_INFO = "/api/v1/jobs/recordInfo"
+CREATE_TASK = "/api/v1/jobs/createTask"
+_MAX_BODY_BYTES = 1 << 20
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_encode = msgspec.json.Encoder().encode
+_faults_decoder = msgspec.json.Decoder(list[Fault])
+
+
+class SimulatedUpstream:
+    """The upstream's two endpoints as an ASGI application.
+
+    ``keys``: Bearer keys that are let in; none: everybody is. ``rate`` and ``create_rate``: limits for each key of
+    recordInfo and createTask; none: no limit. ``plans``: what tasks made by createTask do. ``seed``: makes durations
+    and faults repeat. ``max_tasks``: how many tasks are remembered, the oldest being dropped.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        keys: Iterable[str] = (),
+        rate: Sequence[Window] = (),
+        create_rate: Sequence[Window] = (),
+        tier: str = "basic",
+        retry_after_header: bool = False,
+        plans: Plan | PlanMix | None = None,
+        seed: int | None = None,
+        max_tasks: int = 100_000,
+    ) -> None:
+        self._clock = clock
+        self._authorizations = frozenset(f"Bearer {key}" for key in keys)
+        self._limiters: dict[Endpoint, RateLimiter] = {
+            "recordInfo": RateLimiter(rate),
+            "createTask": RateLimiter(create_rate),
+        }
+        self._tier = tier
+        self._retry_after_header = retry_after_header
+        self._plans = PlanMix() if plans is None else plans
+        # One each: how often a fault is drawn must not change what tasks do.
+        self._rng, faults_rng = Random(seed), Random(seed)  # noqa: S311 - repeatable on purpose, nothing secret
+        self._max_tasks = max_tasks
+        self._tasks: dict[str, SimTask] = {}
+        self._requests_seen: dict[str, str] = {}
+        self.faults = Faults(faults_rng)
+        self.stats = Stats()
+
+    def add_task(
+        self,
+        task_id: str,
+        plan: Plan,
+        *,
+        created_at: int | None = None,
+        model: str = DEFAULT_MODEL,
+        input: Any = None,  # noqa: A002 - the upstream's own word
+        param: str | None = None,
+    ) -> None:
+        """Make a task known, or replace it. ``created_at`` (ms) is now where not given.
+
+        ``param`` stands in the answers as it is, JSON or not; without it, it is made of ``model`` and ``input``.
+        """
+        if param is None:
+            param = encode_text({"model": model, "input": {"prompt": "A cat"} if input is None else input})
+        self._remember(
+            task_id, SimTask(self._clock.now() if created_at is None else created_at, plan, model, param, None)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if path == RECORD_INFO and method == "GET":
+            await self._handle("recordInfo", _task_id(scope["query_string"]), None, scope, receive, send)
+        elif path == CREATE_TASK and method == "POST":
+            body = await _read_body(receive)
+            await self._handle("createTask", None, body, scope, receive, send)
+        elif path == "/_sim/stats" and method == "GET":
+            await _send(send, _json(200, {**self.stats.as_json(), "tasks": len(self._tasks)}))
+        elif path == "/_sim/faults" and method == "POST":
+            await _send(send, self._replace_faults(await _read_body(receive)))
+        else:
+            self.stats.count_request("other", self._clock.monotonic())
+            await self._finish(send, _json(404, error_envelope(404, "No such endpoint")))
+
+    async def _handle(
+        self, endpoint: Endpoint, task_id: str | None, body: bytes | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        now_s = self._clock.monotonic()
+        self.stats.count_request(endpoint, now_s)
+        if task_id is not None:
+            self.stats.count_poll(task_id)
+        key = _header(scope, b"authorization")
+        if self._authorizations and key not in self._authorizations:
+            await self._finish(send, _json(401, error_envelope(401, "API key is missing or invalid")))
+            return
+        refusal = self._limiters[endpoint].check(key, now_s)
+        if refusal is not None:
+            await self._finish(send, self._too_many(refusal))
+            return
+        fault = self.faults.pick(endpoint, task_id) if self.faults.active else None
+        if fault is not None:
+            self.stats.faults[fault.kind] += 1
+            if fault.kind in REPLACING:
+                await self._finish(send, replacement(fault))
+                return
+        if body is None:
+            envelope = self._record_info(task_id, key)
+        else:
+            envelope = self._create_task(body, key, _header(scope, b"x-request-id"))
+        if fault is None:
+            await self._finish(send, _json(envelope["code"], envelope))
+        else:
+            await self._finish_with_fault(fault, envelope, scope, receive, send)
+
+    def _record_info(self, task_id: str | None, key: str) -> dict[str, Any]:
+        if not task_id:
+            return error_envelope(400, "taskId is required")
+        task = self._tasks.get(task_id)
+        now = self._clock.now()
+        if task is None:
+            plan = plan_from_task_id(task_id)
+            if plan is not None:
+                task = SimTask(now, plan, DEFAULT_MODEL, DEFAULT_PARAM, None)
+                self._remember(task_id, task)
+        # As the real one: another key's task is not told from one that does not exist.
+        if task is None or task.key not in (None, key):
+            return error_envelope(404, "Task not found")
+        return task_envelope(task_id, task, now)
+
+    def _create_task(self, body: bytes, key: str, request_id: str) -> dict[str, Any]:
+        try:
+            wanted = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return error_envelope(400, "The request body is not valid JSON")
+        if not isinstance(wanted, dict):
+            return error_envelope(400, "The request body must be a JSON object")
+        model = wanted.get("model")
+        if not isinstance(model, str) or not model:
+            return error_envelope(422, "model is required")
+        if not isinstance(wanted.get("input"), dict):
+            return error_envelope(422, "input must be an object")
+        seen_as = f"{key}\n{request_id}" if request_id else ""
+        task_id = self._requests_seen.get(seen_as) if seen_as else None
+        if task_id is None:
+            # Never from the seed: a restart must not hand out the ids of the run before it.
+            task_id = str(uuid4())
+            plan = self._plans if isinstance(self._plans, Plan) else self._plans.draw(self._rng)
+            # The whole body: a member that the gateway should have taken out is seen in `param`.
+            self._remember(task_id, SimTask(self._clock.now(), plan, model, encode_text(wanted), key))
+            if seen_as:
+                drop_oldest(self._requests_seen, self._max_tasks)
+                self._requests_seen[seen_as] = task_id
+        return {"code": 200, "msg": "success", "data": {"taskId": task_id}}
+
+    def _remember(self, task_id: str, task: SimTask) -> None:
+        if task_id not in self._tasks:
+            drop_oldest(self._tasks, self._max_tasks)
+        self._tasks[task_id] = task
+
+    def _too_many(self, refusal: Refusal) -> Answer:
+        window, wait_s = refusal
+        data = {"retryAfter": wait_s, "limit": window.limit, "tier": self._tier, "windowSeconds": window.seconds}
+        msg = f"Rate limit exceeded. Please try again in {wait_s} seconds."
+        headers = [(b"retry-after", b"%d" % wait_s)] if self._retry_after_header else []
+        return Answer(429, _encode(error_envelope(429, msg, data)), headers=headers)
+
+    def _replace_faults(self, body: bytes) -> Answer:
+        try:
+            faults = _faults_decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _json(422, error_envelope(422, str(error)))
+        self.faults.clear()
+        self.faults.add(*faults)
+        return _json(200, {"faults": self.faults.active})
+
+    async def _finish(self, send: Send, answer: Answer) -> None:
+        self.stats.statuses[answer.status] += 1
+        await _send(send, answer)
+
+    async def _finish_with_fault(
+        self, fault: Fault, envelope: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        body = distort_body(fault, _encode(distort_envelope(fault, envelope)))
+        answer = Answer(envelope["code"], body)
+        if fault.kind is FaultKind.HANG:
+            await _client_gone(receive)
+        elif fault.kind is FaultKind.RESET:
+            await _send_half_and_reset(scope["state"]["transport"], send, answer)
+            await _client_gone(receive)
+        else:
+            if fault.kind is FaultKind.SLOW:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(fault.delay_s):
+                        await _client_gone(receive)
+                        return
+            await self._finish(send, answer)
+
+
+def serve(
+    simulator: SimulatedUpstream, host: str = "127.0.0.1", port: int = 0
+) -> AbstractAsyncContextManager[str, bool | None]:
+    """Serve ``simulator`` within an ``async with`` block that yields its base URL; see ``serve_asgi``."""
+    stats = simulator.stats
+
+    class Protocol(HttpToolsProtocol):
+        """uvicorn's protocol, that also counts connections and hands its transport to the application."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            stats.connections_opened += 1
+            stats.connections_open += 1
+            # Reaches the application as scope["state"]: ASGI itself has no word for a TCP reset.
+            self.app_state = {"transport": transport}
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            stats.connections_open -= 1
+
+    return serve_asgi(simulator, host, port, protocol=Protocol)
+
+
+def _task_id(query: bytes) -> str:
+    """Return the query's taskId, empty where there is none; the plain form takes a short cut."""
+    if query.startswith(b"taskId=") and b"&" not in query and b"%" not in query and b"+" not in query:
+        return query[7:].decode("latin-1")
+    return parse_qs(query.decode("latin-1")).get("taskId", [""])[0]
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for header, value in scope["headers"]:
+        if header == name:
+            return str(value, "latin-1")
+    return ""
+
+
+def _json(status: int, value: Any) -> Answer:
+    return Answer(status, _encode(value))
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """Return the body; what goes beyond 1 MiB is dropped, which leaves JSON that does not parse."""
+    body = b""
+    while True:
+        message = await receive()
+        if len(body) < _MAX_BODY_BYTES:
+            body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body[:_MAX_BODY_BYTES]
+
+
+async def _client_gone(receive: Receive) -> None:
+    """Return when the client has closed the connection, or it was reset."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    await _send_start(send, answer)
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _send_start(send: Send, answer: Answer) -> None:
+    headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+
+
+async def _send_half_and_reset(transport: asyncio.Transport, send: Send, answer: Answer) -> None:
+    await _send_start(send, answer)
+    await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
+    # The event loop writes at the end of its turn; an abort before that would throw the half answer away.
+    await asyncio.sleep(0)
+    # Lingering for 0 s makes the close a reset (RST) in place of an orderly end (FIN).
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

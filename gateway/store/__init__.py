@@ -1,0 +1,163 @@
+"""What the gateway remembers: the interface that the API and the loops see, whatever the database.
+
+The API and the loops meet only here. All SQL lives in this package; rows leave it as ``gateway.model`` types. Every
+write returns once it is durable, and is never half done; a caller that is cancelled meanwhile does not undo it. Every
+method may raise ``StoreError`` (nothing was written; try again) or, at ``open``, ``StoreUnusable``.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.model import (
+    Attempt,
+    AttemptRecord,
+    Callback,
+    CallbackState,
+    DueCallback,
+    DueTask,
+    ExpiredTask,
+    NewCallback,
+    PollRecord,
+    Registration,
+    Settlement,
+    Task,
+)
+
+__all__ = ["Store"]
+
+
+class Store(Protocol):
+    """Durable tasks, callbacks and attempts."""
+
+    callbacks_due: asyncio.Event
+    """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
+
+    def tasks_due(self, upstream: str) -> asyncio.Event:
+        """Return the same for one upstream's tasks and its poller."""
+        ...
+
+    async def open(self) -> None:
+        """Open the database and bring its schema up to date."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the writes that wait, then let the database go."""
+        ...
+
+    @property
+    def failing(self) -> str | None:
+        """Why the last write failed, or None where it succeeded."""
+        ...
+
+    async def secret_key(self) -> bytes:
+        """Return 32 random bytes made when this database was; they sign list cursors."""
+        ...
+
+    # What the API asks.
+
+    async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
+        """Create each callback, or find the one that its client already registered for that task and URL.
+
+        All of them share one transaction. A callback on a task that the upstream has ended is pending at once, with
+        no further poll; one on a task that nobody watches any more makes it polled again.
+        """
+        ...
+
+    async def get_callback(self, client: str, callback_id: str) -> Callback | None:
+        """Return one callback of this client."""
+        ...
+
+    async def list_callbacks(
+        self, client: str, *, state: CallbackState | None, task_id: str | None, before_seq: int | None, limit: int
+    ) -> list[Callback]:
+        """Return this client's callbacks, newest first, with ``seq`` below ``before_seq``."""
+        ...
+
+    async def list_attempts(self, client: str, callback_id: str) -> list[Attempt] | None:
+        """Return a callback's attempts in order; None where the client has no such callback."""
+        ...
+
+    async def get_task(self, client: str, task_id: str) -> Task | None:
+        """Return the task, where this client has registered a callback for it."""
+        ...
+
+    async def wait_settled(self, seq: int, timeout_s: float) -> None:
+        """Return when the task settles in this process, or after ``timeout_s`` seconds. A hint: ask again then."""
+        ...
+
+    async def cancel(self, client: str, callback_id: str, now: int) -> CallbackState | None:
+        """Cancel a waiting or pending callback; return the state found, None where there is no such callback."""
+        ...
+
+    async def redeliver(self, client: str, callback_id: str, now: int) -> CallbackState | None:
+        """Make a pending, delivered or dead callback due now with a fresh budget; return the state found."""
+        ...
+
+    async def redeliver_dead(self, client: str, since: int, until: int, now: int) -> int:
+        """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many."""
+        ...
+
+    # What the poller asks.
+
+    async def claim_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        """Claim due tasks, the longest due first; also return when the next unclaimed one will be due.
+
+        A claim ends with reschedule, settle or release_task.
+        """
+        ...
+
+    def release_task(self, claim: DueTask) -> None:
+        """Give a claim back with nothing recorded."""
+        ...
+
+    async def reschedule(self, record: PollRecord) -> None:
+        """Store a poll that did not end the task and when the next one is due."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> None:
+        """End a task and make its callbacks' webhooks due, in one transaction. Does nothing to a settled task."""
+        ...
+
+    async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
+        """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""
+        ...
+
+    async def poll_now(self, seqs: Sequence[int], now: int) -> None:
+        """Make waiting tasks due now."""
+        ...
+
+    # What the deliverer asks.
+
+    async def claim_callbacks(self, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
+        """Claim due webhooks, the longest due first; also return when the next unclaimed one will be due.
+
+        A claim ends with record_attempt or release_callback.
+        """
+        ...
+
+    def release_callback(self, seq: int) -> None:
+        """Give a claim back with nothing recorded."""
+        ...
+
+    async def record_attempt(self, record: AttemptRecord) -> None:
+        """Store an attempt and its callback's next state in one transaction.
+
+        A callback that was cancelled meanwhile stays cancelled; one that was redelivered meanwhile keeps its fresh
+        budget, unless the attempt delivered it.
+        """
+        ...
+
+    # What the janitor asks.
+
+    async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
+        """Delete callbacks that were delivered or cancelled before ``ended_before`` or died before ``dead_before``.
+
+        Their attempts go with them, and tasks that no callback is left for. Return how many callbacks went; at most
+        ``limit`` at once, so that no write waits long.
+        """
+        ...
+
+    async def backlog(self) -> tuple[int, int | None]:
+        """Return how many webhooks are pending, and since when the longest due one is."""
+        ...

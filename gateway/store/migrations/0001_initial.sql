@@ -1,0 +1,75 @@
+-- Instants are milliseconds since the epoch. The states stand in gateway/model.py with who moves them.
+
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tasks (
+    seq            INTEGER PRIMARY KEY,
+    upstream       TEXT NOT NULL,
+    task_id        TEXT NOT NULL,
+    state          TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'success', 'fail', 'abandoned')),
+    created_at     INTEGER NOT NULL,
+    polls          INTEGER NOT NULL DEFAULT 0,
+    failures       INTEGER NOT NULL DEFAULT 0,  -- polls in a row without a usable answer
+    last_polled_at INTEGER,
+    next_poll_at   INTEGER,                     -- null: nobody waits, or settled
+    last_error     TEXT,
+    settled_at     INTEGER,
+    outcome        BLOB,                        -- the webhook's data members, encoded JSON
+    UNIQUE (upstream, task_id),
+    CHECK ((settled_at IS NULL) = (state = 'waiting')),
+    CHECK ((outcome IS NULL) = (state = 'waiting')),
+    CHECK (next_poll_at IS NULL OR state = 'waiting')
+) STRICT;
+
+-- The poller's question: which tasks of this upstream are due, the longest due first?
+CREATE INDEX tasks_due ON tasks (upstream, next_poll_at) WHERE next_poll_at IS NOT NULL;
+
+CREATE TABLE callbacks (
+    seq             INTEGER PRIMARY KEY,
+    id              TEXT NOT NULL UNIQUE,
+    client          TEXT NOT NULL,
+    task_seq        INTEGER NOT NULL REFERENCES tasks (seq),
+    url             TEXT NOT NULL,
+    metadata        BLOB NOT NULL,               -- encoded JSON object
+    timeout_s       INTEGER NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'waiting'
+                    CHECK (state IN ('waiting', 'pending', 'delivered', 'dead', 'cancelled')),
+    created_at      INTEGER NOT NULL,
+    expires_at      INTEGER NOT NULL,
+    attempts        INTEGER NOT NULL DEFAULT 0,  -- all that were made; numbers the attempts
+    budget_used     INTEGER NOT NULL DEFAULT 0,  -- those that count against the retry schedule
+    redeliveries    INTEGER NOT NULL DEFAULT 0,  -- fences off an attempt claimed before a redelivery
+    next_attempt_at INTEGER,
+    delivered_at    INTEGER,
+    ended_at        INTEGER,                     -- when it became delivered, dead or cancelled
+    last_error      TEXT,
+    cancelled       INTEGER NOT NULL DEFAULT 0,  -- its own seq once cancelled: the same registration can be made anew
+    body            BLOB,                        -- the webhook's bytes, fixed when the task settles
+    CHECK ((next_attempt_at IS NOT NULL) = (state = 'pending')),
+    CHECK ((ended_at IS NOT NULL) = (state IN ('delivered', 'dead', 'cancelled'))),
+    CHECK ((cancelled <> 0) = (state = 'cancelled')),
+    CHECK (body IS NOT NULL OR state IN ('waiting', 'cancelled')),
+    -- One registration per client, task and URL; cancelled ones do not count. Its index also finds a task's callbacks.
+    UNIQUE (task_seq, client, url, cancelled)
+) STRICT;
+
+-- The deliverer's question: which webhooks are due?
+CREATE INDEX callbacks_due ON callbacks (next_attempt_at) WHERE state = 'pending';
+-- The poller's question: whose time has passed?
+CREATE INDEX callbacks_expiring ON callbacks (expires_at) WHERE state = 'waiting';
+-- The janitor's question, and the list of dead letters.
+CREATE INDEX callbacks_ended ON callbacks (state, ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE attempts (
+    callback_seq INTEGER NOT NULL REFERENCES callbacks (seq) ON DELETE CASCADE,
+    number       INTEGER NOT NULL,
+    started_at   INTEGER NOT NULL,
+    duration_ms  INTEGER NOT NULL,
+    status_code  INTEGER,
+    error        TEXT,
+    result       TEXT NOT NULL CHECK (result IN ('delivered', 'retry', 'dead', 'interrupted')),
+    PRIMARY KEY (callback_seq, number)
+) STRICT, WITHOUT ROWID;

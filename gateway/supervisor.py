@@ -1,0 +1,95 @@
+"""Starts the loops, restarts those that fail, and drains them at the end.
+
+Owns the loops' lives and their heartbeats, which are the gateway's health; knows nothing of what they do. Built by
+``app``.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from gateway.clock import Clock
+from gateway.telemetry import Metrics
+
+__all__ = ["HEARTBEAT_S", "Loop", "Supervisor"]
+
+_log = structlog.get_logger()
+
+HEARTBEAT_S = 10.0
+"""A loop with nothing to do comes round at least this often, in seconds."""
+
+_STALE_AFTER_S = 3 * HEARTBEAT_S
+_MAX_BACKOFF_S = 30.0
+
+
+class Loop(Protocol):
+    """What the supervisor needs of a loop."""
+
+    name: str
+
+    async def run_once(self) -> float:
+        """Do what is due; return in how many seconds to come round again at the latest."""
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return after ``timeout_s`` seconds, or as soon as something may be due."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what is in flight within ``timeout_s`` seconds, then stop the rest."""
+        ...
+
+
+class Supervisor:
+    """Runs each loop in a task of its own."""
+
+    def __init__(self, loops: Sequence[Loop], clock: Clock, metrics: Metrics) -> None:
+        self._loops = tuple(loops)
+        self._clock = clock
+        self._metrics = metrics
+        self._tasks: list[asyncio.Task[None]] = []
+        self._beats: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
+
+    def start(self) -> None:
+        for loop in self._loops:
+            self._beats[loop.name] = self._clock.monotonic()
+            self._metrics.loop_restarts.labels(loop.name)  # stands at 0 from the start
+            self._tasks.append(asyncio.create_task(self._run(loop), name=f"loop-{loop.name}"))
+
+    def problem(self) -> str | None:
+        """Return which loop makes no progress, and why; None while all do."""
+        now = self._clock.monotonic()
+        for loop in self._loops:
+            failure = self._failures.get(loop.name)
+            if failure is not None:
+                return f"the {loop.name} keeps failing: {failure}"
+            if loop.name in self._beats and now - self._beats[loop.name] > _STALE_AFTER_S:
+                return f"the {loop.name} has made no progress for {now - self._beats[loop.name]:.0f} s"
+        return None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop claiming at once; give what is in flight ``timeout_s`` seconds."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(loop.drain(timeout_s) for loop in self._loops))
+
+    async def _run(self, loop: Loop) -> None:
+        backoff_s = 0.5
+        while True:
+            self._beats[loop.name] = self._clock.monotonic()
+            try:
+                wait_s = await loop.run_once()
+            except Exception as exc:  # noqa: BLE001 - a loop's top: whatever fails, the loop comes round again
+                self._failures[loop.name] = str(exc) or type(exc).__name__
+                self._metrics.loop_restarts.labels(loop.name).inc()
+                _log.exception("loop.failed", loop=loop.name, restart_in_s=backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+                continue
+            self._failures.pop(loop.name, None)
+            backoff_s = 0.5
+            await loop.wait(min(wait_s, HEARTBEAT_S))

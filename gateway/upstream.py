@@ -1,0 +1,105 @@
+"""The only file that speaks the upstream's HTTP.
+
+Owns the request for a task's status and the bounds around it. Called by the poller; what comes back is a value,
+whatever went wrong.
+"""
+
+import asyncio
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote
+
+import httpx
+import structlog
+
+from gateway.clock import Clock
+from gateway.outcome import PollKind, PollResult, read_answer
+from gateway.profile import Profile
+
+__all__ = ["Upstream"]
+
+_log = structlog.get_logger()
+
+_MAX_ANSWER = 4 * 1024 * 1024  # bytes; a task's answer is a few KB
+_USER_AGENT = "Mozilla/5.0 (compatible; webhook-gateway)"
+"""Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
+
+
+class Upstream:
+    """One job API and one key."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        transport: httpx.AsyncBaseTransport,
+        clock: Clock,
+        *,
+        base_url: str,
+        api_key: str | None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Keep the key to this object: it goes into its requests' header and nowhere else."""
+        self.profile = profile
+        self._transport = transport
+        self._clock = clock
+        self._status_url = base_url.rstrip("/") + profile.request.status_path
+        self._timeout_s = timeout_s
+        self._headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": _USER_AGENT,
+            **profile.request.headers,
+        }
+        if api_key is not None:
+            self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
+
+    @property
+    def name(self) -> str:
+        return self.profile.name
+
+    async def poll(self, task_id: str) -> PollResult:
+        """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
+        url = self._status_url.replace("{task_id}", quote(task_id, safe=""))
+        request = httpx.Request("GET", url, headers=self._headers)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    body = await _read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            return PollResult(
+                kind=PollKind.UNREACHABLE, error=f"The upstream did not answer within {self._timeout_s:g} s."
+            )
+        except httpx.HTTPError as exc:
+            return PollResult(kind=PollKind.UNREACHABLE, error=f"The upstream could not be reached: {exc}"[:300])
+        if body is None:
+            return PollResult(kind=PollKind.BROKEN, error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.")
+        retry_after_s = self._retry_after_s(response.headers.get("retry-after"))
+        return read_answer(self.profile, task_id, response.status_code, retry_after_s, body)
+
+    def _retry_after_s(self, value: str | None) -> float | None:
+        """Read Retry-After, RFC 9110 §10.2.3: whole seconds or an HTTP date; None for anything else."""
+        if value is None:
+            return None
+        if value.isdecimal():
+            return float(value)
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        return max(0.0, at.replace(tzinfo=at.tzinfo or UTC).timestamp() - self._clock.now() / 1000)
+
+
+async def _read(response: httpx.Response) -> bytes | None:
+    """Read the body; None where it is larger than allowed."""
+    chunks: list[bytes] = []
+    size = 0
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
+    async for chunk in response.stream:
+        size += len(chunk)
+        if size > _MAX_ANSWER:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)

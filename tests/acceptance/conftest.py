@@ -1,0 +1,177 @@
+"""Real processes over real sockets: a gateway that can be killed, beside a simulated upstream and a receiver."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import standardwebhooks
+
+from gateway.asgi_server import serve_asgi
+from gateway.clock import SystemClock
+from gateway.simulator import SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+LIMIT_S = 30
+
+
+class GatewayProcess:
+    """One run of ``gateway serve``; its log is read as it comes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+        self.text: list[str] = []
+        self._news = asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
+        self.url = ""
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.text.append(line.decode())
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                pass
+            self._news.set()
+        self._news.set()
+
+    async def event(self, name: str) -> dict[str, Any]:
+        """Wait for a log line with this event name."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                for line in self.log:
+                    if line.get("event") == name:
+                        return line
+                assert not self._reader.done(), f"ended without {name}:\n{''.join(self.text)}"
+                self._news.clear()
+                await self._news.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing of the process gets a chance to tidy up."""
+        self.process.kill()
+        await self.process.wait()
+        await self._reader
+
+    async def stop(self) -> int:
+        """SIGTERM; return the exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(LIMIT_S):
+            status = await self.process.wait()
+        await self._reader
+        return status
+
+
+class TestReceiver:
+    """Takes webhooks, and verifies each with the reference library before it is counted."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.webhooks: dict[str, list[tuple[dict[str, str], bytes]]] = defaultdict(list)
+        self.bad: list[str] = []
+        self.url = ""
+        self.on_post: Callable[[str], Awaitable[int]] | None = None
+        """Called with the webhook-id before the answer; returns the status to answer."""
+        self._news = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        try:
+            standardwebhooks.Webhook(SECRET).verify(body, headers)
+        except standardwebhooks.WebhookVerificationError as exc:
+            self.bad.append(str(exc))
+        self.webhooks[headers["webhook-id"]].append((headers, body))
+        self._news.set()
+        status = 204 if self.on_post is None else await self.on_post(headers["webhook-id"])
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def wait_for(self, callback_ids: set[str]) -> None:
+        """Return once each of these webhooks has come at least once."""
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while not callback_ids <= self.webhooks.keys():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            pytest.fail(f"never came: {callback_ids - self.webhooks.keys()}")
+
+    def event(self, callback_id: str) -> Any:
+        return json.loads(self.webhooks[callback_id][-1][1])
+
+
+class World:
+    """The simulated upstream, the receiver, and as many gateway runs on one database as a test wants."""
+
+    def __init__(self, folder: Path, simulator: SimulatedUpstream, upstream_url: str, receiver: TestReceiver) -> None:
+        self.folder = folder
+        self.simulator = simulator
+        self.upstream_url = upstream_url
+        self.receiver = receiver
+        self.environ = {
+            "GATEWAY_PORT": "0",
+            "GATEWAY_DATABASE_URL": f"sqlite:///{folder / 'gateway.db'}",
+            "GATEWAY_UPSTREAM_URL": upstream_url,
+            "GATEWAY_UPSTREAM_RATE": "1000/1",
+            "GATEWAY_WEBHOOK_SECRET": SECRET,
+            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
+            "GATEWAY_POLL_MIN_S": "0.05",
+            "GATEWAY_RETRY_SCHEDULE": "0,0.05,0.05,0.1,0.1,0.2,0.2,0.5,0.5,1",
+            "GATEWAY_LOG_FORMAT": "json",
+        }
+
+    @asynccontextmanager
+    async def gateway(self, **environ: str) -> AsyncIterator[GatewayProcess]:
+        """Run ``gateway serve`` until the block ends; ready when it begins."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "serve"),
+            cwd=self.folder,
+            env=kept | {"PYTHONPATH": str(Path(__file__).parents[2])} | self.environ | environ,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        gateway = GatewayProcess(process)
+        try:
+            gateway.url = (await gateway.event("gateway.listening"))["url"]
+            yield gateway
+        finally:
+            if process.returncode is None:
+                await gateway.kill()
+
+    async def register(self, client: httpx.AsyncClient, task_id: str, **members: Any) -> dict[str, Any]:
+        """Register the receiver for a task; return the callback."""
+        body = {"taskId": task_id, "callbackUrl": f"{self.receiver.url}/hooks", **members}
+        response = await client.post("/v1/callbacks", json=body)
+        assert response.status_code in (200, 201), response.text
+        callback: dict[str, Any] = response.json()
+        return callback
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A simulated upstream and a receiver that answer, and a folder for the database."""
+    async with AsyncExitStack() as stack:
+        simulator = SimulatedUpstream(SystemClock())
+        upstream_url = await stack.enter_async_context(serve_simulator(simulator))
+        receiver = TestReceiver()
+        receiver.url = await stack.enter_async_context(serve_asgi(receiver))
+        yield World(tmp_path, simulator, upstream_url, receiver)
+        assert receiver.bad == []

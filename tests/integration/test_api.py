@@ -1,0 +1,352 @@
+"""The HTTP API of one gateway in this process, over its real store: every answer, and every refusal as problem+json."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.app import Gateway
+from gateway.clock import SystemClock
+from gateway.config import load
+from gateway.simulator import SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+
+HOOKS = "https://hooks.example.com/in"
+PROBLEM = "application/problem+json"
+
+
+async def gateway_client(tmp_path: Path, **environ: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url:
+        settings = load(
+            {
+                "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}",
+                "GATEWAY_UPSTREAM_URL": upstream_url,
+                # Names are not looked up in these tests: what an entry names may be registered.
+                "GATEWAY_CALLBACK_ALLOW": "hooks.example.com,127.0.0.1",
+                **environ,
+            }
+        )
+        gateway = Gateway(settings, SystemClock())
+        await gateway.start()
+        try:
+            transport = httpx.ASGITransport(gateway)
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                yield client
+        finally:
+            await gateway.drain()
+            await gateway.close()
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a running gateway without a token."""
+    async for client in gateway_client(tmp_path):
+        yield client
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client, without a token, of a gateway that wants one."""
+    async for client in gateway_client(tmp_path, GATEWAY_TOKEN="t0ken-of-the-one-client"):
+        yield client
+
+
+def body(**members: Any) -> dict[str, Any]:
+    return {"taskId": "sim-never-0-a", "callbackUrl": HOOKS, **members}
+
+
+async def test_registering_answers_201_with_the_callback(api: httpx.AsyncClient) -> None:
+    """A new registration is 201 with Location and every member that the API promises."""
+    answer = await api.post("/v1/callbacks", json=body(metadata={"orderId": 7}, timeoutSeconds=60))
+    assert answer.status_code == 201
+    callback = answer.json()
+    assert answer.headers["location"] == f"/v1/callbacks/{callback['id']}"
+    assert list(callback) == [
+        *("id", "taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream", "state", "createdAt", "expiresAt"),
+        *("attempts", "nextAttemptAt", "deliveredAt", "lastError", "task"),
+    ]
+    assert callback["id"].startswith("cb_")
+    assert callback["metadata"] == {"orderId": 7}
+    assert (callback["state"], callback["upstream"]) == ("waiting", "aigptimage")
+    assert list(callback["task"]) == ["state", "polls", "lastPolledAt", "nextPollAt", "lastError"]
+    assert (await api.get(answer.headers["location"])).json()["id"] == callback["id"]
+
+
+async def test_the_same_registration_again_is_200(api: httpx.AsyncClient) -> None:
+    """Repeating a request is safe, whatever the order of metadata's keys; another metadata or timeout is 409."""
+    first = await api.post("/v1/callbacks", json=body(metadata={"a": 1, "b": [2]}))
+    again = await api.post("/v1/callbacks", json=body(metadata={"b": [2], "a": 1}))
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    for different in (body(metadata={"a": 2}), body(metadata={"a": 1, "b": [2]}, timeoutSeconds=5)):
+        refused = await api.post("/v1/callbacks", json=different)
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+
+
+async def test_a_cancelled_callback_does_not_count(api: httpx.AsyncClient) -> None:
+    """After a cancellation the same registration makes a new callback."""
+    first = (await api.post("/v1/callbacks", json=body())).json()
+    assert (await api.delete(f"/v1/callbacks/{first['id']}")).status_code == 204
+    assert (await api.get(f"/v1/callbacks/{first['id']}")).json()["state"] == "cancelled"
+    second = await api.post("/v1/callbacks", json=body(metadata={"new": True}))
+    assert second.status_code == 201
+    assert second.json()["id"] != first["id"]
+
+
+BAD_BODIES: list[tuple[str, bytes, int, str, str | None]] = [
+    ("broken JSON", b'{"taskId": ', 400, "invalid_json", None),
+    ("not UTF-8", b'{"taskId": "\xff"}', 400, "invalid_json", None),
+    ("an empty body", b"", 400, "invalid_json", None),
+    ("an array", b"[]", 422, "invalid_request", ""),
+    ("a wrong type", b'{"taskId": 7, "callbackUrl": "https://hooks.example.com/"}', 422, "invalid_request", "taskId"),
+    ("a missing member", b'{"taskId": "a"}', 422, "invalid_request", "callbackUrl"),
+    (
+        "an unknown member",
+        b'{"taskId": "a", "callbackUrl": "https://hooks.example.com/", "calbackUrl": 1}',
+        422,
+        "invalid_request",
+        "calbackUrl",
+    ),
+    (
+        "a space in taskId",
+        b'{"taskId": "a b", "callbackUrl": "https://hooks.example.com/"}',
+        422,
+        "invalid_request",
+        "taskId",
+    ),
+    (
+        "an empty taskId",
+        b'{"taskId": "", "callbackUrl": "https://hooks.example.com/"}',
+        422,
+        "invalid_request",
+        "taskId",
+    ),
+    (
+        "timeoutSeconds 0",
+        b'{"taskId": "a", "callbackUrl": "https://hooks.example.com/", "timeoutSeconds": 0}',
+        422,
+        "invalid_request",
+        "timeoutSeconds",
+    ),
+    (
+        "timeoutSeconds above 30 days",
+        b'{"taskId": "a", "callbackUrl": "https://hooks.example.com/", "timeoutSeconds": 2592001}',
+        422,
+        "invalid_request",
+        "timeoutSeconds",
+    ),
+    (
+        "metadata that is no object",
+        b'{"taskId": "a", "callbackUrl": "https://hooks.example.com/", "metadata": [1]}',
+        422,
+        "invalid_request",
+        "metadata",
+    ),
+    (
+        "metadata above 8 KiB",
+        b'{"taskId": "a", "callbackUrl": "https://hooks.example.com/", "metadata": {"a": "' + b"x" * 8192 + b'"}}',
+        422,
+        "invalid_request",
+        "metadata",
+    ),
+    (
+        "an unknown upstream",
+        b'{"taskId": "a", "callbackUrl": "https://hooks.example.com/", "upstream": "other"}',
+        422,
+        "invalid_request",
+        "upstream",
+    ),
+    (
+        "a callback URL into the network",
+        b'{"taskId": "a", "callbackUrl": "http://10.0.0.1/"}',
+        422,
+        "callback_not_allowed",
+        "callbackUrl",
+    ),
+    (
+        "a callback URL that is none",
+        b'{"taskId": "a", "callbackUrl": "hooks"}',
+        422,
+        "callback_not_allowed",
+        "callbackUrl",
+    ),
+    ("a body of 1 MB", b'{"taskId": "' + b"x" * 1_000_000 + b'"}', 413, "too_large", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code", "field"), [row[1:] for row in BAD_BODIES], ids=[row[0] for row in BAD_BODIES]
+)
+async def test_bad_registrations(
+    api: httpx.AsyncClient, content: bytes, status: int, code: str, field: str | None
+) -> None:
+    """Each is refused as problem+json that names the field, and nothing is half registered."""
+    answer = await api.post("/v1/callbacks", content=content, headers={"content-type": "application/json"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["status"]) == (status, code, status)
+    assert answer.headers["content-type"] == PROBLEM
+    assert {"type", "title", "detail"} <= problem.keys()
+    if field is not None:
+        assert [error["field"] for error in problem["errors"]] == [field]
+        assert problem["errors"][0]["message"]
+    assert (await api.get("/v1/callbacks")).json() == {"data": [], "nextCursor": None}
+
+
+async def test_a_wrong_content_type_is_415(api: httpx.AsyncClient) -> None:
+    """Only application/json is read; a charset is fine."""
+    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
+        answer = await api.post("/v1/callbacks", content=b"{}", headers={"content-type": content_type})
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    answer = await api.post("/v1/callbacks", content=b"{}", headers={"content-type": "application/json; charset=utf-8"})
+    assert answer.status_code == 422
+
+
+async def test_a_body_that_never_says_its_length_is_bounded(api: httpx.AsyncClient) -> None:
+    """A chunked body is cut off at the limit as well."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b" " * 1000
+
+    answer = await api.post("/v1/callbacks", content=chunks(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/callback", 404, "not_found"),
+        ("GET", "/v1/callbacks/cb_none", 404, "not_found"),
+        ("GET", "/v1/callbacks/cb_none/attempts", 404, "not_found"),
+        ("DELETE", "/v1/callbacks/cb_none", 404, "not_found"),
+        ("POST", "/v1/callbacks/cb_none/redeliver", 404, "not_found"),
+        ("GET", "/v1/tasks/none", 404, "not_found"),
+        ("PUT", "/v1/callbacks", 405, "method_not_allowed"),
+        ("PATCH", "/v1/callbacks/cb_none", 405, "method_not_allowed"),
+        ("GET", "/v1/callbacks/cb_none/redeliver", 405, "method_not_allowed"),
+    ],
+)
+async def test_what_is_not_there(api: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+    """Unknown paths, ids and methods are problem+json too."""
+    answer = await api.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == PROBLEM
+
+
+async def test_405_names_every_allowed_method(api: httpx.AsyncClient) -> None:
+    """RFC 9110 wants Allow to list what the path takes."""
+    answer = await api.put("/v1/callbacks")
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+
+
+async def test_redelivering_a_waiting_callback_is_409(api: httpx.AsyncClient) -> None:
+    """There is no webhook yet."""
+    callback = (await api.post("/v1/callbacks", json=body())).json()
+    answer = await api.post(f"/v1/callbacks/{callback['id']}/redeliver")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
+
+async def test_a_batch_judges_each_by_itself(api: httpx.AsyncClient) -> None:
+    """Answers stand in the order sent; a refused item does not touch the others; duplicates inside are 200."""
+    items = [
+        body(taskId="sim-never-0-1"),
+        {"taskId": "sim-never-0-2"},
+        body(taskId="sim-never-0-3", callbackUrl="http://169.254.169.254/"),
+        body(taskId="sim-never-0-1"),
+        body(taskId="sim-never-0-1", timeoutSeconds=1),
+        7,
+    ]
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert answer.status_code == 200
+    data = answer.json()["data"]
+    assert [item["status"] for item in data] == [201, 422, 422, 200, 409, 422]
+    assert data[0]["callback"]["id"] == data[3]["callback"]["id"]
+    assert data[1]["error"]["errors"][0]["field"] == "callbackUrl"
+    assert data[2]["error"]["code"] == "callback_not_allowed"
+    assert len((await api.get("/v1/callbacks")).json()["data"]) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_a_batch_of_no_or_too_many_is_422(api: httpx.AsyncClient, count: int) -> None:
+    """A batch holds 1 to 1,000."""
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": [body()] * count})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "callbacks")
+
+
+async def test_the_list_pages_newest_first(api: httpx.AsyncClient) -> None:
+    """Following nextCursor sees every callback once, newest first; filters narrow it."""
+    made = [(await api.post("/v1/callbacks", json=body(taskId=f"sim-never-0-{n}"))).json()["id"] for n in range(7)]
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        params = {"limit": "3"} | ({"cursor": cursor} if cursor else {})
+        page = (await api.get("/v1/callbacks", params=params)).json()
+        seen += [callback["id"] for callback in page["data"]]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+    by_task = (await api.get("/v1/callbacks", params={"taskId": "sim-never-0-4", "state": "waiting"})).json()["data"]
+    assert [callback["id"] for callback in by_task] == [made[4]]
+    assert (await api.get("/v1/callbacks", params={"state": "dead"})).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("limit=x", "limit"),
+        ("state=done", "state"),
+        ("cursor=abc", "cursor"),
+        ("order=asc", "order"),
+    ],
+)
+async def test_bad_list_parameters(api: httpx.AsyncClient, query: str, field: str) -> None:
+    """Each is named; a cursor that was not given out is refused."""
+    answer = await api.get(f"/v1/callbacks?{query}")
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "x", "nan"])
+async def test_a_bad_wait_is_422(api: httpx.AsyncClient, wait: str) -> None:
+    """wait is 0 to 60 seconds."""
+    await api.post("/v1/callbacks", json=body())
+    answer = await api.get("/v1/tasks/sim-never-0-a", params={"wait": wait})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "wait")
+
+
+async def test_bad_redeliveries(api: httpx.AsyncClient) -> None:
+    """Only dead callbacks are redelivered in bulk, within a span that makes sense."""
+    for members, field in (
+        ({"state": "delivered"}, "state"),
+        ({"state": "dead", "since": "yesterday"}, "since"),
+        ({"state": "dead", "until": "2026-11-23T10:00:00"}, "until"),
+        ({"state": "dead", "since": "2026-11-24T00:00:00Z", "until": "2026-11-23T00:00:00Z"}, "since"),
+    ):
+        answer = await api.post("/v1/redeliveries", json=members)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+    assert (await api.post("/v1/redeliveries", json={"state": "dead"})).json() == {"count": 0}
+
+
+async def test_a_token_is_asked_for(guarded: httpx.AsyncClient) -> None:
+    """Without the token every call but the public ones is 401; with it they work."""
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic t0ken-of-the-one-client"}):
+        answer = await guarded.get("/v1/callbacks", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert (await guarded.get("/v1/nothing")).status_code == 401, "what exists is not told either"
+    right = {"authorization": "Bearer t0ken-of-the-one-client"}
+    assert (await guarded.get("/v1/callbacks", headers=right)).status_code == 200
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        assert (await guarded.get(path)).status_code == 200
+
+
+async def test_metrics_show_no_secret_or_url(api: httpx.AsyncClient) -> None:
+    """What needs no token shows no URL, task or secret."""
+    await api.post("/v1/callbacks", json=body(taskId="canary-task"))
+    text = (await api.get("/metrics")).text
+    assert "gateway_registrations_total" in text
+    assert "canary-task" not in text
+    assert "hooks.example.com" not in text

@@ -1,0 +1,88 @@
+"""The small ASGI server that the simulator, the demo and the tests share."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.asgi_server import serve_asgi
+
+Message = MutableMapping[str, Any]
+
+
+async def hello(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Any]) -> None:
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def test_it_serves_within_the_block_and_not_after() -> None:
+    """The URL works at once, and is refused once the block has ended."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        async with serve_asgi(hello) as base_url:
+            assert (await client.get(base_url)).text == "ok"
+        with pytest.raises(httpx.ConnectError):
+            await client.get(base_url)
+
+
+async def test_an_idle_connection_does_not_delay_the_end() -> None:
+    """A keep-alive connection that a client still holds is closed at once."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        async with serve_asgi(hello) as base_url:
+            await client.get(base_url)
+            ended_at = time.monotonic()
+        assert time.monotonic() - ended_at < 0.3
+
+
+async def test_a_taken_port_is_an_oserror() -> None:
+    """The caller decides what a taken port means; the process is not ended."""
+    async with serve_asgi(hello) as base_url:
+        with pytest.raises(OSError, match="in use"):
+            async with serve_asgi(hello, port=int(base_url.rsplit(":", 1)[1])):
+                pass
+
+
+async def test_a_request_in_flight_is_answered_during_the_end() -> None:
+    """What finishes within the grace time reaches its client."""
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def patient(
+        scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Any]
+    ) -> None:
+        arrived.set()
+        await go_on.wait()
+        await hello(scope, receive, send)
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        async with serve_asgi(patient) as base_url:
+            request = asyncio.create_task(client.get(base_url))
+            await arrived.wait()
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+        assert (await request).text == "ok"
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["waits-for-the-client", "waits-for-ever"])
+async def test_a_request_without_an_end_is_cut_within_a_second(deaf: bool) -> None:
+    """An application that answers nothing, and even one that ignores that its client is gone, cannot hold the end."""
+    arrived = asyncio.Event()
+
+    async def endless(
+        scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Any]
+    ) -> None:
+        arrived.set()
+        if deaf:
+            await asyncio.Event().wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        async with serve_asgi(endless) as base_url:
+            request = asyncio.create_task(client.get(base_url))
+            await arrived.wait()
+            ended_at = time.monotonic()
+        assert time.monotonic() - ended_at < 1.5
+        with pytest.raises(httpx.TransportError):
+            await request

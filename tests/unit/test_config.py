@@ -1,0 +1,503 @@
+"""Settings: where they come from, every kind of mistake in one report, and one table behind all the documentation."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import (
+    SETTINGS,
+    RateWindow,
+    Settings,
+    config_dir,
+    database_path,
+    load,
+    require_upstream_key,
+)
+from gateway.errors import ConfigError, SecretError
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cr3t-value-that-nobody-may-see"
+
+
+def problems(environ: Mapping[str, str], path: Path | None = None, **validators: Any) -> tuple[str, ...]:
+    """Load settings that must be refused and return the report's lines."""
+    with pytest.raises(ConfigError) as caught:
+        load(environ, path, validators)
+    return caught.value.problems
+
+
+def problem(environ: Mapping[str, str], path: Path | None = None, **validators: Any) -> str:
+    """Load settings that must be refused for one reason alone and return its line."""
+    (line,) = problems(environ, path, **validators)
+    return line
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Any:
+    """Write a TOML file and return its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "gateway.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+# Values.
+
+
+def test_defaults() -> None:
+    """With nothing given every setting has its documented default."""
+    assert load({}) == Settings(
+        host="127.0.0.1",
+        port=8080,
+        database_url="sqlite:///gateway.db",
+        upstream_url="https://aigptimage.com",
+        upstream_api_key=None,
+        upstream_rate=(RateWindow(2, 1.0), RateWindow(60, 60.0)),
+        webhook_secret=None,
+        token=None,
+        callback_allow=(),
+        poll_min_s=1.0,
+        poll_max_s=30.0,
+        retry_schedule=(0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
+        attempt_timeout_s=15.0,
+        drain_s=10.0,
+        retention_days=30.0,
+        log_format=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("GATEWAY_HOST", "::1", "::1"),
+        ("GATEWAY_HOST", "[::1]", "::1"),
+        ("GATEWAY_HOST", "LocalHost", "localhost"),
+        ("GATEWAY_HOST", "127.8.8.8", "127.8.8.8"),
+        ("GATEWAY_PORT", "0", 0),
+        ("GATEWAY_PORT", " 65535 ", 65535),
+        ("GATEWAY_DATABASE_URL", "sqlite:////data/gateway.db", "sqlite:////data/gateway.db"),
+        ("GATEWAY_UPSTREAM_URL", "http://localhost:9/base/", "http://localhost:9/base"),
+        ("GATEWAY_UPSTREAM_API_KEY", "sk-1", "sk-1"),
+        ("GATEWAY_UPSTREAM_RATE", " 5/0.5 , 100/60 ", (RateWindow(5, 0.5), RateWindow(100, 60.0))),
+        ("GATEWAY_WEBHOOK_SECRET", " whsec_a  whsec_b ", ("whsec_a", "whsec_b")),
+        ("GATEWAY_TOKEN", "t", "t"),
+        ("GATEWAY_CALLBACK_ALLOW", "localhost, 10.0.0.0/8,app:8443,", ("localhost", "10.0.0.0/8", "app:8443")),
+        ("GATEWAY_POLL_MIN_S", "0.02", 0.02),
+        ("GATEWAY_POLL_MAX_S", "1.5", 1.5),
+        ("GATEWAY_RETRY_SCHEDULE", "0, 0.5,5", (0.0, 0.5, 5.0)),
+        ("GATEWAY_ATTEMPT_TIMEOUT_S", "0.2", 0.2),
+        ("GATEWAY_DRAIN_S", "0", 0.0),
+        ("GATEWAY_RETENTION_DAYS", "0.5", 0.5),
+        ("GATEWAY_LOG_FORMAT", "json", "json"),
+        ("GATEWAY_LOG_FORMAT", "console", "console"),
+    ],
+)
+def test_variable_is_parsed(variable: str, text: str, value: object) -> None:
+    """Each variable's text becomes a typed value, spaces around it ignored."""
+    assert getattr(load({variable: text}), variable.removeprefix("GATEWAY_").lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("port = 9000", 9000),
+        ('port = "9000"', 9000),
+        ("poll_min_s = 0.25", 0.25),
+        ("drain_s = 3", 3.0),
+        ("retry_schedule = [0, 1.5, 60]", (0.0, 1.5, 60.0)),
+        ('retry_schedule = "0,1"', (0.0, 1.0)),
+        ('upstream_rate = ["2/1", "60/60"]', (RateWindow(2, 1.0), RateWindow(60, 60.0))),
+        ('callback_allow = ["localhost", "10.0.0.0/8"]', ("localhost", "10.0.0.0/8")),
+        ("callback_allow = []", ()),
+        ('webhook_secret = ["whsec_a", "whsec_b"]', ("whsec_a", "whsec_b")),
+        ('token = ""', None),
+    ],
+)
+def test_toml_takes_native_types(toml: Any, line: str, value: object) -> None:
+    """A TOML value may be a number, a string or, for lists, an array."""
+    assert getattr(load({}, toml(line)), line.split(" ")[0]) == value
+
+
+def test_environment_wins_over_the_file(toml: Any) -> None:
+    """A variable wins over the file's key, and what only the file gives stays."""
+    settings = load({"GATEWAY_PORT": "2"}, toml("port = 1\ndrain_s = 4"))
+    assert (settings.port, settings.drain_s) == (2, 4.0)
+
+
+def test_gateway_config_names_the_file(toml: Any, tmp_path: Path) -> None:
+    """GATEWAY_CONFIG names the file, unless the command line does."""
+    path = toml("port = 1")
+    assert load({"GATEWAY_CONFIG": str(path)}).port == 1
+    assert load({"GATEWAY_CONFIG": str(tmp_path / "absent.toml")}, path).port == 1
+
+
+@pytest.mark.parametrize(
+    "variable", ["GATEWAY_TOKEN", "GATEWAY_UPSTREAM_API_KEY", "GATEWAY_WEBHOOK_SECRET", "GATEWAY_CALLBACK_ALLOW"]
+)
+def test_empty_variable_is_not_given_where_there_is_no_default(toml: Any, variable: str) -> None:
+    """An empty optional variable, as compose files make them, leaves the file's value: it never drops a token."""
+    key = variable.removeprefix("GATEWAY_").lower()
+    value = getattr(load({variable: "  "}, toml(f'{key} = "kept"')), key)
+    assert value in ("kept", ("kept",))
+
+
+@pytest.mark.parametrize("setting", [row for row in SETTINGS if row.secret], ids=lambda row: row.env)
+def test_secret_from_a_file(tmp_path: Path, setting: Any) -> None:
+    """A secret may stand in a file that …_FILE names; the newline at its end does not count."""
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n")
+    assert getattr(load({f"{setting.env}_FILE": str(path)}), setting.key) in (SECRET, (SECRET,))
+
+
+def test_repr_hides_secrets() -> None:
+    """No secret shows in the settings' repr, nor does the repr look as if it were unset."""
+    secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
+    shown = repr(load(secrets))
+    assert SECRET not in shown
+    assert shown.count("***") == len(secrets) == 3
+    assert "host='127.0.0.1', port=8080" in shown
+    assert "token=None" in repr(load({}))
+
+
+@pytest.mark.parametrize(
+    ("url", "path"), [("sqlite:///gateway.db", "gateway.db"), ("sqlite:////data/gateway.db", "/data/gateway.db")]
+)
+def test_database_path(url: str, path: str) -> None:
+    """Three slashes are a relative path, four an absolute one."""
+    assert database_path(load({"GATEWAY_DATABASE_URL": url})) == Path(path)
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "advice"),
+    [
+        ("GATEWAY_HOST", "127.0.0.1:80", "the port goes into GATEWAY_PORT"),
+        ("GATEWAY_HOST", "http://localhost", "host name alone"),
+        ("GATEWAY_HOST", "*", "write an IP address"),
+        ("GATEWAY_HOST", "127.0.0.256", "write an IP address"),
+        ("GATEWAY_HOST", "0", "write an IP address"),
+        ("GATEWAY_PORT", "http", "write a whole number from 0 to 65535"),
+        ("GATEWAY_PORT", "65536", "write a whole number from 0 to 65535"),
+        ("GATEWAY_PORT", "-1", "write a whole number from 0 to 65535"),
+        ("GATEWAY_PORT", "80.5", "write a whole number from 0 to 65535"),
+        ("GATEWAY_PORT", "", "write a whole number from 0 to 65535"),
+        ("GATEWAY_PORT", "tcp://10.0.0.1:80", "enableServiceLinks: false"),
+        ("GATEWAY_DATABASE_URL", "gateway.db", "sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        ("GATEWAY_DATABASE_URL", "sqlite://gateway.db", "sqlite:///relative/file.db"),
+        ("GATEWAY_DATABASE_URL", "sqlite:///", "sqlite:///relative/file.db"),
+        ("GATEWAY_DATABASE_URL", "sqlite:///:memory:", "sqlite:///relative/file.db"),
+        ("GATEWAY_DATABASE_URL", "sqlite:////data/", "sqlite:///relative/file.db"),
+        ("GATEWAY_DATABASE_URL", "sqlite:///x.db?mode=ro", "without options"),
+        ("GATEWAY_DATABASE_URL", "mysql://host/db", "sqlite:///relative/file.db"),
+        ("GATEWAY_DATABASE_URL", "postgresql://host/db", "PostgreSQL needs a later version; use sqlite:///"),
+        ("GATEWAY_UPSTREAM_URL", "aigptimage.com", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_URL", "ftp://aigptimage.com", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_URL", "https://", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_URL", "https://host:port", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_URL", "https://[::1", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_URL", "https://ho st/", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_URL", "https://host/?a=1", "without a query string"),
+        ("GATEWAY_UPSTREAM_URL", "", "write an http or https URL"),
+        ("GATEWAY_UPSTREAM_API_KEY", "a b", "visible ASCII"),
+        ("GATEWAY_UPSTREAM_RATE", "2", "such as 2/1,60/60"),
+        ("GATEWAY_UPSTREAM_RATE", "2/1/1", "such as 2/1,60/60"),
+        ("GATEWAY_UPSTREAM_RATE", "0/1", "1 to 1000000 requests"),
+        ("GATEWAY_UPSTREAM_RATE", "1.5/1", "1 to 1000000 requests"),
+        ("GATEWAY_UPSTREAM_RATE", "2/0", "0.001 to 86400 seconds"),
+        ("GATEWAY_UPSTREAM_RATE", "2/1;60/60", "such as 2/1,60/60"),
+        ("GATEWAY_UPSTREAM_RATE", "", "such as 2/1,60/60"),
+        ("GATEWAY_TOKEN", "tökén", "visible ASCII"),
+        ("GATEWAY_POLL_MIN_S", "soon", "write a number of seconds from 0.001 to 86400"),
+        ("GATEWAY_POLL_MIN_S", "0", "write a number of seconds from 0.001 to 86400"),
+        ("GATEWAY_POLL_MAX_S", "inf", "write a number of seconds from 0.001 to 86400"),
+        ("GATEWAY_RETRY_SCHEDULE", "", "at least one"),
+        ("GATEWAY_RETRY_SCHEDULE", ",", "at least one"),
+        ("GATEWAY_RETRY_SCHEDULE", "0 5 300", "separated by commas"),
+        ("GATEWAY_RETRY_SCHEDULE", "0,-5", "write a number of seconds from 0 to 2592000"),
+        ("GATEWAY_ATTEMPT_TIMEOUT_S", "nan", "write a number of seconds from 0.001 to 3600"),
+        ("GATEWAY_ATTEMPT_TIMEOUT_S", "15s", "write a number of seconds from 0.001 to 3600"),
+        ("GATEWAY_DRAIN_S", "-1", "write a number of seconds from 0 to 3600"),
+        ("GATEWAY_RETENTION_DAYS", "0", "write a number of days from 0.001 to 36500"),
+        ("GATEWAY_LOG_FORMAT", "xml", "write console or json"),
+    ],
+)
+def test_mistake_is_named_with_what_to_write(variable: str, text: str, advice: str) -> None:
+    """Each mistake is one line: the variable, what was given (unless it is a secret), what to write instead."""
+    line = problem({variable: text})
+    assert line.startswith(f"{variable}: got ")
+    assert advice in line
+    if next(row for row in SETTINGS if row.env == variable).secret:
+        assert text not in line
+    else:
+        assert repr(text.partition("?")[0])[:-1] in line
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("port = true", "True"),
+        ("port = [80]", "[80]"),
+        ("port = {}", "{}"),
+        ("port = 80.0", "80.0"),
+        ("drain_s = 2026-01-01", "2026-01-01"),
+        ("retry_schedule = []", "[]"),
+        ("retry_schedule = [[1]]", "[[1]]"),
+        ("upstream_rate = [2, 1]", "[2, 1]"),
+        ('log_format = "xml"', "xml"),
+        ("poll_max_s = nan", "nan"),
+    ],
+)
+def test_mistake_in_the_file_names_key_and_file(toml: Any, line: str, shown: str) -> None:
+    """A mistake in the file is named by its key and the file."""
+    path = toml(line)
+    report = problem({}, path)
+    assert report.startswith(f"{line.split(' ')[0]} in {path}: got '{shown}'; ")
+    assert "write " in report
+
+
+def test_all_mistakes_are_reported_together(toml: Any) -> None:
+    """One start shows every mistake: of the environment, the file, between settings, and of the wiring's checks."""
+
+    def refuse(_: object) -> None:
+        raise SecretError("write a better one")
+
+    path = toml("drain_s = -1\nprot = 1\npoll_min_s = 60")
+    environ = {
+        "GATEWAY_PORT": "x",
+        "GATEWAY_LOG_FORMATT": "json",
+        "GATEWAY_HOST": "0.0.0.0",
+        "GATEWAY_DATABASE_URL": "x",
+    }
+    report = problems(environ | {"GATEWAY_WEBHOOK_SECRET": SECRET}, path, webhook_secret=refuse)
+    assert [line.partition(":")[0] for line in report] == [
+        "GATEWAY_LOG_FORMATT",
+        f"prot in {path}",
+        "GATEWAY_PORT",
+        "GATEWAY_DATABASE_URL",
+        "GATEWAY_WEBHOOK_SECRET",
+        f"drain_s in {path}",
+        f"poll_min_s in {path}, GATEWAY_POLL_MAX_S",
+        "GATEWAY_HOST",
+    ]
+    assert SECRET not in "".join(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("GATEWAY_PROT", "did you mean GATEWAY_PORT?"),
+        ("GATEWAY_TOKENS", "did you mean GATEWAY_TOKEN?"),
+        ("GATEWAY_TOKEN_FILES", "did you mean GATEWAY_TOKEN_FILE?"),
+        ("GATEWAY_FROBNICATE_EVERYTHING", "unset it"),
+        ("GATEWAY_SERVICE_HOST", "enableServiceLinks: false"),
+        ("GATEWAY_PORT_8080_TCP_ADDR", "enableServiceLinks: false"),
+    ],
+)
+def test_unknown_variable(name: str, advice: str) -> None:
+    """A GATEWAY_ variable that is no setting is refused with the likely one, and its value is not shown."""
+    line = problem({name: SECRET, "OTHER_VARIABLE": "ignored"})
+    assert line == f"{name}: no such setting; {line.partition('; ')[2]}"
+    assert advice in line
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("prot", "did you mean port?"),
+        ("GATEWAY_PORT", "did you mean port?"),
+        ("token_file", "a secret's file is named by the variable GATEWAY_TOKEN_FILE"),
+        ("frobnicate", "remove it"),
+    ],
+)
+def test_unknown_key(toml: Any, key: str, advice: str) -> None:
+    """A key of the file that is no setting is refused with the likely one, and its value is not shown."""
+    path = toml(f'{key} = "{SECRET}"')
+    assert problem({}, path) == f"{key} in {path}: no such setting; {advice}"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gateway.internal", "127.1.example"])
+def test_other_hosts_need_a_token(host: str) -> None:
+    """Without a token it listens on loopback only, and says what to set; with one it listens anywhere."""
+    line = problem({"GATEWAY_HOST": host})
+    assert line.startswith(f"GATEWAY_HOST: got '{host}' and no token")
+    assert line.endswith("set GATEWAY_TOKEN or listen on 127.0.0.1")
+    assert load({"GATEWAY_HOST": host, "GATEWAY_TOKEN": "t"}).host == host
+
+
+def test_unusable_token_is_one_mistake() -> None:
+    """A token that cannot be used is not also reported as missing."""
+    assert problem({"GATEWAY_HOST": "0.0.0.0", "GATEWAY_TOKEN": "a b"}).startswith("GATEWAY_TOKEN: ")
+
+
+def test_poll_bounds_the_wrong_way_round() -> None:
+    """The least time between polls may equal the greatest, but not be above it."""
+    line = problem({"GATEWAY_POLL_MIN_S": "5", "GATEWAY_POLL_MAX_S": "0.5"})
+    assert line.startswith("GATEWAY_POLL_MIN_S, GATEWAY_POLL_MAX_S: got 5 and 0.5; ")
+    assert load({"GATEWAY_POLL_MIN_S": "5", "GATEWAY_POLL_MAX_S": "5"}).poll_min_s == 5
+
+
+@pytest.mark.parametrize("content", [b"port = \n", b'port = "\xff"', b"port = 1\nport = 2"])
+def test_broken_file(tmp_path: Path, content: bytes) -> None:
+    """A file that is no TOML is one mistake; what it might have set is not guessed at."""
+    path = tmp_path / "gateway.toml"
+    path.write_bytes(content)
+    report = problems({"GATEWAY_DRAIN_S": "x", "GATEWAY_HOST": "0.0.0.0"}, path)
+    assert len(report) == 2
+    assert str(path) in report[0]
+    assert report[1].startswith("GATEWAY_DRAIN_S: ")
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    """A file that cannot be read is named by whoever named it, with the system's reason."""
+    path = tmp_path / "absent.toml"
+    assert problem({}, path).startswith(f"--config: got '{path}'; No such file or directory, write ")
+    assert problem({"GATEWAY_CONFIG": str(path)}).startswith(f"GATEWAY_CONFIG: got '{path}'; No such file")
+    assert "Is a directory" in problem({}, tmp_path)
+
+
+def test_secret_given_twice(tmp_path: Path) -> None:
+    """A secret and its file together are a mistake: nobody could tell which one counts."""
+    line = problem({"GATEWAY_TOKEN": SECRET, "GATEWAY_TOKEN_FILE": str(tmp_path / "token")})
+    assert line == "GATEWAY_TOKEN, GATEWAY_TOKEN_FILE: got both; unset one of them"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file or directory"), (b" \n", "is empty"), (b"\xff", "not a text file")]
+)
+def test_unusable_secret_file(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    """A secret's file that is absent, empty or no text is a mistake, not an unset secret."""
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    line = problem({"GATEWAY_TOKEN_FILE": str(path), "GATEWAY_HOST": "0.0.0.0"})
+    assert line.startswith(f"GATEWAY_TOKEN_FILE: got '{path}'; ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"GATEWAY_TOKEN": f"{SECRET} x"},
+        {"GATEWAY_TOKEN_FILE": SECRET},
+        {"GATEWAY_UPSTREAM_API_KEY": f"{SECRET}\n{SECRET}"},
+        {"GATEWAY_UPSTREAM_URL": f"https://user:{SECRET}@host"},
+        {"GATEWAY_UPSTREAM_URL": f"ftp://host/?key={SECRET}"},
+        {"GATEWAY_DATABASE_URL": f"postgresql://user:{SECRET}@host/db"},
+        {"GATEWAY_DATABASE_URL": f"mysql://user:{SECRET}/@host/db"},
+    ],
+)
+def test_no_secret_in_the_report(environ: Mapping[str, str]) -> None:
+    """The report shows no secret: not a wrong one, not one in the wrong variable, not a password in a URL."""
+    assert SECRET not in problem(environ)
+
+
+def test_no_secret_of_the_file_in_the_report(toml: Any) -> None:
+    """The same holds for secrets that stand in the file."""
+    assert SECRET not in problem({}, toml(f'token = ["{SECRET}"]'))
+
+
+def test_long_values_are_cut() -> None:
+    """A report line does not repeat endless input."""
+    assert len(problem({"GATEWAY_PORT": "9" * 10_000})) < 200
+
+
+# Checks handed in.
+
+
+def test_validators_see_parsed_values() -> None:
+    """A check handed in gets the parsed value, and is spared an absent one."""
+    seen: list[object] = []
+    environ = {"GATEWAY_WEBHOOK_SECRET": "whsec_a whsec_b"}
+    validators = {"webhook_secret": seen.append, "token": seen.append, "callback_allow": seen.append}
+    load(environ, None, validators)
+    assert seen == [("whsec_a", "whsec_b"), ()]
+
+
+def test_validators_join_the_report() -> None:
+    """What a check handed in refuses is reported as the table's own mistakes are."""
+
+    def refuse(_: object) -> None:
+        raise ValueError("write host, host:port or CIDR")
+
+    line = problem({"GATEWAY_CALLBACK_ALLOW": "10.0.0.0/99"}, callback_allow=refuse)
+    assert line == "GATEWAY_CALLBACK_ALLOW: got '10.0.0.0/99'; write host, host:port or CIDR"
+
+
+def test_validator_for_no_setting() -> None:
+    """A check under a name that is no setting would silently check nothing: it is refused."""
+    with pytest.raises(LookupError, match="webhook_secrets"):
+        load({}, None, {"webhook_secrets": print})
+
+
+# The upstream's key.
+
+
+def test_upstream_key_is_needed() -> None:
+    """Without a key the message names the variable and the way to try it without one."""
+    with pytest.raises(ConfigError, match=r"^GATEWAY_UPSTREAM_API_KEY: not set; .*`make demo`"):
+        require_upstream_key(load({}))
+    require_upstream_key(load({"GATEWAY_UPSTREAM_API_KEY": "k"}))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost/x", "http://[::1]:9"])
+def test_upstream_on_this_machine_needs_no_key(url: str) -> None:
+    """A simulated upstream on loopback needs no key."""
+    require_upstream_key(load({"GATEWAY_UPSTREAM_URL": url}))
+
+
+# One table behind all documentation.
+
+
+def test_table_and_settings_agree() -> None:
+    """The table has one row for each field of Settings, in the same order."""
+    assert tuple(row.key for row in SETTINGS) == Settings.__struct_fields__
+
+
+def test_shipped_file_documents_every_setting() -> None:
+    """config/gateway.toml has each setting's sentence right above its key, in the table's order."""
+    text = (ROOT / "config" / "gateway.toml").read_text("utf-8")
+    documented = re.findall(r"^# (.+)\n# ([a-z_]+) = ", text, re.MULTILINE)
+    assert documented == [(row.doc, row.key) for row in SETTINGS]
+
+
+def test_shipped_file_holds_the_defaults(tmp_path: Path) -> None:
+    """Using config/gateway.toml changes nothing, and neither does uncommenting all of it."""
+    shipped = ROOT / "config" / "gateway.toml"
+    text = shipped.read_text("utf-8")
+    assert tomllib.loads(text) == {}
+    uncommented = tmp_path / "gateway.toml"
+    uncommented.write_text(re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE), "utf-8")
+    assert list(tomllib.loads(uncommented.read_text("utf-8"))) == [row.key for row in SETTINGS]
+    assert load({}, uncommented) == load({}, shipped) == load({})
+
+
+def test_config_dir_of_the_checkout() -> None:
+    """In a checkout the shipped configuration is the folder config."""
+    assert config_dir() == ROOT / "config"
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda row: row.env)
+def test_readme_documents_every_setting(setting: Any) -> None:
+    """The README's configuration table has a row for each variable that also shows its default."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = [line for line in readme.splitlines() if line.startswith("|") and f"`{setting.env}`" in line]
+    assert rows, f"README.md: add a row for `{setting.env}` (default `{setting.default}`): {setting.doc}"
+    assert not setting.default or any(f"`{setting.default}`" in row for row in rows), (
+        f"README.md: the row of `{setting.env}` does not show its default, `{setting.default}`"
+    )
+
+
+def test_readme_documents_no_other_variable() -> None:
+    """The README names no GATEWAY_ variable that the gateway would refuse."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    known = {row.env for row in SETTINGS} | {f"{row.env}_FILE" for row in SETTINGS if row.secret} | {"GATEWAY_CONFIG"}
+    assert set(re.findall(r"\bGATEWAY_[A-Z0-9_]*[A-Z0-9]\b", readme)) <= known
