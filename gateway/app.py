@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -25,7 +26,7 @@ from gateway.api.callbacks import Callbacks
 from gateway.api.operations import Operations
 from gateway.api.problems import EXCEPTION_HANDLERS
 from gateway.api.tasks import Tasks
-from gateway.clock import Clock, SystemClock
+from gateway.clock import Clock, SystemClock, wait_for_event
 from gateway.config import Settings, config_dir, database_path
 from gateway.deliverer import Deliverer
 from gateway.errors import GatewayError
@@ -157,6 +158,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._exit = asyncio.Event()
         self.failure: GatewayError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -180,6 +182,15 @@ class _Server(uvicorn.Server):
         await self._gateway.close()
         if self.failure is None:
             _log.info("gateway.stopped")
+
+    async def main_loop(self) -> None:
+        """Replace uvicorn's, which wakes ten times a second: once is enough for the Date header."""
+        while not await self.on_tick(0):
+            await wait_for_event(self._exit, 1.0)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._exit.set()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -13,9 +13,9 @@ import random
 
 import structlog
 
-from gateway.clock import Clock, wait_for_event
+from gateway.clock import Clock
 from gateway.errors import StoreError
-from gateway.inflight import InFlight
+from gateway.inflight import Agenda, InFlight
 from gateway.model import DueTask, ExpiredTask, PollRecord, Settlement
 from gateway.outcome import PollKind, PollResult, abandoned
 from gateway.ratelimit import RateLimiter
@@ -61,8 +61,9 @@ class Poller:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
-        self._wake = store.tasks_due(upstream.name)
-        self._in_flight = InFlight(_CONCURRENCY, self._wake)
+        wake = store.tasks_due(upstream.name)
+        self._agenda = Agenda(wake, clock)
+        self._in_flight = InFlight(_CONCURRENCY, wake)
         self._started_at = clock.now()
         self._last_polls: set[int] = set()
         self._probes = 0
@@ -95,8 +96,7 @@ class Poller:
         return min(wait_s, max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S))
 
     async def wait(self, timeout_s: float) -> None:
-        await wait_for_event(self._wake, timeout_s)
-        self._wake.clear()
+        await self._agenda.wait(timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         await self._in_flight.drain(timeout_s)
@@ -153,9 +153,11 @@ class Poller:
                 error=result.error,
                 next_in_s=round(delay_s, 3),
             )
+        next_poll_at = now + round(delay_s * 1000)
         await self._store.reschedule(
-            PollRecord(seq=claim.seq, polled_at=now, next_poll_at=now + round(delay_s * 1000), error=result.error)
+            PollRecord(seq=claim.seq, polled_at=now, next_poll_at=next_poll_at, error=result.error)
         )
+        self._agenda.due_at(next_poll_at)
 
     def _judge_key(self, result: PollResult) -> None:
         steady = self._clock.monotonic()
