@@ -8,7 +8,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 
 test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+bench: $(VENV)/.runtime ## Measure what an idle sidecar costs: time to ready, memory, CPU
+	@$(VENV)/bin/python tests/bench/idle.py $(ARGS)
 
 check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
 

@@ -1,16 +1,19 @@
 """When to try a webhook again, and when to stop.
 
 Owns the retry schedule and the rules that a receiver's answer sets; pure: the random source is passed in. Called by
-the deliverer after every attempt.
+the deliverer after every attempt; the edges read the header that asks for a pause here.
 """
 
 import random
+import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
 from gateway.model import AttemptResult
 
-__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy"]
+__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy", "parse_retry_after"]
 
 RETRY_AFTER_CAP_S = 86_400.0
 """A receiver can put the next attempt off by at most a day."""
@@ -53,3 +56,18 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         if retry_after_s is not None:
             delay_s = max(delay_s, min(retry_after_s, RETRY_AFTER_CAP_S))
         return Decision(AttemptResult.RETRY, delay_s)
+
+
+def parse_retry_after(value: str | None, now: int) -> float | None:
+    """Read Retry-After, RFC 9110 §10.2.3: whole seconds or an HTTP date; None for anything else, or for the past."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+        delay_s = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now / 1000
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+    return delay_s if delay_s >= 0 else None

@@ -6,12 +6,9 @@ callback policy.
 """
 
 import asyncio
-import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Literal
 
@@ -20,6 +17,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.errors import AddressNotAllowed
+from gateway.retry import parse_retry_after
 
 __all__ = ["Reason", "SendResult", "Sender"]
 
@@ -61,6 +59,7 @@ class Sender:
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
 
+        ``headers`` have lower-case names; user-agent, accept and accept-encoding among them are replaced.
         Whatever the receiver or the network does is a value; only cancellation is raised.
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
@@ -71,7 +70,7 @@ class Sender:
                 await self._exchange(url, headers, body, answer)
         except AddressNotAllowed as exc:
             failure = "blocked", exc.message
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
             failure = "blocked", "The callback URL cannot be read: register the callback again with a valid URL."
         except TimeoutError:
             failure = self._timed_out(url)
@@ -86,7 +85,7 @@ class Sender:
             status_code=answer.status_code,
             reason=failure and failure[0],
             error=failure and failure[1],
-            retry_after_s=_retry_after_s(answer.retry_after, self._clock.now()),
+            retry_after_s=parse_retry_after(answer.retry_after, self._clock.now()),
             excerpt=answer.excerpt,
         )
 
@@ -132,16 +131,17 @@ def _where(url: str) -> str:
 def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
     """Say what a transport's failure means. The operating system's own error, where there is one, knows best."""
     causes = list(_causes(exc))
-    for cause in causes:
+    for cause in reversed(causes):  # the deepest has the details
         if isinstance(cause, socket.gaierror):
             return "dns", (
                 f"The name of {where} could not be resolved ({cause.strerror or cause}): "
                 "check the callback URL's host and its DNS record."
             )
         if isinstance(cause, ssl.SSLError):
-            why = getattr(cause, "verify_message", None) or (cause.reason or str(cause)).replace("_", " ").lower()
+            # Errors that aiohttp derives from ssl's have neither attribute; certificate errors have both.
+            why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None) or str(cause)
             return "tls", (
-                f"No secure connection to {where} ({why}): "
+                f"No secure connection to {where} ({why.replace('_', ' ')}): "
                 "check the receiver's certificate, its chain, and that the name in it is the URL's."
             )
     if any(isinstance(cause, ConnectionError) and not isinstance(cause, ConnectionRefusedError) for cause in causes):
@@ -189,18 +189,3 @@ def _explain_status(status_code: int, where: str) -> str:
     else:
         advice = "only 2xx counts as delivered; the answer's text may say why"
     return f"{where} answered {status_code}: {advice}."
-
-
-def _retry_after_s(value: str | None, now: int) -> float | None:
-    """Read Retry-After, RFC 9110 §10.2.3: whole seconds or an HTTP date; None for anything else, or for the past."""
-    if value is None:
-        return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
-        return float(value)
-    try:
-        at = parsedate_to_datetime(value)
-        delay_s = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now / 1000
-    except (ValueError, OverflowError, IndexError, TypeError):
-        return None
-    return delay_s if delay_s >= 0 else None

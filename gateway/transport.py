@@ -240,28 +240,24 @@ class _Body(httpx.AsyncByteStream):
         try:
             chunk = await self._payload.readany()
         except _FAILURES as exc:
-            self._close(self._connection)
+            self._leave(whole=False)
             _raise_read_failure(exc)
         except BaseException:
-            self._close(self._connection)
+            self._leave(whole=False)
             raise
         if not chunk:
-            self._connection.release()
-            self._connection = None
+            self._leave(whole=True)
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
         """Release the connection when the body has arrived in full, else close it. Never waits."""
-        if self._connection is not None:
-            self._close(self._connection)
+        self._leave(whole=self._payload.is_eof() and self._payload.exception() is None)
 
-    def _close(self, connection: Connection) -> None:
-        self._connection = None
-        if self._payload.is_eof() and self._payload.exception() is None:
-            connection.release()
-        else:
-            connection.close()
+    def _leave(self, *, whole: bool) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release() if whole else connection.close()
 
 
 def _head(request: httpx.Request) -> bytes:

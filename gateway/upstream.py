@@ -5,8 +5,6 @@ whatever went wrong.
 """
 
 import asyncio
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 import httpx
@@ -15,6 +13,7 @@ import structlog
 from gateway.clock import Clock
 from gateway.outcome import PollKind, PollResult, read_answer
 from gateway.profile import Profile
+from gateway.retry import parse_retry_after
 
 __all__ = ["Upstream"]
 
@@ -76,20 +75,8 @@ class Upstream:
             return PollResult(kind=PollKind.UNREACHABLE, error=f"The upstream could not be reached: {exc}"[:300])
         if body is None:
             return PollResult(kind=PollKind.BROKEN, error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.")
-        retry_after_s = self._retry_after_s(response.headers.get("retry-after"))
+        retry_after_s = parse_retry_after(response.headers.get("retry-after"), self._clock.now())
         return read_answer(self.profile, task_id, response.status_code, retry_after_s, body)
-
-    def _retry_after_s(self, value: str | None) -> float | None:
-        """Read Retry-After, RFC 9110 §10.2.3: whole seconds or an HTTP date; None for anything else."""
-        if value is None:
-            return None
-        if value.isdecimal():
-            return float(value)
-        try:
-            at = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        return max(0.0, at.replace(tzinfo=at.tzinfo or UTC).timestamp() - self._clock.now() / 1000)
 
 
 async def _read(response: httpx.Response) -> bytes | None:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,8 @@ class GatewayProcess:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
             self.text.append(line.decode())
-            try:
+            with suppress(ValueError):
                 self.log.append(json.loads(line))
-            except ValueError:
-                pass
             self._news.set()
         self._news.set()
 
@@ -163,6 +161,18 @@ class World:
         assert response.status_code in (200, 201), response.text
         callback: dict[str, Any] = response.json()
         return callback
+
+    async def becomes(self, client: httpx.AsyncClient, callback_id: str, state: str) -> None:
+        """Return once the gateway says that the callback is in this state."""
+        async with asyncio.timeout(LIMIT_S):
+            while (await client.get(f"/v1/callbacks/{callback_id}")).json()["state"] != state:
+                pass
+
+    async def polled(self, client: httpx.AsyncClient, task_id: str) -> None:
+        """Return once the upstream has been asked for the task."""
+        async with asyncio.timeout(LIMIT_S):
+            while not self.simulator.stats.polls.get(task_id):
+                await client.get("/healthz")
 
 
 @pytest.fixture

@@ -13,10 +13,8 @@ async def _finish(world: Any, callback_ids: set[str]) -> None:
     """Start the gateway again and see every callback delivered and recorded."""
     async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
         await world.receiver.wait_for(callback_ids)
-        async with asyncio.timeout(20):
-            for callback_id in callback_ids:
-                while (await client.get(f"/v1/callbacks/{callback_id}")).json()["state"] != "delivered":
-                    await asyncio.sleep(0)
+        for callback_id in callback_ids:
+            await world.becomes(client, callback_id, "delivered")
         assert await gateway.stop() == 0
     for callback_id in callback_ids:
         bodies = {body for _, body in world.receiver.webhooks[callback_id]}
@@ -36,9 +34,7 @@ async def test_killed_during_a_poll(world: Any) -> None:
     world.simulator.faults.add(Fault(kind=FaultKind.HANG, times=1))
     async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
         callback = await world.register(client, "sim-success-1-b")
-        async with asyncio.timeout(20):
-            while not world.simulator.stats.polls.get("sim-success-1-b"):
-                await asyncio.sleep(0)
+        await world.polled(client, "sim-success-1-b")
         await gateway.kill()
     await _finish(world, {callback["id"]})
 

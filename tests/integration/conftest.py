@@ -50,7 +50,7 @@ class RawServer:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await self._handler(reader, writer)
         finally:
-            writer.transport.abort() if writer.transport.is_closing() else writer.close()
+            writer.close()
             with suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
             self._tasks.discard(task)

@@ -1,0 +1,245 @@
+"""The commands as people and scripts use them: real processes, their output and their exit codes."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.clock import SystemClock
+from gateway.signature import Signer, parse_secrets
+
+ROOT = Path(__file__).parents[2]
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def environment(**environ: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | environ
+
+
+def run(*words: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(**environ),
+        timeout=50,
+        check=False,
+    )
+
+
+async def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(run, *words, cwd=cwd)
+
+
+def test_the_demo_ends_by_itself_with_all_three_webhooks(tmp_path: Path) -> None:
+    """`gateway demo` shows a success, a failure and an abandoned task, each verified, and exits 0."""
+    done = run("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for event in ("task.succeeded", "task.failed", "task.abandoned"):
+        assert event in done.stdout
+    assert done.stdout.count("✓ verified") == 3
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
+
+
+async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
+    """register, list, show, cancel and redeliver speak to a running gateway; --json is the API's JSON."""
+    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        at = ("--url", gateway.url)
+        hooks = f"{world.receiver.url}/hooks"
+        registered = await command(
+            *("register", "sim-success-1-cli", hooks, "--metadata", '{"n": 1}', "--json", *at), cwd=tmp_path
+        )
+        assert registered.returncode == 0, registered.stderr
+        callback = json.loads(registered.stdout)
+        assert callback["metadata"] == {"n": 1}
+        await world.becomes(client, callback["id"], "delivered")
+        listed = await command("list", *at, cwd=tmp_path)
+        assert callback["id"] in listed.stdout
+        assert "delivered" in listed.stdout
+        shown = await command("show", callback["id"], *at, cwd=tmp_path)
+        assert "204" in shown.stdout
+        assert json.loads((await command("show", callback["id"], "--json", *at, cwd=tmp_path)).stdout)["attemptLog"]
+        again = await command("redeliver", callback["id"], *at, cwd=tmp_path)
+        assert "pending" in again.stdout
+        waiting = json.loads((await command("register", "sim-never-0-cli", hooks, "--json", *at, cwd=tmp_path)).stdout)
+        cancelled = await command("cancel", waiting["id"], *at, cwd=tmp_path)
+        assert "cancelled" in cancelled.stdout
+        missing = await command("show", "cb_none", *at, cwd=tmp_path)
+        assert (missing.returncode, missing.stdout) == (1, "")
+        assert "cb_none" in missing.stderr
+        refused = await command("register", "task", "http://10.0.0.1/", *at, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert "GATEWAY_CALLBACK_ALLOW" in refused.stderr
+        bad = await command("register", "task", hooks, "--metadata", "{", *at, cwd=tmp_path)
+        assert bad.returncode == 2
+        assert await gateway.stop() == 0
+
+
+def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
+    """Where nothing listens the command says so, and how to go on."""
+    done = run("list", "--url", "http://127.0.0.1:9", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "gateway serve" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serving_without_a_key_names_the_variable_and_the_demo(tmp_path: Path) -> None:
+    """A missing upstream key is a clear message."""
+    done = run("serve", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "GATEWAY_UPSTREAM_API_KEY" in done.stderr
+    assert "make demo" in done.stderr
+
+
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
+    """Every wrong setting is named in one run, and no secret is shown."""
+    done = run(
+        "check-config",
+        cwd=tmp_path,
+        GATEWAY_PORT="80800",
+        GATEWAY_POLL_MIN_S="soon",
+        GATEWAY_WEBHOOK_SECRET="whsec_c2hvcnQ=",
+        GATEWAY_CALLBACK_ALLOW="169.254.169.254",
+        GATEWAY_TOKN="x",
+    )
+    assert done.returncode == 2
+    for name in ("PORT", "POLL_MIN_S", "WEBHOOK_SECRET", "CALLBACK_ALLOW", "TOKN"):
+        assert f"GATEWAY_{name}" in done.stderr
+    assert "c2hvcnQ" not in done.stderr
+
+
+def test_check_config_shows_the_settings_without_secrets(tmp_path: Path) -> None:
+    """The settings in force are printed, a secret only as set."""
+    done = run("check-config", cwd=tmp_path, GATEWAY_TOKEN="canary-canary-canary")
+    assert done.returncode == 0, done.stderr
+    assert "GATEWAY_POLL_MAX_S" in done.stdout
+    assert "canary" not in done.stdout
+
+
+def test_a_taken_port_is_a_clear_message(tmp_path: Path) -> None:
+    """Where another process listens already the gateway says so and exits 1."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", cwd=tmp_path, GATEWAY_PORT=port, GATEWAY_UPSTREAM_URL="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "GATEWAY_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_second_gateway_on_the_same_database_is_refused(world: Any) -> None:
+    """Two processes never share a database file: the second one says so and exits 1."""
+    async with world.gateway() as gateway:
+        environ = world.environ | {"GATEWAY_PORT": "0"}
+        second = await asyncio.to_thread(run, "serve", cwd=world.folder, **environ)
+        assert second.returncode == 1
+        assert "in use by another process" in second.stderr
+        assert await gateway.stop() == 0
+
+
+async def test_the_secret_made_on_the_first_start_signs_and_verifies(world: Any, tmp_path: Path) -> None:
+    """With no secret configured one is kept beside the database, for its owner's eyes only; it survives restarts."""
+    del world.environ["GATEWAY_WEBHOOK_SECRET"]
+    secrets = set()
+    for _ in range(2):
+        async with world.gateway() as gateway:
+            assert await gateway.stop() == 0
+        path = world.folder / "gateway.secret"
+        assert path.stat().st_mode & 0o777 == 0o600
+        secrets.add(path.read_text())
+    (secret,) = secrets
+    assert secret.startswith("whsec_")
+
+
+def test_verify_takes_a_saved_webhook(tmp_path: Path) -> None:
+    """`gateway verify` exits 0 for a genuine webhook, 1 for a changed one, 2 with no secret to be had."""
+    body = b'{"type":"task.succeeded"}'
+    headers = Signer(parse_secrets(SECRET)).headers("cb_1", 1_700_000_000, body)
+    (tmp_path / "body.json").write_bytes(body)
+    (tmp_path / "headers.txt").write_text("".join(f"{name}: {value}\n" for name, value in headers.items()))
+    words = ("verify", "body.json", "headers.txt", "--secret", SECRET)
+    old = run(*words, cwd=tmp_path)
+    assert old.returncode == 1, "it is older than the tolerance"
+    genuine = run(*words, "--tolerance-seconds", "1e12", cwd=tmp_path)
+    assert (genuine.returncode, "cb_1" in genuine.stdout) == (0, True), genuine.stderr
+    (tmp_path / "body.json").write_bytes(body + b" ")
+    assert run(*words, "--tolerance-seconds", "1e12", cwd=tmp_path).returncode == 1
+    assert run("verify", "body.json", "headers.txt", cwd=tmp_path).returncode == 2
+
+
+def test_make_secret_makes_one_that_can_be_used(tmp_path: Path) -> None:
+    """Each call prints another secret that the gateway accepts."""
+    first, second = (run("make-secret", cwd=tmp_path).stdout.strip() for _ in range(2))
+    assert first != second
+    assert parse_secrets(f"{first} {second}")
+
+
+async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
+    """`gateway listen` prints each webhook with its verdict and answers 204 or 401."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "gateway", "listen", "--port", "0", "--secret", SECRET),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode()
+            url = next(word for word in line.split() if word.startswith("http://")).rstrip(";")
+            body = b'{"type":"task.failed","data":{"taskId":"t1","state":"fail"}}'
+            headers = Signer(parse_secrets(SECRET)).headers("cb_9", SystemClock().now() // 1000, body)
+            async with httpx.AsyncClient() as client:
+                assert (await client.post(url, content=body, headers=headers)).status_code == 204
+                assert (await client.post(url, content=b"{}", headers=headers)).status_code == 401
+            process.terminate()
+            printed = (await process.stdout.read()).decode()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert "task.failed" in printed
+    assert "✓ verified" in printed
+    assert "✗" in printed
+
+
+def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    """The wheel carries the profiles and defaults: it loads them from a folder that is not the checkout."""
+    pytest.importorskip("hatchling", reason="the build backend is installed by `make test`")
+    built = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+            *("--no-index", "--wheel-dir", str(tmp_path), str(ROOT)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    unpacked = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True, timeout=20)
+    found = subprocess.run(
+        [sys.executable, "-c", "import gateway.config as c, gateway; print(gateway.__file__); print(c.config_dir())"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(unpacked)),
+        timeout=20,
+        check=True,
+    )
+    module, folder = found.stdout.splitlines()
+    assert module.startswith(str(unpacked))
+    assert (Path(folder) / "upstreams" / "aigptimage.toml").is_file()
+    assert folder.startswith(str(unpacked))

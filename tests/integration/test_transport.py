@@ -1,0 +1,596 @@
+"""The transport over real sockets: pooling, cancellation, the guard at the socket, raw answers, mapped errors."""
+
+import asyncio
+import gc
+import random
+import socket
+import ssl
+import warnings
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp.http import HttpProcessingError
+
+from gateway import transport as transport_module
+from gateway.errors import AddressNotAllowed
+from gateway.netguard import Netguard, parse_allow
+from gateway.transport import AiohttpTransport
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LOOPBACK = Netguard(parse_allow("127.0.0.0/8"))
+
+
+def resolving(**names: list[str]):
+    """A resolver that knows these names, with underscores for dots, and counts."""
+
+    async def resolve(host: str, port: int) -> list[str]:
+        resolve.asked += 1  # type: ignore[attr-defined]
+        answer = names.get(host.replace(".", "_"))
+        if answer is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return answer
+
+    resolve.asked = 0  # type: ignore[attr-defined]
+    return resolve
+
+
+@pytest.fixture
+async def make():
+    """Make transports that are closed at the test's end."""
+    made: list[AiohttpTransport] = []
+
+    def new(**options) -> AiohttpTransport:
+        options = {"guard": None, "limit": 10, **options}
+        made.append(AiohttpTransport(**options))
+        return made[-1]
+
+    yield new
+    for one in made:
+        await one.aclose()
+
+
+async def post(transport: httpx.AsyncBaseTransport, url: str, body: bytes = b"{}", **headers: str) -> httpx.Response:
+    response = await transport.handle_async_request(httpx.Request("POST", url, content=body, headers=headers))
+    try:
+        await response.aread()
+    finally:
+        await response.aclose()
+    return response
+
+
+async def test_connections_are_reused(make, raw_server, answering) -> None:
+    """Requests one after another share one connection."""
+    server = await raw_server(answering(OK))
+    transport = make()
+    for _ in range(20):
+        response = await post(transport, server.url())
+        assert (response.status_code, response.content) == (200, b"ok")
+    assert server.connections == 1
+
+
+async def test_reuse_after_a_body_that_was_not_read(make, raw_server, answering) -> None:
+    """An answer that has arrived in full frees its connection for reuse even when nobody reads it."""
+    server = await raw_server(answering(OK))
+    transport = make()
+    for _ in range(3):
+        response = await transport.handle_async_request(httpx.Request("POST", server.url(), content=b"{}"))
+        await response.aclose()
+        await response.aclose()  # closing twice does no harm
+    assert server.connections == 1
+
+
+async def test_the_request_on_the_wire(make, raw_server, read_request) -> None:
+    """What is sent is what the httpx request holds, byte for byte: no header is added, Host is the URL's."""
+    seen = []
+
+    async def handle(reader, writer) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(5))
+        writer.write(OK)
+
+    server = await raw_server(handle)
+    transport = make(resolve=resolving(hooks_example_test=["127.0.0.1"]))
+    url = server.url("/a%2Fb/ü?q=1&r=%20#frag", host="hooks.example.test")
+    await post(transport, url, b"hello", **{"X-Some": "Value"})
+    assert seen == [
+        f"POST /a%2Fb/%C3%BC?q=1&r=%20 HTTP/1.1\r\nHost: hooks.example.test:{server.port}\r\n"
+        "X-Some: Value\r\nContent-Length: 5\r\n\r\nhello".encode()
+    ]
+
+
+@pytest.mark.parametrize("name", ["x-bad", "x-bad\r\nx-more"])
+async def test_header_cannot_be_split(make, raw_server, answering, name: str) -> None:
+    """A line break in a header's name or value is refused before anything is sent."""
+    server = await raw_server(answering(OK))
+    with pytest.raises(httpx.LocalProtocolError):
+        await post(make(), server.url(), **{name: "a\r\nx-evil: 1" if name == "x-bad" else "a"})
+    assert server.connections == 0
+
+
+async def test_redirect_is_returned_not_followed(make, raw_server, answering) -> None:
+    """A redirect is an answer like any other."""
+    target = await raw_server(answering(OK))
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {target.url()}\r\nContent-Length: 0\r\n\r\n".encode()
+    server = await raw_server(answering(answer))
+    assert (await post(make(), server.url())).status_code == 302
+    assert target.connections == 0
+
+
+async def test_body_is_not_decoded(make, raw_server, answering) -> None:
+    """A compressed body arrives as it was sent."""
+    server = await raw_server(answering(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nraw!"))
+    response = await make().handle_async_request(httpx.Request("POST", server.url(), content=b"{}"))
+    chunks = [chunk async for chunk in response.stream]
+    assert b"".join(chunks) == b"raw!"
+    await response.aclose()
+
+
+async def test_cookies_are_not_kept(make, raw_server, read_request) -> None:
+    """What one answer sets is not sent with the next request."""
+    seen = []
+
+    async def handle(reader, writer) -> None:
+        while True:
+            seen.append((await read_request(reader))[1])
+            writer.write(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+
+    server = await raw_server(handle)
+    transport = make(resolve=resolving(a_test=["127.0.0.1"]))
+    for _ in range(2):
+        await post(transport, server.url(host="a.test"))
+    assert all("cookie" not in headers for headers in seen)
+    assert len(seen) == 2
+
+
+async def test_environment_proxies_are_ignored(make, raw_server, answering, monkeypatch) -> None:
+    """A proxy variable does not redirect webhooks around the address check."""
+    proxy = await raw_server(answering(OK))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url())
+    server = await raw_server(answering(OK))
+    await post(make(), server.url())
+    assert (server.connections, proxy.connections) == (1, 0)
+
+
+async def test_interim_answers_are_skipped(make, raw_server, answering) -> None:
+    """100 and 103 only announce the answer."""
+    server = await raw_server(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK))
+    assert (await post(make(), server.url())).content == b"ok"
+
+
+async def test_cancelled_requests_give_their_places_back(make, raw_server, read_request) -> None:
+    """After 300 requests cancelled at random moments, with two places, both still work; no socket is left over."""
+    release = asyncio.Event()
+
+    async def handle(reader, writer) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+            if not release.is_set():
+                for _ in range(rng.randrange(6)):
+                    await asyncio.sleep(0)
+            writer.write(b"ok")
+
+    rng = random.Random(1)
+    server = await raw_server(handle)
+    transport = make(limit=2)
+    for _ in range(100):
+        tasks = [asyncio.create_task(post(transport, server.url())) for _ in range(3)]
+        for _ in range(rng.randrange(30)):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    release.set()
+    async with asyncio.timeout(5):
+        responses = await asyncio.gather(*(post(transport, server.url()) for _ in range(10)))
+    assert [response.content for response in responses] == [b"ok"] * 10
+    pool = transport._connector
+    assert pool is not None
+    assert len(pool._acquired) == 0
+    assert not pool._waiters
+    assert sum(len(idle) for idle in pool._conns.values()) <= 2
+
+
+async def test_cancelled_while_waiting_for_a_place(make, raw_server, answering, read_request) -> None:
+    """A request cancelled in the queue for a connection leaves the queue whole."""
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def handle(reader, writer) -> None:
+        while True:
+            await read_request(reader)
+            arrived.set()
+            await release.wait()
+            writer.write(OK)
+
+    server = await raw_server(handle)
+    transport = make(limit=1)
+    first = asyncio.create_task(post(transport, server.url()))
+    await arrived.wait()
+    waiting = [asyncio.create_task(post(transport, server.url())) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in waiting[:4]:
+        task.cancel()
+    release.set()
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(first, *waiting, return_exceptions=True)
+    assert [type(result) for result in results[1:5]] == [asyncio.CancelledError] * 4
+    assert results[0].status_code == results[5].status_code == 200
+
+
+async def test_answer_that_nobody_asked_for_is_not_taken_for_the_next(make, raw_server, read_request) -> None:
+    """A pooled connection on which the server went on talking is dropped, not read from."""
+    spoke = asyncio.Event()
+
+    async def handle(reader, writer) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(OK)
+            await writer.drain()
+            if server.connections == 1:
+                writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+                spoke.set()
+
+    server = await raw_server(handle)
+    transport = make()
+    assert (await post(transport, server.url())).status_code == 200
+    await spoke.wait()
+    assert (await post(transport, server.url())).status_code == 200
+    assert (await post(transport, server.url())).status_code == 200
+
+
+@pytest.mark.parametrize("close", ["at once", "after the request"])
+async def test_server_that_closes_without_an_answer(make, raw_server, read_request, close: str) -> None:
+    """A closed connection is a read error, and is not tried again and again."""
+
+    async def handle(reader, writer) -> None:
+        if close == "after the request":
+            await read_request(reader)
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.NetworkError):
+        await post(make(), server.url())
+    assert server.connections <= 3
+
+
+async def test_server_that_closes_an_idle_connection(make, raw_server, read_request) -> None:
+    """A connection that the server closed after its answer is replaced without anyone noticing."""
+    closed = asyncio.Event()
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    server = await raw_server(handle)
+    transport = make()
+    for _ in range(3):
+        closed.clear()
+        assert (await post(transport, server.url())).status_code == 200
+        await closed.wait()
+        pool = transport._connector._conns
+        while any(idle.is_connected() for idles in pool.values() for idle, _ in idles):  # noqa: ASYNC110 - aiohttp has no event
+            await asyncio.sleep(0)  # until the loop has seen the end of it
+    assert server.connections == 3
+
+
+# --- the guard ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{port}/",
+        "https://127.0.0.1:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://0.0.0.0:{port}/",
+        "http://127.1:{port}/",
+        "http://2130706433:{port}/",
+        "http://0x7f000001:{port}/",
+        "http://0:{port}/",
+        "http://localhost:{port}/",
+        "http://localhost.:{port}/",
+        "http://user@127.0.0.1:{port}/",
+        "http://public.example.test:{port}/",
+    ],
+)
+async def test_blocked_url_never_reaches_a_socket(make, raw_server, answering, url: str) -> None:
+    """With the default policy nothing connects to this machine, however its address is written."""
+    server = await raw_server(answering(OK))
+    transport = make(guard=Netguard())
+    with pytest.raises(AddressNotAllowed):
+        await post(transport, url.format(port=server.port))
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize("answer", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "8.8.8.8"]])
+async def test_name_that_resolves_elsewhere_at_connect(make, raw_server, answering, answer: list[str]) -> None:
+    """A name that was public when registered and points inside now is refused, mixed answers included."""
+    guard = Netguard()
+
+    async def public(host: str, port: int) -> list[str]:
+        return ["8.8.8.8"]
+
+    assert await guard.check_registration("https://rebind.example.test/", public)
+    server = await raw_server(answering(OK))
+    transport = make(guard=guard, resolve=resolving(rebind_example_test=answer))
+    with pytest.raises(AddressNotAllowed) as caught:
+        await post(transport, "https://rebind.example.test/")
+    assert caught.value.rule == "loopback"
+    assert server.connections == 0
+
+
+async def test_concurrent_requests_to_a_refused_name(make) -> None:
+    """Requests that share one look-up each get the refusal."""
+    resolve = resolving(rebind_example_test=["127.0.0.1"])
+    transport = make(guard=Netguard(), resolve=resolve)
+    results = await asyncio.gather(
+        *(post(transport, "https://rebind.example.test/") for _ in range(5)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [AddressNotAllowed] * 5
+
+
+async def test_network_entry_is_decided_by_the_dialled_address(make, raw_server, answering) -> None:
+    """With a network allowed, a name over http is dialled inside it and refused outside of it."""
+    server = await raw_server(answering(OK))
+    transport = make(guard=LOOPBACK, resolve=resolving(inside=["127.0.0.1"], outside=["10.0.0.1"], public=["8.8.8.8"]))
+    assert (await post(transport, server.url(host="inside"))).status_code == 200
+    for host, rule in (("outside", "private"), ("public", "local_name")):
+        with pytest.raises(AddressNotAllowed) as caught:
+            await post(transport, server.url(host=host))
+        assert caught.value.rule == rule
+    assert server.connections == 1
+
+
+async def test_http_is_refused_where_https_shares_the_look_up(make, raw_server, answering) -> None:
+    """The scheme is checked at the socket: an address found for an https request does not serve an http one."""
+    transport = make(guard=LOOPBACK, resolve=resolving(hooks_example_test=["8.8.8.8"]))
+    with pytest.raises(AddressNotAllowed) as caught:
+        await post(transport, "http://hooks.example.test:443/")
+    assert caught.value.rule == "scheme"
+
+
+async def test_socket_check_stands_alone(make, raw_server, answering, monkeypatch) -> None:
+    """Should the URL's and the resolver's checks ever miss an address, the socket's own check refuses it."""
+    server = await raw_server(answering(OK))
+    transport = make(guard=Netguard())
+    monkeypatch.setattr(Netguard, "check_target", lambda *_: None)
+    with pytest.raises(AddressNotAllowed):
+        await post(transport, server.url())
+    monkeypatch.setattr(transport_module._CheckedResolver, "resolve", _unchecked)
+    with pytest.raises(AddressNotAllowed):
+        await post(transport, server.url(host="hooks.example.test"))
+    assert server.connections == 0
+
+
+async def _unchecked(self, host: str, port: int = 0, family: int = 0) -> list[dict[str, object]]:
+    return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": 2, "proto": 0, "flags": 0}]
+
+
+async def test_pooled_connection_is_not_reused_for_another_name(make, raw_server, answering) -> None:
+    """A connection belongs to the host it was checked for, though another shares its address."""
+    server = await raw_server(answering(OK))
+    resolve = resolving(one=["127.0.0.1"], two=["127.0.0.1"], three=["127.0.0.1"])
+    transport = make(guard=Netguard(parse_allow("one, two")), resolve=resolve)
+    await post(transport, server.url(host="one"))
+    await post(transport, server.url(host="two"))
+    with pytest.raises(AddressNotAllowed):
+        await post(transport, server.url(host="three"))
+    assert server.connections == 2
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return held.getsockname()[1]
+
+
+async def test_refused_port(make) -> None:
+    """A closed port is a connect error with the system's own as its cause, over several addresses as well."""
+    url = f"http://127.0.0.1:{closed_port()}/?canary"
+    with pytest.raises(httpx.ConnectError) as caught:
+        await post(make(), url)
+    assert "canary" not in str(caught.value)
+    assert isinstance(caught.value.__cause__.__cause__, ConnectionRefusedError)
+    two = make(resolve=resolving(two=["127.0.0.1", "127.0.0.2"]))
+    with pytest.raises(httpx.ConnectError):
+        await post(two, url.replace("127.0.0.1", "two"))
+
+
+@pytest.mark.parametrize("names", [{}, {"gone_example_test": []}])
+async def test_name_that_does_not_resolve(make, names) -> None:
+    """A DNS failure, or an answer without addresses, is a connect error whose cause is a gaierror."""
+    with pytest.raises(httpx.ConnectError) as caught:
+        await post(make(resolve=resolving(**names)), "http://gone.example.test/")
+    assert isinstance(caught.value.__cause__.__cause__, socket.gaierror)
+
+
+async def test_system_resolver_is_the_default(make, raw_server, answering) -> None:
+    """Without a resolver of its own the transport asks the system; a label too long for it is a DNS failure."""
+    server = await raw_server(answering(OK))
+    assert (await post(make(), server.url(host="localhost"))).status_code == 200
+    with pytest.raises(httpx.ConnectError) as caught:
+        await post(make(), f"http://{'a' * 64}.localhost/")
+    assert isinstance(caught.value.__cause__.__cause__, socket.gaierror)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:70000/", "/relative"])
+async def test_unusable_url(make, url: str) -> None:
+    """A URL that cannot be dialled is an httpx error."""
+    with pytest.raises(httpx.UnsupportedProtocol):
+        await post(make(), url)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x00\x01\x02\x03garbage\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 10_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=lambda answer: ascii(answer)[2:40],
+)
+async def test_garbage_answer(make, raw_server, answering, answer: bytes) -> None:
+    """What is not HTTP is a protocol error, head or body."""
+    server = await raw_server(answering(answer))
+    with pytest.raises(httpx.RemoteProtocolError):
+        await post(make(), server.url())
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhal"])
+async def test_reset(make, raw_server, read_request, sent: bytes) -> None:
+    """A reset before or within the answer is a read error."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(sent)
+        await writer.drain()
+        raw = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        writer.transport.abort()
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.ReadError):
+        await post(make(), server.url())
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 10\r\n\r\nhal", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhal"])
+async def test_body_cut_short(make, raw_server, read_request, framing: bytes) -> None:
+    """A body that ends before its announced length is a read error, not a short body."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n" + framing)
+        writer.close()
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.ReadError):
+        await post(make(), server.url())
+
+
+CONNECT_KEY = transport_module._Destination(transport_module.yarl.URL("http://a.test/")).connection_key
+
+
+@pytest.mark.parametrize(
+    ("raised", "mapped"),
+    [
+        (aiohttp.ClientConnectorDNSError(CONNECT_KEY, socket.gaierror(-2, "x")), httpx.ConnectError),
+        (aiohttp.ClientConnectorError(CONNECT_KEY, OSError(113, "x")), httpx.ConnectError),
+        (aiohttp.ClientConnectorSSLError(CONNECT_KEY, ssl.SSLError(1, "x")), httpx.ConnectError),
+        (aiohttp.ClientConnectorCertificateError(CONNECT_KEY, ssl.CertificateError(1, "x")), httpx.ConnectError),
+        (aiohttp.ServerFingerprintMismatch(b"", b"", "a", 1), httpx.ConnectError),
+        (aiohttp.ClientConnectionError("Connector is closed."), httpx.ConnectError),
+        (aiohttp.InvalidURL("x"), httpx.ConnectError),
+        (aiohttp.ConnectionTimeoutError("x"), httpx.ConnectTimeout),
+        (OSError("x"), httpx.ConnectError),
+        (TimeoutError(110, "x"), httpx.ConnectTimeout),
+        (RuntimeError("the handler is closed"), httpx.ConnectError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+async def test_every_connect_failure_is_mapped(make, monkeypatch, raised: Exception, mapped: type) -> None:
+    """Whatever aiohttp or the system raises while connecting leaves as an httpx error."""
+
+    async def connect(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect)
+    with pytest.raises(mapped):
+        await post(make(), "http://a.test/")
+
+
+@pytest.mark.parametrize(
+    ("raised", "mapped"),
+    [
+        (aiohttp.ServerDisconnectedError(), httpx.ReadError),
+        (aiohttp.ClientOSError(104, "reset"), httpx.ReadError),
+        (aiohttp.ClientConnectionResetError("x"), httpx.ReadError),
+        (aiohttp.SocketTimeoutError("x"), httpx.ReadError),
+        (aiohttp.ClientPayloadError("x"), httpx.RemoteProtocolError),
+        (aiohttp.EofStream(), httpx.ReadError),
+        (HttpProcessingError(code=400, message="x"), httpx.RemoteProtocolError),
+        (ssl.SSLError(1, "x"), httpx.ReadError),
+        (OSError("x"), httpx.ReadError),
+        (RuntimeError("the handler is closed"), httpx.ReadError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+@pytest.mark.parametrize("stage", ["head", "body"])
+async def test_every_read_failure_is_mapped(
+    make, raw_server, answering, monkeypatch, stage: str, raised: Exception, mapped: type
+) -> None:
+    """Whatever aiohttp or the system raises while reading leaves as an httpx error, and the connection is closed."""
+    server = await raw_server(answering(OK))
+
+    async def read(self: object) -> None:
+        raise raised
+
+    where = (aiohttp.client_proto.ResponseHandler, "read") if stage == "head" else (aiohttp.StreamReader, "readany")
+    monkeypatch.setattr(*where, read)
+    transport = make()
+    with pytest.raises(mapped):
+        await post(transport, server.url())
+    assert not transport._connector._acquired
+    assert not transport._connector._conns
+
+
+# --- life --------------------------------------------------------------------------------------------------------
+
+
+def test_made_outside_of_a_loop() -> None:
+    """A transport may be made before any loop runs, and closed unused, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transport = AiohttpTransport(guard=Netguard(), limit=1)
+        asyncio.run(transport.aclose())
+
+
+async def test_closed_transport_refuses(make, raw_server, answering) -> None:
+    """After aclose the sockets are gone, a further request is an error, and closing again does nothing."""
+    server = await raw_server(answering(OK))
+    transport = make()
+    await post(transport, server.url())
+    await transport.aclose()
+    await transport.aclose()
+    with pytest.raises(httpx.ConnectError):
+        await post(transport, server.url())
+    del transport
+    gc.collect()  # would warn of an unclosed connection
+
+
+async def test_body_that_is_not_in_memory_is_refused(make, raw_server, answering) -> None:
+    """A streamed request body is a programming error, found before a connection is made."""
+    server = await raw_server(answering(OK))
+
+    async def chunks():
+        yield b"x"
+
+    with pytest.raises(httpx.RequestNotRead):
+        await make().handle_async_request(httpx.Request("POST", server.url(), content=chunks()))
+    assert server.connections == 0
+
+
+async def test_works_under_an_httpx_client(make, raw_server, answering) -> None:
+    """The transport fits httpx's own client, redirects and cookies being that client's choice."""
+    server = await raw_server(answering(OK))
+    async with httpx.AsyncClient(transport=make(), trust_env=False) as client:
+        response = await client.post(server.url(), json={"a": 1})
+    assert response.text == "ok"
+    assert response.http_version == "HTTP/1.1"
+    assert response.reason_phrase == "OK"
+
+
+async def test_head_request(make, raw_server, answering) -> None:
+    """An answer to HEAD has no body whatever its length says."""
+    server = await raw_server(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"))
+    response = await make().handle_async_request(httpx.Request("HEAD", server.url()))
+    assert await response.aread() == b""
