@@ -83,13 +83,12 @@ class Supervisor:
             self._beats[loop.name] = self._clock.monotonic()
             try:
                 wait_s = await loop.run_once()
+                self._failures.pop(loop.name, None)
+                backoff_s = 0.5
+                await loop.wait(min(wait_s, HEARTBEAT_S))
             except Exception as exc:  # noqa: BLE001 - a loop's top: whatever fails, the loop comes round again
                 self._failures[loop.name] = str(exc) or type(exc).__name__
                 self._metrics.loop_restarts.labels(loop.name).inc()
                 _log.exception("loop.failed", loop=loop.name, restart_in_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
-                continue
-            self._failures.pop(loop.name, None)
-            backoff_s = 0.5
-            await loop.wait(min(wait_s, HEARTBEAT_S))

@@ -215,7 +215,7 @@ def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
         raise InvalidJson(f"The body could not be read as JSON: {exc}.") from None
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
 _MESSAGES = {
     f"Expected `str` matching regex {_TASK_ID!r}": "must be printable ASCII without spaces",

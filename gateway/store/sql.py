@@ -1,11 +1,12 @@
-"""Every statement the SQLite store runs, named. Rows come out in the column orders that ``sqlite.py`` unpacks."""
+"""Every statement the SQLite store runs, named. Rows come out in the column orders that ``rows.py`` unpacks."""
 
 from gateway.model import CallbackState
 
 # Registering: three steps in one transaction, each over all registrations that wait.
 
 INSERT_TASK = """
-INSERT INTO tasks (upstream, task_id, created_at, next_poll_at) VALUES (?, ?, ?, ?)
+INSERT INTO tasks (upstream, task_id, created_at, next_poll_at)
+VALUES (:upstream, :task_id, :created_at, :first_poll_at)
 ON CONFLICT (upstream, task_id) DO NOTHING
 """
 
@@ -52,14 +53,17 @@ WHERE c.id = ? AND c.client = ?
 
 
 def select_callbacks(*, state: CallbackState | None, by_task: bool) -> str:
-    """Build the list query. The state stands in the text so that SQLite can use the partial indexes."""
+    """Build the list query: from a task's few callbacks, or along the client's, newest first."""
+    source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
     where = ["c.client = :client", "c.seq < :before"]
+    if by_task:
+        source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
+        # The plus signs keep SQLite from going through all of the client's callbacks after all.
+        where = ["t.task_id = :task_id", "+c.client = :client", "+c.seq < :before"]
     if state is not None:
         where.append(f"c.state = '{state.value}'")
-    if by_task:
-        where.append("t.task_id = :task_id")
     return f"""
-    SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
+    SELECT {_CALLBACK}, {_TASK} FROM {source}
     WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
     """  # noqa: S608 - constants, and a value of an enum
 
@@ -104,9 +108,11 @@ AND ended_at >= :since AND ended_at < :until
 
 # Polling.
 
+# The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
 SELECT_DUE_TASKS = """
 SELECT seq, upstream, task_id, created_at, polls, failures, next_poll_at FROM tasks
-WHERE upstream = ? AND next_poll_at IS NOT NULL ORDER BY next_poll_at LIMIT ?
+WHERE upstream = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
+ORDER BY next_poll_at LIMIT ?
 """
 
 # A cancelled last callback may have idled the task while it was polled: then it stays so.
@@ -143,9 +149,10 @@ WHERE seq = :seq AND state = 'waiting' AND NOT EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
 """
 
+# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had.
 SELECT_EXPIRED = """
 SELECT t.seq, t.task_id, min(c.expires_at), t.last_polled_at
-FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
+FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
 WHERE c.state = 'waiting' AND c.expires_at <= ? AND t.upstream = ? GROUP BY t.seq ORDER BY min(c.expires_at) LIMIT ?
 """
 
@@ -153,14 +160,16 @@ SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiti
 
 # Delivering.
 
+# As with tasks; here it spares reading the bodies of all that is in flight for each one that ends.
 SELECT_DUE_CALLBACKS = """
 SELECT seq, id, client, url, body, attempts, budget_used, redeliveries, next_attempt_at FROM callbacks
-WHERE state = 'pending' ORDER BY next_attempt_at LIMIT ?
+WHERE state = 'pending' AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY next_attempt_at LIMIT ?
 """
 
+# A callback that was cancelled and pruned during the attempt takes its log with it.
 INSERT_ATTEMPT = """
 INSERT OR REPLACE INTO attempts (callback_seq, number, started_at, duration_ms, status_code, error, result)
-VALUES (:seq, :number, :started_at, :duration_ms, :status_code, :error, :result)
+SELECT seq, :number, :started_at, :duration_ms, :status_code, :error, :result FROM callbacks WHERE seq = :seq
 """
 
 # A redelivery since the claim fences this off, but for the good news.

@@ -23,6 +23,16 @@ __all__ = ["Kind", "Writer"]
 
 _log = structlog.get_logger()
 
+_ONE_WRITES_FAULT = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    ValueError,  # text that is not UTF-8, or that the database gives back differently
+    OverflowError,
+)
+"""What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
+
 _BATCH = 512  # writes per transaction at most, so that a reader never waits long
 
 
@@ -92,7 +102,7 @@ class Writer:
     async def _write(self, batch: list[_Write]) -> None:
         try:
             results = await self._commit(batch)
-        except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError) as exc:
+        except _ONE_WRITES_FAULT as exc:
             if len(batch) > 1:
                 # One write that cannot be stored must not take the others down with it.
                 for write in batch:

@@ -40,9 +40,7 @@ def measure(idle_s: float) -> dict[str, float]:
             "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9",
         }
         started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve"], env=environ, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([sys.executable, "-m", "gateway", "serve"], env=environ, stderr=subprocess.DEVNULL)
         try:
             wait_ready(f"http://127.0.0.1:{environ['GATEWAY_PORT']}/readyz", process)
             ready_s = time.perf_counter() - started

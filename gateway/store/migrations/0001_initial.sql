@@ -6,7 +6,7 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tasks (
-    seq            INTEGER PRIMARY KEY,
+    seq            INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: a claim may outlive its row
     upstream       TEXT NOT NULL,
     task_id        TEXT NOT NULL,
     state          TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'success', 'fail', 'abandoned')),
@@ -18,7 +18,7 @@ CREATE TABLE tasks (
     last_error     TEXT,
     settled_at     INTEGER,
     outcome        BLOB,                        -- the webhook's data members, encoded JSON
-    UNIQUE (upstream, task_id),
+    UNIQUE (task_id, upstream),                 -- in this order: clients ask by task_id alone
     CHECK ((settled_at IS NULL) = (state = 'waiting')),
     CHECK ((outcome IS NULL) = (state = 'waiting')),
     CHECK (next_poll_at IS NULL OR state = 'waiting')
@@ -28,7 +28,7 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_due ON tasks (upstream, next_poll_at) WHERE next_poll_at IS NOT NULL;
 
 CREATE TABLE callbacks (
-    seq             INTEGER PRIMARY KEY,
+    seq             INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: it orders lists, and claims name it
     id              TEXT NOT NULL UNIQUE,
     client          TEXT NOT NULL,
     task_seq        INTEGER NOT NULL REFERENCES tasks (seq),
@@ -62,6 +62,10 @@ CREATE INDEX callbacks_due ON callbacks (next_attempt_at) WHERE state = 'pending
 CREATE INDEX callbacks_expiring ON callbacks (expires_at) WHERE state = 'waiting';
 -- The janitor's question, and the list of dead letters.
 CREATE INDEX callbacks_ended ON callbacks (state, ended_at) WHERE ended_at IS NOT NULL;
+
+-- The client's questions: my callbacks, newest first (the row's seq ends each index); the same in one state.
+CREATE INDEX callbacks_client ON callbacks (client);
+CREATE INDEX callbacks_client_state ON callbacks (client, state);
 
 CREATE TABLE attempts (
     callback_seq INTEGER NOT NULL REFERENCES callbacks (seq) ON DELETE CASCADE,

@@ -1,0 +1,178 @@
+"""The connection to one SQLite file: opened, checked, brought up to date, and one statement at a time.
+
+Owns the pragmas, the migrations, transactions and the lock between those who read and the one who writes; knows no
+table but ``meta``. Called by ``sqlite.py``.
+
+One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second
+gateway off the file. Two coroutines on one connection share its transaction, so a lock is held around each
+transaction and each read.
+"""
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from gateway.errors import StoreError, StoreUnusable
+from gateway.store import sql
+
+__all__ = ["Database"]
+
+_APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
+_OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, RETURNING and ->> are there from here on
+_LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
+
+
+class Database:
+    """One SQLite file, which no other process can use meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep the path; nothing is opened."""
+        self._path = path
+        self._lock = asyncio.Lock()
+        self._db: aiosqlite.Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise StoreUnusable(
+                f"This Python brings SQLite {sqlite3.sqlite_version}; the gateway needs 3.38 or newer. "
+                "Use another Python build, or the container image."
+            )
+        try:
+            # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
+            sqlite3.connect(self._path).close()
+            # isolation_level None: transactions begin and end only where this file says so.
+            self._db = await aiosqlite.connect(self._path, isolation_level=None, timeout=_LOCK_WAIT_S)
+            await self._prepare()
+        except sqlite3.Error as exc:
+            await self.close()
+            raise StoreUnusable(_explain(exc, self._path)) from exc
+        except StoreUnusable:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Let the file go once the read or transaction that runs has ended. Safe when it is not open."""
+        async with self._lock:
+            db, self._db = self._db, None
+            if db is not None:
+                with suppress(sqlite3.Error):
+                    await db.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Commit durably when left, or roll back when left by an exception. Nobody else reads or writes meanwhile."""
+        async with self._lock:
+            db = self._connection
+            await db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                await db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # some errors have already rolled it back
+                    await db.execute("ROLLBACK")
+                raise
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError."""
+        async with self._lock:
+            try:
+                yield
+            except sqlite3.Error as exc:
+                raise StoreError(f"The database could not be read ({exc}).") from exc
+
+    async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement while reading."""
+        async with self.reading():
+            return await self.rows(statement, parameters)
+
+    async def rows(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement within a transaction, or while reading, and return its rows."""
+        return list(await self._connection.execute_fetchall(statement, parameters))
+
+    async def run(self, statement: str, parameters: Any) -> int:
+        """Run one statement within a transaction and return how many rows it changed."""
+        return (await self._connection.execute(statement, parameters)).rowcount
+
+    async def many(self, statement: str, parameters: Iterable[Any]) -> None:
+        """Run one statement within a transaction for each of the parameters, in one hop to the database's thread."""
+        await self._connection.executemany(statement, parameters)
+
+    @property
+    def _connection(self) -> aiosqlite.Connection:
+        if self._db is None:
+            raise StoreError("The store is closed: the gateway is starting or shutting down.")
+        return self._db
+
+    async def _prepare(self) -> None:
+        # Exclusive before anything reads: then the WAL index is kept in memory and no second process gets in.
+        await self.rows("PRAGMA locking_mode = EXCLUSIVE")
+        version = await self._version()
+        migrations = _migrations()
+        if version > len(migrations):
+            raise StoreUnusable(
+                f"{self._path} was written by a newer gateway (schema {version}, this one knows {len(migrations)}); "
+                "it was not touched. Start that version, or restore a backup made before the upgrade."
+            )
+        # Only now that the file is known to be ours: the journal mode is written into it.
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "temp_store = MEMORY",
+            "cache_size = -16384",
+        ):
+            await self.rows(f"PRAGMA {pragma}")
+        for number, script in enumerate(migrations[version:], version + 1):
+            await self._connection.executescript(
+                f"BEGIN IMMEDIATE;\nPRAGMA application_id = {_APPLICATION_ID};\n{script}\n"
+                f"PRAGMA user_version = {number};\nCOMMIT;"
+            )
+        # Takes the exclusive lock now, and shows that the file can be written.
+        async with self.transaction():
+            await self.run(sql.INSERT_META, ("secret_key", secrets.token_bytes(32)))
+
+    async def _version(self) -> int:
+        """Return which schema the file has, 0 for a new one. Raises StoreUnusable for another program's file."""
+        ((application,),) = await self.rows("PRAGMA application_id")
+        ((version,),) = await self.rows("PRAGMA user_version")
+        ((tables,),) = await self.rows("SELECT count(*) FROM sqlite_schema")
+        if application != _APPLICATION_ID and (tables or application or version):
+            raise StoreUnusable(
+                f"{self._path} is a database of another program; it was not touched. "
+                "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
+            )
+        return int(version)
+
+
+def _migrations() -> list[str]:
+    folder = resources.files("gateway.store.migrations")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+def _explain(exc: sqlite3.Error, path: Path) -> str:
+    match getattr(exc, "sqlite_errorname", "").split("_"):
+        case ["SQLITE", "BUSY", *_]:
+            return f"{path} is in use by another process, perhaps a second gateway. Stop it, or use another file."
+        case ["SQLITE", "CANTOPEN", *_]:
+            return f"{path} cannot be opened: create its folder and let this user write there ({exc})."
+        case ["SQLITE", "READONLY", *_] | ["SQLITE", "IOERR", "LOCK"]:
+            # A read-only file cannot be locked exclusively: that is where it shows first.
+            return f"{path} cannot be written or locked: let this user write the file and its folder ({exc})."
+        case ["SQLITE", "NOTADB", *_]:
+            return f"{path} is not an SQLite database; it was not touched. Set GATEWAY_DATABASE_URL to another file."
+        case ["SQLITE", "CORRUPT", *_]:
+            return f"{path} is damaged ({exc}); it was not repaired. Restore a backup, or set it aside and start anew."
+        case ["SQLITE", "FULL", *_]:
+            return f"The disk that holds {path} is full ({exc}). Free some space and start again."
+        case _:
+            return f"{path} cannot be used: {exc}."

@@ -1,0 +1,473 @@
+"""What is the SQLite store's own: its file and who may have it, group commit, failures of the disk, query plans."""
+
+import asyncio
+import ctypes
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from importlib import resources
+from itertools import count
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from gateway.errors import StoreError, StoreUnusable
+from gateway.model import AttemptResult, CallbackState, NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.store import sql
+from gateway.store.sqlite import SqliteStore
+
+NOW = 1_777_460_000_000
+LIMIT_S = 10
+SCHEMA = resources.files("gateway.store.migrations").joinpath("0001_initial.sql").read_text("utf-8")
+
+_numbers = count()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.db"
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(path) as store:
+        yield store
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process's lock is not waited for."""
+    monkeypatch.setattr("gateway.store.database._LOCK_WAIT_S", 0.01)
+
+
+def new(**changes: object) -> NewCallback:
+    given = {
+        "id": new_callback_id(NOW),
+        "client": "ann",
+        "upstream": "up",
+        "task_id": f"task-{next(_numbers)}",
+        "url": "https://app.example.com/hooks",
+        "metadata": b"{}",
+        "timeout_s": 3600,
+        "created_at": NOW,
+        "first_poll_at": NOW,
+    }
+    return NewCallback(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def connection(store: SqliteStore) -> aiosqlite.Connection:
+    return store._database._connection
+
+
+async def unusable(path: Path) -> str:
+    """Return why the store cannot be opened."""
+    store = SqliteStore(path)
+    with pytest.raises(StoreUnusable) as caught:
+        await store.open()
+    await store.close()  # safe all the same
+    return caught.value.message
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# The file and who may have it
+
+
+async def test_a_second_store_is_refused(store: SqliteStore, path: Path, impatient: None) -> None:
+    """Two gateways on one file: the second one says so, the first one goes on."""
+    assert "in use by another process, perhaps a second gateway" in await unusable(path)
+    await store.register([new()])
+
+
+async def test_a_second_process_is_kept_out(store: SqliteStore, path: Path) -> None:
+    """Nobody can even read the file beside a running gateway."""
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT * FROM tasks')"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, path, stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode != 0
+    assert b"database is locked" in errors
+
+
+async def test_a_file_that_another_process_holds_is_refused(path: Path, impatient: None) -> None:
+    """As above, the other way round: whoever was first keeps it, and it opens once they are gone."""
+    async with opened(path):
+        pass
+    script = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN EXCLUSIVE');"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, path, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
+    assert "in use by another process" in await unusable(path)
+    await process.communicate(b"")
+    async with opened(path):
+        pass
+
+
+async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
+    """A downgrade says which schema it met, and leaves every byte as it was."""
+    async with opened(path):
+        pass
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = files(path.parent)
+    message = await unusable(path)
+    assert "newer gateway (schema 99, this one knows 1)" in message
+    assert files(path.parent) == before
+
+
+@pytest.mark.parametrize("made", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 7", "PRAGMA application_id = 7"])
+async def test_another_programs_database_is_refused_untouched(path: Path, made: str) -> None:
+    """A mistyped path must not put our tables, or our journal mode, into somebody's file."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(made)
+        db.commit()
+    before = files(path.parent)
+    assert "database of another program" in await unusable(path)
+    assert files(path.parent) == before
+
+
+async def test_a_file_that_is_no_database_is_refused_untouched(path: Path) -> None:
+    """The same for a file of any other kind."""
+    overwrite(path, b"Dear diary, " * 1000)
+    before = files(path.parent)
+    assert "is not an SQLite database" in await unusable(path)
+    assert files(path.parent) == before
+
+
+@pytest.mark.parametrize(("at", "said"), [(0, "is not an SQLite database"), (100, "is damaged")])
+async def test_a_damaged_file_is_refused(path: Path, at: int, said: str) -> None:
+    """In the header it is no database any more, behind it a damaged one; neither is repaired or replaced."""
+    async with opened(path):
+        pass
+    content = files(path.parent)[path.name]
+    overwrite(path, content[:at] + b"\xff" * 64 + content[at + 64 :])
+    before = files(path.parent)
+    assert said in await unusable(path)
+    assert files(path.parent) == before
+
+
+async def test_an_old_sqlite_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python built against an old system library gets a sentence, not a syntax error."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    assert "needs 3.38 or newer" in await unusable(path)
+
+
+async def test_an_empty_file_is_a_new_database(path: Path) -> None:
+    """Such as ``touch`` or an upload tool leaves behind."""
+    overwrite(path, b"")
+    async with opened(path) as store:
+        await store.register([new()])
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """Nothing is created on the way to a mistyped path."""
+    message = await unusable(tmp_path / "missing" / "gateway.db")
+    assert "create its folder" in message
+    assert str(tmp_path / "missing") in message
+    assert not (tmp_path / "missing").exists()
+
+
+async def test_a_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
+    """A volume mounted one level too deep."""
+    assert "cannot be opened" in await unusable(tmp_path)
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Take away every right to write the file and its folder, root's too."""
+    if os.geteuid() == 0 and not sys.platform.startswith("linux"):
+        pytest.skip("root may write every file, and only Linux can give that up for a while")
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    try:
+        if os.geteuid() == 0:
+            ctypes.CDLL(None).setfsuid(65534)  # of this thread, and of those it starts
+        yield
+    finally:
+        if os.geteuid() == 0:
+            ctypes.CDLL(None).setfsuid(0)
+        path.parent.chmod(0o755)
+
+
+async def test_a_file_that_may_not_be_written_is_refused() -> None:
+    """Read-only: said at the start, not at the first registration."""
+    # Not in tmp_path: the folders above that are closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gateway.db"
+        async with opened(path):
+            pass
+        with read_only(path):
+            assert re.search("cannot be (written|opened)", await unusable(path))
+
+
+async def test_a_closed_store_says_so(path: Path) -> None:
+    """Before the start and after the end every call is a StoreError, never a hang or a driver's error."""
+    store = SqliteStore(path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="closed"):
+            await store.backlog()
+        with pytest.raises(StoreError, match="closed"):
+            await store.claim_callbacks(NOW, 1)
+        with pytest.raises(StoreError, match="closed"):
+            await store.register([new()])
+        await store.open()
+        await store.close()
+
+
+async def test_a_killed_process_loses_nothing_committed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    """The files as they lie there without a close are what a crash leaves: all that was answered is in them."""
+    made = [(await store.register([new()]))[0].callback for _ in range(5)]
+    await store.cancel("ann", made[0].id, NOW)
+    made[0] = await store.get_callback("ann", made[0].id) or made[0]
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for file in path.parent.glob("gateway.db*"):
+        shutil.copy(file, crashed)
+    assert (crashed / "gateway.db-wal").stat().st_size > 0
+    async with opened(crashed / "gateway.db") as after:
+        assert [await after.get_callback("ann", callback.id) for callback in made] == made
+        assert len((await after.claim_tasks("up", NOW, 10))[0]) == 4
+
+
+async def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
+    """WAL with synchronous=FULL: an answered registration survives a power cut, too."""
+    found = [await store._database.read(f"PRAGMA {name}") for name in ("journal_mode", "synchronous", "foreign_keys")]
+    assert found == [[("wal",)], [(2,)], [(1,)]]
+
+
+# Group commit
+
+
+async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> None:
+    """Fifty writes of three kinds at once: one commit."""
+    (first,) = await store.register([new()])
+    statements: list[str] = []
+    await connection(store).set_trace_callback(statements.append)
+    settlement = Settlement(
+        seq=first.callback.task.seq, outcome=Outcome(state=TaskState.FAIL, data=b"{}"), settled_at=NOW, polls=1
+    )
+    writes = [store.register([new()]) for _ in range(48)]
+    await asyncio.gather(*writes, store.settle(settlement), store.cancel("ann", "cb_none", NOW))
+    assert statements.count("COMMIT") == 1
+
+
+@pytest.mark.parametrize(
+    "poison", [{"metadata": "text"}, {"url": "\ud800"}, {"timeout_s": 2**70}, {"client": None}, {"client": object()}]
+)
+async def test_a_write_that_cannot_be_stored_fails_alone(store: SqliteStore, poison: dict[str, object]) -> None:
+    """Its neighbours in the same transaction are stored; the store is not called failing for it."""
+    good = [new() for _ in range(9)]
+    writes = [store.register([callback]) for callback in [*good[:5], new(**poison), *good[5:]]]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    refused = results.pop(5)
+    assert isinstance(refused, StoreError)
+    assert "refused" in refused.message
+    assert not [result for result in results if isinstance(result, BaseException)]
+    assert [await store.get_callback("ann", callback.id) is not None for callback in good] == [True] * 9
+    assert store.failing is None
+
+
+async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
+    """One item that cannot be stored takes its own batch down, with the tasks it would have made."""
+    good = new()
+    with pytest.raises(StoreError):
+        await store.register([good, new(metadata="text")])
+    assert await store.get_callback("ann", good.id) is None
+    assert await store.claim_tasks("up", NOW, 10) == ([], None)
+
+
+async def test_a_cancelled_caller_does_not_take_its_write_back(store: SqliteStore) -> None:
+    """A client that hangs up may have been registered; nothing is done by halves."""
+    asked = new()
+    caller = asyncio.create_task(store.register([asked]))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await store.register([new()])
+    assert await store.get_callback("ann", asked.id) is not None
+
+
+async def test_a_cancelled_read_disturbs_nobody(store: SqliteStore) -> None:
+    """The lock is free again and the connection in order, whenever the reader gave up."""
+    (made,) = await store.register([new()])
+    for turns in range(6):
+        reader = asyncio.create_task(store.get_callback("ann", made.callback.id))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reader.cancel()
+        await asyncio.wait([reader])
+        async with asyncio.timeout(LIMIT_S):
+            await store.register([new()])
+
+
+async def test_closing_commits_what_waits(path: Path) -> None:
+    """Writes that were asked for before the close are answered and stored."""
+    asked = [new() for _ in range(20)]
+    store = SqliteStore(path)
+    await store.open()
+    writes = [asyncio.create_task(store.register([callback])) for callback in asked]
+    await asyncio.sleep(0)
+    await store.close()
+    assert len(await asyncio.gather(*writes)) == 20
+    async with opened(path) as after:
+        assert len(await after.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=50)) == 20
+
+
+async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None:
+    """A reader waits for the transaction's end: what is rolled back was never there."""
+    asked = new()
+    database = store._database
+    with suppress(ZeroDivisionError):
+        async with database.transaction():
+            await store._apply_register([[asked]])
+            readers = [
+                asyncio.create_task(store.get_callback("ann", asked.id)),
+                asyncio.create_task(store.claim_tasks("up", NOW, 10)),
+            ]
+            await asyncio.sleep(0)
+            await database.rows("SELECT 1")  # behind any statement that the readers might have sent
+            await asyncio.sleep(0)
+            assert not any(reader.done() for reader in readers)
+            raise ZeroDivisionError
+    assert await asyncio.gather(*readers) == [None, ([], None)]
+
+
+# Failures of the disk
+
+
+async def test_a_full_disk_fails_every_write_and_is_recovered_from(store: SqliteStore) -> None:
+    """All that wait get a StoreError and nothing is stored; reads go on; with room again so do writes."""
+    (before,) = await store.register([new()])
+    ((pages,),) = await store._database.read("PRAGMA page_count")
+    await store._database.read(f"PRAGMA max_page_count = {pages}")
+    big = b'{"a":"' + b"x" * 8000 + b'"}'
+    asked = [new(metadata=big) for _ in range(32)]
+    writes = [store.register([callback]) for callback in asked]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert {type(result) for result in results} == {StoreError}
+    assert "full" in str(results[0])
+    assert store.failing is not None
+    assert "full" in store.failing
+    assert await store.get_callback("ann", before.callback.id) == before.callback
+    assert [await store.get_callback("ann", callback.id) for callback in asked] == [None] * 32
+    await store._database.read("PRAGMA max_page_count = 1000000")
+    for callback in asked:
+        await store.register([callback])
+    assert store.failing is None
+
+
+async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
+    """Whoever holds a claim decides what follows; nobody else may take the row meanwhile."""
+    (made,) = await store.register([new()])
+    (due,), _ = await store.claim_tasks("up", NOW, 1)
+    ((pages,),) = await store._database.read("PRAGMA page_count")
+    await store._database.read(f"PRAGMA max_page_count = {pages}")
+    outcome = Outcome(state=TaskState.SUCCESS, data=b'{"a":"' + b"x" * 100_000 + b'"}')
+    settlement = Settlement(seq=due.seq, outcome=outcome, settled_at=NOW, polls=1)
+    with pytest.raises(StoreError):
+        await store.settle(settlement)
+    assert await store.claim_tasks("up", NOW, 1) == ([], None)
+    await store._database.read("PRAGMA max_page_count = 1000000")
+    await store.settle(settlement)
+    after = await store.get_callback("ann", made.callback.id)
+    assert after is not None
+    assert after.state is CallbackState.PENDING
+
+
+async def test_a_read_that_fails_is_a_store_error(store: SqliteStore) -> None:
+    """The driver's exceptions stop at the store, those of claims included."""
+    await connection(store).execute("ALTER TABLE callbacks RENAME TO gone")
+    for read in (store.backlog(), store.claim_callbacks(NOW, 1), store.get_callback("ann", "cb_none")):
+        with pytest.raises(StoreError, match="could not be read"):
+            await read
+
+
+# The schema
+
+
+def test_the_schemas_states_are_the_models() -> None:
+    """A state that only one of them knows would be refused by the database, or read back as an error."""
+    checks = re.findall(r"CHECK \((?:state|result) IN \(([^)]*)\)\)", SCHEMA)
+    told = [set(re.findall(r"'(\w+)'", check)) for check in checks]
+    assert told == [set(TaskState), set(CallbackState), set(AttemptResult)]
+
+
+STATEMENTS = {
+    name: text for name, text in vars(sql).items() if name.isupper() and isinstance(text, str) and name[0] != "_"
+}
+LISTS = {
+    f"list {state} {'by task' if by_task else ''}": sql.select_callbacks(state=state, by_task=by_task)
+    for state in (None, *CallbackState)
+    for by_task in (False, True)
+}
+BY = {
+    "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
+    "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due",
+    "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at<?)",
+    "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
+    "SELECT_REGISTERED": "(task_seq=? AND client=? AND url=? AND cancelled=?)",
+    "OWE_WEBHOOKS": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    "SETTLE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    "IDLE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    "RECORD_ATTEMPT": "callbacks USING INTEGER PRIMARY KEY (rowid=?)",
+    "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
+    "PRUNE_TASK": "callbacks USING COVERING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    "REDELIVER_DEAD": "callbacks USING INDEX callbacks_ended (state=? AND ended_at>? AND ended_at<?)",
+    "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
+    "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
+    **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},
+    **{f"list {state} by task": "(task_seq=?)" for state in (None, *CallbackState)},
+    "list None ": "callbacks_client (client=? AND rowid<?)",
+}
+
+
+@pytest.mark.parametrize("name", [*STATEMENTS, *LISTS])
+def test_no_statement_goes_through_a_whole_table(name: str) -> None:
+    """Every table is reached through an index, and those that matter through the one made for them."""
+    statement = {**STATEMENTS, **LISTS}[name]
+    named = set(re.findall(r":(\w+)", statement))
+    parameters = dict.fromkeys(named, 1) or ("[]",) * statement.count("?")
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    scans = [step for step in plan if step.startswith("SCAN") and " USING " not in step and "VIRTUAL" not in step]
+    assert not scans, plan
+    assert any(BY.get(name, "") in step for step in plan) or not plan, plan
+
+
+def test_lists_need_no_sorting() -> None:
+    """The newest page of a client with a million callbacks costs a page, not a million."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        for state in (None, *CallbackState):
+            statement = sql.select_callbacks(state=state, by_task=False)
+            values = {"client": "ann", "before": 9, "limit": 9}
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            assert "B-TREE" not in " ".join(plan)

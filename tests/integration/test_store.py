@@ -1,0 +1,950 @@
+"""What every store does, whatever its database: one suite, written against the ``Store`` protocol alone.
+
+A second store comes under it through a parameter of ``new_store``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from gateway.model import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    Callback,
+    CallbackState,
+    DueCallback,
+    DueTask,
+    NewCallback,
+    Outcome,
+    PollRecord,
+    Registration,
+    Settlement,
+    TaskState,
+    new_callback_id,
+)
+from gateway.payload import body_template
+from gateway.store import Store
+from gateway.store.sqlite import SqliteStore
+
+NOW = 1_777_460_000_000
+LIMIT_S = 10
+SUCCESS = Outcome(state=TaskState.SUCCESS, data='{"taskId":"t","result":{"text":"Füße 🐈"}}'.encode())
+FAIL = Outcome(state=TaskState.FAIL, data=b'{"taskId":"t","failMsg":"no \\"luck\\""}')
+ABANDONED = Outcome(state=TaskState.ABANDONED, data=b'{"taskId":"t","reason":"timeout"}')
+
+NewStore = Callable[..., Store]
+
+
+@pytest.fixture(params=["sqlite"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
+    """Make a store on this test's database; each call is the next life of the gateway."""
+
+    def make(first_attempt_delay_s: float = 0.0) -> Store:
+        assert request.param == "sqlite"
+        return SqliteStore(tmp_path / "gateway.db", first_attempt_delay_s=first_attempt_delay_s)
+
+    return make
+
+
+@pytest.fixture
+async def store(new_store: NewStore) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        yield await opened(new_store(), stack)
+
+
+async def opened(store: Store, stack: AsyncExitStack) -> Store:
+    await store.open()
+    stack.push_async_callback(store.close)
+    return store
+
+
+def new(
+    task_id: str = "task-1",
+    *,
+    client: str = "ann",
+    url: str = "https://app.example.com/hooks",
+    upstream: str = "up",
+    metadata: bytes = b"{}",
+    timeout_s: int = 3600,
+    at: int = NOW,
+    first_poll_at: int | None = None,
+) -> NewCallback:
+    return NewCallback(
+        id=new_callback_id(at),
+        client=client,
+        upstream=upstream,
+        task_id=task_id,
+        url=url,
+        metadata=metadata,
+        timeout_s=timeout_s,
+        created_at=at,
+        first_poll_at=at if first_poll_at is None else first_poll_at,
+    )
+
+
+async def register(store: Store, callback: NewCallback) -> Registration:
+    (registration,) = await store.register([callback])
+    return registration
+
+
+async def registered(store: Store, callback: NewCallback | None = None) -> Callback:
+    return (await register(store, new() if callback is None else callback)).callback
+
+
+async def look(store: Store, callback: Callback | DueCallback) -> Callback:
+    found = await store.get_callback(callback.client, callback.id)
+    assert found is not None
+    return found
+
+
+async def settle(
+    store: Store, callback: Callback, outcome: Outcome = SUCCESS, *, at: int = NOW, expired_by: int | None = None
+) -> None:
+    polls = 1 if expired_by is None else 0
+    await store.settle(
+        Settlement(seq=callback.task.seq, outcome=outcome, settled_at=at, polls=polls, expired_by=expired_by)
+    )
+
+
+async def claim(store: Store, at: int = NOW) -> DueCallback:
+    """Claim the one webhook that is due."""
+    (due,), _ = await store.claim_callbacks(at, 10)
+    return due
+
+
+async def claim_task(store: Store, at: int = NOW) -> DueTask:
+    (due,), _ = await store.claim_tasks("up", at, 10)
+    return due
+
+
+def attempt_of(
+    due: DueCallback, result: AttemptResult, *, at: int = NOW, next_at: int | None = None, error: str | None = None
+) -> AttemptRecord:
+    status_code = {AttemptResult.DELIVERED: 200, AttemptResult.INTERRUPTED: None}.get(result, 503)
+    made = Attempt(
+        number=due.attempts + 1, started_at=at, duration_ms=12, status_code=status_code, error=error, result=result
+    )
+    return AttemptRecord(claim=due, attempt=made, next_attempt_at=next_at)
+
+
+async def brought_to(store: Store, state: CallbackState, callback: NewCallback | None = None) -> Callback:
+    """Register a callback and bring it to a state the way the loops would."""
+    made = await registered(store, callback)
+    if state is CallbackState.WAITING:
+        return made
+    if state is CallbackState.CANCELLED:
+        await store.cancel(made.client, made.id, NOW)
+        return await look(store, made)
+    await settle(store, made)
+    if state is not CallbackState.PENDING:
+        for due in (await store.claim_callbacks(NOW, 10))[0]:
+            if due.id == made.id:
+                await store.record_attempt(attempt_of(due, AttemptResult(state.value)))
+            else:
+                store.release_callback(due.seq)
+    return await look(store, made)
+
+
+# Registering
+
+
+async def test_a_registration_is_stored_with_its_task(store: Store) -> None:
+    """A new callback waits, and so does its task, which is due at its first poll."""
+    asked = new(metadata=b'{"orderId":7}', timeout_s=60, first_poll_at=NOW + 500)
+    registration = await register(store, asked)
+    callback = registration.callback
+    assert registration.created
+    assert (callback.id, callback.client, callback.url) == (asked.id, "ann", asked.url)
+    assert (callback.metadata, callback.timeout_s) == (b'{"orderId":7}', 60)
+    assert (callback.state, callback.attempts) == (CallbackState.WAITING, 0)
+    assert (callback.created_at, callback.expires_at) == (NOW, NOW + 60_000)
+    assert (callback.next_attempt_at, callback.delivered_at, callback.last_error) == (None, None, None)
+    assert (callback.task.task_id, callback.task.upstream) == ("task-1", "up")
+    assert (callback.task.state, callback.task.polls) == (TaskState.WAITING, 0)
+    assert callback.task.next_poll_at == NOW + 500
+    assert await look(store, callback) == callback
+
+
+async def test_the_same_registration_again_finds_the_first(store: Store) -> None:
+    """Client, task and URL the same: nothing is made, and what stands is returned as it was asked for first."""
+    first = await registered(store, new(metadata=b'{"a":1}', timeout_s=60))
+    again = await register(store, new(metadata=b'{"a":2}', timeout_s=90, at=NOW + 5))
+    assert not again.created
+    assert again.callback == first
+    assert not new(metadata=b'{"a":2}', timeout_s=60).same_request_as(again.callback)
+    assert new(metadata=b'{ "a": 1 }', timeout_s=60).same_request_as(again.callback)
+
+
+@pytest.mark.parametrize(
+    "other", [new(client="bob"), new(url="https://other.example.com/"), new("task-2"), new(upstream="up-2")]
+)
+async def test_another_client_url_task_or_upstream_is_another_callback(store: Store, other: NewCallback) -> None:
+    """Only all four together make a registration the same."""
+    first = await registered(store)
+    second = await register(store, other)
+    assert second.created
+    assert second.callback.id != first.id
+
+
+async def test_a_cancelled_callback_does_not_count(store: Store) -> None:
+    """The same registration after a cancellation makes a new callback, as often as that happens."""
+    ids = set()
+    for _ in range(3):
+        registration = await register(store, new())
+        assert registration.created
+        ids.add(registration.callback.id)
+        await store.cancel("ann", registration.callback.id, NOW)
+    assert (await register(store, new())).created
+    assert len(ids) == 3
+
+
+async def test_a_batch_answers_in_order_with_duplicates_inside(store: Store) -> None:
+    """Each item of a batch gets its registration; the second of two equal ones finds the first."""
+    known = await registered(store, new("known"))
+    batch = [new("b"), new("a"), new("known"), new("b"), new("b", client="bob")]
+    found = await store.register(batch)
+    assert [r.callback.task.task_id for r in found] == ["b", "a", "known", "b", "b"]
+    assert [r.created for r in found] == [True, True, False, False, True]
+    assert found[2].callback.id == known.id
+    assert found[3].callback == found[0].callback
+    seqs = [r.callback.seq for r in found if r.created]
+    assert seqs == sorted(seqs)
+
+
+async def test_an_empty_batch_is_no_error(store: Store) -> None:
+    """Nothing to register is nothing registered."""
+    assert await store.register([]) == []
+
+
+async def test_registrations_at_once_are_all_made(store: Store) -> None:
+    """Concurrent callers share transactions, never results; equal ones make one callback."""
+    found = await asyncio.gather(*(register(store, new(f"task-{n % 20}")) for n in range(60)))
+    assert [r.callback.task.task_id for r in found] == [f"task-{n % 20}" for n in range(60)]
+    assert sum(r.created for r in found) == 20
+    assert len({r.callback.id for r in found}) == 20
+
+
+async def test_ten_callbacks_on_one_task_share_it(store: Store) -> None:
+    """However many wait on a task, it is one row, and one poll stream."""
+    found = await store.register([new(url=f"https://app.example.com/{n}") for n in range(10)])
+    assert len({r.callback.task.seq for r in found}) == 1
+    due, next_due_at = await store.claim_tasks("up", NOW, 100)
+    assert [task.task_id for task in due] == ["task-1"]
+    assert next_due_at is None
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, FAIL])
+async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, outcome: Outcome) -> None:
+    """It gets the task's outcome with no further poll, and its own id and metadata."""
+    await settle(store, await registered(store), outcome, at=NOW + 1)
+    asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9), new(client="eve", at=NOW + 9)]
+    late = [registration.callback for registration in await store.register(asked)]
+    assert [callback.state for callback in late] == [CallbackState.PENDING] * 2
+    assert [callback.next_attempt_at for callback in late] == [NOW + 9] * 2
+    assert (late[0].task.state, late[0].task.polls) == (outcome.state, 1)
+    assert (await store.claim_tasks("up", NOW + 99, 10))[0] == []
+    due, _ = await store.claim_callbacks(NOW + 9, 10)
+    bodies = {callback.id: callback.body for callback in due}
+    template = body_template(outcome, NOW + 1)
+    assert [bodies[new.id] for new in asked] == [template.fill(new.id, new.metadata) for new in asked]
+
+
+async def test_a_callback_that_comes_with_its_tasks_end_is_pending(store: Store) -> None:
+    """A registration written beside the settlement does not wait for a poll that never comes."""
+    first = await registered(store)
+    _, late = await asyncio.gather(settle(store, first), register(store, new(client="bob")))
+    assert late.callback.state is CallbackState.PENDING
+
+
+async def test_an_abandoned_task_is_polled_again_for_a_new_callback(store: Store) -> None:
+    """Giving a task up is the gateway's word, not the upstream's: it does not bind the next callback."""
+    first = await registered(store)
+    await settle(store, first, ABANDONED, expired_by=first.expires_at)
+    assert (await look(store, first)).task.state is TaskState.ABANDONED
+    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    assert (late.state, late.task.state) == (CallbackState.WAITING, TaskState.WAITING)
+    assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None)
+    assert (await claim_task(store, NOW + 7)).task_id == "task-1"
+    task = await store.get_task("bob", "task-1")
+    assert task is not None
+    assert task.outcome is None
+    assert (await look(store, first)).state is CallbackState.PENDING  # what was owed stays owed
+
+
+async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> None:
+    """A task that everybody had cancelled wakes up with the next callback."""
+    first = await registered(store)
+    await store.cancel("ann", first.id, NOW)
+    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    assert late.task.next_poll_at == NOW + 7
+    assert (await claim_task(store, NOW + 7)).task_id == "task-1"
+
+
+async def test_registering_wakes_the_poller(store: Store) -> None:
+    """A new task may be due earlier than anything its poller knows of."""
+    await registered(store)
+    assert store.tasks_due("up").is_set()
+    assert not store.tasks_due("another").is_set()
+
+
+# Settling
+
+
+async def test_settling_makes_exactly_the_waiting_callbacks_due(store: Store) -> None:
+    """Each waiting callback gets its body; cancelled ones and other tasks' stay as they are."""
+    waiting = [
+        await registered(store, new(url=f"https://app.example.com/{n}", metadata=b'{"n":%d}' % n)) for n in range(3)
+    ]
+    cancelled = await brought_to(store, CallbackState.CANCELLED, new(client="eve"))
+    other = await registered(store, new("task-2"))
+    store.callbacks_due.clear()
+    await settle(store, waiting[0], at=NOW + 50)
+    assert store.callbacks_due.is_set()
+    due, next_due_at = await store.claim_callbacks(NOW + 50, 10)
+    template = body_template(SUCCESS, NOW + 50)
+    assert {d.id: d.body for d in due} == {c.id: template.fill(c.id, c.metadata) for c in waiting}
+    assert next_due_at is None
+    assert {d.due_at for d in due} == {NOW + 50}
+    assert (await look(store, cancelled)).state is CallbackState.CANCELLED
+    assert (await look(store, other)).state is CallbackState.WAITING
+    task = await store.get_task("ann", "task-1")
+    assert task is not None
+    assert (task.state, task.settled_at, task.outcome) == (TaskState.SUCCESS, NOW + 50, SUCCESS.data)
+    assert (task.polls, task.last_polled_at, task.next_poll_at) == (1, NOW + 50, None)
+
+
+async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
+    """The schedule's first number is the time between the task's end and the first attempt, for late ones too."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(first_attempt_delay_s=2.5), stack)
+        first = await registered(store)
+        await settle(store, first, at=NOW)
+        late = await registered(store, new(client="bob", at=NOW + 10))
+        assert (await look(store, first)).next_attempt_at == NOW + 2500
+        assert late.next_attempt_at == NOW + 2510
+        assert await store.claim_callbacks(NOW + 2499, 10) == ([], NOW + 2500)
+
+
+async def test_a_task_settles_once(store: Store) -> None:
+    """The upstream's first word stands: a second settlement, even beside the first, changes nothing."""
+    callback = await registered(store)
+    await asyncio.gather(settle(store, callback, SUCCESS, at=NOW), settle(store, callback, FAIL, at=NOW + 1))
+    await settle(store, callback, FAIL, at=NOW + 2)
+    task = await store.get_task("ann", "task-1")
+    assert task is not None
+    assert (task.state, task.settled_at, task.polls) == (TaskState.SUCCESS, NOW, 1)
+    assert (await claim(store)).body == body_template(SUCCESS, NOW).fill(callback.id, b"{}")
+
+
+async def test_only_expired_callbacks_are_abandoned(store: Store) -> None:
+    """A time-out ends the callbacks whose time has passed; the task goes on for the others."""
+    short = await registered(store, new(timeout_s=10))
+    long = await registered(store, new(client="bob", timeout_s=20))
+    await settle(store, short, ABANDONED, at=NOW + 11_000, expired_by=NOW + 10_000)
+    assert (await look(store, short)).state is CallbackState.PENDING
+    still = await look(store, long)
+    assert (still.state, still.task.state, still.task.next_poll_at) == (CallbackState.WAITING, TaskState.WAITING, NOW)
+    await settle(store, long, SUCCESS, at=NOW + 12_000)
+    due, _ = await store.claim_callbacks(NOW + 99_000, 10)
+    assert {d.id: d.body for d in due} == {
+        short.id: body_template(ABANDONED, NOW + 11_000).fill(short.id, b"{}"),
+        long.id: body_template(SUCCESS, NOW + 12_000).fill(long.id, b"{}"),
+    }
+
+
+async def test_a_task_is_abandoned_when_nobody_waits_any_more(store: Store) -> None:
+    """The last callback's time-out ends the task, without counting a poll."""
+    callback = await registered(store, new(timeout_s=10))
+    await settle(store, callback, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
+    task = (await look(store, callback)).task
+    assert (task.state, task.polls, task.last_polled_at, task.next_poll_at) == (TaskState.ABANDONED, 0, None, None)
+
+
+async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -> None:
+    """Both written at once: the task ends as the upstream said, whichever was first in the queue."""
+    short = await registered(store, new(timeout_s=10))
+    await registered(store, new(client="bob", timeout_s=20))
+    at = NOW + 11_000
+    await asyncio.gather(settle(store, short, ABANDONED, at=at, expired_by=at), settle(store, short, SUCCESS, at=at))
+    assert (await look(store, short)).task.state is TaskState.SUCCESS
+
+
+async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
+    """The task is still being polled: nobody else may start a second poll."""
+    short = await registered(store, new(timeout_s=10))
+    await registered(store, new(client="bob", timeout_s=20))
+    await claim_task(store)
+    await settle(store, short, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
+    assert (await store.claim_tasks("up", NOW + 10_000, 10))[0] == []
+
+
+async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
+    """wait_settled returns long before its time when the task settles, for each that waits."""
+    callback = await registered(store)
+    waiters = [asyncio.create_task(store.wait_settled(callback.task.seq, 3600)) for _ in range(2)]
+    cancelled = asyncio.create_task(store.wait_settled(callback.task.seq, 3600))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await settle(store, callback)
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(*waiters)
+
+
+async def test_waiting_for_a_task_ends_with_its_time(store: Store) -> None:
+    """A task that does not settle is waited for no longer than asked."""
+    callback = await registered(store)
+    async with asyncio.timeout(LIMIT_S):
+        await store.wait_settled(callback.task.seq, 0.001)
+
+
+# Polling
+
+
+async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
+    """A reschedule keeps when and with which error; errors in a row are counted, a good answer ends the row."""
+    await registered(store)
+    failures = []
+    for n, error in enumerate(("refused", "refused again", None), 1):
+        due = await claim_task(store, NOW + n * 1000)
+        failures.append(due.failures)
+        await store.reschedule(
+            PollRecord(seq=due.seq, polled_at=NOW + n, next_poll_at=NOW + (n + 1) * 1000, error=error)
+        )
+        task = await store.get_task("ann", "task-1")
+        assert task is not None
+        assert (task.polls, task.last_polled_at, task.last_error) == (n, NOW + n, error)
+        assert task.next_poll_at == NOW + (n + 1) * 1000
+    assert failures == [0, 1, 2]
+    last = await claim_task(store, NOW + 9000)
+    assert (last.failures, last.polls) == (0, 3)
+
+
+async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
+    """A poll that was under way while the task settled does not make it due again."""
+    callback = await registered(store)
+    due = await claim_task(store)
+    await settle(store, callback)
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error="late"))
+    task = (await look(store, callback)).task
+    assert (task.polls, task.next_poll_at, task.last_error) == (1, None, None)
+
+
+async def test_a_reschedule_does_not_wake_an_idle_task(store: Store) -> None:
+    """The last callback was cancelled during the poll: nobody waits, so nothing is asked again."""
+    callback = await registered(store)
+    due = await claim_task(store)
+    await store.cancel("ann", callback.id, NOW)
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+    assert await store.claim_tasks("up", NOW + 99, 10) == ([], None)
+
+
+async def test_tasks_are_claimed_once_the_longest_due_first(store: Store) -> None:
+    """A claim takes at most what was asked for, in order; the next call goes on behind it."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(5)])
+    await registered(store, new("later", first_poll_at=NOW + 500))
+    await registered(store, new("elsewhere", upstream="other"))
+    first, next_due_at = await store.claim_tasks("up", NOW, 2)
+    assert [task.task_id for task in first] == ["task-4", "task-3"]
+    assert next_due_at == NOW - 2  # more is due already
+    rest, next_due_at = await store.claim_tasks("up", NOW, 10)
+    assert [task.task_id for task in rest] == ["task-2", "task-1", "task-0"]
+    assert next_due_at == NOW + 500
+    assert await store.claim_tasks("up", NOW, 10) == ([], NOW + 500)
+    assert await store.claim_tasks("up", NOW, 0) == ([], NOW + 500)
+
+
+async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
+    """Callers that ask at the same moment get different tasks, and together all of them."""
+    await store.register([new(f"task-{n}") for n in range(40)])
+    found = await asyncio.gather(*(store.claim_tasks("up", NOW, 7) for _ in range(8)))
+    names = [task.task_id for due, _ in found for task in due]
+    assert sorted(names) == sorted(f"task-{n}" for n in range(40))
+
+
+async def test_a_released_task_can_be_claimed_again(store: Store) -> None:
+    """A claim that is given back leaves no trace and wakes the poller."""
+    await registered(store)
+    due = await claim_task(store)
+    assert (await store.claim_tasks("up", NOW, 10))[0] == []
+    store.tasks_due("up").clear()
+    store.release_task(due)
+    assert store.tasks_due("up").is_set()
+    assert await claim_task(store) == due
+
+
+async def test_a_claim_holds_until_its_write_is_committed(store: Store) -> None:
+    """Between asking for the reschedule and its commit nobody else gets the task; afterwards its new time counts."""
+    await registered(store)
+    due = await claim_task(store)
+    record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 100, error=None)
+    write = asyncio.create_task(store.reschedule(record))
+    while not write.done():
+        assert (await store.claim_tasks("up", NOW, 10))[0] == []
+    await write
+    assert await store.claim_tasks("up", NOW, 10) == ([], NOW + 100)
+    assert (await claim_task(store, NOW + 100)).polls == 1
+
+
+async def test_a_poller_that_knows_of_nothing_earlier_is_woken(store: Store) -> None:
+    """While it is polled, a task is not among those its poller knows: its next poll may be the earliest of all."""
+    await store.register([new("a"), new("b", first_poll_at=NOW + 1000)])
+    due = await claim_task(store)
+    store.tasks_due("up").clear()
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 500, error=None))
+    assert store.tasks_due("up").is_set()
+
+
+async def test_a_poller_that_knows_of_something_earlier_is_left_alone(store: Store) -> None:
+    """It comes round for the earlier one anyway, and hears of this one then."""
+    await store.register([new("a"), new("b", first_poll_at=NOW + 1000)])
+    due = await claim_task(store)
+    store.tasks_due("up").clear()
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1500, error=None))
+    assert not store.tasks_due("up").is_set()
+
+
+async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
+    """Only tasks that wait for a later poll move; a settled one does not come back."""
+    later = await registered(store, new("later", first_poll_at=NOW + 5000))
+    earlier = await registered(store, new("earlier", first_poll_at=NOW - 5000))
+    ended = await registered(store, new("ended"))
+    await settle(store, ended)
+    await store.poll_now([c.task.seq for c in (later, earlier, ended)], NOW)
+    assert (await look(store, later)).task.next_poll_at == NOW
+    assert (await look(store, earlier)).task.next_poll_at == NOW - 5000
+    assert (await look(store, ended)).task.next_poll_at is None
+
+
+async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> None:
+    """Each task stands once, with its earliest passed callback; only waiting callbacks of this upstream count."""
+    await registered(store, new("a", timeout_s=10))
+    await registered(store, new("a", client="bob", timeout_s=5))
+    await registered(store, new("b", timeout_s=7))
+    await registered(store, new("later", timeout_s=60))
+    await registered(store, new("elsewhere", upstream="other", timeout_s=1))
+    cancelled = await registered(store, new("cancelled", timeout_s=1))
+    await store.cancel("ann", cancelled.id, NOW)
+    await settle(store, await registered(store, new("ended", timeout_s=1)))
+    expired, next_expiry_at = await store.expired_tasks("up", NOW + 10_000, 10)
+    assert [(task.task_id, task.expires_at) for task in expired] == [("a", NOW + 5000), ("b", NOW + 7000)]
+    assert {task.last_polled_at for task in expired} == {None}
+    assert next_expiry_at == NOW + 60_000
+    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 10_000, 1))[0]] == ["a"]
+    assert (await store.expired_tasks("up", NOW + 99_000, 10))[1] is None
+
+
+# Delivering
+
+
+async def test_webhooks_are_claimed_once_the_longest_due_first(store: Store) -> None:
+    """As with tasks: in order, at most what was asked for, and with the time of the next one."""
+    for n in range(4):
+        await settle(store, await registered(store, new(f"task-{n}")), at=NOW - n)
+    await settle(store, await registered(store, new("later")), at=NOW + 700)
+    first, next_due_at = await store.claim_callbacks(NOW, 1)
+    assert [due.due_at for due in first] == [NOW - 3]
+    assert next_due_at == NOW - 2
+    rest, next_due_at = await store.claim_callbacks(NOW, 10)
+    assert [due.due_at for due in rest] == [NOW - 2, NOW - 1, NOW]
+    assert next_due_at == NOW + 700
+    assert await store.claim_callbacks(NOW, 10) == ([], NOW + 700)
+
+
+async def test_no_webhook_is_claimed_twice_at_once(store: Store) -> None:
+    """Callers that ask at the same moment get different webhooks, and together all of them."""
+    made = await store.register([new(url=f"https://app.example.com/{n}") for n in range(40)])
+    await settle(store, made[0].callback)
+    found = await asyncio.gather(*(store.claim_callbacks(NOW, 7) for _ in range(8)))
+    assert sorted(d.id for due, _ in found for d in due) == sorted(r.callback.id for r in made)
+
+
+async def test_a_released_webhook_can_be_claimed_again(store: Store) -> None:
+    """A claim that is given back leaves no trace and wakes the deliverer."""
+    await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    assert (await store.claim_callbacks(NOW, 10))[0] == []
+    store.callbacks_due.clear()
+    store.release_callback(due.seq)
+    assert store.callbacks_due.is_set()
+    assert await claim(store) == due
+
+
+async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Store) -> None:
+    """Otherwise a webhook that is still being recorded would be sent again."""
+    await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    write = asyncio.create_task(store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 100)))
+    while not write.done():
+        assert (await store.claim_callbacks(NOW, 10))[0] == []
+    await write
+    assert await store.claim_callbacks(NOW, 10) == ([], NOW + 100)
+
+
+async def test_a_delivered_webhook_is_done(store: Store) -> None:
+    """2xx: delivered when the attempt ended, nothing left to send."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED, at=NOW + 5))
+    after = await look(store, callback)
+    assert (after.state, after.attempts, after.delivered_at) == (CallbackState.DELIVERED, 1, NOW + 17)
+    assert (after.next_attempt_at, after.last_error) == (None, None)
+    assert await store.claim_callbacks(NOW + 99_999, 10) == ([], None)
+
+
+async def test_a_failed_attempt_is_retried_with_the_same_bytes(store: Store) -> None:
+    """RETRY: due again when the schedule says, the count and the error kept, the body unchanged."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    store.callbacks_due.clear()
+    await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 5000, error="503"))
+    assert store.callbacks_due.is_set()  # the deliverer did not know of it while it was claimed
+    after = await look(store, callback)
+    assert (after.state, after.attempts, after.next_attempt_at) == (CallbackState.PENDING, 1, NOW + 5000)
+    assert (after.last_error, after.delivered_at) == ("503", None)
+    again = await claim(store, NOW + 5000)
+    assert (again.body, again.attempts, again.budget_used) == (due.body, 1, 1)
+
+
+async def test_the_last_failed_attempt_leaves_a_dead_callback(store: Store) -> None:
+    """DEAD: kept with its error, never due."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    await store.record_attempt(attempt_of(await claim(store), AttemptResult.DEAD, error="410"))
+    after = await look(store, callback)
+    assert (after.state, after.last_error, after.delivered_at) == (CallbackState.DEAD, "410", None)
+    assert await store.claim_callbacks(NOW + 99_999, 10) == ([], None)
+
+
+async def test_an_interrupted_attempt_does_not_count(store: Store) -> None:
+    """It is logged and numbered, but the schedule's budget is untouched."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    await store.record_attempt(attempt_of(await claim(store), AttemptResult.INTERRUPTED, next_at=NOW + 1))
+    after = await look(store, callback)
+    assert (after.state, after.attempts) == (CallbackState.PENDING, 1)
+    again = await claim(store, NOW + 1)
+    assert (again.attempts, again.budget_used) == (1, 0)
+
+
+async def test_a_callback_cancelled_during_its_attempt_stays_cancelled(store: Store) -> None:
+    """Even a delivery does not bring it back; the attempt is in the log all the same."""
+    for result in (AttemptResult.DELIVERED, AttemptResult.RETRY):
+        callback = await brought_to(store, CallbackState.PENDING, new(result.value))
+        due = await claim(store)
+        await store.cancel("ann", callback.id, NOW)
+        await store.record_attempt(attempt_of(due, result, next_at=NOW + 1 if result is AttemptResult.RETRY else None))
+        after = await look(store, callback)
+        assert (after.state, after.attempts) == (CallbackState.CANCELLED, 1)
+        assert (after.next_attempt_at, after.delivered_at) == (None, None)
+        assert len(await store.list_attempts("ann", callback.id) or []) == 1
+
+
+@pytest.mark.parametrize("result", [AttemptResult.RETRY, AttemptResult.DEAD, AttemptResult.INTERRUPTED])
+async def test_a_redelivery_fences_off_the_attempt_before_it(store: Store, result: AttemptResult) -> None:
+    """The fresh budget is not spent, nor the callback buried, by an attempt that was under way."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    await store.redeliver("ann", callback.id, NOW + 10)
+    store.callbacks_due.clear()
+    next_at = None if result is AttemptResult.DEAD else NOW + 60_000
+    await store.record_attempt(attempt_of(due, result, next_at=next_at, error="503"))
+    assert store.callbacks_due.is_set()
+    after = await look(store, callback)
+    assert (after.state, after.next_attempt_at, after.attempts) == (CallbackState.PENDING, NOW + 10, 1)
+    again = await claim(store, NOW + 10)
+    assert (again.budget_used, again.attempts) == (0, 1)
+
+
+async def test_good_news_is_taken_despite_a_redelivery(store: Store) -> None:
+    """The receiver has the webhook: sending it once more would serve nobody."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    await store.redeliver("ann", callback.id, NOW + 10)
+    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    assert (await look(store, callback)).state is CallbackState.DELIVERED
+
+
+async def test_an_attempt_recorded_twice_is_logged_once(store: Store) -> None:
+    """A record that is repeated because its first answer was lost replaces itself."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    record = attempt_of(await claim(store), AttemptResult.DELIVERED)
+    await store.record_attempt(record)
+    await store.record_attempt(record)
+    assert await store.list_attempts("ann", callback.id) == [record.attempt]
+
+
+async def test_attempts_are_listed_in_order(store: Store) -> None:
+    """Every attempt is kept as it was made, numbered from 1."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    made = []
+    for n, result in enumerate((AttemptResult.RETRY, AttemptResult.INTERRUPTED, AttemptResult.DELIVERED)):
+        next_at = None if result is AttemptResult.DELIVERED else NOW + n + 1
+        record = attempt_of(await claim(store, NOW + n), result, at=NOW + n, next_at=next_at, error=f"error {n}")
+        await store.record_attempt(record)
+        made.append(record.attempt)
+    assert [attempt.number for attempt in made] == [1, 2, 3]
+    assert await store.list_attempts("ann", callback.id) == made
+
+
+async def test_attempts_of_nobody_and_of_others(store: Store) -> None:
+    """No attempts yet is an empty list; no such callback, or another client's, is None."""
+    callback = await registered(store)
+    assert await store.list_attempts("ann", callback.id) == []
+    assert await store.list_attempts("bob", callback.id) is None
+    assert await store.list_attempts("ann", "cb_none") is None
+
+
+# Changing for the API
+
+
+@pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.PENDING])
+async def test_what_is_not_over_can_be_cancelled(store: Store, state: CallbackState) -> None:
+    """A waiting or pending callback is cancelled: it is never due again."""
+    callback = await brought_to(store, state)
+    assert await store.cancel("ann", callback.id, NOW + 1) is state
+    after = await look(store, callback)
+    assert (after.state, after.next_attempt_at) == (CallbackState.CANCELLED, None)
+    assert await store.claim_callbacks(NOW + 99_999, 10) == ([], None)
+
+
+@pytest.mark.parametrize("state", [CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED])
+async def test_what_is_over_cannot_be_cancelled(store: Store, state: CallbackState) -> None:
+    """The state is told and nothing changes."""
+    callback = await brought_to(store, state)
+    assert await store.cancel("ann", callback.id, NOW + 1) is state
+    assert await look(store, callback) == callback
+
+
+async def test_cancelling_the_last_callback_idles_its_task(store: Store) -> None:
+    """While somebody waits the task is polled; once nobody does it is not."""
+    first = await registered(store)
+    second = await registered(store, new(client="bob"))
+    await store.cancel("ann", first.id, NOW)
+    assert (await look(store, second)).task.next_poll_at == NOW
+    await store.cancel("bob", second.id, NOW)
+    task = (await look(store, second)).task
+    assert (task.state, task.next_poll_at) == (TaskState.WAITING, None)
+    assert await store.claim_tasks("up", NOW + 99_999, 10) == ([], None)
+
+
+async def test_cancelling_what_is_not_there_or_not_ones_own(store: Store) -> None:
+    """None, and another client's callback is not touched."""
+    callback = await registered(store)
+    assert await store.cancel("ann", "cb_none", NOW) is None
+    assert await store.cancel("bob", callback.id, NOW) is None
+    assert await look(store, callback) == callback
+
+
+@pytest.mark.parametrize("state", [CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD])
+async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: CallbackState) -> None:
+    """Due now, with a whole budget, the same id and bytes, and the attempts numbered on."""
+    callback = await registered(store)
+    await settle(store, callback)
+    due = await claim(store)
+    result = AttemptResult.RETRY if state is CallbackState.PENDING else AttemptResult(state.value)
+    next_at = NOW + 60_000 if state is CallbackState.PENDING else None
+    await store.record_attempt(attempt_of(due, result, next_at=next_at))
+    store.callbacks_due.clear()
+    assert await store.redeliver("ann", callback.id, NOW + 50) is state
+    assert store.callbacks_due.is_set()
+    after = await look(store, callback)
+    assert (after.state, after.next_attempt_at, after.delivered_at) == (CallbackState.PENDING, NOW + 50, None)
+    again = await claim(store, NOW + 50)
+    assert (again.id, again.body, again.attempts, again.budget_used) == (due.id, due.body, 1, 0)
+
+
+@pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.CANCELLED])
+async def test_what_is_owed_nothing_cannot_be_redelivered(store: Store, state: CallbackState) -> None:
+    """A waiting callback has no webhook yet, a cancelled one none any more."""
+    callback = await brought_to(store, state)
+    assert await store.redeliver("ann", callback.id, NOW) is state
+    assert await look(store, callback) == callback
+
+
+async def test_redelivering_what_is_not_there_or_not_ones_own(store: Store) -> None:
+    """None, and another client's callback is not touched."""
+    callback = await brought_to(store, CallbackState.DEAD)
+    assert await store.redeliver("ann", "cb_none", NOW) is None
+    assert await store.redeliver("bob", callback.id, NOW) is None
+    assert await look(store, callback) == callback
+
+
+async def test_dead_callbacks_are_redelivered_by_when_they_died(store: Store) -> None:
+    """From ``since`` on, up to but without ``until``, and only this client's."""
+    dead = {}
+    for n, client in enumerate(("ann", "ann", "ann", "ann", "bob")):
+        callback = await registered(store, new(f"task-{n}", client=client))
+        await settle(store, callback)
+        record = attempt_of(await claim(store), AttemptResult.DEAD, at=NOW + n)
+        await store.record_attempt(record)
+        dead[n] = callback
+    delivered = await brought_to(store, CallbackState.DELIVERED, new("fine"))
+    died_at = NOW + 12  # an attempt that started at NOW takes 12 ms
+    assert await store.redeliver_dead("ann", died_at + 1, died_at + 3, NOW + 500) == 2
+    states = {n: (await look(store, callback)).state for n, callback in dead.items()}
+    assert [n for n, state in states.items() if state is CallbackState.PENDING] == [1, 2]
+    assert (await look(store, dead[1])).next_attempt_at == NOW + 500
+    assert (await look(store, delivered)).state is CallbackState.DELIVERED
+    assert await store.redeliver_dead("ann", 0, NOW, NOW + 500) == 0
+    assert await store.redeliver_dead("eve", 0, NOW + 9999, NOW + 500) == 0
+
+
+# Reading for the API
+
+
+async def test_lists_are_newest_first_and_paged_by_seq(store: Store) -> None:
+    """Each page goes on below the last seq of the one before, whatever is registered meanwhile."""
+    made = [r.callback.id for r in await store.register([new(f"task-{n}") for n in range(7)])]
+    seen: list[str] = []
+    before_seq = None
+    for extra in count():
+        page = await store.list_callbacks("ann", state=None, task_id=None, before_seq=before_seq, limit=3)
+        if not page:
+            break
+        seen += [callback.id for callback in page]
+        before_seq = page[-1].seq
+        await registered(store, new(f"meanwhile-{extra}"))
+    assert seen == made[::-1]
+
+
+async def test_lists_are_filtered_by_state_and_task(store: Store) -> None:
+    """Both filters hold together; each state finds its own."""
+    made = {state: await brought_to(store, state, new(f"task-{state}")) for state in CallbackState}
+    for state, callback in made.items():
+        found = await store.list_callbacks("ann", state=state, task_id=None, before_seq=None, limit=10)
+        assert found == [await look(store, callback)]
+    other = await registered(store, new("task-dead", url="https://other.example.com/"))
+    assert other.state is CallbackState.PENDING  # its task has ended
+    by_task = await store.list_callbacks("ann", state=None, task_id="task-dead", before_seq=None, limit=10)
+    assert [callback.id for callback in by_task] == [other.id, made[CallbackState.DEAD].id]
+    both = await store.list_callbacks("ann", state=CallbackState.DEAD, task_id="task-dead", before_seq=None, limit=10)
+    assert [callback.id for callback in both] == [made[CallbackState.DEAD].id]
+    older = await store.list_callbacks("ann", state=None, task_id="task-dead", before_seq=other.seq, limit=10)
+    assert older == both
+    assert await store.list_callbacks("ann", state=None, task_id="none", before_seq=None, limit=10) == []
+
+
+async def test_other_clients_callbacks_cannot_be_seen(store: Store) -> None:
+    """Not in lists, not by id."""
+    mine = await registered(store)
+    theirs = await registered(store, new(client="bob"))
+    assert await store.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=10) == [mine]
+    assert await store.list_callbacks("ann", state=None, task_id="task-1", before_seq=None, limit=10) == [mine]
+    assert await store.list_callbacks("ann", state=CallbackState.WAITING, task_id=None, before_seq=None, limit=10) == [
+        mine
+    ]
+    assert await store.get_callback("ann", theirs.id) is None
+
+
+async def test_a_task_is_seen_by_those_who_registered_for_it(store: Store) -> None:
+    """Nobody else finds it; one name at two upstreams gives each client its own."""
+    await registered(store, new(client="ann", upstream="up"))
+    await registered(store, new(client="bob", upstream="other"))
+    for client, upstream in (("ann", "up"), ("bob", "other")):
+        task = await store.get_task(client, "task-1")
+        assert task is not None
+        assert task.upstream == upstream
+    assert await store.get_task("eve", "task-1") is None
+    assert await store.get_task("ann", "task-2") is None
+
+
+# Keeping house
+
+
+async def test_pruning_removes_what_ended_long_ago(store: Store) -> None:
+    """Delivered and cancelled ones by the first limit, dead ones by the second; what is not over stays."""
+    made = {state: await brought_to(store, state, new(f"task-{state}")) for state in CallbackState}
+    ended_at = NOW + 12
+    assert await store.prune(NOW, ended_at, 100) == 0
+    assert await store.prune(ended_at + 1, ended_at, 100) == 2
+    gone = {state for state, c in made.items() if await store.get_callback("ann", c.id) is None}
+    assert gone == {CallbackState.DELIVERED, CallbackState.CANCELLED}
+    assert await store.list_attempts("ann", made[CallbackState.DELIVERED].id) is None
+    assert await store.get_task("ann", "task-delivered") is None
+    assert await store.prune(0, ended_at + 1, 100) == 1
+    assert await store.get_callback("ann", made[CallbackState.DEAD].id) is None
+    assert await store.prune(ended_at * 2, ended_at * 2, 100) == 0
+    assert (await look(store, made[CallbackState.WAITING])).state is CallbackState.WAITING
+    assert (await look(store, made[CallbackState.PENDING])).state is CallbackState.PENDING
+
+
+async def test_a_task_goes_with_its_last_callback(store: Store) -> None:
+    """As long as one callback is left the task stays, with its outcome for whoever registers late."""
+    first = await brought_to(store, CallbackState.DELIVERED)
+    second = await registered(store, new(client="bob"))
+    assert await store.prune(NOW + 99_999, 0, 100) == 1
+    assert await store.get_callback("ann", first.id) is None
+    assert (await registered(store, new(client="eve"))).state is CallbackState.PENDING
+    await store.cancel("bob", second.id, NOW)
+    (eve,) = await store.list_callbacks("eve", state=None, task_id=None, before_seq=None, limit=10)
+    await store.cancel("eve", eve.id, NOW)
+    assert await store.prune(NOW + 99_999, 0, 100) == 2
+    anew = await registered(store)
+    assert (anew.task.state, anew.task.polls) == (TaskState.WAITING, 0)  # nothing was left of the old one
+
+
+async def test_pruning_stops_at_its_limit(store: Store) -> None:
+    """No write waits long: the rest goes in the next rounds."""
+    for registration in await store.register([new(f"task-{n}") for n in range(5)]):
+        await store.cancel("ann", registration.callback.id, NOW)
+    assert [await store.prune(NOW + 1, 0, 2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_an_attempt_on_a_pruned_callback_is_dropped(store: Store) -> None:
+    """Cancelled and pruned while its attempt was under way: no error, and no other callback inherits it."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    await store.cancel("ann", callback.id, NOW)
+    await store.prune(NOW + 1, 0, 100)
+    other = await brought_to(store, CallbackState.PENDING, new("task-2"))
+    assert other.seq > callback.seq
+    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    after = await look(store, other)
+    assert (after.state, after.attempts) == (CallbackState.PENDING, 0)
+
+
+async def test_the_backlog_counts_what_is_pending(store: Store) -> None:
+    """How many webhooks are owed, claimed or not, and since when the oldest is due."""
+    assert await store.backlog() == (0, None)
+    for n in range(3):
+        await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)
+    await brought_to(store, CallbackState.WAITING, new("waits"))
+    assert await store.backlog() == (3, NOW)
+    (due,), _ = await store.claim_callbacks(NOW, 1)
+    assert await store.backlog() == (3, NOW)
+    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    assert await store.backlog() == (2, NOW + 1)
+
+
+# From one life to the next
+
+
+async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
+    """32 bytes, the same in every life: cursors survive a restart."""
+    keys = []
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            store = await opened(new_store(), stack)
+            keys.append(await store.secret_key())
+    assert len(keys[0]) == 32
+    assert keys[0] == keys[1]
+
+
+async def test_everything_survives_a_restart(new_store: NewStore) -> None:
+    """Callbacks in every state, their tasks and attempts; claims do not, so that what was in flight is due again."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        made = [await brought_to(store, state, new(f"task-{state}")) for state in CallbackState]
+        before = [await look(store, callback) for callback in made]
+        attempts = [await store.list_attempts("ann", callback.id) for callback in made]
+        claimed = await claim(store)
+        polled = await claim_task(store)
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert [await look(store, callback) for callback in made] == before
+        assert [await store.list_attempts("ann", callback.id) for callback in made] == attempts
+        assert await claim(store) == claimed
+        assert await claim_task(store) == polled

@@ -1,0 +1,139 @@
+"""Instants and their text, and waiting with a limit."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.clock import SystemClock, from_iso, to_iso, wait_for_event
+
+LAST_AT = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1, "1970-01-01T00:00:00.001Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (1_795_428_033_120, "2026-11-23T10:00:33.120Z"),
+        (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+        (LAST_AT, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_an_instant_as_text(at: int, text: str) -> None:
+    """An instant is written in UTC with exactly three decimals, and read back as itself."""
+    assert to_iso(at) == text
+    assert from_iso(text) == at
+
+
+@given(at=st.integers(0, LAST_AT))
+@example(at=1_777_459_967_759)
+def test_every_instant_survives_the_round_trip(at: int) -> None:
+    """No instant is lost or shifted by a millisecond on its way through text."""
+    assert from_iso(to_iso(at)) == at
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-23T10:00:00Z",
+        "2026-11-23T10:00:00.000Z",
+        "2026-11-23T10:00:00+00:00",
+        "2026-11-23T15:30:00+05:30",
+        "2026-11-23T02:00:00-08:00",
+        "2026-11-23T10:00:00.0004Z",
+    ],
+)
+def test_zones_are_counted(text: str) -> None:
+    """The same instant in any zone is the same number."""
+    assert from_iso(text) == 1_795_428_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "1795428000000",
+        "2026-11-23",
+        "2026-11-23T10:00:00",
+        "2026-13-01T00:00:00Z",
+        "2026-11-31T00:00:00Z",
+        "2026-11-23T25:00:00Z",
+    ],
+)
+def test_anything_else_is_a_value_error(text: str) -> None:
+    """What names no instant is refused by ValueError alone, a missing zone included."""
+    with pytest.raises(ValueError, match=r"."):
+        from_iso(text)
+
+
+def test_a_missing_zone_is_explained() -> None:
+    """Whoever left the zone out is told so, with an example."""
+    with pytest.raises(ValueError, match="needs a zone, for example 2026-11-23T10:00:00Z"):
+        from_iso("2026-11-23T10:00:00")
+
+
+def test_the_system_clock_counts_milliseconds_of_utc() -> None:
+    """The wall clock is in milliseconds since the epoch, between two readings of the machine's own."""
+    before = int(datetime.now(UTC).timestamp() * 1000)
+    now = SystemClock().now()
+    assert before <= now <= int(datetime.now(UTC).timestamp() * 1000)
+
+
+def test_the_steady_clock_does_not_run_backwards() -> None:
+    """The steady clock is seconds that never decrease."""
+    clock = SystemClock()
+    readings = [clock.monotonic() for _ in range(100)]
+    assert readings == sorted(readings)
+
+
+@pytest.mark.parametrize("timeout_s", [-1.0, 0.0, 0.001])
+async def test_waiting_ends_by_itself(timeout_s: float) -> None:
+    """An event that nobody sets is waited for only as long as was said; a time already past is no error."""
+    async with asyncio.timeout(30):
+        await wait_for_event(asyncio.Event(), timeout_s)
+
+
+async def test_an_event_ends_the_wait_early() -> None:
+    """The wait ends as soon as the event is set, long before its limit."""
+    event = asyncio.Event()
+    waiting = asyncio.create_task(wait_for_event(event, 3600))
+    asyncio.get_running_loop().call_soon(event.set)
+    async with asyncio.timeout(30):
+        await waiting
+    assert event.is_set()
+
+
+async def test_a_set_event_is_not_waited_for() -> None:
+    """An event that is set already ends the wait at once, and stays set for its owner to clear."""
+    event = asyncio.Event()
+    event.set()
+    async with asyncio.timeout(30):
+        await wait_for_event(event, 3600)
+    assert event.is_set()
+
+
+async def test_cancelling_the_wait_is_not_swallowed() -> None:
+    """A loop that is cancelled while it waits ends, whatever the wait's own limit does."""
+    started = asyncio.Event()
+
+    async def wait() -> None:
+        started.set()
+        await wait_for_event(asyncio.Event(), 3600)
+
+    waiting = asyncio.create_task(wait())
+    await started.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_a_time_limit_around_the_wait_is_not_swallowed() -> None:
+    """Somebody else's time limit passes through as theirs."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await wait_for_event(asyncio.Event(), 3600)

@@ -1,0 +1,151 @@
+"""What a loop has running: bounded, named, waking its loop when there is room again, and drained."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway import inflight as module
+from gateway.inflight import InFlight
+
+
+class Work:
+    """Work that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.cancelled = False
+        self.name = ""
+
+    async def __call__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.name = task.get_name()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        finally:
+            self.ended.set()
+
+
+class Errors:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> Errors:
+    errors = Errors()
+    monkeypatch.setattr(module, "_log", errors)
+    return errors
+
+
+async def turn() -> None:
+    """Let every callback that is due now run."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_the_room_shrinks_and_grows() -> None:
+    """What runs takes its place at once and gives it back when it ends."""
+    in_flight = InFlight(2, asyncio.Event())
+    first, second = Work(), Work()
+    assert in_flight.free == 2
+    in_flight.start(first(), "first")
+    assert in_flight.free == 1
+    in_flight.start(second(), "second")
+    assert in_flight.free == 0
+    first.go.set()
+    await first.ended.wait()
+    await turn()
+    assert in_flight.free == 1
+    await in_flight.drain(0)
+    assert (first.name, second.name) == ("first", "second")
+
+
+async def test_the_loop_is_woken_when_there_is_room_again() -> None:
+    """A loop that found no room hears of it; one that had room all along is left asleep."""
+    wake = asyncio.Event()
+    in_flight = InFlight(2, wake)
+    works = [Work(), Work()]
+    for work in works:
+        in_flight.start(work(), "work")
+    works[0].go.set()
+    async with asyncio.timeout(30):
+        await wake.wait()
+    assert in_flight.free == 1
+    wake.clear()
+    works[1].go.set()
+    await works[1].ended.wait()
+    await turn()
+    assert in_flight.free == 2
+    assert not wake.is_set()
+
+
+async def test_draining_waits_for_what_runs() -> None:
+    """What ends within the time limit is not cut short."""
+    in_flight = InFlight(2, asyncio.Event())
+    work = Work()
+    in_flight.start(work(), "work")
+    await turn()
+    asyncio.get_running_loop().call_soon(work.go.set)
+    await in_flight.drain(30)
+    assert work.ended.is_set()
+    assert not work.cancelled
+    assert in_flight.free == 2
+
+
+async def test_draining_cancels_what_is_late() -> None:
+    """What is left when the time is up is cancelled, and its clean-up is waited for."""
+    in_flight = InFlight(2, asyncio.Event())
+    cleaned = asyncio.Event()
+
+    async def slow_to_go() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turn()
+            cleaned.set()
+
+    in_flight.start(slow_to_go(), "slow")
+    await turn()
+    await in_flight.drain(0)
+    assert cleaned.is_set()
+    assert in_flight.free == 2
+
+
+async def test_draining_nothing_ends_at_once() -> None:
+    """With nothing running there is nothing to wait for."""
+    async with asyncio.timeout(30):
+        await InFlight(2, asyncio.Event()).drain(3600)
+
+
+async def test_a_defect_is_logged_and_gives_its_place_back(log: Errors) -> None:
+    """Work that raises is a defect: it is seen in the log with its name, and does not shrink the room for ever."""
+    in_flight = InFlight(1, asyncio.Event())
+    broken = ValueError("broken")
+
+    async def fail() -> None:
+        raise broken
+
+    in_flight.start(fail(), "poll-task_1")
+    await in_flight.drain(30)
+    await turn()
+    assert log.lines == [("inflight.failed", {"task": "poll-task_1", "exc_info": broken})]
+    assert in_flight.free == 1
+
+
+async def test_a_cancelled_one_is_no_defect(log: Errors) -> None:
+    """Being cut short by a shutdown is not reported as a failure."""
+    in_flight = InFlight(1, asyncio.Event())
+    in_flight.start(Work()(), "work")
+    await turn()
+    await in_flight.drain(0)
+    await turn()
+    assert log.lines == []

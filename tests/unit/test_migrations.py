@@ -1,0 +1,61 @@
+"""The schema against the nouns: both name the same states."""
+
+import re
+import sqlite3
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+from gateway.model import AttemptResult, CallbackState, TaskState
+
+MIGRATIONS = sorted((Path(__file__).parents[2] / "gateway" / "store" / "migrations").glob("*.sql"))
+COLUMNS = [("tasks", "state", TaskState), ("callbacks", "state", CallbackState), ("attempts", "result", AttemptResult)]
+
+
+def tables() -> dict[str, str]:
+    """Return the statement of each table as it stands once every migration has run."""
+    database = sqlite3.connect(":memory:")
+    try:
+        for migration in MIGRATIONS:
+            database.executescript(migration.read_text("utf-8"))
+        return dict(
+            database.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            )
+        )
+    finally:
+        database.close()
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"'([^']*)'", text))
+
+
+@pytest.mark.parametrize(("table", "column", "states"), COLUMNS, ids=[table for table, _, _ in COLUMNS])
+def test_the_schema_allows_exactly_the_model_states(table: str, column: str, states: type[StrEnum]) -> None:
+    """The CHECK beside a state column lists the enum's values: no state is missing, none is left over."""
+    check = re.search(
+        rf"\b{column}\s+TEXT NOT NULL\s+(?:DEFAULT '\w+'\s+)?CHECK \({column} IN \(([^)]*)\)\)", tables()[table]
+    )
+    assert check is not None
+    assert words(check[1]) == {state.value for state in states}
+
+
+@pytest.mark.parametrize(("table", "column", "states"), COLUMNS, ids=[table for table, _, _ in COLUMNS])
+def test_every_other_rule_speaks_of_known_states(table: str, column: str, states: type[StrEnum]) -> None:
+    """A default, and a CHECK that ties another column to a state, names states that exist."""
+    without_comments = re.sub(r"--[^\n]*", "", tables()[table])
+    assert words(without_comments) == {state.value for state in states}
+
+
+def test_the_steps_are_numbered_without_a_gap() -> None:
+    """Migrations run in the order of their numbers, so none may be missing or stand twice."""
+    assert MIGRATIONS
+    assert [int(migration.name[:4]) for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
+
+
+def test_every_table_is_strict() -> None:
+    """SQLite keeps to the column types only in STRICT tables."""
+    for name, sql in tables().items():
+        assert re.search(r"\bSTRICT\b", sql.rpartition(")")[2]), name

@@ -1,0 +1,156 @@
+"""The nouns: states, ids, and when two registrations ask for the same thing."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.model import AttemptResult, Callback, CallbackState, NewCallback, Task, TaskState, new_callback_id
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+NOW = 1_795_428_033_120
+
+moments = st.integers(0, 2**48 - 1)
+
+
+def new_callback(metadata: bytes, timeout_s: int = 3600) -> NewCallback:
+    return NewCallback(
+        id="cb_new",
+        client="default",
+        upstream="aigptimage",
+        task_id="task_1",
+        url="https://app.example.com/hooks",
+        metadata=metadata,
+        timeout_s=timeout_s,
+        created_at=NOW,
+        first_poll_at=NOW,
+    )
+
+
+def existing(metadata: bytes, timeout_s: int = 3600) -> Callback:
+    task = Task(
+        seq=1,
+        upstream="aigptimage",
+        task_id="task_1",
+        state=TaskState.WAITING,
+        polls=0,
+        created_at=NOW,
+        last_polled_at=None,
+        next_poll_at=NOW,
+        last_error=None,
+    )
+    return Callback(
+        seq=1,
+        id="cb_old",
+        client="default",
+        url="https://app.example.com/hooks",
+        metadata=metadata,
+        timeout_s=timeout_s,
+        state=CallbackState.WAITING,
+        created_at=NOW,
+        expires_at=NOW + timeout_s * 1000,
+        attempts=0,
+        next_attempt_at=None,
+        delivered_at=None,
+        last_error=None,
+        task=task,
+    )
+
+
+def test_the_words_of_the_states() -> None:
+    """The states are the words that clients see; a renamed one would break them."""
+    assert [state.value for state in TaskState] == ["waiting", "success", "fail", "abandoned"]
+    assert [state.value for state in CallbackState] == ["waiting", "pending", "delivered", "dead", "cancelled"]
+    assert [result.value for result in AttemptResult] == ["delivered", "retry", "dead", "interrupted"]
+
+
+def test_only_the_upstream_ends_a_task_for_good() -> None:
+    """Success and fail are the upstream's last word; a task that was given up may be asked about again."""
+    assert {state for state in TaskState if state.terminal} == {TaskState.SUCCESS, TaskState.FAIL}
+
+
+@given(now=moments)
+def test_an_id_carries_its_time(now: int) -> None:
+    """An id is cb_ and 26 characters of Crockford's base 32, whose first ten are the milliseconds."""
+    made = new_callback_id(now)
+    assert made.startswith("cb_")
+    digits = [ALPHABET.index(character) for character in made[3:]]
+    assert len(digits) == 26
+    number = 0
+    for digit in digits:
+        number = number * 32 + digit
+    assert number >> 80 == now
+    assert number < 2**128
+
+
+@given(earlier=moments, later=moments)
+def test_ids_sort_by_time(earlier: int, later: int) -> None:
+    """An id of an earlier millisecond sorts before one of a later, as text."""
+    if earlier < later:
+        assert new_callback_id(earlier) < new_callback_id(later)
+
+
+def test_ids_differ_within_one_millisecond() -> None:
+    """Ids made at the same moment are all different, and their random parts cover the alphabet."""
+    made = [new_callback_id(NOW) for _ in range(2000)]
+    assert len(set(made)) == 2000
+    assert set("".join(one[13:] for one in made)) == set(ALPHABET)
+
+
+def test_a_registration_expires_its_timeout_after_it_was_made() -> None:
+    """The timeout is seconds, the instant milliseconds."""
+    assert new_callback(b"{}", timeout_s=90).expires_at == NOW + 90_000
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b"{}", b"{ }"),
+        (b'{"a":1,"b":{"c":2,"d":3}}', b'{"b": {"d": 3, "c": 2}, "a": 1}'),
+        (b'{"a":"\\u00e9"}', '{"a":"é"}'.encode()),
+    ],
+)
+def test_the_order_and_spelling_of_metadata_do_not_matter(first: bytes, second: bytes) -> None:
+    """The same request written differently is the same request."""
+    assert new_callback(first).same_request_as(existing(second))
+    assert new_callback(second).same_request_as(existing(first))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b"{}", b'{"a":null}'),
+        (b'{"a":1}', b'{"a":2}'),
+        (b'{"a":1}', b'{"a":"1"}'),
+        (b'{"a":1}', b'{"a":true}'),
+        (b'{"a":0}', b'{"a":false}'),
+        (b'{"a":[1,2]}', b'{"a":[2,1]}'),
+        (b'{"a":9007199254740993}', b'{"a":9007199254740992.0}'),
+    ],
+)
+def test_other_metadata_is_another_request(first: bytes, second: bytes) -> None:
+    """Different metadata differs, also where Python would call the values equal."""
+    assert not new_callback(first).same_request_as(existing(second))
+    assert not new_callback(second).same_request_as(existing(first))
+
+
+def test_another_timeout_is_another_request() -> None:
+    """The timeout is part of what was asked for."""
+    assert not new_callback(b"{}", timeout_s=60).same_request_as(existing(b"{}", timeout_s=61))
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(metadata=st.dictionaries(st.text(), json_values, max_size=4))
+def test_a_request_is_always_the_same_as_itself(metadata: dict[str, Any]) -> None:
+    """Sending the same registration again is recognised whatever the metadata holds."""
+    compact = json.dumps(metadata, separators=(",", ":")).encode()
+    spaced = json.dumps(dict(reversed(metadata.items())), indent=1).encode()
+    assert new_callback(compact).same_request_as(existing(spaced))

@@ -1,0 +1,207 @@
+"""The API's description against OpenAPI 3.1's own rules and against what is really served."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from gateway import errors
+from gateway.api.callbacks import Callbacks
+from gateway.api.openapi import document
+from gateway.api.operations import Operations
+from gateway.api.problems import problem
+from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
+from gateway.api.tasks import Tasks
+
+DOCUMENT = document()
+METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
+SCHEMA_KEYWORDS = {
+    "$ref", "additionalProperties", "allOf", "anyOf", "const", "default", "description", "enum", "examples", "format",
+    "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "oneOf", "pattern", "properties",
+    "required", "title", "type",
+}  # fmt: skip
+
+
+def routes() -> set[tuple[str, str]]:
+    """Return path and method of everything that the API serves; HEAD goes without saying."""
+    nothing = cast(Any, None)
+    found = [
+        *Callbacks(nothing, nothing, nothing, check_url=nothing, upstreams=("x",)).routes(),
+        *Tasks(nothing, nothing, nothing).routes(),
+        *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing).routes(),
+    ]
+    return {
+        (nameless(route.path), method.lower()) for route in found for method in route.methods or () if method != "HEAD"
+    }
+
+
+def nameless(path: str) -> str:
+    """Return a path without its parameters' names and converters, which are the router's own business."""
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+def operations() -> dict[tuple[str, str], dict[str, Any]]:
+    return {(path, method): body for path, item in DOCUMENT["paths"].items() for method, body in item.items()}
+
+
+def nodes(value: Any, where: str = "#") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every object of the document and where it stands."""
+    if isinstance(value, dict):
+        yield where, value
+        for name, inner in value.items():
+            yield from nodes(inner, f"{where}/{name}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from nodes(inner, f"{where}/{index}")
+
+
+def schemas() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every schema of the document, those inside others included."""
+
+    def inside(where: str, schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        assert isinstance(schema, dict), where
+        yield where, schema
+        for name, inner in schema.get("properties", {}).items():
+            yield from inside(f"{where}/properties/{name}", inner)
+        if "items" in schema:
+            yield from inside(f"{where}/items", schema["items"])
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            for index, inner in enumerate(schema.get(keyword, [])):
+                yield from inside(f"{where}/{keyword}/{index}", inner)
+
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        yield from inside(f"components/{name}", schema)
+    for where, node in nodes(DOCUMENT["paths"]):
+        if "schema" in node:
+            yield from inside(f"{where}/schema", node["schema"])
+
+
+def test_exactly_what_is_served_is_described() -> None:
+    """Every route stands in the document with its methods, and the document promises nothing else."""
+    assert {(nameless(path), method) for path, method in operations()} == routes()
+
+
+def test_it_is_json() -> None:
+    """The document is plain JSON, and the same each time."""
+    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document()
+
+
+def test_the_frame_of_the_document() -> None:
+    """Version, title and the other fixed fields are those of OpenAPI 3.1."""
+    assert re.fullmatch(r"3\.1\.\d", DOCUMENT["openapi"])
+    assert DOCUMENT["info"].keys() >= {"title", "version"}
+    assert DOCUMENT.keys() <= {"openapi", "info", "servers", "security", "paths", "components", "tags", "externalDocs"}
+    assert DOCUMENT["components"].keys() <= {"schemas", "responses", "parameters", "securitySchemes"}
+    for name in DOCUMENT["components"]["schemas"]:
+        assert re.fullmatch(r"[a-zA-Z0-9._-]+", name)
+
+
+@pytest.mark.parametrize(("path", "method"), sorted(operations()))
+def test_an_operation_is_well_formed(path: str, method: str) -> None:
+    """An operation has answers, each with a description, and only fields that OpenAPI knows."""
+    operation = operations()[path, method]
+    assert path.startswith("/")
+    assert method in METHODS
+    assert operation.keys() <= {"summary", "description", "parameters", "requestBody", "responses", "security", "tags"}
+    assert operation["summary"]
+    assert operation["responses"]
+    for status, response in operation["responses"].items():
+        assert re.fullmatch(r"[1-5]\d\d", status)
+        assert response["description"]
+        assert response.keys() <= {"description", "headers", "content"}
+    for media_types in [response.get("content", {}) for response in operation["responses"].values()]:
+        assert all(re.fullmatch(r"[a-z]+/[a-z+]+", media_type) for media_type in media_types)
+    if "requestBody" in operation:
+        assert method in {"post", "put", "patch"}
+        assert operation["requestBody"]["content"]["application/json"]["schema"]
+
+
+@pytest.mark.parametrize(("path", "method"), sorted(operations()))
+def test_an_operations_parameters(path: str, method: str) -> None:
+    """Each part of a path is declared and required, and no parameter stands twice."""
+    parameters = operations()[path, method].get("parameters", [])
+    for parameter in parameters:
+        assert parameter.keys() <= {"name", "in", "required", "schema", "description"}
+        assert parameter["in"] in {"path", "query", "header"}
+        assert parameter["in"] != "path" or parameter["required"] is True
+    in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
+    assert in_path == set(re.findall(r"\{(\w+)\}", path))
+    named = [(parameter["in"], parameter["name"]) for parameter in parameters]
+    assert len(named) == len(set(named))
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """Nothing refers to a schema that is not there, and no schema is left that nothing refers to."""
+    references = {node["$ref"] for _, node in nodes(DOCUMENT) if "$ref" in node}
+    assert references == {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+
+
+def test_every_schema_is_json_schema() -> None:
+    """Schemas use known keywords with values of the right kind, and require only members that they have."""
+    found = dict(schemas())
+    assert len(found) > 60
+    for where, schema in found.items():
+        assert schema.keys() <= SCHEMA_KEYWORDS, where
+        types = schema.get("type", [])
+        assert set([types] if isinstance(types, str) else types) <= TYPES, where
+        assert set(schema.get("required", [])) <= schema.get("properties", {}).keys(), where
+        if "enum" in schema:
+            assert schema["enum"], where
+
+
+def test_patterns_are_read_by_other_languages() -> None:
+    """A pattern keeps to what JSON Schema's regular expressions (ECMA-262) have: \\A, \\Z and (?P are Python's own."""
+    patterns = [schema["pattern"] for _, schema in schemas() if "pattern" in schema]
+    assert patterns
+    for pattern in patterns:
+        re.compile(pattern)
+        assert not re.search(r"\\[AZzGQE]|\(\?[P#<>a-z]", pattern), pattern
+
+
+@pytest.mark.parametrize("wire", [CallbackRequest, CallbackView, RedeliveriesRequest, TaskView, AttemptView])
+def test_a_schema_has_the_members_of_its_type(wire: type[msgspec.Struct]) -> None:
+    """A schema names the members as they are on the wire, and requires those without a default."""
+    schema = DOCUMENT["components"]["schemas"][wire.__name__]
+    fields = msgspec.structs.fields(wire)
+    assert list(schema["properties"]) == [field.encode_name for field in fields]
+    assert schema["required"] == [field.encode_name for field in fields if field.required]
+
+
+def test_requests_refuse_what_they_do_not_know() -> None:
+    """A client's generated code learns that unknown members are refused."""
+    for (path, method), operation in operations().items():
+        if "requestBody" not in operation:
+            continue
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        if "$ref" in schema:
+            schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        assert schema["additionalProperties"] is False, (path, method)
+
+
+def test_a_problem_is_what_the_schema_says() -> None:
+    """The documents that errors become have the members that the schema promises."""
+    schema = DOCUMENT["components"]["schemas"]["Problem"]
+    told = problem(errors.InvalidRequest("taskId: is missing", errors=[("taskId", "is missing")]))
+    assert told.keys() == schema["properties"].keys()
+    assert told["errors"][0].keys() == schema["properties"]["errors"]["items"]["properties"].keys()
+    assert problem(errors.NotFound("no")).keys() == set(schema["required"])
+
+
+def test_every_error_is_a_problem() -> None:
+    """What needs a token names 401, every error of the API is a problem document, and the rest says it is public."""
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert {name for choice in DOCUMENT["security"] for name in choice} == set(schemes)
+    for (path, _), operation in operations().items():
+        if not path.startswith("/v1/"):
+            assert operation["security"] == []
+            continue
+        assert "security" not in operation
+        assert {"401", "503"} <= operation["responses"].keys()
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                assert response["content"] == {
+                    "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+                }

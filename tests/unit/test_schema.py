@@ -1,0 +1,193 @@
+"""Request bodies: what is taken, and how every mistake in them is told."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.api.schema import BatchRequest, CallbackRequest, RedeliveriesRequest, decode
+from gateway.errors import InvalidJson, InvalidRequest
+
+CALLBACK: Any = msgspec.json.Decoder(CallbackRequest)
+BATCH: Any = msgspec.json.Decoder(BatchRequest)
+REDELIVERIES: Any = msgspec.json.Decoder(RedeliveriesRequest)
+
+
+def body(**members: Any) -> bytes:
+    """Return a registration with the members changed; None leaves one out."""
+    whole = {"taskId": "task_1", "callbackUrl": "https://app.example.com/hooks", **members}
+    return msgspec.json.encode({name: value for name, value in whole.items() if value is not None})
+
+
+def test_the_least_registration() -> None:
+    """Task and URL are enough; the rest has its documented defaults."""
+    asked = decode(body(), CALLBACK)
+    assert asked == CallbackRequest(task_id="task_1", callback_url="https://app.example.com/hooks")
+    assert (asked.metadata, asked.timeout_seconds, asked.upstream) == ({}, 86_400, None)
+
+
+def test_the_whole_registration() -> None:
+    """Every member is read under its name on the wire."""
+    asked = decode(body(metadata={"orderId": 7}, timeoutSeconds=3600, upstream="aigptimage"), CALLBACK)
+    assert (asked.metadata, asked.timeout_seconds, asked.upstream) == ({"orderId": 7}, 3600, "aigptimage")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"taskId": "!" * 255},
+        {"taskId": "~"},
+        {"taskId": "a/b?c=d&e#f%20"},
+        {"callbackUrl": "https://x/" + "a" * 2038},
+        {"timeoutSeconds": 1},
+        {"timeoutSeconds": 2_592_000},
+    ],
+)
+def test_the_bounds_are_inside(members: dict[str, Any]) -> None:
+    """The smallest and largest of everything are accepted."""
+    decode(body(**members), CALLBACK)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "message"),
+    [
+        (body(taskId=None), "taskId", "is missing"),
+        (body(callbackUrl=None), "callbackUrl", "is missing"),
+        (body(tsakId="x"), "tsakId", "is not a member of this request; check its spelling"),
+        (body(task_id="x"), "task_id", "is not a member of this request; check its spelling"),
+        (body(taskId=7), "taskId", "expected `str`, got `int`"),
+        (body(taskId=""), "taskId", "expected `str` of length >= 1"),
+        (body(taskId="a" * 256), "taskId", "expected `str` of length <= 255"),
+        (body(taskId="a b"), "taskId", "must be printable ASCII without spaces"),
+        (body(taskId="a\n"), "taskId", "must be printable ASCII without spaces"),
+        (body(taskId="\na"), "taskId", "must be printable ASCII without spaces"),
+        (body(taskId="é"), "taskId", "must be printable ASCII without spaces"),
+        (body(taskId="a\x7f"), "taskId", "must be printable ASCII without spaces"),
+        (body(callbackUrl=""), "callbackUrl", "expected `str` of length >= 1"),
+        (body(callbackUrl="https://x/" + "a" * 2039), "callbackUrl", "expected `str` of length <= 2048"),
+        (body(callbackUrl=["x"]), "callbackUrl", "expected `str`, got `array`"),
+        (body(metadata=[]), "metadata", "expected `object`, got `array`"),
+        (body(metadata="x"), "metadata", "expected `object`, got `str`"),
+        (body(timeoutSeconds=0), "timeoutSeconds", "expected `int` >= 1"),
+        (body(timeoutSeconds=2_592_001), "timeoutSeconds", "expected `int` <= 2592000"),
+        (body(timeoutSeconds="60"), "timeoutSeconds", "expected `int`, got `str`"),
+        (body(timeoutSeconds=True), "timeoutSeconds", "expected `int`, got `bool`"),
+        (body(timeoutSeconds=1.5), "timeoutSeconds", "expected `int`, got `float`"),
+        (body(upstream=7), "upstream", "expected `str | null`, got `int`"),
+        (b"[]", "", "expected `object`, got `array`"),
+        (b"null", "", "expected `object`, got `null`"),
+        (b'"x"', "", "expected `object`, got `str`"),
+    ],
+    ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else None,
+)
+def test_a_mistake_names_its_field(sent: bytes, field: str, message: str) -> None:
+    """What is wrong is told with the member's name on the wire, in the sentence and in the list."""
+    with pytest.raises(InvalidRequest) as caught:
+        decode(sent, CALLBACK)
+    assert caught.value.errors == ((field, message),)
+    assert caught.value.message == (f"{field}: {message}" if field else message)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"{",
+        b"taskId=task_1",
+        b'{"taskId":"task_1"',
+        b"{'taskId':'task_1'}",
+        body() + b" x",
+        b"\xff",
+        b'{"taskId":"\xff"}',
+        b'{"taskId":"\\ud800"}',
+        b"\xef\xbb\xbf" + body(),
+        b'{"taskId":"t","callbackUrl":"u","metadata":' + b'{"a":' * 100_000,
+        b'{"taskId":"t","callbackUrl":"u","metadata":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    ],
+    ids=lambda sent: repr(sent[:20]),
+)
+def test_what_is_not_json_is_told_apart(sent: bytes) -> None:
+    """Bytes that are no JSON, or are nested beyond reading, are another error than JSON that does not fit."""
+    with pytest.raises(InvalidJson, match="could not be read as JSON"):
+        decode(sent, CALLBACK)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "message"),
+    [
+        (b"{}", "callbacks", "is missing"),
+        (b'{"callbacks":{}}', "callbacks", "expected `array`, got `object`"),
+        (b'{"callbacks":[]}', "callbacks", "expected `array` of length >= 1"),
+        (b'{"callbacks":[' + b",".join([b"{}"] * 1001) + b"]}", "callbacks", "expected `array` of length <= 1000"),
+        (b'{"callbacks":[{}],"dryRun":true}', "dryRun", "is not a member of this request; check its spelling"),
+    ],
+    ids=["missing", "object", "empty", "too many", "unknown"],
+)
+def test_a_mistake_in_a_batch(sent: bytes, field: str, message: str) -> None:
+    """A batch as a whole has its own bounds."""
+    with pytest.raises(InvalidRequest) as caught:
+        decode(sent, BATCH)
+    assert caught.value.errors == ((field, message),)
+
+
+def test_the_items_of_a_batch_are_read_one_by_one() -> None:
+    """A batch with wrong items is taken: each is decoded by itself, so that one does not refuse the others."""
+    items = decode(b'{"callbacks":[' + b",".join([body(), b"7", b"{}"] + [b"{}"] * 997) + b"]}", BATCH).callbacks
+    assert len(items) == 1000
+    assert decode(items[0], CALLBACK).task_id == "task_1"
+    for item in items[1:3]:
+        with pytest.raises(InvalidRequest):
+            decode(item, CALLBACK)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        (b"{}", "state"),
+        (b'{"state":"delivered"}', "state"),
+        (b'{"state":"dead\\n"}', "state"),
+        (b'{"state":null}', "state"),
+        (b'{"state":"dead","since":1795428000000}', "since"),
+        (b'{"state":"dead","until":[]}', "until"),
+        (b'{"state":"dead","before":"x"}', "before"),
+    ],
+)
+def test_a_mistake_in_a_redelivery(sent: bytes, field: str) -> None:
+    """Only what died can be redelivered in bulk, and a mistyped bound does not widen the span in silence."""
+    with pytest.raises(InvalidRequest) as caught:
+        decode(sent, REDELIVERIES)
+    assert [name for name, _ in caught.value.errors] == [field]
+
+
+def test_a_redelivery() -> None:
+    """Dead callbacks, from and to an instant, either of which may be left open."""
+    assert decode(b'{"state":"dead"}', REDELIVERIES) == RedeliveriesRequest(state="dead")
+    asked = decode(b'{"state":"dead","since":"a","until":"b"}', REDELIVERIES)
+    assert (asked.since, asked.until) == ("a", "b")
+
+
+names = st.text(min_size=1).filter(
+    lambda name: name not in ("taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream")
+)
+
+
+@given(name=names)
+@example(name="a\nb")
+@example(name="a`b")
+@example(name="a`")
+@example(name="$.a")
+def test_any_unknown_member_is_named(name: str) -> None:
+    """A member that nobody knows is refused under exactly its name, whatever characters that has."""
+    with pytest.raises(InvalidRequest) as caught:
+        decode(body(**{name: 1}), CALLBACK)
+    assert caught.value.errors == ((name, "is not a member of this request; check its spelling"),)
+
+
+@given(sent=st.binary())
+def test_arbitrary_bytes_are_refused_politely(sent: bytes) -> None:
+    """No bytes raise anything but the two errors of a request."""
+    for decoder in (CALLBACK, BATCH, REDELIVERIES):
+        with pytest.raises((InvalidJson, InvalidRequest)):
+            decode(sent, decoder)

@@ -1,0 +1,39 @@
+"""What may be logged of a URL, and the metrics' registry."""
+
+import pytest
+
+from gateway.telemetry import Metrics, receiver_of
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://app.example.com/hooks", "https://app.example.com"),
+        ("https://app.example.com/hooks?token=secret#part", "https://app.example.com"),
+        ("https://user:secret@app.example.com/hooks", "https://app.example.com"),
+        ("https://us@er:se@cret@app.example.com:8443/", "https://app.example.com:8443"),
+        ("http://127.0.0.1:9000/secret", "http://127.0.0.1:9000"),
+        ("https://[2001:db8::1]:8443/secret", "https://[2001:db8::1]:8443"),
+        ("https://app.example.com?secret", "https://app.example.com"),
+    ],
+)
+def test_only_scheme_host_and_port_are_logged(url: str, receiver: str) -> None:
+    """Path, query, fragment and credentials of a callback URL never reach the log."""
+    assert receiver_of(url) == receiver
+
+
+def test_two_gateways_in_one_process_count_apart() -> None:
+    """Each gateway has a registry of its own, so that a second one neither fails nor adds to the first."""
+    first, second = Metrics(), Metrics()
+    first.attempts.labels("delivered").inc()
+    assert b'gateway_attempts_total{result="delivered"} 1.0' in first.render()
+    assert b'gateway_attempts_total{result="delivered"}' not in second.render()
+
+
+def test_every_metric_is_rendered_under_one_prefix() -> None:
+    """Every metric has a help text and is recognisable as the gateway's."""
+    lines = Metrics().render().decode().splitlines()
+    names = [line.split()[2] for line in lines if line.startswith("# HELP")]
+    assert "gateway_callbacks_pending" in names
+    assert all(name.startswith("gateway_") for name in names)
+    assert all(len(line.split(None, 3)) == 4 for line in lines if line.startswith("# HELP"))
