@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.clock import from_iso
 from gateway.model import Outcome, TaskState
 from gateway.profile import Profile, dig
 
@@ -19,7 +20,7 @@ __all__ = ["PollKind", "PollResult", "abandoned", "read_answer"]
 
 
 class PollKind(StrEnum):
-    """What one poll came to."""
+    """What one poll came to, and with it the key's fate: refused, throttled, or accepted as far as is known."""
 
     RUNNING = "running"
     TERMINAL = "terminal"
@@ -43,6 +44,14 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """How long the upstream asked to be left alone, in seconds; at most an hour."""
     task_created_at: int | None = None
     """When the upstream created the task, where it says so."""
+    model: str | None = None
+    """What works on the task, where a running or ended task's answer says so."""
+    progress: float | None = None
+    """How far a running task has come, from 0 to 1, where the upstream says so."""
+    duration_s: float | None = None
+    """How long an ended task took from its creation to its end, in seconds, where that can be told."""
+    told_window: tuple[int, float] | None = None
+    """What a throttling answer says of the key's limit: so many requests within so many seconds."""
 
 
 _KINDS = {
@@ -62,6 +71,8 @@ _KINDS = {
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
 _RETRY_AFTER_CAP_S = 3600.0
+_LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
+_CDN_BLOCK = b"error code: 1010"
 
 
 def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: float | None, body: bytes) -> PollResult:
@@ -69,25 +80,36 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        return _failed(profile, status, retry_after_s, None, f"not JSON ({exc}): {_excerpt(body)}")
+        detail = f"not JSON ({exc}): {_excerpt(body)}"
+        if status == 403 and _CDN_BLOCK in body:
+            detail = "its CDN blocks requests with this User-Agent (error code: 1010); the key was not looked at"
+        return _failed(profile, status, retry_after_s, None, detail)
     if not isinstance(answer, dict):
         return _failed(profile, status, retry_after_s, None, f"not a JSON object: {_excerpt(body)}")
-    state = dig(answer, profile.states.path)
+    states = profile.states
+    state = _state(profile, answer)
     told_id = dig(answer, profile.fields.task_id)
     about_us = told_id in (None, "", task_id)
-    if isinstance(state, str) and about_us:
-        if state in profile.states.success:
+    if state is not None and about_us:
+        if state in states.success and _holds(answer, states.success_if):
             return _terminal(profile, task_id, TaskState.SUCCESS, answer)
-        if state in profile.states.fail:
+        if state in states.fail and _holds(answer, states.fail_if):
             return _terminal(profile, task_id, TaskState.FAIL, answer)
     code = _code(profile, status, answer)
     if code is not None:
         return _failed(profile, code, retry_after_s, answer, _message(profile, answer))
     if not about_us:
         return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.")
-    if not isinstance(state, str) or not state:
-        return PollResult(kind=PollKind.BROKEN, error=f"The answer has no {profile.states.path}: {_excerpt(body)}")
-    return PollResult(kind=PollKind.RUNNING, task_created_at=_instant(dig(answer, profile.fields.create_time)))
+    if state is None and not (states.may_be_absent and told_id == task_id and not _holds(answer, states.path)):
+        return PollResult(kind=PollKind.BROKEN, error=f"The answer has no {states.path}: {_excerpt(body)}")
+    if state in states.not_known:
+        return PollResult(kind=PollKind.NOT_KNOWN, error=f"The upstream answered: {state}")
+    return PollResult(
+        kind=PollKind.RUNNING,
+        task_created_at=_instant(_time(profile, dig(answer, profile.fields.create_time))),
+        model=_model(profile, answer),
+        progress=_progress(profile, answer),
+    )
 
 
 def abandoned(task_id: str, reason: str) -> Outcome:
@@ -108,6 +130,19 @@ def abandoned(task_id: str, reason: str) -> Outcome:
     return Outcome(state=TaskState.ABANDONED, data=msgspec.json.encode(data))
 
 
+def _state(profile: Profile, answer: dict[str, Any]) -> str | int | bool | None:
+    """Return the task's state, None where there is none of the kind that the profile names."""
+    value, kind = dig(answer, profile.states.path), type(profile.states.success[0])
+    if kind is int and isinstance(value, str):
+        value = _number(value)
+    # Compared by its exact type: True equals 1, and would end a task of an API that counts.
+    return value if type(value) is kind and value != "" else None
+
+
+def _holds(answer: dict[str, Any], path: str | None) -> bool:
+    return path is None or dig(answer, path) is not None
+
+
 def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | None:
     """Return the error this answer is, by its envelope's code or its HTTP status; None for a good one."""
     code = _number(dig(answer, profile.envelope.code))
@@ -125,8 +160,22 @@ def _failed(
     hints = [hint for hint in (retry_after_s, _number(dig(answer, profile.envelope.retry_after))) if hint is not None]
     # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
     retry_after_s = float(min(max(hints), _RETRY_AFTER_CAP_S)) if hints and max(hints) >= 0 else None
-    error = f"The upstream answered {code}: {detail}"[:_MAX_ERROR]
-    return PollResult(kind=_KINDS.get(code, PollKind.BROKEN), error=error, retry_after_s=retry_after_s)
+    kind = _KINDS.get(code, PollKind.BROKEN)
+    return PollResult(
+        kind=kind,
+        error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
+        retry_after_s=retry_after_s,
+        told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
+    )
+
+
+def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, float] | None:
+    limit = _number(dig(answer, profile.envelope.limit))
+    window_s = _number(dig(answer, profile.envelope.window))
+    # A limit of nothing would stop the key for good, and one beyond these is no limit.
+    if limit is None or window_s is None or not (1 <= limit < 1e9 and 0 < window_s <= 86_400):
+        return None
+    return int(limit), float(window_s)
 
 
 def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str, Any]) -> PollResult:
@@ -144,9 +193,10 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
         data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
     data["failCode"] = _text(dig(answer, fields.fail_code))
     data["failMsg"] = _text(dig(answer, fields.fail_msg))
-    data["costTime"] = _number(dig(answer, fields.cost_time))
-    data["createTime"] = _number(dig(answer, fields.create_time))
-    data["completeTime"] = _number(dig(answer, fields.complete_time))
+    cost = _number(dig(answer, fields.cost_time))
+    data["costTime"] = cost if profile.units.cost == "ms" else _to_ms(cost)
+    data["createTime"] = _time(profile, dig(answer, fields.create_time))
+    data["completeTime"] = _time(profile, dig(answer, fields.complete_time))
     extra = _extra(profile, answer)
     if extra:
         data["extra"] = extra
@@ -154,7 +204,18 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
         kind=PollKind.TERMINAL,
         outcome=Outcome(state=state, data=msgspec.json.encode(data)),
         task_created_at=_instant(data["createTime"]),
+        model=_model(profile, answer),
+        duration_s=_duration_s(data),
     )
+
+
+def _duration_s(data: dict[str, Any]) -> float | None:
+    """Return the time from creation to end; where one of them is not told, what the upstream calls the duration."""
+    created_at, completed_at = _instant(data["createTime"]), _instant(data["completeTime"])
+    # The instants come first: some APIs leave the time in their queue out of the duration.
+    span_ms = completed_at - created_at if created_at is not None and completed_at is not None else 0
+    duration_ms = span_ms if span_ms > 0 else data["costTime"]
+    return duration_ms / 1000 if duration_ms is not None and 0 < duration_ms <= _LONGEST_MS else None
 
 
 def _decoded(value: Any, in_string: bool) -> tuple[Any, str | None, str | None]:
@@ -175,10 +236,11 @@ def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
         return {}
     prefix = () if fields.root is None else tuple(fields.root.split("."))
     named = set()
-    for path in (profile.states.path, *msgspec.structs.astuple(fields)[1:]):
-        names = () if path is None else tuple(path.split("."))
-        if names[: len(prefix)] == prefix and len(names) > len(prefix):
-            named.add(names[len(prefix)])
+    for paths in (profile.states.path, *msgspec.structs.astuple(fields)[1:]):
+        for path in [paths] if isinstance(paths, str) else paths or ():
+            names = tuple(path.split("."))
+            if names[: len(prefix)] == prefix and len(names) > len(prefix):
+                named.add(names[len(prefix)])
     return {name: value for name, value in root.items() if name not in named}
 
 
@@ -199,18 +261,47 @@ def _number(value: Any) -> int | float | None:
     return None
 
 
-def _instant(value: Any) -> int | None:
-    number = _number(value)
+def _to_ms(seconds: int | float | None) -> int | None:
+    # Beyond any time, and multiplied it might be too large to round.
+    return round(seconds * 1000) if seconds is not None and abs(seconds) < 1e11 else None
+
+
+def _time(profile: Profile, value: Any) -> int | float | None:
+    """Return an instant in milliseconds, None where it is not written as the profile says."""
+    if profile.units.time == "ms":
+        return _number(value)
+    if profile.units.time == "s":
+        return _to_ms(_number(value))
+    try:
+        return from_iso(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
+    model = dig(answer, profile.fields.model)
+    return model if isinstance(model, str) and model else None
+
+
+def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
+    value = dig(answer, profile.states.progress)
+    try:
+        share = float(value) / profile.states.progress_full  # "0.48" as well
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(share, 0.0), 1.0)
+
+
+def _instant(number: int | float | None) -> int | None:
     # Milliseconds between 2001 and 2286; anything else is not a creation time.
     return int(number) if number is not None and 1e12 <= number < 1e13 else None
 
 
 def _message(profile: Profile, answer: dict[str, Any]) -> str:
-    for path in profile.envelope.message:
-        value = dig(answer, path)
-        if isinstance(value, str) and value:
-            return value
-    return "no reason given"
+    found = [value for path in profile.envelope.message if (value := dig(answer, path)) not in (None, "")]
+    # A sentence under the second name says more to people than an object under the first.
+    found.sort(key=lambda value: not isinstance(value, str))
+    return (_text(found[0]) if found else None) or "no reason given"
 
 
 def _excerpt(body: bytes) -> str:

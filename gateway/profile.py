@@ -1,107 +1,268 @@
 """Upstream profiles: what a job API looks like, declared in TOML and checked when loaded.
 
-Owns the shape of ``config/upstreams/*.toml``; pure. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes
-requests by one. A path such as ``data.state`` names members from the top of the answer, outermost first.
+Owns the shape of ``config/upstreams/*.toml``; pure: ``profilefile.py`` reads the files. ``outcome.py`` reads answers by
+a profile, ``upstream.py`` makes requests by one, the proxy's routes and the rate limits are taken from one.
+
+A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
+array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
 """
 
-from typing import Annotated, Any
+import re
+import tomllib
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from gateway.config import RateWindow
 from gateway.errors import ConfigError
 
-__all__ = ["Decode", "Envelope", "Fields", "Profile", "Request", "States", "dig", "parse_profile"]
+__all__ = [
+    "Decode",
+    "Envelope",
+    "Fields",
+    "Limits",
+    "Profile",
+    "Proxy",
+    "Request",
+    "States",
+    "Units",
+    "Window",
+    "dig",
+    "parse_profile",
+]
 
-type_path = Annotated[str, msgspec.Meta(pattern=r"^[^.\s]+(\.[^.\s]+)*$")]
+_PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
+type_path = Annotated[str, msgspec.Meta(pattern=_PATH)]
+# Checked below and not by a pattern: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
+type_paths = str | list[str]
+type_url_path = Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#]*\Z")]
+type_member = Annotated[str, msgspec.Meta(min_length=1)]
+type_header = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]+\Z")]
+# A line break in a value would end the header and start another.
+type_header_value = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]*\Z")]
+type_word = str | int | bool
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a task's status is asked for."""
+    """``[request]``: how a task's status is asked for."""
 
-    status_path: Annotated[str, msgspec.Meta(pattern=r"^/.*\{task_id\}")]
+    status_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s#]*\{task_id\}[^\s#]*\Z")]
     """Path and query below the base URL; ``{task_id}`` is replaced, percent-encoded."""
-    auth_header: str = "authorization"
-    auth_prefix: str = "Bearer "
-    headers: dict[str, str] = {}
+    task_id_has_slashes: bool = False
+    """Task ids are paths of their own (``operations/x``): their slashes go into the URL as they are."""
+    auth_header: type_header = "authorization"
+    """The header that carries the key."""
+    auth_prefix: type_header_value = "Bearer "
+    """What stands before the key; the empty text where the API wants it bare."""
+    headers: dict[type_header, type_header_value] = {}
+    """More headers of every request, such as the version of the API."""
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is wrapped around every answer, error answers included."""
+    """``[envelope]``: what is wrapped around every answer, error answers included."""
 
     code: type_path | None = None
-    """An error code of the API's own; where it is absent the HTTP status alone counts."""
+    """An error code of the API's own; where it is absent or no number the HTTP status alone counts."""
     ok: tuple[int, ...] = (200,)
+    """The codes that are no error."""
     message: list[type_path] = []
-    """Paths that may hold a human's explanation, the first present one is used."""
+    """Paths that may hold a human's explanation; what is no text is shown as JSON."""
     retry_after: type_path | None = None
     """Seconds to wait, in the body of a 429."""
+    limit: type_path | None = None
+    """How many requests the key may make, in the body of a 429 …"""
+    window: type_path | None = None
+    """… within so many seconds."""
 
 
 class States(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which words end a task. Any other word means that it still runs."""
+    """``[states]``: which values end a task. Any other value means that it still runs.
+
+    Values are words, whole numbers or true and false, all of one kind; numbers may arrive as text.
+    """
 
     path: type_path
-    success: Annotated[list[str], msgspec.Meta(min_length=1)]
-    fail: Annotated[list[str], msgspec.Meta(min_length=1)]
+    """Where the state stands."""
+    success: Annotated[list[type_word], msgspec.Meta(min_length=1)]
+    fail: Annotated[list[type_word], msgspec.Meta(min_length=1)]
+    not_known: list[type_word] = []
+    """Values that say that there is no such task: treated like a 404, never as the task's end."""
+    success_if: type_path | None = None
+    """It is a success only where this member is there as well: for an API that says no more than "done"."""
+    fail_if: type_path | None = None
+    """It is a failure only where this member is there as well."""
+    may_be_absent: bool = False
+    """An answer that names the task and no state means running: protobuf's JSON leaves out what is false or 0."""
+    progress: type_path | None = None
+    """How far a running task has come."""
+    progress_full: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """The progress of a finished task: 1, or 100 where it is told in percent."""
 
 
 class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the members of the webhook's ``data`` stand in the answer."""
+    """``[fields]``: where the members of the webhook's ``data`` stand in the answer; null where no path is given."""
 
     root: type_path | None = None
     """The object that describes the task; its members that no path names become ``extra``. None: the whole answer."""
     task_id: type_path | None = None
+    """An answer that names another task than the one asked for is refused."""
     model: type_path | None = None
-    result: type_path | None = None
+    """Which model works on the task; how long tasks take is learned for each."""
+    result: type_paths | None = None
     param: type_path | None = None
-    fail_code: type_path | None = None
-    fail_msg: type_path | None = None
+    """The parameters that the task was created with."""
+    fail_code: type_paths | None = None
+    """Objects, arrays and numbers become their JSON text, here and in ``fail_msg``."""
+    fail_msg: type_paths | None = None
     cost_time: type_path | None = None
+    """How long the task took."""
     create_time: type_path | None = None
     complete_time: type_path | None = None
 
 
 class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which members are JSON inside a string."""
+    """``[json_in_string]``: which members are JSON inside a string. One that already is an object stays as it is."""
 
     result: bool = False
     param: bool = False
 
 
+class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[units]``: how times are written. In the webhook all of them are milliseconds."""
+
+    time: Literal["ms", "s", "iso"] = "ms"
+    """``create_time`` and ``complete_time``: since the epoch in milliseconds or seconds, or ISO 8601 with a zone."""
+    cost: Literal["ms", "s"] = "ms"
+    """``cost_time``."""
+
+
+class Window(RateWindow, frozen=True, forbid_unknown_fields=True):
+    """At most ``limit`` requests in any ``window_s`` seconds: ``{ limit = 60, window_s = 60 }``."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+    window_s: Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[limits]``: what one key may do where the operator sets nothing else; all windows hold at once."""
+
+    query: tuple[Window, ...] = ()
+    """Asking for the state of tasks. Empty: the API's pages name no limit."""
+    create: tuple[Window, ...] = ()
+    """Creating tasks."""
+    poll_min_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Least seconds between two polls of one task, where the API's pages ask for that."""
+
+
+class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[proxy]``: the API's own calls, for clients that use the gateway as their base URL."""
+
+    create_path: type_url_path
+    """Where tasks are created, with POST and a JSON object."""
+    created_id: type_path
+    """Where the new task's id stands in the answer to that."""
+    callback_members: Annotated[list[type_member], msgspec.Meta(min_length=1)]
+    """Members of the create request that name a callback URL: taken out of it, and registered."""
+    record_path: type_url_path
+    """Where a task's state is asked for, with GET."""
+    record_param: type_member
+    """The query parameter of that which names the task."""
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One job API."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    base_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s]+$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+    """What callbacks name it by; also the name of the file."""
+    base_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s?#]+\Z")]
     request: Request
     envelope: Envelope = Envelope()
     states: States
     fields: Fields = Fields()
     json_in_string: Decode = Decode()
+    units: Units = Units()
+    limits: Limits = Limits()
+    proxy: Proxy | None = None
+    """None: the API has no calls that the gateway could stand in for."""
 
 
 def parse_profile(text: str, source: str) -> Profile:
-    """Read one profile; raise ConfigError naming ``source``, the key and the reason."""
+    """Read one profile.
+
+    Raises ConfigError with a line for each mistake: ``source``, the key and the reason. Of mistakes within one
+    section only the first is told.
+    """
     try:
-        profile = msgspec.toml.decode(text.encode(), type=Profile)
-    except msgspec.ValidationError as exc:
-        reason, _, where = str(exc).partition(" - at `$")
-        key = where.rstrip("`").lstrip(".")
-        raise ConfigError([f"{source}: {key + ': ' if key else ''}{reason}"]) from exc
-    except msgspec.DecodeError as exc:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
         raise ConfigError([f"{source}: not valid TOML: {exc}"]) from exc
-    overlap = set(profile.states.success) & set(profile.states.fail)
-    if overlap:
-        raise ConfigError([f"{source}: states: {sorted(overlap)} cannot mean both success and fail"])
-    return profile
+    problems: list[str] = []
+    profile = None
+    for field in msgspec.structs.fields(Profile):
+        if field.name in table:
+            _convert(table[field.name], field.type, field.name, problems)
+    if not problems:
+        # Each part is right by itself: what is left are keys too few or too many.
+        profile = _convert(table, Profile, "", problems)
+    if isinstance(profile, Profile):
+        problems = _contradictions(profile)
+        if not problems:
+            return profile
+    raise ConfigError([f"{source}: {problem}" for problem in problems])
 
 
-def dig(answer: Any, path: str | None) -> Any:
-    """Return what stands at a path, None where it or anything on the way is absent."""
+def dig(answer: Any, path: str | list[str] | None) -> Any:
+    """Return what stands at a path, None where it or anything on the way is absent.
+
+    Of several paths the first one that holds something counts: neither null nor the empty text.
+    """
     if path is None:
         return None
+    if isinstance(path, list):
+        return next((found for one in path if (found := dig(answer, one)) not in (None, "")), None)
     for name in path.split("."):
-        if not isinstance(answer, dict):
+        if isinstance(answer, dict):
+            answer = answer.get(name)
+        elif isinstance(answer, list) and name.isdecimal() and len(name) < 5 and int(name) < len(answer):
+            answer = answer[int(name)]
+        else:
             return None
-        answer = answer.get(name)
     return answer
+
+
+def _convert(value: Any, to: Any, key: str, problems: list[str]) -> object:
+    try:
+        converted: object = msgspec.convert(value, to)
+    except msgspec.ValidationError as exc:
+        reason, _, where = str(exc).partition(" - at ")
+        where = where.removeprefix("`key` in ").strip("`").removeprefix("$")
+        key = (key + where).lstrip(".")
+        problems.append(f"{key + ': ' if key else ''}{reason}")
+        return None
+    return converted
+
+
+def _contradictions(profile: Profile) -> list[str]:
+    """Return what the parts of a profile say against one another."""
+    states = profile.states
+    if len({type(word) for word in (*states.success, *states.fail, *states.not_known)}) > 1:
+        return ["states: success, fail and not_known need values of one kind: all text, all numbers, or true and false"]
+    found = []
+    told_apart = states.success_if is not None and states.fail_if is not None
+    if (overlap := set(states.success) & set(states.fail)) and not told_apart:
+        found.append(f"states: {sorted(overlap)} cannot mean both success and fail without success_if and fail_if")
+    if overlap := set(states.not_known) & {*states.success, *states.fail}:
+        found.append(f"states.not_known: {sorted(overlap)} cannot end the task as well")
+    for key in ("result", "fail_code", "fail_msg"):
+        paths = getattr(profile.fields, key)
+        if wrong := [
+            path for path in ([paths] if isinstance(paths, str) else paths or ()) if not re.match(_PATH, path)
+        ]:
+            found.append(
+                f"fields.{key}: {wrong} cannot be paths; write names with dots between them, such as data.result"
+            )
+    if states.may_be_absent and profile.fields.task_id is None:
+        found.append("states.may_be_absent: needs fields.task_id, else any answer at all would mean running")
+    if profile.request.auth_header.lower() in {name.lower() for name in profile.request.headers}:
+        found.append(f"request.headers: {profile.request.auth_header} carries the key; see request.auth_header")
+    return found

@@ -47,7 +47,7 @@ class Upstream:
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": _USER_AGENT,
-            **profile.request.headers,
+            **{name.lower(): value for name, value in profile.request.headers.items()},
         }
         if api_key is not None:
             self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
@@ -58,7 +58,11 @@ class Upstream:
 
     async def poll(self, task_id: str) -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
-        url = self._status_url.replace("{task_id}", quote(task_id, safe=""))
+        safe = "/" if self.profile.request.task_id_has_slashes else ""
+        if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
+            # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
+            return PollResult(kind=PollKind.NOT_KNOWN, error="No task has an id with . or .. as a part of its path.")
+        url = self._status_url.replace("{task_id}", quote(task_id, safe=safe))
         request = httpx.Request("GET", url, headers=self._headers)
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -15,7 +15,7 @@ LAYERS = {
     "wiring": ("app",),
     "http": ("api", "dashboard"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor"),
-    "edges": ("upstream", "sender", "netguard", "transport", "store", "asgi_server", "secretfile"),
+    "edges": ("upstream", "sender", "netguard", "transport", "store", "asgi_server", "secretfile", "profilefile"),
     "pure": ("model", "outcome", "payload", "schedule", "retry", "ratelimit", "signature", "profile"),
     "base": ("config", "settings", "errors", "telemetry", "clock", "__init__"),
 }

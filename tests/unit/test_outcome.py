@@ -55,10 +55,11 @@ def test_the_fixtures_are_the_published_bytes(name: str, digest: str) -> None:
 
 
 def test_the_published_running_answer() -> None:
-    """The example of a running task means: still running, no outcome, and since when."""
+    """The example of a running task means: still running, no outcome, by which model and since when."""
     body = (FIXTURES / "waiting.json").read_bytes()
     result = read_answer(PROFILE, "5064bd1a-025a-490b-b28f-6a9fa12eb88a", 200, None, body)
-    assert result == PollResult(kind=PollKind.RUNNING, task_created_at=1777474689024)
+    model = "gpt-image-2-text-to-image"
+    assert result == PollResult(kind=PollKind.RUNNING, task_created_at=1777474689024, model=model)
 
 
 def test_the_published_success() -> None:

@@ -1,0 +1,113 @@
+"""What is asked of the upstream: the URL and the headers that a profile describes, and what is never asked."""
+
+import httpx
+import pytest
+
+from gateway.clock import SystemClock
+from gateway.config import config_dir
+from gateway.outcome import PollKind
+from gateway.profile import parse_profile
+from gateway.profilefile import load_profiles
+from gateway.upstream import Upstream
+
+SHIPPED = load_profiles([config_dir() / "upstreams"])
+
+
+class Recorder(httpx.AsyncBaseTransport):
+    """A transport that keeps the requests and answers each with the same page."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return httpx.Response(404, json={"detail": "none"})
+
+
+def profile_text(status_path: str, more: str = "") -> str:
+    """Return a profile that asks under a path."""
+    return f"""
+name = "x"
+base_url = "https://api.example.com"
+[states]
+path = "state"
+success = ["yes"]
+fail = ["no"]
+[request]
+status_path = "{status_path}"
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("aigptimage", "https://aigptimage.com/api/v1/jobs/recordInfo?taskId=a%2Fb%3Fc%26d"),
+        ("kie", "https://api.kie.ai/api/v1/jobs/recordInfo?taskId=a%2Fb%3Fc%26d"),
+        ("kie-4o-image", "https://api.kie.ai/api/v1/gpt4o-image/record-info?taskId=a%2Fb%3Fc%26d"),
+        ("replicate", "https://api.replicate.com/v1/predictions/a%2Fb%3Fc%26d"),
+        ("runway", "https://api.dev.runwayml.com/v1/tasks/a%2Fb%3Fc%26d"),
+        ("luma", "https://api.lumalabs.ai/dream-machine/v1/generations/a%2Fb%3Fc%26d"),
+        ("openai-video", "https://api.openai.com/v1/videos/a%2Fb%3Fc%26d"),
+    ],
+)
+async def test_what_each_shipped_profile_asks(name: str, url: str) -> None:
+    """Each API is asked at its own address, the key as Bearer; a task id cannot leave its place in the URL."""
+    transport = Recorder()
+    profile = SHIPPED[name]
+    upstream = Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key="sk-1")
+    assert (await upstream.poll("a/b?c&d")).kind is PollKind.NOT_KNOWN
+    (request,) = transport.requests
+    assert (request.method, str(request.url)) == ("GET", url)
+    assert request.headers["authorization"] == "Bearer sk-1"
+    assert request.headers["user-agent"].startswith("Mozilla/5.0")
+    assert request.headers.get("x-runway-version") == ("2024-11-06" if name == "runway" else None)
+
+
+async def test_a_bare_key_in_a_header_of_its_own() -> None:
+    """Where the API wants the key bare, it stands alone in the API's own header; a profile's header wins over ours."""
+    more = 'auth_header = "x-key"\nauth_prefix = ""\nheaders = { User-Agent = "mine", X-A = "b" }'
+    transport = Recorder()
+    profile = parse_profile(profile_text("/jobs/{task_id}/state?full=1", more), "x.toml")
+    await Upstream(profile, transport, SystemClock(), base_url="https://eu.example.com/", api_key="k").poll("t")
+    (request,) = transport.requests
+    assert str(request.url) == "https://eu.example.com/jobs/t/state?full=1"
+    assert (request.headers["x-key"], request.headers["x-a"]) == ("k", "b")
+    assert request.headers.get_list("user-agent") == ["mine"]
+    assert "authorization" not in request.headers
+
+
+async def test_a_task_id_that_is_a_path() -> None:
+    """Slashes go into the URL as they are where a profile says so, and nothing else does."""
+    transport = Recorder()
+    profile = parse_profile(profile_text("/v1/{task_id}", "task_id_has_slashes = true"), "x.toml")
+    upstream = Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None)
+    await upstream.poll("models/veo/operations/a?b#c%2e")
+    (request,) = transport.requests
+    assert str(request.url) == "https://api.example.com/v1/models/veo/operations/a%3Fb%23c%252e"
+
+
+@pytest.mark.parametrize(
+    ("task_id", "slashes"),
+    [("..", False), (".", False), ("..", True), ("a/../../keys", True), ("../keys", True), ("a/.", True)],
+)
+async def test_a_task_id_leads_nowhere_else(task_id: str, slashes: bool) -> None:
+    """An id that would make the URL mean another page of the API is not asked for: the key would go there."""
+    transport = Recorder()
+    more = "task_id_has_slashes = true" if slashes else ""
+    profile = parse_profile(profile_text("/v1/tasks/{task_id}", more), "x.toml")
+    upstream = Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key="k")
+    result = await upstream.poll(task_id)
+    assert (result.kind, result.outcome) == (PollKind.NOT_KNOWN, None)
+    assert result.error is not None
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("task_id", ["a..b", "...", "a/../b", "..a"])
+async def test_dots_within_an_id_are_fine(task_id: str) -> None:
+    """Only a whole segment of dots means anything in a URL, and a slash that is encoded separates none."""
+    transport = Recorder()
+    profile = parse_profile(profile_text("/v1/tasks/{task_id}"), "x.toml")
+    await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None).poll(task_id)
+    (request,) = transport.requests
+    assert str(request.url) == "https://api.example.com/v1/tasks/" + task_id.replace("/", "%2F")
