@@ -9,9 +9,11 @@ import math
 import random
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import NamedTuple
 
 import structlog
 import uvicorn
@@ -27,14 +29,15 @@ from gateway.api.operations import Operations
 from gateway.api.problems import EXCEPTION_HANDLERS
 from gateway.api.tasks import Tasks
 from gateway.clock import Clock, SystemClock, wait_for_event
-from gateway.config import Settings, config_dir, database_path
+from gateway.config import RateWindow, Settings, UpstreamSettings, config_dir, database_path
 from gateway.deliverer import Deliverer
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError, GatewayError
 from gateway.janitor import Janitor
+from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow, system_resolve
 from gateway.poller import Poller
-from gateway.profile import Profile, parse_profile
-from gateway.ratelimit import RateLimiter
+from gateway.profile import Profile
+from gateway.profilefile import load_profiles
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
 from gateway.sender import Sender
@@ -42,6 +45,7 @@ from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import SqliteStore
 from gateway.supervisor import Loop, Supervisor
 from gateway.telemetry import Metrics
+from gateway.timetable import Timetable
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstream
 
@@ -55,6 +59,7 @@ _CONNECTIONS = 256  # towards receivers, all together
 _UPSTREAM_CONNECTIONS = 64
 _INBOUND_CONNECTIONS = 4096
 _KEEP_ALIVE_S = 75
+_UNLIMITED_PER_S = 1e6
 
 
 class Gateway:
@@ -68,27 +73,16 @@ class Gateway:
         database = database_path(settings)
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         metrics = Metrics()
+        profiles = load_profiles([config_dir() / "upstreams"])
         secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
-        profile = _load_profile(_DEFAULT_UPSTREAM)
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._upstream_transport = AiohttpTransport(guard=None, limit=_UPSTREAM_CONNECTIONS)
         self._callback_transport = AiohttpTransport(guard=self._guard, limit=_CONNECTIONS)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
-        self._poller = Poller(
-            self._store,
-            Upstream(
-                profile,
-                self._upstream_transport,
-                clock,
-                base_url=settings.upstream_url,
-                api_key=settings.upstream_api_key,
-            ),
-            PollSchedule(settings.poll_min_s, settings.poll_max_s),
-            RateLimiter(settings.upstream_rate),
-            clock,
-            metrics,
-            rng,
-        )
+        self._watches = [
+            self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
+            for upstream in _upstreams(settings, profiles)
+        ]
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
@@ -98,14 +92,15 @@ class Gateway:
             metrics,
             rng,
         )
-        loops: tuple[Loop, ...] = (self._poller, deliverer, Janitor(self._store, clock, settings.retention_days))
+        loops: list[Loop] = [watch.poller for watch in self._watches]
+        loops += [deliverer, Janitor(self._store, clock, settings.retention_days)]
         self._supervisor = Supervisor(loops, clock, metrics)
         callbacks = Callbacks(
             self._store,
             clock,
             metrics,
             check_url=lambda url: self._guard.check_registration(url, system_resolve),
-            upstreams=(profile.name,),
+            first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
         )
         tasks = Tasks(self._store, clock, self._draining)
         operations = Operations(self._store, clock, metrics, unhealthy=self._supervisor.problem, unready=self._unready)
@@ -115,12 +110,40 @@ class Gateway:
             exception_handlers=EXCEPTION_HANDLERS,
         )
 
+    def _watch(
+        self, settings: UpstreamSettings, profile: Profile, bounds: Settings, clock: Clock, metrics: Metrics
+    ) -> "_Watch":
+        name = settings.name
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        rate = profile.limits.query if settings.rate is None else settings.rate
+        create_rate = profile.limits.create if settings.create_rate is None else settings.create_rate
+        key = Key(
+            name, self._budget(f"queries:{name}", rate, clock), self._budget(f"creates:{name}", create_rate, clock)
+        )
+        upstream = Upstream(
+            profile,
+            self._upstream_transport,
+            clock,
+            base_url=settings.url or profile.base_url,
+            api_key=settings.api_key,
+            name=name,
+        )
+        min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
+        schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
+        timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
+        return _Watch(upstream, key, timetable, Poller(self._store, upstream, key, timetable, clock, metrics))
+
+    def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
+        return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     async def start(self) -> None:
         """Open the store and start the loops. Raises StoreUnusable."""
         await self._store.open()
+        for watch in self._watches:
+            await watch.poller.prepare()
         self._supervisor.start()
         self._started = True
 
@@ -147,9 +170,19 @@ class Gateway:
             return "it is starting"
         if (failing := self._store.failing) is not None:
             return f"the store is failing: {failing}"
-        if (refusal := self._poller.refusal) is not None:
-            return f"the upstream refuses the key: {refusal}"
+        for watch in self._watches:
+            if watch.key.refusal is not None:
+                return f"the upstream {watch.upstream.name} refuses the key: {watch.key.refusal}"
         return self._supervisor.problem()
+
+
+class _Watch(NamedTuple):
+    """What belongs to one upstream."""
+
+    upstream: Upstream
+    key: Key
+    timetable: Timetable
+    poller: Poller
 
 
 class _Server(uvicorn.Server):
@@ -247,6 +280,23 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def _load_profile(name: str) -> Profile:
-    path = config_dir() / "upstreams" / f"{name}.toml"
-    return parse_profile(path.read_text("utf-8"), path.name)
+def _upstreams(settings: Settings, profiles: Mapping[str, Profile]) -> list[UpstreamSettings]:
+    """Return the upstreams, the default one first. Raises ConfigError for a profile that there is not."""
+    default = UpstreamSettings(
+        name=_DEFAULT_UPSTREAM,
+        profile=_DEFAULT_UPSTREAM,
+        url=settings.upstream_url,
+        api_key=settings.upstream_api_key,
+        rate=settings.upstream_rate,
+        create_rate=None,
+    )
+    problems = [
+        f"[upstreams.{upstream.name}]: there is no profile {upstream.profile}; there are: {', '.join(sorted(profiles))}"
+        for upstream in settings.upstreams
+        if upstream.profile not in profiles
+    ]
+    if any(upstream.name == default.name for upstream in settings.upstreams):
+        problems.append(f"[upstreams.{default.name}]: this is the default upstream; set GATEWAY_UPSTREAM_URL and so on")
+    if problems:
+        raise ConfigError(problems)
+    return [default, *settings.upstreams]

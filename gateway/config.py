@@ -15,7 +15,17 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.errors import ConfigError, GatewayError
-from gateway.settings import PREFIX, SERVICE_LINK_ADVICE, SETTINGS, RateWindow, Setting, Settings, is_loopback
+from gateway.settings import (
+    PREFIX,
+    SERVICE_LINK_ADVICE,
+    SETTINGS,
+    UPSTREAM_KEYS,
+    RateWindow,
+    Setting,
+    Settings,
+    UpstreamSettings,
+    is_loopback,
+)
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -23,6 +33,7 @@ __all__ = [
     "RateWindow",
     "Setting",
     "Settings",
+    "UpstreamSettings",
     "config_dir",
     "database_path",
     "load",
@@ -33,6 +44,7 @@ CONFIG_VARIABLE = "GATEWAY_CONFIG"
 """Names the TOML file where the command line does not."""
 
 _MAX_SHOWN = 80
+_UPSTREAMS = "upstreams"
 # Injected by Kubernetes for a Service named "gateway": nobody wrote these, so the report says where they come from.
 _SERVICE_LINK = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
 
@@ -73,9 +85,10 @@ def load(
             values[setting.key] = value
             places[setting.key] = place
     _check_together(values, places, problems)
+    upstreams = _read_upstreams(file, problems)
     if problems:
         raise ConfigError(problems)
-    return Settings(**values)
+    return Settings(**values, upstreams=upstreams)
 
 
 def require_upstream_key(settings: Settings) -> None:
@@ -164,6 +177,49 @@ def _read_secret(variable: str, path: str, problems: list[str]) -> tuple[str, st
     return variable, text
 
 
+def _read_upstreams(file: _File, problems: list[str]) -> tuple[UpstreamSettings, ...]:
+    """Read the tables ``[upstreams.NAME]``."""
+    tables = (file.keys or {}).get(_UPSTREAMS, {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        problems.append(f"{_UPSTREAMS} in {file.name}: write a table for each upstream, such as [upstreams.runway]")
+        return ()
+    found = (_read_upstream(name, table, file.name, problems) for name, table in tables.items())
+    return tuple(upstream for upstream in found if upstream is not None)
+
+
+def _read_upstream(name: str, table: dict[str, Any], file: str, problems: list[str]) -> UpstreamSettings | None:
+    section = f"[{_UPSTREAMS}.{name}] in {file}"
+    before = len(problems)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        problems.append(f"{section}: name it with small letters, digits and hyphens")
+    values: dict[str, Any] = {}
+    for key, raw in table.items():
+        parse = UPSTREAM_KEYS.get(key)
+        if parse is None:
+            problems.append(f"{section}: {key}: no such setting; {_suggest(key, set(UPSTREAM_KEYS), 'remove it')}")
+            continue
+        try:
+            values[key] = parse(_as_text(raw, "," if key.endswith("rate") else "").strip())
+        except ValueError as error:
+            shown = "a value that is not shown here" if key == "api_key" else _shown(raw)
+            problems.append(f"{section}: {key}: got {shown}; {error}")
+    key_file = values.pop("api_key_file", None)
+    if key_file is not None and "api_key" in values:
+        problems.append(f"{section}: got both api_key and api_key_file; remove one of them")
+    elif key_file is not None and (read := _read_secret(f"{section}: api_key_file", key_file, problems)) is not None:
+        values["api_key"] = read[1]
+    if len(problems) > before:
+        return None
+    return UpstreamSettings(
+        name=name,
+        profile=values.get("profile", name),
+        url=values.get("url"),
+        api_key=values.get("api_key"),
+        rate=values.get("rate"),
+        create_rate=values.get("create_rate"),
+    )
+
+
 def _report_unknown(environ: Mapping[str, str], file: _File, problems: list[str]) -> None:
     secret_files = {f"{setting.env}_FILE" for setting in SETTINGS if setting.secret}
     variables = {setting.env for setting in SETTINGS} | secret_files | {CONFIG_VARIABLE}
@@ -173,7 +229,7 @@ def _report_unknown(environ: Mapping[str, str], file: _File, problems: list[str]
             problems.append(f"{name}: no such setting; {advice}")
     keys = {setting.key for setting in SETTINGS}
     for key in file.keys or ():
-        if key not in keys:
+        if key not in keys and key != _UPSTREAMS:
             variable = f"{PREFIX}{key.upper()}"
             if variable in secret_files:
                 advice = f"a secret's file is named by the variable {variable}"

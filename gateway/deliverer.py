@@ -11,9 +11,9 @@ import random
 
 import structlog
 
-from gateway.clock import Clock
+from gateway.clock import Clock, wait_for_event
 from gateway.errors import StoreError
-from gateway.inflight import Agenda, InFlight
+from gateway.inflight import InFlight
 from gateway.model import Attempt, AttemptRecord, AttemptResult, DueCallback
 from gateway.retry import RetryPolicy
 from gateway.sender import Sender, SendResult
@@ -52,7 +52,6 @@ class Deliverer:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
-        self._agenda = Agenda(store.callbacks_due, clock)
         self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
 
     async def run_once(self) -> float:
@@ -69,7 +68,8 @@ class Deliverer:
         return max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S)
 
     async def wait(self, timeout_s: float) -> None:
-        await self._agenda.wait(timeout_s)
+        await wait_for_event(self._store.callbacks_due, timeout_s)
+        self._store.callbacks_due.clear()
 
     async def drain(self, timeout_s: float) -> None:
         await self._in_flight.drain(timeout_s)
@@ -137,7 +137,6 @@ class Deliverer:
                 _log.warning("attempt.not_recorded", callback_id=record.claim.id, error=exc.message, retry_in_s=pause_s)
                 await asyncio.sleep(pause_s)
             else:
-                self._agenda.due_at(record.next_attempt_at)
                 return
 
     async def _interrupted(self, claim: DueCallback, started_at: int, started: float) -> None:

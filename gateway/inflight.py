@@ -1,4 +1,7 @@
-"""What the poller and the deliverer share: the work that a loop has in flight, and when it comes round next."""
+"""The asyncio tasks that a loop has in flight: named, bounded, drained.
+
+Owns nothing but the set. Used by the poller and the deliverer.
+"""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,35 +9,9 @@ from typing import Any
 
 import structlog
 
-from gateway.clock import Clock, wait_for_event
-
-__all__ = ["Agenda", "InFlight"]
+__all__ = ["InFlight"]
 
 _log = structlog.get_logger()
-
-_NEVER = 2**62
-
-
-class Agenda:
-    """When a loop comes round next: at the time it planned, or sooner where something falls due before that."""
-
-    def __init__(self, wake: asyncio.Event, clock: Clock) -> None:
-        self._wake = wake
-        self._clock = clock
-        self._planned_at = _NEVER
-
-    async def wait(self, timeout_s: float) -> None:
-        """Return after ``timeout_s`` seconds, or once ``wake`` is set."""
-        self._planned_at = self._clock.now() + round(timeout_s * 1000)
-        await wait_for_event(self._wake, timeout_s)
-        # From here on the loop looks: what falls due meanwhile must bring it round once more.
-        self._planned_at = _NEVER
-        self._wake.clear()
-
-    def due_at(self, at: int | None) -> None:
-        """Say that something falls due at ``at``."""
-        if at is not None and at < self._planned_at:
-            self._wake.set()
 
 
 class InFlight:

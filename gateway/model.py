@@ -165,16 +165,24 @@ class PollRecord(msgspec.Struct, frozen=True, kw_only=True):
     next_poll_at: int
     error: str | None
     """Why the poll brought no usable answer, or None where the upstream said "still running"."""
+    born_at: int | None = None
+    """As in DueTask, where the answer told it; None keeps what is known."""
+    model: str | None = None
+    """As in DueTask, where the answer told it; None keeps what is known."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """A task's end, to be stored together with the webhooks that it makes due."""
 
     seq: int
+    upstream: str
     outcome: Outcome
     settled_at: int
     polls: int
     """Polls to add to the task's count: 1 where a poll brought the outcome, else 0."""
+    model: str | None = None
+    duration_ms: int | None = None
+    """How long the task took, kept with its model to learn from; None where that is not known."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -213,9 +221,21 @@ class DueTask(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str
     task_id: str
     created_at: int
+    """When the gateway began to watch it."""
+    born_at: int | None
+    """When the upstream says that it was created; None until a poll has told."""
+    model: str | None
+    """Which model works on it; None until a poll has told."""
     polls: int
     failures: int
     """Polls in a row that brought no usable answer."""
+    last_polled_at: int | None
+    due_at: int
+
+    @property
+    def began_at(self) -> int:
+        """When it began to run, as far as that is known."""
+        return self.created_at if self.born_at is None else self.born_at
 
 
 class DueCallback(msgspec.Struct, frozen=True, kw_only=True):

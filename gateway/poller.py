@@ -4,25 +4,27 @@ Owns the decision what a poll's result means for its task and for the key. Run b
 and to one upstream.
 
 A refused key pauses the key, never its tasks: one poll at a time probes it, with growing pauses, until it is accepted.
+A task that the upstream does not know is given up only after a grace period: the family answers 404 and 422 for fresh
+ones too.
 A callback whose time has passed gets ``task.abandoned`` after one last poll, so that a result which came while the
 gateway was down is not thrown away.
 """
 
 import asyncio
-import random
+from collections.abc import Sequence
 
 import structlog
 
-from gateway.clock import Clock
+from gateway.clock import Clock, wait_for_event
 from gateway.errors import StoreError
-from gateway.inflight import Agenda, InFlight
-from gateway.model import DueTask, ExpiredTask, PollRecord, Settlement
+from gateway.inflight import InFlight
+from gateway.key import Key
+from gateway.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement
 from gateway.outcome import PollKind, PollResult, abandoned
-from gateway.ratelimit import RateLimiter
-from gateway.schedule import PollSchedule
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
+from gateway.timetable import Timetable
 from gateway.upstream import Upstream
 
 __all__ = ["Poller"]
@@ -33,73 +35,78 @@ _CONCURRENCY = 64
 _EXPIRY_BATCH = 500
 _LAST_POLL_GRACE_MS = 30_000
 """How long a passed callback waits for its last poll, where the key or the rate limit does not allow it."""
-_PROBE_S = (30.0, 60.0, 120.0, 300.0)
-"""Pauses between probes of a refused key."""
 _STORE_RETRY_S = 1.0
-_THROTTLED_S = 5.0
-"""The pause after a 429 that does not say how long."""
+_NOT_FOUND_AFTER_MS = 120_000
+_NOT_FOUND_AFTER_POLLS = 5
+"""A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late."""
 
 
 class Poller:
     """The loop that watches the tasks of one upstream."""
 
     def __init__(
-        self,
-        store: Store,
-        upstream: Upstream,
-        schedule: PollSchedule,
-        limiter: RateLimiter,
-        clock: Clock,
-        metrics: Metrics,
-        rng: random.Random,
+        self, store: Store, upstream: Upstream, key: Key, timetable: Timetable, clock: Clock, metrics: Metrics
     ) -> None:
         self.name = f"poller-{upstream.name}"
         self._store = store
         self._upstream = upstream
-        self._schedule = schedule
-        self._limiter = limiter
+        self._key = key
+        self._timetable = timetable
         self._clock = clock
         self._metrics = metrics
-        self._rng = rng
-        wake = store.tasks_due(upstream.name)
-        self._agenda = Agenda(wake, clock)
-        self._in_flight = InFlight(_CONCURRENCY, wake)
+        self._wake = store.tasks_due(upstream.name)
+        self._in_flight = InFlight(_CONCURRENCY, self._wake)
         self._started_at = clock.now()
         self._last_polls: set[int] = set()
-        self._probes = 0
-        self._refusal: str | None = None
 
-    @property
-    def refusal(self) -> str | None:
-        """Why the upstream refuses the key; None while it does not."""
-        return self._refusal
+    async def prepare(self) -> None:
+        """Take up what an earlier process learned and spent. Raises StoreError."""
+        for model, duration_ms in await self._store.durations(self._upstream.name):
+            self._timetable.ended(model, duration_ms / 1000)
+        await self._key.restore()
 
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
         now = self._clock.now()
-        steady = self._clock.monotonic()
         wait_s = await self._expire(now)
-        free = min(self._in_flight.free, self._limiter.available(steady))
-        if self._refusal is not None:
+        queries = self._key.queries
+        free = min(self._in_flight.free, queries.available_for_polls())
+        if self._key.refusal is not None:
             free = min(free, 1)
         if free <= 0:
             # A free slot wakes the loop; a free place in the rate limit has its time.
-            available_at = self._limiter.next_available(steady)
-            return wait_s if available_at is None else min(wait_s, max(available_at - steady, 0.001))
-        claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, free)
-        for claim in claims:
-            self._limiter.start()
-            self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
+            available_s = queries.next_available_s()
+            return wait_s if available_s is None else min(wait_s, max(available_s, 0.001))
+        queries.take(free)
+        started = 0
+        try:
+            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, free, self._timetable.urgency)
+            await self._reserve(claims)
+            for claim in claims:
+                self._timetable.polled(claim, now)
+                self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
+            started = len(claims)
+        finally:
+            queries.give_back(free - started)
         if next_due_at is None:
             return wait_s
         # More is due than may start now: the end of a poll, or the next round, brings its turn.
         return min(wait_s, max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S))
 
     async def wait(self, timeout_s: float) -> None:
-        await self._agenda.wait(timeout_s)
+        await wait_for_event(self._wake, timeout_s)
+        self._wake.clear()
 
     async def drain(self, timeout_s: float) -> None:
         await self._in_flight.drain(timeout_s)
+
+    async def _reserve(self, claims: Sequence[DueTask]) -> None:
+        try:
+            await self._key.queries.reserve(len(claims))
+        except BaseException:
+            for claim in claims:
+                self._store.release_task(claim)
+            raise
 
     async def _poll(self, claim: DueTask) -> None:
         started = self._clock.monotonic()
@@ -109,10 +116,11 @@ class Poller:
             self._store.release_task(claim)
             raise
         finally:
-            self._limiter.end(self._clock.monotonic())
+            self._key.queries.end()
+            self._wake.set()  # a place in the rate limit may have its time now
         self._metrics.poll_seconds.labels(self._upstream.name).observe(self._clock.monotonic() - started)
         self._metrics.polls.labels(self._upstream.name, result.kind).inc()
-        self._judge_key(result)
+        self._key.judge(result)
         try:
             await self._store_result(claim, result)
         except StoreError as exc:
@@ -127,54 +135,67 @@ class Poller:
     async def _store_result(self, claim: DueTask, result: PollResult) -> None:
         now = self._clock.now()
         if result.outcome is not None:
-            await self._store.settle(Settlement(seq=claim.seq, outcome=result.outcome, settled_at=now, polls=1))
-            self._metrics.settled.labels(self._upstream.name, result.outcome.state).inc()
-            _log.info(
-                "task.settled",
-                upstream=self._upstream.name,
-                task_id=claim.task_id,
-                state=result.outcome.state.value,
-                polls=claim.polls + 1,
-                age_s=round((now - (result.task_created_at or claim.created_at)) / 1000, 3),
-            )
-            return
-        if result.kind is PollKind.RUNNING:
-            age_s = (now - (result.task_created_at or claim.created_at)) / 1000
-            delay_s = self._schedule.running_delay_s(age_s, self._rng)
+            await self._settle(claim, result, result.outcome, now)
+        elif result.kind is PollKind.NOT_KNOWN and self._is_unknown(claim, now):
+            await self._settle(claim, result, abandoned(claim.task_id, "not_found"), now)
         else:
-            delay_s = self._schedule.failed_delay_s(claim.failures + 1, self._rng)
-            if result.retry_after_s is not None:
-                delay_s = max(delay_s, result.retry_after_s)
+            await self._store.reschedule(self._rescheduled(claim, result, now))
+
+    async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
+        model = result.model or claim.model
+        duration_s = _duration_s(claim, result, now) if outcome.state.terminal else None
+        await self._store.settle(
+            Settlement(
+                seq=claim.seq,
+                upstream=self._upstream.name,
+                outcome=outcome,
+                settled_at=now,
+                polls=1,
+                model=model,
+                duration_ms=None if duration_s is None else round(duration_s * 1000),
+            )
+        )
+        if duration_s is not None:
+            born_at = claim.began_at if result.task_created_at is None else result.task_created_at
+            self._timetable.ended(model, duration_s)
+            self._timetable.ended(None, (born_at - claim.created_at) / 1000 + duration_s)
+        self._metrics.settled.labels(self._upstream.name, outcome.state).inc()
+        _log.info(
+            "task.settled",
+            upstream=self._upstream.name,
+            task_id=claim.task_id,
+            state=outcome.state.value,
+            model=model,
+            polls=claim.polls + 1,
+            duration_s=duration_s and round(duration_s, 3),
+        )
+
+    def _rescheduled(self, claim: DueTask, result: PollResult, now: int) -> PollRecord:
+        if result.kind is PollKind.RUNNING:
+            began_at = claim.began_at if result.task_created_at is None else result.task_created_at
+            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
+        else:
+            next_poll_at = self._timetable.failed_poll_at(claim.failures + 1, result.retry_after_s, now)
             _log.info(
                 "poll.failed",
                 upstream=self._upstream.name,
                 task_id=claim.task_id,
                 kind=result.kind.value,
                 error=result.error,
-                next_in_s=round(delay_s, 3),
+                next_in_s=(next_poll_at - now) / 1000,
             )
-        next_poll_at = now + round(delay_s * 1000)
-        await self._store.reschedule(
-            PollRecord(seq=claim.seq, polled_at=now, next_poll_at=next_poll_at, error=result.error)
+        return PollRecord(
+            seq=claim.seq,
+            polled_at=now,
+            next_poll_at=next_poll_at,
+            error=result.error,
+            born_at=result.task_created_at,
+            model=result.model,
         )
-        self._agenda.due_at(next_poll_at)
 
-    def _judge_key(self, result: PollResult) -> None:
-        steady = self._clock.monotonic()
-        if result.kind is PollKind.KEY_REFUSED:
-            pause_s = _PROBE_S[min(self._probes, len(_PROBE_S) - 1)]
-            self._probes += 1
-            self._limiter.block(steady + pause_s)
-            if self._refusal is None:
-                _log.error("upstream.key_refused", upstream=self._upstream.name, error=result.error)
-            self._refusal = result.error
-            return
-        if result.kind is PollKind.THROTTLED:
-            self._limiter.block(steady + (result.retry_after_s or _THROTTLED_S))
-        if result.kind is not PollKind.UNREACHABLE and self._refusal is not None:
-            _log.info("upstream.key_accepted", upstream=self._upstream.name)
-            self._refusal = None
-            self._probes = 0
+    @staticmethod
+    def _is_unknown(claim: DueTask, now: int) -> bool:
+        return claim.failures + 1 >= _NOT_FOUND_AFTER_POLLS and now - claim.created_at >= _NOT_FOUND_AFTER_MS
 
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
@@ -186,7 +207,14 @@ class Poller:
                 self._last_polls.discard(task.seq)
                 outcome = abandoned(task.task_id, "timeout")
                 await self._store.settle(
-                    Settlement(seq=task.seq, outcome=outcome, settled_at=now, polls=0, expired_by=settle_up_to)
+                    Settlement(
+                        seq=task.seq,
+                        upstream=self._upstream.name,
+                        outcome=outcome,
+                        settled_at=now,
+                        polls=0,
+                        expired_by=settle_up_to,
+                    )
                 )
                 self._metrics.settled.labels(self._upstream.name, outcome.state).inc()
                 _log.info("task.abandoned", upstream=self._upstream.name, task_id=task.task_id, reason="timeout")
@@ -206,3 +234,12 @@ class Poller:
         if now >= max(task.expires_at, self._started_at) + _LAST_POLL_GRACE_MS:
             return now
         return None
+
+
+def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:
+    """Return how long a task took: what the upstream says, else half way between the last two polls."""
+    if result.duration_s is not None:
+        return result.duration_s
+    began_at = claim.began_at if result.task_created_at is None else result.task_created_at
+    last_at = max(claim.last_polled_at or began_at, began_at)
+    return max((last_at + now) / 2 - began_at, 0.0) / 1000

@@ -39,9 +39,13 @@ class RateLimiter:
                 at = max(at, window.leaves_at[surplus - 1])
         return at
 
-    def start(self) -> None:
-        """Count a request that is sent now."""
-        self._in_flight += 1
+    def start(self, count: int = 1) -> None:
+        """Count requests that are sent now."""
+        self._in_flight += count
+
+    def cancel(self, count: int = 1) -> None:
+        """Take back requests that were counted and then not sent."""
+        self._in_flight -= count
 
     def end(self, now: float) -> None:
         """Say that a request has been answered, or has failed."""
@@ -52,6 +56,26 @@ class RateLimiter:
     def block(self, until: float) -> None:
         """Send nothing before ``until``: the other side asked for it."""
         self._blocked_until = max(self._blocked_until, until)
+
+    def restore(self, count: int, ended: float) -> None:
+        """Count requests that an earlier process sent, the last of them at ``ended``; call in the order of time."""
+        for window in self._windows:
+            window.leaves_at.extend([ended + window.length_s] * count)
+
+    def tighten(self, limit: int, length_s: float) -> bool:
+        """Hold to a lower limit from now on; return whether it was lower.
+
+        The window of that length gets it, or a new one where there is none and no other is as tight.
+        """
+        if limit < 1 or length_s <= 0:
+            return False
+        for window in self._windows:
+            if window.length_s == length_s:
+                lower = limit < window.limit
+                window.limit = min(limit, window.limit)
+                return lower
+        self._windows.append(_Window(limit, length_s))
+        return True
 
 
 class _Window:

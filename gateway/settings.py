@@ -14,7 +14,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-__all__ = ["PREFIX", "SERVICE_LINK_ADVICE", "SETTINGS", "RateWindow", "Setting", "Settings", "is_loopback"]
+__all__ = [
+    "PREFIX",
+    "SERVICE_LINK_ADVICE",
+    "SETTINGS",
+    "UPSTREAM_KEYS",
+    "RateWindow",
+    "Setting",
+    "Settings",
+    "UpstreamSettings",
+    "is_loopback",
+]
 
 PREFIX = "GATEWAY_"
 SERVICE_LINK_ADVICE = 'Kubernetes sets it for a Service named "gateway": put enableServiceLinks: false into the pod'
@@ -25,6 +35,23 @@ class RateWindow(msgspec.Struct, frozen=True):
 
     limit: int
     window_s: float
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One more upstream, a table ``[upstreams.NAME]`` of the TOML file. Its repr hides the key."""
+
+    name: str
+    """What callbacks name it by."""
+    profile: str
+    url: str | None
+    """None: the profile's base URL."""
+    api_key: str | None
+    rate: tuple[RateWindow, ...] | None
+    """None: what the profile says."""
+    create_rate: tuple[RateWindow, ...] | None
+
+    def __repr__(self) -> str:
+        return f"UpstreamSettings(name={self.name!r}, profile={self.profile!r}, url={self.url!r})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: float
     log_format: Literal["console", "json"] | None
     """None: ``console`` on a terminal, else ``json``."""
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    """Upstreams besides the default one; only the TOML file names them."""
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)
@@ -312,3 +341,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 """Every setting, in the order of the README's table and of ``config/gateway.toml``."""
+
+UPSTREAM_KEYS: dict[str, Callable[[str], Any]] = {
+    "profile": str,
+    "url": _upstream_url,
+    "api_key": _credential,
+    "api_key_file": str,
+    "rate": _rate,
+    "create_rate": _rate,
+}
+"""What a table ``[upstreams.NAME]`` may hold, and the parser of each."""

@@ -35,10 +35,15 @@ class Upstream:
         *,
         base_url: str,
         api_key: str | None,
+        name: str | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        """Keep the key to this object: it goes into its requests' header and nowhere else."""
+        """Keep the key to this object: it goes into its requests' header and nowhere else.
+
+        ``name`` is what callbacks call this upstream; default: as its profile is called.
+        """
         self.profile = profile
+        self.name = name or profile.name
         self._transport = transport
         self._clock = clock
         self._status_url = base_url.rstrip("/") + profile.request.status_path
@@ -51,10 +56,6 @@ class Upstream:
         }
         if api_key is not None:
             self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
-
-    @property
-    def name(self) -> str:
-        return self.profile.name
 
     async def poll(self, task_id: str) -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -53,14 +53,14 @@ class Callbacks:
         metrics: Metrics,
         *,
         check_url: Callable[[str], Awaitable[object]],
-        upstreams: tuple[str, ...],
+        first_poll_at: Mapping[str, Callable[[int], int]],
     ) -> None:
-        """Take the names of the upstreams, the default one first."""
+        """``first_poll_at``: for each upstream, the default one first, when a task registered now is first polled."""
         self._store = store
         self._clock = clock
         self._metrics = metrics
         self._check_url = check_url
-        self._upstreams = upstreams
+        self._first_poll_at = first_poll_at
         self._cursors: URLSafeSerializer | None = None
 
     def routes(self) -> list[Route]:
@@ -172,9 +172,9 @@ class Callbacks:
         if len(metadata) > MAX_METADATA:
             message = f"may have at most {MAX_METADATA} bytes as JSON, has {len(metadata)}"
             raise InvalidRequest(f"metadata: {message}", errors=[("metadata", message)])
-        upstream = self._upstreams[0] if asked.upstream is None else asked.upstream
-        if upstream not in self._upstreams:
-            message = f"is not configured; there is: {', '.join(self._upstreams)}"
+        upstream = next(iter(self._first_poll_at)) if asked.upstream is None else asked.upstream
+        if upstream not in self._first_poll_at:
+            message = f"is not configured; there is: {', '.join(self._first_poll_at)}"
             raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
         now = self._clock.now()
         return NewCallback(
@@ -186,7 +186,7 @@ class Callbacks:
             metadata=metadata,
             timeout_s=asked.timeout_seconds,
             created_at=now,
-            first_poll_at=now,
+            first_poll_at=self._first_poll_at[upstream](now),
         )
 
     def _read_item(self, client: str, item: msgspec.Raw) -> NewCallback | RequestError:

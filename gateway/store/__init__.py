@@ -6,7 +6,7 @@ method may raise ``StoreError`` (nothing was written; try again) or, at ``open``
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.model import (
@@ -24,7 +24,10 @@ from gateway.model import (
     Task,
 )
 
-__all__ = ["Store"]
+__all__ = ["Rank", "Store"]
+
+Rank = Callable[[DueTask], float]
+"""How urgent a task is."""
 
 
 class Store(Protocol):
@@ -100,10 +103,13 @@ class Store(Protocol):
 
     # What the poller asks.
 
-    async def claim_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        """Claim due tasks, the longest due first; also return when the next unclaimed one will be due.
+    async def claim_tasks(
+        self, upstream: str, now: int, limit: int, rank: Rank | None = None
+    ) -> tuple[list[DueTask], int | None]:
+        """Claim due tasks; also return when the next unclaimed one will be due.
 
-        A claim ends with reschedule, settle or release_task.
+        Where more than ``limit`` are due, those with the highest rank (of the 2,000 that have been due the longest),
+        else the longest due. A claim ends with reschedule, settle or release_task.
         """
         ...
 
@@ -125,6 +131,18 @@ class Store(Protocol):
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         """Make waiting tasks due now."""
+        ...
+
+    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
+        """Return model and duration (ms) of the tasks that settled last, 256 of each model, the oldest first."""
+        ...
+
+    async def load(self, key: str) -> bytes | None:
+        """Return what was saved under a key."""
+        ...
+
+    async def save(self, key: str, value: bytes) -> None:
+        """Keep a small value under a key, in the place of what was there."""
         ...
 
     # What the deliverer asks.

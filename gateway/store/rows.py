@@ -124,8 +124,19 @@ def attempt(row: Any) -> Attempt:
 
 
 def due_task(row: Any) -> DueTask:
-    seq, upstream, task_id, created_at, polls, failures, _ = row
-    return DueTask(seq=seq, upstream=upstream, task_id=task_id, created_at=created_at, polls=polls, failures=failures)
+    seq, upstream, task_id, created_at, born_at, model, polls, failures, last_polled_at, due_at = row
+    return DueTask(
+        seq=seq,
+        upstream=upstream,
+        task_id=task_id,
+        created_at=created_at,
+        born_at=born_at,
+        model=model,
+        polls=polls,
+        failures=failures,
+        last_polled_at=last_polled_at,
+        due_at=due_at,
+    )
 
 
 def due_callback(row: Any) -> DueCallback:

@@ -38,8 +38,9 @@ ORDER BY wanted.key
 
 # A task that nobody watched any more, or that was given up: poll it again for the new callback's sake.
 REVIVE_TASK = """
-UPDATE tasks SET state = 'waiting', next_poll_at = ?, settled_at = NULL, outcome = NULL, failures = 0
-WHERE seq = ? AND next_poll_at IS NULL AND state IN ('waiting', 'abandoned')
+UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
+    failures = 0
+WHERE seq = :seq AND next_poll_at IS NULL AND state IN ('waiting', 'abandoned')
 """
 
 SELECT_OUTCOME = "SELECT state, outcome, settled_at FROM tasks WHERE seq = ?"
@@ -110,7 +111,7 @@ AND ended_at >= :since AND ended_at < :until
 
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
 SELECT_DUE_TASKS = """
-SELECT seq, upstream, task_id, created_at, polls, failures, next_poll_at FROM tasks
+SELECT seq, upstream, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at FROM tasks
 WHERE upstream = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
 ORDER BY next_poll_at LIMIT ?
 """
@@ -119,7 +120,8 @@ ORDER BY next_poll_at LIMIT ?
 RESCHEDULE_TASK = """
 UPDATE tasks SET polls = polls + 1, last_polled_at = :polled_at, last_error = :error,
     failures = iif(:error IS NULL, 0, failures + 1),
-    next_poll_at = iif(next_poll_at IS NULL, NULL, :next_poll_at)
+    next_poll_at = iif(next_poll_at IS NULL, NULL, :next_poll_at),
+    born_at = coalesce(:born_at, born_at), model = coalesce(:model, model)
 WHERE seq = :seq AND state = 'waiting'
 """
 
@@ -157,6 +159,15 @@ WHERE c.state = 'waiting' AND c.expires_at <= ? AND t.upstream = ? GROUP BY t.se
 """
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"
+
+# What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest.
+
+INSERT_DURATION = """
+INSERT INTO durations (upstream, model, slot, seq, duration_ms) VALUES (:upstream, :model, :slot, :seq, :duration_ms)
+ON CONFLICT (upstream, model, slot) DO UPDATE SET seq = excluded.seq, duration_ms = excluded.duration_ms
+"""
+
+SELECT_DURATIONS = "SELECT model, seq, duration_ms FROM durations WHERE upstream = ? ORDER BY seq"
 
 # Delivering.
 
@@ -203,4 +214,5 @@ SELECT_BACKLOG = "SELECT count(*), min(next_attempt_at) FROM callbacks WHERE sta
 # The database itself.
 
 SELECT_META = "SELECT value FROM meta WHERE key = ?"
+UPSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"

@@ -9,6 +9,7 @@ leaves nothing to repair.
 """
 
 import asyncio
+import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +35,14 @@ from gateway.model import (
     TaskState,
 )
 from gateway.payload import body_template
-from gateway.store import rows, sql
+from gateway.store import Rank, rows, sql
 from gateway.store.database import Database
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["SqliteStore"]
+
+_CANDIDATES = 2000  # due tasks that are ranked, where more are due than may be polled
+_DURATIONS_KEPT = 256  # per model
 
 
 class SqliteStore:
@@ -51,6 +55,7 @@ class SqliteStore:
         self._claimed_tasks: dict[int, str] = {}  # and the upstream of each
         self._claimed_callbacks: set[int] = set()
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
+        self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.callbacks_due = asyncio.Event()
@@ -65,6 +70,7 @@ class SqliteStore:
         self._redeliver = Kind("redeliver", self._apply_redeliver, self._redelivered)
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
         self._prune = Kind("prune", self._apply_prune)
+        self._save = Kind("save", self._apply_save)
         self._writer = Writer(
             (
                 self._settle,
@@ -76,6 +82,7 @@ class SqliteStore:
                 self._redeliver,
                 self._redeliver_dead,
                 self._prune,
+                self._save,
             ),
             self._database.transaction,
         )
@@ -138,7 +145,7 @@ class SqliteStore:
             webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
             await self._database.run(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
         else:
-            await self._database.run(sql.REVIVE_TASK, (new.first_poll_at, task.seq))
+            await self._database.run(sql.REVIVE_TASK, {"now": new.first_poll_at, "seq": task.seq})
         return True
 
     def _registered(self, items: Sequence[Sequence[NewCallback]]) -> None:
@@ -230,23 +237,32 @@ class SqliteStore:
 
     # Polling
 
-    async def claim_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+    async def claim_tasks(
+        self, upstream: str, now: int, limit: int, rank: Rank | None = None
+    ) -> tuple[list[DueTask], int | None]:
         # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
-            claimed = msgspec.json.encode(list(self._claimed_tasks)).decode()
-            # One more than asked for says when to come back.
-            found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))
-            claims: list[DueTask] = []
-            next_due_at = None
-            for row in found:
-                task, due_at = rows.due_task(row), row[-1]
-                if due_at > now or len(claims) == limit:
-                    next_due_at = due_at
-                    break
+            due, next_due_at = await self._due_tasks(upstream, now, limit)
+            if rank is not None and len(due) == limit and next_due_at is not None and next_due_at <= now:
+                candidates, later = await self._due_tasks(upstream, now, _CANDIDATES)
+                due = heapq.nlargest(limit, candidates, key=rank)
+                next_due_at = now if len(candidates) > limit else later
+            for task in due:
                 self._claimed_tasks[task.seq] = upstream
-                claims.append(task)
             self._next_poll_told[upstream] = next_due_at
-            return claims, next_due_at
+            return due, next_due_at
+
+    async def _due_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        """Return unclaimed due tasks, the longest due first, and when the one after them is due."""
+        claimed = msgspec.json.encode(list(self._claimed_tasks)).decode()
+        found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))
+        due: list[DueTask] = []
+        for row in found:
+            task = rows.due_task(row)
+            if task.due_at > now or len(due) == limit:
+                return due, task.due_at
+            due.append(task)
+        return due, None
 
     def release_task(self, claim: DueTask) -> None:
         self._claimed_tasks.pop(claim.seq, None)
@@ -280,7 +296,20 @@ class SqliteStore:
             parameters = [rows.settlement_parameters(item, self._first_attempt_delay_ms) for item in settlements]
             await self._database.many(sql.OWE_WEBHOOKS, parameters)
             await self._database.many(sql.SETTLE_TASK, parameters)
+        if durations := [self._duration(item) for item in ends if item.duration_ms is not None]:
+            await self._database.many(sql.INSERT_DURATION, durations)
         return [None] * len(items)
+
+    def _duration(self, settlement: Settlement) -> dict[str, Any]:
+        model = settlement.model or ""
+        seq = self._duration_seqs[settlement.upstream, model] = self._duration_seqs[settlement.upstream, model] + 1
+        return {
+            "upstream": settlement.upstream,
+            "model": model,
+            "slot": seq % _DURATIONS_KEPT,
+            "seq": seq,
+            "duration_ms": settlement.duration_ms,
+        }
 
     def _settled(self, items: Sequence[Settlement]) -> None:
         for item in items:
@@ -296,6 +325,23 @@ class SqliteStore:
         found = await self._database.read(sql.SELECT_EXPIRED, (now, upstream, limit))
         ((next_expiry_at,),) = await self._database.read(sql.SELECT_NEXT_EXPIRY, (now,))
         return [rows.expired_task(row) for row in found], next_expiry_at
+
+    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
+        found = await self._database.read(sql.SELECT_DURATIONS, (upstream,))
+        for model, seq, _ in found:
+            self._duration_seqs[upstream, model] = max(seq, self._duration_seqs[upstream, model])
+        return [(model or None, duration_ms) for model, _, duration_ms in found]
+
+    async def load(self, key: str) -> bytes | None:
+        found = await self._database.read(sql.SELECT_META, (key,))
+        return bytes(found[0][0]) if found else None
+
+    async def save(self, key: str, value: bytes) -> None:
+        await self._writer.submit(self._save, (key, value))
+
+    async def _apply_save(self, items: Sequence[tuple[str, bytes]]) -> list[None]:
+        await self._database.many(sql.UPSERT_META, items)
+        return [None] * len(items)
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self._poll_now, (seqs, now))

@@ -78,9 +78,11 @@ def connection(store: SqliteStore) -> aiosqlite.Connection:
 async def unusable(path: Path) -> str:
     """Return why the store cannot be opened."""
     store = SqliteStore(path)
-    with pytest.raises(StoreUnusable) as caught:
-        await store.open()
-    await store.close()  # safe all the same
+    try:
+        with pytest.raises(StoreUnusable) as caught:
+            await store.open()
+    finally:
+        await store.close()  # safe all the same
     return caught.value.message
 
 
@@ -121,10 +123,12 @@ async def test_a_file_that_another_process_holds_is_refused(path: Path, impatien
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, path, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    assert process.stdout is not None
-    assert await process.stdout.readline() == b"held\n"
-    assert "in use by another process" in await unusable(path)
-    await process.communicate(b"")
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"held\n"
+        assert "in use by another process" in await unusable(path)
+    finally:
+        await process.communicate(b"")
     async with opened(path):
         pass
 
@@ -270,7 +274,11 @@ async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> Non
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     settlement = Settlement(
-        seq=first.callback.task.seq, outcome=Outcome(state=TaskState.FAIL, data=b"{}"), settled_at=NOW, polls=1
+        upstream="up",
+        seq=first.callback.task.seq,
+        outcome=Outcome(state=TaskState.FAIL, data=b"{}"),
+        settled_at=NOW,
+        polls=1,
     )
     writes = [store.register([new()]) for _ in range(48)]
     await asyncio.gather(*writes, store.settle(settlement), store.cancel("ann", "cb_none", NOW))
@@ -390,7 +398,7 @@ async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
     ((pages,),) = await store._database.read("PRAGMA page_count")
     await store._database.read(f"PRAGMA max_page_count = {pages}")
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"a":"' + b"x" * 100_000 + b'"}')
-    settlement = Settlement(seq=due.seq, outcome=outcome, settled_at=NOW, polls=1)
+    settlement = Settlement(upstream="up", seq=due.seq, outcome=outcome, settled_at=NOW, polls=1)
     with pytest.raises(StoreError):
         await store.settle(settlement)
     assert await store.claim_tasks("up", NOW, 1) == ([], None)

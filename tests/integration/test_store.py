@@ -107,7 +107,9 @@ async def settle(
 ) -> None:
     polls = 1 if expired_by is None else 0
     await store.settle(
-        Settlement(seq=callback.task.seq, outcome=outcome, settled_at=at, polls=polls, expired_by=expired_by)
+        Settlement(
+            upstream="up", seq=callback.task.seq, outcome=outcome, settled_at=at, polls=polls, expired_by=expired_by
+        )
     )
 
 

@@ -29,7 +29,7 @@ def routes() -> set[tuple[str, str]]:
     """Return path and method of everything that the API serves; HEAD goes without saying."""
     nothing = cast(Any, None)
     found = [
-        *Callbacks(nothing, nothing, nothing, check_url=nothing, upstreams=("x",)).routes(),
+        *Callbacks(nothing, nothing, nothing, check_url=nothing, first_poll_at={"x": nothing}).routes(),
         *Tasks(nothing, nothing, nothing).routes(),
         *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing).routes(),
     ]

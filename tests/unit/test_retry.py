@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import AttemptResult
-from gateway.retry import RETRY_AFTER_CAP_S, Decision, RetryPolicy
+from gateway.retry import RETRY_AFTER_CAP_S, Decision, RetryPolicy, parse_retry_after
 
 DAY_S = 86_400.0
 DEFAULT = RetryPolicy((0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
@@ -140,3 +140,46 @@ def test_everything_else_is_tried_again(status_code: int | None) -> None:
 def test_a_smaller_schedule_after_a_restart() -> None:
     """A callback that has used more than a newly configured budget is dead at its next failure, not an error."""
     assert decide(RetryPolicy((0, 5)), 7) == Decision(AttemptResult.DEAD, None)
+
+
+NOW = 1_795_428_000_000  # Mon, 23 Nov 2026 10:00:00 GMT
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 120 ", 120.0),
+        ("9999999999", 9_999_999_999.0),
+        ("Mon, 23 Nov 2026 10:01:30 GMT", 90.0),
+        ("Monday, 23-Nov-26 10:01:30 GMT", 90.0),
+        ("Mon Nov 23 10:01:30 2026", 90.0),
+        ("Mon, 23 Nov 2026 11:01:30 +0100", 90.0),
+        ("Mon, 23 Nov 2026 10:00:00 GMT", 0.0),
+        ("Mon, 23 Nov 2026 09:59:59 GMT", None),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("soon", None),
+        ("9" * 5000, None),
+        ("\u0663", None),
+        ("12, 13", None),
+        ("Mon, 99 Nov 2026 10:00:00 GMT", None),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else None,
+)
+def test_reading_retry_after(value: str | None, wait_s: float | None) -> None:
+    """Retry-After is whole seconds or an HTTP date in any of its three forms; anything else, or the past, is none."""
+    assert parse_retry_after(value, NOW) == wait_s
+
+
+@given(
+    value=st.text() | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,9} [A-Z][a-z]{2} [0-9]{1,9} [0-9:]{1,9} [+-][0-9]{1,9}")
+)
+def test_reading_retry_after_never_raises(value: str) -> None:
+    """No header value raises, and a wait is never negative."""
+    wait_s = parse_retry_after(value, NOW)
+    assert wait_s is None or wait_s >= 0

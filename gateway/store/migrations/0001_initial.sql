@@ -10,7 +10,9 @@ CREATE TABLE tasks (
     upstream       TEXT NOT NULL,
     task_id        TEXT NOT NULL,
     state          TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'success', 'fail', 'abandoned')),
-    created_at     INTEGER NOT NULL,
+    created_at     INTEGER NOT NULL,            -- when the gateway began to watch it
+    born_at        INTEGER,                     -- when the upstream says it was created
+    model          TEXT,
     polls          INTEGER NOT NULL DEFAULT 0,
     failures       INTEGER NOT NULL DEFAULT 0,  -- polls in a row without a usable answer
     last_polled_at INTEGER,
@@ -23,6 +25,16 @@ CREATE TABLE tasks (
     CHECK ((outcome IS NULL) = (state = 'waiting')),
     CHECK (next_poll_at IS NULL OR state = 'waiting')
 ) STRICT;
+
+-- How long tasks took, the last 256 of each model: what the poll schedule is learned from.
+CREATE TABLE durations (
+    upstream    TEXT NOT NULL,
+    model       TEXT NOT NULL,
+    slot        INTEGER NOT NULL,
+    seq         INTEGER NOT NULL,               -- counts up with every duration of its model
+    duration_ms INTEGER NOT NULL,
+    PRIMARY KEY (upstream, model, slot)
+) STRICT, WITHOUT ROWID;
 
 -- The poller's question: which tasks of this upstream are due, the longest due first?
 CREATE INDEX tasks_due ON tasks (upstream, next_poll_at) WHERE next_poll_at IS NOT NULL;

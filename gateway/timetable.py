@@ -1,0 +1,69 @@
+"""When each task of one upstream is polled: what has been learned, the schedule and the price, put together.
+
+Owns that combination; no I/O. The poller asks it after every poll and tells it of every ended task; the API asks it
+when a new task's first poll is due.
+"""
+
+import random
+
+from gateway.clock import Clock
+from gateway.durations import Durations
+from gateway.model import DueTask
+from gateway.schedule import PollPrice, PollSchedule
+
+__all__ = ["Timetable"]
+
+
+class Timetable:
+    """Durations, schedule and price of one key's tasks."""
+
+    def __init__(self, schedule: PollSchedule, budget_per_s: float, clock: Clock, rng: random.Random) -> None:
+        """``budget_per_s``: polls per second that the key's windows allow in the long run."""
+        self._schedule = schedule
+        self._budget_per_s = budget_per_s
+        self._clock = clock
+        self._rng = rng
+        self._durations = Durations()
+        self._price = PollPrice(schedule.max_s)
+
+    def first_poll_at(self, now: int) -> int:
+        """Return when to ask for the first time about a task of which nothing but its id is known.
+
+        At once, while the budget is ample: the answer tells the model and the age, and whether there is such a task.
+        Once polls have a price, at the best time after the registration that was seen so far.
+        """
+        if not self._price.short:
+            return now
+        return now + self._delay_ms(None, 0.0)
+
+    def first_poll_of_new_at(self, model: str | None, now: int) -> int:
+        """Return when to ask for the first time about a task that was created just now."""
+        return now + self._delay_ms(model, 0.0)
+
+    def running_poll_at(self, model: str | None, began_at: int, now: int) -> int:
+        """Return when to ask again about a task that still runs."""
+        return now + self._delay_ms(model, (now - began_at) / 1000)
+
+    def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int) -> int:
+        """Return when to ask again after the ``failures``-th poll in a row without a usable answer."""
+        delay_s = max(self._schedule.failed_delay_s(failures, self._rng), retry_after_s or 0.0)
+        return now + round(delay_s * 1000)
+
+    def urgency(self, task: DueTask) -> float:
+        """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first."""
+        distribution = self._durations.distribution(task.model, self._clock.monotonic())
+        age_s = (self._clock.now() - task.began_at) / 1000
+        last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - task.began_at) / 1000
+        return distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
+
+    def polled(self, task: DueTask, now: int) -> None:
+        """Count a poll that starts now."""
+        self._price.polled(self._clock.monotonic(), (now - task.due_at) / 1000, self._budget_per_s)
+
+    def ended(self, model: str | None, duration_s: float) -> None:
+        """Learn how long a task took; None for the time from its registration, whatever its model."""
+        self._durations.observe(model, duration_s)
+
+    def _delay_ms(self, model: str | None, age_s: float) -> int:
+        distribution = self._durations.distribution(model, self._clock.monotonic())
+        return round(self._schedule.next_delay_s(distribution, age_s, self._price.price_s, self._rng) * 1000)
