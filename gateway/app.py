@@ -1,11 +1,13 @@
 """The wiring: the only place that builds the objects and ties them together, and the life of the process.
 
 ``serve`` listens first, so that a taken port is found before anything else happens; then opens the store and starts
-the loops. Until then, and while draining, requests get 503 with the reason.
+the loops. Until then requests get 503. At the end requests that are held are answered, connections close while the
+loops finish what is in flight, and the store goes last.
 """
 
 import asyncio
 import math
+import os
 import random
 import signal
 import socket
@@ -109,6 +111,7 @@ class Gateway:
             middleware=[Middleware(AuthMiddleware, token=settings.token)],
             exception_handlers=EXCEPTION_HANDLERS,
         )
+        self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
     def _watch(
         self, settings: UpstreamSettings, profile: Profile, bounds: Settings, clock: Clock, metrics: Metrics
@@ -164,15 +167,16 @@ class Gateway:
         await self._upstream_transport.aclose()
 
     def _unready(self) -> str | None:
+        """Return why not, for everybody to see: no message of an upstream, a database or an exception."""
         if self._draining.is_set():
             return "it is shutting down"
         if not self._started:
             return "it is starting"
-        if (failing := self._store.failing) is not None:
-            return f"the store is failing: {failing}"
+        if self._store.failing is not None:
+            return "the store is failing"
         for watch in self._watches:
             if watch.key.refusal is not None:
-                return f"the upstream {watch.upstream.name} refuses the key: {watch.key.refusal}"
+                return f"the upstream {watch.upstream.name} refuses the key"
         return self._supervisor.problem()
 
 
@@ -241,6 +245,8 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
+    # uvloop resolves names in libuv's threads, in half of them at most: of four, two dead names would take both.
+    os.environ.setdefault("UV_THREADPOOL_SIZE", "32")
     uvloop.run(_serve(settings))
 
 

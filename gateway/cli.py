@@ -129,7 +129,7 @@ def register(
 ) -> None:
     """Register a callback URL for a task."""
     try:
-        decoded = None if metadata is None else json.loads(metadata)
+        decoded = None if metadata is None else json.loads(metadata, parse_constant=_refuse_constant)
     except ValueError as exc:
         raise click.BadParameter(f"not JSON: {exc}", param_hint="--metadata") from exc
     with _client(config, options) as client:
@@ -284,3 +284,7 @@ def _plain(value: Any) -> str:
     if hasattr(value, "window_s"):
         return f"{value.limit}/{value.window_s:g}"
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")

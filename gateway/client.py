@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError, GatewayError
 
 __all__ = ["ApiError", "Client"]
 
@@ -25,11 +25,19 @@ class ApiError(GatewayError):
 
 
 class Client:
-    """Talks to one gateway; every method raises ApiError."""
+    """Talks to one gateway; every method raises ApiError. Raises ConfigError for a URL or token that cannot be used."""
 
     def __init__(self, base_url: str, token: str | None) -> None:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._base_url = base_url
+        try:
+            url = httpx.URL(base_url)
+        except (httpx.InvalidURL, UnicodeError) as exc:
+            raise ConfigError([f"--url: {exc}; write it like http://127.0.0.1:8080"]) from exc
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ConfigError(["--url: write it like http://127.0.0.1:8080"])
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigError(["--token: write visible ASCII characters without spaces"])
         # trust_env: a proxy of the surroundings has no business between a sidecar and its neighbour.
         self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 
@@ -69,6 +77,8 @@ class Client:
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, **options)
+        except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
+            raise ApiError(f"The request cannot be made: {exc}.", None) from exc
         except httpx.HTTPError as exc:
             raise ApiError(
                 f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url.",

@@ -23,6 +23,11 @@ class InFlight:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def count(self) -> int:
+        """How many run."""
+        return len(self._tasks)
+
+    @property
     def free(self) -> int:
         """How many more may start."""
         return self._limit - len(self._tasks)

@@ -113,6 +113,11 @@ class Budget:
         self._limiter.end(self._clock.monotonic())
         self._changed.set()
 
+    @property
+    def blocked(self) -> bool:
+        """Whether a pause is in force."""
+        return self._limiter.blocked(self._clock.monotonic())
+
     def block(self, pause_s: float) -> None:
         """Send nothing for so long."""
         self._limiter.block(self._clock.monotonic() + pause_s)
@@ -167,6 +172,8 @@ class Key:
     def judge(self, result: PollResult) -> None:
         """Learn from an answer to a query."""
         if result.kind is PollKind.KEY_REFUSED:
+            if self.refusal is not None and self.queries.blocked:
+                return  # sent before the pause began: the same news
             self.queries.block(_PROBE_S[min(self._probes, len(_PROBE_S) - 1)])
             self._probes += 1
             if self.refusal is None:

@@ -195,6 +195,8 @@ class ExpiredTask(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     """The earliest passed ``expires_at`` among its waiting callbacks."""
     last_polled_at: int | None
+    failures: int
+    """As in DueTask."""
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):

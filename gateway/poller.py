@@ -32,9 +32,11 @@ __all__ = ["Poller"]
 _log = structlog.get_logger()
 
 _CONCURRENCY = 64
-_EXPIRY_BATCH = 500
-_LAST_POLL_GRACE_MS = 30_000
-"""How long a passed callback waits for its last poll, where the key or the rate limit does not allow it."""
+_EXPIRY_BATCH = 1000
+_GRACE_MS = 30_000
+"""How long a passed callback waits for an answer to its last poll …"""
+_RESTART_GRACE_MS = 600_000
+"""… and from the start where it passed before that."""
 _STORE_RETRY_S = 1.0
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
@@ -72,7 +74,7 @@ class Poller:
         queries = self._key.queries
         free = min(self._in_flight.free, queries.available_for_polls())
         if self._key.refusal is not None:
-            free = min(free, 1)
+            free = min(free, 0 if self._in_flight.count else 1)  # one probe at a time
         if free <= 0:
             # A free slot wakes the loop; a free place in the rate limit has its time.
             available_s = queries.next_available_s()
@@ -126,9 +128,11 @@ class Poller:
         except StoreError as exc:
             # Nothing is lost: the task stays due and is polled again.
             _log.warning("poll.not_stored", task_id=claim.task_id, error=exc.message)
-            await asyncio.sleep(_STORE_RETRY_S)
-            self._store.release_task(claim)
-        except asyncio.CancelledError:
+            try:
+                await asyncio.sleep(_STORE_RETRY_S)
+            finally:
+                self._store.release_task(claim)
+        except BaseException:
             self._store.release_task(claim)
             raise
 
@@ -200,40 +204,42 @@ class Poller:
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
         expired, next_expiry_at = await self._store.expired_tasks(self._upstream.name, now, _EXPIRY_BATCH)
-        ask_again: list[int] = []
-        for task in expired:
-            settle_up_to = self._settle_up_to(task, now)
-            if settle_up_to is not None:
-                self._last_polls.discard(task.seq)
-                outcome = abandoned(task.task_id, "timeout")
-                await self._store.settle(
-                    Settlement(
-                        seq=task.seq,
-                        upstream=self._upstream.name,
-                        outcome=outcome,
-                        settled_at=now,
-                        polls=0,
-                        expired_by=settle_up_to,
-                    )
-                )
-                self._metrics.settled.labels(self._upstream.name, outcome.state).inc()
-                _log.info("task.abandoned", upstream=self._upstream.name, task_id=task.task_id, reason="timeout")
-            elif task.seq not in self._last_polls:
-                ask_again.append(task.seq)
+        self._last_polls.intersection_update(task.seq for task in expired)
+        over = [(task, expired_by) for task in expired if (expired_by := self._expired_by(task, now)) is not None]
+        # Together, so that they share a transaction.
+        await asyncio.gather(*(self._abandon(task, expired_by, now) for task, expired_by in over))
+        ask_again = {task.seq for task in expired} - {task.seq for task, _ in over} - self._last_polls
         if ask_again:
-            await self._store.poll_now(ask_again, now)
-            self._last_polls.update(ask_again)
+            await self._store.poll_now(list(ask_again), now)
+            self._last_polls |= ask_again
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000
         # Those that wait for their last poll wake the loop when it ends; their grace is checked every second.
         return min(wait_s, 1.0) if expired else wait_s
 
-    def _settle_up_to(self, task: ExpiredTask, now: int) -> int | None:
-        """Return up to which ``expires_at`` this task's callbacks are to be abandoned; None: the last poll is due."""
-        if task.last_polled_at is not None and task.last_polled_at >= task.expires_at:
+    def _expired_by(self, task: ExpiredTask, now: int) -> int | None:
+        """Return up to which ``expires_at`` this task's callbacks are abandoned; None: the last poll comes first.
+
+        Only an answer that says "still running" is that: an outage at the wrong moment must not cost a result.
+        """
+        if task.last_polled_at is not None and task.last_polled_at >= task.expires_at and task.failures == 0:
             return task.last_polled_at
-        if now >= max(task.expires_at, self._started_at) + _LAST_POLL_GRACE_MS:
-            return now
-        return None
+        # What passed while the gateway was down may be a long queue for a short budget.
+        grace_ms = _GRACE_MS if task.expires_at >= self._started_at else _RESTART_GRACE_MS
+        return now if now >= max(task.expires_at, self._started_at) + grace_ms else None
+
+    async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
+        outcome = abandoned(task.task_id, "timeout")
+        await self._store.settle(
+            Settlement(
+                seq=task.seq,
+                upstream=self._upstream.name,
+                outcome=outcome,
+                settled_at=now,
+                polls=0,
+                expired_by=expired_by,
+            )
+        )
+        _log.info("callbacks.expired", upstream=self._upstream.name, task_id=task.task_id)
 
 
 def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:

@@ -24,7 +24,7 @@ class RateLimiter:
 
     def available(self, now: float) -> int:
         """Return how many requests may be sent now."""
-        if now < self._blocked_until:
+        if self.blocked(now):
             return 0
         return max(0, min((w.limit - w.count(now) - self._in_flight for w in self._windows), default=2**31))
 
@@ -52,6 +52,10 @@ class RateLimiter:
         self._in_flight -= 1
         for window in self._windows:
             window.leaves_at.append(now + window.length_s)
+
+    def blocked(self, now: float) -> bool:
+        """Whether the other side's wish to be left alone still holds."""
+        return now < self._blocked_until
 
     def block(self, until: float) -> None:
         """Send nothing before ``until``: the other side asked for it."""

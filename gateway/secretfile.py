@@ -15,7 +15,8 @@ __all__ = ["load_or_make", "read", "secret_path"]
 
 def secret_path(database: Path) -> Path:
     """Return where the secret of a database is kept: ``gateway.db`` → ``gateway.secret``."""
-    return database.with_suffix(".secret")
+    beside = database.with_suffix(".secret")
+    return beside if beside != database else database.with_name(database.name + ".secret")
 
 
 def read(path: Path) -> str | None:
@@ -33,6 +34,8 @@ def load_or_make(path: Path) -> str:
 
     Raises SecretError where it can be neither read nor made.
     """
+    if not path.parent.is_dir():
+        raise SecretError(f"There is no folder {path.parent} for the database: create it, or set GATEWAY_DATABASE_URL.")
     while (found := read(path)) is None:
         # Written aside and linked into place: whoever finds the file finds all of it, and the first one stays.
         draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from gateway.clock import Clock
+from gateway.errors import StoreError
 from gateway.telemetry import Metrics
 
 __all__ = ["HEARTBEAT_S", "Loop", "Supervisor"]
@@ -22,6 +23,7 @@ HEARTBEAT_S = 10.0
 
 _STALE_AFTER_S = 3 * HEARTBEAT_S
 _MAX_BACKOFF_S = 30.0
+_MAX_STORE_BACKOFF_S = 5.0
 
 
 class Loop(Protocol):
@@ -51,7 +53,7 @@ class Supervisor:
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._beats: dict[str, float] = {}
-        self._failures: dict[str, str] = {}
+        self._failing: set[str] = set()
 
     def start(self) -> None:
         for loop in self._loops:
@@ -60,12 +62,11 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(self._run(loop), name=f"loop-{loop.name}"))
 
     def problem(self) -> str | None:
-        """Return which loop makes no progress, and why; None while all do."""
+        """Return which loop makes no progress; None while all do. Public: why stands in the log."""
         now = self._clock.monotonic()
         for loop in self._loops:
-            failure = self._failures.get(loop.name)
-            if failure is not None:
-                return f"the {loop.name} keeps failing: {failure}"
+            if loop.name in self._failing:
+                return f"the {loop.name} keeps failing"
             if loop.name in self._beats and now - self._beats[loop.name] > _STALE_AFTER_S:
                 return f"the {loop.name} has made no progress for {now - self._beats[loop.name]:.0f} s"
         return None
@@ -83,11 +84,16 @@ class Supervisor:
             self._beats[loop.name] = self._clock.monotonic()
             try:
                 wait_s = await loop.run_once()
-                self._failures.pop(loop.name, None)
+                self._failing.discard(loop.name)
                 backoff_s = 0.5
                 await loop.wait(min(wait_s, HEARTBEAT_S))
-            except Exception as exc:  # noqa: BLE001 - a loop's top: whatever fails, the loop comes round again
-                self._failures[loop.name] = str(exc) or type(exc).__name__
+            except StoreError as exc:
+                # The store's trouble, which it reports itself; a restart of the process would not mend it.
+                _log.warning("loop.store_failed", loop=loop.name, error=exc.message, again_in_s=backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _MAX_STORE_BACKOFF_S)
+            except Exception:  # noqa: BLE001 - a loop's top: whatever fails, the loop comes round again
+                self._failing.add(loop.name)
                 self._metrics.loop_restarts.labels(loop.name).inc()
                 _log.exception("loop.failed", loop=loop.name, restart_in_s=backoff_s)
                 await asyncio.sleep(backoff_s)

@@ -8,6 +8,7 @@ import asyncio
 from urllib.parse import quote
 
 import httpx
+import msgspec
 import structlog
 
 from gateway.clock import Clock
@@ -44,6 +45,7 @@ class Upstream:
         """
         self.profile = profile
         self.name = name or profile.name
+        self._api_key = api_key
         self._transport = transport
         self._clock = clock
         self._status_url = base_url.rstrip("/") + profile.request.status_path
@@ -81,7 +83,13 @@ class Upstream:
         if body is None:
             return PollResult(kind=PollKind.BROKEN, error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.")
         retry_after_s = parse_retry_after(response.headers.get("retry-after"), self._clock.now())
-        return read_answer(self.profile, task_id, response.status_code, retry_after_s, body)
+        return self._redacted(read_answer(self.profile, task_id, response.status_code, retry_after_s, body))
+
+    def _redacted(self, result: PollResult) -> PollResult:
+        """Take the key out of what the upstream says: some answers to a refused key repeat it."""
+        if not self._api_key or result.error is None or self._api_key not in result.error:
+            return result
+        return msgspec.structs.replace(result, error=result.error.replace(self._api_key, "***"))
 
 
 async def _read(response: httpx.Response) -> bytes | None:

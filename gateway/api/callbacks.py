@@ -35,6 +35,7 @@ __all__ = ["Callbacks"]
 
 _MAX_BODY = 64 * 1024
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
+_BATCH_LOOKUPS = 8
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 200
 
@@ -61,6 +62,8 @@ class Callbacks:
         self._metrics = metrics
         self._check_url = check_url
         self._first_poll_at = first_poll_at
+        # A batch of names that resolve slowly must not take every thread that resolves.
+        self._lookups = asyncio.Semaphore(_BATCH_LOOKUPS)
         self._cursors: URLSafeSerializer | None = None
 
     def routes(self) -> list[Route]:
@@ -197,7 +200,8 @@ class Callbacks:
 
     async def _verdict(self, url: str) -> RequestError | None:
         try:
-            await self._check(url)
+            async with self._lookups:
+                await self._check(url)
         except RequestError as error:
             return error
         return None
@@ -268,7 +272,7 @@ def _state(text: str | None) -> CallbackState | None:
 def _limit(text: str | None) -> int:
     if text is None:
         return _DEFAULT_LIMIT
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MAX_LIMIT):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= _MAX_LIMIT):
         message = f"must be a whole number from 1 to {_MAX_LIMIT}"
         raise InvalidRequest(f"limit: {message}", errors=[("limit", message)])
     return int(text)

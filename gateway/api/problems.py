@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.errors import MethodNotAllowed, NotFound, RequestError, StoreError, Unavailable
@@ -65,6 +65,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return _response(refused)
 
 
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody is there to read it
+
+
 async def _defect(request: Request, error: Exception) -> Response:
     _log.error("request.failed", method=request.method, path=request.url.path, exc_info=error)
     return _response(RequestError("The gateway failed on this request; its log says why. It is safe to try again."))
@@ -74,5 +78,6 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     RequestError: _request_error,
     StoreError: _store_error,
     HTTPException: _http_exception,
+    ClientDisconnect: _client_gone,
     Exception: _defect,
 }

@@ -155,8 +155,10 @@ def due_callback(row: Any) -> DueCallback:
 
 
 def expired_task(row: Any) -> ExpiredTask:
-    seq, task_id, expires_at, last_polled_at = row
-    return ExpiredTask(seq=seq, task_id=task_id, expires_at=expires_at, last_polled_at=last_polled_at)
+    seq, task_id, expires_at, last_polled_at, failures = row
+    return ExpiredTask(
+        seq=seq, task_id=task_id, expires_at=expires_at, last_polled_at=last_polled_at, failures=failures
+    )
 
 
 def new_callback_parameters(new: NewCallback) -> dict[str, Any]:

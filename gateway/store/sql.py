@@ -153,7 +153,7 @@ WHERE seq = :seq AND state = 'waiting' AND NOT EXISTS (
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had.
 SELECT_EXPIRED = """
-SELECT t.seq, t.task_id, min(c.expires_at), t.last_polled_at
+SELECT t.seq, t.task_id, min(c.expires_at), t.last_polled_at, t.failures
 FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
 WHERE c.state = 'waiting' AND c.expires_at <= ? AND t.upstream = ? GROUP BY t.seq ORDER BY min(c.expires_at) LIMIT ?
 """

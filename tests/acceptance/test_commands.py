@@ -91,6 +91,23 @@ def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "expected", "status"),
+    [
+        (("list", "--url", "http://[::1"), "--url", 2),
+        (("list", "--url", "foo"), "--url", 2),
+        (("list", "--token", "é"), "--token", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN", 2),
+    ],
+)
+def test_words_that_cannot_be_used(tmp_path: Path, words: tuple[str, ...], expected: str, status: int) -> None:
+    """What no request can carry is a message that names it, never a traceback."""
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == status
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_serving_without_a_key_names_the_variable_and_the_demo(tmp_path: Path) -> None:
     """A missing upstream key is a clear message."""
     done = run("serve", cwd=tmp_path)

@@ -208,8 +208,12 @@ async def test_readiness_tells_of_a_refused_key(world: Any) -> None:
     """A key that the upstream refuses turns /readyz red with the reason; the task is kept."""
     from gateway.simulator import Fault, FaultKind
 
-    world.simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED))
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+    # Some APIs repeat the key when they refuse it.
+    world.simulator.faults.add(Fault(kind=FaultKind.ERROR, status=401, msg="Incorrect API key provided: sk-canary"))
+    async with (
+        world.gateway(GATEWAY_UPSTREAM_API_KEY="sk-canary") as gateway,
+        httpx.AsyncClient(base_url=gateway.url) as client,
+    ):
         assert (await client.get("/readyz")).status_code == 200
         callback = await world.register(client, "sim-success-1-key")
         async with asyncio.timeout(20):
@@ -218,10 +222,13 @@ async def test_readiness_tells_of_a_refused_key(world: Any) -> None:
         assert ready.status_code == 503
         assert "refuses the key" in ready.json()["detail"]
         assert (await client.get("/healthz")).status_code == 200
-        assert (await client.get(f"/v1/callbacks/{callback['id']}")).json()["state"] == "waiting"
+        shown = (await client.get(f"/v1/callbacks/{callback['id']}")).json()
+        assert shown["state"] == "waiting"
+        assert "401" in shown["task"]["lastError"]
         metrics = (await client.get("/metrics")).text
         assert 'gateway_polls_total{kind="key_refused"' in metrics
         assert await gateway.stop() == 0
+    assert "canary" not in f"{ready.text} {shown} {metrics} {gateway.text}"
 
 
 @pytest.mark.parametrize(

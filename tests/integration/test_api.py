@@ -217,6 +217,7 @@ async def test_a_body_that_never_says_its_length_is_bounded(api: httpx.AsyncClie
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/callback", 404, "not_found"),
+        ("GET", "/v1/callbacks/", 404, "not_found"),
         ("GET", "/v1/callbacks/cb_none", 404, "not_found"),
         ("GET", "/v1/callbacks/cb_none/attempts", 404, "not_found"),
         ("DELETE", "/v1/callbacks/cb_none", 404, "not_found"),
@@ -298,6 +299,8 @@ async def test_the_list_pages_newest_first(api: httpx.AsyncClient) -> None:
         ("limit=0", "limit"),
         ("limit=201", "limit"),
         ("limit=x", "limit"),
+        ("limit=00000000199999", "limit"),
+        ("limit=" + "9" * 5000, "limit"),
         ("state=done", "state"),
         ("cursor=abc", "cursor"),
         ("order=asc", "order"),

@@ -29,7 +29,10 @@ def run_client(
     now = 0.0
     counted: list[float] = []
     in_flight: list[float] = []
+    rounds = 0
     while len(counted) < requests:
+        rounds += 1
+        assert rounds <= 10 * requests, "the limiter names instants at which nothing is allowed"
         watch(limiter, now)
         for _ in range(limiter.available(now)):
             there, back = latency()

@@ -115,11 +115,11 @@ def test_a_file_that_cannot_be_read(path: Path, content: bytes | None) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """Where no secret can be kept the message names the file and the setting that helps."""
+    """The database's own folder is missing: the message names it and the setting that helps."""
     path = tmp_path / "missing" / "gateway.secret"
-    with pytest.raises(SecretError, match="GATEWAY_WEBHOOK_SECRET") as caught:
+    with pytest.raises(SecretError, match="GATEWAY_DATABASE_URL") as caught:
         load_or_make(path)
-    assert str(path) in caught.value.message
+    assert str(path.parent) in caught.value.message
     assert not path.parent.exists()
 
 

@@ -175,11 +175,11 @@ def test_a_success_forgets_the_failures() -> None:
         supervisor = supervise(loop)
         supervisor.start()
         await until(1.4)
-        assert supervisor.problem() == "the loop keeps failing: b"
+        assert supervisor.problem() == "the loop keeps failing"
         await until(2.4)
         assert supervisor.problem() is None
         await until(2.9)
-        assert supervisor.problem() == "the loop keeps failing: c"
+        assert supervisor.problem() == "the loop keeps failing"
         await until(3.1)
         assert supervisor.problem() is None
         assert loop.rounds_at == [0, 0.5, 1.5, 2.5, 3.0]
@@ -197,7 +197,7 @@ def test_a_failing_loop_does_not_disturb_the_others() -> None:
         supervisor.start()
         await until(5.5)
         assert good.rounds_at == [0, 1, 2, 3, 4, 5]
-        assert supervisor.problem() == "the failing keeps failing: RuntimeError"
+        assert supervisor.problem() == "the failing keeps failing"
         await supervisor.drain(0)
 
     run(test())
@@ -216,7 +216,7 @@ def test_a_wait_that_fails_is_a_failure_of_its_loop() -> None:
         supervisor = supervise(loop)
         supervisor.start()
         await until(0.4)
-        assert supervisor.problem() == "the loop keeps failing: no wait"
+        assert supervisor.problem() == "the loop keeps failing"
         await until(0.6)
         assert loop.rounds_at == [0, 0.5]
         await supervisor.drain(0)
