@@ -6,15 +6,16 @@ by the poller, which reports each ended task and asks for the distribution of th
 **Learning.** A model keeps its last ``WINDOW`` durations; a duration weighs half as much as one ``HALF_LIFE`` tasks
 later, so that drift is followed. Each is spread evenly over an interval of *logarithmic* time as wide as the way to its
 k-th neighbour (nearest-neighbour kernels: Loftsgaarden & Quesenberry 1965; Breiman, Meisel & Purcell 1977). A narrow
-peak so stays narrow, and two peaks keep the valley between them, without a word about the shape. Only the longest tenth
-is too few for that: it is taken for exponential with its own mean.
+peak so stays narrow, and two peaks keep the valley between them, without a word about the shape. The longest tenth is
+too few for that and is taken for exponential; and so is the whole, where that is credible: for durations without memory
+a fixed interval is the best there is, and only the noise of the estimate could make a worse one.
 
 **Prior.** The durations are mixed with ``PRIOR_TASKS`` made-up ones: one half from what the upstream's models take
 together, one half from a broad lognormal (median 30 s, a factor 3.3 up or down for one standard deviation). They are
-all there is for a model never seen, and are outweighed after some ten tasks.
+all there is for a model never seen, and are outweighed after a handful of tasks.
 
-**Cost.** A distribution is some 150 points, made on demand in about 2 ms, and made anew only when a good part of what it
-rests on is new, and then not within ``REBUILD_S``. Of more than ``MAX_MODELS`` the longest unheard of are forgotten.
+**Cost.** A distribution is some 150 points, made on demand in about 2 ms, and made anew only when a good part of what
+it rests on is new, and then not within ``REBUILD_S``. Of more than ``MAX_MODELS`` the longest unheard of are forgotten.
 """
 
 import math
@@ -22,13 +23,14 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from operator import mul
 from typing import Final
 
 __all__ = ["Distribution", "Durations"]
 
 WINDOW: Final = 256
 HALF_LIFE: Final = 128
-PRIOR_TASKS: Final = 4.0
+PRIOR_TASKS: Final = 2.0
 MAX_MODELS: Final = 128
 REBUILD_S: Final = 10.0
 _EAGER_TASKS: Final = 64
@@ -41,6 +43,8 @@ _WIDEST: Final = 0.7
 """Bounds of a kernel's half-width, in logarithmic time: 1 % and a factor of two."""
 _NEIGHBOURS: Final = 2.5
 """k is this times the root of the number of durations."""
+_LILLIEFORS: Final = 1.06
+"""The critical distance from an exponential with the same mean, times the root of the number of durations (1969)."""
 _TAIL_SHARE: Final = 0.1
 _TAIL_FROM_TASKS: Final = 20
 _TAIL_END_TASKS: Final = 0.01
@@ -191,24 +195,43 @@ def _estimate(durations_s: Iterable[float], bases: Sequence[tuple[Distribution, 
     seen = masses[-1] if masses else 0.0
     tail_from_s, tail_mean_s = _tail(samples, weights)
     tail_mass = seen - _mass_at(edges, masses, tail_from_s) if len(samples) >= _TAIL_FROM_TASKS else 0.0
-    # Few tasks seen: as far as the bases reach. Else as far as the tail does: were it cut at the longest, the one task in
-    # many that takes longer would be noticed so late as to spoil the mean.
-    end_s = _end_s(bases, 0.5)
+    # Few tasks seen: as far as the bases reach. Else as far as the tail does: were it cut at the longest, the one task
+    # in many that takes longer would be noticed so late as to spoil the mean.
+    end_s = _end_s(bases)
     if tail_mass > 0:
         end_s = max(max(samples), tail_from_s + tail_mean_s * math.log(tail_mass / _TAIL_END_TASKS))
     elif samples:
         end_s = max(end_s, 2 * max(samples))
     total = seen + sum(weight for _, weight in bases)
+    mean_s = _memoryless_mean_s(samples, weights)
     ages = _grid(edges, masses, end_s)
     survival = [1.0]
     for age in ages[1:]:
-        if age > tail_from_s:
+        if mean_s is not None:
+            left = seen * math.exp(-age / mean_s)
+        elif age > tail_from_s:
             left = tail_mass * math.exp((tail_from_s - age) / tail_mean_s)
         else:
             left = seen - _mass_at(edges, masses, age)
         left += sum(weight * base.survival_at(age) for base, weight in bases)
         survival.append(min(max(left / total, _LEAST_SURVIVAL), survival[-1]))
     return Distribution(ages, survival)
+
+
+def _memoryless_mean_s(samples: list[float], weights: list[float]) -> float | None:
+    """Return the mean where an exponential distribution is credible by Lilliefors' test at 5 %, else None."""
+    if len(samples) < _TAIL_FROM_TASKS:
+        return None
+    total = sum(weights)
+    mean_s = sum(map(mul, weights, samples)) / total
+    below = distance = 0.0
+    for sample, weight in sorted(zip(samples, weights, strict=True)):
+        expected = -math.expm1(-sample / mean_s)
+        distance = max(distance, expected - below)
+        below += weight / total
+        distance = max(distance, below - expected)
+    effective = total**2 / sum(map(mul, weights, weights))
+    return mean_s if distance * math.sqrt(effective) < _LILLIEFORS else None
 
 
 def _tail(samples: list[float], weights: list[float]) -> tuple[float, float]:
@@ -283,13 +306,11 @@ def _grid(edges: list[float], masses: list[float], end_s: float) -> list[float]:
     return [at for i, at in enumerate(grid) if i == 0 or i == len(grid) - 1 or at - grid[i - 1] > 1e-4 * at]
 
 
-def _end_s(bases: Sequence[tuple[Distribution, float]], tasks: float) -> float:
-    """Return the age that less than ``tasks`` of the bases' tasks outlive."""
-    ages = sorted({age for base, _ in bases for age in base.ages_s if age > 0})
-    for age in ages:
-        if sum(weight * base.survival_at(age) for base, weight in bases) <= tasks:
-            return age
-    return ages[-1]
+def _end_s(bases: Sequence[tuple[Distribution, float]]) -> float:
+    """Return the age that an eighth of the bases' tasks outlive."""
+    limit = sum(weight for _, weight in bases) / 8
+    ages = sorted({age for base, _ in bases for age in base.ages_s})
+    return next(age for age in ages if sum(weight * base.survival_at(age) for base, weight in bases) <= limit)
 
 
 def _lognormal(median_s: float, sigma: float) -> Distribution:

@@ -95,14 +95,14 @@ class PollPrice:
         demand = rate · (1 + lateness / T),
 
     with nine tenths of the budget, and moves the price by their quotient x: d ln(price) / dt = ln(x) / T. Rate and
-    lateness (of a poll's start after it was due) are averages over the last T seconds, and rate · lateness is the backlog
-    (Little's law), so that no count of the tasks, watched or due, is needed. The demand falls with the root of the
-    price, which makes this a stable control. T is 30 s, or twenty polls' time where the budget is smaller. Where nothing
-    is late and polls are few, the price falls to its floor by itself.
+    lateness (of a poll's start after it was due) are averages over the last T seconds, and rate · lateness is the
+    backlog (Little's law), so that no count of the tasks, watched or due, is needed. The demand falls with the root of
+    the price, which makes this a stable control. T is 30 s, or twenty polls' time where the budget is smaller. Where
+    nothing is late and polls are few, the price falls to its floor by itself.
 
-    It does not rise above an eighth of ``max_s``. There the demand hardly falls any further, because ``max_s`` bounds the
-    delays; the limit is for the rate limiter to keep, and in the laboratory the order by expected unnoticed time then
-    makes more of the budget than a still higher price does.
+    It does not rise above an eighth of ``max_s``. There the demand hardly falls any further, because ``max_s`` bounds
+    the delays; the limit is for the rate limiter to keep, and in the laboratory the order by expected unnoticed time
+    then makes more of the budget than a still higher price does.
     """
 
     def __init__(self, max_s: float, floor_s: float = FLOOR_PRICE_S) -> None:
@@ -176,11 +176,11 @@ class _Plan:
         alive = self._distribution.survival_at(age_s)
         first, last = age_s + self._min_s, age_s + self._max_s
         start, stop = bisect_left(self._ages_s, first), bisect_right(self._ages_s, last)
-        candidates = [(alive * at + self._rest_at_s(at), at) for at in (first, last)]
-        candidates += [
-            (alive * at + rest, at) for at, rest in zip(self._ages_s[start:stop], self._rest_s[start:stop], strict=True)
-        ]
-        return min(candidates)[1]
+        best_s = min(first, last, key=lambda at: alive * at + self._rest_at_s(at))
+        costs = list(map(add, map(mul, repeat(alive), self._ages_s[start:stop]), self._rest_s[start:stop]))
+        if costs and min(costs) <= alive * best_s + self._rest_at_s(best_s):
+            best_s = self._ages_s[start + costs.index(min(costs))]
+        return best_s
 
     def _rest_at_s(self, age_s: float) -> float:
         i = min(bisect_right(self._ages_s, age_s), len(self._ages_s) - 1)
