@@ -143,9 +143,12 @@ async def test_a_defect_is_logged_and_gives_its_place_back(log: Errors) -> None:
 
 async def test_a_cancelled_one_is_no_defect(log: Errors) -> None:
     """Being cut short by a shutdown is not reported as a failure."""
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     in_flight = InFlight(1, asyncio.Event())
     in_flight.start(Work()(), "work")
     await turn()
     await in_flight.drain(0)
     await turn()
     assert log.lines == []
+    assert unhandled == []

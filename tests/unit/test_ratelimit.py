@@ -181,3 +181,14 @@ def test_without_windows_nothing_is_held_back() -> None:
         limiter.start()
     assert limiter.available(0.0) > 1000
     assert limiter.next_available(0.0) == 0.0
+
+
+def test_more_in_a_window_than_its_limit() -> None:
+    """Where more was sent than the window allows, the next request waits until enough of it has left, not the first."""
+    limiter = RateLimiter([RateWindow(2, 10.0)])
+    for ended in (1.0, 2.0, 3.0, 4.0):
+        limiter.start()
+        limiter.end(ended)
+    assert limiter.next_available(5.0) == 13.0
+    assert limiter.available(12.9) == 0
+    assert limiter.available(13.0) == 1

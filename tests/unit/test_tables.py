@@ -64,7 +64,7 @@ def test_callbacks_stand_in_columns() -> None:
             "LAST ERROR": "lastError",
         }.items():
             value = "" if row[member] is None else str(row[member])
-            assert line[heading.index(name) :].startswith(value)
+            assert (line[heading.index(name) :] + "  ").startswith(value + "  ")
             assert heading.index(name) == 0 or line[heading.index(name) - 2 : heading.index(name)].strip() == ""
         assert line == line.rstrip()
 
