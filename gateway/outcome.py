@@ -161,6 +161,8 @@ def _failed(
     # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
     retry_after_s = float(min(max(hints), _RETRY_AFTER_CAP_S)) if hints and max(hints) >= 0 else None
     kind = _KINDS.get(code, PollKind.BROKEN)
+    if answer is None and kind is PollKind.NOT_KNOWN:
+        kind = PollKind.BROKEN  # a page that is not the API's: a wrong base URL must not cost every task
     return PollResult(
         kind=kind,
         error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],

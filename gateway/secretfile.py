@@ -47,6 +47,11 @@ def load_or_make(path: Path) -> str:
                 os.fsync(file.fileno())
             with suppress(FileExistsError):
                 os.link(draft, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # or a power loss forgets the name
+            finally:
+                os.close(folder)
         except OSError as exc:
             raise SecretError(
                 f"No webhook secret is configured, and none can be kept in {path} ({exc}). "

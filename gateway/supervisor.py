@@ -76,7 +76,10 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(loop.drain(timeout_s) for loop in self._loops))
+        drained = await asyncio.gather(*(loop.drain(timeout_s) for loop in self._loops), return_exceptions=True)
+        for loop, error in zip(self._loops, drained, strict=True):
+            if isinstance(error, BaseException):
+                _log.error("loop.drain_failed", loop=loop.name, exc_info=error)
 
     async def _run(self, loop: Loop) -> None:
         backoff_s = 0.5

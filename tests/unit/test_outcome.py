@@ -186,8 +186,13 @@ def test_an_error_answer(
 @pytest.mark.parametrize(("code", "kind"), ERRORS)
 @pytest.mark.parametrize("body", [b"error code: 1010", b"", b"<html>", b'{"detail":"x"}', b'{"code":200}', b"[]"])
 def test_an_error_status_without_the_envelope(code: int, kind: PollKind, body: bytes) -> None:
-    """Where there is no envelope, or one that claims all is well, the HTTP status says what is wrong."""
+    """Where there is no envelope, or one that claims all is well, the HTTP status says what is wrong.
+
+    But only the API itself can say that it does not know a task: a web server's 404 page may mean a wrong base URL.
+    """
     result = read(body, code)
+    if kind is PollKind.NOT_KNOWN and not body.startswith(b"{"):
+        kind = PollKind.BROKEN
     assert (result.kind, result.outcome) == (kind, None)
     assert str(result.error).startswith(f"The upstream answered {code}: ")
 
