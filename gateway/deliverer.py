@@ -27,6 +27,7 @@ __all__ = ["Deliverer"]
 _log = structlog.get_logger()
 
 _CONCURRENCY = 128
+_DEFECT_PAUSE_S = 60.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
 
 
@@ -88,7 +89,11 @@ class Deliverer:
             await self._interrupted(claim, started_at, started)
             raise
         except BaseException:
-            self._store.release_callback(claim.seq)
+            # A defect: it must not knock at the receiver in a tight circle.
+            try:
+                await asyncio.sleep(_DEFECT_PAUSE_S)
+            finally:
+                self._store.release_callback(claim.seq)
             raise
         await self._record(self._judge(claim, sent))
 

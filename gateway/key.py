@@ -3,12 +3,14 @@
 Owns the key's fate. The poller and the proxy spend from the same budgets; every answer is judged here, so that what
 one of them learns (a 429, a refusal) holds for both. Sends nothing itself.
 
-A restart must not forget what was spent: before requests are sent a small number of them is reserved durably, and
-after a start every reserved request counts as sent. So a window is not exceeded even by a gateway that is killed.
+A restart must not forget what was spent: before requests are sent a small number of them is reserved durably, together
+with what has ended by then and what is in flight. After a start, what is not known to have ended earlier counts as
+sent just then. So a window is not exceeded even by a gateway that is killed.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from math import floor
 
 import msgspec
 import structlog
@@ -24,6 +26,7 @@ _log = structlog.get_logger()
 
 _CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 1/20 of it lost to a crash
 _POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth request is one of them
+_READ_TURN_S = 0.1  # how long a read waits for the polls to take their share of a place, before it looks again
 _PROBE_S = (30.0, 60.0, 120.0, 300.0)
 """Pauses between probes of a refused key, in seconds."""
 _THROTTLED_S = 5.0
@@ -31,6 +34,17 @@ _THROTTLED_S = 5.0
 
 Load = Callable[[], Awaitable[bytes | None]]
 Save = Callable[[bytes], Awaitable[None]]
+
+
+class _Spent(msgspec.Struct, frozen=True):
+    """What outlives the process: when (ms) how many requests ended, and how many more may have been sent since."""
+
+    ended: list[tuple[int, int]]
+    open: int
+
+
+_ACCEPTING = frozenset({PollKind.RUNNING, PollKind.TERMINAL, PollKind.NOT_KNOWN, PollKind.THROTTLED, PollKind.CREDITS})
+"""Answers that only an accepted key gets; a proxy's error page or a time-out says nothing about the key."""
 
 
 class Budget:
@@ -41,27 +55,32 @@ class Budget:
         self._limiter = RateLimiter(windows)
         self._clock = clock
         self._save = save
-        self._longest_ms = round(max((window.window_s for window in windows), default=0.0) * 1000)
-        self._chunk = max(1, min((window.limit for window in windows), default=1) // _CHUNKS)
-        self._limited = bool(windows)
-        self._reserved: list[tuple[int, int]] = []  # when (ms), and for how many requests
-        self._left = 0
+        longest = max(windows, key=lambda window: window.window_s, default=None)
+        self._chunk = 0 if longest is None else max(1, longest.limit // _CHUNKS)
+        self._left = 0  # reserved, and not sent yet
+        self._saving = asyncio.Lock()
         self._reads_waiting = 0
+        self._reads_turn = asyncio.Lock()
         self._polls_since_read = 0
         self._changed = asyncio.Event()
+        self.polls_waiting = False
+        """Whether more polls are due than may be sent; the poller says so."""
 
     async def restore(self) -> None:
-        """Count what an earlier process had reserved as sent, as late as it can have been. Raises StoreError."""
+        """Count what an earlier process sent, and what it may have sent as late as now. Raises StoreError."""
         saved = await self._load()
         if saved is None:
             return
-        reserved = msgspec.json.decode(saved, type=list[tuple[int, int]])
+        spent = msgspec.json.decode(saved, type=_Spent)
         now, steady = self._clock.now(), self._clock.monotonic()
-        # One reservation was spent before the next was made; the last one perhaps only just now.
-        spent_until = [at for at, _ in reserved[1:]] + [now]
-        for (_, count), at in zip(reserved, spent_until, strict=True):
+        for at, count in spent.ended:
             self._limiter.restore(count, steady - max(0, now - at) / 1000)
-        self._reserved = [(min(at, now), count) for (_, count), at in zip(reserved, spent_until, strict=True)]
+        self._limiter.restore(spent.open, steady)
+
+    @property
+    def rate_per_s(self) -> float:
+        """How many requests the limits in force allow in the long run."""
+        return self._limiter.rate_per_s
 
     def available(self) -> int:
         """Return how many requests may be sent now."""
@@ -70,9 +89,7 @@ class Budget:
     def available_for_polls(self) -> int:
         """Return the same for polls, which leave a share to clients' reads while those wait."""
         available = self.available()
-        if self._reads_waiting and self._polls_since_read >= _POLLS_PER_READ:
-            available -= 1
-        return available
+        return available - min(self._reads_waiting, self._share_of_reads(available))
 
     def next_available_s(self) -> float | None:
         """Return in how many seconds a request may be sent; None: not before one in flight has ended."""
@@ -82,7 +99,6 @@ class Budget:
 
     def take(self, count: int) -> None:
         """Count requests as sent from now on: nobody else gets their places while the caller prepares them."""
-        self._polls_since_read += count
         self._limiter.start(count)
 
     def give_back(self, count: int) -> None:
@@ -90,23 +106,28 @@ class Budget:
         self._limiter.cancel(count)
         self._changed.set()
 
+    def polls_sent(self, count: int) -> None:
+        """Note that places went to polls: after so many of them a read's turn comes."""
+        # Bounded: reads that nobody waited for are not made up for later.
+        owed = max(self._reads_waiting, 1)
+        self._polls_since_read = min(self._polls_since_read + count, owed * _POLLS_PER_READ)
+        self._changed.set()
+
     async def reserve(self, count: int) -> None:
         """Make requests that were taken survive a crash as sent. Raises StoreError: then they may not be sent."""
-        if not self._limited:
+        if self._chunk == 0 or count == 0:
             return
-        covered = min(self._left, count)
-        self._left -= covered
-        missing = count - covered
-        if missing == 0:
-            return
-        now = self._clock.now()
-        reserved = max(missing, self._chunk)
-        # A reservation may have been spent until the next one was made: only that tells when it can be forgotten.
-        while len(self._reserved) > 1 and self._reserved[1][0] <= now - self._longest_ms:
-            del self._reserved[0]
-        self._reserved.append((now, reserved))
-        await self._save(msgspec.json.encode(self._reserved))
-        self._left += reserved - missing
+        async with self._saving:
+            if count > self._left:
+                more = max(self._chunk, count)
+                now, steady = self._clock.now(), self._clock.monotonic()
+                # One more millisecond, because the wall clock was rounded down.
+                ended = [(now + 1 - floor((steady - at) * 1000), n) for at, n in self._limiter.spent(steady)]
+                # In flight are also those for which this is called: they are what is left and a part of the new ones.
+                still_open = self._limiter.in_flight + self._left + more - count
+                await self._save(msgspec.json.encode(_Spent(ended, still_open)))
+                self._left += more
+            self._left -= count
 
     def end(self) -> None:
         """Say that a request has been answered, or has failed."""
@@ -129,28 +150,50 @@ class Budget:
     async def acquire(self, timeout_s: float) -> float | None:
         """Wait for a client's turn and count its request; or return in how many seconds to come again.
 
-        Raises StoreError.
+        Clients' turns come in the order of their calls. Raises StoreError.
         """
         deadline = self._clock.monotonic() + timeout_s
         self._reads_waiting += 1
         try:
-            while self.available() <= 0:
-                wait_s = self.next_available_s()
-                left_s = deadline - self._clock.monotonic()
-                if left_s <= 0 or (wait_s is not None and wait_s > left_s):
-                    return max(wait_s or 0.0, 1.0)
-                self._changed.clear()
-                await wait_for_event(self._changed, left_s if wait_s is None else max(wait_s, 0.001))
-            self.take(1)
-            self._polls_since_read = 0
+            async with asyncio.timeout(timeout_s):
+                await self._reads_turn.acquire()
             try:
-                await self.reserve(1)
-            except BaseException:
-                self.give_back(1)
-                raise
-            return None
+                return await self._acquire(deadline)
+            finally:
+                self._reads_turn.release()
+        except TimeoutError:
+            return self._come_again_s()
         finally:
             self._reads_waiting -= 1
+
+    async def _acquire(self, deadline: float) -> float | None:
+        while self._available_for_reads() <= 0:
+            wait_s = self.next_available_s()
+            left_s = deadline - self._clock.monotonic()
+            if left_s <= 0 or (wait_s is not None and wait_s > left_s):
+                return self._come_again_s()
+            self._changed.clear()
+            # A place that is free and not ours is the polls': they say when they have taken it.
+            pause_s = left_s if wait_s is None else max(wait_s, _READ_TURN_S if self.available() else 0.001)
+            await wait_for_event(self._changed, min(pause_s, left_s))
+        self.take(1)
+        self._polls_since_read = max(self._polls_since_read - _POLLS_PER_READ, 0)
+        try:
+            await self.reserve(1)
+        except BaseException:
+            self.give_back(1)
+            raise
+        return None
+
+    def _available_for_reads(self) -> int:
+        available = self.available()
+        return min(available, self._share_of_reads(available)) if self.polls_waiting else available
+
+    def _share_of_reads(self, available: int) -> int:
+        return (available + self._polls_since_read) // (_POLLS_PER_READ + 1)
+
+    def _come_again_s(self) -> float:
+        return max(self.next_available_s() or 0.0, 1.0)
 
 
 class Key:
@@ -171,21 +214,23 @@ class Key:
 
     def judge(self, result: PollResult) -> None:
         """Learn from an answer to a query."""
-        if result.kind is PollKind.KEY_REFUSED:
-            if self.refusal is not None and self.queries.blocked:
-                return  # sent before the pause began: the same news
-            self.queries.block(_PROBE_S[min(self._probes, len(_PROBE_S) - 1)])
-            self._probes += 1
-            if self.refusal is None:
-                _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
-            self.refusal = result.error
-            return
+        # Who asked before a pause began says nothing of what comes after it.
+        stale = self.refusal is not None and self.queries.blocked
         if result.kind is PollKind.THROTTLED:
             self.queries.block(result.retry_after_s or _THROTTLED_S)
             told = result.told_window
             if told is not None and self.queries.tighten(*told):
                 _log.warning("upstream.limit_adopted", upstream=self._upstream, limit=told[0], window_s=told[1])
-        if result.kind is not PollKind.UNREACHABLE and self.refusal is not None:
+        if stale or (self.refusal is None and result.kind is not PollKind.KEY_REFUSED):
+            return
+        if result.kind in _ACCEPTING:
             _log.info("upstream.key_accepted", upstream=self._upstream)
             self.refusal = None
             self._probes = 0
+            return
+        if result.kind is PollKind.KEY_REFUSED:
+            if self.refusal is None:
+                _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
+            self.refusal = result.error
+            self._probes = min(self._probes + 1, len(_PROBE_S))
+        self.queries.block(_PROBE_S[self._probes - 1])

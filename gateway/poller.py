@@ -37,10 +37,12 @@ _GRACE_MS = 30_000
 """How long a passed callback waits for an answer to its last poll …"""
 _RESTART_GRACE_MS = 600_000
 """… and from the start where it passed before that."""
-_STORE_RETRY_S = 1.0
+_FAILED_PAUSE_S = 1.0
+"""How long a task stays claimed whose poll could not be stored, or met a defect."""
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
-"""A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late."""
+"""A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
+and an upstream in trouble may not know any for a while."""
 
 
 class Poller:
@@ -60,6 +62,7 @@ class Poller:
         self._in_flight = InFlight(_CONCURRENCY, self._wake)
         self._started_at = clock.now()
         self._last_polls: set[int] = set()
+        self._not_known: dict[int, tuple[int, int]] = {}  # since when, and how many polls in a row
 
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
@@ -70,13 +73,17 @@ class Poller:
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
         now = self._clock.now()
-        wait_s = await self._expire(now)
         queries = self._key.queries
-        free = min(self._in_flight.free, queries.available_for_polls())
+        polls_waited, queries.polls_waiting = queries.polls_waiting, False
+        wait_s = await self._expire(now)
+        room = self._in_flight.free
         if self._key.refusal is not None:
-            free = min(free, 0 if self._in_flight.count else 1)  # one probe at a time
+            room = 0 if self._in_flight.count else 1  # one probe at a time
+        if room == 0:
+            return wait_s  # the end of a poll wakes the loop
+        free = min(room, queries.available_for_polls())
         if free <= 0:
-            # A free slot wakes the loop; a free place in the rate limit has its time.
+            queries.polls_waiting = polls_waited
             available_s = queries.next_available_s()
             return wait_s if available_s is None else min(wait_s, max(available_s, 0.001))
         queries.take(free)
@@ -90,8 +97,10 @@ class Poller:
             started = len(claims)
         finally:
             queries.give_back(free - started)
+            queries.polls_sent(started)
         if next_due_at is None:
             return wait_s
+        queries.polls_waiting = next_due_at <= now and self._in_flight.free > 0
         # More is due than may start now: the end of a poll, or the next round, brings its turn.
         return min(wait_s, max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S))
 
@@ -111,36 +120,40 @@ class Poller:
             raise
 
     async def _poll(self, claim: DueTask) -> None:
-        started = self._clock.monotonic()
         try:
-            result = await self._upstream.poll(claim.task_id)
+            try:
+                await self._ask(claim)
+            except StoreError as exc:
+                # Nothing is lost: the task stays due and is polled again.
+                _log.warning("poll.not_stored", task_id=claim.task_id, error=exc.message)
+                await asyncio.sleep(_FAILED_PAUSE_S)
+                self._store.release_task(claim)
+            except Exception:
+                # A defect: it must not use up the key's budget in a tight circle.
+                await asyncio.sleep(_FAILED_PAUSE_S)
+                raise
         except BaseException:
             self._store.release_task(claim)
             raise
+
+    async def _ask(self, claim: DueTask) -> None:
+        started = self._clock.monotonic()
+        try:
+            result = await self._upstream.poll(claim.task_id)
         finally:
             self._key.queries.end()
             self._wake.set()  # a place in the rate limit may have its time now
         self._metrics.poll_seconds.labels(self._upstream.name).observe(self._clock.monotonic() - started)
         self._metrics.polls.labels(self._upstream.name, result.kind).inc()
         self._key.judge(result)
-        try:
-            await self._store_result(claim, result)
-        except StoreError as exc:
-            # Nothing is lost: the task stays due and is polled again.
-            _log.warning("poll.not_stored", task_id=claim.task_id, error=exc.message)
-            try:
-                await asyncio.sleep(_STORE_RETRY_S)
-            finally:
-                self._store.release_task(claim)
-        except BaseException:
-            self._store.release_task(claim)
-            raise
+        self._timetable.limit_budget(self._key.queries.rate_per_s)
+        await self._store_result(claim, result)
 
     async def _store_result(self, claim: DueTask, result: PollResult) -> None:
         now = self._clock.now()
         if result.outcome is not None:
             await self._settle(claim, result, result.outcome, now)
-        elif result.kind is PollKind.NOT_KNOWN and self._is_unknown(claim, now):
+        elif self._is_unknown(claim, result, now):
             await self._settle(claim, result, abandoned(claim.task_id, "not_found"), now)
         else:
             await self._store.reschedule(self._rescheduled(claim, result, now))
@@ -159,6 +172,7 @@ class Poller:
                 duration_ms=None if duration_s is None else round(duration_s * 1000),
             )
         )
+        self._not_known.pop(claim.seq, None)
         if duration_s is not None:
             born_at = claim.began_at if result.task_created_at is None else result.task_created_at
             self._timetable.ended(model, duration_s)
@@ -197,9 +211,17 @@ class Poller:
             model=result.model,
         )
 
-    @staticmethod
-    def _is_unknown(claim: DueTask, now: int) -> bool:
-        return claim.failures + 1 >= _NOT_FOUND_AFTER_POLLS and now - claim.created_at >= _NOT_FOUND_AFTER_MS
+    def _is_unknown(self, claim: DueTask, result: PollResult, now: int) -> bool:
+        """Whether a task is to be given up as unknown. Other failures in between say nothing about it: they start anew.
+
+        Kept in memory: after a restart a task is merely asked about for a while longer.
+        """
+        if result.kind is not PollKind.NOT_KNOWN:
+            self._not_known.pop(claim.seq, None)
+            return False
+        since, polls = self._not_known.get(claim.seq, (now, 0))
+        self._not_known[claim.seq] = since, polls + 1
+        return polls + 1 >= _NOT_FOUND_AFTER_POLLS and now - max(since, claim.created_at) >= _NOT_FOUND_AFTER_MS
 
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
@@ -239,6 +261,7 @@ class Poller:
                 expired_by=expired_by,
             )
         )
+        self._not_known.pop(task.seq, None)
         _log.info("callbacks.expired", upstream=self._upstream.name, task_id=task.task_id)
 
 

@@ -6,12 +6,16 @@ A request counts from the moment it is sent until a window's length after its an
 the other side counted it, and however its window is cut, it never sees more than the limit.
 """
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from gateway.config import RateWindow
 
 __all__ = ["RateLimiter"]
+
+_SLOTS = 60
+"""Into so many parts of the longest window its requests are put together, to be kept."""
 
 
 class RateLimiter:
@@ -19,20 +23,26 @@ class RateLimiter:
 
     def __init__(self, windows: Sequence[RateWindow]) -> None:
         self._windows = [_Window(window.limit, window.window_s) for window in windows]
-        self._in_flight = 0
         self._blocked_until = 0.0
+        self.in_flight = 0
+        """Requests that were sent and have not been answered."""
+
+    @property
+    def rate_per_s(self) -> float:
+        """How many requests the windows allow in the long run."""
+        return min((window.limit / window.length_s for window in self._windows), default=math.inf)
 
     def available(self, now: float) -> int:
         """Return how many requests may be sent now."""
         if self.blocked(now):
             return 0
-        return max(0, min((w.limit - w.count(now) - self._in_flight for w in self._windows), default=2**31))
+        return max(0, min((w.limit - w.count(now) - self.in_flight for w in self._windows), default=2**31))
 
     def next_available(self, now: float) -> float | None:
         """Return when a request may be sent; None: not before one that is in flight has ended."""
         at = max(now, self._blocked_until)
         for window in self._windows:
-            surplus = window.count(now) + self._in_flight - window.limit + 1
+            surplus = window.count(now) + self.in_flight - window.limit + 1
             if surplus > len(window.leaves_at):
                 return None
             if surplus > 0:
@@ -41,15 +51,15 @@ class RateLimiter:
 
     def start(self, count: int = 1) -> None:
         """Count requests that are sent now."""
-        self._in_flight += count
+        self.in_flight += count
 
     def cancel(self, count: int = 1) -> None:
         """Take back requests that were counted and then not sent."""
-        self._in_flight -= count
+        self.in_flight -= count
 
     def end(self, now: float) -> None:
         """Say that a request has been answered, or has failed."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         for window in self._windows:
             window.leaves_at.append(now + window.length_s)
 
@@ -61,6 +71,17 @@ class RateLimiter:
         """Send nothing before ``until``: the other side asked for it."""
         self._blocked_until = max(self._blocked_until, until)
 
+    def spent(self, now: float) -> list[tuple[float, int]]:
+        """Return when requests that still count ended, and how many each time; at most ``_SLOTS`` + 1 times.
+
+        The times are rounded up, so that who restores them never counts less.
+        """
+        window = max(self._windows, key=lambda window: window.length_s)
+        slot_s = window.length_s / _SLOTS
+        window.count(now)
+        slots = Counter(math.ceil((at - window.length_s) / slot_s) for at in window.leaves_at)
+        return [(min(slot * slot_s, now), count) for slot, count in slots.items()]
+
     def restore(self, count: int, ended: float) -> None:
         """Count requests that an earlier process sent, the last of them at ``ended``; call in the order of time."""
         for window in self._windows:
@@ -69,7 +90,7 @@ class RateLimiter:
     def tighten(self, limit: int, length_s: float) -> bool:
         """Hold to a lower limit from now on; return whether it was lower.
 
-        The window of that length gets it, or a new one where there is none and no other is as tight.
+        The window of that length gets it, or a new one, which counts what is still remembered.
         """
         if limit < 1 or length_s <= 0:
             return False
@@ -78,7 +99,11 @@ class RateLimiter:
                 lower = limit < window.limit
                 window.limit = min(limit, window.limit)
                 return lower
-        self._windows.append(_Window(limit, length_s))
+        added = _Window(limit, length_s)
+        if self._windows:
+            longest = max(self._windows, key=lambda window: window.length_s)
+            added.leaves_at.extend(at - longest.length_s + length_s for at in longest.leaves_at)
+        self._windows.append(added)
         return True
 
 

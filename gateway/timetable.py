@@ -60,6 +60,10 @@ class Timetable:
         """Count a poll that starts now."""
         self._price.polled(self._clock.monotonic(), (now - task.due_at) / 1000, self._budget_per_s)
 
+    def limit_budget(self, per_s: float) -> None:
+        """Reckon with fewer polls per second, where that is fewer: the upstream has named a lower limit."""
+        self._budget_per_s = min(self._budget_per_s, per_s)
+
     def ended(self, model: str | None, duration_s: float) -> None:
         """Learn how long a task took; None for the time from its registration, whatever its model."""
         self._durations.observe(model, duration_s)

@@ -1,0 +1,380 @@
+"""The life of one attempt: when it is made, what its answer leads to, and that it is never lost. In virtual time."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.model import Callback, CallbackState, Outcome, Settlement, TaskState
+from gateway.outcome import PollResult
+from gateway.sender import Sender, SendResult
+from gateway.supervisor import Supervisor
+from tests.life import SCHEDULE_S, Life, ScriptedSender, ScriptedUpstream, Transport, until
+from tests.virtualtime import EPOCH, VirtualClock, run_virtual
+
+
+async def unused(task_id: str) -> PollResult:
+    raise AssertionError(task_id)
+
+
+class Receiver:
+    """Answers from a script, its last word for ever; notes when each attempt came, and with which id and body."""
+
+    def __init__(self, *script: httpx.Response | type[Exception], takes_s: float = 0.0) -> None:
+        self.script = list(script)
+        self.takes_s = takes_s
+        self.times: list[float] = []
+        self.ids: list[str] = []
+        self.bodies: list[bytes] = []
+        self.running = 0
+        self.most = 0
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        self.times.append(VirtualClock().monotonic())
+        self.ids.append(request.headers["webhook-id"])
+        self.bodies.append(request.content)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.takes_s)
+        finally:
+            self.running -= 1
+        word = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(word, httpx.Response):
+            return httpx.Response(word.status_code, headers=word.headers, content=b"")
+        raise word("no")
+
+    def sender(self) -> Sender:
+        return Sender(Transport(self.answer), VirtualClock(), timeout_s=15, user_agent="test")
+
+
+def new_life(
+    path: Path, receiver: Receiver | ScriptedSender, schedule_s: tuple[float, ...] = SCHEDULE_S, seed: int = 0
+) -> Life:
+    sender = receiver.sender() if isinstance(receiver, Receiver) else receiver
+    upstream = ScriptedUpstream(unused, "other")
+    life = Life(path, VirtualClock(), upstream=upstream, sender=sender, schedule_s=schedule_s, seed=seed)
+    life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
+    return life
+
+
+async def owed(life: Life, count: int = 1) -> list[Callback]:
+    """Register callbacks and settle their tasks, so that their webhooks are due."""
+    callbacks = await asyncio.gather(*(life.register(f"t{i}") for i in range(count)))
+    outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","state":"success"}')
+    now = life.clock.now()
+    await asyncio.gather(
+        *(
+            life.store.settle(
+                Settlement(seq=callback.task.seq, upstream="up", outcome=outcome, settled_at=now, polls=1)
+            )
+            for callback in callbacks
+        )
+    )
+    return list(callbacks)
+
+
+async def results(life: Life, callback: Callback) -> list[str]:
+    attempts = await life.store.list_attempts("", callback.id)
+    assert attempts is not None
+    assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
+    return [attempt.result.value for attempt in attempts]
+
+
+# The schedule.
+
+
+@pytest.mark.parametrize(
+    ("seed", "word"),
+    list(enumerate([httpx.Response(500), httpx.Response(302, headers={"location": "/"}), httpx.ConnectError])),
+)
+def test_the_schedule_is_kept_to_the_end(word: httpx.Response | type[Exception], seed: int, tmp_path: Path) -> None:
+    """Every wait is the schedule's and up to a tenth more; then the callback is dead. Its bytes stay the same."""
+
+    async def main() -> None:
+        receiver = Receiver(word, takes_s=2.0)
+        life = await new_life(tmp_path / "db", receiver, seed=seed).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(sum(SCHEDULE_S) * 1.2)
+        gaps = [b - a - 2.0 for a, b in zip(receiver.times, receiver.times[1:], strict=False)]
+        assert receiver.times[0] < 0.01
+        assert len(gaps) == len(SCHEDULE_S) - 1
+        for gap, wait_s in zip(gaps, SCHEDULE_S[1:], strict=True):
+            assert wait_s - 0.002 <= gap <= wait_s * 1.1 + 0.002
+        assert any(gap > wait_s * 1.01 for gap, wait_s in zip(gaps, SCHEDULE_S[1:], strict=True))
+        assert (await life.look(callback)).state is CallbackState.DEAD
+        assert await results(life, callback) == ["retry"] * 9 + ["dead"]
+        assert set(receiver.ids) == {callback.id}
+        assert len(set(receiver.bodies)) == 1
+        assert json.loads(receiver.bodies[0])["data"]["callbackId"] == callback.id
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_the_first_wait_counts_too(tmp_path: Path) -> None:
+    """A schedule that begins with a wait makes the first attempt wait."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204))
+        life = await new_life(tmp_path / "db", receiver, (60.0, 5.0)).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(70)
+        assert receiver.times == [pytest.approx(60.0, abs=0.01)]
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_any_2xx_delivers(status: int, tmp_path: Path) -> None:
+    """One attempt, delivered, and nothing after it."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(status))
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(86_400)
+        found = await life.look(callback)
+        assert (found.state, found.attempts, len(receiver.times)) == (CallbackState.DELIVERED, 1, 1)
+        assert await results(life, callback) == ["delivered"]
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_410_is_final(tmp_path: Path) -> None:
+    """The receiver wants no more: dead at once."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(410))
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(86_400)
+        assert (await life.look(callback)).state is CallbackState.DEAD
+        assert len(receiver.times) == 1
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "least_s", "most_s"),
+    [
+        (429, "120", 120.0, 120.1),
+        (503, "120", 120.0, 120.1),
+        (503, "1", 5.0, 5.6),  # never earlier than the schedule
+        (500, "120", 5.0, 5.6),  # means nothing elsewhere
+        (429, "999999999", 86_400.0, 86_400.1),
+        (429, "soon", 5.0, 5.6),
+    ],
+)
+def test_retry_after(status: int, retry_after: str, least_s: float, most_s: float, tmp_path: Path) -> None:
+    """A receiver puts the next attempt off, by a day at most, and never brings it forward."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(status, headers={"retry-after": retry_after}), httpx.Response(200))
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 2, limit_s=100_000, step_s=1)
+        assert least_s - 0.002 <= receiver.times[1] - receiver.times[0] <= most_s
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_an_attempt_has_one_time_limit(tmp_path: Path) -> None:
+    """A receiver that does not answer in time has failed the attempt."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=3600)
+        life = await new_life(tmp_path / "db", receiver, (0.0, 5.0)).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(60)
+        assert 20.0 - 0.002 <= receiver.times[1] - receiver.times[0] <= 20.502
+        assert (await life.look(callback)).state is CallbackState.DEAD
+        await life.stop()
+
+    run_virtual(main())
+
+
+# Many at once.
+
+
+def test_at_most_so_many_at_a_time(tmp_path: Path) -> None:
+    """A crowd is sent 128 at a time, each once, as fast as places come free."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=1.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        await owed(life, 1000)
+        await until(lambda: len(receiver.times) == 1000 and life.claims == 0, limit_s=60)
+        assert receiver.most == 128
+        assert len(set(receiver.ids)) == 1000
+        assert VirtualClock().monotonic() < 8.5
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
+    """While there is no room the loop sleeps."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=14.0)
+        life = new_life(tmp_path / "db", receiver)
+        rounds = 0
+        once = life.deliverer.run_once
+
+        async def counted() -> float:
+            nonlocal rounds
+            rounds += 1
+            return await once()
+
+        life.deliverer.run_once = counted  # type: ignore[method-assign]
+        await life.start()
+        await owed(life, 300)
+        await asyncio.sleep(1)
+        assert receiver.running == 128
+        rounds = 0
+        await asyncio.sleep(12)
+        assert rounds <= 3
+        await life.stop()
+
+    run_virtual(main())
+
+
+# Nothing is lost, nothing is sent twice without need.
+
+
+@pytest.mark.parametrize(("takes_s", "results_then"), [(5.0, ["delivered"]), (14.0, ["interrupted"])])
+def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> None:
+    """At the end an attempt is finished in time, or recorded as interrupted, which costs no retry; then made again."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=takes_s)
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 1)
+        await life.supervisor.drain(10)
+        assert await results(life, callback) == results_then
+        assert life.claims == 0
+        await life.store.close()
+        receiver.takes_s = 0.0
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        await asyncio.sleep(1)
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        assert len(receiver.times) == (1 if results_then == ["delivered"] else 2)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_kill_during_an_attempt(tmp_path: Path) -> None:
+    """What a killed gateway was sending is sent after the next start, with the same id and bytes."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=5.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 1)
+        await life.kill()
+        life = await new_life(tmp_path / "db", receiver).start()
+        await asyncio.sleep(6)
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        assert len(set(receiver.bodies)) == 1
+        assert len(receiver.ids) == 2
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_store_that_fails_after_an_attempt(tmp_path: Path) -> None:
+    """What was sent is recorded as soon as the store works again, and is not sent a second time."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=1.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        callbacks = await owed(life, 3)
+        await until(lambda: len(receiver.times) == 3)
+        life.connection.broken = "disk full"
+        await asyncio.sleep(300)
+        assert (await life.look(callbacks[0])).state is CallbackState.PENDING
+        life.connection.broken = None
+        await asyncio.sleep(6)
+        for callback in callbacks:
+            assert (await life.look(callback)).state is CallbackState.DELIVERED
+        assert (len(receiver.times), life.claims) == (3, 0)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_defect_in_sending_gives_the_claim_back(tmp_path: Path) -> None:
+    """A sender that raises what it should not is tried again after a while, not in a tight circle."""
+
+    async def main() -> None:
+        tried: list[float] = []
+
+        async def send(url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+            tried.append(VirtualClock().monotonic())
+            if len(tried) <= 2:
+                raise ZeroDivisionError
+            return SendResult(
+                started_at=EPOCH,
+                duration_ms=1,
+                status_code=200,
+                reason=None,
+                error=None,
+                retry_after_s=None,
+                excerpt=b"",
+            )
+
+        life = await new_life(tmp_path / "db", ScriptedSender(send)).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(300)
+        assert tried == [pytest.approx(at, abs=0.1) for at in (0.0, 60.0, 120.0)]
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        assert life.claims == 0
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_redelivery_goes_out_at_once(tmp_path: Path) -> None:
+    """The loop sleeps, and is woken; the attempts are numbered on."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(410), httpx.Response(200))
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(1000.5)
+        await life.store.redeliver("", callback.id, life.clock.now())
+        await asyncio.sleep(0.1)
+        assert receiver.times[1] == pytest.approx(1000.5, abs=0.01)
+        assert await results(life, callback) == ["dead", "delivered"]
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_cancelled_callback_is_not_sent_again(tmp_path: Path) -> None:
+    """A callback that is cancelled during an attempt stays cancelled, and there is no further attempt."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(500), takes_s=1.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 1)
+        await life.store.cancel("", callback.id, life.clock.now())
+        await asyncio.sleep(86_400)
+        assert (await life.look(callback)).state is CallbackState.CANCELLED
+        assert (len(receiver.times), life.claims) == (1, 0)
+        await life.stop()
+
+    run_virtual(main())

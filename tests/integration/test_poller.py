@@ -1,0 +1,600 @@
+"""What the poller makes of every answer: the task's fate, the key's, and when it asks again. In virtual time."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.config import RateWindow
+from gateway.key import _PROBE_S
+from gateway.model import Callback, CallbackState, Outcome, TaskState
+from gateway.outcome import PollKind, PollResult
+from tests.life import Life, ScriptedUpstream, Transport, until
+from tests.virtualtime import VirtualClock, run_virtual
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
+FAST = (RateWindow(1000, 1.0),)
+DONE = {"code": 200, "msg": "success", "data": {"taskId": "t", "state": "success", "resultJson": '{"resultUrls":[]}'}}
+SUCCESS = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t"}')
+RUNNING = {"code": 200, "msg": "success", "data": {"taskId": "t", "state": "waiting"}}
+
+
+def answer(status: int, body: object, headers: dict[str, str] | None = None) -> httpx.Response:
+    return httpx.Response(status, headers=headers, content=body if isinstance(body, bytes) else json.dumps(body))
+
+
+def error(code: int, msg: str = "m", data: Any = None, **members: Any) -> dict[str, Any]:
+    return {"code": code, "msg": msg, "data": data, **members}
+
+
+class Upstream:
+    """Answers from a script, its last word for ever; notes when it was asked about what."""
+
+    def __init__(self, *script: Callable[[], httpx.Response]) -> None:
+        self.script = list(script)
+        self.asked: list[tuple[float, str]] = []
+        self.transport = Transport(self._answer)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append((VirtualClock().monotonic(), request.url.params["taskId"]))
+        await asyncio.sleep(0.01)
+        return (self.script.pop(0) if len(self.script) > 1 else self.script[0])()
+
+    @property
+    def times(self) -> list[float]:
+        return [at for at, _ in self.asked]
+
+
+def unreachable() -> httpx.Response:
+    raise httpx.ConnectError("refused")
+
+
+def broken_off() -> httpx.Response:
+    raise httpx.ReadError("reset")
+
+
+def done() -> httpx.Response:
+    return answer(200, DONE)
+
+
+def running() -> httpx.Response:
+    return answer(200, RUNNING)
+
+
+# Every answer there is.
+
+OK, PAUSED, REFUSED = "ok", "paused", "refused"
+BACKOFF = (2.0, 2.3)  # the first poll without a usable answer: twice min_s, and a tenth
+SOON = (1.0, 30.0)
+LIMIT = {"retryAfter": 17, "limit": 180, "tier": "basic", "windowSeconds": 60}
+
+
+def row(
+    name: str, reply: Callable[[], httpx.Response], key: str = OK, again_s: tuple[float, float] | None = BACKOFF
+) -> Any:
+    return pytest.param(reply, key, again_s, id=name)
+
+
+def said(status: int, body: object, **headers: str) -> Callable[[], httpx.Response]:
+    return lambda: answer(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def about(state: object, **members: Any) -> dict[str, Any]:
+    return {"code": 200, "msg": "success", "data": {"taskId": "t", "state": state, **members}}
+
+
+EVERY_ANSWER = [
+    # The task goes on, and so does the key: asked again when it is most likely to pay.
+    row("waiting", running, again_s=SOON),
+    *(
+        row(state, said(200, about(state)), again_s=SOON)
+        for state in ("queuing", "generating", "wait", "queueing", "pending", "processing", "never heard of")
+    ),
+    row("members left out", said(200, {"code": 200, "data": {"state": "waiting"}}), again_s=SOON),
+    row("message for msg", said(200, {"code": 200, "message": "ok", "data": {"state": "waiting"}}), again_s=SOON),
+    row("extra members", said(200, about("waiting", updateTime=1, progress=0.5, creditsConsumed=4)), again_s=SOON),
+    row("empty for null", said(200, about("waiting", resultJson="", failCode="", failMsg="")), again_s=SOON),
+    # It has ended.
+    row("success", done, again_s=None),
+    row("result is an object", said(200, about("success", resultJson={"resultUrls": []})), again_s=None),
+    row("result is no JSON", said(200, about("success", resultJson="{")), again_s=None),
+    row("fail", said(200, about("fail", failCode="400", failMsg="m")), again_s=None),
+    row("integer failCode", said(200, about("fail", failCode=501)), again_s=None),
+    row("success beside an error code", said(200, {**about("success"), "code": 501}), again_s=None),
+    # Error answers, whose HTTP status equals the envelope's code, or is 200.
+    *(row(f"{code}", said(code, error(code))) for code in (400, 402, 404, 408, 422, 433, 455, 500, 501, 502, 503, 505)),
+    *(
+        row(f"{code} with HTTP 200", said(200, error(code)))
+        for code in (400, 402, 404, 408, 422, 433, 455, 500, 501, 502, 503, 505)
+    ),
+    row("fresh task of the family", said(200, error(422, "recordInfo is null"))),
+    row("fresh task, its data null", said(422, {"code": 422, "message": "recordInfo is null"})),
+    row("503 with Retry-After", said(503, b"", retry_after="9"), again_s=(9.0, 9.1)),
+    # The key is throttled: for as long as the answer says.
+    row("429", said(429, error(429)), PAUSED, (5.0, 5.1)),
+    row("429 with HTTP 200", said(200, error(429)), PAUSED, (5.0, 5.1)),
+    row("429, the wait in the body", said(429, error(429, data=LIMIT)), PAUSED, (17.0, 17.1)),
+    row("429, the wait in the header", said(429, b"", retry_after="23"), PAUSED, (23.0, 23.1)),
+    row("429, both", said(429, error(429, data=LIMIT), retry_after="3"), PAUSED, (17.0, 17.1)),
+    # The key is refused: a probe after a pause.
+    row("401", said(401, error(401)), REFUSED, (30.0, 30.1)),
+    row("401 with HTTP 200", said(200, error(401)), REFUSED, (30.0, 30.1)),
+    row("403", said(403, error(403)), REFUSED, (30.0, 30.1)),
+    row("the CDN's block", said(403, b"error code: 1010"), REFUSED, (30.0, 30.1)),
+    # Nonsense.
+    row("HTML", said(502, b"<html>")),
+    row("HTML with HTTP 200", said(200, b"<html>")),
+    row("nothing", said(200, b"")),
+    row("invalid UTF-8", said(200, b'{"code":200,"msg":"\xff","data":{"state":"success"}}')),
+    row("truncated", said(200, b'{"code":200,"data":{"taskId":"t","state":"succ')),
+    row("an array", said(200, [DONE])),
+    row("no data", said(200, {"code": 200, "msg": "success"})),
+    row("data is null", said(200, error(200))),
+    row("wrong types", said(200, about(7))),
+    row("another task's answer", said(200, {**DONE, "data": {"taskId": "other", "state": "success"}})),
+    row("over the cap", said(200, b" " * (5 << 20))),
+    row("a redirect", said(302, b"", location="https://elsewhere.example")),
+    # No answer.
+    row("unreachable", unreachable),
+    row("broken off", broken_off),
+]
+
+
+@pytest.mark.parametrize(("reply", "fate", "again_s"), EVERY_ANSWER)
+def test_every_answer(
+    reply: Callable[[], httpx.Response], fate: str, again_s: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    """No answer but an ended state ends a task; each has its effect on the key and on the time of the next poll."""
+
+    async def main() -> None:
+        upstream = Upstream(reply, done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t")
+        await until(lambda: len(upstream.asked) == 1 and life.claims == 0, step_s=0.005)
+        answered_s = VirtualClock().monotonic()
+        task = (await life.look(callback)).task
+        assert (life.key.refusal is not None) == (fate == REFUSED)
+        assert life.key.queries.blocked == (fate != OK)
+        if again_s is None:
+            assert task.state in (TaskState.SUCCESS, TaskState.FAIL)
+            assert task.next_poll_at is None
+        else:
+            assert task.state is TaskState.WAITING
+            assert (task.polls, task.last_error is None) == (1, again_s == SOON)
+            await until(lambda: len(upstream.asked) == 2 and life.claims == 0, step_s=0.005)
+            assert again_s[0] - 0.05 <= upstream.times[1] - answered_s <= again_s[1] + 0.05
+            assert (await life.look(callback)).task.state is TaskState.SUCCESS
+            assert life.key.refusal is None
+        assert (await life.look(callback)).state is CallbackState.PENDING
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_an_upstream_that_never_answers(tmp_path: Path) -> None:
+    """A poll has its time limit; then it is asked again like any other that failed."""
+
+    async def main() -> None:
+        asked: list[float] = []
+
+        async def hang(_: httpx.Request) -> httpx.Response:
+            asked.append(VirtualClock().monotonic())
+            await asyncio.sleep(1e6)
+            raise AssertionError
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(hang)).start()
+        await life.register("t")
+        await until(lambda: len(asked) == 2)
+        assert 32.0 <= asked[1] - asked[0] <= 32.3
+        await life.stop(0)
+        assert life.claims == 0
+
+    run_virtual(main())
+
+
+# Unknown tasks.
+
+
+async def body_of(life: Life, callback: Callback) -> dict[str, Any]:
+    claims, _ = await life.store.claim_callbacks(life.clock.now() + 1, 10)
+    (claim,) = [claim for claim in claims if claim.id == callback.id]
+    body: dict[str, Any] = json.loads(claim.body)
+    return body
+
+
+@pytest.mark.parametrize("code", [404, 422])
+def test_an_unknown_task_is_given_up(code: int, tmp_path: Path) -> None:
+    """After two minutes and at least five polls in a row; the webhook says why."""
+
+    async def main() -> None:
+        upstream = Upstream(said(code, error(code)))
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t")
+        await until(lambda: VirtualClock().monotonic() > 119)
+        assert (await life.look(callback)).state is CallbackState.WAITING
+        await until(lambda: VirtualClock().monotonic() > 160)
+        assert len(upstream.asked) >= 5
+        assert (await life.look(callback)).task.state is TaskState.ABANDONED
+        body = await body_of(life, callback)
+        assert (body["type"], body["data"]["reason"]) == ("task.abandoned", "not_found")
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("code", [404, 422])
+def test_a_task_that_becomes_known_is_a_success(code: int, tmp_path: Path) -> None:
+    """A fresh task that the upstream knows only after a minute loses nothing."""
+
+    async def main() -> None:
+        upstream = Upstream(*[said(code, error(code))] * 5, done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t")
+        await until(lambda: len(upstream.asked) == 6 and life.claims == 0)
+        assert (await life.look(callback)).task.state is TaskState.SUCCESS
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("before", [running, said(502, b"<html>"), said(401, error(401)), unreachable])
+def test_an_upstream_in_trouble_does_not_make_a_task_unknown(
+    before: Callable[[], httpx.Response], tmp_path: Path
+) -> None:
+    """Other failures do not count towards giving up, however long the task is watched; nor do a few 404s after them."""
+
+    async def main() -> None:
+        upstream = Upstream(*[before] * 12, *[said(404, error(404))] * 4, before, *[said(404, error(404))] * 4, done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t")
+        await until(lambda: len(upstream.script) == 1 and life.claims == 0)
+        await until(lambda: len(upstream.asked) >= 22 and life.claims == 0)
+        assert (await life.look(callback)).task.state is TaskState.SUCCESS
+        await life.stop()
+
+    run_virtual(main())
+
+
+# The key.
+
+
+def test_a_refused_key_loses_nothing_and_recovers(tmp_path: Path) -> None:
+    """One slow probe at a time, whatever is due; with the first good answer everything goes on, without a restart."""
+
+    async def main() -> None:
+        good_after_s = 400.0
+
+        async def reply(task_id: str) -> PollResult:
+            asked.append(VirtualClock().monotonic())
+            await asyncio.sleep(2)
+            if asked[-1] < good_after_s:
+                return PollResult(kind=PollKind.KEY_REFUSED, error="The upstream answered 401: no")
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        asked: list[float] = []
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=FAST).start()
+        callbacks = [await life.register(f"t{i}") for i in range(300)]
+        await until(lambda: life.key.refusal is not None)
+        first = len(asked)
+        assert first <= 64
+        await until(lambda: VirtualClock().monotonic() > good_after_s)
+        assert life.key.refusal == "The upstream answered 401: no"
+        gaps = [b - a for a, b in zip(asked[first - 1 :], asked[first:], strict=False)]
+        assert len(gaps) == 3
+        assert all(gap >= pause_s for gap, pause_s in zip(gaps, _PROBE_S, strict=False))
+        await until(lambda: life.key.refusal is None, limit_s=301)
+        await asyncio.sleep(60)
+        assert {(await life.look(callback)).state for callback in callbacks} == {CallbackState.PENDING}
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_lower_tier_is_adopted(tmp_path: Path) -> None:
+    """The limit that a 429 names holds from then on, and the schedule reckons with it."""
+
+    async def main() -> None:
+        told = error(429, data={"retryAfter": 1, "limit": 6, "windowSeconds": 60})
+        upstream = Upstream(lambda: answer(429, told), running)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        for i in range(20):
+            await life.register(f"t{i}")
+        await asyncio.sleep(600)
+        for at in upstream.times[1:]:
+            assert sum(1 for other in upstream.times[1:] if at - 60 < other <= at) <= 6
+        assert len(upstream.asked) > 50
+        assert life.timetable._budget_per_s == pytest.approx(0.1)
+        await life.stop()
+
+    run_virtual(main())
+
+
+# Time-outs.
+
+
+@pytest.mark.parametrize(
+    ("last", "within_s"), [(running, 0.5), (said(502, b""), 32.0), (said(404, error(404)), 32.0), (unreachable, 32.0)]
+)
+def test_a_time_out_comes_after_a_last_poll(
+    last: Callable[[], httpx.Response], within_s: float, tmp_path: Path
+) -> None:
+    """The webhook says timeout at once where the last answer is "still running"; an outage then is waited out a bit."""
+
+    async def main() -> None:
+        upstream = Upstream(last)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t", timeout_s=40)
+        await asyncio.sleep(39.9)
+        assert (await life.look(callback)).state is CallbackState.WAITING
+        await asyncio.sleep(0.1 + within_s)
+        assert (await life.look(callback)).state is CallbackState.PENDING
+        assert [at for at in upstream.times if 39.999 <= at <= 41]
+        body = await body_of(life, callback)
+        assert (body["data"]["state"], body["data"]["reason"]) == ("abandoned", "timeout")
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_result_at_the_last_moment_counts(tmp_path: Path) -> None:
+    """Where the last poll fails, and the one after it brings the result, the callback gets the result."""
+
+    async def main() -> None:
+        upstream = Upstream(*[running] * 3, unreachable, unreachable, done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, min_s=5, max_s=12).start()
+        callback = await life.register("t", timeout_s=28)
+        await asyncio.sleep(27.9)
+        assert (await life.look(callback)).state is CallbackState.WAITING
+        upstream.script = [unreachable, unreachable, done]
+        await asyncio.sleep(31)
+        assert (await life.look(callback)).task.state is TaskState.SUCCESS
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_time_out_while_the_gateway_was_down(tmp_path: Path) -> None:
+    """A task whose time passed while nothing ran is asked about once before it is given up."""
+
+    async def main() -> None:
+        upstream = Upstream(running, done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t", timeout_s=60)
+        await until(lambda: len(upstream.asked) == 1 and life.claims == 0)
+        await life.stop()
+        await asyncio.sleep(3600)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        await until(lambda: len(upstream.asked) == 2 and life.claims == 0)
+        assert (await life.look(callback)).task.state is TaskState.SUCCESS
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_refused_key_does_not_hold_up_time_outs(tmp_path: Path) -> None:
+    """Where the last poll is not possible, the time-out comes after its grace, for all of them together."""
+
+    async def main() -> None:
+        upstream = Upstream(said(401, error(401)))
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callbacks = [await life.register(f"t{i}", timeout_s=60) for i in range(1200)]
+        await asyncio.sleep(60 + 30 + 5)
+        states = [(await life.look(callback)).state for callback in callbacks]
+        assert set(states) == {CallbackState.PENDING}
+        assert not life.poller._last_polls
+        await life.stop()
+
+    run_virtual(main())
+
+
+# Whose turn it is, and when.
+
+
+def test_a_new_registration_is_polled_at_once(tmp_path: Path) -> None:
+    """The loop sleeps, and is woken."""
+
+    async def main() -> None:
+        upstream = Upstream(done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        await asyncio.sleep(1234.5)
+        await life.register("t")
+        await asyncio.sleep(0.02)
+        assert upstream.times == [1234.5]
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) -> None:
+    """Of many due tasks those are asked about whose end has probably gone unnoticed the longest."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=(RateWindow(1, 10.0),))
+        await life.store.open()
+        for i in range(5):
+            await life.register(f"t{i}")
+            await asyncio.sleep(20)
+        for _ in range(50):
+            life.timetable.ended(None, 30.0)
+        worth = {"t3": 9.0, "t1": 8.0}
+        life.timetable.urgency = lambda task: 0.0 if task.polls else worth.get(task.task_id, 1.0)  # type: ignore[method-assign]
+        life.supervisor.start()
+        await until(lambda: len(upstream.asked) == 2)
+        assert [task_id for _, task_id in upstream.asked] == ["t3", "t1"]
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
+    """While as many polls as may run are in flight, the loop sleeps in place of looking all the time."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def reply(_: str) -> PollResult:
+            await go.wait()
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=FAST)
+        rounds = 0
+        once = life.poller.run_once
+
+        async def counted() -> float:
+            nonlocal rounds
+            rounds += 1
+            return await once()
+
+        life.poller.run_once = counted  # type: ignore[method-assign]
+        await life.start()
+        callbacks = [await life.register(f"t{i}") for i in range(200)]
+        await asyncio.sleep(5)
+        assert life.claims == 64
+        rounds = 0
+        await asyncio.sleep(100)
+        assert rounds <= 20
+        go.set()
+        await asyncio.sleep(1)
+        assert (await life.look(callbacks[-1])).state is CallbackState.PENDING
+        await life.stop()
+
+    run_virtual(main())
+
+
+# Nothing leaks.
+
+
+class Trouble(Exception):
+    """A defect."""
+
+
+@pytest.mark.parametrize("trouble", ["store", "upstream", "judge"])
+def test_a_failed_poll_gives_its_claim_back(trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails for a while, or a defect on the way: the task is asked about again, not in a tight circle."""
+
+    async def main() -> None:
+        asked = 0
+        bad = True
+
+        async def reply(_: str) -> PollResult:
+            nonlocal asked
+            asked += 1
+            if trouble == "store":
+                life.connection.broken = "disk full" if bad else None
+            if trouble == "upstream" and bad:
+                raise Trouble
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=(RateWindow(100_000, 1.0),))
+        judge = life.key.judge
+
+        def judged(result: PollResult) -> None:
+            if trouble == "judge" and bad:
+                raise Trouble
+            judge(result)
+
+        monkeypatch.setattr(life.key, "judge", judged)
+        await life.start()
+        callback = await life.register("t")
+        await asyncio.sleep(10)
+        assert 1 <= asked <= 12
+        assert (await life.look(callback)).state is CallbackState.WAITING
+        bad, life.connection.broken = False, None
+        await asyncio.sleep(40)
+        assert (await life.look(callback)).state is CallbackState.PENDING
+        assert life.claims == 0
+        assert life.key.queries._limiter.in_flight == 0
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_polls_that_cannot_be_reserved_are_not_made(tmp_path: Path) -> None:
+    """Where the budget cannot be kept, nothing is sent and every claim and place comes back."""
+
+    async def main() -> None:
+        upstream = Upstream(done)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t")
+        life.connection.broken = "disk full"
+        await asyncio.sleep(10)
+        assert (upstream.asked, life.claims, life.key.queries._limiter.in_flight) == ([], 0, 0)
+        assert life.store.failing is not None
+        life.connection.broken = None
+        await asyncio.sleep(31)
+        assert (await life.look(callback)).state is CallbackState.PENDING
+        assert life.store.failing is None
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("takes_s", "finished"), [(3.0, True), (30.0, False)])
+def test_draining(takes_s: float, finished: bool, tmp_path: Path) -> None:
+    """At the end nothing new begins; what is in flight is finished in time, or cancelled and its claim given back."""
+
+    async def main() -> None:
+        asked = 0
+
+        async def reply(_: str) -> PollResult:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(takes_s)
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        callbacks = [await life.register(f"t{i}") for i in range(5)]
+        await until(lambda: asked == 2, step_s=0.01)
+        await life.supervisor.drain(10)
+        assert (asked, life.claims) == (2, 0)
+        states = [(await life.look(callback)).state for callback in callbacks]
+        assert states.count(CallbackState.PENDING) == (2 if finished else 0)
+        await life.store.close()
+
+    run_virtual(main())
+
+
+# Learning.
+
+
+def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
+    """How long a model's tasks take is known again after a start, and so is when to ask."""
+
+    async def main() -> None:
+        async def reply(request: httpx.Request) -> httpx.Response:
+            task_id = request.url.params["taskId"]
+            age_ms = VirtualClock().now() - born[task_id]
+            data = {"taskId": task_id, "model": "m", "state": "waiting", "createTime": born[task_id]}
+            if age_ms >= 20_000:
+                data |= {"state": "success", "costTime": 20_000, "completeTime": born[task_id] + 20_000}
+            return answer(200, {"code": 200, "data": data})
+
+        async def task(life: Life, task_id: str) -> int:
+            born[task_id] = VirtualClock().now()
+            callback = await life.register(task_id)
+            await asyncio.sleep(60)
+            ended = (await life.look(callback)).task
+            assert ended.state is TaskState.SUCCESS
+            assert ended.settled_at is not None
+            lags.append(ended.settled_at - born[task_id] - 20_000)
+            return ended.polls
+
+        born: dict[str, int] = {}
+        lags: list[int] = []
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(reply)).start()
+        first = await task(life, "first")
+        for i in range(40):
+            await task(life, f"t{i}")
+        await life.stop()
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(reply)).start()
+        assert await task(life, "after") < first
+        assert lags[-1] <= 1000
+        assert life.timetable._durations.distribution("m", 0.0).survival_at(25) < 0.15
+        await life.stop()
+
+    run_virtual(main())

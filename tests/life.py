@@ -1,0 +1,174 @@
+"""One life of a gateway's loops in virtual time: everything real but the network; it can be drained, or killed."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from gateway.clock import Clock
+from gateway.config import RateWindow
+from gateway.deliverer import Deliverer
+from gateway.key import Budget, Key
+from gateway.model import Callback, NewCallback, new_callback_id
+from gateway.outcome import PollResult
+from gateway.poller import Poller
+from gateway.profile import parse_profile
+from gateway.retry import RetryPolicy
+from gateway.schedule import PollSchedule
+from gateway.sender import Sender, SendResult
+from gateway.signature import Signer, parse_secrets
+from gateway.store.sqlite import SqliteStore
+from gateway.supervisor import Loop, Supervisor
+from gateway.telemetry import Metrics
+from gateway.timetable import Timetable
+from gateway.upstream import Upstream
+from tests.virtualtime import InlineConnection
+
+__all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "until"]
+
+FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
+PROFILE_FILE = Path(__file__).parents[1] / "config" / "upstreams" / "aigptimage.toml"
+SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """Answers each request by asking a coroutine."""
+
+    def __init__(self, answer: Callable[[httpx.Request], Awaitable[httpx.Response]]) -> None:
+        self._answer = answer
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._answer(request)
+
+
+class ScriptedUpstream(Upstream):
+    """An upstream whose polls a coroutine answers."""
+
+    def __init__(self, poll: Callable[[str], Awaitable[PollResult]], name: str = "up") -> None:
+        self.name = name
+        self._poll = poll
+
+    async def poll(self, task_id: str) -> PollResult:
+        return await self._poll(task_id)
+
+
+class ScriptedSender(Sender):
+    """A sender whose attempts a coroutine makes."""
+
+    def __init__(self, send: Callable[[str, Mapping[str, str], bytes], Awaitable[SendResult]]) -> None:
+        self._send = send
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        return await self._send(url, headers, body)
+
+
+class Life:
+    """Store, key, timetable, poller and deliverer on one file, as ``gateway.app`` ties them together."""
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        upstream: httpx.AsyncBaseTransport | Upstream,
+        sender: Sender | None = None,
+        rate: Sequence[RateWindow] = FREE,
+        min_s: float = 1.0,
+        max_s: float = 30.0,
+        schedule_s: tuple[float, ...] = SCHEDULE_S,
+        seed: int = 0,
+    ) -> None:
+        self.clock = clock
+        self.metrics = Metrics()
+        self.store = SqliteStore(path, first_attempt_delay_s=schedule_s[0])
+        if isinstance(upstream, httpx.AsyncBaseTransport):
+            profile = parse_profile(PROFILE_FILE.read_text("utf-8"), PROFILE_FILE.name)
+            upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
+        queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.save, "queries"))
+        creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.save, "creates"))
+        self.key = Key(upstream.name, queries, creates)
+        per_s = min((window.limit / window.window_s for window in rate), default=1e6)
+        self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
+        self.poller = Poller(self.store, upstream, self.key, self.timetable, clock, self.metrics)
+        loops: list[Loop] = [self.poller]
+        if sender is not None:
+            signer = Signer(parse_secrets(SECRET))
+            retry = RetryPolicy(schedule_s)
+            self.deliverer = Deliverer(self.store, sender, signer, retry, clock, self.metrics, random.Random(seed + 1))
+            loops.append(self.deliverer)
+        self.supervisor = Supervisor(loops, clock, self.metrics)
+
+    async def start(self) -> "Life":
+        await self.store.open()
+        await self.poller.prepare()
+        self.supervisor.start()
+        return self
+
+    async def stop(self, drain_s: float = 10.0) -> None:
+        """End as at SIGTERM."""
+        await self.supervisor.drain(drain_s)
+        await self.store.close()
+
+    async def kill(self) -> None:
+        """End as at ``kill -9``: nothing more reaches the file or the network."""
+        self.connection.kill()
+        mine = asyncio.current_task()
+        left = {task for task in asyncio.all_tasks() if task is not mine and _is_ours(task.get_name())}
+        while left:
+            for task in left:
+                task.cancel()  # more than once: what cleans up after itself is not to get far
+            _, left = await asyncio.wait(left, timeout=0.001)
+
+    @property
+    def connection(self) -> InlineConnection:
+        connection: object = self.store._database._db
+        assert isinstance(connection, InlineConnection)
+        return connection
+
+    async def register(
+        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400
+    ) -> Callback:
+        now = self.clock.now()
+        new = NewCallback(
+            id=new_callback_id(now),
+            client="",
+            upstream="up",
+            task_id=task_id,
+            url=url,
+            metadata=b"{}",
+            timeout_s=timeout_s,
+            created_at=now,
+            first_poll_at=self.timetable.first_poll_at(now),
+        )
+        (registration,) = await self.store.register([new])
+        return registration.callback
+
+    async def look(self, callback: Callback) -> Callback:
+        found = await self.store.get_callback("", callback.id)
+        assert found is not None
+        return found
+
+    @property
+    def claims(self) -> int:
+        """How many tasks and callbacks are claimed."""
+        return len(self.store._claimed_tasks) + len(self.store._claimed_callbacks)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("loop-", "poll-", "attempt-", "store-writer"))
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], limit_s: float = 86_400.0, step_s: float = 0.1
+) -> None:
+    """Return once the condition holds; look every ``step_s`` seconds of virtual time."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            held = condition()
+            if held if isinstance(held, bool) else await held:
+                return
+            await asyncio.sleep(step_s)

@@ -1,0 +1,483 @@
+"""A key's budgets: shared fairly, never exceeded by a gateway that is killed, and paused when the upstream says so."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from math import floor
+
+import pytest
+
+from gateway.clock import Clock
+from gateway.config import RateWindow
+from gateway.errors import StoreError
+from gateway.key import Budget, Key
+from gateway.outcome import PollKind, PollResult
+from tests.virtualtime import VirtualClock, run_virtual
+
+FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
+
+
+class Disk:
+    """What is saved; slow and failing on demand."""
+
+    def __init__(self) -> None:
+        self.value: bytes | None = None
+        self.writes = 0
+        self.delay_s = 0.0
+        self.broken = False
+
+    async def load(self) -> bytes | None:
+        return self.value
+
+    async def save(self, value: bytes) -> None:
+        self.writes += 1
+        await asyncio.sleep(self.delay_s)
+        if self.broken:
+            raise StoreError("full")
+        self.value = value
+
+
+def budget(windows: Sequence[RateWindow] = FREE, disk: Disk | None = None, clock: Clock | None = None) -> Budget:
+    disk = disk or Disk()
+    return Budget(windows, clock or VirtualClock(), disk.load, disk.save)
+
+
+def key(windows: Sequence[RateWindow] = FREE) -> Key:
+    return Key("up", budget(windows), budget(windows))
+
+
+async def poll_now(of: Budget, count: int = 1) -> None:
+    """Take places as the poller does, and answer at once."""
+    assert of.available_for_polls() >= count
+    of.take(count)
+    await of.reserve(count)
+    of.polls_sent(count)
+    for _ in range(count):
+        of.end()
+
+
+# Places.
+
+
+def test_places_taken_and_given_back() -> None:
+    """A place taken is gone at once, given back is there at once, and used is gone for a window."""
+
+    async def main() -> None:
+        b = budget()
+        b.take(2)
+        assert b.available() == 0
+        assert b.next_available_s() is None
+        b.give_back(1)
+        assert b.available() == 1
+        b.end()
+        assert b.available() == 1
+        b.take(1)
+        assert b.next_available_s() == 1.0
+        await asyncio.sleep(1)
+        assert b.available() == 1
+
+    run_virtual(main())
+
+
+def test_without_windows_nothing_is_saved() -> None:
+    """No limit needs no memory."""
+
+    async def main() -> None:
+        disk = Disk()
+        b = budget((), disk)
+        b.take(1000)
+        await b.reserve(1000)
+        assert (disk.writes, b.available() > 1000) == (0, True)
+
+    run_virtual(main())
+
+
+def test_few_reservations_for_many_requests() -> None:
+    """A write covers a twentieth of the longest window."""
+
+    async def main() -> None:
+        disk = Disk()
+        b = budget((RateWindow(60, 60.0),), disk)
+        for _ in range(60):
+            await poll_now(b)
+        assert disk.writes == 20
+
+    run_virtual(main())
+
+
+def test_what_cannot_be_reserved_is_not_sent() -> None:
+    """A failing store stops requests, and what it failed to keep does not count as kept afterwards."""
+
+    async def main() -> None:
+        disk = Disk()
+        b = budget(disk=disk)
+        disk.broken = True
+        b.take(1)
+        with pytest.raises(StoreError):
+            await b.reserve(1)
+        b.give_back(1)
+        with pytest.raises(StoreError):
+            await b.acquire(5)
+        assert b.available() == 2
+        disk.broken = False
+        await poll_now(b)
+        assert disk.value is not None
+
+    run_virtual(main())
+
+
+# Reads beside polls.
+
+
+def test_a_read_waits_for_its_place() -> None:
+    """A client's read gets the next place there is."""
+
+    async def main() -> None:
+        b = budget((RateWindow(2, 1.0),))
+        await poll_now(b, 2)
+        assert await b.acquire(5) is None
+        assert VirtualClock().monotonic() == pytest.approx(1.0, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_a_read_that_cannot_be_in_time_is_told_at_once() -> None:
+    """Where no place comes within the time limit, the client hears at once when to come again."""
+
+    async def main() -> None:
+        b = budget()
+        b.block(30)
+        assert await b.acquire(5) == 30.0
+        assert VirtualClock().monotonic() == 0.0
+        assert b._reads_waiting == 0
+
+    run_virtual(main())
+
+
+def test_a_read_waits_for_one_in_flight_no_longer_than_allowed() -> None:
+    """Where only the end of another request helps, the time limit holds."""
+
+    async def main() -> None:
+        b = budget((RateWindow(1, 1.0),))
+        b.take(1)
+        assert await b.acquire(5) == 1.0
+        assert VirtualClock().monotonic() == 5.0
+        asyncio.get_running_loop().call_later(2, b.end)
+        assert await b.acquire(5) is None
+        assert VirtualClock().monotonic() == pytest.approx(8.0, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_reads_come_in_order() -> None:
+    """Who asked first is served first."""
+
+    async def main() -> None:
+        b = budget((RateWindow(1, 1.0),))
+        b.take(1)
+        order: list[int] = []
+
+        async def read(number: int) -> None:
+            assert await b.acquire(60) is None
+            order.append(number)
+            b.end()
+
+        reads = [asyncio.create_task(read(number)) for number in range(10)]
+        await asyncio.sleep(0.5)
+        b.end()
+        await asyncio.gather(*reads)
+        assert order == list(range(10))
+
+    run_virtual(main())
+
+
+def test_a_cancelled_read_leaves_nothing_behind() -> None:
+    """A client that goes away while it waits takes no place and holds nobody up."""
+
+    async def main() -> None:
+        b = budget((RateWindow(1, 1.0),))
+        b.take(1)
+        first = asyncio.create_task(b.acquire(60))
+        second = asyncio.create_task(b.acquire(60))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        b.end()
+        assert await second is None
+        assert (b._reads_waiting, b._limiter.in_flight) == (0, 1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("windows", [FREE, (RateWindow(1, 1.0),), (RateWindow(20, 1.0), RateWindow(200, 60.0))])
+def test_polls_and_reads_share(windows: Sequence[RateWindow]) -> None:
+    """While both want more than there is, three places in four go to polls, one to reads."""
+
+    async def main() -> Counter[str]:
+        b = budget(windows)
+        sent: Counter[str] = Counter()
+
+        async def read() -> None:
+            while await b.acquire(3600) is None:
+                sent["read"] += 1
+                b.end()
+
+        async def poll() -> None:
+            while True:
+                free = b.available_for_polls()
+                b.polls_waiting = True
+                if free > 0:
+                    await poll_now(b, free)
+                    sent["poll"] += free
+                else:
+                    await asyncio.sleep(max(b.next_available_s() or 0.0, 0.001))
+
+        tasks = [asyncio.create_task(poll()), *(asyncio.create_task(read()) for _ in range(5))]
+        await asyncio.sleep(600)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return sent
+
+    sent = run_virtual(main())
+    total = 600 * min(window.limit / window.window_s for window in windows)
+    assert sum(sent.values()) == pytest.approx(total, rel=0.12)
+    assert sent["read"] / sum(sent.values()) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("who", ["poll", "read"])
+def test_alone_each_gets_all(who: str) -> None:
+    """A share that the other does not want is not lost."""
+
+    async def main() -> int:
+        b = budget()
+        sent = 0
+        while VirtualClock().monotonic() < 600:
+            if who == "poll" and b.available_for_polls():
+                await poll_now(b)
+            elif who == "poll":
+                await asyncio.sleep(max(b.next_available_s() or 0.0, 0.001))
+                continue
+            else:
+                assert await b.acquire(3600) is None
+                b.end()
+            sent += 1
+        return sent
+
+    assert run_virtual(main()) == pytest.approx(600, rel=0.11)
+
+
+# Killed at any moment.
+
+
+class Server:
+    """Counts as the other side does."""
+
+    def __init__(self) -> None:
+        self.counted: list[float] = []
+
+    def check(self, windows: Sequence[RateWindow]) -> None:
+        self.counted.sort()
+        for window in windows:
+            oldest = 0
+            for i, at in enumerate(self.counted):
+                while self.counted[oldest] <= at - window.window_s + 1e-9:
+                    oldest += 1
+                assert i - oldest + 1 <= window.limit, f"{i - oldest + 1} within {window} before {at}"
+            for phase in (0.0, 0.3, 0.77):
+                cut = Counter(floor(at / window.window_s + phase) for at in self.counted)
+                assert max(cut.values(), default=0) <= window.limit
+
+
+async def one_life(b: Budget, server: Server, rng: random.Random, slowest_s: float) -> None:
+    """Send as fast as allowed, in batches and as reads, with every latency up to ``slowest_s``."""
+
+    async def request() -> None:
+        there_s, back_s = rng.random() * slowest_s / 2, rng.random() * slowest_s / 2
+        try:
+            await asyncio.sleep(there_s)
+        finally:
+            # Also where the gateway was killed meanwhile: it was on its way.
+            server.counted.append(VirtualClock().monotonic())
+        await asyncio.sleep(back_s)
+        b.end()
+
+    requests: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            if rng.random() < 0.2:
+                if await b.acquire(rng.choice([0.1, 5.0])) is None:
+                    requests.add(asyncio.create_task(request()))
+                continue
+            free = min(b.available_for_polls(), rng.randint(1, 8))
+            if free <= 0:
+                await asyncio.sleep(min(max(b.next_available_s() or 0.0, 0.01), 5.0))
+                continue
+            b.take(free)
+            used = 0
+            try:
+                if rng.random() < 0.9:
+                    await b.reserve(free)
+                    used = rng.randint(0, free)
+                    requests |= {asyncio.create_task(request()) for _ in range(used)}
+            finally:
+                b.give_back(free - used)
+                b.polls_sent(used)
+            if rng.random() < 0.1:
+                await asyncio.sleep(rng.random() * 20)
+    finally:
+        for task in requests:
+            task.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_killed_gateway_never_exceeds_a_window(seed: int) -> None:
+    """Killed at any moment and started again, from what was saved alone, it stays within every window."""
+    rng = random.Random(seed)
+    windows = rng.choice([FREE, (RateWindow(5, 2.0), RateWindow(30, 20.0)), (RateWindow(40, 10.0),)])
+    slowest_s = rng.choice([0.0, 0.2, 3.0, 12.0])
+    server, disk = Server(), Disk()
+    disk.delay_s = rng.choice([0.0, 0.01, 0.5])
+
+    async def main() -> None:
+        for _ in range(30):
+            b = budget(windows, disk)
+            await b.restore()
+            life = asyncio.create_task(one_life(b, server, rng, slowest_s))
+            await asyncio.sleep(rng.choice([0.3, 5.0, 40.0]) * rng.random())
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
+            await asyncio.sleep(rng.choice([0.0, 0.3, 30.0, 70.0]) * rng.random())
+
+    run_virtual(main())
+    server.check(windows)
+    assert len(server.counted) > 50
+
+
+def test_a_restart_forgets_what_is_long_ago() -> None:
+    """What ended a window ago does not count after a start, and what was reserved and never sent only for a window."""
+
+    async def main() -> None:
+        disk = Disk()
+        b = budget(disk=disk)
+        for _ in range(30):
+            await poll_now(b, 2)
+            await asyncio.sleep(1)
+        await asyncio.sleep(61)
+        again = budget(disk=disk)
+        await again.restore()
+        await asyncio.sleep(1)
+        assert again.available() == 2
+        left = sum(1 for _ in again._limiter._windows[1].leaves_at)
+        assert left <= 4  # a reservation of three, and one that was in flight
+
+    run_virtual(main())
+
+
+# The upstream's word.
+
+OK = PollResult(kind=PollKind.RUNNING)
+REFUSED = PollResult(kind=PollKind.KEY_REFUSED, error="The upstream answered 401: no")
+
+
+def test_a_429_stops_the_key_for_as_long_as_it_says() -> None:
+    """The pause is what the answer asks for, and five seconds where it does not say."""
+
+    async def main() -> None:
+        for retry_after_s, pause_s in ((17.0, 17.0), (None, 5.0), (0.0, 5.0)):
+            k = key()
+            k.judge(PollResult(kind=PollKind.THROTTLED, retry_after_s=retry_after_s))
+            assert (k.queries.available(), k.queries.next_available_s()) == (0, pause_s)
+            assert k.creates.available() == 2
+            assert k.refusal is None
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("told", "rate_per_s"), [((10, 60.0), 10 / 60), ((600, 60.0), 1.0), ((1, 1.0), 1.0), ((100, 3600.0), 100 / 3600)]
+)
+def test_a_lower_limit_is_adopted(told: tuple[int, float], rate_per_s: float) -> None:
+    """The tier that a 429 names holds from now on where it is lower than configured; a higher one does not."""
+
+    async def main() -> None:
+        k = key()
+        k.judge(PollResult(kind=PollKind.THROTTLED, told_window=told))
+        assert k.queries.rate_per_s == pytest.approx(rate_per_s)
+
+    run_virtual(main())
+
+
+def test_a_new_window_counts_what_was_sent_before() -> None:
+    """A window that the upstream names is not taken for empty: what was just sent has its places in it."""
+
+    async def main() -> None:
+        b = budget()
+        await poll_now(b, 2)
+        await asyncio.sleep(1)
+        assert b.tighten(3, 10.0)
+        await poll_now(b, 1)
+        assert b.available() == 0
+        assert b.next_available_s() == 9.0
+
+    run_virtual(main())
+
+
+def test_a_refused_key_is_probed_with_growing_pauses() -> None:
+    """Each probe that is refused again makes the pause longer, up to five minutes; the reason is kept."""
+
+    async def main() -> None:
+        k = key()
+        for pause_s in (30.0, 60.0, 120.0, 300.0, 300.0):
+            k.judge(REFUSED)
+            assert k.queries.next_available_s() == pause_s
+            assert k.refusal == REFUSED.error
+            await asyncio.sleep(pause_s)
+        k.judge(OK)
+        assert (k.refusal, k.queries.available()) == (None, 2)
+        k.judge(REFUSED)
+        assert k.queries.next_available_s() == 30.0
+
+    run_virtual(main())
+
+
+def test_many_refusals_at_once_are_one() -> None:
+    """The answers to requests sent before the pause began do not make it longer, nor end it."""
+
+    async def main() -> None:
+        k = key()
+        for _ in range(64):
+            k.judge(REFUSED)
+        k.judge(OK)
+        assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", [PollKind.UNREACHABLE, PollKind.BROKEN, PollKind.MAINTENANCE])
+def test_a_probe_that_says_nothing_of_the_key_is_made_again(kind: PollKind) -> None:
+    """An outage during a probe neither clears the refusal nor lets the probes come thick and fast."""
+
+    async def main() -> None:
+        k = key()
+        k.judge(REFUSED)
+        await asyncio.sleep(30)
+        k.judge(PollResult(kind=kind, error="x"))
+        assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", [PollKind.TERMINAL, PollKind.NOT_KNOWN, PollKind.CREDITS, PollKind.THROTTLED])
+def test_an_answer_that_needs_an_accepted_key_ends_the_refusal(kind: PollKind) -> None:
+    """The upstream looked at the key and went on: it is accepted again."""
+
+    async def main() -> None:
+        k = key()
+        k.judge(REFUSED)
+        await asyncio.sleep(30)
+        k.judge(PollResult(kind=kind, error="x"))
+        assert k.refusal is None
+
+    run_virtual(main())

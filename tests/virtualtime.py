@@ -1,0 +1,124 @@
+"""Virtual time: an event loop whose clock jumps to the next timer as soon as nothing else can happen.
+
+A day of timers runs in as long as its work takes, and the same way every time. Nothing may wait for another thread or
+a socket, so SQLite runs inline here: still the real one, on a real file.
+"""
+
+import asyncio
+import selectors
+import sqlite3
+from collections.abc import Coroutine, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from math import floor
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import aiosqlite
+
+__all__ = ["EPOCH", "InlineConnection", "VirtualClock", "run_virtual"]
+
+T = TypeVar("T")
+
+EPOCH = 1_777_460_000_000
+"""What the wall clock (ms) shows when a virtual loop starts."""
+
+_TURNS_PER_INSTANT = 200_000
+"""A loop that turns so often without time passing will do so for ever."""
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in its own time, from 0 s."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        return self._now_s
+
+    def jump(self, seconds: float) -> None:
+        self._now_s += seconds
+
+
+class _Jump(selectors.SelectSelector):
+    """Stands where the loop would sleep: lets the time pass at once, and looks at no socket."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("everything waits, and no timer is set: this would hang for ever")
+        self._turns += 1
+        if timeout > 0:
+            self._turns = 0
+            self._loop.jump(timeout)
+        if self._turns > _TURNS_PER_INSTANT:
+            raise RuntimeError("the time stands still: something comes round and round without a pause")
+        return []
+
+
+class VirtualClock:
+    """``gateway.clock.Clock`` on the running virtual loop."""
+
+    def now(self) -> int:
+        return EPOCH + floor(self.monotonic() * 1000 + 1e-6)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class InlineConnection:
+    """What the store uses of ``aiosqlite.Connection``, without its thread."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self._db: sqlite3.Connection = sqlite3.connect(path, **options)
+        self.broken: str | None = None
+        """Why transactions fail from now on; None: they do not."""
+
+    def __await__(self) -> Generator[Any, None, "InlineConnection"]:
+        yield from asyncio.sleep(0).__await__()
+        return self
+
+    async def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if self.broken is not None and sql.startswith("BEGIN"):
+            raise sqlite3.OperationalError(self.broken)
+        cursor: sqlite3.Cursor = self._db.execute(sql, parameters)
+        # As with the thread: others run meanwhile, and a caller that is cancelled here has written all the same.
+        await asyncio.sleep(0)
+        return cursor
+
+    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> list[Any]:
+        # A killed process loses nothing that the operating system has; only a power cut would.
+        return (await self.execute(sql.replace("synchronous = FULL", "synchronous = OFF"), parameters)).fetchall()
+
+    async def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = self._db.executemany(sql, parameters)
+        await asyncio.sleep(0)
+        return cursor
+
+    async def executescript(self, script: str) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = self._db.executescript(script)
+        return cursor
+
+    async def close(self) -> None:
+        self._db.close()
+
+    def kill(self) -> None:
+        """Let the file go as a killed process does: what is not committed is gone, and nothing works any more."""
+        self._db.close()
+
+
+@contextmanager
+def _inline_sqlite() -> Iterator[None]:
+    with mock.patch.object(aiosqlite, "connect", InlineConnection):
+        yield
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in virtual time, and cancel what it leaves behind."""
+    with _inline_sqlite(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
