@@ -1,6 +1,7 @@
 """Due callbacks → sign → send → record.
 
-Owns the life of one attempt. Run by the supervisor; talks to the store and to the sender.
+Owns the life of one attempt; who may have how many at once is for ``bulkhead`` to say. Run by the supervisor; talks to
+the store and to the sender.
 
 An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
 webhook must not be sent twice because a disk was full for a moment.
@@ -11,6 +12,7 @@ import random
 
 import structlog
 
+from gateway.bulkhead import Bulkhead
 from gateway.clock import Clock, wait_for_event
 from gateway.errors import StoreError
 from gateway.inflight import InFlight
@@ -20,13 +22,13 @@ from gateway.sender import Sender, SendResult
 from gateway.signature import Signer
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
-from gateway.telemetry import Metrics, receiver_of
+from gateway.telemetry import Metrics
 
 __all__ = ["Deliverer"]
 
 _log = structlog.get_logger()
 
-_CONCURRENCY = 128
+_CONCURRENCY = 256
 _DEFECT_PAUSE_S = 60.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
 
@@ -54,6 +56,7 @@ class Deliverer:
         self._metrics = metrics
         self._rng = rng
         self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
+        self._bulkhead = Bulkhead(_CONCURRENCY)
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
@@ -61,7 +64,8 @@ class Deliverer:
         if free <= 0:
             return HEARTBEAT_S  # a free slot wakes the loop
         now = self._clock.now()
-        claims, next_due_at = await self._store.claim_callbacks(now, free)
+        self._bulkhead.refused = False
+        claims, next_due_at = await self._store.claim_callbacks(now, free, self._bulkhead)
         for claim in claims:
             self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
         if next_due_at is None:
@@ -76,6 +80,17 @@ class Deliverer:
         await self._in_flight.drain(timeout_s)
 
     async def _attempt(self, claim: DueCallback) -> None:
+        delivered: bool | None = None
+        try:
+            record = await self._send(claim)
+            delivered = record.attempt.result is AttemptResult.DELIVERED
+            await self._record(record)
+        finally:
+            self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
+            if self._bulkhead.refused:
+                self._store.callbacks_due.set()  # somebody waits for this place
+
+    async def _send(self, claim: DueCallback) -> AttemptRecord:
         started_at = self._clock.now()
         started = self._clock.monotonic()
         self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
@@ -95,7 +110,7 @@ class Deliverer:
             finally:
                 self._store.release_callback(claim.seq)
             raise
-        await self._record(self._judge(claim, sent))
+        return self._judge(claim, sent)
 
     def _judge(self, claim: DueCallback, sent: SendResult) -> AttemptRecord:
         decision = self._retry.decide(
@@ -120,7 +135,7 @@ class Deliverer:
         _log.info(
             "attempt.finished",
             callback_id=claim.id,
-            receiver=receiver_of(claim.url),
+            receiver=claim.receiver,
             number=attempt.number,
             result=attempt.result.value,
             status_code=attempt.status_code,
@@ -155,7 +170,7 @@ class Deliverer:
             result=AttemptResult.INTERRUPTED,
         )
         self._metrics.attempts.labels(attempt.result).inc()
-        _log.info("attempt.interrupted", callback_id=claim.id, receiver=receiver_of(claim.url), number=attempt.number)
+        _log.info("attempt.interrupted", callback_id=claim.id, receiver=claim.receiver, number=attempt.number)
         try:
             await self._store.record_attempt(
                 AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=self._clock.now())

@@ -6,6 +6,7 @@ constraints and a test holds the two together.
 
 import secrets
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +27,7 @@ __all__ = [
     "Task",
     "TaskState",
     "new_callback_id",
+    "receiver_of",
 ]
 
 
@@ -72,6 +74,12 @@ def new_callback_id(now: int) -> str:
     """
     number = (now << 80) | secrets.randbits(80)
     return "cb_" + "".join(_ID_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def receiver_of(url: str) -> str:
+    """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +155,11 @@ class NewCallback(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: int
     created_at: int
     first_poll_at: int
+
+    @property
+    def receiver(self) -> str:
+        """Scheme, host and port of the URL."""
+        return receiver_of(self.url)
 
     @property
     def expires_at(self) -> int:
@@ -248,6 +261,8 @@ class DueCallback(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     client: str
     url: str
+    receiver: str
+    """Scheme, host and port of the URL."""
     body: bytes
     attempts: int
     """Attempts made so far, interrupted ones included."""
@@ -256,6 +271,11 @@ class DueCallback(msgspec.Struct, frozen=True, kw_only=True):
     redeliveries: int
     """How often a fresh budget was given; the claim is void for retries once this has moved on."""
     due_at: int
+
+    @property
+    def retry(self) -> bool:
+        """Whether this is not the first attempt of its budget."""
+        return self.budget_used > 0
 
 
 def _canonical(data: bytes) -> bytes:

@@ -7,12 +7,11 @@ string.
 import logging
 import sys
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging", "receiver_of"]
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,12 +47,6 @@ class Metrics:
     def render(self) -> bytes:
         """Return all of them in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-def receiver_of(url: str) -> str:
-    """Return scheme, host and port of a callback URL: what may be logged of it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def configure_logging(log_format: str | None, *, level: str = "info") -> None:

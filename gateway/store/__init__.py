@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway.bulkhead import Bulkhead
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -147,10 +148,13 @@ class Store(Protocol):
 
     # What the deliverer asks.
 
-    async def claim_callbacks(self, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
-        """Claim due webhooks, the longest due first; also return when the next unclaimed one will be due.
+    async def claim_callbacks(
+        self, now: int, limit: int, bulkhead: Bulkhead | None = None
+    ) -> tuple[list[DueCallback], int | None]:
+        """Claim due webhooks, the longest due first, of those that ``bulkhead`` admits (None: all).
 
-        A claim ends with record_attempt or release_callback.
+        Also return when the next unclaimed one will be due that was not refused. A claim ends with record_attempt or
+        release_callback; its place in the bulkhead is the caller's to give back.
         """
         ...
 

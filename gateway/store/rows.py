@@ -140,12 +140,13 @@ def due_task(row: Any) -> DueTask:
 
 
 def due_callback(row: Any) -> DueCallback:
-    seq, callback_id, client, url, body, attempts, budget_used, redeliveries, due_at = row
+    seq, callback_id, client, url, receiver, body, attempts, budget_used, redeliveries, due_at = row
     return DueCallback(
         seq=seq,
         id=callback_id,
         client=client,
         url=url,
+        receiver=receiver,
         body=body,
         attempts=attempts,
         budget_used=budget_used,
@@ -162,7 +163,7 @@ def expired_task(row: Any) -> ExpiredTask:
 
 
 def new_callback_parameters(new: NewCallback) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(new), "expires_at": new.expires_at}
+    return {**msgspec.structs.asdict(new), "receiver": new.receiver, "expires_at": new.expires_at}
 
 
 def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any]:

@@ -12,8 +12,8 @@ ON CONFLICT (upstream, task_id) DO NOTHING
 
 # The same client, task and URL again does nothing: SELECT_REGISTERED then finds the one that stands.
 INSERT_CALLBACK = """
-INSERT INTO callbacks (id, client, task_seq, url, metadata, timeout_s, created_at, expires_at)
-SELECT :id, :client, seq, :url, :metadata, :timeout_s, :created_at, :expires_at
+INSERT INTO callbacks (id, client, task_seq, url, receiver, metadata, timeout_s, created_at, expires_at)
+SELECT :id, :client, seq, :url, :receiver, :metadata, :timeout_s, :created_at, :expires_at
 FROM tasks WHERE upstream = :upstream AND task_id = :task_id
 ON CONFLICT (task_seq, client, url, cancelled) DO NOTHING
 """
@@ -171,10 +171,13 @@ SELECT_DURATIONS = "SELECT model, seq, duration_ms FROM durations WHERE upstream
 
 # Delivering.
 
-# As with tasks; here it spares reading the bodies of all that is in flight for each one that ends.
+# As with tasks; here it spares reading the bodies of all that is in flight for each one that ends. All that is asked
+# about a row that is passed over stands in the index: thousands that wait for a hanging receiver cost little.
 SELECT_DUE_CALLBACKS = """
-SELECT seq, id, client, url, body, attempts, budget_used, redeliveries, next_attempt_at FROM callbacks
-WHERE state = 'pending' AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY next_attempt_at LIMIT ?
+SELECT seq, id, client, url, receiver, body, attempts, budget_used, redeliveries, next_attempt_at FROM callbacks
+WHERE state = 'pending' AND seq NOT IN (SELECT value FROM json_each(:claimed))
+AND receiver NOT IN (SELECT value FROM json_each(:refused)) AND (:retries OR budget_used = 0)
+ORDER BY next_attempt_at LIMIT :limit
 """
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.bulkhead import Bulkhead
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -352,19 +353,40 @@ class SqliteStore:
 
     # Delivering
 
-    async def claim_callbacks(self, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
+    async def claim_callbacks(
+        self, now: int, limit: int, bulkhead: Bulkhead | None = None
+    ) -> tuple[list[DueCallback], int | None]:
+        claims: list[DueCallback] = []
+        refused: set[str] = set()
+        retries = True
         # As in claim_tasks.
         async with self._database.reading():
-            claimed = msgspec.json.encode(list(self._claimed_callbacks)).decode()
-            found = await self._database.rows(sql.SELECT_DUE_CALLBACKS, (claimed, limit + 1))
-            claims: list[DueCallback] = []
-            for row in found:
-                callback = rows.due_callback(row)
-                if callback.due_at > now or len(claims) == limit:
-                    return claims, callback.due_at
-                self._claimed_callbacks.add(callback.seq)
-                claims.append(callback)
-            return claims, None
+            while True:
+                parameters = {
+                    "claimed": msgspec.json.encode(list(self._claimed_callbacks)).decode(),
+                    "refused": msgspec.json.encode(list(refused)).decode(),
+                    "retries": retries,
+                    "limit": limit + 1,
+                }
+                found = await self._database.rows(sql.SELECT_DUE_CALLBACKS, parameters)
+                passed_over = False
+                for row in found:
+                    callback = rows.due_callback(row)
+                    if callback.due_at > now or len(claims) == limit:
+                        return claims, callback.due_at
+                    if callback.receiver in refused or (callback.retry and not retries):
+                        continue
+                    if bulkhead is not None and not bulkhead.admit(callback.receiver, retry=callback.retry):
+                        passed_over = True
+                        if callback.retry and bulkhead.retries_full:
+                            retries = False
+                        else:
+                            refused.add(callback.receiver)
+                        continue
+                    self._claimed_callbacks.add(callback.seq)
+                    claims.append(callback)
+                if not passed_over or len(found) <= limit:
+                    return claims, None
 
     def release_callback(self, seq: int) -> None:
         self._claimed_callbacks.discard(seq)

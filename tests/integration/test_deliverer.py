@@ -61,9 +61,9 @@ def new_life(
     return life
 
 
-async def owed(life: Life, count: int = 1) -> list[Callback]:
+async def owed(life: Life, count: int = 1, url: str = "https://app.example/hook") -> list[Callback]:
     """Register callbacks and settle their tasks, so that their webhooks are due."""
-    callbacks = await asyncio.gather(*(life.register(f"t{i}") for i in range(count)))
+    callbacks = await asyncio.gather(*(life.register(f"{url}-{i}", url=url) for i in range(count)))
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","state":"success"}')
     now = life.clock.now()
     await asyncio.gather(
@@ -376,5 +376,28 @@ def test_a_cancelled_callback_is_not_sent_again(tmp_path: Path) -> None:
         assert (await life.look(callback)).state is CallbackState.CANCELLED
         assert (len(receiver.times), life.claims) == (1, 0)
         await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_hanging_receiver_delays_nobody_else(tmp_path: Path) -> None:
+    """500 webhooks wait on a receiver that never answers: those of another one go out as if it were not there."""
+
+    class Mixed(Receiver):
+        async def answer(self, request: httpx.Request) -> httpx.Response:
+            if request.url.host.startswith("hangs"):
+                await asyncio.sleep(3600)
+            return await super().answer(request)
+
+    async def main() -> None:
+        receiver = Mixed(httpx.Response(204), takes_s=0.01)
+        life = await new_life(tmp_path / "gateway.db", receiver).start()
+        await owed(life, 500, url="https://hangs.example/hook")
+        await asyncio.sleep(1)
+        started = life.clock.monotonic()
+        await owed(life, 50, url="https://works.example/hook")
+        await until(lambda: len(receiver.times) == 50, limit_s=10)
+        assert max(receiver.times) - started < 0.1
+        await life.stop(0)
 
     run_virtual(main())

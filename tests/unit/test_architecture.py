@@ -37,6 +37,7 @@ LAYERS = {
         "profile",
         "durations",
         "timetable",
+        "bulkhead",
     ),
     "base": ("config", "settings", "errors", "telemetry", "clock", "__init__"),
 }

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.telemetry import Metrics, receiver_of
+from gateway.model import receiver_of
+from gateway.telemetry import Metrics
 
 
 @pytest.mark.parametrize(

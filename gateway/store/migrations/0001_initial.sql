@@ -45,6 +45,7 @@ CREATE TABLE callbacks (
     client          TEXT NOT NULL,
     task_seq        INTEGER NOT NULL REFERENCES tasks (seq),
     url             TEXT NOT NULL,
+    receiver        TEXT NOT NULL,               -- scheme, host and port of the URL
     metadata        BLOB NOT NULL,               -- encoded JSON object
     timeout_s       INTEGER NOT NULL,
     state           TEXT NOT NULL DEFAULT 'waiting'
@@ -69,7 +70,7 @@ CREATE TABLE callbacks (
 ) STRICT;
 
 -- The deliverer's question: which webhooks are due?
-CREATE INDEX callbacks_due ON callbacks (next_attempt_at) WHERE state = 'pending';
+CREATE INDEX callbacks_due ON callbacks (next_attempt_at, receiver, budget_used) WHERE state = 'pending';
 -- The poller's question: whose time has passed?
 CREATE INDEX callbacks_expiring ON callbacks (expires_at) WHERE state = 'waiting';
 -- The janitor's question, and the list of dead letters.
