@@ -39,6 +39,8 @@ _RESTART_GRACE_MS = 600_000
 """… and from the start where it passed before that."""
 _FAILED_PAUSE_S = 1.0
 """How long a task stays claimed whose poll could not be stored, or met a defect."""
+_PROBE_TASK_ID = "gateway-key-probe"
+"""What a refused key is tried with where no task is due: an accepted one gets "unknown task"."""
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
@@ -95,6 +97,10 @@ class Poller:
                 self._timetable.polled(claim, now)
                 self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
             started = len(claims)
+            if not claims and self._key.refusal is not None:
+                await queries.reserve(1)
+                self._in_flight.start(self._probe(), "poll-probe")
+                started = 1
         finally:
             queries.give_back(free - started)
             queries.polls_sent(started)
@@ -137,9 +143,16 @@ class Poller:
             raise
 
     async def _ask(self, claim: DueTask) -> None:
+        await self._store_result(claim, await self._query(claim.task_id))
+
+    async def _probe(self) -> None:
+        """Ask about no task: with none due a refused key would stay refused, and readiness red, for ever."""
+        await self._query(_PROBE_TASK_ID)
+
+    async def _query(self, task_id: str) -> PollResult:
         started = self._clock.monotonic()
         try:
-            result = await self._upstream.poll(claim.task_id)
+            result = await self._upstream.poll(task_id)
         finally:
             self._key.queries.end()
             self._wake.set()  # a place in the rate limit may have its time now
@@ -147,7 +160,7 @@ class Poller:
         self._metrics.polls.labels(self._upstream.name, result.kind).inc()
         self._key.judge(result)
         self._timetable.limit_budget(self._key.queries.rate_per_s)
-        await self._store_result(claim, result)
+        return result
 
     async def _store_result(self, claim: DueTask, result: PollResult) -> None:
         now = self._clock.now()

@@ -294,6 +294,25 @@ def test_a_refused_key_loses_nothing_and_recovers(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
+    """Readiness does not stay red for want of a task: the key is probed without one, as slowly."""
+
+    async def main() -> None:
+        upstream = Upstream(*[said(401, error(401))] * 3, said(404, error(404)))
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t")
+        await until(lambda: life.key.refusal is not None)
+        await life.store.cancel("", callback.id, life.clock.now())
+        await until(lambda: life.key.refusal is None, limit_s=300)
+        assert upstream.times == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210)]
+        await asyncio.sleep(600)
+        assert len(upstream.asked) == 4
+        assert life.key.queries._limiter.in_flight == 0
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_a_lower_tier_is_adopted(tmp_path: Path) -> None:
     """The limit that a 429 names holds from then on, and the schedule reckons with it."""
 
@@ -524,11 +543,11 @@ def test_polls_that_cannot_be_reserved_are_not_made(tmp_path: Path) -> None:
         life.connection.broken = "disk full"
         await asyncio.sleep(10)
         assert (upstream.asked, life.claims, life.key.queries._limiter.in_flight) == ([], 0, 0)
-        assert life.store.failing is not None
+        assert bool(life.store.failing)
         life.connection.broken = None
         await asyncio.sleep(31)
         assert (await life.look(callback)).state is CallbackState.PENDING
-        assert life.store.failing is None
+        assert not bool(life.store.failing)
         await life.stop()
 
     run_virtual(main())
