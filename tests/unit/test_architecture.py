@@ -34,6 +34,7 @@ LAYERS = {
         "retry",
         "ratelimit",
         "signature",
+        "ed25519",
         "profile",
         "durations",
         "timetable",
