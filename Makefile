@@ -50,7 +50,7 @@ wheel: $(VENV)/.runtime ## Build the wheel into dist/
 	@ls dist/*.whl
 
 lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
-	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --group dev --group build -o requirements-dev.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --group dev --group build -o requirements-dev.lock
 	@$(COMPILE) -c requirements-dev.lock pyproject.toml -o requirements.lock
 	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
 

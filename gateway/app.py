@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import random
+import resource
 import signal
 import socket
 from collections.abc import Generator, Mapping, Sequence
@@ -34,6 +35,7 @@ from gateway.clock import Clock, SystemClock, wait_for_event
 from gateway.config import RateWindow, Settings, UpstreamSettings, config_dir, database_path
 from gateway.deliverer import Deliverer
 from gateway.errors import ConfigError, GatewayError
+from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow, system_resolve
@@ -59,7 +61,7 @@ _DEFAULT_UPSTREAM = "aigptimage"
 _USER_AGENT = f"webhook-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
 _UPSTREAM_CONNECTIONS = 64
-_INBOUND_CONNECTIONS = 4096
+_RESERVED_FILES = 512  # for the connections above, the database and whatever else is not a client's
 _KEEP_ALIVE_S = 75
 _UNLIMITED_PER_S = 1e6
 
@@ -256,7 +258,7 @@ async def _serve(settings: Settings) -> None:
         gateway = Gateway(settings, SystemClock())
         config = uvicorn.Config(
             gateway,
-            http="httptools",
+            http=InboundProtocol,
             ws="none",
             interface="asgi3",
             lifespan="off",
@@ -264,7 +266,7 @@ async def _serve(settings: Settings) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=_INBOUND_CONNECTIONS,
+            limit_concurrency=_connection_limit(),
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
@@ -274,6 +276,21 @@ async def _serve(settings: Settings) -> None:
         listener.close()
     if server.failure is not None:
         raise server.failure
+
+
+def _connection_limit() -> int:
+    """Return how many clients may be connected, with as many open files allowed to the process as that takes.
+
+    The usual limit of 1,024 files would be reached first, and then neither receivers nor the upstream either.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = InboundProtocol.max_connections + _RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return InboundProtocol.max_connections
+    return min(InboundProtocol.max_connections, max(soft // 4, soft - _RESERVED_FILES))
 
 
 def _listen(host: str, port: int) -> socket.socket:

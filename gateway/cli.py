@@ -97,11 +97,13 @@ def check_config(config: Path | None, /) -> None:
 
 
 @cli.command("make-secret")
-def make_secret() -> None:
+@click.option("--ed25519", is_flag=True, help="A key pair: whsk_… to sign with, then whpk_… for receivers.")
+def make_secret(*, ed25519: bool) -> None:
     """Print a new webhook secret (whsec_…)."""
     from gateway import signature
 
-    click.echo(signature.make_secret())
+    for line in signature.make_key_pair() if ed25519 else (signature.make_secret(),):
+        click.echo(line)
 
 
 def _client_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -202,7 +204,9 @@ def cancel(config: Path | None, /, callback_id: str, **options: Any) -> None:
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
-@click.option("--secret", "secrets", multiple=True, help="whsec_…; default: the gateway's own, where it can be read.")
+@click.option(
+    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
+)
 @click.pass_obj
 def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...]) -> None:
     """Receive webhooks, verify each one and print it."""
@@ -214,7 +218,9 @@ def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...
 @cli.command()
 @click.argument("body", type=click.File("rb"))
 @click.argument("headers", type=click.File("r"))
-@click.option("--secret", "secrets", multiple=True, help="whsec_…; default: the gateway's own, where it can be read.")
+@click.option(
+    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
+)
 @click.option("--tolerance-seconds", type=float, default=300, show_default=True, help="How old it may be.")
 @click.pass_obj
 def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, ...], tolerance_seconds: float) -> None:
@@ -231,10 +237,10 @@ def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, 
 def _settings(config: Path | None) -> "Settings":
     from gateway.config import load
     from gateway.netguard import parse_allow
-    from gateway.signature import parse_secrets
+    from gateway.signature import Signer, parse_secrets
 
-    validators = {
-        "webhook_secret": lambda secrets: parse_secrets(" ".join(secrets)),
+    validators: dict[str, Callable[[Any], object]] = {
+        "webhook_secret": lambda secrets: Signer(parse_secrets(" ".join(secrets))),
         "callback_allow": lambda entries: parse_allow(",".join(entries)),
     }
     return load(os.environ, config, validators)

@@ -10,16 +10,19 @@
     ├── StoreError             the database cannot answer; callers may try again
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
     └── RequestError           an HTTP request that is answered with problem+json
+        ├── MalformedRequest          400  invalid_request
         ├── InvalidJson               400  invalid_json
         ├── Unauthorized              401  unauthorized
         ├── NotFound                  404  not_found
         ├── MethodNotAllowed          405  method_not_allowed
+        ├── RequestTimeout            408  invalid_request
         ├── Conflict                  409  conflict
         ├── TooLarge                  413  too_large
         ├── UnsupportedMediaType      415  unsupported_media_type
         ├── InvalidRequest            422  invalid_request
         ├── CallbackNotAllowed        422  callback_not_allowed
         ├── RateLimited               429  rate_limited
+        ├── HeadTooLarge              431  too_large
         └── Unavailable               503  unavailable
 
 Messages are safe to show to whoever made the request: they never hold a secret or a URL's query string.
@@ -35,12 +38,15 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "GatewayError",
+    "HeadTooLarge",
     "InvalidJson",
     "InvalidRequest",
+    "MalformedRequest",
     "MethodNotAllowed",
     "NotFound",
     "RateLimited",
     "RequestError",
+    "RequestTimeout",
     "SecretError",
     "StoreError",
     "StoreUnusable",
@@ -112,6 +118,10 @@ class RequestError(GatewayError):
         self.headers = dict(headers or {})
 
 
+class MalformedRequest(RequestError):
+    status, code, title = 400, "invalid_request", "The request is not HTTP"
+
+
 class InvalidJson(RequestError):
     status, code, title = 400, "invalid_json", "The body is not valid JSON"
 
@@ -130,6 +140,14 @@ class NotFound(RequestError):
 
 class MethodNotAllowed(RequestError):
     status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class RequestTimeout(RequestError):
+    status, code, title = 408, "invalid_request", "The request took too long to arrive"
+
+    def __init__(self, message: str) -> None:
+        # What is still to come must not be taken for the connection's next request.
+        super().__init__(message, headers={"connection": "close"})
 
 
 class Conflict(RequestError):
@@ -154,6 +172,10 @@ class CallbackNotAllowed(RequestError):
 
 class RateLimited(RequestError):
     status, code, title = 429, "rate_limited", "Too many requests"
+
+
+class HeadTooLarge(RequestError):
+    status, code, title = 431, "too_large", "The request's head is too large"
 
 
 class Unavailable(RequestError):

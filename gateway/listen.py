@@ -10,12 +10,12 @@ from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError
 from gateway.receiver import ReceivedWebhook, Receiver, pretty
-from gateway.signature import Secret
+from gateway.signature import Key
 
 __all__ = ["run"]
 
 
-def run(secrets: Sequence[Secret], host: str, port: int, *, colour: bool) -> None:
+def run(secrets: Sequence[Key], host: str, port: int, *, colour: bool) -> None:
     """Listen until told to stop; raise GatewayError where the address cannot be had."""
     try:
         uvloop.run(_run(secrets, host, port, colour=colour))
@@ -23,7 +23,7 @@ def run(secrets: Sequence[Secret], host: str, port: int, *, colour: bool) -> Non
         raise GatewayError(f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Choose another --port.") from exc
 
 
-async def _run(secrets: Sequence[Secret], host: str, port: int, *, colour: bool) -> None:
+async def _run(secrets: Sequence[Key], host: str, port: int, *, colour: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

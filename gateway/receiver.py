@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.clock import Clock
 from gateway.errors import VerificationError
-from gateway.signature import ID_HEADER, Secret, VerifiedWebhook, verify
+from gateway.signature import ID_HEADER, Key, VerifiedWebhook, verify
 
 __all__ = ["ReceivedWebhook", "Receiver", "pretty", "verify_saved"]
 
@@ -48,7 +48,7 @@ class Receiver:
     sends again. The last 10,000 verified ids are remembered to mark duplicates; nothing is filtered out.
     """
 
-    def __init__(self, secrets: Sequence[Secret], clock: Clock, on_webhook: Callable[[ReceivedWebhook], None]) -> None:
+    def __init__(self, secrets: Sequence[Key], clock: Clock, on_webhook: Callable[[ReceivedWebhook], None]) -> None:
         self._secrets = tuple(secrets)
         self._clock = clock
         self._on_webhook = on_webhook
@@ -125,7 +125,7 @@ async def _answer(send: Send, status: int, problem: str | None = None, **headers
 
 
 def verify_saved(
-    body: bytes, headers_text: str, secrets: Sequence[Secret], now_s: float, tolerance_s: float = 300
+    body: bytes, headers_text: str, secrets: Sequence[Key], now_s: float, tolerance_s: float = 300
 ) -> VerifiedWebhook:
     """Verify a webhook from a saved body and the saved text of its request headers.
 

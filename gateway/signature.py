@@ -1,11 +1,11 @@
 """Standard Webhooks 1.0 signatures: secrets, signing, verifying.
 
-Owns the form of ``whsec_`` secrets, the signed content ``id.timestamp.body`` and the three ``webhook-…`` headers.
+Owns the form of secrets and keys, the signed content ``id.timestamp.body`` and the three ``webhook-…`` headers.
 Pure: no I/O, no clock, no settings; the caller says what time it is. The deliverer signs with ``Signer``; the receiver
 and people's own Python receivers call ``verify``.
 
 The signature header is a list of ``version,signature`` entries. Each kind of key makes its own version of entry from
-the same content, so another version is another key class with ``entry`` and a line in ``verify``.
+the same content: a shared secret (``whsec_``) ``v1``, a key pair (``whsk_`` and ``whpk_``, in ``ed25519``) ``v1a``.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from secrets import token_bytes
+from types import ModuleType
+from typing import ClassVar, Protocol
 
 from itsdangerous.signer import HMACAlgorithm
 
@@ -24,9 +26,11 @@ __all__ = [
     "ID_HEADER",
     "SIGNATURE_HEADER",
     "TIMESTAMP_HEADER",
+    "Key",
     "Secret",
     "Signer",
     "VerifiedWebhook",
+    "make_key_pair",
     "make_secret",
     "parse_secret",
     "parse_secrets",
@@ -38,6 +42,7 @@ TIMESTAMP_HEADER = "webhook-timestamp"
 SIGNATURE_HEADER = "webhook-signature"
 
 _PREFIX = "whsec_"
+_SIGNING_PREFIX, _PUBLIC_PREFIX = "whsk_", "whpk_"
 _MIN_KEY_BYTES, _MAX_KEY_BYTES = 24, 64
 _NEW_KEY_BYTES = 32
 
@@ -52,35 +57,85 @@ _MAX_LIST_CHARS = 8192
 _hmac_sha256 = HMACAlgorithm(hashlib.sha256).get_signature
 
 
+class Key(Protocol):
+    """What signs or verifies, of whichever kind."""
+
+    @property
+    def version(self) -> str:
+        """What its entries in the signature header begin with."""
+
+    @property
+    def signs(self) -> bool:
+        """False for a key that verifies only."""
+
+    def entry(self, content: bytes) -> str:
+        """Sign the content as one entry of the signature header."""
+
+    def matches(self, content: bytes, entries: Sequence[str]) -> bool:
+        """Tell whether one of the entries, all of its version, is a signature of the content."""
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A key that sender and receiver share. Neither repr nor str shows it, so a log line cannot leak it."""
 
+    version: ClassVar[str] = "v1"
+    signs: ClassVar[bool] = True
     key: bytes = field(repr=False)
 
     def entry(self, content: bytes) -> str:
         """Sign the content as one ``v1,…`` entry of the signature header."""
         return "v1," + b2a_base64(_hmac_sha256(self.key, content), newline=False).decode("ascii")
 
+    def matches(self, content: bytes, entries: Sequence[str]) -> bool:
+        """Tell whether one of the ``v1,…`` entries is this key's, in constant time."""
+        # Whole entries are compared as text, never decoded: a malformed one is then just one that does not match, and
+        # there is one spelling of each signature only.
+        expected = self.entry(content).encode("ascii")
+        matched = False
+        for entry in entries:
+            matched |= compare_digest(expected, entry.encode("utf-8", "replace"))
+        return matched
 
-def parse_secret(text: str) -> Secret:
+
+def parse_secret(text: str) -> Key:
     """Read a secret: base64 of 24 to 64 bytes, padded or not, with or without ``whsec_`` before it.
 
-    Raises SecretError, which says what is wrong without repeating any of the text.
+    Or a key of a pair: ``whsk_`` and base64 of a 32-byte seed, with its public key after it or not, or ``whpk_`` and
+    base64 of the public key. Raises SecretError, which says what is wrong without repeating any of the text.
     """
-    encoded = text.strip().removeprefix(_PREFIX).rstrip("=")
-    if not encoded:
-        raise SecretError("the secret is empty; `gateway make-secret` makes one")
-    try:
-        key = a2b_base64(encoded + "=" * (-len(encoded) % 4), strict_mode=True)
-    except ValueError:
-        raise SecretError("the secret is not whsec_ followed by base64 (letters, digits, + and /)") from None
+    text = text.strip()
+    if text.startswith(_SIGNING_PREFIX):
+        return _ed25519().read_signing_key(_decode(text, _SIGNING_PREFIX))  # type: ignore[no-any-return]
+    if text.startswith(_PUBLIC_PREFIX):
+        return _ed25519().read_public_key(_decode(text, _PUBLIC_PREFIX))  # type: ignore[no-any-return]
+    key = _decode(text, _PREFIX)
     if not _MIN_KEY_BYTES <= len(key) <= _MAX_KEY_BYTES:
         raise SecretError(f"the secret has {len(key)} bytes; it must have {_MIN_KEY_BYTES} to {_MAX_KEY_BYTES}")
     return Secret(key)
 
 
-def parse_secrets(text: str) -> tuple[Secret, ...]:
+def _decode(text: str, prefix: str) -> bytes:
+    encoded = text.removeprefix(prefix).rstrip("=")
+    if not encoded:
+        raise SecretError("the secret is empty; `gateway make-secret` makes one")
+    try:
+        return a2b_base64(encoded + "=" * (-len(encoded) % 4), strict_mode=True)
+    except ValueError:
+        raise SecretError(f"the secret is not {prefix} followed by base64 (letters, digits, + and /)") from None
+
+
+def _ed25519() -> ModuleType:
+    try:
+        from gateway import ed25519
+    except ModuleNotFoundError as exc:
+        raise SecretError(
+            "keys that begin with whsk_ or whpk_ need an extra: pip install 'webhook-gateway[ed25519]'"
+        ) from exc
+    return ed25519
+
+
+def parse_secrets(text: str) -> tuple[Key, ...]:
     """Read one or more secrets separated by white space; raises SecretError that says which one is wrong and why."""
     parts = text.split()
     if not parts:
@@ -101,12 +156,26 @@ def make_secret() -> str:
     return _PREFIX + b2a_base64(token_bytes(_NEW_KEY_BYTES), newline=False).decode("ascii")
 
 
+def make_key_pair() -> tuple[str, str]:
+    """Make a new random key pair in its written form: ``whsk_…``, which signs, and ``whpk_…``, which receivers get.
+
+    Raises SecretError where the extra is not installed.
+    """
+    signing, public = _ed25519().make_key_pair()
+    return (
+        _SIGNING_PREFIX + b2a_base64(signing, newline=False).decode("ascii"),
+        _PUBLIC_PREFIX + b2a_base64(public, newline=False).decode("ascii"),
+    )
+
+
 class Signer:
     """Signs with every secret at once, so that receivers verify with the old or the new one while secrets rotate."""
 
-    def __init__(self, secrets: Sequence[Secret]) -> None:
+    def __init__(self, secrets: Sequence[Key]) -> None:
         if not secrets:
             raise SecretError("no secret to sign with")
+        if not all(secret.signs for secret in secrets):
+            raise SecretError("a public key (whpk_) verifies only: put its whsk_ key here, and give whpk_ to receivers")
         self._secrets = tuple(secrets)
 
     def sign(self, webhook_id: str, timestamp_s: int, body: bytes) -> str:
@@ -136,7 +205,7 @@ class VerifiedWebhook:
 
 
 def verify(
-    secrets: Sequence[Secret],
+    secrets: Sequence[Key],
     headers: Mapping[str, str],
     body: bytes,
     *,
@@ -167,17 +236,14 @@ def verify(
             f"webhook-timestamp is {-age_s:.0f} s in the future; at most {tolerance_s:g} s are accepted"
         )
 
-    # Whole entries are compared as text, never decoded: a malformed one is then just one that does not match, and
-    # there is one spelling of each signature only.
-    entries = [entry.encode("utf-8", "replace") for entry in signatures.split() if entry.startswith("v1,")]
-    if not entries:
-        raise VerificationError("webhook-signature has no v1 entry")
+    versions = sorted({secret.version for secret in secrets})
+    entries = {version: [e for e in signatures.split() if e.startswith(f"{version},")] for version in versions}
+    if not any(entries.values()):
+        raise VerificationError(f"webhook-signature has no {' or '.join(versions)} entry")
     content = f"{webhook_id}.{timestamp}.".encode("ascii") + body
     matched = False
     for secret in secrets:
-        expected = secret.entry(content).encode("ascii")
-        for entry in entries:
-            matched |= compare_digest(expected, entry)
+        matched |= secret.matches(content, entries[secret.version])
     if not matched:
         raise VerificationError("no signature matches: the secret is another, or the id, timestamp or body was changed")
     return VerifiedWebhook(webhook_id, int(timestamp))

@@ -19,6 +19,7 @@ _ERRORS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
     404: "There is no such thing, or it is another client's.",
+    408: "The body took too long to arrive.",
     409: "The present state does not allow this.",
     413: "The body is too large.",
     415: "The body is not application/json.",
@@ -43,7 +44,7 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Register a callback for a task",
                     {201: {"the new callback": callback}, 200: {"the one already registered": callback}},
-                    (400, 401, 409, 413, 415, 422, 503),
+                    (400, 401, 408, 409, 413, 415, 422, 503),
                     body=request,
                 ),
                 "get": _operation(
@@ -62,7 +63,7 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Register up to 1,000 callbacks; each is judged by itself",
                     {200: {"an answer for each, in the order sent": _data(_BATCH_ITEM)}},
-                    (400, 401, 413, 415, 422, 503),
+                    (400, 401, 408, 413, 415, 422, 503),
                     body={
                         "type": "object",
                         "required": ["callbacks"],
@@ -99,7 +100,7 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Redeliver every callback that died within a span of time",
                     {202: {"how many": {"type": "object", "properties": {"count": {"type": "integer"}}}}},
-                    (400, 401, 413, 415, 422, 503),
+                    (400, 401, 408, 413, 415, 422, 503),
                     body=redeliveries,
                 )
             },

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.clock import to_iso
-from gateway.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
+from gateway.errors import InvalidJson, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from gateway.model import Attempt, Callback, Task, TaskState
 
 __all__ = [
@@ -182,7 +182,7 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a JSON request's body.
 
-    Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes, or InvalidRequest where it takes longer than 30 s.
+    Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes, or RequestTimeout where it takes longer than 30 s.
     """
     if not _JSON_TYPE.match(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
@@ -200,7 +200,7 @@ async def read_body(request: Request, limit: int) -> bytes:
                 if len(body) > limit:
                     raise too_large
     except TimeoutError:
-        raise InvalidRequest(f"The body did not arrive within {_BODY_TIMEOUT_S:g} s.") from None
+        raise RequestTimeout(f"The body did not arrive within {_BODY_TIMEOUT_S:g} s.") from None
     return bytes(body)
 
 

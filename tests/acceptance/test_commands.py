@@ -200,6 +200,22 @@ def test_make_secret_makes_one_that_can_be_used(tmp_path: Path) -> None:
     assert parse_secrets(f"{first} {second}")
 
 
+def test_make_secret_makes_a_key_pair(tmp_path: Path) -> None:
+    """With --ed25519 the first line signs and the second verifies; the gateway refuses to sign with the second."""
+    signing, public = run("make-secret", "--ed25519", cwd=tmp_path).stdout.split()
+    assert (signing[:5], public[:5]) == ("whsk_", "whpk_")
+    headers = Signer(parse_secrets(signing)).headers("cb_1", 1_700_000_000, b"{}")
+    (tmp_path / "body.json").write_bytes(b"{}")
+    (tmp_path / "headers.json").write_text(json.dumps(headers))
+    words = ("verify", "body.json", "headers.json", "--tolerance-seconds", "1e12", "--secret")
+    assert run(*words, public, cwd=tmp_path).returncode == 0
+    assert run(*words, SECRET, cwd=tmp_path).returncode == 1
+    refused = run("check-config", cwd=tmp_path, GATEWAY_WEBHOOK_SECRET=public)
+    assert refused.returncode == 2
+    assert "whpk_" in refused.stderr
+    assert run("check-config", cwd=tmp_path, GATEWAY_WEBHOOK_SECRET=f"{SECRET} {signing}").returncode == 0
+
+
 async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
     """`gateway listen` prints each webhook with its verdict and answers 204 or 401."""
     process = await asyncio.create_subprocess_exec(

@@ -13,7 +13,7 @@ LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
     "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "simulator"),
     "wiring": ("app",),
-    "http": ("api", "dashboard"),
+    "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor"),
     "edges": (
         "upstream",
@@ -34,6 +34,7 @@ LAYERS = {
         "retry",
         "ratelimit",
         "signature",
+        "ed25519",
         "profile",
         "durations",
         "timetable",
@@ -55,6 +56,7 @@ MAY_IMPORT = {
 
 SIBLINGS = {
     # Where a layer's modules do not know one another, these do.
+    ("inbound", "api"),  # the error format
     ("transport", "netguard"),  # checks the address that is dialled
     ("sender", "transport"),  # its types
     ("poller", "supervisor"),  # how often a loop gives a sign of life

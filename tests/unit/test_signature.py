@@ -74,7 +74,6 @@ def test_key_lengths_of_the_standard_are_accepted(length: int) -> None:
         ("whsec_AAAA=" + encoded(b"k" * 32), "base64"),
         ("whsec_" + base64.urlsafe_b64encode(b"\xff" * 32).decode(), "base64"),
         ("WHSEC_" + encoded(b"k" * 32), "base64"),
-        ("whsk_" + encoded(b"k" * 32), "base64"),
         ("whsec_pässword" + encoded(b"k" * 32), "base64"),
     ],
 )

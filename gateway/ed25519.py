@@ -1,0 +1,94 @@
+"""Key pairs for webhooks: the ``v1a`` entries of the signature header (ed25519, RFC 8032).
+
+Owns both kinds of key: the one that signs (``whsk_``) stays with the sender, receivers verify with the other
+(``whpk_``), which forges nothing. Needs the package's extra of the same name, so only ``signature`` imports it, where
+it meets such a key. Pure: no I/O, no clock, no settings.
+"""
+
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from gateway.errors import SecretError
+
+__all__ = ["PublicKey", "SigningKey", "make_key_pair", "read_public_key", "read_signing_key"]
+
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """What receivers verify with."""
+
+    version: ClassVar[str] = "v1a"
+    signs: ClassVar[bool] = False
+    key: Ed25519PublicKey = field(repr=False)
+
+    def entry(self, content: bytes) -> str:
+        """Refuse: a public key signs nothing."""
+        raise SecretError("a public key (whpk_) verifies only; sign with its whsk_ key")
+
+    def matches(self, content: bytes, entries: Sequence[str]) -> bool:
+        """Tell whether one of the ``v1a,…`` entries is a signature of the content."""
+        return any(self._signed(content, entry.partition(",")[2]) for entry in entries)
+
+    def _signed(self, content: bytes, encoded: str) -> bool:
+        try:
+            signature = a2b_base64(encoded, strict_mode=True)
+            # Only one spelling of a signature counts, as with v1: base64 leaves some bits of its end open.
+            if b2a_base64(signature, newline=False).decode("ascii") != encoded:
+                return False
+            self.key.verify(signature, content)
+        except (ValueError, InvalidSignature):
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What the sender signs with; it verifies too. Neither repr nor str shows it."""
+
+    version: ClassVar[str] = "v1a"
+    signs: ClassVar[bool] = True
+    key: Ed25519PrivateKey = field(repr=False)
+    public: PublicKey = field(repr=False)
+
+    def entry(self, content: bytes) -> str:
+        """Sign the content as one ``v1a,…`` entry of the signature header."""
+        return "v1a," + b2a_base64(self.key.sign(content), newline=False).decode("ascii")
+
+    def matches(self, content: bytes, entries: Sequence[str]) -> bool:
+        """Tell whether one of the ``v1a,…`` entries is a signature of the content."""
+        return self.public.matches(content, entries)
+
+
+def read_signing_key(raw: bytes) -> SigningKey:
+    """Read the bytes of a ``whsk_`` key: a seed of 32, or the 64 of the seed and its public key.
+
+    Raises SecretError for another length, or a public key that is not the seed's.
+    """
+    if len(raw) not in (_KEY_BYTES, 2 * _KEY_BYTES):
+        raise SecretError(f"the whsk_ key has {len(raw)} bytes; it must have {_KEY_BYTES} or {2 * _KEY_BYTES}")
+    key = Ed25519PrivateKey.from_private_bytes(raw[:_KEY_BYTES])
+    public = key.public_key()
+    if raw[_KEY_BYTES:] not in (b"", public.public_bytes_raw()):
+        raise SecretError("the whsk_ key's second half is not the public key of its first")
+    return SigningKey(key, PublicKey(public))
+
+
+def read_public_key(raw: bytes) -> PublicKey:
+    """Read the 32 bytes of a ``whpk_`` key; raises SecretError for another length."""
+    if len(raw) != _KEY_BYTES:
+        raise SecretError(f"the whpk_ key has {len(raw)} bytes; it must have {_KEY_BYTES}")
+    return PublicKey(Ed25519PublicKey.from_public_bytes(raw))
+
+
+def make_key_pair() -> tuple[bytes, bytes]:
+    """Make a new random pair: the bytes of the ``whsk_`` key (seed and public key) and of the ``whpk_`` key."""
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    return key.private_bytes_raw() + public, public

@@ -1,0 +1,255 @@
+"""What one client's connection may cost: the HTTP protocol that ``gateway serve`` listens with.
+
+Owns the limits that uvicorn leaves open, and the answers where a request never becomes one: the size and the time of
+a request's head, malformed HTTP, connections and pipelined requests beyond their number, bodies that trickle after
+their answer, and answers that nobody reads. It must not know a route; how long a body may take while it is wanted and
+how large it may be belong to ``api.schema``. Handed to uvicorn by the wiring.
+
+A request that costs nothing extra is the common case, so a timer starts only where a client still owes something once
+its bytes have been parsed; a request that arrives in one piece starts none.
+"""
+
+import asyncio
+from typing import Any, ClassVar
+
+import httptools
+import msgspec
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway.api.problems import PROBLEM_TYPE, problem
+from gateway.errors import HeadTooLarge, MalformedRequest, RequestError, RequestTimeout, Unavailable
+
+__all__ = ["InboundProtocol"]
+
+_log = structlog.get_logger()
+
+
+class InboundProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 connection with limits; their values are class attributes, so that a subclass may differ.
+
+    The number of connections is uvicorn's ``limit_concurrency`` where that is set.
+    """
+
+    max_connections: ClassVar[int] = 4096
+    max_head_bytes: ClassVar[int] = 64 * 1024
+    max_pipelined: ClassVar[int] = 64
+    """Requests that may wait on one connection: one read can hold thousands, at a few KiB of memory each."""
+    head_s: ClassVar[float] = 10.0
+    """From connecting to the first byte, from there to the end of the head, and for a body that is no longer wanted."""
+    read_s: ClassVar[float] = 30.0
+    """For the client to take an answer that has been written."""
+    linger_s: ClassVar[float] = 2.0
+    """For the client to read why it was refused, or to go when the gateway ends."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._max_connections = config.limit_concurrency or self.max_connections
+        self.limit_concurrency = None  # uvicorn's own check answers in plain text
+        self._in_body = False
+        self._ended_head: object = None  # the headers of the last head that ended: others belong to one that has not
+        self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
+        self._oversized = False  # the bytes being parsed may hold a head above the limit
+        self._refusal: RequestError | None = None
+        self._deadline: asyncio.TimerHandle | None = None  # for what the client owes
+        self._stalled: asyncio.TimerHandle | None = None  # for what it does not read
+        self._cut: asyncio.TimerHandle | None = None  # after which a closing connection is cut
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # Tasks too: a client that hangs up while its request waits leaves the task running.
+        if max(len(self.connections), len(self.tasks)) > self._max_connections:
+            self.connections.discard(self)
+            _log.warning("inbound.connection_refused", limit=self._max_connections)
+            self._refuse(Unavailable(f"The gateway serves at most {self._max_connections} connections; try again."))
+            return
+        self._deadline = self.loop.call_later(self.head_s, self._overdue)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._deadline, self._stalled, self._cut):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+        if self.flow is not None:
+            self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
+        if self._refusal is not None:
+            return  # thrown away, so that the client gets to read the answer
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        if self._deadline is not None and not self._unclaimed and not self._in_body and not self._in_head():
+            self._forget_deadline()  # the first byte came in time; the head has its own
+        self._unclaimed += len(data)
+        self._oversized = self._unclaimed > self.max_head_bytes
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # to nothing that is spoken here: the request is answered as if it had not asked
+        except httptools.HttpParserError as exc:
+            cause = exc.__context__
+            malformed = MalformedRequest("This is not HTTP/1.1 as RFC 9112 writes it.")
+            self._refuse(cause if isinstance(cause, RequestError) else malformed)
+            return
+        # Not only heads: what a chunked body has between its parts and in its trailer is bounded by this too.
+        if self._unclaimed > self.max_head_bytes:
+            self._refuse(self._too_large())
+            return
+        # Most often the request is complete, and it is the gateway's turn.
+        if self._unclaimed or self._in_body or self._deadline is not None or self._in_head():
+            self._await_client()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._cut_after(self.linger_s)
+
+    # What the parser finds
+
+    def on_headers_complete(self) -> None:
+        # The bytes counted may belong to a body too, so they only say when it is worth adding up the head itself.
+        if self._oversized and self._head_bytes() > self.max_head_bytes:
+            raise self._too_large()
+        if len(self.pipeline) >= self.max_pipelined:
+            raise Unavailable(f"At most {self.max_pipelined} requests may wait on one connection.")
+        self._ended_head = self.headers
+        self._in_body = True
+        self._unclaimed = 0
+        if self._deadline is not None:
+            self._forget_deadline()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unclaimed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._unclaimed = 0
+        super().on_message_complete()
+
+    # Clients that take their time
+
+    def _await_client(self) -> None:
+        """Give the client a deadline where it has begun something that it must end."""
+        if self._in_head() or self._unwanted_body() or (self._unclaimed and not self._in_body):
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self.head_s, self._overdue)
+            return
+        if self._deadline is not None:
+            self._forget_deadline()
+        if not self._in_body and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            # Its answer came before the end of its body, which took the place of the idle time that began with it.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _overdue(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:
+            # The requests before it are not answered yet: it is the gateway that does not read.
+            self._await_client()
+        elif self._in_head():
+            self._refuse(RequestTimeout(f"The request's head did not arrive within {self.head_s:g} s."))
+        elif self._unwanted_body() or self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+            self._cut_after(self.read_s)
+
+    def _unwanted_body(self) -> bool:
+        return self._in_body and self.cycle.response_complete
+
+    def _in_head(self) -> bool:
+        return self.headers is not self._ended_head
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self.read_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def on_response_complete(self) -> None:
+        others_wait = bool(self.pipeline)
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._cut_after(self.read_s)
+        elif others_wait:
+            pass
+        elif self._refusal is not None:
+            self._answer(self._refusal)
+        elif self._in_body:
+            self._await_client()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._cut_after(self.linger_s)
+
+    def _cut_after(self, seconds: float) -> None:
+        """Cut the closing connection then: closing alone waits for ever for a client that does not read."""
+        if self._cut is None:
+            self._cut = self.loop.call_later(seconds, self.transport.abort)
+
+    # Refusals
+
+    def _refuse(self, refusal: RequestError) -> None:
+        """Take nothing more from this client, and tell it why once the requests before have their answers."""
+        self._refusal = refusal
+        self._forget_deadline()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if cycle.more_body and not self.pipeline:
+                # It is this request that is broken: the application is told that its client went.
+                cycle.disconnected = True
+                cycle.message_event.set()
+                if cycle.response_started:
+                    self.transport.abort()
+                    return
+            else:
+                if cycle.more_body:
+                    self.pipeline.popleft()  # the same, but it has not begun
+                self.flow.pause_reading()
+                return
+        self._answer(refusal)
+
+    def _answer(self, refusal: RequestError) -> None:
+        """Write the refusal, then wait for the client to close: with bytes left unread it might never see it."""
+        body = msgspec.json.encode(problem(refusal))
+        headers = refusal.headers | {
+            "content-type": PROBLEM_TYPE,
+            "content-length": str(len(body)),
+            "connection": "close",
+        }
+        pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers + pairs)
+        self._unset_keepalive_if_required()
+        self.transport.write(STATUS_LINE[refusal.status] + head + b"\r\n" + body)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._cut_after(self.linger_s)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _too_large(self) -> HeadTooLarge:
+        return HeadTooLarge(f"The request's head may have at most {self.max_head_bytes} bytes.")
