@@ -29,7 +29,8 @@ from gateway import __version__, secretfile
 from gateway.api.auth import AuthMiddleware
 from gateway.api.callbacks import Callbacks
 from gateway.api.operations import Operations
-from gateway.api.problems import EXCEPTION_HANDLERS
+from gateway.api.problems import ErrorAnswers
+from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
 from gateway.clock import Clock, SystemClock, wait_for_event
 from gateway.config import RateWindow, Settings, UpstreamSettings, config_dir, database_path
@@ -99,19 +100,47 @@ class Gateway:
         loops: list[Loop] = [watch.poller for watch in self._watches]
         loops += [deliverer, Janitor(self._store, clock, settings.retention_days)]
         self._supervisor = Supervisor(loops, clock, metrics)
+
+        async def check_url(url: str) -> None:
+            await self._guard.check_registration(url, system_resolve)
+
         callbacks = Callbacks(
             self._store,
             clock,
             metrics,
-            check_url=lambda url: self._guard.check_registration(url, system_resolve),
+            check_url=check_url,
             first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
         )
         tasks = Tasks(self._store, clock, self._draining)
-        operations = Operations(self._store, clock, metrics, unhealthy=self._supervisor.problem, unready=self._unready)
+        default = self._watches[0]
+        proxied = default.upstream.profile if default.upstream.profile.proxy is not None else None
+        operations = Operations(
+            self._store,
+            clock,
+            metrics,
+            unhealthy=self._supervisor.problem,
+            unready=self._unready,
+            calls=None if proxied is None else proxied.proxy,
+        )
+        routes = [*callbacks.routes(), *tasks.routes(), *operations.routes()]
+        self._proxy = None
+        if proxied is not None:
+            self._proxy = UpstreamProxy(
+                self._store,
+                clock,
+                metrics,
+                default.upstream,
+                default.key,
+                default.timetable,
+                check_url=check_url,
+                draining=self._draining,
+            )
+            routes += self._proxy.routes()
+        errors = ErrorAnswers(proxied)
         self._app = Starlette(
-            routes=[*callbacks.routes(), *tasks.routes(), *operations.routes()],
-            middleware=[Middleware(AuthMiddleware, token=settings.token)],
-            exception_handlers=EXCEPTION_HANDLERS,
+            routes=routes,
+            middleware=[Middleware(AuthMiddleware, token=settings.token, errors=errors)],
+            exception_handlers=errors.handlers(),
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
@@ -159,7 +188,10 @@ class Gateway:
     async def drain(self) -> None:
         """Claim nothing more; finish or interrupt what is in flight within the drain time."""
         self.begin_drain()
-        await self._supervisor.drain(self._drain_s)
+        drains = [self._supervisor.drain(self._drain_s)]
+        if self._proxy is not None:
+            drains.append(self._proxy.drain(self._drain_s))
+        await asyncio.gather(*drains)
 
     async def close(self) -> None:
         """Let everything go; safe when nothing was started."""

@@ -9,7 +9,7 @@
     ├── AddressNotAllowed      a callback may not reach this host, address or port
     ├── StoreError             the database cannot answer; callers may try again
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
-    └── RequestError           an HTTP request that is answered with problem+json
+    └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
         ├── MalformedRequest          400  invalid_request
         ├── InvalidJson               400  invalid_json
         ├── Unauthorized              401  unauthorized
@@ -23,7 +23,9 @@
         ├── CallbackNotAllowed        422  callback_not_allowed
         ├── RateLimited               429  rate_limited
         ├── HeadTooLarge              431  too_large
-        └── Unavailable               503  unavailable
+        ├── UpstreamFailed            502  upstream_failed
+        ├── Unavailable               503  unavailable
+        └── UpstreamTimeout           504  upstream_timeout
 
 Messages are safe to show to whoever made the request: they never hold a secret or a URL's query string.
 Expected remote failures (a receiver's 500, an upstream's time-out) are values, not exceptions.
@@ -54,6 +56,8 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UnsupportedMediaType",
+    "UpstreamFailed",
+    "UpstreamTimeout",
     "VerificationError",
 ]
 
@@ -99,7 +103,7 @@ class StoreUnusable(StoreError):
 
 
 class RequestError(GatewayError):
-    """A request that gets a problem+json answer (RFC 9457)."""
+    """A request that gets an error for an answer: problem+json (RFC 9457), or the upstream's envelope."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -173,9 +177,17 @@ class CallbackNotAllowed(RequestError):
 class RateLimited(RequestError):
     status, code, title = 429, "rate_limited", "Too many requests"
 
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message, headers={"retry-after": str(retry_after_s)})
+        self.retry_after_s = retry_after_s
+
 
 class HeadTooLarge(RequestError):
     status, code, title = 431, "too_large", "The request's head is too large"
+
+
+class UpstreamFailed(RequestError):
+    status, code, title = 502, "upstream_failed", "The upstream gave no answer"
 
 
 class Unavailable(RequestError):
@@ -183,3 +195,7 @@ class Unavailable(RequestError):
 
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message, headers={"retry-after": str(retry_after_s)})
+
+
+class UpstreamTimeout(RequestError):
+    status, code, title = 504, "upstream_timeout", "The upstream took too long"

@@ -216,11 +216,7 @@ class Key:
         """Learn from an answer to a query."""
         # Who asked before a pause began says nothing of what comes after it.
         stale = self.refusal is not None and self.queries.blocked
-        if result.kind is PollKind.THROTTLED:
-            self.queries.block(result.retry_after_s or _THROTTLED_S)
-            told = result.told_window
-            if told is not None and self.queries.tighten(*told):
-                _log.warning("upstream.limit_adopted", upstream=self._upstream, limit=told[0], window_s=told[1])
+        self._throttle(self.queries, "query", result)
         if stale or (self.refusal is None and result.kind is not PollKind.KEY_REFUSED):
             return
         if result.kind in _ACCEPTING:
@@ -234,3 +230,15 @@ class Key:
             self.refusal = result.error
             self._probes = min(self._probes + 1, len(_PROBE_S))
         self.queries.block(_PROBE_S[self._probes - 1])
+
+    def judge_create(self, result: PollResult) -> None:
+        """Learn from an answer to a create: its limits only, as a refusal may be about what was to be created."""
+        self._throttle(self.creates, "create", result)
+
+    def _throttle(self, budget: Budget, kind: str, result: PollResult) -> None:
+        if result.kind is not PollKind.THROTTLED:
+            return
+        budget.block(result.retry_after_s or _THROTTLED_S)
+        told = result.told_window
+        if told is not None and budget.tighten(*told):
+            _log.warning("upstream.limit_adopted", upstream=self._upstream, of=kind, limit=told[0], window_s=told[1])

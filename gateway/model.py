@@ -109,6 +109,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: int | None = None
     outcome: bytes | None = None
     """``Outcome.data`` once the task has settled."""
+    born_at: int | None = None
+    """As in DueTask."""
+    model: str | None = None
+    """As in DueTask."""
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +159,8 @@ class NewCallback(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: int
     created_at: int
     first_poll_at: int
+    model: str | None = None
+    """Which model works on the task, where its creation was seen."""
 
     @property
     def receiver(self) -> str:
@@ -240,7 +246,7 @@ class DueTask(msgspec.Struct, frozen=True, kw_only=True):
     born_at: int | None
     """When the upstream says that it was created; None until a poll has told."""
     model: str | None
-    """Which model works on it; None until a poll has told."""
+    """Which model works on it; None until its creation or a poll has told."""
     polls: int
     failures: int
     """Polls in a row that brought no usable answer."""

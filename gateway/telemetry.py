@@ -42,6 +42,12 @@ class Metrics:
         self.loop_restarts = Counter(
             "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"], **names
         )
+        self.proxied_requests = Counter(
+            "gateway_proxied_requests",
+            "Requests for the upstream's own calls, by what became of them.",
+            ["call", "outcome"],
+            **names,
+        )
         self.ready = Gauge("gateway_ready", "1 while /readyz answers 200, else 0.", **names)
 
     def render(self) -> bytes:

@@ -1,28 +1,46 @@
 """The only file that speaks the upstream's HTTP.
 
-Owns the request for a task's status and the bounds around it. Called by the poller; what comes back is a value,
-whatever went wrong.
+Owns the requests and the bounds around them. The poller asks for a task's state, the proxy forwards what clients ask;
+what comes back is a value, whatever went wrong.
 """
 
 import asyncio
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import httpx
 import msgspec
-import structlog
 
 from gateway.clock import Clock
 from gateway.outcome import PollKind, PollResult, read_answer
 from gateway.profile import Profile
 from gateway.retry import parse_retry_after
 
-__all__ = ["Upstream"]
-
-_log = structlog.get_logger()
+__all__ = ["Answer", "NoAnswer", "Upstream"]
 
 _MAX_ANSWER = 4 * 1024 * 1024  # bytes; a task's answer is a few KB
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
+_LEAST_SECRET = 8  # characters
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the upstream answered, as it came."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no answer that could be used."""
+
+    error: str
+    kind: PollKind = PollKind.UNREACHABLE
+    timed_out: bool = False
+    sent: bool = True
+    """Whether the upstream may have had the request, and acted on it."""
 
 
 class Upstream:
@@ -48,7 +66,7 @@ class Upstream:
         self._api_key = api_key
         self._transport = transport
         self._clock = clock
-        self._status_url = base_url.rstrip("/") + profile.request.status_path
+        self._base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._headers = {
             "accept": "application/json",
@@ -65,25 +83,51 @@ class Upstream:
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
             # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
             return PollResult(kind=PollKind.NOT_KNOWN, error="No task has an id with . or .. as a part of its path.")
-        url = self._status_url.replace("{task_id}", quote(task_id, safe=safe))
-        request = httpx.Request("GET", url, headers=self._headers)
+        path = self.profile.request.status_path.replace("{task_id}", quote(task_id, safe=safe))
+        return self.read(task_id, await self.forward("GET", path))
+
+    async def forward(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer | NoAnswer:
+        """Make one request with the key; ``path`` may have a query. The time limit is for all of it."""
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        request = httpx.Request(
+            method, self._base_url + path, headers={**self._headers, **(headers or {})}, content=content
+        )
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
                 try:
                     body = await _read(response)
                 finally:
                     await response.aclose()
         except TimeoutError:
-            return PollResult(
-                kind=PollKind.UNREACHABLE, error=f"The upstream did not answer within {self._timeout_s:g} s."
-            )
+            return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
         except httpx.HTTPError as exc:
-            return PollResult(kind=PollKind.UNREACHABLE, error=f"The upstream could not be reached: {exc}"[:300])
+            return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
         if body is None:
-            return PollResult(kind=PollKind.BROKEN, error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.")
-        retry_after_s = parse_retry_after(response.headers.get("retry-after"), self._clock.now())
-        return self._redacted(read_answer(self.profile, task_id, response.status_code, retry_after_s, body))
+            return NoAnswer(error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.", kind=PollKind.BROKEN)
+        return Answer(response.status_code, response.headers, body)
+
+    def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
+        """Return what an answer says of a task, and of the key."""
+        if isinstance(answer, NoAnswer):
+            return PollResult(kind=answer.kind, error=answer.error)
+        retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
+        return self._redacted(read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body))
+
+    def without_key(self, answer: Answer) -> Answer:
+        """Return an answer that clients may see: some answers to a refused key repeat it."""
+        # A key as short as a word is no secret, and would be found in answers that do not speak of it.
+        if self._api_key is None or len(self._api_key) < _LEAST_SECRET:
+            return answer
+        return msgspec.structs.replace(answer, body=answer.body.replace(self._api_key.encode(), b"***"))
 
     def _redacted(self, result: PollResult) -> PollResult:
         """Take the key out of what the upstream says: some answers to a refused key repeat it."""

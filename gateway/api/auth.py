@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.problems import EXCEPTION_HANDLERS
-from gateway.errors import RequestError, Unauthorized
+from gateway.api.problems import ErrorAnswers
+from gateway.errors import Unauthorized
 
 __all__ = ["DEFAULT_CLIENT", "AuthMiddleware", "client_of"]
 
@@ -29,8 +29,9 @@ def client_of(request: Request) -> str:
 class AuthMiddleware:
     """Asks for ``token``, where there is one."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, errors: ErrorAnswers) -> None:
         self._app = app
+        self._errors = errors
         self._digest = None if token is None else _digest(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,9 +39,7 @@ class AuthMiddleware:
             try:
                 scope["client_name"] = self._client(Headers(scope=scope).get("authorization"))
             except Unauthorized as error:
-                request = Request(scope, receive)
-                response = await EXCEPTION_HANDLERS[RequestError](request, error)
-                await response(scope, receive, send)
+                await self._errors.answer(scope["path"], error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

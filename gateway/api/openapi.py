@@ -12,6 +12,7 @@ from gateway import __version__
 from gateway.api.problems import PROBLEM_TYPE
 from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
 from gateway.model import CallbackState
+from gateway.profile import Proxy
 
 __all__ = ["document"]
 
@@ -24,12 +25,15 @@ _ERRORS = {
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "A field is not valid, or the callback URL is not allowed.",
+    429: "The upstream's rate limit is used up; try again after the seconds in Retry-After.",
+    502: "The upstream gave no answer.",
     503: "Try again after the seconds in Retry-After.",
+    504: "The upstream took too long.",
 }
 
 
-def document() -> dict[str, Any]:
-    """Return the whole document."""
+def document(calls: Proxy | None) -> dict[str, Any]:
+    """Return the whole document; ``calls`` are the upstream's own that the gateway serves."""
     types = (CallbackRequest, CallbackView, RedeliveriesRequest, TaskView, AttemptView)
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     request, callback, redeliveries, task, attempt_ref = references
@@ -119,6 +123,7 @@ def document() -> dict[str, Any]:
             "/readyz": {"get": _public("Whether the gateway is ready, else why not", "application/json")},
             "/metrics": {"get": _public("Metrics in Prometheus' text format", "text/plain")},
             "/openapi.json": {"get": _public("This document", "application/json")},
+            **({} if calls is None else _proxied(calls)),
         },
         "components": {
             "schemas": schemas,
@@ -157,6 +162,43 @@ _BATCH_ITEM: dict[str, Any] = {
         "error": {"$ref": "#/components/schemas/Problem"},
     },
 }
+
+
+_ENVELOPE: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+
+
+def _proxied(calls: Proxy) -> dict[str, Any]:
+    """Return the upstream's own calls; their answers and errors have its envelope."""
+    request_id = {"name": "X-Request-ID", "in": "header", "schema": {"type": "string", "maxLength": 255}}
+    callback_url = {"type": ["string", "null"], "maxLength": 2048}
+    read = {
+        "summary": "Read a task as the upstream tells it; one with a registered callback costs it no request",
+        "parameters": [{**_query(calls.record_param, {"type": "string"}), "required": True}],
+        "responses": _enveloped("the task, in the upstream's envelope", (401, 422, 429, 502, 503, 504)),
+    }
+    create = {
+        "summary": "Create a task at the upstream, and register its callback where one is named",
+        "parameters": [request_id],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": dict.fromkeys(calls.callback_members, callback_url),
+                        "additionalProperties": True,
+                    }
+                }
+            },
+        },
+        "responses": _enveloped("the upstream's answer", (400, 401, 413, 422, 429, 502, 503, 504)),
+    }
+    return {calls.record_path: {"get": read}, calls.create_path: {"post": create}}
+
+
+def _enveloped(answer: str, errors: tuple[int, ...]) -> dict[str, Any]:
+    described = {200: answer, **{status: _ERRORS[status] for status in errors}}
+    return {str(status): {"description": text, "content": _ENVELOPE} for status, text in described.items()}
 
 
 def _data(item: dict[str, Any]) -> dict[str, Any]:

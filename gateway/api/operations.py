@@ -16,6 +16,7 @@ from gateway.api.routing import route
 from gateway.api.schema import json_response
 from gateway.clock import Clock
 from gateway.errors import StoreError, Unavailable
+from gateway.profile import Proxy
 from gateway.store import Store
 from gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 
@@ -33,12 +34,15 @@ class Operations:
         *,
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
+        calls: Proxy | None,
     ) -> None:
+        """``calls``: the upstream's own calls, where the gateway serves them."""
         self._store = store
         self._clock = clock
         self._metrics = metrics
         self._unhealthy = unhealthy
         self._unready = unready
+        self._calls = calls
         self._openapi: bytes | None = None
 
     def routes(self) -> list[Route]:
@@ -69,7 +73,7 @@ class Operations:
 
     async def openapi(self, request: Request) -> Response:
         if self._openapi is None:
-            self._openapi = msgspec.json.encode(document())
+            self._openapi = msgspec.json.encode(document(self._calls))
         return Response(self._openapi, media_type="application/json")
 
 

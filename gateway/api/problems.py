@@ -1,6 +1,8 @@
-"""Errors → ``application/problem+json`` (RFC 9457), for everything that HTTP clients can do wrong.
+"""Errors → answers, for everything that HTTP clients can do wrong.
 
-Owns the error format. Used by the wiring as exception handlers and by the batch route for its items.
+Owns the error formats and which of them a path gets: below the upstream's own paths, which the proxy serves, its
+envelope; everywhere else ``application/problem+json`` (RFC 9457). Used by the wiring as exception handlers, by the
+token check, and by the batch route for its items.
 """
 
 from typing import Any
@@ -11,9 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.errors import MethodNotAllowed, NotFound, RequestError, StoreError, Unavailable
+from gateway.envelope import error_envelope
+from gateway.errors import MethodNotAllowed, NotFound, RateLimited, RequestError, StoreError, Unavailable
+from gateway.profile import Profile
 
-__all__ = ["EXCEPTION_HANDLERS", "PROBLEM_TYPE", "problem"]
+__all__ = ["PROBLEM_TYPE", "ErrorAnswers", "problem"]
 
 _log = structlog.get_logger()
 
@@ -35,49 +39,62 @@ def problem(error: RequestError) -> dict[str, Any]:
     return document
 
 
-def _response(error: RequestError) -> Response:
-    return Response(msgspec.json.encode(problem(error)), error.status, error.headers, PROBLEM_TYPE)
+class ErrorAnswers:
+    """Answers errors; ``proxied`` is the profile whose paths the proxy serves."""
 
+    def __init__(self, proxied: Profile | None) -> None:
+        self._profile = proxied
+        calls = None if proxied is None else proxied.proxy
+        paths = () if calls is None else (calls.create_path, calls.record_path)
+        # Up to the first slash: a path next to a call's is a client's mistake about the same API.
+        self._prefixes = tuple({f"/{path.split('/')[1]}/" for path in paths})
 
-async def _request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)  # noqa: S101 - registered for this class
-    return _response(error)
+    def handlers(self) -> dict[Any, Any]:
+        """Return the handlers for Starlette."""
+        return {
+            RequestError: self._request_error,
+            StoreError: self._store_error,
+            HTTPException: self._http_exception,
+            ClientDisconnect: _client_gone,
+            Exception: self._defect,
+        }
 
+    def answer(self, path: str, error: RequestError) -> Response:
+        """Return the answer to a request for ``path``."""
+        if self._profile is None or not path.startswith(self._prefixes):
+            return Response(msgspec.json.encode(problem(error)), error.status, error.headers, PROBLEM_TYPE)
+        retry_after_s = error.retry_after_s if isinstance(error, RateLimited) else None
+        body = error_envelope(self._profile, error.status, error.message, retry_after_s)
+        return Response(body, error.status, error.headers, "application/json")
 
-async def _store_error(request: Request, error: Exception) -> Response:
-    _log.warning("request.store_failed", path=request.url.path, error=str(error))
-    return _response(
-        Unavailable(
-            "The database cannot be used at the moment; nothing was stored.", retry_after_s=_STORE_RETRY_AFTER_S
+    async def _request_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)  # noqa: S101 - registered for this class
+        return self.answer(request.url.path, error)
+
+    async def _store_error(self, request: Request, error: Exception) -> Response:
+        _log.warning("request.store_failed", path=request.url.path, error=str(error))
+        return self.answer(
+            request.url.path,
+            Unavailable(
+                "The database cannot be used at the moment; nothing was stored.", retry_after_s=_STORE_RETRY_AFTER_S
+            ),
         )
-    )
 
+    async def _http_exception(self, request: Request, error: Exception) -> Response:
+        """Answer what Starlette's router refuses."""
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+        if error.status_code == MethodNotAllowed.status:
+            allowed = (error.headers or {}).get("Allow", "")
+            refused: RequestError = MethodNotAllowed(f"{request.method} is not allowed here; use {allowed}.")
+            refused.headers["allow"] = allowed  # RFC 9110 §15.5.6 asks for it
+        else:
+            refused = NotFound(f"There is nothing at {request.url.path}; GET /openapi.json lists what there is.")
+        return self.answer(request.url.path, refused)
 
-async def _http_exception(request: Request, error: Exception) -> Response:
-    """Answer what Starlette's router refuses."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    if error.status_code == MethodNotAllowed.status:
-        allowed = (error.headers or {}).get("Allow", "")
-        refused: RequestError = MethodNotAllowed(f"{request.method} is not allowed here; use {allowed}.")
-        refused.headers["allow"] = allowed  # RFC 9110 §15.5.6 asks for it
-    else:
-        refused = NotFound(f"There is nothing at {request.url.path}; GET /openapi.json lists what there is.")
-    return _response(refused)
+    async def _defect(self, request: Request, error: Exception) -> Response:
+        _log.error("request.failed", method=request.method, path=request.url.path, exc_info=error)
+        return self.answer(request.url.path, RequestError("The gateway failed on this request; its log says why."))
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # nobody is there to read it
-
-
-async def _defect(request: Request, error: Exception) -> Response:
-    _log.error("request.failed", method=request.method, path=request.url.path, exc_info=error)
-    return _response(RequestError("The gateway failed on this request; its log says why. It is safe to try again."))
-
-
-EXCEPTION_HANDLERS: dict[Any, Any] = {
-    RequestError: _request_error,
-    StoreError: _store_error,
-    HTTPException: _http_exception,
-    ClientDisconnect: _client_gone,
-    Exception: _defect,
-}

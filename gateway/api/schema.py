@@ -26,10 +26,12 @@ __all__ = [
     "callback_view",
     "decode",
     "json_response",
+    "read_any_body",
     "read_body",
     "task_view",
 ]
 
+DEFAULT_TIMEOUT_S = 86_400
 MAX_METADATA = 8 * 1024
 MAX_BATCH = 1000
 _BODY_TIMEOUT_S = 30.0
@@ -41,6 +43,7 @@ _JSON_TYPE = re.compile(r"application/json\s*(;|$)", re.IGNORECASE)
 Timeout = Annotated[int, msgspec.Meta(ge=1, le=2_592_000)]
 # Also read by the clients of /openapi.json: ECMA-262 has no \Z, and Python's $ lets a last newline through.
 _TASK_ID = r"^[!-~]+(?![\s\S])"
+TASK_ID = re.compile(r"[!-~]{1,255}")
 TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK_ID)]
 
 
@@ -54,7 +57,7 @@ class CallbackRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     task_id: TaskId
     callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
     metadata: dict[str, Any] = {}
-    timeout_seconds: Timeout = 86_400
+    timeout_seconds: Timeout = DEFAULT_TIMEOUT_S
     upstream: str | None = None
 
 
@@ -186,6 +189,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     if not _JSON_TYPE.match(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
+    return await read_any_body(request, limit)
+
+
+async def read_any_body(request: Request, limit: int) -> bytes:
+    """Return a request's body, whatever it calls itself. Raises as ``read_body`` does."""
     too_large = TooLarge(f"The body may have at most {limit} bytes.")
     # What is not read must not be taken for the connection's next request.
     too_large.headers["connection"] = "close"

@@ -94,6 +94,8 @@ def task(row: Any) -> Task:
         next_poll_at,
         last_error,
         settled_at,
+        born_at,
+        model,
         outcome,
     ) = row
     return Task(
@@ -108,6 +110,8 @@ def task(row: Any) -> Task:
         last_error=last_error,
         settled_at=settled_at,
         outcome=outcome,
+        born_at=born_at,
+        model=model,
     )
 
 

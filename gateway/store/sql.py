@@ -5,8 +5,8 @@ from gateway.model import CallbackState
 # Registering: three steps in one transaction, each over all registrations that wait.
 
 INSERT_TASK = """
-INSERT INTO tasks (upstream, task_id, created_at, next_poll_at)
-VALUES (:upstream, :task_id, :created_at, :first_poll_at)
+INSERT INTO tasks (upstream, task_id, created_at, next_poll_at, model)
+VALUES (:upstream, :task_id, :created_at, :first_poll_at, :model)
 ON CONFLICT (upstream, task_id) DO NOTHING
 """
 
@@ -24,7 +24,7 @@ c.next_attempt_at, c.delivered_at, c.last_error"""
 
 _TASK = """
 t.seq, t.upstream, t.task_id, t.state, t.polls, t.created_at, t.last_polled_at, t.next_poll_at, t.last_error,
-t.settled_at"""
+t.settled_at, t.born_at, t.model"""
 
 # One parameter: a JSON array of [upstream, task_id, client, url]. As many rows, in its order.
 SELECT_REGISTERED = f"""

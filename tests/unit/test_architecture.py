@@ -29,6 +29,7 @@ LAYERS = {
     "pure": (
         "model",
         "outcome",
+        "envelope",
         "payload",
         "schedule",
         "retry",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from typing import Any, cast
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -12,10 +13,17 @@ from gateway.api.callbacks import Callbacks
 from gateway.api.openapi import document
 from gateway.api.operations import Operations
 from gateway.api.problems import problem
+from gateway.api.proxy import UpstreamProxy
 from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
 from gateway.api.tasks import Tasks
+from gateway.clock import SystemClock
+from gateway.config import config_dir
+from gateway.profilefile import load_profiles
+from gateway.upstream import Upstream
 
-DOCUMENT = document()
+PROFILE = load_profiles([config_dir() / "upstreams"])["aigptimage"]
+CALLS = PROFILE.proxy
+DOCUMENT = document(CALLS)
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 SCHEMA_KEYWORDS = {
@@ -28,10 +36,14 @@ SCHEMA_KEYWORDS = {
 def routes() -> set[tuple[str, str]]:
     """Return path and method of everything that the API serves; HEAD goes without saying."""
     nothing = cast(Any, None)
+    upstream = Upstream(PROFILE, nothing, SystemClock(), base_url=PROFILE.base_url, api_key=None)
     found = [
         *Callbacks(nothing, nothing, nothing, check_url=nothing, first_poll_at={"x": nothing}).routes(),
         *Tasks(nothing, nothing, nothing).routes(),
-        *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing).routes(),
+        *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing, calls=CALLS).routes(),
+        *UpstreamProxy(
+            Mock(), nothing, nothing, upstream, nothing, nothing, check_url=nothing, draining=nothing
+        ).routes(),
     ]
     return {
         (nameless(route.path), method.lower()) for route in found for method in route.methods or () if method != "HEAD"
@@ -86,7 +98,7 @@ def test_exactly_what_is_served_is_described() -> None:
 
 def test_it_is_json() -> None:
     """The document is plain JSON, and the same each time."""
-    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document()
+    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document(CALLS)
 
 
 def test_the_frame_of_the_document() -> None:
@@ -171,14 +183,19 @@ def test_a_schema_has_the_members_of_its_type(wire: type[msgspec.Struct]) -> Non
 
 
 def test_requests_refuse_what_they_do_not_know() -> None:
-    """A client's generated code learns that unknown members are refused."""
+    """A client's generated code learns that unknown members are refused; only the upstream knows those of its own."""
     for (path, method), operation in operations().items():
-        if "requestBody" not in operation:
+        if "requestBody" not in operation or path.startswith("/api/"):
             continue
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         if "$ref" in schema:
             schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
         assert schema["additionalProperties"] is False, (path, method)
+
+
+def test_an_upstream_without_calls_adds_none() -> None:
+    """The upstream's own calls stand in the document only where the gateway serves them."""
+    assert [path for path in document(None)["paths"] if path.startswith("/api/")] == []
 
 
 def test_a_problem_is_what_the_schema_says() -> None:
@@ -191,10 +208,15 @@ def test_a_problem_is_what_the_schema_says() -> None:
 
 
 def test_every_error_is_a_problem() -> None:
-    """What needs a token names 401, every error of the API is a problem document, and the rest says it is public."""
+    """What needs a token names 401, every error is a problem or an envelope, and the rest says it is public."""
     schemes = DOCUMENT["components"]["securitySchemes"]
     assert {name for choice in DOCUMENT["security"] for name in choice} == set(schemes)
     for (path, _), operation in operations().items():
+        if path.startswith("/api/"):
+            assert "security" not in operation
+            assert {"401", "429", "502", "503", "504"} <= operation["responses"].keys()
+            assert all(set(response["content"]) == {"application/json"} for response in operation["responses"].values())
+            continue
         if not path.startswith("/v1/"):
             assert operation["security"] == []
             continue

@@ -1,0 +1,335 @@
+"""The upstream's own calls, for clients that use the gateway as their base URL.
+
+Owns what is answered from the gateway's state and what is forwarded, and that a forwarded create's callback is not
+lost. Must not poll, settle or deliver. Its paths are those of the default upstream's profile.
+
+Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
+spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out
+before it is forwarded, and from then on it runs to its end even when the client goes away.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.api.auth import client_of
+from gateway.api.create import CreateRequest, read_create
+from gateway.api.routing import route
+from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
+from gateway.clock import Clock
+from gateway.envelope import record_envelope
+from gateway.errors import (
+    AddressNotAllowed,
+    CallbackNotAllowed,
+    InvalidRequest,
+    RateLimited,
+    RequestError,
+    StoreError,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from gateway.key import Budget, Key
+from gateway.model import NewCallback, Task, new_callback_id
+from gateway.profile import dig
+from gateway.store import Store
+from gateway.telemetry import Metrics, receiver_of
+from gateway.timetable import Timetable
+from gateway.upstream import Answer, NoAnswer, Upstream
+
+__all__ = ["UpstreamProxy"]
+
+_log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_MAX_BODY = 1024 * 1024
+_PATIENCE_S = 10.0
+"""How long a client's request waits for its turn in the rate limit."""
+_CREATE_TIMEOUT_S = 60.0
+_REGISTRATION_WAIT_S = 10.0
+"""How long the answer to a create is held back for its callback to be durable."""
+_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+"""Pauses between tries to register, while the store fails."""
+
+# Anything else would speak for the upstream's host, where the client sees only the gateway's.
+_PASSED_ON = ("content-type", "content-encoding", "retry-after")
+_REQUEST_ID = re.compile(r"[!-~]{1,255}")
+
+
+class UpstreamProxy:
+    """The routes, over a store and one upstream's key."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        metrics: Metrics,
+        upstream: Upstream,
+        key: Key,
+        timetable: Timetable,
+        *,
+        check_url: Callable[[str], Awaitable[object]],
+        draining: asyncio.Event,
+    ) -> None:
+        """Stand in for ``upstream``, whose profile has calls for that.
+
+        ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses. Once ``draining`` is set
+        nothing more is created; then ``drain`` is to be called.
+        """
+        calls = upstream.profile.proxy
+        assert calls is not None  # noqa: S101 - the wiring looks first
+        self._calls = calls
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._upstream = upstream
+        self._key = key
+        self._timetable = timetable
+        self._check_url = check_url
+        self._draining = draining
+        self._poller_wake = store.tasks_due(upstream.name)
+        self._reads: dict[str, asyncio.Task[Answer | RequestError]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def routes(self) -> list[Route]:
+        return [route(self._calls.record_path, GET=self.read), route(self._calls.create_path, POST=self.create)]
+
+    async def read(self, request: Request) -> Response:
+        return await self._counted("read", self._read(request))
+
+    async def create(self, request: Request) -> Response:
+        request_id = request.headers.get("x-request-id") or uuid4().hex
+        try:
+            response = await self._counted("create", self._create(request, request_id))
+        except RequestError as error:
+            error.headers["x-request-id"] = request_id
+            raise
+        response.headers["x-request-id"] = request_id
+        return response
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what was forwarded come to its end, registrations included, for ``timeout_s`` seconds; then stop it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            late = set(self._tasks)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    # Reading
+
+    async def _read(self, request: Request) -> tuple[str, Response]:
+        name = self._calls.record_param
+        task_id = request.query_params.get(name, "")
+        if not TASK_ID.fullmatch(task_id):
+            raise InvalidRequest(f"{name}: must be 1 to 255 printable ASCII characters without spaces.")
+        task = await self._store.get_task(client_of(request), task_id)
+        if task is not None and self._knows(task):
+            return "answered", Response(record_envelope(self._upstream.profile, task), media_type="application/json")
+        work = self._reads.get(task_id)
+        outcome = "forwarded" if work is None else "shared"
+        if work is None:
+            work = self._reads[task_id] = self._spawn(self._forward_read(task_id), f"proxy-read-{task_id}")
+            work.add_done_callback(lambda _: self._reads.pop(task_id))
+        return outcome, _passed_on(await _result(work))
+
+    def _knows(self, task: Task) -> bool:
+        """Whether the gateway's state is as good as the upstream's: the task has ended, or is being polled."""
+        return task.upstream == self._upstream.name and (task.state.terminal or task.next_poll_at is not None)
+
+    async def _forward_read(self, task_id: str) -> Answer | RequestError:
+        if (refused := await self._turn(self._key.queries)) is not None:
+            return refused
+        path = f"{self._calls.record_path}?{quote(self._calls.record_param)}={quote(task_id, safe='')}"
+        try:
+            answer = await self._upstream.forward("GET", path)
+        finally:
+            self._key.queries.end()
+            self._poller_wake.set()  # a place in the rate limit may have its time now
+        self._key.judge(self._upstream.read(task_id, answer))
+        if isinstance(answer, NoAnswer):
+            return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(answer.error)
+        return self._upstream.without_key(answer)
+
+    # Creating
+
+    async def _create(self, request: Request, request_id: str) -> tuple[str, Response]:
+        if not _REQUEST_ID.fullmatch(request_id):
+            raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
+        body = await read_any_body(request, _MAX_BODY)
+        asked = read_create(body, self._calls.callback_members)
+        if asked.callback is not None:
+            await self._check(*asked.callback)
+        if self._draining.is_set():
+            raise Unavailable("The gateway is shutting down; nothing was created.")
+        work = self._spawn(
+            self._forward_create(asked, request_id, client_of(request)), name=f"proxy-create-{request_id}"
+        )
+        return "forwarded", _passed_on(await _result(work))
+
+    async def _check(self, member: str, url: str) -> None:
+        """Make as sure as can be, before a task is paid for, that its callback can be registered and may be sent."""
+        try:
+            await self._check_url(url)
+        except AddressNotAllowed as error:
+            message = f"{member}: {error.message} (rule: {error.rule}) Nothing was created."
+            raise CallbackNotAllowed(message) from None
+        if self._store.failing is None:
+            return
+        try:
+            await self._store.save("probe", b"")  # only another write can tell whether it still fails
+        except StoreError:
+            raise _store_unavailable() from None
+
+    async def _forward_create(self, asked: CreateRequest, request_id: str, client: str) -> Answer | RequestError:
+        if (refused := await self._turn(self._key.creates)) is not None:
+            return refused
+        headers = {"content-type": "application/json", "x-request-id": request_id}
+        try:
+            answer = await self._upstream.forward(
+                "POST", self._calls.create_path, headers=headers, content=asked.body, timeout_s=_CREATE_TIMEOUT_S
+            )
+        finally:
+            self._key.creates.end()
+        if isinstance(answer, NoAnswer):
+            return _not_created(answer, request_id)
+        self._key.judge_create(self._upstream.read("", answer))
+        task_id = self._created_id(answer)
+        url = None if asked.callback is None else asked.callback[1]
+        _log.info(
+            "proxy.created",
+            upstream=self._upstream.name,
+            status=answer.status,
+            task_id=task_id,
+            model=asked.model,
+            receiver=None if url is None else receiver_of(url),
+        )
+        if url is not None and task_id is not None:
+            new = self._new_callback(client, task_id, url, asked.model)
+            registration = self._spawn(self._register(new), f"proxy-register-{task_id}")
+            await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
+        return self._upstream.without_key(answer)
+
+    def _created_id(self, answer: Answer) -> str | None:
+        try:
+            value = dig(msgspec.json.decode(answer.body), self._calls.created_id)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        task_id = str(value) if isinstance(value, str | int) else ""
+        return task_id if TASK_ID.fullmatch(task_id) else None
+
+    def _new_callback(self, client: str, task_id: str, url: str, model: str | None) -> NewCallback:
+        now = self._clock.now()
+        return NewCallback(
+            id=new_callback_id(now),
+            client=client,
+            upstream=self._upstream.name,
+            task_id=task_id,
+            url=url,
+            metadata=b"{}",
+            timeout_s=DEFAULT_TIMEOUT_S,
+            created_at=now,
+            first_poll_at=self._timetable.first_poll_of_new_at(model, now),
+            model=model,
+        )
+
+    async def _register(self, new: NewCallback) -> None:
+        """Register a callback, however long the store fails: its task is paid for."""
+        told = {"upstream": new.upstream, "task_id": new.task_id, "receiver": receiver_of(new.url)}
+        tries = 0
+        try:
+            while True:
+                try:
+                    (registration,) = await self._store.register([new])
+                except StoreError as exc:
+                    pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
+                    tries += 1
+                    _log.error("proxy.registration_failed", **told, error=exc.message, next_in_s=pause_s)
+                    await asyncio.sleep(pause_s)
+                else:
+                    self._metrics.registrations.labels(registration.created).inc()
+                    return
+        except asyncio.CancelledError:
+            _log.error("proxy.registration_lost", **told)  # by hand: `gateway register`
+            raise
+
+    # Both
+
+    async def _turn(self, budget: Budget) -> RequestError | None:
+        """Wait for a turn in the rate limit and take it; or return why there is none."""
+        try:
+            wait_s = await budget.acquire(_PATIENCE_S)
+        except StoreError:
+            return _store_unavailable()
+        if wait_s is None:
+            return None
+        retry_after_s = math.ceil(wait_s)
+        if self._key.refusal is not None:
+            return Unavailable("The upstream refuses the gateway's key; its log says why.", retry_after_s=retry_after_s)
+        return RateLimited(
+            f"The upstream's rate limit is used up; try again in {retry_after_s} s. "
+            "Reading a task that has a registered callback does not need it.",
+            retry_after_s=retry_after_s,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run something that a client who goes away does not stop."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _counted(self, call: str, work: Awaitable[tuple[str, Response]]) -> Response:
+        outcome = "failed"
+        try:
+            outcome, response = await work
+        except RequestError as error:
+            if isinstance(error, RateLimited):
+                outcome = "limited"
+            elif error.status < 500:
+                outcome = "refused"
+            raise
+        finally:
+            self._metrics.proxied_requests.labels(call, outcome).inc()
+        return response
+
+
+async def _result(work: "asyncio.Task[Answer | RequestError]") -> Answer:
+    """Wait for what may be shared: a client who goes away does not end it, and all get the same error."""
+    result = await asyncio.shield(work)
+    if isinstance(result, RequestError):
+        raise result
+    return result
+
+
+def _passed_on(answer: Answer) -> Response:
+    headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+    return Response(answer.body, answer.status, headers)
+
+
+def _not_created(answer: NoAnswer, request_id: str) -> RequestError:
+    if not answer.sent:
+        return UpstreamFailed(f"{answer.error} Nothing was created.")
+    return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
+        f"{answer.error} The task may have been created: send the same request again with X-Request-ID: {request_id}, "
+        "so that it is not created twice."
+    )
+
+
+def _store_unavailable() -> Unavailable:
+    return Unavailable("The database cannot be used at the moment; nothing was forwarded.", retry_after_s=5)

@@ -1,0 +1,78 @@
+"""Task → the upstream's own answer about it: the way back of ``outcome.py``.
+
+Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Called by the proxy. Members
+stand where the profile's paths say, in the order of the upstream's page. Times are milliseconds and states are words:
+no profile with calls to stand in for has others.
+"""
+
+from typing import Any
+
+import msgspec
+
+from gateway.model import Task, TaskState
+from gateway.profile import Profile, dig
+
+__all__ = ["error_envelope", "record_envelope"]
+
+_OK_MESSAGE = "success"
+
+
+def record_envelope(profile: Profile, task: Task) -> bytes:
+    """Return the answer about a task that the upstream has ended, or that it still works on."""
+    fields, states, in_string = profile.fields, profile.states, profile.json_in_string
+    # Raw: numbers keep their digits, and what goes back into a string is its text already.
+    told: dict[str, Any] = (
+        {"model": task.model, "createTime": task.created_at if task.born_at is None else task.born_at}
+        if task.outcome is None
+        else msgspec.json.decode(task.outcome, type=dict[str, msgspec.Raw])
+    )
+    words = {TaskState.SUCCESS: states.success[0], TaskState.FAIL: states.fail[0]}
+    envelope: dict[str, Any] = {}
+    _put(envelope, profile.envelope.code, profile.envelope.ok[0])
+    _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
+    _put(envelope, fields.task_id, task.task_id)
+    _put(envelope, fields.model, told.get("model"))
+    _put(envelope, states.path, words.get(task.state, "waiting"))
+    _put(envelope, fields.param, _member(told, "param", in_string.param))
+    _put(envelope, fields.result, _member(told, "result", in_string.result))
+    _put(envelope, fields.fail_code, told.get("failCode"))
+    _put(envelope, fields.fail_msg, told.get("failMsg"))
+    _put(envelope, fields.cost_time, told.get("costTime"))
+    _put(envelope, fields.complete_time, told.get("completeTime"))
+    _put(envelope, fields.create_time, told.get("createTime"))
+    if "extra" in told:
+        root = envelope if fields.root is None else dig(envelope, fields.root)
+        root.update(msgspec.json.decode(told["extra"], type=dict[str, msgspec.Raw]))
+    return msgspec.json.encode(envelope)
+
+
+def error_envelope(profile: Profile, code: int, message: str, retry_after_s: int | None = None) -> bytes:
+    """Return the answer to a request that failed; ``code`` is also its HTTP status."""
+    envelope: dict[str, Any] = {}
+    _put(envelope, profile.envelope.code, code)
+    _put(envelope, next(iter(profile.envelope.message), None), message)
+    if retry_after_s is None:
+        _put(envelope, profile.fields.root, None)
+    else:
+        _put(envelope, profile.envelope.retry_after, retry_after_s)
+    return msgspec.json.encode(envelope)
+
+
+def _put(envelope: dict[str, Any], path: str | list[str] | None, value: Any) -> None:
+    """Set the member at a path, the first where there are several."""
+    if not path:
+        return
+    *parents, name = (path if isinstance(path, str) else path[0]).split(".")
+    for parent in parents:
+        envelope = envelope.setdefault(parent, {})
+    envelope[name] = value
+
+
+def _member(told: dict[str, Any], name: str, in_string: bool) -> Any:
+    """Return a decoded member as the upstream wrote it: JSON in a string again, or the text that was no JSON."""
+    if f"{name}Raw" in told:
+        return told[f"{name}Raw"]
+    value = told.get(name)
+    if value is None or not in_string or bytes(value) == b"null":
+        return value
+    return bytes(value).decode()

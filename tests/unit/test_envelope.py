@@ -1,0 +1,128 @@
+"""The way back: from what the gateway knows of a task to the answer that the upstream would give."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import config_dir
+from gateway.envelope import error_envelope, record_envelope
+from gateway.model import Task, TaskState
+from gateway.outcome import PollKind, read_answer
+from gateway.profilefile import load_profiles
+
+PROFILES = load_profiles([config_dir() / "upstreams"])
+PROFILE = PROFILES["aigptimage"]
+EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
+TASK = "task_xxx"
+CREATED_AT = 1777474689024
+
+
+def task(state: TaskState = TaskState.WAITING, outcome: bytes | None = None, **members: Any) -> Task:
+    return Task(
+        **{
+            "seq": 1,
+            "upstream": "aigptimage",
+            "task_id": TASK,
+            "state": state,
+            "polls": 1,
+            "created_at": CREATED_AT + 500,
+            "last_polled_at": None,
+            "next_poll_at": None,
+            "last_error": None,
+            "outcome": outcome,
+            **members,
+        }
+    )
+
+
+def settled(answer: bytes, task_id: str = TASK, profile: str = "aigptimage") -> Task:
+    """Return the task that an answer of the upstream makes."""
+    outcome = read_answer(PROFILES[profile], task_id, 200, None, answer).outcome
+    assert outcome is not None
+    return task(outcome.state, outcome.data, task_id=task_id)
+
+
+@pytest.mark.parametrize("name", ["success", "fail"])
+def test_the_upstreams_examples_come_back_as_they_were(name: str) -> None:
+    """An ended task's answer is that of the upstream's page, member for member, in its order and with its types."""
+    example = (EXAMPLES / f"{name}.json").read_bytes()
+    expected = json.loads(example)
+    answer = json.loads(record_envelope(PROFILE, settled(example, expected["data"]["taskId"])))
+    assert answer == expected
+    assert list(answer) == list(expected)
+    assert list(answer["data"]) == list(expected["data"])
+
+
+def test_a_running_task_looks_as_on_the_upstreams_page() -> None:
+    """A running task has the example's members, null where nothing is known yet, and its real time of creation."""
+    expected = json.loads((EXAMPLES / "waiting.json").read_bytes())
+    told = task(task_id=expected["data"]["taskId"], model=expected["data"]["model"], born_at=CREATED_AT)
+    answer = json.loads(record_envelope(PROFILE, told))
+    assert answer == {**expected, "data": {**expected["data"], "param": None}}
+    assert list(answer["data"]) == list(expected["data"])
+    assert read_answer(PROFILE, told.task_id, 200, None, record_envelope(PROFILE, told)).kind is PollKind.RUNNING
+
+
+def test_before_the_first_poll_the_registration_is_the_creation() -> None:
+    """createTime is never null: clients subtract it from their clock."""
+    data = json.loads(record_envelope(PROFILE, task()))["data"]
+    assert (data["createTime"], data["model"], data["state"]) == (CREATED_AT + 500, None, "waiting")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8) | st.floats(-1e6, 1e6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    state=st.sampled_from(["success", "fail"]),
+    result=values.map(json.dumps) | st.text(max_size=8) | st.none(),
+    param=values.map(json.dumps) | st.text(max_size=8) | st.none(),
+    fail_code=st.none() | st.text(min_size=1, max_size=5) | st.integers(0, 999),
+    times=st.tuples(*[st.none() | st.integers(0, 2**53)] * 3),
+    extra=st.dictionaries(st.sampled_from(["creditsConsumed", "updateTime", "a.b", ""]), values, max_size=2),
+)
+def test_an_outcome_survives_the_way_there_and_back(
+    state: str, result: Any, param: Any, fail_code: Any, times: Any, extra: dict[str, Any]
+) -> None:
+    """Whoever reads the gateway's answer as the upstream's learns exactly what the gateway learned."""
+    created_at, completed_at, cost = times
+    data = {
+        "taskId": TASK, "model": "m", "state": state, "param": param, "resultJson": result, "failCode": fail_code,
+        "failMsg": "why", "costTime": cost, "completeTime": completed_at, "createTime": created_at, **extra,
+    }  # fmt: skip
+    told = settled(msgspec.json.encode({"code": 200, "msg": "success", "data": data}))
+    again = settled(record_envelope(PROFILE, told))
+    assert (again.state, again.outcome) == (told.state, told.outcome)
+
+
+def test_what_is_no_json_comes_back_as_the_text_it_was() -> None:
+    """A resultJson that the gateway could not decode is passed on as it came."""
+    answer = {"code": 200, "data": {"taskId": TASK, "state": "success", "resultJson": "https://u", "param": "{"}}
+    data = json.loads(record_envelope(PROFILE, settled(json.dumps(answer).encode())))["data"]
+    assert (data["resultJson"], data["param"]) == ("https://u", "{")
+
+
+def test_another_member_of_the_family_has_its_own_members() -> None:
+    """A profile's paths decide where members stand; what the upstream adds is passed on."""
+    example = (EXAMPLES.parent / "kie" / "success.json").read_bytes()
+    expected = json.loads(example)["data"]
+    answer = json.loads(record_envelope(PROFILES["kie"], settled(example, expected["taskId"], "kie")))["data"]
+    assert answer.items() <= {"progress": None, **expected}.items() | answer.items()
+    assert (answer["resultJson"], answer["state"]) == (expected["resultJson"], "success")
+
+
+def test_an_error_has_the_envelope() -> None:
+    """An error has code, msg and data; the wait of a 429 stands where the upstream puts it."""
+    assert json.loads(error_envelope(PROFILE, 404, "none")) == {"code": 404, "msg": "none", "data": None}
+    throttled = json.loads(error_envelope(PROFILE, 429, "wait", 17))
+    assert throttled == {"code": 429, "msg": "wait", "data": {"retryAfter": 17}}
+    result = read_answer(PROFILE, TASK, 429, None, error_envelope(PROFILE, 429, "wait", 17))
+    assert (result.kind, result.retry_after_s) == (PollKind.THROTTLED, 17.0)
