@@ -173,6 +173,10 @@ class CallbackNotAllowed(RequestError):
 class RateLimited(RequestError):
     status, code, title = 429, "rate_limited", "Too many requests"
 
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message, headers={"retry-after": str(retry_after_s)})
+        self.retry_after_s = retry_after_s
+
 
 class HeadTooLarge(RequestError):
     status, code, title = 431, "too_large", "The request's head is too large"

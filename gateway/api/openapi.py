@@ -24,6 +24,7 @@ _ERRORS = {
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "A field is not valid, or the callback URL is not allowed.",
+    429: "The client's rate is used up; try again after the seconds in Retry-After.",
     503: "Try again after the seconds in Retry-After.",
 }
 
@@ -188,7 +189,7 @@ def _operation(
             content = {} if schema is None else {"content": {"application/json": {"schema": schema}}}
             responses[str(status)] = {"description": description, **content}
     problem = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status in errors:
+    for status in sorted({*errors, 429}):
         responses[str(status)] = {"description": _ERRORS[status], "content": problem}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if parameters is not None:
