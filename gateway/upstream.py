@@ -78,18 +78,21 @@ class Upstream:
             return PollResult(
                 kind=PollKind.UNREACHABLE, error=f"The upstream did not answer within {self._timeout_s:g} s."
             )
+        except httpx.RemoteProtocolError:  # its text quotes the answer, which may repeat the key
+            return PollResult(kind=PollKind.UNREACHABLE, error="The upstream's answer is not valid HTTP/1.1.")
         except httpx.HTTPError as exc:
             return PollResult(kind=PollKind.UNREACHABLE, error=f"The upstream could not be reached: {exc}"[:300])
         if body is None:
             return PollResult(kind=PollKind.BROKEN, error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.")
         retry_after_s = parse_retry_after(response.headers.get("retry-after"), self._clock.now())
-        return self._redacted(read_answer(self.profile, task_id, response.status_code, retry_after_s, body))
-
-    def _redacted(self, result: PollResult) -> PollResult:
-        """Take the key out of what the upstream says: some answers to a refused key repeat it."""
-        if not self._api_key or result.error is None or self._api_key not in result.error:
+        result = read_answer(self.profile, task_id, response.status_code, retry_after_s, body)
+        if result.error is None or not self._api_key:
             return result
-        return msgspec.structs.replace(result, error=result.error.replace(self._api_key, "***"))
+        # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
+        # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
+        masked = body.replace(self._api_key.encode("utf-8"), b"***")
+        again = read_answer(self.profile, task_id, response.status_code, retry_after_s, masked)
+        return msgspec.structs.replace(result, error=(again.error or result.error).replace(self._api_key, "***"))
 
 
 async def _read(response: httpx.Response) -> bytes | None:
