@@ -28,12 +28,22 @@ from starlette.types import Receive, Scope, Send
 from gateway import __version__, secretfile
 from gateway.api.auth import AuthMiddleware
 from gateway.api.callbacks import Callbacks
+from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
+from gateway.clientheaders import ClientHeaders, ClientWebhooks
 from gateway.clock import Clock, SystemClock, wait_for_event
-from gateway.config import RateWindow, Settings, UpstreamSettings, config_dir, database_path
+from gateway.config import (
+    DEFAULT_CLIENT,
+    DEFAULT_UPSTREAM,
+    RateWindow,
+    Settings,
+    UpstreamSettings,
+    config_dir,
+    database_path,
+)
 from gateway.deliverer import Deliverer
 from gateway.errors import ConfigError, GatewayError
 from gateway.inbound import InboundProtocol
@@ -51,6 +61,7 @@ from gateway.store.sqlite import SqliteStore
 from gateway.supervisor import Loop, Supervisor
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
+from gateway.tokens import token_digest
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstream
 
@@ -58,7 +69,6 @@ __all__ = ["Gateway", "serve"]
 
 _log = structlog.get_logger()
 
-_DEFAULT_UPSTREAM = "aigptimage"
 _USER_AGENT = f"webhook-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
 _UPSTREAM_CONNECTIONS = 64
@@ -91,7 +101,7 @@ class Gateway:
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
-            Signer(parse_secrets(" ".join(secrets))),
+            _client_headers(settings, Signer(parse_secrets(" ".join(secrets)))),
             RetryPolicy(settings.retry_schedule),
             clock,
             metrics,
@@ -110,6 +120,7 @@ class Gateway:
             metrics,
             check_url=check_url,
             first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
+            client_upstreams={c.name: c.upstream for c in settings.clients if c.upstream is not None},
         )
         tasks = Tasks(self._store, clock, self._draining)
         default = self._watches[0]
@@ -137,9 +148,10 @@ class Gateway:
             )
             routes += self._proxy.routes()
         errors = ErrorAnswers(proxied)
+        limits = ClientLimits({c.name: c.rate for c in settings.clients if c.rate is not None}, clock)
         self._app = Starlette(
             routes=routes,
-            middleware=[Middleware(AuthMiddleware, token=settings.token, errors=errors)],
+            middleware=[Middleware(AuthMiddleware, clients=_tokens(settings), limits=limits, errors=errors)],
             exception_handlers=errors.handlers(),
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
@@ -335,11 +347,27 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
+def _tokens(settings: Settings) -> dict[bytes, str]:
+    """Return whose token each digest is; GATEWAY_TOKEN is the default client's."""
+    tokens = {digest: client.name for client in settings.clients for digest in client.token_hashes}
+    return tokens if settings.token is None else tokens | {token_digest(settings.token): DEFAULT_CLIENT}
+
+
+def _client_headers(settings: Settings, default: Signer) -> ClientHeaders:
+    """Return the headers of every client's webhooks. Raises SecretError."""
+    clients = {DEFAULT_CLIENT: ClientWebhooks(default, {})}
+    for client in settings.clients:
+        own = client.webhook_secret
+        signer = default if own is None else Signer(parse_secrets(" ".join(own)))
+        clients[client.name] = ClientWebhooks(signer, client.headers)
+    return ClientHeaders(default, clients)
+
+
 def _upstreams(settings: Settings, profiles: Mapping[str, Profile]) -> list[UpstreamSettings]:
     """Return the upstreams, the default one first. Raises ConfigError for a profile that there is not."""
     default = UpstreamSettings(
-        name=_DEFAULT_UPSTREAM,
-        profile=_DEFAULT_UPSTREAM,
+        name=DEFAULT_UPSTREAM,
+        profile=DEFAULT_UPSTREAM,
         url=settings.upstream_url,
         api_key=settings.upstream_api_key,
         rate=settings.upstream_rate,

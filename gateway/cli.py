@@ -94,15 +94,25 @@ def check_config(config: Path | None, /) -> None:
         value = getattr(settings, setting.key)
         shown = "***" if setting.secret and value is not None else value
         click.echo(f"{setting.env:<26} {_plain(shown)}")
+    for client in settings.clients:
+        click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
 
 
 @cli.command("make-secret")
 @click.option("--ed25519", is_flag=True, help="A key pair: whsk_… to sign with, then whpk_… for receivers.")
-def make_secret(*, ed25519: bool) -> None:
+@click.option("--token", is_flag=True, help="A client's token, then the line with its hash for the TOML file.")
+def make_secret(*, ed25519: bool, token: bool) -> None:
     """Print a new webhook secret (whsec_…)."""
-    from gateway import signature
+    from gateway import signature, tokens
 
-    for line in signature.make_key_pair() if ed25519 else (signature.make_secret(),):
+    if ed25519 and token:
+        raise click.UsageError("Give one of --ed25519 and --token.")
+    if token:
+        made = tokens.make_token()
+        lines: tuple[str, ...] = (made, f'token_hash = "{tokens.hash_line(made)}"')
+    else:
+        lines = signature.make_key_pair() if ed25519 else (signature.make_secret(),)
+    for line in lines:
         click.echo(line)
 
 

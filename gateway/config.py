@@ -6,7 +6,7 @@ Called by ``cli`` and ``app``; modules below them are given plain values.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,21 +15,31 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.errors import ConfigError, GatewayError
+from gateway.extraheaders import header_problem
 from gateway.settings import (
+    CLIENT_KEYS,
+    DEFAULT_CLIENT,
+    DEFAULT_UPSTREAM,
     PREFIX,
     SERVICE_LINK_ADVICE,
     SETTINGS,
     UPSTREAM_KEYS,
+    ClientSettings,
     RateWindow,
     Setting,
     Settings,
+    TableKey,
     UpstreamSettings,
     is_loopback,
 )
+from gateway.tokens import token_digest
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "DEFAULT_CLIENT",
+    "DEFAULT_UPSTREAM",
     "SETTINGS",
+    "ClientSettings",
     "RateWindow",
     "Setting",
     "Settings",
@@ -44,7 +54,8 @@ CONFIG_VARIABLE = "GATEWAY_CONFIG"
 """Names the TOML file where the command line does not."""
 
 _MAX_SHOWN = 80
-_UPSTREAMS = "upstreams"
+_UPSTREAMS, _CLIENTS = "upstreams", "clients"
+_HIDDEN = "a value that is not shown here"
 # Injected by Kubernetes for a Service named "gateway": nobody wrote these, so the report says where they come from.
 _SERVICE_LINK = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))")
 
@@ -79,16 +90,19 @@ def load(
             if value is not None and setting.key in validators:
                 validators[setting.key](value)
         except (ValueError, GatewayError) as error:
-            shown = "a value that is not shown here" if setting.secret else _shown(raw)
+            shown = _HIDDEN if setting.secret else _shown(raw)
             problems.append(f"{place}: got {shown}; {error}")
         else:
             values[setting.key] = value
             places[setting.key] = place
-    _check_together(values, places, problems)
-    upstreams = _read_upstreams(file, problems)
+    _check_together(values, places, file, problems)
+    _check_groups(file, problems)
+    upstreams = tuple(_read_upstreams(file, problems))
+    clients = tuple(_read_clients(file, validators.get("webhook_secret"), problems))
+    _check_tokens(values.get("token"), clients, problems)
     if problems:
         raise ConfigError(problems)
-    return Settings(**values, upstreams=upstreams)
+    return Settings(**values, upstreams=upstreams, clients=clients)
 
 
 def require_upstream_key(settings: Settings) -> None:
@@ -177,47 +191,139 @@ def _read_secret(variable: str, path: str, problems: list[str]) -> tuple[str, st
     return variable, text
 
 
-def _read_upstreams(file: _File, problems: list[str]) -> tuple[UpstreamSettings, ...]:
-    """Read the tables ``[upstreams.NAME]``."""
-    tables = (file.keys or {}).get(_UPSTREAMS, {})
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        problems.append(f"{_UPSTREAMS} in {file.name}: write a table for each upstream, such as [upstreams.runway]")
-        return ()
-    found = (_read_upstream(name, table, file.name, problems) for name, table in tables.items())
-    return tuple(upstream for upstream in found if upstream is not None)
+def _tables(file: _File, group: str) -> dict[str, dict[str, Any]]:
+    """Return the tables ``[group.NAME]``; none where they are no tables, which ``_check_groups`` reports."""
+    tables = (file.keys or {}).get(group, {})
+    usable = isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+    return tables if usable else {}
 
 
-def _read_upstream(name: str, table: dict[str, Any], file: str, problems: list[str]) -> UpstreamSettings | None:
-    section = f"[{_UPSTREAMS}.{name}] in {file}"
-    before = len(problems)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        problems.append(f"{section}: name it with small letters, digits and hyphens")
+def _check_groups(file: _File, problems: list[str]) -> None:
+    for group, example in ((_UPSTREAMS, "runway"), (_CLIENTS, "shop")):
+        if (file.keys or {}).get(group, {}) != {} and not _tables(file, group):
+            problems.append(f"{group} in {file.name}: write a table for each {group[:-1]}, such as [{group}.{example}]")
+
+
+def _read_table(
+    section: str,
+    table: dict[str, Any],
+    keys: Mapping[str, TableKey],
+    problems: list[str],
+    others: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Return the values of one table's keys, those of secrets also from the files that KEY_file names.
+
+    ``others`` are keys that the caller reads.
+    """
     values: dict[str, Any] = {}
-    for key, raw in table.items():
-        parse = UPSTREAM_KEYS.get(key)
-        if parse is None:
-            problems.append(f"{section}: {key}: no such setting; {_suggest(key, set(UPSTREAM_KEYS), 'remove it')}")
+    files = {f"{name}_file": name for name, key in keys.items() if key.secret}
+    for given, raw in table.items():
+        name = files.get(given, given)
+        if given in others:
             continue
+        if name not in keys:
+            advice = _suggest(given, {*keys, *files, *others}, "remove it")
+            problems.append(f"{section}: {given}: no such setting; {advice}")
+            continue
+        if given in files and name in table:
+            problems.append(f"{section}: got both {name} and {given}; remove one of them")
+            continue
+        key = keys[name]
         try:
-            values[key] = parse(_as_text(raw, "," if key.endswith("rate") else "").strip())
+            if given in files:
+                read = _read_secret(f"{section}: {given}", _as_text(raw, ""), problems)
+                if read is None:
+                    continue
+                raw = read[1]
+            values[name] = key.parse(_as_text(raw, key.separator).strip())
         except ValueError as error:
-            shown = "a value that is not shown here" if key == "api_key" else _shown(raw)
-            problems.append(f"{section}: {key}: got {shown}; {error}")
-    key_file = values.pop("api_key_file", None)
-    if key_file is not None and "api_key" in values:
-        problems.append(f"{section}: got both api_key and api_key_file; remove one of them")
-    elif key_file is not None and (read := _read_secret(f"{section}: api_key_file", key_file, problems)) is not None:
-        values["api_key"] = read[1]
-    if len(problems) > before:
-        return None
-    return UpstreamSettings(
-        name=name,
-        profile=values.get("profile", name),
-        url=values.get("url"),
-        api_key=values.get("api_key"),
-        rate=values.get("rate"),
-        create_rate=values.get("create_rate"),
-    )
+            problems.append(f"{section}: {given}: got {_HIDDEN if key.secret else _shown(raw)}; {error}")
+    return values
+
+
+def _read_upstreams(file: _File, problems: list[str]) -> Iterator[UpstreamSettings]:
+    """Read the tables ``[upstreams.NAME]``."""
+    for name, table in _tables(file, _UPSTREAMS).items():
+        section = f"[{_UPSTREAMS}.{name}] in {file.name}"
+        before = len(problems)
+        _check_name(section, name, problems)
+        values = _read_table(section, table, UPSTREAM_KEYS, problems)
+        if len(problems) == before:
+            absent = dict.fromkeys(("url", "api_key", "rate", "create_rate"))
+            yield UpstreamSettings(**{"name": name, "profile": name, **absent, **values})
+
+
+def _read_clients(
+    file: _File, check_secret: Callable[[Any], object] | None, problems: list[str]
+) -> Iterator[ClientSettings]:
+    """Read the tables ``[clients.NAME]``."""
+    upstreams = [DEFAULT_UPSTREAM, *_tables(file, _UPSTREAMS)]
+    for name, table in _tables(file, _CLIENTS).items():
+        section = f"[{_CLIENTS}.{name}] in {file.name}"
+        before = len(problems)
+        _check_name(section, name, problems)
+        values = _read_table(section, table, CLIENT_KEYS, problems, others=("headers", "headers_file"))
+        headers = _read_headers(section, table, problems)
+        hashes = values.pop("token_hash", ()) + values.pop("token_hashes", ())
+        if name == DEFAULT_CLIENT:
+            if "webhook_secret" in values:
+                problems.append(f"{section}: webhook_secret: the default client's is GATEWAY_WEBHOOK_SECRET")
+        elif not any(key.startswith("token_hash") for key in table):
+            problems.append(f"{section}: token_hash: missing; `gateway make-secret --token` prints one for a new token")
+        if values.get("upstream", DEFAULT_UPSTREAM) not in upstreams:
+            problems.append(
+                f"{section}: upstream: got {_shown(values['upstream'])}; write one of: {', '.join(upstreams)}"
+            )
+        if check_secret is not None and "webhook_secret" in values:
+            try:
+                check_secret(values["webhook_secret"])
+            except (ValueError, GatewayError) as error:
+                problems.append(f"{section}: webhook_secret: got {_HIDDEN}; {error}")
+        if len(problems) == before:
+            absent = dict.fromkeys(("webhook_secret", "upstream", "rate"))
+            yield ClientSettings(**{"name": name, "token_hashes": hashes, "headers": headers, **absent, **values})
+
+
+def _read_headers(section: str, table: dict[str, Any], problems: list[str]) -> dict[str, str]:
+    """Return a client's extra headers, from the table ``headers`` or the lines of the file ``headers_file``."""
+    given = table.get("headers", {})
+    pairs: list[tuple[str, str]] = []
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        problems.append(f'{section}: headers: got {_HIDDEN}; write a table of strings: {{ Authorization = "…" }}')
+    elif "headers_file" in table and given:
+        problems.append(f"{section}: got both headers and headers_file; remove one of them")
+    elif "headers_file" in table:
+        read = _read_secret(f"{section}: headers_file", str(table["headers_file"]), problems)
+        lines = [] if read is None else read[1].splitlines()
+        if not all(":" in line for line in lines):  # such a line may be a secret: not shown
+            problems.append(f"{section}: headers_file: write a line for each header, such as Authorization: Bearer …")
+            lines = []
+        pairs = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    else:
+        pairs = list(given.items())
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        if (found := header_problem(name, value)) is not None:
+            problems.append(f"{section}: headers: {found}")
+        elif name.lower() in headers:
+            problems.append(f"{section}: headers: {name}: given twice; remove one of them")
+        headers[name.lower()] = value
+    return headers
+
+
+def _check_name(section: str, name: str, problems: list[str]) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+        problems.append(f"{section}: name it with at most 64 small letters, digits and hyphens")
+
+
+def _check_tokens(token: str | None, clients: tuple[ClientSettings, ...], problems: list[str]) -> None:
+    """Check that no token is two clients': one of them would see the other's callbacks."""
+    owners = {} if token is None else {token_digest(token): "GATEWAY_TOKEN"}
+    for client in clients:
+        for digest in client.token_hashes:
+            owner = owners.setdefault(digest, f"[{_CLIENTS}.{client.name}]")
+            if owner != f"[{_CLIENTS}.{client.name}]":
+                problems.append(f"[{_CLIENTS}.{client.name}]: its token is also that of {owner}; give each its own")
 
 
 def _report_unknown(environ: Mapping[str, str], file: _File, problems: list[str]) -> None:
@@ -229,7 +335,7 @@ def _report_unknown(environ: Mapping[str, str], file: _File, problems: list[str]
             problems.append(f"{name}: no such setting; {advice}")
     keys = {setting.key for setting in SETTINGS}
     for key in file.keys or ():
-        if key not in keys and key != _UPSTREAMS:
+        if key not in keys and key not in (_UPSTREAMS, _CLIENTS):
             variable = f"{PREFIX}{key.upper()}"
             if variable in secret_files:
                 advice = f"a secret's file is named by the variable {variable}"
@@ -245,14 +351,17 @@ def _suggest(name: str, known: set[str], otherwise: str) -> str:
     return f"did you mean {close[0]}?" if close else otherwise
 
 
-def _check_together(values: Mapping[str, Any], places: Mapping[str, str], problems: list[str]) -> None:
+def _check_together(values: Mapping[str, Any], places: Mapping[str, str], file: _File, problems: list[str]) -> None:
     """Check the settings that depend on one another, where each of them is usable by itself."""
     if {"poll_min_s", "poll_max_s"} <= values.keys() and values["poll_min_s"] > values["poll_max_s"]:
         problems.append(
             f"{places['poll_min_s']}, {places['poll_max_s']}: got {values['poll_min_s']:g} and "
             f"{values['poll_max_s']:g}; write a least time that is not above the greatest"
         )
-    if {"host", "token"} <= values.keys() and values["token"] is None and not is_loopback(values["host"]):
+    # A client's token counts also where it is mistaken, which is reported as what it is.
+    tokens = [key for table in _tables(file, _CLIENTS).values() for key in table if key.startswith("token_hash")]
+    open_to_all = "token" in values and values["token"] is None and not tokens
+    if "host" in values and open_to_all and not is_loopback(values["host"]):
         problems.append(
             f"{places['host']}: got {_shown(values['host'])} and no token, so that anyone who reaches it could use it; "
             "set GATEWAY_TOKEN or listen on 127.0.0.1"

@@ -13,13 +13,13 @@ import random
 import structlog
 
 from gateway.bulkhead import Bulkhead
+from gateway.clientheaders import ClientHeaders
 from gateway.clock import Clock, wait_for_event
 from gateway.errors import StoreError
 from gateway.inflight import InFlight
 from gateway.model import Attempt, AttemptRecord, AttemptResult, DueCallback
 from gateway.retry import RetryPolicy
 from gateway.sender import Sender, SendResult
-from gateway.signature import Signer
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
@@ -42,7 +42,7 @@ class Deliverer:
         self,
         store: Store,
         sender: Sender,
-        signer: Signer,
+        client_headers: ClientHeaders,
         retry: RetryPolicy,
         clock: Clock,
         metrics: Metrics,
@@ -50,7 +50,7 @@ class Deliverer:
     ) -> None:
         self._store = store
         self._sender = sender
-        self._signer = signer
+        self._client_headers = client_headers
         self._retry = retry
         self._clock = clock
         self._metrics = metrics
@@ -94,12 +94,10 @@ class Deliverer:
         started_at = self._clock.now()
         started = self._clock.monotonic()
         self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
-        headers = {
-            "content-type": "application/json",
-            **self._signer.headers(claim.id, started_at // 1000, claim.body),
-        }
+        headers = self._client_headers.headers(claim, started_at // 1000)
+        confidential = self._client_headers.confidential(claim)
         try:
-            sent = await self._sender.send(claim.url, headers, claim.body)
+            sent = await self._sender.send(claim.url, headers, claim.body, confidential)
         except asyncio.CancelledError:
             await self._interrupted(claim, started_at, started)
             raise

@@ -8,7 +8,7 @@ callback policy.
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.errors import AddressNotAllowed
+from gateway.extraheaders import mask
 from gateway.retry import parse_retry_after
 
 __all__ = ["Reason", "SendResult", "Sender"]
@@ -43,7 +44,7 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None
     """How long the receiver asked to be left alone; only with 429 and 503."""
     excerpt: bytes
-    """The first 1 KiB of the answer's body."""
+    """The first 1 KiB of the answer's body, without what is confidential."""
 
 
 class Sender:
@@ -56,14 +57,18 @@ class Sender:
         # identity: a small compressed answer may unpack to gigabytes.
         self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+    async def send(
+        self, url: str, headers: Mapping[str, str], body: bytes, confidential: Sequence[bytes] = ()
+    ) -> SendResult:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
 
         ``headers`` have lower-case names; user-agent, accept and accept-encoding among them are replaced.
-        Whatever the receiver or the network does is a value; only cancellation is raised.
+        Whatever the receiver or the network does is a value; only cancellation is raised. ``confidential``, the
+        longest first, is what the result must not show of the answer: some receivers repeat the request.
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
-        answer = _Answer()
+        # More than is kept: what begins within the excerpt has to be seen whole to be recognised.
+        answer = _Answer(_EXCERPT + max(map(len, confidential), default=0))
         failure: tuple[Reason, str] | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -86,7 +91,7 @@ class Sender:
             reason=failure and failure[0],
             error=failure and failure[1],
             retry_after_s=parse_retry_after(answer.retry_after, self._clock.now()),
-            excerpt=answer.excerpt,
+            excerpt=mask(answer.excerpt, confidential)[:_EXCERPT],
         )
 
     async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, answer: "_Answer") -> None:
@@ -100,8 +105,8 @@ class Sender:
             assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
             # The stream itself: response.aiter_raw() would leave a suspended generator behind when left early.
             async for chunk in response.stream:
-                if size < _EXCERPT:
-                    answer.excerpt += chunk[: _EXCERPT - size]
+                if size < answer.keep:
+                    answer.excerpt += chunk[: answer.keep - size]
                 size += len(chunk)
                 if size >= _MAX_BODY:
                     break
@@ -121,6 +126,9 @@ class _Answer:
     status_code: int | None = None
     retry_after: str | None = None
     excerpt: bytes = b""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
 
 
 def _where(url: str) -> str:

@@ -8,25 +8,35 @@ here. Called by ``config``, which reads and reports; the rest of the package tak
 import ipaddress
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.tokens import parse_hashes
+
 __all__ = [
+    "CLIENT_KEYS",
+    "DEFAULT_CLIENT",
+    "DEFAULT_UPSTREAM",
     "PREFIX",
     "SERVICE_LINK_ADVICE",
     "SETTINGS",
     "UPSTREAM_KEYS",
+    "ClientSettings",
     "RateWindow",
     "Setting",
     "Settings",
+    "TableKey",
     "UpstreamSettings",
     "is_loopback",
 ]
 
 PREFIX = "GATEWAY_"
+DEFAULT_CLIENT = "default"
+"""Whoever sends GATEWAY_TOKEN; everybody, where no client has a token."""
+DEFAULT_UPSTREAM = "aigptimage"
 SERVICE_LINK_ADVICE = 'Kubernetes sets it for a Service named "gateway": put enableServiceLinks: false into the pod'
 
 
@@ -41,7 +51,6 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One more upstream, a table ``[upstreams.NAME]`` of the TOML file. Its repr hides the key."""
 
     name: str
-    """What callbacks name it by."""
     profile: str
     url: str | None
     """None: the profile's base URL."""
@@ -52,6 +61,25 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"UpstreamSettings(name={self.name!r}, profile={self.profile!r}, url={self.url!r})"
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One client, a table ``[clients.NAME]`` of the TOML file. Its repr hides all that is secret."""
+
+    name: str
+    token_hashes: tuple[bytes, ...]
+    """SHA-256 digests of the tokens it may send."""
+    webhook_secret: tuple[str, ...] | None
+    """None: signed with ``Settings.webhook_secret``."""
+    upstream: str | None
+    """Where its callbacks name none; None: the default one."""
+    headers: Mapping[str, str]
+    """Sent to its receivers with each webhook; lower-case names."""
+    rate: tuple[RateWindow, ...] | None
+    """None: not limited."""
+
+    def __repr__(self) -> str:
+        return f"ClientSettings(name={self.name!r}, upstream={self.upstream!r})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """None: ``console`` on a terminal, else ``json``."""
     upstreams: tuple[UpstreamSettings, ...] = ()
     """Upstreams besides the default one; only the TOML file names them."""
+    clients: tuple[ClientSettings, ...] = ()
+    """Clients besides the default one, or with more for it; only the TOML file names them."""
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)
@@ -104,6 +134,15 @@ class Setting(msgspec.Struct, frozen=True):
     def key(self) -> str:
         """The name in the TOML file and on ``Settings``."""
         return self.env.removeprefix(PREFIX).lower()
+
+
+class TableKey(msgspec.Struct, frozen=True):
+    """One key of a table ``[upstreams.NAME]`` or ``[clients.NAME]``; as in ``Setting``."""
+
+    parse: Callable[[str], Any]
+    separator: str = ""
+    secret: bool = False
+    """Not shown; may stand in a file of its own, which KEY_file names."""
 
 
 def is_loopback(host: str) -> bool:
@@ -342,12 +381,20 @@ SETTINGS: tuple[Setting, ...] = (
 )
 """Every setting, in the order of the README's table and of ``config/gateway.toml``."""
 
-UPSTREAM_KEYS: dict[str, Callable[[str], Any]] = {
-    "profile": str,
-    "url": _upstream_url,
-    "api_key": _credential,
-    "api_key_file": str,
-    "rate": _rate,
-    "create_rate": _rate,
+UPSTREAM_KEYS: dict[str, TableKey] = {
+    "profile": TableKey(str),
+    "url": TableKey(_upstream_url),
+    "api_key": TableKey(_credential, secret=True),
+    "rate": TableKey(_rate, ","),
+    "create_rate": TableKey(_rate, ","),
 }
-"""What a table ``[upstreams.NAME]`` may hold, and the parser of each."""
+"""What a table ``[upstreams.NAME]`` may hold."""
+
+CLIENT_KEYS: dict[str, TableKey] = {
+    "token_hash": TableKey(parse_hashes, " ", secret=True),
+    "token_hashes": TableKey(parse_hashes, " ", secret=True),
+    "webhook_secret": TableKey(_words, " ", secret=True),
+    "upstream": TableKey(str),
+    "rate": TableKey(_rate, ","),
+}
+"""What a table ``[clients.NAME]`` may hold, besides its ``headers`` or ``headers_file``."""

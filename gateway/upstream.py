@@ -109,6 +109,8 @@ class Upstream:
                     await response.aclose()
         except TimeoutError:
             return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
+        except httpx.RemoteProtocolError:  # its text quotes the answer, which may repeat the key
+            return NoAnswer(error="The upstream's answer is not valid HTTP/1.1.")
         except httpx.HTTPError as exc:
             return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
         if body is None:
@@ -120,7 +122,14 @@ class Upstream:
         if isinstance(answer, NoAnswer):
             return PollResult(kind=answer.kind, error=answer.error)
         retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
-        return self._redacted(read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body))
+        result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
+        if result.error is None or not self._api_key:
+            return result
+        # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
+        # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
+        masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
+        again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
+        return msgspec.structs.replace(result, error=(again.error or result.error).replace(self._api_key, "***"))
 
     def without_key(self, answer: Answer) -> Answer:
         """Return an answer that clients may see: some answers to a refused key repeat it."""
@@ -128,12 +137,6 @@ class Upstream:
         if self._api_key is None or len(self._api_key) < _LEAST_SECRET:
             return answer
         return msgspec.structs.replace(answer, body=answer.body.replace(self._api_key.encode(), b"***"))
-
-    def _redacted(self, result: PollResult) -> PollResult:
-        """Take the key out of what the upstream says: some answers to a refused key repeat it."""
-        if not self._api_key or result.error is None or self._api_key not in result.error:
-            return result
-        return msgspec.structs.replace(result, error=result.error.replace(self._api_key, "***"))
 
 
 async def _read(response: httpx.Response) -> bytes | None:

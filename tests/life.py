@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from gateway.clientheaders import ClientHeaders
 from gateway.clock import Clock
 from gateway.config import RateWindow
 from gateway.deliverer import Deliverer
@@ -62,7 +63,9 @@ class ScriptedSender(Sender):
     def __init__(self, send: Callable[[str, Mapping[str, str], bytes], Awaitable[SendResult]]) -> None:
         self._send = send
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+    async def send(
+        self, url: str, headers: Mapping[str, str], body: bytes, confidential: Sequence[bytes] = ()
+    ) -> SendResult:
         return await self._send(url, headers, body)
 
 
@@ -96,9 +99,9 @@ class Life:
         self.poller = Poller(self.store, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
-            signer = Signer(parse_secrets(SECRET))
+            headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
             retry = RetryPolicy(schedule_s)
-            self.deliverer = Deliverer(self.store, sender, signer, retry, clock, self.metrics, random.Random(seed + 1))
+            self.deliverer = Deliverer(self.store, sender, headers, retry, clock, self.metrics, random.Random(seed + 1))
             loops.append(self.deliverer)
         self.supervisor = Supervisor(loops, clock, self.metrics)
 

@@ -1,22 +1,24 @@
 """Who is asking: bearer token → client name, for every path that is not public.
 
-Owns the comparison of tokens. An ASGI middleware, so that a route which is added later is closed unless it is listed
-here.
+Owns the comparison of tokens, and that a client's rate is counted. An ASGI middleware, so that a route which is added
+later is closed unless it is listed here.
 """
 
-import hashlib
 import hmac
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
-from gateway.errors import Unauthorized
+from gateway.config import DEFAULT_CLIENT
+from gateway.errors import RequestError, Unauthorized
+from gateway.tokens import token_digest
 
-__all__ = ["DEFAULT_CLIENT", "AuthMiddleware", "client_of"]
+__all__ = ["AuthMiddleware", "client_of"]
 
-DEFAULT_CLIENT = "default"
 _PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
 
 
@@ -27,33 +29,38 @@ def client_of(request: Request) -> str:
 
 
 class AuthMiddleware:
-    """Asks for ``token``, where there is one."""
+    """Asks for a token; ``clients`` has each token's digest and its client. Where it is empty all are the default."""
 
-    def __init__(self, app: ASGIApp, token: str | None, errors: ErrorAnswers) -> None:
+    def __init__(self, app: ASGIApp, clients: Mapping[bytes, str], limits: ClientLimits, errors: ErrorAnswers) -> None:
         self._app = app
+        self._clients = dict(clients)
+        self._limits = limits
         self._errors = errors
-        self._digest = None if token is None else _digest(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in _PUBLIC:
             try:
-                scope["client_name"] = self._client(Headers(scope=scope).get("authorization"))
-            except Unauthorized as error:
+                client = self._client(Headers(scope=scope).get("authorization"))
+                self._limits.count(client)
+            except RequestError as error:
                 await self._errors.answer(scope["path"], error)(scope, receive, send)
                 return
+            scope["client_name"] = client
         await self._app(scope, receive, send)
 
     def _client(self, authorization: str | None) -> str:
-        if self._digest is None:
+        if not self._clients:
             return DEFAULT_CLIENT
         if authorization is None:
             raise Unauthorized("Send the gateway's token as `Authorization: Bearer TOKEN`.")
         scheme, _, token = authorization.partition(" ")
-        # Digests have one length: the comparison tells nothing about the token's.
-        if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(token.strip()), self._digest):
+        found = None
+        if scheme.lower() == "bearer":
+            digest = token_digest(token.strip())
+            # Every one of them, in constant time: how long it takes tells neither a token's digest nor whose it is.
+            for known, client in self._clients.items():
+                if hmac.compare_digest(digest, known):
+                    found = client
+        if found is None:
             raise Unauthorized("The token is not one of this gateway's.")
-        return DEFAULT_CLIENT
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("latin-1", "replace")).digest()
+        return found

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -55,13 +56,18 @@ class Callbacks:
         *,
         check_url: Callable[[str], Awaitable[object]],
         first_poll_at: Mapping[str, Callable[[int], int]],
+        client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, the default one first, when a task registered now is first polled."""
+        """``first_poll_at``: for each upstream, the default one first, when a task registered now is first polled.
+
+        ``client_upstreams``: for clients with another default upstream, its name.
+        """
         self._store = store
         self._clock = clock
         self._metrics = metrics
         self._check_url = check_url
         self._first_poll_at = first_poll_at
+        self._client_upstreams = client_upstreams
         # A batch of names that resolve slowly must not take every thread that resolves.
         self._lookups = asyncio.Semaphore(_BATCH_LOOKUPS)
         self._cursors: URLSafeSerializer | None = None
@@ -175,7 +181,9 @@ class Callbacks:
         if len(metadata) > MAX_METADATA:
             message = f"may have at most {MAX_METADATA} bytes as JSON, has {len(metadata)}"
             raise InvalidRequest(f"metadata: {message}", errors=[("metadata", message)])
-        upstream = next(iter(self._first_poll_at)) if asked.upstream is None else asked.upstream
+        upstream = asked.upstream
+        if upstream is None:
+            upstream = self._client_upstreams.get(client, next(iter(self._first_poll_at)))
         if upstream not in self._first_poll_at:
             message = f"is not configured; there is: {', '.join(self._first_poll_at)}"
             raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])

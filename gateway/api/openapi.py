@@ -25,7 +25,7 @@ _ERRORS = {
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "A field is not valid, or the callback URL is not allowed.",
-    429: "The upstream's rate limit is used up; try again after the seconds in Retry-After.",
+    429: "The client's rate is used up, or here the upstream's; try again after the seconds in Retry-After.",
     502: "The upstream gave no answer.",
     503: "Try again after the seconds in Retry-After.",
     504: "The upstream took too long.",
@@ -230,7 +230,7 @@ def _operation(
             content = {} if schema is None else {"content": {"application/json": {"schema": schema}}}
             responses[str(status)] = {"description": description, **content}
     problem = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status in errors:
+    for status in sorted({*errors, 429}):
         responses[str(status)] = {"description": _ERRORS[status], "content": problem}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if parameters is not None:

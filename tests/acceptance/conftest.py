@@ -25,7 +25,7 @@ LIMIT_S = 30
 
 
 class GatewayProcess:
-    """One run of ``gateway serve``; its log is read as it comes."""
+    """One run of ``gateway serve``; what it writes, to standard output too, is read as it comes."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -36,8 +36,8 @@ class GatewayProcess:
         self.url = ""
 
     async def _read(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
             self.text.append(line.decode())
             with suppress(ValueError):
                 self.log.append(json.loads(line))
@@ -144,7 +144,8 @@ class World:
             *(sys.executable, "-m", "gateway", "serve"),
             cwd=self.folder,
             env=kept | {"PYTHONPATH": str(Path(__file__).parents[2])} | self.environ | environ,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         gateway = GatewayProcess(process)
         try:

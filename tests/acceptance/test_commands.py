@@ -1,6 +1,7 @@
 """The commands as people and scripts use them: real processes, their output and their exit codes."""
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
@@ -214,6 +215,17 @@ def test_make_secret_makes_a_key_pair(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "whpk_" in refused.stderr
     assert run("check-config", cwd=tmp_path, GATEWAY_WEBHOOK_SECRET=f"{SECRET} {signing}").returncode == 0
+
+
+def test_make_secret_makes_a_token_with_its_hash(tmp_path: Path) -> None:
+    """The token stands alone on the first line, and the second one is what goes into the client's table."""
+    token, line = run("make-secret", "--token", cwd=tmp_path).stdout.splitlines()
+    config = tmp_path / "gateway.toml"
+    config.write_text(f"[clients.shop]\n{line}\n")
+    checked = run("check-config", cwd=tmp_path, GATEWAY_CONFIG=str(config), GATEWAY_HOST="0.0.0.0")
+    assert (checked.returncode, "[clients.shop]" in checked.stdout) == (0, True), checked.stderr
+    assert token not in line
+    assert line == f'token_hash = "sha256:{hashlib.sha256(token.encode()).hexdigest()}"'
 
 
 async def test_listen_verifies_and_prints(tmp_path: Path) -> None:

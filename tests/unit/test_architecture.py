@@ -24,6 +24,7 @@ LAYERS = {
         "asgi_server",
         "secretfile",
         "key",
+        "clientheaders",
         "profilefile",
     ),
     "pure": (
@@ -41,7 +42,7 @@ LAYERS = {
         "timetable",
         "bulkhead",
     ),
-    "base": ("config", "settings", "errors", "telemetry", "clock", "__init__"),
+    "base": ("config", "settings", "errors", "telemetry", "clock", "tokens", "extraheaders", "__init__"),
 }
 
 MAY_IMPORT = {

@@ -1,0 +1,59 @@
+"""The headers that each client's webhooks carry: content type, signatures by its secrets, its own static ones.
+
+Owns that no client's secret or header gets into another's webhooks. Called by the deliverer; built by the wiring.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from gateway.extraheaders import confidential_parts
+from gateway.model import DueCallback
+from gateway.signature import Signer
+
+__all__ = ["ClientHeaders", "ClientWebhooks"]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientWebhooks:
+    """What is particular to one client's webhooks. Its repr shows none of it."""
+
+    signer: Signer = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    """Lower-case names; none that the gateway sets."""
+    confidential: Sequence[bytes] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "confidential", confidential_parts(self.headers.values()))
+
+
+class ClientHeaders:
+    """Knows every client's; ``default`` serves clients whose table is gone: their webhooks are still owed."""
+
+    def __init__(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
+        self._default = ClientWebhooks(default, {})
+        self._clients = dict(clients)
+
+    def headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
+        """Return the headers of one attempt, names in lower case."""
+        client = self._of(claim.client)
+        return {
+            **client.headers,
+            "content-type": "application/json",
+            **client.signer.headers(claim.id, timestamp_s, claim.body),
+        }
+
+    def confidential(self, claim: DueCallback) -> Sequence[bytes]:
+        """Return what nobody may be shown of the receiver's answer, should it repeat the request."""
+        return self._of(claim.client).confidential
+
+    def _of(self, name: str) -> ClientWebhooks:
+        found = self._clients.get(name)
+        if found is None:
+            # Remembered, so that the log says it once for each client.
+            found = self._clients[name] = self._default
+            _log.warning("client.not_configured", client=name, signed_with="GATEWAY_WEBHOOK_SECRET")
+        return found

@@ -1,0 +1,238 @@
+"""Two clients of one gateway: neither sees, changes, signs for or slows down the other."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import standardwebhooks
+
+from gateway.app import Gateway
+from gateway.asgi_server import serve_asgi
+from gateway.clock import SystemClock
+from gateway.config import load
+from gateway.signature import make_secret
+from gateway.simulator import Fault, FaultKind, SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from gateway.tokens import hash_line, make_token
+
+DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET = make_secret(), make_secret(), make_secret()
+TOKENS = {"default": "own-token", "shop": make_token(), "inn": make_token()}
+NEW_INN_TOKEN = make_token()
+
+
+class Hooks:
+    """A receiver that keeps what comes."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[dict[str, str], bytes]] = []
+        self.url = ""
+        self._news = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        self.posts.append(({name.decode(): value.decode() for name, value in scope["headers"]}, body))
+        self._news.set()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def first(self) -> tuple[dict[str, str], bytes]:
+        """Wait for the first webhook."""
+        async with asyncio.timeout(20):
+            await self._news.wait()
+        return self.posts[0]
+
+
+class Clients:
+    """One gateway, a simulated upstream of each name, and a receiver and an API client of each client."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hooks = {name: Hooks() for name in TOKENS}
+        self.simulators = {name: SimulatedUpstream(SystemClock()) for name in ("aigptimage", "second")}
+        self.api: dict[str, httpx.AsyncClient] = {}
+        self.environ: dict[str, str] = {}
+        self.gateway: Gateway
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        urls = {name: await stack.enter_async_context(serve_simulator(app)) for name, app in self.simulators.items()}
+        for hooks in self.hooks.values():
+            hooks.url = await stack.enter_async_context(serve_asgi(hooks))
+        path = self.folder / "gateway.toml"
+        path.write_text(f"""
+            [upstreams.second]
+            profile = "aigptimage"
+            url = "{urls["second"]}"
+            rate = "100/1"
+
+            [clients.shop]
+            token_hash = "{hash_line(TOKENS["shop"])}"
+            webhook_secret = "{SHOP_SECRET} {OLD_SHOP_SECRET}"
+            headers = {{ Authorization = "Bearer for-shops-receiver", X-Team = "shop" }}
+
+            [clients.inn]
+            token_hashes = ["{hash_line(TOKENS["inn"])}", "{hash_line(NEW_INN_TOKEN)}"]
+            upstream = "second"
+            rate = "40/3600"
+        """)
+        self.environ = {
+            "GATEWAY_DATABASE_URL": f"sqlite:///{self.folder / 'gateway.db'}",
+            "GATEWAY_UPSTREAM_URL": urls["aigptimage"],
+            "GATEWAY_UPSTREAM_RATE": "100/1",
+            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
+            "GATEWAY_POLL_MIN_S": "0.05",
+            "GATEWAY_WEBHOOK_SECRET": DEFAULT_SECRET,
+            "GATEWAY_TOKEN": TOKENS["default"],
+        }
+        self.gateway = Gateway(load(self.environ, path), SystemClock())
+        stack.push_async_callback(self.gateway.close)
+        await self.gateway.start()
+        stack.push_async_callback(self.gateway.drain)
+        for name, token in TOKENS.items():
+            self.api[name] = await stack.enter_async_context(self.client(token))
+
+    def client(self, token: str) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.gateway)
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
+
+    async def register(self, client: str, task_id: str, **members: Any) -> dict[str, Any]:
+        """Register the client's receiver for a task."""
+        body = {"taskId": task_id, "callbackUrl": f"{self.hooks[client].url}/hooks", **members}
+        answer = await self.api[client].post("/v1/callbacks", json=body)
+        assert answer.status_code == 201, answer.text
+        callback: dict[str, Any] = answer.json()
+        return callback
+
+
+@pytest.fixture
+async def clients(tmp_path: Path) -> AsyncIterator[Clients]:
+    """A running gateway with the clients default, shop and inn."""
+    async with AsyncExitStack() as stack:
+        made = Clients(tmp_path)
+        await made.start(stack)
+        yield made
+
+
+async def test_another_clients_callback_is_404_everywhere(clients: Clients) -> None:
+    """Reading, its attempts, cancelling, redelivering, its task: as if it did not exist, and nothing happens to it."""
+    mine = await clients.register("shop", "sim-never-0-mine")
+    path = f"/v1/callbacks/{mine['id']}"
+    for other in ("inn", "default"):
+        for method, where in (
+            ("GET", path),
+            ("GET", f"{path}/attempts"),
+            ("DELETE", path),
+            ("POST", f"{path}/redeliver"),
+            ("GET", "/v1/tasks/sim-never-0-mine"),
+        ):
+            answer = await clients.api[other].request(method, where)
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, where)
+            never = await clients.api[other].request(method, where.replace(mine["id"], "cb_0").replace("mine", "none"))
+            assert list(never.json()) == list(answer.json()), "nothing tells that it exists"
+    assert (await clients.api["shop"].get(path)).json()["state"] == "waiting"
+    assert (await clients.api["shop"].get("/v1/tasks/sim-never-0-mine")).status_code == 200
+
+
+async def test_lists_and_bulk_redelivery_keep_to_the_client(clients: Clients) -> None:
+    """Each lists its own, also by another's cursor and task; the same task and URL registered by two are two."""
+    url = clients.hooks["shop"].url
+    for client in TOKENS:
+        for number in range(3):
+            await clients.register(client, f"sim-never-0-{number}", callbackUrl=url, upstream="aigptimage")
+    pages = {name: (await api.get("/v1/callbacks?limit=2")).json() for name, api in clients.api.items()}
+    listed = {name: (await api.get("/v1/callbacks")).json()["data"] for name, api in clients.api.items()}
+    assert [len(found) for found in listed.values()] == [3, 3, 3]
+    ids = [callback["id"] for found in listed.values() for callback in found]
+    assert len(set(ids)) == 9
+    ours = {callback["id"] for callback in listed["inn"]}
+    by_task = (await clients.api["inn"].get("/v1/callbacks?taskId=sim-never-0-1")).json()["data"]
+    borrowed = (await clients.api["inn"].get("/v1/callbacks", params={"cursor": pages["shop"]["nextCursor"]})).json()
+    assert len(by_task) == 1
+    assert {callback["id"] for callback in (*by_task, *borrowed["data"])} <= ours
+    assert (await clients.api["inn"].post("/v1/redeliveries", json={"state": "dead"})).json() == {"count": 0}
+
+
+async def test_each_webhook_is_its_clients(clients: Clients) -> None:
+    """Signed with the client's secrets alone, verified by the reference library; extra headers go to its receiver."""
+    for client in TOKENS:
+        await clients.register(client, f"sim-success-1-{client}")
+    posts = {client: await clients.hooks[client].first() for client in TOKENS}
+    secrets = {"default": {DEFAULT_SECRET}, "shop": {SHOP_SECRET, OLD_SHOP_SECRET}, "inn": {DEFAULT_SECRET}}
+    for client, (headers, body) in posts.items():
+        good = set()
+        for secret in (DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET):
+            try:
+                standardwebhooks.Webhook(secret).verify(body, headers)
+            except standardwebhooks.WebhookVerificationError:
+                continue
+            good.add(secret)
+        assert good == secrets[client], client
+    shop = posts["shop"][0]
+    assert (shop["authorization"], shop["x-team"]) == ("Bearer for-shops-receiver", "shop")
+    assert shop["content-type"] == "application/json"
+    for client in ("default", "inn"):
+        assert not {"authorization", "x-team"} & posts[client][0].keys()
+    assert all(len(hooks.posts) == 1 for hooks in clients.hooks.values())
+
+
+async def test_a_clients_default_upstream(clients: Clients) -> None:
+    """A callback that names no upstream is its client's default one's; one that names another gets that."""
+    ours = await clients.register("inn", "sim-never-0-u")
+    theirs = await clients.register("shop", "sim-never-0-u")
+    named = await clients.register("inn", "sim-never-0-v", upstream="aigptimage")
+    assert [callback["upstream"] for callback in (ours, theirs, named)] == ["second", "aigptimage", "aigptimage"]
+    unknown = {"taskId": "a", "callbackUrl": clients.hooks["inn"].url, "upstream": ""}
+    assert (await clients.api["inn"].post("/v1/callbacks", json=unknown)).status_code == 422
+
+
+async def test_both_tokens_work_while_they_change(clients: Clients) -> None:
+    """token_hashes: the old and the new token are the same client."""
+    mine = await clients.register("inn", "sim-never-0-t")
+    async with clients.client(NEW_INN_TOKEN) as renewed:
+        assert (await renewed.get(f"/v1/callbacks/{mine['id']}")).status_code == 200
+    async with clients.client(make_token()) as stranger:
+        assert (await stranger.get(f"/v1/callbacks/{mine['id']}")).status_code == 401
+
+
+async def test_a_clients_rate(clients: Clients) -> None:
+    """What is above it gets 429 as problem+json with Retry-After, and does nothing; the others do not notice."""
+    answers = [await clients.api["inn"].get("/v1/callbacks") for _ in range(41)]
+    assert [answer.status_code for answer in answers] == [200] * 40 + [429]
+    refused = answers[-1]
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["code"] == "rate_limited"
+    assert 3590 <= int(refused.headers["retry-after"]) <= 3600
+    body = {"taskId": "sim-never-0-l", "callbackUrl": clients.hooks["inn"].url}
+    assert (await clients.api["inn"].post("/v1/callbacks", json=body)).status_code == 429
+    assert (await clients.api["inn"].get("/api/v1/jobs/recordInfo")).status_code == 429
+    assert (await clients.api["inn"].get("/healthz")).status_code == 200
+    assert (await clients.api["shop"].get("/v1/callbacks")).status_code == 200
+
+
+async def test_a_client_that_is_taken_out_of_the_settings(clients: Clients) -> None:
+    """After a restart without its table its token is refused; its webhooks are signed with the default secret."""
+    clients.simulators["aigptimage"].faults.add(Fault(kind=FaultKind.HTML))
+    await clients.register("shop", "sim-success-1-gone")
+    await clients.gateway.drain()
+    await clients.gateway.close()
+    clients.simulators["aigptimage"].faults.clear()
+    clients.gateway = gateway = Gateway(load(clients.environ), SystemClock())
+    await gateway.start()
+    try:
+        async with clients.client(TOKENS["shop"]) as shop:
+            assert (await shop.get("/v1/callbacks")).status_code == 401
+        headers, body = await clients.hooks["shop"].first()
+    finally:
+        await gateway.drain()
+        await gateway.close()
+    standardwebhooks.Webhook(DEFAULT_SECRET).verify(body, headers)
+    assert "authorization" not in headers

@@ -1,0 +1,140 @@
+"""Bearer token → client, and each client's rate, before anything else sees the request."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.api.auth import AuthMiddleware
+from gateway.api.limits import ClientLimits
+from gateway.api.problems import ErrorAnswers
+from gateway.config import RateWindow
+from gateway.tokens import hash_line, make_token, parse_hashes, token_digest
+
+
+class SteppedClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> int:
+        return round(self.seconds * 1000)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class Asked:
+    """The middleware over an app that notes who asked."""
+
+    def __init__(self, clients: dict[str, str], **windows: tuple[RateWindow, ...]) -> None:
+        self.clock = SteppedClock()
+        digests = {token_digest(token): client for token, client in clients.items()}
+        self.middleware = AuthMiddleware(self.app, digests, ClientLimits(windows, self.clock), ErrorAnswers(None))
+        self.seen: str | None = None
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.seen = scope.get("client_name", "nobody asked")
+
+    async def ask(self, authorization: str | None, path: str = "/v1/callbacks") -> Any:
+        """Return the client's name that the app saw, else status, headers and problem of the refusal."""
+        headers = [] if authorization is None else [(b"authorization", authorization.encode("latin-1"))]
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        self.seen = None
+        scope = {"type": "http", "path": path, "method": "GET", "headers": headers, "query_string": b""}
+        await self.middleware(scope, None, send)  # type: ignore[arg-type]
+        if self.seen is not None:
+            return self.seen
+        return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
+
+
+async def test_each_token_is_its_clients() -> None:
+    """Whoever sends a token is its client; a client may have several."""
+    asked = Asked({"gwt_a": "shop", "gwt_b": "shop", "gwt_c": "studio", "own": "default"})
+    assert [await asked.ask(f"Bearer {token}") for token in ("gwt_a", "gwt_b", "gwt_c", "own")] == [
+        *("shop", "shop", "studio", "default")
+    ]
+    assert await asked.ask("bearer  gwt_a ") == "shop", "RFC 9110: the scheme's case does not matter"
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        *(None, "", "gwt_a", "Bearer", "Bearer ", "Bearer gwt_", "Bearer gwt_aa", "Basic gwt_a", "Bearer gwt_a gwt_b"),
+        *("Bearer \xff\xfe", f"Bearer {hash_line('gwt_a')}", f"Bearer {token_digest('gwt_a').hex()}"),
+        "Bearer GWT_A",
+    ],
+)
+async def test_anything_else_is_401(authorization: str | None) -> None:
+    """No token, another scheme, a part of a token or its hash: refused, before the route is looked at."""
+    asked = Asked({"gwt_a": "shop", "gwt_b": "studio"})
+    status, headers, problem = await asked.ask(authorization)
+    assert (status, problem["code"], headers[b"www-authenticate"]) == (401, "unauthorized", b"Bearer")
+    assert "gwt_" not in json.dumps(problem)
+
+
+async def test_with_no_token_at_all_everybody_is_the_default_client() -> None:
+    """What is sent does not matter then; with any client configured, nobody is the default one without its token."""
+    assert await Asked({}).ask(None) == await Asked({}).ask("Bearer any") == "default"
+    assert (await Asked({"gwt_a": "shop"}).ask(None))[0] == 401
+
+
+async def test_public_paths_ask_nobody() -> None:
+    """Probes and metrics need no token and count against no rate."""
+    asked = Asked({"gwt_a": "shop"}, default=(RateWindow(1, 1.0),))
+    for _ in range(3):
+        assert await asked.ask(None, "/healthz") == "nobody asked"
+
+
+async def test_a_client_that_is_too_fast_gets_429() -> None:
+    """Every window holds; Retry-After says when it goes on, and refused requests do not count."""
+    asked = Asked({"a": "shop", "b": "studio"}, shop=(RateWindow(2, 1.0), RateWindow(3, 60.0)))
+    assert await asked.ask("Bearer a") == await asked.ask("Bearer a") == "shop"
+    for _ in range(3):
+        status, headers, problem = await asked.ask("Bearer a")
+        assert (status, problem["code"], headers[b"retry-after"]) == (429, "rate_limited", b"1")
+    assert await asked.ask("Bearer b") == "studio", "the rate is each client's own"
+    asked.clock.seconds += 1
+    assert await asked.ask("Bearer a") == "shop"
+    status, headers, _ = await asked.ask("Bearer a", "/api/v1/jobs/recordInfo")
+    assert (status, headers[b"retry-after"]) == (429, b"59")
+    asked.clock.seconds += 59
+    assert await asked.ask("Bearer a") == "shop"
+
+
+async def test_without_a_rate_there_is_no_limit() -> None:
+    """A client is limited only where its table says so."""
+    asked = Asked({"a": "shop"}, studio=(RateWindow(1, 60.0),))
+    assert {await asked.ask("Bearer a") for _ in range(100)} == {"shop"}
+
+
+async def test_a_wrong_token_costs_nobody_anything() -> None:
+    """Guessing does not use up a client's rate."""
+    asked = Asked({"a": "shop"}, shop=(RateWindow(1, 60.0),))
+    for _ in range(5):
+        assert (await asked.ask("Bearer x"))[0] == 401
+    assert await asked.ask("Bearer a") == "shop"
+
+
+def test_tokens_that_are_made() -> None:
+    """Each is new, fits into a header, and its hash is read back as its digest, upper case or lower."""
+    first, second = make_token(), make_token()
+    assert first != second
+    assert len(first) > 40
+    assert first.isascii()
+    assert first.isprintable()
+    assert parse_hashes(f"{hash_line(first)}\n{hash_line(second)}") == (token_digest(first), token_digest(second))
+    upper = "sha256:" + token_digest(first).hex().upper()
+    assert parse_hashes(upper) == (token_digest(first),)
+
+
+@pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "a" * 63, "md5:" + "a" * 64, "sha256:" + "g" * 64])
+def test_what_is_no_hash(text: str) -> None:
+    """It is refused with the command that makes one."""
+    with pytest.raises(ValueError, match="make-secret --token"):
+        parse_hashes(text)

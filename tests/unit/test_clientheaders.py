@@ -1,0 +1,76 @@
+"""Each client's webhooks carry its own signatures and headers, and nobody else's; what must not be shown is masked."""
+
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from gateway.clientheaders import ClientHeaders, ClientWebhooks
+from gateway.extraheaders import confidential_parts, mask
+from gateway.model import DueCallback
+from gateway.signature import Signer, make_secret, parse_secrets
+
+DEFAULT, SHOP = parse_secrets(make_secret()), parse_secrets(make_secret())
+
+
+def claim(client: str) -> DueCallback:
+    return DueCallback(
+        seq=1,
+        id="cb_1",
+        client=client,
+        url="https://a.example/",
+        receiver="a.example:443",
+        body=b"{}",
+        attempts=0,
+        budget_used=0,
+        redeliveries=0,
+        due_at=0,
+    )
+
+
+@pytest.fixture
+def made() -> ClientHeaders:
+    """The default client, and one with a secret and a header of its own."""
+    shop = ClientWebhooks(Signer(SHOP), {"authorization": "Bearer s3cret-value"})
+    assert "s3cret" not in repr(shop)
+    return ClientHeaders(Signer(DEFAULT), {"default": ClientWebhooks(Signer(DEFAULT), {}), "shop": shop})
+
+
+def test_each_client_has_its_own(made: Any) -> None:
+    """Secret and headers are the client's; content type and signature are never missing."""
+    shop = made.headers(claim("shop"), 1_700_000_000)
+    assert shop["authorization"] == "Bearer s3cret-value"
+    assert shop["webhook-signature"] == Signer(SHOP).sign("cb_1", 1_700_000_000, b"{}")
+    assert shop["content-type"] == "application/json"
+    default = made.headers(claim("default"), 1_700_000_000)
+    assert default["webhook-signature"] == Signer(DEFAULT).sign("cb_1", 1_700_000_000, b"{}")
+    assert set(default) == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
+
+
+def test_a_client_that_is_gone_is_served_by_the_default_secret(made: Any) -> None:
+    """Its webhooks are still owed; the log says so once for each such client, with no secret."""
+    structlog.reset_defaults()
+    with capture_logs() as log:
+        for _ in range(3):
+            headers = made.headers(claim("gone"), 5)
+            assert headers["webhook-signature"] == Signer(DEFAULT).sign("cb_1", 5, b"{}")
+            assert "authorization" not in headers
+        made.headers(claim("other"), 5)
+        made.headers(claim("default"), 5)
+    assert [(line["event"], line["client"]) for line in log] == [
+        ("client.not_configured", "gone"),
+        ("client.not_configured", "other"),
+    ]
+
+
+def test_masking_hides_values_their_credentials_and_their_json(made: Any) -> None:
+    """A receiver may repeat a header whole, without its scheme, or inside JSON; short values are no secrets."""
+    parts = confidential_parts(["Bearer canary-token", 'q"canary"\\x', "prod"])
+    text = b'{"a": "Bearer canary-token", "b": "canary-token", "c": "q\\"canary\\"\\\\x", "d": "prod"}'
+    masked = mask(text, parts)
+    assert b"canary" not in masked
+    assert b"prod" in masked
+    assert len(masked) == len(text)
+    assert made.confidential(claim("default")) == ()
+    assert mask(text, ()) == text
