@@ -1,7 +1,7 @@
 """The commands: their words, options and exit codes; no logic.
 
-Exit codes: 0 done, 1 it failed (a refused request, a signature that does not verify), 2 the command line or the
-settings are wrong. Imports stand inside the commands, so that each loads only what it needs.
+What an exit code means stands with the errors (``exit_code``) and in the help. Imports stand inside the commands, so
+that each loads only what it needs.
 """
 
 import json
@@ -26,7 +26,16 @@ __all__ = ["main"]
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=_CONTEXT)
+_EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  refused or failed: the gateway said no, a signature does not verify, a port is taken
+  2  the command line, a setting or a secret is wrong
+  3  no gateway answers at the address
+"""
+
+
+@click.group(context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="gateway")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; GATEWAY_CONFIG names it too.")
 @click.pass_context
@@ -48,10 +57,10 @@ def main() -> None:
         click.echo("The settings cannot be used:", err=True)
         for problem in error.problems:
             click.echo(f"  {problem}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except GatewayError as error:
         click.echo(error.message, err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe went away: nothing is wrong, and nothing can be said. Keep Python from trying at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -217,12 +226,24 @@ def cancel(config: Path | None, /, callback_id: str, **options: Any) -> None:
 @click.option(
     "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
 )
+@click.option(
+    "--answer",
+    default="204",
+    show_default=True,
+    help="What a verified webhook gets: a status (500, 410, …), slow[:SECONDS] or hang. Several with commas: one for "
+    "each time the same webhook comes, the last from there on (500,slow,204).",
+)
 @click.pass_obj
-def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...]) -> None:
-    """Receive webhooks, verify each one and print it."""
+def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...], answer: str) -> None:
+    """Receive webhooks, verify each one and print it; answer as told, to see the gateway try again."""
     from gateway.listen import run
+    from gateway.receiver import parse_answers
 
-    run(_secrets(config, secrets), host, port, colour=sys.stdout.isatty())
+    try:
+        answers = parse_answers(answer)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--answer") from exc
+    run(_secrets(config, secrets), host, port, answers, colour=sys.stdout.isatty())
 
 
 @cli.command()

@@ -10,7 +10,7 @@ import httpx
 
 from gateway.errors import ConfigError, GatewayError
 
-__all__ = ["ApiError", "Client"]
+__all__ = ["ApiError", "Client", "Unreachable"]
 
 _TIMEOUT_S = 30.0
 
@@ -22,6 +22,12 @@ class ApiError(GatewayError):
         super().__init__(message)
         self.status = status
         self.problem = problem
+
+
+class Unreachable(ApiError):
+    """Nothing answers where the gateway should be; trying again may help."""
+
+    exit_code = 3
 
 
 class Client:
@@ -80,7 +86,7 @@ class Client:
         except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
             raise ApiError(f"The request cannot be made: {exc}.", None) from exc
         except httpx.HTTPError as exc:
-            raise ApiError(
+            raise Unreachable(
                 f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url.",
                 None,
             ) from exc

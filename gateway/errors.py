@@ -65,6 +65,9 @@ __all__ = [
 class GatewayError(Exception):
     """Base of every error raised on purpose; ``message`` says what is wrong and what to do."""
 
+    exit_code: ClassVar[int] = 1
+    """What a command ends with that ends with this error."""
+
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
@@ -73,6 +76,8 @@ class GatewayError(Exception):
 class ConfigError(GatewayError):
     """Settings that cannot be used: ``problems`` has one line for each, all found in one pass."""
 
+    exit_code = 2
+
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
@@ -80,6 +85,8 @@ class ConfigError(GatewayError):
 
 class SecretError(GatewayError):
     """A webhook secret or key is malformed, too short or too long. The message never repeats it."""
+
+    exit_code = 2
 
 
 class VerificationError(GatewayError):

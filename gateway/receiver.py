@@ -5,8 +5,10 @@ saved webhook for ``gateway verify``. It must not open sockets (the caller serve
 says. Everything that arrives is untrusted, verified or not: bodies are bounded, printed text is escaped.
 """
 
+import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -15,7 +17,7 @@ from gateway.clock import Clock
 from gateway.errors import VerificationError
 from gateway.signature import ID_HEADER, Key, VerifiedWebhook, verify
 
-__all__ = ["ReceivedWebhook", "Receiver", "pretty", "verify_saved"]
+__all__ = ["Answer", "ReceivedWebhook", "Receiver", "parse_answers", "pretty", "verify_saved"]
 
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_SEEN_IDS = 10_000
@@ -23,7 +25,38 @@ _MAX_SEEN_IDS = 10_000
 _MAX_PRINTED_CHARS = 2048
 _MAX_PRINTED_URLS = 20
 _NAME_WIDTH = 12
+_SLOW_S = 20.0  # longer than an attempt may take by default
+_MAX_SLOW_S = 86_400.0
+_ANSWER = re.compile(r"(?P<status>[2-5][0-9]{2})|slow(:(?P<delay_s>[0-9]{1,5}(\.[0-9]{1,3})?))?|hang", re.ASCII)
 _BOLD, _GREEN, _RED, _YELLOW, _DIM, _RESET = "\x1b[1m", "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
+
+
+class Answer(NamedTuple):
+    """What a verified webhook is answered, for trying out what the gateway makes of it."""
+
+    status: int = 204
+    delay_s: float | None = 0.0
+    """How long the sender waits first; None: for ever."""
+
+    def __str__(self) -> str:
+        if self.delay_s is None:
+            return "none, until the sender goes"
+        return f"{self.status} after {self.delay_s:g} s" if self.delay_s else str(self.status)
+
+
+def parse_answers(text: str) -> tuple[Answer, ...]:
+    """Read a comma list of answers: a status, ``slow`` or ``slow:SECONDS``, or ``hang``. Raises ValueError."""
+    answers = []
+    for part in text.split(","):
+        found = _ANSWER.fullmatch(part.strip())
+        delay_s = float(found["delay_s"] or _SLOW_S) if found else 0.0
+        if found is None or delay_s > _MAX_SLOW_S:
+            raise ValueError(f"{part.strip()!r} is none of 200 to 599, slow, slow:SECONDS (at most a day) and hang")
+        if found["status"]:
+            answers.append(Answer(int(found["status"])))
+        else:
+            answers.append(Answer(delay_s=None if part.strip() == "hang" else delay_s))
+    return tuple(answers)
 
 
 class ReceivedWebhook(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,20 +72,31 @@ class ReceivedWebhook(msgspec.Struct, frozen=True, kw_only=True):
     """The body's JSON; None where it is not JSON."""
     duplicate: bool
     """A verified webhook whose id came before: delivery is at least once."""
+    answer: str | None = None
+    """What it is answered, where that is not what a receiver should."""
 
 
 class Receiver:
     """An ASGI app that answers 204 to a verified webhook and 401 to any other POST, on every path.
 
+    ``answers`` takes the place of the 204: the first time an id comes it gets the first, then the second, and the last
+    from there on.
     ``on_webhook`` is called for both before the answer is sent; when it raises, the answer is a 500 and the gateway
     sends again. The last 10,000 verified ids are remembered to mark duplicates; nothing is filtered out.
     """
 
-    def __init__(self, secrets: Sequence[Key], clock: Clock, on_webhook: Callable[[ReceivedWebhook], None]) -> None:
+    def __init__(
+        self,
+        secrets: Sequence[Key],
+        clock: Clock,
+        on_webhook: Callable[[ReceivedWebhook], None],
+        answers: Sequence[Answer] = (Answer(),),
+    ) -> None:
         self._secrets = tuple(secrets)
         self._clock = clock
         self._on_webhook = on_webhook
-        self._seen: dict[str, None] = {}
+        self._answers = tuple(answers)
+        self._seen: dict[str, int] = {}  # how often each verified id came
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,11 +115,13 @@ class Receiver:
             return
         webhook = self._check(headers, body)
         self._on_webhook(webhook)
-        if webhook.verified:
-            self._remember(headers[ID_HEADER])
-            await _answer(send, 204)
-        else:
+        if not webhook.verified:
             await _answer(send, 401, webhook.problem)
+            return
+        answer = self._answer_to(headers[ID_HEADER])
+        self._remember(headers[ID_HEADER])
+        if answer.delay_s == 0 or not await _sender_goes(receive, answer.delay_s):
+            await _answer(send, answer.status)
 
     def _check(self, headers: dict[str, str], body: bytes) -> ReceivedWebhook:
         problem: str | None = None
@@ -84,6 +130,7 @@ class Receiver:
             duplicate = verify(self._secrets, headers, body, now_s=self._clock.now() / 1000).webhook_id in self._seen
         except VerificationError as error:
             problem = error.message
+        answer = self._answer_to(headers[ID_HEADER]) if problem is None else None
         return ReceivedWebhook(
             verified=problem is None,
             problem=problem,
@@ -91,10 +138,14 @@ class Receiver:
             body=body,
             event=_decode(body),
             duplicate=duplicate,
+            answer=None if answer is None or answer == Answer() else str(answer),
         )
 
+    def _answer_to(self, webhook_id: str) -> Answer:
+        return self._answers[min(self._seen.get(webhook_id, 0), len(self._answers) - 1)]
+
     def _remember(self, webhook_id: str) -> None:
-        self._seen[webhook_id] = None
+        self._seen[webhook_id] = self._seen.get(webhook_id, 0) + 1
         if len(self._seen) > _MAX_SEEN_IDS:
             del self._seen[next(iter(self._seen))]
 
@@ -110,6 +161,17 @@ async def _read_body(receive: Receive) -> bytes | None:
         if not message.get("more_body", False):
             break
     return bytes(body)
+
+
+async def _sender_goes(receive: Receive, within_s: float | None) -> bool:
+    """Wait that long; return at once, True, where the sender hangs up before."""
+    try:
+        async with asyncio.timeout(within_s):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _answer(send: Send, status: int, problem: str | None = None, **headers: str) -> None:
@@ -173,6 +235,8 @@ def pretty(webhook: ReceivedWebhook, *, colour: bool = False) -> str:
         mark, signature = paint(_RED, "✗"), paint(_RED, f"✗ not verified: {_printable(webhook.problem)}")
     title, lines = _lines_of(webhook)
     lines += [("webhook-id", _printable(webhook.headers.get(ID_HEADER, "none"))), ("signature", signature)]
+    if webhook.answer is not None:
+        lines.append(("answer", paint(_YELLOW, webhook.answer)))
     heading = f"{mark} {paint(_BOLD, title)}"
     if webhook.duplicate:
         heading += paint(_YELLOW, "  (duplicate: this webhook-id came before)")

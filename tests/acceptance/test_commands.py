@@ -85,9 +85,9 @@ async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
 
 
 def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
-    """Where nothing listens the command says so, and how to go on."""
+    """Where nothing listens the command says so, and how to go on; its exit code is its own, for scripts that wait."""
     done = run("list", "--url", "http://127.0.0.1:9", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "gateway serve" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -97,6 +97,8 @@ def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
     [
         (("list", "--url", "http://[::1"), "--url", 2),
         (("list", "--url", "foo"), "--url", 2),
+        (("listen", "--secret", SECRET, "--answer", "600"), "--answer", 2),
+        (("listen", "--secret", "whsec_c2hvcnQ="), "5 bytes", 2),
         (("list", "--token", "é"), "--token", 2),
         (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN", 2),
     ],
@@ -256,6 +258,41 @@ async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
     assert "task.failed" in printed
     assert "✓ verified" in printed
     assert "✗" in printed
+
+
+async def test_listen_answers_as_told_and_the_gateway_tries_again(world: Any, tmp_path: Path) -> None:
+    """With --answer 503,204 the first attempt fails and the second delivers; the attempt log says so."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-m", "gateway", "listen", "--port", "0", "--secret", SECRET, "--answer", "503,204"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        line = (await process.stdout.readline()).decode()
+        url = next(word for word in line.split() if word.startswith("http://")).rstrip(";")
+        async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+            answer = await client.post("/v1/callbacks", json={"taskId": "sim-success-0-answer", "callbackUrl": url})
+            callback_id = answer.json()["id"]
+            await world.becomes(client, callback_id, "delivered")
+            attempts = (await client.get(f"/v1/callbacks/{callback_id}/attempts")).json()["data"]
+            assert [(a["statusCode"], a["result"]) for a in attempts] == [(503, "retry"), (204, "delivered")]
+            assert await gateway.stop() == 0
+        process.terminate()
+        printed = (await process.stdout.read()).decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+    assert "503" in printed
+    assert "duplicate" in printed
+
+
+def test_help_says_what_exit_codes_mean(tmp_path: Path) -> None:
+    """The codes stand in the help, a line each."""
+    shown = run("--help", cwd=tmp_path).stdout
+    assert [line.strip()[0] for line in shown.partition("Exit codes:")[2].splitlines() if line.strip()] == list("0123")
 
 
 def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:

@@ -392,6 +392,22 @@ async def test_a_body_that_comes_after_its_answer_leaves_the_connection_usable()
         assert (await peer.answer())[2] == b"/next"
 
 
+async def test_a_connection_that_goes_idle_after_a_late_body_is_closed_as_any() -> None:
+    """The rest of a body ends the idle time that its answer began; when it is complete another begins."""
+
+    class Idle(InboundProtocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.timeout_keep_alive = 0.2  # type: ignore[assignment]
+
+    async with served(App(), Idle) as connect:
+        peer = await connect()
+        await peer.send(b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        assert (await peer.answer())[2] == b"/early"
+        await peer.send(b"def")
+        await peer.ended()
+
+
 # Clients that do not read
 
 
