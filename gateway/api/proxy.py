@@ -40,10 +40,10 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.key import Budget, Key
-from gateway.model import NewCallback, Task, new_callback_id
+from gateway.model import NewCallback, Task, new_callback_id, receiver_of
 from gateway.profile import dig
 from gateway.store import Store
-from gateway.telemetry import Metrics, receiver_of
+from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
 from gateway.upstream import Answer, NoAnswer, Upstream
 
