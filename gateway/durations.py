@@ -135,6 +135,11 @@ class Durations:
         if model is not None:
             self._pool.add(duration_s)
 
+    def seen(self, model: str | None) -> int:
+        """Return how many tasks of a model have been learned from."""
+        window = self._models.get(model)
+        return 0 if window is None else window.seen
+
     def distribution(self, model: str | None, now_s: float) -> Distribution:
         """Return the present estimate for a model, known or not; ``now_s`` is any steady clock, in seconds."""
         window = self._window(model)
@@ -160,30 +165,30 @@ class Durations:
 class _Window:
     """The last durations of one model, and the distribution that was made of them."""
 
-    __slots__ = ("_built_s", "_built_seen", "_durations_s", "_seen", "distribution")
+    __slots__ = ("_built_s", "_built_seen", "_durations_s", "distribution", "seen")
 
     def __init__(self) -> None:
         self._durations_s: deque[float] = deque(maxlen=WINDOW)
-        self._seen = 0
+        self.seen = 0
         self._built_seen = -1
         self._built_s = 0.0
         self.distribution = _PRIOR
 
     def add(self, duration_s: float) -> None:
         self._durations_s.append(duration_s)
-        self._seen += 1
+        self.seen += 1
 
     def stale(self, now_s: float) -> bool:
         if self._built_seen < 0:
             return True
-        new = self._seen - self._built_seen
+        new = self.seen - self._built_seen
         return new > len(self._durations_s) // 8 and (
             self._built_seen < _EAGER_TASKS or now_s - self._built_s >= REBUILD_S
         )
 
     def rebuild(self, bases: Sequence[tuple[Distribution, float]], now_s: float) -> None:
         self.distribution = _estimate(self._durations_s, bases)
-        self._built_seen, self._built_s = self._seen, now_s
+        self._built_seen, self._built_s = self.seen, now_s
 
 
 def _estimate(durations_s: Iterable[float], bases: Sequence[tuple[Distribution, float]]) -> Distribution:

@@ -14,7 +14,8 @@ poll after a is at the age b that attains
 
     W(a) = min { price · S(a) + ∫ₐᵇ (S(a) - S(x)) dx + W(b)  :  min_s <= b - a <= max_s },
 
-solved backwards from the age that outlives all that was seen; from there on a task is asked about every ``max_s``.
+solved backwards from the age that outlives all that was seen; from there on a task is asked about after half of its age,
+at most every ``max_s``.
 
 Sources: Barlow, Hunter & Proschan, "Optimum checking procedures" (1963) for the cost and its recursion; Keller,
 "Optimum checking schedules for systems subject to random failure" (1974) for the approximation by a density of polls,
@@ -72,7 +73,8 @@ class PollSchedule(msgspec.Struct, frozen=True):
         """
         age_s = max(age_s, 0.0)
         if age_s >= distribution.end_s:
-            return self.max_s
+            # Nothing is known any more: the upper bound, which short-lived models come to in steps.
+            return self._bounded(age_s / 2)
         delay_s = _plan(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
         return self._bounded(delay_s + self.min_s * _JITTER * rng.uniform(-1, 1))
 

@@ -13,6 +13,9 @@ from gateway.schedule import PollPrice, PollSchedule
 
 __all__ = ["Timetable"]
 
+_WELL_KNOWN = 8
+"""So many tasks of a model must have ended before the schedule rests on what was learned alone."""
+
 
 class Timetable:
     """Durations, schedule and price of one key's tasks."""
@@ -42,7 +45,12 @@ class Timetable:
 
     def running_poll_at(self, model: str | None, began_at: int, now: int) -> int:
         """Return when to ask again about a task that still runs."""
-        return now + self._delay_ms(model, (now - began_at) / 1000)
+        age_s = max(now - began_at, 0) / 1000
+        delay_ms = self._delay_ms(model, age_s)
+        if self._durations.seen(model) < _WELL_KNOWN and not self._price.short:
+            # The prior is a guess, and a wrong one would be paid with lag: explore, in steps that grow with the age.
+            delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
+        return now + delay_ms
 
     def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int) -> int:
         """Return when to ask again after the ``failures``-th poll in a row without a usable answer."""
