@@ -14,8 +14,8 @@ poll after a is at the age b that attains
 
     W(a) = min { price · S(a) + ∫ₐᵇ (S(a) - S(x)) dx + W(b)  :  min_s <= b - a <= max_s },
 
-solved backwards from the age that outlives all that was seen; from there on a task is asked about after half of its age,
-at most every ``max_s``.
+solved backwards from the age that outlives all that was seen; from there on a task is asked about after half of its
+age, at most every ``max_s``.
 
 Sources: Barlow, Hunter & Proschan, "Optimum checking procedures" (1963) for the cost and its recursion; Keller,
 "Optimum checking schedules for systems subject to random failure" (1974) for the approximation by a density of polls,
