@@ -371,15 +371,22 @@ def _upstreams(settings: Settings, profiles: Mapping[str, Profile]) -> list[Upst
         url=settings.upstream_url,
         api_key=settings.upstream_api_key,
         rate=settings.upstream_rate,
-        create_rate=None,
+        create_rate=next((u.create_rate for u in settings.upstreams if u.name == DEFAULT_UPSTREAM), None),
     )
     problems = [
         f"[upstreams.{upstream.name}]: there is no profile {upstream.profile}; there are: {', '.join(sorted(profiles))}"
         for upstream in settings.upstreams
         if upstream.profile not in profiles
     ]
-    if any(upstream.name == default.name for upstream in settings.upstreams):
-        problems.append(f"[upstreams.{default.name}]: this is the default upstream; set GATEWAY_UPSTREAM_URL and so on")
+    problems += [
+        f"[upstreams.{upstream.name}]: of the default upstream only create_rate stands here; "
+        "set GATEWAY_UPSTREAM_URL, GATEWAY_UPSTREAM_API_KEY and GATEWAY_UPSTREAM_RATE"
+        for upstream in settings.upstreams
+        if upstream.name == default.name
+        and (
+            upstream.profile != default.profile or (upstream.url, upstream.api_key, upstream.rate) != (None, None, None)
+        )
+    ]
     if problems:
         raise ConfigError(problems)
-    return [default, *settings.upstreams]
+    return [default, *(upstream for upstream in settings.upstreams if upstream.name != default.name)]

@@ -282,9 +282,7 @@ class UpstreamProxy:
         if self._key.refusal is not None:
             return Unavailable("The upstream refuses the gateway's key; its log says why.", retry_after_s=retry_after_s)
         return RateLimited(
-            f"The upstream's rate limit is used up; try again in {retry_after_s} s. "
-            "Reading a task that has a registered callback does not need it.",
-            retry_after_s=retry_after_s,
+            f"The upstream's rate limit is used up; try again in {retry_after_s} s.", retry_after_s=retry_after_s
         )
 
     def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

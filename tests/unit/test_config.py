@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.app import _upstreams
 from gateway.config import (
     SETTINGS,
     RateWindow,
@@ -18,6 +19,7 @@ from gateway.config import (
     require_upstream_key,
 )
 from gateway.errors import ConfigError, SecretError
+from gateway.profilefile import load_profiles
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-value-that-nobody-may-see"
@@ -503,6 +505,21 @@ def test_more_upstreams_stand_in_the_file(tmp_path: Path) -> None:
     assert (second.profile, second.url, second.api_key) == ("kie", "http://127.0.0.1:9", None)
     assert second.create_rate == (RateWindow(20, 10.0),)
     assert "canary" not in repr(settings)
+
+
+def test_the_default_upstream_takes_only_its_create_rate_from_the_file(tmp_path: Path) -> None:
+    """Everything else about it has a setting of its own, and two places for one fact would contradict each other."""
+    path = tmp_path / "gateway.toml"
+    path.write_text('[upstreams.aigptimage]\ncreate_rate = "5/1,180/60"\n[upstreams.kie]\n')
+    profiles = load_profiles([config_dir() / "upstreams"])
+    default, kie = _upstreams(load({}, path), profiles)
+    assert (default.create_rate, default.rate) == ((RateWindow(5, 1.0), RateWindow(180, 60.0)), load({}).upstream_rate)
+    assert kie.name == "kie"
+    path.write_text('[upstreams.aigptimage]\nrate = "5/1"\n[upstreams.x]\nprofile = "none"\n')
+    with pytest.raises(ConfigError) as caught:
+        _upstreams(load({}, path), profiles)
+    assert "GATEWAY_UPSTREAM_RATE" in str(caught.value)
+    assert "there is no profile none" in str(caught.value)
 
 
 def test_an_upstreams_key_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
