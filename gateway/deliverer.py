@@ -125,6 +125,8 @@ class Deliverer:
             status_code=sent.status_code,
             error=sent.error,
             result=decision.result,
+            # A receiver that took the webhook needs no explaining, and these are most rows.
+            excerpt=None if sent.reason is None else sent.excerpt.decode(errors="replace") or None,
         )
         ended_at = sent.started_at + sent.duration_ms
         next_attempt_at = None if decision.delay_s is None else ended_at + round(decision.delay_s * 1000)

@@ -145,6 +145,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     status_code: int | None
     error: str | None
     result: AttemptResult
+    excerpt: str | None = None
+    """How the body of the answer began, at most 1 KiB; None where it was delivered or no body came."""
 
 
 class NewCallback(msgspec.Struct, frozen=True, kw_only=True):

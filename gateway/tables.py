@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["attempt_table", "callback_details", "callback_table"]
 
+_ANSWER_INDENT = "   answer: "
+_ANSWER_WIDTH = 100
+
 
 def callback_table(callbacks: Sequence[dict[str, Any]]) -> str:
     """Return one line for each callback, below a line of headings."""
@@ -19,12 +22,18 @@ def callback_table(callbacks: Sequence[dict[str, Any]]) -> str:
 
 
 def attempt_table(attempts: Sequence[dict[str, Any]]) -> str:
-    """Return one line for each attempt, below a line of headings."""
+    """Return one line for each attempt, below a line of headings; under it, how the answer began where that is kept."""
     rows = [
         (a["number"], a["startedAt"], f"{a['durationMs']} ms", a["result"], a["statusCode"] or "", a["error"] or "")
         for a in attempts
     ]
-    return _table(("#", "STARTED", "TOOK", "RESULT", "STATUS", "ERROR"), rows)
+    heading, *lines = _table(("#", "STARTED", "TOOK", "RESULT", "STATUS", "ERROR"), rows).split("\n")
+    shown = [heading]
+    for line, attempt in zip(lines, attempts, strict=True):
+        shown.append(line)
+        if attempt["excerpt"]:
+            shown.append(f"{_ANSWER_INDENT}{_cut(_plain(attempt['excerpt']))}")
+    return "\n".join(shown)
 
 
 def callback_details(callback: dict[str, Any]) -> str:
@@ -47,6 +56,10 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _ANSWER_WIDTH else text[: _ANSWER_WIDTH - 1] + "…"
 
 
 def _plain(value: Any) -> str:

@@ -124,6 +124,7 @@ class AttemptView(_Wire, frozen=True, kw_only=True):
     status_code: int | None
     error: str | None
     result: str
+    excerpt: str | None
 
 
 def callback_view(callback: Callback) -> CallbackView:
@@ -175,6 +176,7 @@ def attempt_view(attempt: Attempt) -> AttemptView:
         status_code=attempt.status_code,
         error=attempt.error,
         result=attempt.result,
+        excerpt=attempt.excerpt,
     )
 
 

@@ -116,7 +116,7 @@ def task(row: Any) -> Task:
 
 
 def attempt(row: Any) -> Attempt:
-    number, started_at, duration_ms, status_code, error, result = row
+    number, started_at, duration_ms, status_code, error, result, excerpt = row
     return Attempt(
         number=number,
         started_at=started_at,
@@ -124,6 +124,7 @@ def attempt(row: Any) -> Attempt:
         status_code=status_code,
         error=error,
         result=AttemptResult(result),
+        excerpt=excerpt,
     )
 
 
@@ -200,6 +201,7 @@ def attempt_parameters(record: AttemptRecord) -> dict[str, Any]:
         "status_code": made.status_code,
         "error": made.error,
         "result": made.result.value,
+        "excerpt": made.excerpt,
         "state": _NEXT_STATE[made.result].value,
         "counts": int(made.result is not AttemptResult.INTERRUPTED),
         "next_attempt_at": record.next_attempt_at,

@@ -77,7 +77,7 @@ ORDER BY t.seq DESC LIMIT 1
 """  # noqa: S608 - the interpolated part is a constant above
 
 SELECT_ATTEMPTS = """
-SELECT number, started_at, duration_ms, status_code, error, result FROM attempts
+SELECT number, started_at, duration_ms, status_code, error, result, excerpt FROM attempts
 WHERE callback_seq = ? ORDER BY number
 """
 
@@ -182,8 +182,8 @@ ORDER BY next_attempt_at LIMIT :limit
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.
 INSERT_ATTEMPT = """
-INSERT OR REPLACE INTO attempts (callback_seq, number, started_at, duration_ms, status_code, error, result)
-SELECT seq, :number, :started_at, :duration_ms, :status_code, :error, :result FROM callbacks WHERE seq = :seq
+INSERT OR REPLACE INTO attempts (callback_seq, number, started_at, duration_ms, status_code, error, result, excerpt)
+SELECT seq, :number, :started_at, :duration_ms, :status_code, :error, :result, :excerpt FROM callbacks WHERE seq = :seq
 """
 
 # A redelivery since the claim fences this off, but for the good news.

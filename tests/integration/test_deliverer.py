@@ -44,7 +44,7 @@ class Receiver:
             self.running -= 1
         word = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(word, httpx.Response):
-            return httpx.Response(word.status_code, headers=word.headers, content=b"")
+            return httpx.Response(word.status_code, headers=word.headers, content=word.content)
         raise word("no")
 
     def sender(self) -> Sender:
@@ -289,6 +289,41 @@ def test_a_kill_during_an_attempt(tmp_path: Path) -> None:
         assert (await life.look(callback)).state is CallbackState.DELIVERED
         assert len(set(receiver.bodies)) == 1
         assert len(receiver.ids) == 2
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"x" * 5000, "x" * 1024),
+        ("café".encode() + b"\xff\xfe\x00\r\n\x1b[2J", "café\ufffd\ufffd\x00\r\n\x1b[2J"),
+        (b"", None),
+    ],
+    ids=["long", "not text", "empty"],
+)
+def test_what_a_refusing_receiver_said_is_kept(tmp_path: Path, content: bytes, kept: str | None) -> None:
+    """The answer's first 1 KiB stands with each attempt that failed, read as UTF-8, and with none that delivered."""
+
+    async def main() -> None:
+        receiver = Receiver(
+            httpx.Response(500, content=content), httpx.ConnectError, httpx.Response(410, content=content)
+        )
+        life = await new_life(tmp_path / "db", receiver).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 3, limit_s=1000)
+        await asyncio.sleep(1)
+        await life.store.redeliver("", callback.id, life.clock.now())
+        receiver.script = [httpx.Response(200, content=content)]
+        await asyncio.sleep(1)
+        attempts = await life.store.list_attempts("", callback.id) or []
+        assert [(attempt.result.value, attempt.excerpt) for attempt in attempts] == [
+            ("retry", kept),
+            ("retry", None),
+            ("dead", kept),
+            ("delivered", None),
+        ]
         await life.stop()
 
     run_virtual(main())

@@ -125,11 +125,23 @@ async def claim_task(store: Store, at: int = NOW) -> DueTask:
 
 
 def attempt_of(
-    due: DueCallback, result: AttemptResult, *, at: int = NOW, next_at: int | None = None, error: str | None = None
+    due: DueCallback,
+    result: AttemptResult,
+    *,
+    at: int = NOW,
+    next_at: int | None = None,
+    error: str | None = None,
+    excerpt: str | None = None,
 ) -> AttemptRecord:
     status_code = {AttemptResult.DELIVERED: 200, AttemptResult.INTERRUPTED: None}.get(result, 503)
     made = Attempt(
-        number=due.attempts + 1, started_at=at, duration_ms=12, status_code=status_code, error=error, result=result
+        number=due.attempts + 1,
+        started_at=at,
+        duration_ms=12,
+        status_code=status_code,
+        error=error,
+        result=result,
+        excerpt=excerpt,
     )
     return AttemptRecord(claim=due, attempt=made, next_attempt_at=next_at)
 
@@ -684,7 +696,14 @@ async def test_attempts_are_listed_in_order(store: Store) -> None:
     made = []
     for n, result in enumerate((AttemptResult.RETRY, AttemptResult.INTERRUPTED, AttemptResult.DELIVERED)):
         next_at = None if result is AttemptResult.DELIVERED else NOW + n + 1
-        record = attempt_of(await claim(store, NOW + n), result, at=NOW + n, next_at=next_at, error=f"error {n}")
+        record = attempt_of(
+            await claim(store, NOW + n),
+            result,
+            at=NOW + n,
+            next_at=next_at,
+            error=f"error {n}",
+            excerpt=[None, "busy\x00\n", ""][n],
+        )
         await store.record_attempt(record)
         made.append(record.attempt)
     assert [attempt.number for attempt in made] == [1, 2, 3]

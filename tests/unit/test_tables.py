@@ -41,6 +41,7 @@ def attempt(**changes: Any) -> dict[str, Any]:
         "statusCode": 503,
         "error": None,
         "result": "retry",
+        "excerpt": None,
         **changes,
     }
 
@@ -92,6 +93,13 @@ def test_attempts_stand_in_columns() -> None:
     ]
 
 
+def test_the_answer_stands_below_its_attempt() -> None:
+    """How a receiver's answer began is one line under the attempt it belongs to, cut where it is long."""
+    table = attempt_table([attempt(excerpt="<h1>Sorry</h1>\nbusy"), attempt(number=2, excerpt="x" * 1024), attempt()])
+    assert table.splitlines()[2:5:2] == [r"   answer: <h1>Sorry</h1>\nbusy", f"   answer: {'x' * 99}…"]
+    assert len(table.splitlines()) == 6
+
+
 def test_details_show_what_has_a_value() -> None:
     """Every member with a value has its line, zero included; what is null or empty has none."""
     shown = dict(line.split(None, 1) for line in callback_details(callback()).splitlines())
@@ -135,6 +143,7 @@ def test_remote_text_cannot_steer_the_terminal(remote: str, shown: str) -> None:
     for text in (
         callback_table([callback(lastError=remote)]),
         attempt_table([attempt(error=remote)]),
+        attempt_table([attempt(excerpt=remote)]),
         callback_details(callback(lastError=remote)),
     ):
         assert shown in text

@@ -88,5 +88,6 @@ CREATE TABLE attempts (
     status_code  INTEGER,
     error        TEXT,
     result       TEXT NOT NULL CHECK (result IN ('delivered', 'retry', 'dead', 'interrupted')),
+    excerpt      TEXT,                           -- how the answer's body began, where it was not delivered
     PRIMARY KEY (callback_seq, number)
 ) STRICT, WITHOUT ROWID;
