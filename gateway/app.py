@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__, secretfile
-from gateway.api.auth import AuthMiddleware
+from gateway.api.auth import PUBLIC, AuthMiddleware
 from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
@@ -45,7 +45,7 @@ from gateway.config import (
     database_path,
 )
 from gateway.deliverer import Deliverer
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, Unavailable
 from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
@@ -147,7 +147,7 @@ class Gateway:
                 draining=self._draining,
             )
             routes += self._proxy.routes()
-        errors = ErrorAnswers(proxied)
+        errors = self._errors = ErrorAnswers(proxied)
         limits = ClientLimits({c.name: c.rate for c in settings.clients if c.rate is not None}, clock)
         self._app = Starlette(
             routes=routes,
@@ -183,6 +183,11 @@ class Gateway:
         return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._started and scope["type"] == "http" and scope["path"] not in PUBLIC:
+            # Nothing may be spent before it is known what an earlier process spent.
+            answer = self._errors.answer(scope["path"], Unavailable("The gateway is starting."))
+            await answer(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     async def start(self) -> None:

@@ -121,6 +121,7 @@ class Durations:
     def __init__(self) -> None:
         self._models: OrderedDict[str | None, _Window] = OrderedDict()
         self._pool = _Window()
+        self._unknown = _Window()
 
     def observe(self, model: str | None, duration_s: float) -> None:
         """Learn from one ended task, in microseconds; at a start, from the stored ones, newest last.
@@ -142,7 +143,11 @@ class Durations:
 
     def distribution(self, model: str | None, now_s: float) -> Distribution:
         """Return the present estimate for a model, known or not; ``now_s`` is any steady clock, in seconds."""
-        window = self._window(model)
+        window = self._models.get(model)
+        if window is None:
+            # Shared: asking must neither make a model known nor push another one out; names come from outside.
+            window = self._unknown
+            window.seen = self._pool.seen
         if not window.stale(now_s):
             return window.distribution
         pool = self._pool

@@ -29,6 +29,8 @@ _POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth re
 _READ_TURN_S = 0.1  # how long a read waits for the polls to take their share of a place, before it looks again
 _PROBE_S = (30.0, 60.0, 120.0, 300.0)
 """Pauses between probes of a refused key, in seconds."""
+_UNANSWERED_S = 10.0
+"""When to come again while every place is held by a request that the upstream has not answered."""
 _THROTTLED_S = 5.0
 """The pause after a 429 that does not say how long."""
 
@@ -193,7 +195,9 @@ class Budget:
         return (available + self._polls_since_read) // (_POLLS_PER_READ + 1)
 
     def _come_again_s(self) -> float:
-        return max(self.next_available_s() or 0.0, 1.0)
+        wait_s = self.next_available_s()
+        # None: all places are requests without an answer yet, and nobody knows when one comes.
+        return _UNANSWERED_S if wait_s is None else max(wait_s, 1.0)
 
 
 class Key:

@@ -7,6 +7,8 @@ Only the task's own state ends a task: an error answer about one poll is never i
 known means that it still runs.
 """
 
+import json
+import math
 from enum import StrEnum
 from typing import Any
 
@@ -78,7 +80,7 @@ _CDN_BLOCK = b"error code: 1010"
 def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: float | None, body: bytes) -> PollResult:
     """Classify one answer of the status URL. Never raises on account of what the upstream sent."""
     try:
-        answer = msgspec.json.decode(body)
+        answer = _decode_body(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         detail = f"not JSON ({exc}): {_excerpt(body)}"
         if status == 403 and _CDN_BLOCK in body:
@@ -89,6 +91,8 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     states = profile.states
     state = _state(profile, answer)
     told_id = dig(answer, profile.fields.task_id)
+    if type(told_id) is int:
+        told_id = str(told_id)
     about_us = told_id in (None, "", task_id)
     if state is not None and about_us:
         if state in states.success and _holds(answer, states.success_if):
@@ -110,6 +114,35 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         model=_model(profile, answer),
         progress=_progress(profile, answer),
     )
+
+
+def _decode_body(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Half of an emoji or a number beyond all bounds: other parsers take it, and the task may be paid for.
+        try:
+            return _mended(json.loads(body.decode("utf-8"), parse_constant=_refuse_constant))
+        except (ValueError, RecursionError):
+            pass
+        raise
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _mended(value: Any) -> Any:
+    """Return a decoded value as it can be encoded again: no lone surrogates, no infinite numbers."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended(name): _mended(item) for name, item in value.items()}
+    return value
 
 
 def abandoned(task_id: str, reason: str) -> Outcome:

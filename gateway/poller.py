@@ -13,6 +13,7 @@ gateway was down is not thrown away.
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 
 from gateway.clock import Clock, wait_for_event
@@ -34,9 +35,11 @@ _log = structlog.get_logger()
 _CONCURRENCY = 64
 _EXPIRY_BATCH = 1000
 _GRACE_MS = 30_000
-"""How long a passed callback waits for an answer to its last poll …"""
+"""How long a passed callback waits for a usable answer to its last poll …"""
+_QUEUE_GRACE_MS = 60_000
+"""… for the poll itself, where the key or its budget did not allow it yet …"""
 _RESTART_GRACE_MS = 600_000
-"""… and from the start where it passed before that."""
+"""… and, from the start, where it passed before that."""
 _FAILED_PAUSE_S = 1.0
 """How long a task stays claimed whose poll could not be stored, or met a defect."""
 _PROBE_TASK_ID = "gateway-key-probe"
@@ -68,16 +71,16 @@ class Poller:
 
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
+        await self._key.restore()
         for model, duration_ms in await self._store.durations(self._upstream.name):
             self._timetable.ended(model, duration_ms / 1000)
-        await self._key.restore()
 
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
         now = self._clock.now()
         queries = self._key.queries
-        polls_waited, queries.polls_waiting = queries.polls_waiting, False
         wait_s = await self._expire(now)
+        queries.polls_waiting = False
         room = self._in_flight.free
         if self._key.refusal is not None:
             room = 0 if self._in_flight.count else 1  # one probe at a time
@@ -85,7 +88,7 @@ class Poller:
             return wait_s  # the end of a poll wakes the loop
         free = min(room, queries.available_for_polls())
         if free <= 0:
-            queries.polls_waiting = polls_waited
+            queries.polls_waiting = True  # perhaps: the next round with a place to give puts it right
             available_s = queries.next_available_s()
             return wait_s if available_s is None else min(wait_s, max(available_s, 0.001))
         queries.take(free)
@@ -159,6 +162,9 @@ class Poller:
         self._metrics.poll_seconds.labels(self._upstream.name).observe(self._clock.monotonic() - started)
         self._metrics.polls.labels(self._upstream.name, result.kind).inc()
         self._key.judge(result)
+        if result.task_created_at is not None and result.task_created_at > self._clock.now():
+            # A clock or a zone that is off: such a task would never be old enough to be urgent.
+            result = msgspec.structs.replace(result, task_created_at=None)
         self._timetable.limit_budget(self._key.queries.rate_per_s)
         return result
 
@@ -258,8 +264,10 @@ class Poller:
         """
         if task.last_polled_at is not None and task.last_polled_at >= task.expires_at and task.failures == 0:
             return task.last_polled_at
-        # What passed while the gateway was down may be a long queue for a short budget.
-        grace_ms = _GRACE_MS if task.expires_at >= self._started_at else _RESTART_GRACE_MS
+        asked = task.last_polled_at is not None and task.last_polled_at >= task.expires_at
+        grace_ms = _GRACE_MS if asked else _QUEUE_GRACE_MS
+        if task.expires_at < self._started_at:
+            grace_ms = _RESTART_GRACE_MS  # what passed meanwhile may be a long queue for a short budget
         return now if now >= max(task.expires_at, self._started_at) + grace_ms else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:

@@ -17,9 +17,10 @@ from gateway.config import DEFAULT_CLIENT
 from gateway.errors import RequestError, Unauthorized
 from gateway.tokens import token_digest
 
-__all__ = ["AuthMiddleware", "client_of"]
+__all__ = ["PUBLIC", "AuthMiddleware", "client_of"]
 
-_PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
+"""What needs no token, and so shows no URL, task or secret."""
 
 
 def client_of(request: Request) -> str:
@@ -38,7 +39,7 @@ class AuthMiddleware:
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _PUBLIC:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC:
             try:
                 client = self._client(Headers(scope=scope).get("authorization"))
                 self._limits.count(client)

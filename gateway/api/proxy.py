@@ -64,6 +64,7 @@ _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
 _PASSED_ON = ("content-type", "content-encoding", "retry-after")
+_STATUSES = range(200, 600)  # below they are no answers, and above there are none (RFC 9110 §15)
 _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
@@ -200,10 +201,16 @@ class UpstreamProxy:
         if (refused := await self._turn(self._key.creates)) is not None:
             return refused
         headers = {"content-type": "application/json", "x-request-id": request_id}
+        if self._draining.is_set():
+            self._key.creates.give_back(1)
+            return Unavailable("The gateway is shutting down; nothing was created.")
         try:
             answer = await self._upstream.forward(
                 "POST", self._calls.create_path, headers=headers, content=asked.body, timeout_s=_CREATE_TIMEOUT_S
             )
+        except asyncio.CancelledError:  # the drain's time was up
+            _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
+            return _not_created(NoAnswer(error="The gateway shut down before the upstream answered."), request_id)
         finally:
             self._key.creates.end()
         if isinstance(answer, NoAnswer):
@@ -230,7 +237,7 @@ class UpstreamProxy:
             value = dig(msgspec.json.decode(answer.body), self._calls.created_id)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        task_id = str(value) if isinstance(value, str | int) else ""
+        task_id = str(value) if type(value) in (str, int) else ""
         return task_id if TASK_ID.fullmatch(task_id) else None
 
     def _new_callback(self, client: str, task_id: str, url: str, model: str | None) -> NewCallback:
@@ -316,8 +323,11 @@ async def _result(work: "asyncio.Task[Answer | RequestError]") -> Answer:
 
 
 def _passed_on(answer: Answer) -> Response:
-    headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
-    return Response(answer.body, answer.status, headers)
+    # What no HTTP answer can carry, or would mean something between us and the client, is left out: the body matters.
+    found = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+    headers = {name: value for name, value in found.items() if value.isascii() and value.isprintable()}
+    status = answer.status if answer.status in _STATUSES else UpstreamFailed.status
+    return Response(answer.body, status, headers)
 
 
 def _not_created(answer: NoAnswer, request_id: str) -> RequestError:

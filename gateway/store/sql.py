@@ -38,7 +38,7 @@ ORDER BY wanted.key
 
 # A task that nobody watched any more, or that was given up: poll it again for the new callback's sake.
 REVIVE_TASK = """
-UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
+UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
     failures = 0
 WHERE seq = :seq AND next_poll_at IS NULL AND state IN ('waiting', 'abandoned')
 """
@@ -153,9 +153,11 @@ WHERE seq = :seq AND state = 'waiting' AND NOT EXISTS (
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had.
 SELECT_EXPIRED = """
-SELECT t.seq, t.task_id, min(c.expires_at), t.last_polled_at, t.failures
-FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
-WHERE c.state = 'waiting' AND c.expires_at <= ? AND t.upstream = ? GROUP BY t.seq ORDER BY min(c.expires_at) LIMIT ?
+SELECT seq, task_id, min(expires_at), last_polled_at, failures FROM (
+    SELECT t.seq, t.task_id, c.expires_at, t.last_polled_at, t.failures
+    FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
+    WHERE c.state = 'waiting' AND c.expires_at <= ? AND t.upstream = ? ORDER BY c.expires_at LIMIT ?)
+GROUP BY seq ORDER BY min(expires_at)
 """
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"

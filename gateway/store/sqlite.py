@@ -146,7 +146,9 @@ class SqliteStore:
             webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
             await self._database.run(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
         else:
-            await self._database.run(sql.REVIVE_TASK, {"now": new.first_poll_at, "seq": task.seq})
+            await self._database.run(
+                sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq}
+            )
         return True
 
     def _registered(self, items: Sequence[Sequence[NewCallback]]) -> None:

@@ -401,7 +401,7 @@ def test_a_refused_key_does_not_hold_up_time_outs(tmp_path: Path) -> None:
         upstream = Upstream(said(401, error(401)))
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callbacks = [await life.register(f"t{i}", timeout_s=60) for i in range(1200)]
-        await asyncio.sleep(60 + 30 + 5)
+        await asyncio.sleep(60 + 60 + 5)
         states = [(await life.look(callback)).state for callback in callbacks]
         assert set(states) == {CallbackState.PENDING}
         assert not life.poller._last_polls
@@ -614,6 +614,38 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
         assert await task(life, "after") < first
         assert lags[-1] <= 1000
         assert life.timetable._durations.distribution("m", 0.0).survival_at(25) < 0.15
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("readers", [1, 3, 5])
+def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Path) -> None:
+    """While both wait, polls get three places of four: neither starves the other."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = await Life(
+            tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=(RateWindow(2, 1.0),)
+        ).start()
+        await asyncio.gather(*(life.register(f"t{i}") for i in range(300)))
+        reads = 0
+
+        async def read() -> None:
+            nonlocal reads
+            while True:
+                if await life.key.queries.acquire(10) is None:
+                    reads += 1
+                    await asyncio.sleep(0.01)
+                    life.key.queries.end()
+
+        clients = [asyncio.create_task(read()) for _ in range(readers)]
+        await asyncio.sleep(60)
+        for client in clients:
+            client.cancel()
+        polls = len(upstream.asked)
+        assert polls + reads > 100
+        assert 0.6 < polls / (polls + reads) < 0.85
         await life.stop()
 
     run_virtual(main())

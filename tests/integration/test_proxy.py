@@ -11,6 +11,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.api.proxy import _passed_on
 from gateway.app import Gateway
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
@@ -18,6 +19,7 @@ from gateway.config import load
 from gateway.errors import StoreError
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
+from gateway.upstream import Answer
 
 RECORD = "/api/v1/jobs/recordInfo"
 CREATE = "/api/v1/jobs/createTask"
@@ -660,3 +662,72 @@ async def test_throttling_reaches_the_client_once(
         own = await stand.read("sim-never-0-c")
         assert (own.status_code, own.json()["data"]) == (429, {"retryAfter": int(own.headers["retry-after"])})
         assert limited.stats.requests["recordInfo"] == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, {"content-type": "application/json; x=\u65e5"}, 200),
+        (200, {"content-type": "application/json", "retry-after": "\u65e5"}, 200),
+    ],
+)
+async def test_an_odd_answer_to_a_create_still_reaches_the_client(
+    start: Callable[..., Awaitable[Stand]], status: int, headers: dict[str, str], expected: int
+) -> None:
+    """A task that was paid for is told to its client, whatever the header or status beside it."""
+    upstream = Upstream(status, b'{"code":200,"data":{"taskId":"task_odd"}}', headers)
+    async with serve_asgi(upstream) as url:
+        here = await start(url)
+        answer = await here.create()
+        assert (answer.status_code, answer.json()["data"]["taskId"]) == (expected, "task_odd")
+        assert answer.headers["x-request-id"]
+        assert [callback["taskId"] for callback in await here.callbacks()] == ["task_odd"]
+
+
+@pytest.mark.parametrize("status", [101, 103, 600, 999])
+def test_a_status_that_is_none_becomes_a_502(status: int) -> None:
+    """The body still reaches the client: it may hold the id of a task that was paid for."""
+    answer = _passed_on(Answer(status, httpx.Headers(), b"body"))
+    assert (answer.status_code, answer.body) == (502, b"body")
+
+
+async def test_nothing_new_is_created_once_the_drain_began(
+    start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
+) -> None:
+    """A create that still waits for its turn at SIGTERM is refused: a task begun now might be paid for and lost."""
+    here = await start()
+    assert (await here.create()).status_code == 200
+    queued = asyncio.create_task(here.create())  # the free tier creates one task a second
+    await here.becomes(lambda: _queued(here))
+    here.gateway.begin_drain()
+    answer = await queued
+    assert (answer.status_code, answer.json()["code"]) == (503, 503)
+    assert simulator.stats.requests["createTask"] == 1
+
+
+async def _queued(here: Stand) -> bool:
+    await here.client.get("/healthz")
+    return here.gateway._watches[0].key.creates._reads_waiting == 1
+
+
+async def test_nothing_is_sent_before_it_is_known_what_was_spent(tmp_path: Path, simulator: SimulatedUpstream) -> None:
+    """Requests that come while the gateway starts are refused, in the envelope their caller knows."""
+    settings = load(
+        {
+            "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}",
+            "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9",
+        }
+    )
+    gateway = Gateway(settings, SystemClock())
+    try:
+        transport = httpx.ASGITransport(gateway)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            read = await client.get(RECORD, params={"taskId": "t"})
+            assert (read.status_code, read.json()["code"]) == (503, 503)
+            listed = await client.get("/v1/callbacks")
+            assert (listed.status_code, listed.json()["code"]) == (503, "unavailable")
+            assert listed.headers["retry-after"]
+            assert (await client.get("/readyz")).status_code == 503
+            assert (await client.get("/healthz")).status_code == 200
+    finally:
+        await gateway.close()

@@ -465,7 +465,11 @@ def test_no_statement_goes_through_a_whole_table(name: str) -> None:
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(SCHEMA)
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-    scans = [step for step in plan if step.startswith("SCAN") and " USING " not in step and "VIRTUAL" not in step]
+    scans = [
+        step
+        for step in plan
+        if step.startswith("SCAN") and " USING " not in step and not re.search("VIRTUAL|subquery", step)
+    ]
     assert not scans, plan
     assert any(BY.get(name, "") in step for step in plan) or not plan, plan
 
