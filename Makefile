@@ -24,8 +24,9 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
-bench: $(VENV)/.runtime ## Measure what an idle sidecar costs: time to ready, memory, CPU
-	@$(VENV)/bin/python tests/bench/idle.py $(ARGS)
+bench: $(VENV)/.runtime ## Measure an idle sidecar, and what a hanging receiver costs another one
+	@$(VENV)/bin/python tests/bench/idle.py
+	@$(VENV)/bin/python tests/bench/isolation.py
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
