@@ -78,7 +78,7 @@ METADATA = [
 
 HOSTILE = [
     ("syntax", "", "/hooks", "app.example.com/hooks", "//app.example.com/", "https:/app.example.com", "https:app", "://x"),
-    ("scheme", "http://app.example.com/", "ftp://app.example.com/", "file:///etc/passwd", "gopher://x/", "ws://x/"),
+    ("scheme", "http://app.example.com/", "ftp://app.example.com/", "file://localhost/etc/passwd", "gopher://x/", "ws://x/"),
     ("scheme", "unix:///run/docker.sock", "data://text/html", "httpss://app.example.com/", "HTTP://app.example.com"),
     ("userinfo", "https://user@app.example.com/", "https://u:p@app.example.com/", "https://@app.example.com/"),
     ("userinfo", "https://app.example.com@127.0.0.1/", "https://app.example.com:443@127.0.0.1/", "https://a@b@c.com/"),
