@@ -297,7 +297,7 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
     # uvloop resolves names in libuv's threads, in half of them at most: of four, two dead names would take both.
-    os.environ.setdefault("UV_THREADPOOL_SIZE", "32")
+    os.environ.setdefault("UV_THREADPOOL_SIZE", "256")
     uvloop.run(_serve(settings))
 
 

@@ -10,6 +10,7 @@ webhook must not be sent twice because a disk was full for a moment.
 import asyncio
 import random
 
+import msgspec
 import structlog
 
 from gateway.bulkhead import Bulkhead
@@ -83,7 +84,7 @@ class Deliverer:
         delivered: bool | None = None
         try:
             record = await self._send(claim)
-            delivered = record.attempt.result is AttemptResult.DELIVERED
+            delivered = _speaks_for_its_receiver(record.attempt)
             await self._record(record)
         finally:
             self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
@@ -94,9 +95,9 @@ class Deliverer:
         started_at = self._clock.now()
         started = self._clock.monotonic()
         self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
-        headers = self._client_headers.headers(claim, started_at // 1000)
-        confidential = self._client_headers.confidential(claim)
         try:
+            headers = self._client_headers.headers(claim, started_at // 1000)
+            confidential = self._client_headers.confidential(claim)
             sent = await self._sender.send(claim.url, headers, claim.body, confidential)
         except asyncio.CancelledError:
             await self._interrupted(claim, started_at, started)
@@ -108,6 +109,9 @@ class Deliverer:
             finally:
                 self._store.release_callback(claim.seq)
             raise
+        if confidential:
+            # Headers of the client's own went along; an answer may repeat them in more spellings than can be masked.
+            sent = msgspec.structs.replace(sent, excerpt=b"")
         return self._judge(claim, sent)
 
     def _judge(self, claim: DueCallback, sent: SendResult) -> AttemptRecord:
@@ -178,3 +182,12 @@ class Deliverer:
         except StoreError as exc:
             # It is still pending, and due: nothing but the line in its log is missing.
             _log.warning("attempt.not_recorded", callback_id=claim.id, error=exc.message)
+
+
+def _speaks_for_its_receiver(attempt: Attempt) -> bool | None:
+    """Return whether the receiver is well; None where it answered, and only this webhook was wrong for it."""
+    if attempt.result is AttemptResult.DELIVERED:
+        return True
+    status_code = attempt.status_code
+    answered = status_code is not None and 300 <= status_code < 500 and status_code not in (408, 429)
+    return None if answered else False

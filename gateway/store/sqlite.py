@@ -359,6 +359,20 @@ class SqliteStore:
         self, now: int, limit: int, bulkhead: Bulkhead | None = None
     ) -> tuple[list[DueCallback], int | None]:
         claims: list[DueCallback] = []
+        try:
+            return claims, await self._claim_callbacks(now, limit, bulkhead, claims)
+        except BaseException:
+            # A later query of the same claim failed: what the first ones claimed must not stay so for ever.
+            for callback in claims:
+                self._claimed_callbacks.discard(callback.seq)
+                if bulkhead is not None:
+                    bulkhead.ended(callback.receiver, retry=callback.retry, delivered=None)
+            raise
+
+    async def _claim_callbacks(
+        self, now: int, limit: int, bulkhead: Bulkhead | None, claims: list[DueCallback]
+    ) -> int | None:
+        """Add to ``claims``; return when the next unclaimed webhook will be due that was not refused."""
         refused: set[str] = set()
         retries = True
         # As in claim_tasks.
@@ -375,7 +389,7 @@ class SqliteStore:
                 for row in found:
                     callback = rows.due_callback(row)
                     if callback.due_at > now or len(claims) == limit:
-                        return claims, callback.due_at
+                        return callback.due_at
                     if callback.receiver in refused or (callback.retry and not retries):
                         continue
                     if bulkhead is not None and not bulkhead.admit(callback.receiver, retry=callback.retry):
@@ -388,7 +402,7 @@ class SqliteStore:
                     self._claimed_callbacks.add(callback.seq)
                     claims.append(callback)
                 if not passed_over or len(found) <= limit:
-                    return claims, None
+                    return None
 
     def release_callback(self, seq: int) -> None:
         self._claimed_callbacks.discard(seq)

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState, Outcome, Settlement, TaskState
 from gateway.outcome import PollResult
 from gateway.sender import Sender, SendResult
@@ -434,5 +435,33 @@ def test_a_hanging_receiver_delays_nobody_else(tmp_path: Path) -> None:
         await until(lambda: len(receiver.times) == 50, limit_s=10)
         assert max(receiver.times) - started < 0.1
         await life.stop(0)
+
+    run_virtual(main())
+
+
+def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a later query of one claim fails, what the first one claimed is sent after all, and no place is lost."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204), takes_s=1)
+        life = await new_life(tmp_path / "gateway.db", receiver).start()
+        read, broken = life.store._database.rows, 0
+
+        async def rows(statement: str, parameters: object = ()) -> list[object]:
+            nonlocal broken
+            refused = isinstance(parameters, dict) and parameters.get("refused", "[]") != "[]"
+            if refused and broken < 3:
+                broken += 1
+                raise StoreError("disk I/O error")
+            return await read(statement, parameters)
+
+        monkeypatch.setattr(life.store._database, "rows", rows)
+        callbacks = await owed(life, 400)
+        await until(lambda: len(set(receiver.ids)) == 400, limit_s=60)
+        await until(lambda: life.claims == 0, limit_s=60)
+        assert broken == 3
+        assert life.deliverer._bulkhead.free == 256
+        assert {(await life.look(callback)).state for callback in callbacks} == {CallbackState.DELIVERED}
+        await life.stop()
 
     run_virtual(main())
