@@ -2,15 +2,17 @@
 
 Owns the limits that uvicorn leaves open, and the answers where a request never becomes one: the size and the time of
 a request's head, malformed HTTP, connections and pipelined requests beyond their number, bodies that trickle after
-their answer, and answers that nobody reads. It must not know a route; how long a body may take while it is wanted and
-how large it may be belong to ``api.schema``. Handed to uvicorn by the wiring.
+their answer, and answers that nobody reads. Owns how a connection closes, so that its last answer can be read. It must
+not know a route; how long a body may take while it is wanted and how large it may be belong to ``api.schema``. Handed
+to uvicorn by the wiring.
 
 A request that costs nothing extra is the common case, so a timer starts only where a client still owes something once
 its bytes have been parsed; a request that arrives in one piece starts none.
 """
 
 import asyncio
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 import httptools
 import msgspec
@@ -27,6 +29,24 @@ __all__ = ["InboundProtocol"]
 _log = structlog.get_logger()
 
 
+class _Transport:
+    """The connection's transport, of which closing is the protocol's, wherever in uvicorn it is called."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None], is_closing: Callable[[], bool]) -> None:
+        self._transport = transport
+        self.write = transport.write
+        self.close = close
+        self.is_closing = is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def let_go(self) -> None:
+        """Forget the protocol: each would keep the other, after the connection, until a garbage collection."""
+        self.close = self._transport.close
+        self.is_closing = self._transport.is_closing
+
+
 class InboundProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 connection with limits; their values are class attributes, so that a subclass may differ.
 
@@ -40,9 +60,11 @@ class InboundProtocol(HttpToolsProtocol):
     head_s: ClassVar[float] = 10.0
     """From connecting to the first byte, from there to the end of the head, and for a body that is no longer wanted."""
     read_s: ClassVar[float] = 30.0
-    """For the client to take an answer that has been written."""
+    """For the client to take an answer that has been written, and with the last one to end what it is sending."""
     linger_s: ClassVar[float] = 2.0
     """For the client to read why it was refused, or to go when the gateway ends."""
+    max_dropped_bytes: ClassVar[int] = 128 * 1024 * 1024
+    """Of what is thrown away: clients that read once they have sent all must get there with the files people send."""
 
     def __init__(
         self,
@@ -59,6 +81,8 @@ class InboundProtocol(HttpToolsProtocol):
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
+        self._lingering = False  # nothing more is said, and what still comes is thrown away
+        self._dropped = 0
         self._deadline: asyncio.TimerHandle | None = None  # for what the client owes
         self._stalled: asyncio.TimerHandle | None = None  # for what it does not read
         self._cut: asyncio.TimerHandle | None = None  # after which a closing connection is cut
@@ -66,7 +90,9 @@ class InboundProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._connection = transport
+        self._closes_here = _Transport(transport, self._close, self._is_closing)
+        super().connection_made(cast("asyncio.Transport", self._closes_here))
         # Tasks too: a client that hangs up while its request waits leaves the task running.
         if max(len(self.connections), len(self.tasks)) > self._max_connections:
             self.connections.discard(self)
@@ -80,13 +106,17 @@ class InboundProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        self._closes_here.let_go()
         if self.flow is not None:
             self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
-        if self._refusal is not None:
-            return  # thrown away, so that the client gets to read the answer
+        if self._lingering or self._refusal is not None:
+            self._dropped += len(data)
+            if self._dropped > self.max_dropped_bytes:
+                self._connection.abort()
+            return
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
@@ -165,7 +195,6 @@ class InboundProtocol(HttpToolsProtocol):
             self._refuse(RequestTimeout(f"The request's head did not arrive within {self.head_s:g} s."))
         elif self._unwanted_body() or self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-            self._cut_after(self.read_s)
 
     def _unwanted_body(self) -> bool:
         return self._in_body and self.cycle.response_complete
@@ -191,12 +220,12 @@ class InboundProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         others_wait = bool(self.pipeline)
+        if not others_wait:
+            self.cycle.body.clear()  # what the application left there would stay as long as the connection
         super().on_response_complete()
-        if self.transport.is_closing():
-            self._cut_after(self.read_s)
-        elif others_wait:
-            pass
-        elif self._refusal is not None:
+        if self.transport.is_closing() or others_wait:
+            return
+        if self._refusal is not None:
             self._answer(self._refusal)
         elif self._in_body:
             self._await_client()
@@ -205,10 +234,39 @@ class InboundProtocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self._cut_after(self.linger_s)
 
+    # The end of the connection
+
+    def _close(self) -> None:
+        """Close in bounded time, and in stages where the client may still be sending.
+
+        A socket that is closed with bytes unread, or that more bytes reach, answers them with a reset, and a reset
+        takes the last answer from a client that has not read it. So RFC 9112 §9.6 has a server end its own side, read
+        on until the client ends its side, and close then. What is read so never reaches the parser: the rest of a body
+        must not be taken for a request, and no request that follows is answered.
+        """
+        if self._is_closing():
+            return
+        self._cut_after(self.read_s)
+        if not (self._in_body or self._in_head() or self.pipeline or self._refusal is not None):
+            self._connection.close()
+            return
+        self._lingering = True
+        self._forget_deadline()
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        self._connection.write_eof()
+        self.flow.resume_reading()  # it may have stopped at a body that nobody takes
+
+    def _is_closing(self) -> bool:
+        return self._lingering or self._connection.is_closing()
+
     def _cut_after(self, seconds: float) -> None:
-        """Cut the closing connection then: closing alone waits for ever for a client that does not read."""
-        if self._cut is None:
-            self._cut = self.loop.call_later(seconds, self.transport.abort)
+        """Cut the closing connection then, or sooner where that was said: closing alone may wait for ever."""
+        if self._cut is not None:
+            if self._cut.when() <= self.loop.time() + seconds:
+                return
+            self._cut.cancel()
+        self._cut = self.loop.call_later(seconds, self._connection.abort)
 
     # Refusals
 
@@ -233,7 +291,7 @@ class InboundProtocol(HttpToolsProtocol):
         self._answer(refusal)
 
     def _answer(self, refusal: RequestError) -> None:
-        """Write the refusal, then wait for the client to close: with bytes left unread it might never see it."""
+        """Write the refusal and close."""
         body = msgspec.json.encode(problem(refusal))
         headers = refusal.headers | {
             "content-type": PROBLEM_TYPE,
@@ -242,10 +300,8 @@ class InboundProtocol(HttpToolsProtocol):
         }
         pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers + pairs)
-        self._unset_keepalive_if_required()
         self.transport.write(STATUS_LINE[refusal.status] + head + b"\r\n" + body)
-        self.transport.write_eof()
-        self.flow.resume_reading()
+        self.transport.close()
         self._cut_after(self.linger_s)
 
     def _head_bytes(self) -> int:

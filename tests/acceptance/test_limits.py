@@ -1,6 +1,8 @@
 """What hostile clients cost a whole gateway process."""
 
 import asyncio
+import http.client
+import json
 import re
 import resource
 from pathlib import Path
@@ -41,6 +43,71 @@ async def test_a_header_of_100_mb_costs_no_memory(world: Any) -> None:
         assert (await client.get("/healthz")).status_code == 200
         assert peak_bytes(gateway.process.pid) - before < 5 * MB
         writer.transport.abort()
+        assert await gateway.stop() == 0
+
+
+TOKEN = "t" * 32
+JSON = {"content-type": "application/json"}
+KNOWN = {"authorization": f"Bearer {TOKEN}"}
+CLOSE = {"connection": "close"}
+
+
+def post(url: str, size: int, headers: dict[str, str], *, chunked: bool) -> tuple[int, str | None, Any]:
+    """Send a whole body before reading, as http.client does; return the status, the content type and the document."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    try:
+        body: Any = (bytes(MB // 10) for _ in range(size * 10 // MB)) if chunked else bytes(size)
+        connection.request("POST", "/v1/callbacks", body, headers, encode_chunked=chunked)
+        answer = connection.getresponse()
+        return answer.status, answer.headers["content-type"], json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        (JSON | KNOWN, 413, "too_large"),
+        (JSON, 401, "unauthorized"),
+        (JSON | CLOSE, 401, "unauthorized"),
+        (KNOWN, 415, "unsupported_media_type"),
+        (KNOWN | CLOSE, 415, "unsupported_media_type"),
+    ],
+    ids=["413", "401", "401-close", "415", "415-close"],
+)
+async def test_a_refused_body_leaves_its_answer_readable(
+    world: Any, headers: dict[str, str], status: int, code: str, chunked: bool
+) -> None:
+    """A client that reads once it has sent 30 or 60 MB sees why they were refused, every time, at no cost of memory."""
+    if chunked:
+        headers = headers | {"transfer-encoding": "chunked"}
+    async with world.gateway(GATEWAY_TOKEN=TOKEN) as gateway:
+        await asyncio.to_thread(post, gateway.url, 1000, headers, chunked=False)
+        before = peak_bytes(gateway.process.pid)
+        for size in (30 * MB, 60 * MB) * 4:
+            got = await asyncio.to_thread(post, gateway.url, size, headers, chunked=chunked)
+            assert (got[0], got[1], got[2]["code"]) == (status, "application/problem+json", code)
+        assert peak_bytes(gateway.process.pid) - before < 10 * MB
+        assert await gateway.stop() == 0
+
+
+async def test_bodies_that_nobody_reads_are_not_kept(world: Any) -> None:
+    """A connection that stays open after a refusal does not hold what it had sent until then."""
+    async with world.gateway(GATEWAY_TOKEN=TOKEN) as gateway:
+        address = urlsplit(gateway.url)
+        before = peak_bytes(gateway.process.pid)
+        writers = []
+        for _ in range(200):
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            writers.append(writer)
+            writer.write(b"POST /v1/callbacks HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n" + bytes(250_000))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401 ")
+        assert peak_bytes(gateway.process.pid) - before < 10 * MB
+        for writer in writers:
+            writer.transport.abort()
         assert await gateway.stop() == 0
 
 
