@@ -62,7 +62,7 @@ from gateway.supervisor import Loop, Supervisor
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
 from gateway.tokens import token_digest
-from gateway.transport import AiohttpTransport
+from gateway.transport import PooledTransport
 from gateway.upstream import Upstream
 
 __all__ = ["Gateway", "serve"]
@@ -91,8 +91,8 @@ class Gateway:
         profiles = load_profiles([config_dir() / "upstreams"])
         secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
-        self._upstream_transport = AiohttpTransport(guard=None, limit=_UPSTREAM_CONNECTIONS)
-        self._callback_transport = AiohttpTransport(guard=self._guard, limit=_CONNECTIONS)
+        self._upstream_transport = PooledTransport(guard=None, limit=_UPSTREAM_CONNECTIONS)
+        self._callback_transport = PooledTransport(guard=self._guard, limit=_CONNECTIONS)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)

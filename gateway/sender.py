@@ -8,7 +8,7 @@ callback policy.
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -58,7 +58,7 @@ class Sender:
         self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
 
     async def send(
-        self, url: str, headers: Mapping[str, str], body: bytes, confidential: Sequence[bytes] = ()
+        self, url: str, headers: dict[str, str], body: bytes, confidential: Sequence[bytes] = ()
     ) -> SendResult:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
 
@@ -94,8 +94,11 @@ class Sender:
             excerpt=mask(answer.excerpt, confidential)[:_EXCERPT],
         )
 
-    async def _exchange(self, url: str, headers: Mapping[str, str], body: bytes, answer: "_Answer") -> None:
-        request = httpx.Request("POST", _parse_url(url), headers={**headers, **self._headers}, content=body)
+    async def _exchange(self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer") -> None:
+        to = _parse_url(url)
+        # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
+        framing = {"host": to.netloc.decode("ascii"), "content-length": str(len(body))}
+        request = httpx.Request("POST", to, headers=framing | headers | self._headers, stream=httpx.ByteStream(body))
         response = await self._transport.handle_async_request(request)
         try:
             answer.status_code = response.status_code
@@ -146,7 +149,7 @@ def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
                 "check the callback URL's host and its DNS record."
             )
         if isinstance(cause, ssl.SSLError):
-            # Errors that aiohttp derives from ssl's have neither attribute; certificate errors have both.
+            # Certificate errors have both attributes, others only the second.
             why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None) or str(cause)
             return "tls", (
                 f"No secure connection to {where} ({why.replace('_', ' ')}): "

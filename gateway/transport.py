@@ -1,46 +1,42 @@
-"""An httpx transport on aiohttp's connection pool, with the callback policy at the socket.
+"""An httpx transport: a pool of HTTP/1.1 connections, with the callback policy at the socket.
 
-Owns connections: pooling, TLS, and that each dialled address was allowed by the guard. Does not follow redirects,
-keep cookies, decode bodies, read proxy settings, retry, or limit time: whoever calls holds one ``asyncio.timeout``
-over the whole exchange. The sender uses it with a guard, the upstream client without one.
+Owns connections: dialling, TLS, pooling, and that each dialled address was allowed by the guard. Does not follow
+redirects, keep cookies, decode bodies, read proxy settings, retry, or limit time: whoever calls holds one
+``asyncio.timeout`` over the whole exchange. The sender uses it with a guard, the upstream client without one.
 
-httpx's own pool is not used because it loses a slot whenever a request is cancelled (encode/httpcore#830), and a
-time limit is a cancellation. aiohttp's ``ClientSession`` is not used because its connector and parser alone serve a
-third more requests per second; what is used of them is public by name.
+httpx's own pool is not used because it loses a slot whenever a request is cancelled (encode/httpcore#830), and a time
+limit is a cancellation.
 """
 
+import asyncio
+import re
 import socket
 import ssl
-from contextvars import ContextVar
 from functools import lru_cache
-from typing import NoReturn, cast
+from ipaddress import ip_address
+from typing import Any, NamedTuple
 
-import aiohttp
+import aiohappyeyeballs
 import httpx
-import yarl
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import AddrInfoType, Connection
-from aiohttp.http import HttpProcessingError
-from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
-from gateway.errors import AddressNotAllowed
+from gateway.http1 import Connection
 from gateway.netguard import Netguard, Resolve, system_resolve
 
-__all__ = ["AiohttpTransport"]
+__all__ = ["PooledTransport"]
 
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
-_FAILURES = (aiohttp.ClientError, aiohttp.EofStream, HttpProcessingError, OSError, RuntimeError)
-"""What a connection raises when the network or the peer misbehaves. RuntimeError: uvloop on a closed socket."""
-_DIRTY_CONNECTIONS = 3
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_TARGET = re.compile(rb"[!-~]+")
+_NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
+class PooledTransport(httpx.AsyncBaseTransport):
     """Send requests whose body is in memory; every failure is an ``httpx.TransportError`` or AddressNotAllowed.
 
-    The operating system's error stands in the ``__cause__`` chain. A cancelled request closes its connection and
-    gives its place in the pool back at once. ``limit`` connections in all, ``limit_per_host`` per host and port
-    (0: as many as ``limit`` lets).
+    The operating system's error stands in the ``__cause__`` chain. A cancelled request closes its connection and gives
+    its place back at once. ``limit`` connections are in use at once; ``max_idle`` more are kept for ``keepalive_s``
+    seconds after their use, of more the longest unused is closed.
+
+    A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query.
     """
 
     def __init__(
@@ -48,188 +44,173 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         *,
         guard: Netguard | None,
         limit: int,
-        limit_per_host: int = 0,
-        verify: ssl.SSLContext | bool = True,
+        max_idle: int | None = None,
+        verify: ssl.SSLContext | None = None,
         keepalive_s: float = 15,
         resolve: Resolve = system_resolve,
     ) -> None:
+        """``max_idle``: None as many as ``limit``. ``verify``: None trusts the system's authorities."""
         self._guard = guard
-        self._limit = limit
-        self._limit_per_host = limit_per_host
-        self._verify = verify
+        self._places = asyncio.Semaphore(limit)
+        self._max_idle = limit if max_idle is None else max_idle
+        self._tls = verify
         self._keepalive_s = keepalive_s
         self._resolve = resolve
-        self._connector: aiohttp.TCPConnector | None = None
         self._closed = False
-        # Receivers are few and requests many: their policy verdict and pool key are worked out once.
+        self._busy: set[Connection] = set()
+        self._idle: dict[Connection, tuple[_Destination, float]] = {}  # and since when, the longest idle first
+        self._idle_at: dict[_Destination, list[Connection]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        # Receivers are few and requests many: their policy verdict is worked out once.
         self._destination = lru_cache(maxsize=4096)(self._new_destination)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; returns once the answer's head is there. Its stream must be closed, also when cancelled."""
-        message_bytes = _head(request) + request.content
         url = request.url
-        destination = self._destination(url.scheme, url.netloc)
-        connection = await self._connect(destination)
-        protocol = connection.protocol
+        destination = self._destination(url.scheme, url.raw_host, url.port)
+        message = _message(request)
+        await self._places.acquire()
+        connection: Connection | None = None
         try:
-            if protocol is None or protocol.transport is None:
-                _raise_read_failure(aiohttp.ServerDisconnectedError())
-            protocol.set_response_params(
-                skip_payload=request.method == "HEAD", read_until_eof=True, auto_decompress=False
-            )
-            protocol.transport.write(message_bytes)
-            while True:
-                message, payload = await protocol.read()
-                if message.code >= 200 or message.code == 101:  # the other 1xx only announce the answer
-                    break
-        except _FAILURES as exc:
-            connection.close()
-            _raise_read_failure(exc)
+            connection = await self._connection(destination)
+            await connection.ask(message, no_body=request.method == "HEAD")
         except BaseException:
-            connection.close()
+            self._give_back(connection, destination)
             raise
         return httpx.Response(
-            message.code,
-            headers=message.raw_headers,
-            stream=_Body(connection, payload),
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": message.reason.encode("ascii", "replace")},
+            connection.status,
+            headers=connection.headers,
+            stream=_Body(self, connection, destination),
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": connection.reason},
         )
 
     async def aclose(self) -> None:
         """Close every connection; requests under way fail."""
         self._closed = True
-        if self._connector is not None:
-            await self._connector.close()
-
-    async def _connect(self, destination: "_Destination") -> Connection:
-        _dialling.set(destination)
-        for _ in range(_DIRTY_CONNECTIONS):
-            try:
-                connection = await self._pool().connect(cast(aiohttp.ClientRequest, destination), [], _NO_TIMEOUT)
-            except _FAILURES as exc:
-                _raise_connect_failure(exc, destination)
-            # A pooled connection on which the peer spoke unasked would answer this request with that.
-            if connection.protocol is not None and not connection.protocol.should_close:
-                return connection
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in [*self._idle, *self._busy]:
             connection.close()
-        raise httpx.ReadError(f"{destination.netloc} closed the connection, or spoke, before it was asked")
 
-    def _pool(self) -> aiohttp.TCPConnector:
-        """Return the connector, made on first use: it belongs to the loop that runs then."""
+    # The pool
+
+    async def _connection(self, destination: "_Destination") -> Connection:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        if self._connector is None:
-            self._connector = aiohttp.TCPConnector(
-                resolver=_CheckedResolver(self._resolve, self._guard),
-                socket_factory=self._open_checked_socket,
-                ssl=self._verify,
-                limit=self._limit,
-                limit_per_host=self._limit_per_host,
-                keepalive_timeout=self._keepalive_s,
-            )
-        return self._connector
+        idle = self._idle_at.get(destination)
+        # The last one first: the rest may then grow old and go.
+        connection = self._forget(idle[-1]) if idle else await self._dial(destination)
+        self._busy.add(connection)
+        return connection
 
-    def _open_checked_socket(self, addr_info: AddrInfoType) -> socket.socket:
-        """Make the socket for one address, which the connector dials next.
+    def _give_back(self, connection: Connection | None, destination: "_Destination") -> None:
+        """Free a place; keep its connection where it can serve again, else close it. Never waits."""
+        self._places.release()
+        if connection is None:
+            return
+        self._busy.discard(connection)
+        if not connection.usable or self._closed or not self._max_idle:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = destination, loop.time()
+        self._idle_at.setdefault(destination, []).append(connection)
+        if len(self._idle) > self._max_idle:
+            self._forget(next(iter(self._idle))).close()
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._keepalive_s, self._close_old)
 
-        The resolver has refused answers with a forbidden address already; here come the literals that no resolver
-        sees, and answers out of aiohttp's cache of names.
-        """
-        family, kind, proto, _, address = addr_info
-        if self._guard is not None:
-            to = _dialling.get()
-            try:
-                self._guard.check_address(to.host, to.port, str(address[0]), to.scheme)
-            except AddressNotAllowed as exc:
-                raise _RefusedError(exc) from None
-        return socket.socket(family, kind, proto)
+    def _forget(self, connection: Connection) -> Connection:
+        """Take a connection out of the idle ones, if it is one of them."""
+        if (kept := self._idle.pop(connection, None)) is not None:
+            same = self._idle_at[kept[0]]
+            same.remove(connection)
+            if not same:
+                del self._idle_at[kept[0]]
+        return connection
 
-    def _new_destination(self, scheme: str, netloc: bytes) -> "_Destination":
-        if scheme not in ("http", "https"):
-            raise httpx.UnsupportedProtocol("The URL must start with http:// or https://.")
+    def _close_old(self) -> None:
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        while self._idle:
+            connection, (_, since) = next(iter(self._idle.items()))
+            if (left_s := since + self._keepalive_s - loop.time()) > 0:
+                self._sweep = loop.call_later(left_s, self._close_old)
+                return
+            self._forget(connection).close()
+
+    # Dialling
+
+    async def _dial(self, destination: "_Destination") -> Connection:
+        loop = asyncio.get_running_loop()
+        sock = None
         try:
-            # encoded: the bytes that httpx has parsed are not to be read in another way.
-            destination = _Destination(yarl.URL(f"{scheme}://{netloc.decode('ascii')}", encoded=True))
-        except ValueError as exc:
-            raise httpx.UnsupportedProtocol("The URL has no valid host and port.") from exc
-        if self._guard is not None:
-            self._guard.check_target(scheme, destination.host, destination.port)
-        return destination
+            addresses = await self._addresses(destination)
+            sock = await aiohappyeyeballs.start_connection(
+                [_addr_info(address, destination.port) for address in addresses], happy_eyeballs_delay=_NEXT_ADDRESS_S
+            )
+            # uvloop and asyncio close the socket where this fails or is cancelled.
+            _, connection = await loop.create_connection(
+                lambda: Connection(self._forget_unusable),
+                sock=sock,
+                ssl=self._tls_context() if destination.scheme == "https" else None,
+                server_hostname=destination.host.rstrip(".") if destination.scheme == "https" else None,
+            )
+        except (OSError, RuntimeError) as exc:  # RuntimeError: uvloop on a closed socket
+            kind = httpx.ConnectTimeout if isinstance(exc, TimeoutError) else httpx.ConnectError
+            raise kind(f"{destination}: {_words(exc)}") from exc
+        return connection
 
-
-class _Destination:
-    """What the connector reads of an ``aiohttp.ClientRequest``, the same for all requests to one host and port."""
-
-    proxy = None
-    server_hostname = None
-    ssl = True
-
-    def __init__(self, url: yarl.URL) -> None:
-        if not url.raw_host or url.port is None:
-            raise ValueError("no host")
-        self.url = url
-        self.scheme = url.scheme
-        self.host = url.raw_host
-        self.port = url.port
-        self.netloc = url.host_port_subcomponent
-        self.connection_key = ConnectionKey(self.host, self.port, self.is_ssl(), self.ssl, None, None, None)
-
-    def is_ssl(self) -> bool:
-        return self.scheme == "https"
-
-
-_dialling: ContextVar[_Destination] = ContextVar("dialling")
-"""For whom a socket is made: aiohttp tells the socket factory only the address."""
-
-
-class _RefusedError(OSError):
-    """Carries the guard's refusal through aiohttp, which understands only OSError from a socket factory."""
-
-    def __init__(self, refusal: AddressNotAllowed) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
-class _CheckedResolver(AbstractResolver):
-    """Resolve a name and refuse the whole answer when one of its addresses is forbidden."""
-
-    def __init__(self, resolve: Resolve, guard: Netguard | None) -> None:
-        self._resolve = resolve
-        self._guard = guard
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        addresses = await self._resolve(host, port)
+    async def _addresses(self, destination: "_Destination") -> list[str]:
+        """Return what is dialled. Raises AddressNotAllowed where even one of a name's addresses is forbidden."""
+        host, port = destination.host, destination.port
+        addresses = [host] if _is_address(host) else list(await self._resolve(host, port))
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         if self._guard is not None:
             for address in addresses:
-                # One look-up serves http and https requests that wait for it together, so the scheme is left to
-                # the socket's check.
-                self._guard.check_address(host, port, address, "https")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
+                self._guard.check_address(host, port, address, destination.scheme)
+        return addresses
 
-    async def close(self) -> None:
-        pass
+    def _forget_unusable(self, connection: Connection) -> None:
+        self._forget(connection)
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    def _new_destination(self, scheme: str, raw_host: bytes, port: int | None) -> "_Destination":
+        if scheme not in _DEFAULT_PORTS:
+            raise httpx.UnsupportedProtocol("The URL must start with http:// or https://.")
+        port = _DEFAULT_PORTS[scheme] if port is None else port
+        if not raw_host or not 0 <= port < 65536:
+            raise httpx.UnsupportedProtocol("The URL has no valid host and port.")
+        destination = _Destination(scheme, raw_host.decode("ascii"), port)
+        if self._guard is not None:
+            self._guard.check_target(*destination)
+        return destination
+
+
+class _Destination(NamedTuple):
+    """Whom a connection was made for: connections are shared by these, never by address."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class _Body(httpx.AsyncByteStream):
     """The answer's body as it comes, undecoded; its end gives the connection back, anything else closes it."""
 
-    def __init__(self, connection: Connection, payload: aiohttp.StreamReader) -> None:
+    def __init__(self, transport: PooledTransport, connection: Connection, destination: _Destination) -> None:
+        self._transport = transport
         self._connection: Connection | None = connection
-        self._payload = payload
+        self._destination = destination
 
     def __aiter__(self) -> "_Body":
         return self
@@ -238,54 +219,53 @@ class _Body(httpx.AsyncByteStream):
         if self._connection is None:
             raise StopAsyncIteration
         try:
-            chunk = await self._payload.readany()
-        except _FAILURES as exc:
-            self._leave(whole=False)
-            _raise_read_failure(exc)
+            chunk = await self._connection.read()
         except BaseException:
-            self._leave(whole=False)
+            await self.aclose()
             raise
         if not chunk:
-            self._leave(whole=True)
+            await self.aclose()
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
-        """Release the connection when the body has arrived in full, else close it. Never waits."""
-        self._leave(whole=self._payload.is_eof() and self._payload.exception() is None)
-
-    def _leave(self, *, whole: bool) -> None:
+        """Give the connection back, to be used again where the body has arrived in full. Never waits."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.release() if whole else connection.close()
+            self._transport._give_back(connection, self._destination)  # noqa: SLF001 - the other half of one class
 
 
-def _head(request: httpx.Request) -> bytes:
-    fields = [b"%b: %b" % field for field in request.headers.raw]
-    head = b"\r\n".join((b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path), *fields))
+def _message(request: httpx.Request) -> bytes:
+    """Return the request's bytes. Raises RequestNotRead for a body that is not in memory."""
+    if not isinstance(request.stream, httpx.ByteStream):
+        raise httpx.RequestNotRead
+    target: bytes = request.extensions.get("target") or request.url.raw_path
+    if not _TARGET.fullmatch(target):
+        raise httpx.LocalProtocolError("The request's target holds a space, a control character or more than ASCII.")
+    parts = [request.method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n"]
+    fields = request.headers.raw
+    for name, value in fields:
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    head = b"".join(parts)
     # A line break inside a value would add a header, or a whole request.
-    if head.count(b"\r") != len(fields) or head.count(b"\n") != len(fields) or b"\0" in head:
+    if head.count(b"\r") != len(fields) + 2 or head.count(b"\n") != len(fields) + 2 or b"\0" in head:
         raise httpx.LocalProtocolError("A request header holds a line break or a zero byte.")
-    return head + b"\r\n\r\n"
+    return b"".join((head, *request.stream))
 
 
-def _raise_connect_failure(exc: BaseException, destination: _Destination) -> NoReturn:
-    reason = exc.__cause__ or exc
-    if isinstance(reason, _RefusedError):
-        raise reason.refusal from None
-    kind = httpx.ConnectTimeout if isinstance(reason, TimeoutError) else httpx.ConnectError
-    raise kind(f"{destination.netloc}: {_words(reason)}") from exc
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
-def _raise_read_failure(exc: BaseException) -> NoReturn:
-    broken = isinstance(exc, (HttpProcessingError, aiohttp.ClientPayloadError)) and not _cut_short(exc)
-    kind = httpx.RemoteProtocolError if broken else httpx.ReadError
-    raise kind(_words(exc.__cause__ or exc)) from exc
-
-
-def _cut_short(exc: BaseException) -> bool:
-    """Whether a body ended early: a lost connection, not a malformed answer."""
-    return isinstance(exc.__cause__, (ContentLengthError, TransferEncodingError))
+def _addr_info(address: str, port: int) -> tuple[int, int, int, str, Any]:
+    if ":" in address:
+        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
 
 
 def _words(exc: BaseException) -> str:

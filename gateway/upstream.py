@@ -66,9 +66,11 @@ class Upstream:
         self._api_key = api_key
         self._transport = transport
         self._clock = clock
-        self._base_url = base_url.rstrip("/")
+        self._url = httpx.URL(base_url)
+        self._base_path = self._url.raw_path.decode("ascii").rstrip("/")
         self._timeout_s = timeout_s
         self._headers = {
+            "host": self._url.netloc.decode("ascii"),
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": _USER_AGENT,
@@ -95,10 +97,19 @@ class Upstream:
         content: bytes | None = None,
         timeout_s: float | None = None,
     ) -> Answer | NoAnswer:
-        """Make one request with the key; ``path`` may have a query. The time limit is for all of it."""
+        """Make one request with the key; ``path`` may have a query, and is sent as it is.
+
+        The time limit is for all of it.
+        """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        framing = {} if content is None else {"content-length": str(len(content))}
+        # The path as an extension: a URL of its own for each task would have to be parsed, half of a poll's cost here.
         request = httpx.Request(
-            method, self._base_url + path, headers={**self._headers, **(headers or {})}, content=content
+            method,
+            self._url,
+            headers={**self._headers, **(headers or {}), **framing},
+            stream=httpx.ByteStream(content or b""),
+            extensions={"target": (self._base_path + path).encode("ascii")},
         )
         try:
             async with asyncio.timeout(timeout_s):

@@ -28,12 +28,22 @@ from gateway.timetable import Timetable
 from gateway.upstream import Upstream
 from tests.virtualtime import InlineConnection
 
-__all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "until"]
+__all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "asked_task", "sent_url", "until"]
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
 PROFILE_FILE = Path(__file__).parents[1] / "config" / "upstreams" / "aigptimage.toml"
 SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def sent_url(request: httpx.Request) -> str:
+    """Return the URL that a request asks for, its target extension included."""
+    return str(request.url.copy_with(raw_path=request.extensions.get("target") or request.url.raw_path))
+
+
+def asked_task(request: httpx.Request) -> str:
+    """Return the taskId that a poll asks for."""
+    return httpx.URL(sent_url(request)).params["taskId"]
 
 
 class Transport(httpx.AsyncBaseTransport):

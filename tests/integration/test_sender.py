@@ -14,7 +14,7 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.netguard import Netguard, parse_allow
 from gateway.sender import Sender
-from gateway.transport import AiohttpTransport
+from gateway.transport import PooledTransport
 
 NOW = 1_800_000_000_000
 
@@ -36,10 +36,10 @@ class FixedClock:
 @pytest.fixture
 async def make():
     """Make senders, by default free to reach 127.0.0.1, whose transports are closed at the test's end."""
-    made: list[AiohttpTransport] = []
+    made: list[PooledTransport] = []
 
     def new(*, timeout_s: float = 5.0, allow: str = "127.0.0.0/8", clock=None, **options) -> Sender:
-        transport = AiohttpTransport(guard=Netguard(parse_allow(allow)), limit=10, **options)
+        transport = PooledTransport(guard=Netguard(parse_allow(allow)), **{"limit": 10, **options})
         made.append(transport)
         return Sender(transport, clock or SystemClock(), timeout_s=timeout_s, user_agent="gateway/test")
 
@@ -392,7 +392,7 @@ async def test_cancellation_is_raised(make, raw_server, read_request) -> None:
         await reader.read()
 
     server = await raw_server(handle)
-    sender = make(limit_per_host=1)
+    sender = make(limit=1)
     for _ in answers[:-1]:
         arrived.clear()
         task = asyncio.create_task(sender.send(server.url(), {}, b"{}"))

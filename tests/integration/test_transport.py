@@ -7,15 +7,12 @@ import socket
 import ssl
 import warnings
 
-import aiohttp
 import httpx
 import pytest
-from aiohttp.http import HttpProcessingError
 
-from gateway import transport as transport_module
 from gateway.errors import AddressNotAllowed
 from gateway.netguard import Netguard, parse_allow
-from gateway.transport import AiohttpTransport
+from gateway.transport import PooledTransport
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LOOPBACK = Netguard(parse_allow("127.0.0.0/8"))
@@ -38,11 +35,11 @@ def resolving(**names: list[str]):
 @pytest.fixture
 async def make():
     """Make transports that are closed at the test's end."""
-    made: list[AiohttpTransport] = []
+    made: list[PooledTransport] = []
 
-    def new(**options) -> AiohttpTransport:
+    def new(**options) -> PooledTransport:
         options = {"guard": None, "limit": 10, **options}
-        made.append(AiohttpTransport(**options))
+        made.append(PooledTransport(**options))
         return made[-1]
 
     yield new
@@ -185,11 +182,9 @@ async def test_cancelled_requests_give_their_places_back(make, raw_server, read_
     async with asyncio.timeout(5):
         responses = await asyncio.gather(*(post(transport, server.url()) for _ in range(10)))
     assert [response.content for response in responses] == [b"ok"] * 10
-    pool = transport._connector
-    assert pool is not None
-    assert len(pool._acquired) == 0
-    assert not pool._waiters
-    assert sum(len(idle) for idle in pool._conns.values()) <= 2
+    assert not transport._busy
+    assert transport._places._value == 2
+    assert len(transport._idle) <= 2
 
 
 async def test_cancelled_while_waiting_for_a_place(make, raw_server, answering, read_request) -> None:
@@ -271,9 +266,8 @@ async def test_server_that_closes_an_idle_connection(make, raw_server, read_requ
         closed.clear()
         assert (await post(transport, server.url())).status_code == 200
         await closed.wait()
-        pool = transport._connector._conns
-        while any(idle.is_connected() for idles in pool.values() for idle, _ in idles):  # noqa: ASYNC110 - aiohttp has no event
-            await asyncio.sleep(0)  # until the loop has seen the end of it
+        while transport._idle:  # noqa: ASYNC110 - until the loop has seen the end of it
+            await asyncio.sleep(0)
     assert server.connections == 3
 
 
@@ -354,20 +348,16 @@ async def test_http_is_refused_where_https_shares_the_look_up(make, raw_server, 
 
 
 async def test_socket_check_stands_alone(make, raw_server, answering, monkeypatch) -> None:
-    """Should the URL's and the resolver's checks ever miss an address, the socket's own check refuses it."""
+    """Should the URL's check ever miss an address, the check of what is dialled refuses it."""
     server = await raw_server(answering(OK))
     transport = make(guard=Netguard())
     monkeypatch.setattr(Netguard, "check_target", lambda *_: None)
     with pytest.raises(AddressNotAllowed):
         await post(transport, server.url())
-    monkeypatch.setattr(transport_module._CheckedResolver, "resolve", _unchecked)
+    transport = make(guard=Netguard(), resolve=resolving(hooks_example_test=["127.0.0.1"]))
     with pytest.raises(AddressNotAllowed):
         await post(transport, server.url(host="hooks.example.test"))
     assert server.connections == 0
-
-
-async def _unchecked(self, host: str, port: int = 0, family: int = 0) -> list[dict[str, object]]:
-    return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": 2, "proto": 0, "flags": 0}]
 
 
 async def test_pooled_connection_is_not_reused_for_another_name(make, raw_server, answering) -> None:
@@ -396,7 +386,7 @@ async def test_refused_port(make) -> None:
     with pytest.raises(httpx.ConnectError) as caught:
         await post(make(), url)
     assert "canary" not in str(caught.value)
-    assert isinstance(caught.value.__cause__.__cause__, ConnectionRefusedError)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     two = make(resolve=resolving(two=["127.0.0.1", "127.0.0.2"]))
     with pytest.raises(httpx.ConnectError):
         await post(two, url.replace("127.0.0.1", "two"))
@@ -407,7 +397,7 @@ async def test_name_that_does_not_resolve(make, names) -> None:
     """A DNS failure, or an answer without addresses, is a connect error whose cause is a gaierror."""
     with pytest.raises(httpx.ConnectError) as caught:
         await post(make(resolve=resolving(**names)), "http://gone.example.test/")
-    assert isinstance(caught.value.__cause__.__cause__, socket.gaierror)
+    assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
 async def test_system_resolver_is_the_default(make, raw_server, answering) -> None:
@@ -416,7 +406,7 @@ async def test_system_resolver_is_the_default(make, raw_server, answering) -> No
     assert (await post(make(), server.url(host="localhost"))).status_code == 200
     with pytest.raises(httpx.ConnectError) as caught:
         await post(make(), f"http://{'a' * 64}.localhost/")
-    assert isinstance(caught.value.__cause__.__cause__, socket.gaierror)
+    assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:70000/", "/relative"])
@@ -477,70 +467,214 @@ async def test_body_cut_short(make, raw_server, read_request, framing: bytes) ->
         await post(make(), server.url())
 
 
-CONNECT_KEY = transport_module._Destination(transport_module.yarl.URL("http://a.test/")).connection_key
-
-
 @pytest.mark.parametrize(
     ("raised", "mapped"),
     [
-        (aiohttp.ClientConnectorDNSError(CONNECT_KEY, socket.gaierror(-2, "x")), httpx.ConnectError),
-        (aiohttp.ClientConnectorError(CONNECT_KEY, OSError(113, "x")), httpx.ConnectError),
-        (aiohttp.ClientConnectorSSLError(CONNECT_KEY, ssl.SSLError(1, "x")), httpx.ConnectError),
-        (aiohttp.ClientConnectorCertificateError(CONNECT_KEY, ssl.CertificateError(1, "x")), httpx.ConnectError),
-        (aiohttp.ServerFingerprintMismatch(b"", b"", "a", 1), httpx.ConnectError),
-        (aiohttp.ClientConnectionError("Connector is closed."), httpx.ConnectError),
-        (aiohttp.InvalidURL("x"), httpx.ConnectError),
-        (aiohttp.ConnectionTimeoutError("x"), httpx.ConnectTimeout),
         (OSError("x"), httpx.ConnectError),
+        (OSError(113, "No route to host"), httpx.ConnectError),
+        (ConnectionRefusedError(111, "x"), httpx.ConnectError),
+        (socket.gaierror(-2, "x"), httpx.ConnectError),
+        (ssl.SSLError(1, "x"), httpx.ConnectError),
+        (ssl.SSLCertVerificationError(1, "x"), httpx.ConnectError),
         (TimeoutError(110, "x"), httpx.ConnectTimeout),
         (RuntimeError("the handler is closed"), httpx.ConnectError),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-async def test_every_connect_failure_is_mapped(make, monkeypatch, raised: Exception, mapped: type) -> None:
-    """Whatever aiohttp or the system raises while connecting leaves as an httpx error."""
-
-    async def connect(*_: object) -> None:
-        raise raised
-
-    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect)
-    with pytest.raises(mapped):
-        await post(make(), "http://a.test/")
-
-
-@pytest.mark.parametrize(
-    ("raised", "mapped"),
-    [
-        (aiohttp.ServerDisconnectedError(), httpx.ReadError),
-        (aiohttp.ClientOSError(104, "reset"), httpx.ReadError),
-        (aiohttp.ClientConnectionResetError("x"), httpx.ReadError),
-        (aiohttp.SocketTimeoutError("x"), httpx.ReadError),
-        (aiohttp.ClientPayloadError("x"), httpx.RemoteProtocolError),
-        (aiohttp.EofStream(), httpx.ReadError),
-        (HttpProcessingError(code=400, message="x"), httpx.RemoteProtocolError),
-        (ssl.SSLError(1, "x"), httpx.ReadError),
-        (OSError("x"), httpx.ReadError),
-        (RuntimeError("the handler is closed"), httpx.ReadError),
-    ],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__),
-)
-@pytest.mark.parametrize("stage", ["head", "body"])
-async def test_every_read_failure_is_mapped(
+@pytest.mark.parametrize("stage", ["look-up", "connect", "handshake"])
+async def test_every_connect_failure_is_mapped(
     make, raw_server, answering, monkeypatch, stage: str, raised: Exception, mapped: type
 ) -> None:
-    """Whatever aiohttp or the system raises while reading leaves as an httpx error, and the connection is closed."""
+    """Whatever the system raises while connecting leaves as an httpx error that has it as its cause."""
     server = await raw_server(answering(OK))
 
-    async def read(self: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise raised
 
-    where = (aiohttp.client_proto.ResponseHandler, "read") if stage == "head" else (aiohttp.StreamReader, "readany")
-    monkeypatch.setattr(*where, read)
+    if stage == "connect":
+        monkeypatch.setattr("aiohappyeyeballs.start_connection", fail)
+    if stage == "handshake":
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fail)
+    transport = make(resolve=fail if stage == "look-up" else resolving(a_test=["127.0.0.1"]))
+    with pytest.raises(mapped) as caught:
+        await post(transport, server.url(host="a.test"))
+    assert caught.value.__cause__ is raised
+    assert not transport._busy
+    assert transport._places._value == 10
+
+
+@pytest.mark.parametrize("raised", [None, ConnectionResetError(104, "x"), ssl.SSLError(1, "x"), OSError("x")])
+@pytest.mark.parametrize("stage", ["head", "body"])
+async def test_every_read_failure_is_mapped(
+    make, raw_server, answering, stage: str, raised: Exception | None
+) -> None:
+    """A connection that is lost within an answer is a read error with the system's own as its cause."""
+    part = b"HTTP/1.1 200 OK\r\n" if stage == "head" else b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"
+    server = await raw_server(answering(part))
     transport = make()
-    with pytest.raises(mapped):
+    asked = asyncio.create_task(post(transport, server.url()))
+    while not transport._busy:  # noqa: ASYNC110 - until it has connected
+        await asyncio.sleep(0)
+    (connection,) = transport._busy
+    while (not connection._head_bytes) if stage == "head" else (not connection._buffered):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    connection.connection_lost(raised)
+    with pytest.raises(httpx.ReadError) as caught:
+        await asked
+    assert caught.value.__cause__ is raised
+    assert not transport._busy
+    assert not transport._idle
+
+
+async def test_written_to_a_socket_that_is_closed(make, raw_server, answering, monkeypatch) -> None:
+    """uvloop's RuntimeError for a write to a closed socket leaves as a read error."""
+    server = await raw_server(answering(OK))
+    transport = make()
+    await post(transport, server.url())
+    ((connection, _),) = transport._idle.items()
+
+    class Closed:
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("the handler is closed")
+
+        def abort(self) -> None:
+            pass
+
+    connection._transport.abort()
+    connection._transport = Closed()
+    with pytest.raises(httpx.ReadError):
         await post(transport, server.url())
-    assert not transport._connector._acquired
-    assert not transport._connector._conns
+    assert not transport._busy
+
+
+async def test_body_that_lasts_until_the_connection_ends(make, raw_server, read_request) -> None:
+    """Without a length the body ends with the connection, which then serves nobody else."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nto the ")
+        await writer.drain()
+        writer.write(b"end")
+        writer.close()
+
+    server = await raw_server(handle)
+    transport = make()
+    for _ in range(2):
+        assert (await post(transport, server.url())).content == b"to the end"
+    assert server.connections == 2
+
+
+async def test_chunked_body_with_a_trailer(make, raw_server, answering) -> None:
+    """A chunked body arrives without its framing, its trailer is not a header, and the connection is used again."""
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    server = await raw_server(answering(b"HTTP/1.1 200 OK\r\n" + chunked))
+    transport = make()
+    for _ in range(2):
+        response = await post(transport, server.url())
+        assert response.content == b"hello world"
+        assert "x-trailer" not in response.headers
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nConnection: close", b"HTTP/1.0 200 OK"])
+async def test_connection_that_the_server_gives_up(make, raw_server, answering, answer: bytes) -> None:
+    """After ``Connection: close``, or with HTTP/1.0, the next request takes another connection."""
+    server = await raw_server(answering(answer + b"\r\nContent-Length: 2\r\n\r\nok"))
+    transport = make()
+    for _ in range(2):
+        assert (await post(transport, server.url())).content == b"ok"
+    assert server.connections == 2
+
+
+async def test_switching_protocols_is_an_answer(make, raw_server, answering) -> None:
+    """101 is returned like any other status, without a body, and its connection is not used again."""
+    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nnoise"
+    server = await raw_server(answering(upgrade))
+    transport = make()
+    for _ in range(2):
+        response = await post(transport, server.url())
+        assert (response.status_code, response.content) == (101, b"")
+    assert server.connections == 2
+
+
+async def test_announcements_without_end(make, raw_server, read_request) -> None:
+    """Interim answers count towards the bound on the head: a server that only announces is a protocol error."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        while True:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 100)
+            await writer.drain()
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await post(make(), server.url())
+
+
+async def test_large_body_is_read_as_fast_as_it_is_wanted(make, raw_server, read_request) -> None:
+    """A body that nobody reads stays with its sender but for a bounded part; read on, all of it arrives."""
+    size = 32 * 1024 * 1024
+    written = 0
+
+    async def handle(reader, writer) -> None:
+        nonlocal written
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        while written < size:
+            writer.write(bytes(64 * 1024))
+            await writer.drain()
+            written += 64 * 1024
+
+    server = await raw_server(handle)
+    transport = make()
+    response = await transport.handle_async_request(httpx.Request("POST", server.url(), content=b"{}"))
+    (connection,) = transport._busy
+    while not connection._paused:  # noqa: ASYNC110 - until what arrives is left in the socket
+        await asyncio.sleep(0)
+    assert connection._buffered < 1024 * 1024
+    assert sum([len(chunk) async for chunk in response.stream]) == size
+    await response.aclose()
+    assert written == size
+
+
+@pytest.mark.parametrize("target", [b"/a b", b"/a\r\nx: 1", "/ü".encode()])
+async def test_target_that_would_break_the_request(make, raw_server, answering, target: bytes) -> None:
+    """A target is sent as it is given, so one that is not visible ASCII is refused before anything is sent."""
+    server = await raw_server(answering(OK))
+    request = httpx.Request("GET", server.url(), extensions={"target": target})
+    with pytest.raises(httpx.LocalProtocolError):
+        await make().handle_async_request(request)
+    assert server.connections == 0
+
+
+# --- idle connections ----------------------------------------------------------------------------------------------
+
+
+async def test_idle_connections_are_bounded(make, raw_server, answering) -> None:
+    """Of more idle connections than allowed the longest unused is closed; the ones just used serve again."""
+    servers = [await raw_server(answering(OK)) for _ in range(12)]
+    transport = make(max_idle=4)
+    for server in servers:
+        await post(transport, server.url())
+    assert len(transport._idle) == 4
+    for server in servers[-4:]:
+        await post(transport, server.url())
+    assert [server.connections for server in servers[-4:]] == [1] * 4
+    await post(transport, servers[0].url())
+    assert servers[0].connections == 2
+    assert len(transport._idle) == len([c for same in transport._idle_at.values() for c in same]) == 4
+
+
+async def test_idle_connections_grow_old(make, raw_server, answering) -> None:
+    """A connection that was not used for its time is closed, and nothing of it is kept."""
+    server = await raw_server(answering(OK))
+    transport = make(keepalive_s=0.02)
+    await asyncio.gather(*(post(transport, server.url()) for _ in range(3)))
+    async with asyncio.timeout(5):
+        while transport._idle:  # noqa: ASYNC110 - until its time is over
+            await asyncio.sleep(0)
+    assert not transport._idle_at
+    assert (await post(transport, server.url())).status_code == 200
 
 
 # --- life --------------------------------------------------------------------------------------------------------
@@ -550,7 +684,7 @@ def test_made_outside_of_a_loop() -> None:
     """A transport may be made before any loop runs, and closed unused, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        transport = AiohttpTransport(guard=Netguard(), limit=1)
+        transport = PooledTransport(guard=Netguard(), limit=1)
         asyncio.run(transport.aclose())
 
 
