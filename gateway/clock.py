@@ -8,6 +8,7 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
@@ -38,7 +39,12 @@ class SystemClock:
 def to_iso(at: int) -> str:
     """Format an instant as RFC 3339 in UTC with milliseconds: ``2026-11-23T10:00:00.000Z``."""
     seconds, millis = divmod(at, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    return f"{_to_second(seconds)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=1024)  # most instants that are shown lie within a few seconds
+def _to_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def from_iso(text: str) -> int:

@@ -65,6 +65,7 @@ class AttemptResult(StrEnum):
 
 
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
+_ID_PAIRS = tuple(high + low for high in _ID_ALPHABET for low in _ID_ALPHABET)  # two characters for ten bits
 
 
 def new_callback_id(now: int) -> str:
@@ -72,8 +73,8 @@ def new_callback_id(now: int) -> str:
 
     The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
     """
-    number = (now << 80) | secrets.randbits(80)
-    return "cb_" + "".join(_ID_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+    number = (now << 80) | int.from_bytes(secrets.token_bytes(10))
+    return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])
 
 
 def receiver_of(url: str) -> str:

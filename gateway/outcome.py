@@ -265,17 +265,10 @@ def _decoded(value: Any, in_string: bool) -> tuple[Any, str | None, str | None]:
 
 def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
     """Return the members of the task object that no path of the profile names."""
-    fields = profile.fields
-    root = answer if fields.root is None else dig(answer, fields.root)
+    root = answer if profile.fields.root is None else dig(answer, profile.fields.root)
     if not isinstance(root, dict):
         return {}
-    prefix = () if fields.root is None else tuple(fields.root.split("."))
-    named = set()
-    for paths in (profile.states.path, *msgspec.structs.astuple(fields)[1:]):
-        for path in [paths] if isinstance(paths, str) else paths or ():
-            names = tuple(path.split("."))
-            if names[: len(prefix)] == prefix and len(names) > len(prefix):
-                named.add(names[len(prefix)])
+    named = profile.named_members
     return {name: value for name, value in root.items() if name not in named}
 
 

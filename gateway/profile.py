@@ -9,6 +9,7 @@ array (``errors.data.0.message``). Where several paths may be given, the first t
 
 import re
 import tomllib
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -169,7 +170,7 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The query parameter of that which names the task."""
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One job API."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
@@ -184,6 +185,18 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     limits: Limits = Limits()
     proxy: Proxy | None = None
     """None: the API has no calls that the gateway could stand in for."""
+
+    @cached_property
+    def named_members(self) -> frozenset[str]:
+        """The members of the object that describes the task which a path leads to; the others become ``extra``."""
+        prefix = () if self.fields.root is None else _names(self.fields.root)
+        named = set()
+        for paths in (self.states.path, *msgspec.structs.astuple(self.fields)[1:]):
+            for path in [paths] if isinstance(paths, str) else paths or ():
+                names = _names(path)
+                if names[: len(prefix)] == prefix and len(names) > len(prefix):
+                    named.add(names[len(prefix)])
+        return frozenset(named)
 
 
 def parse_profile(text: str, source: str) -> Profile:
@@ -220,7 +233,7 @@ def dig(answer: Any, path: str | list[str] | None) -> Any:
         return None
     if isinstance(path, list):
         return next((found for one in path if (found := dig(answer, one)) not in (None, "")), None)
-    for name in path.split("."):
+    for name in _names(path):
         if isinstance(answer, dict):
             answer = answer.get(name)
         elif isinstance(answer, list) and name.isdecimal() and len(name) < 5 and int(name) < len(answer):
@@ -228,6 +241,11 @@ def dig(answer: Any, path: str | list[str] | None) -> Any:
         else:
             return None
     return answer
+
+
+@lru_cache(maxsize=1024)  # profiles have a few dozen paths, and each is followed in every answer
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
 
 
 def _convert(value: Any, to: Any, key: str, problems: list[str]) -> object:

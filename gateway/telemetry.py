@@ -6,10 +6,14 @@ string.
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from gateway.clock import SystemClock, to_iso
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
 
@@ -59,21 +63,21 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     """Log to standard error: coloured lines on a terminal, JSON elsewhere, unless a format is named."""
     if log_format is None:
         log_format = "console" if sys.stderr.isatty() else "json"
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    shared: list[Any] = [structlog.processors.add_log_level, _add_timestamp]
     final: Any
+    factory: Any
     if log_format == "json":
+        # Two lines for each task's life: with structlog's own renderer and clock they were a fifth of its cost.
         shared.append(structlog.processors.format_exc_info)
-        final = structlog.processors.JSONRenderer()
+        final = structlog.processors.JSONRenderer(serializer=_encode)
+        factory = structlog.BytesLoggerFactory(file=sys.stderr.buffer)
     else:
         final = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        factory = structlog.WriteLoggerFactory(file=sys.stderr)
     structlog.configure(
         processors=[*shared, final],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard module: the same lines, from warnings up.
@@ -81,7 +85,23 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, final],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, final, _as_text],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+_clock = SystemClock()
+
+
+def _add_timestamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["timestamp"] = to_iso(_clock.now())
+    return event
+
+
+def _encode(event: Any, **_: Any) -> bytes:
+    return msgspec.json.encode(event, enc_hook=repr)
+
+
+def _as_text(_logger: Any, _method: str, line: str | bytes) -> str:
+    return line.decode() if isinstance(line, bytes) else line
