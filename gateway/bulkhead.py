@@ -36,15 +36,22 @@ class Bulkhead:
         return self._limit - self._total
 
     @property
-    def retries_full(self) -> bool:
-        """Whether retries hold all that they may."""
-        return self._retries >= self._limit * _RETRY_SHARE
+    def retries(self) -> bool:
+        """Whether retries may have places."""
+        return self._retries < self._limit * _RETRY_SHARE
+
+    def room(self, receiver: str) -> int:
+        """Return how many places this receiver may have at the moment, its retries where ``retries``."""
+        held = self._in_flight.get(receiver, 0)
+        # Each place that it takes is one less that is free.
+        share = 1 - held if self._failures.get(receiver, 0) >= _OPENS_AFTER else (self.free - held + 1) // 2
+        if share <= 0:
+            self.refused = True
+        return max(share, 0)
 
     def admit(self, receiver: str, *, retry: bool) -> bool:
-        """Take a place for an attempt, or say no: to this receiver, or, where ``retries_full``, to its retries."""
-        held = self._in_flight[receiver]
-        probing = self._failures.get(receiver, 0) >= _OPENS_AFTER
-        if held >= (1 if probing else self.free) or (retry and self.retries_full):
+        """Take a place for an attempt, or say no: to this receiver, or to retries."""
+        if self.room(receiver) <= 0 or (retry and not self.retries):
             self.refused = True
             return False
         self._in_flight[receiver] += 1

@@ -56,6 +56,7 @@ class Deliverer:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
+        self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
         self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
         self._bulkhead = Bulkhead(_CONCURRENCY)
 
@@ -89,7 +90,7 @@ class Deliverer:
         finally:
             self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
             if self._bulkhead.refused:
-                self._store.callbacks_due.set()  # somebody waits for this place
+                self._in_flight.wake_soon()  # somebody waits for this place
 
     async def _send(self, claim: DueCallback) -> AttemptRecord:
         started_at = self._clock.now()
@@ -107,7 +108,7 @@ class Deliverer:
             try:
                 await asyncio.sleep(_DEFECT_PAUSE_S)
             finally:
-                self._store.release_callback(claim.seq)
+                self._store.release_callback(claim)
             raise
         if confidential:
             # Headers of the client's own went along; an answer may repeat them in more spellings than can be masked.
@@ -134,7 +135,7 @@ class Deliverer:
         )
         ended_at = sent.started_at + sent.duration_ms
         next_attempt_at = None if decision.delay_s is None else ended_at + round(decision.delay_s * 1000)
-        self._metrics.attempts.labels(decision.result).inc()
+        self._attempts[decision.result].inc()
         self._metrics.attempt_seconds.observe(sent.duration_ms / 1000)
         _log.info(
             "attempt.finished",
@@ -173,7 +174,7 @@ class Deliverer:
             error="The gateway shut down during this attempt; it is made again after the next start.",
             result=AttemptResult.INTERRUPTED,
         )
-        self._metrics.attempts.labels(attempt.result).inc()
+        self._attempts[attempt.result].inc()
         _log.info("attempt.interrupted", callback_id=claim.id, receiver=claim.receiver, number=attempt.number)
         try:
             await self._store.record_attempt(

@@ -13,14 +13,17 @@ __all__ = ["InFlight"]
 
 _log = structlog.get_logger()
 
+_GATHER_S = 0.003  # a claim costs a journey to the database, whether it is for one place or for twenty
+
 
 class InFlight:
-    """At most ``limit`` running coroutines; ``wake`` is set when one ends while there was no room for another."""
+    """At most ``limit`` running coroutines; ``wake`` is set soon after one ends while there was no room for another."""
 
     def __init__(self, limit: int, wake: asyncio.Event) -> None:
         self._limit = limit
         self._wake = wake
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waking: asyncio.TimerHandle | None = None
 
     @property
     def count(self) -> int:
@@ -37,6 +40,11 @@ class InFlight:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    def wake_soon(self) -> None:
+        """Set ``wake`` within milliseconds: many places that become free one by one are filled together."""
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(_GATHER_S, self._wake_now)
+
     async def drain(self, timeout_s: float) -> None:
         """Wait ``timeout_s`` seconds for what runs, cancel what is left, and return when all of it has ended."""
         if not self._tasks:
@@ -51,7 +59,11 @@ class InFlight:
         was_full = self.free == 0
         self._tasks.discard(task)
         if was_full:
-            self._wake.set()
+            self.wake_soon()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Claims are given back by the work itself; this is a defect, and must be seen.
             _log.error("inflight.failed", task=task.get_name(), exc_info=error)
+
+    def _wake_now(self) -> None:
+        self._waking = None
+        self._wake.set()

@@ -20,7 +20,7 @@ from gateway.clock import Clock, wait_for_event
 from gateway.errors import StoreError
 from gateway.inflight import InFlight
 from gateway.key import Key
-from gateway.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement
+from gateway.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement, TaskState
 from gateway.outcome import PollKind, PollResult, abandoned
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
@@ -62,7 +62,9 @@ class Poller:
         self._key = key
         self._timetable = timetable
         self._clock = clock
-        self._metrics = metrics
+        self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in PollKind}
+        self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
+        self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
         self._wake = store.tasks_due(upstream.name)
         self._in_flight = InFlight(_CONCURRENCY, self._wake)
         self._started_at = clock.now()
@@ -86,7 +88,8 @@ class Poller:
             room = 0 if self._in_flight.count else 1  # one probe at a time
         if room == 0:
             return wait_s  # the end of a poll wakes the loop
-        free = min(room, queries.available_for_polls())
+        available = queries.available_for_polls()
+        free = min(room, available)
         if free <= 0:
             queries.polls_waiting = True  # perhaps: the next round with a place to give puts it right
             available_s = queries.next_available_s()
@@ -94,7 +97,9 @@ class Poller:
         queries.take(free)
         started = 0
         try:
-            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, free, self._timetable.urgency)
+            # Where it is not the budget that is short, whoever has waited longest is next.
+            rank = self._timetable.urgency if available < room else None
+            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, free, rank)
             await self._reserve(claims)
             for claim in claims:
                 self._timetable.polled(claim, now)
@@ -158,9 +163,9 @@ class Poller:
             result = await self._upstream.poll(task_id)
         finally:
             self._key.queries.end()
-            self._wake.set()  # a place in the rate limit may have its time now
-        self._metrics.poll_seconds.labels(self._upstream.name).observe(self._clock.monotonic() - started)
-        self._metrics.polls.labels(self._upstream.name, result.kind).inc()
+            self._in_flight.wake_soon()  # a place in the rate limit may have its time now
+        self._poll_seconds.observe(self._clock.monotonic() - started)
+        self._polls[result.kind].inc()
         self._key.judge(result)
         if result.task_created_at is not None and result.task_created_at > self._clock.now():
             # A clock or a zone that is off: such a task would never be old enough to be urgent.
@@ -196,7 +201,7 @@ class Poller:
             born_at = claim.began_at if result.task_created_at is None else result.task_created_at
             self._timetable.ended(model, duration_s)
             self._timetable.ended(None, (born_at - claim.created_at) / 1000 + duration_s)
-        self._metrics.settled.labels(self._upstream.name, outcome.state).inc()
+        self._settled[outcome.state].inc()
         _log.info(
             "task.settled",
             upstream=self._upstream.name,

@@ -103,5 +103,5 @@ def _encode(event: Any, **_: Any) -> bytes:
     return msgspec.json.encode(event, enc_hook=repr)
 
 
-def _as_text(_logger: Any, _method: str, line: str | bytes) -> str:
-    return line.decode() if isinstance(line, bytes) else line
+def _as_text(_logger: Any, _method: str, line: Any) -> str:
+    return line.decode() if isinstance(line, bytes) else str(line)

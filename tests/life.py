@@ -28,7 +28,7 @@ from gateway.timetable import Timetable
 from gateway.upstream import Upstream
 from tests.virtualtime import InlineConnection
 
-__all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "asked_task", "sent_url", "until"]
+__all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
 PROFILE_FILE = Path(__file__).parents[1] / "config" / "upstreams" / "aigptimage.toml"
@@ -41,11 +41,6 @@ def sent_url(request: httpx.Request) -> str:
     return str(request.url.copy_with(raw_path=request.extensions.get("target") or request.url.raw_path))
 
 
-def asked_task(request: httpx.Request) -> str:
-    """Return the taskId that a poll asks for."""
-    return httpx.URL(sent_url(request)).params["taskId"]
-
-
 class Transport(httpx.AsyncBaseTransport):
     """Answers each request by asking a coroutine."""
 
@@ -53,6 +48,8 @@ class Transport(httpx.AsyncBaseTransport):
         self._answer = answer
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        request.url = httpx.URL(sent_url(request))
         return await self._answer(request)
 
 
@@ -168,7 +165,7 @@ class Life:
     @property
     def claims(self) -> int:
         """How many tasks and callbacks are claimed."""
-        return len(self.store._claimed_tasks) + len(self.store._claimed_callbacks)
+        return len(self.store._claimed_tasks) + sum(map(len, self.store._claimed_callbacks.values()))
 
 
 def _is_ours(name: str) -> bool:

@@ -7,7 +7,7 @@ a socket, so SQLite runs inline here: still the real one, on a real file.
 import asyncio
 import selectors
 import sqlite3
-from collections.abc import Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from math import floor
 from pathlib import Path
@@ -71,45 +71,52 @@ class VirtualClock:
         return asyncio.get_running_loop().time()
 
 
+class _Connection(sqlite3.Connection):
+    """As the store opens it, but without waiting for the disk."""
+
+    broken: str | None = None
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if self.broken is not None and sql.startswith("BEGIN"):
+            raise sqlite3.OperationalError(self.broken)
+        # A killed process loses nothing that the operating system has; only a power cut would.
+        return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), *parameters)
+
+
 class InlineConnection:
     """What the store uses of ``aiosqlite.Connection``, without its thread."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self._db: sqlite3.Connection = sqlite3.connect(path, **options)
-        self.broken: str | None = None
+        self._conn: _Connection = sqlite3.connect(path, factory=_Connection, **options)
+
+    @property
+    def broken(self) -> str | None:
         """Why transactions fail from now on; None: they do not."""
+        return self._conn.broken
+
+    @broken.setter
+    def broken(self, why: str | None) -> None:
+        self._conn.broken = why
 
     def __await__(self) -> Generator[Any, None, "InlineConnection"]:
         yield from asyncio.sleep(0).__await__()
         return self
 
-    async def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
-        if self.broken is not None and sql.startswith("BEGIN"):
-            raise sqlite3.OperationalError(self.broken)
-        cursor: sqlite3.Cursor = self._db.execute(sql, parameters)
+    async def _execute(self, function: Callable[..., T], *args: Any) -> T:
+        result = function(*args)
         # As with the thread: others run meanwhile, and a caller that is cancelled here has written all the same.
         await asyncio.sleep(0)
-        return cursor
-
-    async def execute_fetchall(self, sql: str, parameters: Any = ()) -> list[Any]:
-        # A killed process loses nothing that the operating system has; only a power cut would.
-        return (await self.execute(sql.replace("synchronous = FULL", "synchronous = OFF"), parameters)).fetchall()
-
-    async def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
-        cursor: sqlite3.Cursor = self._db.executemany(sql, parameters)
-        await asyncio.sleep(0)
-        return cursor
+        return result
 
     async def executescript(self, script: str) -> sqlite3.Cursor:
-        cursor: sqlite3.Cursor = self._db.executescript(script)
-        return cursor
+        return self._conn.executescript(script)
 
     async def close(self) -> None:
-        self._db.close()
+        self._conn.close()
 
     def kill(self) -> None:
         """Let the file go as a killed process does: what is not committed is gone, and nothing works any more."""
-        self._db.close()
+        self._conn.close()
 
 
 @contextmanager

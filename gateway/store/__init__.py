@@ -158,7 +158,7 @@ class Store(Protocol):
         """
         ...
 
-    def release_callback(self, seq: int) -> None:
+    def release_callback(self, claim: DueCallback) -> None:
         """Give a claim back with nothing recorded."""
         ...
 

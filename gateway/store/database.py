@@ -11,11 +11,11 @@ transaction and each read.
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -23,6 +23,8 @@ from gateway.errors import StoreError, StoreUnusable
 from gateway.store import sql
 
 __all__ = ["Database"]
+
+T = TypeVar("T")
 
 _APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
 _OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, RETURNING and ->> are there from here on
@@ -66,19 +68,13 @@ class Database:
                 with suppress(sqlite3.Error):
                     await db.close()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """Commit durably when left, or roll back when left by an exception. Nobody else reads or writes meanwhile."""
+    async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` in the database's thread within one transaction; return its result once that is durable.
+
+        Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile.
+        """
         async with self._lock:
-            db = self._connection
-            await db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                await db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # some errors have already rolled it back
-                    await db.execute("ROLLBACK")
-                raise
+            return await self.call(_transaction, work)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -95,16 +91,16 @@ class Database:
             return await self.rows(statement, parameters)
 
     async def rows(self, statement: str, parameters: Any = ()) -> list[Any]:
-        """Run one statement within a transaction, or while reading, and return its rows."""
-        return list(await self._connection.execute_fetchall(statement, parameters))
+        """Run one statement while reading, and return its rows."""
+        return await self.call(lambda db: db.execute(statement, parameters).fetchall())
 
-    async def run(self, statement: str, parameters: Any) -> int:
-        """Run one statement within a transaction and return how many rows it changed."""
-        return (await self._connection.execute(statement, parameters)).rowcount
-
-    async def many(self, statement: str, parameters: Iterable[Any]) -> None:
-        """Run one statement within a transaction for each of the parameters, in one hop to the database's thread."""
-        await self._connection.executemany(statement, parameters)
+    async def call(self, work: Callable[..., T], *args: Any) -> T:
+        """Run ``work`` in the database's thread while reading."""
+        # aiosqlite has no public name for it. Statement by statement through its public methods, a transaction took
+        # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
+        connection = self._connection
+        result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        return result
 
     @property
     def _connection(self) -> aiosqlite.Connection:
@@ -137,8 +133,7 @@ class Database:
                 f"PRAGMA user_version = {number};\nCOMMIT;"
             )
         # Takes the exclusive lock now, and shows that the file can be written.
-        async with self.transaction():
-            await self.run(sql.INSERT_META, ("secret_key", secrets.token_bytes(32)))
+        await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
 
     async def _version(self) -> int:
         """Return which schema the file has, 0 for a new one. Raises StoreUnusable for another program's file."""
@@ -151,6 +146,18 @@ class Database:
                 "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
             )
         return int(version)
+
+
+def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(db)
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # some errors have already rolled it back
+            db.execute("ROLLBACK")
+        raise
+    return result
 
 
 def _migrations() -> list[str]:

@@ -1,8 +1,9 @@
 """Rows → ``gateway.model`` types, and those types → the parameters of statements.
 
-Owns the column orders of ``sql.py``'s SELECTs; pure. Called by ``sqlite.py``.
+Owns the column orders of ``sql.py``'s SELECTs and of its JSON parameters; pure. Called by ``sqlite.py``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from gateway.model import (
     DueTask,
     ExpiredTask,
     NewCallback,
+    PollRecord,
     Settlement,
     Task,
     TaskState,
@@ -25,17 +27,27 @@ from gateway.payload import BodyTemplate, body_template
 
 __all__ = [
     "FOREVER",
+    "Duration",
+    "array",
     "attempt",
-    "attempt_parameters",
+    "attempts",
     "callback",
+    "created_callback",
     "due_callback",
     "due_task",
+    "durations",
     "expired_task",
-    "new_callback_parameters",
-    "settlement_parameters",
+    "new_callbacks",
+    "new_tasks",
+    "polls",
+    "settlements",
     "task",
+    "wanted",
     "webhook_parameters",
 ]
+
+Duration = tuple[str, str, int, int, int]
+"""Upstream, model, slot, seq, duration_ms."""
 
 FOREVER = 2**62  # later than any instant, above any seq
 _NEXT_STATE = {
@@ -167,8 +179,71 @@ def expired_task(row: Any) -> ExpiredTask:
     )
 
 
-def new_callback_parameters(new: NewCallback) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(new), "receiver": new.receiver, "expires_at": new.expires_at}
+def new_tasks(new: Sequence[NewCallback]) -> str:
+    """Return INSERT_TASKS' parameter: upstream, task_id, created_at, next_poll_at, model."""
+    return array([(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model)) for c in new])
+
+
+def new_callbacks(new: Sequence[NewCallback]) -> str:
+    """Return INSERT_CALLBACKS' parameter: upstream, task_id, id, client, url, receiver, metadata, …, expires_at."""
+    return array(
+        [
+            (
+                c.upstream,
+                c.task_id,
+                c.id,
+                c.client,
+                c.url,
+                c.receiver,
+                c.metadata.decode(),
+                c.timeout_s,
+                c.created_at,
+                c.expires_at,
+            )
+            for c in new
+        ]
+    )
+
+
+def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: int) -> Callback:
+    """Return a callback as it was inserted, on the task that ``first`` has inserted beside it."""
+    return Callback(
+        seq=seq,
+        id=new.id,
+        client=new.client,
+        url=new.url,
+        metadata=new.metadata,
+        timeout_s=new.timeout_s,
+        state=CallbackState.WAITING,
+        created_at=new.created_at,
+        expires_at=new.expires_at,
+        attempts=0,
+        next_attempt_at=None,
+        delivered_at=None,
+        last_error=None,
+        task=Task(
+            seq=task_seq,
+            upstream=new.upstream,
+            task_id=new.task_id,
+            state=TaskState.WAITING,
+            polls=0,
+            created_at=first.created_at,
+            last_polled_at=None,
+            next_poll_at=first.first_poll_at,
+            last_error=None,
+            model=_text(first.model),
+        ),
+    )
+
+
+def wanted(new: Sequence[NewCallback]) -> str:
+    """Return SELECT_REGISTERED's parameter: upstream, task_id, client, url."""
+    return array([(c.upstream, c.task_id, c.client, c.url) for c in new])
+
+
+def polls(records: Sequence[PollRecord]) -> str:
+    """Return RESCHEDULE_TASKS' parameter: seq, polled_at, next_poll_at, error, born_at, model."""
+    return array([(r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model)) for r in records])
 
 
 def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any]:
@@ -176,34 +251,68 @@ def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any
     return {"deliver_at": deliver_at, "head": template.head, "middle": template.middle, "tail": template.tail}
 
 
-def settlement_parameters(settlement: Settlement, delay_ms: int) -> dict[str, Any]:
-    """Return a settlement's parameters; its webhooks fall due ``delay_ms`` milliseconds after it."""
-    settled_at = settlement.settled_at
-    return {
-        "seq": settlement.seq,
-        "state": settlement.outcome.state.value,
-        "outcome": settlement.outcome.data,
-        "settled_at": settled_at,
-        "polls": settlement.polls,
-        "expired_by": FOREVER if settlement.expired_by is None else settlement.expired_by,
-        **webhook_parameters(body_template(settlement.outcome, settled_at), settled_at + delay_ms),
-    }
+def settlements(settled: Sequence[Settlement], delay_ms: int) -> str:
+    """Return OWE_WEBHOOKS' and SETTLE_TASKS' parameter; the webhooks fall due ``delay_ms`` milliseconds afterwards.
+
+    Seq, state, outcome, settled_at, polls, expired_by, deliver_at, and the head, middle and tail of the body.
+    """
+    return array([_settlement(one, delay_ms) for one in settled])
 
 
-def attempt_parameters(record: AttemptRecord) -> dict[str, Any]:
+def _settlement(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
+    template = body_template(one.outcome, one.settled_at)
+    return (
+        one.seq,
+        one.outcome.state,
+        one.outcome.data.decode(),
+        one.settled_at,
+        one.polls,
+        FOREVER if one.expired_by is None else one.expired_by,
+        one.settled_at + delay_ms,
+        template.head.decode(),
+        template.middle.decode(),
+        template.tail.decode(),
+    )
+
+
+def attempts(records: Sequence[AttemptRecord]) -> str:
+    """Return the parameter of INSERT_ATTEMPTS, RECORD_ATTEMPTS and COUNT_ATTEMPTS.
+
+    Seq, number, started_at, duration_ms, status_code, error, result, excerpt, state, next_attempt_at, ended_at,
+    counts, redeliveries.
+    """
+    return array([_attempt(record) for record in records])
+
+
+def _attempt(record: AttemptRecord) -> tuple[Any, ...]:
     made = record.attempt
-    return {
-        "seq": record.claim.seq,
-        "redeliveries": record.claim.redeliveries,
-        "number": made.number,
-        "started_at": made.started_at,
-        "duration_ms": made.duration_ms,
-        "status_code": made.status_code,
-        "error": made.error,
-        "result": made.result.value,
-        "excerpt": made.excerpt,
-        "state": _NEXT_STATE[made.result].value,
-        "counts": int(made.result is not AttemptResult.INTERRUPTED),
-        "next_attempt_at": record.next_attempt_at,
-        "ended_at": made.started_at + made.duration_ms,
-    }
+    return (
+        record.claim.seq,
+        made.number,
+        made.started_at,
+        made.duration_ms,
+        made.status_code,
+        _text(made.error),
+        made.result,
+        _text(made.excerpt),
+        _NEXT_STATE[made.result],
+        record.next_attempt_at,
+        made.started_at + made.duration_ms,
+        made.result is not AttemptResult.INTERRUPTED,
+        record.claim.redeliveries,
+    )
+
+
+def _text(text: str | None) -> str | None:
+    # SQLite ends a text from JSON at a NUL.
+    return text.replace("\0", "\ufffd") if text is not None and "\0" in text else text
+
+
+def durations(learned: Sequence[Duration]) -> str:
+    """Return INSERT_DURATIONS' parameter."""
+    return array([(upstream, _text(model), *rest) for upstream, model, *rest in learned])
+
+
+def array(values: Sequence[Any]) -> str:
+    """Return a JSON parameter."""
+    return msgspec.json.encode(values).decode()

@@ -1,17 +1,34 @@
-"""Every statement the SQLite store runs, named. Rows come out in the column orders that ``rows.py`` unpacks."""
+"""Every statement the SQLite store runs, named. Rows come out in the column orders that ``rows.py`` unpacks.
+
+What many writes of one kind share is one statement over a JSON array of arrays, its only parameter: ``rows.py`` makes
+it, and says what stands where. One row at a time, binding its values and handing the interpreter's lock back and forth
+cost as much as SQLite's own work.
+"""
 
 from gateway.model import CallbackState
 
-# Registering: three steps in one transaction, each over all registrations that wait.
+# Registering: two steps in one transaction, each over all registrations that wait.
 
-INSERT_TASK = """
+INSERT_TASKS = """
 INSERT INTO tasks (upstream, task_id, created_at, next_poll_at, model)
-VALUES (:upstream, :task_id, :created_at, :first_poll_at, :model)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?) WHERE true
 ON CONFLICT (upstream, task_id) DO NOTHING
+RETURNING upstream, task_id, seq
 """
 
 # The same client, task and URL again does nothing: SELECT_REGISTERED then finds the one that stands.
-INSERT_CALLBACK = """
+INSERT_CALLBACKS = """
+INSERT INTO callbacks (task_seq, id, client, url, receiver, metadata, timeout_s, created_at, expires_at)
+SELECT t.seq, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, CAST(new.value ->> 6 AS BLOB),
+    new.value ->> 7, new.value ->> 8, new.value ->> 9
+FROM json_each(?) AS new
+CROSS JOIN tasks AS t ON t.upstream = new.value ->> 0 AND t.task_id = new.value ->> 1
+WHERE true
+ON CONFLICT (task_seq, client, url, cancelled) DO NOTHING
+RETURNING id, seq
+"""
+
+_CALLBACK = """
 INSERT INTO callbacks (id, client, task_seq, url, receiver, metadata, timeout_s, created_at, expires_at)
 SELECT :id, :client, seq, :url, :receiver, :metadata, :timeout_s, :created_at, :expires_at
 FROM tasks WHERE upstream = :upstream AND task_id = :task_id
@@ -100,11 +117,12 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :now, budget_used = 0,
     ended_at = NULL, delivered_at = NULL
 """
 
-REDELIVER_CALLBACK = f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead')"
+REDELIVER_CALLBACK = f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING receiver"
 
 REDELIVER_DEAD = f"""
 {_REDELIVER} WHERE client = :client AND state = 'dead' AND ended_at IS NOT NULL
 AND ended_at >= :since AND ended_at < :until
+RETURNING receiver
 """
 
 # Polling.
@@ -117,23 +135,36 @@ ORDER BY next_poll_at LIMIT ?
 """
 
 # A cancelled last callback may have idled the task while it was polled: then it stays so.
-RESCHEDULE_TASK = """
-UPDATE tasks SET polls = polls + 1, last_polled_at = :polled_at, last_error = :error,
-    failures = iif(:error IS NULL, 0, failures + 1),
-    next_poll_at = iif(next_poll_at IS NULL, NULL, :next_poll_at),
-    born_at = coalesce(:born_at, born_at), model = coalesce(:model, model)
-WHERE seq = :seq AND state = 'waiting'
+RESCHEDULE_TASKS = """
+UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
+    failures = iif(poll.error IS NULL, 0, failures + 1),
+    next_poll_at = iif(tasks.next_poll_at IS NULL, NULL, poll.next_poll_at),
+    born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model)
+FROM (
+    SELECT value ->> 0 AS seq, value ->> 1 AS polled_at, value ->> 2 AS next_poll_at, value ->> 3 AS error,
+        value ->> 4 AS born_at, value ->> 5 AS model
+    FROM json_each(?)
+) AS poll
+WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
 POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL"
 
 # Settling: the webhooks first, while the task still waits, then the task, if nobody waits any more.
 
+# Materialized: from the settled tasks to their callbacks, and not through all callbacks in search of these.
 OWE_WEBHOOKS = """
-UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at,
-    body = CAST(:head || id || :middle || metadata || :tail AS BLOB)
-WHERE task_seq = :seq AND state = 'waiting' AND expires_at <= :expired_by
-AND EXISTS (SELECT 1 FROM tasks WHERE seq = :seq AND state = 'waiting')
+WITH owed AS MATERIALIZED (
+    SELECT c.seq AS seq, settled.value ->> 6 AS deliver_at, CAST((settled.value ->> 7) || c.id || (settled.value ->> 8)
+        || c.metadata || (settled.value ->> 9) AS BLOB) AS body
+    FROM json_each(?) AS settled
+    CROSS JOIN tasks AS t ON t.seq = settled.value ->> 0 AND t.state = 'waiting'
+    CROSS JOIN callbacks AS c
+        ON c.task_seq = t.seq AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 5
+)
+UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
+FROM owed WHERE callbacks.seq = owed.seq
+RETURNING receiver
 """
 
 # The same for one callback registered after its task had settled.
@@ -141,14 +172,20 @@ OWE_WEBHOOK = """
 UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at,
     body = CAST(:head || id || :middle || metadata || :tail AS BLOB)
 WHERE id = :id AND state = 'waiting'
+RETURNING receiver
 """
 
-SETTLE_TASK = """
-UPDATE tasks SET state = :state, outcome = :outcome, settled_at = :settled_at, next_poll_at = NULL,
-    polls = polls + :polls, last_polled_at = iif(:polls > 0, :settled_at, last_polled_at),
-    last_error = iif(:polls > 0, NULL, last_error), failures = 0
-WHERE seq = :seq AND state = 'waiting' AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
+SETTLE_TASKS = """
+UPDATE tasks SET state = settled.state, outcome = CAST(settled.outcome AS BLOB), settled_at = settled.at,
+    next_poll_at = NULL, polls = tasks.polls + settled.polls,
+    last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
+    last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
+FROM (
+    SELECT value ->> 0 AS seq, value ->> 1 AS state, value ->> 2 AS outcome, value ->> 3 AS at, value ->> 4 AS polls
+    FROM json_each(?)
+) AS settled
+WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
+    SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had.
@@ -164,8 +201,9 @@ SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiti
 
 # What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest.
 
-INSERT_DURATION = """
-INSERT INTO durations (upstream, model, slot, seq, duration_ms) VALUES (:upstream, :model, :slot, :seq, :duration_ms)
+INSERT_DURATIONS = """
+INSERT INTO durations (upstream, model, slot, seq, duration_ms)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?) WHERE true
 ON CONFLICT (upstream, model, slot) DO UPDATE SET seq = excluded.seq, duration_ms = excluded.duration_ms
 """
 
@@ -173,31 +211,54 @@ SELECT_DURATIONS = "SELECT model, seq, duration_ms FROM durations WHERE upstream
 
 # Delivering.
 
-# As with tasks; here it spares reading the bodies of all that is in flight for each one that ends. All that is asked
-# about a row that is passed over stands in the index: thousands that wait for a hanging receiver cost little.
+# The claimed ones, a JSON array of their seqs, are passed over in the index: their rows and bodies are not read.
 SELECT_DUE_CALLBACKS = """
-SELECT seq, id, client, url, receiver, body, attempts, budget_used, redeliveries, next_attempt_at FROM callbacks
-WHERE state = 'pending' AND seq NOT IN (SELECT value FROM json_each(:claimed))
-AND receiver NOT IN (SELECT value FROM json_each(:refused)) AND (:retries OR budget_used = 0)
+SELECT seq, id, client, url, receiver, body, attempts, budget_used, redeliveries, next_attempt_at
+FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' AND receiver = :receiver AND next_attempt_at <= :now
+AND seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR budget_used = 0)
 ORDER BY next_attempt_at LIMIT :limit
 """
 
+SELECT_NEXT_DUE = """
+SELECT next_attempt_at FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' AND receiver = :receiver AND seq NOT IN (SELECT value FROM json_each(:claimed))
+ORDER BY next_attempt_at LIMIT 1
+"""
+
+SELECT_RECEIVERS = """
+SELECT receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due WHERE state = 'pending' GROUP BY receiver
+"""
+
 # A callback that was cancelled and pruned during the attempt takes its log with it.
-INSERT_ATTEMPT = """
+INSERT_ATTEMPTS = """
 INSERT OR REPLACE INTO attempts (callback_seq, number, started_at, duration_ms, status_code, error, result, excerpt)
-SELECT seq, :number, :started_at, :duration_ms, :status_code, :error, :result, :excerpt FROM callbacks WHERE seq = :seq
+SELECT c.seq, made.value ->> 1, made.value ->> 2, made.value ->> 3, made.value ->> 4, made.value ->> 5,
+    made.value ->> 6, made.value ->> 7
+FROM json_each(?) AS made CROSS JOIN callbacks AS c ON c.seq = made.value ->> 0
 """
 
 # A redelivery since the claim fences this off, but for the good news.
-RECORD_ATTEMPT = """
-UPDATE callbacks SET state = :state, attempts = max(attempts, :number), budget_used = budget_used + :counts,
-    next_attempt_at = :next_attempt_at, last_error = :error,
-    delivered_at = iif(:state = 'delivered', :ended_at, NULL),
-    ended_at = iif(:state IN ('delivered', 'dead'), :ended_at, NULL)
-WHERE seq = :seq AND state = 'pending' AND (redeliveries = :redeliveries OR :state = 'delivered')
+RECORD_ATTEMPTS = """
+UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),
+    budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
+    delivered_at = iif(made.state = 'delivered', made.ended_at, NULL),
+    ended_at = iif(made.state IN ('delivered', 'dead'), made.ended_at, NULL)
+FROM (
+    SELECT value ->> 0 AS seq, value ->> 1 AS number, value ->> 5 AS error, value ->> 8 AS state,
+        value ->> 9 AS next_attempt_at, value ->> 10 AS ended_at, value ->> 11 AS counts, value ->> 12 AS redeliveries
+    FROM json_each(?)
+) AS made
+WHERE callbacks.seq = made.seq AND callbacks.state = 'pending'
+AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
 """
 
-COUNT_ATTEMPT = "UPDATE callbacks SET attempts = max(attempts, :number) WHERE seq = :seq"
+# What was fenced off, or cancelled meanwhile, was made all the same.
+COUNT_ATTEMPTS = """
+UPDATE callbacks SET attempts = made.number
+FROM (SELECT value ->> 0 AS seq, value ->> 1 AS number FROM json_each(?)) AS made
+WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number
+"""
 
 # Keeping house.
 

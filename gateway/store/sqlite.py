@@ -9,13 +9,11 @@ leaves nothing to repair.
 """
 
 import asyncio
-import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
-
-import msgspec
 
 from gateway.bulkhead import Bulkhead
 from gateway.model import (
@@ -34,6 +32,7 @@ from gateway.model import (
     Settlement,
     Task,
     TaskState,
+    receiver_of,
 )
 from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
@@ -43,6 +42,7 @@ from gateway.store.writer import Kind, Writer
 __all__ = ["SqliteStore"]
 
 _CANDIDATES = 2000  # due tasks that are ranked, where more are due than may be polled
+_RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 _DURATIONS_KEPT = 256  # per model
 
 
@@ -54,7 +54,11 @@ class SqliteStore:
         self._database = Database(path)
         self._first_attempt_delay_ms = round(first_attempt_delay_s * 1000)
         self._claimed_tasks: dict[int, str] = {}  # and the upstream of each
-        self._claimed_callbacks: set[int] = set()
+        self._claimed_callbacks: defaultdict[str, set[int]] = defaultdict(set)  # per receiver
+        # Per receiver, when its first unclaimed webhook falls due, or earlier than that; of those that have one.
+        self._receivers_due: dict[str, int] = {}
+        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, what its poller need not ask
+        self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
         self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
@@ -69,7 +73,7 @@ class SqliteStore:
         self._record = Kind("record_attempt", self._apply_record, self._recorded)
         self._cancel = Kind("cancel", self._apply_cancel)
         self._redeliver = Kind("redeliver", self._apply_redeliver, self._redelivered)
-        self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
+        self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
         self._writer = Writer(
@@ -93,6 +97,7 @@ class SqliteStore:
 
     async def open(self) -> None:
         await self._database.open()
+        self._receivers_due = dict(await self._database.read(sql.SELECT_RECEIVERS))
         self._writer.start()
 
     async def close(self) -> None:
@@ -113,48 +118,46 @@ class SqliteStore:
         registrations: list[Registration] = await self._writer.submit(self._register, new)
         return registrations
 
-    async def _apply_register(self, items: Sequence[Sequence[NewCallback]]) -> list[list[Registration]]:
+    def _apply_register(self, db: Connection, items: Sequence[Sequence[NewCallback]]) -> list[list[Registration]]:
         new = [callback for item in items for callback in item]
-        parameters = [rows.new_callback_parameters(callback) for callback in new]
-        await self._database.many(sql.INSERT_TASK, parameters)
-        await self._database.many(sql.INSERT_CALLBACK, parameters)
-        found = await self._registered_callbacks(new)
-        late = [c for c, callback in zip(new, found, strict=True) if await self._joins_late(c, callback)]
-        if late:
-            by_id = {callback.id: callback for callback in await self._registered_callbacks(late)}
-            found = [by_id.get(callback.id, callback) for callback in found]
-        registrations = iter(
-            [
-                Registration(callback=callback, created=callback.id == c.id)
-                for c, callback in zip(new, found, strict=True)
-            ]
-        )
-        return [[next(registrations) for _ in item] for item in items]
+        task_seqs = {(row[0], row[1]): row[2] for row in db.execute(sql.INSERT_TASKS, (rows.new_tasks(new),))}
+        seqs = dict(db.execute(sql.INSERT_CALLBACKS, (rows.new_callbacks(new),)).fetchall())
+        first: dict[tuple[str, str], NewCallback] = {}
+        found: dict[str, Callback] = {}
+        for c in new:
+            task = c.upstream, c.task_id
+            if c.id in seqs and task in task_seqs:
+                found[c.id] = rows.created_callback(c, seqs[c.id], first.setdefault(task, c), task_seqs[task])
+        # What stood before, and what joins a task that did, is looked at.
+        if others := [c for c in new if c.id not in found]:
+            found |= _registered_callbacks(db, others)
+            if late := [c for c in others if c.id in seqs and self._joins_late(db, c, found[c.id].task)]:
+                found |= _registered_callbacks(db, late)
+        return [[Registration(callback=found[c.id], created=c.id in seqs) for c in item] for item in items]
 
-    async def _registered_callbacks(self, new: Sequence[NewCallback]) -> list[Callback]:
-        wanted = msgspec.json.encode([(c.upstream, c.task_id, c.client, c.url) for c in new]).decode()
-        return [rows.callback(row) for row in await self._database.rows(sql.SELECT_REGISTERED, (wanted,))]
-
-    async def _joins_late(self, new: NewCallback, callback: Callback) -> bool:
+    def _joins_late(self, db: Connection, new: NewCallback, task: Task) -> bool:
         """Catch up a new callback whose task has settled or is no longer polled; return whether it changed."""
-        task = callback.task
-        if callback.id != new.id or callback.state is not CallbackState.WAITING or task.next_poll_at is not None:
+        if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            ((state, data, settled_at),) = await self._database.rows(sql.SELECT_OUTCOME, (task.seq,))
+            ((state, data, settled_at),) = db.execute(sql.SELECT_OUTCOME, (task.seq,)).fetchall()
             template = body_template(Outcome(state=TaskState(state), data=data), settled_at)
             webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
-            await self._database.run(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
+            db.execute(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
         else:
-            await self._database.run(
-                sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq}
-            )
+            db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
         return True
 
-    def _registered(self, items: Sequence[Sequence[NewCallback]]) -> None:
-        for upstream in {callback.upstream for item in items for callback in item}:
+    def _registered(self, _: Sequence[Any], results: Sequence[Sequence[Registration]]) -> None:
+        for registration in (one for result in results for one in result):
+            callback = registration.callback
+            if not registration.created:
+                continue
+            upstream = callback.task.upstream
             self._tasks_due[upstream].set()
-        self.callbacks_due.set()
+            self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], callback.expires_at)
+            if callback.next_attempt_at is not None:
+                self._webhook_due(receiver_of(callback.url), callback.next_attempt_at)
 
     # Reading for the API
 
@@ -203,40 +206,53 @@ class SqliteStore:
         state: CallbackState | None = await self._writer.submit(self._cancel, (client, callback_id, now))
         return state
 
-    async def _apply_cancel(self, items: Sequence[tuple[str, str, int]]) -> list[CallbackState | None]:
+    def _apply_cancel(self, db: Connection, items: Sequence[tuple[str, str, int]]) -> list[CallbackState | None]:
         states: list[CallbackState | None] = []
         for client, callback_id, now in items:
-            found = await self._database.rows(sql.SELECT_STATE, (callback_id, client))
+            found = db.execute(sql.SELECT_STATE, (callback_id, client)).fetchall()
             for seq, task_seq, _ in found:
-                await self._database.run(sql.CANCEL_CALLBACK, (now, seq))
-                await self._database.run(sql.IDLE_TASK, {"seq": task_seq})
+                db.execute(sql.CANCEL_CALLBACK, (now, seq))
+                db.execute(sql.IDLE_TASK, {"seq": task_seq})
             states.append(CallbackState(found[0][2]) if found else None)
         return states
 
     async def redeliver(self, client: str, callback_id: str, now: int) -> CallbackState | None:
-        state: CallbackState | None = await self._writer.submit(self._redeliver, (client, callback_id, now))
+        state: CallbackState | None
+        state, _ = await self._writer.submit(self._redeliver, (client, callback_id, now))
         return state
 
-    async def _apply_redeliver(self, items: Sequence[tuple[str, str, int]]) -> list[CallbackState | None]:
-        states: list[CallbackState | None] = []
+    def _apply_redeliver(
+        self, db: Connection, items: Sequence[tuple[str, str, int]]
+    ) -> list[tuple[CallbackState | None, list[str]]]:
+        results: list[tuple[CallbackState | None, list[str]]] = []
         for client, callback_id, now in items:
-            found = await self._database.rows(sql.SELECT_STATE, (callback_id, client))
+            found = db.execute(sql.SELECT_STATE, (callback_id, client)).fetchall()
+            receivers: list[str] = []
             for seq, _, _ in found:
-                await self._database.run(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now})
-            states.append(CallbackState(found[0][2]) if found else None)
-        return states
+                receivers += _first_column(db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
+            results.append((CallbackState(found[0][2]) if found else None, receivers))
+        return results
+
+    def _redelivered(
+        self, items: Sequence[tuple[str, str, int]], results: Sequence[tuple[object, Sequence[str]]]
+    ) -> None:
+        for (_, _, now), (_, receivers) in zip(items, results, strict=True):
+            for receiver in receivers:
+                self._webhook_due(receiver, now)
 
     async def redeliver_dead(self, client: str, since: int, until: int, now: int) -> int:
-        count: int = await self._writer.submit(
+        receivers: list[str] = await self._writer.submit(
             self._redeliver_dead, {"client": client, "since": since, "until": until, "now": now}
         )
-        return count
+        return len(receivers)
 
-    async def _apply_redeliver_dead(self, items: Sequence[dict[str, Any]]) -> list[int]:
-        return [await self._database.run(sql.REDELIVER_DEAD, item) for item in items]
+    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[str]]:
+        return [_first_column(db.execute(sql.REDELIVER_DEAD, item)) for item in items]
 
-    def _redelivered(self, _: Sequence[Any]) -> None:
-        self.callbacks_due.set()
+    def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[str]]) -> None:
+        for item, receivers in zip(items, results, strict=True):
+            for receiver in set(receivers):
+                self._webhook_due(receiver, item["now"])
 
     # Polling
 
@@ -245,11 +261,18 @@ class SqliteStore:
     ) -> tuple[list[DueTask], int | None]:
         # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
-            due, next_due_at = await self._due_tasks(upstream, now, limit)
-            if rank is not None and len(due) == limit and next_due_at is not None and next_due_at <= now:
-                candidates, later = await self._due_tasks(upstream, now, _CANDIDATES)
-                due = heapq.nlargest(limit, candidates, key=rank)
-                next_due_at = now if len(candidates) > limit else later
+            ranked = self._ranked.get(upstream)
+            next_due_at: int | None = now
+            if rank is not None and ranked is not None and ranked.serves(now, limit):
+                due = ranked.take(limit)
+            else:
+                self._ranked.pop(upstream, None)
+                due, next_due_at = await self._due_tasks(upstream, now, limit)
+                if rank is not None and len(due) == limit and next_due_at is not None and next_due_at <= now:
+                    candidates, later = await self._due_tasks(upstream, now, _CANDIDATES)
+                    ranked = self._ranked[upstream] = _Ranked(candidates, rank, now)
+                    due = ranked.take(limit)
+                    next_due_at = now if len(candidates) > limit else later
             for task in due:
                 self._claimed_tasks[task.seq] = upstream
             self._next_poll_told[upstream] = next_due_at
@@ -257,7 +280,7 @@ class SqliteStore:
 
     async def _due_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """Return unclaimed due tasks, the longest due first, and when the one after them is due."""
-        claimed = msgspec.json.encode(list(self._claimed_tasks)).decode()
+        claimed = rows.array(list(self._claimed_tasks))
         found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))
         due: list[DueTask] = []
         for row in found:
@@ -274,11 +297,11 @@ class SqliteStore:
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self._reschedule, record)
 
-    async def _apply_reschedule(self, items: Sequence[PollRecord]) -> list[None]:
-        await self._database.many(sql.RESCHEDULE_TASK, [msgspec.structs.asdict(item) for item in items])
+    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
+        db.execute(sql.RESCHEDULE_TASKS, (rows.polls(items),))
         return [None] * len(items)
 
-    def _rescheduled(self, items: Sequence[PollRecord]) -> None:
+    def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
         for item in items:
             upstream = self._claimed_tasks.pop(item.seq, None)
             if upstream is None:
@@ -289,45 +312,63 @@ class SqliteStore:
                 self._tasks_due[upstream].set()
 
     async def settle(self, settlement: Settlement) -> None:
-        await self._writer.submit(self._settle, settlement)
+        await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
 
-    async def _apply_settle(self, items: Sequence[Settlement]) -> list[None]:
-        ends = [item for item in items if item.expired_by is None]
-        expiries = [item for item in items if item.expired_by is not None]
-        # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
-        for settlements in filter(None, (ends, expiries)):
-            parameters = [rows.settlement_parameters(item, self._first_attempt_delay_ms) for item in settlements]
-            await self._database.many(sql.OWE_WEBHOOKS, parameters)
-            await self._database.many(sql.SETTLE_TASK, parameters)
-        if durations := [self._duration(item) for item in ends if item.duration_ms is not None]:
-            await self._database.many(sql.INSERT_DURATION, durations)
-        return [None] * len(items)
-
-    def _duration(self, settlement: Settlement) -> dict[str, Any]:
+    def _duration(self, settlement: Settlement) -> rows.Duration | None:
+        if settlement.duration_ms is None:
+            return None
         model = settlement.model or ""
         seq = self._duration_seqs[settlement.upstream, model] = self._duration_seqs[settlement.upstream, model] + 1
-        return {
-            "upstream": settlement.upstream,
-            "model": model,
-            "slot": seq % _DURATIONS_KEPT,
-            "seq": seq,
-            "duration_ms": settlement.duration_ms,
-        }
+        return settlement.upstream, model, seq % _DURATIONS_KEPT, seq, settlement.duration_ms
 
-    def _settled(self, items: Sequence[Settlement]) -> None:
-        for item in items:
+    def _apply_settle(
+        self, db: Connection, items: Sequence[tuple[Settlement, rows.Duration | None]]
+    ) -> list[list[str]]:
+        # Whoever settled a task first has settled it.
+        ends = list({item.seq: item for item, _ in reversed(items) if item.expired_by is None}.values())
+        expiries = [item for item, _ in items if item.expired_by is not None]
+        receivers: set[str] = set()
+        # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
+        for settled in filter(None, (ends, expiries)):
+            parameter = (rows.settlements(settled, self._first_attempt_delay_ms),)
+            receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, parameter)))
+            db.execute(sql.SETTLE_TASKS, parameter)
+        if learned := [duration for item, duration in items if duration is not None and item.expired_by is None]:
+            db.execute(sql.INSERT_DURATIONS, (rows.durations(learned),))
+        # Whose webhooks these are, is told once for all of them.
+        return [list(receivers), *([] for _ in items[1:])]
+
+    def _settled(self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[str]]) -> None:
+        for item, _ in items:
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._claimed_tasks.pop(item.seq, None)
             for future in self._settle_waiters.pop(item.seq, ()):
                 if not future.done():
                     future.set_result(None)
-        self.callbacks_due.set()
+        earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
+        for receiver in results[0]:
+            self._webhook_due(receiver, earliest)
 
     async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
-        found = await self._database.read(sql.SELECT_EXPIRED, (now, upstream, limit))
-        ((next_expiry_at,),) = await self._database.read(sql.SELECT_NEXT_EXPIRY, (now,))
-        return [rows.expired_task(row) for row in found], next_expiry_at
+        before = self._no_expiry_before[upstream]
+        if now < before:
+            return [], before
+        # Whatever is registered from here on lowers it.
+        self._no_expiry_before[upstream] = rows.FOREVER
+        expired: list[ExpiredTask] = []
+        next_expiry_at: int | None = now
+        try:
+            async with self._database.reading():
+                found = await self._database.rows(sql.SELECT_EXPIRED, (now, upstream, limit))
+                ((next_expiry_at,),) = await self._database.rows(sql.SELECT_NEXT_EXPIRY, (now,))
+            expired = [rows.expired_task(row) for row in found]
+        finally:
+            # Expired ones stay so until they are settled: they are asked for again.
+            again_at = now if expired or next_expiry_at is None else next_expiry_at
+            if expired or next_expiry_at is not None:
+                self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], again_at)
+        return expired, next_expiry_at
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
         found = await self._database.read(sql.SELECT_DURATIONS, (upstream,))
@@ -342,15 +383,15 @@ class SqliteStore:
     async def save(self, key: str, value: bytes) -> None:
         await self._writer.submit(self._save, (key, value))
 
-    async def _apply_save(self, items: Sequence[tuple[str, bytes]]) -> list[None]:
-        await self._database.many(sql.UPSERT_META, items)
+    def _apply_save(self, db: Connection, items: Sequence[tuple[str, bytes]]) -> list[None]:
+        db.executemany(sql.UPSERT_META, items)
         return [None] * len(items)
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self._poll_now, (seqs, now))
 
-    async def _apply_poll_now(self, items: Sequence[tuple[Sequence[int], int]]) -> list[None]:
-        await self._database.many(sql.POLL_NOW, [(now, seq) for seqs, now in items for seq in seqs])
+    def _apply_poll_now(self, db: Connection, items: Sequence[tuple[Sequence[int], int]]) -> list[None]:
+        db.executemany(sql.POLL_NOW, [(now, seq) for seqs, now in items for seq in seqs])
         return [None] * len(items)
 
     # Delivering
@@ -358,71 +399,65 @@ class SqliteStore:
     async def claim_callbacks(
         self, now: int, limit: int, bulkhead: Bulkhead | None = None
     ) -> tuple[list[DueCallback], int | None]:
-        claims: list[DueCallback] = []
-        try:
-            return claims, await self._claim_callbacks(now, limit, bulkhead, claims)
-        except BaseException:
-            # A later query of the same claim failed: what the first ones claimed must not stay so for ever.
-            for callback in claims:
-                self._claimed_callbacks.discard(callback.seq)
-                if bulkhead is not None:
-                    bulkhead.ended(callback.receiver, retry=callback.retry, delivered=None)
-            raise
-
-    async def _claim_callbacks(
-        self, now: int, limit: int, bulkhead: Bulkhead | None, claims: list[DueCallback]
-    ) -> int | None:
-        """Add to ``claims``; return when the next unclaimed webhook will be due that was not refused."""
-        refused: set[str] = set()
-        retries = True
         # As in claim_tasks.
         async with self._database.reading():
-            while True:
-                parameters = {
-                    "claimed": msgspec.json.encode(list(self._claimed_callbacks)).decode(),
-                    "refused": msgspec.json.encode(list(refused)).decode(),
-                    "retries": retries,
-                    "limit": limit + 1,
-                }
-                found = await self._database.rows(sql.SELECT_DUE_CALLBACKS, parameters)
-                passed_over = False
-                for row in found:
-                    callback = rows.due_callback(row)
-                    if callback.due_at > now or len(claims) == limit:
-                        return callback.due_at
-                    if callback.receiver in refused or (callback.retry and not retries):
-                        continue
-                    if bulkhead is not None and not bulkhead.admit(callback.receiver, retry=callback.retry):
-                        passed_over = True
-                        if callback.retry and bulkhead.retries_full:
-                            retries = False
-                        else:
-                            refused.add(callback.receiver)
-                        continue
-                    self._claimed_callbacks.add(callback.seq)
+            due = sorted((at, receiver) for receiver, at in self._receivers_due.items() if at <= now)
+            rooms = [(receiver, limit if bulkhead is None else bulkhead.room(receiver)) for _, receiver in due]
+            refused = {receiver for receiver, room in rooms if not room}
+            retries = bulkhead is None or bulkhead.retries
+            asked = [
+                (receiver, room, list(self._claimed_callbacks.get(receiver, ()))) for receiver, room in rooms if room
+            ]
+            found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
+            for receiver, due_at in later.items():
+                if due_at is None:
+                    del self._receivers_due[receiver]
+                else:
+                    self._receivers_due[receiver] = due_at
+            if not retries:
+                # Whatever is still due with them may be retries, which were not even asked for.
+                refused |= later.keys()
+            claims: list[DueCallback] = []
+            for callback in found:
+                receiver = callback.receiver
+                if bulkhead is None or bulkhead.admit(receiver, retry=callback.retry):
+                    self._claimed_callbacks[receiver].add(callback.seq)
                     claims.append(callback)
-                if not passed_over or len(found) <= limit:
-                    return None
+                else:
+                    refused.add(receiver)
+                    self._receivers_due[receiver] = min(self._receivers_due.get(receiver, now), callback.due_at)
+            times = [at for receiver, at in self._receivers_due.items() if at > now or receiver not in refused]
+            return claims, min(times, default=None)
 
-    def release_callback(self, seq: int) -> None:
-        self._claimed_callbacks.discard(seq)
+    def release_callback(self, claim: DueCallback) -> None:
+        self._end_claim(claim)
+        self._webhook_due(claim.receiver, claim.due_at)
+
+    def _end_claim(self, claim: DueCallback) -> None:
+        claimed = self._claimed_callbacks[claim.receiver]
+        claimed.discard(claim.seq)
+        if not claimed:
+            del self._claimed_callbacks[claim.receiver]
+
+    def _webhook_due(self, receiver: str, due_at: int) -> None:
+        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
         self.callbacks_due.set()
 
     async def record_attempt(self, record: AttemptRecord) -> None:
         await self._writer.submit(self._record, record)
 
-    async def _apply_record(self, items: Sequence[AttemptRecord]) -> list[None]:
-        parameters = [rows.attempt_parameters(item) for item in items]
-        await self._database.many(sql.INSERT_ATTEMPT, parameters)
-        await self._database.many(sql.RECORD_ATTEMPT, parameters)
-        await self._database.many(sql.COUNT_ATTEMPT, parameters)
+    def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
+        parameter = (rows.attempts(items),)
+        for statement in (sql.INSERT_ATTEMPTS, sql.RECORD_ATTEMPTS, sql.COUNT_ATTEMPTS):
+            db.execute(statement, parameter)
         return [None] * len(items)
 
-    def _recorded(self, items: Sequence[AttemptRecord]) -> None:
-        self._claimed_callbacks.difference_update(item.claim.seq for item in items)
-        # While it was claimed the deliverer did not hear of it; a redelivery meanwhile may have made it due at once.
-        if any(item.attempt.result is not AttemptResult.DELIVERED for item in items):
-            self.callbacks_due.set()
+    def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
+        for item in items:
+            self._end_claim(item.claim)
+            if item.attempt.result is not AttemptResult.DELIVERED:
+                # While it was claimed it was passed over; a redelivery meanwhile may have made it due at once.
+                self._webhook_due(item.claim.receiver, item.claim.due_at)
 
     # Keeping house
 
@@ -432,14 +467,62 @@ class SqliteStore:
         )
         return count
 
-    async def _apply_prune(self, items: Sequence[dict[str, int]]) -> list[int]:
+    def _apply_prune(self, db: Connection, items: Sequence[dict[str, int]]) -> list[int]:
         counts = []
         for item in items:
-            deleted = await self._database.rows(sql.PRUNE_CALLBACKS, item)
-            await self._database.many(sql.PRUNE_TASK, [{"seq": task_seq} for (task_seq,) in deleted])
+            deleted = db.execute(sql.PRUNE_CALLBACKS, item).fetchall()
+            db.executemany(sql.PRUNE_TASK, [{"seq": task_seq} for (task_seq,) in deleted])
             counts.append(len(deleted))
         return counts
 
     async def backlog(self) -> tuple[int, int | None]:
         ((count, oldest),) = await self._database.read(sql.SELECT_BACKLOG)
         return count, oldest
+
+
+def _due_callbacks(
+    db: Connection, now: int, limit: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
+) -> tuple[list[DueCallback], dict[str, int | None]]:
+    """Return due webhooks of the receivers, the first ones' first, and when the next of each one asked falls due.
+
+    ``asked``: receiver, how many of its webhooks at most, and which ones are claimed already.
+    """
+    found: list[DueCallback] = []
+    later: dict[str, int | None] = {}
+    for receiver, room, claimed in asked:
+        if len(found) >= limit:
+            break
+        about = {"receiver": receiver, "now": now, "claimed": rows.array(claimed), "retries": retries}
+        about["limit"] = min(room, limit - len(found))
+        its = [rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, about)]
+        found += its
+        about["claimed"] = rows.array([*claimed, *(callback.seq for callback in its)])
+        later[receiver] = next((at for (at,) in db.execute(sql.SELECT_NEXT_DUE, about)), None)
+    return sorted(found, key=lambda callback: callback.due_at), later
+
+
+class _Ranked:
+    """Due tasks in the order in which a short budget polls them; made anew every second, as it takes milliseconds."""
+
+    def __init__(self, due: list[DueTask], rank: Rank, now: int) -> None:
+        self._due = sorted(due, key=rank)  # the most urgent last
+        self._made_at = now
+
+    def serves(self, now: int, limit: int) -> bool:
+        return 0 <= now - self._made_at < _RANKED_MS and len(self._due) > limit
+
+    def take(self, limit: int) -> list[DueTask]:
+        taken = self._due[-limit:]
+        del self._due[-limit:]
+        taken.reverse()
+        return taken
+
+
+def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:
+    """Return the callback that stands for each of these registrations, by the id that was made for it."""
+    found = [rows.callback(row) for row in db.execute(sql.SELECT_REGISTERED, (rows.wanted(new),))]
+    return {c.id: callback for c, callback in zip(new, found, strict=True)}
+
+
+def _first_column(found: Iterable[Any]) -> list[str]:
+    return [row[0] for row in found]

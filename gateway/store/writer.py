@@ -1,7 +1,7 @@
 """Group commit: the one writer takes every write that waits into one transaction.
 
-Owns the order of writes and their futures; knows no SQL. The store submits, and hands over how a transaction begins
-and ends and how each kind of write is applied.
+Owns the order of writes and their futures; knows no SQL. The store submits, and hands over how a transaction is run and
+how each kind of write is applied in it.
 
 Why: with ``synchronous=FULL`` each commit waits for the disk. One row per commit was measured at 2,800 rows/s, 256 per
 commit at 285,000.
@@ -11,7 +11,6 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -30,19 +29,26 @@ _ONE_WRITES_FAULT = (
     sqlite3.InterfaceError,
     ValueError,  # text that is not UTF-8, or that the database gives back differently
     OverflowError,
+    TypeError,
+    AttributeError,
 )
 """What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
 
 _BATCH = 512  # writes per transaction at most, so that a reader never waits long
 
 
+Transaction = Callable[[Callable[[sqlite3.Connection], list[Sequence[Any]]]], Awaitable[list[Sequence[Any]]]]
+"""Runs a function in the database's thread, and returns what it returned once that is durable."""
+
+
 class Kind(msgspec.Struct, frozen=True, eq=False):
     """A kind of write: how a batch of it is applied inside a transaction, and what follows the commit."""
 
     name: str
-    apply: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
-    """Takes the items, returns as many results."""
-    committed: Callable[[Sequence[Any]], None] | None = None
+    apply: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+    """Takes the items, returns as many results. Runs in the database's thread, and touches nothing but the database."""
+    committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
+    """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
 
 
 class _Write(msgspec.Struct, eq=False):
@@ -54,8 +60,8 @@ class _Write(msgspec.Struct, eq=False):
 class Writer:
     """The queue in front of the one write transaction."""
 
-    def __init__(self, kinds: Sequence[Kind], transaction: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-        """Apply the kinds within a transaction in the order given; ``transaction`` commits when left without error."""
+    def __init__(self, kinds: Sequence[Kind], transaction: Transaction) -> None:
+        """Apply the kinds within a transaction in the order given."""
         self._kinds = tuple(kinds)
         self._transaction = transaction
         self._waiting: deque[_Write] = deque()
@@ -122,14 +128,16 @@ class Writer:
 
     async def _commit(self, batch: list[_Write]) -> list[tuple[_Write, Any]]:
         groups = [(kind, group) for kind in self._kinds if (group := [w for w in batch if w.kind is kind])]
+
+        def work(db: sqlite3.Connection) -> list[Sequence[Any]]:
+            return [kind.apply(db, [write.item for write in group]) for kind, group in groups]
+
+        applied = await self._transaction(work)
         results: list[tuple[_Write, Any]] = []
-        async with self._transaction():
-            for kind, group in groups:
-                applied = await kind.apply([write.item for write in group])
-                results.extend(zip(group, applied, strict=True))
-        for kind, group in groups:
+        for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:
-                kind.committed([write.item for write in group])
+                kind.committed([write.item for write in group], answers)
+            results.extend(zip(group, answers, strict=True))
         return results
 
 

@@ -13,7 +13,7 @@ from gateway.config import RateWindow
 from gateway.key import _PROBE_S
 from gateway.model import Callback, CallbackState, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
-from tests.life import Life, ScriptedUpstream, Transport, asked_task, until
+from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
@@ -40,7 +40,7 @@ class Upstream:
         self.transport = Transport(self._answer)
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append((VirtualClock().monotonic(), asked_task(request)))
+        self.asked.append((VirtualClock().monotonic(), request.url.params["taskId"]))
         await asyncio.sleep(0.01)
         return (self.script.pop(0) if len(self.script) > 1 else self.script[0])()
 
@@ -586,7 +586,7 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
 
     async def main() -> None:
         async def reply(request: httpx.Request) -> httpx.Response:
-            task_id = asked_task(request)
+            task_id = request.url.params["taskId"]
             age_ms = VirtualClock().now() - born[task_id]
             data = {"taskId": task_id, "model": "m", "state": "waiting", "createTime": born[task_id]}
             if age_ms >= 20_000:

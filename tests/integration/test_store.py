@@ -160,7 +160,7 @@ async def brought_to(store: Store, state: CallbackState, callback: NewCallback |
             if due.id == made.id:
                 await store.record_attempt(attempt_of(due, AttemptResult(state.value)))
             else:
-                store.release_callback(due.seq)
+                store.release_callback(due)
     return await look(store, made)
 
 
@@ -583,7 +583,7 @@ async def test_a_released_webhook_can_be_claimed_again(store: Store) -> None:
     due = await claim(store)
     assert (await store.claim_callbacks(NOW, 10))[0] == []
     store.callbacks_due.clear()
-    store.release_callback(due.seq)
+    store.release_callback(due)
     assert store.callbacks_due.is_set()
     assert await claim(store) == due
 
@@ -702,12 +702,23 @@ async def test_attempts_are_listed_in_order(store: Store) -> None:
             at=NOW + n,
             next_at=next_at,
             error=f"error {n}",
-            excerpt=[None, "busy\x00\n", ""][n],
+            excerpt=[None, "bu\u20acy\n\x1b", ""][n],
         )
         await store.record_attempt(record)
         made.append(record.attempt)
     assert [attempt.number for attempt in made] == [1, 2, 3]
     assert await store.list_attempts("ann", callback.id) == made
+
+
+async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) -> None:
+    """Databases end texts there: the rest of what a receiver said must not be lost with it."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    record = attempt_of(
+        await claim(store, NOW), AttemptResult.RETRY, at=NOW, next_at=NOW + 1, error="a\0b", excerpt="\0busy\0\n"
+    )
+    await store.record_attempt(record)
+    (attempt,) = await store.list_attempts("ann", callback.id) or []
+    assert (attempt.error, attempt.excerpt) == ("a\ufffdb", "\ufffdbusy\ufffd\n")
 
 
 async def test_attempts_of_nobody_and_of_others(store: Store) -> None:

@@ -505,9 +505,7 @@ async def test_every_connect_failure_is_mapped(
 
 @pytest.mark.parametrize("raised", [None, ConnectionResetError(104, "x"), ssl.SSLError(1, "x"), OSError("x")])
 @pytest.mark.parametrize("stage", ["head", "body"])
-async def test_every_read_failure_is_mapped(
-    make, raw_server, answering, stage: str, raised: Exception | None
-) -> None:
+async def test_every_read_failure_is_mapped(make, raw_server, answering, stage: str, raised: Exception | None) -> None:
     """A connection that is lost within an answer is a read error with the system's own as its cause."""
     part = b"HTTP/1.1 200 OK\r\n" if stage == "head" else b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"
     server = await raw_server(answering(part))

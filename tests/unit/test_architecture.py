@@ -20,6 +20,7 @@ LAYERS = {
         "sender",
         "netguard",
         "transport",
+        "http1",
         "store",
         "asgi_server",
         "secretfile",

@@ -52,7 +52,7 @@ def test_retries_leave_a_quarter_to_first_attempts() -> None:
     bulkhead = Bulkhead(100)
     retries = sum(fill(bulkhead, f"https://{n}.example.com", retry=True) for n in range(50))
     assert retries == 75
-    assert bulkhead.retries_full
+    assert not bulkhead.retries
     assert not bulkhead.admit(C, retry=True)
     assert bulkhead.admit(C, retry=False)
 
@@ -82,4 +82,4 @@ def test_places_are_never_lost_or_made_up(attempts: list[tuple[str, bool, bool |
     for receiver, retry, delivered in running:
         bulkhead.ended(receiver, retry=retry, delivered=delivered)
     assert bulkhead.free == 8
-    assert not bulkhead.retries_full
+    assert bulkhead.retries

@@ -69,8 +69,8 @@ CREATE TABLE callbacks (
     UNIQUE (task_seq, client, url, cancelled)
 ) STRICT;
 
--- The deliverer's question: which webhooks are due?
-CREATE INDEX callbacks_due ON callbacks (next_attempt_at, receiver, budget_used) WHERE state = 'pending';
+-- The deliverer's question: which webhooks of this receiver are due?
+CREATE INDEX callbacks_due ON callbacks (receiver, next_attempt_at, budget_used) WHERE state = 'pending';
 -- The poller's question: whose time has passed?
 CREATE INDEX callbacks_expiring ON callbacks (expires_at) WHERE state = 'waiting';
 -- The janitor's question, and the list of dead letters.
