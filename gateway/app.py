@@ -7,7 +7,6 @@ loops finish what is in flight, and the store goes last.
 
 import asyncio
 import math
-import os
 import random
 import resource
 import signal
@@ -49,10 +48,11 @@ from gateway.errors import ConfigError, GatewayError, Unavailable
 from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
-from gateway.netguard import Netguard, parse_allow, system_resolve
+from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
 from gateway.profile import Profile
 from gateway.profilefile import load_profiles
+from gateway.resolver import Resolver
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
 from gateway.sender import Sender
@@ -91,8 +91,10 @@ class Gateway:
         profiles = load_profiles([config_dir() / "upstreams"])
         secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
-        self._upstream_transport = AiohttpTransport(guard=None, limit=_UPSTREAM_CONNECTIONS)
-        self._callback_transport = AiohttpTransport(guard=self._guard, limit=_CONNECTIONS)
+        self._resolver = Resolver()
+        resolve = self._resolver.resolve
+        self._upstream_transport = AiohttpTransport(guard=None, resolve=resolve, limit=_UPSTREAM_CONNECTIONS)
+        self._callback_transport = AiohttpTransport(guard=self._guard, resolve=resolve, limit=_CONNECTIONS)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
@@ -112,7 +114,7 @@ class Gateway:
         self._supervisor = Supervisor(loops, clock, metrics)
 
         async def check_url(url: str) -> None:
-            await self._guard.check_registration(url, system_resolve)
+            await self._guard.check_registration(url, resolve)
 
         callbacks = Callbacks(
             self._store,
@@ -216,6 +218,7 @@ class Gateway:
         await self._store.close()
         await self._callback_transport.aclose()
         await self._upstream_transport.aclose()
+        await self._resolver.close()
 
     def _unready(self) -> str | None:
         """Return why not, for everybody to see: no message of an upstream, a database or an exception."""
@@ -296,8 +299,6 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
-    # uvloop resolves names in libuv's threads, in half of them at most: of four, two dead names would take both.
-    os.environ.setdefault("UV_THREADPOOL_SIZE", "256")
     uvloop.run(_serve(settings))
 
 

@@ -25,7 +25,7 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from gateway.errors import AddressNotAllowed
-from gateway.netguard import Netguard, Resolve, system_resolve
+from gateway.netguard import Netguard, Resolve
 
 __all__ = ["AiohttpTransport"]
 
@@ -47,11 +47,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self,
         *,
         guard: Netguard | None,
+        resolve: Resolve,
         limit: int,
         limit_per_host: int = 0,
         verify: ssl.SSLContext | bool = True,
         keepalive_s: float = 15,
-        resolve: Resolve = system_resolve,
     ) -> None:
         self._guard = guard
         self._limit = limit

@@ -33,12 +33,17 @@ class FixedClock:
         return self._seconds
 
 
+async def unknown(host: str, port: int) -> list[str]:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 @pytest.fixture
 async def make():
     """Make senders, by default free to reach 127.0.0.1, whose transports are closed at the test's end."""
     made: list[AiohttpTransport] = []
 
     def new(*, timeout_s: float = 5.0, allow: str = "127.0.0.0/8", clock=None, **options) -> Sender:
+        options = {"resolve": unknown, **options}
         transport = AiohttpTransport(guard=Netguard(parse_allow(allow)), limit=10, **options)
         made.append(transport)
         return Sender(transport, clock or SystemClock(), timeout_s=timeout_s, user_agent="gateway/test")
@@ -246,11 +251,7 @@ async def test_refused_port(make) -> None:
 
 async def test_unknown_name(make) -> None:
     """A name without an address: dns."""
-
-    async def resolve(host: str, port: int) -> list[str]:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    result = await make(resolve=resolve).send("https://gone.example.test/?canary", {}, b"{}")
+    result = await make(resolve=unknown).send("https://gone.example.test/?canary", {}, b"{}")
     assert result.reason == "dns"
     assert result.error is not None
     assert "gone.example.test could not be resolved (Name or service not known)" in result.error

@@ -41,7 +41,7 @@ async def make():
     made: list[AiohttpTransport] = []
 
     def new(**options) -> AiohttpTransport:
-        options = {"guard": None, "limit": 10, **options}
+        options = {"guard": None, "resolve": resolving(), "limit": 10, **options}
         made.append(AiohttpTransport(**options))
         return made[-1]
 
@@ -410,15 +410,6 @@ async def test_name_that_does_not_resolve(make, names) -> None:
     assert isinstance(caught.value.__cause__.__cause__, socket.gaierror)
 
 
-async def test_system_resolver_is_the_default(make, raw_server, answering) -> None:
-    """Without a resolver of its own the transport asks the system; a label too long for it is a DNS failure."""
-    server = await raw_server(answering(OK))
-    assert (await post(make(), server.url(host="localhost"))).status_code == 200
-    with pytest.raises(httpx.ConnectError) as caught:
-        await post(make(), f"http://{'a' * 64}.localhost/")
-    assert isinstance(caught.value.__cause__.__cause__, socket.gaierror)
-
-
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:70000/", "/relative"])
 async def test_unusable_url(make, url: str) -> None:
     """A URL that cannot be dialled is an httpx error."""
@@ -550,7 +541,7 @@ def test_made_outside_of_a_loop() -> None:
     """A transport may be made before any loop runs, and closed unused, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        transport = AiohttpTransport(guard=Netguard(), limit=1)
+        transport = AiohttpTransport(guard=Netguard(), resolve=resolving(), limit=1)
         asyncio.run(transport.aclose())
 
 

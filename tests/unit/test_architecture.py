@@ -20,6 +20,7 @@ LAYERS = {
         "sender",
         "netguard",
         "transport",
+        "resolver",
         "store",
         "asgi_server",
         "secretfile",
