@@ -71,8 +71,12 @@ _log = structlog.get_logger()
 
 _USER_AGENT = f"webhook-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
+_IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _UPSTREAM_CONNECTIONS = 64
-_RESERVED_FILES = 512  # for the connections above, the database and whatever else is not a client's
+_IDLE_UPSTREAM_CONNECTIONS = 64
+_OTHER_FILES = 64  # the database, the event loop, the name server, the log
+_RESERVED_FILES = _CONNECTIONS + _IDLE_CONNECTIONS + _UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS + _OTHER_FILES
+"""What clients leave of the open files."""
 _KEEP_ALIVE_S = 75
 _UNLIMITED_PER_S = 1e6
 
@@ -93,8 +97,12 @@ class Gateway:
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
         resolve = self._resolver.resolve
-        self._upstream_transport = AiohttpTransport(guard=None, resolve=resolve, limit=_UPSTREAM_CONNECTIONS)
-        self._callback_transport = AiohttpTransport(guard=self._guard, resolve=resolve, limit=_CONNECTIONS)
+        self._upstream_transport = AiohttpTransport(
+            guard=None, resolve=resolve, limit=_UPSTREAM_CONNECTIONS, limit_idle=_IDLE_UPSTREAM_CONNECTIONS
+        )
+        self._callback_transport = AiohttpTransport(
+            guard=self._guard, resolve=resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
+        )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)

@@ -11,6 +11,8 @@ third more requests per second; what is used of them is public by name.
 
 import socket
 import ssl
+from collections import OrderedDict
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import NoReturn, cast
@@ -19,6 +21,7 @@ import aiohttp
 import httpx
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import AddrInfoType, Connection
 from aiohttp.http import HttpProcessingError
@@ -39,8 +42,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """Send requests whose body is in memory; every failure is an ``httpx.TransportError`` or AddressNotAllowed.
 
     The operating system's error stands in the ``__cause__`` chain. A cancelled request closes its connection and
-    gives its place in the pool back at once. ``limit`` connections in all, ``limit_per_host`` per host and port
-    (0: as many as ``limit`` lets).
+    gives its place in the pool back at once. ``limit`` connections in use at once, ``limit_per_host`` of them per host
+    and port (0: as many as ``limit`` lets), and besides them ``limit_idle`` that wait for the next request to their
+    host; of more, the one unused for longest is closed.
     """
 
     def __init__(
@@ -50,16 +54,20 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         resolve: Resolve,
         limit: int,
         limit_per_host: int = 0,
+        limit_idle: int = 128,
         verify: ssl.SSLContext | bool = True,
         keepalive_s: float = 15,
     ) -> None:
         self._guard = guard
         self._limit = limit
         self._limit_per_host = limit_per_host
+        self._limit_idle = limit_idle
         self._verify = verify
         self._keepalive_s = keepalive_s
         self._resolve = resolve
         self._connector: aiohttp.TCPConnector | None = None
+        self._idle: OrderedDict[ResponseHandler, None] = OrderedDict()
+        """The connections given back, the last one last. Some may be closed by now: those the connector skips."""
         self._closed = False
         # Receivers are few and requests many: their policy verdict and pool key are worked out once.
         self._destination = lru_cache(maxsize=4096)(self._new_destination)
@@ -91,13 +99,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             message.code,
             headers=message.raw_headers,
-            stream=_Body(connection, payload),
+            stream=_Body(connection, payload, self._give_back),
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": message.reason.encode("ascii", "replace")},
         )
 
     async def aclose(self) -> None:
         """Close every connection; requests under way fail."""
         self._closed = True
+        self._idle.clear()
         if self._connector is not None:
             await self._connector.close()
 
@@ -108,11 +117,29 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 connection = await self._pool().connect(cast(aiohttp.ClientRequest, destination), [], _NO_TIMEOUT)
             except _FAILURES as exc:
                 _raise_connect_failure(exc, destination)
-            # A pooled connection on which the peer spoke unasked would answer this request with that.
-            if connection.protocol is not None and not connection.protocol.should_close:
-                return connection
+            protocol = connection.protocol
+            if protocol is not None:
+                self._idle.pop(protocol, None)
+                # A pooled connection on which the peer spoke unasked would answer this request with that.
+                if not protocol.should_close:
+                    return connection
             connection.close()
         raise httpx.ReadError(f"{destination.netloc} closed the connection, or spoke, before it was asked")
+
+    def _give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next request to its host.
+
+        The connector bounds what is in use only: thousands of receivers, each with a connection that is kept for some
+        seconds, would take every file that the process may open.
+        """
+        protocol = connection.protocol
+        connection.release()
+        if protocol is None or not protocol.is_connected():
+            return
+        self._idle[protocol] = None
+        if len(self._idle) > self._limit_idle:
+            # Aborted: over TLS a close waits for the peer's, with the file open.
+            self._idle.popitem(last=False)[0].abort()
 
     def _pool(self) -> aiohttp.TCPConnector:
         """Return the connector, made on first use: it belongs to the loop that runs then."""
@@ -227,9 +254,12 @@ class _CheckedResolver(AbstractResolver):
 class _Body(httpx.AsyncByteStream):
     """The answer's body as it comes, undecoded; its end gives the connection back, anything else closes it."""
 
-    def __init__(self, connection: Connection, payload: aiohttp.StreamReader) -> None:
+    def __init__(
+        self, connection: Connection, payload: aiohttp.StreamReader, give_back: Callable[[Connection], None]
+    ) -> None:
         self._connection: Connection | None = connection
         self._payload = payload
+        self._give_back = give_back
 
     def __aiter__(self) -> "_Body":
         return self
@@ -257,7 +287,7 @@ class _Body(httpx.AsyncByteStream):
     def _leave(self, *, whole: bool) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.release() if whole else connection.close()
+            self._give_back(connection) if whole else connection.close()
 
 
 def _head(request: httpx.Request) -> bytes:
