@@ -9,6 +9,8 @@ time limit is a cancellation. aiohttp's ``ClientSession`` is not used because it
 third more requests per second; what is used of them is public by name.
 """
 
+import errno
+import resource
 import socket
 import ssl
 from collections import OrderedDict
@@ -111,12 +113,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             await self._connector.close()
 
     async def _connect(self, destination: "_Destination") -> Connection:
-        _dialling.set(destination)
+        dial = _Dial(destination)
+        _dialling.set(dial)
         for _ in range(_DIRTY_CONNECTIONS):
             try:
                 connection = await self._pool().connect(cast(aiohttp.ClientRequest, destination), [], _NO_TIMEOUT)
             except _FAILURES as exc:
-                _raise_connect_failure(exc, destination)
+                _raise_connect_failure(dial.failure or exc, destination)
             protocol = connection.protocol
             if protocol is not None:
                 self._idle.pop(protocol, None)
@@ -163,13 +166,20 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         sees, and answers out of aiohttp's cache of names.
         """
         family, kind, proto, _, address = addr_info
+        dial = _dialling.get()
         if self._guard is not None:
-            to = _dialling.get()
+            to = dial.destination
             try:
                 self._guard.check_address(to.host, to.port, str(address[0]), to.scheme)
             except AddressNotAllowed as exc:
                 raise _RefusedError(exc) from None
-        return socket.socket(family, kind, proto)
+        try:
+            return socket.socket(family, kind, proto)
+        except OSError as exc:
+            dial.failure = exc
+            while self._idle:  # what only waits for a next request gives its file to one that is there
+                self._idle.popitem()[0].abort()
+            raise
 
     def _new_destination(self, scheme: str, netloc: bytes) -> "_Destination":
         if scheme not in ("http", "https"):
@@ -205,8 +215,20 @@ class _Destination:
         return self.scheme == "https"
 
 
-_dialling: ContextVar[_Destination] = ContextVar("dialling")
-"""For whom a socket is made: aiohttp tells the socket factory only the address."""
+class _Dial:
+    """For whom sockets are made, which aiohttp does not tell the socket factory, and why one could not be made.
+
+    Of several addresses that fail in different ways aiohttp keeps the words only, and no error number.
+    """
+
+    __slots__ = ("destination", "failure")
+
+    def __init__(self, destination: _Destination) -> None:
+        self.destination = destination
+        self.failure: OSError | None = None
+
+
+_dialling: ContextVar[_Dial] = ContextVar("dialling")
 
 
 class _RefusedError(OSError):
@@ -319,4 +341,6 @@ def _cut_short(exc: BaseException) -> bool:
 
 
 def _words(exc: BaseException) -> str:
+    if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
+        return f"{exc.strerror}: this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} (ulimit -n)"
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
