@@ -7,7 +7,6 @@ loops finish what is in flight, and the store goes last.
 
 import asyncio
 import math
-import os
 import random
 import resource
 import signal
@@ -49,10 +48,11 @@ from gateway.errors import ConfigError, GatewayError, Unavailable
 from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
-from gateway.netguard import Netguard, parse_allow, system_resolve
+from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
 from gateway.profile import Profile
 from gateway.profilefile import load_profiles
+from gateway.resolver import Resolver
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
 from gateway.sender import Sender
@@ -71,8 +71,12 @@ _log = structlog.get_logger()
 
 _USER_AGENT = f"webhook-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
+_IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _UPSTREAM_CONNECTIONS = 64
-_RESERVED_FILES = 512  # for the connections above, the database and whatever else is not a client's
+_IDLE_UPSTREAM_CONNECTIONS = 64
+_OTHER_FILES = 64  # the database, the event loop, the name server, the log
+_RESERVED_FILES = _CONNECTIONS + _IDLE_CONNECTIONS + _UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS + _OTHER_FILES
+"""What clients leave of the open files."""
 _KEEP_ALIVE_S = 75
 _UNLIMITED_PER_S = 1e6
 
@@ -91,8 +95,14 @@ class Gateway:
         profiles = load_profiles([config_dir() / "upstreams"])
         secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
-        self._upstream_transport = PooledTransport(guard=None, limit=_UPSTREAM_CONNECTIONS)
-        self._callback_transport = PooledTransport(guard=self._guard, limit=_CONNECTIONS)
+        self._resolver = Resolver()
+        resolve = self._resolver.resolve
+        self._upstream_transport = PooledTransport(
+            guard=None, resolve=resolve, limit=_UPSTREAM_CONNECTIONS, limit_idle=_IDLE_UPSTREAM_CONNECTIONS
+        )
+        self._callback_transport = PooledTransport(
+            guard=self._guard, resolve=resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
+        )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
@@ -112,7 +122,7 @@ class Gateway:
         self._supervisor = Supervisor(loops, clock, metrics)
 
         async def check_url(url: str) -> None:
-            await self._guard.check_registration(url, system_resolve)
+            await self._guard.check_registration(url, resolve)
 
         callbacks = Callbacks(
             self._store,
@@ -216,6 +226,7 @@ class Gateway:
         await self._store.close()
         await self._callback_transport.aclose()
         await self._upstream_transport.aclose()
+        await self._resolver.close()
 
     def _unready(self) -> str | None:
         """Return why not, for everybody to see: no message of an upstream, a database or an exception."""
@@ -296,8 +307,6 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
-    # uvloop resolves names in libuv's threads, in half of them at most: of four, two dead names would take both.
-    os.environ.setdefault("UV_THREADPOOL_SIZE", "256")
     uvloop.run(_serve(settings))
 
 

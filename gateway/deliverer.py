@@ -16,7 +16,7 @@ import structlog
 from gateway.bulkhead import Bulkhead
 from gateway.clientheaders import ClientHeaders
 from gateway.clock import Clock, wait_for_event
-from gateway.errors import StoreError
+from gateway.errors import OutOfResources, StoreError
 from gateway.inflight import InFlight
 from gateway.model import Attempt, AttemptRecord, AttemptResult, DueCallback
 from gateway.retry import RetryPolicy
@@ -31,6 +31,7 @@ _log = structlog.get_logger()
 
 _CONCURRENCY = 256
 _DEFECT_PAUSE_S = 60.0
+_NOT_MADE_PAUSE_S = 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
 
 
@@ -85,14 +86,15 @@ class Deliverer:
         delivered: bool | None = None
         try:
             record = await self._send(claim)
-            delivered = _speaks_for_its_receiver(record.attempt)
-            await self._record(record)
+            if record is not None:
+                delivered = _speaks_for_its_receiver(record.attempt)
+                await self._record(record)
         finally:
             self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
             if self._bulkhead.refused:
                 self._in_flight.wake_soon()  # somebody waits for this place
 
-    async def _send(self, claim: DueCallback) -> AttemptRecord:
+    async def _send(self, claim: DueCallback) -> AttemptRecord | None:
         started_at = self._clock.now()
         started = self._clock.monotonic()
         self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
@@ -103,6 +105,9 @@ class Deliverer:
         except asyncio.CancelledError:
             await self._interrupted(claim, started_at, started)
             raise
+        except OutOfResources as exc:
+            await self._not_made(claim, exc)
+            return None
         except BaseException:
             # A defect: it must not knock at the receiver in a tight circle.
             try:
@@ -183,6 +188,21 @@ class Deliverer:
         except StoreError as exc:
             # It is still pending, and due: nothing but the line in its log is missing.
             _log.warning("attempt.not_recorded", callback_id=claim.id, error=exc.message)
+
+    async def _not_made(self, claim: DueCallback, exc: OutOfResources) -> None:
+        """Give the claim back after a pause: this machine's trouble is not recorded, or counted, as its receiver's."""
+        self._metrics.attempts.labels("not_made").inc()
+        _log.warning(
+            "attempt.not_made",
+            callback_id=claim.id,
+            receiver=claim.receiver,
+            error=exc.message,
+            again_in_s=_NOT_MADE_PAUSE_S,
+        )
+        try:
+            await asyncio.sleep(_NOT_MADE_PAUSE_S)
+        finally:
+            self._store.release_callback(claim)
 
 
 def _speaks_for_its_receiver(attempt: Attempt) -> bool | None:

@@ -7,6 +7,7 @@
     ├── SecretError            a webhook secret or key cannot be used
     ├── VerificationError      a received webhook does not prove its origin
     ├── AddressNotAllowed      a callback may not reach this host, address or port
+    ├── OutOfResources         this machine has no file or memory left for a connection
     ├── StoreError             the database cannot answer; callers may try again
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
@@ -46,6 +47,7 @@ __all__ = [
     "MalformedRequest",
     "MethodNotAllowed",
     "NotFound",
+    "OutOfResources",
     "RateLimited",
     "RequestError",
     "RequestTimeout",
@@ -99,6 +101,10 @@ class AddressNotAllowed(GatewayError):
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(message)
         self.rule = rule
+
+
+class OutOfResources(GatewayError):
+    """No file or memory is left on this machine for a connection: that says nothing about whoever was to be reached."""
 
 
 class StoreError(GatewayError):

@@ -9,7 +9,6 @@ A URL is read by ``httpx.URL``, the type that the transport dials from, so that 
 
 import asyncio
 import re
-import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -20,7 +19,7 @@ import msgspec
 
 from gateway.errors import AddressNotAllowed
 
-__all__ = ["AllowEntry", "Netguard", "Resolve", "Target", "parse_allow", "system_resolve"]
+__all__ = ["AllowEntry", "Netguard", "Resolve", "Target", "parse_allow"]
 
 _Address = IPv4Address | IPv6Address
 
@@ -225,16 +224,6 @@ class Netguard:
             shown = target.host if target.host == str(address) else f"{target.host} resolves to {address}, which"
             raise _refusal(rule, f"{shown} is in a range that callbacks may not reach ({rule}).", target)
         _check_public(target)
-
-
-async def system_resolve(host: str, port: int) -> Sequence[str]:
-    """Resolve with the system's resolver, in a thread. Raises OSError where the name has no address."""
-    loop = asyncio.get_running_loop()
-    try:
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as exc:  # a label that the C library's interface cannot carry
-        raise socket.gaierror(socket.EAI_NONAME, "not a valid host name") from exc
-    return [str(info[4][0]) for info in infos]
 
 
 def _split(url: str) -> tuple[str, str, int]:

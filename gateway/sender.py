@@ -6,6 +6,7 @@ callback policy.
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import httpx
 import msgspec
 
 from gateway.clock import Clock
-from gateway.errors import AddressNotAllowed
+from gateway.errors import AddressNotAllowed, OutOfResources
 from gateway.extraheaders import mask
 from gateway.retry import parse_retry_after
 
@@ -26,6 +27,7 @@ Reason = Literal["dns", "refused", "tls", "timeout", "status", "blocked", "reset
 
 _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
+_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 # Parsing a URL is the dearest part of making a request, and receivers are few.
 _parse_url = lru_cache(maxsize=4096)(httpx.URL)
@@ -63,8 +65,10 @@ class Sender:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
 
         ``headers`` have lower-case names; user-agent, accept and accept-encoding among them are replaced.
-        Whatever the receiver or the network does is a value; only cancellation is raised. ``confidential``, the
-        longest first, is what the result must not show of the answer: some receivers repeat the request.
+        Whatever the receiver or the network does is a value. ``confidential``, the longest first, is what the result
+        must not show of the answer: some receivers repeat the request.
+
+        Raises OutOfResources where this machine has no file or memory left to send with: nothing was sent.
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
         # More than is kept: what begins within the excerpt has to be seen whole to be recognised.
@@ -80,6 +84,8 @@ class Sender:
         except TimeoutError:
             failure = self._timed_out(url)
         except httpx.HTTPError as exc:
+            if answer.status_code is None and _is_our_own(exc):
+                raise OutOfResources(f"No attempt could be made: {exc}") from exc
             failure = self._timed_out(url) if isinstance(exc, httpx.TimeoutException) else _explain(exc, _where(url))
         if answer.status_code is not None and not 200 <= answer.status_code < 300:
             # The receiver has spoken, whatever became of the rest of its answer.
@@ -167,6 +173,14 @@ def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
         return _reset(where)
     return "protocol", (
         f"What {where} answered is not valid HTTP/1.1: check that the callback URL's scheme and port are right."
+    )
+
+
+def _is_our_own(exc: httpx.HTTPError) -> bool:
+    """Whether this machine's lack of files or memory is behind a failure; name look-ups and TLS have own numbers."""
+    return any(
+        isinstance(cause, OSError) and not isinstance(cause, socket.gaierror | ssl.SSLError) and cause.errno in _OUR_OWN
+        for cause in _causes(exc)
     )
 
 

@@ -9,18 +9,21 @@ limit is a cancellation.
 """
 
 import asyncio
+import errno
 import re
+import resource
 import socket
 import ssl
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import aiohappyeyeballs
 import httpx
+from aiohappyeyeballs import AddrInfoType
 
 from gateway.http1 import Connection
-from gateway.netguard import Netguard, Resolve, system_resolve
+from gateway.netguard import Netguard, Resolve
 
 __all__ = ["PooledTransport"]
 
@@ -33,7 +36,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     """Send requests whose body is in memory; every failure is an ``httpx.TransportError`` or AddressNotAllowed.
 
     The operating system's error stands in the ``__cause__`` chain. A cancelled request closes its connection and gives
-    its place back at once. ``limit`` connections are in use at once; ``max_idle`` more are kept for ``keepalive_s``
+    its place back at once. ``limit`` connections are in use at once; ``limit_idle`` more are kept for ``keepalive_s``
     seconds after their use, of more the longest unused is closed.
 
     A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query.
@@ -43,16 +46,16 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self,
         *,
         guard: Netguard | None,
+        resolve: Resolve,
         limit: int,
-        max_idle: int | None = None,
+        limit_idle: int = 128,
         verify: ssl.SSLContext | None = None,
         keepalive_s: float = 15,
-        resolve: Resolve = system_resolve,
     ) -> None:
-        """``max_idle``: None as many as ``limit``. ``verify``: None trusts the system's authorities."""
+        """``verify``: None trusts the system's authorities."""
         self._guard = guard
         self._places = asyncio.Semaphore(limit)
-        self._max_idle = limit if max_idle is None else max_idle
+        self._limit_idle = limit_idle
         self._tls = verify
         self._keepalive_s = keepalive_s
         self._resolve = resolve
@@ -109,13 +112,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if connection is None:
             return
         self._busy.discard(connection)
-        if not connection.usable or self._closed or not self._max_idle:
+        if not connection.usable or self._closed or not self._limit_idle:
             connection.close()
             return
         loop = asyncio.get_running_loop()
         self._idle[connection] = destination, loop.time()
         self._idle_at.setdefault(destination, []).append(connection)
-        if len(self._idle) > self._max_idle:
+        if len(self._idle) > self._limit_idle:
             self._forget(next(iter(self._idle))).close()
         if self._sweep is None:
             self._sweep = loop.call_later(self._keepalive_s, self._close_old)
@@ -143,11 +146,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     async def _dial(self, destination: "_Destination") -> Connection:
         loop = asyncio.get_running_loop()
-        sock = None
+        no_socket: list[OSError] = []
         try:
             addresses = await self._addresses(destination)
             sock = await aiohappyeyeballs.start_connection(
-                [_addr_info(address, destination.port) for address in addresses], happy_eyeballs_delay=_NEXT_ADDRESS_S
+                [_addr_info(address, destination.port) for address in addresses],
+                happy_eyeballs_delay=_NEXT_ADDRESS_S,
+                socket_factory=partial(self._open_socket, no_socket),
             )
             # uvloop and asyncio close the socket where this fails or is cancelled.
             _, connection = await loop.create_connection(
@@ -157,9 +162,20 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 server_hostname=destination.host.rstrip(".") if destination.scheme == "https" else None,
             )
         except (OSError, RuntimeError) as exc:  # RuntimeError: uvloop on a closed socket
-            kind = httpx.ConnectTimeout if isinstance(exc, TimeoutError) else httpx.ConnectError
-            raise kind(f"{destination}: {_words(exc)}") from exc
+            # Of several addresses that fail in different ways only the words would be left, and no error number.
+            reason = no_socket[0] if no_socket else exc
+            kind = httpx.ConnectTimeout if isinstance(reason, TimeoutError) else httpx.ConnectError
+            raise kind(f"{destination}: {_words(reason)}") from reason
         return connection
+
+    def _open_socket(self, failures: list[OSError], addr_info: AddrInfoType) -> socket.socket:
+        try:
+            return socket.socket(*addr_info[:3])
+        except OSError as exc:
+            failures.append(exc)
+            while self._idle:  # what only waits for a next request gives its file to one that is there
+                self._forget(next(iter(self._idle))).close()
+            raise
 
     async def _addresses(self, destination: "_Destination") -> list[str]:
         """Return what is dialled. Raises AddressNotAllowed where even one of a name's addresses is forbidden."""
@@ -262,11 +278,13 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _addr_info(address: str, port: int) -> tuple[int, int, int, str, Any]:
+def _addr_info(address: str, port: int) -> AddrInfoType:
     if ":" in address:
         return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
     return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
 
 
 def _words(exc: BaseException) -> str:
+    if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
+        return f"{exc.strerror}: this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} (ulimit -n)"
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__

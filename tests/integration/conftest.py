@@ -4,10 +4,20 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
+from gateway import app
+from gateway.resolver import Resolver
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole gateways ask no name server of this machine: a port where nobody listens refuses at once."""
+    monkeypatch.setattr(app, "Resolver", partial(Resolver, nameservers=["127.0.0.1:9"]))
 
 
 class RawServer:

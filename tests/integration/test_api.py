@@ -1,17 +1,22 @@
 """The HTTP API of one gateway in this process, over its real store: every answer, and every refusal as problem+json."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from gateway import app
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.config import load
+from gateway.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from tests.nameserver import serve_names
 
 HOOKS = "https://hooks.example.com/in"
 PROBLEM = "application/problem+json"
@@ -23,7 +28,7 @@ async def gateway_client(tmp_path: Path, **environ: str) -> AsyncIterator[httpx.
             {
                 "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}",
                 "GATEWAY_UPSTREAM_URL": upstream_url,
-                # Names are not looked up in these tests: what an entry names may be registered.
+                # Names do not resolve in these tests: what an entry names may be registered.
                 "GATEWAY_CALLBACK_ALLOW": "hooks.example.com,127.0.0.1",
                 **environ,
             }
@@ -266,6 +271,26 @@ async def test_a_batch_judges_each_by_itself(api: httpx.AsyncClient) -> None:
     assert data[1]["error"]["errors"][0]["field"] == "callbackUrl"
     assert data[2]["error"]["code"] == "callback_not_allowed"
     assert len((await api.get("/v1/callbacks")).json()["data"]) == 1
+
+
+async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch waits for a thousand names that nobody answers for, other registrations go on, batches included."""
+    items = [body(callbackUrl=f"https://slow-{number}.example.com/in") for number in range(1000)]
+    async with serve_names(hooks_example_com=["192.0.2.1"]) as server:
+        monkeypatch.setattr(app, "Resolver", partial(Resolver, nameservers=[server.address]))
+        async for api in gateway_client(tmp_path):
+            slow = asyncio.create_task(api.post("/v1/callbacks/batch", json={"callbacks": items}))
+            async with asyncio.timeout(10):
+                while len(server.asked) < 64:  # noqa: ASYNC110 - the server is of this loop
+                    await asyncio.sleep(0.001)
+                started = asyncio.get_running_loop().time()
+                assert (await api.post("/v1/callbacks", json=body())).status_code == 201
+                batch = await api.post("/v1/callbacks/batch", json={"callbacks": [body(taskId="sim-never-0-b")]})
+                assert [item["status"] for item in batch.json()["data"]] == [201]
+                assert asyncio.get_running_loop().time() - started < 1
+            assert not slow.done()
+            slow.cancel()
+            await asyncio.wait([slow])
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -1,6 +1,7 @@
 """The life of one attempt: when it is made, what its answer leads to, and that it is never lost. In virtual time."""
 
 import asyncio
+import errno
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -9,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from gateway.errors import OutOfResources
 from gateway.model import Callback, CallbackState, Outcome, Settlement, TaskState
 from gateway.outcome import PollResult
 from gateway.sender import Sender, SendResult
@@ -379,6 +382,62 @@ def test_a_defect_in_sending_gives_the_claim_back(tmp_path: Path) -> None:
         assert tried == [pytest.approx(at, abs=0.1) for at in (0.0, 60.0, 120.0)]
         assert (await life.look(callback)).state is CallbackState.DELIVERED
         assert life.claims == 0
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("lacks", [1, 20])
+def test_an_attempt_that_cannot_be_made_is_nobodys_failure(lacks: int, tmp_path: Path) -> None:
+    """Out of open files: the only attempt of the schedule is made once there are some, and it is the first."""
+
+    class Lacking(Receiver):
+        async def answer(self, request: httpx.Request) -> httpx.Response:
+            if len(tried) < lacks:
+                tried.append(VirtualClock().monotonic())
+                raise httpx.ConnectError("hook: Too many open files") from OSError(errno.EMFILE, "Too many open files")
+            return await super().answer(request)
+
+    async def main() -> None:
+        receiver = Lacking(httpx.Response(204))
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        with capture_logs() as log:
+            (callback,) = await owed(life)
+            await asyncio.sleep(lacks * 5 + 1)
+        assert tried == [pytest.approx(5 * number, abs=0.1) for number in range(lacks)]
+        found = await life.look(callback)
+        assert (found.state, found.attempts, len(receiver.times)) == (CallbackState.DELIVERED, 1, 1)
+        assert await results(life, callback) == ["delivered"]
+        assert life.claims == 0
+        assert (life.deliverer._bulkhead.free, life.deliverer._bulkhead._failures) == (256, {})
+        lines = [line for line in log if line["event"] == "attempt.not_made"]
+        assert len(lines) == lacks
+        assert lines[0]["error"] == "No attempt could be made: hook: Too many open files"
+        assert not any("exc_info" in line for line in log)
+        assert f'gateway_attempts_total{{result="not_made"}} {lacks}.0'.encode() in life.metrics.render()
+        await life.stop()
+
+    tried: list[float] = []
+    run_virtual(main())
+
+
+def test_a_shutdown_before_an_attempt_can_be_made(tmp_path: Path) -> None:
+    """Nothing is recorded, and nothing is lost."""
+
+    async def send(url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        raise OutOfResources("No attempt could be made: Too many open files")
+
+    async def main() -> None:
+        life = await new_life(tmp_path / "db", ScriptedSender(send)).start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(1)
+        await life.supervisor.drain(0)
+        assert (life.claims, await results(life, callback)) == (0, [])
+        await life.store.close()
+        receiver = Receiver(httpx.Response(204))
+        life = await new_life(tmp_path / "db", receiver).start()
+        await asyncio.sleep(1)
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
         await life.stop()
 
     run_virtual(main())

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.config import load
+from gateway.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, in_url
@@ -54,7 +55,7 @@ async def upstream_url() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def api(tmp_path: Path, upstream_url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def api(tmp_path: Path, upstream_url: str, names: "Names") -> AsyncIterator[httpx.AsyncClient]:
     """A client, without sockets, of a running gateway that allows nothing beyond the default."""
     settings = load(
         {
@@ -75,25 +76,24 @@ async def api(tmp_path: Path, upstream_url: str) -> AsyncIterator[httpx.AsyncCli
 
 
 class Names:
-    """The system's resolver: each name has a public address when first asked for, and its own ever after."""
+    """A resolver: each name has a public address when first asked for, and its own ever after."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.addresses: dict[str, list[str]] = {}
         self.asked: Counter[str] = Counter()
-        self._system = asyncio.get_running_loop().getaddrinfo
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self.getaddrinfo)
 
-    async def getaddrinfo(self, host: str, port: int, **options: int) -> list[Any]:
+    async def resolve(self, host: str, port: int) -> list[str]:
         if host not in self.addresses:
-            return await self._system(host, port, **options)
+            raise socket.gaierror(socket.EAI_NONAME, "there is no such name")
         self.asked[host] += 1
-        found = [PUBLIC] if self.asked[host] == 1 else self.addresses[host]
-        return [
-            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
-            if ":" in address
-            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-            for address in found
-        ]
+        return [PUBLIC] if self.asked[host] == 1 else self.addresses[host]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    names = Names()
+    monkeypatch.setattr(Resolver, "resolve", lambda _, host, port: names.resolve(host, port))
+    return names
 
 
 async def register(api: httpx.AsyncClient, url: str) -> httpx.Response:
@@ -128,10 +128,9 @@ async def test_hostile_urls_are_refused_when_registered(api: httpx.AsyncClient, 
 
 
 async def test_names_that_change_their_answer_are_blocked_at_the_socket(
-    api: httpx.AsyncClient, upstream_url: str, connects: list[Any], monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient, upstream_url: str, connects: list[Any], names: Names
 ) -> None:
     """A name that was public when registered and is not at the attempt ends blocked by its rule, unconnected."""
-    names = Names(monkeypatch)
     rules: dict[str, str] = {}
     with capture_logs() as log:
         for number, (rule, address) in enumerate(FORBIDDEN):

@@ -537,7 +537,7 @@ async def test_nothing_is_created_that_could_not_be_registered(
     writer = stand.store._writer
     transaction = writer._transaction
 
-    def fails() -> Any:
+    def fails(_: object) -> Any:
         raise OSError("disk full")
 
     writer._transaction = fails

@@ -39,7 +39,7 @@ async def make():
     made: list[PooledTransport] = []
 
     def new(*, timeout_s: float = 5.0, allow: str = "127.0.0.0/8", clock=None, **options) -> Sender:
-        transport = PooledTransport(guard=Netguard(parse_allow(allow)), **{"limit": 10, **options})
+        transport = PooledTransport(guard=Netguard(parse_allow(allow)), **{"resolve": unknown, "limit": 10, **options})
         made.append(transport)
         return Sender(transport, clock or SystemClock(), timeout_s=timeout_s, user_agent="gateway/test")
 

@@ -38,7 +38,7 @@ async def make():
     made: list[PooledTransport] = []
 
     def new(**options) -> PooledTransport:
-        options = {"guard": None, "limit": 10, **options}
+        options = {"guard": None, "resolve": resolving(), "limit": 10, **options}
         made.append(PooledTransport(**options))
         return made[-1]
 
@@ -400,15 +400,6 @@ async def test_name_that_does_not_resolve(make, names) -> None:
     assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
-async def test_system_resolver_is_the_default(make, raw_server, answering) -> None:
-    """Without a resolver of its own the transport asks the system; a label too long for it is a DNS failure."""
-    server = await raw_server(answering(OK))
-    assert (await post(make(), server.url(host="localhost"))).status_code == 200
-    with pytest.raises(httpx.ConnectError) as caught:
-        await post(make(), f"http://{'a' * 64}.localhost/")
-    assert isinstance(caught.value.__cause__, socket.gaierror)
-
-
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http:///path", "http://127.0.0.1:70000/", "/relative"])
 async def test_unusable_url(make, url: str) -> None:
     """A URL that cannot be dialled is an httpx error."""
@@ -648,19 +639,67 @@ async def test_target_that_would_break_the_request(make, raw_server, answering, 
 # --- idle connections ----------------------------------------------------------------------------------------------
 
 
+async def closed_down_to(server, count: int) -> None:
+    async with asyncio.timeout(5):
+        while len(server._tasks) > count:  # noqa: ASYNC110 - until the server has seen the ends of the others
+            await asyncio.sleep(0.001)
+
+
+async def anywhere(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
 async def test_idle_connections_are_bounded(make, raw_server, answering) -> None:
-    """Of more idle connections than allowed the longest unused is closed; the ones just used serve again."""
-    servers = [await raw_server(answering(OK)) for _ in range(12)]
-    transport = make(max_idle=4)
-    for server in servers:
-        await post(transport, server.url())
-    assert len(transport._idle) == 4
-    for server in servers[-4:]:
-        await post(transport, server.url())
-    assert [server.connections for server in servers[-4:]] == [1] * 4
-    await post(transport, servers[0].url())
-    assert servers[0].connections == 2
-    assert len(transport._idle) == len([c for same in transport._idle_at.values() for c in same]) == 4
+    """However many receivers there were, only the connections to the last few are kept, and those are used again."""
+    server = await raw_server(answering(OK))
+    transport = make(resolve=anywhere, limit=20, limit_idle=8)
+    urls = [server.url(host=f"receiver-{number}.test") for number in range(200)]
+    for start in range(0, len(urls), 20):
+        await asyncio.gather(*(post(transport, url) for url in urls[start : start + 20]))
+        await closed_down_to(server, 8)
+    assert server.connections == 200
+    for url in urls[-8:]:
+        await post(transport, url)
+    assert server.connections == 200
+    assert len(server._tasks) == 8
+    await post(transport, urls[0])
+    assert server.connections == 201
+    await closed_down_to(server, 8)
+    assert len(transport._idle) == 8
+
+
+async def test_the_idle_connection_unused_for_longest_is_closed(make, raw_server, answering) -> None:
+    """A receiver that gets webhooks all the time keeps its connection, however many others come and go."""
+    server = await raw_server(answering(OK))
+    transport = make(resolve=anywhere, limit_idle=2)
+    for number in range(50):
+        await post(transport, server.url(host="busy.test"))
+        await post(transport, server.url(host=f"receiver-{number}.test"))
+    assert server.connections == 51
+    await closed_down_to(server, 2)
+
+
+async def test_connections_in_use_are_not_idle(make, raw_server, read_request) -> None:
+    """Requests under way are not bounded by what may be idle, and none of them is cut off for it."""
+    arrived, release = 0, asyncio.Event()
+
+    async def handle(reader, writer) -> None:
+        nonlocal arrived
+        while True:
+            await read_request(reader)
+            arrived += 1
+            await release.wait()
+            writer.write(OK)
+
+    server = await raw_server(handle)
+    transport = make(resolve=anywhere, limit=20, limit_idle=2)
+    running = [asyncio.create_task(post(transport, server.url(host=f"r{number}.test"))) for number in range(20)]
+    async with asyncio.timeout(5):
+        while arrived < 20:  # noqa: ASYNC110 - the server is of this loop
+            await asyncio.sleep(0.001)
+    release.set()
+    assert {(await task).content for task in running} == {b"ok"}
+    await closed_down_to(server, 2)
 
 
 async def test_idle_connections_grow_old(make, raw_server, answering) -> None:
@@ -682,7 +721,7 @@ def test_made_outside_of_a_loop() -> None:
     """A transport may be made before any loop runs, and closed unused, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        transport = PooledTransport(guard=Netguard(), limit=1)
+        transport = PooledTransport(guard=Netguard(), resolve=resolving(), limit=1)
         asyncio.run(transport.aclose())
 
 

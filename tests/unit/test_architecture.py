@@ -21,6 +21,7 @@ LAYERS = {
         "netguard",
         "transport",
         "http1",
+        "resolver",
         "store",
         "asgi_server",
         "secretfile",
@@ -60,6 +61,7 @@ MAY_IMPORT = {
 SIBLINGS = {
     # Where a layer's modules do not know one another, these do.
     ("inbound", "api"),  # the error format
+    ("transport", "http1"),  # its connections
     ("transport", "netguard"),  # checks the address that is dialled
     ("sender", "transport"),  # its types
     ("poller", "supervisor"),  # how often a loop gives a sign of life
