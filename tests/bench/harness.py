@@ -9,6 +9,8 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -100,6 +102,19 @@ def cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def disk_write_ms(writes: int = 100) -> float:
+    """Return the median time in which 4 kB reach the disk of the temporary folder: what a commit waits for."""
+    took = []
+    with tempfile.NamedTemporaryFile() as file:
+        for _ in range(writes):
+            file.write(bytes(4096))
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - started)
+    return round(statistics.median(took) * 1000, 3)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Options(argparse.Namespace):
     receiver: str
     count: int
     concurrency: int
+    database: str
 
     @property
     def record_url(self) -> str:
@@ -35,12 +36,15 @@ class Options(argparse.Namespace):
         return f"{self.receiver}/hook"
 
 
-def read_options(description: str | None) -> Options:
+def read_options(description: str | None, *, database: bool = False) -> Options:
+    """Read the command line; a peer that needs a database server is told how to connect."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", required=True, metavar="URL")
     parser.add_argument("--receiver", required=True, metavar="URL")
     parser.add_argument("--count", type=int, default=2000, help="lives to measure, after a warm-up")
     parser.add_argument("--concurrency", type=int, default=64, help="lives at a time")
+    if database:
+        parser.add_argument("--database", required=True, metavar="CONNINFO", help="an empty PostgreSQL database")
     return parser.parse_args(namespace=Options())
 
 
@@ -48,11 +52,11 @@ async def measure(options: Options, live: Callable[[list[str]], Awaitable[Any]])
     """Live the warm-up, then the measured tasks; ``live`` returns when all of its webhooks are delivered."""
     await live(task_ids(WARM_UP))
     measured = task_ids(options.count)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     await live(measured)
-    seconds = time.perf_counter() - started
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     figures = {"lives_per_s": round(options.count / seconds, 1), "count": options.count, "seconds": round(seconds, 3)}
-    print(json.dumps(figures | {"warm_up": WARM_UP}), flush=True)
+    print(json.dumps(figures | {"cpu_ms_per_life": round(cpu_s / options.count * 1000, 3), "warm_up": WARM_UP}))
 
 
 def task_ids(count: int) -> list[str]:
