@@ -8,7 +8,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-peers bench-schedule check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 bench: $(VENV)/.runtime ## Measure an idle sidecar, and what a hanging receiver costs another one
 	@$(VENV)/bin/python tests/bench/idle.py
 	@$(VENV)/bin/python tests/bench/isolation.py
+
+bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people write, durable libraries, and bare HTTP
+	@$(VENV)/bin/python tests/bench/run_peers.py --python $(VENV)-bench/bin/python $(ARGS)
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
@@ -54,9 +57,10 @@ lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --group dev --group build -o requirements-dev.lock
 	@$(COMPILE) -c requirements-dev.lock pyproject.toml -o requirements.lock
 	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group bench -o requirements-bench.lock
 
 clean: ## Remove all that these targets made
-	@rm -rf $(VENV) build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-bench build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run (a version manager's shim may not) and be able to make virtual environments.
@@ -90,6 +94,13 @@ $(VENV)/.runtime: $(VENV)/.created requirements.lock requirements-build.lock pyp
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@echo 'Installing the development tools into $(VENV) …'
 	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# The peers' packages, apart from the gateway's: none of them may decide which versions it runs with.
+$(VENV)-bench/.ready: $(VENV)/.created requirements-bench.lock
+	@echo 'Installing the peers of the benchmark into $(VENV)-bench …'
+	@$(VENV)/bin/python -m venv --clear $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes -r requirements-bench.lock
 	@touch $@
 
 # The reference library from npm: without it one test is skipped, and says so.
