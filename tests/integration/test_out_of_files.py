@@ -98,9 +98,7 @@ async def test_idle_connections_give_their_files(
         assert (await sender.send(server.url(host="two.test"), {}, b"{}")).reason is None
 
 
-async def test_a_file_short_for_the_second_address(
-    transport: PooledTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_short_for_the_second_address(transport: PooledTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first address refused and none left to try the second with: the attempt was not a whole one."""
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]

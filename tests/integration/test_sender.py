@@ -33,6 +33,10 @@ class FixedClock:
         return self._seconds
 
 
+async def unknown(host: str, port: int) -> list[str]:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 @pytest.fixture
 async def make():
     """Make senders, by default free to reach 127.0.0.1, whose transports are closed at the test's end."""
