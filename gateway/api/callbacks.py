@@ -66,7 +66,7 @@ class Callbacks:
         """
         self._store = store
         self._clock = clock
-        self._metrics = metrics
+        self._registrations = {created: metrics.registrations.labels(created) for created in (True, False)}
         self._check_url = check_url
         self._first_poll_at = first_poll_at
         self._client_upstreams = client_upstreams
@@ -114,7 +114,7 @@ class Callbacks:
         ]
         for answer in answers:
             if "callback" in answer:
-                self._metrics.registrations.labels(answer["status"] == 201).inc()
+                self._registrations[answer["status"] == 201].inc()
         return json_response({"data": answers})
 
     async def list_all(self, request: Request) -> Response:
@@ -222,7 +222,7 @@ class Callbacks:
             raise CallbackNotAllowed(error.message, errors=[("callbackUrl", error.message)]) from None
 
     def _count(self, registration: Registration) -> None:
-        self._metrics.registrations.labels(registration.created).inc()
+        self._registrations[registration.created].inc()
 
     async def _cursor_serializer(self) -> URLSafeSerializer:
         if self._cursors is None:
