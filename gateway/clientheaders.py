@@ -3,12 +3,11 @@
 Owns that no client's secret or header gets into another's webhooks. Called by the deliverer; built by the wiring.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
-from gateway.extraheaders import confidential_parts
 from gateway.model import DueCallback
 from gateway.signature import Signer
 
@@ -24,10 +23,6 @@ class ClientWebhooks:
     signer: Signer = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     """Lower-case names; none that the gateway sets."""
-    confidential: Sequence[bytes] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "confidential", confidential_parts(self.headers.values()))
 
 
 class ClientHeaders:
@@ -46,9 +41,9 @@ class ClientHeaders:
             **client.signer.headers(claim.id, timestamp_s, claim.body),
         }
 
-    def confidential(self, claim: DueCallback) -> Sequence[bytes]:
-        """Return what nobody may be shown of the receiver's answer, should it repeat the request."""
-        return self._of(claim.client).confidential
+    def adds(self, claim: DueCallback) -> bool:
+        """Whether headers of the client's own go along: a receiver's answer may repeat them, in any spelling."""
+        return bool(self._of(claim.client).headers)
 
     def _of(self, name: str) -> ClientWebhooks:
         found = self._clients.get(name)

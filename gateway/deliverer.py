@@ -100,8 +100,7 @@ class Deliverer:
         self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
         try:
             headers = self._client_headers.headers(claim, started_at // 1000)
-            confidential = self._client_headers.confidential(claim)
-            sent = await self._sender.send(claim.url, headers, claim.body, confidential)
+            sent = await self._sender.send(claim.url, headers, claim.body)
         except asyncio.CancelledError:
             await self._interrupted(claim, started_at, started)
             raise
@@ -115,8 +114,8 @@ class Deliverer:
             finally:
                 self._store.release_callback(claim)
             raise
-        if confidential:
-            # Headers of the client's own went along; an answer may repeat them in more spellings than can be masked.
+        if self._client_headers.adds(claim):
+            # An answer may repeat them in more spellings than could be masked.
             sent = msgspec.structs.replace(sent, excerpt=b"")
         return self._judge(claim, sent)
 

@@ -1,14 +1,11 @@
-"""The static headers that a client wants on its webhooks: which there may be, and how they are kept from view.
+"""The static headers that a client wants on its webhooks: which there may be.
 
-Pure; the values are secrets and stand in no message. Called by ``config`` for the rules, by the sender for the view.
+Pure; the values are secrets and stand in no message. Called by ``config``.
 """
 
 import re
-from collections.abc import Iterable, Sequence
 
-import msgspec
-
-__all__ = ["confidential_parts", "header_problem", "mask"]
+__all__ = ["header_problem"]
 
 # The gateway's own, those that frame the message, and those that belong to one connection (RFC 9110 §7.6.1).
 _OURS = re.compile(
@@ -19,8 +16,6 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 §5.6.2
 # Visible ASCII, with spaces and tabs inside: above all no line break, which would begin a header of its own.
 _VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
 _MAX_VALUE = 4096
-_MIN_CONFIDENTIAL = 8
-"""What is shorter is no secret, and masking it would make an answer unreadable."""
 
 
 def header_problem(name: str, value: str) -> str | None:
@@ -32,18 +27,3 @@ def header_problem(name: str, value: str) -> str | None:
     if not _VALUE.fullmatch(value) or len(value) > _MAX_VALUE:
         return f"{name}: write 1 to {_MAX_VALUE} visible ASCII characters, spaces within, no line breaks"
     return None
-
-
-def confidential_parts(values: Iterable[str]) -> tuple[bytes, ...]:
-    """Return what a receiver's answer may not show of header values: whole, without their scheme, and as JSON."""
-    parts = {part for value in values for part in (value, value.split()[-1]) if len(part) >= _MIN_CONFIDENTIAL}
-    escaped = {msgspec.json.encode(part)[1:-1] for part in parts}
-    # The longest first: of "Bearer abc" nothing may stay behind once "abc" is gone.
-    return tuple(sorted({part.encode("ascii") for part in parts} | escaped, key=lambda part: (-len(part), part)))
-
-
-def mask(text: bytes, confidential: Sequence[bytes]) -> bytes:
-    """Replace confidential parts by as many asterisks."""
-    for part in confidential:
-        text = text.replace(part, b"*" * len(part))
-    return text

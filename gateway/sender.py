@@ -9,7 +9,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
@@ -18,7 +18,6 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.errors import AddressNotAllowed, OutOfResources
-from gateway.extraheaders import mask
 from gateway.retry import parse_retry_after
 
 __all__ = ["Reason", "SendResult", "Sender"]
@@ -46,7 +45,7 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None
     """How long the receiver asked to be left alone; only with 429 and 503."""
     excerpt: bytes
-    """The first 1 KiB of the answer's body, without what is confidential."""
+    """The first 1 KiB of the answer's body."""
 
 
 class Sender:
@@ -59,20 +58,16 @@ class Sender:
         # identity: a small compressed answer may unpack to gigabytes.
         self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
 
-    async def send(
-        self, url: str, headers: dict[str, str], body: bytes, confidential: Sequence[bytes] = ()
-    ) -> SendResult:
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> SendResult:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
 
         ``headers`` have lower-case names; user-agent, accept and accept-encoding among them are replaced.
-        Whatever the receiver or the network does is a value. ``confidential``, the longest first, is what the result
-        must not show of the answer: some receivers repeat the request.
+        Whatever the receiver or the network does is a value.
 
         Raises OutOfResources where this machine has no file or memory left to send with: nothing was sent.
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
-        # More than is kept: what begins within the excerpt has to be seen whole to be recognised.
-        answer = _Answer(_EXCERPT + max(map(len, confidential), default=0))
+        answer = _Answer()
         failure: tuple[Reason, str] | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -97,7 +92,7 @@ class Sender:
             reason=failure and failure[0],
             error=failure and failure[1],
             retry_after_s=parse_retry_after(answer.retry_after, self._clock.now()),
-            excerpt=mask(answer.excerpt, confidential)[:_EXCERPT],
+            excerpt=answer.excerpt,
         )
 
     async def _exchange(self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer") -> None:
@@ -114,8 +109,8 @@ class Sender:
             assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
             # The stream itself: response.aiter_raw() would leave a suspended generator behind when left early.
             async for chunk in response.stream:
-                if size < answer.keep:
-                    answer.excerpt += chunk[: answer.keep - size]
+                if size < _EXCERPT:
+                    answer.excerpt += chunk[: _EXCERPT - size]
                 size += len(chunk)
                 if size >= _MAX_BODY:
                     break
@@ -135,9 +130,6 @@ class _Answer:
     status_code: int | None = None
     retry_after: str | None = None
     excerpt: bytes = b""
-
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
 
 
 def _where(url: str) -> str:

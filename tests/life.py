@@ -70,9 +70,7 @@ class ScriptedSender(Sender):
     def __init__(self, send: Callable[[str, Mapping[str, str], bytes], Awaitable[SendResult]]) -> None:
         self._send = send
 
-    async def send(
-        self, url: str, headers: Mapping[str, str], body: bytes, confidential: Sequence[bytes] = ()
-    ) -> SendResult:
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
         return await self._send(url, headers, body)
 
 

@@ -39,8 +39,9 @@ __all__ = [
     "expired_task",
     "new_callbacks",
     "new_tasks",
+    "owed",
     "polls",
-    "settlements",
+    "settled",
     "task",
     "wanted",
     "webhook_parameters",
@@ -251,28 +252,29 @@ def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any
     return {"deliver_at": deliver_at, "head": template.head, "middle": template.middle, "tail": template.tail}
 
 
-def settlements(settled: Sequence[Settlement], delay_ms: int) -> str:
-    """Return OWE_WEBHOOKS' and SETTLE_TASKS' parameter; the webhooks fall due ``delay_ms`` milliseconds afterwards.
+def owed(settled: Sequence[Settlement], delay_ms: int) -> str:
+    """Return OWE_WEBHOOKS' parameter; the webhooks fall due ``delay_ms`` milliseconds after their task's end.
 
-    Seq, state, outcome, settled_at, polls, expired_by, deliver_at, and the head, middle and tail of the body.
+    Seq, expired_by, deliver_at, and the head, middle and tail of the body.
     """
-    return array([_settlement(one, delay_ms) for one in settled])
+    return array([_owed(one, delay_ms) for one in settled])
 
 
-def _settlement(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
+def _owed(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
     template = body_template(one.outcome, one.settled_at)
     return (
         one.seq,
-        one.outcome.state,
-        one.outcome.data.decode(),
-        one.settled_at,
-        one.polls,
         FOREVER if one.expired_by is None else one.expired_by,
         one.settled_at + delay_ms,
         template.head.decode(),
         template.middle.decode(),
         template.tail.decode(),
     )
+
+
+def settled(ended: Sequence[Settlement]) -> str:
+    """Return SETTLE_TASKS' parameter: seq, state, outcome, settled_at, polls."""
+    return array([(one.seq, one.outcome.state, one.outcome.data.decode(), one.settled_at, one.polls) for one in ended])
 
 
 def attempts(records: Sequence[AttemptRecord]) -> str:

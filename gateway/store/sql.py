@@ -155,12 +155,12 @@ POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? A
 # Materialized: from the settled tasks to their callbacks, and not through all callbacks in search of these.
 OWE_WEBHOOKS = """
 WITH owed AS MATERIALIZED (
-    SELECT c.seq AS seq, settled.value ->> 6 AS deliver_at, CAST((settled.value ->> 7) || c.id || (settled.value ->> 8)
-        || c.metadata || (settled.value ->> 9) AS BLOB) AS body
+    SELECT c.seq AS seq, settled.value ->> 2 AS deliver_at, CAST((settled.value ->> 3) || c.id || (settled.value ->> 4)
+        || c.metadata || (settled.value ->> 5) AS BLOB) AS body
     FROM json_each(?) AS settled
     CROSS JOIN tasks AS t ON t.seq = settled.value ->> 0 AND t.state = 'waiting'
     CROSS JOIN callbacks AS c
-        ON c.task_seq = t.seq AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 5
+        ON c.task_seq = t.seq AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = owed.seq

@@ -330,9 +330,9 @@ class SqliteStore:
         receivers: set[str] = set()
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in filter(None, (ends, expiries)):
-            parameter = (rows.settlements(settled, self._first_attempt_delay_ms),)
-            receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, parameter)))
-            db.execute(sql.SETTLE_TASKS, parameter)
+            owed = rows.owed(settled, self._first_attempt_delay_ms)
+            receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, (owed,))))
+            db.execute(sql.SETTLE_TASKS, (rows.settled(settled),))
         if learned := [duration for item, duration in items if duration is not None and item.expired_by is None]:
             db.execute(sql.INSERT_DURATIONS, (rows.durations(learned),))
         # Whose webhooks these are, is told once for all of them.

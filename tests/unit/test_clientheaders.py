@@ -7,7 +7,6 @@ import structlog
 from structlog.testing import capture_logs
 
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.extraheaders import confidential_parts, mask
 from gateway.model import DueCallback
 from gateway.signature import Signer, make_secret, parse_secrets
 
@@ -64,13 +63,8 @@ def test_a_client_that_is_gone_is_served_by_the_default_secret(made: Any) -> Non
     ]
 
 
-def test_masking_hides_values_their_credentials_and_their_json(made: Any) -> None:
-    """A receiver may repeat a header whole, without its scheme, or inside JSON; short values are no secrets."""
-    parts = confidential_parts(["Bearer canary-token", 'q"canary"\\x', "prod"])
-    text = b'{"a": "Bearer canary-token", "b": "canary-token", "c": "q\\"canary\\"\\\\x", "d": "prod"}'
-    masked = mask(text, parts)
-    assert b"canary" not in masked
-    assert b"prod" in masked
-    assert len(masked) == len(text)
-    assert made.confidential(claim("default")) == ()
-    assert mask(text, ()) == text
+def test_who_adds_headers_of_its_own_is_told(made: Any) -> None:
+    """So that nothing is kept of an answer that may repeat them."""
+    assert made.adds(claim("shop"))
+    assert not made.adds(claim("default"))
+    assert not made.adds(claim("gone"))

@@ -19,6 +19,7 @@ from gateway.api.tasks import Tasks
 from gateway.clock import SystemClock
 from gateway.config import config_dir
 from gateway.profilefile import load_profiles
+from gateway.telemetry import Metrics
 from gateway.upstream import Upstream
 
 PROFILE = load_profiles([config_dir() / "upstreams"])["aigptimage"]
@@ -38,7 +39,7 @@ def routes() -> set[tuple[str, str]]:
     nothing = cast(Any, None)
     upstream = Upstream(PROFILE, nothing, SystemClock(), base_url=PROFILE.base_url, api_key=None)
     found = [
-        *Callbacks(nothing, nothing, nothing, check_url=nothing, first_poll_at={"x": nothing}).routes(),
+        *Callbacks(nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}).routes(),
         *Tasks(nothing, nothing, nothing).routes(),
         *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing, calls=CALLS).routes(),
         *UpstreamProxy(
