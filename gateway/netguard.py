@@ -258,6 +258,7 @@ def _split(url: str) -> tuple[str, str, int]:
     return scheme, parsed.raw_host.decode("ascii"), _DEFAULT_PORTS[scheme] if port is None else port
 
 
+@lru_cache(maxsize=4096)
 def _read_host(host: str) -> tuple[_Address | None, str]:
     """Return a host's address, None where it is a name, and the one way to write it."""
     name = host.lower().removesuffix(".")
