@@ -8,7 +8,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-peers bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-soak bench-peers bench-schedule check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -24,9 +24,11 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
-bench: $(VENV)/.runtime ## Measure an idle sidecar, and what a hanging receiver costs another one
-	@$(VENV)/bin/python tests/bench/idle.py
-	@$(VENV)/bin/python tests/bench/isolation.py
+bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure everything beside its peers, with verdicts; about half an hour
+	@PYTHONPATH=. $(VENV)/bin/python tests/bench/run.py --peers-python $(VENV)-bench/bin/python $(ARGS)
+
+bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour: memory, files and threads stay constant
+	@PYTHONPATH=. $(VENV)/bin/python tests/bench/soak.py $(ARGS)
 
 bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people write, durable libraries, and bare HTTP
 	@$(VENV)/bin/python tests/bench/run_peers.py --python $(VENV)-bench/bin/python $(ARGS)

@@ -401,19 +401,28 @@ class SqliteStore:
     ) -> tuple[list[DueCallback], int | None]:
         # As in claim_tasks.
         async with self._database.reading():
-            due = sorted((at, receiver) for receiver, at in self._receivers_due.items() if at <= now)
-            rooms = [(receiver, limit if bulkhead is None else bulkhead.room(receiver)) for _, receiver in due]
+            # Whoever has the fewest places comes first, then whoever waits longest, each with a share of the places.
+            due = sorted(
+                (0 if bulkhead is None else bulkhead.held(receiver), at, receiver)
+                for receiver, at in self._receivers_due.items()
+                if at <= now
+            )
+            share = max(1, limit // max(1, len(due)))
+            rooms = [(to, share if bulkhead is None else min(share, bulkhead.room(to))) for _, _, to in due]
             refused = {receiver for receiver, room in rooms if not room}
             retries = bulkhead is None or bulkhead.retries
             asked = [
                 (receiver, room, list(self._claimed_callbacks.get(receiver, ()))) for receiver, room in rooms if room
             ]
-            found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
-            for receiver, due_at in later.items():
-                if due_at is None:
-                    del self._receivers_due[receiver]
-                else:
-                    self._receivers_due[receiver] = due_at
+            # Taken out meanwhile: what a claim that is given back during the query notes here must not be overwritten.
+            before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
+            later: dict[str, int | None] = {}
+            try:
+                found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
+            finally:
+                for receiver, due_at in (before | later).items():
+                    if due_at is not None:
+                        self._note_due(receiver, due_at)
             if not retries:
                 # Whatever is still due with them may be retries, which were not even asked for.
                 refused |= later.keys()
@@ -425,7 +434,7 @@ class SqliteStore:
                     claims.append(callback)
                 else:
                     refused.add(receiver)
-                    self._receivers_due[receiver] = min(self._receivers_due.get(receiver, now), callback.due_at)
+                    self._note_due(receiver, callback.due_at)
             times = [at for receiver, at in self._receivers_due.items() if at > now or receiver not in refused]
             return claims, min(times, default=None)
 
@@ -440,8 +449,11 @@ class SqliteStore:
             del self._claimed_callbacks[claim.receiver]
 
     def _webhook_due(self, receiver: str, due_at: int) -> None:
-        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
+        self._note_due(receiver, due_at)
         self.callbacks_due.set()
+
+    def _note_due(self, receiver: str, due_at: int) -> None:
+        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
 
     async def record_attempt(self, record: AttemptRecord) -> None:
         await self._writer.submit(self._record, record)

@@ -53,6 +53,14 @@ class Sides:
         """Return when each webhook-id arrived first, in seconds since the epoch."""
         return json.loads(self._ask("/arrivals"))  # type: ignore[no-any-return]
 
+    def polls(self) -> int:
+        """Return how many polls the upstream has answered."""
+        return json.loads(self._ask("/polls"))["polls"]  # type: ignore[no-any-return]
+
+    def ended(self) -> dict[str, float]:
+        """Return when the answer that ended each task was written, in seconds since the epoch."""
+        return json.loads(self._ask("/polls"))["ended"]  # type: ignore[no-any-return]
+
     def reset(self) -> None:
         self._ask("/reset", method="POST")
 

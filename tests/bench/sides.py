@@ -4,12 +4,13 @@ Owns their answers and the receiver's counts, and nothing of what is measured. S
 prints one JSON line with its two URLs. It must never be the bottleneck: hence a bare protocol on uvloop and httptools.
 
 Upstream: every GET is recordInfo and succeeded at once; a task whose id begins with ``run-`` still waits, and always.
-Receiver: every POST is a webhook and answered with 204, but for its control, which is on the same port:
+Receiver: every POST is a webhook and answered with 204, on 127.0.0.1 to 127.0.0.100; its control is on the same port:
 
 - ``GET /count``: webhooks, how many distinct webhook-ids they had, and the monotonic times in seconds of the first and
   of the latest that was new;
 - ``GET /wait?count=N&timeout=S``: the same once N distinct ones arrived or S seconds passed;
 - ``GET /arrivals``: when each webhook-id first arrived, in seconds since the epoch;
+- ``GET /polls``: how many polls came, and when the answer that ended each task was written, of the first 10,000 ones;
 - ``POST /reset``: forget all of it.
 """
 
@@ -25,6 +26,7 @@ import httptools
 import uvloop
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
+RECEIVERS = 100
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -67,6 +69,9 @@ class Connection(asyncio.Protocol):
 class Upstream(Connection):
     """Answers at once, from the fixtures."""
 
+    def __init__(self, polls: "Polls") -> None:
+        self.polls = polls
+
     def on_message_complete(self) -> None:
         asked = self.url.partition(b"taskId=")[2].partition(b"&")[0]
         self.url = b""
@@ -76,13 +81,15 @@ class Upstream(Connection):
         head, tail = WAITING if asked.startswith(b"run-") else SUCCESS
         size = len(head) + len(asked) + len(tail)
         self.answers.append(b"%b%d\r\n\r\n%b%b%b" % (OK_HEAD, size, head, asked, tail))
+        self.polls.note(asked, ended=head is SUCCESS[0])
 
 
 class Receiver(Connection):
     """Answers 204 and notes the webhook, or answers the control's questions."""
 
-    def __init__(self, arrivals: "Arrivals") -> None:
+    def __init__(self, arrivals: "Arrivals", polls: "Polls") -> None:
         self.arrivals = arrivals
+        self.polls = polls
         self.webhook_id: bytes | None = None
         self.waits = False
 
@@ -101,6 +108,7 @@ class Receiver(Connection):
             return
         if url == b"/reset":
             self.arrivals.reset()
+            self.polls.reset()
         else:
             self.arrivals.note(webhook_id)
         self.answers.append(NO_CONTENT)
@@ -114,6 +122,8 @@ class Receiver(Connection):
             self.arrivals.wait(int(query["count"][0]), float(query["timeout"][0]), self.release)
         elif parts.path == "/arrivals":
             self.answers.append(json_answer(self.arrivals.times()))
+        elif parts.path == "/polls":
+            self.answers.append(json_answer({"polls": self.polls.count, "ended": self.polls.ended()}))
         else:
             self.answers.append(json_answer(self.arrivals.counts()))
 
@@ -121,6 +131,25 @@ class Receiver(Connection):
         if not self.transport.is_closing():
             self.transport.write(json_answer(self.arrivals.counts(), b"Connection: close\r\n"))
             self.transport.close()
+
+
+class Polls:
+    """How often the upstream was asked, and when it said that a task had ended."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.count = 0
+        self._ended: dict[bytes, float] = {}
+
+    def note(self, task_id: bytes, *, ended: bool) -> None:
+        self.count += 1
+        if ended and len(self._ended) < 10_000:
+            self._ended.setdefault(task_id, time.time())
+
+    def ended(self) -> dict[str, float]:
+        return {task_id.decode(): at for task_id, at in self._ended.items()}
 
 
 class Arrivals:
@@ -200,14 +229,17 @@ SUCCESS, WAITING = envelope("success.json"), envelope("waiting.json")
 
 async def serve(keep: int) -> None:
     loop = asyncio.get_running_loop()
-    arrivals = Arrivals(keep)
-    upstream = await loop.create_server(Upstream, "127.0.0.1", 0, backlog=1024)
-    receiver = await loop.create_server(lambda: Receiver(arrivals), "127.0.0.1", 0, backlog=1024)
+    arrivals, polls = Arrivals(keep), Polls()
+    upstream = await loop.create_server(lambda: Upstream(polls), "127.0.0.1", 0, backlog=1024)
+    receiver = await loop.create_server(lambda: Receiver(arrivals, polls), "127.0.0.1", 0, backlog=1024)
     ports = [server.sockets[0].getsockname()[1] for server in (upstream, receiver)]
+    # The same port on further loopback addresses: to the gateway each is a receiver of its own.
+    hosts = [f"127.0.0.{number}" for number in range(2, RECEIVERS + 1)]
+    more = await loop.create_server(lambda: Receiver(arrivals, polls), hosts, ports[1], backlog=1024)
     print(
         json.dumps({"upstream": f"http://127.0.0.1:{ports[0]}", "receiver": f"http://127.0.0.1:{ports[1]}"}), flush=True
     )
-    await asyncio.gather(upstream.serve_forever(), receiver.serve_forever())
+    await asyncio.gather(*(server.serve_forever() for server in (upstream, receiver, more)))
 
 
 if __name__ == "__main__":

@@ -376,6 +376,30 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     assert await asyncio.gather(*readers) == [None, ([], None)]
 
 
+async def test_a_claim_given_back_during_another_one_is_not_forgotten(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given back while the next claim reads was claimed when that began: it is due all the same."""
+    made = await store.register([new(task_id="a"), new(task_id="b")])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    for registration in made:
+        seq = registration.callback.task.seq
+        await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    (first,), _ = await store.claim_callbacks(NOW, 1)
+    call = store._database.call
+
+    async def given_back_meanwhile(*args: object) -> object:
+        result = await call(*args)  # type: ignore[arg-type]
+        store.release_callback(first)
+        return result
+
+    monkeypatch.setattr(store._database, "call", given_back_meanwhile)
+    (second,), next_due_at = await store.claim_callbacks(NOW, 10)
+    monkeypatch.undo()
+    assert (second.seq != first.seq, next_due_at) == (True, NOW)
+    assert (await store.claim_callbacks(NOW, 10))[0] == [first]
+
+
 # Failures of the disk
 
 
