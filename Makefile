@@ -8,7 +8,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-soak bench-peers bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-soak bench-peers bench-schedule simulate check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people 
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
+
+simulate: $(VENV)/.dev ## Play a thousand seeds of the gateway in simulated worlds; some minutes
+	@$(VENV)/bin/python -m tests.simulation $(ARGS)
 
 check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
 

@@ -500,6 +500,34 @@ def test_a_hanging_receiver_delays_nobody_else(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_retries_that_hold_their_share_do_not_slow_first_attempts(tmp_path: Path) -> None:
+    """With every place that retries may have taken, first attempts go out one after another, not at each heartbeat."""
+
+    class Mixed(Receiver):
+        async def answer(self, request: httpx.Request) -> httpx.Response:
+            if request.url.host.startswith("bad"):
+                if request.headers["webhook-id"] in self.seen:
+                    await asyncio.sleep(3600)
+                self.seen.add(request.headers["webhook-id"])
+                return httpx.Response(404)  # answered: it opens no breaker
+            return await super().answer(request)
+
+    async def main() -> None:
+        receiver = Mixed(httpx.Response(204), takes_s=0.05)
+        receiver.seen = set()  # type: ignore[attr-defined]
+        life = await new_life(tmp_path / "gateway.db", receiver).start()
+        for number in range(60):
+            await owed(life, 5, url=f"https://bad-{number}.example/hook")
+        await until(lambda: not life.deliverer._bulkhead.retries, limit_s=60)
+        started = life.clock.monotonic()
+        await owed(life, 300, url="https://works.example/hook")
+        await until(lambda: len(receiver.times) == 300, limit_s=60)
+        assert max(receiver.times) - started < 2
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a later query of one claim fails, what the first ones found is sent after all, and no place is lost."""
 

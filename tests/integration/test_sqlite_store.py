@@ -488,7 +488,7 @@ BY = {
     "RECORD_ATTEMPTS": "callbacks USING INTEGER PRIMARY KEY (rowid=?)",
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "PRUNE_TASK": "callbacks USING COVERING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
-    "REDELIVER_DEAD": "callbacks USING INDEX callbacks_ended (state=? AND ended_at>? AND ended_at<?)",
+    "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},
