@@ -477,8 +477,8 @@ class SqliteStore:
         for item in items:
             self._end_claim(item.claim)
             if item.attempt.result is not AttemptResult.DELIVERED:
-                # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may have
-                # made it due at once, and the wall clock may have been set.
+                # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
+                # have made it due at once, and the wall clock may have been set.
                 self._webhook_due(item.claim.receiver, 0)
 
     # Keeping house
