@@ -415,9 +415,8 @@ class SqliteStore:
             share = max(1, limit // max(1, len(due)))
             rooms = [(to, share if bulkhead is None else min(share, bulkhead.room(to))) for _, _, to in due]
             refused = {receiver for receiver, room in rooms if not room}
-            asked = [
-                (receiver, room, list(self._claimed_callbacks.get(receiver, ()))) for receiver, room in rooms if room
-            ]
+            with_room = [(to, room) for to, room in rooms if room]
+            asked = [(to, room, list(self._claimed_callbacks.get(to, ()))) for to, room in with_room[:limit]]
             # Taken out meanwhile: what a claim that is given back during the query notes here must not be overwritten.
             before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
             later: dict[str, int | None] = {}
