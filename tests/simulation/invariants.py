@@ -45,7 +45,9 @@ class Invariants:
         self.looks = 0
         self.excused: Counter[str] = Counter()
         """How often each webhook may have been taken once more: a kill came between its 2xx and the record."""
-        world.at_attempt = self._at_attempt
+        self.broken: AssertionError | None = None
+        """The first law that was broken: inside the gateway, where it shows, an exception is only one more fault."""
+        world.at_attempt = self._attempted
 
     def watch(self, db: sqlite3.Connection) -> None:
         """Look at this connection from now on."""
@@ -58,9 +60,21 @@ class Invariants:
             return
         self._changes = self._db.total_changes
         self.looks += 1
-        for row in self._db.execute(CALLBACKS).fetchall():
+        try:
+            self._look(self._db)
+        except AssertionError as error:
+            self.broken = self.broken or error
+
+    def _attempted(self, webhook_id: str, body: bytes) -> None:
+        try:
+            self._at_attempt(webhook_id, body)
+        except AssertionError as error:
+            self.broken = self.broken or error
+
+    def _look(self, db: sqlite3.Connection) -> None:
+        for row in db.execute(CALLBACKS).fetchall():
             self._look_at(row)
-        for task_id, state, outcome, polls in self._db.execute("SELECT task_id, state, outcome, polls FROM tasks"):
+        for task_id, state, outcome, polls in db.execute("SELECT task_id, state, outcome, polls FROM tasks"):
             before = self._tasks.get(task_id)
             if before is not None:
                 assert state == before[0] or state in TASK_MOVES[TaskState(before[0])], (task_id, before[0], state)
@@ -84,6 +98,7 @@ class Invariants:
             assert redeliveries == before[5] + 1, (callback_id, "came back to life by itself")
 
     def _at_attempt(self, webhook_id: str, body: bytes) -> None:
+        assert webhook_id not in self._world.running, (webhook_id, "two attempts at once")
         assert self._db is not None
         found = self._db.execute(f"{CALLBACKS} WHERE c.id = ?", (webhook_id,)).fetchone()
         assert found is not None, (webhook_id, "an attempt for what is not stored")
@@ -109,6 +124,8 @@ class Invariants:
         """Nothing is lost: who got a 201 got its webhook, or it is dead for a reason, or was cancelled."""
         assert self._db is not None
         self.look()
+        if self.broken is not None:
+            raise self.broken
         assert acknowledged <= self._callbacks.keys(), "a 201 for what is not stored"
         for callback_id, row in self._callbacks.items():
             _, state, body, attempts, used, redeliveries, *_ = row

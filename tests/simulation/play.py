@@ -128,5 +128,7 @@ class _Run:
 
     async def _nothing_owed(self) -> bool:
         assert self.life is not None
+        if self.laws.broken is not None:
+            raise self.laws.broken
         states = [state for (state,) in self.life.connection._conn.execute("SELECT state FROM callbacks").fetchall()]
         return not {CallbackState.WAITING, CallbackState.PENDING} & set(states) and not self.life.claims

@@ -103,7 +103,6 @@ class World:
     async def receive(self, request: httpx.Request) -> httpx.Response:
         """Answer for a receiver."""
         webhook_id, body = request.headers["webhook-id"], request.content
-        assert webhook_id not in self.running, "two attempts of one webhook at once"
         self.at_attempt(webhook_id, body)
         self.bodies[webhook_id].add(body)
         self.attempts[webhook_id] += 1
