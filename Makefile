@@ -7,8 +7,10 @@ UV := build/uv/bin/uv
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
+BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
+
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-peers bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-schedule check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -24,12 +26,8 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
-bench: $(VENV)/.runtime ## Measure an idle sidecar, and what a hanging receiver costs another one
-	@$(VENV)/bin/python tests/bench/idle.py
-	@$(VENV)/bin/python tests/bench/isolation.py
-
-bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people write, durable libraries, and bare HTTP
-	@$(VENV)/bin/python tests/bench/run_peers.py --python $(VENV)-bench/bin/python $(ARGS)
+bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
+	@$(BENCH) $(ARGS)
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)

@@ -19,16 +19,20 @@ from pathlib import Path
 
 MEASURED, BESIDE = 0, 1
 STOP_LIMIT_S = 10
+# As they were before the benchmark pinned itself: from then on it would see its own core only.
+_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What has arrived at the receiver since the last reset; the instants are of the monotonic clock."""
+    """What has arrived at the sides since the last reset; the instants are of the monotonic clock."""
 
     webhooks: int
     distinct: int
     first_at: float
     last_at: float
+    polls: int
+    first_poll_at: float
 
 
 class Sides:
@@ -88,10 +92,9 @@ def pinned(core: int) -> Callable[[], None]:
 
     With one core all share it, and where a process cannot be pinned (not Linux) it is left alone.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not _CORES:
         return lambda: None
-    cores = sorted(os.sched_getaffinity(0))
-    chosen = {cores[core % len(cores)]}
+    chosen = {_CORES[core % len(_CORES)]}
     return lambda: os.sched_setaffinity(0, chosen)
 
 

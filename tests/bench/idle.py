@@ -1,6 +1,6 @@
 """What a sidecar costs that has nothing to do: time from start to ready, resident memory, and CPU time.
 
-Run by ``make bench``. Starts ``gateway serve`` several times on an empty database and prints the median of each figure.
+Starts ``gateway serve`` several times on an empty database and prints the median of each figure.
 """
 
 import argparse

@@ -7,7 +7,7 @@ Upstream: every GET is recordInfo and succeeded at once; a task whose id begins 
 Receiver: every POST is a webhook and answered with 204, but for its control, which is on the same port:
 
 - ``GET /count``: webhooks, how many distinct webhook-ids they had, and the monotonic times in seconds of the first and
-  of the latest that was new;
+  of the latest that was new; polls, and the time of the first;
 - ``GET /wait?count=N&timeout=S``: the same once N distinct ones arrived or S seconds passed;
 - ``GET /arrivals``: when each webhook-id first arrived, in seconds since the epoch;
 - ``POST /reset``: forget all of it.
@@ -67,7 +67,11 @@ class Connection(asyncio.Protocol):
 class Upstream(Connection):
     """Answers at once, from the fixtures."""
 
+    def __init__(self, polls: "Polls") -> None:
+        self.polls = polls
+
     def on_message_complete(self) -> None:
+        self.polls.note()
         asked = self.url.partition(b"taskId=")[2].partition(b"&")[0]
         self.url = b""
         self.last = not self.parser.should_keep_alive()
@@ -81,8 +85,9 @@ class Upstream(Connection):
 class Receiver(Connection):
     """Answers 204 and notes the webhook, or answers the control's questions."""
 
-    def __init__(self, arrivals: "Arrivals") -> None:
+    def __init__(self, arrivals: "Arrivals", polls: "Polls") -> None:
         self.arrivals = arrivals
+        self.polls = polls
         self.webhook_id: bytes | None = None
         self.waits = False
 
@@ -101,6 +106,7 @@ class Receiver(Connection):
             return
         if url == b"/reset":
             self.arrivals.reset()
+            self.polls.reset()
         else:
             self.arrivals.note(webhook_id)
         self.answers.append(NO_CONTENT)
@@ -115,12 +121,34 @@ class Receiver(Connection):
         elif parts.path == "/arrivals":
             self.answers.append(json_answer(self.arrivals.times()))
         else:
-            self.answers.append(json_answer(self.arrivals.counts()))
+            self.answers.append(json_answer(self.counts()))
+
+    def counts(self) -> dict[str, float]:
+        return self.arrivals.counts() | self.polls.counts()
 
     def release(self) -> None:
         if not self.transport.is_closing():
-            self.transport.write(json_answer(self.arrivals.counts(), b"Connection: close\r\n"))
+            self.transport.write(json_answer(self.counts(), b"Connection: close\r\n"))
             self.transport.close()
+
+
+class Polls:
+    """How many polls came, and when the first did."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._count = 0
+        self._first_at = 0.0
+
+    def note(self) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._first_at = time.monotonic()
+
+    def counts(self) -> dict[str, float]:
+        return {"polls": self._count, "first_poll_at": self._first_at}
 
 
 class Arrivals:
@@ -200,9 +228,9 @@ SUCCESS, WAITING = envelope("success.json"), envelope("waiting.json")
 
 async def serve(keep: int) -> None:
     loop = asyncio.get_running_loop()
-    arrivals = Arrivals(keep)
-    upstream = await loop.create_server(Upstream, "127.0.0.1", 0, backlog=1024)
-    receiver = await loop.create_server(lambda: Receiver(arrivals), "127.0.0.1", 0, backlog=1024)
+    arrivals, polls = Arrivals(keep), Polls()
+    upstream = await loop.create_server(lambda: Upstream(polls), "127.0.0.1", 0, backlog=1024)
+    receiver = await loop.create_server(lambda: Receiver(arrivals, polls), "127.0.0.1", 0, backlog=1024)
     ports = [server.sockets[0].getsockname()[1] for server in (upstream, receiver)]
     print(
         json.dumps({"upstream": f"http://127.0.0.1:{ports[0]}", "receiver": f"http://127.0.0.1:{ports[1]}"}), flush=True

@@ -1,0 +1,71 @@
+"""The gateway's benchmark: every figure it is held to, beside its peers in the same session.
+
+Run by ``make bench``. Owns the order of the measurements and the exit status: 0 unless one of them failed. A target
+that is missed is a result and not a failure. Each measurement stands in a module of its own.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import lives
+import machine
+import polls
+import registrations
+from figures import Figure
+from harness import BESIDE, disk_write_ms, pinned, start_sides
+from report import Report, table
+from session import Session
+
+MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
+    "lives": lives.measure,
+    "registrations": registrations.measure,
+    "polls": polls.measure,
+}
+
+
+def main() -> None:
+    options = read_options()
+    report = Report.from_json(json.loads(options.read.read_text())) if options.read else measure(options)
+    if options.json:
+        print(json.dumps(report.as_json(), ensure_ascii=False))
+    else:
+        print(table(report))
+    sys.exit(1 if report.failures else 0)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
+    parser.add_argument("--runs", type=int, help="of each measurement; 5, or 1 with --quick")
+    parser.add_argument("--quick", action="store_true", help="small counts: whether it works, in about a minute")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="show what --json printed instead of measuring")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers' packages")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Report:
+    pinned(BESIDE)()  # the load is made by this process
+    runs = options.runs or (1 if options.quick else 5)
+    report = Report(machine.describe(), runs, options.quick, {"start": disk_write_ms()}, None, [], {})
+    others = machine.Others()
+    for name in options.only or MEASUREMENTS:
+        try:
+            with start_sides() as sides:
+                report.figures += MEASUREMENTS[name](Session(sides, options.python, runs, options.quick))
+        except Exception as error:  # noqa: BLE001 - the others are measured all the same
+            traceback.print_exc()
+            report.failures[name] = f"{type(error).__name__}: {error}"
+    report.others = others.share()
+    report.disk_write_ms["end"] = disk_write_ms()
+    return report
+
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONPATH", None)
+    main()
