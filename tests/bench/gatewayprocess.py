@@ -2,7 +2,7 @@
 
 Owns the settings that every benchmark shares, the start, the end and the reading of ``/proc``. What is not named here
 is the gateway's default, SQLite's ``synchronous=FULL`` included. The log goes into a file beside the database, which is
-as much work for the gateway as a real one and costs nobody else any.
+as much work for the gateway as a real one and costs nobody else any; it is opened to append, so it may be truncated.
 """
 
 import json
@@ -51,6 +51,11 @@ class GatewayProcess:
         if status := self._process.wait(STOP_LIMIT_S):
             raise RuntimeError(f"the gateway ended with {status}: {self.log.read_text()[-500:]}")
 
+    def kill(self) -> None:
+        """End it at once, where what it would still do is of no interest."""
+        self._process.kill()
+        self._process.wait(STOP_LIMIT_S)
+
     def cpu_s(self) -> float:
         """Return the CPU time of all its threads, those that ended included; in steps of 10 ms."""
         return cpu_s(self.pid)
@@ -98,7 +103,7 @@ def start_gateway(folder: Path, core: int = MEASURED, **settings: str) -> Iterat
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "gateway", "serve"]
-    with (folder / "gateway.log").open("wb") as log:
+    with (folder / "gateway.log").open("ab") as log:
         started_at = time.monotonic()
         process: subprocess.Popen[bytes] = subprocess.Popen(
             command, env=environ, stdout=subprocess.DEVNULL, stderr=log, preexec_fn=pinned(core)

@@ -38,10 +38,11 @@ class Counts:
 class Sides:
     """The running sides, seen from the benchmark."""
 
-    def __init__(self, pid: int, upstream_url: str, receiver_url: str) -> None:
+    def __init__(self, pid: int, upstream_url: str, receiver_urls: list[str]) -> None:
         self.pid = pid
         self.upstream_url = upstream_url
-        self.receiver_url = receiver_url
+        self.receiver_urls = receiver_urls
+        self.receiver_url = receiver_urls[0]
 
     def count(self) -> Counts:
         return Counts(**json.loads(self._ask("/count")))
@@ -57,6 +58,13 @@ class Sides:
         """Return when each webhook-id arrived first, in seconds since the epoch."""
         return json.loads(self._ask("/arrivals"))  # type: ignore[no-any-return]
 
+    def notices(self) -> list[float]:
+        """Return, of the latest webhooks, the seconds since the last answer that had ended a task.
+
+        Where one task runs at a time, that is how long its webhook took.
+        """
+        return json.loads(self._ask("/notices"))  # type: ignore[no-any-return]
+
     def reset(self) -> None:
         self._ask("/reset", method="POST")
 
@@ -71,9 +79,10 @@ class Sides:
 
 
 @contextmanager
-def start_sides(core: int = BESIDE, keep: int = 1_000_000) -> Iterator[Sides]:
-    """Run ``sides.py`` on its core; it remembers at most ``keep`` webhooks."""
-    command = [sys.executable, str(Path(__file__).with_name("sides.py")), "--keep", str(keep)]
+def start_sides(core: int = BESIDE, keep: int = 1_000_000, receivers: int = 1) -> Iterator[Sides]:
+    """Run ``sides.py`` on its core; it remembers at most ``keep`` webhooks and has so many receivers."""
+    command = [sys.executable, str(Path(__file__).with_name("sides.py"))]
+    command += ["--keep", str(keep), "--receivers", str(receivers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=pinned(core)) as process:
         try:
             assert process.stdout is not None
@@ -81,7 +90,7 @@ def start_sides(core: int = BESIDE, keep: int = 1_000_000) -> Iterator[Sides]:
             if not line:
                 raise SystemExit("the simulated sides did not start")
             urls = json.loads(line)
-            yield Sides(process.pid, urls["upstream"], urls["receiver"])
+            yield Sides(process.pid, urls["upstream"], urls["receivers"])
         finally:
             process.kill()
             process.wait(STOP_LIMIT_S)
@@ -132,6 +141,10 @@ class Median:
     def spread(self) -> float:
         """From lowest to highest, as a share of the median."""
         return (self.high - self.low) / self.median
+
+
+def p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
 
 
 def median_of(values: Iterable[float]) -> Median:

@@ -52,8 +52,8 @@ def measure(session: Session) -> list[Figure]:
     script, dbos = peers[:2]
     return [
         batches,
-        ratio("lives.over_script", "the same ÷ the script people write", batches, script, at_least(10)),
-        ratio("lives.over_dbos", "the same ÷ DBOS on SQLite", batches, dbos, at_least(40)),
+        ratio("lives.over_script", "the same / the script people write", batches, script, at_least(10)),
+        ratio("lives.over_dbos", "the same / DBOS on SQLite", batches, dbos, at_least(40)),
         singles,
         cpu,
         *peers,

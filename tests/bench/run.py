@@ -12,8 +12,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import deliveries
+import idle
+import isolation
 import lives
 import machine
+import million
+import notice
 import polls
 import registrations
 from figures import Figure
@@ -25,7 +30,14 @@ MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
     "lives": lives.measure,
     "registrations": registrations.measure,
     "polls": polls.measure,
+    "deliveries": deliveries.measure,
+    "notice": notice.measure,
+    "isolation": isolation.measure,
+    "million": million.measure,
+    "idle": idle.measure,
 }
+
+RECEIVERS = 100
 
 
 def main() -> None:
@@ -56,7 +68,7 @@ def measure(options: argparse.Namespace) -> Report:
     others = machine.Others()
     for name in options.only or MEASUREMENTS:
         try:
-            with start_sides() as sides:
+            with start_sides(receivers=RECEIVERS) as sides:
                 report.figures += MEASUREMENTS[name](Session(sides, options.python, runs, options.quick))
         except Exception as error:  # noqa: BLE001 - the others are measured all the same
             traceback.print_exc()

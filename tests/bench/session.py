@@ -27,9 +27,10 @@ class Session:
     def count(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
-    def rounds(self, name: str) -> Iterator[int]:
-        for number in range(self.runs):
-            self.say(f"{name}, run {number + 1} of {self.runs}")
+    def rounds(self, name: str, at_most: int = 1000) -> Iterator[int]:
+        runs = min(self.runs, at_most)
+        for number in range(runs):
+            self.say(f"{name}, run {number + 1} of {runs}")
             yield number
 
     def say(self, text: str) -> None:
