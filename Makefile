@@ -10,7 +10,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,12 @@ test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 
 bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
 	@$(BENCH) $(ARGS)
+
+bench-million: $(VENV)/.runtime ## Measure a million watched tasks alone
+	@$(BENCH) --only million $(ARGS)
+
+bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less
+	@$(BENCH) --only soak $(ARGS)
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)

@@ -32,23 +32,30 @@ def measure(session: Session) -> list[Figure]:
     singles = Figure(
         "lives.singles", "whole lives, registered one by one", "/s", [], how="the same over 32 connections"
     )
-    cpu = Figure("lives.cpu", "CPU time of a life (batches)", "ms", [], how="all threads of the gateway's process")
+    cpu = Figure(
+        "lives.cpu", "CPU time of a life (batches)", "ms", [], how="all threads of the process; a database server's not"
+    )
     peers = [Figure(f"lives.{peer.title}", peer.title, "/s", [], peer=True) for peer in LIVES]
+    peers_cpu = [Figure(f"lives.cpu_{peer.title}", peer.title, "ms", [], peer=True) for peer in LIVES]
     for _ in session.rounds("lives"):
         per_s, cpu_ms = run(session, session.count(20_000, 3000), batched=True)
         batches.runs.append(per_s)
         cpu.runs.append(cpu_ms)
-        for peer, figure in zip(LIVES, peers, strict=True):
+        for peer, figure, peer_cpu in zip(LIVES, peers, peers_cpu, strict=True):
             if figure.absent:
                 continue
             count = session.count(peer.count, peer.count // 5)
             try:
-                figure.runs.append(run_peer(session.peers_python, peer, session.sides, count)["per_s"])
+                lived = run_peer(session.peers_python, peer, session.sides, count)
             except NotAvailableError as error:
-                figure.absent = str(error)
+                figure.absent = peer_cpu.absent = str(error)
+            else:
+                figure.runs.append(lived["per_s"])
+                peer_cpu.runs.append(lived["cpu_ms"])
         singles.runs.append(run(session, session.count(10_000, 1500), batched=False)[0])
     compare(batches, *peers)
     compare(singles, *peers)
+    compare(cpu, *peers_cpu)
     script, dbos = peers[:2]
     return [
         batches,

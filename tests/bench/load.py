@@ -53,26 +53,45 @@ def send(url: str, requests: Iterable[bytes], connections: int, check: Check) ->
 
 
 async def _send(url: str, requests: Iterator[bytes], connections: int, check: Check) -> float:
-    loop = asyncio.get_running_loop()
-    parts = urlsplit(url)
-    made = [
-        await loop.create_connection(lambda: Connection(requests, check), parts.hostname, parts.port)
-        for _ in range(connections)
-    ]
+    made = [await _connect(url, check) for _ in range(connections)]
     started = time.perf_counter()
-    for _, connection in made:
-        connection.send_next()
     async with asyncio.timeout(LIMIT_S):
-        await asyncio.gather(*(connection.done for _, connection in made))
-    return time.perf_counter() - started
+        await asyncio.gather(*(connection.run(requests) for connection in made))
+    seconds = time.perf_counter() - started
+    for connection in made:
+        connection.close()
+    return seconds
+
+
+async def pace(url: str, requests: Iterable[bytes], every_s: float, check: Check) -> None:
+    """Send one every so many seconds, whether or not the one before is answered; return when all are."""
+    loop = asyncio.get_running_loop()
+    free: list[Connection] = []
+
+    async def ask(connection: Connection, request: bytes) -> None:
+        await connection.run(iter((request,)))
+        free.append(connection)
+
+    started = loop.time()
+    async with asyncio.TaskGroup() as asking:
+        for number, request in enumerate(requests):
+            await asyncio.sleep(started + number * every_s - loop.time())
+            asking.create_task(ask(free.pop() if free else await _connect(url, check), request))
+    for connection in free:
+        connection.close()
+
+
+async def _connect(url: str, check: Check) -> "Connection":
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(check), parts.hostname, parts.port)
+    return connection
 
 
 class Connection(asyncio.Protocol):
     """Sends the next request once the one before is answered, until there are no more."""
 
-    def __init__(self, requests: Iterator[bytes], check: Check) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._requests = requests
+    def __init__(self, check: Check) -> None:
         self._check = check
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
@@ -80,17 +99,19 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("the connection was closed before its answer"))
+    def run(self, requests: Iterator[bytes]) -> "asyncio.Future[None]":
+        """Send these; the future is done when the last one that this connection took is answered."""
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests = requests
+        self._send_next()
+        return self._done
 
-    def send_next(self) -> None:
-        request = next(self._requests, None)
-        if request is None:
-            self.done.set_result(None)
-            self._transport.close()
-        else:
-            self._transport.write(request)
+    def close(self) -> None:
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_exception(exc or ConnectionError("the connection was closed before its answer"))
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -102,6 +123,13 @@ class Connection(asyncio.Protocol):
         status, body = self._parser.get_status_code(), b"".join(self._body)
         self._body.clear()
         if self._check(status, body):
-            self.send_next()
-        elif not self.done.done():
-            self.done.set_exception(RuntimeError(f"answered {status}: {body[:300]!r}"))
+            self._send_next()
+        elif not self._done.done():
+            self._done.set_exception(RuntimeError(f"answered {status}: {body[:300]!r}"))
+
+    def _send_next(self) -> None:
+        request = next(self._requests, None)
+        if request is None:
+            self._done.set_result(None)
+        else:
+            self._transport.write(request)

@@ -1,9 +1,9 @@
-"""How a session is shown: the table for a terminal, and JSON, from which it can be shown again.
+"""How a session is shown: the table for a terminal, the README's, and JSON, from which it can be shown again.
 
 Owns the columns and how a number is written. Measures nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from figures import Figure
@@ -16,11 +16,13 @@ class Report:
     quick: bool
     disk_write_ms: dict[str, float]
     """At the start and at the end: what a commit waits for."""
-    others: float | None
-    """Which share of all cores other processes had meanwhile."""
+    others: dict[str, float]
+    """Which share of all cores other processes had during each measurement, where that is known."""
     figures: list[Figure]
     failures: dict[str, str]
     """Measurements that failed, and why."""
+    samples: list[dict[str, float]] = field(default_factory=list)
+    """What a long run noted on its way."""
 
     def as_json(self) -> dict[str, Any]:
         return vars(self) | {"figures": [figure.as_json() for figure in self.figures]}
@@ -31,7 +33,7 @@ class Report:
 
 
 def table(report: Report) -> str:
-    head = ("figure", "median", "", "spread", "target", "verdict", "÷ peer of the same session")
+    head = ("figure", "median", "", "spread", "target", "verdict", "times its peers of the same session")
     rows = [head, *(_row(figure) for figure in report.figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
@@ -42,10 +44,27 @@ def table(report: Report) -> str:
         for row in rows
     ]
     lines += ["", "How:"]
-    lines += [f"  {figure.title}: {figure.how}" for figure in report.figures if figure.how]
+    hows: dict[str, list[str]] = {}
+    for figure in report.figures:
+        hows.setdefault(figure.how, []).append(figure.title)
+    lines += [f"  {'; '.join(titles)}: {how}" for how, titles in hows.items() if how]
     lines += ["", *conditions(report)]
     lines += [f"FAILED  {name}: {why}" for name, why in report.failures.items()]
     return "\n".join(lines)
+
+
+def markdown(report: Report) -> str:
+    """Return the README's table: what is the gateway's, with its peers as ratios."""
+    lines = ["| figure | measured | spread | target | | beside it |", "|---|---|---|---|---|---|"]
+    for figure in report.figures:
+        if figure.peer:
+            continue
+        _, value, unit, spread, wanted, met, beside = _row(figure)
+        lines.append(f"| {figure.title} | {value} {unit} | {spread} | {wanted} | {met} | {beside} |")
+    peers = [f"{figure.title} {number(figure.value)}" for figure in report.figures if figure.peer and not figure.absent]
+    if peers:
+        lines += ["", f"Peers, per second: {', '.join(peers)}."]
+    return "\n".join([*lines, "", *conditions(report)])
 
 
 def conditions(report: Report) -> list[str]:
@@ -58,8 +77,9 @@ def conditions(report: Report) -> list[str]:
         ),
         f"One write of 4 kB reached the disk in {disk['start']:.2f} ms at the start, {disk['end']:.2f} ms at the end.",
     ]
-    if report.others is not None:
-        lines.append(f"Other processes had {max(report.others, 0):.0%} of the cores meanwhile.")
+    if report.others:
+        shares = ", ".join(f"{max(share, 0):.0%} ({name})" for name, share in report.others.items())
+        lines.append(f"Of both cores other processes had meanwhile: {shares}.")
     if report.quick:
         lines.append("Quick: the counts are too small for figures to rely on.")
     return lines

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import Sides
@@ -22,7 +22,11 @@ class Session:
     runs: int
     quick: bool
     """Whether everything is to be tried once, with counts too small for figures to rely on."""
-    started_at: float = field(default_factory=time.monotonic)
+    minutes: float
+    """How long what runs for a long time runs."""
+    started_at: float
+    samples: list[dict[str, float]]
+    """What a long run notes on its way."""
 
     def count(self, full: int, quick: int) -> int:
         return quick if self.quick else full
