@@ -4,13 +4,12 @@ VENV := .venv
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 UV := build/uv/bin/uv
+BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
-BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
-
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-million bench-soak bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule simulate check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +36,9 @@ bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; AR
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
+
+simulate: $(VENV)/.dev ## Play a thousand seeds of the gateway in simulated worlds; some minutes
+	@$(VENV)/bin/python -m tests.simulation $(ARGS)
 
 check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
 
