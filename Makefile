@@ -4,11 +4,12 @@ VENV := .venv
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 UV := build/uv/bin/uv
+BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-soak bench-peers bench-schedule simulate check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule simulate check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -24,14 +25,14 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
-bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure everything beside its peers, with verdicts; about half an hour
-	@PYTHONPATH=. $(VENV)/bin/python tests/bench/run.py --peers-python $(VENV)-bench/bin/python $(ARGS)
+bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
+	@$(BENCH) $(ARGS)
 
-bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour: memory, files and threads stay constant
-	@PYTHONPATH=. $(VENV)/bin/python tests/bench/soak.py $(ARGS)
+bench-million: $(VENV)/.runtime ## Measure a million watched tasks alone
+	@$(BENCH) --only million $(ARGS)
 
-bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people write, durable libraries, and bare HTTP
-	@$(VENV)/bin/python tests/bench/run_peers.py --python $(VENV)-bench/bin/python $(ARGS)
+bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less
+	@$(BENCH) --only soak $(ARGS)
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)

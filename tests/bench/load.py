@@ -1,91 +1,135 @@
-"""The load: clients that register callbacks as fast as they are answered, at as little cost as possible.
+"""The load: requests made beforehand, sent over a few connections, one at a time on each.
 
-Owns the requests and that each was answered as it should. One request at a time on each connection, on uvloop and
-httptools in the benchmark's own process, which is pinned beside the gateway's core.
+Owns the client, which must cost less than what it asks: hence bare protocols on uvloop and httptools. Every answer is
+checked; a wrong one, or a lost connection, ends the measurement. Knows of the gateway only how registrations look.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 
-__all__ = ["register_batches", "register_singly"]
+LIMIT_S = 300
+BATCH = 500
+Check = Callable[[int, bytes], bool]
+"""Whether an answer, by its status and its body, is the right one."""
 
 
-def register_singly(url: str, task_ids: Sequence[str], callback_url: str, connections: int = 32) -> float:
-    """Register each task by a request of its own; return the seconds from the first request to the last answer."""
-    callback = json.dumps(callback_url).encode()
-    bodies = [b'{"taskId":%b,"callbackUrl":%b}' % (json.dumps(task_id).encode(), callback) for task_id in task_ids]
-    return uvloop.run(_post(url + "/v1/callbacks", bodies, 201, connections))
+def registrations(task_ids: Iterable[str], callback_url: str) -> list[bytes]:
+    """Return a request for each task."""
+    return [post("/v1/callbacks", {"taskId": task_id, "callbackUrl": callback_url}) for task_id in task_ids]
 
 
-def register_batches(
-    url: str, task_ids: Sequence[str], callback_urls: str | Sequence[str], size: int = 500, connections: int = 2
-) -> float:
-    """Register the tasks in batches; return the seconds from the first request to the last answer."""
-    urls = [callback_urls] * len(task_ids) if isinstance(callback_urls, str) else callback_urls
-    callbacks = [{"taskId": task_id, "callbackUrl": to} for task_id, to in zip(task_ids, urls, strict=True)]
-    bodies = [
-        json.dumps({"callbacks": callbacks[start : start + size]}).encode() for start in range(0, len(callbacks), size)
+def batch_registrations(task_ids: Sequence[str], callback_url: str, size: int = BATCH) -> list[bytes]:
+    """Return a request for each ``size`` tasks, which must divide their number."""
+    items = [{"taskId": task_id, "callbackUrl": callback_url} for task_id in task_ids]
+    return [
+        post("/v1/callbacks/batch", {"callbacks": items[first : first + size]}) for first in range(0, len(items), size)
     ]
-    return uvloop.run(_post(url + "/v1/callbacks/batch", bodies, 200, connections))
 
 
-async def _post(url: str, bodies: Sequence[bytes], status: int, connections: int) -> float:
-    parts = urlsplit(url)
-    left = iter(bodies)
-    loop = asyncio.get_running_loop()
-    clients = [_Client(parts.path, parts.netloc, left, status, loop.create_future()) for _ in range(connections)]
-    for client in clients:
-        await loop.create_connection(lambda client=client: client, parts.hostname, parts.port)  # type: ignore[misc]
+def created(status: int, _: bytes) -> bool:
+    return status == 201
+
+
+def all_created(size: int = BATCH) -> Check:
+    return lambda status, body: status == 200 and body.count(b'"status":201') == size
+
+
+def post(path: str, value: Any) -> bytes:
+    body = json.dumps(value, separators=(",", ":")).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def send(url: str, requests: Iterable[bytes], connections: int, check: Check) -> float:
+    """Send all; return the seconds from the first to the last answer's end. The connections are made before that."""
+    return uvloop.run(_send(url, iter(requests), connections, check))
+
+
+async def _send(url: str, requests: Iterator[bytes], connections: int, check: Check) -> float:
+    made = [await _connect(url, check) for _ in range(connections)]
     started = time.perf_counter()
-    for client in clients:
-        client.next()
-    await asyncio.gather(*(client.over for client in clients))
-    return time.perf_counter() - started
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(*(connection.run(requests) for connection in made))
+    seconds = time.perf_counter() - started
+    for connection in made:
+        connection.close()
+    return seconds
 
 
-class _Client(asyncio.Protocol):
-    def __init__(
-        self, path: str, host: str, bodies: Iterator[bytes], status: int, over: "asyncio.Future[None]"
-    ) -> None:
-        self._head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: "
-        self._bodies = bodies
-        self._status = status
+async def pace(url: str, requests: Iterable[bytes], every_s: float, check: Check) -> None:
+    """Send one every so many seconds, whether or not the one before is answered; return when all are."""
+    loop = asyncio.get_running_loop()
+    free: list[Connection] = []
+
+    async def ask(connection: Connection, request: bytes) -> None:
+        await connection.run(iter((request,)))
+        free.append(connection)
+
+    started = loop.time()
+    async with asyncio.TaskGroup() as asking:
+        for number, request in enumerate(requests):
+            await asyncio.sleep(started + number * every_s - loop.time())
+            asking.create_task(ask(free.pop() if free else await _connect(url, check), request))
+    for connection in free:
+        connection.close()
+
+
+async def _connect(url: str, check: Check) -> "Connection":
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(check), parts.hostname, parts.port)
+    return connection
+
+
+class Connection(asyncio.Protocol):
+    """Sends the next request once the one before is answered, until there are no more."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
         self._parser = httptools.HttpResponseParser(self)
-        self._refused = False
-        self.over = over
+        self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport: Any = transport
 
-    def next(self) -> None:
-        body = next(self._bodies, None)
-        if body is None:
-            self._transport.close()
-            self.over.set_result(None)
-            return
-        self._transport.write(b"%b%d\r\n\r\n%b" % (self._head.encode(), len(body), body))
+    def run(self, requests: Iterator[bytes]) -> "asyncio.Future[None]":
+        """Send these; the future is done when the last one that this connection took is answered."""
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests = requests
+        self._send_next()
+        return self._done
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_exception(exc or ConnectionError("the connection was closed before its answer"))
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
-    def on_body(self, body: bytes) -> None:
-        # Batches answer 200 whatever became of their items.
-        self._refused = self._refused or b'"error":' in body
+    def on_body(self, part: bytes) -> None:
+        self._body.append(part)
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() != self._status or self._refused:
-            self.over.set_exception(RuntimeError(f"answered {self._parser.get_status_code()}, or an item was refused"))
-            self._transport.close()
-            return
-        self.next()
+        status, body = self._parser.get_status_code(), b"".join(self._body)
+        self._body.clear()
+        if self._check(status, body):
+            self._send_next()
+        elif not self._done.done():
+            self._done.set_exception(RuntimeError(f"answered {status}: {body[:300]!r}"))
 
-    def connection_lost(self, exc: Any) -> None:
-        if not self.over.done():
-            self.over.set_exception(RuntimeError(f"the connection was lost: {exc}"))
+    def _send_next(self) -> None:
+        request = next(self._requests, None)
+        if request is None:
+            self._done.set_result(None)
+        else:
+            self._transport.write(request)

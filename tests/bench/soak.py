@@ -1,73 +1,119 @@
-"""A long run at a steady rate: whether memory, the write-ahead log, files and threads stay what they are.
+"""A long time at a steady rate: whether memory, write-ahead log, files and threads stay as they are.
 
-Run by ``make bench-soak``; 30 minutes unless told otherwise. Registers so many tasks every second, each of which is
-polled once and delivered, and prints a sample every ten seconds and the verdicts at the end.
+Tasks are registered in small batches at fixed times, whatever the gateway does; each is polled once and delivered. A
+sample of it all every 10 seconds. Growth is counted after the first minutes, in which caches fill.
 """
 
-import argparse
+import asyncio
+import os
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from figures import task_ids
+import load
+import uvloop
+from figures import Figure, at_least, at_most
 from gatewayprocess import GatewayProcess, start_gateway
-from harness import BESIDE, pinned, start_sides
-from load import register_batches
+from harness import Sides
+from session import Session
 
-SAMPLE_S = 10
-SETTLED_S = 300
-MAX_GROWTH_MB, MAX_WAL_MB = 10, 64
+PER_S = 1000
+BATCH = 100
+SAMPLE_S = 10.0
+FIRST_S = 300.0
+"""In which caches fill; a sixth of a shorter time."""
+KEPT_UP = 0.99  # the last batch is on its way when the last sample is taken
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--per-second", type=int, default=1000)
-    options = parser.parse_args()
-    pinned(BESIDE)()
-    with start_sides() as sides, start_gateway(sides.upstream_url) as gateway:
-        samples = soak(gateway, sides.receiver_url + "/hook", options.minutes * 60, options.per_second)
-        arrived = sides.count()
-    settled = [sample for sample in samples if sample["at"] >= min(SETTLED_S, samples[-1]["at"] / 2)]
-    growth = max(sample["resident"] for sample in settled) - settled[0]["resident"]
-    wal = max(sample["wal"] for sample in samples)
-    print(f"{arrived.distinct:,} webhooks, {arrived.webhooks - arrived.distinct} repeated")
-    print(f"resident after the first minutes: +{growth:.1f} MB (at most {MAX_GROWTH_MB})")
-    print(f"write-ahead log: at most {wal:.1f} MB (at most {MAX_WAL_MB})")
-    for what in ("files", "threads"):
-        print(f"{what}: {min(s[what] for s in settled)} to {max(s[what] for s in settled)} (constant)")
+Sample = dict[str, float]
 
 
-def soak(gateway: GatewayProcess, receiver: str, seconds: float, per_second: int) -> list[dict[str, float]]:
-    """Keep the rate; return the samples."""
-    samples = []
+def measure(session: Session) -> list[Figure]:
+    seconds = session.minutes * 60
+    session.say(f"soak, {session.minutes:g} minutes")
+    with session.folder() as folder, start_gateway(folder, upstream_url=session.sides.upstream_url) as gateway:
+        samples = uvloop.run(_soak(gateway, session.sides, seconds, session.say))
+        arrived = session.sides.wait(round(seconds * PER_S / BATCH) * BATCH)
+    session.samples.extend(samples)
+    settled = [sample for sample in samples if sample["at_s"] >= min(FIRST_S, seconds / 6)]
+    how = f"{session.minutes:g} minutes, after the first {min(FIRST_S, seconds / 6):g} s; a sample every {SAMPLE_S:g} s"
+    per_s = (settled[-1]["lives"] - settled[0]["lives"]) / (settled[-1]["at_s"] - settled[0]["at_s"])
+    return [
+        Figure("soak.lives", "soak: whole lives", "/s", [per_s], at_least(PER_S * KEPT_UP), how),
+        Figure(
+            "soak.repeated", "soak: webhooks sent twice", "", [float(arrived.webhooks - arrived.distinct)], at_most(0)
+        ),
+        Figure("soak.resident", "soak: resident memory's growth", "MB", [_growth(settled, "resident_mb")], at_most(10)),
+        Figure("soak.wal", "soak: largest write-ahead log", "MB", [max(s["wal_mb"] for s in samples)], at_most(64)),
+        _constant("soak.files", "soak: growth of open files", settled, "files"),
+        _constant("soak.threads", "soak: growth of threads", settled, "threads"),
+    ]
+
+
+def _growth(samples: list[Sample], name: str) -> float:
+    """From the first sample to the highest of them."""
+    return max(sample[name] for sample in samples) - samples[0][name]
+
+
+def _constant(name: str, title: str, samples: list[Sample], what: str) -> Figure:
+    """From the highest of the first half to the highest of the second: connections come and go with the load."""
+    half = len(samples) // 2
+    first, second = (max(sample[what] for sample in part) for part in (samples[: half or 1], samples[half:]))
+    how = f"highest of each half of the samples: {first:.0f}, then {second:.0f}"
+    return Figure(name, title, "", [second - first], at_most(0), how)
+
+
+async def _soak(gateway: GatewayProcess, sides: Sides, seconds: float, say: Callable[[str], None]) -> list[Sample]:
     started = time.monotonic()
-    sent, next_sample_s = 0, 0.0
-    print(f"{'s':>6} {'lives/s':>8} {'CPU':>6} {'MB':>7} {'WAL MB':>7} {'files':>6} {'threads':>8}")
-    while (elapsed := time.monotonic() - started) < seconds:
-        due = int(elapsed * per_second) - sent
-        if due >= per_second // 10:
-            register_batches(gateway.url, task_ids("soak", due), receiver, connections=1)
-            sent += due
-        if elapsed >= next_sample_s:
-            sample = {
-                "at": elapsed,
-                "resident": gateway.resident_mb(),
-                "wal": gateway.wal_mb(),
-                "files": gateway.files(),
-                "threads": gateway.threads(),
-                "cpu": gateway.cpu_s(),
-            }
-            before = samples[-1] if samples else sample | {"at": 0.0}
-            cpu = (sample["cpu"] - before["cpu"]) / max(elapsed - before["at"], 1)
-            print(
-                f"{elapsed:>6.0f} {sent / max(elapsed, 1):>8.0f} {cpu:>6.0%} {sample['resident']:>7.1f} "
-                f"{sample['wal']:>7.1f} {sample['files']:>6} {sample['threads']:>8}",
-                flush=True,
-            )
-            samples.append(sample)
-            next_sample_s += SAMPLE_S
-        time.sleep(0.01)
-    return samples
+    sampling = asyncio.create_task(_sample(gateway, sides, started, say), name="samples")
+    try:
+        hook = f"{sides.receiver_url}/hook"
+        await load.pace(
+            gateway.url, _batches(round(seconds * PER_S / BATCH), hook), BATCH / PER_S, load.all_created(BATCH)
+        )
+    finally:
+        sampling.cancel()
+    return await sampling
 
 
-if __name__ == "__main__":
-    main()
+def _batches(count: int, hook: str) -> Iterator[bytes]:
+    for number in range(count):
+        yield from load.batch_registrations([f"soak-{number}-{n}" for n in range(BATCH)], hook, BATCH)
+
+
+async def _sample(gateway: GatewayProcess, sides: Sides, started: float, say: Callable[[str], None]) -> list[Sample]:
+    samples: list[Sample] = []
+    try:
+        while True:
+            samples.append(await asyncio.to_thread(_take, gateway, sides, started))
+            say(_line(samples[-2 if len(samples) > 1 else -1], samples[-1]))
+            os.truncate(gateway.log, 0)  # it would be a gigabyte in half an hour
+            await asyncio.sleep(SAMPLE_S - (time.monotonic() - started) % SAMPLE_S)
+    except asyncio.CancelledError:
+        return samples
+
+
+def _take(gateway: GatewayProcess, sides: Sides, started: float) -> Sample:
+    return {
+        "at_s": round(time.monotonic() - started, 2),
+        "lives": sides.count().distinct,
+        "cpu_s": gateway.cpu_s(),
+        "resident_mb": round(gateway.resident_mb(), 2),
+        "wal_mb": round(gateway.wal_mb(), 2),
+        "database_mb": round(gateway.database.stat().st_size / 2**20, 1),
+        "files": gateway.open_files(),
+        "threads": gateway.threads(),
+    }
+
+
+def _line(before: Sample, sample: Sample) -> str:
+    took_s = max(sample["at_s"] - before["at_s"], 0.001)
+    values: dict[str, Any] = {
+        "lives/s": f"{(sample['lives'] - before['lives']) / took_s:7.0f}",
+        "CPU": f"{(sample['cpu_s'] - before['cpu_s']) / took_s:5.0%}",
+        "resident MB": f"{sample['resident_mb']:6.1f}",
+        "WAL MB": f"{sample['wal_mb']:5.1f}",
+        "database MB": f"{sample['database_mb']:7.0f}",
+        "files": f"{sample['files']:4.0f}",
+        "threads": f"{sample['threads']:2.0f}",
+    }
+    return "  ".join(f"{name} {value}" for name, value in values.items())
