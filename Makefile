@@ -8,12 +8,12 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-peers bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-peers bench-schedule crash check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo '  PYTHON=…  the interpreter that .venv is made with        ARGS=…  further arguments for demo, run, test and bench…'
+	@echo '  PYTHON=…  the interpreter that .venv is made with        ARGS=…  further arguments for demo, run, test, crash and bench…'
 
 demo: $(VENV)/.runtime ## Show the whole way once, with a simulated upstream and a receiver: no key needed
 	@$(VENV)/bin/gateway demo $(ARGS)
@@ -33,6 +33,9 @@ bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people 
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
+
+crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS=--terminate: stop it 50 times
+	@$(VENV)/bin/python -m tests.crash $(ARGS)
 
 check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
 
