@@ -2,12 +2,9 @@
 
 import asyncio
 import json
-import os
-import signal
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +16,7 @@ from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-LIMIT_S = 30
-
-
-class GatewayProcess:
-    """One run of ``gateway serve``; what it writes, to standard output too, is read as it comes."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.log: list[dict[str, Any]] = []
-        self.text: list[str] = []
-        self._news = asyncio.Event()
-        self._reader = asyncio.create_task(self._read())
-        self.url = ""
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.text.append(line.decode())
-            with suppress(ValueError):
-                self.log.append(json.loads(line))
-            self._news.set()
-        self._news.set()
-
-    async def event(self, name: str) -> dict[str, Any]:
-        """Wait for a log line with this event name."""
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                for line in self.log:
-                    if line.get("event") == name:
-                        return line
-                assert not self._reader.done(), f"ended without {name}:\n{''.join(self.text)}"
-                self._news.clear()
-                await self._news.wait()
-
-    async def kill(self) -> None:
-        """SIGKILL: nothing of the process gets a chance to tidy up."""
-        self.process.kill()
-        await self.process.wait()
-        await self._reader
-
-    async def stop(self) -> int:
-        """SIGTERM; return the exit status."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(LIMIT_S):
-            status = await self.process.wait()
-        await self._reader
-        return status
+from tests.crash.process import LIMIT_S, SECRET, GatewayProcess, environment, run_gateway
 
 
 class TestReceiver:
@@ -124,36 +72,13 @@ class World:
         self.simulator = simulator
         self.upstream_url = upstream_url
         self.receiver = receiver
-        self.environ = {
-            "GATEWAY_PORT": "0",
-            "GATEWAY_DATABASE_URL": f"sqlite:///{folder / 'gateway.db'}",
-            "GATEWAY_UPSTREAM_URL": upstream_url,
-            "GATEWAY_UPSTREAM_RATE": "1000/1",
-            "GATEWAY_WEBHOOK_SECRET": SECRET,
-            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
-            "GATEWAY_POLL_MIN_S": "0.05",
-            "GATEWAY_RETRY_SCHEDULE": "0,0.05,0.05,0.1,0.1,0.2,0.2,0.5,0.5,1",
-            "GATEWAY_LOG_FORMAT": "json",
-        }
+        self.environ = environment(folder / "gateway.db", upstream_url)
 
     @asynccontextmanager
     async def gateway(self, **environ: str) -> AsyncIterator[GatewayProcess]:
         """Run ``gateway serve`` until the block ends; ready when it begins."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "serve"),
-            cwd=self.folder,
-            env=kept | {"PYTHONPATH": str(Path(__file__).parents[2])} | self.environ | environ,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        gateway = GatewayProcess(process)
-        try:
-            gateway.url = (await gateway.event("gateway.listening"))["url"]
+        async with run_gateway(self.environ | environ, self.folder) as gateway:
             yield gateway
-        finally:
-            if process.returncode is None:
-                await gateway.kill()
 
     async def register(self, client: httpx.AsyncClient, task_id: str, **members: Any) -> dict[str, Any]:
         """Register the receiver for a task; return the callback."""

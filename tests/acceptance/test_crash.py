@@ -1,109 +1,84 @@
-"""``kill -9`` between any two steps, then a start: every callback that was answered 201 is delivered."""
+"""Ended at any moment, a gateway loses nothing: the short form of ``make crash``, and that its checker can see."""
 
-import asyncio
-from typing import Any
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
-import httpx
 import pytest
 
-from gateway.simulator import Fault, FaultKind
+from tests.crash.harness import harness
+from tests.crash.scenario import EXTRA_POINTS, NAMED_POINTS, kills, shutdowns
+
+SEED = 1
+
+SOME = "SELECT seq FROM callbacks WHERE state = 'delivered' LIMIT 3"
+TAMPERINGS = {
+    "callback lost": ("lost", "DELETE FROM attempts; DELETE FROM callbacks"),
+    "callback owes its webhook again": (
+        "corrupted",
+        "UPDATE callbacks SET state = 'pending', next_attempt_at = 1, ended_at = NULL WHERE state = 'delivered'",
+    ),
+    "webhook's bytes changed": (
+        "corrupted",
+        f"UPDATE callbacks SET body = CAST(body || ' ' AS BLOB) WHERE seq IN ({SOME})",
+    ),
+    "attempt's record lost": ("corrupted", f"DELETE FROM attempts WHERE callback_seq IN ({SOME})"),
+    "attempt recorded twice": (
+        "corrupted",
+        "INSERT INTO attempts "
+        "SELECT callback_seq, number + 1, started_at, duration_ms, status_code, error, result, NULL FROM attempts "
+        f"WHERE callback_seq IN ({SOME}) AND result = 'delivered'",
+    ),
+    "attempt of no callback": (
+        "corrupted",
+        f"UPDATE attempts SET callback_seq = callback_seq + 1000000 WHERE callback_seq IN ({SOME})",
+    ),
+    "task settled, webhook not owed": (
+        "corrupted",
+        f"UPDATE callbacks SET state = 'waiting', ended_at = NULL, delivered_at = NULL WHERE seq IN ({SOME})",
+    ),
+    "index damaged": (
+        "corrupted",
+        "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'callbacks_due'",
+    ),
+}
 
 
-async def _finish(world: Any, callback_ids: set[str]) -> None:
-    """Start the gateway again and see every callback delivered and recorded."""
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
-        await world.receiver.wait_for(callback_ids)
-        for callback_id in callback_ids:
-            await world.becomes(client, callback_id, "delivered")
-        assert await gateway.stop() == 0
-    for callback_id in callback_ids:
-        bodies = {body for _, body in world.receiver.webhooks[callback_id]}
-        assert len(bodies) == 1, "every attempt carries the same bytes"
+@pytest.mark.timeout(180)
+async def test_killed(tmp_path: Path) -> None:
+    """Killed at each named point and at random moments, it delivers every callback, repeating only what was in flight.
+
+    Then the checker is shown files that were tampered with: it sees each of them.
+    """
+    async with harness(tmp_path) as run:
+        await run.play(kills(SEED, 8))
+        assert run.ok, run.report()
+        assert run.killed.keys() >= {*NAMED_POINTS, *EXTRA_POINTS}, run.missed
+        assert run.checker.created > 0
+        run.checker.after_end(tmp_path / "gateway.db", clean=True)
+        assert run.ok, "it sees what is not there"
+        for what, (kind, statements) in TAMPERINGS.items():
+            copy = tmp_path / "tampered.db"
+            shutil.copyfile(tmp_path / "gateway.db", copy)
+            with closing(sqlite3.connect(copy)) as db:
+                db.executescript(statements)
+            run.checker.after_end(copy, clean=True)
+            assert getattr(run.checker, kind), f"not seen: {what}"
+            run.checker.after_end(tmp_path / "gateway.db", clean=True)
+            run.checker.lost.clear()
+            run.checker.corrupted.clear()
 
 
-async def test_killed_right_after_the_answer(world: Any) -> None:
-    """A registration that was answered 201 is on disk: it is polled and delivered after the start."""
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
-        callback = await world.register(client, "sim-success-600-a")
-        await gateway.kill()
-    await _finish(world, {callback["id"]})
+@pytest.mark.timeout(180)
+async def test_terminated(tmp_path: Path) -> None:
+    """SIGTERM under load: no new claims, what is in flight finished or recorded as interrupted, exit 0 in time.
 
-
-async def test_killed_during_a_poll(world: Any) -> None:
-    """A poll that never came back costs nothing: the task is polled again."""
-    world.simulator.faults.add(Fault(kind=FaultKind.HANG, times=1))
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
-        callback = await world.register(client, "sim-success-1-b")
-        await world.polled(client, "sim-success-1-b")
-        await gateway.kill()
-    await _finish(world, {callback["id"]})
-
-
-async def test_killed_while_the_receiver_has_the_webhook(world: Any) -> None:
-    """An attempt whose answer was never seen is made again: same webhook-id, same bytes."""
-    held = asyncio.Event()
-
-    async def hold(callback_id: str) -> int:
-        held.set()
-        await asyncio.Event().wait()
-        return 204
-
-    world.receiver.on_post = hold
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
-        callback = await world.register(client, "sim-success-1-c")
-        async with asyncio.timeout(20):
-            await held.wait()
-        await gateway.kill()
-    world.receiver.on_post = None
-    await _finish(world, {callback["id"]})
-    assert len(world.receiver.webhooks[callback["id"]]) == 2
-
-
-async def test_killed_between_the_receivers_answer_and_its_record(world: Any) -> None:
-    """A 2xx that was not recorded yet may be repeated, and is not lost."""
-    answered = asyncio.Event()
-    process: Any = None
-
-    async def kill_then_answer(callback_id: str) -> int:
-        process.kill()
-        answered.set()
-        return 204
-
-    world.receiver.on_post = kill_then_answer
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
-        process = gateway.process
-        callback = await world.register(client, "sim-fail-1-d")
-        async with asyncio.timeout(20):
-            await answered.wait()
-        await gateway.kill()
-    world.receiver.on_post = None
-    await _finish(world, {callback["id"]})
-
-
-@pytest.mark.parametrize("after", [1, 7, 40, 150])
-async def test_killed_under_load(world: Any, after: int) -> None:
-    """Killed while registering, polling and delivering at once: no callback that was answered is lost."""
-    answered: set[str] = set()
-    enough = asyncio.Event()
-
-    async def register(client: httpx.AsyncClient, number: int) -> None:
-        try:
-            callback = await world.register(
-                client, f"sim-{'success' if number % 3 else 'fail'}-{number % 9 * 20}-{number}"
-            )
-        except httpx.TransportError:
-            return  # killed before the answer: no promise was made
-        answered.add(callback["id"])
-        if len(answered) >= after:
-            enough.set()
-
-    async with world.gateway() as gateway:
-        limits = httpx.Limits(max_connections=20)
-        async with httpx.AsyncClient(base_url=gateway.url, limits=limits) as client, asyncio.TaskGroup() as group:
-            for number in range(200):
-                group.create_task(register(client, number))
-            async with asyncio.timeout(20):
-                await enough.wait()
-            await gateway.kill()
-    assert len(answered) >= after
-    await _finish(world, answered)
+    A receiver and an upstream hang, a batch is under way, a request is held and connections are idle meanwhile.
+    """
+    async with harness(tmp_path) as run:
+        await run.play(shutdowns(SEED, 3))
+        assert run.ok, run.report()
+        assert run.shutdowns.clean == 3
+        assert run.shutdowns.interrupted > 0, "what hung was in flight at the end"
+        assert run.checker.duplicates == 0
