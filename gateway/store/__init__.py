@@ -51,7 +51,7 @@ class Store(Protocol):
 
     @property
     def failing(self) -> str | None:
-        """Why the last write failed, or None where it succeeded."""
+        """Why the last write or read failed, or that the file is damaged; None where all is well."""
         ...
 
     async def secret_key(self) -> bytes:

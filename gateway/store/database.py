@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
+import structlog
 
 from gateway.errors import StoreError, StoreUnusable
 from gateway.store import sql
@@ -26,9 +27,14 @@ __all__ = ["Database"]
 
 T = TypeVar("T")
 
+_log = structlog.get_logger()
+
+_MIGRATIONS = resources.files("gateway.store.migrations")
 _APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
 _OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, RETURNING and ->> are there from here on
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
+_CHECKED_BYTES = 256 * 1024 * 1024
+"""Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
 
 
 class Database:
@@ -39,6 +45,9 @@ class Database:
         self._path = path
         self._lock = asyncio.Lock()
         self._db: aiosqlite.Connection | None = None
+        self._damaged = False
+        self.failing: str | None = None
+        """Why the last read failed; damage to the file, once met, until the process ends; None while all is well."""
 
     async def open(self) -> None:
         """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
@@ -50,6 +59,8 @@ class Database:
         try:
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
+            if self._was_not_closed():
+                await self._look_without_writing()
             # isolation_level None: transactions begin and end only where this file says so.
             self._db = await aiosqlite.connect(self._path, isolation_level=None, timeout=_LOCK_WAIT_S)
             await self._prepare()
@@ -74,7 +85,11 @@ class Database:
         Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile.
         """
         async with self._lock:
-            return await self.call(_transaction, work)
+            try:
+                return await self.call(_transaction, work)
+            except sqlite3.DatabaseError as exc:
+                self._note_damage(exc)
+                raise
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -83,7 +98,12 @@ class Database:
             try:
                 yield
             except sqlite3.Error as exc:
+                if not self._note_damage(exc):
+                    self.failing = f"the last read failed: {exc}"
                 raise StoreError(f"The database could not be read ({exc}).") from exc
+            else:
+                if not self._damaged:
+                    self.failing = None
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading."""
@@ -108,16 +128,47 @@ class Database:
             raise StoreError("The store is closed: the gateway is starting or shutting down.")
         return self._db
 
+    def _was_not_closed(self) -> bool:
+        """Whether the last process that had the file was killed: what it wrote last stands beside it."""
+        wal = self._beside("-wal")
+        return wal.exists() and wal.stat().st_size > 0
+
+    async def _look_without_writing(self) -> None:
+        """Refuse what is to be refused through a connection that cannot write.
+
+        Another one that is closed puts the rest of a killed process's work into the file, though it was refused.
+        """
+        index = self._beside("-shm")
+        made = not index.exists()
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
+        try:
+            await self._inspect()
+        finally:
+            if made:
+                index.unlink(missing_ok=True)
+            await self.close()
+
+    async def _inspect(self) -> int:
+        """Return the file's schema, 0 for a new one. Raises StoreUnusable for a file that this gateway cannot use."""
+        version = await self._version()
+        known = len(_migrations())
+        if version > known:
+            raise StoreUnusable(
+                f"{self._path} was written by a newer gateway (schema {version}, this one knows {known}); "
+                "it was not touched. Start that version, or restore a backup made before the upgrade."
+            )
+        ((size,),) = await self.rows("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        if size <= _CHECKED_BYTES:
+            ((found,),) = await self.rows("PRAGMA quick_check(1)")
+            if found != "ok":
+                raise StoreUnusable(_damaged(self._path, " ".join(found.split())))
+        return version
+
     async def _prepare(self) -> None:
         # Exclusive before anything reads: then the WAL index is kept in memory and no second process gets in.
         await self.rows("PRAGMA locking_mode = EXCLUSIVE")
-        version = await self._version()
-        migrations = _migrations()
-        if version > len(migrations):
-            raise StoreUnusable(
-                f"{self._path} was written by a newer gateway (schema {version}, this one knows {len(migrations)}); "
-                "it was not touched. Start that version, or restore a backup made before the upgrade."
-            )
+        version = await self._inspect()
         # Only now that the file is known to be ours: the journal mode is written into it.
         for pragma in (
             "journal_mode = WAL",
@@ -127,7 +178,7 @@ class Database:
             "cache_size = -16384",
         ):
             await self.rows(f"PRAGMA {pragma}")
-        for number, script in enumerate(migrations[version:], version + 1):
+        for number, script in enumerate(_migrations()[version:], version + 1):
             await self._connection.executescript(
                 f"BEGIN IMMEDIATE;\nPRAGMA application_id = {_APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
@@ -136,7 +187,7 @@ class Database:
         await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
 
     async def _version(self) -> int:
-        """Return which schema the file has, 0 for a new one. Raises StoreUnusable for another program's file."""
+        """Return which schema the file has. Raises StoreUnusable for another program's file."""
         ((application,),) = await self.rows("PRAGMA application_id")
         ((version,),) = await self.rows("PRAGMA user_version")
         ((tables,),) = await self.rows("SELECT count(*) FROM sqlite_schema")
@@ -146,6 +197,19 @@ class Database:
                 "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
             )
         return int(version)
+
+    def _note_damage(self, exc: sqlite3.Error) -> bool:
+        """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""
+        if _error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
+            return False
+        if not self._damaged:
+            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=_explain(exc, self._path))
+        self._damaged = True
+        self.failing = f"the file is damaged: {exc}"
+        return True
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)
 
 
 def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -161,13 +225,20 @@ def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]
 
 
 def _migrations() -> list[str]:
-    folder = resources.files("gateway.store.migrations")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    files = sorted((file for file in _MIGRATIONS.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     return [file.read_text(encoding="utf-8") for file in files]
 
 
+def _error_name(exc: sqlite3.Error) -> list[str]:
+    return str(getattr(exc, "sqlite_errorname", "")).split("_")
+
+
+def _damaged(path: Path, how: str) -> str:
+    return f"{path} is damaged ({how}); it was not repaired. Restore a backup, or set it aside and start anew."
+
+
 def _explain(exc: sqlite3.Error, path: Path) -> str:
-    match getattr(exc, "sqlite_errorname", "").split("_"):
+    match _error_name(exc):
         case ["SQLITE", "BUSY", *_]:
             return f"{path} is in use by another process, perhaps a second gateway. Stop it, or use another file."
         case ["SQLITE", "CANTOPEN", *_]:
@@ -178,7 +249,7 @@ def _explain(exc: sqlite3.Error, path: Path) -> str:
         case ["SQLITE", "NOTADB", *_]:
             return f"{path} is not an SQLite database; it was not touched. Set GATEWAY_DATABASE_URL to another file."
         case ["SQLITE", "CORRUPT", *_]:
-            return f"{path} is damaged ({exc}); it was not repaired. Restore a backup, or set it aside and start anew."
+            return _damaged(path, str(exc))
         case ["SQLITE", "FULL", *_]:
             return f"The disk that holds {path} is full ({exc}). Free some space and start again."
         case _:

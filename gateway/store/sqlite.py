@@ -106,7 +106,7 @@ class SqliteStore:
 
     @property
     def failing(self) -> str | None:
-        return self._writer.failing
+        return self._database.failing or self._writer.failing
 
     async def secret_key(self) -> bytes:
         ((key,),) = await self._database.read(sql.SELECT_META, ("secret_key",))

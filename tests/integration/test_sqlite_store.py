@@ -134,6 +134,31 @@ async def test_a_file_that_another_process_holds_is_refused(path: Path, impatien
         pass
 
 
+async def killed_copy(path: Path, *changes: str) -> Path:
+    """Make a store, change it, and return a copy of its files as a kill leaves them: the last writes beside it."""
+    copy = path.parent / "killed" / path.name
+    copy.parent.mkdir()
+    async with opened(path) as store:
+        await store.register([new() for _ in range(200)])
+        await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        await store.register([new()])
+        for change in changes:
+            await store._database.read(change)
+        for file in path.parent.glob("gateway.db*"):
+            shutil.copy(file, copy.parent)
+    assert (copy.parent / "gateway.db-wal").stat().st_size > 0
+    return copy
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the page that a table or index begins on."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as db:
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,))
+        ((size,),) = db.execute("PRAGMA page_size")
+    content = path.read_bytes()
+    overwrite(path, content[: (page - 1) * size] + b"\xff" * size + content[page * size :])
+
+
 async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
     """A downgrade says which schema it met, and leaves every byte as it was."""
     async with opened(path):
@@ -144,6 +169,14 @@ async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
     message = await unusable(path)
     assert "newer gateway (schema 99, this one knows 1)" in message
     assert files(path.parent) == before
+
+
+async def test_a_newer_schema_that_was_killed_is_refused_untouched(path: Path) -> None:
+    """Neither is what a killed process wrote last put into the file, nor is a file of our own left beside it."""
+    copy = await killed_copy(path, "PRAGMA user_version = 99")
+    before = files(copy.parent)
+    assert "newer gateway" in await unusable(copy)
+    assert files(copy.parent) == before
 
 
 @pytest.mark.parametrize("made", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 7", "PRAGMA application_id = 7"])
@@ -175,6 +208,55 @@ async def test_a_damaged_file_is_refused(path: Path, at: int, said: str) -> None
     before = files(path.parent)
     assert said in await unusable(path)
     assert files(path.parent) == before
+
+
+@pytest.mark.parametrize("table", ["tasks", "callbacks", "callbacks_due", "attempts"])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_damaged_page_within_is_refused(path: Path, table: str, killed: bool) -> None:
+    """Not only where the first statement looks: the whole file is checked, and not a byte of it is changed."""
+    copy = await killed_copy(path)
+    if not killed:
+        async with opened(copy):
+            pass
+    damage(copy, table)
+    before = files(copy.parent)
+    message = await unusable(copy)
+    assert "is damaged" in message
+    assert "Restore a backup" in message
+    assert files(copy.parent) == before
+
+
+async def test_a_damaged_page_that_is_met_later_fails_what_needs_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file too large to be checked at the start: what does not need the page goes on, and the store says it fails."""
+    said: list[str] = []
+    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    monkeypatch.setattr("gateway.store.database._log.error", lambda event, **_: said.append(event), raising=False)
+    async with opened(path) as store:
+        (made,) = await store.register([new()])
+    damage(path, "attempts")
+    async with opened(path) as store:
+        assert store.failing is None
+        for _ in range(2):
+            with pytest.raises(StoreError, match="malformed"):
+                await store.list_attempts("ann", made.callback.id)
+        assert await store.get_callback("ann", made.callback.id) == made.callback
+        await store.register([new()])
+        assert store.failing is not None
+        assert "the file is damaged" in store.failing
+    assert said == ["store.damaged"]
+
+
+async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -> None:
+    """The store is failing when it cannot be read, as when it cannot be written."""
+    await connection(store).set_progress_handler(lambda: 1, 1)
+    with pytest.raises(StoreError, match="interrupted"):
+        await store.backlog()
+    assert store.failing == "the last read failed: interrupted"
+    await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
+    await store.backlog()
+    assert store.failing is None
 
 
 async def test_an_old_sqlite_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
