@@ -170,19 +170,15 @@ class Database:
         await self.rows("PRAGMA locking_mode = EXCLUSIVE")
         version = await self._inspect()
         # Only now that the file is known to be ours: the journal mode is written into it.
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "temp_store = MEMORY",
-            "cache_size = -16384",
-        ):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
             await self.rows(f"PRAGMA {pragma}")
         for number, script in enumerate(_migrations()[version:], version + 1):
             await self._connection.executescript(
                 f"BEGIN IMMEDIATE;\nPRAGMA application_id = {_APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
             )
+        # Only now: a migration that makes a table anew drops the old one, and every row that refers to it would go too.
+        await self.rows("PRAGMA foreign_keys = ON")
         # Takes the exclusive lock now, and shows that the file can be written.
         await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
 
