@@ -33,7 +33,8 @@ from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.clock import Clock, SystemClock, wait_for_event
+from gateway.clock import Clock, FollowingClock, SystemClock, wait_for_event
+from gateway.clocksteps import ClockSteps
 from gateway.config import (
     DEFAULT_CLIENT,
     DEFAULT_UPSTREAM,
@@ -86,6 +87,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         """Build everything; nothing is opened or started. Raises SecretError and ConfigError."""
+        clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
         self._draining = asyncio.Event()
         self._started = False
@@ -119,7 +121,7 @@ class Gateway:
         )
         loops: list[Loop] = [watch.poller for watch in self._watches]
         loops += [deliverer, Janitor(self._store, clock, settings.retention_days)]
-        self._supervisor = Supervisor(loops, clock, metrics)
+        self._supervisor = Supervisor(loops, clock, metrics, ClockSteps(self._store, clock))
 
         async def check_url(url: str) -> None:
             await self._guard.check_registration(url, resolve)

@@ -170,6 +170,15 @@ class Store(Protocol):
         """
         ...
 
+    # What the loops ask together.
+
+    async def follow_clock(self, step_ms: int) -> None:
+        """Move all that is still to happen by so much, as the wall clock was; what is history stays.
+
+        Every write that was asked for before moves too, none that is asked for after does.
+        """
+        ...
+
     # What the janitor asks.
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:

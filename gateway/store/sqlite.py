@@ -60,6 +60,7 @@ class SqliteStore:
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, what its poller need not ask
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
+        self._stepped_back_ms = 0  # by how much the clock was set back: a claim from before is due so much earlier
         self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -76,6 +77,7 @@ class SqliteStore:
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
+        self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         self._writer = Writer(
             (
                 self._settle,
@@ -88,6 +90,7 @@ class SqliteStore:
                 self._redeliver_dead,
                 self._prune,
                 self._save,
+                self._follow_clock,
             ),
             self._database.transaction,
         )
@@ -431,7 +434,7 @@ class SqliteStore:
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
-        self._webhook_due(claim.receiver, claim.due_at)
+        self._webhook_due(claim.receiver, claim.due_at - self._stepped_back_ms)
 
     def _end_claim(self, claim: DueCallback) -> None:
         claimed = self._claimed_callbacks[claim.receiver]
@@ -457,7 +460,29 @@ class SqliteStore:
             self._end_claim(item.claim)
             if item.attempt.result is not AttemptResult.DELIVERED:
                 # While it was claimed it was passed over; a redelivery meanwhile may have made it due at once.
-                self._webhook_due(item.claim.receiver, item.claim.due_at)
+                self._webhook_due(item.claim.receiver, item.claim.due_at - self._stepped_back_ms)
+
+    # Following the clock
+
+    async def follow_clock(self, step_ms: int) -> None:
+        await self._writer.submit(self._follow_clock, step_ms)
+
+    def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> list[None]:
+        for step_ms in items:
+            for statement in (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS):
+                db.execute(statement, {"step": step_ms})
+        return [None] * len(items)
+
+    def _clock_followed(self, items: Sequence[int], _: object) -> None:
+        step_ms = sum(items)
+        self._stepped_back_ms -= min(step_ms, 0)
+        self._receivers_due = {receiver: at + step_ms for receiver, at in self._receivers_due.items()}
+        self._no_expiry_before.clear()
+        self._ranked.clear()
+        self._next_poll_told.clear()
+        self.callbacks_due.set()
+        for event in self._tasks_due.values():
+            event.set()
 
     # Keeping house
 

@@ -384,6 +384,17 @@ async def test_a_write_that_cannot_be_stored_fails_alone(store: SqliteStore, poi
     assert store.failing is None
 
 
+async def test_what_waits_moves_with_the_clock_and_what_comes_after_does_not(store: SqliteStore) -> None:
+    """A registration asked for just before the clock is followed has the old time, one just after it the new one."""
+    before, after = new(task_id="before"), new(task_id="after", created_at=NOW - 3_600_000)
+    results = await asyncio.gather(
+        *(store.register([before]), store.follow_clock(-3_600_000), store.register([after])),
+    )
+    assert results[1] is None
+    found = [await store.get_callback("ann", one.id) for one in (before, after)]
+    assert [one and one.expires_at for one in found] == [NOW, NOW]
+
+
 async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
     """One item that cannot be stored takes its own batch down, with the tasks it would have made."""
     good = new()
