@@ -32,6 +32,7 @@ from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
+from gateway.backup import Backups
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
 from gateway.clock import Clock, FollowingClock, SystemClock, wait_for_event
 from gateway.clocksteps import ClockSteps
@@ -106,6 +107,7 @@ class Gateway:
             guard=self._guard, resolve=resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
         )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
+        self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
             for upstream in _upstreams(settings, profiles)
@@ -210,6 +212,10 @@ class Gateway:
         self._supervisor.start()
         self._started = True
 
+    def begin_backup(self) -> None:
+        """Begin to copy the database into a file beside it."""
+        self._backups.begin()
+
     def begin_drain(self) -> None:
         """Answer requests that are held, and stop being ready."""
         self._draining.set()
@@ -217,7 +223,7 @@ class Gateway:
     async def drain(self) -> None:
         """Claim nothing more; finish or interrupt what is in flight within the drain time."""
         self.begin_drain()
-        drains = [self._supervisor.drain(self._drain_s)]
+        drains = [self._supervisor.drain(self._drain_s), self._backups.stop()]
         if self._proxy is not None:
             drains.append(self._proxy.drain(self._drain_s))
         await asyncio.gather(*drains)
@@ -300,10 +306,11 @@ class _Server(uvicorn.Server):
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
         try:
             yield
         finally:
-            for number in signals:
+            for number in (*signals, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
 
 

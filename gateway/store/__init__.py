@@ -7,6 +7,7 @@ method may raise ``StoreError`` (nothing was written; try again) or, at ``open``
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from gateway.bulkhead import Bulkhead
@@ -186,6 +187,14 @@ class Store(Protocol):
 
         Their attempts go with them, and tasks that no callback is left for. Return how many callbacks went; at most
         ``limit`` at once, so that no write waits long.
+        """
+        ...
+
+    async def backup(self, target: Path) -> int:
+        """Copy everything into a file, in the place of what was there; return its size in bytes.
+
+        All that was durable before the call is in it. Reads and writes go on meanwhile. A call that fails or is
+        cancelled leaves what was there.
         """
         ...
 

@@ -500,6 +500,9 @@ class SqliteStore:
             counts.append(len(deleted))
         return counts
 
+    async def backup(self, target: Path) -> int:
+        return await self._database.backup(target)
+
     async def backlog(self) -> tuple[int, int | None]:
         ((count, oldest),) = await self._database.read(sql.SELECT_BACKLOG)
         return count, oldest

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import sys
 import tempfile
 import threading
@@ -467,6 +468,119 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     with pytest.raises(ZeroDivisionError):
         await writing
     assert await asyncio.gather(*readers) == [None, ([], None)]
+
+
+# Backups
+
+
+def ids(path: Path) -> set[str]:
+    """Return the callbacks of a database, which must be whole."""
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        return {callback_id for (callback_id,) in db.execute("SELECT id FROM callbacks")}
+
+
+@pytest.fixture
+def page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backups give way as often as they can."""
+    monkeypatch.setattr("gateway.store.database._BACKUP_PAGES", 1)
+
+
+async def test_writes_go_on_during_a_backup(store: SqliteStore, path: Path, page_by_page: None) -> None:
+    """They have their turns between its pages, and it ends all the same; what it holds is whole, and opens."""
+    before = [new() for _ in range(500)]
+    await store.register(before)
+    mode = 0o640
+    await asyncio.to_thread(path.chmod, mode)
+    target = path.with_name("gateway.db.backup")
+    backup = asyncio.create_task(store.backup(target))
+    during: list[str] = []
+    while not backup.done():
+        (made,) = await store.register([new()])
+        during.append(made.callback.id)
+        await store.cancel("ann", before[len(during)].id, NOW)
+    size = await backup
+    assert len(during) > 20
+    found = ids(target)
+    assert {callback.id for callback in before} <= found
+    # What was asked for once all pages had been copied may be missing.
+    assert set(during[:-5]) <= found
+    assert size == target.stat().st_size
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+    async with opened(target) as restored:
+        for callback in before:
+            assert await restored.get_callback("ann", callback.id) is not None
+
+
+async def test_a_write_that_is_rolled_back_is_not_in_a_backup(
+    store: SqliteStore, path: Path, page_by_page: None
+) -> None:
+    """Not even one that was so large that the database had begun to write it down."""
+    await store.register([new() for _ in range(100)])
+    await store._database.read("PRAGMA cache_size = 10")
+    target = path.with_name("gateway.db.backup")
+    backup = asyncio.create_task(store.backup(target))
+    big = b'{"a":"' + b"x" * 8000 + b'"}'
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            await store.register([*(new(metadata=big) for _ in range(50)), new(metadata="text")])
+        assert not backup.done()
+    await backup
+    assert len(ids(target)) == 100
+
+
+async def test_a_backup_that_is_given_up_leaves_the_last_one(
+    store: SqliteStore, path: Path, page_by_page: None
+) -> None:
+    """Whenever that is: the file is the old one, there is none beside it, and the store goes on."""
+    target = path.with_name("gateway.db.backup")
+    await store.register([new() for _ in range(500)])
+    await store.backup(target)
+    last = files(path.parent)[target.name]
+    for turns in (1, 5, 20):
+        backup = asyncio.create_task(store.backup(target))
+        for _ in range(turns):
+            await store.register([new()])
+        backup.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await backup
+        await store.register([new()])
+    found = files(path.parent)
+    assert found[target.name] == last
+    assert set(found) == {"gateway.db", "gateway.db-wal", "gateway.db.backup"}
+
+
+async def test_closing_ends_a_backup(path: Path, page_by_page: None) -> None:
+    """It does not hold up the shutdown, nor use a connection that is gone."""
+    store = SqliteStore(path)
+    await store.open()
+    await store.register([new() for _ in range(200)])
+    backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
+    await store.register([new()])
+    await store.close()
+    with pytest.raises(StoreError, match="shutting down"):
+        await backup
+    assert set(files(path.parent)) == {"gateway.db"}
+
+
+async def test_a_backup_that_fails_leaves_the_last_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that cannot be written, and a database that is damaged: said, and nothing is replaced."""
+    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    target = path.with_name("gateway.db.backup")
+    async with opened(path) as store:
+        with pytest.raises(StoreError, match="could not be copied"):
+            await store.backup(path.parent / "missing" / "gateway.db.backup")
+        await store.register([new()])
+        await store.backup(target)
+    last = files(path.parent)
+    damage(path, "attempts")
+    async with opened(path) as store:
+        with pytest.raises(StoreError, match="damaged"):
+            await store.backup(target)
+        await store.register([new()])
+    assert set(files(path.parent)) == set(last)
+    assert files(path.parent)[target.name] == last[target.name]
 
 
 # Failures of the disk
