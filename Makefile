@@ -4,11 +4,12 @@ VENV := .venv
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 UV := build/uv/bin/uv
+BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-peers bench-schedule check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule simulate check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -24,15 +25,20 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 $(ARGS)
 
-bench: $(VENV)/.runtime ## Measure an idle sidecar, and what a hanging receiver costs another one
-	@$(VENV)/bin/python tests/bench/idle.py
-	@$(VENV)/bin/python tests/bench/isolation.py
+bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
+	@$(BENCH) $(ARGS)
 
-bench-peers: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the script people write, durable libraries, and bare HTTP
-	@$(VENV)/bin/python tests/bench/run_peers.py --python $(VENV)-bench/bin/python $(ARGS)
+bench-million: $(VENV)/.runtime ## Measure a million watched tasks alone
+	@$(BENCH) --only million $(ARGS)
+
+bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less
+	@$(BENCH) --only soak $(ARGS)
 
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
+
+simulate: $(VENV)/.dev ## Play a thousand seeds of the gateway in simulated worlds; some minutes
+	@$(VENV)/bin/python -m tests.simulation $(ARGS)
 
 check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
 

@@ -104,7 +104,11 @@ class Gateway:
             guard=None, resolve=resolve, limit=_UPSTREAM_CONNECTIONS, limit_idle=_IDLE_UPSTREAM_CONNECTIONS
         )
         self._callback_transport = PooledTransport(
-            guard=self._guard, resolve=resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
+            guard=self._guard,
+            resolve=resolve,
+            limit=_CONNECTIONS,
+            limit_idle=_IDLE_CONNECTIONS,
+            repeats_posts=True,  # receivers know a webhook by its id
         )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))

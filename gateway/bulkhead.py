@@ -40,6 +40,10 @@ class Bulkhead:
         """Whether retries may have places."""
         return self._retries < self._limit * _RETRY_SHARE
 
+    def held(self, receiver: str) -> int:
+        """Return how many places this receiver has."""
+        return self._in_flight.get(receiver, 0)
+
     def room(self, receiver: str) -> int:
         """Return how many places this receiver may have at the moment, its retries where ``retries``."""
         held = self._in_flight.get(receiver, 0)

@@ -18,7 +18,7 @@ import httpx
 
 __all__ = ["Connection"]
 
-_MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included
+_MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
 
@@ -42,7 +42,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._unclaimed = 0  # bytes since the head began, or since the parser found its end or a part of the body
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._framed = False  # the body's end is told by its length or its last chunk, not by the connection's end
@@ -52,7 +52,20 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether the last answer is complete and another request may be sent."""
-        return self._keep_alive and not self._asking and self._error is None
+        return (
+            self._keep_alive
+            and not self._asking
+            and self._error is None
+            and not self._paused
+            and self._transport is not None
+            # The answer may have come before its request had gone: the next one would wait behind the rest of that.
+            and not self._transport.get_write_buffer_size()
+        )
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come since the last request."""
+        return not self.status and not self._unclaimed
 
     async def ask(self, request: bytes, *, no_body: bool) -> None:
         """Send a request and return when the head of its answer is in ``status``, ``reason`` and ``headers``.
@@ -111,8 +124,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
             return
-        if not self.status:
-            self._head_bytes += len(data)
+        self._unclaimed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -124,7 +136,8 @@ class Connection(asyncio.Protocol):
             malformed = _caused(httpx.RemoteProtocolError(f"the answer is not valid HTTP/1.1: {exc}"), exc)
             self._fail(ours if isinstance(ours, httpx.TransportError) else malformed)
             return
-        if not self.status and self._asking and self._head_bytes > _MAX_HEAD:
+        if self._asking and self._unclaimed > _MAX_HEAD:
+            # The head, or what comes between the parts of a chunked body, or after them: the parser keeps all of it.
             self._fail(_too_large())
         elif self._buffered > _MAX_BUFFERED and not self._paused and self._transport is not None:
             self._paused = True
@@ -151,8 +164,10 @@ class Connection(asyncio.Protocol):
         if self.status:
             return  # a trailer
         self.headers.append((name, value))
-        if not self._framed:
-            self._framed = name.lower() in (b"content-length", b"transfer-encoding")
+        field = name.lower()
+        # RFC 9112 §6.3: where the last transfer coding is not chunked, the body lasts until the connection ends.
+        chunked = field == b"transfer-encoding" and value.lower().rstrip().endswith(b"chunked")
+        self._framed = self._framed or chunked or field == b"content-length"
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -162,9 +177,10 @@ class Connection(asyncio.Protocol):
             self.reason = b""
             self._framed = False
             return
-        if self._head_bytes > _MAX_HEAD and sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD:
+        if self._unclaimed > _MAX_HEAD and sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD:
             raise _too_large()
         self.status = status
+        self._unclaimed = 0
         self._keep_alive = self._parser.should_keep_alive()
         if self._no_body:
             # The parser expects what the length says: whatever comes now would be misread.
@@ -172,6 +188,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def on_body(self, body: bytes) -> None:
+        self._unclaimed = 0
         if self._asking:
             self._chunks.append(body)
             self._buffered += len(body)
@@ -197,7 +214,7 @@ class Connection(asyncio.Protocol):
 
 
 def _too_large() -> httpx.RemoteProtocolError:
-    return httpx.RemoteProtocolError(f"the answer's head is larger than {_MAX_HEAD} bytes")
+    return httpx.RemoteProtocolError(f"the answer's head or trailer is larger than {_MAX_HEAD} bytes")
 
 
 def _caused(error: httpx.TransportError, cause: BaseException | None) -> httpx.TransportError:

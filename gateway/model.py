@@ -7,8 +7,9 @@ constraints and a test holds the two together.
 import io
 import secrets
 from enum import StrEnum
-from urllib.parse import urlsplit
+from functools import lru_cache
 
+import httpx
 import msgspec
 
 __all__ = [
@@ -92,10 +93,16 @@ def new_callback_id(now: int) -> str:
     return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])
 
 
+@lru_cache(maxsize=4096)
 def receiver_of(url: str) -> str:
-    """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+    """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged.
+
+    However the URL is written, one receiver has one name: its host in ASCII, no default port, no final dot.
+    """
+    parts = httpx.URL(url)
+    host = parts.raw_host.decode("ascii").rstrip(".")
+    where = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

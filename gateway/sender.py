@@ -101,21 +101,22 @@ class Sender:
         framing = {"host": to.netloc.decode("ascii"), "content-length": str(len(body))}
         request = httpx.Request("POST", to, headers=framing | headers | self._headers, stream=httpx.ByteStream(body))
         response = await self._transport.handle_async_request(request)
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
         try:
             answer.status_code = response.status_code
             if response.status_code in (429, 503):
                 answer.retry_after = response.headers.get("retry-after")
             size = 0
-            assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
             # The stream itself: response.aiter_raw() would leave a suspended generator behind when left early.
-            async for chunk in response.stream:
+            async for chunk in stream:
                 if size < _EXCERPT:
                     answer.excerpt += chunk[: _EXCERPT - size]
                 size += len(chunk)
                 if size >= _MAX_BODY:
                     break
         finally:
-            await response.aclose()
+            await stream.aclose()
 
     def _timed_out(self, url: str) -> tuple[Reason, str]:
         return "timeout", (

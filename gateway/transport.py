@@ -28,6 +28,7 @@ from gateway.netguard import Netguard, Resolve
 __all__ = ["PooledTransport"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before
 
@@ -39,6 +40,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
     its place back at once. ``limit`` connections are in use at once; ``limit_idle`` more are kept for ``keepalive_s``
     seconds after their use, of more the longest unused is closed.
 
+    A kept connection may end just as it is used again. Where it does before any answer came, a request that may be sent
+    twice is sent once more, on a new one (RFC 9112 §9.3.1).
+
     A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query.
     """
 
@@ -49,13 +53,15 @@ class PooledTransport(httpx.AsyncBaseTransport):
         resolve: Resolve,
         limit: int,
         limit_idle: int = 128,
+        repeats_posts: bool = False,
         verify: ssl.SSLContext | None = None,
         keepalive_s: float = 15,
     ) -> None:
-        """``verify``: None trusts the system's authorities."""
+        """``verify``: None trusts the system's authorities. ``repeats_posts``: a POST may be sent twice, as below."""
         self._guard = guard
         self._places = asyncio.Semaphore(limit)
         self._limit_idle = limit_idle
+        self._repeatable = _IDEMPOTENT | {"POST"} if repeats_posts else _IDEMPOTENT
         self._tls = verify
         self._keepalive_s = keepalive_s
         self._resolve = resolve
@@ -75,8 +81,16 @@ class PooledTransport(httpx.AsyncBaseTransport):
         await self._places.acquire()
         connection: Connection | None = None
         try:
-            connection = await self._connection(destination)
-            await connection.ask(message, no_body=request.method == "HEAD")
+            connection, kept = await self._connection(destination)
+            no_body = request.method == "HEAD"
+            try:
+                await connection.ask(message, no_body=no_body)
+            except httpx.ReadError:
+                if not (kept and connection.silent and request.method in self._repeatable):
+                    raise
+                self._busy.discard(connection)
+                connection = await self._connect(destination)
+                await connection.ask(message, no_body=no_body)
         except BaseException:
             self._give_back(connection, destination)
             raise
@@ -93,16 +107,24 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if self._sweep is not None:
             self._sweep.cancel()
         for connection in [*self._idle, *self._busy]:
-            connection.close()
+            self._forget(connection).close()
 
     # The pool
 
-    async def _connection(self, destination: "_Destination") -> Connection:
+    async def _connection(self, destination: "_Destination") -> tuple[Connection, bool]:
+        """Return a connection, and whether it was kept from a request before."""
+        idle = self._idle_at.get(destination)
+        if not idle:
+            return await self._connect(destination), False
+        # The last one first: the rest may then grow old and go.
+        connection = self._forget(idle[-1])
+        self._busy.add(connection)
+        return connection, True
+
+    async def _connect(self, destination: "_Destination") -> Connection:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        idle = self._idle_at.get(destination)
-        # The last one first: the rest may then grow old and go.
-        connection = self._forget(idle[-1]) if idle else await self._dial(destination)
+        connection = await self._dial(destination)
         self._busy.add(connection)
         return connection
 

@@ -78,6 +78,8 @@ class Upstream:
         }
         if api_key is not None:
             self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
+        # Polls have these and no others: encoding them each time took longer than parsing the answer.
+        self._poll_headers = httpx.Headers(self._headers)
 
     async def poll(self, task_id: str) -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
@@ -103,21 +105,23 @@ class Upstream:
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         framing = {} if content is None else {"content-length": str(len(content))}
+        more = {**(headers or {}), **framing}
         # The path as an extension: a URL of its own for each task would have to be parsed, half of a poll's cost here.
         request = httpx.Request(
             method,
             self._url,
-            headers={**self._headers, **(headers or {}), **framing},
+            headers={**self._headers, **more} if more else self._poll_headers,
             stream=httpx.ByteStream(content or b""),
             extensions={"target": (self._base_path + path).encode("ascii")},
         )
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
+                assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
                 try:
-                    body = await _read(response)
+                    body = await _read(response.stream)
                 finally:
-                    await response.aclose()
+                    await response.stream.aclose()
         except TimeoutError:
             return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
         except httpx.RemoteProtocolError:  # its text quotes the answer, which may repeat the key
@@ -150,12 +154,11 @@ class Upstream:
         return msgspec.structs.replace(answer, body=answer.body.replace(self._api_key.encode(), b"***"))
 
 
-async def _read(response: httpx.Response) -> bytes | None:
+async def _read(stream: httpx.AsyncByteStream) -> bytes | None:
     """Read the body; None where it is larger than allowed."""
     chunks: list[bytes] = []
     size = 0
-    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
-    async for chunk in response.stream:
+    async for chunk in stream:
         size += len(chunk)
         if size > _MAX_ANSWER:
             return None

@@ -95,6 +95,10 @@ class InlineConnection:
 
     def __init__(self, path: Path, **options: Any) -> None:
         self._conn: _Connection = sqlite3.connect(path, factory=_Connection, **options)
+        self.latency_s: Callable[[], float] = lambda: 0.0
+        """How long the way back from the database takes: what it did is done by then."""
+        self.after: Callable[[], None] = lambda: None
+        """Called after everything that it did."""
 
     @property
     def broken(self) -> str | None:
@@ -111,8 +115,9 @@ class InlineConnection:
 
     async def _execute(self, function: Callable[..., T], *args: Any) -> T:
         result = function(*args)
+        self.after()
         # As with the thread: others run meanwhile, and a caller that is cancelled here has written all the same.
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.latency_s())
         return result
 
     async def executescript(self, script: str) -> sqlite3.Cursor:

@@ -152,7 +152,7 @@ class Store(Protocol):
     async def claim_callbacks(
         self, now: int, limit: int, bulkhead: Bulkhead | None = None
     ) -> tuple[list[DueCallback], int | None]:
-        """Claim due webhooks, the longest due first, of those that ``bulkhead`` admits (None: all).
+        """Claim due webhooks that ``bulkhead`` admits (None: all): a share for each receiver, its longest due ones.
 
         Also return when the next unclaimed one will be due that was not refused. A claim ends with record_attempt or
         release_callback; its place in the bulkhead is the caller's to give back.

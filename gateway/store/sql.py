@@ -29,13 +29,6 @@ RETURNING id, seq
 """
 
 _CALLBACK = """
-INSERT INTO callbacks (id, client, task_seq, url, receiver, metadata, timeout_s, created_at, expires_at)
-SELECT :id, :client, seq, :url, :receiver, :metadata, :timeout_s, :created_at, :expires_at
-FROM tasks WHERE upstream = :upstream AND task_id = :task_id
-ON CONFLICT (task_seq, client, url, cancelled) DO NOTHING
-"""
-
-_CALLBACK = """
 c.seq, c.id, c.client, c.url, c.metadata, c.timeout_s, c.state, c.created_at, c.expires_at, c.attempts,
 c.next_attempt_at, c.delivered_at, c.last_error"""
 
@@ -72,7 +65,8 @@ WHERE c.id = ? AND c.client = ?
 
 def select_callbacks(*, state: CallbackState | None, by_task: bool) -> str:
     """Build the list query: from a task's few callbacks, or along the client's, newest first."""
-    source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
+    index = "callbacks_client" if state is None else "callbacks_client_state"
+    source = f"callbacks AS c INDEXED BY {index} CROSS JOIN tasks AS t ON t.seq = c.task_seq"
     where = ["c.client = :client", "c.seq < :before"]
     if by_task:
         source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
@@ -120,8 +114,8 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :now, budget_used = 0,
 REDELIVER_CALLBACK = f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING receiver"
 
 REDELIVER_DEAD = f"""
-{_REDELIVER} WHERE client = :client AND state = 'dead' AND ended_at IS NOT NULL
-AND ended_at >= :since AND ended_at < :until
+{_REDELIVER.replace("callbacks", "callbacks INDEXED BY callbacks_dead", 1)}
+WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
 RETURNING receiver
 """
 

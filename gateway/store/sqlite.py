@@ -9,8 +9,8 @@ leaves nothing to repair.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -42,6 +42,7 @@ from gateway.store.writer import Kind, Writer
 __all__ = ["SqliteStore"]
 
 _CANDIDATES = 2000  # due tasks that are ranked, where more are due than may be polled
+_PART_BYTES = 1024 * 1024
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 _DURATIONS_KEPT = 256  # per model
 
@@ -57,10 +58,10 @@ class SqliteStore:
         self._claimed_callbacks: defaultdict[str, set[int]] = defaultdict(set)  # per receiver
         # Per receiver, when its first unclaimed webhook falls due, or earlier than that; of those that have one.
         self._receivers_due: dict[str, int] = {}
+        self._only_retries: set[str] = set()  # of these, while retries are to wait, nothing else is due
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, what its poller need not ask
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
-        self._stepped_back_ms = 0  # by how much the clock was set back: a claim from before is due so much earlier
         self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -118,7 +119,7 @@ class SqliteStore:
     # Registering
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
-        registrations: list[Registration] = await self._writer.submit(self._register, new)
+        registrations: list[Registration] = await self._writer.submit(self._register, new, len(new))
         return registrations
 
     def _apply_register(self, db: Connection, items: Sequence[Sequence[NewCallback]]) -> list[list[Registration]]:
@@ -332,7 +333,7 @@ class SqliteStore:
         expiries = [item for item, _ in items if item.expired_by is not None]
         receivers: set[str] = set()
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
-        for settled in filter(None, (ends, expiries)):
+        for settled in (*_in_parts(ends), *_in_parts(expiries)):
             owed = rows.owed(settled, self._first_attempt_delay_ms)
             receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, (owed,))))
             db.execute(sql.SETTLE_TASKS, (rows.settled(settled),))
@@ -368,9 +369,9 @@ class SqliteStore:
             expired = [rows.expired_task(row) for row in found]
         finally:
             # Expired ones stay so until they are settled: they are asked for again.
-            again_at = now if expired or next_expiry_at is None else next_expiry_at
-            if expired or next_expiry_at is not None:
-                self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], again_at)
+            again_at = [task.expires_at for task in expired]
+            again_at += [] if next_expiry_at is None else [next_expiry_at]
+            self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
         return expired, next_expiry_at
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
@@ -404,22 +405,36 @@ class SqliteStore:
     ) -> tuple[list[DueCallback], int | None]:
         # As in claim_tasks.
         async with self._database.reading():
-            due = sorted((at, receiver) for receiver, at in self._receivers_due.items() if at <= now)
-            rooms = [(receiver, limit if bulkhead is None else bulkhead.room(receiver)) for _, receiver in due]
-            refused = {receiver for receiver, room in rooms if not room}
+            # Whoever has the fewest places comes first, then whoever waits longest, each with a share of the places.
             retries = bulkhead is None or bulkhead.retries
-            asked = [
-                (receiver, room, list(self._claimed_callbacks.get(receiver, ()))) for receiver, room in rooms if room
-            ]
-            found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
-            for receiver, due_at in later.items():
-                if due_at is None:
-                    del self._receivers_due[receiver]
-                else:
-                    self._receivers_due[receiver] = due_at
-            if not retries:
-                # Whatever is still due with them may be retries, which were not even asked for.
-                refused |= later.keys()
+            if retries:
+                self._only_retries.clear()
+            due = sorted(
+                (0 if bulkhead is None else bulkhead.held(receiver), at, receiver)
+                for receiver, at in self._receivers_due.items()
+                if at <= now and receiver not in self._only_retries
+            )
+            share = max(1, limit // max(1, len(due)))
+            rooms = [(to, share if bulkhead is None else min(share, bulkhead.room(to))) for _, _, to in due]
+            refused = {receiver for receiver, room in rooms if not room}
+            with_room = [(to, room) for to, room in rooms if room]
+            asked = [(to, room, list(self._claimed_callbacks.get(to, ()))) for to, room in with_room[:limit]]
+            # Taken out meanwhile: what a claim that is given back during the query notes here must not be overwritten.
+            before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
+            later: dict[str, int | None] = {}
+            try:
+                found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
+            finally:
+                for receiver, due_at in (before | later).items():
+                    if due_at is not None:
+                        self._note_due(receiver, due_at)
+            if bulkhead is not None and not retries:
+                # Whatever is still due with them are retries, which were not even asked for: not again before there is
+                # a place for one, or a first attempt.
+                still_due = {receiver for receiver, at in later.items() if at is not None and at <= now}
+                self._only_retries |= still_due & _exhausted(found, asked)
+                refused |= self._only_retries
+                bulkhead.refused = bulkhead.refused or bool(self._only_retries)
             claims: list[DueCallback] = []
             for callback in found:
                 receiver = callback.receiver
@@ -428,13 +443,13 @@ class SqliteStore:
                     claims.append(callback)
                 else:
                     refused.add(receiver)
-                    self._receivers_due[receiver] = min(self._receivers_due.get(receiver, now), callback.due_at)
+                    self._note_due(receiver, callback.due_at)
             times = [at for receiver, at in self._receivers_due.items() if at > now or receiver not in refused]
             return claims, min(times, default=None)
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
-        self._webhook_due(claim.receiver, claim.due_at - self._stepped_back_ms)
+        self._webhook_due(claim.receiver, 0)  # as in _recorded
 
     def _end_claim(self, claim: DueCallback) -> None:
         claimed = self._claimed_callbacks[claim.receiver]
@@ -443,8 +458,12 @@ class SqliteStore:
             del self._claimed_callbacks[claim.receiver]
 
     def _webhook_due(self, receiver: str, due_at: int) -> None:
-        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
+        self._only_retries.discard(receiver)
+        self._note_due(receiver, due_at)
         self.callbacks_due.set()
+
+    def _note_due(self, receiver: str, due_at: int) -> None:
+        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
 
     async def record_attempt(self, record: AttemptRecord) -> None:
         await self._writer.submit(self._record, record)
@@ -459,8 +478,9 @@ class SqliteStore:
         for item in items:
             self._end_claim(item.claim)
             if item.attempt.result is not AttemptResult.DELIVERED:
-                # While it was claimed it was passed over; a redelivery meanwhile may have made it due at once.
-                self._webhook_due(item.claim.receiver, item.claim.due_at - self._stepped_back_ms)
+                # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
+                # have made it due at once, and the wall clock may have been set.
+                self._webhook_due(item.claim.receiver, 0)
 
     # Following the clock
 
@@ -475,8 +495,8 @@ class SqliteStore:
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
         step_ms = sum(items)
-        self._stepped_back_ms -= min(step_ms, 0)
         self._receivers_due = {receiver: at + step_ms for receiver, at in self._receivers_due.items()}
+        self._only_retries.clear()
         self._no_expiry_before.clear()
         self._ranked.clear()
         self._next_poll_told.clear()
@@ -529,6 +549,12 @@ def _due_callbacks(
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
+def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
+    """Return the receivers of which fewer webhooks were found than they had room for."""
+    counts = Counter(callback.receiver for callback in found)
+    return {receiver for receiver, room, _ in asked if counts[receiver] < room}
+
+
 class _Ranked:
     """Due tasks in the order in which a short budget polls them; made anew every second, as it takes milliseconds."""
 
@@ -544,6 +570,20 @@ class _Ranked:
         del self._due[-limit:]
         taken.reverse()
         return taken
+
+
+def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
+    """Yield them in parts whose outcomes have a bounded size: SQLite holds a JSON parameter several times over."""
+    part: list[Settlement] = []
+    size = 0
+    for settlement in settlements:
+        if part and size + len(settlement.outcome.data) > _PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(settlement)
+        size += len(settlement.outcome.data)
+    if part:
+        yield part
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:

@@ -34,7 +34,7 @@ _ONE_WRITES_FAULT = (
 )
 """What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
 
-_BATCH = 512  # writes per transaction at most, so that a reader never waits long
+_BATCH = 512  # rows per transaction or so, so that a reader never waits long
 
 
 Transaction = Callable[[Callable[[sqlite3.Connection], list[Sequence[Any]]]], Awaitable[list[Sequence[Any]]]]
@@ -56,6 +56,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
 class _Write(msgspec.Struct, eq=False):
     kind: Kind
     item: Any
+    rows: int
     future: "asyncio.Future[Any]"
 
 
@@ -83,15 +84,15 @@ class Writer:
         if self._task is not None:
             await self._task
 
-    async def submit(self, kind: Kind, item: Any) -> Any:
-        """Return the write's result once it is durable.
+    async def submit(self, kind: Kind, item: Any, rows: int = 1) -> Any:
+        """Return the write's result once it is durable; ``rows`` is how much of a transaction it takes.
 
         A caller that is cancelled meanwhile does not take its write back. Raises StoreError: nothing was written.
         """
         if self._closing or self._task is None or self._task.done():
             raise StoreError("The store is closed: the gateway is shutting down.")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(kind, item, future))
+        self._waiting.append(_Write(kind, item, rows, future))
         self._wake.set()
         return await future
 
@@ -108,9 +109,10 @@ class Writer:
 
     def _next_batch(self) -> list[_Write]:
         batch = [self._waiting.popleft()]
-        if not batch[0].kind.alone:
-            while self._waiting and len(batch) < _BATCH and not self._waiting[0].kind.alone:
-                batch.append(self._waiting.popleft())
+        rows = batch[0].rows
+        while self._waiting and rows < _BATCH and not (batch[0].kind.alone or self._waiting[0].kind.alone):
+            batch.append(self._waiting.popleft())
+            rows += batch[-1].rows
         return batch
 
     async def _write(self, batch: list[_Write]) -> None:

@@ -19,25 +19,30 @@ from pathlib import Path
 
 MEASURED, BESIDE = 0, 1
 STOP_LIMIT_S = 10
+# As they were before the benchmark pinned itself: from then on it would see its own core only.
+_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What has arrived at the receiver since the last reset; the instants are of the monotonic clock."""
+    """What has arrived at the sides since the last reset; the instants are of the monotonic clock."""
 
     webhooks: int
     distinct: int
     first_at: float
     last_at: float
+    polls: int
+    first_poll_at: float
 
 
 class Sides:
     """The running sides, seen from the benchmark."""
 
-    def __init__(self, pid: int, upstream_url: str, receiver_url: str) -> None:
+    def __init__(self, pid: int, upstream_url: str, receiver_urls: list[str]) -> None:
         self.pid = pid
         self.upstream_url = upstream_url
-        self.receiver_url = receiver_url
+        self.receiver_urls = receiver_urls
+        self.receiver_url = receiver_urls[0]
 
     def count(self) -> Counts:
         return Counts(**json.loads(self._ask("/count")))
@@ -53,6 +58,13 @@ class Sides:
         """Return when each webhook-id arrived first, in seconds since the epoch."""
         return json.loads(self._ask("/arrivals"))  # type: ignore[no-any-return]
 
+    def notices(self) -> list[float]:
+        """Return, of the latest webhooks, the seconds since the last answer that had ended a task.
+
+        Where one task runs at a time, that is how long its webhook took.
+        """
+        return json.loads(self._ask("/notices"))  # type: ignore[no-any-return]
+
     def reset(self) -> None:
         self._ask("/reset", method="POST")
 
@@ -67,9 +79,10 @@ class Sides:
 
 
 @contextmanager
-def start_sides(core: int = BESIDE, keep: int = 1_000_000) -> Iterator[Sides]:
-    """Run ``sides.py`` on its core; it remembers at most ``keep`` webhooks."""
-    command = [sys.executable, str(Path(__file__).with_name("sides.py")), "--keep", str(keep)]
+def start_sides(core: int = BESIDE, keep: int = 1_000_000, receivers: int = 1) -> Iterator[Sides]:
+    """Run ``sides.py`` on its core; it remembers at most ``keep`` webhooks and has so many receivers."""
+    command = [sys.executable, str(Path(__file__).with_name("sides.py"))]
+    command += ["--keep", str(keep), "--receivers", str(receivers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=pinned(core)) as process:
         try:
             assert process.stdout is not None
@@ -77,7 +90,7 @@ def start_sides(core: int = BESIDE, keep: int = 1_000_000) -> Iterator[Sides]:
             if not line:
                 raise SystemExit("the simulated sides did not start")
             urls = json.loads(line)
-            yield Sides(process.pid, urls["upstream"], urls["receiver"])
+            yield Sides(process.pid, urls["upstream"], urls["receivers"])
         finally:
             process.kill()
             process.wait(STOP_LIMIT_S)
@@ -88,10 +101,9 @@ def pinned(core: int) -> Callable[[], None]:
 
     With one core all share it, and where a process cannot be pinned (not Linux) it is left alone.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not _CORES:
         return lambda: None
-    cores = sorted(os.sched_getaffinity(0))
-    chosen = {cores[core % len(cores)]}
+    chosen = {_CORES[core % len(_CORES)]}
     return lambda: os.sched_setaffinity(0, chosen)
 
 
@@ -129,6 +141,10 @@ class Median:
     def spread(self) -> float:
         """From lowest to highest, as a share of the median."""
         return (self.high - self.low) / self.median
+
+
+def p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
 
 
 def median_of(values: Iterable[float]) -> Median:

@@ -1,129 +1,63 @@
-"""What a hanging receiver costs another one: its delivery times alone, and beside 500 webhooks that get no answer.
+"""What a hanging receiver costs another one: its time from notice to delivery beside 500 webhooks that get no answer.
 
-Run by ``make bench``. One ``gateway serve``, a simulated upstream, and two receivers on loopback; the figure is the
-time from the task's settling to the webhook's arrival, and the ratio of its 99th percentiles in one run.
+The receiver that hangs is a listener that never accepts: the kernel completes its connections, and nobody answers. One
+gateway delivers to the other receiver first alone and then beside it.
 """
 
-import argparse
-import asyncio
-import json
-import os
-import statistics
-import sys
-import tempfile
-from contextlib import AsyncExitStack
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+import socket
+import time
 
-import httpx
+import load
+from figures import Figure, at_most
+from gatewayprocess import start_gateway
+from harness import p99
+from notice import SETTINGS, WARM_UP, sample_ms
+from session import Session
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.simulator import SimulatedUpstream
-from gateway.simulator import serve as serve_simulator
-
-LIMIT_S = 60
+AT_MOST_RUNS = 3
 HANGING = 500
+CONNECTED = 100
+LIMIT_S = 30
 
 
-class Receiver:
-    """Answers at once, or never; notes how long after its task's end each webhook came."""
-
-    def __init__(self, *, answers: bool) -> None:
-        self.answers = answers
-        self.took_ms: list[float] = []
-        self.connected = 0
-        self.news = asyncio.Event()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        self.connected += 1
-        self.news.set()
-        if not self.answers:
-            await receive()  # until the gateway gives up
-            return
-        settled = datetime.fromisoformat(json.loads(body)["timestamp"]).timestamp() * 1000
-        self.took_ms.append(SystemClock().now() - settled)
-        self.news.set()
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+def measure(session: Session) -> list[Figure]:
+    count = session.count(300, 50)
+    alone = Figure("isolation.alone", "notice to delivery alone, 99th percentile", "ms", [])
+    beside = Figure("isolation.beside", f"the same beside {HANGING} webhooks that hang", "ms", [])
+    times = Figure(
+        "isolation.ratio",
+        "beside hanging ones / alone",
+        "x",
+        [],
+        at_most(2),
+        f"99th percentiles of {count} deliveries by the same gateway; one below 1 ms counts as 1 ms",
+    )
+    for _ in session.rounds("isolation", AT_MOST_RUNS):
+        alone_ms, beside_ms = run(session, count)
+        alone.runs.append(alone_ms)
+        beside.runs.append(beside_ms)
+        times.runs.append(beside_ms / max(alone_ms, 1))
+    return [alone, beside, times]
 
 
-async def measure(count: int) -> None:
-    async with AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        simulator = SimulatedUpstream(SystemClock())
-        upstream_url = await stack.enter_async_context(serve_simulator(simulator))
-        works, hangs = Receiver(answers=True), Receiver(answers=False)
-        works_url = await stack.enter_async_context(serve_asgi(works))
-        hangs_url = await stack.enter_async_context(serve_asgi(hangs))
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        environ |= {
-            "GATEWAY_PORT": "0",
-            "GATEWAY_DATABASE_URL": f"sqlite:///{Path(folder) / 'gateway.db'}",
-            "GATEWAY_UPSTREAM_URL": upstream_url,
-            "GATEWAY_UPSTREAM_RATE": "10000/1",
-            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
-            "GATEWAY_LOG_FORMAT": "json",
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "serve"), env=environ, stderr=asyncio.subprocess.PIPE
-        )
-        assert process.stderr is not None
-        try:
-            url = json.loads(await process.stderr.readline())["url"]
-            drain = asyncio.create_task(_read_away(process.stderr))
-            async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
-                alone = await _deliver(client, works, works_url, count, "alone")
-                await _register(client, hangs_url, HANGING, "hangs")
-                await _until(hangs, lambda: hangs.connected >= 100)
-                beside = await _deliver(client, works, works_url, count, "beside")
-        finally:
-            process.kill()
-            await process.wait()
-            await drain
-    for name, times in (("alone", alone), ("beside 500 that hang", beside)):
-        print(f"{name:<22} median {statistics.median(times):7.1f} ms   p99 {_p99(times):7.1f} ms   of {len(times)}")
-    print(f"{'ratio of p99':<22} {_p99(beside) / max(_p99(alone), 1):6.2f}   (at most 2)")
-
-
-async def _deliver(client: httpx.AsyncClient, works: Receiver, url: str, count: int, name: str) -> list[float]:
-    works.took_ms.clear()
-    for number in range(count):
-        await _register(client, url, 1, f"{name}{number}")
-        await _until(works, lambda expected=number + 1: len(works.took_ms) >= expected)
-    return list(works.took_ms)
-
-
-async def _register(client: httpx.AsyncClient, url: str, count: int, name: str) -> None:
-    callbacks = [{"taskId": f"sim-success-0-{name}-{n}", "callbackUrl": f"{url}/hook"} for n in range(count)]
-    answer = await client.post("/v1/callbacks/batch", json={"callbacks": callbacks})
-    assert all(item["status"] == 201 for item in answer.json()["data"]), answer.text[:300]
-
-
-async def _until(receiver: Receiver, condition: Any) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            receiver.news.clear()
-            await receiver.news.wait()
-
-
-async def _read_away(stream: asyncio.StreamReader) -> None:
-    while await stream.read(65536):
-        pass
-
-
-def _p99(times: list[float]) -> float:
-    return statistics.quantiles(times, n=100)[98]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=300)
-    asyncio.run(measure(parser.parse_args().count))
+def run(session: Session, count: int) -> tuple[float, float]:
+    """Return both 99th percentiles in milliseconds."""
+    with (
+        session.folder() as folder,
+        socket.create_server(("127.0.0.1", 0), backlog=HANGING) as hangs,
+        start_gateway(folder, upstream_url=session.sides.upstream_url, **SETTINGS) as gateway,
+    ):
+        sample_ms(gateway, session.sides, "warm", WARM_UP)
+        alone = sample_ms(gateway, session.sides, "alone", count)
+        files = gateway.open_files()
+        hook = f"http://127.0.0.1:{hangs.getsockname()[1]}/hook"
+        requests = load.batch_registrations([f"hangs-{number}" for number in range(HANGING)], hook)
+        load.send(gateway.url, requests, 1, load.all_created())
+        deadline = time.monotonic() + LIMIT_S
+        while gateway.open_files() < files + CONNECTED:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"fewer than {CONNECTED} webhooks hang")
+            time.sleep(0.01)
+        beside = sample_ms(gateway, session.sides, "beside", count)
+        gateway.kill()
+    return p99(alone), p99(beside)

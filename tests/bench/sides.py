@@ -1,22 +1,27 @@
 """The two simulated sides of a benchmark in one process: an upstream, and a receiver of webhooks.
 
 Owns their answers and the receiver's counts, and nothing of what is measured. Started by ``harness.start_sides``, it
-prints one JSON line with its two URLs. It must never be the bottleneck: hence a bare protocol on uvloop and httptools.
+prints one JSON line with its URLs. It must never be the bottleneck: hence a bare protocol on uvloop and httptools.
 
-Upstream: every GET is recordInfo and succeeded at once; a task whose id begins with ``run-`` still waits, and always.
-Receiver: every POST is a webhook and answered with 204, but for its control, which is on the same port:
+Upstream: every GET is recordInfo and succeeded at once; a task whose id begins with ``run-`` still waits, and always,
+and one that begins with ``second-`` waits at the first poll and has succeeded at the second.
+Receivers: every POST is a webhook and answered with 204. They are one on several addresses, as the gateway tells
+receivers apart by host and port. The control is on the same port:
 
 - ``GET /count``: webhooks, how many distinct webhook-ids they had, and the monotonic times in seconds of the first and
-  of the latest that was new;
+  of the latest that was new; polls, and the time of the first;
 - ``GET /wait?count=N&timeout=S``: the same once N distinct ones arrived or S seconds passed;
 - ``GET /arrivals``: when each webhook-id first arrived, in seconds since the epoch;
+- ``GET /notices``: of the latest webhooks, the seconds between the last answer that ended a task and their arrival;
 - ``POST /reset``: forget all of it.
 """
 
 import argparse
 import asyncio
 import json
+import socket
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -67,22 +72,38 @@ class Connection(asyncio.Protocol):
 class Upstream(Connection):
     """Answers at once, from the fixtures."""
 
+    def __init__(self, polls: "Polls") -> None:
+        self.polls = polls
+        self.ends = False
+
     def on_message_complete(self) -> None:
+        self.polls.note()
         asked = self.url.partition(b"taskId=")[2].partition(b"&")[0]
         self.url = b""
         self.last = not self.parser.should_keep_alive()
         if b"%" in asked:
             asked = json.dumps(unquote(asked.decode())).encode()[1:-1]
-        head, tail = WAITING if asked.startswith(b"run-") else SUCCESS
+        if asked.startswith(b"run-") or (asked.startswith(b"second-") and self.polls.is_first_of(asked)):
+            head, tail = WAITING
+        else:
+            head, tail = SUCCESS
+            self.ends = True
         size = len(head) + len(asked) + len(tail)
         self.answers.append(b"%b%d\r\n\r\n%b%b%b" % (OK_HEAD, size, head, asked, tail))
+
+    def flush(self) -> None:
+        super().flush()
+        if self.ends:
+            self.ends = False
+            self.polls.ended_at = time.monotonic()
 
 
 class Receiver(Connection):
     """Answers 204 and notes the webhook, or answers the control's questions."""
 
-    def __init__(self, arrivals: "Arrivals") -> None:
+    def __init__(self, arrivals: "Arrivals", polls: "Polls") -> None:
         self.arrivals = arrivals
+        self.polls = polls
         self.webhook_id: bytes | None = None
         self.waits = False
 
@@ -101,8 +122,9 @@ class Receiver(Connection):
             return
         if url == b"/reset":
             self.arrivals.reset()
+            self.polls.reset()
         else:
-            self.arrivals.note(webhook_id)
+            self.arrivals.note(webhook_id, self.polls.ended_at)
         self.answers.append(NO_CONTENT)
 
     def control(self, url: str) -> None:
@@ -114,13 +136,46 @@ class Receiver(Connection):
             self.arrivals.wait(int(query["count"][0]), float(query["timeout"][0]), self.release)
         elif parts.path == "/arrivals":
             self.answers.append(json_answer(self.arrivals.times()))
+        elif parts.path == "/notices":
+            self.answers.append(json_answer(list(self.arrivals.notices)))
         else:
-            self.answers.append(json_answer(self.arrivals.counts()))
+            self.answers.append(json_answer(self.counts()))
+
+    def counts(self) -> dict[str, float]:
+        return self.arrivals.counts() | self.polls.counts()
 
     def release(self) -> None:
         if not self.transport.is_closing():
-            self.transport.write(json_answer(self.arrivals.counts(), b"Connection: close\r\n"))
+            self.transport.write(json_answer(self.counts(), b"Connection: close\r\n"))
             self.transport.close()
+
+
+class Polls:
+    """How many polls came, and when the first did."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._count = 0
+        self._first_at = 0.0
+        self._seen: set[bytes] = set()
+        self.ended_at = 0.0
+        """When the last answer that ended a task was written."""
+
+    def is_first_of(self, task_id: bytes) -> bool:
+        if task_id in self._seen:
+            return False
+        self._seen.add(task_id)
+        return True
+
+    def note(self) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._first_at = time.monotonic()
+
+    def counts(self) -> dict[str, float]:
+        return {"polls": self._count, "first_poll_at": self._first_at}
 
 
 class Arrivals:
@@ -136,8 +191,9 @@ class Arrivals:
         self._newer: dict[bytes, float] = {}
         self._webhooks = self._distinct = 0
         self._first_at = self._last_at = 0.0
+        self.notices: deque[float] = deque(maxlen=10_000)
 
-    def note(self, webhook_id: bytes | None) -> None:
+    def note(self, webhook_id: bytes | None, ended_at: float) -> None:
         self._webhooks += 1
         if webhook_id is None or webhook_id in self._newer or webhook_id in self._older:
             return
@@ -145,6 +201,7 @@ class Arrivals:
             self._older, self._newer = self._newer, {}
         self._newer[webhook_id] = time.time()
         self._last_at = time.monotonic()
+        self.notices.append(self._last_at - ended_at)
         self._distinct += 1
         if self._distinct == 1:
             self._first_at = self._last_at
@@ -198,19 +255,40 @@ def envelope(name: str) -> tuple[bytes, bytes]:
 SUCCESS, WAITING = envelope("success.json"), envelope("waiting.json")
 
 
-async def serve(keep: int) -> None:
+async def serve(keep: int, receivers: int) -> None:
     loop = asyncio.get_running_loop()
-    arrivals = Arrivals(keep)
-    upstream = await loop.create_server(Upstream, "127.0.0.1", 0, backlog=1024)
-    receiver = await loop.create_server(lambda: Receiver(arrivals), "127.0.0.1", 0, backlog=1024)
-    ports = [server.sockets[0].getsockname()[1] for server in (upstream, receiver)]
-    print(
-        json.dumps({"upstream": f"http://127.0.0.1:{ports[0]}", "receiver": f"http://127.0.0.1:{ports[1]}"}), flush=True
-    )
-    await asyncio.gather(upstream.serve_forever(), receiver.serve_forever())
+    arrivals, polls = Arrivals(keep), Polls()
+    upstream = await loop.create_server(lambda: Upstream(polls), "127.0.0.1", 0, backlog=1024)
+    listeners = listen(receivers)
+    servers = [
+        await loop.create_server(lambda: Receiver(arrivals, polls), sock=listener, backlog=1024)
+        for listener in listeners
+    ]
+    urls = [url_of(sock) for sock in (*upstream.sockets, *listeners)]
+    print(json.dumps({"upstream": urls[0], "receivers": urls[1:]}), flush=True)
+    await asyncio.gather(upstream.serve_forever(), *(server.serve_forever() for server in servers))
+
+
+def listen(count: int) -> list[socket.socket]:
+    """Return listeners on 127.0.0.1, 127.0.0.2, …, all on one port; on ports of 127.0.0.1 where it is the only one."""
+    first = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    port = first.getsockname()[1]
+    listeners = [first]
+    try:
+        listeners += [socket.create_server((f"127.0.0.{n}", port), backlog=1024) for n in range(2, count + 1)]
+    except OSError:
+        listeners += [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(count - 1)]
+    return listeners
+
+
+def url_of(listener: Any) -> str:
+    host, port = listener.getsockname()
+    return f"http://{host}:{port}"
 
 
 if __name__ == "__main__":
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--keep", type=int, default=1_000_000, help="webhook-ids to remember at most")
-    uvloop.run(serve(cli.parse_args().keep))
+    cli.add_argument("--receivers", type=int, default=1, help="addresses to listen on, at most 254")
+    options = cli.parse_args()
+    uvloop.run(serve(options.keep, options.receivers))

@@ -500,6 +500,43 @@ def test_a_hanging_receiver_delays_nobody_else(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_retries_that_hold_their_share_do_not_slow_first_attempts(tmp_path: Path) -> None:
+    """With every place that retries may have taken, first attempts go out one after another, not at each heartbeat."""
+    times: list[float] = []
+    down = True
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host.startswith("slow"):
+            if down:
+                return httpx.Response(500)
+            await asyncio.sleep(1000)
+        else:
+            await asyncio.sleep(0.05)
+            times.append(VirtualClock().monotonic())
+        return httpx.Response(204)
+
+    async def main() -> None:
+        nonlocal down
+        sender = Sender(Transport(answer), VirtualClock(), timeout_s=2000, user_agent="test")
+        upstream = ScriptedUpstream(unused, "other")
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream, sender=sender, schedule_s=(0.0, 60.0, 60.0))
+        life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
+        await life.start()
+        for number in range(60):  # four failures each: no breaker opens
+            await owed(life, 4, url=f"https://slow-{number}.example/hook")
+        await asyncio.sleep(5)
+        down = False
+        await asyncio.sleep(75)
+        assert not life.deliverer._bulkhead.retries
+        started = life.clock.monotonic()
+        await owed(life, 300, url="https://works.example/hook")
+        await until(lambda: len(times) == 300, limit_s=600)
+        assert max(times) - started < 2
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a later query of one claim fails, what the first ones found is sent after all, and no place is lost."""
 

@@ -470,6 +470,32 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     assert await asyncio.gather(*readers) == [None, ([], None)]
 
 
+async def test_a_claim_given_back_during_another_one_is_not_forgotten(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given back while the next claim reads was claimed when that began: it is due all the same."""
+    made = await store.register([new(task_id="a"), new(task_id="b")])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    for registration in made:
+        seq = registration.callback.task.seq
+        await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    (first,), _ = await store.claim_callbacks(NOW, 1)
+    call = store._database.call
+
+    async def given_back_meanwhile(*args: object) -> object:
+        result = await call(*args)  # type: ignore[arg-type]
+        store.release_callback(first)
+        return result
+
+    monkeypatch.setattr(store._database, "call", given_back_meanwhile)
+    (second,), next_due_at = await store.claim_callbacks(NOW, 10)
+    monkeypatch.undo()
+    assert second.seq != first.seq
+    assert next_due_at is not None
+    assert next_due_at <= NOW
+    assert (await store.claim_callbacks(NOW, 10))[0] == [first]
+
+
 # Backups
 
 
@@ -671,7 +697,7 @@ BY = {
     "RECORD_ATTEMPTS": "callbacks USING INTEGER PRIMARY KEY (rowid=?)",
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "PRUNE_TASK": "callbacks USING COVERING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
-    "REDELIVER_DEAD": "callbacks USING INDEX callbacks_ended (state=? AND ended_at>? AND ended_at<?)",
+    "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},

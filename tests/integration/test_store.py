@@ -710,6 +710,38 @@ async def test_attempts_are_listed_in_order(store: Store) -> None:
     assert await store.list_attempts("ann", callback.id) == made
 
 
+async def test_a_retry_is_found_though_the_clock_was_set_back_during_its_attempt(store: Store) -> None:
+    """The next attempt is due by the new time, not an hour later by the old one."""
+    await brought_to(store, CallbackState.PENDING, new(at=NOW + 3_600_000))
+    due = await claim(store, NOW + 3_600_000)
+    await store.record_attempt(attempt_of(due, AttemptResult.RETRY, at=NOW, next_at=NOW + 5000))
+    assert await store.claim_callbacks(NOW, 10) == ([], NOW + 5000)
+    assert (await claim(store, NOW + 5000)).seq == due.seq
+
+
+async def test_an_expired_task_is_found_though_the_clock_was_set_back(store: Store) -> None:
+    """Until it has had its last poll it is expired whenever its time has passed, by whatever clock."""
+    callback = await registered(store, new(timeout_s=60))
+    assert [task.seq for task in (await store.expired_tasks("up", NOW + 3_600_000, 10))[0]] == [callback.task.seq]
+    assert (await store.expired_tasks("up", NOW + 1000, 10))[0] == []
+    assert [task.seq for task in (await store.expired_tasks("up", NOW + 61_000, 10))[0]] == [callback.task.seq]
+
+
+async def test_large_outcomes_settle_together(store: Store) -> None:
+    """Outcomes of some MB that end at once all settle, each with its own body."""
+    callbacks = [await registered(store, new(f"task-{number}")) for number in range(6)]
+    outcomes = [
+        Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"%d","result":"%b"}' % (number, b"x" * 600_000))
+        for number in range(6)
+    ]
+    await asyncio.gather(*(settle(store, *pair) for pair in zip(callbacks, outcomes, strict=True)))
+    due, _ = await store.claim_callbacks(NOW, 10)
+    assert {callback.id for callback in callbacks} == {webhook.id for webhook in due}
+    for webhook in due:
+        number = next(i for i, callback in enumerate(callbacks) if callback.id == webhook.id)
+        assert outcomes[number].data[1:-1] in webhook.body
+
+
 async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) -> None:
     """Databases end texts there: the rest of what a receiver said must not be lost with it."""
     callback = await brought_to(store, CallbackState.PENDING)

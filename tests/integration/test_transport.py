@@ -505,7 +505,7 @@ async def test_every_read_failure_is_mapped(make, raw_server, answering, stage: 
     while not transport._busy:  # noqa: ASYNC110 - until it has connected
         await asyncio.sleep(0)
     (connection,) = transport._busy
-    while (not connection._head_bytes) if stage == "head" else (not connection._buffered):  # noqa: ASYNC110
+    while (not connection._unclaimed) if stage == "head" else (not connection._buffered):  # noqa: ASYNC110
         await asyncio.sleep(0)
     connection.connection_lost(raised)
     with pytest.raises(httpx.ReadError) as caught:
@@ -598,6 +598,110 @@ async def test_announcements_without_end(make, raw_server, read_request) -> None
     server = await raw_server(handle)
     with pytest.raises(httpx.RemoteProtocolError):
         await post(make(), server.url())
+
+
+@pytest.mark.parametrize("after", [b"0\r\nx: ", b"1;"])
+async def test_trailer_without_end(make, raw_server, read_request, after: bytes) -> None:
+    """What frames a body is bounded like the head: the parser would keep all of it, and copy it again and again."""
+    sent = 0
+
+    async def handle(reader, writer) -> None:
+        nonlocal sent
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + after)
+        while sent < 64 * 1024 * 1024:
+            writer.write(b"a" * 65536)
+            await writer.drain()
+            sent += 65536
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await post(make(), server.url())
+    assert sent < 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize("coding", [b"identity", b"xchunked-not"])
+async def test_transfer_coding_that_is_not_chunked(make, raw_server, read_request, coding: bytes) -> None:
+    """Such a body lasts until the connection ends, and is whole then."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\nok")
+        writer.close()
+
+    server = await raw_server(handle)
+    assert (await post(make(), server.url())).content == b"ok"
+
+
+async def test_connection_whose_request_has_not_gone_is_not_used_again(make, raw_server) -> None:
+    """An answer may come before its request was taken: the next request must not wait behind the rest of that."""
+
+    async def handle(reader, writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n" if server.connections == 1 else OK)
+        await reader.read(1)
+        await asyncio.Event().wait()  # takes no more
+
+    server = await raw_server(handle)
+    transport = make()
+    async with asyncio.timeout(5):
+        assert (await post(transport, server.url(), bytes(32 * 1024 * 1024))).status_code == 413
+        assert not transport._idle
+        assert (await post(transport, server.url())).status_code == 200
+
+
+async def test_paused_connection_is_not_used_again(make, raw_server, read_request) -> None:
+    """A request cancelled just as a large answer has arrived leaves its socket unread: it serves nobody else."""
+    size = 70_000
+
+    async def handle(reader, writer) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, bytes(size)))
+
+    server = await raw_server(handle)
+    transport = make()
+    response = await transport.handle_async_request(httpx.Request("POST", server.url(), content=b"{}"))
+    (connection,) = transport._busy
+    while connection._asking or not connection._paused:  # noqa: ASYNC110 - until all of it has come, and none was read
+        await asyncio.sleep(0)
+    await response.aclose()
+    assert not transport._idle
+    assert len((await post(transport, server.url())).content) == size
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_idle_connection_that_ends_as_it_is_used(make, raw_server, read_request, method: str) -> None:
+    """Where a kept connection ends before any answer the request is sent once more, unless it may not be sent twice."""
+    closing = asyncio.Event()
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        if server.connections == 1:
+            await read_request(reader)  # its idle time ends just now: nobody looks at this
+            closing.set()
+            writer.transport.abort()
+            return
+        await reader.read()
+
+    server = await raw_server(handle)
+    for repeats in (False, True):
+        server.connections = 0
+        transport = make(repeats_posts=repeats)
+        await post(transport, server.url())
+        again = transport.handle_async_request(httpx.Request(method, server.url(), content=b""))
+        if method == "POST" and not repeats:
+            with pytest.raises(httpx.ReadError):
+                await again
+            assert server.connections == 1
+        else:
+            response = await again
+            assert await response.aread() == b"ok"
+            await response.aclose()
+            assert server.connections == 2
+        assert not transport._busy
+        assert transport._places._value == 10
 
 
 async def test_large_body_is_read_as_fast_as_it_is_wanted(make, raw_server, read_request) -> None:

@@ -73,8 +73,10 @@ CREATE TABLE callbacks (
 CREATE INDEX callbacks_due ON callbacks (receiver, next_attempt_at, budget_used) WHERE state = 'pending';
 -- The poller's question: whose time has passed?
 CREATE INDEX callbacks_expiring ON callbacks (expires_at) WHERE state = 'waiting';
--- The janitor's question, and the list of dead letters.
+-- The janitor's question.
 CREATE INDEX callbacks_ended ON callbacks (state, ended_at) WHERE ended_at IS NOT NULL;
+-- The operator's question: which of this client's dead letters are of that time?
+CREATE INDEX callbacks_dead ON callbacks (client, ended_at) WHERE state = 'dead';
 
 -- The client's questions: my callbacks, newest first (the row's seq ends each index); the same in one state.
 CREATE INDEX callbacks_client ON callbacks (client);

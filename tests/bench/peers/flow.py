@@ -55,8 +55,8 @@ async def measure(options: Options, live: Callable[[list[str]], Awaitable[Any]])
     started, cpu_started = time.perf_counter(), time.process_time()
     await live(measured)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    figures = {"lives_per_s": round(options.count / seconds, 1), "count": options.count, "seconds": round(seconds, 3)}
-    print(json.dumps(figures | {"cpu_ms_per_life": round(cpu_s / options.count * 1000, 3), "warm_up": WARM_UP}))
+    figures = {"per_s": round(options.count / seconds, 1), "count": options.count, "seconds": round(seconds, 3)}
+    print(json.dumps(figures | {"cpu_ms": round(cpu_s / options.count * 1000, 3), "warm_up": WARM_UP}))
 
 
 def task_ids(count: int) -> list[str]:

@@ -1,0 +1,70 @@
+"""The whole of the gateway's loops in simulated worlds: whatever goes wrong, and whenever, no law is broken.
+
+``make simulate`` plays a thousand seeds; here are some, and those that hypothesis looks for, which it can shrink.
+"""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.simulation.play import play
+from tests.simulation.scenario import (
+    LENGTH_S,
+    RECEIVER_MODES,
+    RECEIVERS,
+    UPSTREAM_MODES,
+    Event,
+    Registration,
+    Scenario,
+    draw,
+)
+
+seconds = st.floats(0, LENGTH_S, allow_nan=False).map(lambda s: round(s, 3))
+registrations = st.builds(
+    Registration,
+    at_s=seconds,
+    task=st.integers(0, 3),
+    receiver=st.integers(0, RECEIVERS - 1),
+    timeout_s=st.sampled_from([1, 30, 300, 3600]),
+    patience_s=st.sampled_from([0.01, 1.0, 30.0]),
+)
+events = st.one_of(
+    st.builds(Event, at_s=seconds, kind=st.sampled_from(["kill", "restart", "disk"]), seconds=st.floats(0.1, 20)),
+    st.builds(Event, at_s=seconds, kind=st.just("clock"), seconds=st.sampled_from([-3600.0, -5.0, 5.0, 3600.0])),
+    st.builds(
+        Event,
+        at_s=seconds,
+        kind=st.just("upstream"),
+        what=st.sampled_from(UPSTREAM_MODES),
+        seconds=st.floats(1, 200),
+    ),
+    st.builds(
+        Event,
+        at_s=seconds,
+        kind=st.just("receiver"),
+        what=st.sampled_from(RECEIVER_MODES),
+        number=st.integers(0, RECEIVERS - 1),
+        seconds=st.floats(1, 400),
+    ),
+    st.builds(Event, at_s=seconds, kind=st.sampled_from(["cancel", "redeliver"]), number=st.integers(0, 13)),
+)
+scenarios = st.builds(
+    Scenario,
+    seed=st.integers(0, 2**32),
+    tasks=st.tuples(*[st.tuples(st.sampled_from(["success", "fail", "never"]), st.floats(0, 120))] * 4),
+    registrations=st.lists(registrations, min_size=1, max_size=8).map(tuple),
+    events=st.lists(events, max_size=10).map(tuple),
+)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_seed(seed: int) -> None:
+    """What is acknowledged is delivered, dead for a reason or cancelled; nothing twice; no move is illegal."""
+    assert play(draw(seed)).looks > 0
+
+
+@given(scenarios)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_scenario(scenario: Scenario) -> None:
+    """The same for whatever hypothesis comes up with."""
+    assert play(scenario).looks > 0
