@@ -32,8 +32,10 @@ from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
+from gateway.backup import Backups
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.clock import Clock, SystemClock, wait_for_event
+from gateway.clock import Clock, FollowingClock, SystemClock, wait_for_event
+from gateway.clocksteps import ClockSteps
 from gateway.config import (
     DEFAULT_CLIENT,
     DEFAULT_UPSTREAM,
@@ -86,6 +88,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         """Build everything; nothing is opened or started. Raises SecretError and ConfigError."""
+        clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
         self._draining = asyncio.Event()
         self._started = False
@@ -108,6 +111,7 @@ class Gateway:
             repeats_posts=True,  # receivers know a webhook by its id
         )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
+        self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
             for upstream in _upstreams(settings, profiles)
@@ -123,7 +127,7 @@ class Gateway:
         )
         loops: list[Loop] = [watch.poller for watch in self._watches]
         loops += [deliverer, Janitor(self._store, clock, settings.retention_days)]
-        self._supervisor = Supervisor(loops, clock, metrics)
+        self._supervisor = Supervisor(loops, clock, metrics, ClockSteps(self._store, clock))
 
         async def check_url(url: str) -> None:
             await self._guard.check_registration(url, resolve)
@@ -212,6 +216,10 @@ class Gateway:
         self._supervisor.start()
         self._started = True
 
+    def begin_backup(self) -> None:
+        """Begin to copy the database into a file beside it."""
+        self._backups.begin()
+
     def begin_drain(self) -> None:
         """Answer requests that are held, and stop being ready."""
         self._draining.set()
@@ -219,7 +227,7 @@ class Gateway:
     async def drain(self) -> None:
         """Claim nothing more; finish or interrupt what is in flight within the drain time."""
         self.begin_drain()
-        drains = [self._supervisor.drain(self._drain_s)]
+        drains = [self._supervisor.drain(self._drain_s), self._backups.stop()]
         if self._proxy is not None:
             drains.append(self._proxy.drain(self._drain_s))
         await asyncio.gather(*drains)
@@ -302,10 +310,11 @@ class _Server(uvicorn.Server):
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
         try:
             yield
         finally:
-            for number in signals:
+            for number in (*signals, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
 
 

@@ -11,7 +11,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
+__all__ = ["Clock", "FollowingClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
+
+
+_STEP_MS = 10_000
+"""What the wall clock may be put right by at once and still be followed silently."""
 
 
 class Clock(Protocol):
@@ -32,8 +36,49 @@ class SystemClock:
     def now(self) -> int:
         return time.time_ns() // 1_000_000
 
+    if hasattr(time, "CLOCK_BOOTTIME"):
+
+        def monotonic(self) -> float:
+            # It goes on while the machine sleeps: that is time that passes, not a clock that is set.
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    else:
+
+        def monotonic(self) -> float:
+            return time.monotonic()
+
+
+class FollowingClock:
+    """A clock whose wall clock goes on as before when the machine's is set, until it is told to follow.
+
+    So whoever keeps instants can move them first: times of the one and of the other clock never meet.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_ms = clock.now() - round(clock.monotonic() * 1000)
+
+    def now(self) -> int:
+        now = self._clock.now()
+        return now - self._step_ms(now)
+
     def monotonic(self) -> float:
-        return time.monotonic()
+        return self._clock.monotonic()
+
+    def step_ms(self) -> int:
+        """Return by how much the machine's wall clock was set and not followed, in milliseconds; 0 up to 10 s."""
+        return self._step_ms(self._clock.now())
+
+    def follow(self, step_ms: int) -> None:
+        """Show that much more from now on."""
+        self._ahead_ms += step_ms
+
+    def _step_ms(self, now: int) -> int:
+        moved_ms = now - round(self._clock.monotonic() * 1000) - self._ahead_ms
+        if abs(moved_ms) > _STEP_MS:
+            return moved_ms
+        self._ahead_ms += moved_ms
+        return 0
 
 
 def to_iso(at: int) -> str:

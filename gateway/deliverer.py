@@ -137,8 +137,8 @@ class Deliverer:
             # A receiver that took the webhook needs no explaining, and these are most rows.
             excerpt=None if sent.reason is None else sent.excerpt.decode(errors="replace") or None,
         )
-        ended_at = sent.started_at + sent.duration_ms
-        next_attempt_at = None if decision.delay_s is None else ended_at + round(decision.delay_s * 1000)
+        # From now, not from when the attempt began: the clock may have been set meanwhile.
+        next_attempt_at = None if decision.delay_s is None else self._clock.now() + round(decision.delay_s * 1000)
         self._attempts[decision.result].inc()
         self._metrics.attempt_seconds.observe(sent.duration_ms / 1000)
         _log.info(

@@ -67,9 +67,9 @@ class Poller:
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
         self._wake = store.tasks_due(upstream.name)
         self._in_flight = InFlight(_CONCURRENCY, self._wake)
-        self._started_at = clock.now()
+        self._started = clock.monotonic()
         self._last_polls: set[int] = set()
-        self._not_known: dict[int, tuple[int, int]] = {}  # since when, and how many polls in a row
+        self._not_known: dict[int, tuple[float, int]] = {}  # since when (monotonic), and how many polls in a row
 
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
@@ -243,9 +243,11 @@ class Poller:
         if result.kind is not PollKind.NOT_KNOWN:
             self._not_known.pop(claim.seq, None)
             return False
-        since, polls = self._not_known.get(claim.seq, (now, 0))
+        steady = self._clock.monotonic()
+        since, polls = self._not_known.get(claim.seq, (steady, 0))
         self._not_known[claim.seq] = since, polls + 1
-        return polls + 1 >= _NOT_FOUND_AFTER_POLLS and now - max(since, claim.created_at) >= _NOT_FOUND_AFTER_MS
+        for_ms = min((steady - since) * 1000, now - claim.created_at)
+        return polls + 1 >= _NOT_FOUND_AFTER_POLLS and for_ms >= _NOT_FOUND_AFTER_MS
 
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
@@ -271,9 +273,10 @@ class Poller:
             return task.last_polled_at
         asked = task.last_polled_at is not None and task.last_polled_at >= task.expires_at
         grace_ms = _GRACE_MS if asked else _QUEUE_GRACE_MS
-        if task.expires_at < self._started_at:
+        started_at = now - round((self._clock.monotonic() - self._started) * 1000)
+        if task.expires_at < started_at:
             grace_ms = _RESTART_GRACE_MS  # what passed meanwhile may be a long queue for a short budget
-        return now if now >= max(task.expires_at, self._started_at) + grace_ms else None
+        return now if now >= max(task.expires_at, started_at) + grace_ms else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
         outcome = abandoned(task.task_id, "timeout")

@@ -14,7 +14,7 @@ from gateway.clock import Clock
 from gateway.errors import StoreError
 from gateway.telemetry import Metrics
 
-__all__ = ["HEARTBEAT_S", "Loop", "Supervisor"]
+__all__ = ["HEARTBEAT_S", "Loop", "Rounds", "Supervisor"]
 
 _log = structlog.get_logger()
 
@@ -44,11 +44,24 @@ class Loop(Protocol):
         ...
 
 
+class Rounds(Protocol):
+    """What stands around every round of every loop."""
+
+    async def begin_round(self) -> None:
+        """Return once a round may begin."""
+        ...
+
+    def end_round(self) -> None:
+        """Hear that it has ended, or failed."""
+        ...
+
+
 class Supervisor:
     """Runs each loop in a task of its own."""
 
-    def __init__(self, loops: Sequence[Loop], clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, loops: Sequence[Loop], clock: Clock, metrics: Metrics, rounds: Rounds | None = None) -> None:
         self._loops = tuple(loops)
+        self._rounds = rounds
         self._clock = clock
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,12 +94,21 @@ class Supervisor:
             if isinstance(error, BaseException):
                 _log.error("loop.drain_failed", loop=loop.name, exc_info=error)
 
+    async def _round(self, loop: Loop) -> float:
+        if self._rounds is None:
+            return await loop.run_once()
+        await self._rounds.begin_round()
+        try:
+            return await loop.run_once()
+        finally:
+            self._rounds.end_round()
+
     async def _run(self, loop: Loop) -> None:
         backoff_s = 0.5
         while True:
             self._beats[loop.name] = self._clock.monotonic()
             try:
-                wait_s = await loop.run_once()
+                wait_s = await self._round(loop)
                 self._failing.discard(loop.name)
                 backoff_s = 0.5
                 await loop.wait(min(wait_s, HEARTBEAT_S))

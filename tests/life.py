@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 
 from gateway.clientheaders import ClientHeaders
-from gateway.clock import Clock
+from gateway.clock import Clock, FollowingClock
+from gateway.clocksteps import ClockSteps
 from gateway.config import RateWindow
 from gateway.deliverer import Deliverer
 from gateway.key import Budget, Key
@@ -90,7 +91,7 @@ class Life:
         schedule_s: tuple[float, ...] = SCHEDULE_S,
         seed: int = 0,
     ) -> None:
-        self.clock = clock
+        self.clock = clock = FollowingClock(clock)
         self.metrics = Metrics()
         self.store = SqliteStore(path, first_attempt_delay_s=schedule_s[0])
         if isinstance(upstream, httpx.AsyncBaseTransport):
@@ -108,7 +109,7 @@ class Life:
             retry = RetryPolicy(schedule_s)
             self.deliverer = Deliverer(self.store, sender, headers, retry, clock, self.metrics, random.Random(seed + 1))
             loops.append(self.deliverer)
-        self.supervisor = Supervisor(loops, clock, self.metrics)
+        self.supervisor = Supervisor(loops, clock, self.metrics, ClockSteps(self.store, clock))
 
     async def start(self) -> "Life":
         await self.store.open()

@@ -64,8 +64,15 @@ class _Jump(selectors.SelectSelector):
 class VirtualClock:
     """``gateway.clock.Clock`` on the running virtual loop."""
 
+    def __init__(self) -> None:
+        self._set_by_ms = 0
+
     def now(self) -> int:
-        return EPOCH + floor(self.monotonic() * 1000 + 1e-6)
+        return EPOCH + floor(self.monotonic() * 1000 + 1e-6) + self._set_by_ms
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward, or back."""
+        self._set_by_ms += round(seconds * 1000)
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()

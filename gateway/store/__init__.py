@@ -7,6 +7,7 @@ method may raise ``StoreError`` (nothing was written; try again) or, at ``open``
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from gateway.bulkhead import Bulkhead
@@ -51,7 +52,7 @@ class Store(Protocol):
 
     @property
     def failing(self) -> str | None:
-        """Why the last write failed, or None where it succeeded."""
+        """Why the last write or read failed, or that the file is damaged; None where all is well."""
         ...
 
     async def secret_key(self) -> bytes:
@@ -170,6 +171,15 @@ class Store(Protocol):
         """
         ...
 
+    # What the loops ask together.
+
+    async def follow_clock(self, step_ms: int) -> None:
+        """Move all that is still to happen by so much, as the wall clock was; what is history stays.
+
+        Every write that was asked for before moves too, none that is asked for after does.
+        """
+        ...
+
     # What the janitor asks.
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
@@ -177,6 +187,14 @@ class Store(Protocol):
 
         Their attempts go with them, and tasks that no callback is left for. Return how many callbacks went; at most
         ``limit`` at once, so that no write waits long.
+        """
+        ...
+
+    async def backup(self, target: Path) -> int:
+        """Copy everything into a file, in the place of what was there; return its size in bytes.
+
+        All that was durable before the call is in it. Reads and writes go on meanwhile. A call that fails or is
+        cancelled leaves what was there.
         """
         ...
 

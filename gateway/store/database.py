@@ -9,15 +9,18 @@ transaction and each read.
 """
 
 import asyncio
+import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
+import structlog
 
 from gateway.errors import StoreError, StoreUnusable
 from gateway.store import sql
@@ -26,9 +29,15 @@ __all__ = ["Database"]
 
 T = TypeVar("T")
 
+_log = structlog.get_logger()
+
+_MIGRATIONS = resources.files("gateway.store.migrations")
 _APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
 _OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, RETURNING and ->> are there from here on
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
+_BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
+_CHECKED_BYTES = 256 * 1024 * 1024
+"""Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
 
 
 class Database:
@@ -39,6 +48,9 @@ class Database:
         self._path = path
         self._lock = asyncio.Lock()
         self._db: aiosqlite.Connection | None = None
+        self._damaged = False
+        self.failing: str | None = None
+        """Why the last read failed; damage to the file, once met, until the process ends; None while all is well."""
 
     async def open(self) -> None:
         """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
@@ -50,8 +62,13 @@ class Database:
         try:
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
+            if self._was_not_closed():
+                await self._look_without_writing()
             # isolation_level None: transactions begin and end only where this file says so.
-            self._db = await aiosqlite.connect(self._path, isolation_level=None, timeout=_LOCK_WAIT_S)
+            # Backups use it from a thread of their own, while they hold the lock.
+            self._db = await aiosqlite.connect(
+                self._path, isolation_level=None, timeout=_LOCK_WAIT_S, check_same_thread=False
+            )
             await self._prepare()
         except sqlite3.Error as exc:
             await self.close()
@@ -74,7 +91,11 @@ class Database:
         Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile.
         """
         async with self._lock:
-            return await self.call(_transaction, work)
+            try:
+                return await self.call(_transaction, work)
+            except sqlite3.DatabaseError as exc:
+                self._note_damage(exc)
+                raise
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -83,7 +104,12 @@ class Database:
             try:
                 yield
             except sqlite3.Error as exc:
+                if not self._note_damage(exc):
+                    self.failing = f"the last read failed: {exc}"
                 raise StoreError(f"The database could not be read ({exc}).") from exc
+            else:
+                if not self._damaged:
+                    self.failing = None
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading."""
@@ -102,41 +128,111 @@ class Database:
         result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
         return result
 
+    async def backup(self, target: Path) -> int:
+        """Copy the database into a file, in the place of what was there; return its size in bytes.
+
+        Reads and writes go on: they have their turn after every few pages, and what they change is in the copy too. It
+        is checked and durable before it takes its name. Raises StoreError: what was there is there still.
+        """
+        part = target.with_name(target.name + ".part")
+        try:
+            try:
+                await self._copy(part)
+                return await _in_thread(_put_in_place, part, target)
+            finally:
+                part.unlink(missing_ok=True)
+        except (sqlite3.Error, OSError) as exc:
+            raise StoreError(f"The database could not be copied to {target} ({exc}).") from exc
+
+    async def _copy(self, part: Path) -> None:
+        loop = asyncio.get_running_loop()
+        connection = self._connection
+        given_up = threading.Event()
+
+        async def give_way() -> None:
+            self._lock.release()
+            await self._lock.acquire()  # after all who wait
+            if given_up.is_set() or self._db is not connection:
+                raise StoreError("The gateway is shutting down.")
+
+        def after_pages(_status: int, _remaining: int, _total: int) -> None:
+            asyncio.run_coroutine_threadsafe(give_way(), loop).result()
+
+        def copy() -> None:
+            part.unlink(missing_ok=True)
+            # Whoever may read the database may read its copy, and nobody else.
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, self._path.stat().st_mode & 0o666))
+            with closing(sqlite3.connect(part, isolation_level=None)) as db:
+                # It is synced in the end; until then it may be lost.
+                db.execute("PRAGMA journal_mode = OFF")
+                db.execute("PRAGMA synchronous = OFF")
+                connection._conn.backup(db, pages=_BACKUP_PAGES, progress=after_pages)  # noqa: SLF001 - as in call
+
+        async with self._lock:
+            await _in_thread(copy, given_up=given_up)
+
     @property
     def _connection(self) -> aiosqlite.Connection:
         if self._db is None:
             raise StoreError("The store is closed: the gateway is starting or shutting down.")
         return self._db
 
+    def _was_not_closed(self) -> bool:
+        """Whether the last process that had the file was killed: what it wrote last stands beside it."""
+        wal = self._beside("-wal")
+        return wal.exists() and wal.stat().st_size > 0
+
+    async def _look_without_writing(self) -> None:
+        """Refuse what is to be refused through a connection that cannot write.
+
+        Another one that is closed puts the rest of a killed process's work into the file, though it was refused.
+        """
+        index = self._beside("-shm")
+        made = not index.exists()
+        uri = f"{self._path.absolute().as_uri()}?mode=ro"
+        self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
+        try:
+            await self._inspect()
+        finally:
+            if made:
+                index.unlink(missing_ok=True)
+            await self.close()
+
+    async def _inspect(self) -> int:
+        """Return the file's schema, 0 for a new one. Raises StoreUnusable for a file that this gateway cannot use."""
+        version = await self._version()
+        known = len(_migrations())
+        if version > known:
+            raise StoreUnusable(
+                f"{self._path} was written by a newer gateway (schema {version}, this one knows {known}); "
+                "it was not touched. Start that version, or restore a backup made before the upgrade."
+            )
+        ((size,),) = await self.rows("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        if size <= _CHECKED_BYTES:
+            ((found,),) = await self.rows("PRAGMA quick_check(1)")
+            if found != "ok":
+                raise StoreUnusable(_damaged(self._path, " ".join(found.split())))
+        return version
+
     async def _prepare(self) -> None:
         # Exclusive before anything reads: then the WAL index is kept in memory and no second process gets in.
         await self.rows("PRAGMA locking_mode = EXCLUSIVE")
-        version = await self._version()
-        migrations = _migrations()
-        if version > len(migrations):
-            raise StoreUnusable(
-                f"{self._path} was written by a newer gateway (schema {version}, this one knows {len(migrations)}); "
-                "it was not touched. Start that version, or restore a backup made before the upgrade."
-            )
+        version = await self._inspect()
         # Only now that the file is known to be ours: the journal mode is written into it.
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "temp_store = MEMORY",
-            "cache_size = -16384",
-        ):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
             await self.rows(f"PRAGMA {pragma}")
-        for number, script in enumerate(migrations[version:], version + 1):
+        for number, script in enumerate(_migrations()[version:], version + 1):
             await self._connection.executescript(
                 f"BEGIN IMMEDIATE;\nPRAGMA application_id = {_APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
             )
+        # Only now: a migration that makes a table anew drops the old one, and every row that refers to it would go too.
+        await self.rows("PRAGMA foreign_keys = ON")
         # Takes the exclusive lock now, and shows that the file can be written.
         await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
 
     async def _version(self) -> int:
-        """Return which schema the file has, 0 for a new one. Raises StoreUnusable for another program's file."""
+        """Return which schema the file has. Raises StoreUnusable for another program's file."""
         ((application,),) = await self.rows("PRAGMA application_id")
         ((version,),) = await self.rows("PRAGMA user_version")
         ((tables,),) = await self.rows("SELECT count(*) FROM sqlite_schema")
@@ -146,6 +242,19 @@ class Database:
                 "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
             )
         return int(version)
+
+    def _note_damage(self, exc: sqlite3.Error) -> bool:
+        """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""
+        if _error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
+            return False
+        if not self._damaged:
+            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=_explain(exc, self._path))
+        self._damaged = True
+        self.failing = f"the file is damaged: {exc}"
+        return True
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)
 
 
 def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -160,14 +269,53 @@ def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]
     return result
 
 
+async def _in_thread(work: Callable[..., T], *args: Any, given_up: threading.Event | None = None) -> T:
+    """Run ``work`` in a thread. A caller that is cancelled sets ``given_up`` and waits for its end."""
+    running = asyncio.get_running_loop().run_in_executor(None, work, *args)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if given_up is not None:
+            given_up.set()
+        await asyncio.gather(running, return_exceptions=True)
+        raise
+
+
+def _put_in_place(part: Path, target: Path) -> int:
+    with closing(sqlite3.connect(part)) as db:
+        ((found,),) = db.execute("PRAGMA quick_check(1)")
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"the copy is damaged, and so may be the database: {' '.join(found.split())}")
+    _sync(part)
+    size = part.stat().st_size
+    part.replace(target)
+    _sync(target.parent)
+    return size
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def _migrations() -> list[str]:
-    folder = resources.files("gateway.store.migrations")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    files = sorted((file for file in _MIGRATIONS.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     return [file.read_text(encoding="utf-8") for file in files]
 
 
+def _error_name(exc: sqlite3.Error) -> list[str]:
+    return str(getattr(exc, "sqlite_errorname", "")).split("_")
+
+
+def _damaged(path: Path, how: str) -> str:
+    return f"{path} is damaged ({how}); it was not repaired. Restore a backup, or set it aside and start anew."
+
+
 def _explain(exc: sqlite3.Error, path: Path) -> str:
-    match getattr(exc, "sqlite_errorname", "").split("_"):
+    match _error_name(exc):
         case ["SQLITE", "BUSY", *_]:
             return f"{path} is in use by another process, perhaps a second gateway. Stop it, or use another file."
         case ["SQLITE", "CANTOPEN", *_]:
@@ -178,7 +326,7 @@ def _explain(exc: sqlite3.Error, path: Path) -> str:
         case ["SQLITE", "NOTADB", *_]:
             return f"{path} is not an SQLite database; it was not touched. Set GATEWAY_DATABASE_URL to another file."
         case ["SQLITE", "CORRUPT", *_]:
-            return f"{path} is damaged ({exc}); it was not repaired. Restore a backup, or set it aside and start anew."
+            return _damaged(path, str(exc))
         case ["SQLITE", "FULL", *_]:
             return f"The disk that holds {path} is full ({exc}). Free some space and start again."
         case _:

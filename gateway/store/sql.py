@@ -276,3 +276,13 @@ SELECT_BACKLOG = "SELECT count(*), min(next_attempt_at) FROM callbacks WHERE sta
 SELECT_META = "SELECT value FROM meta WHERE key = ?"
 UPSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+
+# Following a wall clock that was set. A running task moves as a whole: its age is what it was.
+
+MOVE_TASKS = """
+UPDATE tasks SET next_poll_at = next_poll_at + :step, last_polled_at = last_polled_at + :step,
+    created_at = created_at + :step, born_at = born_at + :step
+WHERE next_poll_at IS NOT NULL
+"""
+MOVE_EXPIRIES = "UPDATE callbacks SET expires_at = expires_at + :step WHERE state = 'waiting'"
+MOVE_WEBHOOKS = "UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE state = 'pending'"

@@ -78,6 +78,7 @@ class SqliteStore:
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
+        self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         self._writer = Writer(
             (
                 self._settle,
@@ -90,6 +91,7 @@ class SqliteStore:
                 self._redeliver_dead,
                 self._prune,
                 self._save,
+                self._follow_clock,
             ),
             self._database.transaction,
         )
@@ -108,7 +110,7 @@ class SqliteStore:
 
     @property
     def failing(self) -> str | None:
-        return self._writer.failing
+        return self._database.failing or self._writer.failing
 
     async def secret_key(self) -> bytes:
         ((key,),) = await self._database.read(sql.SELECT_META, ("secret_key",))
@@ -447,7 +449,7 @@ class SqliteStore:
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
-        self._webhook_due(claim.receiver, claim.due_at)
+        self._webhook_due(claim.receiver, 0)  # as in _recorded
 
     def _end_claim(self, claim: DueCallback) -> None:
         claimed = self._claimed_callbacks[claim.receiver]
@@ -480,6 +482,28 @@ class SqliteStore:
                 # have made it due at once, and the wall clock may have been set.
                 self._webhook_due(item.claim.receiver, 0)
 
+    # Following the clock
+
+    async def follow_clock(self, step_ms: int) -> None:
+        await self._writer.submit(self._follow_clock, step_ms)
+
+    def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> list[None]:
+        for step_ms in items:
+            for statement in (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS):
+                db.execute(statement, {"step": step_ms})
+        return [None] * len(items)
+
+    def _clock_followed(self, items: Sequence[int], _: object) -> None:
+        step_ms = sum(items)
+        self._receivers_due = {receiver: at + step_ms for receiver, at in self._receivers_due.items()}
+        self._only_retries.clear()
+        self._no_expiry_before.clear()
+        self._ranked.clear()
+        self._next_poll_told.clear()
+        self.callbacks_due.set()
+        for event in self._tasks_due.values():
+            event.set()
+
     # Keeping house
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
@@ -495,6 +519,9 @@ class SqliteStore:
             db.executemany(sql.PRUNE_TASK, [{"seq": task_seq} for (task_seq,) in deleted])
             counts.append(len(deleted))
         return counts
+
+    async def backup(self, target: Path) -> int:
+        return await self._database.backup(target)
 
     async def backlog(self) -> tuple[int, int | None]:
         ((count, oldest),) = await self._database.read(sql.SELECT_BACKLOG)

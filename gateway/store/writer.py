@@ -49,6 +49,8 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """Takes the items, returns as many results. Runs in the database's thread, and touches nothing but the database."""
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
+    alone: bool = False
+    """Whether it shares its transaction with no write that was asked for earlier or later."""
 
 
 class _Write(msgspec.Struct, eq=False):
@@ -101,13 +103,17 @@ class Writer:
             # One turn of the event loop: whoever is about to write joins this batch.
             await asyncio.sleep(0)
             while self._waiting:
-                batch, rows = [], 0
-                while self._waiting and rows < _BATCH:
-                    batch.append(self._waiting.popleft())
-                    rows += batch[-1].rows
-                await self._write(batch)
+                await self._write(self._next_batch())
             if self._closing:
                 return
+
+    def _next_batch(self) -> list[_Write]:
+        batch = [self._waiting.popleft()]
+        rows = batch[0].rows
+        while self._waiting and rows < _BATCH and not (batch[0].kind.alone or self._waiting[0].kind.alone):
+            batch.append(self._waiting.popleft())
+            rows += batch[-1].rows
+        return batch
 
     async def _write(self, batch: list[_Write]) -> None:
         try:

@@ -38,8 +38,8 @@ class RawServer:
     def url(self, path: str = "/", *, scheme: str = "http", host: str | None = None) -> str:
         return f"{scheme}://{host or self.host}:{self.port}{path}"
 
-    async def start(self, tls: ssl.SSLContext | None) -> None:
-        self._server = await asyncio.start_server(self._serve, self.host, 0, ssl=tls)
+    async def start(self, tls: ssl.SSLContext | None, port: int) -> None:
+        self._server = await asyncio.start_server(self._serve, self.host, port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -68,12 +68,12 @@ class RawServer:
 
 @pytest.fixture
 async def raw_server() -> AsyncIterator[Callable[..., Awaitable[RawServer]]]:
-    """Start a server: ``server = await raw_server(handler, tls=None)``, with ``.url()`` and ``.connections``."""
+    """Start a server: ``server = await raw_server(handler, tls=None, port=0)``, with ``.url()``, ``.connections``."""
     servers: list[RawServer] = []
 
-    async def start(handler: Handler, *, tls: ssl.SSLContext | None = None) -> RawServer:
+    async def start(handler: Handler, *, tls: ssl.SSLContext | None = None, port: int = 0) -> RawServer:
         server = RawServer(handler)
-        await server.start(tls)
+        await server.start(tls, port)
         servers.append(server)
         return server
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import sys
 import tempfile
 import threading
@@ -134,6 +135,31 @@ async def test_a_file_that_another_process_holds_is_refused(path: Path, impatien
         pass
 
 
+async def killed_copy(path: Path, *changes: str) -> Path:
+    """Make a store, change it, and return a copy of its files as a kill leaves them: the last writes beside it."""
+    copy = path.parent / "killed" / path.name
+    copy.parent.mkdir()
+    async with opened(path) as store:
+        await store.register([new() for _ in range(200)])
+        await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        await store.register([new()])
+        for change in changes:
+            await store._database.read(change)
+        for file in path.parent.glob("gateway.db*"):
+            shutil.copy(file, copy.parent)
+    assert (copy.parent / "gateway.db-wal").stat().st_size > 0
+    return copy
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the page that a table or index begins on."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as db:
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,))
+        ((size,),) = db.execute("PRAGMA page_size")
+    content = path.read_bytes()
+    overwrite(path, content[: (page - 1) * size] + b"\xff" * size + content[page * size :])
+
+
 async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
     """A downgrade says which schema it met, and leaves every byte as it was."""
     async with opened(path):
@@ -144,6 +170,14 @@ async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
     message = await unusable(path)
     assert "newer gateway (schema 99, this one knows 1)" in message
     assert files(path.parent) == before
+
+
+async def test_a_newer_schema_that_was_killed_is_refused_untouched(path: Path) -> None:
+    """Neither is what a killed process wrote last put into the file, nor is a file of our own left beside it."""
+    copy = await killed_copy(path, "PRAGMA user_version = 99")
+    before = files(copy.parent)
+    assert "newer gateway" in await unusable(copy)
+    assert files(copy.parent) == before
 
 
 @pytest.mark.parametrize("made", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 7", "PRAGMA application_id = 7"])
@@ -175,6 +209,55 @@ async def test_a_damaged_file_is_refused(path: Path, at: int, said: str) -> None
     before = files(path.parent)
     assert said in await unusable(path)
     assert files(path.parent) == before
+
+
+@pytest.mark.parametrize("table", ["tasks", "callbacks", "callbacks_due", "attempts"])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_damaged_page_within_is_refused(path: Path, table: str, killed: bool) -> None:
+    """Not only where the first statement looks: the whole file is checked, and not a byte of it is changed."""
+    copy = await killed_copy(path)
+    if not killed:
+        async with opened(copy):
+            pass
+    damage(copy, table)
+    before = files(copy.parent)
+    message = await unusable(copy)
+    assert "is damaged" in message
+    assert "Restore a backup" in message
+    assert files(copy.parent) == before
+
+
+async def test_a_damaged_page_that_is_met_later_fails_what_needs_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file too large to be checked at the start: what does not need the page goes on, and the store says it fails."""
+    said: list[str] = []
+    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    monkeypatch.setattr("gateway.store.database._log.error", lambda event, **_: said.append(event), raising=False)
+    async with opened(path) as store:
+        (made,) = await store.register([new()])
+    damage(path, "attempts")
+    async with opened(path) as store:
+        assert store.failing is None
+        for _ in range(2):
+            with pytest.raises(StoreError, match="malformed"):
+                await store.list_attempts("ann", made.callback.id)
+        assert await store.get_callback("ann", made.callback.id) == made.callback
+        await store.register([new()])
+        assert store.failing is not None
+        assert "the file is damaged" in store.failing
+    assert said == ["store.damaged"]
+
+
+async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -> None:
+    """The store is failing when it cannot be read, as when it cannot be written."""
+    await connection(store).set_progress_handler(lambda: 1, 1)
+    with pytest.raises(StoreError, match="interrupted"):
+        await store.backlog()
+    assert store.failing == "the last read failed: interrupted"
+    await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
+    await store.backlog()
+    assert store.failing is None
 
 
 async def test_an_old_sqlite_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,6 +385,17 @@ async def test_a_write_that_cannot_be_stored_fails_alone(store: SqliteStore, poi
     assert store.failing is None
 
 
+async def test_what_waits_moves_with_the_clock_and_what_comes_after_does_not(store: SqliteStore) -> None:
+    """A registration asked for just before the clock is followed has the old time, one just after it the new one."""
+    before, after = new(task_id="before"), new(task_id="after", created_at=NOW - 3_600_000)
+    results = await asyncio.gather(
+        *(store.register([before]), store.follow_clock(-3_600_000), store.register([after])),
+    )
+    assert results[1] is None
+    found = [await store.get_callback("ann", one.id) for one in (before, after)]
+    assert [one and one.expires_at for one in found] == [NOW, NOW]
+
+
 async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
     """One item that cannot be stored takes its own batch down, with the tasks it would have made."""
     good = new()
@@ -396,8 +490,123 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     monkeypatch.setattr(store._database, "call", given_back_meanwhile)
     (second,), next_due_at = await store.claim_callbacks(NOW, 10)
     monkeypatch.undo()
-    assert (second.seq != first.seq, next_due_at) == (True, NOW)
+    assert second.seq != first.seq
+    assert next_due_at is not None
+    assert next_due_at <= NOW
     assert (await store.claim_callbacks(NOW, 10))[0] == [first]
+
+
+# Backups
+
+
+def ids(path: Path) -> set[str]:
+    """Return the callbacks of a database, which must be whole."""
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        return {callback_id for (callback_id,) in db.execute("SELECT id FROM callbacks")}
+
+
+@pytest.fixture
+def page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backups give way as often as they can."""
+    monkeypatch.setattr("gateway.store.database._BACKUP_PAGES", 1)
+
+
+async def test_writes_go_on_during_a_backup(store: SqliteStore, path: Path, page_by_page: None) -> None:
+    """They have their turns between its pages, and it ends all the same; what it holds is whole, and opens."""
+    before = [new() for _ in range(500)]
+    await store.register(before)
+    mode = 0o640
+    await asyncio.to_thread(path.chmod, mode)
+    target = path.with_name("gateway.db.backup")
+    backup = asyncio.create_task(store.backup(target))
+    during: list[str] = []
+    while not backup.done():
+        (made,) = await store.register([new()])
+        during.append(made.callback.id)
+        await store.cancel("ann", before[len(during)].id, NOW)
+    size = await backup
+    assert len(during) > 20
+    found = ids(target)
+    assert {callback.id for callback in before} <= found
+    # What was asked for once all pages had been copied may be missing.
+    assert set(during[:-5]) <= found
+    assert size == target.stat().st_size
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+    async with opened(target) as restored:
+        for callback in before:
+            assert await restored.get_callback("ann", callback.id) is not None
+
+
+async def test_a_write_that_is_rolled_back_is_not_in_a_backup(
+    store: SqliteStore, path: Path, page_by_page: None
+) -> None:
+    """Not even one that was so large that the database had begun to write it down."""
+    await store.register([new() for _ in range(100)])
+    await store._database.read("PRAGMA cache_size = 10")
+    target = path.with_name("gateway.db.backup")
+    backup = asyncio.create_task(store.backup(target))
+    big = b'{"a":"' + b"x" * 8000 + b'"}'
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            await store.register([*(new(metadata=big) for _ in range(50)), new(metadata="text")])
+        assert not backup.done()
+    await backup
+    assert len(ids(target)) == 100
+
+
+async def test_a_backup_that_is_given_up_leaves_the_last_one(
+    store: SqliteStore, path: Path, page_by_page: None
+) -> None:
+    """Whenever that is: the file is the old one, there is none beside it, and the store goes on."""
+    target = path.with_name("gateway.db.backup")
+    await store.register([new() for _ in range(500)])
+    await store.backup(target)
+    last = files(path.parent)[target.name]
+    for turns in (1, 5, 20):
+        backup = asyncio.create_task(store.backup(target))
+        for _ in range(turns):
+            await store.register([new()])
+        backup.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await backup
+        await store.register([new()])
+    found = files(path.parent)
+    assert found[target.name] == last
+    assert set(found) == {"gateway.db", "gateway.db-wal", "gateway.db.backup"}
+
+
+async def test_closing_ends_a_backup(path: Path, page_by_page: None) -> None:
+    """It does not hold up the shutdown, nor use a connection that is gone."""
+    store = SqliteStore(path)
+    await store.open()
+    await store.register([new() for _ in range(200)])
+    backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
+    await store.register([new()])
+    await store.close()
+    with pytest.raises(StoreError, match="shutting down"):
+        await backup
+    assert set(files(path.parent)) == {"gateway.db"}
+
+
+async def test_a_backup_that_fails_leaves_the_last_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that cannot be written, and a database that is damaged: said, and nothing is replaced."""
+    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    target = path.with_name("gateway.db.backup")
+    async with opened(path) as store:
+        with pytest.raises(StoreError, match="could not be copied"):
+            await store.backup(path.parent / "missing" / "gateway.db.backup")
+        await store.register([new()])
+        await store.backup(target)
+    last = files(path.parent)
+    damage(path, "attempts")
+    async with opened(path) as store:
+        with pytest.raises(StoreError, match="damaged"):
+            await store.backup(target)
+        await store.register([new()])
+    assert set(files(path.parent)) == set(last)
+    assert files(path.parent)[target.name] == last[target.name]
 
 
 # Failures of the disk

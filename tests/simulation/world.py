@@ -24,6 +24,7 @@ class ShiftedClock(VirtualClock):
     """A wall clock that is set now and then; the monotonic one is not."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.shift_ms = 0
 
     def now(self) -> int:

@@ -14,7 +14,7 @@ LAYERS = {
     "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "simulator"),
     "wiring": ("app",),
     "http": ("api", "dashboard", "inbound"),
-    "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor"),
+    "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
     "edges": (
         "upstream",
         "sender",

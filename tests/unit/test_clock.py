@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.clock import SystemClock, from_iso, to_iso, wait_for_event
+from gateway.clock import FollowingClock, SystemClock, from_iso, to_iso, wait_for_event
 
 LAST_AT = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 
@@ -138,3 +138,43 @@ async def test_a_time_limit_around_the_wait_is_not_swallowed() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
             await wait_for_event(asyncio.Event(), 3600)
+
+
+class SetClock:
+    """A clock whose two faces the test sets."""
+
+    wall = 1_777_460_000_000
+    steady = 5.0
+
+    def now(self) -> int:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def pass_time(self, seconds: float, *, set_by_ms: int = 0) -> None:
+        self.steady += seconds
+        self.wall += round(seconds * 1000) + set_by_ms
+
+
+@pytest.mark.parametrize("set_by_ms", [3_600_000, -3_600_000, 10_001])
+def test_a_clock_that_is_set_is_followed_when_told(set_by_ms: int) -> None:
+    """Until then it goes on as before, and says by how much; from then on it shows what the machine's does."""
+    machine = SetClock()
+    clock = FollowingClock(machine)
+    machine.pass_time(7, set_by_ms=set_by_ms)
+    assert clock.now() == SetClock.wall + 7_000
+    machine.pass_time(3)
+    assert (clock.now(), clock.monotonic(), clock.step_ms()) == (SetClock.wall + 10_000, 15.0, set_by_ms)
+    clock.follow(set_by_ms)
+    assert (clock.now(), clock.step_ms()) == (machine.wall, 0)
+
+
+@pytest.mark.parametrize("set_by_ms", [10_000, -10_000])
+def test_a_small_correction_is_followed_at_once(set_by_ms: int) -> None:
+    """However many there are: they do not add up to a step."""
+    machine = SetClock()
+    clock = FollowingClock(machine)
+    for _ in range(10):
+        machine.pass_time(1, set_by_ms=set_by_ms)
+        assert (clock.now(), clock.step_ms()) == (machine.wall, 0)

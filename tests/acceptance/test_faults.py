@@ -1,0 +1,87 @@
+"""What a gateway process makes of a machine that fails it: no file left to open, and a database that is damaged."""
+
+import asyncio
+import os
+import resource
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.asgi_server import serve_asgi
+
+LIMIT_S = 20
+
+
+def lowest_free_file(pid: int) -> int:
+    """Return the number that the next file gets which the process opens."""
+    folder = Path(f"/proc/{pid}/fd")
+    if not folder.exists() or not hasattr(resource, "prlimit"):
+        pytest.skip("the open files of another process are read from /proc, and limited by prlimit")
+    taken = {int(entry.name) for entry in folder.iterdir()}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+async def test_a_process_that_is_out_of_files(world: Any) -> None:
+    """Clients that are connected are served, no receiver is blamed, and all goes on once files can be opened again."""
+    posts: list[str] = []
+
+    async def other_receiver(scope: Any, receive: Any, send: Any) -> None:
+        posts.append(dict(scope["headers"])[b"webhook-id"].decode())
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve_asgi(other_receiver))
+        gateway = await stack.enter_async_context(world.gateway())
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway.url, trust_env=False))
+        first = await world.register(client, "sim-success-0-first")
+        await world.becomes(client, first["id"], "delivered")
+        pid = gateway.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free_file(pid), limits[1]))
+        # Its task has ended: nothing is asked of the upstream.
+        second = await world.register(client, "sim-success-0-first", callbackUrl=f"{url}/hook")
+        not_made = await gateway.event("attempt.not_made")
+        assert "Too many open files" in not_made["error"]
+        held = (await client.get(f"/v1/callbacks/{second['id']}")).json()
+        assert (held["state"], held["attempts"], held["lastError"]) == ("pending", 0, None)
+        assert (await client.get("/healthz")).status_code == 200
+        assert 'gateway_attempts_total{result="not_made"} 1.0' in (await client.get("/metrics")).text
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        await world.becomes(client, second["id"], "delivered")
+        assert posts == [second["id"]]
+        async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as another:
+            delivered = (await another.get(f"/v1/callbacks/{second['id']}")).json()
+        assert delivered["attempts"] == 1
+        assert await gateway.stop() == 0
+
+
+async def test_a_damaged_database_ends_the_start(world: Any) -> None:
+    """The process says what to do and exits with 1; not a byte of the file or beside it is changed."""
+    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        for number in range(50):
+            await world.register(client, f"sim-never-0-{number}")
+        assert await gateway.stop() == 0
+    path = world.folder / "gateway.db"
+    content = path.read_bytes()
+    middle = len(content) // 4096 // 2 * 4096
+    path.write_bytes(content[:middle] + b"\xff" * 4096 + content[middle + 4096 :])
+    before = {file.name: file.read_bytes() for file in world.folder.iterdir()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "serve"),
+        cwd=world.folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **world.environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(LIMIT_S):
+        said, _ = await process.communicate()
+    assert process.returncode == 1
+    last = said.decode().splitlines()[-1]
+    assert last.startswith(f"{path} is damaged (")
+    assert last.endswith("it was not repaired. Restore a backup, or set it aside and start anew.")
+    assert {file.name: file.read_bytes() for file in world.folder.iterdir()} == before

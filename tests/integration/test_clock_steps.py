@@ -1,0 +1,224 @@
+"""The wall clock is set an hour forward or back while the gateway runs: all goes on at its pace. In virtual time."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import RateWindow
+from gateway.errors import StoreError
+from gateway.model import Callback, CallbackState, Outcome, TaskState
+from gateway.outcome import PollKind, PollResult
+from gateway.sender import SendResult
+from tests.life import Life, ScriptedSender, ScriptedUpstream, until
+from tests.virtualtime import VirtualClock, run_virtual
+
+HOUR_S = 3600.0
+STEPS = pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S], ids=["forward", "back"])
+FAST = (RateWindow(1000, 1.0),)
+
+
+class World:
+    """A clock that can be set, an upstream whose tasks end when told, and a receiver that answers when told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = VirtualClock()
+        self.path = folder / "db"
+        self.ended: set[str] = set()
+        self.status = 204
+        self.polls: list[tuple[float, str]] = []
+        self.posts: list[tuple[float, int]] = []  # when, and the timestamp that was signed
+        self.bodies: list[bytes] = []
+
+    async def poll(self, task_id: str) -> PollResult:
+        self.polls.append((self.clock.monotonic(), task_id))
+        await asyncio.sleep(0.05)
+        if task_id in self.ended:
+            return PollResult(
+                kind=PollKind.TERMINAL, outcome=Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t"}'), model="m"
+            )
+        return PollResult(kind=PollKind.RUNNING, model="m")
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        self.posts.append((self.clock.monotonic(), int(headers["webhook-timestamp"])))
+        self.bodies.append(body)
+        started_at = self.clock.now()
+        await asyncio.sleep(0.1)
+        failed = self.status != 204
+        return SendResult(
+            started_at=started_at,
+            duration_ms=100,
+            status_code=self.status,
+            reason="status" if failed else None,
+            error="The receiver answered." if failed else None,
+            retry_after_s=None,
+            excerpt=b"",
+        )
+
+    async def life(self, **options: Any) -> Life:
+        options = {"rate": FAST, **options}
+        upstream, sender = ScriptedUpstream(self.poll), ScriptedSender(self.send)
+        return await Life(self.path, self.clock, upstream=upstream, sender=sender, **options).start()
+
+    def polled_between(self, first_s: float, last_s: float, task_id: str | None = None) -> int:
+        return sum(1 for at, polled in self.polls if first_s <= at < last_s and task_id in (None, polled))
+
+
+async def state(life: Life, callback: Callback) -> CallbackState:
+    return (await life.look(callback)).state
+
+
+@STEPS
+def test_polls_go_on_at_their_pace(step_s: float, tmp_path: Path) -> None:
+    """Fifty running tasks are polled as often after the step as before it; what ends is delivered within its minute."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        callbacks = [await life.register(f"t{number}") for number in range(50)]
+        await asyncio.sleep(600)
+        before = world.polled_between(300, 600)
+        world.clock.step(step_s)
+        await asyncio.sleep(300)
+        after = world.polled_between(600, 900)
+        assert 0.8 * before <= after <= 1.2 * before
+        assert max(world.polled_between(at, at + 10) for at in range(600, 900)) <= 50
+        world.ended = {f"t{number}" for number in range(50)}
+        await asyncio.sleep(60)
+        assert {await state(life, callback) for callback in callbacks} == {CallbackState.DELIVERED}
+        assert len(world.posts) == 50
+        assert life.claims == 0
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_webhooks_are_tried_again_on_their_schedule(step_s: float, tmp_path: Path) -> None:
+    """A hundred that failed come neither an hour late nor all at once; they are signed with the time it is now."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        world.status = 500
+        world.ended = {f"t{number}" for number in range(100)}
+        callbacks = [await life.register(f"t{number}", url=f"https://r{number}.example/hook") for number in range(100)]
+        await until(lambda: len(world.posts) == 200)  # at once, and after 5 s: then after 5 minutes
+        second_s = world.clock.monotonic()
+        world.clock.step(step_s)
+        await asyncio.sleep(290)
+        assert len(world.posts) == 200
+        world.status = 204
+        await until(lambda: len(world.posts) == 300, limit_s=60)
+        for at, signed_at in world.posts[200:]:
+            assert 295 <= at - second_s <= 340
+            now_s = (world.clock.now() - round((world.clock.monotonic() - at) * 1000)) // 1000
+            assert abs(signed_at - now_s) <= 1
+        await asyncio.sleep(10)
+        assert {await state(life, callback) for callback in callbacks} == {CallbackState.DELIVERED}
+        assert len(world.posts) == 300
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_a_callback_lives_as_long_as_it_was_told_to(step_s: float, tmp_path: Path) -> None:
+    """A budget of half an hour is half an hour: not over at once, and not an hour longer; ended tasks still count."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        short = await life.register("never", timeout_s=1800)
+        ending = await life.register("ends", timeout_s=1800)
+        await asyncio.sleep(60)
+        world.clock.step(step_s)
+        await asyncio.sleep(1680)
+        assert await state(life, short) is CallbackState.WAITING
+        world.ended = {"ends"}
+        await asyncio.sleep(120)
+        assert [await state(life, callback) for callback in (short, ending)] == [CallbackState.DELIVERED] * 2
+        assert sum(b"task.abandoned" in body for body in world.bodies) == 1
+        new = await life.register("later", timeout_s=600)
+        await asyncio.sleep(590)
+        assert await state(life, new) is CallbackState.WAITING
+        await asyncio.sleep(30)
+        assert await state(life, new) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_a_step_while_everything_is_in_flight(step_s: float, tmp_path: Path) -> None:
+    """Polls and attempts that the step met half way are recorded with times that hold after it."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        world.status = 500
+        world.ended = {f"t{number}" for number in range(20)}
+        running = [await life.register(f"r{number}") for number in range(20)]
+        callbacks = [await life.register(f"t{number}", url=f"https://r{number}.example/hook") for number in range(20)]
+        await until(lambda: len(world.posts) == 20, step_s=0.01)
+        assert life.claims >= 20
+        stepped_s = world.clock.monotonic()
+        world.clock.step(step_s)
+        await asyncio.sleep(30)
+        assert len(world.posts) == 40
+        assert all(4 <= at - stepped_s <= 7 for at, _ in world.posts[20:])
+        assert all(world.polled_between(stepped_s, stepped_s + 30, f"r{number}") for number in range(20))
+        world.status = 204
+        world.ended |= {f"r{number}" for number in range(20)}
+        await asyncio.sleep(400)
+        states = {await state(life, callback) for callback in (*running, *callbacks)}
+        assert states == {CallbackState.DELIVERED}
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_a_step_that_cannot_be_stored_yet(step_s: float, tmp_path: Path) -> None:
+    """While nothing can be written the old time goes on; with the first write that works everything has followed."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        callback = await life.register("never", timeout_s=1800)
+        await asyncio.sleep(60)
+        life.connection.broken = "disk I/O error"
+        world.clock.step(step_s)
+        await asyncio.sleep(60)
+        with pytest.raises(StoreError):
+            await life.register("refused")
+        life.connection.broken = None
+        asked = len(world.polls)
+        await asyncio.sleep(60)
+        assert len(world.polls) > asked
+        await asyncio.sleep(1500)
+        assert await state(life, callback) is CallbackState.WAITING
+        await asyncio.sleep(180)
+        assert await state(life, callback) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_small_corrections_change_nothing_that_is_stored(tmp_path: Path) -> None:
+    """What a time server does all day is followed as it comes."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        callback = await life.register("never")
+        for _ in range(50):
+            world.clock.step(1.0)
+            await asyncio.sleep(20)
+        assert (await life.look(callback)).expires_at == callback.expires_at
+        assert life.clock.now() == world.clock.now()
+        await life.stop()
+
+    run_virtual(main())

@@ -1,0 +1,469 @@
+"""What goes wrong around a whole gateway, over real sockets and on a real file: nothing is lost, all goes on by itself.
+
+What a receiver can do wrong stands in ``tests/acceptance/test_receivers.py``.
+"""
+
+import asyncio
+import errno
+import json
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway import app
+from gateway.app import Gateway
+from gateway.asgi_server import serve_asgi
+from gateway.clock import SystemClock
+from gateway.config import load
+from gateway.errors import StoreUnusable
+from gateway.janitor import Janitor
+from gateway.resolver import Resolver
+from gateway.simulator import SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from gateway.simulator.scenario import Plan
+from gateway.upstream import Upstream
+from tests.nameserver import NO_SUCH_NAME, SERVER_FAILURE, serve_names
+
+LIMIT_S = 20
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OK = b"HTTP/1.1 200 OK\r\n"
+RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # SO_LINGER with no time: closing sends a reset
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Hooks:
+    """A receiver that takes every webhook, and keeps it."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.url = ""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        self.events.append(json.loads(body))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Running:
+    """A gateway that serves, and its client."""
+
+    def __init__(self, gateway: Gateway, client: httpx.AsyncClient) -> None:
+        self.gateway = gateway
+        self.client = client
+
+    async def register(self, task_id: str, url: str, **members: Any) -> httpx.Response:
+        return await self.client.post("/v1/callbacks", json={"taskId": task_id, "callbackUrl": url, **members})
+
+    async def registered(self, task_id: str, url: str) -> str:
+        answer = await self.register(task_id, url)
+        assert answer.status_code == 201, answer.text
+        callback_id: str = answer.json()["id"]
+        return callback_id
+
+    async def becomes(self, path: str, condition: Callable[[Any], bool]) -> Any:
+        """Return what a path answers once the condition holds of it."""
+        last = None
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while True:
+                    last = await self.client.get(path)
+                    if condition(last):
+                        return last
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pytest.fail(f"{path} still answers {last and last.text}")
+
+    async def delivered(self, callback_id: str) -> Any:
+        path = f"/v1/callbacks/{callback_id}"
+        return (await self.becomes(path, lambda answer: answer.json()["state"] == "delivered")).json()
+
+
+@asynccontextmanager
+async def running(folder: Path, upstream_url: str, **environ: str) -> AsyncIterator[Running]:
+    settings = load(
+        {
+            "GATEWAY_DATABASE_URL": f"sqlite:///{folder / 'gateway.db'}",
+            "GATEWAY_UPSTREAM_URL": upstream_url,
+            "GATEWAY_UPSTREAM_RATE": "1000/1",
+            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
+            "GATEWAY_POLL_MIN_S": "0.05",
+            "GATEWAY_POLL_MAX_S": "0.2",
+            "GATEWAY_RETRY_SCHEDULE": "0" + ",0.1" * 99,
+            "GATEWAY_DRAIN_S": "0.1",
+            **environ,
+        }
+    )
+    gateway = Gateway(settings, SystemClock())
+    try:
+        await gateway.start()
+        async with serve_asgi(gateway) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+            yield Running(gateway, client)
+    finally:
+        await gateway.drain()
+        await gateway.close()
+
+
+@pytest.fixture
+async def hooks() -> AsyncIterator[Hooks]:
+    receiver = Hooks()
+    async with serve_asgi(receiver) as url:
+        receiver.url = f"{url}/hook"
+        yield receiver
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upstream has less time for an answer than it usually has."""
+    monkeypatch.setattr(app, "Upstream", partial(Upstream, timeout_s=0.2))
+
+
+# The upstream
+
+
+async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say of the task "t" that it has succeeded."""
+    data = {"taskId": "t", "state": "success", "resultJson": '{"resultUrls":["https://cdn.example.com/a.png"]}'}
+    body = json.dumps({"code": 200, "msg": "success", "data": data}).encode()
+    while True:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+        await writer.drain()
+
+
+def sends(start: bytes, piece: bytes = b"", *, every_s: float | None = None) -> Handler:
+    """Write the start, then the piece again and again, and wait for the gateway to go."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(start)
+        while every_s is not None:
+            await writer.drain()
+            await asyncio.sleep(every_s)  # what a slow upstream is
+            writer.write(piece)
+        await reader.read()
+
+    return handle
+
+
+def resets_after(start: bytes) -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(start)
+        await writer.drain()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        writer.transport.abort()
+
+    return handle
+
+
+async def closes_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    pass
+
+
+LATE, GONE, ALIEN = "did not answer within 0.2 s", "could not be reached", "not valid HTTP/1.1"
+
+UPSTREAMS: list[tuple[str, Handler | None, str]] = [
+    ("refuses", None, GONE),
+    ("never answers", sends(b""), LATE),
+    ("drips its head", sends(b"HTTP/1.1 200 O", b"K", every_s=0.05), LATE),
+    ("drips its body", sends(OK + b"content-length: 60\r\n\r\n", b"x", every_s=0.05), LATE),
+    ("closes at once", closes_at_once, GONE),
+    ("resets within its head", resets_after(OK), GONE),
+    ("resets within its body", resets_after(OK + b'content-length: 99\r\n\r\n{"code":200,"data":{"state":"fail'), GONE),
+    ("speaks SSH", sends(b"SSH-2.0-OpenSSH_9.6\r\n"), ALIEN),
+    ("sends endless headers", sends(OK, b"x: y\r\n" * 1000, every_s=0), ALIEN),
+    ("sends one endless header", sends(OK + b"x: ", b"y" * 10_000, every_s=0), ALIEN),
+]
+
+
+@pytest.mark.parametrize(("handler", "words"), [row[1:] for row in UPSTREAMS], ids=[row[0] for row in UPSTREAMS])
+async def test_what_a_broken_upstream_comes_to(
+    handler: Handler | None,
+    words: str,
+    impatient: None,
+    hooks: Hooks,
+    raw_server: Callable[..., Awaitable[Any]],
+    tmp_path: Path,
+) -> None:
+    """No fault ends a task or is anybody's failure: it is polled again, and delivered once the upstream is well."""
+    well = asyncio.Event()
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert handler is not None
+        await (answers if well.is_set() else handler)(reader, writer)
+
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens
+        url = f"http://127.0.0.1:{held.getsockname()[1]}" if handler is None else (await raw_server(upstream)).url("")
+        async with running(tmp_path, url) as gateway:
+            callback_id = await gateway.registered("t", hooks.url)
+            path = f"/v1/callbacks/{callback_id}"
+            answer = await gateway.becomes(path, lambda answer: words in (answer.json()["task"]["lastError"] or ""))
+            assert (answer.json()["state"], answer.json()["task"]["state"]) == ("waiting", "waiting")
+            for probe in ("/healthz", "/readyz"):
+                assert (await gateway.client.get(probe)).status_code == 200
+            well.set()
+            if handler is None:
+                held.close()
+                await raw_server(answers, port=httpx.URL(url).port)
+            callback = await gateway.delivered(callback_id)
+            assert callback["attempts"] == 1
+    assert [(event["type"], event["data"]["taskId"]) for event in hooks.events] == [("task.succeeded", "t")]
+
+
+# The receiver, and names
+
+
+async def test_a_receiver_that_refuses_gets_its_webhook_when_it_listens(hooks: Hooks, tmp_path: Path) -> None:
+    """Each refused connection is a failed attempt that says so; the first one that is taken delivers."""
+    async with serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url:
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            port = held.getsockname()[1]
+            async with running(tmp_path, upstream_url) as gateway:
+                callback_id = await gateway.registered("sim-success-0-t", f"http://127.0.0.1:{port}/hook")
+                path = f"/v1/callbacks/{callback_id}/attempts"
+                tried = await gateway.becomes(path, lambda answer: len(answer.json()["data"]) >= 2)
+                assert {(a["result"], a["statusCode"]) for a in tried.json()["data"]} == {("retry", None)}
+                assert all("could not be reached" in a["error"] for a in tried.json()["data"])
+                held.close()
+                async with serve_asgi(hooks, port=port):
+                    await gateway.delivered(callback_id)
+    assert len(hooks.events) == 1
+
+
+async def test_names_that_do_not_resolve_and_then_do(
+    hooks: Hooks, raw_server: Callable[..., Awaitable[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The upstream's and a receiver's: polled and tried again meanwhile, found within seconds, and nothing is lost."""
+    upstream = await raw_server(answers)
+    port = httpx.URL(hooks.url).port
+    async with serve_names(up_test=SERVER_FAILURE, hooks_test=NO_SUCH_NAME) as names:
+        monkeypatch.setattr(app, "Resolver", partial(Resolver, nameservers=[names.address]))
+        url = f"http://up.test:{upstream.port}"
+        async with running(tmp_path, url, GATEWAY_CALLBACK_ALLOW="hooks.test,127.0.0.1") as gateway:
+            callback_id = await gateway.registered("t", f"http://hooks.test:{port}/hook")
+            path = f"/v1/callbacks/{callback_id}"
+            await gateway.becomes(path, lambda answer: "up.test" in (answer.json()["task"]["lastError"] or ""))
+            assert upstream.connections == 0
+            names.names["up.test"] = ["127.0.0.1"]
+            failed = await gateway.becomes(path, lambda answer: answer.json()["attempts"] >= 2)
+            assert "hooks.test" in failed.json()["lastError"]
+            assert (failed.json()["state"], failed.json()["task"]["state"]) == ("pending", "success")
+            assert not hooks.events
+            names.names["hooks.test"] = ["127.0.0.1"]
+            await gateway.delivered(callback_id)
+    assert len(hooks.events) == 1
+
+
+# The disk and the file
+
+
+class Disk:
+    """A place for the database that can be filled up."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.gateway: Running
+
+    async def fill(self) -> None:
+        raise NotImplementedError
+
+    async def free(self) -> None:
+        raise NotImplementedError
+
+
+class SmallDisk(Disk):
+    """A file system of its own, of a few megabytes."""
+
+    async def fill(self) -> None:
+        await asyncio.to_thread(self._fill)
+
+    def _fill(self) -> None:
+        with (self.folder / "filler").open("wb", buffering=0) as filler:
+            size = 65536
+            while size:
+                try:
+                    filler.write(bytes(size))
+                except OSError as exc:
+                    if exc.errno != errno.ENOSPC:
+                        raise
+                    size //= 2
+
+    async def free(self) -> None:
+        (self.folder / "filler").unlink()
+
+
+class PageLimit(Disk):
+    """SQLite's own limit on the file's size: what it does at the limit is what it does on a full disk."""
+
+    async def fill(self) -> None:
+        database = self.gateway.gateway._store._database
+        ((pages,),) = await database.read("PRAGMA page_count")
+        await database.read(f"PRAGMA max_page_count = {pages}")
+
+    async def free(self) -> None:
+        await self.gateway.gateway._store._database.read("PRAGMA max_page_count = 1000000")
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """Mount a file system of 4 MB; skip where this user may not."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        reason = made.stderr.strip() if made.returncode else ""
+    except OSError as exc:
+        reason = str(exc)
+    if reason:
+        pytest.skip(f"a small file system cannot be mounted here ({reason}): only the page limit stands in for it")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with mounted(folder):
+        yield SmallDisk(folder)
+
+
+@pytest.fixture
+def page_limit(tmp_path: Path) -> PageLimit:
+    return PageLimit(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["small_disk", "page_limit"])
+async def test_a_full_disk(kind: str, hooks: Hooks, request: pytest.FixtureRequest) -> None:
+    """503 with Retry-After and no false 201 while it is full; with room again everything goes on by itself."""
+    disk: Disk = request.getfixturevalue(kind)
+    simulator = SimulatedUpstream(SystemClock())
+    simulator.add_task("waits", Plan(duration_s=10_000))
+    metadata = {"note": "x" * 7000}
+    async with serve_simulator(simulator) as upstream_url:
+        async with running(disk.folder, upstream_url) as gateway:
+            disk.gateway = gateway
+            waits = await gateway.registered("waits", hooks.url)
+            await disk.fill()
+            taken: list[str] = []
+            refused: httpx.Response | None = None
+            for number in range(2000):  # what fits into the pages that the file has already
+                answer = await gateway.register(f"sim-never-0-{number}", hooks.url, metadata=metadata)
+                if answer.status_code != 201:
+                    refused = answer
+                    break
+                taken.append(answer.json()["id"])
+            assert refused is not None
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            # A poll that fits into a page may be stored at any moment, and is a write that succeeds.
+            for probe, word in (("/readyz", "the store is failing"), ("/metrics", "gateway_ready 0.0")):
+                async with asyncio.timeout(LIMIT_S):
+                    while word not in (await gateway.client.get(probe)).text:
+                        assert (await gateway.register("refused", hooks.url, metadata=metadata)).status_code == 503
+            assert (await gateway.client.get("/healthz")).status_code == 200
+            assert (await gateway.client.get(f"/v1/callbacks/{waits}")).json()["state"] == "waiting"
+            for task_id in ("refused", f"sim-never-0-{len(taken)}"):
+                listed = await gateway.client.get("/v1/callbacks", params={"taskId": task_id})
+                assert listed.json()["data"] == []
+
+            simulator.add_task("waits", Plan(duration_s=0))
+            await disk.free()
+            await gateway.delivered(waits)
+            await gateway.becomes("/readyz", lambda answer: answer.status_code == 200)
+            taken.append(await gateway.registered("sim-never-0-again", hooks.url))
+        async with running(disk.folder, upstream_url) as gateway:
+            for callback_id in (waits, *taken):
+                assert (await gateway.client.get(f"/v1/callbacks/{callback_id}")).status_code == 200
+
+
+async def test_a_start_on_a_full_disk(small_disk: SmallDisk) -> None:
+    """A file that is there opens: what it owes can be sent. A new one is refused, with what to do, while it is full."""
+    other = {"GATEWAY_DATABASE_URL": f"sqlite:///{small_disk.folder / 'other.db'}", "GATEWAY_WEBHOOK_SECRET": SECRET}
+    async with running(small_disk.folder, "http://127.0.0.1:9"):
+        pass
+    await small_disk.fill()
+    async with running(small_disk.folder, "http://127.0.0.1:9") as gateway:
+        assert (await gateway.client.get("/healthz")).status_code == 200
+    with pytest.raises(StoreUnusable, match=r"is full .*Free some space"):
+        async with running(small_disk.folder, "http://127.0.0.1:9", **other):
+            pass
+    await small_disk.free()
+    async with running(small_disk.folder, "http://127.0.0.1:9", **other) as gateway:
+        assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+async def test_a_damaged_page_that_is_met_while_running(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What needs it is 503, the rest goes on, and readiness stays red: an operator has to act, not a supervisor."""
+    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    async with serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url:
+        async with running(tmp_path, upstream_url) as gateway:
+            callback_id = await gateway.registered("sim-never-0-a", hooks.url)
+            ((page,),) = await gateway.gateway._store._database.read(
+                "SELECT rootpage FROM sqlite_schema WHERE name = 'attempts'"
+            )
+        content = bytearray((tmp_path / "gateway.db").read_bytes())
+        content[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
+        (tmp_path / "gateway.db").write_bytes(content)
+        async with running(tmp_path, upstream_url) as gateway:
+            assert (await gateway.client.get("/readyz")).status_code == 200
+            refused = await gateway.client.get(f"/v1/callbacks/{callback_id}/attempts")
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            await gateway.registered("sim-never-0-b", hooks.url)
+            ready = await gateway.client.get("/readyz")
+            assert (ready.status_code, "the store is failing" in ready.json()["detail"]) == (503, True)
+            assert (await gateway.client.get("/healthz")).status_code == 200
+
+
+# The gateway's own loops
+
+
+async def test_a_loop_that_raises(hooks: Hooks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """/healthz and /readyz name it while it fails, the alarm metric counts, the others work; it recovers by itself."""
+    real, broken = Janitor.run_once, True
+    rounds = 0
+
+    async def run_once(self: Janitor) -> float:
+        nonlocal rounds
+        rounds += 1
+        if broken:
+            raise RuntimeError("a defect")
+        return await real(self)
+
+    monkeypatch.setattr(Janitor, "run_once", run_once)
+    async with (
+        serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url,
+        running(tmp_path, upstream_url) as gateway,
+    ):
+        for probe in ("/healthz", "/readyz"):
+            answer = await gateway.becomes(probe, lambda answer: answer.status_code == 503)
+            assert "the janitor keeps failing" in answer.json()["detail"]
+            assert "a defect" not in answer.text
+        await gateway.delivered(await gateway.registered("sim-success-0-t", hooks.url))
+        counted = 'gateway_loop_restarts_total{loop="janitor"} '
+        metrics = await gateway.becomes("/metrics", lambda answer: f"{counted}2.0" in answer.text)
+        assert 'gateway_loop_restarts_total{loop="deliverer"} 0.0' in metrics.text
+        assert rounds <= 3  # half a second, then one
+        broken = False
+        for probe in ("/healthz", "/readyz"):
+            await gateway.becomes(probe, lambda answer: answer.status_code == 200)
