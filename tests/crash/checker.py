@@ -27,6 +27,11 @@ SELECT c.id, c.state, c.url, c.attempts, c.budget_used, c.next_attempt_at, c.bod
     t.task_id, t.state AS task_state, t.next_poll_at
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
+# The end of a task and what is owed for it are one transaction: nothing is polled that nobody waits for.
+_POLLED_FOR_NOBODY = """
+SELECT task_id FROM tasks AS t WHERE next_poll_at IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = t.seq AND state = 'waiting')
+"""
 _ATTEMPTS = """
 SELECT c.id, a.number, a.started_at, a.status_code, a.result
 FROM attempts AS a JOIN callbacks AS c ON c.seq = a.callback_seq ORDER BY c.id, a.number
@@ -87,7 +92,11 @@ class Checker:
 
     def after_end(self, database: Path, *, clean: bool) -> None:
         """Judge the files of a process that has ended; ``clean``: by itself, after a shutdown."""
-        now = self._read(database)
+        try:
+            now = self._read(database)
+        except sqlite3.DatabaseError as exc:
+            self.corrupted.append(f"the database cannot be read: {exc}")
+            return
         for callback_id in self.promised:
             if callback_id not in now.callbacks:
                 self.lost.append(f"{callback_id} was answered, and is not in the database")
@@ -138,6 +147,8 @@ class Checker:
             if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'attempts'").fetchone()[0]:
                 return Snapshot()  # killed before the schema was committed, whole or not at all
             snapshot = Snapshot({row["id"]: row for row in db.execute(_CALLBACKS)})
+            for (task_id,) in db.execute(_POLLED_FOR_NOBODY):
+                self.corrupted.append(f"{task_id} is polled, and nobody waits for it")
             for row in db.execute(_ATTEMPTS):
                 snapshot.attempts.setdefault(row["id"], []).append(row)
         for callback_id, row in snapshot.callbacks.items():
@@ -191,6 +202,10 @@ class Checker:
         said = [arrival.status for arrival in came if arrival.status is not None]
         if said[: len(answered)] != answered:
             self.corrupted.append(f"{callback_id} was answered {said}, recorded is {answered}")
+        if cut := [row["result"] for row in recorded if row["status_code"] is None and row["result"] != "interrupted"]:
+            self.corrupted.append(f"{callback_id} has {cut} without an answer: these receivers always give one")
+        if not clean and any(row["result"] == "interrupted" for row in recorded):
+            self.corrupted.append(f"{callback_id} was interrupted without a shutdown")
         missing = len(came) - len(recorded)
         if missing > (0 if clean else 1):
             self.corrupted.append(f"{callback_id} arrived {len(came)} times, {len(recorded)} are recorded")

@@ -160,7 +160,9 @@ class Harness:
         """Ask for a task that does not end meanwhile, with the longest wait."""
         task_id = _held_task(self.sides.round)
         self.sides.add_task(task_id, Plan(outcome="never"))
-        await self._register(client, url, [Item(-1 - self.sides.round, task_id, "ok", None, None, again=True)])
+        await self._register(
+            client, url, [Item(-1 - self.sides.round, self.sides.round, task_id, "ok", None, None, again=True)]
+        )
         return asyncio.create_task(client.get(f"{url}/v1/tasks/{task_id}?wait=60"))
 
     def _check_held(self, answers: list[Any]) -> None:

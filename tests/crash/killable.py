@@ -7,7 +7,7 @@ ordinary command line runs. The points are of single moments that a kill from ou
 - ``polled``: the upstream's last word on a task was read, and is not stored
 - ``settled``: a task's end and the webhooks owed for it are committed, none of them is sent
 - ``answered``: a receiver's 2xx was read, and is not recorded
-- ``uncommitted``: a transaction has written, and is not committed
+- ``uncommitted``: a transaction has written, to the disk as well, and is not committed
 - ``recorded``: an attempt's record is committed, and nobody was told
 """
 
@@ -60,6 +60,8 @@ def before_commit(bomb: Bomb) -> None:
     def transaction(db: Any, work: Callable[[Any], Any]) -> Any:
         def worked(connection: Any) -> Any:
             changes = connection.total_changes
+            # As one too large for memory would do: its pages are in the file before the commit.
+            connection.execute("PRAGMA cache_size = 1")
             result = work(connection)
             if connection.total_changes > changes:
                 bomb.passed()

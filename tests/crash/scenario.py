@@ -29,6 +29,8 @@ class Item:
     """One callback to register: its key is in its URL, which is how the receiver knows it again."""
 
     key: int
+    round: int
+    """In which it is registered first; each has its own receiver, which others make due again only much later."""
     task_id: str
     manner: str
     metadata: dict[str, Any] | None
@@ -155,9 +157,11 @@ class _Items:
 
     rng: Random
     made: int = 0
+    round: int = -1
     tasks: list[str] = field(default_factory=list)
 
     def requests(self, *, hanging: int = 0) -> list[list[Item]]:
+        self.round += 1
         sizes = [1] * 14 + [self.rng.randint(2, 14) for _ in range(2)]
         self.rng.shuffle(sizes)
         requests = [[self.item() for _ in range(size)] for size in sizes]
@@ -183,4 +187,4 @@ class _Items:
             task_id = f"sim-{outcome}-{duration_ms}-{self.made}"
             self.tasks.append(task_id)
         metadata = rng.choice((None, {"order": self.made}, {"order": self.made, "note": _BIG[: rng.randrange(1000)]}))
-        return Item(self.made - 1, task_id, manner, metadata, timeout_s, again=rng.random() < 0.8)
+        return Item(self.made - 1, self.round, task_id, manner, metadata, timeout_s, again=rng.random() < 0.8)

@@ -28,6 +28,7 @@ from tests.crash.scenario import Item
 __all__ = ["Arrival", "Moments", "Sides", "serve_sides"]
 
 _SLOW_S = 0.2
+_RECEIVERS = 9
 
 
 class Moments:
@@ -95,13 +96,16 @@ class Sides(SimulatedUpstream):
         self.hung_tasks: frozenset[str] = frozenset()
         self.released = asyncio.Event()
         """Ends all hanging at the receiver."""
-        self.upstream_url = self.receiver_url = self.failing_url = ""
+        self.upstream_url = ""
+        self.receiver_urls: list[str] = []
+        """The first is the one that fails much."""
         self._webhook = standardwebhooks.Webhook(SECRET)
         self.busy = _Busy()
 
     def url_of(self, item: Item) -> str:
         """Return the callback URL of an item."""
-        return f"{self.failing_url if item.failing else self.receiver_url}{item.path}"
+        failing, *urls = self.receiver_urls
+        return f"{failing if item.failing else urls[item.round % len(urls)]}{item.path}"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer as the upstream."""
@@ -180,7 +184,7 @@ class Sides(SimulatedUpstream):
         end before they are seen to close.
         """
         async with httpx.AsyncClient() as client:
-            for url in (self.receiver_url, self.failing_url):
+            for url in self.receiver_urls:
                 await client.post(f"{url}/barrier")
         async with asyncio.timeout(LIMIT_S):
             await self.busy.idle.wait()
@@ -225,9 +229,9 @@ async def serve_sides() -> AsyncIterator[Sides]:
     sides = Sides()
     async with AsyncExitStack() as stack:
         sides.upstream_url = await stack.enter_async_context(serve_simulator(sides))
-        for name in ("receiver_url", "failing_url"):
+        for _ in range(_RECEIVERS):
             url = await stack.enter_async_context(serve_asgi(sides.receiver, protocol=sides.busy.protocol()))
-            setattr(sides, name, url)
+            sides.receiver_urls.append(url)
         yield sides
 
 
