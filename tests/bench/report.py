@@ -12,7 +12,6 @@ from figures import Figure
 @dataclass
 class Report:
     machine: dict[str, str]
-    runs: int
     quick: bool
     disk_write_ms: dict[str, float]
     """At the start and at the end: what a commit waits for."""
@@ -71,10 +70,7 @@ def conditions(report: Report) -> list[str]:
     machine, disk = report.machine, report.disk_write_ms
     lines = [
         f"{machine['processor']}; {machine['kernel']}; Python {machine['python']}; SQLite {machine['sqlite']}",
-        "The gateway, or a peer, alone on one core; load, upstream and receiver on another. "
-        + (
-            f"Medians of {report.runs} runs; spread: from the lowest to the highest." if report.runs > 1 else "One run."
-        ),
+        f"The gateway, or a peer, alone on one core; load, upstream and receiver on another. {_runs(report)}",
         f"One write of 4 kB reached the disk in {disk['start']:.2f} ms at the start, {disk['end']:.2f} ms at the end.",
     ]
     if report.others:
@@ -83,6 +79,15 @@ def conditions(report: Report) -> list[str]:
     if report.quick:
         lines.append("Quick: the counts are too small for figures to rely on.")
     return lines
+
+
+def _runs(report: Report) -> str:
+    """Say how often it was measured; what takes long is measured less often than the rest."""
+    counts = {len(figure.runs) for figure in report.figures if len(figure.runs) > 1}
+    if not counts:
+        return "One run of each."
+    often = str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"Medians of {often} runs; spread: from the lowest to the highest."
 
 
 def number(value: float) -> str:

@@ -77,7 +77,7 @@ def read_options() -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> Report:
     pinned(BESIDE)()  # the load is made by this process
     runs = options.runs or (1 if options.quick else 5)
-    report = Report(machine.describe(), runs, options.quick, {"start": disk_write_ms()}, {}, [], {})
+    report = Report(machine.describe(), options.quick, {"start": disk_write_ms()}, {}, [], {})
     started_at = time.monotonic()
     for name in options.only or UNASKED:
         others = machine.Others()
