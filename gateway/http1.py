@@ -4,8 +4,8 @@ Owns the answer's framing (RFC 9112), the bounds on its head, and the flow contr
 follow redirects or limit time. Used by ``transport``, which turns its errors over unchanged: each is an
 ``httpx.TransportError`` with the operating system's own error, where there is one, as its cause.
 
-httptools is the parser of Node.js (llhttp) with a thin binding; uvicorn reads requests with it. A request through this
-costs a ninth of the processor time that one through aiohttp's connector and parser did.
+httptools is the parser of Node.js (llhttp) with a thin binding; uvicorn reads requests with it. A bare GET over it, no
+httpx types around it, took about 11 µs of processor time where one by aiohttp's session took about 90, in one run.
 """
 
 import asyncio
