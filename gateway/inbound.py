@@ -1,10 +1,9 @@
 """What one client's connection may cost: the HTTP protocol that ``gateway serve`` listens with.
 
 Owns the limits that uvicorn leaves open, and the answers where a request never becomes one: the size and the time of
-a request's head, malformed HTTP, connections and pipelined requests beyond their number, bodies that trickle after
-their answer, and answers that nobody reads. Owns how a connection closes, so that its last answer can be read. It must
-not know a route; how long a body may take while it is wanted and how large it may be belong to ``api.schema``. Handed
-to uvicorn by the wiring.
+a request's head, the time of its body, malformed HTTP, connections and pipelined requests beyond their number, and
+answers that nobody reads. Owns how a connection closes, so that its last answer can be read. It must not know a route;
+how large a body may be belongs to ``api.schema``. Handed to uvicorn by the wiring.
 
 A request that costs nothing extra is the common case, so a timer starts only where a client still owes something once
 its bytes have been parsed; a request that arrives in one piece starts none.
@@ -59,6 +58,8 @@ class InboundProtocol(HttpToolsProtocol):
     """Requests that may wait on one connection: one read can hold thousands, at a few KiB of memory each."""
     head_s: ClassVar[float] = 10.0
     """From connecting to the first byte, from there to the end of the head, and for a body that is no longer wanted."""
+    body_s: ClassVar[float] = 30.0
+    """From the end of the head to the end of a body that is wanted."""
     read_s: ClassVar[float] = 30.0
     """For the client to take an answer that has been written, and with the last one to end what it is sending."""
     linger_s: ClassVar[float] = 2.0
@@ -174,13 +175,14 @@ class InboundProtocol(HttpToolsProtocol):
 
     def _await_client(self) -> None:
         """Give the client a deadline where it has begun something that it must end."""
-        if self._in_head() or self._unwanted_body() or (self._unclaimed and not self._in_body):
+        if self._in_head() or self._in_body or self._unclaimed:
             if self._deadline is None:
-                self._deadline = self.loop.call_later(self.head_s, self._overdue)
+                wanted = self._in_body and not self.cycle.response_complete
+                self._deadline = self.loop.call_later(self.body_s if wanted else self.head_s, self._overdue)
             return
         if self._deadline is not None:
             self._forget_deadline()
-        if not self._in_body and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+        if self.cycle.response_complete and self.timeout_keep_alive_task is None:
             # Its answer came before the end of its body, which took the place of the idle time that began with it.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -193,11 +195,10 @@ class InboundProtocol(HttpToolsProtocol):
             self._await_client()
         elif self._in_head():
             self._refuse(RequestTimeout(f"The request's head did not arrive within {self.head_s:g} s."))
-        elif self._unwanted_body() or self.cycle is None or self.cycle.response_complete:
+        elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-
-    def _unwanted_body(self) -> bool:
-        return self._in_body and self.cycle.response_complete
+        elif self._in_body:
+            self._refuse(RequestTimeout(f"The request's body did not arrive within {self.body_s:g} s."))
 
     def _in_head(self) -> bool:
         return self.headers is not self._ended_head
@@ -228,6 +229,7 @@ class InboundProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             self._answer(self._refusal)
         elif self._in_body:
+            self._forget_deadline()  # it was for a body that is wanted
             self._await_client()
 
     def timeout_keep_alive_handler(self) -> None:

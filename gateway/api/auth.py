@@ -41,7 +41,7 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC:
             try:
-                client = self._client(Headers(scope=scope).get("authorization"))
+                client = self._client(scope)
                 self._limits.count(client)
             except RequestError as error:
                 await self._errors.answer(scope["path"], error)(scope, receive, send)
@@ -49,9 +49,10 @@ class AuthMiddleware:
             scope["client_name"] = client
         await self._app(scope, receive, send)
 
-    def _client(self, authorization: str | None) -> str:
+    def _client(self, scope: Scope) -> str:
         if not self._clients:
             return DEFAULT_CLIENT
+        authorization = Headers(scope=scope).get("authorization")
         if authorization is None:
             raise Unauthorized("Send the gateway's token as `Authorization: Bearer TOKEN`.")
         scheme, _, token = authorization.partition(" ")

@@ -3,7 +3,6 @@
 Owns camelCase and the decoding of bodies; the only place that knows either. Used by the routes.
 """
 
-import asyncio
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.clock import to_iso
-from gateway.errors import InvalidJson, InvalidRequest, RequestTimeout, TooLarge, UnsupportedMediaType
+from gateway.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
 from gateway.model import Attempt, Callback, Task, TaskState
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
 DEFAULT_TIMEOUT_S = 86_400
 MAX_METADATA = 8 * 1024
 MAX_BATCH = 1000
-_BODY_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 
@@ -185,38 +183,37 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return a JSON request's body.
-
-    Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes, or RequestTimeout where it takes longer than 30 s.
-    """
+    """Return a JSON request's body. Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes."""
     if not _JSON_TYPE.match(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
     return await read_any_body(request, limit)
 
 
 async def read_any_body(request: Request, limit: int) -> bytes:
-    """Return a request's body, whatever it calls itself. Raises as ``read_body`` does."""
-    too_large = TooLarge(f"The body may have at most {limit} bytes.")
-    # What is not read must not be taken for the connection's next request.
-    too_large.headers["connection"] = "close"
+    """Return a request's body, whatever it calls itself. Raises TooLarge above ``limit`` bytes."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            more = True
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {_BODY_TIMEOUT_S:g} s.") from None
-    return bytes(body)
+        raise _too_large(limit)
+    message = await request.receive()
+    if message["type"] == "http.request" and not message["more_body"] and len(message["body"]) <= limit:
+        body: bytes = message["body"]  # all of it at once, as most are
+        return body
+    gathered = bytearray()
+    while message["type"] != "http.disconnect":
+        gathered += message["body"]
+        if len(gathered) > limit:
+            raise _too_large(limit)
+        if not message["more_body"]:
+            return bytes(gathered)
+        message = await request.receive()
+    raise ClientDisconnect
+
+
+def _too_large(limit: int) -> TooLarge:
+    error = TooLarge(f"The body may have at most {limit} bytes.")
+    # What is not read must not be taken for the connection's next request.
+    error.headers["connection"] = "close"
+    return error
 
 
 def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:

@@ -23,6 +23,7 @@ class Hasty(InboundProtocol):
     """The same limits, sooner."""
 
     head_s = 0.2
+    body_s = 0.25
     read_s = 0.3
     linger_s = 0.3
 
@@ -375,6 +376,60 @@ async def test_a_head_that_trickles_is_408() -> None:
         await refused
 
 
+@pytest.mark.parametrize("sent", [b"", b"abc"], ids=["nothing", "a-part"])
+async def test_a_body_that_stops_is_408(sent: bytes) -> None:
+    """The application learns that its client is gone, the client what it owes."""
+    app = App()
+    async with served(app) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\n" + sent)
+        await peer.refused(408, "invalid_request")
+        await asyncio.wait_for(app.disconnected.wait(), LIMIT_S)
+
+
+async def test_a_body_that_trickles_is_408() -> None:
+    """Each byte on time is not enough: the body as a whole has one deadline."""
+    async with served(App()) as connect:
+        peer = await connect()
+        refused = asyncio.create_task(peer.refused(408, "invalid_request"))
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
+        while not refused.done():
+            await peer.send(b"b")
+            await asyncio.wait([refused], timeout=Hasty.body_s / 10)
+        await refused
+
+
+async def test_a_body_that_comes_in_time_leaves_no_deadline_behind() -> None:
+    """A request whose body came in parts, and in time, may then take longer than its body might have."""
+    app = App()
+    async with served(app) as connect:
+        peer = await connect()
+        await peer.send(b"POST /hold HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        await app.held.wait()
+        await peer.send(b"def")
+        overdue = asyncio.Event()
+        asyncio.get_running_loop().call_later(2 * Hasty.body_s, overdue.set)
+        await overdue.wait()
+        app.release.set()
+        assert (await peer.answer())[2] == b"/hold"
+
+
+async def test_a_body_that_is_answered_while_it_comes_gets_the_shorter_deadline() -> None:
+    """From its answer on the rest is not wanted, and has as long as any such body."""
+
+    class Early(Hasty):
+        body_s = 3600.0
+
+    app = App()
+    async with served(app, Early) as connect:
+        peer = await connect()
+        await peer.send(b"POST /hold HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        await app.held.wait()
+        app.release.set()
+        assert (await peer.answer())[2] == b"/hold"
+        await peer.ended()
+
+
 async def test_half_a_request_behind_one_that_waits_is_not_blamed() -> None:
     """While the gateway does not read, a pipelined head is late through no fault of its client."""
     app = App()
@@ -442,7 +497,7 @@ class Watched(Hasty):
 class Patient(Watched):
     """Nothing ends by time."""
 
-    head_s = read_s = linger_s = 3600.0
+    head_s = body_s = read_s = linger_s = 3600.0
 
 
 LENGTH = b"content-length: 30000000\r\n\r\n"
