@@ -35,6 +35,7 @@ _ONE_WRITES_FAULT = (
 """What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
 
 _BATCH = 512  # rows per transaction or so, so that a reader never waits long
+_TURNS = 16  # of the event loop that a batch may wait for more: few, as each may bring requests that take a while
 
 
 Transaction = Callable[[Callable[[sqlite3.Connection], list[Sequence[Any]]]], Awaitable[list[Sequence[Any]]]]
@@ -100,12 +101,20 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            # One turn of the event loop: whoever is about to write joins this batch.
-            await asyncio.sleep(0)
             while self._waiting:
+                await self._gather()
                 await self._write(self._next_batch())
             if self._closing:
                 return
+
+    async def _gather(self) -> None:
+        """Let whoever is about to write join the batch, as long as each turn of the event loop brings some more."""
+        known = 0
+        for _ in range(_TURNS):
+            if not known < len(self._waiting) < _BATCH:
+                return
+            known = len(self._waiting)
+            await asyncio.sleep(0)
 
     def _next_batch(self) -> list[_Write]:
         batch = [self._waiting.popleft()]
