@@ -41,7 +41,7 @@ from gateway.store.writer import Kind, Writer
 
 __all__ = ["SqliteStore"]
 
-_CANDIDATES = 2000  # due tasks that are ranked, where more are due than may be polled
+_CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _PART_BYTES = 1024 * 1024
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 _DURATIONS_KEPT = 256  # per model
