@@ -342,7 +342,12 @@ async def _serve(settings: Settings) -> None:
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
         server = _Server(config, gateway)
-        await server.serve([listener])
+        try:
+            await server.serve([listener])
+        except BaseException:
+            # A defect. The database's thread would keep the process from ending, and nothing would start it again.
+            await gateway.close()
+            raise
     finally:
         listener.close()
     if server.failure is not None:

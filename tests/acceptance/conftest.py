@@ -75,9 +75,9 @@ class World:
         self.environ = environment(folder / "gateway.db", upstream_url)
 
     @asynccontextmanager
-    async def gateway(self, **environ: str) -> AsyncIterator[GatewayProcess]:
-        """Run ``gateway serve`` until the block ends; ready when it begins."""
-        async with run_gateway(self.environ | environ, self.folder) as gateway:
+    async def gateway(self, *, ready: bool = True, **environ: str) -> AsyncIterator[GatewayProcess]:
+        """Run ``gateway serve`` until the block ends; listening when it begins, where ``ready``."""
+        async with run_gateway(self.environ | environ, self.folder, ready=ready) as gateway:
             yield gateway
 
     async def register(self, client: httpx.AsyncClient, task_id: str, **members: Any) -> dict[str, Any]:
