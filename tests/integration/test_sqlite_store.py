@@ -496,6 +496,40 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     assert (await store.claim_callbacks(NOW, 10))[0] == [first]
 
 
+async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:
+    """Thousands that wait for another upstream's last word are not looked through again and again."""
+    await store.register([new(upstream="down", timeout_s=60) for _ in range(2000)])
+    await store.register([new(timeout_s=number) for number in (70, 80, 90)])
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    connection(store)._conn.set_progress_handler(count, 100)
+    costs = []
+    for now_s in (65, 75, 85):
+        steps = 0
+        expired, next_expiry_at = await store.expired_tasks("up", NOW + now_s * 1000, 1000)
+        costs.append(steps)
+    assert [task.expires_at - NOW for task in expired] == [70_000, 80_000]
+    assert next_expiry_at == NOW + 90_000
+    assert costs[0] > 2000 > 500 > max(costs[1:])
+
+
+async def test_an_expiry_is_found_though_a_look_for_it_failed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a read that failed did not see is seen by the next one."""
+    (made,) = await store.register([new(timeout_s=60)])
+    with monkeypatch.context() as broken:
+        broken.setattr(sql, "SELECT_EXPIRED", "SELECT absent")
+        with pytest.raises(StoreError):
+            await store.expired_tasks("up", NOW + 90_000, 10)
+    expired, _ = await store.expired_tasks("up", NOW + 90_000, 10)
+    assert [task.seq for task in expired] == [made.callback.task.seq]
+
+
 # Backups
 
 
@@ -688,7 +722,7 @@ BY = {
     "SELECT_RECEIVERS": "callbacks USING INDEX callbacks_due",
     "RESCHEDULE_TASKS": "tasks USING INTEGER PRIMARY KEY (rowid=?)",
     "COUNT_ATTEMPTS": "callbacks USING INTEGER PRIMARY KEY (rowid=?)",
-    "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at<?)",
+    "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
     "SELECT_REGISTERED": "(task_seq=? AND client=? AND url=? AND cancelled=?)",
     "OWE_WEBHOOKS": "c USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
