@@ -611,6 +611,23 @@ async def test_a_backup_that_is_given_up_leaves_the_last_one(
     assert set(found) == {"gateway.db", "gateway.db-wal", "gateway.db.backup"}
 
 
+async def test_a_backup_is_given_up_while_it_is_checked(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the check of a large file would go on: a shutdown does not wait for it."""
+    long = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000000) SELECT max(i) FROM n, sqlite_schema"
+    monkeypatch.setattr("gateway.store.database._QUICK_CHECK", long)
+    backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
+    async with asyncio.timeout(LIMIT_S):
+        while not path.with_name("gateway.db.backup.part-shm").exists():  # noqa: ASYNC110 - until it is being read
+            await asyncio.sleep(0.001)
+    backup.cancel()
+    await asyncio.wait((backup,), timeout=LIMIT_S)
+    assert backup.cancelled()
+    assert set(files(path.parent)) == {"gateway.db", "gateway.db-wal"}
+    await store.register([new()])
+
+
 async def test_closing_ends_a_backup(path: Path, page_by_page: None) -> None:
     """It does not hold up the shutdown, nor use a connection that is gone."""
     store = SqliteStore(path)
