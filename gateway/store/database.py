@@ -12,6 +12,7 @@ import asyncio
 import os
 import secrets
 import sqlite3
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
@@ -56,6 +57,8 @@ class Database:
         self._damaged = False
         self.failing: str | None = None
         """Why the last read failed; damage to the file, once met, until the process ends; None while all is well."""
+        self.set_back_ms = 0
+        """By how many milliseconds the clock was set back between the last write and the opening, as far as known."""
 
     async def open(self) -> None:
         """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
@@ -67,6 +70,7 @@ class Database:
         try:
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
+            self.set_back_ms = self._written_ahead_ms()
             if self._was_not_closed():
                 await self._look_without_writing()
             # isolation_level None: transactions begin and end only where this file says so.
@@ -192,6 +196,17 @@ class Database:
         """Whether the last process that had the file was killed: what it wrote last stands beside it."""
         wal = self._beside("-wal")
         return wal.exists() and wal.stat().st_size > 0
+
+    def _written_ahead_ms(self) -> int:
+        """Return how far in the future the last write was; 0 where it was in the past, or nobody can tell."""
+        last = self._beside("-wal") if self._was_not_closed() else self._path
+        try:
+            # Both by the file system's clock, which may be another machine's.
+            with tempfile.TemporaryFile(dir=self._path.parent) as new:
+                now_ns = os.fstat(new.fileno()).st_mtime_ns
+        except OSError:
+            return 0
+        return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000
 
     async def _look_without_writing(self) -> None:
         """Refuse what is to be refused through a connection that cannot write.

@@ -483,6 +483,10 @@ class SqliteStore:
 
     # Following the clock
 
+    @property
+    def set_back_ms(self) -> int:
+        return self._database.set_back_ms
+
     async def follow_clock(self, step_ms: int) -> None:
         await self._writer.submit(self._follow_clock, step_ms)
 

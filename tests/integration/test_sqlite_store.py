@@ -396,6 +396,29 @@ async def test_what_waits_moves_with_the_clock_and_what_comes_after_does_not(sto
     assert [one and one.expires_at for one in found] == [NOW, NOW]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
+    path: Path, tmp_path_factory: pytest.TempPathFactory, killed: bool
+) -> None:
+    """The last write was later than now; once all has followed it was not, not even if that process is killed too."""
+    if killed:
+        path = await killed_copy(path)
+    else:
+        async with opened(path) as store:
+            await store.register([new()])
+    for file in path.parent.glob("gateway.db*"):
+        written_ns = file.stat().st_mtime_ns + 3_600 * 10**9
+        os.utime(file, ns=(written_ns, written_ns))
+    again = tmp_path_factory.mktemp("again") / "folder"
+    async with opened(path) as store:
+        assert 3_500_000 < store.set_back_ms < 3_600_000
+        await store.follow_clock(-store.set_back_ms)
+        shutil.copytree(path.parent, again)  # times too
+    for following in (path, again / path.name):
+        async with opened(following) as store:
+            assert store.set_back_ms == 0
+
+
 async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
     """One item that cannot be stored takes its own batch down, with the tasks it would have made."""
     good = new()
