@@ -13,6 +13,7 @@ from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
 from gateway.sender import SendResult
+from gateway.store import sql
 from tests.life import Life, ScriptedSender, ScriptedUpstream, until
 from tests.virtualtime import VirtualClock, run_virtual
 
@@ -202,6 +203,40 @@ def test_a_step_that_cannot_be_stored_yet(step_s: float, tmp_path: Path) -> None
         await asyncio.sleep(1500)
         assert await state(life, callback) is CallbackState.WAITING
         await asyncio.sleep(180)
+        assert await state(life, callback) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_what_comes_behind_a_step_that_cannot_be_stored(
+    step_s: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A registration made while the step is being stored is refused with it: it would have moved with the next try."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        await life.register("never")
+        await asyncio.sleep(60)
+        follow, behind = life.store.follow_clock, []
+
+        async def overtaken(step_ms: int) -> None:
+            behind.append(asyncio.create_task(life.register("behind")))
+            await follow(step_ms)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(life.store, "follow_clock", overtaken)
+            failing.setattr(sql, "MOVE_WEBHOOKS", "UPDATE absent SET x = :step")
+            world.clock.step(step_s)
+            await until(lambda: bool(behind) and all(task.done() for task in behind))
+            assert {type(task.exception()) for task in behind} == {StoreError}
+        callback = await life.register("behind", timeout_s=1800)
+        await asyncio.sleep(1700)
+        assert await state(life, callback) is CallbackState.WAITING
+        assert world.polled_between(world.clock.monotonic() - 60, world.clock.monotonic(), "behind")
+        await asyncio.sleep(200)
         assert await state(life, callback) is CallbackState.DELIVERED
         await life.stop()
 
