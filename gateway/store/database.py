@@ -219,6 +219,10 @@ class Database:
         self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
         try:
             await self._inspect()
+        except sqlite3.OperationalError as exc:
+            # On a full disk there is no room for the index that only this connection needs: do without the look.
+            if _error_name(exc) != ["SQLITE", "IOERR", "SHMSIZE"]:
+                raise
         finally:
             if made:
                 index.unlink(missing_ok=True)

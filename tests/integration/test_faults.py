@@ -7,6 +7,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -330,19 +331,49 @@ async def test_a_full_disk(kind: str, hooks: Hooks, request: pytest.FixtureReque
                 assert (await gateway.client.get(f"/v1/callbacks/{callback_id}")).status_code == 200
 
 
+async def test_a_disk_that_was_full_and_nothing_to_do(
+    hooks: Hooks, page_limit: PageLimit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody writes while the gateway is not ready: it finds out by itself that there is room again."""
+    monkeypatch.setattr("gateway.supervisor.HEARTBEAT_S", 0.1)
+    async with running(page_limit.folder, "http://127.0.0.1:9") as gateway:
+        page_limit.gateway = gateway
+        await page_limit.fill()
+        metadata = {"note": "x" * 7000}
+        async with asyncio.timeout(LIMIT_S):
+            while (await gateway.client.get("/readyz")).status_code == 200:
+                answer = await gateway.register("t", hooks.url, metadata=metadata)
+                if answer.status_code == 201:
+                    await gateway.client.delete(answer.headers["location"])
+        await page_limit.free()
+        await gateway.becomes("/readyz", lambda answer: answer.status_code == 200)
+
+
 async def test_a_start_on_a_full_disk(small_disk: SmallDisk) -> None:
-    """A file that is there opens: what it owes can be sent. A new one is refused, with what to do, while it is full."""
-    other = {"GATEWAY_DATABASE_URL": f"sqlite:///{small_disk.folder / 'other.db'}", "GATEWAY_WEBHOOK_SECRET": SECRET}
-    async with running(small_disk.folder, "http://127.0.0.1:9"):
-        pass
+    """A file that is there opens, a killed process's too: what it owes can be sent.
+
+    A new one is refused, with what to do, while it is full.
+    """
+    folder = small_disk.folder
+    killed, other = (
+        {"GATEWAY_DATABASE_URL": f"sqlite:///{folder / name}", "GATEWAY_WEBHOOK_SECRET": SECRET}
+        for name in ("killed.db", "other.db")
+    )
+    async with running(folder, "http://127.0.0.1:9") as gateway:
+        await gateway.registered("t", "http://127.0.0.1:9/hook")
+        for suffix in ("", "-wal"):
+            shutil.copy(folder / f"gateway.db{suffix}", folder / f"killed.db{suffix}")
     await small_disk.fill()
-    async with running(small_disk.folder, "http://127.0.0.1:9") as gateway:
-        assert (await gateway.client.get("/healthz")).status_code == 200
+    for which in ({}, killed):
+        async with running(folder, "http://127.0.0.1:9", **which) as gateway:
+            assert (await gateway.client.get("/healthz")).status_code == 200
+            listed = (await gateway.client.get("/v1/callbacks")).json()["data"]
+            assert [callback["taskId"] for callback in listed] == ["t"]
     with pytest.raises(StoreUnusable, match=r"is full .*Free some space"):
-        async with running(small_disk.folder, "http://127.0.0.1:9", **other):
+        async with running(folder, "http://127.0.0.1:9", **other):
             pass
     await small_disk.free()
-    async with running(small_disk.folder, "http://127.0.0.1:9", **other) as gateway:
+    async with running(folder, "http://127.0.0.1:9", **other) as gateway:
         assert (await gateway.client.get("/readyz")).status_code == 200
 
 

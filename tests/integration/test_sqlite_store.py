@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import re
+import resource
 import shutil
 import sqlite3
 import stat
@@ -705,6 +706,18 @@ async def test_a_full_disk_fails_every_write_and_is_recovered_from(store: Sqlite
     for callback in asked:
         await store.register([callback])
     assert store.failing is None
+
+
+async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
+    """No file can grow, not even by what a first look at another process's last writes takes: it opens all the same."""
+    copy = await killed_copy(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
+    try:
+        async with opened(copy) as store:
+            assert len((await store.claim_tasks("up", NOW, 500))[0]) == 201
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
