@@ -127,7 +127,8 @@ class Gateway:
         )
         loops: list[Loop] = [watch.poller for watch in self._watches]
         loops += [deliverer, Janitor(self._store, clock, settings.retention_days)]
-        self._supervisor = Supervisor(loops, clock, metrics, ClockSteps(self._store, clock))
+        self._clock_steps = ClockSteps(self._store, clock)
+        self._supervisor = Supervisor(loops, clock, metrics, self._clock_steps)
 
         async def check_url(url: str) -> None:
             await self._guard.check_registration(url, resolve)
@@ -211,6 +212,7 @@ class Gateway:
     async def start(self) -> None:
         """Open the store and start the loops. Raises StoreUnusable."""
         await self._store.open()
+        await self._clock_steps.catch_up()
         for watch in self._watches:
             await watch.poller.prepare()
         self._supervisor.start()
@@ -342,7 +344,12 @@ async def _serve(settings: Settings) -> None:
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
         server = _Server(config, gateway)
-        await server.serve([listener])
+        try:
+            await server.serve([listener])
+        except BaseException:
+            # A defect. The database's thread would keep the process from ending, and nothing would start it again.
+            await gateway.close()
+            raise
     finally:
         listener.close()
     if server.failure is not None:

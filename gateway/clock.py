@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
-__all__ = ["Clock", "FollowingClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
+__all__ = ["STEP_MS", "Clock", "FollowingClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
 
 
-_STEP_MS = 10_000
+STEP_MS = 10_000
 """What the wall clock may be put right by at once and still be followed silently."""
 
 
@@ -75,7 +75,7 @@ class FollowingClock:
 
     def _step_ms(self, now: int) -> int:
         moved_ms = now - round(self._clock.monotonic() * 1000) - self._ahead_ms
-        if abs(moved_ms) > _STEP_MS:
+        if abs(moved_ms) > STEP_MS:
             return moved_ms
         self._ahead_ms += moved_ms
         return 0

@@ -1,7 +1,8 @@
 """Lets everything that is due follow a wall clock that was set, before any loop asks what is due.
 
-Owns when that happens: between the loops' rounds, with none of them in the middle of one. What follows is for the store
-to say, and what counts as a step for ``FollowingClock``. Called by the supervisor around each round.
+Owns when that happens: between the loops' rounds, with none of them in the middle of one, and before the first. What
+follows is for the store to say, and what counts as a step for ``FollowingClock``. Called by the supervisor around each
+round, and by the wiring at the start.
 
 Without it a clock that is set back an hour (or a virtual machine that wakes up) stops every poll and retry for that
 hour, and one that is set forward ends callbacks whose time has not passed.
@@ -11,7 +12,7 @@ import asyncio
 
 import structlog
 
-from gateway.clock import FollowingClock, wait_for_event
+from gateway.clock import STEP_MS, FollowingClock, wait_for_event
 from gateway.errors import StoreError
 from gateway.store import Store
 
@@ -33,6 +34,15 @@ class ClockSteps:
         self._rounds = 0
         self._none_runs = asyncio.Event()
         self._none_runs.set()
+
+    async def catch_up(self) -> None:
+        """Follow a clock that was set back while no gateway ran, before anything is due. Raises StoreError.
+
+        One that was set forward looks like a gateway that was down for longer.
+        """
+        if (back_ms := self._store.set_back_ms) > STEP_MS:
+            await self._store.follow_clock(-back_ms)
+            _log.warning("clock.stepped", by_s=-back_ms / 1000)
 
     async def begin_round(self) -> None:
         """Begin a round, once all has followed the clock. Raises StoreError: it has not."""

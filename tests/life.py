@@ -109,10 +109,12 @@ class Life:
             retry = RetryPolicy(schedule_s)
             self.deliverer = Deliverer(self.store, sender, headers, retry, clock, self.metrics, random.Random(seed + 1))
             loops.append(self.deliverer)
-        self.supervisor = Supervisor(loops, clock, self.metrics, ClockSteps(self.store, clock))
+        self.clock_steps = ClockSteps(self.store, clock)
+        self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)
 
     async def start(self) -> "Life":
         await self.store.open()
+        await self.clock_steps.catch_up()
         await self.poller.prepare()
         self.supervisor.start()
         return self

@@ -173,6 +173,11 @@ class Store(Protocol):
 
     # What the loops ask together.
 
+    @property
+    def set_back_ms(self) -> int:
+        """By how many milliseconds the wall clock was set back while the store was closed; 0 where nobody can tell."""
+        ...
+
     async def follow_clock(self, step_ms: int) -> None:
         """Move all that is still to happen by so much, as the wall clock was; what is history stays.
 

@@ -12,10 +12,13 @@ import asyncio
 import os
 import secrets
 import sqlite3
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from importlib import resources
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +39,9 @@ _APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databa
 _OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, RETURNING and ->> are there from here on
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
 _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
+_BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
+_QUICK_CHECK = "PRAGMA quick_check(1)"
+_GIVE_UP_AGAIN_S = 0.05
 _CHECKED_BYTES = 256 * 1024 * 1024
 """Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
 
@@ -51,6 +57,8 @@ class Database:
         self._damaged = False
         self.failing: str | None = None
         """Why the last read failed; damage to the file, once met, until the process ends; None while all is well."""
+        self.set_back_ms = 0
+        """By how many milliseconds the clock was set back between the last write and the opening, as far as known."""
 
     async def open(self) -> None:
         """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
@@ -62,6 +70,7 @@ class Database:
         try:
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
+            self.set_back_ms = self._written_ahead_ms()
             if self._was_not_closed():
                 await self._look_without_writing()
             # isolation_level None: transactions begin and end only where this file says so.
@@ -138,9 +147,10 @@ class Database:
         try:
             try:
                 await self._copy(part)
+                await _check(part)
                 return await _in_thread(_put_in_place, part, target)
             finally:
-                part.unlink(missing_ok=True)
+                await _in_thread(partial(part.unlink, missing_ok=True))  # of a large file it takes a while
         except (sqlite3.Error, OSError) as exc:
             raise StoreError(f"The database could not be copied to {target} ({exc}).") from exc
 
@@ -148,15 +158,20 @@ class Database:
         loop = asyncio.get_running_loop()
         connection = self._connection
         given_up = threading.Event()
+        turns = count(1)
 
-        async def give_way() -> None:
+        async def give_way(turn: int) -> None:
             self._lock.release()
-            await self._lock.acquire()  # after all who wait
+            try:
+                if turn % _BACKUP_SYNC == 0:
+                    await loop.run_in_executor(None, _sync, part)
+            finally:
+                await self._lock.acquire()  # after all who wait
             if given_up.is_set() or self._db is not connection:
                 raise StoreError("The gateway is shutting down.")
 
         def after_pages(_status: int, _remaining: int, _total: int) -> None:
-            asyncio.run_coroutine_threadsafe(give_way(), loop).result()
+            asyncio.run_coroutine_threadsafe(give_way(next(turns)), loop).result()
 
         def copy() -> None:
             part.unlink(missing_ok=True)
@@ -169,7 +184,7 @@ class Database:
                 connection._conn.backup(db, pages=_BACKUP_PAGES, progress=after_pages)  # noqa: SLF001 - as in call
 
         async with self._lock:
-            await _in_thread(copy, given_up=given_up)
+            await _in_thread(copy, give_up=given_up.set)
 
     @property
     def _connection(self) -> aiosqlite.Connection:
@@ -182,6 +197,17 @@ class Database:
         wal = self._beside("-wal")
         return wal.exists() and wal.stat().st_size > 0
 
+    def _written_ahead_ms(self) -> int:
+        """Return how far in the future the last write was; 0 where it was in the past, or nobody can tell."""
+        last = self._beside("-wal") if self._was_not_closed() else self._path
+        try:
+            # Both by the file system's clock, which may be another machine's.
+            with tempfile.TemporaryFile(dir=self._path.parent) as new:
+                now_ns = os.fstat(new.fileno()).st_mtime_ns
+        except OSError:
+            return 0
+        return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000
+
     async def _look_without_writing(self) -> None:
         """Refuse what is to be refused through a connection that cannot write.
 
@@ -193,6 +219,10 @@ class Database:
         self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
         try:
             await self._inspect()
+        except sqlite3.OperationalError as exc:
+            # On a full disk there is no room for the index that only this connection needs: do without the look.
+            if _error_name(exc) != ["SQLITE", "IOERR", "SHMSIZE"]:
+                raise
         finally:
             if made:
                 index.unlink(missing_ok=True)
@@ -209,7 +239,7 @@ class Database:
             )
         ((size,),) = await self.rows("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
         if size <= _CHECKED_BYTES:
-            ((found,),) = await self.rows("PRAGMA quick_check(1)")
+            ((found,),) = await self.rows(_QUICK_CHECK)
             if found != "ok":
                 raise StoreUnusable(_damaged(self._path, " ".join(found.split())))
         return version
@@ -269,23 +299,30 @@ def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]
     return result
 
 
-async def _in_thread(work: Callable[..., T], *args: Any, given_up: threading.Event | None = None) -> T:
-    """Run ``work`` in a thread. A caller that is cancelled sets ``given_up`` and waits for its end."""
+async def _in_thread(work: Callable[..., T], *args: Any, give_up: Callable[[], None] | None = None) -> T:
+    """Run ``work`` in a thread. A caller that is cancelled calls ``give_up`` until it has ended, and waits for that."""
     running = asyncio.get_running_loop().run_in_executor(None, work, *args)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        if given_up is not None:
-            given_up.set()
-        await asyncio.gather(running, return_exceptions=True)
+        while not running.done():
+            if give_up is not None:
+                give_up()
+            with suppress(asyncio.CancelledError):  # what the thread uses must not be closed under it
+                await asyncio.wait((running,), timeout=_GIVE_UP_AGAIN_S)
+        running.exception()  # nobody else takes it
         raise
 
 
-def _put_in_place(part: Path, target: Path) -> int:
-    with closing(sqlite3.connect(part)) as db:
-        ((found,),) = db.execute("PRAGMA quick_check(1)")
+async def _check(part: Path) -> None:
+    with closing(sqlite3.connect(part, check_same_thread=False)) as db:
+        # A check of many gigabytes must not hold up the shutdown. Interrupting does nothing before it has begun.
+        ((found,),) = await _in_thread(lambda: db.execute(_QUICK_CHECK).fetchall(), give_up=db.interrupt)
     if found != "ok":
         raise sqlite3.DatabaseError(f"the copy is damaged, and so may be the database: {' '.join(found.split())}")
+
+
+def _put_in_place(part: Path, target: Path) -> int:
     _sync(part)
     size = part.stat().st_size
     part.replace(target)

@@ -182,12 +182,13 @@ WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
-# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had.
+# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
+# parameter keeps it from looking again and again through those that have expired for another upstream.
 SELECT_EXPIRED = """
 SELECT seq, task_id, min(expires_at), last_polled_at, failures FROM (
     SELECT t.seq, t.task_id, c.expires_at, t.last_polled_at, t.failures
     FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
-    WHERE c.state = 'waiting' AND c.expires_at <= ? AND t.upstream = ? ORDER BY c.expires_at LIMIT ?)
+    WHERE c.state = 'waiting' AND c.expires_at BETWEEN ? AND ? AND t.upstream = ? ORDER BY c.expires_at LIMIT ?)
 GROUP BY seq ORDER BY min(expires_at)
 """
 

@@ -59,7 +59,7 @@ class SqliteStore:
         # Per receiver, when its first unclaimed webhook falls due, or earlier than that; of those that have one.
         self._receivers_due: dict[str, int] = {}
         self._only_retries: set[str] = set()  # of these, while retries are to wait, nothing else is due
-        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, what its poller need not ask
+        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
         self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -358,19 +358,18 @@ class SqliteStore:
         before = self._no_expiry_before[upstream]
         if now < before:
             return [], before
-        # Whatever is registered from here on lowers it.
+        # Whatever is registered from here on lowers it; a read that fails has found nothing out.
         self._no_expiry_before[upstream] = rows.FOREVER
-        expired: list[ExpiredTask] = []
-        next_expiry_at: int | None = now
+        again_at = [before]
         try:
             async with self._database.reading():
-                found = await self._database.rows(sql.SELECT_EXPIRED, (now, upstream, limit))
+                found = await self._database.rows(sql.SELECT_EXPIRED, (before, now, upstream, limit))
                 ((next_expiry_at,),) = await self._database.rows(sql.SELECT_NEXT_EXPIRY, (now,))
             expired = [rows.expired_task(row) for row in found]
-        finally:
             # Expired ones stay so until they are settled: they are asked for again.
             again_at = [task.expires_at for task in expired]
             again_at += [] if next_expiry_at is None else [next_expiry_at]
+        finally:
             self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
         return expired, next_expiry_at
 
@@ -483,6 +482,10 @@ class SqliteStore:
                 self._webhook_due(item.claim.receiver, 0)
 
     # Following the clock
+
+    @property
+    def set_back_ms(self) -> int:
+        return self._database.set_back_ms
 
     async def follow_clock(self, step_ms: int) -> None:
         await self._writer.submit(self._follow_clock, step_ms)

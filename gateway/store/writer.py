@@ -51,7 +51,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
     alone: bool = False
-    """Whether it shares its transaction with no write that was asked for earlier or later."""
+    """Whether it shares its transaction with no write that was asked for earlier or later; later ones fail with it."""
 
 
 class _Write(msgspec.Struct, eq=False):
@@ -137,6 +137,10 @@ class Writer:
             _fail(batch, StoreError(f"The database refused a write ({exc})."))
         except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
             self.failing = f"the last write failed: {exc}"
+            if batch[0].kind.alone:
+                # What waits was asked for as if this had been done.
+                batch = [*batch, *self._waiting]
+                self._waiting.clear()
             _log.error("store.write_failed", writes=len(batch), error=repr(exc))
             _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
         else:

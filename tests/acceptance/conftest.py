@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 import standardwebhooks
+from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
@@ -33,12 +35,7 @@ class TestReceiver:
         self._news = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await Request(scope, receive).body()
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         try:
             standardwebhooks.Webhook(SECRET).verify(body, headers)
@@ -47,8 +44,7 @@ class TestReceiver:
         self.webhooks[headers["webhook-id"]].append((headers, body))
         self._news.set()
         status = 204 if self.on_post is None else await self.on_post(headers["webhook-id"])
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await Response(status_code=status)(scope, receive, send)
 
     async def wait_for(self, callback_ids: set[str]) -> None:
         """Return once each of these webhooks has come at least once."""
@@ -75,9 +71,9 @@ class World:
         self.environ = environment(folder / "gateway.db", upstream_url)
 
     @asynccontextmanager
-    async def gateway(self, **environ: str) -> AsyncIterator[GatewayProcess]:
-        """Run ``gateway serve`` until the block ends; ready when it begins."""
-        async with run_gateway(self.environ | environ, self.folder) as gateway:
+    async def gateway(self, *, ready: bool = True, **environ: str) -> AsyncIterator[GatewayProcess]:
+        """Run ``gateway serve`` until the block ends; listening when it begins, where ``ready``."""
+        async with run_gateway(self.environ | environ, self.folder, ready=ready) as gateway:
             yield gateway
 
     async def register(self, client: httpx.AsyncClient, task_id: str, **members: Any) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """What a gateway process makes of a machine that fails it: no file left to open, and a database that is damaged."""
 
 import asyncio
-import os
 import resource
-import sys
-from contextlib import AsyncExitStack
+import sqlite3
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +70,21 @@ async def test_a_damaged_database_ends_the_start(world: Any) -> None:
     middle = len(content) // 4096 // 2 * 4096
     path.write_bytes(content[:middle] + b"\xff" * 4096 + content[middle + 4096 :])
     before = {file.name: file.read_bytes() for file in world.folder.iterdir()}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve"),
-        cwd=world.folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **world.environ},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(LIMIT_S):
-        said, _ = await process.communicate()
-    assert process.returncode == 1
-    last = said.decode().splitlines()[-1]
+    async with world.gateway(ready=False) as gateway, asyncio.timeout(LIMIT_S):
+        assert await gateway.ended() == 1
+    last = gateway.text[-1].rstrip()
     assert last.startswith(f"{path} is damaged (")
     assert last.endswith("it was not repaired. Restore a backup, or set it aside and start anew.")
     assert {file.name: file.read_bytes() for file in world.folder.iterdir()} == before
+
+
+async def test_a_start_that_meets_a_defect_ends(world: Any) -> None:
+    """With the exception, and with status 1: a process that stays and serves nobody would not be started again."""
+    async with world.gateway() as gateway:
+        assert await gateway.stop() == 0
+    with closing(sqlite3.connect(world.folder / "gateway.db")) as db:
+        db.execute("INSERT INTO meta VALUES ('queries:aigptimage', x'00')")
+        db.commit()
+    async with world.gateway(ready=False) as gateway, asyncio.timeout(LIMIT_S):
+        assert await gateway.ended() == 1
+    assert "DecodeError" in gateway.text[-1]

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 import standardwebhooks
+from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway.app import Gateway
 from gateway.asgi_server import serve_asgi
@@ -33,16 +35,10 @@ class Hooks:
         self._news = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await Request(scope, receive).body()
         self.posts.append(({name.decode(): value.decode() for name, value in scope["headers"]}, body))
         self._news.set()
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await Response(status_code=204)(scope, receive, send)
 
     async def first(self) -> tuple[dict[str, str], bytes]:
         """Wait for the first webhook."""

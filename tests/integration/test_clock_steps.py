@@ -1,6 +1,7 @@
 """The wall clock is set an hour forward or back while the gateway runs: all goes on at its pace. In virtual time."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
 from gateway.sender import SendResult
+from gateway.store import sql
 from tests.life import Life, ScriptedSender, ScriptedUpstream, until
 from tests.virtualtime import VirtualClock, run_virtual
 
@@ -202,6 +204,77 @@ def test_a_step_that_cannot_be_stored_yet(step_s: float, tmp_path: Path) -> None
         assert await state(life, callback) is CallbackState.WAITING
         await asyncio.sleep(180)
         assert await state(life, callback) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_what_comes_behind_a_step_that_cannot_be_stored(
+    step_s: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A registration made while the step is being stored is refused with it: it would have moved with the next try."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        await life.register("never")
+        await asyncio.sleep(60)
+        follow, behind = life.store.follow_clock, []
+
+        async def overtaken(step_ms: int) -> None:
+            behind.append(asyncio.create_task(life.register("behind")))
+            await follow(step_ms)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(life.store, "follow_clock", overtaken)
+            failing.setattr(sql, "MOVE_WEBHOOKS", "UPDATE absent SET x = :step")
+            world.clock.step(step_s)
+            await until(lambda: bool(behind) and all(task.done() for task in behind))
+            assert {type(task.exception()) for task in behind} == {StoreError}
+        callback = await life.register("behind", timeout_s=1800)
+        await asyncio.sleep(1700)
+        assert await state(life, callback) is CallbackState.WAITING
+        assert world.polled_between(world.clock.monotonic() - 60, world.clock.monotonic(), "behind")
+        await asyncio.sleep(200)
+        assert await state(life, callback) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_clock_that_is_set_back_while_nothing_runs(tmp_path: Path) -> None:
+    """What was due soon is due soon: polls, a retry, and the end of a budget; it is not made up for twice."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        world.status = 500
+        world.ended = {"ended"}
+        running, short, ended = [
+            await life.register(task_id, timeout_s=timeout_s)
+            for task_id, timeout_s in (("running", 86_400), ("short", 1800), ("ended", 86_400))
+        ]
+        await until(lambda: len(world.posts) == 2)  # the third attempt: five minutes later
+        await life.stop()
+        world.clock.step(-HOUR_S)
+        written_ns = world.path.stat().st_mtime_ns + round(HOUR_S * 1e9)
+        os.utime(world.path, ns=(written_ns, written_ns))
+        for _ in range(2):
+            life = await world.life()
+            started_s = world.clock.monotonic()
+            await asyncio.sleep(60)
+            assert world.polled_between(started_s, started_s + 60, "running") > 1
+            await life.stop()
+        life = await world.life()
+        world.status = 204
+        world.ended |= {"running"}
+        await asyncio.sleep(300)
+        assert [await state(life, callback) for callback in (running, ended)] == [CallbackState.DELIVERED] * 2
+        await asyncio.sleep(1000)
+        assert await state(life, short) is CallbackState.WAITING
+        await asyncio.sleep(600)
+        assert await state(life, short) is CallbackState.DELIVERED
         await life.stop()
 
     run_virtual(main())

@@ -6,22 +6,24 @@ What a receiver can do wrong stands in ``tests/acceptance/test_receivers.py``.
 import asyncio
 import errno
 import json
+import os
+import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from gateway import app
-from gateway.app import Gateway
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
-from gateway.config import load
 from gateway.errors import StoreUnusable
 from gateway.janitor import Janitor
 from gateway.resolver import Resolver
@@ -30,8 +32,8 @@ from gateway.simulator import serve as serve_simulator
 from gateway.simulator.scenario import Plan
 from gateway.upstream import Upstream
 from tests.nameserver import NO_SUCH_NAME, SERVER_FAILURE, serve_names
+from tests.running import LIMIT_S, Running, running
 
-LIMIT_S = 20
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OK = b"HTTP/1.1 200 OK\r\n"
 RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # SO_LINGER with no time: closing sends a reset
@@ -46,74 +48,8 @@ class Hooks:
         self.url = ""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        self.events.append(json.loads(body))
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-
-class Running:
-    """A gateway that serves, and its client."""
-
-    def __init__(self, gateway: Gateway, client: httpx.AsyncClient) -> None:
-        self.gateway = gateway
-        self.client = client
-
-    async def register(self, task_id: str, url: str, **members: Any) -> httpx.Response:
-        return await self.client.post("/v1/callbacks", json={"taskId": task_id, "callbackUrl": url, **members})
-
-    async def registered(self, task_id: str, url: str) -> str:
-        answer = await self.register(task_id, url)
-        assert answer.status_code == 201, answer.text
-        callback_id: str = answer.json()["id"]
-        return callback_id
-
-    async def becomes(self, path: str, condition: Callable[[Any], bool]) -> Any:
-        """Return what a path answers once the condition holds of it."""
-        last = None
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                while True:
-                    last = await self.client.get(path)
-                    if condition(last):
-                        return last
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            pytest.fail(f"{path} still answers {last and last.text}")
-
-    async def delivered(self, callback_id: str) -> Any:
-        path = f"/v1/callbacks/{callback_id}"
-        return (await self.becomes(path, lambda answer: answer.json()["state"] == "delivered")).json()
-
-
-@asynccontextmanager
-async def running(folder: Path, upstream_url: str, **environ: str) -> AsyncIterator[Running]:
-    settings = load(
-        {
-            "GATEWAY_DATABASE_URL": f"sqlite:///{folder / 'gateway.db'}",
-            "GATEWAY_UPSTREAM_URL": upstream_url,
-            "GATEWAY_UPSTREAM_RATE": "1000/1",
-            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
-            "GATEWAY_POLL_MIN_S": "0.05",
-            "GATEWAY_POLL_MAX_S": "0.2",
-            "GATEWAY_RETRY_SCHEDULE": "0" + ",0.1" * 99,
-            "GATEWAY_DRAIN_S": "0.1",
-            **environ,
-        }
-    )
-    gateway = Gateway(settings, SystemClock())
-    try:
-        await gateway.start()
-        async with serve_asgi(gateway) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-            yield Running(gateway, client)
-    finally:
-        await gateway.drain()
-        await gateway.close()
+        self.events.append(await Request(scope, receive).json())
+        await Response(status_code=204)(scope, receive, send)
 
 
 @pytest.fixture
@@ -395,19 +331,49 @@ async def test_a_full_disk(kind: str, hooks: Hooks, request: pytest.FixtureReque
                 assert (await gateway.client.get(f"/v1/callbacks/{callback_id}")).status_code == 200
 
 
+async def test_a_disk_that_was_full_and_nothing_to_do(
+    hooks: Hooks, page_limit: PageLimit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody writes while the gateway is not ready: it finds out by itself that there is room again."""
+    monkeypatch.setattr("gateway.supervisor.HEARTBEAT_S", 0.1)
+    async with running(page_limit.folder, "http://127.0.0.1:9") as gateway:
+        page_limit.gateway = gateway
+        await page_limit.fill()
+        metadata = {"note": "x" * 7000}
+        async with asyncio.timeout(LIMIT_S):
+            while (await gateway.client.get("/readyz")).status_code == 200:
+                answer = await gateway.register("t", hooks.url, metadata=metadata)
+                if answer.status_code == 201:
+                    await gateway.client.delete(answer.headers["location"])
+        await page_limit.free()
+        await gateway.becomes("/readyz", lambda answer: answer.status_code == 200)
+
+
 async def test_a_start_on_a_full_disk(small_disk: SmallDisk) -> None:
-    """A file that is there opens: what it owes can be sent. A new one is refused, with what to do, while it is full."""
-    other = {"GATEWAY_DATABASE_URL": f"sqlite:///{small_disk.folder / 'other.db'}", "GATEWAY_WEBHOOK_SECRET": SECRET}
-    async with running(small_disk.folder, "http://127.0.0.1:9"):
-        pass
+    """A file that is there opens, a killed process's too: what it owes can be sent.
+
+    A new one is refused, with what to do, while it is full.
+    """
+    folder = small_disk.folder
+    killed, other = (
+        {"GATEWAY_DATABASE_URL": f"sqlite:///{folder / name}", "GATEWAY_WEBHOOK_SECRET": SECRET}
+        for name in ("killed.db", "other.db")
+    )
+    async with running(folder, "http://127.0.0.1:9") as gateway:
+        await gateway.registered("t", "http://127.0.0.1:9/hook")
+        for suffix in ("", "-wal"):
+            shutil.copy(folder / f"gateway.db{suffix}", folder / f"killed.db{suffix}")
     await small_disk.fill()
-    async with running(small_disk.folder, "http://127.0.0.1:9") as gateway:
-        assert (await gateway.client.get("/healthz")).status_code == 200
+    for which in ({}, killed):
+        async with running(folder, "http://127.0.0.1:9", **which) as gateway:
+            assert (await gateway.client.get("/healthz")).status_code == 200
+            listed = (await gateway.client.get("/v1/callbacks")).json()["data"]
+            assert [callback["taskId"] for callback in listed] == ["t"]
     with pytest.raises(StoreUnusable, match=r"is full .*Free some space"):
-        async with running(small_disk.folder, "http://127.0.0.1:9", **other):
+        async with running(folder, "http://127.0.0.1:9", **other):
             pass
     await small_disk.free()
-    async with running(small_disk.folder, "http://127.0.0.1:9", **other) as gateway:
+    async with running(folder, "http://127.0.0.1:9", **other) as gateway:
         assert (await gateway.client.get("/readyz")).status_code == 200
 
 
@@ -433,6 +399,29 @@ async def test_a_damaged_page_that_is_met_while_running(
             ready = await gateway.client.get("/readyz")
             assert (ready.status_code, "the store is failing" in ready.json()["detail"]) == (503, True)
             assert (await gateway.client.get("/healthz")).status_code == 200
+
+
+class FastClock(SystemClock):
+    """The machine's, an hour fast."""
+
+    def now(self) -> int:
+        return super().now() + 3_600_000
+
+
+async def test_a_clock_that_is_set_back_while_the_gateway_is_down(hooks: Hooks, tmp_path: Path) -> None:
+    """What was due by the old time does not wait for an hour."""
+    simulator = SimulatedUpstream(SystemClock())
+    simulator.add_task("t", Plan(duration_s=10_000))
+    async with serve_simulator(simulator) as upstream_url:
+        async with running(tmp_path, upstream_url, FastClock()) as gateway:
+            callback_id = await gateway.registered("t", hooks.url)
+            await gateway.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["task"]["polls"])
+        simulator.add_task("t", Plan(duration_s=0))
+        path = tmp_path / "gateway.db"
+        written_ns = path.stat().st_mtime_ns + 3_600 * 10**9
+        os.utime(path, ns=(written_ns, written_ns))
+        async with running(tmp_path, upstream_url) as gateway:
+            await gateway.delivered(callback_id)
 
 
 # The gateway's own loops

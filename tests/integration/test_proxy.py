@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from gateway.api.proxy import _passed_on
@@ -20,21 +21,20 @@ from gateway.errors import StoreError
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
 from gateway.upstream import Answer
+from tests.running import LIMIT_S, Running, running
 
 RECORD = "/api/v1/jobs/recordInfo"
 CREATE = "/api/v1/jobs/createTask"
 HOOKS = "https://hooks.example.com/in"
 TASK = {"model": "m", "input": {"prompt": "A cat"}}
-LIMIT_S = 20
 
 
-class Stand:
+class Stand(Running):
     """One gateway, and a client of it."""
 
-    def __init__(self, gateway: Gateway, client: httpx.AsyncClient) -> None:
-        self.gateway = gateway
-        self.store: Any = gateway._store
-        self.client = client
+    @property
+    def store(self) -> Any:
+        return self.gateway._store
 
     async def read(self, task_id: str) -> httpx.Response:
         return await self.client.get(RECORD, params={"taskId": task_id})
@@ -43,41 +43,28 @@ class Stand:
         body = TASK if url is None else {**TASK, "callBackUrl": url}
         return await self.client.post(CREATE, json=body, headers=headers)
 
-    async def register(self, task_id: str) -> None:
-        answer = await self.client.post("/v1/callbacks", json={"taskId": task_id, "callbackUrl": HOOKS})
-        assert answer.status_code == 201
+    async def watch(self, task_id: str) -> None:
+        await self.registered(task_id, HOOKS)
 
     async def callbacks(self) -> list[dict[str, Any]]:
         data: list[dict[str, Any]] = (await self.client.get("/v1/callbacks")).json()["data"]
         return data
 
-    async def becomes(self, condition: Callable[[], Awaitable[object]]) -> None:
+    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(LIMIT_S):
             while not await condition():
                 pass
 
 
 @asynccontextmanager
-async def stand(tmp_path: Path, upstream_url: str, **environ: str) -> AsyncIterator[Stand]:
-    settings = load(
-        {
-            "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}",
-            "GATEWAY_UPSTREAM_URL": upstream_url,
-            "GATEWAY_UPSTREAM_API_KEY": "sk-upstream",
-            "GATEWAY_UPSTREAM_RATE": "1000/1",
-            "GATEWAY_CALLBACK_ALLOW": "hooks.example.com,127.0.0.1",
-            "GATEWAY_DRAIN_S": "1",
-            **environ,
-        }
-    )
-    gateway = Gateway(settings, SystemClock())
-    await gateway.start()
-    try:
-        async with serve_asgi(gateway) as url, httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
-            yield Stand(gateway, client)
-    finally:
-        await gateway.drain()
-        await gateway.close()
+async def stand(folder: Path, upstream_url: str, **environ: str) -> AsyncIterator[Stand]:
+    own = {
+        "GATEWAY_UPSTREAM_API_KEY": "sk-upstream",
+        "GATEWAY_CALLBACK_ALLOW": "hooks.example.com,127.0.0.1",
+        "GATEWAY_DRAIN_S": "1",
+    }
+    async with running(folder, upstream_url, **(own | environ)) as one:
+        yield Stand(one.gateway, one.client)
 
 
 @pytest.fixture
@@ -108,12 +95,10 @@ class Upstream:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        while (message := await receive()).get("more_body"):
-            body += message["body"]
+        body = await Request(scope, receive).body()
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         line = f"{scope['method']} {scope['path']}?{scope['query_string'].decode()}"
-        self.requests.append((line, headers, body + message.get("body", b"")))
+        self.requests.append((line, headers, body))
         self.asked.set()
         await self.may_answer.wait()
         status, body, answer_headers = self.answer
@@ -140,10 +125,10 @@ async def test_a_watched_task_costs_no_request(
 ) -> None:
     """However often it is read, and with nothing left of the budget: always 200, and the upstream is not asked."""
     stand = await start(GATEWAY_UPSTREAM_RATE="2/60")
-    await stand.register("sim-success-0-a")
-    await stand.register("sim-never-0-b")
-    await stand.becomes(lambda: _polled(simulator, 2))
-    await stand.becomes(lambda: _state(stand, "sim-success-0-a", "success"))
+    await stand.watch("sim-success-0-a")
+    await stand.watch("sim-never-0-b")
+    await stand.until(lambda: _polled(simulator, 2))
+    await stand.until(lambda: _state(stand, "sim-success-0-a", "success"))
     answers = await asyncio.gather(
         *(stand.read("sim-success-0-a") for _ in range(50)), *(stand.read("sim-never-0-b") for _ in range(50))
     )
@@ -173,8 +158,8 @@ async def test_the_answer_is_the_upstreams_own(
     simulator.add_task("t", plan, created_at=1777459967759)
     stand = await start()
     forwarded = await stand.read("t")
-    await stand.register("t")
-    await stand.becomes(lambda: _state(stand, "t", plan.outcome))
+    await stand.watch("t")
+    await stand.until(lambda: _state(stand, "t", plan.outcome))
     asked = simulator.stats.polls["t"]
     answered = await stand.read("t")
     assert simulator.stats.polls["t"] == asked
@@ -191,9 +176,9 @@ async def test_what_the_gateway_does_not_know_is_forwarded(
     unknown = await stand.read("unknown")
     assert (unknown.status_code, envelope(unknown)["msg"]) == (404, "Task not found")
     assert (await stand.client.head(RECORD, params={"taskId": "sim-success-0-x"})).status_code == 200
-    await stand.register("sim-never-0-y")
+    await stand.watch("sim-never-0-y")
     (callback,) = await stand.callbacks()
-    await stand.becomes(lambda: _polled(simulator, 4))
+    await stand.until(lambda: _polled(simulator, 4))
     await stand.client.delete(f"/v1/callbacks/{callback['id']}")
     asked = simulator.stats.polls["sim-never-0-y"]
     await stand.read("sim-never-0-y")
@@ -207,7 +192,7 @@ async def test_an_abandoned_task_is_forwarded(
     stand = await start(GATEWAY_POLL_MIN_S="0.05")
     body = {"taskId": "sim-never-0-a", "callbackUrl": HOOKS, "timeoutSeconds": 1}
     assert (await stand.client.post("/v1/callbacks", json=body)).status_code == 201
-    await stand.becomes(lambda: _state(stand, "sim-never-0-a", "abandoned"))
+    await stand.until(lambda: _state(stand, "sim-never-0-a", "abandoned"))
     asked = simulator.stats.polls["sim-never-0-a"]
     assert (await stand.read("sim-never-0-a")).json()["data"]["state"] == "waiting"
     assert simulator.stats.polls["sim-never-0-a"] == asked + 1
@@ -258,7 +243,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
                 await asyncio.sleep(0)
                 return arrived == 100
 
-            await stand.becomes(all_arrived)
+            await stand.until(all_arrived)
             first.cancel()
             upstream.may_answer.set()
             answers = await asyncio.gather(*others)
@@ -485,7 +470,7 @@ async def test_a_registration_is_not_lost(
     stand = await start()
     failing = Failing(stand.store)
     created = asyncio.create_task(stand.create())
-    await stand.becomes(lambda: _tried(failing, 3))
+    await stand.until(lambda: _tried(failing, 3))
     assert not created.done()
     failing.works = True
     task_id = (await created).json()["data"]["taskId"]
@@ -508,7 +493,7 @@ async def test_a_client_is_not_kept_for_ever(
     assert (await stand.create()).status_code == 200
     assert await stand.callbacks() == []
     failing.works = True
-    await stand.becomes(stand.callbacks)
+    await stand.until(stand.callbacks)
 
 
 async def test_a_client_that_goes_away_loses_nothing(
@@ -525,7 +510,7 @@ async def test_a_client_that_goes_away_loses_nothing(
             await upstream.asked.wait()
             created.cancel()
             upstream.may_answer.set()
-            await stand.becomes(stand.callbacks)
+            await stand.until(stand.callbacks)
         assert created.cancelled()
 
 
@@ -698,7 +683,7 @@ async def test_nothing_new_is_created_once_the_drain_began(
     here = await start()
     assert (await here.create()).status_code == 200
     queued = asyncio.create_task(here.create())  # the free tier creates one task a second
-    await here.becomes(lambda: _queued(here))
+    await here.until(lambda: _queued(here))
     here.gateway.begin_drain()
     answer = await queued
     assert (answer.status_code, answer.json()["code"]) == (503, 503)

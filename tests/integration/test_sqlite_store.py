@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import re
+import resource
 import shutil
 import sqlite3
 import stat
@@ -396,6 +397,29 @@ async def test_what_waits_moves_with_the_clock_and_what_comes_after_does_not(sto
     assert [one and one.expires_at for one in found] == [NOW, NOW]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
+    path: Path, tmp_path_factory: pytest.TempPathFactory, killed: bool
+) -> None:
+    """The last write was later than now; once all has followed it was not, not even if that process is killed too."""
+    if killed:
+        path = await killed_copy(path)
+    else:
+        async with opened(path) as store:
+            await store.register([new()])
+    for file in path.parent.glob("gateway.db*"):
+        written_ns = file.stat().st_mtime_ns + 3_600 * 10**9
+        os.utime(file, ns=(written_ns, written_ns))
+    again = tmp_path_factory.mktemp("again") / "folder"
+    async with opened(path) as store:
+        assert 3_500_000 < store.set_back_ms < 3_600_000
+        await store.follow_clock(-store.set_back_ms)
+        shutil.copytree(path.parent, again)  # times too
+    for following in (path, again / path.name):
+        async with opened(following) as store:
+            assert store.set_back_ms == 0
+
+
 async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
     """One item that cannot be stored takes its own batch down, with the tasks it would have made."""
     good = new()
@@ -496,6 +520,40 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     assert (await store.claim_callbacks(NOW, 10))[0] == [first]
 
 
+async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:
+    """Thousands that wait for another upstream's last word are not looked through again and again."""
+    await store.register([new(upstream="down", timeout_s=60) for _ in range(2000)])
+    await store.register([new(timeout_s=number) for number in (70, 80, 90)])
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    connection(store)._conn.set_progress_handler(count, 100)
+    costs = []
+    for now_s in (65, 75, 85):
+        steps = 0
+        expired, next_expiry_at = await store.expired_tasks("up", NOW + now_s * 1000, 1000)
+        costs.append(steps)
+    assert [task.expires_at - NOW for task in expired] == [70_000, 80_000]
+    assert next_expiry_at == NOW + 90_000
+    assert costs[0] > 2000 > 500 > max(costs[1:])
+
+
+async def test_an_expiry_is_found_though_a_look_for_it_failed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a read that failed did not see is seen by the next one."""
+    (made,) = await store.register([new(timeout_s=60)])
+    with monkeypatch.context() as broken:
+        broken.setattr(sql, "SELECT_EXPIRED", "SELECT absent")
+        with pytest.raises(StoreError):
+            await store.expired_tasks("up", NOW + 90_000, 10)
+    expired, _ = await store.expired_tasks("up", NOW + 90_000, 10)
+    assert [task.seq for task in expired] == [made.callback.task.seq]
+
+
 # Backups
 
 
@@ -561,20 +619,42 @@ async def test_a_backup_that_is_given_up_leaves_the_last_one(
 ) -> None:
     """Whenever that is: the file is the old one, there is none beside it, and the store goes on."""
     target = path.with_name("gateway.db.backup")
-    await store.register([new() for _ in range(500)])
+    await store.register([new() for _ in range(2000)])
     await store.backup(target)
     last = files(path.parent)[target.name]
+    assert len(last) > 100 * 4096
     for turns in (1, 5, 20):
         backup = asyncio.create_task(store.backup(target))
         for _ in range(turns):
             await store.register([new()])
         backup.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await backup
+        further = 0
+        while not backup.done():
+            await store.register([new()])
+            further += 1
+        assert backup.cancelled()
+        assert further < 50  # it does not copy the rest first
         await store.register([new()])
     found = files(path.parent)
     assert found[target.name] == last
     assert set(found) == {"gateway.db", "gateway.db-wal", "gateway.db.backup"}
+
+
+async def test_a_backup_is_given_up_while_it_is_checked(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the check of a large file would go on: a shutdown does not wait for it."""
+    long = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000000) SELECT max(i) FROM n, sqlite_schema"
+    monkeypatch.setattr("gateway.store.database._QUICK_CHECK", long)
+    backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
+    async with asyncio.timeout(LIMIT_S):
+        while not path.with_name("gateway.db.backup.part-shm").exists():  # noqa: ASYNC110 - until it is being read
+            await asyncio.sleep(0.001)
+    backup.cancel()
+    await asyncio.wait((backup,), timeout=LIMIT_S)
+    assert backup.cancelled()
+    assert set(files(path.parent)) == {"gateway.db", "gateway.db-wal"}
+    await store.register([new()])
 
 
 async def test_closing_ends_a_backup(path: Path, page_by_page: None) -> None:
@@ -633,6 +713,18 @@ async def test_a_full_disk_fails_every_write_and_is_recovered_from(store: Sqlite
     assert store.failing is None
 
 
+async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
+    """No file can grow, not even by what a first look at another process's last writes takes: it opens all the same."""
+    copy = await killed_copy(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
+    try:
+        async with opened(copy) as store:
+            assert len((await store.claim_tasks("up", NOW, 500))[0]) == 201
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
     """Whoever holds a claim decides what follows; nobody else may take the row meanwhile."""
     (made,) = await store.register([new()])
@@ -688,7 +780,7 @@ BY = {
     "SELECT_RECEIVERS": "callbacks USING INDEX callbacks_due",
     "RESCHEDULE_TASKS": "tasks USING INTEGER PRIMARY KEY (rowid=?)",
     "COUNT_ATTEMPTS": "callbacks USING INTEGER PRIMARY KEY (rowid=?)",
-    "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at<?)",
+    "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
     "SELECT_REGISTERED": "(task_seq=? AND client=? AND url=? AND cancelled=?)",
     "OWE_WEBHOOKS": "c USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
