@@ -146,6 +146,10 @@ class InboundProtocol(HttpToolsProtocol):
         super().shutdown()
         if self.transport.is_closing():
             self._cut_after(self.linger_s)
+        elif self._in_body and self._refusal is None:
+            # A moment for what is on its way; uvicorn would wait as long as it may, and then answer a defect's 500.
+            self._forget_deadline()
+            self._deadline = self.loop.call_later(self.linger_s, self._cut_short)
 
     # What the parser finds
 
@@ -199,6 +203,10 @@ class InboundProtocol(HttpToolsProtocol):
             self.transport.close()
         elif self._in_body:
             self._refuse(RequestTimeout(f"The request's body did not arrive within {self.body_s:g} s."))
+
+    def _cut_short(self) -> None:
+        self._deadline = None
+        self._refuse(Unavailable("The gateway is shutting down, and the request's body was not complete."))
 
     def _in_head(self) -> bool:
         return self.headers is not self._ended_head

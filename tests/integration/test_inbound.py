@@ -660,6 +660,35 @@ async def test_an_answer_that_nobody_reads_is_given_up(last: bytes) -> None:
         assert 0 < await peer.rest() < BIG
 
 
+async def test_a_body_that_is_not_complete_does_not_hold_the_shutdown() -> None:
+    """Told to end, a connection has a moment for the rest of a body; a client that sends none hears why it goes."""
+    told = asyncio.Event()
+
+    class Ending(Hasty):
+        body_s = 3600.0
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not told.is_set():
+                self.shutdown()  # as the server calls it when it ends
+                told.set()
+
+    app = App()
+    async with served(app, Ending) as connect:
+        for rest in (b"def", b""):
+            told.clear()
+            peer = await connect()
+            await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+            await told.wait()
+            await peer.send(rest)
+            if rest:
+                assert (await peer.answer())[2] == b"abcdef"
+                await peer.ended()
+            else:
+                await peer.refused(503, "unavailable")
+                await app.disconnected.wait()
+
+
 async def test_an_answer_that_nobody_reads_does_not_hold_the_shutdown() -> None:
     """Told to end, a connection has a moment to take its answer and is cut then, whatever else would end it."""
 
