@@ -6,11 +6,52 @@ A scenario is drawn from a seed, or by hypothesis, which can shrink it; both pla
 import random
 from dataclasses import dataclass
 
-__all__ = ["RECEIVERS", "RECEIVER_MODES", "UPSTREAM_MODES", "Event", "Registration", "Scenario", "draw"]
+__all__ = [
+    "ASKS",
+    "CLOCK_STEPS_S",
+    "LENGTH_S",
+    "RECEIVERS",
+    "RECEIVER_MODES",
+    "UPSTREAM_MODES",
+    "WHEN",
+    "Event",
+    "Registration",
+    "Scenario",
+    "draw",
+]
 
-UPSTREAM_MODES = ("ok", "error", "hang", "slow", "throttled", "refused", "garbage", "gone", "unknown")
-RECEIVER_MODES = ("ok", "error", "hang", "slow", "gone for good", "busy", "unreachable", "redirect")
+UPSTREAM_MODES = (
+    "ok",
+    "error",
+    "hang",
+    "slow",
+    "flaky",
+    "throttled",
+    "refused",
+    "unpaid",
+    "garbage",
+    "gone",
+    "unknown",
+    "another's",
+)
+RECEIVER_MODES = (
+    "ok",
+    "error",
+    "hang",
+    "slow",
+    "flaky",
+    "gone for good",
+    "busy",
+    "unreachable",
+    "redirect",
+    "out of files",
+)
+ASKS = ("cancel", "redeliver", "redeliver dead")
+WHEN = ("at once", "again", "attempt", "recording", "poll")
+"""When a client asks, and about which callback: at once, about any; about the one it asked about last; while the next
+attempt is under way, or as it is answered, about its own; while the next poll is under way, about one of its task's."""
 RECEIVERS = 3
+CLOCK_STEPS_S = (-3600.0, -5.0, 5.0, 3600.0)
 LENGTH_S = 600.0
 """Within so many seconds everything begins; afterwards all is well, and the run goes on until nothing is owed."""
 
@@ -29,7 +70,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Event:
-    """``kind``: kill, restart, clock, disk, upstream, receiver, cancel, redeliver; the rest is what it is about."""
+    """``kind``: kill, restart, clock, disk, upstream, receiver, or one of ``ASKS``; the rest is what it is about."""
 
     at_s: float
     kind: str
@@ -64,30 +105,20 @@ def draw(seed: int) -> Scenario:
         )
         for _ in range(rng.randint(1, 14))
     )
-    return Scenario(seed, tasks, registrations, tuple(_event(rng) for _ in range(rng.randint(0, 14))))
+    return Scenario(seed, tasks, registrations, tuple(_event(rng) for _ in range(rng.randint(0, 20))))
 
 
 def _event(rng: random.Random) -> Event:
     at_s = rng.uniform(0, LENGTH_S)
     kind = rng.choice(
-        (
-            "kill",
-            "kill",
-            "restart",
-            "clock",
-            "disk",
-            "upstream",
-            "upstream",
-            "receiver",
-            "receiver",
-            "cancel",
-            "redeliver",
-        )
+        ("kill", "restart", "clock", "disk", "upstream", "upstream", "receiver", "receiver", *ASKS, *ASKS)
     )
     if kind == "clock":
-        return Event(at_s, kind, seconds=rng.choice((-3600.0, -5.0, 5.0, 3600.0)))
+        return Event(at_s, kind, seconds=rng.choice(CLOCK_STEPS_S))
     if kind == "upstream":
         return Event(at_s, kind, rng.choice(UPSTREAM_MODES), seconds=rng.uniform(1, 200))
     if kind == "receiver":
         return Event(at_s, kind, rng.choice(RECEIVER_MODES), rng.randrange(RECEIVERS), rng.uniform(1, 400))
-    return Event(at_s, kind, number=rng.randrange(14), seconds=rng.uniform(0.1, 20))
+    if kind in ASKS:
+        return Event(at_s, kind, rng.choice(WHEN), rng.randrange(14))
+    return Event(at_s, kind, seconds=rng.uniform(0.1, 20))
