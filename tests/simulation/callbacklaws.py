@@ -217,21 +217,15 @@ class CallbackLaws:
         same = (after.state, after.attempts, after.used, after.redeliveries, after.last_error)
         if same != (expected.state, expected.attempts, expected.used, expected.redeliveries, expected.last_error):
             return False
-        if after.delivered_at != expected.delivered_at or not _lies_in(after.ended_at, expected.ended_at):
+        if after.delivered_at != expected.delivered_at or not self._lies_in(after.ended_at, expected.ended_at):
             return False
-        if _lies_in(after.next_attempt_at, expected.next_attempt_at):
-            return True
-        lag_ms = self._ledger.lag_ms
-        return after.next_attempt_at is not None and _lies_in(after.next_attempt_at + lag_ms, expected.next_attempt_at)
+        return self._lies_in(after.next_attempt_at, expected.next_attempt_at)
+
+    def _lies_in(self, at: int | None, bounds: tuple[float, float] | None) -> bool:
+        return at is None and bounds is None if at is None or bounds is None else self._ledger.within(at, *bounds)
 
 
 def settled_at(row: CallbackRow) -> int:
     """Return when its task ended, as its webhook says."""
     assert row.body is not None
     return round(datetime.fromisoformat(json.loads(row.body)["timestamp"]).timestamp() * 1000)
-
-
-def _lies_in(at: int | None, bounds: tuple[float, float] | None) -> bool:
-    if at is None or bounds is None:
-        return at is None and bounds is None
-    return bounds[0] - TOLERANCE_MS <= at <= bounds[1] + TOLERANCE_MS

@@ -115,6 +115,7 @@ class Ledger:
         self._changes = -1
         self._ahead_ms = 0
         self._lags_since_s = 0.0
+        self._slewed: deque[tuple[float, int]] = deque()
         self._to_follow: list[tuple[str, int]] = []
         self._past: deque[tuple[float, CallbackRow | TaskRow]] = deque()
 
@@ -191,16 +192,20 @@ class Ledger:
             self._past.popleft()
         return [row for at_s, row in self._past if at_s >= self.now_s - moment_s]
 
+    @property
+    def tolerance_ms(self) -> int:
+        """How far two readings of the gateway's clock may be off, as it was put right in silence a moment ago."""
+        while self._slewed and self._slewed[0][0] < self.now_s - MOMENT_S:
+            self._slewed.popleft()
+        return TOLERANCE_MS + sum(abs(by_ms) for _, by_ms in self._slewed)
+
     def within(self, at: int, low: float, high: float) -> bool:
         """Whether a row's instant lies between two instants of the gateway's clock."""
-        return any(low - TOLERANCE_MS <= at + lag <= high + TOLERANCE_MS for lag in {0, self.lag_ms})
+        tolerance_ms = self.tolerance_ms
+        return any(low - tolerance_ms <= at + lag <= high + tolerance_ms for lag in {0, self.lag_ms})
 
     def same(self, at: int | None, expected: int) -> bool:
         return at is not None and self.within(at, expected, expected)
-
-    def seconds_until(self, at: int) -> float:
-        """Return how far a row's instant is from now; negative once it has passed."""
-        return (at + self.lag_ms - self.now) / 1000
 
     def note_clock(self) -> None:
         """Notice that the gateway's clock shows another time than the rows count by."""
@@ -211,7 +216,10 @@ class Ledger:
             # Where it was not stored, the clock goes back to where it was.
             self.lag_ms = 0 if abs(self.lag_ms + moved_ms) <= STEP_MS else self.lag_ms + moved_ms
             self._lags_since_s, self._to_follow = self.now_s, self.before.to_come()
-        elif self.lag_ms and self.now_s > self._lags_since_s + FOLLOWED_S:
+            return
+        if abs(moved_ms) > TOLERANCE_MS:
+            self._slewed.append((self.now_s, moved_ms))
+        if self.lag_ms and self.now_s > self._lags_since_s + FOLLOWED_S:
             stayed = set(self._to_follow) & set(self.rows.to_come())
             assert not stayed, (stayed, self.lag_ms, "did not follow the clock")
             self.lag_ms = 0

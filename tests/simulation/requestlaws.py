@@ -48,17 +48,16 @@ class RequestLaws:
         if task_id != PROBE:
             self._is_due(task_id)
         self._within_limits(poll, mine)
+        answered = sorted((one for one in mine if one.ended_s is not None), key=lambda one: one.ended_s or 0.0)
         refused_s = throttled_s = NEVER_S
-        for one in mine:
-            if one.ended_s is None:
-                continue
+        for one in answered:
+            assert one.ended_s is not None
             if one.kind == "refused" and one.ended_s >= refused_s + KEY_PAUSE_S:
                 refused_s = one.ended_s
             if one.kind == "throttled":
                 throttled_s = max(throttled_s, one.ended_s + one.retry_after_s)
         assert poll.begun_s >= refused_s + KEY_PAUSE_S - SKEW_S, (task_id, poll, "asks with a key that is refused")
         assert poll.begun_s >= throttled_s - SKEW_S, (task_id, poll, "asks while it is to wait")
-        answered = sorted((one for one in mine if one.ended_s is not None), key=lambda one: one.ended_s or 0.0)
         if task_id == PROBE:
             assert any(one.kind == "refused" for one in answered), "probes a key that nobody has refused"
         self._polls.append(poll)
