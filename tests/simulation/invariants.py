@@ -58,6 +58,10 @@ class Invariants:
         """Compare the database with what it was before the last transaction."""
         self._hold(self._look)
 
+    def clock_was_set(self) -> None:
+        """Notice what the gateway's clock makes of it, before more happens."""
+        self._hold(self._ledger.note_clock)
+
     def drain(self) -> None:
         """From now on nothing more may begin."""
         self._requests.draining_since_s = self._ledger.now_s

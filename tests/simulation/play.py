@@ -5,10 +5,11 @@ Owns the course of a run: who registers, what happens when, and that afterwards 
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState
@@ -25,7 +26,9 @@ from tests.virtualtime import run_virtual
 __all__ = ["play"]
 
 DRAIN_S = 10.0
-HOUR_MS = 3_600_000
+SOME_TIME_MS = 40_000
+SPANS = ((100, -1), (100, -1), (1, -1), (100, 1))
+"""Of the dead ones that ended from then until then, in so much time before now."""
 DISK_TROUBLE_S = 30.0
 """For so long after the disk was mended something may wait to be recorded."""
 QUIET_S = 3 * 3600.0
@@ -48,8 +51,8 @@ class _Run:
         self.laws = Invariants(self.world)
         self.acknowledged: dict[str, Callback] = {}
         self.asked_about: str | None = None
-        self.asking: set[asyncio.Task[None]] = set()
-        self.broken_at_s = -DISK_TROUBLE_S
+        self.meanwhile: set[asyncio.Task[None]] = set()
+        self.broken_until_s = -DISK_TROUBLE_S
         self.life: Life | None = None
 
     async def play(self) -> Invariants:
@@ -66,7 +69,6 @@ class _Run:
         self.laws.at_the_end(set(self.acknowledged))
         assert not life.claims, "a claim that nobody holds"
         assert life.supervisor.problem() is None
-        assert life.store.failing is None
         await self._stop(life, DRAIN_S)
         return self.laws
 
@@ -95,7 +97,7 @@ class _Run:
     async def _stop(self, life: Life, drain_s: float) -> None:
         self.laws.drain()
         await life.stop(drain_s)
-        self.laws.stopped(disk_was_well=self.clock.monotonic() > self.broken_at_s + DISK_TROUBLE_S)
+        self.laws.stopped(disk_was_well=self.clock.monotonic() > self.broken_until_s + DISK_TROUBLE_S)
 
     async def _client(self, wish: Registration) -> None:
         await asyncio.sleep(wish.at_s)
@@ -128,21 +130,29 @@ class _Run:
             case "clock":
                 self.clock.shift_ms += round(event.seconds * 1000)
                 self.world.clock_was_set(event.seconds)
+                self.laws.clock_was_set()
             case "disk":
-                connection = self.life.connection if self.life is not None else None
-                if connection is not None:
-                    connection.broken = "disk I/O error"
-                    await asyncio.sleep(event.seconds)
-                    connection.broken = None
-                    self.broken_at_s = self.clock.monotonic()
+                self._meanwhile(self._break_the_disk(event.seconds))
             case "upstream":
                 self.world.upstream = Mood(event.what, now_s + event.seconds)
             case "receiver":
                 self.world.receivers[event.number] = Mood(event.what, now_s + event.seconds)
             case _:
-                asking = asyncio.create_task(self._ask(event), name="client")
-                self.asking.add(asking)
-                asking.add_done_callback(self.asking.discard)
+                self._meanwhile(self._ask(event))
+
+    def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="client")
+        self.meanwhile.add(task)
+        task.add_done_callback(self.meanwhile.discard)
+
+    async def _break_the_disk(self, seconds: float) -> None:
+        if self.life is None:
+            return
+        connection = self.life.connection
+        connection.broken = "disk I/O error"
+        self.broken_until_s = max(self.broken_until_s, self.clock.monotonic() + seconds)
+        await asyncio.sleep(seconds)
+        connection.broken = None
 
     async def _ask(self, event: Event) -> None:
         """Ask what a client asks, when it is time, of the life that there is then."""
@@ -153,7 +163,8 @@ class _Run:
         self.asked_about = callback_id
         store, now = life.store, life.clock.now()
         everything = event.kind == "redeliver dead"
-        ask = self.laws.asks.begin(Ask(event.kind, None if everything else callback_id, now, now - HOUR_MS, now))
+        since, until = (now - SOME_TIME_MS * back for back in SPANS[event.number % len(SPANS)])
+        ask = self.laws.asks.begin(Ask(event.kind, None if everything else callback_id, now, since, until))
         asked: Awaitable[CallbackState | int | None]
         if everything:
             asked = store.redeliver_dead("", ask.since, ask.until, now)

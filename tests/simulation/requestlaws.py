@@ -46,7 +46,7 @@ class RequestLaws:
         self._not_draining(poll.begun_s)
         mine = [one for one in self._polls if one.life == self._world.life]
         if task_id != PROBE:
-            self._is_due(task_id)
+            poll.failures = self._due(task_id)
         self._within_limits(poll, mine)
         answered = sorted((one for one in mine if one.ended_s is not None), key=lambda one: one.ended_s or 0.0)
         refused_s = throttled_s = NEVER_S
@@ -62,7 +62,8 @@ class RequestLaws:
             assert any(one.kind == "refused" for one in answered), "probes a key that nobody has refused"
         self._polls.append(poll)
 
-    def _is_due(self, task_id: str) -> None:
+    def _due(self, task_id: str) -> set[int]:
+        """Return the failures in a row that the task may have been claimed with."""
         under_way = [one for one in self._world.polls[task_id] if one.ended_s is None and one.life == self._world.life]
         assert not under_way, (task_id, under_way, "is polled twice at once")
         now = self._ledger.now
@@ -71,6 +72,7 @@ class RequestLaws:
             row for row in versions if row.next_poll_at is not None and self._ledger.within(row.next_poll_at, 0, now)
         ]
         assert any(row.state == TaskState.WAITING for row in due), (task_id, versions, now, "is not to be polled now")
+        return {row.failures for row in due}
 
     def _within_limits(self, poll: Poll, mine: list[Poll]) -> None:
         windows = list(WINDOWS)

@@ -93,7 +93,8 @@ def draw(seed: int) -> Scenario:
     """Draw a scenario that is the same for the same seed."""
     rng = random.Random(seed)
     tasks = tuple(
-        (rng.choice(("success", "success", "fail", "never")), rng.uniform(0, 120)) for _ in range(rng.randint(1, 8))
+        (rng.choice(("success", "success", "fail", "never")), rng.uniform(0, rng.choice((20, 120))))
+        for _ in range(rng.randint(1, 8))
     )
     registrations = tuple(
         Registration(
@@ -116,7 +117,7 @@ def _event(rng: random.Random) -> Event:
     if kind == "clock":
         return Event(at_s, kind, seconds=rng.choice(CLOCK_STEPS_S))
     if kind == "upstream":
-        return Event(at_s, kind, rng.choice(UPSTREAM_MODES), seconds=rng.uniform(1, 200))
+        return Event(at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "slow", "flaky")), seconds=rng.uniform(1, 200))
     if kind == "receiver":
         return Event(at_s, kind, rng.choice(RECEIVER_MODES), rng.randrange(RECEIVERS), rng.uniform(1, 400))
     if kind in ASKS:

@@ -133,9 +133,10 @@ class TaskLaws:
             return
         low_s, high_s = POLL_MIN_S, POLL_MAX_S
         if not running:
-            doubled_s = min(POLL_MIN_S * 2**after.failures, POLL_MAX_S)
-            low_s = max(doubled_s, poll.retry_after_s)
-            high_s = max(min(doubled_s * JITTER, POLL_MAX_S), poll.retry_after_s)
+            # As it was claimed: it may have been given up and begun anew meanwhile.
+            low_s, high_s = (min(POLL_MIN_S * 2 ** (of(poll.failures) + 1), POLL_MAX_S) for of in (min, max))
+            low_s = max(low_s, poll.retry_after_s)
+            high_s = max(min(high_s * JITTER, POLL_MAX_S), poll.retry_after_s)
         if not self._ledger.within(after.next_poll_at, poll.ended_at + low_s * 1000, poll.ended_at + high_s * 1000):
             self._asked_now(before, after)
 

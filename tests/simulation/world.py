@@ -95,6 +95,8 @@ class Poll(Seen):
     state: str | None = None
     """The task's state, where the upstream told it."""
     retry_after_s: float = 0.0
+    failures: set[int] = field(default_factory=set)
+    """How many failures in a row it may have been claimed with."""
 
 
 @dataclass
@@ -161,7 +163,7 @@ class World:
         self._tell("poll", task_id)
         with self._under_way(poll):
             await self._travel()
-            mood = self._mood(self.upstream, ("ok", "ok", "error", "slow", "unknown", "gone", "another's"))
+            mood = self._mood(self.upstream, ("ok", "error", "slow", "slow", "unknown", "gone", "another's"))
             if mood == "hang":
                 await asyncio.sleep(FOREVER_S)
             if mood == "slow":
