@@ -32,6 +32,7 @@ UPSTREAM_MODES = (
     "garbage",
     "gone",
     "unknown",
+    "unsure",
     "another's",
 )
 RECEIVER_MODES = (
@@ -39,7 +40,7 @@ RECEIVER_MODES = (
     "error",
     "hang",
     "slow",
-    "flaky",
+    "unreliable",
     "gone for good",
     "busy",
     "unreachable",
@@ -117,7 +118,7 @@ def _event(rng: random.Random) -> Event:
     if kind == "clock":
         return Event(at_s, kind, seconds=rng.choice(CLOCK_STEPS_S))
     if kind == "upstream":
-        return Event(at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "slow", "flaky")), seconds=rng.uniform(1, 200))
+        return Event(at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "slow", "flaky")), seconds=rng.uniform(1, 300))
     if kind == "receiver":
         return Event(at_s, kind, rng.choice(RECEIVER_MODES), rng.randrange(RECEIVERS), rng.uniform(1, 400))
     if kind in ASKS:

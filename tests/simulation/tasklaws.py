@@ -25,6 +25,7 @@ class TaskLaws:
     def __init__(self, world: World, ledger: Ledger) -> None:
         self._world = world
         self._ledger = ledger
+        self._given_up_before: set[str] = set()
         self.began_s = 0.0
         """When this life did, on the steady clock."""
 
@@ -77,6 +78,7 @@ class TaskLaws:
         told = json.loads(after.outcome)
         assert (told["taskId"], told["state"]) == (after.task_id, after.state), (after, told)
         if after.state == TaskState.ABANDONED:
+            self._given_up_before.add(after.task_id)
             self._given_up(before, after, poll, told["reason"])
             return
         assert poll is not None, (after, "ended, and the upstream has not said so")
@@ -123,11 +125,11 @@ class TaskLaws:
         assert after.failures == (0 if running else before.failures + 1), (before, after, poll)
         assert (after.last_error is None) == running, (before, after, poll)
         assert self._ledger.same(after.last_polled_at, poll.ended_at), (after, poll)
-        if poll.kind == "not known":
+        if poll.kind == "not known" and after.task_id not in self._given_up_before:
             since_s, polls = self._not_known(after.task_id)
-            old = after.last_polled_at is not None and after.last_polled_at - before.created_at >= 150_000
-            known = polls < NOT_FOUND_AFTER_POLLS + 2 or self._ledger.now_s - since_s < NOT_FOUND_AFTER_S + 60
-            assert known or not old, (after, since_s, polls, "is unknown, and is not given up")
+            for_ms = min((self._ledger.now_s - since_s) * 1000, poll.ended_at - before.created_at)
+            late = polls > NOT_FOUND_AFTER_POLLS and for_ms > NOT_FOUND_AFTER_S * 1000 + 6_000
+            assert not late, (after, since_s, polls, "is unknown, and is not given up")
         if after.next_poll_at is None or before.next_poll_at is None:
             assert after.next_poll_at is None, (before, after, "is polled for nobody")
             return

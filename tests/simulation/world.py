@@ -22,7 +22,13 @@ __all__ = ["Attempt", "Mood", "Poll", "Seen", "ShiftedClock", "World"]
 FOREVER_S = 1e9
 REFUSALS = ((401, 401), (403, 403), (200, 401), (200, 403))
 """By HTTP status and by the envelope's own code: both say that the key is refused."""
-ASIDE = ((429, "60", 60.0), (503, "400", 400.0), (500, "400", None), (429, "soon", None))
+MIXED = {
+    "flaky": ("ok", "error", "slow", "slow", "gone", "another's"),
+    "unsure": ("unknown", "unknown", "unknown", "unknown", "refused", "error"),
+    "unreliable": ("ok", "error", "hang", "slow", "unreachable", "busy"),
+}
+"""Moods that are another one with each request."""
+ASIDE = ((429, "60", 60.0), (429, "2", 2.0), (503, "400", 400.0), (500, "400", None), (429, "soon", None))
 """How a busy receiver answers: the status, ``Retry-After``, and how long that asks for, where it counts."""
 
 
@@ -163,7 +169,7 @@ class World:
         self._tell("poll", task_id)
         with self._under_way(poll):
             await self._travel()
-            mood = self._mood(self.upstream, ("ok", "error", "slow", "slow", "unknown", "gone", "another's"))
+            mood = self._mood(self.upstream)
             if mood == "hang":
                 await asyncio.sleep(FOREVER_S)
             if mood == "slow":
@@ -211,7 +217,7 @@ class World:
         self._tell("attempt", webhook_id)
         with self._under_way(attempt):
             await self._travel()
-            mood = self._mood(self.receivers[number], ("ok", "error", "hang", "slow", "unreachable", "busy"))
+            mood = self._mood(self.receivers[number])
             if mood == "hang":
                 await asyncio.sleep(FOREVER_S)
             if mood == "slow":
@@ -247,9 +253,9 @@ class World:
             if not future.done():
                 future.set_result(about)
 
-    def _mood(self, mood: Mood, flaky: tuple[str, ...]) -> str:
+    def _mood(self, mood: Mood) -> str:
         name = mood.name if self.clock.monotonic() < mood.until_s else "ok"
-        return self.rng.choice(flaky) if name == "flaky" else name
+        return self.rng.choice(MIXED.get(name, (name,)))
 
     async def _travel(self) -> None:
         await asyncio.sleep(self.rng.choice((0.0, 0.001, 0.05, 0.3)))
