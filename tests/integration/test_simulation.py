@@ -79,3 +79,14 @@ def test_each_callback_has_a_grace_of_its_own() -> None:
     first = Registration(at_s=1.0, task=0, receiver=0, timeout_s=1, patience_s=30.0)
     later = Registration(at_s=1.0, task=0, receiver=1, timeout_s=30, patience_s=30.0)
     assert play(Scenario(0, (("never", 0.0),), (first, later), (outage,))).looks > 0
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_retry_keeps_its_distance_until_it_is_recorded(step_s: float) -> None:
+    """Where the disk fails when an attempt ends, and the clock is set before it is mended, the next is not due then."""
+    unwell = Event(0.0, "receiver", "error", seconds=300.0)
+    disk = Event(2.2, "disk", seconds=10.0)
+    wish = Registration(at_s=1.0, task=0, receiver=0, timeout_s=300, patience_s=30.0)
+    events = (unwell, disk, Event(5.0, "clock", seconds=step_s))
+    for seed in range(4):
+        assert play(Scenario(seed, (("success", 0.0),), (wish,), events)).looks > 0
