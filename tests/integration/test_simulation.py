@@ -12,6 +12,7 @@ from tests.simulation.scenario import (
     ASKS,
     CLOCK_STEPS_S,
     LENGTH_S,
+    MOMENTS,
     RECEIVER_MODES,
     RECEIVERS,
     UPSTREAM_MODES,
@@ -32,7 +33,14 @@ registrations = st.builds(
     patience_s=st.sampled_from([0.01, 1.0, 30.0]),
 )
 events = st.one_of(
-    st.builds(Event, at_s=seconds, kind=st.sampled_from(["kill", "restart", "disk"]), seconds=st.floats(0.1, 20)),
+    st.builds(
+        Event,
+        at_s=seconds,
+        kind=st.sampled_from(["kill", "restart"]),
+        what=st.sampled_from(("at once", *MOMENTS)),
+        seconds=st.floats(0.1, 20),
+    ),
+    st.builds(Event, at_s=seconds, kind=st.just("disk"), seconds=st.floats(0.1, 20)),
     st.builds(Event, at_s=seconds, kind=st.just("clock"), seconds=st.sampled_from(CLOCK_STEPS_S)),
     st.builds(
         Event,

@@ -18,7 +18,7 @@ from tests.life import Life, Transport, until
 from tests.simulation.asks import Ask
 from tests.simulation.callbacklaws import ATTEMPT_S, SCHEDULE_S
 from tests.simulation.invariants import Invariants
-from tests.simulation.scenario import LENGTH_S, Event, Registration, Scenario
+from tests.simulation.scenario import LENGTH_S, MOMENTS, Event, Registration, Scenario
 from tests.simulation.tasklaws import POLL_MAX_S, POLL_MIN_S
 from tests.simulation.world import Mood, ShiftedClock, World
 from tests.virtualtime import run_virtual
@@ -26,8 +26,10 @@ from tests.virtualtime import run_virtual
 __all__ = ["play"]
 
 DRAIN_S = 10.0
-SOME_TIME_MS = 40_000
-SPANS = ((100, -1), (100, -1), (1, -1), (100, 1))
+MOMENT_S = 20.0
+"""So long a moment is waited for."""
+SOME_TIME_MS = 4_000
+SPANS = ((100, -1), (1, -1), (100, 1))
 """Of the dead ones that ended from then until then, in so much time before now."""
 DISK_TROUBLE_S = 30.0
 """For so long after the disk was mended something may wait to be recorded."""
@@ -118,6 +120,10 @@ class _Run:
         now_s = self.clock.monotonic()
         match event.kind:
             case "kill" | "restart":
+                if event.what in MOMENTS:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(MOMENT_S):
+                            await self.world.next(event.what)
                 life, self.life = self.life, None
                 assert life is not None
                 if event.kind == "kill":

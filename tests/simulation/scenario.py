@@ -10,6 +10,7 @@ __all__ = [
     "ASKS",
     "CLOCK_STEPS_S",
     "LENGTH_S",
+    "MOMENTS",
     "RECEIVERS",
     "RECEIVER_MODES",
     "UPSTREAM_MODES",
@@ -25,6 +26,7 @@ UPSTREAM_MODES = (
     "error",
     "hang",
     "slow",
+    "late",
     "flaky",
     "throttled",
     "refused",
@@ -48,9 +50,14 @@ RECEIVER_MODES = (
     "out of files",
 )
 ASKS = ("cancel", "redeliver", "redeliver dead")
-WHEN = ("at once", "again", "attempt", "recording", "poll")
-"""When a client asks, and about which callback: at once, about any; about the one it asked about last; while the next
-attempt is under way, or as it is answered, about its own; while the next poll is under way, about one of its task's."""
+MOMENTS = ("attempt", "recording", "poll")
+"""When the next attempt is under way, as one is answered, when the next poll is under way."""
+WHEN = ("at once", "again", *MOMENTS)
+"""When a client asks, and about which callback: at once, about any; about the one it asked about last; or at such a
+moment, about the attempt's own, or one of the polled task's."""
+STORIES = ("last poll", "gone", "cut short")
+"""What each scenario drawn has besides: a task that ends in the middle of its last poll, a receiver that wants no more
+and is asked again, an attempt that is cut short."""
 RECEIVERS = 3
 CLOCK_STEPS_S = (-3600.0, -5.0, 5.0, 3600.0)
 LENGTH_S = 600.0
@@ -93,11 +100,11 @@ class Scenario:
 def draw(seed: int) -> Scenario:
     """Draw a scenario that is the same for the same seed."""
     rng = random.Random(seed)
-    tasks = tuple(
+    tasks = [
         (rng.choice(("success", "success", "fail", "never")), rng.uniform(0, rng.choice((20, 120))))
         for _ in range(rng.randint(1, 8))
-    )
-    registrations = tuple(
+    ]
+    registrations = [
         Registration(
             at_s=rng.uniform(0, LENGTH_S / 2),
             task=rng.randrange(len(tasks)),
@@ -106,8 +113,27 @@ def draw(seed: int) -> Scenario:
             patience_s=rng.choice((0.01, 1.0, 30.0)),
         )
         for _ in range(rng.randint(1, 14))
-    )
-    return Scenario(seed, tasks, registrations, tuple(_event(rng) for _ in range(rng.randint(0, 20))))
+    ]
+    events = [_event(rng) for _ in range(rng.randint(0, 20))]
+    begun_s, number = rng.uniform(0, LENGTH_S / 2), rng.randrange(RECEIVERS)
+    story = rng.choice(STORIES)
+    tasks.append((rng.choice(("success", "fail")), rng.uniform(35, 60) if story == "last poll" else 0.0))
+    timeout_s = 1 if story == "last poll" else 300
+    registrations.append(Registration(begun_s, len(tasks) - 1, number, timeout_s, patience_s=30.0))
+    events += _story(story, begun_s, number, rng)
+    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events))
+
+
+def _story(story: str, begun_s: float, receiver: int, rng: random.Random) -> list[Event]:
+    """Return the events around a registration, one after the other as chance alone would seldom have them."""
+    if story == "last poll":
+        return [Event(begun_s - 0.1, "upstream", "late", seconds=100.0)]
+    mood = "gone for good" if story == "gone" else "hang"
+    unwell = Event(begun_s, "receiver", mood, receiver, seconds=60.0)
+    later_s = begun_s + rng.uniform(2, 12)
+    if story == "gone":
+        return [unwell, Event(later_s, "redeliver dead", "at once", rng.randrange(14))]
+    return [unwell, Event(later_s, "restart", seconds=rng.uniform(0.1, 2))]
 
 
 def _event(rng: random.Random) -> Event:
@@ -118,9 +144,13 @@ def _event(rng: random.Random) -> Event:
     if kind == "clock":
         return Event(at_s, kind, seconds=rng.choice(CLOCK_STEPS_S))
     if kind == "upstream":
-        return Event(at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "slow", "flaky")), seconds=rng.uniform(1, 300))
+        return Event(
+            at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "late", "late", "flaky")), seconds=rng.uniform(1, 300)
+        )
     if kind == "receiver":
         return Event(at_s, kind, rng.choice(RECEIVER_MODES), rng.randrange(RECEIVERS), rng.uniform(1, 400))
     if kind in ASKS:
         return Event(at_s, kind, rng.choice(WHEN), rng.randrange(14))
+    if kind in ("kill", "restart"):
+        return Event(at_s, kind, rng.choice(("at once", *MOMENTS)), seconds=rng.uniform(0.1, 20))
     return Event(at_s, kind, seconds=rng.uniform(0.1, 20))

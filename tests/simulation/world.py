@@ -24,6 +24,7 @@ REFUSALS = ((401, 401), (403, 403), (200, 401), (200, 403))
 """By HTTP status and by the envelope's own code: both say that the key is refused."""
 MIXED = {
     "flaky": ("ok", "error", "slow", "slow", "gone", "another's"),
+    "late": ("late", "late error"),
     "unsure": ("unknown", "unknown", "unknown", "unknown", "refused", "error"),
     "unreliable": ("ok", "error", "hang", "slow", "unreachable", "busy"),
 }
@@ -174,6 +175,8 @@ class World:
                 await asyncio.sleep(FOREVER_S)
             if mood == "slow":
                 await asyncio.sleep(self.rng.uniform(5, 40))
+            if mood in ("late", "late error"):
+                await asyncio.sleep(self.rng.uniform(15, 29))
             if mood == "gone":
                 raise httpx.ConnectError("refused")
             answer, kind, state, retry_after_s = self._answer(mood, task_id)
@@ -182,7 +185,7 @@ class World:
         return answer
 
     def _answer(self, mood: str, task_id: str) -> tuple[httpx.Response, str, str | None, float]:
-        if mood == "error":
+        if mood in ("error", "late error"):
             return _envelope(500, 500), "nothing", None, 0.0
         if mood == "throttled":
             data = {"retryAfter": 17, "limit": 20, "windowSeconds": 60}
