@@ -84,7 +84,9 @@ class Poller:
         wait_s = await self._expire(now)
         queries.polls_waiting = False
         room = self._in_flight.free
-        if self._key.refusal is not None:
+        # As it is now: a refusal that comes in the middle of this round begins a pause.
+        refused = self._key.refusal is not None
+        if refused:
             room = 0 if self._in_flight.count else 1  # one probe at a time
         if room == 0:
             return wait_s  # the end of a poll wakes the loop
@@ -105,7 +107,7 @@ class Poller:
                 self._timetable.polled(claim, now)
                 self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
             started = len(claims)
-            if not claims and self._key.refusal is not None:
+            if not claims and refused:
                 await queries.reserve(1)
                 self._in_flight.start(self._probe(), "poll-probe")
                 started = 1

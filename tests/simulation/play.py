@@ -31,8 +31,6 @@ MOMENT_S = 20.0
 SOME_TIME_MS = 4_000
 SPANS = ((100, -1), (1, -1), (100, 1))
 """Of the dead ones that ended from then until then, in so much time before now."""
-DISK_TROUBLE_S = 30.0
-"""For so long after the disk was mended something may wait to be recorded."""
 QUIET_S = 3 * 3600.0
 """Within so long after the last event everything must be over: an hour's time-out, an hour's jump, every retry."""
 
@@ -54,7 +52,6 @@ class _Run:
         self.acknowledged: dict[str, Callback] = {}
         self.asked_about: str | None = None
         self.meanwhile: set[asyncio.Task[None]] = set()
-        self.broken_until_s = -DISK_TROUBLE_S
         self.life: Life | None = None
 
     async def play(self) -> Invariants:
@@ -99,7 +96,7 @@ class _Run:
     async def _stop(self, life: Life, drain_s: float) -> None:
         self.laws.drain()
         await life.stop(drain_s)
-        self.laws.stopped(disk_was_well=self.clock.monotonic() > self.broken_until_s + DISK_TROUBLE_S)
+        self.laws.stopped(disk_was_well=self.world.disk_is_well)
 
     async def _client(self, wish: Registration) -> None:
         await asyncio.sleep(wish.at_s)
@@ -156,7 +153,7 @@ class _Run:
             return
         connection = self.life.connection
         connection.broken = "disk I/O error"
-        self.broken_until_s = max(self.broken_until_s, self.clock.monotonic() + seconds)
+        self.world.disk_broken_until_s = max(self.world.disk_broken_until_s, self.clock.monotonic() + seconds)
         await asyncio.sleep(seconds)
         connection.broken = None
 

@@ -35,6 +35,7 @@ UPSTREAM_MODES = (
     "gone",
     "unknown",
     "unsure",
+    "two-faced",
     "another's",
 )
 RECEIVER_MODES = (
@@ -55,9 +56,9 @@ MOMENTS = ("attempt", "recording", "poll")
 WHEN = ("at once", "again", *MOMENTS)
 """When a client asks, and about which callback: at once, about any; about the one it asked about last; or at such a
 moment, about the attempt's own, or one of the polled task's."""
-STORIES = ("last poll", "gone", "cut short")
-"""What each scenario drawn has besides: a task that ends in the middle of its last poll, a receiver that wants no more
-and is asked again, an attempt that is cut short."""
+STORIES = ("last poll", "outage", "unknown", "gone", "cut short")
+"""What each scenario drawn has besides: a task that ends in the middle of its last poll, one whose time passes in an
+outage, one that is not known for long, a receiver that wants no more and is asked again, an attempt cut short."""
 RECEIVERS = 3
 CLOCK_STEPS_S = (-3600.0, -5.0, 5.0, 3600.0)
 LENGTH_S = 600.0
@@ -118,7 +119,7 @@ def draw(seed: int) -> Scenario:
     begun_s, number = rng.uniform(0, LENGTH_S / 2), rng.randrange(RECEIVERS)
     story = rng.choice(STORIES)
     tasks.append((rng.choice(("success", "fail")), rng.uniform(35, 60) if story == "last poll" else 0.0))
-    timeout_s = 1 if story == "last poll" else 300
+    timeout_s = 1 if story in ("last poll", "outage") else 600
     registrations.append(Registration(begun_s, len(tasks) - 1, number, timeout_s, patience_s=30.0))
     events += _story(story, begun_s, number, rng)
     return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events))
@@ -128,6 +129,10 @@ def _story(story: str, begun_s: float, receiver: int, rng: random.Random) -> lis
     """Return the events around a registration, one after the other as chance alone would seldom have them."""
     if story == "last poll":
         return [Event(begun_s - 0.1, "upstream", "late", seconds=100.0)]
+    if story == "outage":
+        return [Event(begun_s - 0.1, "upstream", rng.choice(("error", "hang", "gone")), seconds=200.0)]
+    if story == "unknown":
+        return [Event(begun_s - 0.1, "upstream", rng.choice(("unsure", "two-faced")), seconds=300.0)]
     mood = "gone for good" if story == "gone" else "hang"
     unwell = Event(begun_s, "receiver", mood, receiver, seconds=60.0)
     later_s = begun_s + rng.uniform(2, 12)

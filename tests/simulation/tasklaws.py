@@ -15,6 +15,7 @@ __all__ = ["POLL_MAX_S", "POLL_MIN_S", "TaskLaws"]
 POLL_MIN_S, POLL_MAX_S = 1.0, 30.0
 JITTER = 1.1
 NOT_FOUND_AFTER_S, NOT_FOUND_AFTER_POLLS = 120.0, 5
+ASKED_WITHIN_MS = 15_000
 LATE_MS = 60_000
 """So much later than it should a callback may be given up: the disk fails, loops pause."""
 
@@ -164,9 +165,23 @@ class TaskLaws:
             assert bool(waits) == (task.next_poll_at is not None), (task, waits, "is polled for nobody, or not at all")
             if waits and not self._ledger.lag_ms:
                 self._given_up_in_time(waits)
+                self._asked_once_more(task, waits)
 
     def _given_up_in_time(self, waits: list[CallbackRow]) -> None:
         started_at = self._ledger.now - (self._ledger.now_s - self.began_s) * 1000
         expires_at = min(c.expires_at for c in waits)
         grace_ms = RESTART_GRACE_MS if expires_at <= started_at + TOLERANCE_MS else QUEUE_GRACE_MS
         assert self._ledger.now < max(expires_at, started_at) + grace_ms + LATE_MS, (waits, "is never given up")
+
+    def _asked_once_more(self, task: TaskRow, waits: list[CallbackRow]) -> None:
+        """Once the time of the only callback has passed, its task is asked about at once."""
+        now, now_s = self._ledger.now, self._ledger.now_s
+        alone = sum(c.task_id == task.task_id for c in self._ledger.rows.callbacks.values()) == 1
+        if not alone or not self._world.disk_is_well or now_s < self.began_s + ASKED_WITHIN_MS / 1000:
+            return
+        (row,) = waits
+        assert task.next_poll_at is not None
+        late = min(now, task.next_poll_at) > row.expires_at + ASKED_WITHIN_MS
+        asked = task.last_polled_at is not None and task.last_polled_at >= row.expires_at
+        asking = any(poll.ended_s is None and poll.life == self._world.life for poll in self._world.polls[task.task_id])
+        assert asked or asking or not late, (task, row, now, "is not asked about a last time")

@@ -20,12 +20,13 @@ from tests.virtualtime import VirtualClock
 __all__ = ["Attempt", "Mood", "Poll", "Seen", "ShiftedClock", "World"]
 
 FOREVER_S = 1e9
+DISK_TROUBLE_S = 30.0
 REFUSALS = ((401, 401), (403, 403), (200, 401), (200, 403))
 """By HTTP status and by the envelope's own code: both say that the key is refused."""
 MIXED = {
     "flaky": ("ok", "error", "slow", "slow", "gone", "another's"),
     "late": ("late", "late error"),
-    "unsure": ("unknown", "unknown", "unknown", "unknown", "refused", "error"),
+    "unsure": ("unknown", "unknown", "error"),
     "unreliable": ("ok", "error", "hang", "slow", "unreachable", "busy"),
 }
 """Moods that are another one with each request."""
@@ -117,6 +118,7 @@ class World:
     """When each task that was registered began, on the monotonic clock."""
     slews: list[tuple[float, float]] = field(default_factory=list)
     """When the wall clock was put right by so little that nobody is to notice, and by how many seconds."""
+    disk_broken_until_s: float = -1e9
     steps: list[float] = field(default_factory=list)
     """When it was set at all."""
     life: int = 0
@@ -150,6 +152,11 @@ class World:
         end, after_s = self.scenario.tasks[int(task_id.removeprefix("task-"))]
         over = end != "never" and self.clock.monotonic() >= self.started[task_id] + after_s
         return end if over else "waiting"
+
+    @property
+    def disk_is_well(self) -> bool:
+        """Whether it was for so long that nothing waits to be recorded any more."""
+        return self.clock.monotonic() > self.disk_broken_until_s + DISK_TROUBLE_S
 
     def clock_was_set(self, seconds: float) -> None:
         """Note that somebody has set the wall clock."""
@@ -185,6 +192,8 @@ class World:
         return answer
 
     def _answer(self, mood: str, task_id: str) -> tuple[httpx.Response, str, str | None, float]:
+        if mood == "two-faced":
+            mood = "refused" if int(task_id[-1], 36) % 2 else "unknown"
         if mood in ("error", "late error"):
             return _envelope(500, 500), "nothing", None, 0.0
         if mood == "throttled":
