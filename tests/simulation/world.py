@@ -135,6 +135,10 @@ class World:
     waiting: dict[str, list[asyncio.Future[str]]] = field(default_factory=lambda: defaultdict(list))
     """Who waits for the next attempt or poll, and is told its webhook-id or task."""
 
+    def monotonic(self) -> float:
+        """Return the steady clock: with ``now`` the world is the gateway's clock too, in whichever life it is."""
+        return self.clock.monotonic()
+
     async def next(self, what: str) -> str:
         """Return with the beginning of the next attempt (its webhook-id) or poll (its task), or as one is answered."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
