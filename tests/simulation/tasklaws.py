@@ -126,7 +126,7 @@ class TaskLaws:
         assert after.failures == (0 if running else before.failures + 1), (before, after, poll)
         assert (after.last_error is None) == running, (before, after, poll)
         assert self._ledger.same(after.last_polled_at, poll.ended_at), (after, poll)
-        if poll.kind == "not known" and after.task_id not in self._given_up_before:
+        if poll.kind == "not known" and after.task_id not in self._given_up_before and not poll.saw_a_step:
             since_s, polls = self._not_known(after.task_id)
             for_ms = min((self._ledger.now_s - since_s) * 1000, poll.ended_at - before.created_at)
             late = polls > NOT_FOUND_AFTER_POLLS and for_ms > NOT_FOUND_AFTER_S * 1000 + 6_000

@@ -106,6 +106,12 @@ class Poll(Seen):
     failures: set[int] = field(default_factory=set)
     """How many failures in a row it may have been claimed with."""
 
+    @property
+    def saw_a_step(self) -> bool:
+        """Whether the gateway's clock was set while it was under way: it was claimed by another one."""
+        took_s = (self.ended_s or self.begun_s) - self.begun_s
+        return abs(self.ended_at - self.begun_at - took_s * 1000) > 60_000
+
 
 @dataclass
 class World:
