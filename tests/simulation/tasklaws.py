@@ -26,7 +26,6 @@ class TaskLaws:
     def __init__(self, world: World, ledger: Ledger) -> None:
         self._world = world
         self._ledger = ledger
-        self._given_up_before: set[str] = set()
         self.began_s = 0.0
         """When this life did, on the steady clock."""
 
@@ -79,7 +78,6 @@ class TaskLaws:
         told = json.loads(after.outcome)
         assert (told["taskId"], told["state"]) == (after.task_id, after.state), (after, told)
         if after.state == TaskState.ABANDONED:
-            self._given_up_before.add(after.task_id)
             self._given_up(before, after, poll, told["reason"])
             return
         assert poll is not None, (after, "ended, and the upstream has not said so")
@@ -120,13 +118,18 @@ class TaskLaws:
                 since_s, count = poll.ended_s, count + 1
         return since_s, count
 
+    def _timed_out(self, task_id: str) -> bool:
+        """Whether it was given up for one of its callbacks: then it is counted anew how often it is not known."""
+        bodies = [c.body for c in self._ledger.rows.callbacks.values() if c.task_id == task_id]
+        return any(body is not None and b'"reason":"timeout"' in body for body in bodies)
+
     def _rescheduled(self, before: TaskRow, after: TaskRow, poll: Poll) -> None:
         assert poll.kind != "ended", (before, after, poll, "has ended, and is asked about again")
         running = poll.kind == "running"
         assert after.failures == (0 if running else before.failures + 1), (before, after, poll)
         assert (after.last_error is None) == running, (before, after, poll)
         assert self._ledger.same(after.last_polled_at, poll.ended_at), (after, poll)
-        if poll.kind == "not known" and after.task_id not in self._given_up_before and not poll.saw_a_step:
+        if poll.kind == "not known" and not poll.saw_a_step and not self._timed_out(after.task_id):
             since_s, polls = self._not_known(after.task_id)
             for_ms = min((self._ledger.now_s - since_s) * 1000, poll.ended_at - before.created_at)
             late = polls > NOT_FOUND_AFTER_POLLS and for_ms > NOT_FOUND_AFTER_S * 1000 + 6_000
