@@ -20,7 +20,9 @@ __all__ = ["RequestLaws"]
 WINDOWS = ((2, 1.0), (60, 60.0))
 TOLD = (20, 60.0)
 """The limit that a throttling upstream names."""
-KEY_PAUSE_S = 30.0
+KEY_PAUSES_S = (30.0, 60.0, 120.0, 300.0)
+ACCEPTING = ("running", "ended", "not known", "throttled", "unpaid")
+"""What only a key that is accepted is answered."""
 ROUND_S = 0.5
 """So long a round of a loop takes at most."""
 OPENS_AFTER = 5
@@ -51,18 +53,30 @@ class RequestLaws:
             poll.failures = self._due(task_id)
         self._within_limits(poll, mine)
         answered = sorted((one for one in mine if one.ended_s is not None), key=lambda one: one.ended_s or 0.0)
-        refused_s, throttled = NEVER_S, (NEVER_S, NEVER_S)
+        refused, probes = False, 0
+        paused, throttled = (NEVER_S, NEVER_S), (NEVER_S, NEVER_S)
         for one in answered:
             assert one.ended_s is not None
-            if one.kind == "refused" and one.ended_s >= refused_s + KEY_PAUSE_S:
-                refused_s = one.ended_s
+            # Who asked before a pause began says nothing of what comes after it.
+            stale = refused and one.ended_s < max(paused[1], throttled[1]) - SKEW_S
             if one.kind == "throttled":
                 throttled = max(throttled, (one.ended_s, one.ended_s + one.retry_after_s))
+            if stale or not (refused or one.kind == "refused"):
+                continue
+            if one.kind in ACCEPTING:
+                refused, probes = False, 0
+                continue
+            if one.kind == "refused":
+                refused, probes = True, min(probes + 1, len(KEY_PAUSES_S))
+            paused = (one.ended_s, one.ended_s + KEY_PAUSES_S[probes - 1])
         # A round that had begun goes on, but it does not probe.
         round_s = 0.0 if task_id == PROBE else ROUND_S
-        for since_s, until_s in ((refused_s, refused_s + KEY_PAUSE_S), throttled):
-            paused = since_s + round_s < poll.begun_s < until_s - SKEW_S
-            assert not paused, (task_id, poll, since_s, until_s, "asks while the key is to be left alone")
+        for since_s, until_s in (paused, throttled):
+            early = since_s + round_s < poll.begun_s < until_s - SKEW_S
+            assert not early, (task_id, poll, since_s, until_s, "asks while the key is to be left alone")
+        others = [one for one in mine if one.ended_s is None]
+        alone = not refused or not others or poll.begun_s <= paused[0] + round_s
+        assert alone, (task_id, poll, others, "asks more than once with a key that is refused")
         if task_id == PROBE:
             assert any(one.kind == "refused" for one in answered), "probes a key that nobody has refused"
         self._polls.append(poll)

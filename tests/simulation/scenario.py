@@ -130,7 +130,7 @@ def _story(story: str, begun_s: float, receiver: int, rng: random.Random) -> lis
     if story == "last poll":
         return [Event(begun_s - 0.1, "upstream", "late", seconds=100.0)]
     if story == "outage":
-        return [Event(begun_s - 0.1, "upstream", rng.choice(("error", "hang", "gone")), seconds=200.0)]
+        return [Event(begun_s - 0.1, "upstream", rng.choice(("error", "gone", "refused")), seconds=250.0)]
     if story == "unknown":
         return [Event(begun_s - 0.1, "upstream", rng.choice(("unsure", "two-faced")), seconds=300.0)]
     mood = "gone for good" if story == "gone" else "hang"

@@ -99,7 +99,7 @@ class Attempt(Seen):
 @dataclass
 class Poll(Seen):
     kind: str = "nothing"
-    """What arrived: running, ended, not known, throttled, refused, or nothing usable."""
+    """What arrived: running, ended, not known, throttled, refused, unpaid, or nothing usable."""
     state: str | None = None
     """The task's state, where the upstream told it."""
     retry_after_s: float = 0.0
@@ -212,7 +212,7 @@ class World:
         if mood == "refused":
             return _envelope(*self.rng.choice(REFUSALS)), "refused", None, 0.0
         if mood == "unpaid":
-            return _envelope(402, 402), "nothing", None, 0.0
+            return _envelope(402, 402), "unpaid", None, 0.0
         if mood == "garbage":
             return httpx.Response(200, content=b"<html>"), "nothing", None, 0.0
         if mood == "unknown" or task_id not in self.started:
