@@ -156,6 +156,9 @@ class Deliverer:
         return AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=next_attempt_at)
 
     async def _record(self, record: AttemptRecord) -> None:
+        due_s: float | None = None
+        if record.next_attempt_at is not None:
+            due_s = self._clock.monotonic() + (record.next_attempt_at - self._clock.now()) / 1000
         failures = 0
         while True:
             try:
@@ -165,6 +168,10 @@ class Deliverer:
                 failures += 1
                 _log.warning("attempt.not_recorded", callback_id=record.claim.id, error=exc.message, retry_in_s=pause_s)
                 await asyncio.sleep(pause_s)
+                if due_s is not None:
+                    # What is stored has followed a clock that was set meanwhile; this is not stored yet.
+                    next_attempt_at = self._clock.now() + round((due_s - self._clock.monotonic()) * 1000)
+                    record = msgspec.structs.replace(record, next_attempt_at=next_attempt_at)
             else:
                 return
 

@@ -84,7 +84,9 @@ class Poller:
         wait_s = await self._expire(now)
         queries.polls_waiting = False
         room = self._in_flight.free
-        if self._key.refusal is not None:
+        # As it is now: a refusal that comes in the middle of this round begins a pause.
+        refused = self._key.refusal is not None
+        if refused:
             room = 0 if self._in_flight.count else 1  # one probe at a time
         if room == 0:
             return wait_s  # the end of a poll wakes the loop
@@ -105,7 +107,7 @@ class Poller:
                 self._timetable.polled(claim, now)
                 self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
             started = len(claims)
-            if not claims and self._key.refusal is not None:
+            if not claims and refused:
                 await queries.reserve(1)
                 self._in_flight.start(self._probe(), "poll-probe")
                 started = 1
@@ -267,16 +269,20 @@ class Poller:
     def _expired_by(self, task: ExpiredTask, now: int) -> int | None:
         """Return up to which ``expires_at`` this task's callbacks are abandoned; None: the last poll comes first.
 
-        Only an answer that says "still running" is that: an outage at the wrong moment must not cost a result.
+        Only an answer that says "still running" is that: an outage at the wrong moment must not cost a result. Whose
+        time passed later than that of the task's first has a grace of its own.
         """
-        if task.last_polled_at is not None and task.last_polled_at >= task.expires_at and task.failures == 0:
-            return task.last_polled_at
-        asked = task.last_polled_at is not None and task.last_polled_at >= task.expires_at
-        grace_ms = _GRACE_MS if asked else _QUEUE_GRACE_MS
+        asked_at = task.last_polled_at
+        if asked_at is not None and asked_at < task.expires_at:
+            asked_at = None
+        if asked_at is not None and task.failures == 0:
+            return asked_at
         started_at = now - round((self._clock.monotonic() - self._started) * 1000)
         if task.expires_at < started_at:
-            grace_ms = _RESTART_GRACE_MS  # what passed meanwhile may be a long queue for a short budget
-        return now if now >= max(task.expires_at, started_at) + grace_ms else None
+            # What passed meanwhile may be a long queue for a short budget.
+            return started_at if now >= started_at + _RESTART_GRACE_MS else None
+        expired_by = now - _QUEUE_GRACE_MS if asked_at is None else min(now - _GRACE_MS, asked_at)
+        return expired_by if expired_by >= task.expires_at else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
         outcome = abandoned(task.task_id, "timeout")

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 
 from tests.simulation.play import play
 from tests.simulation.scenario import (
+    ASKS,
+    CLOCK_STEPS_S,
     LENGTH_S,
+    MOMENTS,
     RECEIVER_MODES,
     RECEIVERS,
     UPSTREAM_MODES,
+    WHEN,
     Event,
     Registration,
     Scenario,
@@ -29,14 +33,21 @@ registrations = st.builds(
     patience_s=st.sampled_from([0.01, 1.0, 30.0]),
 )
 events = st.one_of(
-    st.builds(Event, at_s=seconds, kind=st.sampled_from(["kill", "restart", "disk"]), seconds=st.floats(0.1, 20)),
-    st.builds(Event, at_s=seconds, kind=st.just("clock"), seconds=st.sampled_from([-3600.0, -5.0, 5.0, 3600.0])),
+    st.builds(
+        Event,
+        at_s=seconds,
+        kind=st.sampled_from(["kill", "restart"]),
+        what=st.sampled_from(("at once", *MOMENTS)),
+        seconds=st.floats(0.1, 20),
+    ),
+    st.builds(Event, at_s=seconds, kind=st.just("disk"), seconds=st.floats(0.1, 20)),
+    st.builds(Event, at_s=seconds, kind=st.just("clock"), seconds=st.sampled_from(CLOCK_STEPS_S)),
     st.builds(
         Event,
         at_s=seconds,
         kind=st.just("upstream"),
         what=st.sampled_from(UPSTREAM_MODES),
-        seconds=st.floats(1, 200),
+        seconds=st.floats(1, 300),
     ),
     st.builds(
         Event,
@@ -46,7 +57,7 @@ events = st.one_of(
         number=st.integers(0, RECEIVERS - 1),
         seconds=st.floats(1, 400),
     ),
-    st.builds(Event, at_s=seconds, kind=st.sampled_from(["cancel", "redeliver"]), number=st.integers(0, 13)),
+    st.builds(Event, at_s=seconds, kind=st.sampled_from(ASKS), what=st.sampled_from(WHEN), number=st.integers(0, 13)),
 )
 scenarios = st.builds(
     Scenario,
@@ -68,3 +79,22 @@ def test_a_seed(seed: int) -> None:
 def test_any_scenario(scenario: Scenario) -> None:
     """The same for whatever hypothesis comes up with."""
     assert play(scenario).looks > 0
+
+
+def test_each_callback_has_a_grace_of_its_own() -> None:
+    """In an outage the end of one callback's grace gives up none of the same task whose time has only just passed."""
+    outage = Event(0.0, "upstream", "error", seconds=300.0)
+    first = Registration(at_s=1.0, task=0, receiver=0, timeout_s=1, patience_s=30.0)
+    later = Registration(at_s=1.0, task=0, receiver=1, timeout_s=30, patience_s=30.0)
+    assert play(Scenario(0, (("never", 0.0),), (first, later), (outage,))).looks > 0
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_retry_keeps_its_distance_until_it_is_recorded(step_s: float) -> None:
+    """Where the disk fails when an attempt ends, and the clock is set before it is mended, the next is not due then."""
+    unwell = Event(0.0, "receiver", "error", seconds=300.0)
+    disk = Event(2.2, "disk", seconds=10.0)
+    wish = Registration(at_s=1.0, task=0, receiver=0, timeout_s=300, patience_s=30.0)
+    events = (unwell, disk, Event(5.0, "clock", seconds=step_s))
+    for seed in range(4):
+        assert play(Scenario(seed, (("success", 0.0),), (wish,), events)).looks > 0

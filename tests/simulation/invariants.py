@@ -1,150 +1,163 @@
-"""What must hold after every transaction, at every attempt, and at the end of a simulated run.
+"""What must hold after every transaction, at every poll and attempt, and at the end of a simulated run.
 
-Owns the laws, read off the states' own comments in ``gateway.model``; looks at the database and the world, and never at
-the gateway's memory.
+Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws`` and ``requestlaws``. They
+are read off the states' own comments in ``gateway.model`` and the README, and look at the database, the gateway's clock
+and the world, never at its memory.
 """
 
 import sqlite3
-from collections import Counter
-from typing import Any
+from collections.abc import Callable
 
-from gateway.model import CallbackState, TaskState
-from tests.simulation.world import World, told
+import httpx
+
+from gateway.clock import Clock
+from gateway.model import CallbackState
+from tests.simulation.asks import Asks
+from tests.simulation.callbacklaws import SCHEDULE_S, CallbackLaws
+from tests.simulation.ledger import Ledger
+from tests.simulation.requestlaws import RequestLaws
+from tests.simulation.tasklaws import TaskLaws
+from tests.simulation.world import Attempt, Poll, World
 
 __all__ = ["Invariants"]
 
-MOVES = {
-    CallbackState.WAITING: {CallbackState.PENDING, CallbackState.CANCELLED},
-    CallbackState.PENDING: {CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED},
-    CallbackState.DELIVERED: {CallbackState.PENDING},
-    CallbackState.DEAD: {CallbackState.PENDING},
-    CallbackState.CANCELLED: set(),
-}
-TASK_MOVES = {
-    TaskState.WAITING: {TaskState.SUCCESS, TaskState.FAIL, TaskState.ABANDONED},
-    TaskState.SUCCESS: set(),
-    TaskState.FAIL: set(),
-    TaskState.ABANDONED: {TaskState.WAITING},
-}
-CALLBACKS = """
-SELECT c.id, c.state, c.body, c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at, c.expires_at, t.task_id
-FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
-"""
+FOLLOWS_WITHIN_S = 90.0
+"""So long it may take until the gateway notices that its clock was set: the disk fails, rounds have begun."""
+UNNOTICED_MS = 10_500
+"""By so much it may be set at once without that."""
 
 
 class Invariants:
     """The laws over one run, across its kills and restarts."""
 
-    def __init__(self, world: World, budget: int) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._budget = budget
-        self._db: sqlite3.Connection | None = None
-        self._changes = -1
-        self._callbacks: dict[str, Any] = {}
-        self._tasks: dict[str, tuple[Any, ...]] = {}
+        self._ledger = Ledger()
+        self.asks = Asks()
+        self._callbacks = CallbackLaws(world, self._ledger, self.asks)
+        self._tasks = TaskLaws(world, self._ledger)
+        self._requests = RequestLaws(world, self._ledger)
+        self._astray_since_s: float | None = None
         self.looks = 0
-        self.excused: Counter[str] = Counter()
-        """How often each webhook may have been taken once more: a kill came between its 2xx and the record."""
         self.broken: AssertionError | None = None
         """The first law that was broken: inside the gateway, where it shows, an exception is only one more fault."""
         world.at_attempt = self._attempted
+        world.at_poll = self._polled
 
-    def watch(self, db: sqlite3.Connection) -> None:
-        """Look at this connection from now on."""
-        self._db, self._changes = db, -1
+    def watch(self, db: sqlite3.Connection, clock: Clock, began_s: float) -> None:
+        """Look at this life's connection and clock from now on; it began then, on the steady clock."""
+        self._callbacks.began_s = self._tasks.began_s = began_s
+        self._requests.draining_since_s = None
+        self.asks.forget()
+        self._ledger.watch(db, clock)
+        if any(at_s > began_s - 90 for at_s in self._world.steps):
+            self._requests.forget_before_s = began_s
         self.look()
 
     def look(self) -> None:
-        """Compare the database with what it was after the transaction before."""
-        if self._db is None or self._db.total_changes == self._changes:
-            return
-        self._changes = self._db.total_changes
-        self.looks += 1
-        try:
-            self._look(self._db)
-        except AssertionError as error:
-            self.broken = self.broken or error
+        """Compare the database with what it was before the last transaction."""
+        self._hold(self._look)
 
-    def _attempted(self, webhook_id: str, body: bytes) -> None:
-        try:
-            self._at_attempt(webhook_id, body)
-        except AssertionError as error:
-            self.broken = self.broken or error
+    def clock_was_set(self) -> None:
+        """Notice what the gateway's clock makes of it, before more happens."""
+        self._hold(self._ledger.note_clock)
 
-    def _look(self, db: sqlite3.Connection) -> None:
-        for row in db.execute(CALLBACKS).fetchall():
-            self._look_at(row)
-        for task_id, state, outcome, polls in db.execute("SELECT task_id, state, outcome, polls FROM tasks"):
-            before = self._tasks.get(task_id)
-            if before is not None:
-                assert state == before[0] or state in TASK_MOVES[TaskState(before[0])], (task_id, before[0], state)
-                assert state != before[0] or outcome == before[1], (task_id, "its outcome changed")
-                assert polls >= before[2], (task_id, "polls were forgotten")
-            self._tasks[task_id] = state, outcome, polls
-
-    def _look_at(self, row: Any) -> None:
-        callback_id, state, body, attempts, used, redeliveries, *_ = row
-        before = self._callbacks.get(callback_id)
-        self._callbacks[callback_id] = row
-        assert used <= self._budget, (callback_id, "more attempts than the schedule has")
-        if before is None:
-            assert state in (CallbackState.WAITING, CallbackState.PENDING), (callback_id, state)
-            return
-        assert state == before[1] or state in MOVES[CallbackState(before[1])], (callback_id, before[1], state)
-        assert before[2] is None or body == before[2], (callback_id, "its body changed")
-        assert attempts >= before[3], (callback_id, "attempts were forgotten")
-        assert redeliveries - before[5] in (0, 1), (callback_id, "redelivered more than once at a time")
-        if before[1] in (CallbackState.DELIVERED, CallbackState.DEAD) and state == CallbackState.PENDING:
-            assert redeliveries == before[5] + 1, (callback_id, "came back to life by itself")
-
-    def _at_attempt(self, webhook_id: str, body: bytes) -> None:
-        assert webhook_id not in self._world.running, (webhook_id, "two attempts at once")
-        assert self._db is not None
-        found = self._db.execute(f"{CALLBACKS} WHERE c.id = ?", (webhook_id,)).fetchone()
-        assert found is not None, (webhook_id, "an attempt for what is not stored")
-        _, state, stored, *_, task_id = found
-        # Cancelled: after it was claimed.
-        assert state in (CallbackState.PENDING, CallbackState.CANCELLED), (webhook_id, state, "attempted")
-        assert body == stored, (webhook_id, "sent another body than the one that is stored")
-        said_of, said, reason = told(body)
-        assert said_of == task_id
-        if said in (TaskState.SUCCESS, TaskState.FAIL):
-            assert said == self._world.truth(task_id), (task_id, said, self._world.truth(task_id))
-        else:
-            assert reason in ("timeout", "not_found"), reason
+    def drain(self) -> None:
+        """From now on nothing more may begin."""
+        self._requests.draining_since_s = self._ledger.now_s
 
     def killed(self) -> None:
-        """Note what a kill excuses: attempts under way, and those answered and not recorded yet."""
-        for callback_id, row in self._callbacks.items():
-            if row[1] == CallbackState.PENDING and self._world.attempts[callback_id]:
-                self.excused[callback_id] += 1
-        self._db = None
+        """Look away: the process is gone."""
+        self._ledger.close()
+
+    def stopped(self, *, disk_was_well: bool) -> None:
+        """Nothing is left behind by a gateway that was stopped: what it cut short is recorded as well."""
+        self._ledger.close()
+        for webhook_id, attempts in self._world.attempts.items():
+            for one in attempts[-1:]:
+                if one.life == self._world.life and disk_was_well:
+                    assert one.ended_s is not None, (webhook_id, one, "still runs")
+                    assert one.recorded or one.not_made, (webhook_id, one, "was not recorded at the end")
+
+    def hold(self, held: bool, what: object) -> None:
+        """Note whether a law that somebody else looks at was held."""
+
+        def law() -> None:
+            assert held, what
+
+        self._hold(law)
+
+    def _hold(self, law: Callable[[], None]) -> None:
+        try:
+            law()
+        except AssertionError as error:
+            self.broken = self.broken or error
+
+    def _look(self) -> None:
+        ledger = self._ledger
+        if not ledger.read():
+            return
+        self.looks += 1
+        ledger.note_clock()
+        self._follows_the_wall_clock()
+        if ledger.followed():
+            return
+        before, after = ledger.before, ledger.rows
+        assert before.callbacks.keys() <= after.callbacks.keys(), "callbacks were forgotten"
+        assert before.tasks.keys() <= after.tasks.keys(), "tasks were forgotten"
+        for task_id, task in after.tasks.items():
+            if task_id not in before.tasks:
+                self._tasks.created(task)
+            elif task != before.tasks[task_id]:
+                self._tasks.changed(before.tasks[task_id], task)
+        ledger.remember()
+        for callback_id, row in after.callbacks.items():
+            if callback_id not in before.callbacks:
+                self._callbacks.created(row)
+            elif row != before.callbacks[callback_id]:
+                self._callbacks.changed(before.callbacks[callback_id], row)
+        self._tasks.standing()
+
+    def _follows_the_wall_clock(self) -> None:
+        if abs(self._world.clock.now() - self._ledger.now) <= UNNOTICED_MS:
+            self._astray_since_s = None
+            return
+        if self._astray_since_s is None:
+            self._astray_since_s = self._ledger.now_s
+        assert self._ledger.now_s < self._astray_since_s + FOLLOWS_WITHIN_S, "does not notice that the clock was set"
+
+    def _attempted(self, webhook_id: str, attempt: Attempt, request: httpx.Request) -> None:
+        def law() -> None:
+            self._ledger.note_clock()
+            self._requests.attempted(webhook_id, attempt, request)
+
+        self._hold(law)
+
+    def _polled(self, task_id: str, poll: Poll) -> None:
+        def law() -> None:
+            self._ledger.note_clock()
+            self._requests.polled(task_id, poll)
+
+        self._hold(law)
 
     def at_the_end(self, acknowledged: set[str]) -> None:
         """Nothing is lost: who got a 201 got its webhook, or it is dead for a reason, or was cancelled."""
-        assert self._db is not None
         self.look()
         if self.broken is not None:
             raise self.broken
-        assert acknowledged <= self._callbacks.keys(), "a 201 for what is not stored"
-        for callback_id, row in self._callbacks.items():
-            _, state, body, attempts, used, redeliveries, *_ = row
-            assert state in (CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED), (callback_id, state)
-            assert self._world.bodies[callback_id] <= {body}, (callback_id, "different bodies")
-            taken = self._world.taken[callback_id]
-            assert taken <= 1 + redeliveries + self.excused[callback_id], (callback_id, taken, "delivered again")
-            if state == CallbackState.DELIVERED:
-                assert taken, (callback_id, "delivered to nobody")
-            if state == CallbackState.DEAD:
-                assert used == self._budget or callback_id in self._world.final, (callback_id, used, "dead too early")
-            numbers = [
-                number
-                for (number,) in self._db.execute(
-                    "SELECT number FROM attempts JOIN callbacks ON seq = callback_seq WHERE id = ? ORDER BY number",
-                    (callback_id,),
-                )
-            ]
-            assert numbers == list(range(1, attempts + 1)), (callback_id, numbers, attempts)
-            assert attempts <= self._world.attempts[callback_id], (callback_id, "attempts that nobody saw")
-        assert self._db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert self._db.execute("PRAGMA foreign_key_check").fetchall() == []
+        rows = self._ledger.rows
+        assert acknowledged <= rows.callbacks.keys(), "a 201 for what is not stored"
+        for callback_id, row in rows.callbacks.items():
+            kept, seen = self._ledger.all_attempts(callback_id), self._world.attempts[callback_id]
+            assert kept == self._ledger.attempts[callback_id], (callback_id, kept, "the log of its attempts changed")
+            assert [one.number for one in kept] == list(range(1, row.attempts + 1)), (row, kept)
+            assert sum(one.recorded for one in seen) == row.attempts, (row, seen, "attempts that nobody saw")
+            if row.state == CallbackState.DELIVERED:
+                assert any(one.said == 204 and one.recorded for one in seen), (row, "delivered to nobody")
+            elif row.state == CallbackState.DEAD:
+                last = [one for one in seen if one.recorded][-1]
+                assert row.used == len(SCHEDULE_S) or last.status == 410, (row, last, "dead too early")
+            else:
+                assert row.state == CallbackState.CANCELLED, row
+        assert self._ledger.db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert self._ledger.db.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -5,24 +5,33 @@ Owns the course of a run: who registers, what happens when, and that afterwards 
 
 import asyncio
 import random
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState
 from gateway.sender import Sender
 from tests.life import Life, Transport, until
+from tests.simulation.asks import Ask
+from tests.simulation.callbacklaws import ATTEMPT_S, SCHEDULE_S
 from tests.simulation.invariants import Invariants
-from tests.simulation.scenario import LENGTH_S, Event, Registration, Scenario
+from tests.simulation.scenario import LENGTH_S, MOMENTS, Event, Registration, Scenario
+from tests.simulation.tasklaws import POLL_MAX_S, POLL_MIN_S
 from tests.simulation.world import Mood, ShiftedClock, World
 from tests.virtualtime import run_virtual
 
 __all__ = ["play"]
 
-SCHEDULE_S = (0.0, 5.0, 60.0, 300.0)
-ATTEMPT_S = 15.0
-QUIET_S = 4 * 86_400.0
+DRAIN_S = 10.0
+MOMENT_S = 20.0
+"""So long a moment is waited for."""
+SOME_TIME_MS = 4_000
+SPANS = ((100, -1), (1, -1), (100, 1))
+"""Of the dead ones that ended from then until then, in so much time before now."""
+QUIET_S = 3 * 3600.0
 """Within so long after the last event everything must be over: an hour's time-out, an hour's jump, every retry."""
 
 
@@ -39,8 +48,10 @@ class _Run:
         self.rng = random.Random(scenario.seed)
         self.clock = ShiftedClock()
         self.world = World(scenario, self.clock, self.rng)
-        self.laws = Invariants(self.world, len(SCHEDULE_S))
+        self.laws = Invariants(self.world)
         self.acknowledged: dict[str, Callback] = {}
+        self.asked_about: str | None = None
+        self.meanwhile: set[asyncio.Task[None]] = set()
         self.life: Life | None = None
 
     async def play(self) -> Invariants:
@@ -52,27 +63,40 @@ class _Run:
         await asyncio.sleep(max(LENGTH_S + 600 - self.clock.monotonic(), 0))
         await asyncio.gather(*clients)
         await until(self._nothing_owed, limit_s=QUIET_S, step_s=10)
-        assert self.life is not None
+        life = self.life
+        assert life is not None
         self.laws.at_the_end(set(self.acknowledged))
-        assert not self.life.claims, "a claim that nobody holds"
-        await self.life.stop()
+        assert not life.claims, "a claim that nobody holds"
+        assert life.supervisor.problem() is None
+        await self._stop(life, DRAIN_S)
         return self.laws
 
     async def _start(self) -> None:
-        sender = Sender(Transport(self.world.receive), self.clock, timeout_s=ATTEMPT_S, user_agent="simulation")
-        self.life = Life(
+        self.world.life += 1
+        began_s = self.clock.monotonic()
+        sender = Sender(Transport(self.world.receive), self.world, timeout_s=ATTEMPT_S, user_agent="simulation")
+        life = Life(
             self.path,
             self.clock,
             upstream=Transport(self.world.poll),
             sender=sender,
+            min_s=POLL_MIN_S,
+            max_s=POLL_MAX_S,
             schedule_s=SCHEDULE_S,
             seed=self.rng.getrandbits(32),
         )
-        await self.life.start()
-        connection = self.life.connection
+        self.world.now = life.clock.now
+        await life.start()
+        connection = life.connection
+        self.laws.watch(connection._conn, life.clock, began_s)
         connection.latency_s = lambda: self.rng.choice((0.0, 0.0, 0.002, 0.05))
         connection.after = self.laws.look
-        self.laws.watch(connection._conn)
+        self.life = life
+
+    async def _stop(self, life: Life, drain_s: float) -> None:
+        self.laws.drain()
+        await life.stop(drain_s)
+        self.laws.stopped(disk_was_well=self.world.disk_is_well)
 
     async def _client(self, wish: Registration) -> None:
         await asyncio.sleep(wish.at_s)
@@ -93,38 +117,83 @@ class _Run:
         now_s = self.clock.monotonic()
         match event.kind:
             case "kill" | "restart":
+                if event.what in MOMENTS:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(MOMENT_S):
+                            await self.world.next(event.what)
                 life, self.life = self.life, None
                 assert life is not None
                 if event.kind == "kill":
                     self.laws.killed()
                     await life.kill()
                 else:
-                    await life.stop(min(event.seconds, 10))
-                self.world.running.clear()
+                    await self._stop(life, min(event.seconds, DRAIN_S))
                 await asyncio.sleep(event.seconds)
                 await self._start()
             case "clock":
                 self.clock.shift_ms += round(event.seconds * 1000)
+                self.world.clock_was_set(event.seconds)
+                self.laws.clock_was_set()
             case "disk":
-                connection = self.life.connection if self.life is not None else None
-                if connection is not None:
-                    connection.broken = "disk I/O error"
-                    await asyncio.sleep(event.seconds)
-                    connection.broken = None
+                self._meanwhile(self._break_the_disk(event.seconds))
             case "upstream":
                 self.world.upstream = Mood(event.what, now_s + event.seconds)
             case "receiver":
                 self.world.receivers[event.number] = Mood(event.what, now_s + event.seconds)
-            case "cancel" | "redeliver":
-                await self._ask(event)
+            case _:
+                self._meanwhile(self._ask(event))
+
+    def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="client")
+        self.meanwhile.add(task)
+        task.add_done_callback(self.meanwhile.discard)
+
+    async def _break_the_disk(self, seconds: float) -> None:
+        if self.life is None:
+            return
+        connection = self.life.connection
+        connection.broken = "disk I/O error"
+        self.world.disk_broken_until_s = max(self.world.disk_broken_until_s, self.clock.monotonic() + seconds)
+        await asyncio.sleep(seconds)
+        connection.broken = None
 
     async def _ask(self, event: Event) -> None:
-        if not self.acknowledged or self.life is None:
+        """Ask what a client asks, when it is time, of the life that there is then."""
+        callback_id = await self._whom(event)
+        life = self.life
+        if callback_id is None or life is None:
             return
-        callback = list(self.acknowledged.values())[event.number % len(self.acknowledged)]
-        with suppress(StoreError):
-            ask = self.life.store.cancel if event.kind == "cancel" else self.life.store.redeliver
-            await ask("", callback.id, self.clock.now())
+        self.asked_about = callback_id
+        store, now = life.store, life.clock.now()
+        everything = event.kind == "redeliver dead"
+        since, until = (now - SOME_TIME_MS * back for back in SPANS[event.number % len(SPANS)])
+        ask = self.laws.asks.begin(Ask(event.kind, None if everything else callback_id, now, since, until))
+        asked: Awaitable[CallbackState | int | None]
+        if everything:
+            asked = store.redeliver_dead("", ask.since, ask.until, now)
+        elif event.kind == "cancel":
+            asked = store.cancel("", callback_id, now)
+        else:
+            asked = store.redeliver("", callback_id, now)
+        try:
+            self.laws.asks.answered(ask, await asked)
+        except StoreError as error:
+            excused = life is not self.life or life.connection.broken is not None
+            self.laws.hold(excused, (ask, error, "was refused, and the disk is well"))
+        except AssertionError as error:
+            self.laws.hold(False, error)
+
+    async def _whom(self, event: Event) -> str | None:
+        known = list(self.acknowledged)
+        match event.what:
+            case "again" if self.asked_about is not None:
+                return self.asked_about
+            case "attempt" | "recording":
+                return await self.world.next(event.what)
+            case "poll":
+                task_id = await self.world.next(event.what)
+                known = [callback.id for callback in self.acknowledged.values() if callback.task.task_id == task_id]
+        return known[event.number % len(known)] if known else None
 
     async def _nothing_owed(self) -> bool:
         assert self.life is not None

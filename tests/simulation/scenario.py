@@ -6,11 +6,61 @@ A scenario is drawn from a seed, or by hypothesis, which can shrink it; both pla
 import random
 from dataclasses import dataclass
 
-__all__ = ["RECEIVERS", "RECEIVER_MODES", "UPSTREAM_MODES", "Event", "Registration", "Scenario", "draw"]
+__all__ = [
+    "ASKS",
+    "CLOCK_STEPS_S",
+    "LENGTH_S",
+    "MOMENTS",
+    "RECEIVERS",
+    "RECEIVER_MODES",
+    "UPSTREAM_MODES",
+    "WHEN",
+    "Event",
+    "Registration",
+    "Scenario",
+    "draw",
+]
 
-UPSTREAM_MODES = ("ok", "error", "hang", "slow", "throttled", "refused", "garbage", "gone", "unknown")
-RECEIVER_MODES = ("ok", "error", "hang", "slow", "gone for good", "busy", "unreachable", "redirect")
+UPSTREAM_MODES = (
+    "ok",
+    "error",
+    "hang",
+    "slow",
+    "late",
+    "flaky",
+    "throttled",
+    "refused",
+    "unpaid",
+    "garbage",
+    "gone",
+    "unknown",
+    "unsure",
+    "two-faced",
+    "another's",
+)
+RECEIVER_MODES = (
+    "ok",
+    "error",
+    "hang",
+    "slow",
+    "unreliable",
+    "gone for good",
+    "busy",
+    "unreachable",
+    "redirect",
+    "out of files",
+)
+ASKS = ("cancel", "redeliver", "redeliver dead")
+MOMENTS = ("attempt", "recording", "poll")
+"""When the next attempt is under way, as one is answered, when the next poll is under way."""
+WHEN = ("at once", "again", *MOMENTS)
+"""When a client asks, and about which callback: at once, about any; about the one it asked about last; or at such a
+moment, about the attempt's own, or one of the polled task's."""
+STORIES = ("last poll", "outage", "unknown", "gone", "cut short")
+"""What each scenario drawn has besides: a task that ends in the middle of its last poll, one whose time passes in an
+outage, one that is not known for long, a receiver that wants no more and is asked again, an attempt cut short."""
 RECEIVERS = 3
+CLOCK_STEPS_S = (-3600.0, -5.0, 5.0, 3600.0)
 LENGTH_S = 600.0
 """Within so many seconds everything begins; afterwards all is well, and the run goes on until nothing is owed."""
 
@@ -29,7 +79,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Event:
-    """``kind``: kill, restart, clock, disk, upstream, receiver, cancel, redeliver; the rest is what it is about."""
+    """``kind``: kill, restart, clock, disk, upstream, receiver, or one of ``ASKS``; the rest is what it is about."""
 
     at_s: float
     kind: str
@@ -51,10 +101,11 @@ class Scenario:
 def draw(seed: int) -> Scenario:
     """Draw a scenario that is the same for the same seed."""
     rng = random.Random(seed)
-    tasks = tuple(
-        (rng.choice(("success", "success", "fail", "never")), rng.uniform(0, 120)) for _ in range(rng.randint(1, 8))
-    )
-    registrations = tuple(
+    tasks = [
+        (rng.choice(("success", "success", "fail", "never")), rng.uniform(0, rng.choice((20, 120))))
+        for _ in range(rng.randint(1, 8))
+    ]
+    registrations = [
         Registration(
             at_s=rng.uniform(0, LENGTH_S / 2),
             task=rng.randrange(len(tasks)),
@@ -63,31 +114,48 @@ def draw(seed: int) -> Scenario:
             patience_s=rng.choice((0.01, 1.0, 30.0)),
         )
         for _ in range(rng.randint(1, 14))
-    )
-    return Scenario(seed, tasks, registrations, tuple(_event(rng) for _ in range(rng.randint(0, 14))))
+    ]
+    events = [_event(rng) for _ in range(rng.randint(0, 20))]
+    begun_s, number = rng.uniform(0, LENGTH_S / 2), rng.randrange(RECEIVERS)
+    story = rng.choice(STORIES)
+    tasks.append((rng.choice(("success", "fail")), rng.uniform(35, 60) if story == "last poll" else 0.0))
+    timeout_s = 1 if story in ("last poll", "outage") else 600
+    registrations.append(Registration(begun_s, len(tasks) - 1, number, timeout_s, patience_s=30.0))
+    events += _story(story, begun_s, number, rng)
+    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events))
+
+
+def _story(story: str, begun_s: float, receiver: int, rng: random.Random) -> list[Event]:
+    """Return the events around a registration, one after the other as chance alone would seldom have them."""
+    if story == "last poll":
+        return [Event(begun_s - 0.1, "upstream", "late", seconds=100.0)]
+    if story == "outage":
+        return [Event(begun_s - 0.1, "upstream", rng.choice(("error", "gone", "refused")), seconds=250.0)]
+    if story == "unknown":
+        return [Event(begun_s - 0.1, "upstream", rng.choice(("unsure", "two-faced")), seconds=300.0)]
+    mood = "gone for good" if story == "gone" else "hang"
+    unwell = Event(begun_s, "receiver", mood, receiver, seconds=60.0)
+    later_s = begun_s + rng.uniform(2, 12)
+    if story == "gone":
+        return [unwell, Event(later_s, "redeliver dead", "at once", rng.randrange(14))]
+    return [unwell, Event(later_s, "restart", seconds=rng.uniform(0.1, 2))]
 
 
 def _event(rng: random.Random) -> Event:
     at_s = rng.uniform(0, LENGTH_S)
     kind = rng.choice(
-        (
-            "kill",
-            "kill",
-            "restart",
-            "clock",
-            "disk",
-            "upstream",
-            "upstream",
-            "receiver",
-            "receiver",
-            "cancel",
-            "redeliver",
-        )
+        ("kill", "restart", "clock", "disk", "upstream", "upstream", "receiver", "receiver", *ASKS, *ASKS)
     )
     if kind == "clock":
-        return Event(at_s, kind, seconds=rng.choice((-3600.0, -5.0, 5.0, 3600.0)))
+        return Event(at_s, kind, seconds=rng.choice(CLOCK_STEPS_S))
     if kind == "upstream":
-        return Event(at_s, kind, rng.choice(UPSTREAM_MODES), seconds=rng.uniform(1, 200))
+        return Event(
+            at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "late", "late", "flaky")), seconds=rng.uniform(1, 300)
+        )
     if kind == "receiver":
         return Event(at_s, kind, rng.choice(RECEIVER_MODES), rng.randrange(RECEIVERS), rng.uniform(1, 400))
-    return Event(at_s, kind, number=rng.randrange(14), seconds=rng.uniform(0.1, 20))
+    if kind in ASKS:
+        return Event(at_s, kind, rng.choice(WHEN), rng.randrange(14))
+    if kind in ("kill", "restart"):
+        return Event(at_s, kind, rng.choice(("at once", *MOMENTS)), seconds=rng.uniform(0.1, 20))
+    return Event(at_s, kind, seconds=rng.uniform(0.1, 20))
