@@ -272,11 +272,10 @@ class SqliteStore:
             else:
                 self._ranked.pop(upstream, None)
                 due, next_due_at = await self._due_tasks(upstream, now, limit)
-                if rank is not None and len(due) == limit and next_due_at is not None and next_due_at <= now:
-                    candidates, later = await self._due_tasks(upstream, now, _CANDIDATES)
+                if rank is not None and next_due_at is not None and next_due_at <= now:
+                    candidates, _ = await self._due_tasks(upstream, now, _CANDIDATES)
                     ranked = self._ranked[upstream] = _Ranked(candidates, rank, now)
-                    due = ranked.take(limit)
-                    next_due_at = now if len(candidates) > limit else later
+                    due, next_due_at = ranked.take(limit), now
             for task in due:
                 self._claimed_tasks[task.seq] = upstream
             self._next_poll_told[upstream] = next_due_at
@@ -348,8 +347,7 @@ class SqliteStore:
             if item.expired_by is None:
                 self._claimed_tasks.pop(item.seq, None)
             for future in self._settle_waiters.pop(item.seq, ()):
-                if not future.done():
-                    future.set_result(None)
+                future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
         for receiver in results[0]:
             self._webhook_due(receiver, earliest)
@@ -423,7 +421,7 @@ class SqliteStore:
             before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
             later: dict[str, int | None] = {}
             try:
-                found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
+                found, later = await self._database.call(_due_callbacks, now, retries, asked)
             finally:
                 for receiver, due_at in (before | later).items():
                     if due_at is not None:
@@ -529,7 +527,7 @@ class SqliteStore:
 
 
 def _due_callbacks(
-    db: Connection, now: int, limit: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
+    db: Connection, now: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
 ) -> tuple[list[DueCallback], dict[str, int | None]]:
     """Return due webhooks of the receivers, the first ones' first, and when the next of each one asked falls due.
 
@@ -538,10 +536,7 @@ def _due_callbacks(
     found: list[DueCallback] = []
     later: dict[str, int | None] = {}
     for receiver, room, claimed in asked:
-        if len(found) >= limit:
-            break
-        about = {"receiver": receiver, "now": now, "claimed": rows.array(claimed), "retries": retries}
-        about["limit"] = min(room, limit - len(found))
+        about = {"receiver": receiver, "now": now, "limit": room, "claimed": rows.array(claimed), "retries": retries}
         its = [rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, about)]
         found += its
         about["claimed"] = rows.array([*claimed, *(callback.seq for callback in its)])

@@ -12,13 +12,15 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.clientheaders import ClientHeaders, ClientWebhooks
 from gateway.errors import OutOfResources
 from gateway.model import Callback, CallbackState, Outcome, Settlement, TaskState
 from gateway.outcome import PollResult
 from gateway.sender import Sender, SendResult
+from gateway.signature import Signer, parse_secrets
 from gateway.store import sqlite as sqlite_store
 from gateway.supervisor import Supervisor
-from tests.life import SCHEDULE_S, Life, ScriptedSender, ScriptedUpstream, Transport, until
+from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 
@@ -255,6 +257,35 @@ def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_house_full_of_hanging_receivers_waits_for_a_place(tmp_path: Path) -> None:
+    """With not one place left the loop asks for nothing; what ends makes room for what waits."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204), takes_s=14.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        for number in range(16):  # each finds half of what the ones before have left
+            await owed(life, 256, url=f"https://slow-{number}.example/hook")
+        await asyncio.sleep(1)
+        assert receiver.running == 256
+        claim, asked = life.store.claim_callbacks, 0
+
+        async def counted(*args: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await claim(*args)
+
+        life.store.claim_callbacks = counted  # type: ignore[method-assign]
+        await life.register("t", url="https://other.example/hook")
+        life.store.callbacks_due.set()
+        await asyncio.sleep(12)
+        assert asked == 0
+        await asyncio.sleep(2)
+        assert len(receiver.times) > 256
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 # Nothing is lost, nothing is sent twice without need.
 
 
@@ -330,6 +361,25 @@ def test_what_a_refusing_receiver_said_is_kept(tmp_path: Path, content: bytes, k
             ("dead", kept),
             ("delivered", None),
         ]
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_what_a_receiver_said_is_not_kept_where_it_was_told_a_clients_headers(tmp_path: Path) -> None:
+    """Its answer may repeat them, and they may be secret."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(500, content=b"Bearer s3cret is not welcome"))
+        life = new_life(tmp_path / "db", receiver)
+        signer = Signer(parse_secrets(SECRET))
+        webhooks = ClientWebhooks(signer, {"authorization": "Bearer s3cret"})
+        life.deliverer._client_headers = ClientHeaders(signer, {"": webhooks})
+        await life.start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(1)
+        (attempt,) = await life.store.list_attempts("", callback.id) or []
+        assert (attempt.status_code, attempt.excerpt) == (500, None)
         await life.stop()
 
     run_virtual(main())

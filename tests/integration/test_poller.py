@@ -619,6 +619,25 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_creation_in_the_future_is_not_believed(tmp_path: Path) -> None:
+    """An upstream whose clock or zone is off does not make a task young for ever."""
+
+    async def main() -> None:
+        told_ms = {"ahead": VirtualClock().now() + 3_600_000, "right": VirtualClock().now()}
+
+        async def reply(task_id: str) -> PollResult:
+            return PollResult(kind=PollKind.RUNNING, task_created_at=told_ms[task_id])
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        callbacks = [await life.register(task_id) for task_id in told_ms]
+        await asyncio.sleep(1)
+        born = [(await life.look(callback)).task.born_at for callback in callbacks]
+        assert born == [None, told_ms["right"]]
+        await life.stop()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("readers", [1, 3, 5])
 def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Path) -> None:
     """While both wait, polls get three places of four: neither starves the other."""

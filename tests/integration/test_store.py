@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.bulkhead import Bulkhead
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -472,6 +473,64 @@ async def test_tasks_are_claimed_once_the_longest_due_first(store: Store) -> Non
     assert await store.claim_tasks("up", NOW, 0) == ([], NOW + 500)
 
 
+def by_number(task: DueTask) -> float:
+    return float(task.task_id.removeprefix("task-"))
+
+
+async def ranked(store: Store, at: int, limit: int) -> list[str]:
+    """Claim by rank, where more is due than may be claimed, and return whose turn it is."""
+    due, next_due_at = await store.claim_tasks("up", at, limit, by_number)
+    assert next_due_at is not None
+    assert next_due_at <= at
+    return [task.task_id for task in due]
+
+
+async def test_the_highest_rank_is_claimed_first_where_more_is_due(store: Store) -> None:
+    """An order holds for a second; then it is made anew of what is due by then."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(10)])
+    assert await ranked(store, NOW, 2) == ["task-9", "task-8"]
+    await registered(store, new("task-99", first_poll_at=NOW + 1))
+    assert await ranked(store, NOW + 999, 2) == ["task-7", "task-6"]
+    assert await ranked(store, NOW + 1000, 2) == ["task-99", "task-5"]
+    assert await ranked(store, NOW + 1000, 4) == ["task-4", "task-3", "task-2", "task-1"]
+
+
+async def test_an_order_does_not_outlive_a_clock_that_is_set_back(store: Store) -> None:
+    """An order of the future is none."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - 9999) for n in range(5)])
+    assert await ranked(store, NOW, 1) == ["task-4"]
+    await registered(store, new("task-99", first_poll_at=NOW - 9999))
+    assert await ranked(store, NOW - 1, 1) == ["task-99"]
+
+
+async def test_an_order_does_not_outlive_a_claim_without_one(store: Store) -> None:
+    """What was claimed for having waited longest is not claimed by rank once more."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(6)])
+    assert await ranked(store, NOW, 1) == ["task-5"]
+    due, _ = await store.claim_tasks("up", NOW, 1)
+    assert [task.task_id for task in due] == ["task-4"]
+    assert await ranked(store, NOW, 1) == ["task-3"]
+
+
+async def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed(store: Store) -> None:
+    """They come in the order of their time, and the next one's is told."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(3)])
+    await registered(store, new("task-later", first_poll_at=NOW + 1))
+    due, next_due_at = await store.claim_tasks("up", NOW, 3, by_number)
+    assert [task.task_id for task in due] == ["task-2", "task-1", "task-0"]
+    assert next_due_at == NOW + 1
+
+
+async def test_an_order_gives_way_where_all_that_is_left_may_be_claimed(store: Store) -> None:
+    """The last of them are looked up, so that the loop hears when the next one after them is due."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(4)])
+    await registered(store, new("task-later", first_poll_at=NOW + 1))
+    assert await ranked(store, NOW, 2) == ["task-3", "task-2"]
+    due, next_due_at = await store.claim_tasks("up", NOW, 2, by_number)
+    assert [task.task_id for task in due] == ["task-1", "task-0"]
+    assert next_due_at == NOW + 1
+
+
 async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
     """Callers that ask at the same moment get different tasks, and together all of them."""
     await store.register([new(f"task-{n}") for n in range(40)])
@@ -586,6 +645,25 @@ async def test_a_released_webhook_can_be_claimed_again(store: Store) -> None:
     store.release_callback(due)
     assert store.callbacks_due.is_set()
     assert await claim(store) == due
+
+
+async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) -> None:
+    """What finds no place is not claimed: it is found again as soon as there is one."""
+    urls = [f"https://{name}.example.com/{number}" for name in ("a", "b") for number in range(4)]
+    made = await store.register([new(url=url) for url in urls])
+    await settle(store, made[0].callback)
+    for due in (await store.claim_callbacks(NOW, 10))[0]:
+        await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
+    bulkhead = Bulkhead(8)
+    first, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
+    assert len(first) == 6
+    assert await store.claim_callbacks(NOW + 1, 8, bulkhead) == ([], None)
+    assert bulkhead.refused
+    for due in first:
+        bulkhead.ended(due.receiver, retry=True, delivered=True)
+        await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
+    assert len(rest) == 2
 
 
 async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Store) -> None:
