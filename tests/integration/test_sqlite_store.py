@@ -369,6 +369,25 @@ async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> Non
     assert statements.count("COMMIT") == 1
 
 
+@pytest.mark.parametrize(("writes", "rows", "commits"), [(512, 1, 1), (513, 1, 2), (2, 512, 2), (2, 511, 1)])
+async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int, rows: int, commits: int) -> None:
+    """No reader waits for more than some five hundred rows and the rest of one write."""
+    statements: list[str] = []
+    await connection(store).set_trace_callback(statements.append)
+    await asyncio.gather(*(store.register([new() for _ in range(rows)]) for _ in range(writes)))
+    assert statements.count("COMMIT") == commits
+
+
+async def test_a_writer_that_was_cancelled_takes_nothing_more(store: SqliteStore) -> None:
+    """At the end of its event loop a write is refused, and not waited for for ever."""
+    assert store._writer._task is not None
+    store._writer._task.cancel()
+    await asyncio.wait([store._writer._task])
+    with pytest.raises(StoreError, match="closed"):
+        await store.register([new()])
+    store._writer._task = None
+
+
 @pytest.mark.parametrize(
     "poison", [{"metadata": "text"}, {"url": "\ud800"}, {"timeout_s": 2**70}, {"client": None}, {"client": object()}]
 )
