@@ -312,6 +312,25 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
     run_virtual(main())
 
 
+def test_a_shutdown_that_cannot_be_recorded(tmp_path: Path) -> None:
+    """The attempt that it cuts short is missing in the log, and nothing else: the webhook is sent after the start."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=14.0)
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 1)
+        life.connection.broken = "disk full"
+        await life.stop(1)
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        await asyncio.sleep(15)
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        assert await results(life, callback) == ["delivered"]
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_a_kill_during_an_attempt(tmp_path: Path) -> None:
     """What a killed gateway was sending is sent after the next start, with the same id and bytes."""
 

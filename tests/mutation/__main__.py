@@ -84,6 +84,8 @@ def _run(mutants: list[Mutant], selection: Selection, jobs: int) -> bool:
             if equivalent is not None:
                 continue
             done[mutant.path] += 1
+            if done.total() % 100 == 0:
+                print(f"{done.total()} of {len(mutants)} after {time.monotonic() - started:.0f} s", flush=True)
             if by is None:
                 survivors.setdefault(mutant.path, []).append(mutant)
                 print(f"survives {len(tests)} tests: {_shown(mutant)}\n", flush=True)
