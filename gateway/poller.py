@@ -269,9 +269,9 @@ class Poller:
 
         Only an answer that says "still running" is that: an outage at the wrong moment must not cost a result.
         """
-        if task.last_polled_at is not None and task.last_polled_at >= task.expires_at and task.failures == 0:
-            return task.last_polled_at
         asked = task.last_polled_at is not None and task.last_polled_at >= task.expires_at
+        if asked and task.failures == 0:
+            return task.last_polled_at
         grace_ms = _GRACE_MS if asked else _QUEUE_GRACE_MS
         started_at = now - round((self._clock.monotonic() - self._started) * 1000)
         if task.expires_at < started_at:

@@ -46,11 +46,12 @@ CROSS JOIN callbacks AS c
 ORDER BY wanted.key
 """  # noqa: S608 - the interpolated parts are the constants above
 
-# A task that nobody watched any more, or that was given up: poll it again for the new callback's sake.
+# A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
+# the new callback's sake. Of several at once the first one does.
 REVIVE_TASK = """
 UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
     failures = 0
-WHERE seq = :seq AND next_poll_at IS NULL AND state IN ('waiting', 'abandoned')
+WHERE seq = :seq AND next_poll_at IS NULL
 """
 
 SELECT_OUTCOME = "SELECT state, outcome, settled_at FROM tasks WHERE seq = ?"
@@ -102,7 +103,7 @@ WHERE seq = ? AND state IN ('waiting', 'pending')
 # Nobody waits for this task any more: stop asking. A new registration revives it.
 IDLE_TASK = """
 UPDATE tasks SET next_poll_at = NULL
-WHERE seq = :seq AND state = 'waiting' AND NOT EXISTS (
+WHERE seq = :seq AND NOT EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
 """
 
@@ -142,7 +143,8 @@ FROM (
 WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
-POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL"
+# Of what is not polled any more the earliest is NULL still.
+POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ?"
 
 # Settling: the webhooks first, while the task still waits, then the task, if nobody waits any more.
 
@@ -165,8 +167,7 @@ RETURNING receiver
 OWE_WEBHOOK = """
 UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at,
     body = CAST(:head || id || :middle || metadata || :tail AS BLOB)
-WHERE id = :id AND state = 'waiting'
-RETURNING receiver
+WHERE id = :id
 """
 
 SETTLE_TASKS = """

@@ -11,10 +11,12 @@ import pytest
 
 from gateway.config import RateWindow
 from gateway.key import _PROBE_S
-from gateway.model import Callback, CallbackState, Outcome, TaskState
+from gateway.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
+from gateway.poller import _duration_s
+from gateway.supervisor import HEARTBEAT_S
 from tests.life import Life, ScriptedUpstream, Transport, until
-from tests.virtualtime import VirtualClock, run_virtual
+from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
 FAST = (RateWindow(1000, 1.0),)
@@ -355,6 +357,130 @@ def test_a_time_out_comes_after_a_last_poll(
         body = await body_of(life, callback)
         assert (body["data"]["state"], body["data"]["reason"]) == ("abandoned", "timeout")
         await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("expires_s", "polled_s", "failures", "now_s", "expired_by_s"),
+    [
+        # The last answer says "still running": at once, for those that had expired by then.
+        (100, 100, 0, 100, 100),
+        (100, 101, 0, 200, 101),
+        (-1, 5, 0, 6, 5),
+        # The last poll came to nothing: half a minute.
+        (100, 100, 1, 129.999, None),
+        (100, 100, 1, 130, 130),
+        # It has not been made: a minute.
+        (100, 99, 0, 159.999, None),
+        (100, 99, 0, 160, 160),
+        (100, None, 0, 159.999, None),
+        (100, None, 0, 160, 160),
+        (0, None, 0, 60, 60),
+        # The time passed before the start, at 0: ten minutes from then on.
+        (-1, None, 0, 599.999, None),
+        (-1, None, 0, 600, 600),
+        (-1, 5, 1, 599.999, None),
+        (-1, 5, 1, 600, 600),
+    ],
+)
+def test_how_long_a_last_poll_is_waited_for(
+    expires_s: float, polled_s: float | None, failures: int, now_s: float, expired_by_s: float | None, tmp_path: Path
+) -> None:
+    """Callbacks are abandoned after a usable answer to a poll that was made since, or after a grace."""
+
+    def instant(seconds: float | None) -> int | None:
+        return None if seconds is None else EPOCH + round(seconds * 1000)
+
+    async def main() -> int | None:
+        life = Life(tmp_path / "db", VirtualClock(), upstream=Upstream(running).transport)
+        await asyncio.sleep(now_s)
+        expires_at = EPOCH + expires_s * 1000
+        assert isinstance(expires_at, int)
+        task = ExpiredTask(
+            seq=1, task_id="t", expires_at=expires_at, last_polled_at=instant(polled_s), failures=failures
+        )
+        return life.poller._expired_by(task, life.clock.now())
+
+    assert run_virtual(main()) == instant(expired_by_s)
+
+
+def due(created_s: float = 0.0, **changes: Any) -> DueTask:
+    given = {"born_at": None, "model": None, "polls": 0, "failures": 0, "last_polled_at": None}
+    created_at = EPOCH + round(created_s * 1000)
+    return DueTask(seq=1, upstream="up", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes})
+
+
+UNKNOWN = PollResult(kind=PollKind.NOT_KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("polls", "created_s", "given_up"),
+    [
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (120, UNKNOWN)], 0, True),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (119.999, UNKNOWN)], 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (120, UNKNOWN)], 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (120, UNKNOWN)], 0.001, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (200, UNKNOWN)], 80, True),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, PollResult(kind=PollKind.BROKEN)), *[(200, UNKNOWN)] * 5], 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, PollResult(kind=PollKind.RUNNING)), *[(200, UNKNOWN)] * 5], 0, False),
+        ([(200, UNKNOWN)] * 5, 0, False),
+    ],
+)
+def test_when_an_unknown_task_is_given_up(
+    polls: list[tuple[float, PollResult]], created_s: float, given_up: bool, tmp_path: Path
+) -> None:
+    """Five answers in a row and two minutes between the first and the last of them, by both clocks."""
+
+    async def main() -> bool:
+        life = Life(tmp_path / "db", VirtualClock(), upstream=Upstream(running).transport)
+        for at, result in polls:
+            await asyncio.sleep(at - VirtualClock().monotonic())
+            told = life.poller._is_unknown(due(created_s), result, life.clock.now())
+        return told
+
+    assert run_virtual(main()) is given_up
+
+
+@pytest.mark.parametrize(
+    ("told", "task", "duration_s"),
+    [
+        ({"duration_s": 7.5}, due(), 7.5),
+        ({}, due(), 50.0),  # it ended between its registration and now
+        ({}, due(last_polled_at=EPOCH + 80_000), 90.0),  # since its last poll
+        ({}, due(last_polled_at=EPOCH + 80_000, born_at=EPOCH - 10_000), 100.0),
+        ({"task_created_at": EPOCH + 20_000}, due(born_at=EPOCH - 10_000), 40.0),
+        ({"task_created_at": EPOCH + 20_000}, due(last_polled_at=EPOCH + 10_000), 40.0),
+        ({"task_created_at": EPOCH + 200_000}, due(), 0.0),
+    ],
+)
+def test_how_long_a_task_took(told: dict[str, Any], task: DueTask, duration_s: float) -> None:
+    """What the upstream says; else it ended half way between the last two polls, and began when it was created."""
+    result = PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, **told)
+    assert _duration_s(task, result, EPOCH + 100_000) == duration_s
+
+
+def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
+    """When the next task is due, or the next callback expires; every second while one waits for its last poll."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
+        await life.store.open()
+        assert await life.poller.run_once() == HEARTBEAT_S
+        callback = await life.register("t", timeout_s=30)
+        assert await life.poller.run_once() == 30.0
+        await until(lambda: life.claims == 0, step_s=0.001)
+        next_poll_at = (await life.look(callback)).task.next_poll_at
+        assert next_poll_at is not None
+        assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
+        await life.store.poll_now([callback.task.seq], life.clock.now() + 60_000)
+        await asyncio.sleep(30.5)
+        upstream.script = [unreachable]
+        assert await life.poller.run_once() <= 1.0
+        await until(lambda: life.claims == 0, step_s=0.001)
+        assert 0 < await life.poller.run_once() <= 1.0
+        await life.store.close()
 
     run_virtual(main())
 

@@ -771,5 +771,6 @@ def test_lists_need_no_sorting() -> None:
         for state in (None, *CallbackState):
             statement = sql.select_callbacks(state=state, by_task=False)
             values = {"client": "ann", "before": 9, "limit": 9}
-            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-            assert "B-TREE" not in " ".join(plan)
+            plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values))
+            assert BY[f"list {state} "] in plan
+            assert "B-TREE" not in plan

@@ -300,6 +300,28 @@ async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> 
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
 
 
+async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
+    """It is as old as the first callback that woke it, its failures are forgotten, and no other task wakes with it."""
+    idle = await registered(store)
+    other = await registered(store, new("task-2"))
+    for callback in (idle, other):
+        due, _ = await store.claim_tasks("up", NOW, 1)
+        await store.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+        await store.cancel("ann", callback.id, NOW)
+    asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
+    await store.register(asked)
+    (due,), next_due_at = await store.claim_tasks("up", NOW + 999, 10)
+    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
+    assert next_due_at is None
+
+
+async def test_one_name_at_two_upstreams_is_two_tasks(store: Store) -> None:
+    """The same registration again finds the one that was made for its upstream."""
+    made = [await registered(store, new(upstream=upstream)) for upstream in ("up", "other")]
+    again = await store.register([new(upstream=upstream) for upstream in ("other", "up")])
+    assert [registration.callback.id for registration in again] == [made[1].id, made[0].id]
+
+
 async def test_registering_wakes_the_poller(store: Store) -> None:
     """A new task may be due earlier than anything its poller knows of."""
     await registered(store)
@@ -883,6 +905,7 @@ async def test_cancelling_what_is_not_there_or_not_ones_own(store: Store) -> Non
 @pytest.mark.parametrize("state", [CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD])
 async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: CallbackState) -> None:
     """Due now, with a whole budget, the same id and bytes, and the attempts numbered on."""
+    other = await brought_to(store, CallbackState.DEAD, new("other"))
     callback = await registered(store)
     await settle(store, callback)
     due = await claim(store)
@@ -896,6 +919,7 @@ async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: Call
     assert (after.state, after.next_attempt_at, after.delivered_at) == (CallbackState.PENDING, NOW + 50, None)
     again = await claim(store, NOW + 50)
     assert (again.id, again.body, again.attempts, again.budget_used) == (due.id, due.body, 1, 0)
+    assert await look(store, other) == other
 
 
 @pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.CANCELLED])
