@@ -146,7 +146,7 @@ WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 # Of what is not polled any more the earliest is NULL still.
 POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ?"
 
-# Settling: the webhooks first, while the task still waits, then the task, if nobody waits any more.
+# Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
 
 # Materialized: from the settled tasks to their callbacks, and not through all callbacks in search of these.
 OWE_WEBHOOKS = """
@@ -154,9 +154,8 @@ WITH owed AS MATERIALIZED (
     SELECT c.seq AS seq, settled.value ->> 2 AS deliver_at, CAST((settled.value ->> 3) || c.id || (settled.value ->> 4)
         || c.metadata || (settled.value ->> 5) AS BLOB) AS body
     FROM json_each(?) AS settled
-    CROSS JOIN tasks AS t ON t.seq = settled.value ->> 0 AND t.state = 'waiting'
     CROSS JOIN callbacks AS c
-        ON c.task_seq = t.seq AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 1
+        ON c.task_seq = settled.value ->> 0 AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = owed.seq

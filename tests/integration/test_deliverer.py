@@ -13,13 +13,23 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.errors import OutOfResources
-from gateway.model import Callback, CallbackState, Outcome, Settlement, TaskState
+from gateway.deliverer import _speaks_for_its_receiver
+from gateway.errors import OutOfResources, StoreError
+from gateway.model import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    Callback,
+    CallbackState,
+    Outcome,
+    Settlement,
+    TaskState,
+)
 from gateway.outcome import PollResult
 from gateway.sender import Sender, SendResult
 from gateway.signature import Signer, parse_secrets
 from gateway.store import sqlite as sqlite_store
-from gateway.supervisor import Supervisor
+from gateway.supervisor import HEARTBEAT_S, Supervisor
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -300,6 +310,8 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
         await until(lambda: len(receiver.times) == 1)
         await life.supervisor.drain(10)
         assert await results(life, callback) == results_then
+        (attempt,) = await life.store.list_attempts("", callback.id) or []
+        assert attempt.duration_ms == pytest.approx(min(takes_s, 10.0) * 1000, abs=200)
         assert life.claims == 0
         await life.store.close()
         receiver.takes_s = 0.0
@@ -423,6 +435,73 @@ def test_a_store_that_fails_after_an_attempt(tmp_path: Path) -> None:
         await life.stop()
 
     run_virtual(main())
+
+
+def test_how_often_a_failing_store_is_asked_to_record(tmp_path: Path) -> None:
+    """Soon, then more slowly, and every five seconds from then on, until it has."""
+
+    async def main() -> None:
+        life = await new_life(tmp_path / "db", Receiver(httpx.Response(200))).start()
+        record, tried = life.store.record_attempt, []
+
+        async def failing(attempt: AttemptRecord) -> None:
+            tried.append(VirtualClock().monotonic())
+            if len(tried) < 7:
+                raise StoreError("disk full")
+            await record(attempt)
+
+        life.store.record_attempt = failing  # type: ignore[method-assign]
+        (callback,) = await owed(life)
+        await asyncio.sleep(30)
+        assert [at - tried[0] for at in tried] == [pytest.approx(at) for at in (0, 0.1, 0.6, 1.6, 6.6, 11.6, 16.6)]
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_when_the_deliverer_comes_round_again(tmp_path: Path) -> None:
+    """When the next webhook is due; at once while more are due than one claim takes; at the latest at a heartbeat."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(500), takes_s=1.0), (0.0, 5.0, 5.0))
+        await life.store.open()
+        assert await life.deliverer.run_once() == HEARTBEAT_S
+        (callback,) = await owed(life)
+        assert await life.deliverer.run_once() == HEARTBEAT_S
+        await until(lambda: life.claims == 0, step_s=0.01)
+        next_attempt_at = (await life.look(callback)).next_attempt_at
+        assert next_attempt_at is not None
+        assert await life.deliverer.run_once() == (next_attempt_at - life.clock.now()) / 1000
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("status_code", "says"),
+    [
+        (None, False),
+        (299, False),
+        (300, None),
+        (302, None),
+        (404, None),
+        (408, False),
+        (410, None),
+        (429, False),
+        (499, None),
+        (500, False),
+        (503, False),
+    ],
+)
+def test_what_an_attempt_says_about_its_receiver(status_code: int | None, says: bool | None) -> None:
+    """Nothing, where it answered that only this webhook is wrong for it; that it is not well, where it could not."""
+
+    def attempt(result: AttemptResult) -> Attempt:
+        return Attempt(number=1, started_at=EPOCH, duration_ms=1, status_code=status_code, error="e", result=result)
+
+    assert _speaks_for_its_receiver(attempt(AttemptResult.RETRY)) is says
+    assert _speaks_for_its_receiver(attempt(AttemptResult.DELIVERED)) is True
 
 
 def test_a_defect_in_sending_gives_the_claim_back(tmp_path: Path) -> None:

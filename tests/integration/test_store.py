@@ -256,6 +256,7 @@ async def test_ten_callbacks_on_one_task_share_it(store: Store) -> None:
 @pytest.mark.parametrize("outcome", [SUCCESS, FAIL])
 async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, outcome: Outcome) -> None:
     """It gets the task's outcome with no further poll, and its own id and metadata."""
+    other = await registered(store, new("other", first_poll_at=NOW + 1_000_000))
     await settle(store, await registered(store), outcome, at=NOW + 1)
     asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9), new(client="eve", at=NOW + 9)]
     late = [registration.callback for registration in await store.register(asked)]
@@ -267,6 +268,7 @@ async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, out
     bodies = {callback.id: callback.body for callback in due}
     template = body_template(outcome, NOW + 1)
     assert [bodies[new.id] for new in asked] == [template.fill(new.id, new.metadata) for new in asked]
+    assert await look(store, other) == other
 
 
 async def test_a_callback_that_comes_with_its_tasks_end_is_pending(store: Store) -> None:
@@ -459,6 +461,24 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
     assert failures == [0, 1, 2]
     last = await claim_task(store, NOW + 9000)
     assert (last.failures, last.polls) == (0, 3)
+
+
+async def test_what_a_poll_told_of_its_task_is_kept(store: Store) -> None:
+    """Its model and its birth, until another poll tells them anew; of that task alone."""
+    await store.register([new("task-1"), new("task-2")])
+    told: list[tuple[int | None, str | None]] = [(NOW - 9000, "m"), (None, None), (NOW - 8000, "n")]
+    for born_at, model in told:
+        (one, other), _ = await store.claim_tasks("up", NOW, 10)
+        store.release_task(other)
+        await store.reschedule(
+            PollRecord(seq=one.seq, polled_at=NOW, next_poll_at=NOW - 1, error=None, born_at=born_at, model=model)
+        )
+        (one, other), _ = await store.claim_tasks("up", NOW, 10)
+        expected = (born_at or NOW - 9000, model or "m")
+        assert (one.born_at, one.model) == expected
+        assert (other.born_at, other.model, other.polls, other.due_at) == (None, None, 0, NOW)
+        store.release_task(one)
+        store.release_task(other)
 
 
 async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
