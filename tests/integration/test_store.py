@@ -404,6 +404,18 @@ async def test_a_task_is_abandoned_when_nobody_waits_any_more(store: Store) -> N
     assert (task.state, task.polls, task.last_polled_at, task.next_poll_at) == (TaskState.ABANDONED, 0, None, None)
 
 
+@pytest.mark.parametrize(("outcome", "kept"), [(SUCCESS, None), (ABANDONED, "refused")])
+async def test_the_last_error_is_what_the_last_poll_said(store: Store, outcome: Outcome, kept: str | None) -> None:
+    """A poll that brought the end was none; a time-out is no poll."""
+    callback = await registered(store, new(timeout_s=10))
+    due = await claim_task(store)
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+    await settle(store, callback, outcome, at=NOW + 10_000, expired_by=NOW + 10_000 if kept else None)
+    task = (await look(store, callback)).task
+    assert (task.state, task.last_error) == (outcome.state, kept)
+    assert task.last_polled_at == (NOW if kept else NOW + 10_000)
+
+
 async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -> None:
     """Both written at once: the task ends as the upstream said, whichever was first in the queue."""
     short = await registered(store, new(timeout_s=10))
