@@ -467,7 +467,11 @@ async def test_closing_commits_what_waits(path: Path) -> None:
     await store.open()
     writes = [asyncio.create_task(store.register([callback])) for callback in asked]
     await asyncio.sleep(0)
-    await store.close()
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    with pytest.raises(StoreError, match="shutting down"):
+        await store.register([new()])
+    await closing
     assert len(await asyncio.gather(*writes)) == 20
     async with opened(path) as after:
         assert len(await after.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=50)) == 20

@@ -4,7 +4,7 @@ A second store comes under it through a parameter of ``new_store``.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
@@ -416,6 +416,52 @@ async def test_the_last_error_is_what_the_last_poll_said(store: Store, outcome: 
     assert task.last_polled_at == (NOW if kept else NOW + 10_000)
 
 
+async def test_a_task_that_nobody_waits_for_does_not_end_with_another(store: Store) -> None:
+    """Idle, it has no callback that would be told: only its own end may end it."""
+    idle = await registered(store, new("idle"))
+    await store.cancel("ann", idle.id, NOW)
+    before = (await look(store, idle)).task
+    await settle(store, await registered(store))
+    assert (await look(store, idle)).task == before
+
+
+async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -> None:
+    """The newest one takes the oldest one's place, in the next life too; other models keep theirs."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.durations("up") == []
+        await ended_after(store, "m", range(257))
+        await ended_after(store, None, [7])
+        assert await store.durations("other") == []
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        kept = [duration_ms for model, duration_ms in await store.durations("up") if model == "m"]
+        assert kept == [*range(1, 257)]
+        await ended_after(store, "m", [257, 258])
+        found = await store.durations("up")
+        assert [duration_ms for model, duration_ms in found if model == "m"] == [*range(3, 259)]
+        assert [duration_ms for model, duration_ms in found if model is None] == [7]
+
+
+async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
+    """Settle a task for each duration, in their order."""
+    made = {one: new(f"{model}-{one}") for one in durations_ms}
+    found = await store.register(list(made.values()))
+    settlements = [
+        Settlement(
+            upstream="up",
+            seq=registration.callback.task.seq,
+            outcome=SUCCESS,
+            settled_at=NOW,
+            polls=1,
+            model=model,
+            duration_ms=duration_ms,
+        )
+        for duration_ms, registration in zip(made, found, strict=True)
+    ]
+    await asyncio.gather(*(store.settle(settlement) for settlement in settlements))
+
+
 async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -> None:
     """Both written at once: the task ends as the upstream said, whichever was first in the queue."""
     short = await registered(store, new(timeout_s=10))
@@ -653,9 +699,11 @@ async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> Non
     await registered(store, new("a", client="bob", timeout_s=5))
     await registered(store, new("b", timeout_s=7))
     await registered(store, new("later", timeout_s=60))
+    await registered(store, new("last", timeout_s=70))
     await registered(store, new("elsewhere", upstream="other", timeout_s=1))
-    cancelled = await registered(store, new("cancelled", timeout_s=1))
-    await store.cancel("ann", cancelled.id, NOW)
+    for timeout_s in (1, 50):
+        cancelled = await registered(store, new("cancelled", timeout_s=timeout_s))
+        await store.cancel("ann", cancelled.id, NOW)
     await settle(store, await registered(store, new("ended", timeout_s=1)))
     expired, next_expiry_at = await store.expired_tasks("up", NOW + 10_000, 10)
     assert [(task.task_id, task.expires_at) for task in expired] == [("a", NOW + 5000), ("b", NOW + 7000)]
@@ -718,6 +766,24 @@ async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) 
         await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
     rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
     assert len(rest) == 2
+
+
+async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: Store) -> None:
+    """While retries hold their share, they take no first attempt's place in what a receiver's look brings either."""
+    again = await brought_to(store, CallbackState.PENDING, new("again"))
+    await store.record_attempt(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
+    bulkhead = Bulkhead(8)
+    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
+    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
+    assert not bulkhead.retries
+    fresh = await brought_to(store, CallbackState.PENDING, new("fresh", at=NOW + 2))
+    (first,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    assert first.id == fresh.id
+    assert (await store.claim_callbacks(NOW + 2, 2, bulkhead))[0] == []
+    for receiver in others:
+        bulkhead.ended(receiver, retry=True, delivered=True)
+    (second,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    assert second.id == again.id
 
 
 async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Store) -> None:
@@ -1129,6 +1195,18 @@ async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
             keys.append(await store.secret_key())
     assert len(keys[0]) == 32
     assert keys[0] == keys[1]
+
+
+async def test_the_first_webhook_of_a_receiver_is_found_after_a_restart(new_store: NewStore) -> None:
+    """However late its others are due."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        for number, at in enumerate((NOW + 50, NOW, NOW + 90)):
+            await settle(store, await registered(store, new(f"task-{number}")), at=at)
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.claim_callbacks(NOW - 1, 10) == ([], NOW)
+        assert (await claim(store)).due_at == NOW
 
 
 async def test_everything_survives_a_restart(new_store: NewStore) -> None:
