@@ -1183,7 +1183,58 @@ async def test_the_backlog_counts_what_is_pending(store: Store) -> None:
     assert await store.backlog() == (2, NOW + 1)
 
 
+async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
+    """A running task with all its times, what waits on it, and what is owed; what is over or idle stays as it was."""
+    step_ms = -3_600_000
+    running = await registered(store, new("running", timeout_s=60))
+    due = await claim_task(store)
+    await store.reschedule(
+        PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error=None, born_at=NOW - 7)
+    )
+    owed = await brought_to(store, CallbackState.PENDING, new("owed", at=NOW + 20))
+    over = [
+        await brought_to(store, state, new(f"over-{state}"))
+        for state in (CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED)
+    ]
+    await store.follow_clock(step_ms)
+    after = await look(store, running)
+    assert after.expires_at == running.expires_at + step_ms
+    (due,), _ = await store.claim_tasks("up", NOW, 10)
+    assert (due.created_at, due.born_at, due.last_polled_at, due.due_at) == (
+        NOW + step_ms,
+        NOW - 7 + step_ms,
+        NOW + 5 + step_ms,
+        NOW + 9 + step_ms,
+    )
+    assert await store.claim_callbacks(NOW + step_ms - 1, 10) == ([], NOW + step_ms)
+    assert (await claim(store, NOW + step_ms)).id == owed.id
+    assert (await look(store, owed)).expires_at == owed.expires_at
+    assert [await look(store, callback) for callback in over] == over
+
+
+async def test_a_clock_that_is_set_wakes_the_loops(store: Store) -> None:
+    """What they know of when to come round is of the old time."""
+    await registered(store)
+    store.tasks_due("up").clear()
+    store.callbacks_due.clear()
+    await store.follow_clock(1000)
+    assert store.tasks_due("up").is_set()
+    assert store.callbacks_due.is_set()
+
+
 # From one life to the next
+
+
+async def test_what_is_saved_is_loaded(new_store: NewStore) -> None:
+    """The last value under its key, in the next life too; nothing under another."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.load("queries") is None
+        await store.save("queries", b"1")
+        await asyncio.gather(store.save("queries", b"2"), store.save("creates", b"3"))
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert [await store.load(key) for key in ("queries", "creates", "else")] == [b"2", b"3", None]
 
 
 async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:

@@ -57,38 +57,44 @@ def _mutants(path: str) -> list[Mutant]:
 def _run(mutants: list[Mutant], selection: Selection, jobs: int) -> bool:
     """Run every mutant; print who survived, and the scores. Return whether they are good enough."""
     started = time.monotonic()
-    waiting, running = mutants[::-1], []
+    waiting, running = mutants[::-1], list[tuple[Mutant, list[str], Forked]]()
     survivors: dict[str, list[Mutant]] = {}
     wrong: list[str] = []
     done: Counter[str] = Counter()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            mutant = waiting.pop()
-            tests = selection.tests(mutant)
-            work = partial(tested, path=mutant.path, source=mutant.source, tests=tests)
-            running.append((mutant, tests, Forked(work, _MUTANT_LIMIT_S)))
-        ended = [one for one in running if one[2].ended()]
-        if not ended:
-            time.sleep(0.02)
-        for mutant, tests, forked in ended:
-            running.remove((mutant, tests, forked))
-            by, passed = forked.result or ("time or memory", 0)
-            if by is None and tests and not passed:
-                sys.exit(f"{forked.output}\nNo test ran.")
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                mutant = waiting.pop()
+                tests = selection.tests(mutant)
+                work = partial(tested, path=mutant.path, source=mutant.source, tests=tests)
+                running.append((mutant, tests, Forked(work, _MUTANT_LIMIT_S)))
+            ended = [one for one in running if one[2].ended()]
+            if not ended:
+                time.sleep(0.02)
+            for one in ended:
+                running.remove(one)
+                mutant, tests, forked = one
+                by, passed = forked.result or ("time or memory", 0)
+                if by is None and tests and not passed:
+                    sys.exit(f"{forked.output}\nNo test ran.")
+                forked.forget()
+                equivalent = _equivalent(mutant)
+                if by is not None and "::" in by:
+                    selection.noticed(mutant, by)
+                if by is not None and equivalent is not None:
+                    wrong.append(f"called equivalent, but noticed by {by}:\n{_shown(mutant)}")
+                if equivalent is not None:
+                    continue
+                done[mutant.path] += 1
+                if done.total() % 100 == 0:
+                    print(f"{done.total()} of {len(mutants)} after {time.monotonic() - started:.0f} s", flush=True)
+                if by is None:
+                    survivors.setdefault(mutant.path, []).append(mutant)
+                    print(f"survives {len(tests)} tests: {_shown(mutant)}\n", flush=True)
+    finally:
+        for _, _, forked in running:
+            forked.kill()
             forked.forget()
-            equivalent = _equivalent(mutant)
-            if by is not None and "::" in by:
-                selection.noticed(mutant, by)
-            if by is not None and equivalent is not None:
-                wrong.append(f"called equivalent, but noticed by {by}:\n{_shown(mutant)}")
-            if equivalent is not None:
-                continue
-            done[mutant.path] += 1
-            if done.total() % 100 == 0:
-                print(f"{done.total()} of {len(mutants)} after {time.monotonic() - started:.0f} s", flush=True)
-            if by is None:
-                survivors.setdefault(mutant.path, []).append(mutant)
-                print(f"survives {len(tests)} tests: {_shown(mutant)}\n", flush=True)
     met = {_equivalent(mutant) for mutant in mutants}
     paths = {mutant.path for mutant in mutants}
     wrong += [f"matches no mutant: {one}" for one in EQUIVALENT if one.path in paths and one not in met]
