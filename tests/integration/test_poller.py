@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,17 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callback = await life.register("t")
         await until(lambda: life.key.refusal is not None)
+        reserve, reserved = life.key.queries.reserve, Counter[int]()
+
+        async def counted(count: int) -> None:
+            reserved[count] += 1
+            await reserve(count)
+
+        life.key.queries.reserve = counted  # type: ignore[method-assign]
         await life.store.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=300)
         assert upstream.times == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210)]
+        assert reserved == {0: reserved[0], 1: 3}
         await asyncio.sleep(600)
         assert len(upstream.asked) == 4
         assert life.key.queries._limiter.in_flight == 0
@@ -467,19 +476,55 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         upstream = Upstream(running)
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
         await life.store.open()
+        life.key.queries.polls_waiting = True
         assert await life.poller.run_once() == HEARTBEAT_S
+        assert not life.key.queries.polls_waiting
         callback = await life.register("t", timeout_s=30)
         assert await life.poller.run_once() == 30.0
         await until(lambda: life.claims == 0, step_s=0.001)
         next_poll_at = (await life.look(callback)).task.next_poll_at
         assert next_poll_at is not None
         assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
+        assert not life.key.queries.polls_waiting
         await life.store.poll_now([callback.task.seq], life.clock.now() + 60_000)
         await asyncio.sleep(30.5)
         upstream.script = [unreachable]
         assert await life.poller.run_once() <= 1.0
         await until(lambda: life.claims == 0, step_s=0.001)
         assert 0 < await life.poller.run_once() <= 1.0
+        await life.store.close()
+
+    run_virtual(main())
+
+
+def test_a_poller_whose_key_may_not_ask_yet(tmp_path: Path) -> None:
+    """It comes round when a place has its time, not at once; where an answer must come first, that wakes it."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def reply(_: str) -> PollResult:
+            await go.wait()
+            return PollResult(kind=PollKind.RUNNING)
+
+        life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=(RateWindow(2, 20.0),))
+        await life.store.open()
+        queries = life.key.queries
+        for number in range(3):
+            await life.register(f"t{number}")
+        await life.poller.run_once()
+        assert life.claims == 2
+        assert queries.polls_waiting
+        assert queries.next_available_s() is None
+        assert await life.poller.run_once() == 86_400  # the first time-out
+        assert queries.polls_waiting
+        go.set()
+        await until(lambda: life.claims == 0, step_s=0.001)
+        queries.next_available_s = lambda: 4.5  # type: ignore[method-assign]
+        assert await life.poller.run_once() == 4.5
+        queries.next_available_s = lambda: 0.0  # type: ignore[method-assign]
+        assert await life.poller.run_once() == 0.001
+        assert life.claims == 0
         await life.store.close()
 
     run_virtual(main())
@@ -576,6 +621,30 @@ def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) ->
     run_virtual(main())
 
 
+@pytest.mark.parametrize(("limit", "urgent"), [(63, True), (64, False), (1000, False)])
+def test_where_the_budget_is_ample_whoever_waits_longest_comes_first(limit: int, urgent: bool, tmp_path: Path) -> None:
+    """Urgency decides only where polls are short of budget, not of places."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        rate = (RateWindow(limit, 1000.0),)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=rate)
+        await life.store.open()
+        for number in range(70):
+            await life.register(f"t{number:02}")
+            await asyncio.sleep(0.001)
+        life.timetable.urgency = lambda task: float(task.task_id[1:])  # type: ignore[method-assign]
+        await life.poller.run_once()
+        assert life.key.queries.polls_waiting is urgent
+        await until(lambda: life.claims == 0, step_s=0.001)
+        asked = {task_id for _, task_id in upstream.asked}
+        numbers = range(69, 6, -1) if urgent else range(64)
+        assert asked == {f"t{number:02}" for number in numbers}
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     """While as many polls as may run are in flight, the loop sleeps in place of looking all the time."""
 
@@ -647,7 +716,7 @@ def test_a_failed_poll_gives_its_claim_back(trouble: str, tmp_path: Path, monkey
         await life.start()
         callback = await life.register("t")
         await asyncio.sleep(10)
-        assert 1 <= asked <= 12
+        assert (1 if trouble == "store" else 9) <= asked <= 12
         assert (await life.look(callback)).state is CallbackState.WAITING
         bad, life.connection.broken = False, None
         await asyncio.sleep(40)
