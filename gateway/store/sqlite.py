@@ -336,7 +336,7 @@ class SqliteStore:
             owed = rows.owed(settled, self._first_attempt_delay_ms)
             receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, (owed,))))
             db.execute(sql.SETTLE_TASKS, (rows.settled(settled),))
-        if learned := [duration for item, duration in items if duration is not None and item.expired_by is None]:
+        if learned := [duration for _, duration in items if duration is not None]:
             db.execute(sql.INSERT_DURATIONS, (rows.durations(learned),))
         # Whose webhooks these are, is told once for all of them.
         return [list(receivers), *([] for _ in items[1:])]

@@ -634,7 +634,7 @@ def test_where_the_budget_is_ample_whoever_waits_longest_comes_first(limit: int,
             await life.register(f"t{number:02}")
             await asyncio.sleep(0.001)
         life.timetable.urgency = lambda task: float(task.task_id[1:])  # type: ignore[method-assign]
-        await life.poller.run_once()
+        assert await life.poller.run_once() == (0.001 if urgent else HEARTBEAT_S)
         assert life.key.queries.polls_waiting is urgent
         await until(lambda: life.claims == 0, step_s=0.001)
         asked = {task_id for _, task_id in upstream.asked}

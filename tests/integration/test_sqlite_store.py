@@ -20,9 +20,19 @@ import aiosqlite
 import pytest
 
 from gateway.errors import StoreError, StoreUnusable
-from gateway.model import AttemptResult, CallbackState, NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.model import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    CallbackState,
+    NewCallback,
+    Outcome,
+    Settlement,
+    TaskState,
+    new_callback_id,
+)
 from gateway.store import database, sql
-from gateway.store.sqlite import SqliteStore
+from gateway.store.sqlite import SqliteStore, _in_parts
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -376,6 +386,56 @@ async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int,
     await connection(store).set_trace_callback(statements.append)
     await asyncio.gather(*(store.register([new() for _ in range(rows)]) for _ in range(writes)))
     assert statements.count("COMMIT") == commits
+
+
+async def test_what_is_known_is_not_asked_for(store: SqliteStore) -> None:
+    """New tasks cost two statements, a callback more on one that runs a third, and no expiry is looked for twice."""
+    statements: list[str] = []
+    await connection(store).set_trace_callback(statements.append)
+    await store.register([new(task_id="a"), new(task_id="b")])
+    assert len(statements) == 2 + 2  # and the transaction's
+    statements.clear()
+    await store.register([new(task_id="a", client="bob")])
+    assert len(statements) == 2 + 3
+    await store.expired_tasks("up", NOW, 10)
+    statements.clear()
+    assert await store.expired_tasks("up", NOW + 1, 10) == ([], NOW + 3_600_000)
+    assert statements == []
+
+
+async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
+    """A process that runs for months must not remember every task and receiver that it ever had."""
+    (made,) = await store.register([new()])
+    seq = made.callback.task.seq
+    await store.wait_settled(seq, 0.001)
+    waiting = asyncio.create_task(store.wait_settled(seq, 3600))
+    (polled,), _ = await store.claim_tasks("up", NOW, 1)
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    await store.settle(Settlement(upstream="up", seq=polled.seq, outcome=outcome, settled_at=NOW, polls=1))
+    await waiting
+    (due,), _ = await store.claim_callbacks(NOW, 1)
+    made_at = Attempt(
+        number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
+    )
+    await store.record_attempt(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
+    assert (store._settle_waiters, store._claimed_tasks, dict(store._claimed_callbacks)) == ({}, {}, {})
+    assert (store._receivers_due, store._only_retries) == ({}, set())
+
+
+def test_settlements_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order; one that is larger alone is a part of its own."""
+    monkeypatch.setattr("gateway.store.sqlite._PART_BYTES", 10)
+
+    def settlement(size: int) -> Settlement:
+        outcome = Outcome(state=TaskState.SUCCESS, data=b"x" * size)
+        return Settlement(upstream="up", seq=1, outcome=outcome, settled_at=NOW, polls=1)
+
+    def parts(*sizes: int) -> list[list[int]]:
+        return [[len(one.outcome.data) for one in part] for part in _in_parts([settlement(size) for size in sizes])]
+
+    assert parts() == []
+    assert parts(5, 5, 6, 4, 20, 1) == [[5, 5], [6, 4], [20], [1]]
+    assert parts(20, 1) == [[20], [1]]
 
 
 async def test_a_writer_that_was_cancelled_takes_nothing_more(store: SqliteStore) -> None:

@@ -325,10 +325,23 @@ async def test_one_name_at_two_upstreams_is_two_tasks(store: Store) -> None:
 
 
 async def test_registering_wakes_the_poller(store: Store) -> None:
-    """A new task may be due earlier than anything its poller knows of."""
+    """A new task may be due earlier than anything its poller knows of; the same registration again makes none."""
     await registered(store)
     assert store.tasks_due("up").is_set()
     assert not store.tasks_due("another").is_set()
+    store.tasks_due("up").clear()
+    await registered(store)
+    assert not store.tasks_due("up").is_set()
+
+
+async def test_the_same_registration_again_wakes_no_task(store: Store) -> None:
+    """Its webhook has been owed since the task was given up: nobody waits for another answer."""
+    callback = await registered(store)
+    await settle(store, callback, ABANDONED, expired_by=callback.expires_at)
+    again = await register(store, new())
+    assert not again.created
+    assert again.callback.task.state is TaskState.ABANDONED
+    assert await look(store, callback) == again.callback
 
 
 # Settling
@@ -402,6 +415,14 @@ async def test_a_task_is_abandoned_when_nobody_waits_any_more(store: Store) -> N
     await settle(store, callback, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
     task = (await look(store, callback)).task
     assert (task.state, task.polls, task.last_polled_at, task.next_poll_at) == (TaskState.ABANDONED, 0, None, None)
+
+
+async def test_the_earliest_webhook_of_those_settled_together_is_found(store: Store) -> None:
+    """The deliverer looks when the first of them is due, not the last."""
+    first, second = [await registered(store, new(f"task-{number}")) for number in range(2)]
+    await asyncio.gather(settle(store, first, at=NOW), settle(store, second, at=NOW + 100))
+    assert await store.claim_callbacks(NOW - 1, 10) == ([], NOW)
+    assert (await claim(store)).id == first.id
 
 
 @pytest.mark.parametrize(("outcome", "kept"), [(SUCCESS, None), (ABANDONED, "refused")])
@@ -490,6 +511,16 @@ async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
     await settle(store, callback)
     async with asyncio.timeout(LIMIT_S):
         await asyncio.gather(*waiters)
+
+
+async def test_who_gives_up_waiting_for_a_task_takes_nobody_along(store: Store) -> None:
+    """Those who still wait for it are woken by its end."""
+    callback = await registered(store)
+    patient = asyncio.create_task(store.wait_settled(callback.task.seq, 3600))
+    await store.wait_settled(callback.task.seq, 0.001)
+    await settle(store, callback)
+    async with asyncio.timeout(LIMIT_S):
+        await patient
 
 
 async def test_waiting_for_a_task_ends_with_its_time(store: Store) -> None:
@@ -589,8 +620,9 @@ async def test_the_highest_rank_is_claimed_first_where_more_is_due(store: Store)
     """An order holds for a second; then it is made anew of what is due by then."""
     await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(10)])
     assert await ranked(store, NOW, 2) == ["task-9", "task-8"]
-    await registered(store, new("task-99", first_poll_at=NOW + 1))
-    assert await ranked(store, NOW + 999, 2) == ["task-7", "task-6"]
+    await registered(store, new("task-99", first_poll_at=NOW))
+    assert await ranked(store, NOW, 1) == ["task-7"]
+    assert await ranked(store, NOW + 999, 1) == ["task-6"]
     assert await ranked(store, NOW + 1000, 2) == ["task-99", "task-5"]
     assert await ranked(store, NOW + 1000, 4) == ["task-4", "task-3", "task-2", "task-1"]
 
@@ -672,12 +704,13 @@ async def test_a_poller_that_knows_of_nothing_earlier_is_woken(store: Store) -> 
     assert store.tasks_due("up").is_set()
 
 
-async def test_a_poller_that_knows_of_something_earlier_is_left_alone(store: Store) -> None:
-    """It comes round for the earlier one anyway, and hears of this one then."""
+@pytest.mark.parametrize("later_ms", [0, 500])
+async def test_a_poller_that_knows_of_something_as_early_is_left_alone(store: Store, later_ms: int) -> None:
+    """It comes round for that one anyway, and hears of this one then."""
     await store.register([new("a"), new("b", first_poll_at=NOW + 1000)])
     due = await claim_task(store)
     store.tasks_due("up").clear()
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1500, error=None))
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1000 + later_ms, error=None))
     assert not store.tasks_due("up").is_set()
 
 
@@ -691,6 +724,16 @@ async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
     assert (await look(store, later)).task.next_poll_at == NOW
     assert (await look(store, earlier)).task.next_poll_at == NOW - 5000
     assert (await look(store, ended)).task.next_poll_at is None
+
+
+async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
+    """Also one that was registered after its poller had heard of a later one."""
+    await registered(store, new("late", timeout_s=60))
+    assert await store.expired_tasks("up", NOW, 10) == ([], NOW + 60_000)
+    await registered(store, new("early", timeout_s=1))
+    assert await store.expired_tasks("up", NOW + 999, 10) == ([], NOW + 1000)
+    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 1000, 10))[0]] == ["early"]
+    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 60_000, 10))[0]] == ["early", "late"]
 
 
 async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> None:
@@ -728,6 +771,25 @@ async def test_webhooks_are_claimed_once_the_longest_due_first(store: Store) -> 
     assert [due.due_at for due in rest] == [NOW - 2, NOW - 1, NOW]
     assert next_due_at == NOW + 700
     assert await store.claim_callbacks(NOW, 10) == ([], NOW + 700)
+
+
+async def test_places_are_shared_among_receivers(store: Store) -> None:
+    """One alone may have them all; where there are more receivers than places, each place is another's."""
+    for host in ("a", "b", "c"):
+        made = await store.register([new(f"task-{host}", url=f"https://{host}.example.com/{n}") for n in range(4)])
+        await settle(store, made[0].callback, at=NOW)
+        if host == "a":
+            alone, next_due_at = await store.claim_callbacks(NOW, 4)
+            assert (len(alone), next_due_at) == (4, None)
+            for due in alone:
+                store.release_callback(due)
+    due, next_due_at = await store.claim_callbacks(NOW, 2)
+    assert len({one.receiver for one in due}) == len(due) == 2
+    assert next_due_at == NOW
+    rest, next_due_at = await store.claim_callbacks(NOW, 6)
+    assert [one.receiver for one in rest].count("https://c.example.com") == 2
+    assert len(rest) == 6
+    assert next_due_at == NOW
 
 
 async def test_no_webhook_is_claimed_twice_at_once(store: Store) -> None:
@@ -801,7 +863,9 @@ async def test_a_delivered_webhook_is_done(store: Store) -> None:
     """2xx: delivered when the attempt ended, nothing left to send."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
+    store.callbacks_due.clear()
     await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED, at=NOW + 5))
+    assert not store.callbacks_due.is_set()
     after = await look(store, callback)
     assert (after.state, after.attempts, after.delivered_at) == (CallbackState.DELIVERED, 1, NOW + 17)
     assert (after.next_attempt_at, after.last_error) == (None, None)

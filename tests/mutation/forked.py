@@ -202,5 +202,5 @@ settings.load_profile("mutation")
 def _pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:
     # Plain assertions: nobody reads how one failed, and those that explain take longer to import than to run.
     options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    options += ["-o", f"timeout={_TEST_LIMIT_S}", f"--basetemp={folder / 'tests'}"]
+    options += ["-p", "no:unraisableexception", "-o", f"timeout={_TEST_LIMIT_S}", f"--basetemp={folder / 'tests'}"]
     return pytest.main([*options, *tests], plugins=[plugin])
