@@ -15,12 +15,14 @@ from structlog.testing import capture_logs
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
 from gateway.deliverer import _speaks_for_its_receiver
 from gateway.errors import OutOfResources, StoreError
+from gateway.inflight import InFlight
 from gateway.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
     Callback,
     CallbackState,
+    DueCallback,
     Outcome,
     Settlement,
     TaskState,
@@ -478,6 +480,44 @@ def test_when_the_deliverer_comes_round_again(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
+    """At once while there are places; where there are none, the first that becomes free wakes it."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(204), takes_s=1.0))
+        await life.store.open()
+        await owed(life, 3)
+        (first, second, _), _ = await life.store.claim_callbacks(life.clock.now(), 3)
+        found = [[], [first], [second]]
+
+        async def claim(now: int, *_: object) -> tuple[list[DueCallback], int]:
+            return found.pop(0), now - 5
+
+        life.store.claim_callbacks = claim  # type: ignore[method-assign]
+        life.deliverer._in_flight = InFlight(2, asyncio.Event())
+        assert [await life.deliverer.run_once() for _ in range(3)] == [0.001, 0.001, HEARTBEAT_S]
+        await life.stop(0)
+
+    run_virtual(main())
+
+
+def test_nobody_is_woken_for_a_place_that_nobody_waits_for(tmp_path: Path) -> None:
+    """A delivery that ends with places enough is the end of it."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(204), takes_s=1.0))
+        await life.store.open()
+        await owed(life)
+        life.store.callbacks_due.clear()
+        await life.deliverer.run_once()
+        await asyncio.sleep(2)
+        assert life.claims == 0
+        assert not life.store.callbacks_due.is_set()
+        await life.stop()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize(
     ("status_code", "says"),
     [
@@ -526,7 +566,10 @@ def test_a_defect_in_sending_gives_the_claim_back(tmp_path: Path) -> None:
 
         life = await new_life(tmp_path / "db", ScriptedSender(send)).start()
         (callback,) = await owed(life)
-        await asyncio.sleep(300)
+        with capture_logs() as log:
+            await asyncio.sleep(300)
+        defects = [type(line["exc_info"]) for line in log if line["event"] == "inflight.failed"]
+        assert defects == [ZeroDivisionError] * 2
         assert tried == [pytest.approx(at, abs=0.1) for at in (0.0, 60.0, 120.0)]
         assert (await life.look(callback)).state is CallbackState.DELIVERED
         assert life.claims == 0

@@ -408,6 +408,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     (made,) = await store.register([new()])
     seq = made.callback.task.seq
     await store.wait_settled(seq, 0.001)
+    assert store._settle_waiters == {}
     waiting = asyncio.create_task(store.wait_settled(seq, 3600))
     (polled,), _ = await store.claim_tasks("up", NOW, 1)
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
@@ -494,6 +495,16 @@ async def test_a_cancelled_caller_does_not_take_its_write_back(store: SqliteStor
         await caller
     await store.register([new()])
     assert await store.get_callback("ann", asked.id) is not None
+
+
+async def test_of_two_writes_one_may_fail(store: SqliteStore) -> None:
+    """The other one is stored."""
+    good = new()
+    writes = [store.register([new(metadata="text")]), store.register([good])]
+    failed, (made,) = await asyncio.gather(*writes, return_exceptions=True)  # type: ignore[misc]
+    assert isinstance(failed, StoreError)
+    assert made.created
+    assert await store.get_callback("ann", good.id) is not None
 
 
 async def test_a_write_whose_caller_gave_up_may_fail(store: SqliteStore) -> None:

@@ -637,11 +637,20 @@ async def test_an_order_does_not_outlive_a_clock_that_is_set_back(store: Store) 
 
 async def test_an_order_does_not_outlive_a_claim_without_one(store: Store) -> None:
     """What was claimed for having waited longest is not claimed by rank once more."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(6)])
+    await store.register([new(f"task-{n}", first_poll_at=NOW - 9 + n) for n in range(6)])
     assert await ranked(store, NOW, 1) == ["task-5"]
     due, _ = await store.claim_tasks("up", NOW, 1)
-    assert [task.task_id for task in due] == ["task-4"]
-    assert await ranked(store, NOW, 1) == ["task-3"]
+    assert [task.task_id for task in due] == ["task-0"]
+    assert await ranked(store, NOW, 1) == ["task-4"]
+    for _ in range(3):
+        due, _ = await store.claim_tasks("up", NOW, 1, by_number)
+        assert [task.task_id for task in due] != ["task-0"]
+
+
+async def test_what_is_due_this_very_moment_is_ranked_too(store: Store) -> None:
+    """As what has been due for long is."""
+    await store.register([new(f"task-{n}") for n in range(3)])
+    assert await ranked(store, NOW, 2) == ["task-2", "task-1"]
 
 
 async def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed(store: Store) -> None:

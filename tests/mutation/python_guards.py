@@ -145,10 +145,10 @@ def _is_size(statement: ast.stmt) -> bool:
 
 
 def _is_formal(parent: ast.AST, child: ast.AST) -> bool:
-    """Whether it is an index, which names a place, or an assertion of the standard library's."""
+    """Whether it is an index, which names a place, an assertion of the standard library's, or how a class is made."""
     if isinstance(parent, ast.Subscript):
-        return child is parent.slice and isinstance(child, ast.Constant)
-    return isinstance(child, ast.keyword) and child.arg == "strict"
+        return child is parent.slice and isinstance(child, ast.Constant | ast.UnaryOp)
+    return isinstance(child, ast.keyword) and (child.arg == "strict" or isinstance(parent, ast.ClassDef))
 
 
 _Change = tuple[str, ast.expr | ast.stmt]

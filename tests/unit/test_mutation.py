@@ -35,6 +35,7 @@ def sql(statement: str) -> list[str]:
         ("x = TaskState.FAIL", ["x = TaskState.ABANDONED"]),
         ("x = True", ["x = False"]),
         ("x = 600", ["x = 1200"]),
+        ("_EVERY_S = 600.0", ["_EVERY_S = 1200.0"]),
         ("x = 'ä' if a else '🐈'", ["x = 'ä' if False else '🐈'", "x = 'ä' if True else '🐈'"]),
     ],
 )
@@ -53,7 +54,9 @@ def test_each_guard_in_python_has_its_mutants(guard: str, mutants: list[str]) ->
         "def f(a: Literal[1]) -> Literal[2]:\n    return a\n",
         "@cache(maxsize=9)\ndef f():\n    pass\n",
         "x = f'{a if b else 1}'",
-        "x = found[0]",
+        "x = found[0], found[-1]",
+        "class A(Struct, frozen=True):\n    pass\n",
+        "_BATCH = 500",
         "x = zip(a, b, strict=True)",
     ],
 )
