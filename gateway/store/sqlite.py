@@ -339,7 +339,9 @@ class SqliteStore:
         if learned := [duration for _, duration in items if duration is not None]:
             db.execute(sql.INSERT_DURATIONS, (rows.durations(learned),))
         # Whose webhooks these are, is told once for all of them.
-        return [list(receivers), *([] for _ in items[1:])]
+        results: list[list[str]] = [[] for _ in items]
+        results[0] = list(receivers)
+        return results
 
     def _settled(self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[str]]) -> None:
         for item, _ in items:

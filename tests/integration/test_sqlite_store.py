@@ -19,12 +19,14 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from gateway.bulkhead import Bulkhead
 from gateway.errors import StoreError, StoreUnusable
 from gateway.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
     CallbackState,
+    DueCallback,
     NewCallback,
     Outcome,
     Settlement,
@@ -401,6 +403,66 @@ async def test_what_is_known_is_not_asked_for(store: SqliteStore) -> None:
     statements.clear()
     assert await store.expired_tasks("up", NOW + 1, 10) == ([], NOW + 3_600_000)
     assert statements == []
+
+
+async def settled(store: SqliteStore, callback: NewCallback, at: int = NOW) -> None:
+    """Register a callback, and settle its task: its webhook is due."""
+    (made,) = await store.register([callback])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = made.callback.task.seq
+    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=at, polls=1))
+
+
+def failed(due: DueCallback, next_attempt_at: int) -> AttemptRecord:
+    attempt = Attempt(
+        number=due.attempts + 1,
+        started_at=NOW,
+        duration_ms=1,
+        status_code=500,
+        error="500",
+        result=AttemptResult.RETRY,
+    )
+    return AttemptRecord(claim=due, attempt=attempt, next_attempt_at=next_attempt_at)
+
+
+async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: SqliteStore) -> None:
+    """Once they are found to be all that is due with a receiver; a first attempt is found at once all the same."""
+    await settled(store, new())
+    (due,), _ = await store.claim_callbacks(NOW, 10)
+    await store.record_attempt(failed(due, NOW + 1))
+    bulkhead = Bulkhead(8)
+    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
+    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
+    assert await store.claim_callbacks(NOW + 1, 2, bulkhead) == ([], None)
+    assert bulkhead.refused
+    statements: list[str] = []
+    await connection(store).set_trace_callback(statements.append)
+    bulkhead.refused = False
+    assert await store.claim_callbacks(NOW + 2, 2, bulkhead) == ([], None)
+    assert bulkhead.refused
+    assert statements == []
+    await settled(store, new(), at=NOW + 3)
+    (first,), next_due_at = await store.claim_callbacks(NOW + 3, 2, bulkhead)
+    assert (first.budget_used, next_due_at) == (0, NOW + 1)  # it had room for one
+    store.release_callback(first)
+    bulkhead.ended(first.receiver, retry=False, delivered=None)
+    bulkhead.ended(others[0], retry=True, delivered=True)
+    found, _ = await store.claim_callbacks(NOW + 3, 2, bulkhead)
+    assert [one.seq for one in found][:1] == [due.seq]
+
+
+async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
+    """Only what is due now has to wait: the loop comes round for what is due later."""
+    await settled(store, new())
+    (due,), _ = await store.claim_callbacks(NOW, 10)
+    await store.record_attempt(failed(due, NOW + 50))
+    bulkhead = Bulkhead(8)
+    for receiver in ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2:
+        assert bulkhead.admit(receiver, retry=True)
+    assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], NOW + 50)
+    assert not bulkhead.refused
+    assert await store.claim_callbacks(NOW + 50, 2, bulkhead) == ([], None)
+    assert bulkhead.refused
 
 
 async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:

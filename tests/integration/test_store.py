@@ -784,12 +784,13 @@ async def test_webhooks_are_claimed_once_the_longest_due_first(store: Store) -> 
 
 async def test_places_are_shared_among_receivers(store: Store) -> None:
     """One alone may have them all; where there are more receivers than places, each place is another's."""
+    await settle(store, await registered(store, new("later", url="https://later.example.com/")), at=NOW + 999)
     for host in ("a", "b", "c"):
         made = await store.register([new(f"task-{host}", url=f"https://{host}.example.com/{n}") for n in range(4)])
         await settle(store, made[0].callback, at=NOW)
         if host == "a":
             alone, next_due_at = await store.claim_callbacks(NOW, 4)
-            assert (len(alone), next_due_at) == (4, None)
+            assert (len(alone), next_due_at) == (4, NOW + 999)
             for due in alone:
                 store.release_callback(due)
     due, next_due_at = await store.claim_callbacks(NOW, 2)
@@ -837,6 +838,18 @@ async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) 
         await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
     rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
     assert len(rest) == 2
+
+
+async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
+    """Though another receiver's webhook has been due for longer."""
+    for number, host in enumerate(("busy", "idle")):
+        callback = await registered(store, new(f"task-{host}", url=f"https://{host}.example.com/"))
+        await settle(store, callback, at=NOW + number)
+    bulkhead = Bulkhead(8)
+    assert bulkhead.admit("https://busy.example.com", retry=False)
+    for host in ("idle", "busy"):
+        (due,), _ = await store.claim_callbacks(NOW + 9, 1, bulkhead)
+        assert due.receiver == f"https://{host}.example.com"
 
 
 async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: Store) -> None:
