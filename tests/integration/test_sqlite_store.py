@@ -451,6 +451,22 @@ async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: Sq
     assert [one.seq for one in found][:1] == [due.seq]
 
 
+async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) -> None:
+    """Its webhooks, of which there may be thousands, are passed over until one of its places is free."""
+    callback = new()
+    await settled(store, callback)
+    bulkhead = Bulkhead(8)
+    while bulkhead.admit(callback.receiver, retry=False):
+        pass
+    statements: list[str] = []
+    await connection(store).set_trace_callback(statements.append)
+    assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], None)
+    assert statements == []
+    bulkhead.ended(callback.receiver, retry=False, delivered=True)
+    (due,), _ = await store.claim_callbacks(NOW, 2, bulkhead)
+    assert due.receiver == callback.receiver
+
+
 async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
     """Only what is due now has to wait: the loop comes round for what is due later."""
     await settled(store, new())

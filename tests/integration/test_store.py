@@ -793,7 +793,7 @@ async def test_places_are_shared_among_receivers(store: Store) -> None:
             assert (len(alone), next_due_at) == (4, NOW + 999)
             for due in alone:
                 store.release_callback(due)
-    due, next_due_at = await store.claim_callbacks(NOW, 2)
+    due, next_due_at = await store.claim_callbacks(NOW, 2, Bulkhead(256))
     assert len({one.receiver for one in due}) == len(due) == 2
     assert next_due_at == NOW
     rest, next_due_at = await store.claim_callbacks(NOW, 6)
