@@ -428,9 +428,9 @@ class SqliteStore:
                 for receiver, due_at in (before | later).items():
                     if due_at is not None:
                         self._note_due(receiver, due_at)
-            if bulkhead is not None and not retries:
-                # Whatever is still due with them are retries, which were not even asked for: not again before there is
-                # a place for one, or a first attempt.
+            if bulkhead is not None:
+                # Whatever is still due where there was room for more are retries, which were not even asked for: not
+                # again before there is a place for one, or a first attempt.
                 still_due = {receiver for receiver, at in later.items() if at is not None and at <= now}
                 self._only_retries |= still_due & _exhausted(found, asked)
                 refused |= self._only_retries
