@@ -308,7 +308,7 @@ class SqliteStore:
         for item in items:
             upstream = self._claimed_tasks.pop(item.seq, None)
             if upstream is None:
-                continue
+                continue  # it has settled meanwhile
             # While it was claimed, its poller was told of later ones only.
             told = self._next_poll_told.get(upstream)
             if told is None or item.next_poll_at < told:

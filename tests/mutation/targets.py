@@ -56,4 +56,79 @@ class Equivalent(NamedTuple):
     why: str
 
 
-EQUIVALENT: tuple[Equivalent, ...] = ()
+_MODEL, _SQLITE, _ROWS, _SQL = (f"gateway/{name}.py" for name in ("model", "store/sqlite", "store/rows", "store/sql"))
+
+EQUIVALENT = (
+    *(
+        Equivalent(_MODEL, "if len(drawn) < count:", now, "fresh bytes are drawn for every id, as random as the pool's")
+        for now in ("if (len(drawn) <= count):", "if True:")
+    ),
+    Equivalent(
+        _MODEL, "_random_pool.seek(0)", "_random_pool.seek(1)", "one byte of a thousand is used twice, or not at all"
+    ),
+    Equivalent(
+        _MODEL,
+        "_random_pool.write(secrets.token_bytes(count * 100))",
+        "_random_pool.write(secrets.token_bytes(count * 200))",
+        "how many are drawn at a time is a matter of speed",
+    ),
+    Equivalent(
+        _MODEL,
+        'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])',
+        'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -9, -10)])',
+        "the last shift is 0 either way",
+    ),
+    Equivalent(
+        _SQLITE,
+        "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))",
+        "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 2))",
+        "the second one beyond the limit is never looked at",
+    ),
+    *(
+        Equivalent(_SQLITE, was, now, "wakes the poller of no upstream, which there is not")
+        for was, now in (
+            ("if upstream is None:", "if False:"),
+            ("continue # it has settled meanwhile", "pass # it has settled meanwhile"),
+        )
+    ),
+    Equivalent(
+        _SQLITE,
+        "expiries = [item for item, _ in items if item.expired_by is not None]",
+        "expiries = [item for item, _ in items if True]",
+        "an end that is written a second time finds nothing that waits",
+    ),
+    Equivalent(
+        _SQLITE,
+        "(0 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
+        "(1 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
+        "where nobody counts places, all receivers have as many",
+    ),
+    *(
+        Equivalent(_SQLITE, f"self._webhook_due({whose}, 0){note}", f"self._webhook_due({whose}, 1){note}", "long ago")
+        for whose, note in (("claim.receiver", " # as in _recorded"), ("item.claim.receiver", ""))
+    ),
+    Equivalent(
+        _ROWS,
+        "FOREVER = 2**62 # later than any instant, above any seq",
+        "FOREVER = 2**61 # later than any instant, above any seq",
+        "as late, and as high",
+    ),
+    Equivalent(
+        _SQL,
+        "UPDATE callbacks SET state = made.state, attempts = made.number,",
+        "UPDATE callbacks SET state = made.state,",
+        "COUNT_ATTEMPTS follows, and would do it: here it saves writing the row again",
+    ),
+    Equivalent(
+        _SQL,
+        "MOVE_WEBHOOKS = \"UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE state = 'pending'\"",
+        'MOVE_WEBHOOKS = "UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE true"',
+        "only what is pending has a next attempt: the condition is there for its index",
+    ),
+    Equivalent(
+        _SQL,
+        "SELECT seq FROM callbacks WHERE ended_at IS NOT NULL AND (",
+        "SELECT seq FROM callbacks WHERE true AND (",
+        "only what has ended is in the states that follow: the condition is there for its index",
+    ),
+)
