@@ -310,7 +310,9 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
         life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
         (callback,) = await owed(life)
         await until(lambda: len(receiver.times) == 1)
+        (task,) = life.deliverer._in_flight._tasks
         await life.supervisor.drain(10)
+        assert task.cancelled() == (results_then == ["interrupted"])
         assert await results(life, callback) == results_then
         (attempt,) = await life.store.list_attempts("", callback.id) or []
         assert attempt.duration_ms == pytest.approx(min(takes_s, 10.0) * 1000, abs=200)

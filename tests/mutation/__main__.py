@@ -10,6 +10,7 @@ what is left in Python are comparisons, conditions and exits, a hundred lines on
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def main(only: tuple[str, ...], only_coverage: bool, jobs: int) -> None:
     if only_coverage or not whole:
         sys.exit(None if whole else "Not every branch of the state machine is taken.")
     mutants = [mutant for path in only or MODULES for mutant in _mutants(path)]
-    sys.exit(0 if _run(mutants, Selection(found, MODULES), jobs) else 1)
+    run = _Run(mutants, Selection(found, MODULES))
+    run.run(jobs)
+    sys.exit(0 if run.report() else 1)
 
 
 def _mutants(path: str) -> list[Mutant]:
@@ -54,56 +57,68 @@ def _mutants(path: str) -> list[Mutant]:
     return list({mutant.source: mutant for mutant in mutants}.values())
 
 
-def _run(mutants: list[Mutant], selection: Selection, jobs: int) -> bool:
-    """Run every mutant; print who survived, and the scores. Return whether they are good enough."""
-    started = time.monotonic()
-    waiting, running = mutants[::-1], list[tuple[Mutant, list[str], Forked]]()
-    survivors: dict[str, list[Mutant]] = {}
-    wrong: list[str] = []
-    done: Counter[str] = Counter()
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                mutant = waiting.pop()
-                tests = selection.tests(mutant)
-                work = partial(tested, path=mutant.path, source=mutant.source, tests=tests)
-                running.append((mutant, tests, Forked(work, _MUTANT_LIMIT_S)))
-            ended = [one for one in running if one[2].ended()]
-            if not ended:
-                time.sleep(0.02)
-            for one in ended:
-                running.remove(one)
-                mutant, tests, forked = one
-                by, passed = forked.result or ("time or memory", 0)
-                if by is None and tests and not passed:
-                    sys.exit(f"{forked.output}\nNo test ran.")
+class _Run:
+    """All mutants, so many at a time; and what came of them."""
+
+    def __init__(self, mutants: Sequence[Mutant], selection: Selection) -> None:
+        self._mutants = mutants
+        self._selection = selection
+        self._started = time.monotonic()
+        self._done: Counter[str] = Counter()
+        self._survived: Counter[str] = Counter()
+        self._wrong: list[str] = []
+
+    def run(self, jobs: int) -> None:
+        """Let every mutant meet its tests; print who survives."""
+        waiting = [*self._mutants][::-1]
+        running: list[tuple[Mutant, int, Forked]] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    mutant = waiting.pop()
+                    tests = self._selection.tests(mutant)
+                    work = partial(tested, path=mutant.path, source=mutant.source, tests=tests)
+                    running.append((mutant, len(tests), Forked(work, _MUTANT_LIMIT_S)))
+                ended = [one for one in running if one[2].ended()]
+                for one in ended:
+                    running.remove(one)
+                    self._ended(*one)
+                if not ended:
+                    time.sleep(0.02)
+        finally:
+            for _, _, forked in running:
+                forked.kill()
                 forked.forget()
-                equivalent = _equivalent(mutant)
-                if by is not None and "::" in by:
-                    selection.noticed(mutant, by)
-                if by is not None and equivalent is not None:
-                    wrong.append(f"called equivalent, but noticed by {by}:\n{_shown(mutant)}")
-                if equivalent is not None:
-                    continue
-                done[mutant.path] += 1
-                if done.total() % 100 == 0:
-                    print(f"{done.total()} of {len(mutants)} after {time.monotonic() - started:.0f} s", flush=True)
-                if by is None:
-                    survivors.setdefault(mutant.path, []).append(mutant)
-                    print(f"survives {len(tests)} tests: {_shown(mutant)}\n", flush=True)
-    finally:
-        for _, _, forked in running:
-            forked.kill()
-            forked.forget()
-    met = {_equivalent(mutant) for mutant in mutants}
-    paths = {mutant.path for mutant in mutants}
-    wrong += [f"matches no mutant: {one}" for one in EQUIVALENT if one.path in paths and one not in met]
-    print("\n".join(wrong))
-    good = [_score(path, done[path], len(survivors.get(path, ()))) for path in MODULES if done[path]]
-    left = sum(map(len, survivors.values()))
-    good.append(_score("in all", done.total(), left))
-    print(f"{len(met - {None})} more change nothing; {time.monotonic() - started:.0f} s")
-    return all(good) and not wrong
+
+    def _ended(self, mutant: Mutant, count: int, forked: Forked) -> None:
+        by, passed = forked.result or ("time or memory", 0)
+        if by is None and count and not passed:
+            sys.exit(f"{forked.output}\nNo test ran.")
+        forked.forget()
+        if by is not None and "::" in by:
+            self._selection.noticed(mutant, by)
+        if _equivalent(mutant) is not None:
+            if by is not None:
+                self._wrong.append(f"called equivalent, but noticed by {by}: {_shown(mutant)}")
+            return
+        self._done[mutant.path] += 1
+        if self._done.total() % 100 == 0:
+            took_s = time.monotonic() - self._started
+            print(f"{self._done.total()} of {len(self._mutants)} after {took_s:.0f} s", flush=True)
+        if by is None:
+            self._survived[mutant.path] += 1
+            print(f"survives {count} tests: {_shown(mutant)}\n", flush=True)
+
+    def report(self) -> bool:
+        """Print the scores; return whether they are good enough."""
+        met = {_equivalent(mutant) for mutant in self._mutants}
+        paths = {mutant.path for mutant in self._mutants}
+        self._wrong += [f"matches no mutant: {one}" for one in EQUIVALENT if one.path in paths and one not in met]
+        print("\n".join(self._wrong))
+        good = [_score(path, self._done[path], self._survived[path]) for path in MODULES if self._done[path]]
+        good.append(_score("in all", self._done.total(), self._survived.total()))
+        print(f"{len(met - {None})} more change nothing; {time.monotonic() - self._started:.0f} s")
+        return all(good) and not self._wrong
 
 
 def _equivalent(mutant: Mutant) -> Equivalent | None:
