@@ -126,13 +126,15 @@ def _guards(tree: ast.Module) -> Iterator[_Guard]:
 
 
 def _is_talk(statement: ast.stmt) -> bool:
-    """Whether it only logs or counts."""
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
-        return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    called = statement.value.func
-    return isinstance(called, ast.Attribute) and (
-        called.attr in _METRICS or (isinstance(called.value, ast.Name) and called.value.id == "_log")
-    )
+    """Whether it only logs or counts, or decides about nothing else."""
+    match statement:
+        case ast.If(body=body, orelse=[]):
+            return all(_is_talk(inner) for inner in body)
+        case ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=called, attr=attr))):
+            return attr in _METRICS or (isinstance(called, ast.Name) and called.id == "_log")
+    return False
 
 
 def _is_size(statement: ast.stmt) -> bool:
@@ -198,20 +200,17 @@ def _decided(statement: ast.stmt) -> Iterator[_Change]:
 
 def _is_yes_or_no(condition: ast.expr | ast.stmt) -> bool:
     """Whether "always" and "never" say all that its opposite would."""
-    match condition:
-        case ast.Compare(ops=[ast.Eq() | ast.NotEq() | ast.Is() | ast.IsNot() | ast.In() | ast.NotIn()]):
-            return True
-        case ast.UnaryOp(op=ast.Not()) | ast.Constant():
-            return True
-    return False
+    if isinstance(condition, ast.Compare):
+        return len(condition.ops) == 1 and not isinstance(condition.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+    return isinstance(condition, ast.Constant) or (
+        isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not)
+    )
 
 
 def _numbers(value: float) -> list[float]:
-    if isinstance(value, float):
-        return [value * 2 or 1.0]
-    if value >= _BIG:
-        return [value * 2]
-    return [value + 1, value - 1] if value > 0 else [value + 1]
+    if isinstance(value, int) and value < _BIG:
+        return [value + 1, value - 1] if value > 0 else [value + 1]
+    return [value * 2 or 1.0]
 
 
 def _with(node: ast.AST, **fields: object) -> ast.expr:

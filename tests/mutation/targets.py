@@ -56,7 +56,8 @@ class Equivalent(NamedTuple):
     why: str
 
 
-_MODEL, _SQLITE, _ROWS, _SQL = (f"gateway/{name}.py" for name in ("model", "store/sqlite", "store/rows", "store/sql"))
+_MODEL, _BULKHEAD = "gateway/model.py", "gateway/bulkhead.py"
+_SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
 
 EQUIVALENT = (
     *(
@@ -77,6 +78,12 @@ EQUIVALENT = (
         'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])',
         'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -9, -10)])',
         "the last shift is 0 either way",
+    ),
+    Equivalent(
+        _BULKHEAD,
+        "share = 1 - held if self._failures.get(receiver, 0) >= _OPENS_AFTER else (self.free - held + 1) // 2",
+        "share = 1 - held if self._failures.get(receiver, 1) >= _OPENS_AFTER else (self.free - held + 1) // 2",
+        "one failure leads to no more than none",
     ),
     Equivalent(
         _SQLITE,

@@ -69,6 +69,7 @@ def test_what_a_receiver_holds_is_counted() -> None:
     for held in (1, 0):
         bulkhead.ended(A, retry=False, delivered=True)
         assert bulkhead.held(A) == held
+    assert not bulkhead._in_flight, "a receiver that holds nothing is not remembered"
 
 
 def test_asking_for_room_that_is_not_there_is_a_refusal() -> None:

@@ -50,6 +50,7 @@ def test_each_guard_in_python_has_its_mutants(guard: str, mutants: list[str]) ->
         '"""A docstring < that."""',
         "_log.info('a', polls=a + 1, more=a and b)",
         "self._metrics.polls.inc(a or 1)",
+        "if count:\n    _log.info('a')\n",
         "x: dict[str, int | None]",
         "def f(a: Literal[1]) -> Literal[2]:\n    return a\n",
         "@cache(maxsize=9)\ndef f():\n    pass\n",
