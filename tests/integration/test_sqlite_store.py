@@ -18,6 +18,7 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.bulkhead import Bulkhead
 from gateway.errors import StoreError, StoreUnusable
@@ -579,7 +580,9 @@ async def test_of_two_writes_one_may_fail(store: SqliteStore) -> None:
     """The other one is stored."""
     good = new()
     writes = [store.register([new(metadata="text")]), store.register([good])]
-    failed, (made,) = await asyncio.gather(*writes, return_exceptions=True)  # type: ignore[misc]
+    with capture_logs() as log:
+        failed, (made,) = await asyncio.gather(*writes, return_exceptions=True)  # type: ignore[misc]
+    assert [line["event"] for line in log] == ["store.write_refused"]
     assert isinstance(failed, StoreError)
     assert made.created
     assert await store.get_callback("ann", good.id) is not None
