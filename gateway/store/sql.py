@@ -234,7 +234,7 @@ FROM json_each(?) AS made CROSS JOIN callbacks AS c ON c.seq = made.value ->> 0
 
 # A redelivery since the claim fences this off, but for the good news.
 RECORD_ATTEMPTS = """
-UPDATE callbacks SET state = made.state, attempts = made.number,
+UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),
     budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
     delivered_at = iif(made.state = 'delivered', made.ended_at, NULL),
     ended_at = iif(made.state IN ('delivered', 'dead'), made.ended_at, NULL)

@@ -974,6 +974,16 @@ async def test_an_attempt_recorded_twice_is_logged_once(store: Store) -> None:
     assert await store.list_attempts("ann", callback.id) == [record.attempt]
 
 
+async def test_attempts_are_never_numbered_twice(store: Store) -> None:
+    """Though the record of one comes once more after the next one's: the one after them is the third."""
+    await brought_to(store, CallbackState.PENDING)
+    first = attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1)
+    await store.record_attempt(first)
+    await store.record_attempt(attempt_of(await claim(store, NOW + 1), AttemptResult.RETRY, next_at=NOW + 2))
+    await store.record_attempt(first)
+    assert (await claim(store, NOW + 2)).attempts == 2
+
+
 async def test_attempts_are_listed_in_order(store: Store) -> None:
     """Every attempt is kept as it was made, numbered from 1."""
     callback = await brought_to(store, CallbackState.PENDING)

@@ -122,7 +122,7 @@ EQUIVALENT = (
     ),
     Equivalent(
         _SQL,
-        "UPDATE callbacks SET state = made.state, attempts = made.number,",
+        "UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),",
         "UPDATE callbacks SET state = made.state,",
         "COUNT_ATTEMPTS follows, and would do it: here it saves writing the row again",
     ),
