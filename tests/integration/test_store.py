@@ -782,6 +782,16 @@ async def test_webhooks_are_claimed_once_the_longest_due_first(store: Store) -> 
     assert await store.claim_callbacks(NOW, 10) == ([], NOW + 700)
 
 
+async def test_each_receiver_has_its_own_next_webhook(store: Store) -> None:
+    """What is due with another one does not make the loop look for what it has already."""
+    for at, host in ((NOW, "a"), (NOW + 100, "a"), (NOW + 50, "b")):
+        callback = await registered(store, new(f"task-{at}", url=f"https://{host}.example.com/"))
+        await settle(store, callback, at=at)
+    for at, next_at in ((NOW, NOW + 50), (NOW + 50, NOW + 100), (NOW + 100, None)):
+        (due,), next_due_at = await store.claim_callbacks(at, 10)
+        assert (due.due_at, next_due_at) == (at, next_at)
+
+
 async def test_places_are_shared_among_receivers(store: Store) -> None:
     """One alone may have them all; where there are more receivers than places, each place is another's."""
     await settle(store, await registered(store, new("later", url="https://later.example.com/")), at=NOW + 999)
@@ -1233,6 +1243,7 @@ async def test_pruning_removes_what_ended_long_ago(store: Store) -> None:
 
 async def test_a_task_goes_with_its_last_callback(store: Store) -> None:
     """As long as one callback is left the task stays, with its outcome for whoever registers late."""
+    await registered(store, new("other"))
     first = await brought_to(store, CallbackState.DELIVERED)
     second = await registered(store, new(client="bob"))
     assert await store.prune(NOW + 99_999, 0, 100) == 1

@@ -128,6 +128,12 @@ EQUIVALENT = (
     ),
     Equivalent(
         _SQL,
+        "WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number",
+        "WHERE callbacks.seq = made.seq AND callbacks.attempts <= made.number",
+        "writes the number that stands there",
+    ),
+    Equivalent(
+        _SQL,
         "MOVE_WEBHOOKS = \"UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE state = 'pending'\"",
         'MOVE_WEBHOOKS = "UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE true"',
         "only what is pending has a next attempt: the condition is there for its index",
