@@ -14,8 +14,10 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -57,35 +59,41 @@ class Forked:
         self.pid = os.fork()
         if self.pid == 0:
             self._run(work)
+        with suppress(ProcessLookupError, PermissionError):  # it was quicker
+            os.setpgid(self.pid, self.pid)
 
     def _run(self, work: Callable[[Path], Any]) -> None:
+        code = 1
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             output = os.open(self.folder / "output", os.O_CREAT | os.O_WRONLY)
             os.dup2(output, 1)
             os.dup2(output, 2)
             result = work(self.folder)
-            sys.stdout.flush()
             (self.folder / "result").write_text(json.dumps(result), "utf-8")
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, it must not go on as the parent
-            (self.folder / "output").write_text(f"{exc!r}\n", "utf-8")
+            code = 0
+        except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as the parent
+            traceback.print_exc()
         finally:
-            os._exit(0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
     def ended(self) -> bool:
-        """Whether it has ended, or has been made to."""
-        pid, _ = os.waitpid(self.pid, os.WNOHANG)
-        if pid:
-            return True
-        if time.monotonic() > self.ends_at:
+        """Whether it has ended, or has been made to. Raises RuntimeError where the function itself failed."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid and os.waitstatus_to_exitcode(status) > 0:
+            raise RuntimeError(self.output)
+        if not pid and time.monotonic() > self.ends_at:
             self.kill()
             return True
-        return False
+        return bool(pid)
 
     def kill(self) -> None:
         """End it and all that it started."""
-        os.killpg(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
     @property
     def output(self) -> str:
