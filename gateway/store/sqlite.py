@@ -444,7 +444,7 @@ class SqliteStore:
                 else:
                     refused.add(receiver)
                     self._note_due(receiver, callback.due_at)
-            times = [at for receiver, at in self._receivers_due.items() if at > now or receiver not in refused]
+            times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
             return claims, min(times, default=None)
 
     def release_callback(self, claim: DueCallback) -> None:

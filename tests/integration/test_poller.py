@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.config import RateWindow
 from gateway.key import _PROBE_S
@@ -363,6 +364,7 @@ def test_a_time_out_comes_after_a_last_poll(
         await asyncio.sleep(0.1 + within_s)
         assert (await life.look(callback)).state is CallbackState.PENDING
         assert [at for at in upstream.times if 39.999 <= at <= 41]
+        assert (await life.look(callback)).task.polls == len(upstream.asked)
         body = await body_of(life, callback)
         assert (body["data"]["state"], body["data"]["reason"]) == ("abandoned", "timeout")
         await life.stop()
@@ -434,6 +436,8 @@ UNKNOWN = PollResult(kind=PollKind.NOT_KNOWN)
         ([(0, UNKNOWN), (1, UNKNOWN), (2, PollResult(kind=PollKind.BROKEN)), *[(200, UNKNOWN)] * 5], 0, False),
         ([(0, UNKNOWN), (1, UNKNOWN), (2, PollResult(kind=PollKind.RUNNING)), *[(200, UNKNOWN)] * 5], 0, False),
         ([(200, UNKNOWN)] * 5, 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (119.999, UNKNOWN)], -1000, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (120, UNKNOWN)], -1000, True),
     ],
 )
 def test_when_an_unknown_task_is_given_up(
@@ -469,6 +473,61 @@ def test_how_long_a_task_took(told: dict[str, Any], task: DueTask, duration_s: f
     assert _duration_s(task, result, EPOCH + 100_000) == duration_s
 
 
+async def unwanted(*args: object) -> None:
+    raise AssertionError(args)
+
+
+def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
+    """The newest word on the model and the creation counts; durations are kept, and not those of unknown tasks."""
+
+    async def main() -> None:
+        born_at = VirtualClock().now() - 5000
+        told = {
+            "told at the end": [
+                PollResult(kind=PollKind.RUNNING, model="m", task_created_at=born_at - 1000),
+                PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, model="n", task_created_at=born_at, duration_s=20),
+            ],
+            "told before": [
+                PollResult(kind=PollKind.RUNNING, model="m", task_created_at=born_at),
+                PollResult(kind=PollKind.RUNNING),
+                PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, duration_s=30),
+            ],
+            "unknown": [PollResult(kind=PollKind.NOT_KNOWN, error="404")] * 20,
+        }
+
+        async def reply(task_id: str) -> PollResult:
+            return told[task_id].pop(0)
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        learned: list[tuple[str | None, float]] = []
+        asked: list[tuple[str | None, int]] = []
+        running_poll_at = life.timetable.running_poll_at
+
+        def poll_at(model: str | None, began_at: int, now: int) -> int:
+            asked.append((model, began_at))
+            return running_poll_at(model, began_at, now)
+
+        life.timetable.running_poll_at = poll_at  # type: ignore[method-assign]
+        life.timetable.ended = lambda *ended: learned.append(ended)  # type: ignore[method-assign]
+        for task_id in told:
+            created_at = life.clock.now()
+            callback = await life.register(task_id)
+            await asyncio.sleep(400)
+            task = (await life.look(callback)).task
+            if task_id == "unknown":
+                assert (task.state, learned) == (TaskState.ABANDONED, [])
+                continue
+            model, duration_s = ("n", 20) if task_id == "told at the end" else ("m", 30)
+            assert learned == [(model, duration_s), (None, (born_at - created_at) / 1000 + duration_s)]
+            learned.clear()
+            assert task.polls == (2 if model == "n" else 3)
+        assert asked == [("m", born_at - 1000), ("m", born_at), ("m", born_at)]
+        assert set(await life.store.durations("up")) == {("n", 20_000), ("m", 30_000)}
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
     """When the next task is due, or the next callback expires; every second while one waits for its last poll."""
 
@@ -477,7 +536,10 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
         await life.store.open()
         life.key.queries.polls_waiting = True
+        poll_now = life.store.poll_now
+        life.store.poll_now = unwanted  # type: ignore[method-assign]
         assert await life.poller.run_once() == HEARTBEAT_S
+        life.store.poll_now = poll_now  # type: ignore[method-assign]
         assert not life.key.queries.polls_waiting
         callback = await life.register("t", timeout_s=30)
         assert await life.poller.run_once() == 30.0
@@ -715,7 +777,11 @@ def test_a_failed_poll_gives_its_claim_back(trouble: str, tmp_path: Path, monkey
         monkeypatch.setattr(life.key, "judge", judged)
         await life.start()
         callback = await life.register("t")
-        await asyncio.sleep(10)
+        with capture_logs() as log:
+            await asyncio.sleep(10)
+        defects = [line["exc_info"] for line in log if line["event"] == "inflight.failed"]
+        assert all(isinstance(defect, Trouble) for defect in defects)
+        assert len(defects) == (0 if trouble == "store" else asked - 1)  # the last one pauses still
         assert (1 if trouble == "store" else 9) <= asked <= 12
         assert (await life.look(callback)).state is CallbackState.WAITING
         bad, life.connection.broken = False, None

@@ -275,8 +275,11 @@ async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -
 
 async def test_an_old_sqlite_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python built against an old system library gets a sentence, not a syntax error."""
-    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
     assert "needs 3.38 or newer" in await unusable(path)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 38, 0))
+    async with opened(path):
+        pass
 
 
 async def test_an_empty_file_is_a_new_database(path: Path) -> None:
@@ -442,14 +445,13 @@ async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: Sq
     assert await store.claim_callbacks(NOW + 2, 2, bulkhead) == ([], None)
     assert bulkhead.refused
     assert statements == []
-    await settled(store, new(), at=NOW + 3)
-    (first,), next_due_at = await store.claim_callbacks(NOW + 3, 2, bulkhead)
-    assert (first.budget_used, next_due_at) == (0, NOW + 1)  # it had room for one
-    store.release_callback(first)
-    bulkhead.ended(first.receiver, retry=False, delivered=None)
     bulkhead.ended(others[0], retry=True, delivered=True)
-    found, _ = await store.claim_callbacks(NOW + 3, 2, bulkhead)
-    assert [one.seq for one in found][:1] == [due.seq]
+    (again,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    assert again.seq == due.seq
+    assert not bulkhead.retries
+    await settled(store, new(), at=NOW + 3)
+    (first,), _ = await store.claim_callbacks(NOW + 3, 2, bulkhead)
+    assert first.budget_used == 0
 
 
 async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) -> None:
