@@ -307,7 +307,7 @@ def _attempt(record: AttemptRecord) -> tuple[Any, ...]:
 
 def _text(text: str | None) -> str | None:
     # SQLite ends a text from JSON at a NUL.
-    return text.replace("\0", "\ufffd") if text is not None and "\0" in text else text
+    return None if text is None else text.replace("\0", "\ufffd")
 
 
 def durations(learned: Sequence[Duration]) -> str:

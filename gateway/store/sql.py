@@ -46,11 +46,12 @@ CROSS JOIN callbacks AS c
 ORDER BY wanted.key
 """  # noqa: S608 - the interpolated parts are the constants above
 
-# A task that nobody watched any more, or that was given up: poll it again for the new callback's sake.
+# A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
+# the new callback's sake. Of several at once the first one does.
 REVIVE_TASK = """
 UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
     failures = 0
-WHERE seq = :seq AND next_poll_at IS NULL AND state IN ('waiting', 'abandoned')
+WHERE seq = :seq AND next_poll_at IS NULL
 """
 
 SELECT_OUTCOME = "SELECT state, outcome, settled_at FROM tasks WHERE seq = ?"
@@ -102,7 +103,7 @@ WHERE seq = ? AND state IN ('waiting', 'pending')
 # Nobody waits for this task any more: stop asking. A new registration revives it.
 IDLE_TASK = """
 UPDATE tasks SET next_poll_at = NULL
-WHERE seq = :seq AND state = 'waiting' AND NOT EXISTS (
+WHERE seq = :seq AND NOT EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
 """
 
@@ -142,9 +143,10 @@ FROM (
 WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
-POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL"
+# Of what is not polled any more the earliest is NULL still.
+POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ?"
 
-# Settling: the webhooks first, while the task still waits, then the task, if nobody waits any more.
+# Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
 
 # Materialized: from the settled tasks to their callbacks, and not through all callbacks in search of these.
 OWE_WEBHOOKS = """
@@ -152,9 +154,8 @@ WITH owed AS MATERIALIZED (
     SELECT c.seq AS seq, settled.value ->> 2 AS deliver_at, CAST((settled.value ->> 3) || c.id || (settled.value ->> 4)
         || c.metadata || (settled.value ->> 5) AS BLOB) AS body
     FROM json_each(?) AS settled
-    CROSS JOIN tasks AS t ON t.seq = settled.value ->> 0 AND t.state = 'waiting'
     CROSS JOIN callbacks AS c
-        ON c.task_seq = t.seq AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 1
+        ON c.task_seq = settled.value ->> 0 AND c.state = 'waiting' AND c.expires_at <= settled.value ->> 1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = owed.seq
@@ -165,15 +166,14 @@ RETURNING receiver
 OWE_WEBHOOK = """
 UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at,
     body = CAST(:head || id || :middle || metadata || :tail AS BLOB)
-WHERE id = :id AND state = 'waiting'
-RETURNING receiver
+WHERE id = :id
 """
 
 SETTLE_TASKS = """
 UPDATE tasks SET state = settled.state, outcome = CAST(settled.outcome AS BLOB), settled_at = settled.at,
     next_poll_at = NULL, polls = tasks.polls + settled.polls,
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
-    last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
+    last_error = iif(settled.polls > 0, NULL, last_error)
 FROM (
     SELECT value ->> 0 AS seq, value ->> 1 AS state, value ->> 2 AS outcome, value ->> 3 AS at, value ->> 4 AS polls
     FROM json_each(?)

@@ -272,11 +272,10 @@ class SqliteStore:
             else:
                 self._ranked.pop(upstream, None)
                 due, next_due_at = await self._due_tasks(upstream, now, limit)
-                if rank is not None and len(due) == limit and next_due_at is not None and next_due_at <= now:
-                    candidates, later = await self._due_tasks(upstream, now, _CANDIDATES)
+                if rank is not None and next_due_at is not None and next_due_at <= now:
+                    candidates, _ = await self._due_tasks(upstream, now, _CANDIDATES)
                     ranked = self._ranked[upstream] = _Ranked(candidates, rank, now)
-                    due = ranked.take(limit)
-                    next_due_at = now if len(candidates) > limit else later
+                    due, next_due_at = ranked.take(limit), now
             for task in due:
                 self._claimed_tasks[task.seq] = upstream
             self._next_poll_told[upstream] = next_due_at
@@ -309,7 +308,7 @@ class SqliteStore:
         for item in items:
             upstream = self._claimed_tasks.pop(item.seq, None)
             if upstream is None:
-                continue
+                continue  # it has settled meanwhile
             # While it was claimed, its poller was told of later ones only.
             told = self._next_poll_told.get(upstream)
             if told is None or item.next_poll_at < told:
@@ -337,10 +336,12 @@ class SqliteStore:
             owed = rows.owed(settled, self._first_attempt_delay_ms)
             receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, (owed,))))
             db.execute(sql.SETTLE_TASKS, (rows.settled(settled),))
-        if learned := [duration for item, duration in items if duration is not None and item.expired_by is None]:
+        if learned := [duration for _, duration in items if duration is not None]:
             db.execute(sql.INSERT_DURATIONS, (rows.durations(learned),))
         # Whose webhooks these are, is told once for all of them.
-        return [list(receivers), *([] for _ in items[1:])]
+        results: list[list[str]] = [[] for _ in items]
+        results[0] = list(receivers)
+        return results
 
     def _settled(self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[str]]) -> None:
         for item, _ in items:
@@ -348,8 +349,7 @@ class SqliteStore:
             if item.expired_by is None:
                 self._claimed_tasks.pop(item.seq, None)
             for future in self._settle_waiters.pop(item.seq, ()):
-                if not future.done():
-                    future.set_result(None)
+                future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
         for receiver in results[0]:
             self._webhook_due(receiver, earliest)
@@ -422,14 +422,14 @@ class SqliteStore:
             before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
             later: dict[str, int | None] = {}
             try:
-                found, later = await self._database.call(_due_callbacks, now, limit, retries, asked)
+                found, later = await self._database.call(_due_callbacks, now, retries, asked)
             finally:
                 for receiver, due_at in (before | later).items():
                     if due_at is not None:
                         self._note_due(receiver, due_at)
-            if bulkhead is not None and not retries:
-                # Whatever is still due with them are retries, which were not even asked for: not again before there is
-                # a place for one, or a first attempt.
+            if bulkhead is not None:
+                # Whatever is still due where there was room for more are retries, which were not even asked for: not
+                # again before there is a place for one, or a first attempt.
                 still_due = {receiver for receiver, at in later.items() if at is not None and at <= now}
                 self._only_retries |= still_due & _exhausted(found, asked)
                 refused |= self._only_retries
@@ -443,7 +443,7 @@ class SqliteStore:
                 else:
                     refused.add(receiver)
                     self._note_due(receiver, callback.due_at)
-            times = [at for receiver, at in self._receivers_due.items() if at > now or receiver not in refused]
+            times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
             return claims, min(times, default=None)
 
     def release_callback(self, claim: DueCallback) -> None:
@@ -532,7 +532,7 @@ class SqliteStore:
 
 
 def _due_callbacks(
-    db: Connection, now: int, limit: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
+    db: Connection, now: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
 ) -> tuple[list[DueCallback], dict[str, int | None]]:
     """Return due webhooks of the receivers, the first ones' first, and when the next of each one asked falls due.
 
@@ -541,10 +541,7 @@ def _due_callbacks(
     found: list[DueCallback] = []
     later: dict[str, int | None] = {}
     for receiver, room, claimed in asked:
-        if len(found) >= limit:
-            break
-        about = {"receiver": receiver, "now": now, "claimed": rows.array(claimed), "retries": retries}
-        about["limit"] = min(room, limit - len(found))
+        about = {"receiver": receiver, "now": now, "limit": room, "claimed": rows.array(claimed), "retries": retries}
         its = [rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, about)]
         found += its
         about["claimed"] = rows.array([*claimed, *(callback.seq for callback in its)])

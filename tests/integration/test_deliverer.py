@@ -12,13 +12,27 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import OutOfResources
-from gateway.model import Callback, CallbackState, Outcome, Settlement, TaskState
+from gateway.clientheaders import ClientHeaders, ClientWebhooks
+from gateway.deliverer import _speaks_for_its_receiver
+from gateway.errors import OutOfResources, StoreError
+from gateway.inflight import InFlight
+from gateway.model import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    Callback,
+    CallbackState,
+    DueCallback,
+    Outcome,
+    Settlement,
+    TaskState,
+)
 from gateway.outcome import PollResult
 from gateway.sender import Sender, SendResult
+from gateway.signature import Signer, parse_secrets
 from gateway.store import sqlite as sqlite_store
-from gateway.supervisor import Supervisor
-from tests.life import SCHEDULE_S, Life, ScriptedSender, ScriptedUpstream, Transport, until
+from gateway.supervisor import HEARTBEAT_S, Supervisor
+from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 
@@ -255,6 +269,35 @@ def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_house_full_of_hanging_receivers_waits_for_a_place(tmp_path: Path) -> None:
+    """With not one place left the loop asks for nothing; what ends makes room for what waits."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204), takes_s=14.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        for number in range(16):  # each finds half of what the ones before have left
+            await owed(life, 256, url=f"https://slow-{number}.example/hook")
+        await asyncio.sleep(1)
+        assert receiver.running == 256
+        claim, asked = life.store.claim_callbacks, 0
+
+        async def counted(*args: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await claim(*args)
+
+        life.store.claim_callbacks = counted  # type: ignore[method-assign]
+        await life.register("t", url="https://other.example/hook")
+        life.store.callbacks_due.set()
+        await asyncio.sleep(12)
+        assert asked == 0
+        await asyncio.sleep(2)
+        assert len(receiver.times) > 256
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 # Nothing is lost, nothing is sent twice without need.
 
 
@@ -267,8 +310,12 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
         life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
         (callback,) = await owed(life)
         await until(lambda: len(receiver.times) == 1)
+        (task,) = life.deliverer._in_flight._tasks
         await life.supervisor.drain(10)
+        assert task.cancelled() == (results_then == ["interrupted"])
         assert await results(life, callback) == results_then
+        (attempt,) = await life.store.list_attempts("", callback.id) or []
+        assert attempt.duration_ms == pytest.approx(min(takes_s, 10.0) * 1000, abs=200)
         assert life.claims == 0
         await life.store.close()
         receiver.takes_s = 0.0
@@ -276,6 +323,25 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
         await asyncio.sleep(1)
         assert (await life.look(callback)).state is CallbackState.DELIVERED
         assert len(receiver.times) == (1 if results_then == ["delivered"] else 2)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_shutdown_that_cannot_be_recorded(tmp_path: Path) -> None:
+    """The attempt that it cuts short is missing in the log, and nothing else: the webhook is sent after the start."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(200), takes_s=14.0)
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        (callback,) = await owed(life)
+        await until(lambda: len(receiver.times) == 1)
+        life.connection.broken = "disk full"
+        await life.stop(1)
+        life = await new_life(tmp_path / "db", receiver, (0.0,)).start()
+        await asyncio.sleep(15)
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        assert await results(life, callback) == ["delivered"]
         await life.stop()
 
     run_virtual(main())
@@ -335,6 +401,25 @@ def test_what_a_refusing_receiver_said_is_kept(tmp_path: Path, content: bytes, k
     run_virtual(main())
 
 
+def test_what_a_receiver_said_is_not_kept_where_it_was_told_a_clients_headers(tmp_path: Path) -> None:
+    """Its answer may repeat them, and they may be secret."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(500, content=b"Bearer s3cret is not welcome"))
+        life = new_life(tmp_path / "db", receiver)
+        signer = Signer(parse_secrets(SECRET))
+        webhooks = ClientWebhooks(signer, {"authorization": "Bearer s3cret"})
+        life.deliverer._client_headers = ClientHeaders(signer, {"": webhooks})
+        await life.start()
+        (callback,) = await owed(life)
+        await asyncio.sleep(1)
+        (attempt,) = await life.store.list_attempts("", callback.id) or []
+        assert (attempt.status_code, attempt.excerpt) == (500, None)
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_a_store_that_fails_after_an_attempt(tmp_path: Path) -> None:
     """What was sent is recorded as soon as the store works again, and is not sent a second time."""
 
@@ -354,6 +439,111 @@ def test_a_store_that_fails_after_an_attempt(tmp_path: Path) -> None:
         await life.stop()
 
     run_virtual(main())
+
+
+def test_how_often_a_failing_store_is_asked_to_record(tmp_path: Path) -> None:
+    """Soon, then more slowly, and every five seconds from then on, until it has."""
+
+    async def main() -> None:
+        life = await new_life(tmp_path / "db", Receiver(httpx.Response(200))).start()
+        record, tried = life.store.record_attempt, []
+
+        async def failing(attempt: AttemptRecord) -> None:
+            tried.append(VirtualClock().monotonic())
+            if len(tried) < 7:
+                raise StoreError("disk full")
+            await record(attempt)
+
+        life.store.record_attempt = failing  # type: ignore[method-assign]
+        (callback,) = await owed(life)
+        await asyncio.sleep(30)
+        assert [at - tried[0] for at in tried] == [pytest.approx(at) for at in (0, 0.1, 0.6, 1.6, 6.6, 11.6, 16.6)]
+        assert (await life.look(callback)).state is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_when_the_deliverer_comes_round_again(tmp_path: Path) -> None:
+    """When the next webhook is due; at once while more are due than one claim takes; at the latest at a heartbeat."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(500), takes_s=1.0), (0.0, 5.0, 5.0))
+        await life.store.open()
+        assert await life.deliverer.run_once() == HEARTBEAT_S
+        (callback,) = await owed(life)
+        assert await life.deliverer.run_once() == HEARTBEAT_S
+        await until(lambda: life.claims == 0, step_s=0.01)
+        next_attempt_at = (await life.look(callback)).next_attempt_at
+        assert next_attempt_at is not None
+        assert await life.deliverer.run_once() == (next_attempt_at - life.clock.now()) / 1000
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
+    """At once while there are places; where there are none, the first that becomes free wakes it."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(204), takes_s=1.0))
+        await life.store.open()
+        await owed(life, 3)
+        (first, second, _), _ = await life.store.claim_callbacks(life.clock.now(), 3)
+        found = [[], [first], [second]]
+
+        async def claim(now: int, *_: object) -> tuple[list[DueCallback], int]:
+            return found.pop(0), now - 5
+
+        life.store.claim_callbacks = claim  # type: ignore[method-assign]
+        life.deliverer._in_flight = InFlight(2, asyncio.Event())
+        assert [await life.deliverer.run_once() for _ in range(3)] == [0.001, 0.001, HEARTBEAT_S]
+        await life.stop(0)
+
+    run_virtual(main())
+
+
+def test_nobody_is_woken_for_a_place_that_nobody_waits_for(tmp_path: Path) -> None:
+    """A delivery that ends with places enough is the end of it."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(204), takes_s=1.0))
+        await life.store.open()
+        await owed(life)
+        life.store.callbacks_due.clear()
+        await life.deliverer.run_once()
+        await asyncio.sleep(2)
+        assert life.claims == 0
+        assert not life.store.callbacks_due.is_set()
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("status_code", "says"),
+    [
+        (None, False),
+        (299, False),
+        (300, None),
+        (302, None),
+        (404, None),
+        (408, False),
+        (410, None),
+        (429, False),
+        (499, None),
+        (500, False),
+        (503, False),
+    ],
+)
+def test_what_an_attempt_says_about_its_receiver(status_code: int | None, says: bool | None) -> None:
+    """Nothing, where it answered that only this webhook is wrong for it; that it is not well, where it could not."""
+
+    def attempt(result: AttemptResult) -> Attempt:
+        return Attempt(number=1, started_at=EPOCH, duration_ms=1, status_code=status_code, error="e", result=result)
+
+    assert _speaks_for_its_receiver(attempt(AttemptResult.RETRY)) is says
+    assert _speaks_for_its_receiver(attempt(AttemptResult.DELIVERED)) is True
 
 
 def test_a_defect_in_sending_gives_the_claim_back(tmp_path: Path) -> None:
@@ -378,7 +568,10 @@ def test_a_defect_in_sending_gives_the_claim_back(tmp_path: Path) -> None:
 
         life = await new_life(tmp_path / "db", ScriptedSender(send)).start()
         (callback,) = await owed(life)
-        await asyncio.sleep(300)
+        with capture_logs() as log:
+            await asyncio.sleep(300)
+        defects = [type(line["exc_info"]) for line in log if line["event"] == "inflight.failed"]
+        assert defects == [ZeroDivisionError] * 2
         assert tried == [pytest.approx(at, abs=0.1) for at in (0.0, 60.0, 120.0)]
         assert (await life.look(callback)).state is CallbackState.DELIVERED
         assert life.claims == 0

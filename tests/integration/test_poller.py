@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.config import RateWindow
 from gateway.key import _PROBE_S
-from gateway.model import Callback, CallbackState, Outcome, TaskState
+from gateway.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
+from gateway.poller import _duration_s
+from gateway.supervisor import HEARTBEAT_S
 from tests.life import Life, ScriptedUpstream, Transport, until
-from tests.virtualtime import VirtualClock, run_virtual
+from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
 FAST = (RateWindow(1000, 1.0),)
@@ -302,9 +306,17 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callback = await life.register("t")
         await until(lambda: life.key.refusal is not None)
+        reserve, reserved = life.key.queries.reserve, Counter[int]()
+
+        async def counted(count: int) -> None:
+            reserved[count] += 1
+            await reserve(count)
+
+        life.key.queries.reserve = counted  # type: ignore[method-assign]
         await life.store.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=300)
         assert upstream.times == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210)]
+        assert reserved == {0: reserved[0], 1: 3}
         await asyncio.sleep(600)
         assert len(upstream.asked) == 4
         assert life.key.queries._limiter.in_flight == 0
@@ -352,9 +364,230 @@ def test_a_time_out_comes_after_a_last_poll(
         await asyncio.sleep(0.1 + within_s)
         assert (await life.look(callback)).state is CallbackState.PENDING
         assert [at for at in upstream.times if 39.999 <= at <= 41]
+        assert (await life.look(callback)).task.polls == len(upstream.asked)
         body = await body_of(life, callback)
         assert (body["data"]["state"], body["data"]["reason"]) == ("abandoned", "timeout")
         await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("expires_s", "polled_s", "failures", "now_s", "expired_by_s"),
+    [
+        # The last answer says "still running": at once, for those that had expired by then.
+        (100, 100, 0, 100, 100),
+        (100, 101, 0, 200, 101),
+        (-1, 5, 0, 6, 5),
+        # The last poll came to nothing: half a minute.
+        (100, 100, 1, 129.999, None),
+        (100, 100, 1, 130, 130),
+        # It has not been made: a minute.
+        (100, 99, 0, 159.999, None),
+        (100, 99, 0, 160, 160),
+        (100, None, 0, 159.999, None),
+        (100, None, 0, 160, 160),
+        (0, None, 0, 60, 60),
+        # The time passed before the start, at 0: ten minutes from then on.
+        (-1, None, 0, 599.999, None),
+        (-1, None, 0, 600, 600),
+        (-1, 5, 1, 599.999, None),
+        (-1, 5, 1, 600, 600),
+    ],
+)
+def test_how_long_a_last_poll_is_waited_for(
+    expires_s: float, polled_s: float | None, failures: int, now_s: float, expired_by_s: float | None, tmp_path: Path
+) -> None:
+    """Callbacks are abandoned after a usable answer to a poll that was made since, or after a grace."""
+
+    def instant(seconds: float | None) -> int | None:
+        return None if seconds is None else EPOCH + round(seconds * 1000)
+
+    async def main() -> int | None:
+        life = Life(tmp_path / "db", VirtualClock(), upstream=Upstream(running).transport)
+        await asyncio.sleep(now_s)
+        expires_at = EPOCH + expires_s * 1000
+        assert isinstance(expires_at, int)
+        task = ExpiredTask(
+            seq=1, task_id="t", expires_at=expires_at, last_polled_at=instant(polled_s), failures=failures
+        )
+        return life.poller._expired_by(task, life.clock.now())
+
+    assert run_virtual(main()) == instant(expired_by_s)
+
+
+def due(created_s: float = 0.0, **changes: Any) -> DueTask:
+    given = {"born_at": None, "model": None, "polls": 0, "failures": 0, "last_polled_at": None}
+    created_at = EPOCH + round(created_s * 1000)
+    return DueTask(seq=1, upstream="up", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes})
+
+
+UNKNOWN = PollResult(kind=PollKind.NOT_KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("polls", "created_s", "given_up"),
+    [
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (120, UNKNOWN)], 0, True),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (119.999, UNKNOWN)], 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (120, UNKNOWN)], 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (120, UNKNOWN)], 0.001, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (200, UNKNOWN)], 80, True),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, PollResult(kind=PollKind.BROKEN)), *[(200, UNKNOWN)] * 5], 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, PollResult(kind=PollKind.RUNNING)), *[(200, UNKNOWN)] * 5], 0, False),
+        ([(200, UNKNOWN)] * 5, 0, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (119.999, UNKNOWN)], -1000, False),
+        ([(0, UNKNOWN), (1, UNKNOWN), (2, UNKNOWN), (3, UNKNOWN), (120, UNKNOWN)], -1000, True),
+    ],
+)
+def test_when_an_unknown_task_is_given_up(
+    polls: list[tuple[float, PollResult]], created_s: float, given_up: bool, tmp_path: Path
+) -> None:
+    """Five answers in a row and two minutes between the first and the last of them, by both clocks."""
+
+    async def main() -> bool:
+        life = Life(tmp_path / "db", VirtualClock(), upstream=Upstream(running).transport)
+        for at, result in polls:
+            await asyncio.sleep(at - VirtualClock().monotonic())
+            told = life.poller._is_unknown(due(created_s), result, life.clock.now())
+        return told
+
+    assert run_virtual(main()) is given_up
+
+
+@pytest.mark.parametrize(
+    ("told", "task", "duration_s"),
+    [
+        ({"duration_s": 7.5}, due(), 7.5),
+        ({}, due(), 50.0),  # it ended between its registration and now
+        ({}, due(last_polled_at=EPOCH + 80_000), 90.0),  # since its last poll
+        ({}, due(last_polled_at=EPOCH + 80_000, born_at=EPOCH - 10_000), 100.0),
+        ({"task_created_at": EPOCH + 20_000}, due(born_at=EPOCH - 10_000), 40.0),
+        ({"task_created_at": EPOCH + 20_000}, due(last_polled_at=EPOCH + 10_000), 40.0),
+        ({"task_created_at": EPOCH + 200_000}, due(), 0.0),
+    ],
+)
+def test_how_long_a_task_took(told: dict[str, Any], task: DueTask, duration_s: float) -> None:
+    """What the upstream says; else it ended half way between the last two polls, and began when it was created."""
+    result = PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, **told)
+    assert _duration_s(task, result, EPOCH + 100_000) == duration_s
+
+
+async def unwanted(*args: object) -> None:
+    raise AssertionError(args)
+
+
+def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
+    """The newest word on the model and the creation counts; durations are kept, and not those of unknown tasks."""
+
+    async def main() -> None:
+        born_at = VirtualClock().now() - 5000
+        told = {
+            "told at the end": [
+                PollResult(kind=PollKind.RUNNING, model="m", task_created_at=born_at - 1000),
+                PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, model="n", task_created_at=born_at, duration_s=20),
+            ],
+            "told before": [
+                PollResult(kind=PollKind.RUNNING, model="m", task_created_at=born_at),
+                PollResult(kind=PollKind.RUNNING),
+                PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, duration_s=30),
+            ],
+            "unknown": [PollResult(kind=PollKind.NOT_KNOWN, error="404")] * 20,
+        }
+
+        async def reply(task_id: str) -> PollResult:
+            return told[task_id].pop(0)
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        learned: list[tuple[str | None, float]] = []
+        asked: list[tuple[str | None, int]] = []
+        running_poll_at = life.timetable.running_poll_at
+
+        def poll_at(model: str | None, began_at: int, now: int) -> int:
+            asked.append((model, began_at))
+            return running_poll_at(model, began_at, now)
+
+        life.timetable.running_poll_at = poll_at  # type: ignore[method-assign]
+        life.timetable.ended = lambda *ended: learned.append(ended)  # type: ignore[method-assign]
+        for task_id in told:
+            created_at = life.clock.now()
+            callback = await life.register(task_id)
+            await asyncio.sleep(400)
+            task = (await life.look(callback)).task
+            if task_id == "unknown":
+                assert (task.state, learned) == (TaskState.ABANDONED, [])
+                continue
+            model, duration_s = ("n", 20) if task_id == "told at the end" else ("m", 30)
+            assert learned == [(model, duration_s), (None, (born_at - created_at) / 1000 + duration_s)]
+            learned.clear()
+            assert task.polls == (2 if model == "n" else 3)
+        assert asked == [("m", born_at - 1000), ("m", born_at), ("m", born_at)]
+        assert set(await life.store.durations("up")) == {("n", 20_000), ("m", 30_000)}
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
+    """When the next task is due, or the next callback expires; every second while one waits for its last poll."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
+        await life.store.open()
+        life.key.queries.polls_waiting = True
+        poll_now = life.store.poll_now
+        life.store.poll_now = unwanted  # type: ignore[method-assign]
+        assert await life.poller.run_once() == HEARTBEAT_S
+        life.store.poll_now = poll_now  # type: ignore[method-assign]
+        assert not life.key.queries.polls_waiting
+        callback = await life.register("t", timeout_s=30)
+        assert await life.poller.run_once() == 30.0
+        await until(lambda: life.claims == 0, step_s=0.001)
+        next_poll_at = (await life.look(callback)).task.next_poll_at
+        assert next_poll_at is not None
+        assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
+        assert not life.key.queries.polls_waiting
+        await life.store.poll_now([callback.task.seq], life.clock.now() + 60_000)
+        await asyncio.sleep(30.5)
+        upstream.script = [unreachable]
+        assert await life.poller.run_once() <= 1.0
+        await until(lambda: life.claims == 0, step_s=0.001)
+        assert 0 < await life.poller.run_once() <= 1.0
+        await life.store.close()
+
+    run_virtual(main())
+
+
+def test_a_poller_whose_key_may_not_ask_yet(tmp_path: Path) -> None:
+    """It comes round when a place has its time, not at once; where an answer must come first, that wakes it."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def reply(_: str) -> PollResult:
+            await go.wait()
+            return PollResult(kind=PollKind.RUNNING)
+
+        life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=(RateWindow(2, 20.0),))
+        await life.store.open()
+        queries = life.key.queries
+        for number in range(3):
+            await life.register(f"t{number}")
+        await life.poller.run_once()
+        assert life.claims == 2
+        assert queries.polls_waiting
+        assert queries.next_available_s() is None
+        assert await life.poller.run_once() == 86_400  # the first time-out
+        assert queries.polls_waiting
+        go.set()
+        await until(lambda: life.claims == 0, step_s=0.001)
+        queries.next_available_s = lambda: 4.5  # type: ignore[method-assign]
+        assert await life.poller.run_once() == 4.5
+        queries.next_available_s = lambda: 0.0  # type: ignore[method-assign]
+        assert await life.poller.run_once() == 0.001
+        assert life.claims == 0
+        await life.store.close()
 
     run_virtual(main())
 
@@ -450,6 +683,30 @@ def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) ->
     run_virtual(main())
 
 
+@pytest.mark.parametrize(("limit", "urgent"), [(63, True), (64, False), (1000, False)])
+def test_where_the_budget_is_ample_whoever_waits_longest_comes_first(limit: int, urgent: bool, tmp_path: Path) -> None:
+    """Urgency decides only where polls are short of budget, not of places."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        rate = (RateWindow(limit, 1000.0),)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=rate)
+        await life.store.open()
+        for number in range(70):
+            await life.register(f"t{number:02}")
+            await asyncio.sleep(0.001)
+        life.timetable.urgency = lambda task: float(task.task_id[1:])  # type: ignore[method-assign]
+        assert await life.poller.run_once() == (0.001 if urgent else HEARTBEAT_S)
+        assert life.key.queries.polls_waiting is urgent
+        await until(lambda: life.claims == 0, step_s=0.001)
+        asked = {task_id for _, task_id in upstream.asked}
+        numbers = range(69, 6, -1) if urgent else range(64)
+        assert asked == {f"t{number:02}" for number in numbers}
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     """While as many polls as may run are in flight, the loop sleeps in place of looking all the time."""
 
@@ -520,8 +777,12 @@ def test_a_failed_poll_gives_its_claim_back(trouble: str, tmp_path: Path, monkey
         monkeypatch.setattr(life.key, "judge", judged)
         await life.start()
         callback = await life.register("t")
-        await asyncio.sleep(10)
-        assert 1 <= asked <= 12
+        with capture_logs() as log:
+            await asyncio.sleep(10)
+        defects = [line["exc_info"] for line in log if line["event"] == "inflight.failed"]
+        assert all(isinstance(defect, Trouble) for defect in defects)
+        assert len(defects) == (0 if trouble == "store" else asked - 1)  # the last one pauses still
+        assert (1 if trouble == "store" else 9) <= asked <= 12
         assert (await life.look(callback)).state is CallbackState.WAITING
         bad, life.connection.broken = False, None
         await asyncio.sleep(40)
@@ -614,6 +875,25 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
         assert await task(life, "after") < first
         assert lags[-1] <= 1000
         assert life.timetable._durations.distribution("m", 0.0).survival_at(25) < 0.15
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_creation_in_the_future_is_not_believed(tmp_path: Path) -> None:
+    """An upstream whose clock or zone is off does not make a task young for ever."""
+
+    async def main() -> None:
+        told_ms = {"ahead": VirtualClock().now() + 3_600_000, "right": VirtualClock().now()}
+
+        async def reply(task_id: str) -> PollResult:
+            return PollResult(kind=PollKind.RUNNING, task_created_at=told_ms[task_id])
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        callbacks = [await life.register(task_id) for task_id in told_ms]
+        await asyncio.sleep(1)
+        born = [(await life.look(callback)).task.born_at for callback in callbacks]
+        assert born == [None, told_ms["right"]]
         await life.stop()
 
     run_virtual(main())

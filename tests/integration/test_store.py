@@ -4,13 +4,14 @@ A second store comes under it through a parameter of ``new_store``.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from gateway.bulkhead import Bulkhead
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -255,6 +256,7 @@ async def test_ten_callbacks_on_one_task_share_it(store: Store) -> None:
 @pytest.mark.parametrize("outcome", [SUCCESS, FAIL])
 async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, outcome: Outcome) -> None:
     """It gets the task's outcome with no further poll, and its own id and metadata."""
+    other = await registered(store, new("other", first_poll_at=NOW + 1_000_000))
     await settle(store, await registered(store), outcome, at=NOW + 1)
     asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9), new(client="eve", at=NOW + 9)]
     late = [registration.callback for registration in await store.register(asked)]
@@ -266,6 +268,7 @@ async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, out
     bodies = {callback.id: callback.body for callback in due}
     template = body_template(outcome, NOW + 1)
     assert [bodies[new.id] for new in asked] == [template.fill(new.id, new.metadata) for new in asked]
+    assert await look(store, other) == other
 
 
 async def test_a_callback_that_comes_with_its_tasks_end_is_pending(store: Store) -> None:
@@ -299,11 +302,46 @@ async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> 
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
 
 
+async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
+    """It is as old as the first callback that woke it, its failures are forgotten, and no other task wakes with it."""
+    idle = await registered(store)
+    other = await registered(store, new("task-2"))
+    for callback in (idle, other):
+        due, _ = await store.claim_tasks("up", NOW, 1)
+        await store.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+        await store.cancel("ann", callback.id, NOW)
+    asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
+    await store.register(asked)
+    (due,), next_due_at = await store.claim_tasks("up", NOW + 999, 10)
+    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
+    assert next_due_at is None
+
+
+async def test_one_name_at_two_upstreams_is_two_tasks(store: Store) -> None:
+    """The same registration again finds the one that was made for its upstream."""
+    made = [await registered(store, new(upstream=upstream)) for upstream in ("up", "other")]
+    again = await store.register([new(upstream=upstream) for upstream in ("other", "up")])
+    assert [registration.callback.id for registration in again] == [made[1].id, made[0].id]
+
+
 async def test_registering_wakes_the_poller(store: Store) -> None:
-    """A new task may be due earlier than anything its poller knows of."""
+    """A new task may be due earlier than anything its poller knows of; the same registration again makes none."""
     await registered(store)
     assert store.tasks_due("up").is_set()
     assert not store.tasks_due("another").is_set()
+    store.tasks_due("up").clear()
+    await registered(store)
+    assert not store.tasks_due("up").is_set()
+
+
+async def test_the_same_registration_again_wakes_no_task(store: Store) -> None:
+    """Its webhook has been owed since the task was given up: nobody waits for another answer."""
+    callback = await registered(store)
+    await settle(store, callback, ABANDONED, expired_by=callback.expires_at)
+    again = await register(store, new())
+    assert not again.created
+    assert again.callback.task.state is TaskState.ABANDONED
+    assert await look(store, callback) == again.callback
 
 
 # Settling
@@ -379,6 +417,72 @@ async def test_a_task_is_abandoned_when_nobody_waits_any_more(store: Store) -> N
     assert (task.state, task.polls, task.last_polled_at, task.next_poll_at) == (TaskState.ABANDONED, 0, None, None)
 
 
+async def test_the_earliest_webhook_of_those_settled_together_is_found(store: Store) -> None:
+    """The deliverer looks when the first of them is due, not the last."""
+    first, second = [await registered(store, new(f"task-{number}")) for number in range(2)]
+    await asyncio.gather(settle(store, first, at=NOW), settle(store, second, at=NOW + 100))
+    assert await store.claim_callbacks(NOW - 1, 10) == ([], NOW)
+    assert (await claim(store)).id == first.id
+
+
+@pytest.mark.parametrize(("outcome", "kept"), [(SUCCESS, None), (ABANDONED, "refused")])
+async def test_the_last_error_is_what_the_last_poll_said(store: Store, outcome: Outcome, kept: str | None) -> None:
+    """A poll that brought the end was none; a time-out is no poll."""
+    callback = await registered(store, new(timeout_s=10))
+    due = await claim_task(store)
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+    await settle(store, callback, outcome, at=NOW + 10_000, expired_by=NOW + 10_000 if kept else None)
+    task = (await look(store, callback)).task
+    assert (task.state, task.last_error) == (outcome.state, kept)
+    assert task.last_polled_at == (NOW if kept else NOW + 10_000)
+
+
+async def test_a_task_that_nobody_waits_for_does_not_end_with_another(store: Store) -> None:
+    """Idle, it has no callback that would be told: only its own end may end it."""
+    idle = await registered(store, new("idle"))
+    await store.cancel("ann", idle.id, NOW)
+    before = (await look(store, idle)).task
+    await settle(store, await registered(store))
+    assert (await look(store, idle)).task == before
+
+
+async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -> None:
+    """The newest one takes the oldest one's place, in the next life too; other models keep theirs."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.durations("up") == []
+        await ended_after(store, "m", range(257))
+        await ended_after(store, None, [7])
+        assert await store.durations("other") == []
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        kept = [duration_ms for model, duration_ms in await store.durations("up") if model == "m"]
+        assert kept == [*range(1, 257)]
+        await ended_after(store, "m", [257, 258])
+        found = await store.durations("up")
+        assert [duration_ms for model, duration_ms in found if model == "m"] == [*range(3, 259)]
+        assert [duration_ms for model, duration_ms in found if model is None] == [7]
+
+
+async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
+    """Settle a task for each duration, in their order."""
+    made = {one: new(f"{model}-{one}") for one in durations_ms}
+    found = await store.register(list(made.values()))
+    settlements = [
+        Settlement(
+            upstream="up",
+            seq=registration.callback.task.seq,
+            outcome=SUCCESS,
+            settled_at=NOW,
+            polls=1,
+            model=model,
+            duration_ms=duration_ms,
+        )
+        for duration_ms, registration in zip(made, found, strict=True)
+    ]
+    await asyncio.gather(*(store.settle(settlement) for settlement in settlements))
+
+
 async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -> None:
     """Both written at once: the task ends as the upstream said, whichever was first in the queue."""
     short = await registered(store, new(timeout_s=10))
@@ -409,6 +513,16 @@ async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
         await asyncio.gather(*waiters)
 
 
+async def test_who_gives_up_waiting_for_a_task_takes_nobody_along(store: Store) -> None:
+    """Those who still wait for it are woken by its end."""
+    callback = await registered(store)
+    patient = asyncio.create_task(store.wait_settled(callback.task.seq, 3600))
+    await store.wait_settled(callback.task.seq, 0.001)
+    await settle(store, callback)
+    async with asyncio.timeout(LIMIT_S):
+        await patient
+
+
 async def test_waiting_for_a_task_ends_with_its_time(store: Store) -> None:
     """A task that does not settle is waited for no longer than asked."""
     callback = await registered(store)
@@ -436,6 +550,24 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
     assert failures == [0, 1, 2]
     last = await claim_task(store, NOW + 9000)
     assert (last.failures, last.polls) == (0, 3)
+
+
+async def test_what_a_poll_told_of_its_task_is_kept(store: Store) -> None:
+    """Its model and its birth, until another poll tells them anew; of that task alone."""
+    await store.register([new("task-1"), new("task-2")])
+    told: list[tuple[int | None, str | None]] = [(NOW - 9000, "m"), (None, None), (NOW - 8000, "n")]
+    for born_at, model in told:
+        (one, other), _ = await store.claim_tasks("up", NOW, 10)
+        store.release_task(other)
+        await store.reschedule(
+            PollRecord(seq=one.seq, polled_at=NOW, next_poll_at=NOW - 1, error=None, born_at=born_at, model=model)
+        )
+        (one, other), _ = await store.claim_tasks("up", NOW, 10)
+        expected = (born_at or NOW - 9000, model or "m")
+        assert (one.born_at, one.model) == expected
+        assert (other.born_at, other.model, other.polls, other.due_at) == (None, None, 0, NOW)
+        store.release_task(one)
+        store.release_task(other)
 
 
 async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
@@ -470,6 +602,74 @@ async def test_tasks_are_claimed_once_the_longest_due_first(store: Store) -> Non
     assert next_due_at == NOW + 500
     assert await store.claim_tasks("up", NOW, 10) == ([], NOW + 500)
     assert await store.claim_tasks("up", NOW, 0) == ([], NOW + 500)
+
+
+def by_number(task: DueTask) -> float:
+    return float(task.task_id.removeprefix("task-"))
+
+
+async def ranked(store: Store, at: int, limit: int) -> list[str]:
+    """Claim by rank, where more is due than may be claimed, and return whose turn it is."""
+    due, next_due_at = await store.claim_tasks("up", at, limit, by_number)
+    assert next_due_at is not None
+    assert next_due_at <= at
+    return [task.task_id for task in due]
+
+
+async def test_the_highest_rank_is_claimed_first_where_more_is_due(store: Store) -> None:
+    """An order holds for a second; then it is made anew of what is due by then."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(10)])
+    assert await ranked(store, NOW, 2) == ["task-9", "task-8"]
+    await registered(store, new("task-99", first_poll_at=NOW))
+    assert await ranked(store, NOW, 1) == ["task-7"]
+    assert await ranked(store, NOW + 999, 1) == ["task-6"]
+    assert await ranked(store, NOW + 1000, 2) == ["task-99", "task-5"]
+    assert await ranked(store, NOW + 1000, 4) == ["task-4", "task-3", "task-2", "task-1"]
+
+
+async def test_an_order_does_not_outlive_a_clock_that_is_set_back(store: Store) -> None:
+    """An order of the future is none."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - 9999) for n in range(5)])
+    assert await ranked(store, NOW, 1) == ["task-4"]
+    await registered(store, new("task-99", first_poll_at=NOW - 9999))
+    assert await ranked(store, NOW - 1, 1) == ["task-99"]
+
+
+async def test_an_order_does_not_outlive_a_claim_without_one(store: Store) -> None:
+    """What was claimed for having waited longest is not claimed by rank once more."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - 9 + n) for n in range(6)])
+    assert await ranked(store, NOW, 1) == ["task-5"]
+    due, _ = await store.claim_tasks("up", NOW, 1)
+    assert [task.task_id for task in due] == ["task-0"]
+    assert await ranked(store, NOW, 1) == ["task-4"]
+    for _ in range(3):
+        due, _ = await store.claim_tasks("up", NOW, 1, by_number)
+        assert [task.task_id for task in due] != ["task-0"]
+
+
+async def test_what_is_due_this_very_moment_is_ranked_too(store: Store) -> None:
+    """As what has been due for long is."""
+    await store.register([new(f"task-{n}") for n in range(3)])
+    assert await ranked(store, NOW, 2) == ["task-2", "task-1"]
+
+
+async def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed(store: Store) -> None:
+    """They come in the order of their time, and the next one's is told."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(3)])
+    await registered(store, new("task-later", first_poll_at=NOW + 1))
+    due, next_due_at = await store.claim_tasks("up", NOW, 3, by_number)
+    assert [task.task_id for task in due] == ["task-2", "task-1", "task-0"]
+    assert next_due_at == NOW + 1
+
+
+async def test_an_order_gives_way_where_all_that_is_left_may_be_claimed(store: Store) -> None:
+    """The last of them are looked up, so that the loop hears when the next one after them is due."""
+    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(4)])
+    await registered(store, new("task-later", first_poll_at=NOW + 1))
+    assert await ranked(store, NOW, 2) == ["task-3", "task-2"]
+    due, next_due_at = await store.claim_tasks("up", NOW, 2, by_number)
+    assert [task.task_id for task in due] == ["task-1", "task-0"]
+    assert next_due_at == NOW + 1
 
 
 async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
@@ -513,12 +713,13 @@ async def test_a_poller_that_knows_of_nothing_earlier_is_woken(store: Store) -> 
     assert store.tasks_due("up").is_set()
 
 
-async def test_a_poller_that_knows_of_something_earlier_is_left_alone(store: Store) -> None:
-    """It comes round for the earlier one anyway, and hears of this one then."""
+@pytest.mark.parametrize("later_ms", [0, 500])
+async def test_a_poller_that_knows_of_something_as_early_is_left_alone(store: Store, later_ms: int) -> None:
+    """It comes round for that one anyway, and hears of this one then."""
     await store.register([new("a"), new("b", first_poll_at=NOW + 1000)])
     due = await claim_task(store)
     store.tasks_due("up").clear()
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1500, error=None))
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1000 + later_ms, error=None))
     assert not store.tasks_due("up").is_set()
 
 
@@ -534,15 +735,27 @@ async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
     assert (await look(store, ended)).task.next_poll_at is None
 
 
+async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
+    """Also one that was registered after its poller had heard of a later one."""
+    await registered(store, new("late", timeout_s=60))
+    assert await store.expired_tasks("up", NOW, 10) == ([], NOW + 60_000)
+    await registered(store, new("early", timeout_s=1))
+    assert await store.expired_tasks("up", NOW + 999, 10) == ([], NOW + 1000)
+    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 1000, 10))[0]] == ["early"]
+    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 60_000, 10))[0]] == ["early", "late"]
+
+
 async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> None:
     """Each task stands once, with its earliest passed callback; only waiting callbacks of this upstream count."""
     await registered(store, new("a", timeout_s=10))
     await registered(store, new("a", client="bob", timeout_s=5))
     await registered(store, new("b", timeout_s=7))
     await registered(store, new("later", timeout_s=60))
+    await registered(store, new("last", timeout_s=70))
     await registered(store, new("elsewhere", upstream="other", timeout_s=1))
-    cancelled = await registered(store, new("cancelled", timeout_s=1))
-    await store.cancel("ann", cancelled.id, NOW)
+    for timeout_s in (1, 50):
+        cancelled = await registered(store, new("cancelled", timeout_s=timeout_s))
+        await store.cancel("ann", cancelled.id, NOW)
     await settle(store, await registered(store, new("ended", timeout_s=1)))
     expired, next_expiry_at = await store.expired_tasks("up", NOW + 10_000, 10)
     assert [(task.task_id, task.expires_at) for task in expired] == [("a", NOW + 5000), ("b", NOW + 7000)]
@@ -569,6 +782,36 @@ async def test_webhooks_are_claimed_once_the_longest_due_first(store: Store) -> 
     assert await store.claim_callbacks(NOW, 10) == ([], NOW + 700)
 
 
+async def test_each_receiver_has_its_own_next_webhook(store: Store) -> None:
+    """What is due with another one does not make the loop look for what it has already."""
+    for at, host in ((NOW, "a"), (NOW + 100, "a"), (NOW + 50, "b")):
+        callback = await registered(store, new(f"task-{at}", url=f"https://{host}.example.com/"))
+        await settle(store, callback, at=at)
+    for at, next_at in ((NOW, NOW + 50), (NOW + 50, NOW + 100), (NOW + 100, None)):
+        (due,), next_due_at = await store.claim_callbacks(at, 10)
+        assert (due.due_at, next_due_at) == (at, next_at)
+
+
+async def test_places_are_shared_among_receivers(store: Store) -> None:
+    """One alone may have them all; where there are more receivers than places, each place is another's."""
+    await settle(store, await registered(store, new("later", url="https://later.example.com/")), at=NOW + 999)
+    for host in ("a", "b", "c"):
+        made = await store.register([new(f"task-{host}", url=f"https://{host}.example.com/{n}") for n in range(4)])
+        await settle(store, made[0].callback, at=NOW)
+        if host == "a":
+            alone, next_due_at = await store.claim_callbacks(NOW, 4)
+            assert (len(alone), next_due_at) == (4, NOW + 999)
+            for due in alone:
+                store.release_callback(due)
+    due, next_due_at = await store.claim_callbacks(NOW, 2, Bulkhead(256))
+    assert len({one.receiver for one in due}) == len(due) == 2
+    assert next_due_at == NOW
+    rest, next_due_at = await store.claim_callbacks(NOW, 6)
+    assert [one.receiver for one in rest].count("https://c.example.com") == 2
+    assert len(rest) == 6
+    assert next_due_at == NOW
+
+
 async def test_no_webhook_is_claimed_twice_at_once(store: Store) -> None:
     """Callers that ask at the same moment get different webhooks, and together all of them."""
     made = await store.register([new(url=f"https://app.example.com/{n}") for n in range(40)])
@@ -588,6 +831,55 @@ async def test_a_released_webhook_can_be_claimed_again(store: Store) -> None:
     assert await claim(store) == due
 
 
+async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) -> None:
+    """What finds no place is not claimed: it is found again as soon as there is one."""
+    urls = [f"https://{name}.example.com/{number}" for name in ("a", "b") for number in range(4)]
+    made = await store.register([new(url=url) for url in urls])
+    await settle(store, made[0].callback)
+    for due in (await store.claim_callbacks(NOW, 10))[0]:
+        await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
+    bulkhead = Bulkhead(8)
+    first, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
+    assert len(first) == 6
+    assert await store.claim_callbacks(NOW + 1, 8, bulkhead) == ([], None)
+    assert bulkhead.refused
+    for due in first:
+        bulkhead.ended(due.receiver, retry=True, delivered=True)
+        await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
+    assert len(rest) == 2
+
+
+async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
+    """Though another receiver's webhook has been due for longer."""
+    for number, host in enumerate(("busy", "idle")):
+        callback = await registered(store, new(f"task-{host}", url=f"https://{host}.example.com/"))
+        await settle(store, callback, at=NOW + number)
+    bulkhead = Bulkhead(8)
+    assert bulkhead.admit("https://busy.example.com", retry=False)
+    for host in ("idle", "busy"):
+        (due,), _ = await store.claim_callbacks(NOW + 9, 1, bulkhead)
+        assert due.receiver == f"https://{host}.example.com"
+
+
+async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: Store) -> None:
+    """While retries hold their share, they take no first attempt's place in what a receiver's look brings either."""
+    again = await brought_to(store, CallbackState.PENDING, new("again"))
+    await store.record_attempt(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
+    bulkhead = Bulkhead(8)
+    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
+    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
+    assert not bulkhead.retries
+    fresh = await brought_to(store, CallbackState.PENDING, new("fresh", at=NOW + 2))
+    (first,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    assert first.id == fresh.id
+    assert (await store.claim_callbacks(NOW + 2, 2, bulkhead))[0] == []
+    for receiver in others:
+        bulkhead.ended(receiver, retry=True, delivered=True)
+    (second,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    assert second.id == again.id
+
+
 async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Store) -> None:
     """Otherwise a webhook that is still being recorded would be sent again."""
     await brought_to(store, CallbackState.PENDING)
@@ -603,7 +895,9 @@ async def test_a_delivered_webhook_is_done(store: Store) -> None:
     """2xx: delivered when the attempt ended, nothing left to send."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
+    store.callbacks_due.clear()
     await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED, at=NOW + 5))
+    assert not store.callbacks_due.is_set()
     after = await look(store, callback)
     assert (after.state, after.attempts, after.delivered_at) == (CallbackState.DELIVERED, 1, NOW + 17)
     assert (after.next_attempt_at, after.last_error) == (None, None)
@@ -688,6 +982,16 @@ async def test_an_attempt_recorded_twice_is_logged_once(store: Store) -> None:
     await store.record_attempt(record)
     await store.record_attempt(record)
     assert await store.list_attempts("ann", callback.id) == [record.attempt]
+
+
+async def test_attempts_are_never_numbered_twice(store: Store) -> None:
+    """Though the record of one comes once more after the next one's: the one after them is the third."""
+    await brought_to(store, CallbackState.PENDING)
+    first = attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1)
+    await store.record_attempt(first)
+    await store.record_attempt(attempt_of(await claim(store, NOW + 1), AttemptResult.RETRY, next_at=NOW + 2))
+    await store.record_attempt(first)
+    assert (await claim(store, NOW + 2)).attempts == 2
 
 
 async def test_attempts_are_listed_in_order(store: Store) -> None:
@@ -805,6 +1109,7 @@ async def test_cancelling_what_is_not_there_or_not_ones_own(store: Store) -> Non
 @pytest.mark.parametrize("state", [CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD])
 async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: CallbackState) -> None:
     """Due now, with a whole budget, the same id and bytes, and the attempts numbered on."""
+    other = await brought_to(store, CallbackState.DEAD, new("other"))
     callback = await registered(store)
     await settle(store, callback)
     due = await claim(store)
@@ -818,6 +1123,7 @@ async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: Call
     assert (after.state, after.next_attempt_at, after.delivered_at) == (CallbackState.PENDING, NOW + 50, None)
     again = await claim(store, NOW + 50)
     assert (again.id, again.body, again.attempts, again.budget_used) == (due.id, due.body, 1, 0)
+    assert await look(store, other) == other
 
 
 @pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.CANCELLED])
@@ -937,6 +1243,7 @@ async def test_pruning_removes_what_ended_long_ago(store: Store) -> None:
 
 async def test_a_task_goes_with_its_last_callback(store: Store) -> None:
     """As long as one callback is left the task stays, with its outcome for whoever registers late."""
+    await registered(store, new("other"))
     first = await brought_to(store, CallbackState.DELIVERED)
     second = await registered(store, new(client="bob"))
     assert await store.prune(NOW + 99_999, 0, 100) == 1
@@ -983,7 +1290,58 @@ async def test_the_backlog_counts_what_is_pending(store: Store) -> None:
     assert await store.backlog() == (2, NOW + 1)
 
 
+async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
+    """A running task with all its times, what waits on it, and what is owed; what is over or idle stays as it was."""
+    step_ms = -3_600_000
+    running = await registered(store, new("running", timeout_s=60))
+    due = await claim_task(store)
+    await store.reschedule(
+        PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error=None, born_at=NOW - 7)
+    )
+    owed = await brought_to(store, CallbackState.PENDING, new("owed", at=NOW + 20))
+    over = [
+        await brought_to(store, state, new(f"over-{state}"))
+        for state in (CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED)
+    ]
+    await store.follow_clock(step_ms)
+    after = await look(store, running)
+    assert after.expires_at == running.expires_at + step_ms
+    (due,), _ = await store.claim_tasks("up", NOW, 10)
+    assert (due.created_at, due.born_at, due.last_polled_at, due.due_at) == (
+        NOW + step_ms,
+        NOW - 7 + step_ms,
+        NOW + 5 + step_ms,
+        NOW + 9 + step_ms,
+    )
+    assert await store.claim_callbacks(NOW + step_ms - 1, 10) == ([], NOW + step_ms)
+    assert (await claim(store, NOW + step_ms)).id == owed.id
+    assert (await look(store, owed)).expires_at == owed.expires_at
+    assert [await look(store, callback) for callback in over] == over
+
+
+async def test_a_clock_that_is_set_wakes_the_loops(store: Store) -> None:
+    """What they know of when to come round is of the old time."""
+    await registered(store)
+    store.tasks_due("up").clear()
+    store.callbacks_due.clear()
+    await store.follow_clock(1000)
+    assert store.tasks_due("up").is_set()
+    assert store.callbacks_due.is_set()
+
+
 # From one life to the next
+
+
+async def test_what_is_saved_is_loaded(new_store: NewStore) -> None:
+    """The last value under its key, in the next life too; nothing under another."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.load("queries") is None
+        await store.save("queries", b"1")
+        await asyncio.gather(store.save("queries", b"2"), store.save("creates", b"3"))
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert [await store.load(key) for key in ("queries", "creates", "else")] == [b"2", b"3", None]
 
 
 async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
@@ -995,6 +1353,18 @@ async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
             keys.append(await store.secret_key())
     assert len(keys[0]) == 32
     assert keys[0] == keys[1]
+
+
+async def test_the_first_webhook_of_a_receiver_is_found_after_a_restart(new_store: NewStore) -> None:
+    """However late its others are due."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        for number, at in enumerate((NOW + 50, NOW, NOW + 90)):
+            await settle(store, await registered(store, new(f"task-{number}")), at=at)
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.claim_callbacks(NOW - 1, 10) == ([], NOW)
+        assert (await claim(store)).due_at == NOW
 
 
 async def test_everything_survives_a_restart(new_store: NewStore) -> None:

@@ -1,5 +1,6 @@
 """One bad receiver delays nobody else."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,40 @@ def test_an_interrupted_attempt_says_nothing_about_its_receiver() -> None:
         assert bulkhead.admit(A, retry=False)
         bulkhead.ended(A, retry=False, delivered=delivered)
     assert fill(bulkhead, A) > 1
+
+
+def test_of_too_many_failing_receivers_the_longest_unheard_of_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting failures takes a bounded room; whoever failed lately is still remembered."""
+    monkeypatch.setattr("gateway.bulkhead._REMEMBERED", 2)
+    bulkhead = Bulkhead(100)
+    for receiver in [A] * 5 + [B] * 5 + [A] + [C] * 5:
+        assert bulkhead.admit(receiver, retry=False)
+        bulkhead.ended(receiver, retry=False, delivered=False)
+    assert [fill(bulkhead, receiver) for receiver in (A, C)] == [1, 1]
+    assert fill(bulkhead, B) > 1
+
+
+def test_what_a_receiver_holds_is_counted() -> None:
+    """From its first place to the return of its last one."""
+    bulkhead = Bulkhead(100)
+    assert bulkhead.held(A) == 0
+    for _ in range(2):
+        assert bulkhead.admit(A, retry=False)
+    assert (bulkhead.held(A), bulkhead.held(B), bulkhead.free) == (2, 0, 98)
+    for held in (1, 0):
+        bulkhead.ended(A, retry=False, delivered=True)
+        assert bulkhead.held(A) == held
+    assert not bulkhead._in_flight, "a receiver that holds nothing is not remembered"
+
+
+def test_asking_for_room_that_is_not_there_is_a_refusal() -> None:
+    """Also where no place is asked for outright: the next free one has a taker. With room it is none."""
+    bulkhead = Bulkhead(2)
+    assert bulkhead.room(A) == 1
+    assert not bulkhead.refused
+    assert bulkhead.admit(A, retry=False)
+    assert bulkhead.room(A) == 0
+    assert bulkhead.refused
 
 
 def test_retries_leave_a_quarter_to_first_attempts() -> None:

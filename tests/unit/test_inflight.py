@@ -7,6 +7,7 @@ import pytest
 
 from gateway import inflight as module
 from gateway.inflight import InFlight
+from tests.virtualtime import VirtualClock, run_virtual
 
 
 class Work:
@@ -152,3 +153,41 @@ async def test_a_cancelled_one_is_no_defect(log: Errors) -> None:
     await turn()
     assert log.lines == []
     assert unhandled == []
+
+
+def test_many_that_end_wake_their_loop_once() -> None:
+    """Three milliseconds after the first of them, so that their places are filled together."""
+
+    async def main() -> None:
+        wake = asyncio.Event()
+        in_flight = InFlight(1, wake)
+        woken: list[float] = []
+        in_flight.wake_soon()
+        await asyncio.sleep(0.002)
+        in_flight.wake_soon()
+        for _ in range(8):
+            await asyncio.sleep(0.001)
+            if wake.is_set():
+                woken.append(VirtualClock().monotonic())
+                wake.clear()
+        assert woken == [pytest.approx(0.003)]
+        in_flight.wake_soon()
+        await asyncio.sleep(0.0031)
+        assert wake.is_set()
+
+    run_virtual(main())
+
+
+async def test_a_loop_that_had_room_is_left_asleep() -> None:
+    """It looks for work when there is some, and not because something has ended."""
+    wake = asyncio.Event()
+    in_flight = InFlight(3, wake)
+    works = [Work(), Work()]
+    for work in works:
+        in_flight.start(work(), "work")
+    assert (in_flight.count, in_flight.free) == (2, 1)
+    works[0].go.set()
+    await works[0].ended.wait()
+    await turn()
+    assert in_flight._waking is None
+    await in_flight.drain(0)

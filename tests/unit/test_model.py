@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import AttemptResult, Callback, CallbackState, NewCallback, Task, TaskState, new_callback_id
+from gateway.model import (
+    AttemptResult,
+    Callback,
+    CallbackState,
+    NewCallback,
+    Task,
+    TaskState,
+    new_callback_id,
+    receiver_of,
+)
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 NOW = 1_795_428_033_120
@@ -96,7 +105,25 @@ def test_ids_differ_within_one_millisecond() -> None:
     """Ids made at the same moment are all different, and their random parts cover the alphabet."""
     made = [new_callback_id(NOW) for _ in range(2000)]
     assert len(set(made)) == 2000
-    assert set("".join(one[13:] for one in made)) == set(ALPHABET)
+    for place in range(13, 29):
+        assert {one[place] for one in made} == set(ALPHABET)
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://app.example.com/hooks?token=secret", "https://app.example.com"),
+        ("https://app.example.com:443/", "https://app.example.com"),
+        ("http://app.example.com:8080/", "http://app.example.com:8080"),
+        ("https://user:word@APP.example.com./x", "https://app.example.com"),
+        ("https://bücher.example/", "https://xn--bcher-kva.example"),
+        ("http://[2001:db8::1]/", "http://[2001:db8::1]"),
+        ("http://[2001:db8::1]:8080/", "http://[2001:db8::1]:8080"),
+    ],
+)
+def test_a_receiver_has_one_name(url: str, receiver: str) -> None:
+    """Scheme, host and port, however the URL is written, and nothing of it that is secret."""
+    assert receiver_of(url) == receiver
 
 
 def test_a_registration_expires_its_timeout_after_it_was_made() -> None:

@@ -1,6 +1,7 @@
 """When a webhook is tried again, and when no more."""
 
 import random
+import time
 
 import pytest
 from hypothesis import given
@@ -183,3 +184,14 @@ def test_reading_retry_after_never_raises(value: str) -> None:
     """No header value raises, and a wait is never negative."""
     wait_s = parse_retry_after(value, NOW)
     assert wait_s is None or wait_s >= 0
+
+
+def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the standard has it, wherever this machine stands."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert parse_retry_after("Thu, 01 Jan 1970 00:10:00 -0000", 540_000) == 60.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway import supervisor as module
+from gateway.errors import StoreError
 from gateway.supervisor import HEARTBEAT_S, Supervisor
 from gateway.telemetry import Metrics
 
@@ -92,6 +93,8 @@ class Quiet:
 
     def exception(self, event: str, **fields: Any) -> None:
         self.lines.append((event, fields))
+
+    warning = error = exception
 
 
 @pytest.fixture(autouse=True)
@@ -186,6 +189,45 @@ def test_a_success_forgets_the_failures() -> None:
         await supervisor.drain(0)
 
     run(test())
+
+
+def test_a_failing_store_is_tried_again_and_is_nobodys_defect() -> None:
+    """The pauses double up to 5 s and start anew after a good round; the loop is not called failing, nor counted."""
+
+    async def test() -> None:
+        metrics = Metrics()
+        loop = Script("loop", *[StoreError("disk full")] * 6, 1.0, StoreError("disk full"), NEVER)
+        supervisor = supervise(loop, metrics=metrics)
+        supervisor.start()
+        for at in (0.25, 9.0, 17.0):
+            await until(at)
+            assert supervisor.problem() is None
+        await until(20)
+        assert loop.rounds_at == [0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 18.5, 19.0]
+        assert restarts(metrics.registry, "loop") == 0
+        await supervisor.drain(0)
+
+    run(test())
+
+
+def test_a_drain_that_fails_does_not_keep_the_others_from_theirs(log: Quiet) -> None:
+    """It is logged under its loop's name; those that drain well are not."""
+
+    class BadDrain(Script):
+        async def drain(self, timeout_s: float) -> None:
+            await super().drain(timeout_s)
+            raise OSError("no drain")
+
+    async def test() -> None:
+        loops = [Script("first", 1.0), BadDrain("bad", 1.0), Script("last", 1.0)]
+        supervisor = supervise(*loops)
+        supervisor.start()
+        await until(0.5)
+        await supervisor.drain(3.0)
+        assert [loop.drained_with_s for loop in loops] == [[3.0]] * 3
+
+    run(test())
+    assert [(event, fields["loop"]) for event, fields in log.lines] == [("loop.drain_failed", "bad")]
 
 
 def test_a_failing_loop_does_not_disturb_the_others() -> None:

@@ -1,0 +1,141 @@
+"""``make mutate``: change the guards of the state machine one at a time, and see that a test notices each change.
+
+Owns the command line and the report. Exit 0: the tests pass without a change, they take every branch of the state
+machine, and they notice at least 85 % of the changes, in every module.
+
+Its own, and not one of the libraries: most guards are conditions within SQL statements, which none of them reads, and
+what is left in Python are comparisons, conditions and exits, a hundred lines on the standard library's syntax tree.
+"""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from tests.mutation import python_guards, sql_guards
+from tests.mutation.forked import Forked, measured, tested
+from tests.mutation.python_guards import Mutant
+from tests.mutation.selection import Selection
+from tests.mutation.targets import COVERED, EQUIVALENT, LEAST_SCORE, MODULES, TESTS, Equivalent
+
+_BASE_LIMIT_S = 900
+_MUTANT_LIMIT_S = 180
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(MODULES), help="Mutate this module alone; may be repeated.")
+@click.option("--coverage", "only_coverage", is_flag=True, help="Mutate nothing: report the branches that are taken.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="How many mutants at a time.")
+def main(only: tuple[str, ...], only_coverage: bool, jobs: int) -> None:
+    """Mutate the guards of the state machine, and report which changes no test notices."""
+    base = Forked(partial(measured, tests=TESTS, modules=MODULES, reported=COVERED), _BASE_LIMIT_S)
+    while not base.ended():
+        time.sleep(0.1)
+    found, output = base.result, base.output
+    base.forget()
+    if found is None or not found["passed"]:
+        sys.exit(f"{output}\nThe tests do not pass as it is: there is nothing to mutate.")
+    print(found["report"])
+    whole = found["share"] == 100
+    if only_coverage or not whole:
+        sys.exit(None if whole else "Not every branch of the state machine is taken.")
+    mutants = [mutant for path in only or MODULES for mutant in _mutants(path)]
+    run = _Run(mutants, Selection(found, MODULES))
+    run.run(jobs)
+    sys.exit(0 if run.report() else 1)
+
+
+def _mutants(path: str) -> list[Mutant]:
+    source = Path(path).read_text("utf-8")
+    mutants = [*python_guards.mutants_of(path, source)]
+    if path.endswith("/sql.py"):
+        mutants += sql_guards.mutants_of(path, source)
+    return list({mutant.source: mutant for mutant in mutants}.values())
+
+
+class _Run:
+    """All mutants, so many at a time; and what came of them."""
+
+    def __init__(self, mutants: Sequence[Mutant], selection: Selection) -> None:
+        self._mutants = mutants
+        self._selection = selection
+        self._started = time.monotonic()
+        self._done: Counter[str] = Counter()
+        self._survived: Counter[str] = Counter()
+        self._wrong: list[str] = []
+
+    def run(self, jobs: int) -> None:
+        """Let every mutant meet its tests; print who survives."""
+        waiting = [*self._mutants][::-1]
+        running: list[tuple[Mutant, int, Forked]] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    mutant = waiting.pop()
+                    tests = self._selection.tests(mutant)
+                    work = partial(tested, path=mutant.path, source=mutant.source, tests=tests)
+                    running.append((mutant, len(tests), Forked(work, _MUTANT_LIMIT_S)))
+                ended = [one for one in running if one[2].ended()]
+                for one in ended:
+                    running.remove(one)
+                    self._ended(*one)
+                if not ended:
+                    time.sleep(0.02)
+        finally:
+            for _, _, forked in running:
+                forked.kill()
+                forked.forget()
+
+    def _ended(self, mutant: Mutant, count: int, forked: Forked) -> None:
+        by, passed = forked.result or ("time or memory", 0)
+        if by is None and count and not passed:
+            sys.exit(f"{forked.output}\nNo test ran.")
+        forked.forget()
+        if by is not None and "::" in by:
+            self._selection.noticed(mutant, by)
+        if _equivalent(mutant) is not None:
+            if by is not None:
+                self._wrong.append(f"called equivalent, but noticed by {by}: {_shown(mutant)}")
+            return
+        self._done[mutant.path] += 1
+        if self._done.total() % 100 == 0:
+            took_s = time.monotonic() - self._started
+            print(f"{self._done.total()} of {len(self._mutants)} after {took_s:.0f} s", flush=True)
+        if by is None:
+            self._survived[mutant.path] += 1
+            print(f"survives {count} tests: {_shown(mutant)}\n", flush=True)
+
+    def report(self) -> bool:
+        """Print the scores; return whether they are good enough."""
+        met = {_equivalent(mutant) for mutant in self._mutants}
+        paths = {mutant.path for mutant in self._mutants}
+        self._wrong += [f"matches no mutant: {one}" for one in EQUIVALENT if one.path in paths and one not in met]
+        print("\n".join(self._wrong))
+        good = [_score(path, self._done[path], self._survived[path]) for path in MODULES if self._done[path]]
+        good.append(_score("in all", self._done.total(), self._survived.total()))
+        print(f"{len(met - {None})} more change nothing; {time.monotonic() - self._started:.0f} s")
+        return all(good) and not self._wrong
+
+
+def _equivalent(mutant: Mutant) -> Equivalent | None:
+    was, now = (" ".join(" ".join(lines).split()) for lines in mutant.changed)
+    return next((one for one in EQUIVALENT if (one.path, one.was, one.now) == (mutant.path, was, now)), None)
+
+
+def _shown(mutant: Mutant) -> str:
+    was, now = mutant.changed
+    shown = [*(f"- {line}" for line in was), *(f"+ {line}" for line in now)]
+    return "\n".join([f"{mutant.path}:{mutant.line} {mutant.what}", *shown])
+
+
+def _score(name: str, count: int, left: int) -> bool:
+    score = (count - left) / count
+    print(f"{name:32} {count - left:5} of {count:5} noticed  {score:6.1%}")
+    return score >= LEAST_SCORE
+
+
+main()

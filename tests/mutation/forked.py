@@ -1,0 +1,214 @@
+"""One run of tests in a process of its own, forked from one that has imported everything but the gateway.
+
+Owns that what runs is the mutant: its source is compiled from memory, in the place of the file and of any bytecode.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+from hypothesis import Phase, settings
+
+__all__ = ["Forked", "measured", "tested"]
+
+_PRELOADED = (
+    "aiodns",
+    "aiosqlite",
+    "httptools",
+    "httpx",
+    "msgspec",
+    "prometheus_client",
+    "pytest_asyncio.plugin",
+    "pytest_timeout",
+    "starlette.applications",
+    "structlog",
+    "uvicorn",
+    "uvloop",
+)
+_TEST_LIMIT_S = 20
+_MEMORY = 4 << 30  # a mutant may collect things for ever
+
+for _name in _PRELOADED:
+    importlib.import_module(_name)
+
+
+class Forked:
+    """A process that runs a function and leaves what it returned, as JSON, for its parent."""
+
+    def __init__(self, work: Callable[[Path], Any], limit_s: float) -> None:
+        """Start it; it is killed after ``limit_s`` seconds."""
+        self.folder = Path(tempfile.mkdtemp(prefix="gateway-mutation-"))
+        self.ends_at = time.monotonic() + limit_s
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(work)
+        with suppress(ProcessLookupError, PermissionError):  # it was quicker
+            os.setpgid(self.pid, self.pid)
+
+    def _run(self, work: Callable[[Path], Any]) -> None:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            output = os.open(self.folder / "output", os.O_CREAT | os.O_WRONLY)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            result = work(self.folder)
+            (self.folder / "result").write_text(json.dumps(result), "utf-8")
+            code = 0
+        except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as the parent
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def ended(self) -> bool:
+        """Whether it has ended, or has been made to. Raises RuntimeError where the function itself failed."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid and os.waitstatus_to_exitcode(status) > 0:
+            raise RuntimeError(self.output)
+        if not pid and time.monotonic() > self.ends_at:
+            self.kill()
+            return True
+        return bool(pid)
+
+    def kill(self) -> None:
+        """End it and all that it started."""
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    @property
+    def output(self) -> str:
+        """What it printed."""
+        return (self.folder / "output").read_text("utf-8", errors="replace")
+
+    @property
+    def result(self) -> Any:
+        """What the function returned; None where it did not come to that."""
+        file = self.folder / "result"
+        return json.loads(file.read_text("utf-8")) if file.exists() else None
+
+    def forget(self) -> None:
+        """Remove all that it left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module another source."""
+
+    def __init__(self, path: str, source: str) -> None:
+        self.name = path.removesuffix(".py").replace("/", ".")
+        self._path = path
+        self._source = source
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return importlib.util.spec_from_loader(fullname, self, origin=self._path) if fullname == self.name else None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        exec(compile(self._source, self._path, "exec"), module.__dict__)
+
+
+class _Chosen:
+    """Runs the chosen tests in their order; notes how many passed and which one failed."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self._rank = {test: rank for rank, test in enumerate(tests)}
+        self.passed = 0
+        self.failed: str | None = None
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted((i for i in items if i.nodeid in self._rank), key=lambda item: self._rank[item.nodeid])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed = self.failed or report.nodeid
+        elif report.when == "call" and report.passed:
+            self.passed += 1
+
+
+def tested(folder: Path, path: str, source: str, tests: Sequence[str]) -> tuple[str | None, int]:
+    """Return by what a mutant was noticed, None: by nothing, and how many tests it passed."""
+    assert not any(name.split(".")[0] == "gateway" for name in sys.modules)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    mutated = _Mutated(path, source)
+    sys.meta_path.insert(0, mutated)
+    try:
+        module = importlib.import_module(mutated.name)
+    except Exception as exc:  # noqa: BLE001 - whatever the mutant makes of itself
+        return f"import: {exc!r}", 0
+    assert module.__loader__ is mutated
+    chosen = _Chosen(tests)
+    code = _pytest(folder, sorted({test.split("::")[0] for test in tests}), chosen)
+    if chosen.failed is None and code != pytest.ExitCode.OK:
+        return f"collection: exit {code}", 0
+    return chosen.failed, chosen.passed
+
+
+class _Watch:
+    """Notes how long each test takes, and makes it the context of the lines that run."""
+
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self._coverage = measured
+        self.seconds: dict[str, float] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self._coverage.switch_context(item.nodeid)
+        started = time.perf_counter()
+        try:
+            return (yield)
+        finally:
+            self.seconds[item.nodeid] = time.perf_counter() - started
+            self._coverage.switch_context("")
+
+
+def measured(folder: Path, tests: Sequence[str], modules: Sequence[str], reported: Sequence[str]) -> dict[str, Any]:
+    """Run the tests on the gateway as it is; return what they cover, how long each takes, and whether all passed."""
+    watched = coverage.Coverage(data_file=str(folder / "coverage"), config_file=False, branch=True, include=[*modules])
+    watched.start()
+    watch = _Watch(watched)
+    code = _pytest(folder, tests, watch)
+    watched.stop()
+    data = watched.get_data()
+    lines = {module: data.contexts_by_lineno(str(Path(module).absolute())) for module in modules}
+    with (folder / "report").open("w", encoding="utf-8") as report:
+        share = watched.report(include=[*reported], show_missing=True, file=report)
+    return {
+        "passed": code == pytest.ExitCode.OK,
+        "seconds": watch.seconds,
+        "lines": lines,
+        "report": (folder / "report").read_text("utf-8"),
+        "share": share,
+    }
+
+
+# The same examples every time, kept nowhere, and none made smaller: that one fails is all that is asked.
+settings.register_profile("mutation", database=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+settings.load_profile("mutation")
+
+
+def _pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:
+    # Plain assertions: nobody reads how one failed, and those that explain take longer to import than to run.
+    options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    options += ["-p", "no:unraisableexception", "-o", f"timeout={_TEST_LIMIT_S}", f"--basetemp={folder / 'tests'}"]
+    return pytest.main([*options, *tests], plugins=[plugin])

@@ -1,0 +1,147 @@
+"""What is mutated, what tests it, and which mutants change nothing that anybody could see.
+
+Owns the three lists; no code.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["COVERED", "EQUIVALENT", "LEAST_SCORE", "MODULES", "TESTS", "Equivalent"]
+
+LEAST_SCORE = 0.85
+
+COVERED = (
+    "gateway/model.py",
+    "gateway/store/sqlite.py",
+    "gateway/store/rows.py",
+    "gateway/store/writer.py",
+    "gateway/poller.py",
+    "gateway/deliverer.py",
+    "gateway/janitor.py",
+)
+"""The state machine: every branch of it is taken by the tests."""
+
+MODULES = (
+    *COVERED,
+    "gateway/store/sql.py",
+    "gateway/store/database.py",
+    "gateway/supervisor.py",
+    "gateway/inflight.py",
+    "gateway/bulkhead.py",
+    "gateway/retry.py",
+)
+
+TESTS = (
+    "tests/unit/test_bulkhead.py",
+    "tests/unit/test_inflight.py",
+    "tests/unit/test_janitor.py",
+    "tests/unit/test_model.py",
+    "tests/unit/test_retry.py",
+    "tests/unit/test_supervisor.py",
+    "tests/integration/test_clock_steps.py",
+    "tests/integration/test_deliverer.py",
+    "tests/integration/test_poller.py",
+    "tests/integration/test_sqlite_store.py",
+    "tests/integration/test_store.py",
+    *(f"tests/integration/test_simulation.py::test_a_seed[{seed}]" for seed in range(5)),
+)
+"""Fast ones, of which each mutant meets those that run its statement."""
+
+
+class Equivalent(NamedTuple):
+    """A mutant that no test can tell from the original, by what its lines were and are, and why that is."""
+
+    path: str
+    was: str
+    now: str
+    why: str
+
+
+_MODEL, _BULKHEAD = "gateway/model.py", "gateway/bulkhead.py"
+_SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
+
+EQUIVALENT = (
+    *(
+        Equivalent(_MODEL, "if len(drawn) < count:", now, "fresh bytes are drawn for every id, as random as the pool's")
+        for now in ("if (len(drawn) <= count):", "if True:")
+    ),
+    Equivalent(
+        _MODEL, "_random_pool.seek(0)", "_random_pool.seek(1)", "one byte of a thousand is used twice, or not at all"
+    ),
+    Equivalent(
+        _MODEL,
+        "_random_pool.write(secrets.token_bytes(count * 100))",
+        "_random_pool.write(secrets.token_bytes(count * 200))",
+        "how many are drawn at a time is a matter of speed",
+    ),
+    Equivalent(
+        _MODEL,
+        'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])',
+        'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -9, -10)])',
+        "the last shift is 0 either way",
+    ),
+    Equivalent(
+        _BULKHEAD,
+        "share = 1 - held if self._failures.get(receiver, 0) >= _OPENS_AFTER else (self.free - held + 1) // 2",
+        "share = 1 - held if self._failures.get(receiver, 1) >= _OPENS_AFTER else (self.free - held + 1) // 2",
+        "one failure leads to no more than none",
+    ),
+    Equivalent(
+        _SQLITE,
+        "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))",
+        "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 2))",
+        "the second one beyond the limit is never looked at",
+    ),
+    *(
+        Equivalent(_SQLITE, was, now, "wakes the poller of no upstream, which there is not")
+        for was, now in (
+            ("if upstream is None:", "if False:"),
+            ("continue # it has settled meanwhile", "pass # it has settled meanwhile"),
+        )
+    ),
+    Equivalent(
+        _SQLITE,
+        "expiries = [item for item, _ in items if item.expired_by is not None]",
+        "expiries = [item for item, _ in items if True]",
+        "an end that is written a second time finds nothing that waits",
+    ),
+    Equivalent(
+        _SQLITE,
+        "(0 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
+        "(1 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
+        "where nobody counts places, all receivers have as many",
+    ),
+    *(
+        Equivalent(_SQLITE, f"self._webhook_due({whose}, 0){note}", f"self._webhook_due({whose}, 1){note}", "long ago")
+        for whose, note in (("claim.receiver", " # as in _recorded"), ("item.claim.receiver", ""))
+    ),
+    Equivalent(
+        _ROWS,
+        "FOREVER = 2**62 # later than any instant, above any seq",
+        "FOREVER = 2**61 # later than any instant, above any seq",
+        "as late, and as high",
+    ),
+    Equivalent(
+        _SQL,
+        "UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),",
+        "UPDATE callbacks SET state = made.state,",
+        "COUNT_ATTEMPTS follows, and would do it: here it saves writing the row again",
+    ),
+    Equivalent(
+        _SQL,
+        "WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number",
+        "WHERE callbacks.seq = made.seq AND callbacks.attempts <= made.number",
+        "writes the number that stands there",
+    ),
+    Equivalent(
+        _SQL,
+        "MOVE_WEBHOOKS = \"UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE state = 'pending'\"",
+        'MOVE_WEBHOOKS = "UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE true"',
+        "only what is pending has a next attempt: the condition is there for its index",
+    ),
+    Equivalent(
+        _SQL,
+        "SELECT seq FROM callbacks WHERE ended_at IS NOT NULL AND (",
+        "SELECT seq FROM callbacks WHERE true AND (",
+        "only what has ended is in the states that follow: the condition is there for its index",
+    ),
+)

@@ -1,0 +1,91 @@
+"""Retention: what is deleted and when, a bounded number at a time; and that a failing store is tried again."""
+
+from typing import cast
+
+from gateway.janitor import Janitor
+from gateway.store import Store
+from gateway.supervisor import HEARTBEAT_S
+from tests.virtualtime import VirtualClock, run_virtual
+
+DAY_MS = 86_400_000
+NOW = 1_777_460_000_000
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> int:
+        return NOW + round((self.seconds - 1000) * 1000)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class Shelf:
+    """A store of which so many callbacks may go."""
+
+    def __init__(self, old: int = 0) -> None:
+        self.old = old
+        self.failing: str | None = None
+        self.pruned: list[tuple[int, int, int]] = []
+        self.saved: list[tuple[str, bytes]] = []
+
+    async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
+        self.pruned.append((ended_before, dead_before, limit))
+        count = min(self.old, limit)
+        self.old -= count
+        return count
+
+    async def save(self, key: str, value: bytes) -> None:
+        self.saved.append((key, value))
+
+
+def janitor(shelf: Shelf, clock: Clock, retention_days: float = 7.0) -> Janitor:
+    return Janitor(cast("Store", shelf), clock, retention_days)
+
+
+async def test_what_ended_long_ago_goes_and_dead_letters_stay_three_times_as_long() -> None:
+    """The retention counts back from now; somebody may yet redeliver a dead letter."""
+    shelf, clock = Shelf(), Clock()
+    await janitor(shelf, clock, 0.5).run_once()
+    assert shelf.pruned == [(NOW - DAY_MS // 2, NOW - 3 * DAY_MS // 2, 500)]
+
+
+async def test_a_full_batch_is_followed_by_the_next_at_once() -> None:
+    """Many go in batches with no pause between them; when the last one was not full, there are ten minutes of rest."""
+    shelf, clock = Shelf(old=1000), Clock()
+    loop = janitor(shelf, clock)
+    assert [await loop.run_once() for _ in range(3)] == [0.0, 0.0, HEARTBEAT_S]
+    clock.seconds += 599.9
+    assert await loop.run_once() == HEARTBEAT_S
+    assert len(shelf.pruned) == 3
+    clock.seconds += 0.1
+    await loop.run_once()
+    assert len(shelf.pruned) == 4
+
+
+async def test_a_failing_store_is_tried_every_round() -> None:
+    """Nobody else may write while the gateway is not ready; a store that is well is not written to for nothing."""
+    shelf, clock = Shelf(), Clock()
+    loop = janitor(shelf, clock)
+    await loop.run_once()
+    assert shelf.saved == []
+    shelf.failing = "the last write failed: disk full"
+    await loop.run_once()
+    await loop.run_once()
+    assert shelf.saved == [("probe", b"")] * 2
+
+
+def test_it_waits_as_long_as_it_is_told_to() -> None:
+    """Nothing wakes it: what may go may go a little later."""
+
+    async def main() -> float:
+        loop = Janitor(cast("Store", Shelf()), VirtualClock(), 7.0)
+        await loop.wait(12.5)
+        await loop.drain(10)
+        return VirtualClock().monotonic()
+
+    assert run_virtual(main()) == 12.5

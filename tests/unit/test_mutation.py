@@ -1,0 +1,142 @@
+"""The mutators find every guard of a text, and leave alone what is none."""
+
+import ast
+
+import pytest
+
+from tests.mutation import python_guards, sql_guards
+
+
+def python(source: str) -> list[str]:
+    """Return what becomes of a source, change by change."""
+    return [mutant.source for mutant in python_guards.mutants_of("m.py", source)]
+
+
+def sql(statement: str) -> list[str]:
+    return [m.source.split('"')[1] for m in sql_guards.mutants_of("m.py", f'S = "{statement}"\n')]
+
+
+@pytest.mark.parametrize(
+    ("guard", "mutants"),
+    [
+        ("x = a < b", ["x = (a <= b)"]),
+        ("x = a is not None", ["x = (a is None)"]),
+        ("x = a and b", ["x = (a or b)", "x = (b)", "x = (a)"]),
+        ("x = not a", ["x = (a)"]),
+        (
+            "x = 1 if a else b",
+            ["x = 1 if False else b", "x = 1 if True else b", "x = 2 if a else b", "x = 0 if a else b"],
+        ),
+        ("x = [a for a in b if c]", ["x = [a for a in b if False]", "x = [a for a in b if True]"]),
+        ("if a:\n    pass\n", ["if False:\n    pass\n", "if True:\n    pass\n"]),
+        ("while a > b:\n    pass\n", ["while False:\n    pass\n", "while (a >= b):\n    pass\n"]),
+        ("for a in b:\n    continue\n", ["for a in b:\n    pass\n"]),
+        ("x = min(a, b)", ["x = max(a, b)"]),
+        ("x = TaskState.FAIL", ["x = TaskState.ABANDONED"]),
+        ("x = True", ["x = False"]),
+        ("x = 600", ["x = 1200"]),
+        ("_EVERY_S = 600.0", ["_EVERY_S = 1200.0"]),
+        ("x = 'ä' if a else '🐈'", ["x = 'ä' if False else '🐈'", "x = 'ä' if True else '🐈'"]),
+    ],
+)
+def test_each_guard_in_python_has_its_mutants(guard: str, mutants: list[str]) -> None:
+    """Conditions, comparisons, operands, exits, states and numbers are changed, each alone."""
+    assert sorted(python(guard)) == sorted(mutants)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""A docstring < that."""',
+        "_log.info('a', polls=a + 1, more=a and b)",
+        "self._metrics.polls.inc(a or 1)",
+        "if count:\n    _log.info('a')\n",
+        "x: dict[str, int | None]",
+        "def f(a: Literal[1]) -> Literal[2]:\n    return a\n",
+        "@cache(maxsize=9)\ndef f():\n    pass\n",
+        "x = f'{a if b else 1}'",
+        "x = found[0], found[-1]",
+        "class A(Struct, frozen=True):\n    pass\n",
+        "_BATCH = 500",
+        "x = zip(a, b, strict=True)",
+    ],
+)
+def test_what_is_no_guard_is_left_alone(source: str) -> None:
+    """Log lines, metrics, messages, types, decorators and places decide nothing."""
+    assert python(source) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "mutants"),
+    [
+        ("SELECT a FROM t WHERE a < ?", ["SELECT a FROM t WHERE a <= ?", "SELECT a FROM t WHERE true"]),
+        (
+            "UPDATE t SET a = 0, b = ? WHERE seq = :seq RETURNING a",
+            [
+                "UPDATE t SET a = 1, b = ? WHERE seq = :seq RETURNING a",
+                "UPDATE t SET b = ? WHERE seq = :seq RETURNING a",
+                "UPDATE t SET a = 0 WHERE seq = :seq RETURNING a",
+                "UPDATE t SET a = 0, b = ? WHERE seq <> :seq RETURNING a",
+                "UPDATE t SET a = 0, b = ? WHERE true RETURNING a",
+            ],
+        ),
+        (
+            "DELETE FROM t WHERE a IS NULL AND (:b OR c = d)",
+            [
+                "DELETE FROM t WHERE a IS NOT NULL AND (:b OR c = d)",
+                "DELETE FROM t WHERE true AND (:b OR c = d)",
+                "DELETE FROM t WHERE a IS NULL AND true",
+                "DELETE FROM t WHERE a IS NULL AND (false OR c = d)",
+                "DELETE FROM t WHERE a IS NULL AND (:b OR false)",
+                "DELETE FROM t WHERE a IS NULL AND (:b OR c <> d)",
+            ],
+        ),
+        (
+            "SELECT 1 FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.a = t.a)",
+            [
+                "SELECT 1 FROM t WHERE  EXISTS (SELECT 1 FROM u WHERE u.a = t.a)",
+                "SELECT 1 FROM t WHERE true",
+                "SELECT 1 FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.a <> t.a)",
+                "SELECT 1 FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE true)",
+            ],
+        ),
+        (
+            "SELECT 1 FROM t WHERE state IN ('dead', 'pending')",
+            [
+                "SELECT 1 FROM t WHERE state NOT IN ('dead', 'pending')",
+                "SELECT 1 FROM t WHERE state IN ('delivered', 'pending')",
+                "SELECT 1 FROM t WHERE state IN ( 'pending')",
+                "SELECT 1 FROM t WHERE state IN ('dead', 'waiting')",
+                "SELECT 1 FROM t WHERE state IN ('dead')",
+                "SELECT 1 FROM t WHERE true",
+            ],
+        ),
+        (
+            "SELECT iif(a IS NULL, b, c), coalesce(d, e), max(f, g) FROM t",
+            [
+                "SELECT iif(a IS NOT NULL, b, c), coalesce(d, e), max(f, g) FROM t",
+                "SELECT iif(true, b, c), coalesce(d, e), max(f, g) FROM t",
+                "SELECT iif(false, b, c), coalesce(d, e), max(f, g) FROM t",
+                "SELECT iif(a IS NULL, b, c), coalesce(d), max(f, g) FROM t",
+                "SELECT iif(a IS NULL, b, c), coalesce(e), max(f, g) FROM t",
+                "SELECT iif(a IS NULL, b, c), coalesce(d, e), min(f, g) FROM t",
+            ],
+        ),
+        ("INSERT INTO t SELECT value ->> 1 FROM json_each(?) WHERE true ON CONFLICT (a) DO NOTHING", []),
+        ("c.seq < :before", ["c.seq <= :before", "true"]),
+        ("callbacks_client", []),
+    ],
+)
+def test_each_guard_in_sql_has_its_mutants(statement: str, mutants: list[str]) -> None:
+    """Conditions are dropped and turned, states swapped, assignments left out; columns and places stay."""
+    assert sorted(sql(statement)) == sorted(mutants)
+
+
+def test_a_mutant_says_where_it_is() -> None:
+    """Its line, and how that was and is, are for whoever reads the report."""
+    source = "def f(a):\n    if (\n        a < 1\n    ):\n        return 2\n    return 3\n"
+    mutants = list(python_guards.mutants_of("m.py", source))
+    assert all(ast.parse(mutant.source) for mutant in mutants)
+    found = {(mutant.line, *mutant.changed[0], *mutant.changed[1]) for mutant in mutants}
+    assert (3, "        a < 1", "        (a <= 1)") in found
+    assert {mutant.lines for mutant in mutants if mutant.line == 3} == {range(2, 5)}
