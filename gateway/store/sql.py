@@ -173,7 +173,7 @@ SETTLE_TASKS = """
 UPDATE tasks SET state = settled.state, outcome = CAST(settled.outcome AS BLOB), settled_at = settled.at,
     next_poll_at = NULL, polls = tasks.polls + settled.polls,
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
-    last_error = iif(settled.polls > 0, NULL, last_error)
+    last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
 FROM (
     SELECT value ->> 0 AS seq, value ->> 1 AS state, value ->> 2 AS outcome, value ->> 3 AS at, value ->> 4 AS polls
     FROM json_each(?)

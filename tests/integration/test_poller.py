@@ -381,18 +381,22 @@ def test_a_time_out_comes_after_a_last_poll(
         (-1, 5, 0, 6, 5),
         # The last poll came to nothing: half a minute.
         (100, 100, 1, 129.999, None),
-        (100, 100, 1, 130, 130),
+        (100, 100, 1, 130, 100),
+        # Those that passed up to half a minute ago, and before that poll.
+        (100, 110, 1, 135, 105),
+        (100, 110, 1, 145, 110),
         # It has not been made: a minute.
         (100, 99, 0, 159.999, None),
-        (100, 99, 0, 160, 160),
+        (100, 99, 0, 160, 100),
         (100, None, 0, 159.999, None),
-        (100, None, 0, 160, 160),
-        (0, None, 0, 60, 60),
+        (100, None, 0, 160, 100),
+        (100, None, 0, 170, 110),
+        (0, None, 0, 60, 0),
         # The time passed before the start, at 0: ten minutes from then on.
         (-1, None, 0, 599.999, None),
-        (-1, None, 0, 600, 600),
+        (-1, None, 0, 600, 0),
         (-1, 5, 1, 599.999, None),
-        (-1, 5, 1, 600, 600),
+        (-1, 5, 1, 600, 0),
     ],
 )
 def test_how_long_a_last_poll_is_waited_for(
