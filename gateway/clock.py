@@ -81,6 +81,7 @@ class FollowingClock:
         return 0
 
 
+@lru_cache(maxsize=1024)  # the same few again and again: what is registered together, and shown in several members
 def to_iso(at: int) -> str:
     """Format an instant as RFC 3339 in UTC with milliseconds: ``2026-11-23T10:00:00.000Z``."""
     seconds, millis = divmod(at, 1000)

@@ -89,8 +89,16 @@ def new_callback_id(now: int) -> str:
 
     The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
     """
-    number = (now << 80) | int.from_bytes(_random_bytes(10))
-    return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])
+    return _id_of_time(now) + _digits(int.from_bytes(_random_bytes(10)), 80)
+
+
+@lru_cache(maxsize=64)  # many are made within a millisecond
+def _id_of_time(now: int) -> str:
+    return "cb_" + _digits(now, 50)
+
+
+def _digits(number: int, bits: int) -> str:
+    return "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(bits - 10, -10, -10)])
 
 
 @lru_cache(maxsize=4096)

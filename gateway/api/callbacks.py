@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -84,7 +85,7 @@ class Callbacks:
 
     async def register(self, request: Request) -> Response:
         asked = decode(await read_body(request, _MAX_BODY), _one)
-        new = self._new_callback(client_of(request), asked)
+        new = self._new_callback(client_of(request), asked, self._clock.now())
         await self._check(new.url)
         (registration,) = await self._store.register([new])
         self._count(registration)
@@ -100,8 +101,8 @@ class Callbacks:
     async def register_batch(self, request: Request) -> Response:
         """Register each item by itself: one that is refused does not touch the others."""
         asked = decode(await read_body(request, _MAX_BATCH_BODY), _batch)
-        client = client_of(request)
-        read = [self._read_item(client, item) for item in asked.callbacks]
+        client, now = client_of(request), self._clock.now()
+        read = [self._read_item(client, item, now) for item in asked.callbacks]
         urls = {item.url for item in read if isinstance(item, NewCallback)}
         places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
         verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
@@ -112,9 +113,8 @@ class Callbacks:
             _batch_answer(item, next(registrations)) if isinstance(item, NewCallback) else _refused(item)
             for item in checked
         ]
-        for answer in answers:
-            if "callback" in answer:
-                self._registrations[answer["status"] == 201].inc()
+        for status, count in Counter(answer["status"] for answer in answers if "callback" in answer).items():
+            self._registrations[status == 201].inc(count)
         return json_response({"data": answers})
 
     async def list_all(self, request: Request) -> Response:
@@ -177,7 +177,7 @@ class Callbacks:
             raise _not_found(request)
         return callback
 
-    def _new_callback(self, client: str, asked: CallbackRequest) -> NewCallback:
+    def _new_callback(self, client: str, asked: CallbackRequest, now: int) -> NewCallback:
         metadata = msgspec.json.encode(asked.metadata)
         if len(metadata) > MAX_METADATA:
             message = f"may have at most {MAX_METADATA} bytes as JSON, has {len(metadata)}"
@@ -188,7 +188,6 @@ class Callbacks:
         if upstream not in self._first_poll_at:
             message = f"is not configured; there is: {', '.join(self._first_poll_at)}"
             raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
-        now = self._clock.now()
         return NewCallback(
             id=new_callback_id(now),
             client=client,
@@ -201,9 +200,9 @@ class Callbacks:
             first_poll_at=self._first_poll_at[upstream](now),
         )
 
-    def _read_item(self, client: str, item: msgspec.Raw) -> NewCallback | RequestError:
+    def _read_item(self, client: str, item: msgspec.Raw, now: int) -> NewCallback | RequestError:
         try:
-            return self._new_callback(client, decode(item, _one))
+            return self._new_callback(client, decode(item, _one), now)
         except RequestError as error:
             return error
 

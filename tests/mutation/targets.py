@@ -75,8 +75,8 @@ EQUIVALENT = (
     ),
     Equivalent(
         _MODEL,
-        'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -10, -10)])',
-        'return "cb_" + "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(120, -9, -10)])',
+        'return "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(bits - 10, -10, -10)])',
+        'return "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(bits - 10, -9, -10)])',
         "the last shift is 0 either way",
     ),
     Equivalent(
