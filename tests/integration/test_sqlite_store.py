@@ -386,6 +386,20 @@ async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> Non
     assert statements.count("COMMIT") == 1
 
 
+async def test_a_write_waits_for_others_a_few_turns_only(store: SqliteStore) -> None:
+    """Where every turn of the event loop brings another write, the first ones are stored before hundreds have come."""
+    first = asyncio.create_task(store.register([new()]))
+    others = []
+    while not first.done():
+        others.append(asyncio.create_task(store.register([new()])))
+        await asyncio.sleep(0)
+        if len(others) == 100:
+            break
+    begun = store._database._lock.locked() or first.done()
+    await asyncio.gather(first, *others)
+    assert begun
+
+
 @pytest.mark.parametrize(("writes", "rows", "commits"), [(512, 1, 1), (513, 1, 2), (2, 512, 2), (2, 511, 1)])
 async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int, rows: int, commits: int) -> None:
     """No reader waits for more than some five hundred rows and the rest of one write."""

@@ -42,6 +42,8 @@ TESTS = (
     "tests/integration/test_poller.py",
     "tests/integration/test_sqlite_store.py",
     "tests/integration/test_store.py",
+    "tests/integration/test_simulation.py::test_each_callback_has_a_grace_of_its_own",
+    "tests/integration/test_simulation.py::test_a_retry_keeps_its_distance_until_it_is_recorded",
     *(f"tests/integration/test_simulation.py::test_a_seed[{seed}]" for seed in range(5)),
 )
 """Fast ones, of which each mutant meets those that run its statement."""
