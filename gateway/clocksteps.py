@@ -1,8 +1,8 @@
 """Lets everything that is due follow a wall clock that was set, before any loop asks what is due.
 
-Owns when that happens: between the loops' rounds, with none of them in the middle of one, and before the first. What
-follows is for the store to say, and what counts as a step for ``FollowingClock``. Called by the supervisor around each
-round, and by the wiring at the start.
+Owns when that happens: between the loops' rounds, with none of them in the middle of one, before the first and after
+the last. What follows is for the store to say, and what counts as a step for ``FollowingClock``. Called by the
+supervisor around each round, and by the wiring at the start and at the end.
 
 Without it a clock that is set back an hour (or a virtual machine that wakes up) stops every poll and retry for that
 hour, and one that is set forward ends callbacks whose time has not passed.
@@ -43,6 +43,14 @@ class ClockSteps:
         if (back_ms := self._store.set_back_ms) > STEP_MS:
             await self._store.follow_clock(-back_ms)
             _log.warning("clock.stepped", by_s=-back_ms / 1000)
+
+    async def finish(self) -> None:
+        """Follow a clock that was set since the last round, once the loops have ended. Raises StoreError.
+
+        The next start could not tell: what is written from now on has the new time.
+        """
+        await self.begin_round()
+        self.end_round()
 
     async def begin_round(self) -> None:
         """Begin a round, once all has followed the clock. Raises StoreError: it has not."""

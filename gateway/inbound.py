@@ -10,6 +10,7 @@ its bytes have been parsed; a request that arrives in one piece starts none.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
@@ -149,7 +150,8 @@ class InboundProtocol(HttpToolsProtocol):
         elif self._in_body and self._refusal is None:
             # A moment for what is on its way; uvicorn would wait as long as it may, and then answer a defect's 500.
             self._forget_deadline()
-            self._deadline = self.loop.call_later(self.linger_s, self._cut_short)
+            graceful_s = self.config.timeout_graceful_shutdown or math.inf  # after which uvicorn cancels the request
+            self._deadline = self.loop.call_later(min(self.linger_s, graceful_s / 2), self._cut_short)
 
     # What the parser finds
 
@@ -232,7 +234,12 @@ class InboundProtocol(HttpToolsProtocol):
         if not others_wait:
             self.cycle.body.clear()  # what the application left there would stay as long as the connection
         super().on_response_complete()
-        if self.transport.is_closing() or others_wait:
+        if self.transport.is_closing():
+            return
+        if others_wait:
+            self._forget_deadline()  # until now it may have been the gateway that did not read
+            if self._in_head() or self._in_body or self._unclaimed:
+                self._await_client()
             return
         if self._refusal is not None:
             self._answer(self._refusal)

@@ -68,7 +68,7 @@ class Poller:
         self._wake = store.tasks_due(upstream.name)
         self._in_flight = InFlight(_CONCURRENCY, self._wake)
         self._started = clock.monotonic()
-        self._last_polls: set[int] = set()
+        self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
         self._not_known: dict[int, tuple[float, int]] = {}  # since when (monotonic), and how many polls in a row
 
     async def prepare(self) -> None:
@@ -89,7 +89,7 @@ class Poller:
         if refused:
             room = 0 if self._in_flight.count else 1  # one probe at a time
         if room == 0:
-            return wait_s  # the end of a poll wakes the loop
+            return wait_s  # the end of a poll wakes the loop, or the heartbeat does
         available = queries.available_for_polls()
         free = min(room, available)
         if free <= 0:
@@ -254,13 +254,14 @@ class Poller:
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
         expired, next_expiry_at = await self._store.expired_tasks(self._upstream.name, now, _EXPIRY_BATCH)
-        self._last_polls.intersection_update(task.seq for task in expired)
+        self._last_polls.intersection_update((task.seq, task.expires_at) for task in expired)
         over = [(task, expired_by) for task in expired if (expired_by := self._expired_by(task, now)) is not None]
         # Together, so that they share a transaction.
         await asyncio.gather(*(self._abandon(task, expired_by, now) for task, expired_by in over))
-        ask_again = {task.seq for task in expired} - {task.seq for task, _ in over} - self._last_polls
+        given_up = {task.seq for task, _ in over}
+        ask_again = {(task.seq, task.expires_at) for task in expired if task.seq not in given_up} - self._last_polls
         if ask_again:
-            await self._store.poll_now(list(ask_again), now)
+            await self._store.poll_now([seq for seq, _ in ask_again], now)
             self._last_polls |= ask_again
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000
         # Those that wait for their last poll wake the loop when it ends; their grace is checked every second.

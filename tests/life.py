@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gateway.clock import Clock, FollowingClock
 from gateway.clocksteps import ClockSteps
 from gateway.config import RateWindow
 from gateway.deliverer import Deliverer
+from gateway.errors import StoreError
 from gateway.key import Budget, Key
 from gateway.model import Callback, NewCallback, new_callback_id
 from gateway.outcome import PollResult
@@ -122,6 +124,8 @@ class Life:
     async def stop(self, drain_s: float = 10.0) -> None:
         """End as at SIGTERM."""
         await self.supervisor.drain(drain_s)
+        with suppress(StoreError):
+            await self.clock_steps.finish()
         await self.store.close()
 
     async def kill(self) -> None:

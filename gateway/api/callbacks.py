@@ -85,8 +85,9 @@ class Callbacks:
 
     async def register(self, request: Request) -> Response:
         asked = decode(await read_body(request, _MAX_BODY), _one)
+        await self._check(asked.callback_url)
+        # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
         new = self._new_callback(client_of(request), asked, self._clock.now())
-        await self._check(new.url)
         (registration,) = await self._store.register([new])
         self._count(registration)
         if not registration.created and not new.same_request_as(registration.callback):
@@ -101,12 +102,17 @@ class Callbacks:
     async def register_batch(self, request: Request) -> Response:
         """Register each item by itself: one that is refused does not touch the others."""
         asked = decode(await read_body(request, _MAX_BATCH_BODY), _batch)
-        client, now = client_of(request), self._clock.now()
-        read = [self._read_item(client, item, now) for item in asked.callbacks]
-        urls = {item.url for item in read if isinstance(item, NewCallback)}
+        read = [_read_item(item) for item in asked.callbacks]
+        urls = {item.callback_url for item in read if isinstance(item, CallbackRequest)}
         places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
         verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
-        checked = [verdicts[item.url] or item if isinstance(item, NewCallback) else item for item in read]
+        client, now = client_of(request), self._clock.now()
+        checked = [
+            verdicts[item.callback_url] or self._new_item(client, item, now)
+            if isinstance(item, CallbackRequest)
+            else item
+            for item in read
+        ]
         new = [item for item in checked if isinstance(item, NewCallback)]
         registrations = iter(await self._store.register(new) if new else [])
         answers = [
@@ -200,9 +206,9 @@ class Callbacks:
             first_poll_at=self._first_poll_at[upstream](now),
         )
 
-    def _read_item(self, client: str, item: msgspec.Raw, now: int) -> NewCallback | RequestError:
+    def _new_item(self, client: str, asked: CallbackRequest, now: int) -> NewCallback | RequestError:
         try:
-            return self._new_callback(client, decode(item, _one), now)
+            return self._new_callback(client, asked, now)
         except RequestError as error:
             return error
 
@@ -244,6 +250,13 @@ class Callbacks:
             message = "is not one that this gateway gave out; take nextCursor of the page before"
             raise InvalidRequest(f"cursor: {message}", errors=[("cursor", message)])
         return seq
+
+
+def _read_item(item: msgspec.Raw) -> CallbackRequest | RequestError:
+    try:
+        return decode(item, _one)
+    except RequestError as error:
+        return error
 
 
 def _batch_answer(new: NewCallback, registration: Registration) -> dict[str, Any]:

@@ -227,8 +227,8 @@ class UpstreamProxy:
             receiver=None if url is None else receiver_of(url),
         )
         if url is not None and task_id is not None:
-            new = self._new_callback(client, task_id, url, asked.model)
-            registration = self._spawn(self._register(new), f"proxy-register-{task_id}")
+            work = self._register(client, task_id, url, asked.model)
+            registration = self._spawn(work, f"proxy-register-{task_id}")
             await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
         return self._upstream.without_key(answer)
 
@@ -255,12 +255,14 @@ class UpstreamProxy:
             model=model,
         )
 
-    async def _register(self, new: NewCallback) -> None:
+    async def _register(self, client: str, task_id: str, url: str, model: str | None) -> None:
         """Register a callback, however long the store fails: its task is paid for."""
-        told = {"upstream": new.upstream, "task_id": new.task_id, "receiver": receiver_of(new.url)}
+        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url)}
         tries = 0
         try:
             while True:
+                # Anew each time: the clock may have been set since the last.
+                new = self._new_callback(client, task_id, url, model)
                 try:
                     (registration,) = await self._store.register([new])
                 except StoreError as exc:

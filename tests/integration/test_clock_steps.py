@@ -1,20 +1,25 @@
 """The wall clock is set an hour forward or back while the gateway runs: all goes on at its pace. In virtual time."""
 
 import asyncio
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
+import httpx
 import pytest
 
+from gateway.api.callbacks import Callbacks
+from gateway.api.proxy import UpstreamProxy
 from gateway.config import RateWindow
 from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
 from gateway.sender import SendResult
 from gateway.store import sql
-from tests.life import Life, ScriptedSender, ScriptedUpstream, until
+from tests.life import Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 
 HOUR_S = 3600.0
@@ -275,6 +280,106 @@ def test_a_clock_that_is_set_back_while_nothing_runs(tmp_path: Path) -> None:
         assert await state(life, short) is CallbackState.WAITING
         await asyncio.sleep(600)
         assert await state(life, short) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_clock_that_is_set_back_just_before_the_end(tmp_path: Path) -> None:
+    """Told to stop before its next round, a gateway follows first: the next start could not tell any more."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+        world.status = 500
+        world.ended = {"ended"}
+        callback = await life.register("ended")
+        await until(lambda: len(world.posts) == 2)  # the third attempt: five minutes later
+        await asyncio.sleep(23.3)
+        world.clock.step(-HOUR_S)
+        await life.stop()
+        life = await world.life()
+        world.status = 204
+        await asyncio.sleep(310)
+        assert await state(life, callback) is CallbackState.DELIVERED
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+@pytest.mark.parametrize("path", ["", "/batch"])
+def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: float, tmp_path: Path) -> None:
+    """They count from when they are stored: polled at once, and timed out when that was asked for."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        life = await world.life()
+
+        async def look_up(_: str) -> None:
+            await asyncio.sleep(15)
+
+        callbacks = Callbacks(
+            life.store, life.clock, life.metrics, check_url=look_up, first_poll_at={"up": life.timetable.first_poll_at}
+        )
+        (route,) = (route for route in callbacks.routes() if route.path == f"/v1/callbacks{path}")
+        asked = {"taskId": "t", "callbackUrl": "https://app.example.com/hooks", "timeoutSeconds": 600}
+        body = json.dumps({"callbacks": [asked]} if path else asked).encode()
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+        answers: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            answers.append(message)
+
+        registering = asyncio.create_task(route.app(scope | {"client_name": ""}, receive, send))
+        await asyncio.sleep(0.5)
+        world.clock.step(step_s)
+        await registering
+        assert answers[0]["status"] in (200, 201)
+        stored_s = world.clock.monotonic()
+        await asyncio.sleep(5)
+        assert world.polled_between(stored_s, stored_s + 5)
+        ((expires_at,),) = await life.store._database.read("SELECT expires_at FROM callbacks")
+        assert abs(expires_at - life.clock.now() - 595_000) < 1000
+        await life.stop()
+
+    run_virtual(main())
+
+
+@STEPS
+def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Path) -> None:
+    """While the disk is full its time is the time of the try: its task is polled at once when there is room."""
+
+    async def main() -> None:
+        asked: list[float] = []
+
+        async def answer(_: httpx.Request) -> httpx.Response:
+            asked.append(machine.monotonic())
+            return httpx.Response(503)
+
+        machine = VirtualClock()
+        life = await Life(tmp_path / "db", machine, upstream=Transport(answer), rate=FAST).start()
+        upstream = life.poller._upstream
+        proxy = UpstreamProxy(
+            life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
+            check_url=AsyncMock(), draining=asyncio.Event(),
+        )  # fmt: skip
+        life.connection.broken = "disk full"
+        registering = asyncio.create_task(proxy._register("", "t", "https://app.example.com/hooks", None))
+        await asyncio.sleep(1)
+        machine.step(step_s)
+        await asyncio.sleep(20)
+        life.connection.broken = None
+        await registering
+        stored_s = machine.monotonic()
+        ((expires_at,),) = await life.store._database.read("SELECT expires_at FROM callbacks")
+        assert abs(expires_at - life.clock.now() - 86_400_000) < 20_000
+        await asyncio.sleep(60)
+        assert asked
+        assert asked[0] < stored_s + 60
         await life.stop()
 
     run_virtual(main())

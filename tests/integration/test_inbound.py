@@ -430,6 +430,29 @@ async def test_a_body_that_is_answered_while_it_comes_gets_the_shorter_deadline(
         await peer.ended()
 
 
+async def test_half_a_body_behind_a_request_that_waits_is_not_blamed() -> None:
+    """Its time begins when the gateway reads on, and not while the request before it is held."""
+
+    class Unhurried(Hasty):
+        body_s = 1.0
+
+    app = App()
+    async with served(app, Unhurried) as connect:
+        peer = await connect()
+        await peer.send(GET % b"hold" + b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc")
+        await app.held.wait()
+        most = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.9 * Unhurried.body_s, most.set)
+        await most.wait()
+        app.release.set()
+        assert (await peer.answer())[2] == b"/hold"
+        some = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.3 * Unhurried.body_s, some.set)
+        await some.wait()
+        await peer.send(b"def")
+        assert (await peer.answer())[2] == b"abcdef"
+
+
 async def test_half_a_request_behind_one_that_waits_is_not_blamed() -> None:
     """While the gateway does not read, a pipelined head is late through no fault of its client."""
     app = App()

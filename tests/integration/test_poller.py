@@ -613,6 +613,26 @@ def test_a_result_at_the_last_moment_counts(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_last_poll_for_each_callback(tmp_path: Path) -> None:
+    """While one callback is in its grace, another of the same task is asked for too when its own time has passed."""
+
+    async def main() -> None:
+        async def answer(_: httpx.Request) -> httpx.Response:
+            if 595 <= life.clock.monotonic() < 605:
+                return httpx.Response(503, headers={"retry-after": "300"})
+            return done() if life.clock.monotonic() >= 605 else running()
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(answer)).start()
+        await life.register("t", url="https://a.example/1", timeout_s=600)
+        await asyncio.sleep(10)
+        second = await life.register("t", url="https://a.example/2", timeout_s=600)
+        await asyncio.sleep(700)
+        assert (await life.look(second)).task.state is TaskState.SUCCESS
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_a_time_out_while_the_gateway_was_down(tmp_path: Path) -> None:
     """A task whose time passed while nothing ran is asked about once before it is given up."""
 

@@ -55,6 +55,11 @@ class Asks:
                 return ask
         return None
 
+    def refused(self, ask: Ask) -> None:
+        """Drop one that the store could not take."""
+        if ask in self._open:
+            self._open.remove(ask)
+
     def answered(self, ask: Ask, found: CallbackState | int | None) -> None:
         """Compare an answer with what was done."""
         if ask in self._open:

@@ -178,6 +178,7 @@ class _Run:
         try:
             self.laws.asks.answered(ask, await asked)
         except StoreError as error:
+            self.laws.asks.refused(ask)
             excused = life is not self.life or life.connection.broken is not None
             self.laws.hold(excused, (ask, error, "was refused, and the disk is well"))
         except AssertionError as error:
