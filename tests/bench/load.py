@@ -76,6 +76,9 @@ async def pace(url: str, requests: Iterable[bytes], every_s: float, check: Check
     async with asyncio.TaskGroup() as asking:
         for number, request in enumerate(requests):
             await asyncio.sleep(started + number * every_s - loop.time())
+            # One that went idle after a burst may have been closed since.
+            while free and free[-1].closed:
+                free.pop()
             asking.create_task(ask(free.pop() if free else await _connect(url, check), request))
     for connection in free:
         connection.close()
@@ -95,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._check = check
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
@@ -110,6 +114,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
         if not self._done.done():
             self._done.set_exception(exc or ConnectionError("the connection was closed before its answer"))
 
