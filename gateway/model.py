@@ -4,7 +4,6 @@ Pure: no I/O, no clock. Every other module speaks in these types. ``store/migrat
 constraints and a test holds the two together.
 """
 
-import io
 import secrets
 from enum import StrEnum
 from functools import lru_cache
@@ -67,21 +66,7 @@ class AttemptResult(StrEnum):
 
 
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
-_ID_PAIRS = tuple(high + low for high in _ID_ALPHABET for low in _ID_ALPHABET)  # two characters for ten bits
-
-
-_random_pool = io.BytesIO()
-
-
-def _random_bytes(count: int) -> bytes:
-    """Return bytes from the system's generator, which is asked for a hundred ids at once: it takes no longer."""
-    drawn = _random_pool.read(count)
-    if len(drawn) < count:
-        _random_pool.seek(0)
-        _random_pool.write(secrets.token_bytes(count * 100))
-        _random_pool.seek(0)
-        drawn = _random_pool.read(count)
-    return drawn
+_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
 
 
 def new_callback_id(now: int) -> str:
@@ -89,16 +74,12 @@ def new_callback_id(now: int) -> str:
 
     The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
     """
-    return _id_of_time(now) + _digits(int.from_bytes(_random_bytes(10)), 80)
+    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
 
 
 @lru_cache(maxsize=64)  # many are made within a millisecond
 def _id_of_time(now: int) -> str:
-    return "cb_" + _digits(now, 50)
-
-
-def _digits(number: int, bits: int) -> str:
-    return "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(bits - 10, -10, -10)])
+    return "cb_" + "".join([_ID_ALPHABET[(now >> shift) & 31] for shift in reversed(range(0, 50, 5))])
 
 
 @lru_cache(maxsize=4096)

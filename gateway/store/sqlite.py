@@ -153,15 +153,14 @@ class SqliteStore:
         return True
 
     def _registered(self, _: Sequence[Any], results: Sequence[Sequence[Registration]]) -> None:
-        for registration in (one for result in results for one in result):
-            callback = registration.callback
-            if not registration.created:
-                continue
-            upstream = callback.task.upstream
-            self._tasks_due[upstream].set()
-            self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], callback.expires_at)
+        expiries: defaultdict[str, list[int]] = defaultdict(list)
+        for callback in (one.callback for result in results for one in result if one.created):
+            expiries[callback.task.upstream].append(callback.expires_at)
             if callback.next_attempt_at is not None:
                 self._webhook_due(receiver_of(callback.url), callback.next_attempt_at)
+        for upstream, expires_at in expiries.items():
+            self._tasks_due[upstream].set()
+            self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
 
     # Reading for the API
 

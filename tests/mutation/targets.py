@@ -62,25 +62,6 @@ _MODEL, _BULKHEAD = "gateway/model.py", "gateway/bulkhead.py"
 _SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
 
 EQUIVALENT = (
-    *(
-        Equivalent(_MODEL, "if len(drawn) < count:", now, "fresh bytes are drawn for every id, as random as the pool's")
-        for now in ("if (len(drawn) <= count):", "if True:")
-    ),
-    Equivalent(
-        _MODEL, "_random_pool.seek(0)", "_random_pool.seek(1)", "one byte of a thousand is used twice, or not at all"
-    ),
-    Equivalent(
-        _MODEL,
-        "_random_pool.write(secrets.token_bytes(count * 100))",
-        "_random_pool.write(secrets.token_bytes(count * 200))",
-        "how many are drawn at a time is a matter of speed",
-    ),
-    Equivalent(
-        _MODEL,
-        'return "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(bits - 10, -10, -10)])',
-        'return "".join([_ID_PAIRS[(number >> shift) & 1023] for shift in range(bits - 10, -9, -10)])',
-        "the last shift is 0 either way",
-    ),
     Equivalent(
         _BULKHEAD,
         "share = 1 - held if self._failures.get(receiver, 0) >= _OPENS_AFTER else (self.free - held + 1) // 2",
