@@ -36,7 +36,8 @@ _log = structlog.get_logger()
 
 _MIGRATIONS = resources.files("gateway.store.migrations")
 _APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
-_OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, RETURNING and ->> are there from here on
+_OLDEST_SQLITE = (3, 38, 0)  # from here on SQLite has STRICT tables, and JSON without being built for it
+_STATEMENTS_KEPT = 256  # compiled: those over rows are, for each power of two
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
 _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
 _BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
@@ -76,7 +77,11 @@ class Database:
             # isolation_level None: transactions begin and end only where this file says so.
             # Backups use it from a thread of their own, while they hold the lock.
             self._db = await aiosqlite.connect(
-                self._path, isolation_level=None, timeout=_LOCK_WAIT_S, check_same_thread=False
+                self._path,
+                isolation_level=None,
+                timeout=_LOCK_WAIT_S,
+                check_same_thread=False,
+                cached_statements=_STATEMENTS_KEPT,
             )
             await self._prepare()
         except sqlite3.Error as exc:

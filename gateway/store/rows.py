@@ -1,6 +1,6 @@
 """Rows → ``gateway.model`` types, and those types → the parameters of statements.
 
-Owns the column orders of ``sql.py``'s SELECTs and of its JSON parameters; pure. Called by ``sqlite.py``.
+Owns the column orders of ``sql.py``'s SELECTs and of its rows; pure. Called by ``sqlite.py``.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,12 @@ from gateway.payload import BodyTemplate, body_template
 __all__ = [
     "FOREVER",
     "Duration",
+    "Rows",
     "array",
     "attempt",
     "attempts",
     "callback",
+    "counted",
     "created_callback",
     "due_callback",
     "due_task",
@@ -41,11 +43,15 @@ __all__ = [
     "new_tasks",
     "owed",
     "polls",
+    "recorded",
     "settled",
     "task",
     "wanted",
     "webhook_parameters",
 ]
+
+Rows = list[tuple[Any, ...]]
+"""What ``sql.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
 
 Duration = tuple[str, str, int, int, int]
 """Upstream, model, slot, seq, duration_ms."""
@@ -180,30 +186,28 @@ def expired_task(row: Any) -> ExpiredTask:
     )
 
 
-def new_tasks(new: Sequence[NewCallback]) -> str:
-    """Return INSERT_TASKS' parameter: upstream, task_id, created_at, next_poll_at, model."""
-    return array([(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model)) for c in new])
+def new_tasks(new: Sequence[NewCallback]) -> Rows:
+    """Return INSERT_TASKS' rows."""
+    return [(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model)) for c in new]
 
 
-def new_callbacks(new: Sequence[NewCallback]) -> str:
-    """Return INSERT_CALLBACKS' parameter: upstream, task_id, id, client, url, receiver, metadata, …, expires_at."""
-    return array(
-        [
-            (
-                c.upstream,
-                c.task_id,
-                c.id,
-                c.client,
-                c.url,
-                c.receiver,
-                c.metadata.decode(),
-                c.timeout_s,
-                c.created_at,
-                c.expires_at,
-            )
-            for c in new
-        ]
-    )
+def new_callbacks(new: Sequence[NewCallback]) -> Rows:
+    """Return INSERT_CALLBACKS' rows."""
+    return [
+        (
+            c.upstream,
+            c.task_id,
+            c.id,
+            c.client,
+            c.url,
+            c.receiver,
+            c.metadata,
+            c.timeout_s,
+            c.created_at,
+            c.expires_at,
+        )
+        for c in new
+    ]
 
 
 def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: int) -> Callback:
@@ -237,14 +241,14 @@ def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: i
     )
 
 
-def wanted(new: Sequence[NewCallback]) -> str:
-    """Return SELECT_REGISTERED's parameter: upstream, task_id, client, url."""
-    return array([(c.upstream, c.task_id, c.client, c.url) for c in new])
+def wanted(new: Sequence[NewCallback]) -> Rows:
+    """Return SELECT_REGISTERED's rows."""
+    return [(c.upstream, c.task_id, c.client, c.url, place) for place, c in enumerate(new)]
 
 
-def polls(records: Sequence[PollRecord]) -> str:
-    """Return RESCHEDULE_TASKS' parameter: seq, polled_at, next_poll_at, error, born_at, model."""
-    return array([(r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model)) for r in records])
+def polls(records: Sequence[PollRecord]) -> Rows:
+    """Return RESCHEDULE_TASKS' rows."""
+    return [(r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model)) for r in records]
 
 
 def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any]:
@@ -252,12 +256,9 @@ def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any
     return {"deliver_at": deliver_at, "head": template.head, "middle": template.middle, "tail": template.tail}
 
 
-def owed(settled: Sequence[Settlement], delay_ms: int) -> str:
-    """Return OWE_WEBHOOKS' parameter; the webhooks fall due ``delay_ms`` milliseconds after their task's end.
-
-    Seq, expired_by, deliver_at, and the head, middle and tail of the body.
-    """
-    return array([_owed(one, delay_ms) for one in settled])
+def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:
+    """Return OWE_WEBHOOKS' rows; the webhooks fall due ``delay_ms`` milliseconds after their task's end."""
+    return [_owed(one, delay_ms) for one in settled]
 
 
 def _owed(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
@@ -266,53 +267,66 @@ def _owed(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
         one.seq,
         FOREVER if one.expired_by is None else one.expired_by,
         one.settled_at + delay_ms,
-        template.head.decode(),
-        template.middle.decode(),
-        template.tail.decode(),
+        template.head,
+        template.middle,
+        template.tail,
     )
 
 
-def settled(ended: Sequence[Settlement]) -> str:
-    """Return SETTLE_TASKS' parameter: seq, state, outcome, settled_at, polls."""
-    return array([(one.seq, one.outcome.state, one.outcome.data.decode(), one.settled_at, one.polls) for one in ended])
+def settled(ended: Sequence[Settlement]) -> Rows:
+    """Return SETTLE_TASKS' rows."""
+    return [(one.seq, one.outcome.state.value, one.outcome.data, one.settled_at, one.polls) for one in ended]
 
 
-def attempts(records: Sequence[AttemptRecord]) -> str:
-    """Return the parameter of INSERT_ATTEMPTS, RECORD_ATTEMPTS and COUNT_ATTEMPTS.
-
-    Seq, number, started_at, duration_ms, status_code, error, result, excerpt, state, next_attempt_at, ended_at,
-    counts, redeliveries.
-    """
-    return array([_attempt(record) for record in records])
+def attempts(records: Sequence[AttemptRecord]) -> Rows:
+    """Return INSERT_ATTEMPTS' rows."""
+    return [_attempt(record.claim.seq, record.attempt) for record in records]
 
 
-def _attempt(record: AttemptRecord) -> tuple[Any, ...]:
-    made = record.attempt
+def _attempt(callback_seq: int, made: Attempt) -> tuple[Any, ...]:
     return (
-        record.claim.seq,
+        callback_seq,
         made.number,
         made.started_at,
         made.duration_ms,
         made.status_code,
         _text(made.error),
-        made.result,
+        made.result.value,
         _text(made.excerpt),
-        _NEXT_STATE[made.result],
+    )
+
+
+def recorded(records: Sequence[AttemptRecord]) -> Rows:
+    """Return RECORD_ATTEMPTS' rows."""
+    return [_recorded(record, record.attempt) for record in records]
+
+
+def _recorded(record: AttemptRecord, made: Attempt) -> tuple[Any, ...]:
+    return (
+        record.claim.seq,
+        made.number,
+        _text(made.error),
+        _NEXT_STATE[made.result].value,
         record.next_attempt_at,
         made.started_at + made.duration_ms,
-        made.result is not AttemptResult.INTERRUPTED,
+        0 if made.result is AttemptResult.INTERRUPTED else 1,
         record.claim.redeliveries,
     )
 
 
+def counted(records: Sequence[AttemptRecord]) -> Rows:
+    """Return COUNT_ATTEMPTS' rows."""
+    return [(record.claim.seq, record.attempt.number) for record in records]
+
+
 def _text(text: str | None) -> str | None:
-    # SQLite ends a text from JSON at a NUL.
+    # SQLite keeps a NUL in a text, and its functions end it there.
     return None if text is None else text.replace("\0", "\ufffd")
 
 
-def durations(learned: Sequence[Duration]) -> str:
-    """Return INSERT_DURATIONS' parameter."""
-    return array([(upstream, _text(model), *rest) for upstream, model, *rest in learned])
+def durations(learned: Sequence[Duration]) -> Rows:
+    """Return INSERT_DURATIONS' rows."""
+    return [(upstream, _text(model), *rest) for upstream, model, *rest in learned]
 
 
 def array(values: Sequence[Any]) -> str:

@@ -42,7 +42,7 @@ from gateway.store.writer import Kind, Writer
 __all__ = ["SqliteStore"]
 
 _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
-_PART_BYTES = 1024 * 1024
+_PART_BYTES = 256 * 1024
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 _DURATIONS_KEPT = 256  # per model
 
@@ -119,13 +119,15 @@ class SqliteStore:
     # Registering
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
+        if not new:
+            return []
         registrations: list[Registration] = await self._writer.submit(self._register, new, len(new))
         return registrations
 
     def _apply_register(self, db: Connection, items: Sequence[Sequence[NewCallback]]) -> list[list[Registration]]:
         new = [callback for item in items for callback in item]
-        task_seqs = {(row[0], row[1]): row[2] for row in db.execute(sql.INSERT_TASKS, (rows.new_tasks(new),))}
-        seqs = dict(db.execute(sql.INSERT_CALLBACKS, (rows.new_callbacks(new),)).fetchall())
+        task_seqs = {(row[0], row[1]): row[2] for row in db.execute(*sql.over_rows(sql.INSERT_TASKS, rows.new_tasks(new)))}
+        seqs = dict(db.execute(*sql.over_rows(sql.INSERT_CALLBACKS, rows.new_callbacks(new))).fetchall())
         first: dict[tuple[str, str], NewCallback] = {}
         found: dict[str, Callback] = {}
         for c in new:
@@ -300,7 +302,7 @@ class SqliteStore:
         await self._writer.submit(self._reschedule, record)
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
-        db.execute(sql.RESCHEDULE_TASKS, (rows.polls(items),))
+        db.execute(*sql.over_rows(sql.RESCHEDULE_TASKS, rows.polls(items)))
         return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
@@ -333,10 +335,10 @@ class SqliteStore:
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             owed = rows.owed(settled, self._first_attempt_delay_ms)
-            receivers.update(_first_column(db.execute(sql.OWE_WEBHOOKS, (owed,))))
-            db.execute(sql.SETTLE_TASKS, (rows.settled(settled),))
+            receivers.update(_first_column(db.execute(*sql.over_rows(sql.OWE_WEBHOOKS, owed))))
+            db.execute(*sql.over_rows(sql.SETTLE_TASKS, rows.settled(settled)))
         if learned := [duration for _, duration in items if duration is not None]:
-            db.execute(sql.INSERT_DURATIONS, (rows.durations(learned),))
+            db.execute(*sql.over_rows(sql.INSERT_DURATIONS, rows.durations(learned)))
         # Whose webhooks these are, is told once for all of them.
         results: list[list[str]] = [[] for _ in items]
         results[0] = list(receivers)
@@ -467,9 +469,9 @@ class SqliteStore:
         await self._writer.submit(self._record, record)
 
     def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
-        parameter = (rows.attempts(items),)
-        for statement in (sql.INSERT_ATTEMPTS, sql.RECORD_ATTEMPTS, sql.COUNT_ATTEMPTS):
-            db.execute(statement, parameter)
+        db.execute(*sql.over_rows(sql.INSERT_ATTEMPTS, rows.attempts(items)))
+        db.execute(*sql.over_rows(sql.RECORD_ATTEMPTS, rows.recorded(items)))
+        db.execute(*sql.over_rows(sql.COUNT_ATTEMPTS, rows.counted(items)))
         return [None] * len(items)
 
     def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
@@ -572,7 +574,7 @@ class _Ranked:
 
 
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
-    """Yield them in parts whose outcomes have a bounded size: SQLite holds a JSON parameter several times over."""
+    """Yield them in parts whose outcomes have a bounded size: what is bound to a statement stays until it is used again."""
     part: list[Settlement] = []
     size = 0
     for settlement in settlements:
@@ -587,7 +589,7 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:
     """Return the callback that stands for each of these registrations, by the id that was made for it."""
-    found = [rows.callback(row) for row in db.execute(sql.SELECT_REGISTERED, (rows.wanted(new),))]
+    found = [rows.callback(row) for row in db.execute(*sql.over_rows(sql.SELECT_REGISTERED, rows.wanted(new)))]
     return {c.id: callback for c, callback in zip(new, found, strict=True)}
 
 
