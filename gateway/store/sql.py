@@ -1,8 +1,8 @@
 """Every statement the SQLite store runs, named. Rows come out in the column orders that ``rows.py`` unpacks.
 
 What many writes of one kind share is one statement over all their rows, which stand where it says ``(VALUES ?)``:
-``rows.py`` makes them, ``over_rows`` puts them in. One row at a time, handing the interpreter's lock back and forth cost
-as much as SQLite's own work; as a JSON array, taking it apart took a third of it.
+``rows.py`` makes them, ``over_rows`` puts them in. One row at a time, handing the interpreter's lock back and forth
+cost as much as SQLite's own work; as a JSON array, taking it apart took a third of it.
 """
 
 from collections.abc import Sequence

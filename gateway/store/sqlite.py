@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from sqlite3 import Connection
+from sqlite3 import Connection, Cursor
 from typing import Any
 
 from gateway.bulkhead import Bulkhead
@@ -126,8 +126,9 @@ class SqliteStore:
 
     def _apply_register(self, db: Connection, items: Sequence[Sequence[NewCallback]]) -> list[list[Registration]]:
         new = [callback for item in items for callback in item]
-        task_seqs = {(row[0], row[1]): row[2] for row in db.execute(*sql.over_rows(sql.INSERT_TASKS, rows.new_tasks(new)))}
-        seqs = dict(db.execute(*sql.over_rows(sql.INSERT_CALLBACKS, rows.new_callbacks(new))).fetchall())
+        inserted = _over_rows(db, sql.INSERT_TASKS, rows.new_tasks(new))
+        task_seqs = {(upstream, task_id): seq for upstream, task_id, seq in inserted}
+        seqs = dict(_over_rows(db, sql.INSERT_CALLBACKS, rows.new_callbacks(new)).fetchall())
         first: dict[tuple[str, str], NewCallback] = {}
         found: dict[str, Callback] = {}
         for c in new:
@@ -302,7 +303,7 @@ class SqliteStore:
         await self._writer.submit(self._reschedule, record)
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
-        db.execute(*sql.over_rows(sql.RESCHEDULE_TASKS, rows.polls(items)))
+        _over_rows(db, sql.RESCHEDULE_TASKS, rows.polls(items))
         return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
@@ -335,10 +336,10 @@ class SqliteStore:
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             owed = rows.owed(settled, self._first_attempt_delay_ms)
-            receivers.update(_first_column(db.execute(*sql.over_rows(sql.OWE_WEBHOOKS, owed))))
-            db.execute(*sql.over_rows(sql.SETTLE_TASKS, rows.settled(settled)))
+            receivers.update(_first_column(_over_rows(db, sql.OWE_WEBHOOKS, owed)))
+            _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
         if learned := [duration for _, duration in items if duration is not None]:
-            db.execute(*sql.over_rows(sql.INSERT_DURATIONS, rows.durations(learned)))
+            _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
         # Whose webhooks these are, is told once for all of them.
         results: list[list[str]] = [[] for _ in items]
         results[0] = list(receivers)
@@ -469,9 +470,9 @@ class SqliteStore:
         await self._writer.submit(self._record, record)
 
     def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
-        db.execute(*sql.over_rows(sql.INSERT_ATTEMPTS, rows.attempts(items)))
-        db.execute(*sql.over_rows(sql.RECORD_ATTEMPTS, rows.recorded(items)))
-        db.execute(*sql.over_rows(sql.COUNT_ATTEMPTS, rows.counted(items)))
+        _over_rows(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
+        _over_rows(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
+        _over_rows(db, sql.COUNT_ATTEMPTS, rows.counted(items))
         return [None] * len(items)
 
     def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
@@ -574,7 +575,7 @@ class _Ranked:
 
 
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
-    """Yield them in parts whose outcomes have a bounded size: what is bound to a statement stays until it is used again."""
+    """Yield them in parts whose outcomes have a bounded size: a statement keeps what was last bound to it."""
     part: list[Settlement] = []
     size = 0
     for settlement in settlements:
@@ -589,8 +590,12 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:
     """Return the callback that stands for each of these registrations, by the id that was made for it."""
-    found = [rows.callback(row) for row in db.execute(*sql.over_rows(sql.SELECT_REGISTERED, rows.wanted(new)))]
+    found = [rows.callback(row) for row in _over_rows(db, sql.SELECT_REGISTERED, rows.wanted(new))]
     return {c.id: callback for c, callback in zip(new, found, strict=True)}
+
+
+def _over_rows(db: Connection, statement: str, its_rows: rows.Rows) -> Cursor:
+    return db.execute(*sql.over_rows(statement, its_rows))
 
 
 def _first_column(found: Iterable[Any]) -> list[str]:
