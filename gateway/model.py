@@ -79,7 +79,7 @@ def new_callback_id(now: int) -> str:
 
 @lru_cache(maxsize=64)  # many are made within a millisecond
 def _id_of_time(now: int) -> str:
-    return "cb_" + "".join([_ID_ALPHABET[(now >> shift) & 31] for shift in reversed(range(0, 50, 5))])
+    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
 
 
 @lru_cache(maxsize=4096)
