@@ -62,8 +62,8 @@ async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> Non
     first = asyncio.create_task(writer.submit(kind, 1))
     await transactions.begun.wait()
     second = asyncio.create_task(writer.submit(kind, 2))
-    while not writer._waiting:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert writer._waiting
     transactions.go_on.set()
     with pytest.raises(StoreError, match="Nothing was stored"):
         await first
