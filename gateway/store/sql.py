@@ -5,29 +5,32 @@ What many writes of one kind share is one statement over all their rows, which s
 cost as much as SQLite's own work; as a JSON array, taking it apart took a third of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 from gateway.model import CallbackState
 
 _ROWS = "(VALUES ?)"
+_MOST_ROWS = 256  # what is bound to a statement stays in memory until its next use
 
 
-def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
-    """Return a statement over rows, at least one, and its parameters.
+def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield a statement over rows, and its parameters, for so many of the rows at a time.
 
     It is made for 1, 2, 4, 8, … rows, so that SQLite need not compile it for each number of them. The rest is filled
     up with rows that begin with a NULL, which equals nothing.
     """
-    columns = len(rows[0])
-    size = 1 << (len(rows) - 1).bit_length()
-    values = [value for row in rows for value in row]
-    values += [None, *[0] * (columns - 1)] * (size - len(rows))  # a NULL takes longer to bind than a number
-    return _sized(statement, columns, size), values
+    for start in range(0, len(rows), _MOST_ROWS):
+        its = rows[start : start + _MOST_ROWS]
+        columns = len(its[0])
+        size = 1 << (len(its) - 1).bit_length()
+        values = [value for row in its for value in row]
+        values += [None, *[0] * (columns - 1)] * (size - len(its))  # a NULL takes longer to bind than a number
+        yield _sized(statement, columns, size), values
 
 
-@lru_cache(maxsize=128)  # ten statements in some ten sizes
+@lru_cache(maxsize=128)  # ten statements in nine sizes
 def _sized(statement: str, columns: int, size: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
@@ -171,7 +174,8 @@ POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ?"
 
 # Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
 
-# Materialized: from the settled tasks to their callbacks, and not through all callbacks in search of these.
+# Materialized, limited and with a plus sign: from the settled tasks to their callbacks, and from these to their rows,
+# and not through all callbacks in search of them. SQLite 3.38 needs the limit; 3.39, and from 3.41 on, the sign.
 OWE_WEBHOOKS = """
 WITH settled (task_seq, expired_by, deliver_at, head, middle, tail) AS (VALUES ?),
 owed AS MATERIALIZED (
@@ -179,9 +183,10 @@ owed AS MATERIALIZED (
         CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB) AS body
     FROM settled CROSS JOIN callbacks AS c
         ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
+    LIMIT -1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
-FROM owed WHERE callbacks.seq = owed.seq
+FROM owed WHERE callbacks.seq = +owed.seq
 RETURNING receiver
 """
 

@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from sqlite3 import Connection, Cursor
+from sqlite3 import Connection
 from typing import Any
 
 from gateway.bulkhead import Bulkhead
@@ -119,8 +119,6 @@ class SqliteStore:
     # Registering
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
-        if not new:
-            return []
         registrations: list[Registration] = await self._writer.submit(self._register, new, len(new))
         return registrations
 
@@ -128,7 +126,7 @@ class SqliteStore:
         new = [callback for item in items for callback in item]
         inserted = _over_rows(db, sql.INSERT_TASKS, rows.new_tasks(new))
         task_seqs = {(upstream, task_id): seq for upstream, task_id, seq in inserted}
-        seqs = dict(_over_rows(db, sql.INSERT_CALLBACKS, rows.new_callbacks(new)).fetchall())
+        seqs = dict(_over_rows(db, sql.INSERT_CALLBACKS, rows.new_callbacks(new)))
         first: dict[tuple[str, str], NewCallback] = {}
         found: dict[str, Callback] = {}
         for c in new:
@@ -594,8 +592,11 @@ def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[st
     return {c.id: callback for c, callback in zip(new, found, strict=True)}
 
 
-def _over_rows(db: Connection, statement: str, its_rows: rows.Rows) -> Cursor:
-    return db.execute(*sql.over_rows(statement, its_rows))
+def _over_rows(db: Connection, statement: str, its_rows: rows.Rows) -> list[Any]:
+    found: list[Any] = []
+    for text, parameters in sql.over_rows(statement, its_rows):
+        found += db.execute(text, parameters).fetchall()
+    return found
 
 
 def _first_column(found: Iterable[Any]) -> list[str]:

@@ -107,8 +107,8 @@ EQUIVALENT = (
     ),
     Equivalent(
         _SQL,
-        "values += [None, *[0] * (columns - 1)] * (size - len(rows)) # a NULL takes longer to bind than a number",
-        "values += [None, *[1] * (columns - 1)] * (size - len(rows)) # a NULL takes longer to bind than a number",
+        "values += [None, *[0] * (columns - 1)] * (size - len(its)) # a NULL takes longer to bind than a number",
+        "values += [None, *[1] * (columns - 1)] * (size - len(its)) # a NULL takes longer to bind than a number",
         "a row that begins with a NULL is never looked at",
     ),
     Equivalent(
