@@ -36,6 +36,7 @@ from gateway.model import (
     new_callback_id,
 )
 from gateway.store import database, sql
+from gateway.store.database import Database
 from gateway.store.sqlite import SqliteStore, _in_parts
 
 NOW = 1_777_460_000_000
@@ -572,6 +573,11 @@ async def test_what_waits_moves_with_the_clock_and_what_comes_after_does_not(sto
     assert [one and one.expires_at for one in found] == [NOW, NOW]
 
 
+def write_an_hour_ahead(file: Path) -> None:
+    written_ns = file.stat().st_mtime_ns + 3_600 * 10**9
+    os.utime(file, ns=(written_ns, written_ns))
+
+
 @pytest.mark.parametrize("killed", [False, True])
 async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
     path: Path, tmp_path_factory: pytest.TempPathFactory, killed: bool
@@ -583,8 +589,7 @@ async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
         async with opened(path) as store:
             await store.register([new()])
     for file in path.parent.glob("gateway.db*"):
-        written_ns = file.stat().st_mtime_ns + 3_600 * 10**9
-        os.utime(file, ns=(written_ns, written_ns))
+        write_an_hour_ahead(file)
     again = tmp_path_factory.mktemp("again") / "folder"
     async with opened(path) as store:
         assert 3_500_000 < store.set_back_ms < 3_600_000
@@ -593,6 +598,17 @@ async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
     for following in (path, again / path.name):
         async with opened(following) as store:
             assert store.set_back_ms == 0
+
+
+async def test_an_empty_log_tells_nothing_of_the_last_write(path: Path) -> None:
+    """It may be there without having been written; the database's own time counts then."""
+    async with opened(path) as store:
+        await store.register([new()])
+    write_an_hour_ahead(path)
+    path.with_name("gateway.db-wal").write_bytes(b"")
+    assert SqliteStore(path).set_back_ms == 0
+    async with opened(path) as store:
+        assert 3_500_000 < store.set_back_ms < 3_600_000
 
 
 async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
@@ -923,6 +939,35 @@ async def test_a_full_disk_fails_every_write_and_is_recovered_from(store: Sqlite
     for callback in asked:
         await store.register([callback])
     assert store.failing is None
+
+
+async def test_a_first_look_that_fails_refuses_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that cannot be read is no reason to go on as if it could; only a full one is."""
+    copy = await killed_copy(path)
+    failure = sqlite3.OperationalError("disk I/O error")
+    failure.sqlite_errorname = "SQLITE_IOERR_READ"
+    inspect = Database._inspect
+    failures = [failure]
+
+    async def once(database: Database) -> int:
+        if failures:
+            raise failures.pop()
+        return await inspect(database)
+
+    monkeypatch.setattr(Database, "_inspect", once)
+    assert "disk I/O error" in await unusable(copy)
+
+
+async def test_every_kind_of_damage_is_damage(store: SqliteStore) -> None:
+    """SQLite tells some kinds apart, by a longer name."""
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    damage.sqlite_errorname = "SQLITE_CORRUPT_INDEX"
+    with pytest.raises(StoreError, match="malformed"):
+        async with store._database.reading():
+            raise damage
+    await store.backlog()
+    assert store.failing is not None
+    assert "damaged" in store.failing
 
 
 async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:

@@ -62,6 +62,8 @@ class Equivalent(NamedTuple):
 
 _MODEL, _BULKHEAD = "gateway/model.py", "gateway/bulkhead.py"
 _SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
+_DATABASE = "gateway/store/database.py"
+_SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
     Equivalent(
@@ -134,5 +136,21 @@ EQUIVALENT = (
         "SELECT seq FROM callbacks WHERE ended_at IS NOT NULL AND (",
         "SELECT seq FROM callbacks WHERE true AND (",
         "only what has ended is in the states that follow: the condition is there for its index",
+    ),
+    *(
+        Equivalent(_DATABASE, was, now, "when exactly a part of a backup is put on disk")
+        for was, now in (
+            (f"_BACKUP_SYNC = 64 {_SYNC_NOTE}", f"_BACKUP_SYNC = 65 {_SYNC_NOTE}"),
+            (f"_BACKUP_SYNC = 64 {_SYNC_NOTE}", f"_BACKUP_SYNC = 63 {_SYNC_NOTE}"),
+            ("turns = count(1)", "turns = count(2)"),
+            ("turns = count(1)", "turns = count(0)"),
+            ("if turn % _BACKUP_SYNC == 0:", "if turn % _BACKUP_SYNC == 1:"),
+        )
+    ),
+    Equivalent(
+        _DATABASE,
+        "return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000",
+        "return max(1, last.stat().st_mtime_ns - now_ns) // 1_000_000",
+        "a nanosecond is no millisecond",
     ),
 )
