@@ -6,6 +6,7 @@ loops finish what is in flight, and the store goes last.
 """
 
 import asyncio
+import gc
 import math
 import random
 import resource
@@ -79,6 +80,7 @@ _IDLE_UPSTREAM_CONNECTIONS = 64
 _OTHER_FILES = 64  # the database, the event loop, the name server, the log
 _RESERVED_FILES = _CONNECTIONS + _IDLE_CONNECTIONS + _UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS + _OTHER_FILES
 """What clients leave of the open files."""
+_LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
 _KEEP_ALIVE_S = 75
 _UNLIMITED_PER_S = 1e6
 
@@ -284,6 +286,7 @@ class _Server(uvicorn.Server):
             self.failure = exc
             self.should_exit = True
             return
+        _spare_the_collector()
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             _log.info("gateway.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -356,6 +359,16 @@ async def _serve(settings: Settings) -> None:
         listener.close()
     if server.failure is not None:
         raise server.failure
+
+
+def _spare_the_collector() -> None:
+    """Let the garbage collector look at what requests leave behind, and not again and again at what stays.
+
+    Nothing that the gateway does many times ends in a cycle, and yet looking for them took 17 us of a life's 280.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_LOOKED_AT, 10, 10)
 
 
 def _connection_limit() -> int:

@@ -94,7 +94,11 @@ def receiver_of(url: str) -> str:
     return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it."""
+
+
+class Outcome(_Noun, frozen=True, kw_only=True):
     """How a task ended: a state other than waiting, and the members of the webhook's ``data`` that tell it.
 
     ``data`` is the encoded JSON object of those members without ``callbackId`` and ``metadata``, which differ from
@@ -105,7 +109,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(_Noun, frozen=True, kw_only=True):
     """The upstream's job as the gateway knows it."""
 
     seq: int
@@ -127,7 +131,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """As in DueTask."""
 
 
-class Callback(msgspec.Struct, frozen=True, kw_only=True):
+class Callback(_Noun, frozen=True, kw_only=True):
     """One registration and the one webhook it is owed."""
 
     seq: int
@@ -148,7 +152,7 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(_Noun, frozen=True, kw_only=True):
     """One POST of a callback's webhook, as it is kept."""
 
     number: int
@@ -161,7 +165,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """How the body of the answer began, at most 1 KiB; None where it was delivered or no body came."""
 
 
-class NewCallback(msgspec.Struct, frozen=True, kw_only=True):
+class NewCallback(_Noun, frozen=True, kw_only=True):
     """A registration on its way into the store."""
 
     id: str
@@ -190,7 +194,7 @@ class NewCallback(msgspec.Struct, frozen=True, kw_only=True):
         return self.timeout_s == existing.timeout_s and _canonical(self.metadata) == _canonical(existing.metadata)
 
 
-class PollRecord(msgspec.Struct, frozen=True, kw_only=True):
+class PollRecord(_Noun, frozen=True, kw_only=True):
     """What one poll that did not end its task leaves behind."""
 
     seq: int
@@ -204,7 +208,7 @@ class PollRecord(msgspec.Struct, frozen=True, kw_only=True):
     """As in DueTask, where the answer told it; None keeps what is known."""
 
 
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+class Settlement(_Noun, frozen=True, kw_only=True):
     """A task's end, to be stored together with the webhooks that it makes due."""
 
     seq: int
@@ -220,7 +224,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
 
-class ExpiredTask(msgspec.Struct, frozen=True, kw_only=True):
+class ExpiredTask(_Noun, frozen=True, kw_only=True):
     """A waiting task with at least one callback whose time has passed."""
 
     seq: int
@@ -232,7 +236,7 @@ class ExpiredTask(msgspec.Struct, frozen=True, kw_only=True):
     """As in DueTask."""
 
 
-class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptRecord(_Noun, frozen=True, kw_only=True):
     """An attempt and the state it moves its callback to, stored in one transaction."""
 
     claim: "DueCallback"
@@ -241,14 +245,14 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """When the next attempt is due; None where there is none."""
 
 
-class Registration(msgspec.Struct, frozen=True, kw_only=True):
+class Registration(_Noun, frozen=True, kw_only=True):
     """What the store made of a NewCallback: the callback that now stands, and whether this request created it."""
 
     callback: Callback
     created: bool
 
 
-class DueTask(msgspec.Struct, frozen=True, kw_only=True):
+class DueTask(_Noun, frozen=True, kw_only=True):
     """A claimed task that is to be polled now."""
 
     seq: int
@@ -273,7 +277,7 @@ class DueTask(msgspec.Struct, frozen=True, kw_only=True):
         return self.created_at if self.born_at is None else self.born_at
 
 
-class DueCallback(msgspec.Struct, frozen=True, kw_only=True):
+class DueCallback(_Noun, frozen=True, kw_only=True):
     """A claimed callback whose webhook is to be sent now."""
 
     seq: int

@@ -35,7 +35,8 @@ _ONE_WRITES_FAULT = (
 """What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
 
 _BATCH = 512  # rows per transaction or so, so that a reader never waits long
-_TURNS = 16  # of the event loop that a batch may wait for more: few, as each may bring requests that take a while
+_TURNS = 64  # of the event loop that a batch may wait for more: as many requests may be on their way at once
+_QUIET_TURNS = 2  # in a row that may bring nothing: clients need a moment to answer with their next requests
 
 
 Transaction = Callable[[Callable[[sqlite3.Connection], list[Sequence[Any]]]], Awaitable[list[Sequence[Any]]]]
@@ -69,6 +70,7 @@ class Writer:
         self._kinds = tuple(kinds)
         self._transaction = transaction
         self._waiting: deque[_Write] = deque()
+        self._waiting_rows = 0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -94,6 +96,7 @@ class Writer:
             raise StoreError("The store is closed: the gateway is shutting down.")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Write(kind, item, rows, future))
+        self._waiting_rows += rows
         self._wake.set()
         return await future
 
@@ -108,20 +111,22 @@ class Writer:
                 return
 
     async def _gather(self) -> None:
-        """Let whoever is about to write join the batch, as long as each turn of the event loop brings some more."""
-        known = 0
+        """Let whoever is about to write join the batch, until hardly anybody comes any more."""
+        known = quiet = 0
         for _ in range(_TURNS):
-            if not known < len(self._waiting) < _BATCH:
+            quiet = quiet + 1 if self._waiting_rows == known else 0
+            if quiet > _QUIET_TURNS or self._waiting_rows >= _BATCH:
                 return
-            known = len(self._waiting)
+            known = self._waiting_rows
             await asyncio.sleep(0)
 
     def _next_batch(self) -> list[_Write]:
-        batch = [self._waiting.popleft()]
-        rows = batch[0].rows
-        while self._waiting and rows < _BATCH and not (batch[0].kind.alone or self._waiting[0].kind.alone):
+        batch: list[_Write] = []
+        rows = 0
+        while self._waiting and rows < _BATCH and not (batch and (batch[0].kind.alone or self._waiting[0].kind.alone)):
             batch.append(self._waiting.popleft())
             rows += batch[-1].rows
+        self._waiting_rows -= rows
         return batch
 
     async def _write(self, batch: list[_Write]) -> None:
@@ -141,6 +146,7 @@ class Writer:
                 # What waits was asked for as if this had been done.
                 batch = [*batch, *self._waiting]
                 self._waiting.clear()
+                self._waiting_rows = 0
             _log.error("store.write_failed", writes=len(batch), error=repr(exc))
             _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
         else:

@@ -35,22 +35,37 @@ class Transactions:
         return items
 
 
-async def test_writes_of_successive_turns_share_a_transaction() -> None:
-    """Requests that arrived together reach the store a turn of the event loop apart: one commit is for all of them."""
+async def _written(steps: Sequence[int], rows: int = 1) -> list[Sequence[Any]]:
+    """Return the transactions of writes of which each comes so many turns of the event loop after the one before it."""
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
     writer = Writer((kind,), transactions)
     writer.start()
-
-    async def chain(number: int) -> None:
-        following = asyncio.create_task(chain(number + 1)) if number < 8 else None
-        assert await writer.submit(kind, number) == number
-        if following is not None:
-            await following
-
-    await chain(1)
+    writes = []
+    for number, turns in enumerate(steps):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writes.append(asyncio.create_task(writer.submit(kind, number, rows)))
+    assert await asyncio.gather(*writes) == list(range(len(steps)))
     await writer.close()
-    assert transactions.batches == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    return transactions.batches
+
+
+async def test_writes_of_successive_turns_share_a_transaction() -> None:
+    """Requests that arrived together reach the store a turn of the event loop apart: one commit is for all of them."""
+    assert await _written([0, *[1] * 31]) == [list(range(32))]
+
+
+@pytest.mark.parametrize(("turns", "commits"), [(3, 1), (4, 2)])
+async def test_a_transaction_waits_two_turns_that_bring_nothing(turns: int, commits: int) -> None:
+    """Clients that got their answers from the last commit join the next one, and nobody waits for one who is away."""
+    assert len(await _written([0, 1, turns])) == commits
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 65), (8, 64), (9, 57), (256, 2), (512, 1)])
+async def test_a_transaction_waits_for_no_more_once_it_has_its_rows_or_its_turns(rows: int, most: int) -> None:
+    """However many come, the first ones wait for few: a turn may bring a whole batch, which takes milliseconds."""
+    assert len((await _written([0, *[1] * 100], rows))[0]) == most
 
 
 async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> None:
