@@ -96,10 +96,10 @@ class Sender:
         )
 
     async def _exchange(self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer") -> None:
-        to = _parse_url(url)
         # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
-        framing = {"host": to.netloc.decode("ascii"), "content-length": str(len(body))}
-        request = httpx.Request("POST", to, headers=framing | headers | self._headers, stream=httpx.ByteStream(body))
+        framing = {"host": _where(url), "content-length": str(len(body))}
+        fields = framing | headers | self._headers
+        request = httpx.Request("POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body))
         response = await self._transport.handle_async_request(request)
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
@@ -133,6 +133,7 @@ class _Answer:
     excerpt: bytes = b""
 
 
+@lru_cache(maxsize=4096)
 def _where(url: str) -> str:
     """Return the URL's host and port: all that an error may show of it."""
     return _parse_url(url).netloc.decode("ascii")

@@ -136,15 +136,18 @@ class Upstream:
         """Return what an answer says of a task, and of the key."""
         if isinstance(answer, NoAnswer):
             return PollResult(kind=answer.kind, error=answer.error)
+        first = read_answer(self.profile, task_id, answer.status, None, answer.body)
+        if first.error is None:
+            return first  # nothing is to wait, and looking for the header would take a third of all this
         retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if result.error is None or not self._api_key:
+        if not self._api_key:
             return result
         # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
         # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
         masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
         again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
-        return msgspec.structs.replace(result, error=(again.error or result.error).replace(self._api_key, "***"))
+        return msgspec.structs.replace(result, error=(again.error or first.error).replace(self._api_key, "***"))
 
     def without_key(self, answer: Answer) -> Answer:
         """Return an answer that clients may see: some answers to a refused key repeat it."""
