@@ -82,8 +82,8 @@ async def test_a_transaction_waits_for_a_few_milliseconds_at_most(monkeypatch: p
     turning.cancel()
 
 
-@pytest.mark.parametrize(("rows", "turns"), [(255, 5), (256, 2), (257, 2)])
-async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, turns: int) -> None:
+@pytest.mark.parametrize(("rows", "more", "turns"), [(256, 255, 5), (256, 256, 2), (257, 256, 2)])
+async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, more: int, turns: int) -> None:
     """Five hundred rows or so are a transaction, in however few writes they come."""
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
@@ -91,7 +91,7 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, turns: int
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1, rows))
     await asyncio.sleep(0)
-    second = asyncio.create_task(writer.submit(kind, 2, rows))
+    second = asyncio.create_task(writer.submit(kind, 2, more))
     waited = 0
     while not transactions.begun.is_set():
         await asyncio.sleep(0)
