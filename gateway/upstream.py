@@ -138,7 +138,7 @@ class Upstream:
             return PollResult(kind=answer.kind, error=answer.error)
         first = read_answer(self.profile, task_id, answer.status, None, answer.body)
         if first.error is None:
-            return first  # nothing is to wait, and looking for the header would take a third of all this
+            return first  # nothing is to wait, and looking for the header took a seventh of all this
         retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
         if not self._api_key:
