@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,16 +30,22 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @contextmanager
 def no_file_left() -> Iterator[int]:
-    """Forbid this process to open anything; gives the limit that the process is told."""
+    """Forbid this process to open anything before it closes a file; gives the limit that the process is told."""
     gc.collect()  # what is closed meanwhile would be a free place
+    # A limit forbids numbers, not files: every number below it is taken, so that whichever file is closed gives one.
+    highest = max(int(file.name) for file in Path("/proc/self/fd").iterdir())
+    filling = [os.dup(0)]
+    while filling[-1] < highest:
+        filling.append(os.dup(0))
+    limit = filling[-1] + 1
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        yield lowest
+        yield limit
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for place in filling:
+            os.close(place)
 
 
 @pytest.fixture
@@ -87,8 +94,10 @@ async def test_idle_connections_give_their_files(
     """An attempt that finds no file closes what only waits for a next request, and the next attempt finds one."""
     server = await raw_server(answering(OK))
     sender = Sender(transport, SystemClock(), timeout_s=5, user_agent="test")
+    earlier = os.dup(0)
     for host in ("127.0.0.1", "localhost"):
         await sender.send(server.url(host=host), {}, b"{}")
+    os.close(earlier)  # a place below the connections', as a collection may leave one
     with no_file_left():
         with pytest.raises(OutOfResources):
             await sender.send(server.url(host="two.test"), {}, b"{}")
