@@ -280,12 +280,9 @@ def _message(request: httpx.Request) -> bytes:
     target: bytes = request.extensions.get("target") or request.url.raw_path
     if not _TARGET.fullmatch(target):
         raise httpx.LocalProtocolError("The request's target holds a space, a control character or more than ASCII.")
-    parts = [request.method.encode("ascii"), b" ", target, b" HTTP/1.1\r\n"]
     fields = request.headers.raw
-    for name, value in fields:
-        parts += (name, b": ", value, b"\r\n")
-    parts.append(b"\r\n")
-    head = b"".join(parts)
+    first = b"%b %b HTTP/1.1" % (request.method.encode("ascii"), target)
+    head = b"\r\n".join([first, *map(b": ".join, fields), b"", b""])
     # A line break inside a value would add a header, or a whole request.
     if head.count(b"\r") != len(fields) + 2 or head.count(b"\n") != len(fields) + 2 or b"\0" in head:
         raise httpx.LocalProtocolError("A request header holds a line break or a zero byte.")

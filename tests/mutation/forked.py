@@ -43,6 +43,7 @@ _PRELOADED = (
     "uvloop",
 )
 _TEST_LIMIT_S = 20
+_FAILED = 3  # the exit code of a function that failed; a test that takes too long ends its process with 1
 _MEMORY = 4 << 30  # a mutant may collect things for ever
 
 for _name in _PRELOADED:
@@ -63,7 +64,7 @@ class Forked:
             os.setpgid(self.pid, self.pid)
 
     def _run(self, work: Callable[[Path], Any]) -> None:
-        code = 1
+        code = _FAILED
         try:
             os.setpgid(0, 0)
             output = os.open(self.folder / "output", os.O_CREAT | os.O_WRONLY)
@@ -82,7 +83,7 @@ class Forked:
     def ended(self) -> bool:
         """Whether it has ended, or has been made to. Raises RuntimeError where the function itself failed."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid and os.waitstatus_to_exitcode(status) > 0:
+        if pid and os.waitstatus_to_exitcode(status) == _FAILED:
             raise RuntimeError(self.output)
         if not pid and time.monotonic() > self.ends_at:
             self.kill()
@@ -210,5 +211,7 @@ settings.load_profile("mutation")
 def _pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:
     # Plain assertions: nobody reads how one failed, and those that explain take longer to import than to run.
     options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    options += ["-p", "no:unraisableexception", "-o", f"timeout={_TEST_LIMIT_S}", f"--basetemp={folder / 'tests'}"]
+    options += ["-p", "no:unraisableexception", f"--basetemp={folder / 'tests'}"]
+    # An exception in the middle of a test may end up in a task that nobody waits for, and the test would never end.
+    options += ["-o", f"timeout={_TEST_LIMIT_S}", "-o", "timeout_method=thread"]
     return pytest.main([*options, *tests], plugins=[plugin])
