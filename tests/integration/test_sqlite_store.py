@@ -371,19 +371,23 @@ async def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
 
 
 async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> None:
-    """Fifty writes of three kinds at once: one commit."""
-    (first,) = await store.register([new()])
+    """Fifty writes of three kinds at once: one commit, also where its statements' rows are no power of two."""
+    first = await store.register([new(), new(), new()])
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    settlement = Settlement(
-        upstream="up",
-        seq=first.callback.task.seq,
-        outcome=Outcome(state=TaskState.FAIL, data=b"{}"),
-        settled_at=NOW,
-        polls=1,
-    )
-    writes = [store.register([new()]) for _ in range(48)]
-    await asyncio.gather(*writes, store.settle(settlement), store.cancel("ann", "cb_none", NOW))
+    settlements = [
+        Settlement(
+            upstream="up",
+            seq=registration.callback.task.seq,
+            outcome=Outcome(state=TaskState.FAIL, data=b"{}"),
+            settled_at=NOW,
+            polls=1,
+            duration_ms=1,
+        )
+        for registration in first
+    ]
+    writes = [store.register([new()]) for _ in range(46)]
+    await asyncio.gather(*writes, *map(store.settle, settlements), store.cancel("ann", "cb_none", NOW))
     assert statements.count("COMMIT") == 1
 
 
