@@ -106,7 +106,7 @@ async def test_a_client_that_polls(world: Any, poll: Poll, plan: Plan, expected:
 
 
 async def test_a_client_that_waits_for_its_webhook_and_polls(world: Any) -> None:
-    """It creates with callBackUrl, asks ten times a second, and gets its result on both ways."""
+    """It creates with callBackUrl, asks up to twenty times a second, and gets its result on both ways."""
     posts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def hook(scope: Any, receive: Any, send: Any) -> None:
@@ -131,7 +131,7 @@ async def test_a_client_that_waits_for_its_webhook_and_polls(world: Any) -> None
             data = response.json()["data"]
             if data["state"] == "success" and webhook.done():
                 break
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         event = webhook.result()
     assert json.loads(data["resultJson"]) == event["data"]["result"] == RESULT
     assert json.loads(data["param"]) == {"model": "m", "input": {"prompt": "A cat"}}, "callBackUrl stayed here"

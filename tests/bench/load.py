@@ -7,6 +7,7 @@ checked; a wrong one, or a lost connection, ends the measurement. Knows of the g
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import uvloop
 
 LIMIT_S = 300
 BATCH = 500
+_KEPT = 4  # connections at a steady rate, where one would do
 Check = Callable[[int, bytes], bool]
 """Whether an answer, by its status and its body, is the right one."""
 
@@ -66,7 +68,8 @@ async def _send(url: str, requests: Iterator[bytes], connections: int, check: Ch
 async def pace(url: str, requests: Iterable[bytes], every_s: float, check: Check) -> None:
     """Send one every so many seconds, whether or not the one before is answered; return when all are."""
     loop = asyncio.get_running_loop()
-    free: list[Connection] = []
+    # In turn, and a few from the start: one more in a slow moment would be a file more of the gateway's for a while.
+    free = deque([await _connect(url, check) for _ in range(_KEPT)])
 
     async def ask(connection: Connection, request: bytes) -> None:
         await connection.run(iter((request,)))
@@ -77,9 +80,9 @@ async def pace(url: str, requests: Iterable[bytes], every_s: float, check: Check
         for number, request in enumerate(requests):
             await asyncio.sleep(started + number * every_s - loop.time())
             # One that went idle after a burst may have been closed since.
-            while free and free[-1].closed:
-                free.pop()
-            asking.create_task(ask(free.pop() if free else await _connect(url, check), request))
+            while free and free[0].closed:
+                free.popleft()
+            asking.create_task(ask(free.popleft() if free else await _connect(url, check), request))
     for connection in free:
         connection.close()
 

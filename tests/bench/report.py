@@ -68,9 +68,11 @@ def markdown(report: Report) -> str:
 
 def conditions(report: Report) -> list[str]:
     machine, disk = report.machine, report.disk_write_ms
+    server = any(figure.title == "procrastinate" and not figure.absent for figure in report.figures)
+    beside = "load, upstream, receiver and procrastinate's PostgreSQL" if server else "load, upstream and receiver"
     lines = [
         f"{machine['processor']}; {machine['kernel']}; Python {machine['python']}; SQLite {machine['sqlite']}",
-        f"The gateway, or a peer, alone on one core; load, upstream and receiver on another. {_runs(report)}",
+        f"The gateway, or a peer, alone on one core; {beside} on another. {_runs(report)}",
         f"One write of 4 kB reached the disk in {disk['start']:.2f} ms at the start, {disk['end']:.2f} ms at the end.",
     ]
     if report.others:

@@ -142,7 +142,8 @@ def test_dead_names_delay_nobody(run: Callable[[Coroutine[Any, Any, None]], None
             dead = []
             for number in range(DEAD):
                 dead.append(asyncio.create_task(resolver.resolve(f"dead-{number}.test", 443)))
-                await seen(server, 2 + number)  # one by one: a burst would overflow the server's buffer
+                if number % 10 == 9:  # a few at a time: a burst would overflow the server's buffer
+                    await seen(server, 2 + number)
             started = loop.time()
             assert await resolver.resolve("other.test", 443) == ["192.0.2.2"]
             assert loop.time() - started < 1

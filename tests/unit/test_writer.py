@@ -35,6 +35,12 @@ class Transactions:
         return items
 
 
+@pytest.fixture
+def without_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long this machine takes for a turn: no batch is closed by the time."""
+    monkeypatch.setattr("gateway.store.writer._GATHER_S", 3600.0)
+
+
 async def _in_turns(writer: Writer, kind: Kind, steps: Sequence[int], rows: int = 1) -> None:
     """Write, each so many turns of the event loop after the one before it."""
     writes = []
@@ -55,11 +61,13 @@ async def _batches(steps: Sequence[int], rows: int = 1) -> list[Sequence[Any]]:
     return transactions.batches
 
 
+@pytest.mark.usefixtures("without_hurry")
 async def test_writes_of_successive_turns_share_a_transaction() -> None:
     """Requests that arrived together reach the store a turn of the event loop apart: one commit is for all of them."""
     assert await _batches([0, *[1] * 31]) == [list(range(32))]
 
 
+@pytest.mark.usefixtures("without_hurry")
 @pytest.mark.parametrize(("steps", "commits"), [([0, 3], 1), ([0, 4], 2), ([0, 1, 3, 3, 1, 3], 1)])
 async def test_a_transaction_waits_until_three_turns_in_a_row_bring_nobody(steps: list[int], commits: int) -> None:
     """Clients that got their answers from the last commit join the next one, and nobody waits for one who is away."""
@@ -82,6 +90,7 @@ async def test_a_transaction_waits_for_a_few_milliseconds_at_most(monkeypatch: p
     turning.cancel()
 
 
+@pytest.mark.usefixtures("without_hurry")
 @pytest.mark.parametrize(("rows", "more", "turns"), [(256, 255, 5), (256, 256, 2), (257, 256, 2)])
 async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, more: int, turns: int) -> None:
     """Five hundred rows or so are a transaction, in however few writes they come."""
@@ -101,6 +110,7 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, more: int,
     assert waited == turns
 
 
+@pytest.mark.usefixtures("without_hurry")
 async def test_a_full_transaction_is_not_counted_against_the_next_one() -> None:
     """After hundreds of rows have been written, who comes in successive turns shares a commit as before."""
     transactions = Transactions()
@@ -113,6 +123,7 @@ async def test_a_full_transaction_is_not_counted_against_the_next_one() -> None:
     assert transactions.batches == [[0], [0, 1, 2, 3]]
 
 
+@pytest.mark.usefixtures("without_hurry")
 async def test_who_fails_with_a_write_that_shares_with_nobody_is_not_counted_later() -> None:
     """Whoever waited for it fails too, however many rows that were; who comes after that shares a commit as before."""
     transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
