@@ -227,6 +227,7 @@ def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
         raise InvalidJson(f"The body could not be read as JSON: {exc}.") from None
 
 
+# Without a place: no request has an object with fixed members within another one.
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
 _MESSAGES = {
@@ -236,15 +237,13 @@ _MESSAGES = {
 
 def _explain(text: str) -> tuple[str, str]:
     """Split msgspec's message into the field's name and what is wrong with it."""
+    if found := _UNKNOWN.match(text):  # first, as the name may look like a place
+        return found["name"], "is not a member of this request; check its spelling"
     reason, _, where = text.partition(" - at `")
     # "$.callbacks[...].taskId" → "callbacks[...].taskId"
     parent = where.rstrip("`").removeprefix("$").lstrip(".")
-    for pattern, message in (
-        (_UNKNOWN, "is not a member of this request; check its spelling"),
-        (_MISSING, "is missing"),
-    ):
-        if found := pattern.match(reason):
-            return ".".join(filter(None, (parent, found["name"]))), message
+    if found := _MISSING.match(reason):
+        return ".".join(filter(None, (parent, found["name"]))), "is missing"
     return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]
 
 

@@ -178,6 +178,8 @@ names = st.text(min_size=1).filter(
 @example(name="a`b")
 @example(name="a`")
 @example(name="$.a")
+@example(name=" - at `")
+@example(name="a` - at `$.b")
 def test_any_unknown_member_is_named(name: str) -> None:
     """A member that nobody knows is refused under exactly its name, whatever characters that has."""
     with pytest.raises(InvalidRequest) as caught:
