@@ -170,10 +170,20 @@ async def test_waiting_for_a_task(world: Any) -> None:
 
 async def test_a_held_request_does_not_hold_up_the_shutdown(world: Any) -> None:
     """SIGTERM answers requests that wait for a task, and the process ends with status 0."""
+    sent = asyncio.Event()
+
+    async def trace(event: str, _: object) -> None:
+        if event == "http11.send_request_body.complete":
+            sent.set()
+
     async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=40) as client:
         await world.register(client, "sim-never-0-held")
-        held = asyncio.create_task(client.get("/v1/tasks/sim-never-0-held", params={"wait": 60}))
+        request = client.get("/v1/tasks/sim-never-0-held", params={"wait": 60}, extensions={"trace": trace})
+        held = asyncio.create_task(request)
+        await sent.wait()
         await world.polled(client, "sim-never-0-held")
+        for _ in range(3):  # asked later, on a connection that stood: the other has been accepted, and its request read
+            await client.get("/healthz")
         assert await gateway.stop() == 0
         assert (await held).json()["state"] == "waiting"
 
