@@ -11,9 +11,11 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -431,8 +433,10 @@ async def test_a_clock_that_is_set_back_while_the_gateway_is_down(hooks: Hooks, 
 async def test_a_loop_that_raises(hooks: Hooks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """/healthz and /readyz name it while it fails, the alarm metric counts, the others work; it recovers by itself."""
     real, broken = Janitor.run_once, True
+    began_at: list[float] = []
 
     async def run_once(self: Janitor) -> float:
+        began_at.append(time.monotonic())
         if broken:
             raise RuntimeError("a defect")
         return await real(self)
@@ -450,6 +454,8 @@ async def test_a_loop_that_raises(hooks: Hooks, monkeypatch: pytest.MonkeyPatch,
         counted = re.compile(r'^gateway_loop_restarts_total\{loop="janitor"\} (.+)$', re.MULTILINE)
         metrics = await gateway.becomes("/metrics", lambda answer: float(counted.findall(answer.text)[0]) >= 2)
         assert 'gateway_loop_restarts_total{loop="deliverer"} 0.0' in metrics.text
+        pauses = [later - earlier for earlier, later in pairwise(began_at)]
+        assert all(pause >= 0.5 * 2**number - 0.05 for number, pause in enumerate(pauses)), "0.5 s, then ever longer"
         broken = False
         for probe in ("/healthz", "/readyz"):
             await gateway.becomes(probe, lambda answer: answer.status_code == 200)
