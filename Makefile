@@ -37,7 +37,7 @@ bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; AR
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
 
-simulate: $(VENV)/.dev ## Play a thousand seeds of the gateway in simulated worlds; some minutes
+simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated worlds; some minutes
 	@$(VENV)/bin/python -m tests.simulation $(ARGS)
 
 crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS=--terminate: stop it 50 times

@@ -1,12 +1,18 @@
 """The whole of the gateway's loops in simulated worlds: whatever goes wrong, and whenever, no law is broken.
 
-``make simulate`` plays a thousand seeds; here are some, and those that hypothesis looks for, which it can shrink.
+``make simulate`` plays a thousand new seeds; here are some that are always the same, and worlds that hypothesis makes,
+always the same too, which it can shrink.
 """
+
+import gc
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.simulation import __main__ as simulate
+from tests.simulation.invariants import Invariants
 from tests.simulation.play import play
 from tests.simulation.scenario import (
     ASKS,
@@ -98,3 +104,62 @@ def test_a_retry_keeps_its_distance_until_it_is_recorded(step_s: float) -> None:
     events = (unwell, disk, Event(5.0, "clock", seconds=step_s))
     for seed in range(4):
         assert play(Scenario(seed, (("success", 0.0),), (wish,), events)).looks > 0
+
+
+@pytest.mark.parametrize("between_s", [0.1, 1.0, 5.0, 11.9])
+def test_a_step_that_nothing_was_there_to_follow_is_over(between_s: float) -> None:
+    """Of two steps of the clock, the first before there is anything to come, only the second is followed."""
+    wishes = tuple(Registration(12.0, task, receiver, 300, 30.0) for task, receiver in ((0, 0), (0, 1), (1, 0)))
+    down = Event(0.0, "kill", "at once", seconds=0.1)
+    steps = Event(12.0 - between_s, "clock", seconds=-3600.0), Event(12.0, "clock", seconds=-3600.0)
+    for first in (down, Event(0.0, "clock", seconds=-3600.0)):
+        for seed in range(4):
+            scenario = Scenario(seed, (("never", 0.0), ("success", 3.0)), wishes, (down, first, *steps))
+            assert play(scenario).looks > 0
+
+
+def test_a_world_that_breaks_a_law_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left open would be told (as a ResourceWarning) of whichever test comes next."""
+
+    def unlucky(*_: object) -> None:
+        raise AssertionError("so it is")
+
+    monkeypatch.setattr(Invariants, "at_the_end", unlucky)
+    with pytest.raises(AssertionError, match="so it is"):
+        play(draw(0))
+    gc.collect()
+
+
+def test_simulate_plays_on_after_a_seed_that_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each seed that breaks a law is told with how to play it again; the others are played all the same."""
+    played: list[int] = []
+
+    def playing(scenario: Scenario) -> Any:
+        played.append(scenario.seed)
+        if scenario.seed in (8, 9):
+            raise AssertionError("so it is")
+        return play(scenario)
+
+    monkeypatch.setattr(simulate, "play", playing)
+    monkeypatch.setattr(simulate.structlog, "configure", lambda **_: None)
+    assert simulate.main(["--first", "7", "--seeds", "4"]) == 1
+    assert played == [7, 8, 9, 10]
+    told = capsys.readouterr()
+    assert "2 of them broke a law" in told.out
+    assert [f"--first {seed} --seeds 1" in told.err for seed in played] == [False, True, True, False]
+    assert simulate.main(["--first", "7", "--seeds", "1"]) == 0
+
+
+def test_simulate_plays_new_seeds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a first seed one is drawn, and told."""
+    played: list[int] = []
+    monkeypatch.setattr(simulate, "draw", played.append)
+    monkeypatch.setattr(simulate, "play", lambda _: Invariants.__new__(Invariants))
+    monkeypatch.setattr(Invariants, "looks", 1, raising=False)
+    monkeypatch.setattr(simulate.structlog, "configure", lambda **_: None)
+    for _ in range(2):
+        assert simulate.main(["--seeds", "2"]) == 0
+    assert played[1] == played[0] + 1 != played[2] + 1
+    assert f"2 seeds from {played[2]} on" in capsys.readouterr().out

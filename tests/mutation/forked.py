@@ -207,12 +207,12 @@ def measured(folder: Path, tests: Sequence[str], modules: Sequence[str], reporte
 
 # The same examples every time, kept nowhere, and none made smaller: that one fails is all that is asked.
 settings.register_profile("mutation", database=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
-settings.load_profile("mutation")
 
 
 def _pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:
     # Plain assertions: nobody reads how one failed, and those that explain take longer to import than to run.
     options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    options += ["--hypothesis-profile=mutation"]  # in the place of what the tests load themselves
     options += ["-p", "no:unraisableexception", f"--basetemp={folder / 'tests'}"]
     # An exception in the middle of a test may end up in a task that nobody waits for, and the test would never end.
     options += ["-o", f"timeout={_TEST_LIMIT_S}", "-o", "timeout_method=thread"]

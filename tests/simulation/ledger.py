@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gateway.clock import Clock
 from gateway.model import CallbackState, TaskState
+from gateway.store import sql
 
 __all__ = ["AttemptRow", "CallbackRow", "Ledger", "Rows", "TaskRow"]
 
@@ -72,6 +73,8 @@ TASKS = """
 SELECT task_id, state, created_at, polls, failures, last_polled_at, next_poll_at, last_error, settled_at, outcome
 FROM tasks
 """
+MOVES = sql.MOVE_TASKS.partition(":step")[0].strip()
+"""How what follows the clock begins, whether or not there is a row to move."""
 ATTEMPTS = """
 SELECT number, started_at, duration_ms, status_code, error, result
 FROM attempts JOIN callbacks ON seq = callback_seq WHERE id = ? AND number > ? ORDER BY number
@@ -113,6 +116,7 @@ class Ledger:
         self._db: sqlite3.Connection | None = None
         self._clock: Clock | None = None
         self._changes = -1
+        self._moves = False
         self._ahead_ms = 0
         self._lags_since_s = 0.0
         self._slewed: deque[tuple[float, int]] = deque()
@@ -121,7 +125,8 @@ class Ledger:
 
     def watch(self, db: sqlite3.Connection, clock: Clock) -> None:
         """Read this connection, and this clock, from now on."""
-        self._db, self._clock, self._changes = db, clock, -1
+        self._db, self._clock, self._changes, self._moves = db, clock, -1, False
+        db.set_trace_callback(self._heard)
         self._ahead_ms, self.lag_ms = self._shows_ahead_ms(), 0
         self._past.clear()
 
@@ -146,12 +151,18 @@ class Ledger:
         return self._clock.now()
 
     def read(self) -> bool:
-        """Read what the last transaction left; return whether it changed anything."""
-        if self._db is None or self._db.total_changes == self._changes:
+        """Read what the last transaction left; return whether it changed anything, or followed the clock."""
+        if self._db is None or (self._db.total_changes == self._changes and not self._moves):
             return False
         self._changes = self._db.total_changes
         self.before, self.rows = self.rows, self._read()
         return True
+
+    def _heard(self, statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            self._moves = False
+        elif statement.strip().startswith(MOVES):
+            self._moves = True
 
     def _read(self) -> Rows:
         callbacks = [CallbackRow(*row) for row in self.db.execute(CALLBACKS).fetchall()]
@@ -225,17 +236,20 @@ class Ledger:
             self.lag_ms = 0
 
     def followed(self) -> bool:
-        """Whether the last transaction moved all that is to come after the clock; then nothing else was in it."""
-        if not self.lag_ms:
+        """Whether the last transaction moved all that is to come after the clock; then nothing else was in it.
+
+        It may have found nothing to move: the clock has been followed all the same.
+        """
+        moves, self._moves = self._moves, False
+        if not moves or not self.lag_ms:
             return False
         before, after = dict(self.before.to_come()), dict(self.rows.to_come())
-        moved = {what: at - before[what] for what, at in after.items() if what in before}
-        if not any(abs(by_ms - self.lag_ms) <= TOLERANCE_MS for by_ms in moved.values()):
-            return False
-        step_ms = next(by_ms for by_ms in moved.values() if abs(by_ms - self.lag_ms) <= TOLERANCE_MS)
         assert before.keys() == after.keys(), "followed the clock, and did something else"
+        moved = {what: at - before[what] for what, at in after.items()}
+        step_ms = next(iter(moved.values()), self.lag_ms)
         stayed = [what for what, by_ms in moved.items() if by_ms != step_ms]
         assert not stayed, (stayed, "did not follow the clock")
+        assert abs(step_ms - self.lag_ms) <= TOLERANCE_MS, (step_ms, self.lag_ms, "followed another step")
         self._nothing_else_moved(step_ms)
         self.lag_ms = 0
         self._past.clear()

@@ -55,6 +55,14 @@ class _Run:
         self.life: Life | None = None
 
     async def play(self) -> Invariants:
+        try:
+            await self._play()
+        finally:
+            if self.life is not None:  # a law was broken: what is left open would be the next test's fault
+                await self.life.kill()
+        return self.laws
+
+    async def _play(self) -> None:
         await self._start()
         clients = [asyncio.create_task(self._client(wish), name="client") for wish in self.scenario.registrations]
         for event in sorted(self.scenario.events, key=lambda event: event.at_s):
@@ -63,13 +71,12 @@ class _Run:
         await asyncio.sleep(max(LENGTH_S + 600 - self.clock.monotonic(), 0))
         await asyncio.gather(*clients)
         await until(self._nothing_owed, limit_s=QUIET_S, step_s=10)
-        life = self.life
-        assert life is not None
+        assert self.life is not None
         self.laws.at_the_end(set(self.acknowledged))
-        assert not life.claims, "a claim that nobody holds"
-        assert life.supervisor.problem() is None
+        assert not self.life.claims, "a claim that nobody holds"
+        assert self.life.supervisor.problem() is None
+        life, self.life = self.life, None
         await self._stop(life, DRAIN_S)
-        return self.laws
 
     async def _start(self) -> None:
         self.world.life += 1
