@@ -11,6 +11,8 @@ from functools import lru_cache
 import httpx
 import msgspec
 
+from gateway.addresses import address_text, parse_address
+
 __all__ = [
     "Attempt",
     "AttemptRecord",
@@ -89,8 +91,10 @@ def receiver_of(url: str) -> str:
     However the URL is written, one receiver has one name: its host in ASCII, no default port, no final dot.
     """
     parts = httpx.URL(url)
-    host = parts.raw_host.decode("ascii").rstrip(".")
-    where = f"[{host}]" if ":" in host else host
+    where = parts.raw_host.decode("ascii").rstrip(".")
+    if ":" in where:
+        address = parse_address(where)
+        where = f"[{where if address is None else address_text(address)}]"
     return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
 
 

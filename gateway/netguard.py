@@ -18,11 +18,10 @@ import httpx
 import idna
 import msgspec
 
+from gateway.addresses import Address, address_text
 from gateway.errors import AddressNotAllowed
 
 __all__ = ["AllowEntry", "Netguard", "Resolve", "Target", "parse_allow"]
-
-_Address = IPv4Address | IPv6Address
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → every address of the host, as text. Raises OSError where there is none."""
@@ -133,7 +132,7 @@ class AllowEntry(msgspec.Struct, frozen=True, kw_only=True):
     def covers_name(self, host: str, port: int) -> bool:
         return self.host == host and self.covers_port(port)
 
-    def covers_address(self, address: _Address, port: int) -> bool:
+    def covers_address(self, address: Address, port: int) -> bool:
         # A network of the other version contains nothing of this one: an entry for a v4 address does not open the
         # v6 forms that embed it.
         return self.network is not None and address in self.network and self.covers_port(port)
@@ -217,14 +216,15 @@ class Netguard:
             self._check(target, ip_address(address))
         return target
 
-    def _check(self, target: Target, address: _Address) -> None:
+    def _check(self, target: Target, address: Address) -> None:
         if target.host in _METADATA_NAMES or _is_metadata(address):
             raise _metadata_refusal(target.host)
         for entry in self._allow:
             if entry.covers_name(target.host, target.port) or entry.covers_address(address, target.port):
                 return
         if (rule := _forbidden_range(address)) is not None:
-            shown = target.host if target.host == str(address) else f"{target.host} resolves to {address}, which"
+            text = address_text(address)
+            shown = target.host if target.host == text else f"{target.host} resolves to {text}, which"
             raise _refusal(rule, f"{shown} is in a range that callbacks may not reach ({rule}).", target)
         _check_public(target)
 
@@ -259,14 +259,14 @@ def _split(url: str) -> tuple[str, str, int]:
 
 
 @lru_cache(maxsize=4096)
-def _read_host(host: str) -> tuple[_Address | None, str]:
+def _read_host(host: str) -> tuple[Address | None, str]:
     """Return a host's address, None where it is a name, and the one way to write it."""
     name = host.lower().removesuffix(".")
     if not name:
         raise _refusal("host", "The URL has no host.")
     if ":" in name and "%" not in name:
         try:
-            return (address := IPv6Address(name)), str(address)
+            return (address := IPv6Address(name)), address_text(address)
         except ValueError:
             raise _refusal("host", f"{name} is not an IPv6 address.") from None
     labels = name.split(".")
@@ -294,14 +294,14 @@ def _check_public(target: Target) -> None:
         raise _refusal("port", "Callbacks go to port 443 only.", target)
 
 
-def _forbidden_range(address: _Address) -> str | None:
+def _forbidden_range(address: Address) -> str | None:
     if isinstance(address, IPv4Address):
         return next((rule for rule, network in _V4_RANGES if address in network), None)
     rule = next((rule for rule, network in _V6_RANGES if address in network), None)
     return rule or (None if address in _GLOBAL_UNICAST else "reserved")
 
 
-def _is_metadata(address: _Address) -> bool:
+def _is_metadata(address: Address) -> bool:
     if isinstance(address, IPv6Address):
         # Without its zone (fe80::1%eth0): the zone says over which interface, not where to.
         plain = IPv6Address(int(address))
@@ -343,10 +343,7 @@ def _parse_entry(entry: str) -> AllowEntry:
         port_text = colon + digits
     port = _entry_port(entry, port_text) if port_text else None
     if "/" in host or ":" in host or _NUMBER.fullmatch(host.rpartition(".")[2]):
-        try:
-            network = ip_network(host)
-        except ValueError as exc:
-            raise _entry_error(entry, str(exc)) from None
+        network = _entry_network(entry, host)
         if network.num_addresses == 1 and _is_metadata(network.network_address):
             raise _entry_error(entry, "cloud metadata addresses are never allowed")
         return AllowEntry(network=network, port=port)
@@ -361,6 +358,16 @@ def _parse_entry(entry: str) -> AllowEntry:
     if name in _METADATA_NAMES:
         raise _entry_error(entry, "cloud metadata names are never allowed")
     return AllowEntry(host=name, port=port)
+
+
+def _entry_network(entry: str, text: str) -> IPv4Network | IPv6Network:
+    with suppress(ValueError):
+        return ip_network(text)
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise _entry_error(entry, "write an address such as 10.1.2.3, or a network such as 10.0.0.0/8") from None
+    raise _entry_error(entry, "write a network with its first address, such as 10.0.0.0/8")
 
 
 def _entry_port(entry: str, text: str) -> int:

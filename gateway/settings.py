@@ -5,7 +5,6 @@ values and say what to write instead; they read no file and no environment, and 
 here. Called by ``config``, which reads and reports; the rest of the package takes these names from there.
 """
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway import addresses
 from gateway.tokens import parse_hashes
 
 __all__ = [
@@ -147,10 +147,8 @@ class TableKey(msgspec.Struct, frozen=True):
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the host; a name other than localhost never counts."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    address = addresses.parse_address(host)
+    return host.lower() == "localhost" if address is None else addresses.is_loopback(address)
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -181,15 +179,12 @@ def _number(low: float, high: float, unit: str) -> Callable[[str], float]:
 
 def _host(text: str) -> str:
     host = text.removeprefix("[").removesuffix("]")
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        # A name of digits and dots alone is a mistyped address, and the resolver would take it for another one.
-        if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host, re.IGNORECASE):
-            raise ValueError(
-                "write an IP address or a host name alone, such as 127.0.0.1; the port goes into GATEWAY_PORT"
-            ) from None
-        return host.lower()
+    if (address := addresses.parse_address(host)) is not None:
+        return addresses.address_text(address)
+    # A name of digits and dots alone is a mistyped address, and the resolver would take it for another one.
+    if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host, re.IGNORECASE):
+        raise ValueError("write an IP address or a host name alone, such as 127.0.0.1; the port goes into GATEWAY_PORT")
+    return host.lower()
 
 
 def _port(text: str) -> int:

@@ -15,13 +15,13 @@ import resource
 import socket
 import ssl
 from functools import lru_cache, partial
-from ipaddress import ip_address
 from typing import NamedTuple
 
 import aiohappyeyeballs
 import httpx
 from aiohappyeyeballs import AddrInfoType
 
+from gateway.addresses import parse_address
 from gateway.http1 import Connection
 from gateway.netguard import Netguard, Resolve
 
@@ -202,7 +202,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def _addresses(self, destination: "_Destination") -> list[str]:
         """Return what is dialled. Raises AddressNotAllowed where even one of a name's addresses is forbidden."""
         host, port = destination.host, destination.port
-        addresses = [host] if _is_address(host) else list(await self._resolve(host, port))
+        addresses = [host] if parse_address(host) is not None else list(await self._resolve(host, port))
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         if self._guard is not None:
@@ -287,14 +287,6 @@ def _message(request: httpx.Request) -> bytes:
     if head.count(b"\r") != len(fields) + 2 or head.count(b"\n") != len(fields) + 2 or b"\0" in head:
         raise httpx.LocalProtocolError("A request header holds a line break or a zero byte.")
     return b"".join((head, *request.stream))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _addr_info(address: str, port: int) -> AddrInfoType:

@@ -44,7 +44,7 @@ LAYERS = {
         "timetable",
         "bulkhead",
     ),
-    "base": ("config", "settings", "errors", "telemetry", "clock", "tokens", "extraheaders", "__init__"),
+    "base": ("config", "settings", "addresses", "errors", "telemetry", "clock", "tokens", "extraheaders", "__init__"),
 }
 
 MAY_IMPORT = {
@@ -73,6 +73,8 @@ SIBLINGS = {
 
 # The machine's clock, chance and environment are handed in everywhere else, so that tests can own them.
 AMBIENT = {"clock", "schedule", "retry", "ratelimit", "config", "cli", "app", "simulator", "demo"}
+# What Python's versions tell differently: see gateway.addresses.
+KNOWS_IPADDRESS = {"addresses", "netguard"}
 AMBIENT_NAMES = {"os.environ", "os.getenv", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
@@ -128,9 +130,18 @@ def breaches(module: str, source: str) -> list[str]:
             found.append(f"{module}:{node.lineno} imports relatively: write the whole name, its direction shows")
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and place != "entry":
             found.append(f"{module}:{node.lineno} prints: log it, or leave it to an entry module")
+        if unit(module) not in KNOWS_IPADDRESS and "ipaddress" in imported_modules(node):
+            found.append(f"{module}:{node.lineno} imports ipaddress: ask gateway.addresses")
         if unit(module) not in AMBIENT and (taken := ambient(node)):
             found.append(f"{module} uses {taken}: have it handed in")
     return found
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    """Return what a node imports from outside of the package."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [str(node.module)] if isinstance(node, ast.ImportFrom) else []
 
 
 def ambient(node: ast.AST) -> str | None:
@@ -207,6 +218,8 @@ def test_each_name_has_one_layer() -> None:
         ("gateway.model", "from os import environ", "uses os.environ"),
         ("gateway.poller", "import datetime\ndatetime.datetime.now()", "uses datetime.now"),
         ("gateway.poller", "print('polled')", "prints"),
+        ("gateway.sender", "from ipaddress import ip_address", "ask gateway.addresses"),
+        ("gateway.settings", "import ipaddress", "ask gateway.addresses"),
     ],
 )
 def test_breach_is_found(module: str, source: str, breach: str) -> None:

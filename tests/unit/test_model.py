@@ -119,6 +119,9 @@ def test_ids_differ_within_one_millisecond() -> None:
         ("https://bücher.example/", "https://xn--bcher-kva.example"),
         ("http://[2001:db8::1]/", "http://[2001:db8::1]"),
         ("http://[2001:db8::1]:8080/", "http://[2001:db8::1]:8080"),
+        ("http://[2001:DB8:0:0::1]:8080/", "http://[2001:db8::1]:8080"),
+        ("https://[::ffff:808:808]/", "https://[::ffff:8.8.8.8]"),
+        ("https://[::ffff:8.8.8.8]/", "https://[::ffff:8.8.8.8]"),
     ],
 )
 def test_a_receiver_has_one_name(url: str, receiver: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.addresses import address_text
 from gateway.errors import AddressNotAllowed
 from gateway.netguard import AllowEntry, Netguard, Target, parse_allow
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, embeddings, in_url
@@ -179,7 +180,8 @@ def test_longest_url_is_allowed() -> None:
         ("http://localhost:9000/", "GATEWAY_CALLBACK_ALLOW=localhost:9000"),
         ("https://10.1.2.3/", "GATEWAY_CALLBACK_ALLOW=10.1.2.3:443"),
         ("http://[fd00::1]:8080/", "GATEWAY_CALLBACK_ALLOW=[fd00::1]:8080"),
-        ("https://[::ffff:8.8.8.8]/", "GATEWAY_CALLBACK_ALLOW=[::ffff:808:808]:443"),
+        ("https://[::ffff:8.8.8.8]/", "GATEWAY_CALLBACK_ALLOW=[::ffff:8.8.8.8]:443"),
+        ("https://[::FFFF:808:808]/", "GATEWAY_CALLBACK_ALLOW=[::ffff:8.8.8.8]:443"),
     ],
 )
 def test_refusal_names_the_setting_that_would_allow_it(url: str, way_out: str) -> None:
@@ -260,7 +262,7 @@ def test_what_is_allowed_is_what_is_dialled(text: str) -> None:
     assert not dialled.userinfo
     assert dialled.port in (None, 443)
     host = dialled.raw_host.decode().removesuffix(".")
-    assert target.host == (str(IPv6Address(host)) if ":" in host else host)
+    assert target.host == (address_text(IPv6Address(host)) if ":" in host else host)
 
 
 # --- entries -----------------------------------------------------------------------------------------------------
@@ -365,6 +367,29 @@ def test_bad_entry_is_named(entry: str) -> None:
     with pytest.raises(ValueError, match=r"^'") as caught:
         parse_allow(f"good.example, {entry}, 10.0.0.0/8")
     assert repr(entry) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("10.0.0.1/8", "write a network with its first address, such as 10.0.0.0/8"),
+        ("[::ffff:10.0.0.1/96]:443", "write a network with its first address, such as 10.0.0.0/8"),
+        ("10.0.0.0/33", "write an address such as 10.1.2.3, or a network such as 10.0.0.0/8"),
+        ("fd00::1::2", "write an address such as 10.1.2.3, or a network such as 10.0.0.0/8"),
+    ],
+)
+def test_bad_entry_gets_advice(entry: str, advice: str) -> None:
+    """What to write instead, in words that no version of Python changes."""
+    with pytest.raises(ValueError, match="write") as caught:
+        parse_allow(entry)
+    assert str(caught.value) == f"{entry!r}: {advice}"
+
+
+def test_a_name_that_resolves_to_an_address_in_disguise() -> None:
+    """The refusal writes it the one way, whichever way the resolver and this Python write it."""
+    with pytest.raises(AddressNotAllowed) as caught:
+        GUARD.check_address("hooks.example.com", 443, "::ffff:a00:1", "https")
+    assert caught.value.message.startswith("hooks.example.com resolves to ::ffff:10.0.0.1, which is in a range")
 
 
 def test_no_entries() -> None:
