@@ -1,5 +1,5 @@
-# docker build -t webhook-gateway .
-# docker run --read-only -v gateway:/data -p 8080:8080 -e GATEWAY_TOKEN=… -e GATEWAY_UPSTREAM_API_KEY=… webhook-gateway
+# docker build -t webhook-bridging-gateway .
+# docker run --read-only -v gateway:/data -p 8080:8080 -e GATEWAY_TOKEN=… -e GATEWAY_UPSTREAM_API_KEY=… webhook-bridging-gateway
 
 FROM python:3.13-slim AS build
 WORKDIR /src

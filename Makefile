@@ -70,7 +70,7 @@ wheel: $(VENV)/.runtime ## Build the wheel into dist/
 
 lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --group dev --group build -o requirements-dev.lock
-	@$(COMPILE) -c requirements-dev.lock pyproject.toml -o requirements.lock
+	@$(COMPILE) -c requirements-dev.lock pyproject.toml --extra ed25519 -o requirements.lock
 	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group bench -o requirements-bench.lock
 

@@ -72,7 +72,7 @@ __all__ = ["Gateway", "serve"]
 
 _log = structlog.get_logger()
 
-_USER_AGENT = f"webhook-gateway/{__version__}"
+_USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
 _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _UPSTREAM_CONNECTIONS = 64

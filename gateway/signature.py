@@ -130,7 +130,8 @@ def _ed25519() -> ModuleType:
         from gateway import ed25519
     except ModuleNotFoundError as exc:
         raise SecretError(
-            "keys that begin with whsk_ or whpk_ need an extra: pip install 'webhook-gateway[ed25519]'"
+            "keys that begin with whsk_ or whpk_ need a package that is not here: "
+            "pip install 'cryptography>=45,<51' where the gateway is installed"
         ) from exc
     return ed25519
 

@@ -19,7 +19,7 @@ from gateway.retry import parse_retry_after
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
 _MAX_ANSWER = 4 * 1024 * 1024  # bytes; a task's answer is a few KB
-_USER_AGENT = "Mozilla/5.0 (compatible; webhook-gateway)"
+_USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _LEAST_SECRET = 8  # characters
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)

@@ -41,7 +41,11 @@ def document(calls: Proxy | None) -> dict[str, Any]:
     a_callback = {"the callback": callback}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "webhook-gateway", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
+        "info": {
+            "title": "webhook-bridging-gateway",
+            "version": __version__,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
         "security": [{}, {"token": []}],
         "paths": {
             "/v1/callbacks": {

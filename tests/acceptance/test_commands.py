@@ -309,7 +309,7 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = tmp_path.glob("webhook_bridging_gateway-*.whl")
     unpacked = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True, timeout=20)
     found = subprocess.run(

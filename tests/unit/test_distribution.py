@@ -1,0 +1,47 @@
+"""What it is installed as: one name, which nobody else has, and no advice to install what is not published."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gateway import signature
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+TEXTS = [
+    path
+    for pattern in ("*", "gateway/**/*", "config/**/*", ".ci/*")
+    for path in sorted(ROOT.glob(pattern))
+    if path.is_file() and path.suffix not in (".lock", ".pyc") and path.name != ".git"
+]
+PUBLISHED = {"standardwebhooks", "cryptography", "uv"}
+
+
+def test_its_name() -> None:
+    """The distribution, the command and the extra; the import is what the command names."""
+    assert PROJECT["name"] == "webhook-bridging-gateway"
+    assert PROJECT["scripts"] == {"gateway": "gateway.cli:main"}
+    assert PROJECT["optional-dependencies"].keys() == {"ed25519"}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_installs_what_is_not_published(path: Path) -> None:
+    """``pip install`` of the gateway is of a checkout or a built wheel: under its old name PyPI has another's."""
+    text = path.read_text("utf-8")
+    for line in re.sub(r" -r \S+", " .", text).splitlines():
+        for what in re.findall(r"""pip .*?\binstall (?:-\S+ )*["']?([\w.$-]+)""", line):
+            assert what in PUBLISHED or what.startswith(("$", ".", "dist")), line
+    assert "webhook-gateway" not in text.replace("urn:webhook-gateway:", "").replace("(`webhook-gateway` there is", "")
+
+
+def test_what_is_missing_is_named_as_the_extra_has_it() -> None:
+    """The advice where the extra is not installed is of the versions that the extra brings."""
+    (needed,) = PROJECT["optional-dependencies"]["ed25519"]
+    assert f"pip install '{needed}'" in Path(signature.__file__).read_text("utf-8")
+
+
+def test_the_lock_has_the_extra() -> None:
+    """An image or an environment that is made from the lock can sign with key pairs."""
+    assert re.search(r"^cryptography==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
