@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
-from gateway import __version__, secretfile
+from gateway import __version__, private, secretfile
 from gateway.api.auth import PUBLIC, AuthMiddleware
 from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
@@ -47,7 +47,7 @@ from gateway.config import (
     database_path,
 )
 from gateway.deliverer import Deliverer
-from gateway.errors import ConfigError, GatewayError, StoreError, Unavailable
+from gateway.errors import ConfigError, GatewayError, SecretError, StoreError, Unavailable
 from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
@@ -89,16 +89,16 @@ class Gateway:
     """One gateway: an ASGI application, its store and its loops."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Build everything; nothing is opened or started. Raises SecretError and ConfigError."""
+        """Build everything; nothing is opened, written or started. Raises ConfigError."""
         clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
         self._draining = asyncio.Event()
         self._started = False
-        database = database_path(settings)
+        self._settings = settings
+        self._database = database = database_path(settings)
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         metrics = Metrics()
         profiles = load_profiles([config_dir() / "upstreams"])
-        secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
         resolve = self._resolver.resolve
@@ -113,7 +113,9 @@ class Gateway:
             repeats_posts=True,  # receivers know a webhook by its id
         )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
-        self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))
+        self._backup = database.with_name(database.name + ".backup")
+        self._backups = Backups(self._store, clock, self._backup)
+        self._client_headers = ClientHeaders()
         self._watches = [
             self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
             for upstream in _upstreams(settings, profiles)
@@ -121,7 +123,7 @@ class Gateway:
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
-            _client_headers(settings, Signer(parse_secrets(" ".join(secrets)))),
+            self._client_headers,
             RetryPolicy(settings.retry_schedule),
             clock,
             metrics,
@@ -212,13 +214,37 @@ class Gateway:
         await self._app(scope, receive, send)
 
     async def start(self) -> None:
-        """Open the store and start the loops. Raises StoreUnusable."""
+        """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
         await self._store.open()
         await self._clock_steps.catch_up()
+        private.tighten(self._backup)
+        signer = await self._signer()
+        self._client_headers.use(signer, _client_webhooks(self._settings, signer))
         for watch in self._watches:
             await watch.poller.prepare()
         self._supervisor.start()
         self._started = True
+
+    async def _signer(self) -> Signer:
+        """Return who signs where a client has no secret of its own, and log where the secret came from."""
+        if self._settings.webhook_secret is not None:
+            _log.info("secret.loaded", source=self._settings.webhook_secret_from)
+            return Signer(parse_secrets(" ".join(self._settings.webhook_secret)))
+        path = secretfile.secret_path(self._database)
+        kept = secretfile.read(path)
+        if kept is None:
+            # Only now that the database is open, and known to owe nothing that the lost one was to sign.
+            callbacks = await self._store.count_callbacks()
+            kept = secretfile.make(path, callbacks)
+            say = _log.warning if callbacks else _log.info
+            say("secret.made", source=str(path), callbacks=sum(callbacks.values()))
+        else:
+            _log.info("secret.loaded", source=str(path))
+        private.tighten(path)
+        try:
+            return Signer(parse_secrets(kept))
+        except SecretError as exc:
+            raise SecretError(f"The webhook secret in {path} cannot be used: {exc.message}.") from exc
 
     def begin_backup(self) -> None:
         """Begin to copy the database into a file beside it."""
@@ -403,14 +429,14 @@ def _tokens(settings: Settings) -> dict[bytes, str]:
     return tokens if settings.token is None else tokens | {token_digest(settings.token): DEFAULT_CLIENT}
 
 
-def _client_headers(settings: Settings, default: Signer) -> ClientHeaders:
-    """Return the headers of every client's webhooks. Raises SecretError."""
+def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWebhooks]:
+    """Return what is particular to each client's webhooks. Raises SecretError."""
     clients = {DEFAULT_CLIENT: ClientWebhooks(default, {})}
     for client in settings.clients:
         own = client.webhook_secret
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
-    return ClientHeaders(default, clients)
+    return clients
 
 
 def _upstreams(settings: Settings, profiles: Mapping[str, Profile]) -> list[UpstreamSettings]:

@@ -5,6 +5,7 @@ Owns that no client's secret or header gets into another's webhooks. Called by t
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import structlog
 
@@ -28,7 +29,15 @@ class ClientWebhooks:
 class ClientHeaders:
     """Knows every client's; ``default`` serves clients whose table is gone: their webhooks are still owed."""
 
-    def __init__(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
+    def __init__(
+        self, default: Signer | None = None, clients: Mapping[str, ClientWebhooks] = MappingProxyType({})
+    ) -> None:
+        """Without arguments it knows nobody's: ``use`` comes before the first attempt."""
+        if default is not None:
+            self.use(default, clients)
+
+    def use(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
+        """Take these from now on."""
         self._default = ClientWebhooks(default, {})
         self._clients = dict(clients)
 

@@ -102,7 +102,8 @@ def load(
     _check_tokens(values.get("token"), clients, problems)
     if problems:
         raise ConfigError(problems)
-    return Settings(**values, upstreams=upstreams, clients=clients)
+    secret_from = places["webhook_secret"] if values["webhook_secret"] else ""
+    return Settings(**values, upstreams=upstreams, clients=clients, webhook_secret_from=secret_from)
 
 
 def require_upstream_key(settings: Settings) -> None:

@@ -4,13 +4,19 @@ Owns the file; used by the wiring where no secret is configured, and by the comm
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from gateway import private
 from gateway.errors import SecretError
+from gateway.model import CallbackState
 from gateway.signature import make_secret
 
-__all__ = ["load_or_make", "read", "secret_path"]
+__all__ = ["make", "read", "secret_path"]
+
+_OWED = (CallbackState.WAITING, CallbackState.PENDING, CallbackState.DEAD)
+"""Whose webhooks are still to be signed; a dead one may be redelivered."""
 
 
 def secret_path(database: Path) -> Path:
@@ -20,43 +26,64 @@ def secret_path(database: Path) -> Path:
 
 
 def read(path: Path) -> str | None:
-    """Return the secrets in the file, separated by spaces; None where there is no file."""
+    """Return the secrets in the file, separated by spaces; None where there is no file. Raises SecretError."""
     try:
-        return path.read_text("utf-8").strip()
+        found = path.read_text("utf-8").strip()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SecretError(f"The webhook secret in {path} cannot be read ({exc}).") from exc
-
-
-def load_or_make(path: Path) -> str:
-    """Return the secrets in the file, which is made with a new one, mode 0600, where there is none.
-
-    Raises SecretError where it can be neither read nor made.
-    """
-    if not path.parent.is_dir():
-        raise SecretError(f"There is no folder {path.parent} for the database: create it, or set GATEWAY_DATABASE_URL.")
-    while (found := read(path)) is None:
-        # Written aside and linked into place: whoever finds the file finds all of it, and the first one stays.
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(make_secret() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(draft, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # or a power loss forgets the name
-            finally:
-                os.close(folder)
-        except OSError as exc:
-            raise SecretError(
-                f"No webhook secret is configured, and none can be kept in {path} ({exc}). "
-                "Set GATEWAY_WEBHOOK_SECRET, or let this user write there."
-            ) from exc
-        finally:
-            draft.unlink(missing_ok=True)
+    except UnicodeDecodeError as exc:
+        raise SecretError(f"The webhook secret in {path} cannot be read ({exc.reason}). {_advice(path)}") from exc
+    except OSError as exc:
+        why = exc.strerror or exc
+        raise SecretError(f"The webhook secret in {path} cannot be read ({why}): let this user read the file.") from exc
+    if not found:
+        raise SecretError(f"The webhook secret's file {path} is empty. {_advice(path)}")
     return found
+
+
+def make(path: Path, callbacks: Mapping[CallbackState, int]) -> str:
+    """Keep a new secret in the file, mode 0600, and return it; one that another process has just kept there stays.
+
+    ``callbacks`` is how many the database has in each state: where it owes webhooks, nothing is made. Their receivers
+    would refuse them, one by one, for days. Raises SecretError, which says what to do.
+    """
+    if any(callbacks.get(state) for state in _OWED):
+        owed = ", ".join(f"{callbacks[state]} {state.value}" for state in _OWED if callbacks.get(state))
+        raise SecretError(
+            f"{path} is missing, and the database beside it owes webhooks ({owed}): "
+            f"their receivers would refuse a new secret. {_advice(path)}"
+        )
+    # Written aside and linked into place: whoever finds the file finds all of it, and the first one stays.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(private.create(draft), "w", encoding="utf-8") as file:
+            file.write(make_secret() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # or a power loss forgets the name
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        raise SecretError(
+            f"No webhook secret is configured, and none can be kept in {path} ({exc}). "
+            "Set GATEWAY_WEBHOOK_SECRET, or let this user write there."
+        ) from exc
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    found = read(path)
+    if found is None:  # a link that leads nowhere has the name
+        raise SecretError(f"{path} leads to a file that is not there. {_advice(path)}")
+    return found
+
+
+def _advice(path: Path) -> str:
+    return (
+        "Put it back from your backup, or set GATEWAY_WEBHOOK_SECRET to the secret that receivers verify with. "
+        f"To choose a new one: gateway make-secret > {path}, and give it to every receiver."
+    )

@@ -195,8 +195,10 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 def _explain_status(status_code: int, where: str) -> str:
     if 300 <= status_code < 400:
         advice = "redirects are never followed, so register the URL that it points to"
-    elif status_code in (401, 403, 407):
-        advice = "check what the receiver, or the gateway before it, wants for authorization"
+    elif status_code in (401, 403):
+        advice = "check the signature, or what the receiver (or a proxy before it) wants for authorization"
+    elif status_code == 407:
+        advice = "check what the proxy before the receiver wants for authorization"
     elif status_code in (404, 405):
         advice = "check the callback URL's path, and that it takes POST"
     elif status_code == 410:

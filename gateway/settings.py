@@ -108,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Upstreams besides the default one; only the TOML file names them."""
     clients: tuple[ClientSettings, ...] = ()
     """Clients besides the default one, or with more for it; only the TOML file names them."""
+    webhook_secret_from: str = ""
+    """Where ``webhook_secret`` stood: a variable, or the TOML file."""
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)

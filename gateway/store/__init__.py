@@ -203,6 +203,10 @@ class Store(Protocol):
         """
         ...
 
+    async def count_callbacks(self) -> dict[CallbackState, int]:
+        """Return how many callbacks are in each state that any are in; it reads through all of them."""
+        ...
+
     async def backlog(self) -> tuple[int, int | None]:
         """Return how many webhooks are pending, and since when the longest due one is."""
         ...

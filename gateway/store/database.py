@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import aiosqlite
 import structlog
 
+from gateway import private
 from gateway.errors import StoreError, StoreUnusable
 from gateway.store import sql
 
@@ -69,6 +70,8 @@ class Database:
                 "Use another Python build, or the container image."
             )
         try:
+            with suppress(OSError):  # it is there, or what follows says what is wrong
+                os.close(private.create(self._path))
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
             self.set_back_ms = self._written_ahead_ms()
@@ -180,8 +183,7 @@ class Database:
 
         def copy() -> None:
             part.unlink(missing_ok=True)
-            # Whoever may read the database may read its copy, and nobody else.
-            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, self._path.stat().st_mode & 0o666))
+            os.close(private.create(part))
             with closing(sqlite3.connect(part, isolation_level=None)) as db:
                 # It is synced in the end; until then it may be lost.
                 db.execute("PRAGMA journal_mode = OFF")
@@ -253,7 +255,10 @@ class Database:
         # Exclusive before anything reads: then the WAL index is kept in memory and no second process gets in.
         await self.rows("PRAGMA locking_mode = EXCLUSIVE")
         version = await self._inspect()
-        # Only now that the file is known to be ours: the journal mode is written into it.
+        # Only now that the file is known to be ours: its mode is changed, and the journal mode is written into it. What
+        # SQLite makes beside it gets its mode.
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            private.tighten(self._beside(suffix))
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
             await self.rows(f"PRAGMA {pragma}")
         for number, script in enumerate(_migrations()[version:], version + 1):
@@ -289,7 +294,8 @@ class Database:
         return True
 
     def _beside(self, suffix: str) -> Path:
-        return self._path.with_name(self._path.name + suffix)
+        path = self._path.resolve()  # SQLite puts them beside the file that a link leads to
+        return path.with_name(path.name + suffix)
 
 
 def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

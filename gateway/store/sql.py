@@ -293,6 +293,8 @@ PRUNE_TASK = """
 DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
 """
 
+COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
+
 SELECT_BACKLOG = "SELECT count(*), min(next_attempt_at) FROM callbacks WHERE state = 'pending'"
 
 # The database itself.

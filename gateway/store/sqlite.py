@@ -526,6 +526,9 @@ class SqliteStore:
     async def backup(self, target: Path) -> int:
         return await self._database.backup(target)
 
+    async def count_callbacks(self) -> dict[CallbackState, int]:
+        return {CallbackState(state): count for state, count in await self._database.read(sql.COUNT_CALLBACKS)}
+
     async def backlog(self) -> tuple[int, int | None]:
         ((count, oldest),) = await self._database.read(sql.SELECT_BACKLOG)
         return count, oldest

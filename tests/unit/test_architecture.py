@@ -44,7 +44,18 @@ LAYERS = {
         "timetable",
         "bulkhead",
     ),
-    "base": ("config", "settings", "addresses", "errors", "telemetry", "clock", "tokens", "extraheaders", "__init__"),
+    "base": (
+        "config",
+        "settings",
+        "addresses",
+        "private",
+        "errors",
+        "telemetry",
+        "clock",
+        "tokens",
+        "extraheaders",
+        "__init__",
+    ),
 }
 
 MAY_IMPORT = {

@@ -10,7 +10,8 @@ import pytest
 
 from gateway import secretfile
 from gateway.errors import SecretError
-from gateway.secretfile import load_or_make, read, secret_path
+from gateway.model import CallbackState
+from gateway.secretfile import make, read, secret_path
 from gateway.signature import make_secret, parse_secrets
 
 
@@ -38,7 +39,7 @@ def test_it_stands_beside_the_database(database: str, secret: str) -> None:
 
 def test_the_first_start_makes_one(path: Path) -> None:
     """Where there is no secret a usable one is made, and nothing else is left in the folder."""
-    made = load_or_make(path)
+    made = make(path, {})
     assert len(parse_secrets(made)) == 1
     assert path.read_text("utf-8").strip() == made
     assert list(path.parent.iterdir()) == [path]
@@ -55,29 +56,29 @@ def test_only_its_owner_may_read_it(path: Path, monkeypatch: pytest.MonkeyPatch)
         return fdopen(descriptor, *args, **named)
 
     monkeypatch.setattr(os, "fdopen", watch)
-    load_or_make(path)
+    make(path, {})
     assert modes == [0o600]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_later_starts_find_the_same(path: Path) -> None:
     """A restart signs with the secret of the first start, and leaves the file alone."""
-    first = load_or_make(path)
+    first = make(path, {})
     before = path.stat()
-    assert load_or_make(path) == first
+    assert read(path) == first
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_two_files_get_two_secrets(tmp_path: Path) -> None:
     """Each gateway has a secret of its own."""
-    assert load_or_make(tmp_path / "a.secret") != load_or_make(tmp_path / "b.secret")
+    assert make(tmp_path / "a.secret", {}) != make(tmp_path / "b.secret", {})
 
 
 def test_what_an_operator_wrote_is_read(path: Path) -> None:
     """Several secrets and white space around them are an operator's right."""
     first, second = make_secret(), make_secret()
     path.write_text(f"  {first} {second}\n\n", "utf-8")
-    assert load_or_make(path) == f"{first} {second}" == read(path)
+    assert read(path) == f"{first} {second}"
 
 
 def test_reading_makes_nothing(path: Path) -> None:
@@ -96,38 +97,74 @@ def test_of_two_that_start_together_one_secret_stays(path: Path, monkeypatch: py
         link(source, target)
 
     monkeypatch.setattr(os, "link", lose)
-    assert load_or_make(path) == winner
+    assert make(path, {}) == winner
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", None], ids=["not text", "a folder"])
-def test_a_file_that_cannot_be_read(path: Path, content: bytes | None) -> None:
-    """A file that is there but cannot be read is never replaced: the message names it."""
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xfe", "gateway make-secret > "),
+        (b"", "is empty. Put it back from your backup, or set GATEWAY_WEBHOOK_SECRET"),
+        (b" \n", "is empty"),
+        (None, "let this user read the file"),
+    ],
+    ids=["not text", "empty", "blank", "a folder"],
+)
+def test_a_file_that_cannot_be_used(path: Path, content: bytes | None, says: str) -> None:
+    """A file that is there but cannot be used is never replaced: the message names it, and what to do."""
     if content is None:
         path.mkdir()
     else:
         path.write_bytes(content)
-    for use in (read, load_or_make):
-        with pytest.raises(SecretError, match="cannot be read") as caught:
+    for use in (read, lambda path: make(path, {})):
+        with pytest.raises(SecretError) as caught:
             use(path)
         assert str(path) in caught.value.message
+        assert says in caught.value.message
     assert content is None or path.read_bytes() == content
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """The database's own folder is missing: the message names it and the setting that helps."""
-    path = tmp_path / "missing" / "gateway.secret"
-    with pytest.raises(SecretError, match="GATEWAY_DATABASE_URL") as caught:
-        load_or_make(path)
-    assert str(path.parent) in caught.value.message
-    assert not path.parent.exists()
+@pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.PENDING, CallbackState.DEAD])
+def test_none_is_made_where_webhooks_are_owed(path: Path, state: CallbackState) -> None:
+    """A lost secret is not remade in silence: receivers would refuse what is signed with another one."""
+    with pytest.raises(SecretError) as caught:
+        make(path, {CallbackState.DELIVERED: 1, state: 7})
+    assert f"owes webhooks (7 {state.value})" in caught.value.message
+    assert "Put it back from your backup, or set GATEWAY_WEBHOOK_SECRET" in caught.value.message
+    assert f"To choose a new one: gateway make-secret > {path}" in caught.value.message
+    assert list(path.parent.iterdir()) == []
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
-    """A path through a file is told as any other, with no error of the clean-up on top."""
+def test_one_is_made_where_nothing_is_owed(path: Path) -> None:
+    """What was delivered or cancelled needs no signature any more."""
+    assert make(path, {CallbackState.DELIVERED: 3, CallbackState.CANCELLED: 1, CallbackState.DEAD: 0})
+
+
+def test_a_link_that_leads_nowhere(path: Path) -> None:
+    """A volume that is not mounted, say: it is told, and not tried for ever."""
+    path.symlink_to(path.parent / "mount" / "gateway.secret")
+    with pytest.raises(SecretError, match="leads to a file that is not there"):
+        make(path, {})
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_draft_that_was_left_behind(path: Path) -> None:
+    """Of a process that was killed, with this one's number: neither its text nor its mode is kept."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text("not a secret", "utf-8")
+    draft.chmod(0o644)
+    assert parse_secrets(make(path, {}))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("folder", ["missing", "data"])
+def test_a_folder_that_is_none(tmp_path: Path, folder: str) -> None:
+    """A missing folder and a path through a file are told as any other, with no error of the clean-up on top."""
     (tmp_path / "data").write_text("x", "utf-8")
     with pytest.raises(SecretError):
-        load_or_make(tmp_path / "data" / "gateway.secret")
+        make(tmp_path / folder / "gateway.secret", {})
+    assert not (tmp_path / "missing").exists()
 
 
 @pytest.mark.parametrize("step", ["fsync", "link"])
@@ -135,17 +172,17 @@ def test_a_disk_that_fails_leaves_nothing_behind(path: Path, step: str, monkeypa
     """When writing fails half-way no file is left, above all none that holds half a secret; its text is not told."""
     made = []
 
-    def make() -> str:
+    def new() -> str:
         made.append(make_secret())
         return made[-1]
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(secretfile, "make_secret", make)
+    monkeypatch.setattr(secretfile, "make_secret", new)
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(SecretError, match="No space left") as caught:
-        load_or_make(path)
+        make(path, {})
     assert made
     assert made[0] not in caught.value.message
     assert list(path.parent.iterdir()) == []
