@@ -17,24 +17,28 @@ RUN pip wheel --no-deps --no-build-isolation --check-build-dependencies --wheel-
     && pip --python /opt/gateway/bin/python install --no-deps dist/*.whl
 
 FROM python:3.13-slim
+LABEL org.opencontainers.image.title="webhook-bridging-gateway" \
+    org.opencontainers.image.description="A sidecar that polls image-generation tasks for you and POSTs a signed webhook when each one ends." \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.licenses="MIT" \
+    org.opencontainers.image.base.name="docker.io/library/python:3.13-slim"
 COPY --from=build /opt/gateway /opt/gateway
 ENV PATH=/opt/gateway/bin:$PATH
 # Importing once here compiles what a start imports, the standard library included; a read-only container cannot.
-RUN python -c 'import gateway.cli, gateway.app' \
+RUN python -c 'import gateway.cli, gateway.app, gateway.ed25519, gateway.health' \
     && /usr/local/bin/python -m pip uninstall --yes --quiet --root-user-action=ignore pip \
     && install -d -o 65532 -g 65532 /data
-# Listening on all addresses needs GATEWAY_TOKEN (or GATEWAY_TOKEN_FILE): without it the start is refused, saying so.
+# Listening on all addresses needs GATEWAY_TOKEN (or GATEWAY_TOKEN_FILE): without it the start is refused, saying so. Only a
+# default: what stands in a mounted TOML file counts. So does the database's: gateway.db in the working directory.
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    GATEWAY_HOST=0.0.0.0 \
-    GATEWAY_DATABASE_URL=sqlite:////data/gateway.db
+    GATEWAY_HOST_DEFAULT=0.0.0.0
 USER 65532:65532
 WORKDIR /data
 VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# http.client goes to this address directly, whatever proxy the environment names.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["python", "-c", \
-    "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('GATEWAY_PORT', 8080)), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+# The settings say where it listens, those in the file that the container's own command line names too.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["gateway", "health", "--config-of", "1"]
 ENTRYPOINT ["gateway"]
 CMD ["serve"]

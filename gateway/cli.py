@@ -125,6 +125,19 @@ def make_secret(*, ed25519: bool, token: bool) -> None:
         click.echo(line)
 
 
+@cli.command()
+@click.option("--config-of", "pid", type=click.IntRange(1), help="Take --config from this process's command line.")
+@click.pass_obj
+def health(config: Path | None, /, pid: int | None) -> None:
+    """Ask the gateway on this machine whether it makes progress: exit 0, or 1 with the reason; for containers."""
+    from gateway.health import check, config_of
+
+    problem = check(os.environ, config or (None if pid is None else config_of(pid)))
+    if problem is not None:
+        click.echo(problem, err=True)
+        sys.exit(1)
+
+
 def _client_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add what every command has that talks to a running gateway."""
     command = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")(command)

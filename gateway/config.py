@@ -46,6 +46,7 @@ __all__ = [
     "UpstreamSettings",
     "config_dir",
     "database_path",
+    "listening",
     "load",
     "require_upstream_key",
 ]
@@ -53,6 +54,7 @@ __all__ = [
 CONFIG_VARIABLE = "GATEWAY_CONFIG"
 """Names the TOML file where the command line does not."""
 
+_DEFAULT = "_DEFAULT"
 _MAX_SHOWN = 80
 _UPSTREAMS, _CLIENTS = "upstreams", "clients"
 _HIDDEN = "a value that is not shown here"
@@ -66,6 +68,8 @@ def load(
     validators: Mapping[str, Callable[[Any], object]] = MappingProxyType({}),
 ) -> Settings:
     """Read the settings: the environment wins over the TOML file, which wins over the defaults.
+
+    A variable ``GATEWAY_…_DEFAULT`` takes the place of a default.
 
     ``config_path`` is the file that the command line names, else ``GATEWAY_CONFIG`` does. ``validators`` maps a
     field's name to a check of its parsed value (not None) that raises ValueError or GatewayError with a message that
@@ -104,6 +108,22 @@ def load(
         raise ConfigError(problems)
     secret_from = places["webhook_secret"] if values["webhook_secret"] else ""
     return Settings(**values, upstreams=upstreams, clients=clients, webhook_secret_from=secret_from)
+
+
+def listening(environ: Mapping[str, str], config_path: Path | None = None) -> tuple[str, int]:
+    """Return host and port alone, whatever the other settings are. Raises ConfigError."""
+    problems: list[str] = []
+    file = _read_file(environ, config_path, problems)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        if setting.key in ("host", "port") and (given := _find(setting, environ, file, problems)) is not None:
+            try:
+                values[setting.key] = _parse(setting, given[1])
+            except ValueError as error:
+                problems.append(f"{given[0]}: got {_shown(given[1])}; {error}")
+    if problems:
+        raise ConfigError(problems)
+    return values["host"], values["port"]
 
 
 def require_upstream_key(settings: Settings) -> None:
@@ -175,7 +195,9 @@ def _find(setting: Setting, environ: Mapping[str, str], file: _File, problems: l
         return None
     if setting.key in file.keys:
         return f"{setting.key} in {file.name}", file.keys[setting.key]
-    return setting.env, setting.default
+    # An image's own, say: below what its user wrote, wherever that stands.
+    default = setting.env + _DEFAULT
+    return (default, environ[default]) if environ.get(default) else (setting.env, setting.default)
 
 
 def _read_secret(variable: str, path: str, problems: list[str]) -> tuple[str, str] | None:
@@ -329,7 +351,8 @@ def _check_tokens(token: str | None, clients: tuple[ClientSettings, ...], proble
 
 def _report_unknown(environ: Mapping[str, str], file: _File, problems: list[str]) -> None:
     secret_files = {f"{setting.env}_FILE" for setting in SETTINGS if setting.secret}
-    variables = {setting.env for setting in SETTINGS} | secret_files | {CONFIG_VARIABLE}
+    defaults = {setting.env + _DEFAULT for setting in SETTINGS if setting.default}
+    variables = {setting.env for setting in SETTINGS} | secret_files | defaults | {CONFIG_VARIABLE}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in variables:
             advice = SERVICE_LINK_ADVICE if _SERVICE_LINK.match(name) else _suggest(name, variables, "unset it")

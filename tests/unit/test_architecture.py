@@ -11,7 +11,7 @@ HERE = "tests/unit/test_architecture.py"
 
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
-    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "simulator"),
+    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "health", "simulator"),
     "wiring": ("app",),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
