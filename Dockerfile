@@ -28,11 +28,12 @@ ENV PATH=/opt/gateway/bin:$PATH
 RUN python -c 'import gateway.cli, gateway.app, gateway.ed25519, gateway.health' \
     && /usr/local/bin/python -m pip uninstall --yes --quiet --root-user-action=ignore pip \
     && install -d -o 65532 -g 65532 /data
-# Listening on all addresses needs GATEWAY_TOKEN (or GATEWAY_TOKEN_FILE): without it the start is refused, saying so. Only a
-# default: what stands in a mounted TOML file counts. So does the database's: gateway.db in the working directory.
+# Listening on all addresses needs GATEWAY_TOKEN (or GATEWAY_TOKEN_FILE): without it the start is refused, saying so. Only
+# defaults: what stands in a mounted TOML file counts.
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    GATEWAY_HOST_DEFAULT=0.0.0.0
+    GATEWAY_HOST_DEFAULT=0.0.0.0 \
+    GATEWAY_DATABASE_URL_DEFAULT=sqlite:////data/gateway.db
 USER 65532:65532
 WORKDIR /data
 VOLUME /data

@@ -137,8 +137,8 @@ def require_upstream_key(settings: Settings) -> None:
 
 
 def database_path(settings: Settings) -> Path:
-    """Return the SQLite file; a relative one starts at the working directory."""
-    return Path(settings.database_url.removeprefix("sqlite:///"))
+    """Return the SQLite file, its path whole for logs and advice; a relative one starts at the working directory."""
+    return Path(settings.database_url.removeprefix("sqlite:///")).absolute()
 
 
 def config_dir() -> Path:

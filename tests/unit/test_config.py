@@ -172,8 +172,8 @@ def test_repr_hides_secrets() -> None:
     ("url", "path"), [("sqlite:///gateway.db", "gateway.db"), ("sqlite:////data/gateway.db", "/data/gateway.db")]
 )
 def test_database_path(url: str, path: str) -> None:
-    """Three slashes are a relative path, four an absolute one."""
-    assert database_path(load({"GATEWAY_DATABASE_URL": url})) == Path(path)
+    """Three slashes are a path from the working directory on, four an absolute one; both are told whole."""
+    assert database_path(load({"GATEWAY_DATABASE_URL": url})) == Path.cwd() / path
 
 
 # Mistakes.

@@ -71,11 +71,14 @@ def test_settings_that_cannot_be_read_are_no_health(tmp_path: Path) -> None:
     assert "missing.toml" in problem
 
 
-def test_the_image_decides_nothing_over_its_user() -> None:
+def test_the_image_decides_nothing_over_its_user(tmp_path: Path) -> None:
     """A variable would win over a mounted TOML file: the image sets defaults only."""
-    assert set(re.findall(r"\bGATEWAY_\w+(?==)", re.sub(r"^#.*", "", DOCKERFILE, flags=re.MULTILINE))) == {
-        "GATEWAY_HOST_DEFAULT"
-    }
+    given = dict(re.findall(r"\b(GATEWAY_\w+)=(\S+)", re.sub(r"^#.*", "", DOCKERFILE, flags=re.MULTILINE)))
+    assert given == {"GATEWAY_HOST_DEFAULT": "0.0.0.0", "GATEWAY_DATABASE_URL_DEFAULT": "sqlite:////data/gateway.db"}
+    path = tmp_path / "gateway.toml"
+    path.write_text('host = "10.0.0.1"\ndatabase_url = "sqlite:////elsewhere.db"\ntoken = "t"', "utf-8")
+    settings = load(given, path)
+    assert (settings.host, settings.database_url) == ("10.0.0.1", "sqlite:////elsewhere.db")
 
 
 def test_the_image_says_what_it_is() -> None:
