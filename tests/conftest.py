@@ -1,9 +1,15 @@
-"""What holds for every test: it draws no luck.
+"""What holds for every test: it draws no luck, and its failure takes no other down.
 
 Property tests play the same examples in every run, whichever tests run beside them, and keep none that failed for the
 next one. Fresh luck is for ``make simulate`` and ``make crash``.
 """
 
+import gc
+import sys
+import warnings
+from collections.abc import Generator
+
+import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
@@ -12,3 +18,26 @@ from hypothesis.internal.conjecture import providers
 providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("fixed", derandomize=True, database=None)
 settings.load_profile("fixed")
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Throw away what a failed test left open: its ResourceWarning, an error here, would be told of a later test."""
+    result = yield
+    if item.stash.get(_failed, False):
+        for name in ("last_exc", "last_value", "last_traceback"):  # pytest keeps the failure's frames there
+            sys.__dict__.pop(name, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    return result

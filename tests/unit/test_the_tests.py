@@ -1,12 +1,26 @@
-"""Property tests play the same examples in every run, alone or in company."""
+"""The tests themselves: they play the same examples in every run, and one that fails takes no other down."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[2]
+LEAVES_A_SOCKET_OPEN = """
+import gc, socket
+
+def test_that_fails():
+    left = socket.socket()
+    assert left is None
+
+def test_the_next_one():
+    gc.collect()
+"""
 
 
 def _draw() -> list[int]:
@@ -41,3 +55,22 @@ def test_the_same_in_company(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         spec.loader.exec_module(module)
         monkeypatch.setitem(sys.modules, f"company_{name}", module)
     assert _draw() == alone
+
+
+def test_a_failure_is_told_once(tmp_path: Path) -> None:
+    """What it left open is an error too, as every warning is: not the next test's, and not the whole run's."""
+    path = tmp_path / "test_two.py"
+    path.write_text(LEAVES_A_SOCKET_OPEN, "utf-8")
+    words = ("-p", "tests.conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "-q", str(path))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=tmp_path,
+        env=environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert done.stderr == ""
