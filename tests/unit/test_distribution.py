@@ -10,12 +10,8 @@ from gateway import signature
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TEXTS = [
-    path
-    for pattern in ("*", "gateway/**/*", "config/**/*", ".ci/*")
-    for path in sorted(ROOT.glob(pattern))
-    if path.is_file() and path.suffix not in (".lock", ".pyc") and path.name != ".git"
-]
+PLACES = ("*.md", "*.toml", "Dockerfile", "Makefile", "LICENSE", ".ci/*", "gateway/**/*.py", "config/**/*.toml")
+TEXTS = [path for place in PLACES for path in sorted(ROOT.glob(place))]
 PUBLISHED = {"standardwebhooks", "cryptography", "uv"}
 
 
