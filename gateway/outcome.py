@@ -17,7 +17,10 @@ from gateway.clock import from_iso
 from gateway.model import Outcome, TaskState
 from gateway.profile import Profile, dig
 
-__all__ = ["PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+__all__ = ["UNREADABLE", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+
+UNREADABLE = "unreadable"
+"""What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
 
 
 class PollKind(StrEnum):
@@ -57,6 +60,11 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there was an answer, not an error's, of which nothing could be read: the task may have ended in it."""
     oversized: bool = False
     """Whether that was because of its size: each further try costs as much again."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in metrics and logs."""
+        return UNREADABLE if self.unreadable else self.kind.value
 
 
 _KINDS = {
@@ -133,7 +141,7 @@ def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple
 
 
 def abandoned(task_id: str, reason: str) -> Outcome:
-    """Return the outcome of a task that the gateway gives up; ``reason`` such as ``timeout`` or ``not_found``."""
+    """Return the outcome of a task that the gateway gives up; ``reason`` such as ``timeout``, or ``UNREADABLE``."""
     data: dict[str, Any] = {
         "taskId": task_id,
         "model": None,
@@ -274,7 +282,8 @@ def _number(value: Any) -> int | float | None:
     if type(value) is int:
         return value
     if isinstance(value, float):
-        return _whole(value)
+        whole: int | float = _whole(value)
+        return whole
     if isinstance(value, str) and len(value) <= _MAX_DIGITS and (digits := value.removesuffix(".0")).isdecimal():
         return int(digits)
     return None
