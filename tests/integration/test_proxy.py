@@ -218,6 +218,22 @@ async def test_the_answer_is_passed_on_verbatim(start: Callable[..., Awaitable[S
         assert {"cookie", "x-a"}.isdisjoint(headers)
 
 
+async def test_a_compressed_answer_is_passed_on_plain(start: Callable[..., Awaitable[Stand]]) -> None:
+    """The client may not have asked for compression; what cannot be undone is a 502 that says so."""
+    plain = b'{"code":200,"data":{"taskId":"t","state":"waiting"}}'
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    upstream = Upstream(200, gzip.compress(plain), headers)
+    async with serve_asgi(upstream) as url:
+        stand = await start(url)
+        answer = await stand.read("t")
+        assert (answer.content, "content-encoding" in answer.headers) == (plain, False)
+        upstream.answer = 200, b"\x0b\x02\x80{}\x03", headers | {"content-encoding": "br"}
+        answer = await stand.read("t")
+        assert (answer.status_code, "cannot be decompressed (br)" in envelope(answer)["msg"]) == (502, True)
+        created = await stand.create(**{"X-Request-ID": "r-1"})
+        assert (created.status_code, "send the same request again" in envelope(created)["msg"]) == (502, True)
+
+
 async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[Stand]]) -> None:
     """A hundred clients that ask at once share one answer; one that goes away does not take it from the others."""
     upstream = Upstream(body=b'{"code":200,"data":{"taskId":"t","state":"waiting"}}')
