@@ -120,7 +120,10 @@ class TaskView(_Wire, frozen=True, kw_only=True):
     next_poll_at: str | None
     last_error: str | None
     settled_at: str | None
-    outcome: msgspec.Raw | None
+    outcome: Annotated[
+        msgspec.Raw | None,
+        msgspec.Meta(description="Of an abandoned task its `reason` is timeout, unreadable or not_found."),
+    ]
 
 
 class AttemptView(_Wire, frozen=True, kw_only=True):
