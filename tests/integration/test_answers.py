@@ -100,6 +100,12 @@ async def test_what_cannot_be_decompressed_says_so(coding: str, body: bytes) -> 
     assert (refused.kind, refused.unreadable) == (PollKind.KEY_REFUSED, False)
 
 
+async def test_an_odd_coding_is_not_repeated() -> None:
+    """What a header says reaches clients and logs: it may be anything, the key included."""
+    result = await poll(Page(b"\x00", headers={"content-encoding": "sk-1"}))
+    assert "sk-1" not in str(result.error)
+
+
 async def test_a_bomb_is_not_unpacked() -> None:
     """A small answer that would become a large one is one that is too large."""
     bomb = gzip.compress(b" " * (64 * LIMIT))
@@ -109,6 +115,8 @@ async def test_a_bomb_is_not_unpacked() -> None:
         True,
         f"The upstream's answer is larger than the {LIMIT} bytes of GATEWAY_RESULT_MAX_BYTES.",
     )
+    refused = await poll(Page(bomb, 403, {"content-encoding": "gzip"}))
+    assert (refused.kind, refused.oversized) == (PollKind.KEY_REFUSED, False)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Request bodies: what is taken, and how every mistake in them is told."""
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.api.schema import BatchRequest, CallbackRequest, RedeliveriesRequest, decode
+from gateway.api.schema import BatchRequest, CallbackRequest, RedeliveriesRequest, batch_items, decode
 from gateway.errors import InvalidJson, InvalidRequest
 
 CALLBACK: Any = msgspec.json.Decoder(CallbackRequest)
@@ -138,6 +139,23 @@ def test_the_items_of_a_batch_are_read_one_by_one() -> None:
     for item in items[1:3]:
         with pytest.raises(InvalidRequest):
             decode(item, CALLBACK)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+
+
+@given(items=st.lists(json_values, max_size=5), place=st.integers(0, 5), indent=st.none() | st.just(1))
+@settings(deadline=None)
+def test_a_batch_is_taken_apart_whatever_stands_in_it(items: list[Any], place: int, indent: int | None) -> None:
+    """Beside an item that stops every decoder the others are found as they were sent, and in their order."""
+    items.insert(place, {"taskId": "\ud83d", "deep": "DEEP"})
+    text = json.dumps({"callbacks": items}, indent=indent).replace('"DEEP"', "[" * 2000 + "]" * 2000)
+    found = [bytes(item).replace(b"[" * 2000 + b"]" * 2000, b'"DEEP"') for item in batch_items(text.encode())]
+    assert repr([json.loads(item) for item in found]) == repr(items)
 
 
 @pytest.mark.parametrize(
