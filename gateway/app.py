@@ -196,6 +196,7 @@ class Gateway:
             base_url=settings.url or profile.base_url,
             api_key=settings.api_key,
             name=name,
+            max_answer=bounds.result_max_bytes,
         )
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))

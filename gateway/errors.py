@@ -9,6 +9,7 @@
     ├── AddressNotAllowed      a callback may not reach this host, address or port
     ├── OutOfResources         this machine has no file or memory left for a connection
     ├── StoreError             the database cannot answer; callers may try again
+    │   ├── StoreRefused       it will not take this write, whoever tries again
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
         ├── MalformedRequest          400  invalid_request
@@ -53,6 +54,7 @@ __all__ = [
     "RequestTimeout",
     "SecretError",
     "StoreError",
+    "StoreRefused",
     "StoreUnusable",
     "TooLarge",
     "Unauthorized",
@@ -109,6 +111,10 @@ class OutOfResources(GatewayError):
 
 class StoreError(GatewayError):
     """The database could not do what was asked; nothing of it was done."""
+
+
+class StoreRefused(StoreError):
+    """The write's own values cannot be stored; the database is well."""
 
 
 class StoreUnusable(StoreError):

@@ -1,24 +1,26 @@
 """Upstream answer → what it means: the task's fate, and why a poll brought no usable answer.
 
-Owns the classification and the lenient decoding; pure. Called by ``upstream.py`` with the raw answer.
+Owns the classification; pure. Called by ``upstream.py`` with the raw answer, and by the proxy with that to a create.
 
 HTTP status and the envelope's own code count together, because members of the family answer errors with HTTP 200.
 Only the task's own state ends a task: an error answer about one poll is never its outcome, and a word that is not
 known means that it still runs.
 """
 
-import json
-import math
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from gateway import lenientjson
 from gateway.clock import from_iso
 from gateway.model import Outcome, TaskState
 from gateway.profile import Profile, dig
 
-__all__ = ["PollKind", "PollResult", "abandoned", "read_answer"]
+__all__ = ["UNREADABLE", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+
+UNREADABLE = "unreadable"
+"""What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
 
 
 class PollKind(StrEnum):
@@ -54,6 +56,15 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """How long an ended task took from its creation to its end, in seconds, where that can be told."""
     told_window: tuple[int, float] | None = None
     """What a throttling answer says of the key's limit: so many requests within so many seconds."""
+    unreadable: bool = False
+    """Whether there was an answer, not an error's, of which nothing could be read: the task may have ended in it."""
+    oversized: bool = False
+    """Whether that was because of its size: each further try costs as much again."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in metrics and logs."""
+        return UNREADABLE if self.unreadable else self.kind.value
 
 
 _KINDS = {
@@ -72,6 +83,7 @@ _KINDS = {
 
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
+_MAX_WHOLE = 2**53  # beyond it floats are not exact
 _RETRY_AFTER_CAP_S = 3600.0
 _LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 _CDN_BLOCK = b"error code: 1010"
@@ -80,8 +92,8 @@ _CDN_BLOCK = b"error code: 1010"
 def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: float | None, body: bytes) -> PollResult:
     """Classify one answer of the status URL. Never raises on account of what the upstream sent."""
     try:
-        answer = _decode_body(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        answer = lenientjson.decode(body)
+    except (ValueError, RecursionError) as exc:
         detail = f"not JSON ({exc}): {_excerpt(body)}"
         if status == 403 and _CDN_BLOCK in body:
             detail = "its CDN blocks requests with this User-Agent (error code: 1010); the key was not looked at"
@@ -90,9 +102,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         return _failed(profile, status, retry_after_s, None, f"not a JSON object: {_excerpt(body)}")
     states = profile.states
     state = _state(profile, answer)
-    told_id = dig(answer, profile.fields.task_id)
-    if type(told_id) is int:
-        told_id = str(told_id)
+    told_id = _id(dig(answer, profile.fields.task_id))
     about_us = told_id in (None, "", task_id)
     if state is not None and about_us:
         if state in states.success and _holds(answer, states.success_if):
@@ -105,7 +115,8 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     if not about_us:
         return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.")
     if state is None and not (states.may_be_absent and told_id == task_id and not _holds(answer, states.path)):
-        return PollResult(kind=PollKind.BROKEN, error=f"The answer has no {states.path}: {_excerpt(body)}")
+        error = f"The answer has no {states.path}: {_excerpt(body)}"
+        return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
     if state in states.not_known:
         return PollResult(kind=PollKind.NOT_KNOWN, error=f"The upstream answered: {state}")
     return PollResult(
@@ -116,37 +127,21 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     )
 
 
-def _decode_body(body: bytes) -> Any:
+def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple[Any, bool]:
+    """Return the id of a created task, where ``path`` has one, and whether the answer is a refusal that says why.
+
+    Never raises on account of what the upstream sent.
+    """
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # Half of an emoji or a number beyond all bounds: other parsers take it, and the task may be paid for.
-        try:
-            return _mended(json.loads(body.decode("utf-8"), parse_constant=_refuse_constant))
-        except (ValueError, RecursionError):
-            pass
-        raise
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _mended(value: Any) -> Any:
-    """Return a decoded value as it can be encoded again: no lone surrogates, no infinite numbers."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_mended(item) for item in value]
-    if isinstance(value, dict):
-        return {_mended(name): _mended(item) for name, item in value.items()}
-    return value
+        answer = lenientjson.decode(body)
+    except (ValueError, RecursionError):
+        answer = None
+    refused = _code(profile, status, answer if isinstance(answer, dict) else {}) is not None
+    return _id(dig(answer, path)), refused
 
 
 def abandoned(task_id: str, reason: str) -> Outcome:
-    """Return the outcome of a task that the gateway gives up; ``reason`` such as ``timeout`` or ``not_found``."""
+    """Return the outcome of a task that the gateway gives up; ``reason`` such as ``timeout``, or ``UNREADABLE``."""
     data: dict[str, Any] = {
         "taskId": task_id,
         "model": None,
@@ -166,7 +161,7 @@ def abandoned(task_id: str, reason: str) -> Outcome:
 def _state(profile: Profile, answer: dict[str, Any]) -> str | int | bool | None:
     """Return the task's state, None where there is none of the kind that the profile names."""
     value, kind = dig(answer, profile.states.path), type(profile.states.success[0])
-    if kind is int and isinstance(value, str):
+    if kind is int and isinstance(value, str | float):
         value = _number(value)
     # Compared by its exact type: True equals 1, and would end a task of an API that counts.
     return value if type(value) is kind and value != "" else None
@@ -189,7 +184,8 @@ def _failed(
     profile: Profile, code: int, retry_after_s: float | None, answer: dict[str, Any] | None, detail: str
 ) -> PollResult:
     if answer is None and 200 <= code < 300:
-        return PollResult(kind=PollKind.BROKEN, error=f"The upstream's answer is {detail}"[:_MAX_ERROR])
+        error = f"The upstream's answer is {detail}"[:_MAX_ERROR]
+        return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
     hints = [hint for hint in (retry_after_s, _number(dig(answer, profile.envelope.retry_after))) if hint is not None]
     # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
     retry_after_s = float(min(max(hints), _RETRY_AFTER_CAP_S)) if hints and max(hints) >= 0 else None
@@ -258,9 +254,12 @@ def _decoded(value: Any, in_string: bool) -> tuple[Any, str | None, str | None]:
     if value == "" or not in_string or not isinstance(value, str):
         return (None if value == "" else value), None, None
     try:
-        return msgspec.json.decode(value), None, None
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as exc:
+        decoded = lenientjson.decode(value)
+    except (ValueError, RecursionError) as exc:
         return None, value, str(exc)
+    if decoded is None and value.strip() != "null":
+        return None, value, "it is a number that JSON cannot tell"
+    return decoded, None, None
 
 
 def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
@@ -276,17 +275,33 @@ def _text(value: Any) -> str | None:
     """Fold the family's variety: integer codes become strings, an empty string is no value."""
     if value is None or value == "":
         return None
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else msgspec.json.encode(_whole(value)).decode()
 
 
 def _number(value: Any) -> int | float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
+    if type(value) is int:
         return value
-    if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_DIGITS:
-        return int(value)
+    if isinstance(value, float):
+        whole: int | float = _whole(value)
+        return whole
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and (digits := value.removesuffix(".0")).isdecimal():
+        return int(digits)
     return None
+
+
+def _whole(value: Any) -> Any:
+    """Return 1 for 1.0: some languages know no whole numbers, and some serialisers write all of theirs so."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_WHOLE:
+        return int(value)
+    return value
+
+
+def _id(value: Any) -> Any:
+    """Return an id as the text that clients have, which may be a number in an answer; anything else as it is."""
+    if isinstance(value, str):
+        return value
+    value = _whole(value)
+    return str(value) if type(value) is int else value
 
 
 def _to_ms(seconds: int | float | None) -> int | None:

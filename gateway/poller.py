@@ -21,7 +21,7 @@ from gateway.errors import StoreError
 from gateway.inflight import InFlight
 from gateway.key import Key
 from gateway.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement, TaskState
-from gateway.outcome import PollKind, PollResult, abandoned
+from gateway.outcome import UNREADABLE, PollKind, PollResult, abandoned
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
@@ -48,6 +48,8 @@ _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
 and an upstream in trouble may not know any for a while."""
+_READ = frozenset({PollKind.RUNNING, PollKind.TERMINAL, PollKind.NOT_KNOWN})
+"""Answers that tell of a task; all others leave it open whether its answers can be read."""
 
 
 class Poller:
@@ -62,7 +64,7 @@ class Poller:
         self._key = key
         self._timetable = timetable
         self._clock = clock
-        self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in PollKind}
+        self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in (*PollKind, UNREADABLE)}
         self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
         self._wake = store.tasks_due(upstream.name)
@@ -70,6 +72,7 @@ class Poller:
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
         self._not_known: dict[int, tuple[float, int]] = {}  # since when (monotonic), and how many polls in a row
+        self._unreadable: set[int] = set()  # the tasks whose last answer could not be read
 
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
@@ -167,7 +170,7 @@ class Poller:
             self._key.queries.end()
             self._in_flight.wake_soon()  # a place in the rate limit may have its time now
         self._poll_seconds.observe(self._clock.monotonic() - started)
-        self._polls[result.kind].inc()
+        self._polls[result.label].inc()
         self._key.judge(result)
         if result.task_created_at is not None and result.task_created_at > self._clock.now():
             # A clock or a zone that is off: such a task would never be old enough to be urgent.
@@ -177,6 +180,10 @@ class Poller:
 
     async def _store_result(self, claim: DueTask, result: PollResult) -> None:
         now = self._clock.now()
+        if result.unreadable:
+            self._unreadable.add(claim.seq)
+        elif result.kind in _READ:
+            self._unreadable.discard(claim.seq)
         if result.outcome is not None:
             await self._settle(claim, result, result.outcome, now)
         elif self._is_unknown(claim, result, now):
@@ -219,12 +226,13 @@ class Poller:
             began_at = claim.began_at if result.task_created_at is None else result.task_created_at
             next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
         else:
-            next_poll_at = self._timetable.failed_poll_at(claim.failures + 1, result.retry_after_s, now)
+            failures = claim.failures + 1
+            next_poll_at = self._timetable.failed_poll_at(failures, result.retry_after_s, now, costly=result.oversized)
             _log.info(
                 "poll.failed",
                 upstream=self._upstream.name,
                 task_id=claim.task_id,
-                kind=result.kind.value,
+                kind=result.label,
                 error=result.error,
                 next_in_s=(next_poll_at - now) / 1000,
             )
@@ -286,19 +294,20 @@ class Poller:
         return expired_by if expired_by >= task.expires_at else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
-        outcome = abandoned(task.task_id, "timeout")
+        reason = UNREADABLE if task.seq in self._unreadable else "timeout"
         await self._store.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
-                outcome=outcome,
+                outcome=abandoned(task.task_id, reason),
                 settled_at=now,
                 polls=0,
                 expired_by=expired_by,
             )
         )
         self._not_known.pop(task.seq, None)
-        _log.info("callbacks.expired", upstream=self._upstream.name, task_id=task.task_id)
+        self._unreadable.discard(task.seq)
+        _log.info("callbacks.expired", upstream=self._upstream.name, task_id=task.task_id, reason=reason)
 
 
 def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:

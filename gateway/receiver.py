@@ -19,7 +19,7 @@ from gateway.signature import ID_HEADER, Key, VerifiedWebhook, verify
 
 __all__ = ["Answer", "ReceivedWebhook", "Receiver", "parse_answers", "pretty", "verify_saved"]
 
-_MAX_BODY_BYTES = 1024 * 1024
+_MAX_BODY_BYTES = 64 * 1024 * 1024  # a result may hold images
 _MAX_SEEN_IDS = 10_000
 # Enough for a signed URL; a longer value would push the rest of the webhook off the screen.
 _MAX_PRINTED_CHARS = 2048

@@ -97,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     callback_allow: tuple[str, ...]
     poll_min_s: float
     poll_max_s: float
+    result_max_bytes: int
     retry_schedule: tuple[float, ...]
     """Seconds before each attempt, at least one."""
     attempt_timeout_s: float
@@ -343,6 +344,12 @@ SETTINGS: tuple[Setting, ...] = (
         "30",
         _number(0.001, 86_400, "seconds"),
         "Greatest time between two polls of one task, in seconds; fractions allowed.",
+    ),
+    Setting(
+        "GATEWAY_RESULT_MAX_BYTES",
+        "33554432",
+        _whole(1024, 134_217_728),
+        "Largest answer of the upstream that is taken, in bytes: images in it count.",
     ),
     Setting(
         "GATEWAY_RETRY_SCHEDULE",

@@ -52,9 +52,12 @@ class Timetable:
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
 
-    def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int) -> int:
-        """Return when to ask again after the ``failures``-th poll in a row without a usable answer."""
-        delay_s = max(self._schedule.failed_delay_s(failures, self._rng), retry_after_s or 0.0)
+    def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int, *, costly: bool = False) -> int:
+        """Return when to ask again after the ``failures``-th poll in a row without a usable answer.
+
+        ``costly``: each try is, as one that downloads what is too large.
+        """
+        delay_s = max(self._schedule.failed_delay_s(failures, self._rng, costly=costly), retry_after_s or 0.0)
         return now + round(delay_s * 1000)
 
     def urgency(self, task: DueTask) -> float:

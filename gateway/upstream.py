@@ -5,7 +5,9 @@ what comes back is a value, whatever went wrong.
 """
 
 import asyncio
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import quote
 
 import httpx
@@ -18,7 +20,10 @@ from gateway.retry import parse_retry_after
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
-_MAX_ANSWER = 4 * 1024 * 1024  # bytes; a task's answer is a few KB
+_MAX_ERROR_ANSWER = 1024 * 1024
+"""Bytes of an answer whose status is an error's: more is not read, as all that counts stands at its beginning."""
+_WITH_THE_HEAD = 64 * 1024
+"""Bytes of a body that come unasked. Only for a larger one is it looked up how large it will be: polls are many."""
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _LEAST_SECRET = 8  # characters
@@ -41,6 +46,10 @@ class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
     timed_out: bool = False
     sent: bool = True
     """Whether the upstream may have had the request, and acted on it."""
+    unreadable: bool = False
+    """As in PollResult."""
+    oversized: bool = False
+    """As in PollResult."""
 
 
 class Upstream:
@@ -56,10 +65,12 @@ class Upstream:
         api_key: str | None,
         name: str | None = None,
         timeout_s: float = 30.0,
+        max_answer: int = 32 * 1024 * 1024,
     ) -> None:
         """Keep the key to this object: it goes into its requests' header and nowhere else.
 
-        ``name`` is what callbacks call this upstream; default: as its profile is called.
+        ``name`` is what callbacks call this upstream; default: as its profile is called. ``max_answer``: bytes of the
+        largest answer that is taken, before and after decompression.
         """
         self.profile = profile
         self.name = name or profile.name
@@ -69,6 +80,7 @@ class Upstream:
         self._url = httpx.URL(base_url)
         self._base_path = self._url.raw_path.decode("ascii").rstrip("/")
         self._timeout_s = timeout_s
+        self._max_answer = max_answer
         self._headers = {
             "host": self._url.netloc.decode("ascii"),
             "accept": "application/json",
@@ -119,7 +131,7 @@ class Upstream:
                 response = await self._transport.handle_async_request(request)
                 assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
                 try:
-                    body = await _read(response.stream)
+                    body = await self._read(response, response.stream)
                 finally:
                     await response.stream.aclose()
         except TimeoutError:
@@ -128,14 +140,61 @@ class Upstream:
             return NoAnswer(error="The upstream's answer is not valid HTTP/1.1.")
         except httpx.HTTPError as exc:
             return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
-        if body is None:
-            return NoAnswer(error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.", kind=PollKind.BROKEN)
-        return Answer(response.status_code, response.headers, body)
+        if body is not None and not body.startswith((b"{", b"[")):
+            # Only then may it be compressed, whatever its headers say.
+            coding = response.headers.get("content-encoding", "").strip().lower()
+            if coding not in ("", "identity"):
+                return self._decompressed(response, coding, body)
+        return self._oversized() if body is None else Answer(response.status_code, response.headers, body)
+
+    async def _read(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> bytes | None:
+        """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
+        good = 200 <= response.status_code < 300
+        limit = self._max_answer if good else min(_MAX_ERROR_ANSWER, self._max_answer)
+        announced: int | None = None
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in stream:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > _WITH_THE_HEAD and announced is None:
+                length = response.headers.get("content-length", "")
+                announced = int(length) if length.isdecimal() and len(length) < 20 else 0
+            if max(size, announced or 0) > limit:
+                if good:
+                    return None
+                if size >= limit:
+                    break
+        return b"".join(chunks)[:limit]
+
+    def _decompressed(self, response: httpx.Response, coding: str, body: bytes) -> Answer | NoAnswer:
+        """Return an answer that was compressed although that was not asked for."""
+        good, limit = 200 <= response.status_code < 300, self._max_answer
+        plain = _inflated(body, coding, limit + 1) if coding in ("gzip", "x-gzip", "deflate") else None
+        if not coding.isalnum() or len(coding) >= _LEAST_SECRET:
+            coding = "in an unknown way"  # this goes to clients and logs, and a header may say anything
+        if plain is None and good:
+            error = (
+                f"The upstream's answer cannot be decompressed ({coding}), and compression was not asked for: "
+                "see that it, or the CDN before it, heeds Accept-Encoding: identity."
+            )
+            return NoAnswer(error=error, kind=PollKind.BROKEN, unreadable=True)
+        if plain is None:  # the status says enough
+            plain = f"(compressed: {coding})".encode("ascii", "replace")
+        if good and len(plain) > limit:
+            return self._oversized()
+        return Answer(response.status_code, response.headers, plain[:limit])
+
+    def _oversized(self) -> NoAnswer:
+        error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
+        return NoAnswer(error=error, kind=PollKind.BROKEN, unreadable=True, oversized=True)
 
     def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
         """Return what an answer says of a task, and of the key."""
         if isinstance(answer, NoAnswer):
-            return PollResult(kind=answer.kind, error=answer.error)
+            return PollResult(
+                kind=answer.kind, error=answer.error, unreadable=answer.unreadable, oversized=answer.oversized
+            )
         first = read_answer(self.profile, task_id, answer.status, None, answer.body)
         if first.error is None:
             return first  # nothing is to wait, and looking for the header took a seventh of all this
@@ -146,6 +205,8 @@ class Upstream:
         # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
         # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
         masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
+        if masked == answer.body:
+            return msgspec.structs.replace(result, error=(result.error or first.error).replace(self._api_key, "***"))
         again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
         return msgspec.structs.replace(result, error=(again.error or first.error).replace(self._api_key, "***"))
 
@@ -157,13 +218,10 @@ class Upstream:
         return msgspec.structs.replace(answer, body=answer.body.replace(self._api_key.encode(), b"***"))
 
 
-async def _read(stream: httpx.AsyncByteStream) -> bytes | None:
-    """Read the body; None where it is larger than allowed."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > _MAX_ANSWER:
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)
+def _inflated(body: bytes, coding: str, limit: int) -> bytes | None:
+    """Return at most so many bytes of what was compressed; None where it cannot be decompressed."""
+    # zlib's own frame or gzip's, whichever it is; and deflate without a frame, as some servers have always sent it.
+    for bits in (47, -15) if coding == "deflate" else (47,):
+        with suppress(zlib.error):
+            return zlib.decompressobj(bits).decompress(body, limit)
+    return None

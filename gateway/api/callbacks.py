@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,18 +17,27 @@ from gateway.api.auth import client_of
 from gateway.api.problems import problem
 from gateway.api.routing import route
 from gateway.api.schema import (
-    MAX_METADATA,
-    BatchRequest,
+    DEFAULT_TIMEOUT_S,
     CallbackRequest,
     RedeliveriesRequest,
     attempt_view,
+    batch_items,
     callback_view,
     decode,
+    encode_metadata,
     json_response,
     read_body,
 )
 from gateway.clock import Clock, from_iso
-from gateway.errors import AddressNotAllowed, CallbackNotAllowed, Conflict, InvalidRequest, NotFound, RequestError
+from gateway.errors import (
+    AddressNotAllowed,
+    CallbackNotAllowed,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RequestError,
+    StoreRefused,
+)
 from gateway.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
 from gateway.store import Store
 from gateway.telemetry import Metrics
@@ -44,7 +53,6 @@ _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 200
 
 _one = msgspec.json.Decoder(CallbackRequest)
-_batch = msgspec.json.Decoder(BatchRequest)
 _redeliveries = msgspec.json.Decoder(RedeliveriesRequest)
 
 
@@ -88,7 +96,9 @@ class Callbacks:
         await self._check(asked.callback_url)
         # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
         new = self._new_callback(client_of(request), asked, self._clock.now())
-        (registration,) = await self._store.register([new])
+        registration = await self._registered(new)
+        if isinstance(registration, RequestError):
+            raise registration
         self._count(registration)
         if not registration.created and not new.same_request_as(registration.callback):
             raise _conflict(registration.callback)
@@ -101,8 +111,7 @@ class Callbacks:
 
     async def register_batch(self, request: Request) -> Response:
         """Register each item by itself: one that is refused does not touch the others."""
-        asked = decode(await read_body(request, _MAX_BATCH_BODY), _batch)
-        read = [_read_item(item) for item in asked.callbacks]
+        read = [_read_item(item) for item in batch_items(await read_body(request, _MAX_BATCH_BODY))]
         urls = {item.callback_url for item in read if isinstance(item, CallbackRequest)}
         places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
         verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
@@ -114,7 +123,7 @@ class Callbacks:
             for item in read
         ]
         new = [item for item in checked if isinstance(item, NewCallback)]
-        registrations = iter(await self._store.register(new) if new else [])
+        registrations = iter(await self._registered_batch(new))
         answers = [
             _batch_answer(item, next(registrations)) if isinstance(item, NewCallback) else _refused(item)
             for item in checked
@@ -184,10 +193,7 @@ class Callbacks:
         return callback
 
     def _new_callback(self, client: str, asked: CallbackRequest, now: int) -> NewCallback:
-        metadata = msgspec.json.encode(asked.metadata)
-        if len(metadata) > MAX_METADATA:
-            message = f"may have at most {MAX_METADATA} bytes as JSON, has {len(metadata)}"
-            raise InvalidRequest(f"metadata: {message}", errors=[("metadata", message)])
+        metadata = encode_metadata(asked.metadata)
         upstream = asked.upstream
         if upstream is None:
             upstream = self._client_upstreams.get(client, next(iter(self._first_poll_at)))
@@ -201,10 +207,24 @@ class Callbacks:
             task_id=asked.task_id,
             url=asked.callback_url,
             metadata=metadata,
-            timeout_s=asked.timeout_seconds,
+            timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
             created_at=now,
             first_poll_at=self._first_poll_at[upstream](now),
         )
+
+    async def _registered_batch(self, new: list[NewCallback]) -> Sequence[Registration | RequestError]:
+        try:
+            return await self._store.register(new) if new else []
+        except StoreRefused:
+            # Each by itself: one that cannot be stored must not take the others down with it.
+            return await asyncio.gather(*(self._registered(one) for one in new))
+
+    async def _registered(self, new: NewCallback) -> Registration | RequestError:
+        try:
+            (registration,) = await self._store.register([new])
+        except StoreRefused as error:
+            return InvalidRequest(f"This callback cannot be stored. {error.message}")
+        return registration
 
     def _new_item(self, client: str, asked: CallbackRequest, now: int) -> NewCallback | RequestError:
         try:
@@ -259,7 +279,9 @@ def _read_item(item: msgspec.Raw) -> CallbackRequest | RequestError:
         return error
 
 
-def _batch_answer(new: NewCallback, registration: Registration) -> dict[str, Any]:
+def _batch_answer(new: NewCallback, registration: Registration | RequestError) -> dict[str, Any]:
+    if isinstance(registration, RequestError):
+        return _refused(registration)
     if not registration.created and not new.same_request_as(registration.callback):
         return _refused(_conflict(registration.callback))
     return {"status": 201 if registration.created else 200, "callback": callback_view(registration.callback)}

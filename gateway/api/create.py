@@ -1,28 +1,28 @@
 """What the proxy reads of a create request, and what of it goes on to the upstream.
 
-Owns the taking out of the callback URL; no I/O. Used by the proxy.
+Owns the taking out of the callback URL; no I/O. Used by the proxy. Everything else goes on byte for byte, as the
+upstream may read what the gateway would not.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
-from gateway.api.schema import decode
-from gateway.errors import InvalidRequest
+from gateway import lenientjson
+from gateway.api.rawjson import Member, members
+from gateway.errors import InvalidJson, InvalidRequest
 
 __all__ = ["CreateRequest", "read_create"]
 
 _MODEL = re.compile(r"[ -~]{1,255}")
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_any = msgspec.json.Decoder()
 
 
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A create request."""
 
     body: bytes
-    """What goes on: as it came but for the callback members, every other value in its own text."""
+    """What goes on: the bytes that came, but for the callback members."""
     model: str | None
     callback: tuple[str, str] | None
     """The member that names the callback URL, and the URL."""
@@ -30,21 +30,53 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_create(body: bytes, callback_members: list[str]) -> CreateRequest:
     """Take a create request apart. Raises InvalidJson and InvalidRequest."""
-    members = decode(body, _members)
-    found: dict[str, str] = {}
-    named = [name for name in callback_members if name in members]
-    for name in named:
-        value = decode(members.pop(name), _any)
-        if value is None or value == "":
-            continue  # some clients always send the member
-        if not isinstance(value, str):
-            raise InvalidRequest(f"{name}: must be a URL.")
-        found[name] = value
-    if len(set(found.values())) > 1:
-        raise InvalidRequest(f"{' and '.join(found)} name different URLs; send one of them.")
-    model = decode(members["model"], _any) if "model" in members else None
+    parts = _members(body)
+    named = [part for part in parts if part.name in callback_members]
+    found = [(part.name, url) for part in named if (url := _url(body, part)) is not None]
+    if len({url for _, url in found}) > 1:
+        names = " and ".join(dict.fromkeys(name for name, _ in found))
+        raise InvalidRequest(f"{names} name different URLs; send one of them.")
+    models = [_value(body, part) for part in parts if part.name == "model"]
+    model = models[-1] if models else None  # of a member that stands twice the last counts
     return CreateRequest(
-        body=msgspec.json.encode(members) if named else body,
+        body=_without(body, parts, named) if named else body,
         model=model if isinstance(model, str) and _MODEL.fullmatch(model) else None,
-        callback=next(iter(found.items()), None),
+        callback=found[0] if found else None,
     )
+
+
+def _members(body: bytes) -> list[Member]:
+    try:
+        if not isinstance(lenientjson.decode(body), dict):
+            raise InvalidRequest("The body must be a JSON object.")
+    except RecursionError:
+        pass  # how deep is too deep is the upstream's to say
+    except ValueError as exc:
+        raise InvalidJson(f"The body could not be read as JSON: {exc}.") from None
+    try:
+        return members(body)
+    except ValueError as exc:
+        raise InvalidJson(f"The body could not be read as JSON in UTF-8: {exc}.") from None
+
+
+def _url(body: bytes, part: Member) -> str | None:
+    value = _value(body, part)
+    if value is None or value == "":
+        return None  # some clients always send the member
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{part.name}: must be a URL.")
+    if "\ufffd" in value:
+        raise InvalidJson(f"{part.name}: must be a URL, and holds half of an emoji or bytes that are not UTF-8.")
+    return value
+
+
+def _value(body: bytes, part: Member) -> Any:
+    try:
+        return lenientjson.decode(body[part.value : part.end])
+    except (ValueError, RecursionError):
+        return ...  # neither absent nor of any use
+
+
+def _without(body: bytes, parts: list[Member], left_out: list[Member]) -> bytes:
+    kept = b",".join(body[part.start : part.end] for part in parts if part not in left_out)
+    return body[: parts[0].start] + kept + body[parts[-1].end :]

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
-import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,7 +40,7 @@ from gateway.errors import (
 )
 from gateway.key import Budget, Key
 from gateway.model import NewCallback, Task, new_callback_id, receiver_of
-from gateway.profile import dig
+from gateway.outcome import read_created
 from gateway.store import Store
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
@@ -59,11 +58,12 @@ _PATIENCE_S = 10.0
 _CREATE_TIMEOUT_S = 60.0
 _REGISTRATION_WAIT_S = 10.0
 """How long the answer to a create is held back for its callback to be durable."""
+_MAX_TOLD = 4000  # characters of an answer in which no id was found, which its client is shown
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 """Pauses between tries to register, while the store fails."""
 
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
-_PASSED_ON = ("content-type", "content-encoding", "retry-after")
+_PASSED_ON = ("content-type", "retry-after")
 _STATUSES = range(200, 600)  # below they are no answers, and above there are none (RFC 9110 §15)
 _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
@@ -216,7 +216,7 @@ class UpstreamProxy:
         if isinstance(answer, NoAnswer):
             return _not_created(answer, request_id)
         self._key.judge_create(self._upstream.read("", answer))
-        task_id = self._created_id(answer)
+        task_id, declined = self._read_created(answer)
         url = None if asked.callback is None else asked.callback[1]
         _log.info(
             "proxy.created",
@@ -230,15 +230,24 @@ class UpstreamProxy:
             work = self._register(client, task_id, url, asked.model)
             registration = self._spawn(work, f"proxy-register-{task_id}")
             await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
+        elif url is not None and not declined:
+            return self._without_id(answer, receiver_of(url))
         return self._upstream.without_key(answer)
 
-    def _created_id(self, answer: Answer) -> str | None:
-        try:
-            value = dig(msgspec.json.decode(answer.body), self._calls.created_id)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        task_id = str(value) if type(value) in (str, int) else ""
-        return task_id if TASK_ID.fullmatch(task_id) else None
+    def _read_created(self, answer: Answer) -> tuple[str | None, bool]:
+        """Return the new task's id, and whether the upstream says that it made none."""
+        found, refused = read_created(self._upstream.profile, answer.status, answer.body, self._calls.created_id)
+        return (found if isinstance(found, str) and TASK_ID.fullmatch(found) else None), refused
+
+    def _without_id(self, answer: Answer, receiver: str) -> RequestError:
+        """Return the answer to a create that may have been charged for, and whose webhook cannot be promised."""
+        _log.error("proxy.created_without_id", upstream=self._upstream.name, status=answer.status, receiver=receiver)
+        text = self._upstream.without_key(answer).body.decode("utf-8", "replace")
+        return UpstreamFailed(
+            f"The upstream answered {answer.status}, and no {self._calls.created_id} can be found in that: a task may "
+            "have been created, and no webhook will come for it. Once its id is known, register it with POST "
+            f"/v1/callbacks. The answer was: {text[:_MAX_TOLD]}"
+        )
 
     def _new_callback(self, client: str, task_id: str, url: str, model: str | None) -> NewCallback:
         now = self._clock.now()
@@ -273,7 +282,7 @@ class UpstreamProxy:
                 else:
                     self._metrics.registrations.labels(registration.created).inc()
                     return
-        except asyncio.CancelledError:
+        except BaseException:  # the drain's time was up, or a defect
             _log.error("proxy.registration_lost", **told)  # by hand: `gateway register`
             raise
 

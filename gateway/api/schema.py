@@ -3,15 +3,18 @@
 Owns camelCase and the decoding of bodies; the only place that knows either. Used by the routes.
 """
 
+import json
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.api.rawjson import items, members
 from gateway.clock import to_iso
-from gateway.errors import InvalidJson, InvalidRequest, TooLarge, UnsupportedMediaType
+from gateway.errors import InvalidJson, InvalidRequest, RequestError, TooLarge, UnsupportedMediaType
 from gateway.model import Attempt, Callback, Task, TaskState
 
 __all__ = [
@@ -22,8 +25,10 @@ __all__ = [
     "RedeliveriesRequest",
     "TaskView",
     "attempt_view",
+    "batch_items",
     "callback_view",
     "decode",
+    "encode_metadata",
     "json_response",
     "read_any_body",
     "read_body",
@@ -32,6 +37,8 @@ __all__ = [
 
 DEFAULT_TIMEOUT_S = 86_400
 MAX_METADATA = 8 * 1024
+MAX_DEPTH = 100
+"""Objects and arrays within one another, in ``metadata``: many a receiver's reader takes few more."""
 MAX_BATCH = 1000
 
 T = TypeVar("T")
@@ -54,8 +61,9 @@ class CallbackRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     task_id: TaskId
     callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
-    metadata: dict[str, Any] = {}
-    timeout_seconds: Timeout = DEFAULT_TIMEOUT_S
+    # A member that is null is as if left out.
+    metadata: dict[str, Any] | None = {}
+    timeout_seconds: Timeout | None = DEFAULT_TIMEOUT_S
     upstream: str | None = None
 
 
@@ -112,7 +120,10 @@ class TaskView(_Wire, frozen=True, kw_only=True):
     next_poll_at: str | None
     last_error: str | None
     settled_at: str | None
-    outcome: msgspec.Raw | None
+    outcome: Annotated[
+        msgspec.Raw | None,
+        msgspec.Meta(description="Of an abandoned task its `reason` is timeout, unreadable or not_found."),
+    ]
 
 
 class AttemptView(_Wire, frozen=True, kw_only=True):
@@ -222,16 +233,100 @@ def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         field, message = _explain(str(exc))
-        raise InvalidRequest(f"{field}: {message}" if field else message, errors=[(field, message)]) from None
+        raise _invalid(field, message) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidJson(f"The body could not be read as JSON: {exc}.") from None
+        raise _unreadable(bytes(body), exc) from None
 
+
+def batch_items(body: bytes) -> list[msgspec.Raw]:
+    """Return a batch's items unread, so that one that cannot be read is not the others' fault. Raises as ``decode``."""
+    try:
+        return decode(body, _batch).callbacks
+    except (InvalidRequest, InvalidJson):
+        try:
+            *_, batch = (member for member in members(body) if member.name == "callbacks")
+            parts, (start, end) = items(body, batch)
+        except ValueError:
+            parts = []
+        if not parts:
+            raise
+    # What is around the items is still to be judged: so many nothings stand for them.
+    decode(body[:start] + msgspec.json.encode([None] * len(parts)) + body[end:], _batch)
+    return [msgspec.Raw(body[first:last]) for first, last in parts]
+
+
+def encode_metadata(metadata: dict[str, Any] | None) -> bytes:
+    """Return the bytes to keep and echo. Raises InvalidRequest for too much or too deep."""
+    if metadata is None:
+        return b"{}"
+    try:
+        encoded = msgspec.json.encode(metadata)
+    except RecursionError:
+        raise _invalid("metadata", _TOO_DEEP) from None
+    if len(encoded) > MAX_METADATA:
+        raise _invalid("metadata", f"may have at most {MAX_METADATA} bytes as JSON, has {len(encoded)}")
+    if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH and _is_deeper(metadata, MAX_DEPTH):
+        raise _invalid("metadata", _TOO_DEEP)
+    return encoded
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (depth == 0 or any(_is_deeper(one, depth - 1) for one in inner))
+
+
+def _invalid(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {message}" if field else message, errors=[(field, message)])
+
+
+def _unreadable(body: bytes, error: Exception) -> RequestError:
+    """Say what is wrong with a body that the decoder stopped at: it may be JSON all the same."""
+    try:
+        with suppress(RecursionError):
+            _plain.decode(body.decode("utf-8"))
+        for part in members(body):
+            message = _fault(b"{%b}" % body[part.start : part.end])
+            if message is not None:
+                return _invalid(part.name, message)
+    except ValueError as exc:
+        error = exc
+    return InvalidJson(f"The body could not be read as JSON: {error}.")
+
+
+def _fault(member: bytes) -> str | None:
+    """Return what keeps a member that is JSON from being kept; None for a good one, and for one that is no JSON."""
+    try:
+        _any.decode(member)
+    except RecursionError:
+        return _TOO_DEEP
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            json.dumps(_plain.decode(member.decode("utf-8")), ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return _HALF
+        except (ValueError, RecursionError):
+            pass
+    return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_any = msgspec.json.Decoder()
+_batch = msgspec.json.Decoder(BatchRequest)
+_plain = json.JSONDecoder(parse_constant=_refuse)
+_HALF = "holds half of an emoji, a surrogate alone, which no text can hold; was something cut in its middle?"
+_TOO_DEEP = f"may have at most {MAX_DEPTH} objects and arrays within one another"
+_TOO_LARGE = "holds a number that is too large to be read, such as 1e400"
 
 # Without a place: no request has an object with fixed members within another one.
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
 _MESSAGES = {
     f"Expected `str` matching regex {_TASK_ID!r}": "must be printable ASCII without spaces",
+    "Number out of range": _TOO_LARGE,
+    "Integer value out of range": _TOO_LARGE,
 }
 
 
@@ -240,8 +335,8 @@ def _explain(text: str) -> tuple[str, str]:
     if found := _UNKNOWN.match(text):  # first, as the name may look like a place
         return found["name"], "is not a member of this request; check its spelling"
     reason, _, where = text.partition(" - at `")
-    # "$.callbacks[...].taskId" → "callbacks[...].taskId"
-    parent = where.rstrip("`").removeprefix("$").lstrip(".")
+    # "$.metadata[...]" → "metadata": what is further inside has no name here
+    parent = where.rstrip("`").removeprefix("$").lstrip(".").partition("[")[0]
     if found := _MISSING.match(reason):
         return ".".join(filter(None, (parent, found["name"]))), "is missing"
     return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]

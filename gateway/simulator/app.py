@@ -20,6 +20,7 @@ from uuid import uuid4
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway import lenientjson
 from gateway.asgi_server import serve_asgi
 from gateway.clock import Clock
 from gateway.simulator.faults import (
@@ -184,8 +185,8 @@ class SimulatedUpstream:
 
     def _create_task(self, body: bytes, key: str, request_id: str) -> dict[str, Any]:
         try:
-            wanted = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            wanted = lenientjson.decode(body)
+        except (ValueError, RecursionError):
             return error_envelope(400, "The request body is not valid JSON")
         if not isinstance(wanted, dict):
             return error_envelope(400, "The request body must be a JSON object")

@@ -82,7 +82,7 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="ca
     headers: dict[str, str] = {}
     """error and html: more response headers, for example Retry-After."""
     delay_s: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(default=1.0, name="delaySeconds")
-    size: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 8 << 20
+    size: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 40 << 20
     state: str = "generating"
 
 

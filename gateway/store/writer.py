@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreRefused
 
 __all__ = ["Kind", "Writer"]
 
@@ -142,7 +142,7 @@ class Writer:
                     await self._write([write])
                 return
             _log.error("store.write_refused", kind=batch[0].kind.name, error=repr(exc))
-            _fail(batch, StoreError(f"The database refused a write ({exc})."))
+            _fail(batch, StoreRefused(f"The database refused a write ({exc})."))
         except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
             self.failing = f"the last write failed: {exc}"
             if batch[0].kind.alone:

@@ -1,6 +1,7 @@
 """The upstream's own calls through a gateway: real sockets on both sides, and a count of what the upstream saw."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -215,6 +216,22 @@ async def test_the_answer_is_passed_on_verbatim(start: Callable[..., Awaitable[S
         assert line == f"GET {RECORD}?taskId=a%2Fb"
         assert headers["authorization"] == "Bearer sk-upstream"
         assert {"cookie", "x-a"}.isdisjoint(headers)
+
+
+async def test_a_compressed_answer_is_passed_on_plain(start: Callable[..., Awaitable[Stand]]) -> None:
+    """The client may not have asked for compression; what cannot be undone is a 502 that says so."""
+    plain = b'{"code":200,"data":{"taskId":"t","state":"waiting"}}'
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    upstream = Upstream(200, gzip.compress(plain), headers)
+    async with serve_asgi(upstream) as url:
+        stand = await start(url)
+        answer = await stand.read("t")
+        assert (answer.content, "content-encoding" in answer.headers) == (plain, False)
+        upstream.answer = 200, b"\x0b\x02\x80{}\x03", headers | {"content-encoding": "br"}
+        answer = await stand.read("t")
+        assert (answer.status_code, "cannot be decompressed (br)" in envelope(answer)["msg"]) == (502, True)
+        created = await stand.create(**{"X-Request-ID": "r-1"})
+        assert (created.status_code, "send the same request again" in envelope(created)["msg"]) == (502, True)
 
 
 async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[Stand]]) -> None:
@@ -439,6 +456,78 @@ async def test_an_upstreams_refusal_of_a_create_is_passed_on(
     assert answer.headers["x-request-id"]
     assert await stand.callbacks() == []
     assert (await stand.client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("callback", [b"", b',"callBackUrl":"https://hooks.example.com/in"'])
+async def test_an_odd_create_goes_on_byte_for_byte(start: Callable[..., Awaitable[Stand]], callback: bytes) -> None:
+    """Half an emoji in a prompt and a number beyond all bounds are the upstream's to judge, not the gateway's."""
+    upstream = Upstream(body=b'{"code":200,"data":{"taskId":"t1","param":"cut \\ud83d"}}')
+    async with serve_asgi(upstream) as url:
+        stand = await start(url)
+        body = b'{"model":"m","input":{"prompt":"\\ud83d","n":1e400,"cut":"\xe2\x82"}%b}'
+        answer = await stand.client.post(CREATE, content=body % callback, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.content) == (200, upstream.answer[1])
+        assert upstream.requests[0][2] == body % b""
+        assert [one["taskId"] for one in await stand.callbacks()] == (["t1"] if callback else [])
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (b'{"code":200,"data":{"taskId":"t1","prompt":"half \\ud83d"}}', None),
+        (b'\xef\xbb\xbf{"code":200,"data":{"taskId":"t1","cut":"\xe2\x82"}}', None),
+        (b'{"code":200.0,"data":{"taskId":"t1","n":NaN}}', None),
+        (gzip.compress(b'{"code":200,"data":{"taskId":"t1"}}'), "gzip"),
+    ],
+    ids=["half emoji", "BOM and a cut", "NaN", "gzip"],
+)
+async def test_the_answer_to_a_create_is_read_leniently(
+    start: Callable[..., Awaitable[Stand]], body: bytes, encoding: str | None
+) -> None:
+    """Wherever another client would find the task's id, the callback that was asked for is registered."""
+    headers = {"content-type": "application/json"} | ({} if encoding is None else {"content-encoding": encoding})
+    async with serve_asgi(Upstream(200, body, headers)) as url:
+        stand = await start(url)
+        answer = await stand.create()
+        assert (answer.status_code, b'"taskId":"t1"' in answer.content) == (200, True)
+        assert [one["taskId"] for one in await stand.callbacks()] == ["t1"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>created t1</html>",
+        b'{"code":200,"data":{"id":"created t1"}}',
+        b'{"code":200,"data":{"taskId":"created t1"}}',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 202])
+async def test_no_webhook_is_promised_that_cannot_come(
+    start: Callable[..., Awaitable[Stand]], body: bytes, status: int
+) -> None:
+    """An answer without a readable id is a 502 with the upstream's text, where a callback was asked for."""
+    async with serve_asgi(Upstream(status, body)) as url:
+        stand = await start(url)
+        with capture_logs() as logs:
+            answer = await stand.create(**{"X-Request-ID": "r-1"})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (502, "r-1")
+        assert "created t1" in envelope(answer)["msg"]
+        assert "no webhook will come" in envelope(answer)["msg"]
+        assert [line["receiver"] for line in logs if line["event"] == "proxy.created_without_id"] == [
+            "https://hooks.example.com"
+        ]
+        assert await stand.callbacks() == []
+        plain = await stand.create(None)
+        assert (plain.status_code, plain.content) == (status, body)
+
+
+async def test_a_refusal_under_200_is_still_the_upstreams(start: Callable[..., Awaitable[Stand]]) -> None:
+    """An envelope that says why nothing was created promises no webhook: the client gets it as it is."""
+    body = b'{"code":402,"msg":"Insufficient credits","data":null}'
+    async with serve_asgi(Upstream(200, body)) as url:
+        stand = await start(url)
+        answer = await stand.create()
+        assert (answer.status_code, answer.content) == (200, body)
 
 
 # A store that fails

@@ -178,6 +178,16 @@ async def test_a_created_task_runs_by_the_default_plan(clock: FakeClock) -> None
         assert (await ask(client, task_id)).json()["data"]["failCode"] == "501"
 
 
+async def test_a_create_is_read_as_the_real_one_reads_it(clock: FakeClock) -> None:
+    """Half an emoji in a prompt is taken, and comes back in ``param``."""
+    simulator = SimulatedUpstream(clock)
+    async with serve(simulator) as base_url, new_client(base_url) as client:
+        response = await client.post(CREATE_TASK, content=b'{"model":"m","input":{"prompt":"cut \\ud83d","n":1e400}}')
+        task = (await ask(client, response.json()["data"]["taskId"])).json()["data"]
+        assert json.loads(task["param"])["input"] == {"prompt": "cut \ufffd", "n": None}
+        assert (await client.post(CREATE_TASK, content=b'{"model":')).status_code == 400
+
+
 async def test_created_tasks_last_as_long_as_the_seed_says(clock: FakeClock) -> None:
     """Two simulators with one seed give the same durations, but never the same ids."""
 

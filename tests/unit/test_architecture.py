@@ -32,6 +32,7 @@ LAYERS = {
     "pure": (
         "model",
         "outcome",
+        "lenientjson",
         "envelope",
         "payload",
         "schedule",

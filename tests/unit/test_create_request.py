@@ -1,6 +1,11 @@
 """What a create request tells the proxy, and what of it goes on."""
 
+import json
+from typing import Any
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.api.create import read_create
 from gateway.errors import InvalidJson, InvalidRequest
@@ -18,6 +23,56 @@ def test_only_the_callback_is_taken_out() -> None:
     assert asked.body == b'{"model":"m","n":1.00,"big":12345678901234567890123,"s":"\\u00e9\\/"}'
     assert asked.callback == ("callBackUrl", URL)
     assert asked.model == "m"
+
+
+ODD = (
+    b'"prompt":"half \\ud83d","n":1e400,"m":NaN,"c":"a\x01\n","u":"\xe2\x82","n":2,"deep":' + b"[" * 3000 + b"]" * 3000
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "goes_on"),
+    [
+        (b'{"callBackUrl":"https://a",%b}' % ODD, b"{%b}" % ODD),
+        (b'{%b,"callBackUrl":"https://a"}' % ODD, b"{%b}" % ODD),
+        (b'{"a":1 , "callBackUrl" : "https://a" ,%b}' % ODD, b'{"a":1 ,%b}' % ODD),
+        (b'\xef\xbb\xbf {"callBack\\u0055rl":"https:\\/\\/a",%b} \n' % ODD, b"\xef\xbb\xbf {%b} \n" % ODD),
+        (b'{"callBackUrl":"https://a","callBackUrl":"https://a","a":"}],\\"{","b":{}}', b'{"a":"}],\\"{","b":{}}'),
+        (b'{\n  "a": 1,\n  "callBackUrl": "https://a"\n}', b'{\n  "a": 1}'),
+    ],
+)
+def test_the_rest_goes_on_byte_for_byte(body: bytes, goes_on: bytes) -> None:
+    """What the gateway would not write itself goes on as it came: the upstream may take it."""
+    asked = read_create(body, MEMBERS)
+    assert (asked.body, asked.callback) == (goes_on, ("callBackUrl", "https://a"))
+
+
+@pytest.mark.parametrize("text", [ODD, b'"a":' + b"[" * 100_000 + b"]" * 100_000])
+def test_odd_json_alone_is_untouched(text: bytes) -> None:
+    """Without a callback, too, the upstream judges what other readers take."""
+    assert read_create(b"{%b}" % text, MEMBERS).body == b"{%b}" % text
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    members=st.dictionaries(st.text().filter(lambda name: name not in MEMBERS), json_values),
+    place=st.integers(0, 9),
+    indent=st.none() | st.just(1),
+)
+@settings(deadline=None)
+def test_taking_out_leaves_the_same_object(members: dict[str, Any], place: int, indent: int | None) -> None:
+    """Wherever the callback stands, and whatever stands beside it, what goes on is the object without it."""
+    pairs = list(members.items())
+    pairs.insert(min(place, len(pairs)), ("callBackUrl", URL))
+    asked = read_create(json.dumps(dict(pairs), indent=indent).encode(), MEMBERS)
+    assert repr(json.loads(asked.body)) == repr(members)
+    assert asked.callback == ("callBackUrl", URL)
 
 
 def test_without_a_callback_the_body_is_untouched() -> None:
@@ -40,6 +95,8 @@ def test_both_spellings_may_be_given() -> None:
     assert (asked.body, asked.callback) == (b"{}", ("callBackUrl", "https://a"))
     with pytest.raises(InvalidRequest, match="callBackUrl and callbackUrl name different URLs"):
         read_create(b'{"callBackUrl":"https://a","callbackUrl":"https://b"}', MEMBERS)
+    with pytest.raises(InvalidRequest, match="callBackUrl name different URLs"):
+        read_create(b'{"callBackUrl":"https://a","callBackUrl":"https://b"}', MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +105,14 @@ def test_both_spellings_may_be_given() -> None:
         (b"", InvalidJson),
         (b'{"a":', InvalidJson),
         (b'{"callBackUrl":"\xff"}', InvalidJson),
+        (b'{"callBackUrl":"https://a/\\ud83d"}', InvalidJson),
+        (b'{"a":tru,"callBackUrl":"https://a"}', InvalidJson),
+        (b'{"a":1 "callBackUrl":"https://a"}', InvalidJson),
+        (b'{"a":1,}', InvalidJson),
+        (b'{"a":1} {"callBackUrl":"https://a"}', InvalidJson),
+        ('{"a":1}'.encode("utf-16"), InvalidJson),
+        (b"[" * 100_000 + b"]" * 100_000, InvalidJson),
+        (b'{"callBackUrl":%b}' % (b"[" * 100_000 + b"]" * 100_000), InvalidRequest),
         (b'{"a":' + b"[" * 100_000, InvalidJson),
         (b"[]", InvalidRequest),
         (b'"text"', InvalidRequest),

@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.model import TaskState
-from gateway.outcome import PollKind, PollResult, abandoned, read_answer
+from gateway.outcome import PollKind, PollResult, abandoned, read_answer, read_created
 from gateway.profile import parse_profile
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +222,7 @@ def test_where_status_and_envelope_differ(status: int, code: object, kind: PollK
     assert (result.kind, result.error) == (kind, f"The upstream answered {named}: m")
 
 
-@pytest.mark.parametrize("code", [True, False, 429.0, [429], {"code": 429}, "", "429x", "9" * 5000])
+@pytest.mark.parametrize("code", [True, False, 429.5, [429], {"code": 429}, "", "429x", "9" * 5000])
 def test_a_code_that_is_no_whole_number_is_ignored(code: object) -> None:
     """What is no number at all in the place of the code is not taken for an error."""
     assert read({"code": code, "data": {"taskId": TASK, "state": "waiting"}}).kind is PollKind.RUNNING
@@ -369,8 +368,7 @@ NOT_JSON = [
     "{",
     " ",
     "{'a': 1}",
-    '"\\ud800"',
-    '"\\udc00x"',
+    '{"a": "cut',
     "1e999",
     "NaN",
     "[" * 100_000,
@@ -486,12 +484,90 @@ def test_the_order_of_the_members() -> None:
     ]
 
 
-def test_half_an_emoji_or_an_endless_number_loses_no_task() -> None:
-    """What other parsers take is taken: a task that has ended, and was paid for, settles."""
-    cut = read(b'{"code":200,"data":{"taskId":"task_xxx","state":"success","model":"a\\ud83d","costTime":1e999}}')
-    assert cut.outcome is not None
-    data = msgspec.json.decode(cut.outcome.data)
-    assert (data["state"], data["model"], data["costTime"]) == ("success", "a\ufffd", None)
+ENDED = '{"code":200,"data":{"taskId":"task_xxx","state":"success","model":%s,"costTime":%s,"resultJson":%s}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "result"),
+    [
+        ((ENDED % ('"a\\ud83d"', 1, "null")).encode(), "a\ufffd", None),
+        (b"\xef\xbb\xbf" + (ENDED % ('"m"', 1, "null")).encode(), "m", None),
+        ((ENDED % ('"m"', 1, "null")).encode("utf-16"), "m", None),
+        ((ENDED % ('"a\u20ac"', 1, "null")).encode().replace(b"\xe2\x82\xac", b"\xe2\x82"), "a\ufffd", None),
+        ((ENDED % ('"a\tb\n"', 1, "null")).encode(), "a\tb\n", None),
+        ((ENDED % ('"m"', "NaN", "null")).encode(), "m", None),
+        ((ENDED % ('"m"', "-Infinity", "null")).encode(), "m", None),
+        ((ENDED % ('"m"', "1e999", "null")).encode(), "m", None),
+        ((ENDED % ('"m"', "9" * 5000, "null")).encode(), "m", None),
+        ((ENDED % ('"m"', 1, json.dumps('\ufeff{"u":["a"],"score":NaN,"n":1e400}'))).encode(), "m", ("a", None, None)),
+        ((ENDED % ('"m"', 1, json.dumps('{"u":["\\ud83d"],"score":1,"n":2}'))).encode(), "m", ("\ufffd", 1, 2)),
+    ],
+    ids=[
+        "half emoji",
+        "BOM",
+        "UTF-16",
+        "cut",
+        "controls",
+        "NaN",
+        "infinity",
+        "1e999",
+        "digits",
+        "result",
+        "emoji in it",
+    ],
+)
+def test_what_other_readers_take_loses_no_task(body: bytes, model: str, result: tuple[object, ...] | None) -> None:
+    """A task that has ended, and was paid for, settles whatever part of its answer is not strictly JSON."""
+    data = told(read(body))
+    assert (data["state"], data["model"]) == ("success", model)
+    assert data["costTime"] in (1, None)
+    assert "decodeError" not in data
+    if result is not None:
+        assert (data["result"]["u"][0], data["result"]["score"], data["result"]["n"]) == result
+
+
+def test_a_whole_number_with_a_fraction_of_nothing() -> None:
+    """Some languages write 1.0 for 1: in codes, ids, instants and what is shown as text."""
+    answer = about("fail", costTime=32241.0, createTime=1777459967759.0, failCode=501.0)
+    data = told(
+        read_answer(
+            PROFILE, "42", 200, None, json.dumps({**answer, "code": 200.0}).replace('"task_xxx"', "42.0").encode()
+        )
+    )
+    assert (data["taskId"], data["failCode"]) == ("42", "501")
+    assert [repr(data[name]) for name in ("costTime", "createTime")] == ["32241", "1777459967759"]
+    assert read({"code": 429.0, "msg": "m", "data": {"retryAfter": 17.0}}).kind is PollKind.THROTTLED
+    assert read({"code": "401.0", "msg": "m"}).kind is PollKind.KEY_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "JSON is malformed: it ends too early (character 0)"),
+        (b"<html>", "JSON is malformed: expecting value (character 0)"),
+        (b'\xef\xbb\xbf{"code":200,"data":{', "JSON is malformed: it ends too early (character 20)"),
+        (b'{"m":"\\ud83d","n":tru}', "JSON is malformed: expecting value (character 18)"),
+    ],
+)
+def test_the_reason_is_the_true_one(body: bytes, reason: str) -> None:
+    """What is told is what nobody could read, not the first thing that a strict reader minds."""
+    result = read(body)
+    assert result.unreadable
+    assert str(result.error).startswith(f"The upstream's answer is not JSON ({reason}): ")
+
+
+def test_the_answer_to_a_create() -> None:
+    """A create's answer is read as leniently as a poll's; a refusal is told from an answer that cannot be read."""
+
+    def created(body: bytes, status: int = 200) -> tuple[Any, bool]:
+        return read_created(PROFILE, status, body, "data.taskId")
+
+    assert created(b'\xef\xbb\xbf{"code":200.0,"msg":"\\ud83d","data":{"taskId":"t"}}') == ("t", False)
+    assert created(b'{"data":{"taskId":42.0,"n":NaN}}') == ("42", False)
+    assert created(b'{"code":402,"msg":"m","data":null}') == (None, True)
+    assert created(b"<html>", 503) == (None, True)
+    for unreadable in (b"<html>", b"", b"[]", b"{}", b'{"code":200,"data":{"id":"t"}}', b"[" * 100_000):
+        assert created(unreadable) == (None, False)
 
 
 def test_a_task_id_that_is_a_number() -> None:
@@ -510,14 +586,11 @@ def test_a_task_id_that_is_a_number() -> None:
         b" ",
         b"<html><body>502 Bad Gateway</body></html>",
         b"error code: 1010",
-        b"\xff\xfe{\x00}\x00",
         b'{"code":200,"data":{"taskId":"task_xxx","state":"succe',
         b'{"code":200,"data":{"taskId":"task_xxx","state":"success"}',
-        b'{"code":200,"data":{"taskId":"task_xxx","state":"success","model":"\xff"}}',
         b'{"code":200,"data":{"taskId":"task_xxx","state":"success"}} trailing',
-        b'\xef\xbb\xbf{"code":200,"data":{"taskId":"task_xxx","state":"success"}}',
-        b'{"code":200,"data":{"taskId":"task_xxx","state":"success","costTime":NaN}}',
-        b'{"code":200,"data":{"taskId":"task_xxx","state":"success","costTime":' + b"9" * 5000 + b"}}",
+        b'\xef\xbb\xbf{"code":200,"data":{"taskId":"task_xxx","state":"success"}',
+        b'{"code":200,"data":{"taskId":"task_xxx","state":"success","costTime":nan}}',
         b"[" * 100_000,
         b'{"data":' * 100_000,
         b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -562,6 +635,7 @@ def test_an_answer_without_a_state_is_broken(body: dict[str, Any]) -> None:
     result = read(body)
     assert (result.kind, result.outcome) == (PollKind.BROKEN, None)
     assert str(result.error).startswith("The answer has no data.state: ")
+    assert result.unreadable
 
 
 def test_a_state_told_twice() -> None:
