@@ -24,6 +24,7 @@ LAYERS = {
         "resolver",
         "store",
         "asgi_server",
+        "serverprotocol",
         "secretfile",
         "key",
         "clientheaders",
@@ -61,6 +62,7 @@ MAY_IMPORT = {
 SIBLINGS = {
     # Where a layer's modules do not know one another, these do.
     ("inbound", "api"),  # the error format
+    ("asgi_server", "serverprotocol"),
     ("transport", "http1"),  # its connections
     ("transport", "netguard"),  # checks the address that is dialled
     ("sender", "transport"),  # its types
