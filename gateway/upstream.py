@@ -21,6 +21,7 @@ __all__ = ["Answer", "NoAnswer", "Upstream"]
 _MAX_ANSWER = 4 * 1024 * 1024  # bytes; a task's answer is a few KB
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
+_RETRY_AFTER = b"retry-after"
 _LEAST_SECRET = 8  # characters
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
@@ -136,18 +137,21 @@ class Upstream:
         """Return what an answer says of a task, and of the key."""
         if isinstance(answer, NoAnswer):
             return PollResult(kind=answer.kind, error=answer.error)
-        first = read_answer(self.profile, task_id, answer.status, None, answer.body)
-        if first.error is None:
-            return first  # nothing is to wait, and looking for the header took a seventh of all this
-        retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
+        retry_after_s = self._retry_after_s(answer.headers)
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if not self._api_key:
+        if result.error is None or not self._api_key:
             return result
         # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
         # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
         masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
         again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
-        return msgspec.structs.replace(result, error=(again.error or first.error).replace(self._api_key, "***"))
+        return msgspec.structs.replace(result, error=(again.error or result.error).replace(self._api_key, "***"))
+
+    def _retry_after_s(self, headers: httpx.Headers) -> float | None:
+        # Seldom there: httpx's own look-up, which decodes every header first, took a seventh of reading an answer.
+        if not any(len(name) == len(_RETRY_AFTER) and name.lower() == _RETRY_AFTER for name, _ in headers.raw):
+            return None
+        return parse_retry_after(headers.get("retry-after"), self._clock.now())
 
     def without_key(self, answer: Answer) -> Answer:
         """Return an answer that clients may see: some answers to a refused key repeat it."""
