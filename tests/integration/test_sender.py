@@ -487,7 +487,7 @@ async def test_retry_after(status: int, value: str, seconds: float | None) -> No
 
 
 async def test_retry_after_given_twice() -> None:
-    """Of a repeated Retry-After the longest wait counts, dates and numbers alike; what cannot be read is passed over."""
+    """Of a repeated Retry-After the longest wait counts, as a date or a number; what cannot be read is passed over."""
     soon, later = formatdate(NOW / 1000 + 30, usegmt=True), formatdate(NOW / 1000 + 90, usegmt=True)
     for values, seconds in (
         (["60", "120"], 120.0),
