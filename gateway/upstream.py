@@ -125,8 +125,8 @@ class Upstream:
                     await response.stream.aclose()
         except TimeoutError:
             return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
-        except httpx.RemoteProtocolError:  # its text quotes the answer, which may repeat the key
-            return NoAnswer(error="The upstream's answer is not valid HTTP/1.1.")
+        except httpx.RemoteProtocolError as exc:  # its text quotes nothing of the answer, which may repeat the key
+            return NoAnswer(error=f"The upstream's answer is not valid HTTP/1.1: {exc}.")
         except httpx.HTTPError as exc:
             return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
         if body is None:

@@ -21,6 +21,7 @@ LAYERS = {
         "netguard",
         "transport",
         "http1",
+        "oddhead",
         "resolver",
         "store",
         "asgi_server",
@@ -64,6 +65,7 @@ SIBLINGS = {
     ("inbound", "api"),  # the error format
     ("asgi_server", "serverprotocol"),
     ("transport", "http1"),  # its connections
+    ("http1", "oddhead"),  # what its parser refuses
     ("transport", "netguard"),  # checks the address that is dialled
     ("sender", "transport"),  # its types
     ("poller", "supervisor"),  # how often a loop gives a sign of life
