@@ -15,6 +15,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from gateway.serverprotocol import ServerProtocol
+
 __all__ = ["serve_asgi"]
 
 _GRACE_S = 0.4
@@ -28,17 +30,17 @@ async def serve_asgi(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    protocol: type[asyncio.Protocol] | None = None,
+    protocol: type[asyncio.Protocol] = ServerProtocol,
 ) -> AsyncIterator[str]:
     """Yield the base URL (no slash at its end) once ``app`` is listening; stop serving when the block ends.
 
-    Port 0 takes a free one. ``app`` gets no lifespan events. ``protocol`` replaces uvicorn's HTTP protocol class.
+    Port 0 takes a free one. ``app`` gets no lifespan events. ``protocol`` is one connection's.
     Raises OSError where the address cannot be bound. At the end idle connections are closed at once, requests in
     flight get 0.4 s, then their connections are cut and what still runs is cancelled.
     """
     config = uvicorn.Config(
         app,
-        http=protocol or "auto",
+        http=protocol,
         ws="none",
         interface="asgi3",
         lifespan="off",

@@ -18,11 +18,12 @@ import httptools
 import msgspec
 import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.errors import HeadTooLarge, MalformedRequest, RequestError, RequestTimeout, Unavailable
+from gateway.serverprotocol import ServerProtocol
 
 __all__ = ["InboundProtocol"]
 
@@ -47,7 +48,7 @@ class _Transport:
         self.is_closing = self._transport.is_closing
 
 
-class InboundProtocol(HttpToolsProtocol):
+class InboundProtocol(ServerProtocol):
     """uvicorn's HTTP/1.1 connection with limits; their values are class attributes, so that a subclass may differ.
 
     The number of connections is uvicorn's ``limit_concurrency`` where that is set.
@@ -127,9 +128,7 @@ class InboundProtocol(HttpToolsProtocol):
         self._unclaimed += len(data)
         self._oversized = self._unclaimed > self.max_head_bytes
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # to nothing that is spoken here: the request is answered as if it had not asked
+            self.feed(data)
         except httptools.HttpParserError as exc:
             cause = exc.__context__
             malformed = MalformedRequest("This is not HTTP/1.1 as RFC 9112 writes it.")
@@ -156,6 +155,10 @@ class InboundProtocol(HttpToolsProtocol):
     # What the parser finds
 
     def on_headers_complete(self) -> None:
+        if self.retold:
+            self._ended_head = self.headers
+            self._in_body = True
+            return
         # The bytes counted may belong to a body too, so they only say when it is worth adding up the head itself.
         if self._oversized and self._head_bytes() > self.max_head_bytes:
             raise self._too_large()

@@ -16,6 +16,7 @@ from gateway import lenientjson
 from gateway.clock import from_iso
 from gateway.model import Outcome, TaskState
 from gateway.profile import Profile, dig
+from gateway.retry import parse_seconds
 
 __all__ = ["UNREADABLE", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
 
@@ -121,6 +122,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         return PollResult(kind=PollKind.NOT_KNOWN, error=f"The upstream answered: {state}")
     return PollResult(
         kind=PollKind.RUNNING,
+        retry_after_s=_wait_s(profile, answer, retry_after_s),
         task_created_at=_instant(_time(profile, dig(answer, profile.fields.create_time))),
         model=_model(profile, answer),
         progress=_progress(profile, answer),
@@ -186,18 +188,25 @@ def _failed(
     if answer is None and 200 <= code < 300:
         error = f"The upstream's answer is {detail}"[:_MAX_ERROR]
         return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
-    hints = [hint for hint in (retry_after_s, _number(dig(answer, profile.envelope.retry_after))) if hint is not None]
-    # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
-    retry_after_s = float(min(max(hints), _RETRY_AFTER_CAP_S)) if hints and max(hints) >= 0 else None
     kind = _KINDS.get(code, PollKind.BROKEN)
     if answer is None and kind is PollKind.NOT_KNOWN:
         kind = PollKind.BROKEN  # a page that is not the API's: a wrong base URL must not cost every task
     return PollResult(
         kind=kind,
         error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
-        retry_after_s=retry_after_s,
+        retry_after_s=_wait_s(profile, answer, retry_after_s),
         told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
     )
+
+
+def _wait_s(profile: Profile, answer: dict[str, Any] | None, header_s: float | None) -> float | None:
+    """Return how long the upstream asks to be left alone: the longer of what its header and its body say."""
+    told = dig(answer, profile.envelope.retry_after)
+    told_s = parse_seconds(told.strip()) if isinstance(told, str) else _number(told)
+    if header_s is not None and (told_s is None or told_s < header_s):
+        told_s = header_s
+    # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
+    return None if told_s is None or told_s < 0 else float(min(told_s, _RETRY_AFTER_CAP_S))
 
 
 def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, float] | None:

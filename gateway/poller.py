@@ -225,6 +225,8 @@ class Poller:
         if result.kind is PollKind.RUNNING:
             began_at = claim.began_at if result.task_created_at is None else result.task_created_at
             next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
+            if result.retry_after_s is not None:
+                next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
         else:
             failures = claim.failures + 1
             next_poll_at = self._timetable.failed_poll_at(failures, result.retry_after_s, now, costly=result.oversized)

@@ -13,11 +13,13 @@ import msgspec
 
 from gateway.model import AttemptResult
 
-__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy", "parse_retry_after"]
+__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy", "parse_retry_after", "parse_seconds"]
 
 RETRY_AFTER_CAP_S = 86_400.0
 """A receiver can put the next attempt off by at most a day."""
 
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
+_LONGEST = 1000  # characters that are looked at: a header may have thousands of commas
 _JITTER = 0.1  # added at most, as a share of the wait: receivers that failed together are not tried together
 
 
@@ -59,12 +61,27 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
 
 def parse_retry_after(value: str | None, now: int) -> float | None:
-    """Read Retry-After, RFC 9110 §10.2.3: whole seconds or an HTTP date; None for anything else, or for the past."""
+    """Read Retry-After, RFC 9110 §10.2.3: seconds or an HTTP date; None for anything else, or for the past.
+
+    Of a header that came several times, its values joined by commas, the longest wait counts: each part asks for at
+    least that. Unbounded: whoever waits knows for how long at most.
+    """
     if value is None:
         return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,10}", value, re.ASCII):
-        return float(value)
+    # A date's comma stands behind its day of the week, which nobody needs.
+    waits = [wait_s for part in value[:_LONGEST].split(",") if (wait_s := _wait_s(part.strip(), now)) is not None]
+    return max(waits, default=None)
+
+
+def parse_seconds(value: str) -> float | None:
+    """Read seconds, also with decimals; None for anything else."""
+    return float(value) if _SECONDS.fullmatch(value) else None
+
+
+def _wait_s(value: str, now: int) -> float | None:
+    seconds = parse_seconds(value)
+    if seconds is not None:
+        return seconds
     try:
         at = parsedate_to_datetime(value)
         delay_s = at.replace(tzinfo=at.tzinfo or UTC).timestamp() - now / 1000

@@ -165,8 +165,9 @@ def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
         )
     if isinstance(exc, httpx.NetworkError):
         return _reset(where)
+    why = f" ({exc})" if isinstance(exc, httpx.RemoteProtocolError) else ""
     return "protocol", (
-        f"What {where} answered is not valid HTTP/1.1: check that the callback URL's scheme and port are right."
+        f"What {where} answered is not valid HTTP/1.1{why}: check that the callback URL's scheme and port are right."
     )
 
 

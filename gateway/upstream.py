@@ -26,6 +26,7 @@ _WITH_THE_HEAD = 64 * 1024
 """Bytes of a body that come unasked. Only for a larger one is it looked up how large it will be: polls are many."""
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
+_RETRY_AFTER = b"retry-after"
 _LEAST_SECRET = 8  # characters
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
@@ -136,8 +137,8 @@ class Upstream:
                     await response.stream.aclose()
         except TimeoutError:
             return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
-        except httpx.RemoteProtocolError:  # its text quotes the answer, which may repeat the key
-            return NoAnswer(error="The upstream's answer is not valid HTTP/1.1.")
+        except httpx.RemoteProtocolError as exc:  # its text quotes nothing of the answer, which may repeat the key
+            return NoAnswer(error=f"The upstream's answer is not valid HTTP/1.1: {exc}.")
         except httpx.HTTPError as exc:
             return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
         if body is not None and not body.startswith((b"{", b"[")):
@@ -195,20 +196,23 @@ class Upstream:
             return PollResult(
                 kind=answer.kind, error=answer.error, unreadable=answer.unreadable, oversized=answer.oversized
             )
-        first = read_answer(self.profile, task_id, answer.status, None, answer.body)
-        if first.error is None:
-            return first  # nothing is to wait, and looking for the header took a seventh of all this
-        retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
+        retry_after_s = self._retry_after_s(answer.headers)
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if not self._api_key:
+        if result.error is None or not self._api_key:
             return result
         # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
         # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
         masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
         if masked == answer.body:
-            return msgspec.structs.replace(result, error=(result.error or first.error).replace(self._api_key, "***"))
+            return msgspec.structs.replace(result, error=result.error.replace(self._api_key, "***"))
         again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
-        return msgspec.structs.replace(result, error=(again.error or first.error).replace(self._api_key, "***"))
+        return msgspec.structs.replace(result, error=(again.error or result.error).replace(self._api_key, "***"))
+
+    def _retry_after_s(self, headers: httpx.Headers) -> float | None:
+        # Seldom there: httpx's own look-up, which decodes every header first, took a seventh of reading an answer.
+        if not any(len(name) == len(_RETRY_AFTER) and name.lower() == _RETRY_AFTER for name, _ in headers.raw):
+            return None
+        return parse_retry_after(headers.get("retry-after"), self._clock.now())
 
     def without_key(self, answer: Answer) -> Answer:
         """Return an answer that clients may see: some answers to a refused key repeat it."""

@@ -18,11 +18,11 @@ from urllib.parse import parse_qs
 from uuid import uuid4
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import lenientjson
 from gateway.asgi_server import serve_asgi
 from gateway.clock import Clock
+from gateway.serverprotocol import ServerProtocol
 from gateway.simulator.faults import (
     REPLACING,
     Answer,
@@ -258,7 +258,7 @@ def serve(
     """Serve ``simulator`` within an ``async with`` block that yields its base URL; see ``serve_asgi``."""
     stats = simulator.stats
 
-    class Protocol(HttpToolsProtocol):
+    class Protocol(ServerProtocol):
         """uvicorn's protocol, that also counts connections and hands its transport to the application."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

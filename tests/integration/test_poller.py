@@ -74,6 +74,7 @@ def running() -> httpx.Response:
 OK, PAUSED, REFUSED = "ok", "paused", "refused"
 BACKOFF = (2.0, 2.3)  # the first poll without a usable answer: twice min_s, and a tenth
 SOON = (1.0, 30.0)
+WHEN_TOLD, AT_MOST = (45.0, 45.1), (3600.0, 3600.1)
 LIMIT = {"retryAfter": 17, "limit": 180, "tier": "basic", "windowSeconds": 60}
 
 
@@ -102,6 +103,10 @@ EVERY_ANSWER = [
     row("message for msg", said(200, {"code": 200, "message": "ok", "data": {"state": "waiting"}}), again_s=SOON),
     row("extra members", said(200, about("waiting", updateTime=1, progress=0.5, creditsConsumed=4)), again_s=SOON),
     row("empty for null", said(200, about("waiting", resultJson="", failCode="", failMsg="")), again_s=SOON),
+    row("waiting with Retry-After", said(200, RUNNING, retry_after="45"), again_s=WHEN_TOLD),
+    row("waiting, a Retry-After without end", said(200, RUNNING, retry_after="9" * 11), again_s=AT_MOST),
+    row("waiting with a Retry-After that is past", said(200, RUNNING, retry_after="0"), again_s=SOON),
+    row("waiting, the wait in the body", said(200, about("waiting", retryAfter=45)), again_s=WHEN_TOLD),
     # It has ended.
     row("success", done, again_s=None),
     row("result is an object", said(200, about("success", resultJson={"resultUrls": []})), again_s=None),
@@ -168,7 +173,7 @@ def test_every_answer(
             assert task.next_poll_at is None
         else:
             assert task.state is TaskState.WAITING
-            assert (task.polls, task.last_error is None) == (1, again_s == SOON)
+            assert (task.polls, task.last_error is None) == (1, again_s in (SOON, WHEN_TOLD, AT_MOST))
             await until(lambda: len(upstream.asked) == 2 and life.claims == 0, step_s=0.005)
             assert again_s[0] - 0.05 <= upstream.times[1] - answered_s <= again_s[1] + 0.05
             assert (await life.look(callback)).task.state is TaskState.SUCCESS

@@ -468,12 +468,12 @@ async def test_bug_is_not_a_result() -> None:
         (503, "Fri Jan 15 08:01:30 2027", 90.0),
         (429, formatdate(NOW / 1000 - 1, usegmt=True), None),
         (429, "-5", None),
-        (429, "1.5", None),
+        (429, "99999999999", 99_999_999_999.0),
+        (429, "1.5", 1.5),
+        (429, "120, 60", 120.0),
         (429, "soon", None),
         (429, "", None),
-        (429, "1" * 5000, None),
         (429, "٣", None),
-        (429, "120, 60", None),
         (429, "Fri, 99 Jan 2027 08:00:00 GMT", None),
         (429, "Fri, 15 Jan 99999 08:00:00 GMT", None),
         (500, "120", None),
@@ -486,3 +486,18 @@ async def test_retry_after(status: int, value: str, seconds: float | None) -> No
     response = httpx.Response(status, headers=[(b"retry-after", value.encode())], content=b"")
     result = await over(httpx.MockTransport(lambda _: response)).send("https://hooks.example.test/", {}, b"{}")
     assert result.retry_after_s == seconds
+
+
+async def test_retry_after_given_twice() -> None:
+    """Of a repeated Retry-After the longest wait counts, as a date or a number; what cannot be read is passed over."""
+    soon, later = formatdate(NOW / 1000 + 30, usegmt=True), formatdate(NOW / 1000 + 90, usegmt=True)
+    for values, seconds in (
+        (["60", "120"], 120.0),
+        (["120", "soon"], 120.0),
+        ([later, "60"], 90.0),
+        ([soon, later], 90.0),
+        (["soon", "-1"], None),
+    ):
+        headers = [(b"Retry-After", value.encode()) for value in values]
+        transport = httpx.MockTransport(lambda _, headers=headers: httpx.Response(503, headers=headers))
+        assert (await over(transport).send("https://hooks.example.test/", {}, b"{}")).retry_after_s == seconds

@@ -21,9 +21,11 @@ LAYERS = {
         "netguard",
         "transport",
         "http1",
+        "oddhead",
         "resolver",
         "store",
         "asgi_server",
+        "serverprotocol",
         "secretfile",
         "key",
         "clientheaders",
@@ -73,7 +75,9 @@ MAY_IMPORT = {
 SIBLINGS = {
     # Where a layer's modules do not know one another, these do.
     ("inbound", "api"),  # the error format
+    ("asgi_server", "serverprotocol"),
     ("transport", "http1"),  # its connections
+    ("http1", "oddhead"),  # what its parser refuses
     ("transport", "netguard"),  # checks the address that is dialled
     ("sender", "transport"),  # its types
     ("poller", "supervisor"),  # how often a loop gives a sign of life

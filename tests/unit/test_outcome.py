@@ -272,6 +272,12 @@ def test_a_long_message_is_cut() -> None:
         (3601, None, 3600.0),
         (1e308, None, 3600.0),
         (10**400, None, 3600.0),
+        ("99999999999", None, 3600.0),
+        ("9" * 5000, None, 3600.0),
+        (1.5, None, 1.5),
+        ("1.5", 1.0, 1.5),
+        (" 17 ", None, 17.0),
+        ("-1", 2.0, 2.0),
         (None, float("inf"), 3600.0),
     ],
 )
@@ -281,6 +287,16 @@ def test_how_long_a_429_asks_to_wait(hint: object, header_s: float | None, wait_
     for status in (429, 200):
         result = read({"code": 429, "msg": "slow down", "data": data}, status, header_s)
         assert (result.kind, result.retry_after_s) == (PollKind.THROTTLED, wait_s)
+
+
+@pytest.mark.parametrize(
+    ("hint", "header_s", "wait_s"), [(None, None, None), (None, 7.0, 7.0), (9, 7.0, 9.0), (None, 1e9, 3600.0)]
+)
+def test_how_long_a_running_answer_asks_to_wait(hint: object, header_s: float | None, wait_s: float | None) -> None:
+    """A task that runs may ask to be left alone like one that is throttled, for an hour at most."""
+    body = {"code": 200, "msg": "success", "data": {"taskId": TASK, "state": "waiting", "retryAfter": hint}}
+    result = read(body, 200, header_s)
+    assert (result.kind, result.error, result.retry_after_s) == (PollKind.RUNNING, None, wait_s)
 
 
 def test_a_429_without_a_body_keeps_its_header() -> None:

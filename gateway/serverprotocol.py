@@ -1,0 +1,59 @@
+"""uvicorn's HTTP/1.1 connection, to which ``Upgrade`` means nothing: every server of this package listens with it.
+
+Owns that a request is framed by its length or its chunks whatever it asks to be upgraded to, which a server may ignore
+(RFC 9110 §7.8). Must not know a limit or a route. ``inbound`` builds the gateway's own protocol on it; the simulator
+and ``asgi_server`` use it as it is.
+
+llhttp, the parser under httptools, ends such a request at its head: the bytes of its body would be lost, or served as a
+request of their own. The JDK's HttpClient and ``curl --http2`` ask for h2c with every request over http.
+"""
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["ServerProtocol"]
+
+
+class ServerProtocol(HttpToolsProtocol):
+    """One client's connection. Subclasses that replace ``data_received`` have ``feed`` parse what has come."""
+
+    retold = False
+    """Whether the parser now reads a head again, which has been handed on already."""
+
+    def data_received(self, data: bytes) -> None:
+        """Replace uvicorn's, which knows an upgrade."""
+        self._unset_keepalive_if_required()
+        try:
+            self.feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def feed(self, data: bytes) -> None:
+        """Parse what has come. Raises HttpParserError, whose context is what a callback raised."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                data = data[exc.args[0] :]
+                self._tell_head_again()
+                continue
+            return
+
+    def _tell_head_again(self) -> None:
+        """Have a fresh parser read on, told of the head only what frames the body."""
+        fields = [b": ".join(field) for field in self.headers if field[0] in (b"content-length", b"transfer-encoding")]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.retold = True
+        try:
+            self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *fields, b"", b""]))
+        finally:
+            self.retold = False
+
+    def on_headers_complete(self) -> None:
+        if not self.retold:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():  # else the body is still to come
+            super().on_message_complete()

@@ -1,0 +1,304 @@
+"""Answers that common clients read and a strict parser does not, over real sockets, in both roles.
+
+What each row was held against: curl 7.88, Python's http.client, urllib3, h11, Node's fetch, Perl's HTTP::Tiny and wget.
+Each of the rows that are read here is read by most of them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.clock import SystemClock
+from gateway.config import config_dir
+from gateway.outcome import PollKind
+from gateway.profilefile import load_profiles
+from gateway.sender import Sender
+from gateway.transport import PooledTransport
+from gateway.upstream import Answer, NoAnswer, Upstream
+
+LIMIT_S = 20
+KEY = "sk-do-not-repeat"
+BODY = b'{"ok":1}'
+OK = b"HTTP/1.1 200 OK\r\n"
+LENGTH = b"Content-Length: 8\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b"8\r\n%b\r\n0\r\n\r\n" % BODY
+
+READ = {
+    # Values over several lines, as nginx sends a Content-Security-Policy.
+    "folded": OK + b"CSP: default-src 'self';\r\n  img-src *;\r\n\tx\r\n" + LENGTH + b"\r\n" + BODY,
+    "folded, the first line empty": OK + LENGTH + b"X-A:\r\n a\r\n\r\n" + BODY,
+    "folded length": OK + b"Content-Length:\r\n 8\r\n\r\n" + BODY,
+    "folded coding": OK + b"Transfer-Encoding:\r\n chunked\r\n\r\n" + CHUNKS,
+    # Line ends.
+    "bare LF": (OK + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + BODY,
+    "bare LF in one line": OK + b"X-A: a\n" + LENGTH + b"\r\n" + BODY,
+    "bare LF at the end": OK + LENGTH + b"\n" + BODY,
+    "bare LF, chunked": (OK + CHUNKED + b"\r\n").replace(b"\r\n", b"\n") + CHUNKS,
+    "a CR too many": OK + b"X-A: a\r\r\n" + LENGTH + b"\r\n" + BODY,
+    "a CR within": OK + b"X-A: a\rb\r\n" + LENGTH + b"\r\n" + BODY,
+    # Characters.
+    "control in a cookie": OK + b"Set-Cookie: a=\x01b\r\n" + LENGTH + b"\r\n" + BODY,
+    "zero byte": OK + b"X-A: a\0b\r\n" + LENGTH + b"\r\n" + BODY,
+    "blank before the colon": OK + b"Content-Length : 8\r\n\r\n" + BODY,
+    "blank within a name": OK + b"X A: a\r\n" + LENGTH + b"\r\n" + BODY,
+    "name beyond ASCII": OK + b"X-\xc3\xa9: a\r\n" + LENGTH + b"\r\n" + BODY,
+    "blank before a name": OK + b" X-A: a\r\n" + LENGTH + b"\r\n" + BODY,
+    "no name": OK + b": a\r\n" + LENGTH + b"\r\n" + BODY,
+    "no colon": OK + b"X-A\r\n" + LENGTH + b"\r\n" + BODY,
+    # The first line.
+    "blanks in the first line": b"HTTP/1.1  200 OK\r\n" + LENGTH + b"\r\n" + BODY,
+    "version 1.2": b"HTTP/1.2 200 OK\r\n" + LENGTH + b"\r\n" + BODY,
+    "version 2": b"HTTP/2 200\r\n" + LENGTH + b"\r\n" + BODY,
+    # Framing that is said twice.
+    "length twice": OK + LENGTH + LENGTH + b"\r\n" + BODY,
+    "length as a list": OK + b"Content-Length: 8, 8\r\n\r\n" + BODY,
+    "length with a sign": OK + b"Content-Length: +8\r\n\r\n" + BODY,
+    "coding and length": OK + CHUNKED + b"Content-Length: 3\r\n\r\n" + CHUNKS,
+    "length and coding": OK + b"Content-Length: 300\r\n" + CHUNKED + b"\r\n" + CHUNKS,
+    "identity and length": OK + b"Transfer-Encoding: identity\r\n" + LENGTH + b"\r\n" + BODY,
+    "chunked twice": OK + CHUNKED + CHUNKED + b"\r\n" + CHUNKS,
+    # Chunks.
+    "blanks after a size": OK + CHUNKED + b"\r\n8  \r\n%b\r\n0  \r\n\r\n" % BODY,
+    "tab after a size": OK + CHUNKED + b"\r\n8\t\r\n%b\r\n0\r\n\r\n" % BODY,
+    "bare LF after a chunk": OK + CHUNKED + b"\r\n8\r\n%b\n0\r\n\r\n" % BODY,
+    "bare LF at the end of the chunks": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\n\n" % BODY,
+    "trailer folded": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\nX: a\r\n b\r\n\r\n" % BODY,
+    "control in a trailer": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\nX: \x01\n\r\n" % BODY,
+    "folded, and blanks after a size": OK + b"X-A: a\r\n b\r\n" + CHUNKED + b"\r\n8 \r\n%b\r\n0\r\n\r\n" % BODY,
+    # What comes before the answer.
+    "odd announcement": b"HTTP/1.1 103 Early Hints\r\nLink: \x01\r\n\r\n" + OK + LENGTH + b"\r\n" + BODY,
+    "announcement, odd answer": b"HTTP/1.1 100 Continue\r\n\r\n" + OK + LENGTH + LENGTH + b"\r\n" + BODY,
+    "both odd": b"HTTP/1.1 100 Continue\n\n" + OK + b"X: \x01\r\n" + LENGTH + b"\r\n" + BODY,
+}
+
+REFUSED = {
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", "Expected HTTP/, RTSP/ or ICE/"),
+    "not HTTP, no line": (b"\x15\x03\x01\x00\x02\x02", "Expected HTTP/, RTSP/ or ICE/"),
+    "no status": (b"HTTP/1.1 abc OK\r\n", "Invalid status code"),
+    "four digits": (b"HTTP/1.1 2000 OK\r\n\r\n", "Invalid response status"),
+    "two lengths": (OK + LENGTH + b"Content-Length: 9\r\n\r\n" + BODY, "Content-Length is given more than once"),
+    "two lengths in one": (OK + b"Content-Length: 8, 9\r\n\r\n" + BODY, "Content-Length is given more than once"),
+    "length in words": (OK + b"Content-Length: %b\r\n\r\n" % KEY.encode() + BODY, "Content-Length is not a number"),
+    "no length": (OK + b"Content-Length: \r\n\r\n" + BODY, "Content-Length is not a number"),
+    "negative length": (OK + b"Content-Length: -8\r\n\r\n" + BODY, "Content-Length is not a number"),
+    "endless length": (OK + b"Content-Length: 8%b\r\n\r\n" % (b"0" * 30), "Content-Length is not a number"),
+    "size in words": (OK + CHUNKED + b"\r\n%b\r\n" % KEY.encode(), "Invalid character in chunk size"),
+    "no end of a chunk": (OK + CHUNKED + b"\r\n8\r\n%b%b" % (BODY, KEY.encode()), "after chunk data"),
+}
+
+
+@pytest.fixture
+async def transport() -> Any:
+    one = PooledTransport(guard=None, resolve=None, limit=10)  # type: ignore[arg-type]
+    yield one
+    await one.aclose()
+
+
+def in_pieces(answer: bytes, size: int) -> Any:
+    """Answer each request with these bytes, so many at a time."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"{}"):
+            for at in range(0, len(answer), size):
+                writer.write(answer[at : at + size])
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    return handle
+
+
+async def post(transport: PooledTransport, url: str) -> httpx.Response:
+    async with asyncio.timeout(LIMIT_S):
+        response = await transport.handle_async_request(httpx.Request("POST", url, content=b"{}"))
+        await response.aread()
+        return response
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("name", READ)
+async def test_odd_answer_is_read(
+    transport: PooledTransport, raw_server: Callable[..., Any], name: str, size: int
+) -> None:
+    """It is read like an ordinary one, in however many packets it comes, and its connection is not used again."""
+    server = await raw_server(in_pieces(READ[name], size))
+    for _ in range(2):
+        response = await post(transport, server.url())
+        assert (response.status_code, response.content) == (200, BODY)
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("name", READ)
+async def test_nothing_after_an_odd_answer_is_taken_for_the_next(
+    transport: PooledTransport, raw_server: Callable[..., Any], name: str
+) -> None:
+    """Bytes behind an answer whose end is in doubt are nobody's answer."""
+    forged = b"HTTP/1.1 500 Forged\r\nContent-Length: 0\r\n\r\n"
+    server = await raw_server(in_pieces(READ[name] + forged, 10_000))
+    for _ in range(2):
+        response = await post(transport, server.url())
+        assert (response.status_code, response.content) == (200, BODY)
+
+
+async def test_what_an_odd_head_says(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
+    """Folded lines are one value, control characters become blanks, and the reason is the answer's."""
+    answer = (
+        b"HTTP/1.1  429\tSlow\x01 down\nX-A: a\n b\r\n\tc \nX-B: d\x01\x7fe\nRetry-After : 7\n" + LENGTH + b"\n" + BODY
+    )
+    response = await post(transport, (await raw_server(in_pieces(answer, 10_000))).url())
+    assert (response.status_code, response.reason_phrase) == (429, "Slow  down")
+    assert response.headers["x-a"] == "a b c"
+    assert response.headers["x-b"] == "d  e"
+    assert response.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize("name", REFUSED)
+async def test_refused_answer_says_why(
+    transport: PooledTransport, raw_server: Callable[..., Any], name: str, size: int
+) -> None:
+    """What nobody reads is refused at once, though the peer does not end it, with the parser's reason and no more."""
+    answer, reason = REFUSED[name]
+    server = await raw_server(in_pieces(answer, size))
+    with pytest.raises(httpx.RemoteProtocolError, match=reason) as caught:
+        await post(transport, server.url())
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [b"X-A: a\x01\r\n", b" folded\r\n", b"no colon\n", b"x: y\r\r\n", b"a"])
+async def test_odd_head_without_end(transport: PooledTransport, raw_server: Callable[..., Any], line: bytes) -> None:
+    """A head that is read loosely is bounded like another."""
+    sent = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"{}")
+        writer.write(OK + b"X-A: \x01\r\n")
+        while sent < 64 * 1024 * 1024:
+            writer.write(line * 1000)
+            await writer.drain()
+            sent += len(line) * 1000
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
+        await post(transport, server.url())
+    assert sent < 16 * 1024 * 1024
+
+
+async def test_odd_head_that_is_too_large(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
+    """Nor is one taken that ends beyond the bound, though it comes with its end at once."""
+    answer = OK + b"X-A: \x01\r\n" * 5000 + LENGTH + b"\r\n" + BODY
+    server = await raw_server(in_pieces(answer, len(answer)))
+    with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
+        await post(transport, server.url())
+
+
+async def test_loose_trailer_without_end(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
+    """So is what frames a body that is read loosely."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(OK + CHUNKED + b"\r\n8 \r\n%b\r\n0\r\n" % BODY)
+        for _ in range(64):
+            writer.write(b"x: a\n b\n" * 100_000)
+            await writer.drain()
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
+        await post(transport, server.url())
+
+
+@pytest.mark.parametrize("padding", [b"", b"    "])
+async def test_large_body_in_chunks(transport: PooledTransport, raw_server: Callable[..., Any], padding: bytes) -> None:
+    """Blanks after the sizes of a body of megabytes cost its connection and nothing else; without them it is kept."""
+    body = bytes(range(256)) * 8192
+    parts = [body[at : at + 8000] for at in range(0, len(body), 8000)]
+    chunks = [b"%x%b\r\n%b\r\n" % (len(part), padding if at > 100 else b"", part) for at, part in enumerate(parts)]
+    server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + b"".join(chunks) + b"0\r\n\r\n", 50_000))
+    for _ in range(2):
+        assert (await post(transport, server.url())).content == body
+    assert server.connections == (2 if padding else 1)
+
+
+async def test_strictly_again_after_chunks(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
+    """After a body in chunks the next answer of a kept connection is held to the standard anew."""
+    answers = [OK + CHUNKED + b"\r\n" + CHUNKS, OK + LENGTH + b"\n" + BODY, OK + LENGTH + b"\r\n" + BODY]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"{}"):
+            writer.write(answers.pop(0))
+
+    server = await raw_server(handle)
+    for connections in (1, 1, 2):
+        assert (await post(transport, server.url())).content == BODY
+        assert server.connections == connections
+
+
+# In both roles
+
+
+@pytest.mark.parametrize("name", READ)
+async def test_odd_receiver_has_taken_its_webhook(
+    transport: PooledTransport, raw_server: Callable[..., Any], name: str
+) -> None:
+    """A 2xx is one however it is written."""
+    sender = Sender(transport, SystemClock(), timeout_s=LIMIT_S, user_agent="test")
+    result = await sender.send((await raw_server(in_pieces(READ[name], 10_000))).url(), {}, b"{}")
+    assert (result.status_code, result.reason, result.error, result.excerpt) == (200, None, None, BODY)
+
+
+@pytest.mark.parametrize("name", ["not HTTP", "two lengths", "length in words"])
+async def test_refused_receiver_is_told_why(
+    transport: PooledTransport, raw_server: Callable[..., Any], name: str
+) -> None:
+    """An attempt whose answer nobody reads names the parser's reason."""
+    answer, reason = REFUSED[name]
+    sender = Sender(transport, SystemClock(), timeout_s=LIMIT_S, user_agent="test")
+    result = await sender.send((await raw_server(in_pieces(answer, 10_000))).url(), {}, b"{}")
+    assert (result.status_code, result.reason) == (None, "protocol")
+    assert reason in (result.error or "")
+    assert KEY not in (result.error or "")
+
+
+def upstream(transport: PooledTransport, url: str) -> Upstream:
+    profile = load_profiles([config_dir() / "upstreams"])["aigptimage"]
+    return Upstream(profile, transport, SystemClock(), base_url=url, api_key=KEY, timeout_s=LIMIT_S)
+
+
+@pytest.mark.parametrize("name", READ)
+async def test_odd_upstream_is_read(transport: PooledTransport, raw_server: Callable[..., Any], name: str) -> None:
+    """Polls, creates and proxied reads have the answer."""
+    one = upstream(transport, (await raw_server(in_pieces(READ[name], 10_000))).url(""))
+    answer = await one.forward("POST", "/api/v1/jobs/createTask", content=b"{}")
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body) == (200, BODY)
+
+
+async def test_odd_upstream_ends_a_task(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
+    """A poll that is answered in an odd way tells the task's end."""
+    body = b'{"code":200,"data":{"taskId":"t","state":"success"}}'
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        length = b"Content-Length: %d\n" % len(body)
+        writer.write(OK + b"CSP: a;\r\n b\r\n" + length + length + b"\n" + body)
+
+    result = await upstream(transport, (await raw_server(handle)).url("")).poll("t")
+    assert (result.kind, result.error) == (PollKind.TERMINAL, None)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_refused_upstream_is_told_why(
+    transport: PooledTransport, raw_server: Callable[..., Any], name: str
+) -> None:
+    """A poll or create whose answer nobody reads names the parser's reason, and nothing that the answer repeats."""
+    answer, reason = REFUSED[name]
+    one = upstream(transport, (await raw_server(in_pieces(answer, 10_000))).url(""))
+    no_answer = await one.forward("POST", "/api/v1/jobs/createTask", content=b"{}")
+    assert isinstance(no_answer, NoAnswer)
+    assert (no_answer.kind, no_answer.sent) == (PollKind.UNREACHABLE, True)
+    assert reason in no_answer.error
+    assert KEY not in no_answer.error
