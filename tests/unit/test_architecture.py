@@ -11,7 +11,7 @@ HERE = "tests/unit/test_architecture.py"
 
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
-    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "simulator"),
+    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "options", "simulator"),
     "wiring": ("app",),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
@@ -44,7 +44,7 @@ LAYERS = {
         "timetable",
         "bulkhead",
     ),
-    "base": ("config", "settings", "errors", "telemetry", "clock", "tokens", "extraheaders", "__init__"),
+    "base": ("config", "settings", "errors", "telemetry", "clock", "tokens", "extraheaders", "terminal", "__init__"),
 }
 
 MAY_IMPORT = {
@@ -72,7 +72,7 @@ SIBLINGS = {
 }
 
 # The machine's clock, chance and environment are handed in everywhere else, so that tests can own them.
-AMBIENT = {"clock", "schedule", "retry", "ratelimit", "config", "cli", "app", "simulator", "demo"}
+AMBIENT = {"clock", "schedule", "retry", "ratelimit", "config", "cli", "app", "simulator", "demo", "terminal"}
 AMBIENT_NAMES = {"os.environ", "os.getenv", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
