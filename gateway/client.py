@@ -59,14 +59,14 @@ class Client:
             body["metadata"] = metadata
         if timeout_s is not None:
             body["timeoutSeconds"] = timeout_s
-        return self._call("POST", "/v1/callbacks", "id", json=body)
+        return self._call("POST", "/v1/callbacks", "callbackUrl", json=body)
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
         given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", "/v1/callbacks", "data", params=given)
+        return self._call("GET", "/v1/callbacks", "nextCursor", params=given)
 
     def get(self, callback_id: str) -> dict[str, Any]:
-        return self._call("GET", _path(callback_id), "id")
+        return self._call("GET", _path(callback_id), "callbackUrl")
 
     def attempts(self, callback_id: str) -> list[dict[str, Any]]:
         attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", "data")["data"]
@@ -76,7 +76,7 @@ class Client:
         self._call("DELETE", _path(callback_id))
 
     def redeliver(self, callback_id: str) -> dict[str, Any]:
-        return self._call("POST", f"{_path(callback_id)}/redeliver", "id")
+        return self._call("POST", f"{_path(callback_id)}/redeliver", "callbackUrl")
 
     def reasons(self) -> list[str]:
         """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
@@ -88,7 +88,7 @@ class Client:
         return [reason for reason in reasons if isinstance(reason, str)] if isinstance(reasons, list) else []
 
     def _call(self, method: str, path: str, member: str | None = None, **options: Any) -> dict[str, Any]:
-        """Return the answer; ``member`` is one that a gateway's answer always has."""
+        """Return the answer; ``member`` is one that tells it from another server's."""
         try:
             response = self._http.request(method, path, **options)
         except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
@@ -108,7 +108,10 @@ class Client:
             raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.", None)
         if response.is_success:
             return answer
-        raise ApiError(str(answer.get("detail") or response.reason_phrase), response.status_code, answer)
+        message = str(answer.get("detail") or response.reason_phrase)
+        if response.status_code == 401:
+            message += " Give the token with --token or GATEWAY_TOKEN."
+        raise ApiError(message, response.status_code, answer)
 
 
 def _path(callback_id: str) -> str:

@@ -214,6 +214,7 @@ def verify_saved(
         raise
 
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # What saving a body does to it, in the order in which it is undone.
 _SAVING: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
     ("another encoding (UTF-16)", lambda body: _saved_text(body).encode() if body.startswith(_UTF16) else body),
@@ -222,7 +223,6 @@ _SAVING: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
     ("a newline at its end", lambda body: body.removesuffix(b"\n").removesuffix(b"\r")),
     ("white space in its JSON", lambda body: body if (event := _decode(body)) is None else _json(event).encode()),
 )
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _unsaved(body: bytes) -> Iterable[tuple[list[str], bytes]]:

@@ -17,7 +17,10 @@ _ANSWER_INDENT = "   answer: "
 _ANSWER_WIDTH = 100
 _GAP = "  "
 _MIN_WIDTH = 12
-"""A column that is cut keeps this much: enough to tell two URLs or errors apart."""
+"""A column that is cut keeps this much: enough to tell two errors apart."""
+_CUT = ("CLIENT", "TASK", "URL", "LAST ERROR", "ERROR")
+_LEFT_OUT = ("CREATED", "ATTEMPTS", "URL", "STARTED")
+"""What a narrow terminal does not show, in this order; the id leads to all of it."""
 
 
 def callback_table(
@@ -43,7 +46,7 @@ def callback_table(
         columns["NEXT"] = [_next(c, now) for c in callbacks]
     columns["URL"] = [c["callbackUrl"] for c in callbacks]
     columns["LAST ERROR"] = [_why(c, reasons) for c in callbacks]
-    return "\n".join(_table(columns, width, ("CLIENT", "TASK", "URL", "LAST ERROR")))
+    return "\n".join(_table(columns, width))
 
 
 def attempt_table(attempts: Sequence[dict[str, Any]], *, width: int | None = None) -> str:
@@ -56,13 +59,13 @@ def attempt_table(attempts: Sequence[dict[str, Any]], *, width: int | None = Non
         "STATUS": [a["statusCode"] for a in attempts],
         "ERROR": [a["error"] for a in attempts],
     }
-    heading, *lines = _table(columns, width, ("ERROR",))
-    room = _ANSWER_WIDTH if width is None else min(_ANSWER_WIDTH, max(width - len(_ANSWER_INDENT), _MIN_WIDTH))
+    heading, *lines = _table(columns, width)
     shown = [heading]
     for line, attempt in zip(lines, attempts, strict=True):
         shown.append(line)
         if attempt["excerpt"]:
-            shown.append(f"{_ANSWER_INDENT}{cut(printable(attempt['excerpt']), room)}")
+            answer = _ANSWER_INDENT + cut(printable(attempt["excerpt"]), _ANSWER_WIDTH)
+            shown.append(answer if width is None else cut(answer, width))
     return "\n".join(shown)
 
 
@@ -128,24 +131,37 @@ def _duration(seconds: float) -> str:
     return f"{round(seconds / 86_400)} days"
 
 
-def _table(columns: dict[str, list[Any]], width: int | None, may_be_cut: Sequence[str]) -> list[str]:
-    """Return the lines, headings first; ``width`` is kept by cutting the widest of the columns that may be cut."""
+def _table(columns: dict[str, list[Any]], width: int | None) -> list[str]:
+    """Return the lines, headings first, none wider than ``width``."""
     cells = {
         heading: [heading, *("" if value is None else _text(value) for value in values)]
         for heading, values in columns.items()
     }
     widths = {heading: max(map(display_width, column)) for heading, column in cells.items()}
     if width is not None:
-        over = sum(widths.values()) + len(_GAP) * (len(widths) - 1) - width
-        shrinking = [heading for heading in may_be_cut if heading in widths]
-        while over > 0 and widths[widest := max(shrinking, key=widths.__getitem__)] > _MIN_WIDTH:
-            widths[widest] -= 1
-            over -= 1
+        _fit(widths, width)
     lines = [
         _GAP.join(_padded(cell, size) for cell, size in zip(row, widths.values(), strict=True)).rstrip()
-        for row in zip(*cells.values(), strict=True)
+        for row in zip(*(cells[heading] for heading in widths), strict=True)
     ]
     return lines if width is None else [cut(line, width) for line in lines]
+
+
+def _fit(widths: dict[str, int], width: int) -> None:
+    """Make the columns fit as far as possible: leave some out where all at their least do not, then cut the widest."""
+
+    def over(least: bool) -> int:
+        sizes = [min(size, _MIN_WIDTH) if least and heading in _CUT else size for heading, size in widths.items()]
+        return sum(sizes) + len(_GAP) * (len(sizes) - 1) - width
+
+    for heading in _LEFT_OUT:
+        if over(least=True) > 0:
+            widths.pop(heading, None)
+    while over(least=False) > 0:
+        widest = max((heading for heading in _CUT if heading in widths), key=widths.__getitem__)
+        if widths[widest] <= _MIN_WIDTH:
+            break
+        widths[widest] -= 1
 
 
 def _padded(cell: str, size: int) -> str:

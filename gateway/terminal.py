@@ -74,10 +74,10 @@ def standard_output() -> Iterator[None]:
     Characters that its encoding lacks are escaped. At the block's end all of it is written, or the error is raised
     there; Python then has nothing left to write at exit, where an error would be a traceback and the code 120.
     """
-    if sys.stdout is None:  # closed
+    usual: Any = sys.stdout
+    if usual is None:  # closed
         yield
         return
-    usual = sys.stdout
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Output(usual.fileno(), "wb", closefd=False)),
         encoding=usual.encoding,
