@@ -208,8 +208,8 @@ def verify_saved(
             except VerificationError:
                 continue
             raise VerificationError(
-                f"no signature matches, but one would without {' and '.join(changes)} in the body's file: "
-                "save the body's bytes as they came"
+                f"no signature matches the body as it is saved; without {' and '.join(changes)} one does: "
+                "save the bytes as they came"
             ) from None
         raise
 
@@ -272,7 +272,7 @@ def _saved_headers(text: str) -> dict[str, str]:
 def _saved_lines(text: str) -> list[tuple[str, str]]:
     """Read ``name: value`` lines up to the first empty one; others, such as a request line, are passed over."""
     pairs: list[tuple[str, str]] = []
-    for line in text.splitlines():
+    for line in re.split(r"\r\n?|\n", text):
         # curl -v puts "> " before each line it sent.
         line = line.removeprefix(">")
         if not line.strip():

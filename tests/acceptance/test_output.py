@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import json
 import os
 import pty
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
@@ -305,10 +305,7 @@ async def test_what_keeps_an_upstream_from_being_asked_is_told(tmp_path: Path) -
             "/v1/callbacks/cb_1/attempts": lambda: (200, {"data": []}),
         }
         status, answer = answers[scope["path"]]()
-        body = json.dumps(answer).encode()
-        headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await JSONResponse(answer, status)(scope, receive, send)
 
     async with serve_asgi(other_gateway) as url:
         reasons = ["the upstream kie refuses the key", 7]
