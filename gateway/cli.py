@@ -157,10 +157,7 @@ def register(
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
-    try:
-        decoded = None if metadata is None else json.loads(metadata, parse_constant=_refuse_constant)
-    except ValueError as exc:
-        raise click.BadParameter(f"not JSON: {exc}", param_hint="--metadata") from exc
+    decoded = None if metadata is None else _json(metadata, "--metadata")
     with _client(config, options) as client:
         _show(client.register(task_id, callback_url, decoded, timeout_seconds), options)
 
@@ -345,6 +342,16 @@ def _plain(value: Any) -> str:
     if hasattr(value, "window_s"):
         return f"{value.limit}/{value.window_s:g}"
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _json(text: str, option: str) -> Any:
+    """Decode an option's JSON, if it can also be sent: 1e400 and half an emoji cannot."""
+    try:
+        decoded = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(decoded, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as exc:
+        raise click.BadParameter(f"not JSON: {exc}", param_hint=option) from exc
+    return decoded
 
 
 def _refuse_constant(name: str) -> None:

@@ -127,6 +127,9 @@ async def test_what_other_servers_answer(tmp_path: Path, status: int, answer: An
         (("listen", "--secret", "whsec_c2hvcnQ="), "5 bytes", 2),
         (("list", "--token", "é"), "--token", 2),
         (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": 1e400}'), "--metadata", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": "\\ud83d"}'), "--metadata", 2),
+        (("register", "t", "https://example.com/", "--metadata", "[" * 20_000), "--metadata", 2),
     ],
 )
 def test_words_that_cannot_be_used(tmp_path: Path, words: tuple[str, ...], expected: str, status: int) -> None:
