@@ -4,6 +4,7 @@ What an exit code means stands with the errors (``exit_code``) and in the help. 
 that each loads only what it needs.
 """
 
+import io
 import json
 import os
 import sys
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway import __version__
-from gateway.errors import ConfigError, GatewayError
+from gateway import __version__, terminal
+from gateway.errors import ConfigError, GatewayError, OutputClosed
+from gateway.options import FiniteRange
 
 if TYPE_CHECKING:
     from gateway.client import Client
@@ -47,24 +49,30 @@ def cli(context: click.Context, config: Path | None) -> None:
 def main() -> None:
     """Run the command line; what the package raises on purpose becomes a message and an exit code."""
     try:
-        cli.main(prog_name="gateway", standalone_mode=False)
+        with terminal.standard_output():
+            cli.main(prog_name="gateway", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except click.Abort:
+        shown = io.StringIO()
+        error.show(shown)
+        _fail(2, shown.getvalue())
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ConfigError as error:
-        click.echo("The settings cannot be used:", err=True)
-        for problem in error.problems:
-            click.echo(f"  {problem}", err=True)
+        _fail(error.exit_code, "\n  ".join(["The settings cannot be used:", *error.problems]))
+    except OutputClosed as error:
         sys.exit(error.exit_code)
     except GatewayError as error:
-        click.echo(error.message, err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of a pipe went away: nothing is wrong, and nothing can be said. Keep Python from trying at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _fail(error.exit_code, error.message)
+
+
+def _fail(exit_code: int, message: str) -> None:
+    """End with the code; say why, where standard error can be written."""
+    try:
+        for line in message.splitlines():
+            click.echo(terminal.printable(line), err=True)
+    except OSError:
+        terminal.discard(sys.stderr)
+    sys.exit(exit_code)
 
 
 @cli.command()
@@ -89,7 +97,7 @@ def demo() -> None:
     from gateway.telemetry import configure_logging
 
     configure_logging("console", level="error")
-    sys.exit(run(colour=sys.stdout.isatty()))
+    sys.exit(run(colour=terminal.use_colour(sys.stdout)))
 
 
 @cli.command("check-config")
@@ -162,10 +170,7 @@ def register(
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
-    try:
-        decoded = None if metadata is None else json.loads(metadata, parse_constant=_refuse_constant)
-    except ValueError as exc:
-        raise click.BadParameter(f"not JSON: {exc}", param_hint="--metadata") from exc
+    decoded = None if metadata is None else _json(metadata, "--metadata")
     with _client(config, options) as client:
         _show(client.register(task_id, callback_url, decoded, timeout_seconds), options)
 
@@ -185,10 +190,11 @@ def list_callbacks(
 
     with _client(config, options) as client:
         page = client.list_callbacks(state=state, taskId=task_id, limit=limit, cursor=cursor)
-    if options["as_json"]:
-        click.echo(json.dumps(page, indent=2))
-        return
-    click.echo(callback_table(page["data"]))
+        if options["as_json"]:
+            click.echo(json.dumps(page, indent=2))
+            return
+        reasons = _reasons(client, page["data"])
+    click.echo(callback_table(page["data"], now=_now(), reasons=reasons, width=terminal.width()))
     if page["nextCursor"]:
         click.echo(f"\nmore: --cursor {page['nextCursor']}")
 
@@ -204,12 +210,13 @@ def show(config: Path | None, /, callback_id: str, **options: Any) -> None:
     with _client(config, options) as client:
         callback = client.get(callback_id)
         attempts = client.attempts(callback_id)
-    if options["as_json"]:
-        click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
-        return
-    click.echo(callback_details(callback))
+        if options["as_json"]:
+            click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
+            return
+        reasons = _reasons(client, [callback])
+    click.echo(callback_details(callback, now=_now(), reasons=reasons))
     if attempts:
-        click.echo("\n" + attempt_table(attempts))
+        click.echo("\n" + attempt_table(attempts, width=terminal.width()))
 
 
 @cli.command()
@@ -256,25 +263,28 @@ def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...
         answers = parse_answers(answer)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--answer") from exc
-    run(_secrets(config, secrets), host, port, answers, colour=sys.stdout.isatty())
+    run(_secrets(config, secrets), host, port, answers, colour=terminal.use_colour(sys.stdout))
 
 
 @cli.command()
 @click.argument("body", type=click.File("rb"))
-@click.argument("headers", type=click.File("r"))
+@click.argument("headers", type=click.File("rb"))
 @click.option(
     "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
 )
-@click.option("--tolerance-seconds", type=float, default=300, show_default=True, help="How old it may be.")
+@click.option("--tolerance-seconds", type=FiniteRange(0), default=300, show_default=True, help="How old it may be.")
 @click.pass_obj
 def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, ...], tolerance_seconds: float) -> None:
     """Verify a saved webhook: a file with its BODY and one with its HEADERS, a `name: value` a line."""
-    from gateway.clock import SystemClock
     from gateway.receiver import verify_saved
 
-    verified = verify_saved(
-        body.read(), headers.read(), _secrets(config, secrets), SystemClock().now() / 1000, tolerance_seconds
-    )
+    if body is headers:
+        raise click.UsageError("Only one of BODY and HEADERS can be standard input.")
+    try:
+        saved = body.read(), headers.read()
+    except OSError as exc:
+        raise click.UsageError(f"The files cannot be read: {exc.strerror}.") from exc
+    verified = verify_saved(*saved, _secrets(config, secrets), _now() / 1000, tolerance_seconds)
     click.echo(f"verified: {verified.webhook_id}, signed at {verified.timestamp_s}")
 
 
@@ -325,7 +335,18 @@ def _client(config: Path | None, options: dict[str, Any]) -> "Iterator[Client]":
 def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:
     from gateway.tables import callback_details
 
-    click.echo(json.dumps(callback, indent=2) if options["as_json"] else callback_details(callback))
+    click.echo(json.dumps(callback, indent=2) if options["as_json"] else callback_details(callback, now=_now()))
+
+
+def _reasons(client: "Client", callbacks: list[dict[str, Any]]) -> list[str]:
+    """Ask the gateway what is wrong with its upstreams, where a callback waits for one."""
+    return client.reasons() if any(callback["state"] == "waiting" for callback in callbacks) else []
+
+
+def _now() -> int:
+    from gateway.clock import SystemClock
+
+    return SystemClock().now()
 
 
 def _plain(value: Any) -> str:
@@ -334,6 +355,16 @@ def _plain(value: Any) -> str:
     if hasattr(value, "window_s"):
         return f"{value.limit}/{value.window_s:g}"
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _json(text: str, option: str) -> Any:
+    """Decode an option's JSON, if it can also be sent: 1e400 and half an emoji cannot."""
+    try:
+        decoded = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(decoded, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as exc:
+        raise click.BadParameter(f"not JSON: {exc}", param_hint=option) from exc
+    return decoded
 
 
 def _refuse_constant(name: str) -> None:

@@ -59,28 +59,36 @@ class Client:
             body["metadata"] = metadata
         if timeout_s is not None:
             body["timeoutSeconds"] = timeout_s
-        return self._call("POST", "/v1/callbacks", json=body)
+        return self._call("POST", "/v1/callbacks", "callbackUrl", json=body)
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
         given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", "/v1/callbacks", params=given)
+        return self._call("GET", "/v1/callbacks", "nextCursor", params=given)
 
     def get(self, callback_id: str) -> dict[str, Any]:
-        return self._call("GET", f"/v1/callbacks/{quote(callback_id, safe='')}")
+        return self._call("GET", _path(callback_id), "callbackUrl")
 
     def attempts(self, callback_id: str) -> list[dict[str, Any]]:
-        attempts: list[dict[str, Any]] = self._call("GET", f"/v1/callbacks/{quote(callback_id, safe='')}/attempts")[
-            "data"
-        ]
+        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", "data")["data"]
         return attempts
 
     def cancel(self, callback_id: str) -> None:
-        self._call("DELETE", f"/v1/callbacks/{quote(callback_id, safe='')}")
+        self._call("DELETE", _path(callback_id))
 
     def redeliver(self, callback_id: str) -> dict[str, Any]:
-        return self._call("POST", f"/v1/callbacks/{quote(callback_id, safe='')}/redeliver")
+        return self._call("POST", f"{_path(callback_id)}/redeliver", "callbackUrl")
 
-    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def reasons(self) -> list[str]:
+        """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
+        try:
+            answer = self._call("GET", "/readyz", "reasons")
+        except ApiError as error:
+            answer = error.problem or {}
+        reasons = answer.get("reasons")
+        return [reason for reason in reasons if isinstance(reason, str)] if isinstance(reasons, list) else []
+
+    def _call(self, method: str, path: str, member: str | None = None, **options: Any) -> dict[str, Any]:
+        """Return the answer; ``member`` is one that tells it from another server's."""
         try:
             response = self._http.request(method, path, **options)
         except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
@@ -96,8 +104,15 @@ class Client:
             answer = response.json()
         except ValueError:
             answer = None
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) or (response.is_success and member is not None and member not in answer):
             raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.", None)
         if response.is_success:
             return answer
-        raise ApiError(str(answer.get("detail") or response.reason_phrase), response.status_code, answer)
+        message = str(answer.get("detail") or response.reason_phrase)
+        if response.status_code == 401:
+            message += " Give the token with --token or GATEWAY_TOKEN."
+        raise ApiError(message, response.status_code, answer)
+
+
+def _path(callback_id: str) -> str:
+    return f"/v1/callbacks/{quote(callback_id, safe='', errors='replace')}"

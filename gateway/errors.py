@@ -6,6 +6,8 @@
     ├── ConfigError            the settings cannot be used; the process exits 2
     ├── SecretError            a webhook secret or key cannot be used
     ├── VerificationError      a received webhook does not prove its origin
+    ├── OutputError            what a command prints cannot be written
+    │   └── OutputClosed       nobody reads it any more, which is no failure
     ├── AddressNotAllowed      a callback may not reach this host, address or port
     ├── OutOfResources         this machine has no file or memory left for a connection
     ├── StoreError             the database cannot answer; callers may try again
@@ -49,6 +51,8 @@ __all__ = [
     "MethodNotAllowed",
     "NotFound",
     "OutOfResources",
+    "OutputClosed",
+    "OutputError",
     "RateLimited",
     "RequestError",
     "RequestTimeout",
@@ -95,6 +99,16 @@ class SecretError(GatewayError):
 
 class VerificationError(GatewayError):
     """A webhook's headers or signature do not prove that a holder of the secret sent these bytes."""
+
+
+class OutputError(GatewayError):
+    """Standard output cannot be written: a full disk, a terminal that is gone. No OSError: that could be any file's."""
+
+
+class OutputClosed(OutputError):
+    """Whoever read the output has seen enough (``| head``); the command ends without a word."""
+
+    exit_code = 0
 
 
 class AddressNotAllowed(GatewayError):

@@ -341,7 +341,9 @@ def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
         share = float(value) / profile.states.progress_full  # "0.48" as well
     except (TypeError, ValueError, OverflowError):
         return None
-    return min(max(share, 0.0), 1.0)
+    if share >= 0:
+        return min(share, 1.0)
+    return 0.0 if share < 0 else None  # NaN is neither
 
 
 def _instant(number: int | float | None) -> int | None:

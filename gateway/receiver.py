@@ -6,8 +6,10 @@ says. Everything that arrives is untrusted, verified or not: bodies are bounded,
 """
 
 import asyncio
+import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.clock import Clock
 from gateway.errors import VerificationError
-from gateway.signature import ID_HEADER, Key, VerifiedWebhook, verify
+from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Key, VerifiedWebhook, verify
+from gateway.terminal import printable
 
 __all__ = ["Answer", "ReceivedWebhook", "Receiver", "parse_answers", "pretty", "verify_saved"]
 
@@ -187,37 +190,100 @@ async def _answer(send: Send, status: int, problem: str | None = None, **headers
 
 
 def verify_saved(
-    body: bytes, headers_text: str, secrets: Sequence[Key], now_s: float, tolerance_s: float = 300
+    body: bytes, headers_text: bytes | str, secrets: Sequence[Key], now_s: float, tolerance_s: float = 300
 ) -> VerifiedWebhook:
     """Verify a webhook from a saved body and the saved text of its request headers.
 
     The text is a JSON object of names and values, or ``name: value`` lines as curl and HTTP dumps print them, up to
-    the first empty line. Raises VerificationError.
+    the first empty line. Raises VerificationError, which says so where only what an editor or a shell does to a file
+    keeps the body from verifying.
     """
-    return verify(secrets, _saved_headers(headers_text), body, now_s=now_s, tolerance_s=tolerance_s)
+    headers = _saved_headers(headers_text if isinstance(headers_text, str) else _saved_text(headers_text))
+    try:
+        return verify(secrets, headers, body, now_s=now_s, tolerance_s=tolerance_s)
+    except VerificationError:
+        for changes, signed in _unsaved(body):
+            try:
+                verify(secrets, headers, signed, now_s=now_s, tolerance_s=tolerance_s)
+            except VerificationError:
+                continue
+            raise VerificationError(
+                f"no signature matches the body as it is saved; without {' and '.join(changes)} one does: "
+                "save the bytes as they came"
+            ) from None
+        raise
+
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# What saving a body does to it, in the order in which it is undone.
+_SAVING: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
+    ("another encoding (UTF-16)", lambda body: _saved_text(body).encode() if body.startswith(_UTF16) else body),
+    ("a byte order mark", lambda body: body.removeprefix(codecs.BOM_UTF8)),
+    ("line ends of CR LF", lambda body: body.replace(b"\r\n", b"\n")),
+    ("a newline at its end", lambda body: body.removesuffix(b"\n").removesuffix(b"\r")),
+    ("white space in its JSON", lambda body: body if (event := _decode(body)) is None else _json(event).encode()),
+)
+
+
+def _unsaved(body: bytes) -> Iterable[tuple[list[str], bytes]]:
+    """Yield what the body may have been before it was saved, with what each takes out; the fewest changes first."""
+    for count in range(1, len(_SAVING) + 1):
+        for changes in combinations(_SAVING, count):
+            signed, names = body, []
+            for name, undo in changes:
+                if (undone := undo(signed)) != signed:
+                    names.append(name)
+                    signed = undone
+            if len(names) == count:
+                yield names, signed
+
+
+def _saved_text(data: bytes) -> str:
+    """Decode a text file of any usual encoding; header values may be of any byte."""
+    if data.startswith(_UTF16):  # what PowerShell writes
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _saved_headers(text: str) -> dict[str, str]:
-    text = text.strip()
-    if text.startswith("{"):
+    text = text.removeprefix("\ufeff").strip()
+    if text.startswith(("{", "[")):
         members = _decode(text.encode("utf-8", "replace"))
         if not isinstance(members, dict):
-            raise VerificationError("the saved headers start like a JSON object but are not one")
+            raise VerificationError("the saved headers start like JSON but are no object of names and values")
         # A list for each name is how Go and some proxies write them; a timestamp may be a number.
-        return _joined(
+        pairs = [
             (name, item if isinstance(item, str) else _json(item))
             for name, value in members.items()
             for item in (value if isinstance(value, list) else [value])
-        )
-    pairs = []
-    for line in text.splitlines():
-        # curl -v puts "> " before each line it sent.
-        name, colon, value = line.removeprefix(">").strip().partition(":")
-        if not name:
-            break
-        if colon:
-            pairs.append((name.strip(), value.strip()))
+        ]
+    else:
+        pairs = _saved_lines(text)
+    names = [name.lower() for name, _ in pairs]
+    for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER):
+        if names.count(name) > 1:
+            raise VerificationError(f"{name} is there more than once: save the headers of one request")
     return _joined(pairs)
+
+
+def _saved_lines(text: str) -> list[tuple[str, str]]:
+    """Read ``name: value`` lines up to the first empty one; others, such as a request line, are passed over."""
+    pairs: list[tuple[str, str]] = []
+    for line in re.split(r"\r\n?|\n", text):
+        # curl -v puts "> " before each line it sent.
+        line = line.removeprefix(">")
+        if not line.strip():
+            break
+        name, colon, value = line.strip().partition(":")
+        if colon and name:  # HTTP/2's :method and :path have none
+            pairs.append((name.strip(), value.strip()))
+        elif pairs and not colon and line.startswith((" ", "\t")):
+            # A long value, folded over several lines.
+            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]} {line.strip()}")
+    return pairs
 
 
 def pretty(webhook: ReceivedWebhook, *, colour: bool = False) -> str:
@@ -273,7 +339,7 @@ def _printable(value: Any) -> str:
     text = value if isinstance(value, str) else _json(value)
     if len(text) > _MAX_PRINTED_CHARS:
         text = text[:_MAX_PRINTED_CHARS] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable(text)
 
 
 def _json(value: Any) -> str:

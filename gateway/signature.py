@@ -216,10 +216,13 @@ def verify(
     """Check that a holder of any of the secrets sent exactly this body, at most ``tolerance_s`` seconds from now.
 
     ``headers`` is the request's headers, names in any case; ``body`` its bytes as received, before any decoding.
-    Signatures are compared in constant time. Raises VerificationError, and nothing else whatever the headers hold.
+    Signatures are compared in constant time. Raises VerificationError, and nothing else whatever the headers hold;
+    ValueError for a tolerance that is negative or NaN.
     """
     if not secrets:
         raise SecretError("no secret to verify with")
+    if not tolerance_s >= 0:  # NaN as well, which no age would exceed
+        raise ValueError(f"tolerance_s is {tolerance_s}; it must be a number of seconds from 0 on")
     values = _webhook_headers(headers)
     webhook_id, timestamp, signatures = values[ID_HEADER], values[TIMESTAMP_HEADER], values[SIGNATURE_HEADER]
     if not _ID.fullmatch(webhook_id):
@@ -230,12 +233,9 @@ def verify(
         raise VerificationError(f"webhook-signature is longer than {_MAX_LIST_CHARS} characters")
 
     age_s = now_s - int(timestamp)
-    if age_s > tolerance_s:
-        raise VerificationError(f"webhook-timestamp is {age_s:.0f} s old; at most {tolerance_s:g} s are accepted")
-    if age_s < -tolerance_s:
-        raise VerificationError(
-            f"webhook-timestamp is {-age_s:.0f} s in the future; at most {tolerance_s:g} s are accepted"
-        )
+    if not -tolerance_s <= age_s <= tolerance_s:
+        age = f"{-age_s:.0f} s in the future" if age_s < 0 else f"{age_s:.0f} s old"
+        raise VerificationError(f"webhook-timestamp is {age}; at most {tolerance_s:g} s are accepted")
 
     versions = sorted({secret.version for secret in secrets})
     entries = {version: [e for e in signatures.split() if e.startswith(f"{version},")] for version in versions}

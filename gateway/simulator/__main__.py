@@ -10,10 +10,11 @@ import click
 import uvloop
 
 from gateway.clock import SystemClock
+from gateway.options import FiniteRange
 from gateway.simulator.app import SimulatedUpstream, serve
 from gateway.simulator.scenario import PlanMix, Window, parse_windows
 
-_SHARE = click.FloatRange(0, 1)
+_SHARE, _SIZE = FiniteRange(0, 1), FiniteRange(0)
 
 
 def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Window, ...]:
@@ -30,8 +31,12 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Wi
 @click.option("--rate", callback=_windows, default="", help="Limit of recordInfo for each key, such as 2/1,60/60.")
 @click.option("--create-rate", callback=_windows, default="", help="Limit of createTask for each key.")
 @click.option("--retry-after-header", is_flag=True, help="Send the wait of a 429 as a header too.")
-@click.option("--duration-median-s", default=32.0, show_default=True, help="Median duration of created tasks.")
-@click.option("--duration-sigma", default=0.35, show_default=True, help="Spread of the lognormal durations.")
+@click.option(
+    "--duration-median-s", type=_SIZE, default=32.0, show_default=True, help="Median duration of created tasks."
+)
+@click.option(
+    "--duration-sigma", type=_SIZE, default=0.35, show_default=True, help="Spread of the lognormal durations."
+)
 @click.option("--fail-share", type=_SHARE, default=0.0, show_default=True, help="Share of created tasks that fail.")
 @click.option("--never-share", type=_SHARE, default=0.0, show_default=True, help="Share that never end.")
 @click.option("--seed", type=int, help="Makes durations and faults repeat.")

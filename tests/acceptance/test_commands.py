@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
+from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
 from gateway.signature import Signer, parse_secrets
 
@@ -93,6 +95,30 @@ def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        (200, {"hello": 1}, "not a gateway's answer"),
+        (200, {"object": "list", "data": [{"id": "x"}]}, "not a gateway's answer"),
+        (200, ["cb_1"], "not a gateway's answer"),
+        (401, {"detail": "Who are you?"}, "Who are you? Give the token with --token or GATEWAY_TOKEN."),
+        (403, {"detail": "\x1b[2Jno\x07"}, "\\x1b[2Jno\\x07"),
+    ],
+)
+async def test_what_other_servers_answer(tmp_path: Path, status: int, answer: Any, expected: str) -> None:
+    """A wrong --url is told from a gateway that refuses, and what was answered cannot steer the terminal."""
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        await JSONResponse(answer, status)(scope, receive, send)
+
+    async with serve_asgi(server) as url:
+        for words in (("list",), ("show", "cb_1"), ("show", "\udcff"), ("redeliver", "cb_1")):
+            done = await command(*words, "--url", url, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (1, "")
+            (line,) = done.stderr.splitlines()
+            assert expected in line
+
+
+@pytest.mark.parametrize(
     ("words", "expected", "status"),
     [
         (("list", "--url", "http://[::1"), "--url", 2),
@@ -101,6 +127,9 @@ def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
         (("listen", "--secret", "whsec_c2hvcnQ="), "5 bytes", 2),
         (("list", "--token", "é"), "--token", 2),
         (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": 1e400}'), "--metadata", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": "\\ud83d"}'), "--metadata", 2),
+        (("register", "t", "https://example.com/", "--metadata", "[" * 20_000), "--metadata", 2),
     ],
 )
 def test_words_that_cannot_be_used(tmp_path: Path, words: tuple[str, ...], expected: str, status: int) -> None:

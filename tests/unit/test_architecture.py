@@ -11,7 +11,7 @@ HERE = "tests/unit/test_architecture.py"
 
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
-    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "health", "simulator"),
+    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "health", "options", "simulator"),
     "wiring": ("app",),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
@@ -57,6 +57,7 @@ LAYERS = {
         "clock",
         "tokens",
         "extraheaders",
+        "terminal",
         "__init__",
     ),
 }
@@ -88,7 +89,7 @@ SIBLINGS = {
 }
 
 # The machine's clock, chance and environment are handed in everywhere else, so that tests can own them.
-AMBIENT = {"clock", "schedule", "retry", "ratelimit", "config", "cli", "app", "simulator", "demo"}
+AMBIENT = {"clock", "schedule", "retry", "ratelimit", "config", "cli", "app", "simulator", "demo", "terminal"}
 # What Python's versions tell differently: see gateway.addresses.
 KNOWS_IPADDRESS = {"addresses", "netguard"}
 AMBIENT_NAMES = {"os.environ", "os.getenv", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}

@@ -595,7 +595,10 @@ units = {{ time = "{unit}" }}
 
 @pytest.mark.parametrize(
     ("value", "progress"),
-    [(0, 0.0), (33, 0.33), ("50", 0.5), (100, 1.0), (250, 1.0), (-1, 0.0), ("half", None), (None, None), ([], None)],
+    [
+        *((0, 0.0), (33, 0.33), ("50", 0.5), (100, 1.0), (250, 1.0), (-1, 0.0), ("1e400", 1.0)),
+        *(("half", None), ("nan", None), (None, None), ([], None)),
+    ],
 )
 def test_progress_is_a_share(value: object, progress: float | None) -> None:
     """Progress goes from 0 to 1 however it is counted, and is nothing where it makes no sense."""

@@ -1,6 +1,7 @@
 """Secrets, signing and verifying, by the published vectors and by properties."""
 
 import base64
+import math
 import re
 
 import pytest
@@ -266,6 +267,19 @@ def test_what_is_signed_verifies_with_any_of_the_secrets(
     signed = Signer(secrets).headers(webhook_id, timestamp_s, body)
     verified = verify([data.draw(st.sampled_from(secrets))], signed, body, now_s=timestamp_s)
     assert (verified.webhook_id, verified.timestamp_s) == (webhook_id, timestamp_s)
+
+
+@pytest.mark.parametrize("tolerance_s", [math.nan, -1, -math.inf])
+def test_a_tolerance_that_is_none_is_refused(tolerance_s: float) -> None:
+    """No age is more than NaN: it would switch the check against replays off without a word."""
+    with pytest.raises(ValueError, match="tolerance_s"):
+        verify(SECRETS, headers(), BODY, now_s=AT + 10**9, tolerance_s=tolerance_s)
+
+
+def test_a_time_that_is_none_verifies_nothing() -> None:
+    """A receiver whose clock says NaN cannot tell a replay, so that nothing holds."""
+    with pytest.raises(VerificationError, match="webhook-timestamp"):
+        verify(SECRETS, headers(), BODY, now_s=math.nan)
 
 
 @no_deadline

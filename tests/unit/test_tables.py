@@ -1,10 +1,16 @@
 """What people read of callbacks and attempts on a terminal."""
 
+import json
 from typing import Any
 
 import pytest
 
+from gateway.clock import from_iso
 from gateway.tables import attempt_table, callback_details, callback_table
+from gateway.terminal import display_width
+
+NOW = from_iso("2026-11-23T10:00:00.000Z")
+REASONS = ["the upstream kie refuses the key", "the upstream kie-4o-image was not asked yet", "the disk is full"]
 
 
 def callback(**changes: Any) -> dict[str, Any]:
@@ -148,3 +154,120 @@ def test_remote_text_cannot_steer_the_terminal(remote: str, shown: str) -> None:
     ):
         assert shown in text
         assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def waiting(**task: Any) -> dict[str, Any]:
+    return callback(task={**callback()["task"], **task})
+
+
+def column(rows: list[dict[str, Any]], heading: str, **options: Any) -> list[str]:
+    """Return what stands below a heading, up to the next column."""
+    first, *lines = callback_table(rows, **options).splitlines()
+    start = first.index(heading)
+    following = first[start + len(heading) :]
+    end = start + len(heading) + len(following) - len(following.lstrip()) if following.strip() else None
+    return [line[start:end].strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (callback(), "poll in 9 s"),
+        (waiting(nextPollAt="2026-11-23T10:00:00.400Z"), "poll now"),
+        (waiting(nextPollAt="2026-11-23T09:58:00.000Z"), "poll due for 2 min"),
+        (waiting(nextPollAt=None), ""),
+        (callback(state="pending", nextAttemptAt="2026-11-23T10:05:00.000Z"), "attempt in 5 min"),
+        (callback(state="pending", nextAttemptAt="2026-11-23T10:01:29.000Z"), "attempt in 89 s"),
+        (callback(state="pending", nextAttemptAt="2026-11-23T20:00:00.000Z"), "attempt in 10 h"),
+        (callback(state="pending", nextAttemptAt="2026-11-26T10:00:00.000Z"), "attempt in 3 days"),
+        (callback(state="delivered"), ""),
+        (callback(state="cancelled"), ""),
+    ],
+)
+def test_the_next_step_is_told_in_words(made: dict[str, Any], words: str) -> None:
+    """A waiting callback has a next poll, a pending one a next attempt, and others nothing that comes."""
+    assert column([made], "NEXT", now=NOW) == [words]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (callback(), ""),
+        (waiting(lastError="The upstream answered 500: no"), "The upstream answered 500: no"),
+        (callback(upstream="kie"), "kie refuses the key"),
+        ({**waiting(lastError="answered 401"), "upstream": "kie"}, "kie refuses the key"),
+        (callback(upstream="ki"), ""),
+        (callback(state="pending", upstream="kie", lastError="refused"), "refused"),
+        ({**waiting(lastError="late"), "state": "dead", "lastError": "answered 500"}, "answered 500"),
+        ({**waiting(lastError="late"), "state": "cancelled"}, ""),
+    ],
+)
+def test_the_list_says_why_a_callback_waits(made: dict[str, Any], why: str) -> None:
+    """What the gateway says of its upstream, else the task's last error; once the webhook is owed, its own."""
+    assert column([made], "LAST ERROR", reasons=REASONS) == [why]
+
+
+def test_details_say_when_and_why() -> None:
+    """Instants that are still to come are told in words too, and the upstream with what is wrong with it."""
+    made = waiting(lastError="answered 401") | {"upstream": "kie"}
+    lines = dict(line.split(maxsplit=1) for line in callback_details(made, now=NOW, reasons=REASONS).splitlines())
+    assert lines["upstream"] == "kie (refuses the key)"
+    assert lines["task.nextPollAt"] == "2026-11-23T10:00:09.000Z (in 9 s)"
+    assert lines["expiresAt"] == "2026-11-23T11:00:00.000Z (in 60 min)"
+    assert lines["task.lastError"] == "answered 401"
+    owed = callback(state="pending", nextAttemptAt="2026-11-23T10:05:00.000Z", lastError="answered 503")
+    lines = dict(line.split(maxsplit=1) for line in callback_details(owed, now=NOW, reasons=REASONS).splitlines())
+    assert lines["nextAttemptAt"] == "2026-11-23T10:05:00.000Z (in 5 min)"
+    assert (lines["lastError"], lines["expiresAt"]) == ("answered 503", "2026-11-23T11:00:00.000Z")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": [1, None, True, {"b": "x y"}]}, {"é": "\u56fe"}, {"e": "\x1b[2J\n\u202e\x9b\ud800"}]
+)
+def test_metadata_is_json(metadata: dict[str, Any]) -> None:
+    """It can be pasted into a register, and steers no terminal."""
+    (line,) = (line for line in callback_details(callback(metadata=metadata)).splitlines() if "metadata" in line)
+    assert json.loads(line.removeprefix("metadata")) == metadata
+    assert line.isprintable()
+
+
+def test_an_operators_list_names_the_clients() -> None:
+    """Only then is there a column for them."""
+    rows = [callback(client="shop"), callback(client="default")]
+    assert column(rows, "CLIENT") == ["shop", "default"]
+    assert "CLIENT" not in callback_table([callback()])
+
+
+LONG = callback(
+    taskId="task_" + "t" * 250,
+    callbackUrl="https://app.example.com/" + "u" * 2000,
+    task={**callback()["task"], "lastError": "\u56fe\u50cf" * 100},
+)
+
+
+@pytest.mark.parametrize("width", [1, 40, 80, 100, 120, 160, 250])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    """Long texts are cut; what a narrow terminal has no room for is left out; the id stays whole where it can."""
+    lines = callback_table([LONG, callback(), callback(client="shop")], now=NOW, width=width).splitlines()
+    lines += attempt_table([attempt(error="e" * 300, excerpt="x" * 300)], width=width).splitlines()
+    assert max(map(display_width, lines)) <= width
+    if width >= 80:
+        for shown in ("cb_1", "waiting", "poll in 9 s", "\u56fe\u50cf", "retry", "eee"):
+            assert any(shown in line for line in lines)
+
+
+def test_a_wide_terminal_and_a_pipe_lose_nothing() -> None:
+    """Without a width everything is there, however long; with one large enough it is the same."""
+    whole = callback_table([LONG], now=NOW)
+    assert callback_table([LONG], now=NOW, width=10_000) == whole
+    for member in ("taskId", "callbackUrl", "createdAt"):
+        assert LONG[member] in whole
+    assert "\u56fe\u50cf" * 100 in whole
+
+
+def test_columns_stand_straight_whatever_is_in_them() -> None:
+    """Wide characters and combining ones count as the screen shows them."""
+    rows = [callback(client=name) for name in ("shop", "\u56fe\u50cf", "cafe\u0301", "\U0001f600")]
+    heading, *lines = callback_table(rows).splitlines()
+    at = display_width(heading[: heading.index("TASK")])
+    assert {display_width(line[: line.index("task_1")]) for line in lines} == {at}
