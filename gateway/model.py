@@ -283,6 +283,7 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     seq: int
     """The store's own number of the row."""
     id: str
+    task_id: str
     client: str
     url: str
     receiver: str

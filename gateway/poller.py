@@ -11,6 +11,7 @@ gateway was down is not thrown away.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -44,6 +45,8 @@ _FAILED_PAUSE_S = 1.0
 """How long a task stays claimed whose poll could not be stored, or met a defect."""
 _PROBE_TASK_ID = "gateway-key-probe"
 """What a refused key is tried with where no task is due: an accepted one gets "unknown task"."""
+_CALLBACKS_TOLD = 20
+"""So many of a task's callbacks are named in its line of the log."""
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
@@ -187,7 +190,7 @@ class Poller:
     async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
         model = result.model or claim.model
         duration_s = _duration_s(claim, result, now) if outcome.state.terminal else None
-        await self._store.settle(
+        owed = await self._store.settle(
             Settlement(
                 seq=claim.seq,
                 upstream=self._upstream.name,
@@ -204,10 +207,13 @@ class Poller:
             self._timetable.ended(model, duration_s)
             self._timetable.ended(None, (born_at - claim.created_at) / 1000 + duration_s)
         self._settled[outcome.state].inc()
-        _log.info(
+        _log.log(
+            logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
             "task.settled",
             upstream=self._upstream.name,
             task_id=claim.task_id,
+            callbacks=len(owed),
+            callback_ids=owed[:_CALLBACKS_TOLD],
             state=outcome.state.value,
             model=model,
             polls=claim.polls + 1,
@@ -218,6 +224,13 @@ class Poller:
         if result.kind is PollKind.RUNNING:
             began_at = claim.began_at if result.task_created_at is None else result.task_created_at
             next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
+            _log.debug(
+                "task.running",
+                upstream=self._upstream.name,
+                task_id=claim.task_id,
+                polls=claim.polls + 1,
+                next_in_s=(next_poll_at - now) / 1000,
+            )
         else:
             next_poll_at = self._timetable.failed_poll_at(claim.failures + 1, result.retry_after_s, now)
             _log.info(
@@ -287,7 +300,7 @@ class Poller:
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
         outcome = abandoned(task.task_id, "timeout")
-        await self._store.settle(
+        owed = await self._store.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
@@ -298,7 +311,13 @@ class Poller:
             )
         )
         self._not_known.pop(task.seq, None)
-        _log.info("callbacks.expired", upstream=self._upstream.name, task_id=task.task_id)
+        _log.warning(
+            "callbacks.expired",
+            upstream=self._upstream.name,
+            task_id=task.task_id,
+            callbacks=len(owed),
+            callback_ids=owed[:_CALLBACKS_TOLD],
+        )
 
 
 def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:

@@ -12,6 +12,7 @@ import uvloop
 from gateway.clock import SystemClock
 from gateway.simulator.app import SimulatedUpstream, serve
 from gateway.simulator.scenario import PlanMix, Window, parse_windows
+from gateway.standardfiles import open_missing
 
 _SHARE = click.FloatRange(0, 1)
 
@@ -77,4 +78,5 @@ async def _run(simulator: SimulatedUpstream, host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
+    open_missing()
     main()

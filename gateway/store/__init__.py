@@ -123,8 +123,11 @@ class Store(Protocol):
         """Store a poll that did not end the task and when the next one is due."""
         ...
 
-    async def settle(self, settlement: Settlement) -> None:
-        """End a task and make its callbacks' webhooks due, in one transaction. Does nothing to a settled task."""
+    async def settle(self, settlement: Settlement) -> list[str]:
+        """End a task and make its callbacks' webhooks due, in one transaction; return these callbacks' ids.
+
+        Does nothing to a settled task.
+        """
         ...
 
     async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:

@@ -187,7 +187,7 @@ owed AS MATERIALIZED (
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = +owed.seq
-RETURNING receiver
+RETURNING task_seq, id, receiver
 """
 
 # The same for one callback registered after its task had settled.
@@ -235,7 +235,8 @@ SELECT_DURATIONS = "SELECT model, seq, duration_ms FROM durations WHERE upstream
 
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows and bodies are not read.
 SELECT_DUE_CALLBACKS = """
-SELECT seq, id, client, url, receiver, body, attempts, budget_used, redeliveries, next_attempt_at
+SELECT seq, id, (SELECT task_id FROM tasks WHERE tasks.seq = callbacks.task_seq), client, url, receiver, body, attempts,
+    budget_used, redeliveries, next_attempt_at
 FROM callbacks INDEXED BY callbacks_due
 WHERE state = 'pending' AND receiver = :receiver AND next_attempt_at <= :now
 AND seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR budget_used = 0)

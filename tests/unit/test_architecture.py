@@ -44,7 +44,18 @@ LAYERS = {
         "timetable",
         "bulkhead",
     ),
-    "base": ("config", "settings", "errors", "telemetry", "clock", "tokens", "extraheaders", "__init__"),
+    "base": (
+        "config",
+        "settings",
+        "errors",
+        "telemetry",
+        "logsink",
+        "standardfiles",
+        "clock",
+        "tokens",
+        "extraheaders",
+        "__init__",
+    ),
 }
 
 MAY_IMPORT = {
