@@ -84,6 +84,10 @@ class Budget:
         """How many requests the limits in force allow in the long run."""
         return self._limiter.rate_per_s
 
+    def used(self) -> float:
+        """Return which part of the limits in force is used up, from 0 to 1."""
+        return self._limiter.used(self._clock.monotonic())
+
     def available(self) -> int:
         """Return how many requests may be sent now."""
         return self._limiter.available(self._clock.monotonic())

@@ -15,6 +15,7 @@ __all__ = [
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
+    "Backlog",
     "Callback",
     "CallbackState",
     "DueCallback",
@@ -301,6 +302,19 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     def retry(self) -> bool:
         """Whether this is not the first attempt of its budget."""
         return self.budget_used > 0
+
+
+class Backlog(_Noun, frozen=True, kw_only=True):
+    """How much waits."""
+
+    waiting: dict[str, tuple[int, int]]
+    """By upstream, how many tasks are watched, and when the next poll of any of them is or was due."""
+    pending: int
+    """Webhooks that are owed."""
+    oldest_due_at: int | None
+    """Since when the longest due one of these is; None where there is none."""
+    dead: int
+    """Dead callbacks."""
 
 
 def _canonical(data: bytes) -> bytes:

@@ -144,7 +144,7 @@ class Poller:
                 await self._ask(claim)
             except StoreError as exc:
                 # Nothing is lost: the task stays due and is polled again.
-                _log.warning("poll.not_stored", task_id=claim.task_id, error=exc.message)
+                _log.warning("poll.not_stored", upstream=self._upstream.name, task_id=claim.task_id, error=exc.message)
                 await asyncio.sleep(_FAILED_PAUSE_S)
                 self._store.release_task(claim)
             except Exception:

@@ -13,10 +13,20 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway import __version__
 from gateway.clock import SystemClock, to_iso
 from gateway.logsink import LogSink, as_text_file
 
@@ -28,6 +38,10 @@ _sink: LogSink | None = None
 _FLUSH_S = 2.0
 """How long the end of the process may wait for the log's last lines."""
 
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+"""Up to the longest that an attempt or a poll usually may take."""
+disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter's time of birth, as one more line
+
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -37,23 +51,38 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         names: dict[str, Any] = {"registry": self.registry}
+        seconds = names | {"buckets": _BUCKETS_S}
         self.registrations = Counter(
             "gateway_registrations", "Registrations answered, by whether one was created.", ["created"], **names
         )
         self.polls = Counter("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"], **names)
         self.poll_seconds = Histogram(
-            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"], **names
+            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"], **seconds
+        )
+        self.waiting = Gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"], **names)
+        self.poll_overdue_seconds = Gauge(
+            "gateway_oldest_poll_overdue_seconds",
+            "For how long the poll that is overdue the longest has been due.",
+            ["upstream"],
+            **names,
+        )
+        self.budget_used = Gauge(
+            "gateway_budget_used_ratio",
+            "Which part of the key's rate limit is used up, from 0 to 1: of its fullest window.",
+            ["upstream", "kind"],
+            **names,
         )
         self.settled = Counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"], **names)
         self.attempts = Counter("gateway_attempts", "Webhook attempts, by result.", ["result"], **names)
-        self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **names)
+        self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **seconds)
         self.delivery_lag_seconds = Histogram(
-            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt.", **names
+            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt.", **seconds
         )
         self.pending = Gauge("gateway_callbacks_pending", "Webhooks that are owed now.", **names)
         self.oldest_due_seconds = Gauge(
             "gateway_oldest_due_seconds", "For how long the longest due webhook has been due.", **names
         )
+        self.dead = Gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.", **names)
         self.loop_restarts = Counter(
             "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"], **names
         )
@@ -63,8 +92,11 @@ class Metrics:
             ["call", "outcome"],
             **names,
         )
-        self.registry.register(_LostLines())
         self.ready = Gauge("gateway_ready", "1 while /readyz answers 200, else 0.", **names)
+        build = Gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"], **names)
+        build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
+        self.registry.register(_LostLines())
+        ProcessCollector(registry=self.registry)
 
     def render(self) -> bytes:
         """Return all of them in Prometheus' text format."""

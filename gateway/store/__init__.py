@@ -14,6 +14,7 @@ from gateway.bulkhead import Bulkhead
 from gateway.model import (
     Attempt,
     AttemptRecord,
+    Backlog,
     Callback,
     CallbackState,
     DueCallback,
@@ -206,6 +207,6 @@ class Store(Protocol):
         """
         ...
 
-    async def backlog(self) -> tuple[int, int | None]:
-        """Return how many webhooks are pending, and since when the longest due one is."""
+    async def backlog(self) -> Backlog:
+        """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""
         ...

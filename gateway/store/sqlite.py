@@ -20,6 +20,7 @@ from gateway.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
+    Backlog,
     Callback,
     CallbackState,
     DueCallback,
@@ -36,6 +37,7 @@ from gateway.model import (
 )
 from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
+from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
 from gateway.store.writer import Kind, Writer
 
@@ -529,9 +531,8 @@ class SqliteStore:
     async def backup(self, target: Path) -> int:
         return await self._database.backup(target)
 
-    async def backlog(self) -> tuple[int, int | None]:
-        ((count, oldest),) = await self._database.read(sql.SELECT_BACKLOG)
-        return count, oldest
+    async def backlog(self) -> Backlog:
+        return await count_backlog(self._database)
 
 
 def _due_callbacks(
