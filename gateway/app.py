@@ -189,6 +189,10 @@ class Gateway:
         key = Key(
             name, self._budget(f"queries:{name}", rate, clock), self._budget(f"creates:{name}", create_rate, clock)
         )
+        for kind, budget in (("query", key.queries), ("create", key.creates)):
+            metrics.budget_used.labels(name, kind).set_function(budget.used)
+        for gauge in (metrics.waiting, metrics.poll_overdue_seconds):
+            gauge.labels(name)  # stands at 0 from the start
         upstream = Upstream(
             profile,
             self._upstream_transport,

@@ -18,6 +18,7 @@ import click
 from gateway import __version__, terminal
 from gateway.errors import ConfigError, GatewayError, OutputClosed
 from gateway.options import FiniteRange
+from gateway.standardfiles import open_missing
 
 if TYPE_CHECKING:
     from gateway.client import Client
@@ -48,6 +49,7 @@ def cli(context: click.Context, config: Path | None) -> None:
 
 def main() -> None:
     """Run the command line; what the package raises on purpose becomes a message and an exit code."""
+    open_missing()
     try:
         with terminal.standard_output():
             cli.main(prog_name="gateway", standalone_mode=False)
@@ -84,7 +86,7 @@ def serve(config: Path | None, /) -> None:
 
     settings = _settings(config)
     require_upstream_key(settings)
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, level=settings.log_level)
     from gateway import app
 
     app.serve(settings)

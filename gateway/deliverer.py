@@ -4,11 +4,14 @@ Owns the life of one attempt; who may have how many at once is for ``bulkhead`` 
 the store and to the sender.
 
 An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
-webhook must not be sent twice because a disk was full for a moment.
+webhook must not be sent twice because a disk was full for a moment. It is counted and told of only afterwards: nothing
+that happens to a log or a metric may come between a receiver's answer and its record.
 """
 
 import asyncio
+import logging
 import random
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -33,6 +36,14 @@ _CONCURRENCY = 256
 _DEFECT_PAUSE_S = 60.0
 _NOT_MADE_PAUSE_S = 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
+
+
+class _Made(NamedTuple):
+    """An attempt that was made, and what else is told of it."""
+
+    record: AttemptRecord
+    reason: str | None
+    delay_s: float | None
 
 
 class Deliverer:
@@ -85,22 +96,25 @@ class Deliverer:
     async def _attempt(self, claim: DueCallback) -> None:
         delivered: bool | None = None
         try:
-            record = await self._send(claim)
-            if record is not None:
-                delivered = _speaks_for_its_receiver(record.attempt)
-                await self._record(record)
+            made = await self._send(claim)
+            if made is not None:
+                delivered = _speaks_for_its_receiver(made.record.attempt)
+                try:
+                    await self._record(made.record)
+                finally:
+                    self._tell(made)
         finally:
             self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
             if self._bulkhead.refused:
                 self._in_flight.wake_soon()  # somebody waits for this place
 
-    async def _send(self, claim: DueCallback) -> AttemptRecord | None:
+    async def _send(self, claim: DueCallback) -> _Made | None:
         started_at = self._clock.now()
         started = self._clock.monotonic()
-        self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
         try:
+            self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
             headers = self._client_headers.headers(claim, started_at // 1000)
-            sent = await self._sender.send(claim.url, headers, claim.body)
+            return self._judge(claim, await self._sender.send(claim.url, headers, claim.body))
         except asyncio.CancelledError:
             await self._interrupted(claim, started_at, started)
             raise
@@ -114,12 +128,11 @@ class Deliverer:
             finally:
                 self._store.release_callback(claim)
             raise
+
+    def _judge(self, claim: DueCallback, sent: SendResult) -> _Made:
         if self._client_headers.adds(claim):
             # An answer may repeat them in more spellings than could be masked.
             sent = msgspec.structs.replace(sent, excerpt=b"")
-        return self._judge(claim, sent)
-
-    def _judge(self, claim: DueCallback, sent: SendResult) -> AttemptRecord:
         decision = self._retry.decide(
             claim.budget_used + 1,
             delivered=sent.reason is None,
@@ -139,21 +152,25 @@ class Deliverer:
         )
         # From now, not from when the attempt began: the clock may have been set meanwhile.
         next_attempt_at = None if decision.delay_s is None else self._clock.now() + round(decision.delay_s * 1000)
-        self._attempts[decision.result].inc()
-        self._metrics.attempt_seconds.observe(sent.duration_ms / 1000)
-        _log.info(
+        record = AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=next_attempt_at)
+        return _Made(record, sent.reason, decision.delay_s)
+
+    def _tell(self, made: _Made) -> None:
+        claim, attempt = made.record.claim, made.record.attempt
+        self._attempts[attempt.result].inc()
+        self._metrics.attempt_seconds.observe(attempt.duration_ms / 1000)
+        _log.log(
+            logging.WARNING if attempt.result is AttemptResult.DEAD else logging.INFO,
             "attempt.finished",
-            callback_id=claim.id,
-            receiver=claim.receiver,
+            **_whose(claim),
             number=attempt.number,
             result=attempt.result.value,
             status_code=attempt.status_code,
-            reason=sent.reason,
+            reason=made.reason,
             error=attempt.error,
             duration_ms=attempt.duration_ms,
-            next_in_s=None if decision.delay_s is None else round(decision.delay_s, 3),
+            next_in_s=None if made.delay_s is None else round(made.delay_s, 3),
         )
-        return AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=next_attempt_at)
 
     async def _record(self, record: AttemptRecord) -> None:
         due_s: float | None = None
@@ -166,7 +183,7 @@ class Deliverer:
             except StoreError as exc:
                 pause_s = _STORE_RETRY_S[min(failures, len(_STORE_RETRY_S) - 1)]
                 failures += 1
-                _log.warning("attempt.not_recorded", callback_id=record.claim.id, error=exc.message, retry_in_s=pause_s)
+                _log.warning("attempt.not_recorded", **_whose(record.claim), error=exc.message, retry_in_s=pause_s)
                 await asyncio.sleep(pause_s)
                 if due_s is not None:
                     # What is stored has followed a clock that was set meanwhile; this is not stored yet.
@@ -185,30 +202,35 @@ class Deliverer:
             error="The gateway shut down during this attempt; it is made again after the next start.",
             result=AttemptResult.INTERRUPTED,
         )
-        self._attempts[attempt.result].inc()
-        _log.info("attempt.interrupted", callback_id=claim.id, receiver=claim.receiver, number=attempt.number)
         try:
             await self._store.record_attempt(
                 AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=self._clock.now())
             )
         except StoreError as exc:
             # It is still pending, and due: nothing but the line in its log is missing.
-            _log.warning("attempt.not_recorded", callback_id=claim.id, error=exc.message)
+            _log.warning("attempt.not_recorded", **_whose(claim), error=exc.message)
+        finally:
+            self._attempts[attempt.result].inc()
+            _log.info("attempt.interrupted", **_whose(claim), number=attempt.number)
 
     async def _not_made(self, claim: DueCallback, exc: OutOfResources) -> None:
         """Give the claim back after a pause: this machine's trouble is not recorded, or counted, as its receiver's."""
-        self._metrics.attempts.labels("not_made").inc()
-        _log.warning(
-            "attempt.not_made",
-            callback_id=claim.id,
-            receiver=claim.receiver,
-            error=exc.message,
-            again_in_s=_NOT_MADE_PAUSE_S,
-        )
         try:
+            self._metrics.attempts.labels("not_made").inc()
+            _log.warning("attempt.not_made", **_whose(claim), error=exc.message, again_in_s=_NOT_MADE_PAUSE_S)
             await asyncio.sleep(_NOT_MADE_PAUSE_S)
         finally:
             self._store.release_callback(claim)
+
+
+def _whose(claim: DueCallback) -> dict[str, str]:
+    """Return the fields that join the lines of a callback with one another and with its task's."""
+    return {
+        "callback_id": claim.id,
+        "task_id": claim.task_id,
+        "client": claim.client,
+        "receiver": claim.receiver,
+    }
 
 
 def _speaks_for_its_receiver(attempt: Attempt) -> bool | None:

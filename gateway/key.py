@@ -84,6 +84,10 @@ class Budget:
         """How many requests the limits in force allow in the long run."""
         return self._limiter.rate_per_s
 
+    def used(self) -> float:
+        """Return which part of the limits in force is used up, from 0 to 1."""
+        return self._limiter.used(self._clock.monotonic())
+
     def available(self) -> int:
         """Return how many requests may be sent now."""
         return self._limiter.available(self._clock.monotonic())
@@ -224,15 +228,15 @@ class Key:
         if stale or (self.refusal is None and result.kind is not PollKind.KEY_REFUSED):
             return
         if result.kind in _ACCEPTING:
-            _log.info("upstream.key_accepted", upstream=self._upstream)
             self.refusal = None
             self._probes = 0
+            _log.info("upstream.key_accepted", upstream=self._upstream)
             return
         if result.kind is PollKind.KEY_REFUSED:
-            if self.refusal is None:
-                _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
-            self.refusal = result.error
+            known, self.refusal = self.refusal, result.error
             self._probes = min(self._probes + 1, len(_PROBE_S))
+            if known is None:
+                _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
         self.queries.block(_PROBE_S[self._probes - 1])
 
     def judge_create(self, result: PollResult) -> None:

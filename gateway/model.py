@@ -17,6 +17,7 @@ __all__ = [
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
+    "Backlog",
     "Callback",
     "CallbackState",
     "DueCallback",
@@ -287,6 +288,7 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     seq: int
     """The store's own number of the row."""
     id: str
+    task_id: str
     client: str
     url: str
     receiver: str
@@ -304,6 +306,19 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     def retry(self) -> bool:
         """Whether this is not the first attempt of its budget."""
         return self.budget_used > 0
+
+
+class Backlog(_Noun, frozen=True, kw_only=True):
+    """How much waits."""
+
+    waiting: dict[str, tuple[int, int]]
+    """By upstream, how many tasks are watched, and when the next poll of any of them is or was due."""
+    pending: int
+    """Webhooks that are owed."""
+    oldest_due_at: int | None
+    """Since when the longest due one of these is; None where there is none."""
+    dead: int
+    """Dead callbacks."""
 
 
 def _canonical(data: bytes) -> bytes:

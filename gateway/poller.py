@@ -11,6 +11,7 @@ gateway was down is not thrown away.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -44,6 +45,8 @@ _FAILED_PAUSE_S = 1.0
 """How long a task stays claimed whose poll could not be stored, or met a defect."""
 _PROBE_TASK_ID = "gateway-key-probe"
 """What a refused key is tried with where no task is due: an accepted one gets "unknown task"."""
+_CALLBACKS_TOLD = 20
+"""So many of a task's callbacks are named in its line of the log."""
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
@@ -144,7 +147,7 @@ class Poller:
                 await self._ask(claim)
             except StoreError as exc:
                 # Nothing is lost: the task stays due and is polled again.
-                _log.warning("poll.not_stored", task_id=claim.task_id, error=exc.message)
+                _log.warning("poll.not_stored", upstream=self._upstream.name, task_id=claim.task_id, error=exc.message)
                 await asyncio.sleep(_FAILED_PAUSE_S)
                 self._store.release_task(claim)
             except Exception:
@@ -194,7 +197,7 @@ class Poller:
     async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
         model = result.model or claim.model
         duration_s = _duration_s(claim, result, now) if outcome.state.terminal else None
-        await self._store.settle(
+        owed = await self._store.settle(
             Settlement(
                 seq=claim.seq,
                 upstream=self._upstream.name,
@@ -211,10 +214,13 @@ class Poller:
             self._timetable.ended(model, duration_s)
             self._timetable.ended(None, (born_at - claim.created_at) / 1000 + duration_s)
         self._settled[outcome.state].inc()
-        _log.info(
+        _log.log(
+            logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
             "task.settled",
             upstream=self._upstream.name,
             task_id=claim.task_id,
+            callbacks=len(owed),
+            callback_ids=owed[:_CALLBACKS_TOLD],
             state=outcome.state.value,
             model=model,
             polls=claim.polls + 1,
@@ -227,6 +233,13 @@ class Poller:
             next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
             if result.retry_after_s is not None:
                 next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
+            _log.debug(
+                "task.running",
+                upstream=self._upstream.name,
+                task_id=claim.task_id,
+                polls=claim.polls + 1,
+                next_in_s=(next_poll_at - now) / 1000,
+            )
         else:
             failures = claim.failures + 1
             next_poll_at = self._timetable.failed_poll_at(failures, result.retry_after_s, now, costly=result.oversized)
@@ -297,7 +310,7 @@ class Poller:
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
         reason = UNREADABLE if task.seq in self._unreadable else "timeout"
-        await self._store.settle(
+        owed = await self._store.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
@@ -309,7 +322,14 @@ class Poller:
         )
         self._not_known.pop(task.seq, None)
         self._unreadable.discard(task.seq)
-        _log.info("callbacks.expired", upstream=self._upstream.name, task_id=task.task_id, reason=reason)
+        _log.warning(
+            "callbacks.expired",
+            upstream=self._upstream.name,
+            task_id=task.task_id,
+            reason=reason,
+            callbacks=len(owed),
+            callback_ids=owed[:_CALLBACKS_TOLD],
+        )
 
 
 def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:

@@ -38,6 +38,10 @@ class RateLimiter:
             return 0
         return max(0, min((w.limit - w.count(now) - self.in_flight for w in self._windows), default=2**31))
 
+    def used(self, now: float) -> float:
+        """Return how much of the limit counts at present, of the window that is fullest; 1 is all of it."""
+        return max(((w.count(now) + self.in_flight) / w.limit for w in self._windows), default=0.0)
+
     def next_available(self, now: float) -> float | None:
         """Return when a request may be sent; None: not before one that is in flight has ended."""
         at = max(now, self._blocked_until)

@@ -105,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: float
     log_format: Literal["console", "json"] | None
     """None: ``console`` on a terminal, else ``json``."""
+    log_level: Literal["debug", "info", "warning", "error"]
     upstreams: tuple[UpstreamSettings, ...] = ()
     """Upstreams besides the default one; only the TOML file names them."""
     clients: tuple[ClientSettings, ...] = ()
@@ -271,6 +272,12 @@ def _log_format(text: str) -> str:
     return text
 
 
+def _log_level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError("write debug, info, warning or error")
+    return text.lower()
+
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "GATEWAY_HOST",
@@ -381,6 +388,12 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         _log_format,
         "console or json. Not set: console on a terminal, else json.",
+    ),
+    Setting(
+        "GATEWAY_LOG_LEVEL",
+        "info",
+        _log_level,
+        "The least that is logged: debug, info, warning or error.",
     ),
 )
 """Every setting, in the order of the README's table and of ``config/gateway.toml``."""

@@ -4,18 +4,43 @@ Owns every metric and the log format. A log line is an event name and fields; ne
 string.
 """
 
+import atexit
 import logging
+import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from gateway import __version__
 from gateway.clock import SystemClock, to_iso
+from gateway.logsink import LogSink, as_text_file
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
+
+_log = structlog.get_logger()
+_clock = SystemClock()
+_sink: LogSink | None = None
+_FLUSH_S = 2.0
+"""How long the end of the process may wait for the log's last lines."""
+
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+"""Up to the longest that an attempt or a poll usually may take."""
+disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter's time of birth, as one more line
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,23 +51,38 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         names: dict[str, Any] = {"registry": self.registry}
+        seconds = names | {"buckets": _BUCKETS_S}
         self.registrations = Counter(
             "gateway_registrations", "Registrations answered, by whether one was created.", ["created"], **names
         )
         self.polls = Counter("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"], **names)
         self.poll_seconds = Histogram(
-            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"], **names
+            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"], **seconds
+        )
+        self.waiting = Gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"], **names)
+        self.poll_overdue_seconds = Gauge(
+            "gateway_oldest_poll_overdue_seconds",
+            "For how long the poll that is overdue the longest has been due.",
+            ["upstream"],
+            **names,
+        )
+        self.budget_used = Gauge(
+            "gateway_budget_used_ratio",
+            "Which part of the key's rate limit is used up, from 0 to 1: of its fullest window.",
+            ["upstream", "kind"],
+            **names,
         )
         self.settled = Counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"], **names)
         self.attempts = Counter("gateway_attempts", "Webhook attempts, by result.", ["result"], **names)
-        self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **names)
+        self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **seconds)
         self.delivery_lag_seconds = Histogram(
-            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt.", **names
+            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt.", **seconds
         )
         self.pending = Gauge("gateway_callbacks_pending", "Webhooks that are owed now.", **names)
         self.oldest_due_seconds = Gauge(
             "gateway_oldest_due_seconds", "For how long the longest due webhook has been due.", **names
         )
+        self.dead = Gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.", **names)
         self.loop_restarts = Counter(
             "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"], **names
         )
@@ -53,55 +93,109 @@ class Metrics:
             **names,
         )
         self.ready = Gauge("gateway_ready", "1 while /readyz answers 200, else 0.", **names)
+        build = Gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"], **names)
+        build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
+        self.registry.register(_LostLines())
+        ProcessCollector(registry=self.registry)
 
     def render(self) -> bytes:
         """Return all of them in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
+class _LostLines(Collector):
+    """The log's own metric: it is the process's, whichever gateway of it is asked."""
+
+    def collect(self) -> Iterable[Metric]:
+        lost = 0 if _sink is None else _sink.lost
+        yield CounterMetricFamily("gateway_log_lines_lost", "Lines of the log that could not be written.", value=lost)
+
+
 def configure_logging(log_format: str | None, *, level: str = "info") -> None:
-    """Log to standard error: coloured lines on a terminal, JSON elsewhere, unless a format is named."""
+    """Log to standard error: coloured lines on a terminal, JSON elsewhere, unless a format is named.
+
+    From here on nothing that is said there raises or waits, whoever says it: the package, its libraries, or Python
+    itself (warnings, exceptions that nobody caught).
+    """
+    global _sink
+    file = sys.stderr.fileno()
+    coloured = os.isatty(file)
     if log_format is None:
-        log_format = "console" if sys.stderr.isatty() else "json"
-    shared: list[Any] = [structlog.processors.add_log_level, _add_timestamp]
-    final: Any
-    factory: Any
-    if log_format == "json":
-        # Two lines for each task's life: with structlog's own renderer and clock they were a fifth of its cost.
-        shared.append(structlog.processors.format_exc_info)
-        final = structlog.processors.JSONRenderer(serializer=_encode)
-        factory = structlog.BytesLoggerFactory(file=sys.stderr.buffer)
-    else:
-        final = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        factory = structlog.WriteLoggerFactory(file=sys.stderr)
+        log_format = "console" if coloured else "json"
+    _sink = sink = LogSink(file, recovered=_tell_lost)
+    atexit.register(sink.flush, _FLUSH_S)
+    sys.stderr = as_text_file(sink, file)
+
+    class Line:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        debug = info = warning = error = critical = staticmethod(sink.line)
+
     structlog.configure(
-        processors=[*shared, final],
+        processors=[_render_json if log_format == "json" else _Console(coloured)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=factory,
+        logger_factory=Line,
         cache_logger_on_first_use=True,
     )
-    # Libraries log through the standard module: the same lines, from warnings up.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, final, _as_text],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # Libraries log through the standard module. Below a warning they tell of every step, and with it of what is secret.
+    logging.basicConfig(handlers=[_LibraryLines()], force=True)
+    logging.root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
 
 
-_clock = SystemClock()
+def _tell_lost(lines: int) -> None:
+    _log.warning("log.lines_lost", since_start=lines)
 
 
-def _add_timestamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event["timestamp"] = to_iso(_clock.now())
-    return event
+class _LibraryLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+            told = {"exc_info": record.exc_info} if record.exc_info else {}
+            _log.log(level, "library.logged", logger=record.name, message=record.getMessage(), **told)
+        except Exception:  # noqa: BLE001 - as every handler does
+            self.handleError(record)
 
 
-def _encode(event: Any, **_: Any) -> bytes:
-    return msgspec.json.encode(event, enc_hook=repr)
+# Two lines for each task's life: with structlog's own renderer and clock they were a fifth of its cost.
 
 
-def _as_text(_logger: Any, _method: str, line: Any) -> str:
-    return line.decode() if isinstance(line, bytes) else str(line)
+def _render_json(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+    """Return the line, whatever stands in it."""
+    try:
+        event["level"] = method
+        event["timestamp"] = to_iso(_clock.now())
+        if "exc_info" in event:
+            structlog.processors.format_exc_info(_logger, method, event)
+        return msgspec.json.encode(event, enc_hook=repr)
+    except Exception:  # noqa: BLE001 - half an emoji, or an object that cannot even say what it is
+        return msgspec.json.encode({_as_text(name): _field(value) for name, value in event.items()})
+
+
+class _Console:
+    def __init__(self, coloured: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=coloured)
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+        kept = dict(event)
+        try:
+            event["level"] = method
+            event["timestamp"] = to_iso(_clock.now())
+            return self._render(logger, method, event).encode("utf-8", "backslashreplace")
+        except Exception:  # noqa: BLE001 - as above
+            return _render_json(logger, method, kept)
+
+
+def _field(value: Any) -> Any:
+    try:
+        return msgspec.Raw(msgspec.json.encode(value, enc_hook=repr))
+    except Exception:  # noqa: BLE001 - as above
+        return _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as exc:  # noqa: BLE001 - as above
+        text = f"<{type(value).__name__}, whose repr raised {type(exc).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()

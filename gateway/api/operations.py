@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.backlog import BacklogMetrics
 from gateway.api.openapi import document
 from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.api.routing import route
 from gateway.api.schema import json_response
 from gateway.clock import Clock
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import Unavailable
 from gateway.profile import Proxy
 from gateway.store import Store
 from gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
@@ -37,9 +38,8 @@ class Operations:
         calls: Proxy | None,
     ) -> None:
         """``calls``: the upstream's own calls, where the gateway serves them."""
-        self._store = store
-        self._clock = clock
         self._metrics = metrics
+        self._backlog = BacklogMetrics(store, clock, metrics)
         self._unhealthy = unhealthy
         self._unready = unready
         self._calls = calls
@@ -61,14 +61,7 @@ class Operations:
 
     async def metrics(self, request: Request) -> Response:
         self._metrics.ready.set(self._unready() is None)
-        try:
-            pending, oldest_due_at = await self._store.backlog()
-        except StoreError:
-            pass  # the last known figures; gateway_ready tells the rest
-        else:
-            late_ms = 0 if oldest_due_at is None else max(0, self._clock.now() - oldest_due_at)
-            self._metrics.pending.set(pending)
-            self._metrics.oldest_due_seconds.set(late_ms / 1000)
+        await self._backlog.refresh()
         return Response(self._metrics.render(), media_type=METRICS_CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:

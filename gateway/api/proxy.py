@@ -215,9 +215,14 @@ class UpstreamProxy:
             self._key.creates.end()
         if isinstance(answer, NoAnswer):
             return _not_created(answer, request_id)
-        self._key.judge_create(self._upstream.read("", answer))
         task_id, declined = self._read_created(answer)
         url = None if asked.callback is None else asked.callback[1]
+        registration: asyncio.Task[None] | None = None
+        if url is not None and task_id is not None:
+            # Before anything else is made of the answer: the task is paid for.
+            work = self._register(client, task_id, url, asked.model)
+            registration = self._spawn(work, f"proxy-register-{task_id}")
+        self._key.judge_create(self._upstream.read("", answer))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
@@ -225,10 +230,9 @@ class UpstreamProxy:
             task_id=task_id,
             model=asked.model,
             receiver=None if url is None else receiver_of(url),
+            client=client,
         )
-        if url is not None and task_id is not None:
-            work = self._register(client, task_id, url, asked.model)
-            registration = self._spawn(work, f"proxy-register-{task_id}")
+        if registration is not None:
             await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
         elif url is not None and not declined:
             return self._without_id(answer, receiver_of(url))
@@ -266,7 +270,7 @@ class UpstreamProxy:
 
     async def _register(self, client: str, task_id: str, url: str, model: str | None) -> None:
         """Register a callback, however long the store fails: its task is paid for."""
-        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url)}
+        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
         tries = 0
         try:
             while True:

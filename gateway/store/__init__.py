@@ -14,6 +14,7 @@ from gateway.bulkhead import Bulkhead
 from gateway.model import (
     Attempt,
     AttemptRecord,
+    Backlog,
     Callback,
     CallbackState,
     DueCallback,
@@ -123,8 +124,11 @@ class Store(Protocol):
         """Store a poll that did not end the task and when the next one is due."""
         ...
 
-    async def settle(self, settlement: Settlement) -> None:
-        """End a task and make its callbacks' webhooks due, in one transaction. Does nothing to a settled task."""
+    async def settle(self, settlement: Settlement) -> list[str]:
+        """End a task and make its callbacks' webhooks due, in one transaction; return these callbacks' ids.
+
+        Does nothing to a settled task.
+        """
         ...
 
     async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
@@ -207,6 +211,6 @@ class Store(Protocol):
         """Return how many callbacks are in each state that any are in; it reads through all of them."""
         ...
 
-    async def backlog(self) -> tuple[int, int | None]:
-        """Return how many webhooks are pending, and since when the longest due one is."""
+    async def backlog(self) -> Backlog:
+        """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""
         ...

@@ -287,10 +287,10 @@ class Database:
         """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""
         if _error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
             return False
-        if not self._damaged:
-            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=_explain(exc, self._path))
-        self._damaged = True
+        known, self._damaged = self._damaged, True
         self.failing = f"the file is damaged: {exc}"
+        if not known:
+            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=_explain(exc, self._path))
         return True
 
     def _beside(self, suffix: str) -> Path:

@@ -164,10 +164,11 @@ def due_task(row: Any) -> DueTask:
 
 
 def due_callback(row: Any) -> DueCallback:
-    seq, callback_id, client, url, receiver, body, attempts, budget_used, redeliveries, due_at = row
+    seq, callback_id, task_id, client, url, receiver, body, attempts, budget_used, redeliveries, due_at = row
     return DueCallback(
         seq=seq,
         id=callback_id,
+        task_id=task_id,
         client=client,
         url=url,
         receiver=receiver,

@@ -20,6 +20,7 @@ from gateway.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
+    Backlog,
     Callback,
     CallbackState,
     DueCallback,
@@ -36,6 +37,7 @@ from gateway.model import (
 )
 from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
+from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
 from gateway.store.writer import Kind, Writer
 
@@ -314,8 +316,9 @@ class SqliteStore:
             if told is None or item.next_poll_at < told:
                 self._tasks_due[upstream].set()
 
-    async def settle(self, settlement: Settlement) -> None:
-        await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
+    async def settle(self, settlement: Settlement) -> list[str]:
+        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
+        return [callback_id for callback_id, _ in owed]
 
     def _duration(self, settlement: Settlement) -> rows.Duration | None:
         if settlement.duration_ms is None:
@@ -326,24 +329,26 @@ class SqliteStore:
 
     def _apply_settle(
         self, db: Connection, items: Sequence[tuple[Settlement, rows.Duration | None]]
-    ) -> list[list[str]]:
+    ) -> list[list[tuple[str, str]]]:
+        """Return the id and the receiver of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
         ends = list({item.seq: item for item, _ in reversed(items) if item.expired_by is None}.values())
         expiries = [item for item, _ in items if item.expired_by is not None]
-        receivers: set[str] = set()
+        owed: defaultdict[tuple[int, bool], list[tuple[str, str]]] = defaultdict(list)
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
-            owed = rows.owed(settled, self._first_attempt_delay_ms)
-            receivers.update(_first_column(_over_rows(db, sql.OWE_WEBHOOKS, owed)))
+            expired = settled[0].expired_by is not None
+            for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
+                owed[seq, expired].append(tuple(webhook))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
         if learned := [duration for _, duration in items if duration is not None]:
             _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
-        # Whose webhooks these are, is told once for all of them.
-        results: list[list[str]] = [[] for _ in items]
-        results[0] = list(receivers)
-        return results
+        # Each webhook is told of once.
+        return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
 
-    def _settled(self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[str]]) -> None:
+    def _settled(
+        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, str]]]
+    ) -> None:
         for item, _ in items:
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
@@ -351,7 +356,7 @@ class SqliteStore:
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
-        for receiver in results[0]:
+        for receiver in {receiver for owed in results for _, receiver in owed}:
             self._webhook_due(receiver, earliest)
 
     async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
@@ -529,9 +534,8 @@ class SqliteStore:
     async def count_callbacks(self) -> dict[CallbackState, int]:
         return {CallbackState(state): count for state, count in await self._database.read(sql.COUNT_CALLBACKS)}
 
-    async def backlog(self) -> tuple[int, int | None]:
-        ((count, oldest),) = await self._database.read(sql.SELECT_BACKLOG)
-        return count, oldest
+    async def backlog(self) -> Backlog:
+        return await count_backlog(self._database)
 
 
 def _due_callbacks(

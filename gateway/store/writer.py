@@ -10,7 +10,7 @@ commit at 285,000.
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -104,14 +104,17 @@ class Writer:
         return await future
 
     async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                await self._gather()
-                await self._write(self._next_batch())
-            if self._closing:
-                return
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    await self._gather()
+                    await self._write(self._next_batch())
+                if self._closing:
+                    return
+        finally:  # after a defect nobody may wait for ever
+            _fail(self._waiting, StoreError("The store's writer has ended. Nothing was stored."))
 
     async def _gather(self) -> None:
         """Let whoever is about to write join the batch, until a few turns in a row bring nobody or it is full."""
@@ -141,8 +144,8 @@ class Writer:
                 for write in batch:
                     await self._write([write])
                 return
-            _log.error("store.write_refused", kind=batch[0].kind.name, error=repr(exc))
             _fail(batch, StoreRefused(f"The database refused a write ({exc})."))
+            _log.error("store.write_refused", kind=batch[0].kind.name, error=repr(exc))
         except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
             self.failing = f"the last write failed: {exc}"
             if batch[0].kind.alone:
@@ -150,8 +153,8 @@ class Writer:
                 batch = [*batch, *self._waiting]
                 self._waiting.clear()
                 self._waiting_rows = 0
-            _log.error("store.write_failed", writes=len(batch), error=repr(exc))
             _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
+            _log.error("store.write_failed", writes=len(batch), error=repr(exc))
         else:
             self.failing = None
             for write, result in results:
@@ -168,12 +171,15 @@ class Writer:
         results: list[tuple[_Write, Any]] = []
         for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:
-                kind.committed([write.item for write in group], answers)
+                try:
+                    kind.committed([write.item for write in group], answers)
+                except Exception:  # noqa: BLE001 - a defect; what is on disk must not be said to have failed
+                    _log.exception("store.follow_up_failed", kind=kind.name)
             results.extend(zip(group, answers, strict=True))
         return results
 
 
-def _fail(batch: list[_Write], error: StoreError) -> None:
+def _fail(batch: Iterable[_Write], error: StoreError) -> None:
     for write in batch:
         if not write.future.done():
             write.future.set_exception(error)

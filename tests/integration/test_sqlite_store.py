@@ -1085,6 +1085,16 @@ def test_no_statement_over_rows_goes_through_a_whole_table(name: str, count: int
         assert any(wanted in step for step in steps), steps
 
 
+@pytest.mark.parametrize("name", [name for name, value in vars(sql).items() if isinstance(value, sql.Counted)])
+def test_what_is_counted_in_parts_is_neither_sorted_nor_gone_through(name: str) -> None:
+    """Each part begins where the one before it ended."""
+    counted: sql.Counted = getattr(sql, name)
+    for statement in (counted.part, counted.end):
+        steps = plan(statement, (*counted.start, 10))
+        assert any(re.match(r"SEARCH \w+ USING INDEX \w+ \(\(.*\)>\(\?", step) for step in steps), steps
+        assert not [step for step in steps if "ORDER BY" in step], steps
+
+
 def test_lists_need_no_sorting() -> None:
     """The newest page of a client with a million callbacks costs a page, not a million."""
     with closing(sqlite3.connect(":memory:")) as db:

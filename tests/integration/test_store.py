@@ -16,6 +16,7 @@ from gateway.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
+    Backlog,
     Callback,
     CallbackState,
     DueCallback,
@@ -1277,17 +1278,25 @@ async def test_an_attempt_on_a_pruned_callback_is_dropped(store: Store) -> None:
     assert (after.state, after.attempts) == (CallbackState.PENDING, 0)
 
 
-async def test_the_backlog_counts_what_is_pending(store: Store) -> None:
-    """How many webhooks are owed, claimed or not, and since when the oldest is due."""
-    assert await store.backlog() == (0, None)
+@pytest.mark.parametrize("part", [1, 2, 3, 4, 2000])
+async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
+    monkeypatch.setattr("gateway.store.backlog._PART", part)
+    assert await store.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
     for n in range(3):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)
-    await brought_to(store, CallbackState.WAITING, new("waits"))
-    assert await store.backlog() == (3, NOW)
+    for n in range(4):
+        await brought_to(store, CallbackState.DEAD, new(f"dead-{n}"))
+    for n in range(5):
+        await registered(store, new(f"waits-{n}", at=NOW + n // 3))
+    await registered(store, new("waits too", upstream="other", at=NOW - 1))
+    expected = Backlog(waiting={"up": (5, NOW), "other": (1, NOW - 1)}, pending=3, oldest_due_at=NOW, dead=4)
+    assert await store.backlog() == expected
     (due,), _ = await store.claim_callbacks(NOW, 1)
-    assert await store.backlog() == (3, NOW)
+    assert await store.backlog() == expected
     await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
-    assert await store.backlog() == (2, NOW + 1)
+    left = await store.backlog()
+    assert (left.pending, left.oldest_due_at) == (2, NOW + 1)
 
 
 async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:

@@ -54,6 +54,8 @@ LAYERS = {
         "private",
         "errors",
         "telemetry",
+        "logsink",
+        "standardfiles",
         "clock",
         "tokens",
         "extraheaders",

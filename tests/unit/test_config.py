@@ -73,6 +73,7 @@ def test_defaults() -> None:
         drain_s=10.0,
         retention_days=30.0,
         log_format=None,
+        log_level="info",
     )
 
 

@@ -192,3 +192,15 @@ def test_more_in_a_window_than_its_limit() -> None:
     assert limiter.next_available(5.0) == 13.0
     assert limiter.available(12.9) == 0
     assert limiter.available(13.0) == 1
+
+
+def test_how_much_is_used_is_told_of_the_fullest_window() -> None:
+    """What is in flight counts, what has left the window does not; without limits nothing is ever used."""
+    limiter = RateLimiter([RateWindow(2, 1.0), RateWindow(10, 60.0)])
+    assert limiter.used(0.0) == 0
+    limiter.start()
+    assert limiter.used(0.0) == 0.5
+    limiter.end(0.0)
+    assert limiter.used(0.5) == 0.5
+    assert limiter.used(2.0) == 0.1
+    assert RateLimiter([]).used(0.0) == 0

@@ -4,9 +4,11 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import StoreError
 from gateway.store.writer import Kind, Writer
@@ -161,3 +163,43 @@ async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> Non
         await first
     assert await second == 2
     await writer.close()
+
+
+async def test_what_follows_a_commit_does_not_make_it_a_failure() -> None:
+    """A defect in who is told of a commit is logged; what is on disk is not said to have failed."""
+    transactions = Transactions()
+
+    def raises(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    kind = Kind("some", transactions.apply, raises)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    with capture_logs() as log:
+        assert await writer.submit(kind, 1) == 1
+    assert [(line["event"], line["kind"]) for line in log] == [("store.follow_up_failed", "some")]
+    assert writer.failing is None
+    await writer.close()
+
+
+async def test_nobody_waits_for_a_writer_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a defect ends it, even one in telling of a failure, whoever waits hears of it, and who comes later too."""
+
+    def raises(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("gateway.store.writer._log", SimpleNamespace(error=raises))
+    transactions = Transactions(sqlite3.OperationalError("disk I/O error"))
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    first = asyncio.create_task(writer.submit(kind, 1))
+    await transactions.begun.wait()
+    second = asyncio.create_task(writer.submit(kind, 2))
+    await asyncio.sleep(0)
+    transactions.go_on.set()
+    for write in (first, second, writer.submit(kind, 3)):
+        with pytest.raises(StoreError):
+            await write
+    with pytest.raises(RuntimeError):
+        await writer.close()
