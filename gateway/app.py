@@ -12,7 +12,7 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -39,22 +39,18 @@ from gateway.clock import Clock, FollowingClock, SystemClock, wait_for_event
 from gateway.clocksteps import ClockSteps
 from gateway.config import (
     DEFAULT_CLIENT,
-    DEFAULT_UPSTREAM,
     RateWindow,
     Settings,
-    UpstreamSettings,
-    config_dir,
     database_path,
 )
 from gateway.deliverer import Deliverer
-from gateway.errors import ConfigError, GatewayError, StoreError, Unavailable
+from gateway.errors import GatewayError, StoreError, Unavailable
 from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
-from gateway.profile import Profile
-from gateway.profilefile import load_profiles
+from gateway.preflight import ConfiguredUpstream, Preflight, configured_upstreams
 from gateway.resolver import Resolver
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
@@ -88,8 +84,11 @@ _UNLIMITED_PER_S = 1e6
 class Gateway:
     """One gateway: an ASGI application, its store and its loops."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Build everything; nothing is opened or started. Raises SecretError and ConfigError."""
+    def __init__(self, settings: Settings, clock: Clock, upstreams: Sequence[ConfiguredUpstream] | None = None) -> None:
+        """Build everything; nothing is opened or started. ``upstreams``: as found before, else found here.
+
+        Raises SecretError and ConfigError.
+        """
         clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
         self._draining = asyncio.Event()
@@ -97,7 +96,8 @@ class Gateway:
         database = database_path(settings)
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         metrics = Metrics()
-        profiles = load_profiles([config_dir() / "upstreams"])
+        if upstreams is None:
+            upstreams = configured_upstreams(settings)
         secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
@@ -114,10 +114,7 @@ class Gateway:
         )
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))
-        self._watches = [
-            self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
-            for upstream in _upstreams(settings, profiles)
-        ]
+        self._watches = [self._watch(upstream, settings, clock, metrics) for upstream in upstreams]
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
@@ -135,17 +132,18 @@ class Gateway:
         async def check_url(url: str) -> None:
             await self._guard.check_registration(url, resolve)
 
+        default = next((watch for watch in self._watches if watch.default), None)
+        proxied = None if default is None or default.upstream.profile.proxy is None else default.upstream.profile
         callbacks = Callbacks(
             self._store,
             clock,
             metrics,
             check_url=check_url,
             first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
+            default_upstream=None if default is None else default.upstream.name,
             client_upstreams={c.name: c.upstream for c in settings.clients if c.upstream is not None},
         )
         tasks = Tasks(self._store, clock, self._draining)
-        default = self._watches[0]
-        proxied = default.upstream.profile if default.upstream.profile.proxy is not None else None
         operations = Operations(
             self._store,
             clock,
@@ -156,7 +154,7 @@ class Gateway:
         )
         routes = [*callbacks.routes(), *tasks.routes(), *operations.routes()]
         self._proxy = None
-        if proxied is not None:
+        if default is not None and proxied is not None:
             self._proxy = UpstreamProxy(
                 self._store,
                 clock,
@@ -177,15 +175,14 @@ class Gateway:
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
-    def _watch(
-        self, settings: UpstreamSettings, profile: Profile, bounds: Settings, clock: Clock, metrics: Metrics
-    ) -> "_Watch":
-        name = settings.name
+    def _watch(self, configured: ConfiguredUpstream, bounds: Settings, clock: Clock, metrics: Metrics) -> "_Watch":
+        settings, profile, is_default = configured
+        name, rate = settings.name, settings.rate or ()
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        rate = profile.limits.query if settings.rate is None else settings.rate
-        create_rate = profile.limits.create if settings.create_rate is None else settings.create_rate
         key = Key(
-            name, self._budget(f"queries:{name}", rate, clock), self._budget(f"creates:{name}", create_rate, clock)
+            name,
+            self._budget(f"queries:{name}", rate, clock),
+            self._budget(f"creates:{name}", settings.create_rate or (), clock),
         )
         upstream = Upstream(
             profile,
@@ -198,7 +195,8 @@ class Gateway:
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
-        return _Watch(upstream, key, timetable, Poller(self._store, upstream, key, timetable, clock, metrics))
+        poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        return _Watch(upstream, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
         return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
@@ -267,6 +265,7 @@ class _Watch(NamedTuple):
     key: Key
     timetable: Timetable
     poller: Poller
+    default: bool
 
 
 class _Server(uvicorn.Server):
@@ -325,15 +324,16 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def serve(settings: Settings) -> None:
+def serve(checked: Preflight) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
-    uvloop.run(_serve(settings))
+    uvloop.run(_serve(checked))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(checked: Preflight) -> None:
+    settings = checked.settings
     listener = _listen(settings.host, settings.port)
     try:
-        gateway = Gateway(settings, SystemClock())
+        gateway = Gateway(settings, SystemClock(), checked.upstreams)
         config = uvicorn.Config(
             gateway,
             http=InboundProtocol,
@@ -411,32 +411,3 @@ def _client_headers(settings: Settings, default: Signer) -> ClientHeaders:
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
     return ClientHeaders(default, clients)
-
-
-def _upstreams(settings: Settings, profiles: Mapping[str, Profile]) -> list[UpstreamSettings]:
-    """Return the upstreams, the default one first. Raises ConfigError for a profile that there is not."""
-    default = UpstreamSettings(
-        name=DEFAULT_UPSTREAM,
-        profile=DEFAULT_UPSTREAM,
-        url=settings.upstream_url,
-        api_key=settings.upstream_api_key,
-        rate=settings.upstream_rate,
-        create_rate=next((u.create_rate for u in settings.upstreams if u.name == DEFAULT_UPSTREAM), None),
-    )
-    problems = [
-        f"[upstreams.{upstream.name}]: there is no profile {upstream.profile}; there are: {', '.join(sorted(profiles))}"
-        for upstream in settings.upstreams
-        if upstream.profile not in profiles
-    ]
-    problems += [
-        f"[upstreams.{upstream.name}]: of the default upstream only create_rate stands here; "
-        "set GATEWAY_UPSTREAM_URL, GATEWAY_UPSTREAM_API_KEY and GATEWAY_UPSTREAM_RATE"
-        for upstream in settings.upstreams
-        if upstream.name == default.name
-        and (
-            upstream.profile != default.profile or (upstream.url, upstream.api_key, upstream.rate) != (None, None, None)
-        )
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return [default, *(upstream for upstream in settings.upstreams if upstream.name != default.name)]

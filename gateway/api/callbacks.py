@@ -59,17 +59,20 @@ class Callbacks:
         *,
         check_url: Callable[[str], Awaitable[object]],
         first_poll_at: Mapping[str, Callable[[int], int]],
+        default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, the default one first, when a task registered now is first polled.
+        """``first_poll_at``: for each upstream, when a task registered now is first polled.
 
-        ``client_upstreams``: for clients with another default upstream, its name.
+        ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
+        for clients with another default upstream, its name.
         """
         self._store = store
         self._clock = clock
         self._registrations = {created: metrics.registrations.labels(created) for created in (True, False)}
         self._check_url = check_url
         self._first_poll_at = first_poll_at
+        self._default_upstream = default_upstream
         self._client_upstreams = client_upstreams
         self._cursors: URLSafeSerializer | None = None
 
@@ -190,9 +193,10 @@ class Callbacks:
             raise InvalidRequest(f"metadata: {message}", errors=[("metadata", message)])
         upstream = asked.upstream
         if upstream is None:
-            upstream = self._client_upstreams.get(client, next(iter(self._first_poll_at)))
-        if upstream not in self._first_poll_at:
-            message = f"is not configured; there is: {', '.join(self._first_poll_at)}"
+            upstream = self._client_upstreams.get(client, self._default_upstream)
+        if upstream is None or upstream not in self._first_poll_at:
+            what = "is missing" if upstream is None else "is not configured"
+            message = f"{what}; there is: {', '.join(self._first_poll_at)}"
             raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
         return NewCallback(
             id=new_callback_id(now),

@@ -39,7 +39,9 @@ def routes() -> set[tuple[str, str]]:
     nothing = cast(Any, None)
     upstream = Upstream(PROFILE, nothing, SystemClock(), base_url=PROFILE.base_url, api_key=None)
     found = [
-        *Callbacks(nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}).routes(),
+        *Callbacks(
+            nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
+        ).routes(),
         *Tasks(nothing, nothing, nothing).routes(),
         *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing, calls=CALLS).routes(),
         *UpstreamProxy(
