@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__, secretfile
-from gateway.api.auth import PUBLIC, AuthMiddleware
+from gateway.api.auth import PUBLIC, AuthMiddleware, Tokens
 from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
@@ -143,7 +143,7 @@ class Gateway:
             default_upstream=None if default is None else default.upstream.name,
             client_upstreams={c.name: c.upstream for c in settings.clients if c.upstream is not None},
         )
-        tasks = Tasks(self._store, clock, self._draining)
+        tasks = Tasks(self._store, clock, self._draining, [watch.upstream.name for watch in self._watches])
         operations = Operations(
             self._store,
             clock,
@@ -170,7 +170,7 @@ class Gateway:
         limits = ClientLimits({c.name: c.rate for c in settings.clients if c.rate is not None}, clock)
         self._app = Starlette(
             routes=routes,
-            middleware=[Middleware(AuthMiddleware, clients=_tokens(settings), limits=limits, errors=errors)],
+            middleware=[Middleware(AuthMiddleware, tokens=_tokens(settings), limits=limits, errors=errors)],
             exception_handlers=errors.handlers(),
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
@@ -215,6 +215,8 @@ class Gateway:
         await self._clock_steps.catch_up()
         for watch in self._watches:
             await watch.poller.prepare()
+        for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
+            _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self._started = True
 
@@ -397,10 +399,12 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def _tokens(settings: Settings) -> dict[bytes, str]:
+def _tokens(settings: Settings) -> Tokens:
     """Return whose token each digest is; GATEWAY_TOKEN is the default client's."""
     tokens = {digest: client.name for client in settings.clients for digest in client.token_hashes}
-    return tokens if settings.token is None else tokens | {token_digest(settings.token): DEFAULT_CLIENT}
+    if settings.token is not None:
+        tokens[token_digest(settings.token)] = DEFAULT_CLIENT
+    return Tokens(tokens, None if settings.operator_token is None else token_digest(settings.operator_token))
 
 
 def _client_headers(settings: Settings, default: Signer) -> ClientHeaders:

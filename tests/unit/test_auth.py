@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.auth import AuthMiddleware
+from gateway.api.auth import AuthMiddleware, Tokens
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.config import RateWindow
@@ -31,7 +31,9 @@ class Asked:
     def __init__(self, clients: dict[str, str], **windows: tuple[RateWindow, ...]) -> None:
         self.clock = SteppedClock()
         digests = {token_digest(token): client for token, client in clients.items()}
-        self.middleware = AuthMiddleware(self.app, digests, ClientLimits(windows, self.clock), ErrorAnswers(None))
+        self.middleware = AuthMiddleware(
+            self.app, Tokens(digests), ClientLimits(windows, self.clock), ErrorAnswers(None)
+        )
         self.seen: str | None = None
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
