@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profile import Profile
+from gateway.profile import TASK_ID, Profile
 from gateway.retry import parse_retry_after
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
@@ -80,6 +80,7 @@ class Upstream:
             self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
         # Polls have these and no others: encoding them each time took longer than parsing the answer.
         self._poll_headers = httpx.Headers(self._headers)
+        self._poll_body = None if profile.request.body is None else msgspec.json.encode(profile.request.body)
 
     async def poll(self, task_id: str) -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
@@ -87,8 +88,18 @@ class Upstream:
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
             # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
             return PollResult(kind=PollKind.NOT_KNOWN, error="No task has an id with . or .. as a part of its path.")
-        path = self.profile.request.status_path.replace("{task_id}", quote(task_id, safe=safe))
-        return self.read(task_id, await self.forward("GET", path))
+        path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
+        if self.profile.request.method == "GET":
+            return self.read(task_id, await self.forward("GET", path))
+        return self.read(task_id, await self._poll_by_post(task_id, path))
+
+    async def _poll_by_post(self, task_id: str, path: str) -> "Answer | NoAnswer":
+        if self._poll_body is None:
+            return await self.forward("POST", path, content=b"", asks_only=True)
+        body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
+        return await self.forward(
+            "POST", path, headers={"content-type": "application/json"}, content=body, asks_only=True
+        )
 
     async def forward(
         self,
@@ -98,10 +109,11 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         timeout_s: float | None = None,
+        asks_only: bool = False,
     ) -> Answer | NoAnswer:
         """Make one request with the key; ``path`` may have a query, and is sent as it is.
 
-        The time limit is for all of it.
+        The time limit is for all of it. ``asks_only``: a POST that changes nothing, and may be sent twice.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         framing = {} if content is None else {"content-length": str(len(content))}
@@ -112,7 +124,7 @@ class Upstream:
             self._url,
             headers={**self._headers, **more} if more else self._poll_headers,
             stream=httpx.ByteStream(content or b""),
-            extensions={"target": (self._base_path + path).encode("ascii")},
+            extensions={"target": (self._base_path + path).encode("ascii"), "repeatable": asks_only},
         )
         try:
             async with asyncio.timeout(timeout_s):

@@ -1,5 +1,7 @@
 """What is asked of the upstream: the URL and the headers that a profile describes, and what is never asked."""
 
+import json
+
 import httpx
 import pytest
 
@@ -112,3 +114,38 @@ async def test_dots_within_an_id_are_fine(task_id: str) -> None:
     await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None).poll(task_id)
     (request,) = transport.requests
     assert sent_url(request) == "https://api.example.com/v1/tasks/" + task_id.replace("/", "%2F")
+
+
+async def test_a_status_that_is_asked_for_by_post() -> None:
+    """The body is the profile's, as GoAPI wants it for Midjourney; the id is replaced in every text."""
+    more = """
+method = "POST"
+auth_header = "x-api-key"
+auth_prefix = ""
+[request.body]
+task_id = "{task_id}"
+tasks = [{ name = "task/{task_id}" }]
+page = 1
+"""
+    transport = Recorder()
+    profile = parse_profile(profile_text("/mj/v2/fetch", more), "x.toml")
+    await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key="k").poll('a"b\\c')
+    (request,) = transport.requests
+    assert (request.method, sent_url(request)) == ("POST", "https://api.example.com/mj/v2/fetch")
+    assert isinstance(request.stream, httpx.ByteStream)
+    body = b"".join(request.stream)
+    assert json.loads(body) == {"task_id": 'a"b\\c', "tasks": [{"name": 'task/a"b\\c'}], "page": 1}
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["content-length"] == str(len(body))
+    assert request.headers["x-api-key"] == "k"
+
+
+async def test_a_status_by_post_without_a_body() -> None:
+    """The id stands in the path then, and the length of nothing is told."""
+    transport = Recorder()
+    profile = parse_profile(profile_text("/jobs/{task_id}/poll", 'method = "POST"'), "x.toml")
+    await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None).poll("t")
+    (request,) = transport.requests
+    assert (request.method, sent_url(request)) == ("POST", "https://api.example.com/jobs/t/poll")
+    assert request.headers["content-length"] == "0"
+    assert "content-type" not in request.headers
