@@ -12,7 +12,7 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -51,6 +51,7 @@ from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
 from gateway.preflight import ConfiguredUpstream, Preflight, configured_upstreams
+from gateway.reload import Changed, Reloads, secret_in_use
 from gateway.resolver import Resolver
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
@@ -98,7 +99,9 @@ class Gateway:
         metrics = Metrics()
         if upstreams is None:
             upstreams = configured_upstreams(settings)
-        secrets = settings.webhook_secret or secretfile.load_or_make(secretfile.secret_path(database)).split()
+        if not settings.webhook_secret:
+            secretfile.load_or_make(secretfile.secret_path(database))
+        self.secret = secret_in_use(settings)
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
         resolve = self._resolver.resolve
@@ -115,10 +118,12 @@ class Gateway:
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))
         self._watches = [self._watch(upstream, settings, clock, metrics) for upstream in upstreams]
+        default_signer, webhooks = _client_webhooks(settings, self.secret)
+        self._client_headers = ClientHeaders(default_signer, webhooks)
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
-            _client_headers(settings, Signer(parse_secrets(" ".join(secrets)))),
+            self._client_headers,
             RetryPolicy(settings.retry_schedule),
             clock,
             metrics,
@@ -141,8 +146,9 @@ class Gateway:
             check_url=check_url,
             first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
             default_upstream=None if default is None else default.upstream.name,
-            client_upstreams={c.name: c.upstream for c in settings.clients if c.upstream is not None},
+            client_upstreams=_client_upstreams(settings),
         )
+        self._callbacks = callbacks
         tasks = Tasks(self._store, clock, self._draining, [watch.upstream.name for watch in self._watches])
         operations = Operations(
             self._store,
@@ -167,10 +173,11 @@ class Gateway:
             )
             routes += self._proxy.routes()
         errors = self._errors = ErrorAnswers(proxied)
-        limits = ClientLimits({c.name: c.rate for c in settings.clients if c.rate is not None}, clock)
+        self._tokens = Tokens(*_tokens(settings))
+        self._limits = ClientLimits(_rates(settings), clock)
         self._app = Starlette(
             routes=routes,
-            middleware=[Middleware(AuthMiddleware, tokens=_tokens(settings), limits=limits, errors=errors)],
+            middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=errors)],
             exception_handlers=errors.handlers(),
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
@@ -219,6 +226,19 @@ class Gateway:
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self._started = True
+
+    def reload(self, changed: Changed) -> None:
+        """Take changed settings over, all of them at once: what is under way ends as it began."""
+        settings = changed.settings
+        self._tokens.replace(*_tokens(settings))
+        self._limits.replace(_rates(settings))
+        self._callbacks.client_upstreams = _client_upstreams(settings)
+        self._client_headers.replace(*_client_webhooks(settings, changed.secret))
+        for watch in self._watches:
+            if watch.upstream.name in changed.keys:
+                watch.upstream.use_key(changed.keys[watch.upstream.name])
+                watch.key.renewed()
+                self._store.tasks_due(watch.upstream.name).set()
 
     def begin_backup(self) -> None:
         """Begin to copy the database into a file beside it."""
@@ -273,9 +293,10 @@ class _Watch(NamedTuple):
 class _Server(uvicorn.Server):
     """uvicorn with the gateway's life tied to its own; signals end it with exit status 0."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, reloads: Reloads) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._reloads = reloads
         self._exit = asyncio.Event()
         self.failure: GatewayError | None = None
 
@@ -297,6 +318,7 @@ class _Server(uvicorn.Server):
             _log.info("gateway.draining")
         # Held requests are answered, so that connections close, while the loops finish what is in flight.
         self._gateway.begin_drain()
+        await self._reloads.stop()
         await asyncio.gather(super().shutdown(sockets), self._gateway.drain())
         await self._gateway.close()
         if self.failure is None:
@@ -319,19 +341,24 @@ class _Server(uvicorn.Server):
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
+        loop.add_signal_handler(signal.SIGHUP, self._reloads.begin)
         try:
             yield
         finally:
-            for number in (*signals, signal.SIGUSR1):
+            for number in (*signals, signal.SIGUSR1, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it never ends a gateway, nor cuts its end short
 
 
-def serve(checked: Preflight) -> None:
-    """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
-    uvloop.run(_serve(checked))
+def serve(read: Callable[[], Preflight], checked: Preflight) -> None:
+    """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start.
+
+    ``read`` has read ``checked``, and reads the settings anew at each SIGHUP.
+    """
+    uvloop.run(_serve(read, checked))
 
 
-async def _serve(checked: Preflight) -> None:
+async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
     settings = checked.settings
     listener = _listen(settings.host, settings.port)
     try:
@@ -350,7 +377,7 @@ async def _serve(checked: Preflight) -> None:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
-        server = _Server(config, gateway)
+        server = _Server(config, gateway, Reloads(gateway, checked, gateway.secret, read))
         try:
             await server.serve([listener])
         except BaseException:
@@ -399,19 +426,28 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def _tokens(settings: Settings) -> Tokens:
-    """Return whose token each digest is; GATEWAY_TOKEN is the default client's."""
+def _tokens(settings: Settings) -> tuple[dict[bytes, str], bytes | None]:
+    """Return whose token each digest is, GATEWAY_TOKEN being the default client's, and the operator's."""
     tokens = {digest: client.name for client in settings.clients for digest in client.token_hashes}
     if settings.token is not None:
         tokens[token_digest(settings.token)] = DEFAULT_CLIENT
-    return Tokens(tokens, None if settings.operator_token is None else token_digest(settings.operator_token))
+    return tokens, None if settings.operator_token is None else token_digest(settings.operator_token)
 
 
-def _client_headers(settings: Settings, default: Signer) -> ClientHeaders:
-    """Return the headers of every client's webhooks. Raises SecretError."""
+def _rates(settings: Settings) -> dict[str, tuple[RateWindow, ...]]:
+    return {client.name: client.rate for client in settings.clients if client.rate is not None}
+
+
+def _client_upstreams(settings: Settings) -> dict[str, str]:
+    return {client.name: client.upstream for client in settings.clients if client.upstream is not None}
+
+
+def _client_webhooks(settings: Settings, secret: str) -> tuple[Signer, dict[str, ClientWebhooks]]:
+    """Return what signs by default, and what is particular to every client's webhooks. Raises SecretError."""
+    default = Signer(parse_secrets(secret))
     clients = {DEFAULT_CLIENT: ClientWebhooks(default, {})}
     for client in settings.clients:
         own = client.webhook_secret
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
-    return ClientHeaders(default, clients)
+    return default, clients

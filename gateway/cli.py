@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,18 @@ def main() -> None:
 @click.pass_obj
 def serve(config: Path | None, /) -> None:
     """Serve until SIGTERM."""
+    import signal
+
     from gateway.preflight import preflight
     from gateway.telemetry import configure_logging
 
-    checked = preflight(os.environ, config)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reloads; it never kills
+    read = partial(preflight, os.environ, config)
+    checked = read()
     configure_logging(checked.settings.log_format)
     from gateway import app
 
-    app.serve(checked)
+    app.serve(read, checked)
 
 
 @cli.command()

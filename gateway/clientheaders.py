@@ -29,8 +29,14 @@ class ClientHeaders:
     """Knows every client's; ``default`` serves clients whose table is gone: their webhooks are still owed."""
 
     def __init__(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
+        self._adding: set[str] = set()
+        self.replace(default, clients)
+
+    def replace(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
+        """Take others from the next attempt on."""
         self._default = ClientWebhooks(default, {})
         self._clients = dict(clients)
+        self._adding.update(name for name, client in clients.items() if client.headers)
 
     def headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
         """Return the headers of one attempt, names in lower case."""
@@ -42,8 +48,8 @@ class ClientHeaders:
         }
 
     def adds(self, claim: DueCallback) -> bool:
-        """Whether headers of the client's own go along: a receiver's answer may repeat them, in any spelling."""
-        return bool(self._of(claim.client).headers)
+        """Whether headers of the client's own go along, or did: a receiver's answer may repeat them, however spelt."""
+        return claim.client in self._adding
 
     def _of(self, name: str) -> ClientWebhooks:
         found = self._clients.get(name)

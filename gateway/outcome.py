@@ -54,6 +54,8 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """How long an ended task took from its creation to its end, in seconds, where that can be told."""
     told_window: tuple[int, float] | None = None
     """What a throttling answer says of the key's limit: so many requests within so many seconds."""
+    of_old_key: bool = False
+    """Whether a key was refused that another one has replaced meanwhile: that says nothing of this one."""
 
 
 _KINDS = {

@@ -5,7 +5,7 @@ what comes back is a value, whatever went wrong.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import httpx
@@ -31,6 +31,8 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: httpx.Headers
     body: bytes
+    key_number: int = 0
+    """Which of the upstream's keys asked, counted from 0."""
 
 
 class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,6 @@ class Upstream:
         """
         self.profile = profile
         self.name = name or profile.name
-        self._api_key = api_key
         self._transport = transport
         self._clock = clock
         self._url = httpx.URL(base_url)
@@ -76,11 +77,18 @@ class Upstream:
             "user-agent": _USER_AGENT,
             **{name.lower(): value for name, value in profile.request.headers.items()},
         }
+        self._keys: list[str | None] = []
+        self.use_key(api_key)
+        self._poll_body = None if profile.request.body is None else msgspec.json.encode(profile.request.body)
+
+    def use_key(self, api_key: str | None) -> None:
+        """Send another key from now on. Earlier ones may still come in answers, and are shown as little as this one."""
+        self._keys.append(api_key)
+        self._headers.pop(self.profile.request.auth_header, None)
         if api_key is not None:
-            self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
+            self._headers[self.profile.request.auth_header] = self.profile.request.auth_prefix + api_key
         # Polls have these and no others: encoding them each time took longer than parsing the answer.
         self._poll_headers = httpx.Headers(self._headers)
-        self._poll_body = None if profile.request.body is None else msgspec.json.encode(profile.request.body)
 
     async def poll(self, task_id: str) -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
@@ -119,6 +127,7 @@ class Upstream:
         framing = {} if content is None else {"content-length": str(len(content))}
         more = {**(headers or {}), **framing}
         # The path as an extension: a URL of its own for each task would have to be parsed, half of a poll's cost here.
+        key_number = len(self._keys) - 1
         request = httpx.Request(
             method,
             self._url,
@@ -142,7 +151,7 @@ class Upstream:
             return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
         if body is None:
             return NoAnswer(error=f"The upstream's answer is larger than {_MAX_ANSWER} bytes.", kind=PollKind.BROKEN)
-        return Answer(response.status_code, response.headers, body)
+        return Answer(response.status_code, response.headers, body, key_number)
 
     def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
         """Return what an answer says of a task, and of the key."""
@@ -153,20 +162,28 @@ class Upstream:
             return first  # nothing is to wait, and looking for the header took a seventh of all this
         retry_after_s = parse_retry_after(answer.headers.get("retry-after"), self._clock.now())
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if not self._api_key:
+        if result.kind is PollKind.KEY_REFUSED and answer.key_number < len(self._keys) - 1:
+            result = msgspec.structs.replace(result, kind=PollKind.BROKEN, of_old_key=True)
+        keys = [key for key in self._keys if key]
+        if not keys:
             return result
         # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
         # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
-        masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
-        again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
-        return msgspec.structs.replace(result, error=(again.error or first.error).replace(self._api_key, "***"))
+        again = read_answer(self.profile, task_id, answer.status, retry_after_s, _masked(answer.body, keys))
+        error = _masked((again.error or first.error).encode(), keys).decode()
+        return msgspec.structs.replace(result, error=error)
 
     def without_key(self, answer: Answer) -> Answer:
         """Return an answer that clients may see: some answers to a refused key repeat it."""
         # A key as short as a word is no secret, and would be found in answers that do not speak of it.
-        if self._api_key is None or len(self._api_key) < _LEAST_SECRET:
-            return answer
-        return msgspec.structs.replace(answer, body=answer.body.replace(self._api_key.encode(), b"***"))
+        keys = [key for key in self._keys if key is not None and len(key) >= _LEAST_SECRET]
+        return msgspec.structs.replace(answer, body=_masked(answer.body, keys)) if keys else answer
+
+
+def _masked(text: bytes, keys: Sequence[str]) -> bytes:
+    for key in keys:
+        text = text.replace(key.encode(), b"***")
+    return text
 
 
 async def _read(stream: httpx.AsyncByteStream) -> bytes | None:

@@ -85,7 +85,7 @@ class Callbacks:
         self._check_url = check_url
         self._first_poll_at = first_poll_at
         self._default_upstream = default_upstream
-        self._client_upstreams = client_upstreams
+        self.client_upstreams = client_upstreams
         self._cursors: URLSafeSerializer | None = None
 
     def routes(self) -> list[Route]:
@@ -212,7 +212,7 @@ class Callbacks:
             raise InvalidRequest(f"metadata: {message}", errors=[("metadata", message)])
         upstream = asked.upstream
         if upstream is None:
-            upstream = self._client_upstreams.get(client, self._default_upstream)
+            upstream = self.client_upstreams.get(client, self._default_upstream)
         if upstream is None or upstream not in self._first_poll_at:
             what = "is missing" if upstream is None else "is not configured"
             message = f"{what}; there is: {', '.join(self._first_poll_at)}"

@@ -12,7 +12,7 @@ HERE = "tests/unit/test_architecture.py"
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
     "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "simulator"),
-    "wiring": ("app", "preflight"),
+    "wiring": ("app", "preflight", "reload"),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
     "edges": (
