@@ -102,6 +102,7 @@ class Gateway:
         if not settings.webhook_secret:
             secretfile.load_or_make(secretfile.secret_path(database))
         self.secret = secret_in_use(settings)
+        signer = Signer(parse_secrets(self.secret))
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
         resolve = self._resolver.resolve
@@ -118,8 +119,7 @@ class Gateway:
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backups = Backups(self._store, clock, database.with_name(database.name + ".backup"))
         self._watches = [self._watch(upstream, settings, clock, metrics) for upstream in upstreams]
-        default_signer, webhooks = _client_webhooks(settings, self.secret)
-        self._client_headers = ClientHeaders(default_signer, webhooks)
+        self._client_headers = ClientHeaders(signer, _client_webhooks(settings, signer))
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
@@ -233,7 +233,9 @@ class Gateway:
         self._tokens.replace(*_tokens(settings))
         self._limits.replace(_rates(settings))
         self._callbacks.client_upstreams = _client_upstreams(settings)
-        self._client_headers.replace(*_client_webhooks(settings, changed.secret))
+        self.secret = changed.secret
+        signer = Signer(parse_secrets(self.secret))
+        self._client_headers.use(signer, _client_webhooks(settings, signer))
         for watch in self._watches:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
@@ -377,7 +379,7 @@ async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
-        server = _Server(config, gateway, Reloads(gateway, checked, gateway.secret, read))
+        server = _Server(config, gateway, Reloads(gateway, checked, read))
         try:
             await server.serve([listener])
         except BaseException:
@@ -442,12 +444,11 @@ def _client_upstreams(settings: Settings) -> dict[str, str]:
     return {client.name: client.upstream for client in settings.clients if client.upstream is not None}
 
 
-def _client_webhooks(settings: Settings, secret: str) -> tuple[Signer, dict[str, ClientWebhooks]]:
-    """Return what signs by default, and what is particular to every client's webhooks. Raises SecretError."""
-    default = Signer(parse_secrets(secret))
+def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWebhooks]:
+    """Return what is particular to each client's webhooks. Raises SecretError."""
     clients = {DEFAULT_CLIENT: ClientWebhooks(default, {})}
     for client in settings.clients:
         own = client.webhook_secret
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
-    return default, clients
+    return clients

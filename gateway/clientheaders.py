@@ -30,10 +30,10 @@ class ClientHeaders:
 
     def __init__(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
         self._adding: set[str] = set()
-        self.replace(default, clients)
+        self.use(default, clients)
 
-    def replace(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
-        """Take others from the next attempt on."""
+    def use(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
+        """Take these from now on."""
         self._default = ClientWebhooks(default, {})
         self._clients = dict(clients)
         self._adding.update(name for name, client in clients.items() if client.headers)

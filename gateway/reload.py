@@ -44,6 +44,9 @@ class Changed(NamedTuple):
 class Reloadable(Protocol):
     """The running gateway."""
 
+    secret: str
+    """What signs for clients without a secret of their own."""
+
     def reload(self, changed: Changed) -> None:
         """Take the changes over."""
 
@@ -96,10 +99,9 @@ def changes(running: Preflight, secret: str, new: Preflight) -> Changed:
 class Reloads:
     """Reloads one after another; ``read`` reads everything anew. It begins with what the gateway was started with."""
 
-    def __init__(self, gateway: Reloadable, running: Preflight, secret: str, read: Callable[[], Preflight]) -> None:
+    def __init__(self, gateway: Reloadable, running: Preflight, read: Callable[[], Preflight]) -> None:
         self._gateway = gateway
         self._running = running
-        self._secret = secret
         self._read = read
         self._wanted = False
         self._task: asyncio.Task[None] | None = None
@@ -126,7 +128,7 @@ class Reloads:
 
     async def _reload(self) -> None:
         try:
-            changed = await asyncio.to_thread(lambda: changes(self._running, self._secret, self._read()))
+            changed = await asyncio.to_thread(lambda: changes(self._running, self._gateway.secret, self._read()))
         except GatewayError as error:
             problems = error.problems if isinstance(error, ConfigError) else [error.message]
             _log.error("config.refused", problems=list(problems))  # what was before stays in force
@@ -134,7 +136,6 @@ class Reloads:
         self._gateway.reload(changed)
         upstreams = tuple(_with_key(upstream, changed.keys) for upstream in self._running.upstreams)
         self._running = Preflight(changed.settings, upstreams)
-        self._secret = changed.secret
         _log.info("config.reloaded", changed=changed.names)
         if changed.restart:
             _log.warning("config.restart_needed", settings=changed.restart)

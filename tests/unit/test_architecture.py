@@ -49,6 +49,7 @@ LAYERS = {
         "configsource",
         "configtables",
         "settings",
+        "tablesettings",
         "errors",
         "telemetry",
         "clock",

@@ -74,9 +74,7 @@ def test_others_take_the_place_of_these(made: Any) -> None:
     """The next attempt is signed and adorned anew; what once went along is still kept out of excerpts."""
     headers = made
     assert headers.adds(claim("shop"))
-    headers.replace(
-        Signer(SHOP), {"shop": ClientWebhooks(Signer(DEFAULT), {}), "new": ClientWebhooks(Signer(SHOP), {})}
-    )
+    headers.use(Signer(SHOP), {"shop": ClientWebhooks(Signer(DEFAULT), {}), "new": ClientWebhooks(Signer(SHOP), {})})
     found = headers.headers(claim("shop"), 1)
     assert found["webhook-signature"] == Signer(DEFAULT).sign(claim("shop").id, 1, claim("shop").body)
     assert found.keys() == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
