@@ -12,7 +12,7 @@ import random
 import resource
 import signal
 import socket
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__, private, secretfile
-from gateway.api.auth import PUBLIC, AuthMiddleware
+from gateway.api.auth import PUBLIC, AuthMiddleware, Tokens
 from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
@@ -39,22 +39,19 @@ from gateway.clock import Clock, FollowingClock, SystemClock, wait_for_event
 from gateway.clocksteps import ClockSteps
 from gateway.config import (
     DEFAULT_CLIENT,
-    DEFAULT_UPSTREAM,
     RateWindow,
     Settings,
-    UpstreamSettings,
-    config_dir,
     database_path,
 )
 from gateway.deliverer import Deliverer
-from gateway.errors import ConfigError, GatewayError, SecretError, StoreError, Unavailable
+from gateway.errors import GatewayError, SecretError, StoreError, Unavailable
 from gateway.inbound import InboundProtocol
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
-from gateway.profile import Profile
-from gateway.profilefile import load_profiles
+from gateway.preflight import ConfiguredUpstream, Preflight, configured_upstreams
+from gateway.reload import Changed, Reloads
 from gateway.resolver import Resolver
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
@@ -88,17 +85,23 @@ _UNLIMITED_PER_S = 1e6
 class Gateway:
     """One gateway: an ASGI application, its store and its loops."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        """Build everything; nothing is opened, written or started. Raises ConfigError."""
+    def __init__(self, settings: Settings, clock: Clock, upstreams: Sequence[ConfiguredUpstream] | None = None) -> None:
+        """Build everything; nothing is opened, written or started. ``upstreams``: as found before, else found here.
+
+        Raises ConfigError.
+        """
         clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
         self._draining = asyncio.Event()
-        self._started = False
+        self.started = asyncio.Event()
+        """Set once the store is open and the loops run."""
+        self.secret = ""
         self._settings = settings
         self._database = database = database_path(settings)
         rng = random.Random()  # noqa: S311 - jitter, not a secret
         metrics = Metrics()
-        profiles = load_profiles([config_dir() / "upstreams"])
+        if upstreams is None:
+            upstreams = configured_upstreams(settings)
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
         resolve = self._resolver.resolve
@@ -116,10 +119,7 @@ class Gateway:
         self._backup = database.with_name(database.name + ".backup")
         self._backups = Backups(self._store, clock, self._backup)
         self._client_headers = ClientHeaders()
-        self._watches = [
-            self._watch(upstream, profiles[upstream.profile], settings, clock, metrics)
-            for upstream in _upstreams(settings, profiles)
-        ]
+        self._watches = [self._watch(upstream, settings, clock, metrics) for upstream in upstreams]
         deliverer = Deliverer(
             self._store,
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
@@ -137,17 +137,19 @@ class Gateway:
         async def check_url(url: str) -> None:
             await self._guard.check_registration(url, resolve)
 
+        default = next((watch for watch in self._watches if watch.default), None)
+        proxied = None if default is None or default.upstream.profile.proxy is None else default.upstream.profile
         callbacks = Callbacks(
             self._store,
             clock,
             metrics,
             check_url=check_url,
             first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
-            client_upstreams={c.name: c.upstream for c in settings.clients if c.upstream is not None},
+            default_upstream=None if default is None else default.upstream.name,
+            client_upstreams=_client_upstreams(settings),
         )
-        tasks = Tasks(self._store, clock, self._draining)
-        default = self._watches[0]
-        proxied = default.upstream.profile if default.upstream.profile.proxy is not None else None
+        self._callbacks = callbacks
+        tasks = Tasks(self._store, clock, self._draining, [watch.upstream.name for watch in self._watches])
         operations = Operations(
             self._store,
             clock,
@@ -158,7 +160,7 @@ class Gateway:
         )
         routes = [*callbacks.routes(), *tasks.routes(), *operations.routes()]
         self._proxy = None
-        if proxied is not None:
+        if default is not None and proxied is not None:
             self._proxy = UpstreamProxy(
                 self._store,
                 clock,
@@ -171,23 +173,23 @@ class Gateway:
             )
             routes += self._proxy.routes()
         errors = self._errors = ErrorAnswers(proxied)
-        limits = ClientLimits({c.name: c.rate for c in settings.clients if c.rate is not None}, clock)
+        self._tokens = Tokens(*_tokens(settings))
+        self._limits = ClientLimits(_rates(settings), clock)
         self._app = Starlette(
             routes=routes,
-            middleware=[Middleware(AuthMiddleware, clients=_tokens(settings), limits=limits, errors=errors)],
+            middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=errors)],
             exception_handlers=errors.handlers(),
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
-    def _watch(
-        self, settings: UpstreamSettings, profile: Profile, bounds: Settings, clock: Clock, metrics: Metrics
-    ) -> "_Watch":
-        name = settings.name
+    def _watch(self, configured: ConfiguredUpstream, bounds: Settings, clock: Clock, metrics: Metrics) -> "_Watch":
+        settings, profile, is_default = configured
+        name, rate = settings.name, settings.rate or ()
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        rate = profile.limits.query if settings.rate is None else settings.rate
-        create_rate = profile.limits.create if settings.create_rate is None else settings.create_rate
         key = Key(
-            name, self._budget(f"queries:{name}", rate, clock), self._budget(f"creates:{name}", create_rate, clock)
+            name,
+            self._budget(f"queries:{name}", rate, clock),
+            self._budget(f"creates:{name}", settings.create_rate or (), clock),
         )
         for kind, budget in (("query", key.queries), ("create", key.creates)):
             metrics.budget_used.labels(name, kind).set_function(budget.used)
@@ -205,13 +207,14 @@ class Gateway:
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
-        return _Watch(upstream, key, timetable, Poller(self._store, upstream, key, timetable, clock, metrics))
+        poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        return _Watch(upstream, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
         return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._started and scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if not self.started.is_set() and scope["type"] == "http" and scope["path"] not in PUBLIC:
             # Nothing may be spent before it is known what an earlier process spent.
             answer = self._errors.answer(scope["path"], Unavailable("The gateway is starting."))
             await answer(scope, receive, send)
@@ -227,14 +230,17 @@ class Gateway:
         self._client_headers.use(signer, _client_webhooks(self._settings, signer))
         for watch in self._watches:
             await watch.poller.prepare()
+        for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
+            _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
-        self._started = True
+        self.started.set()
 
     async def _signer(self) -> Signer:
         """Return who signs where a client has no secret of its own, and log where the secret came from."""
         if self._settings.webhook_secret is not None:
             _log.info("secret.loaded", source=self._settings.webhook_secret_from)
-            return Signer(parse_secrets(" ".join(self._settings.webhook_secret)))
+            self.secret = " ".join(self._settings.webhook_secret)
+            return Signer(parse_secrets(self.secret))
         path = secretfile.secret_path(self._database)
         kept = secretfile.read(path)
         if kept is None:
@@ -246,10 +252,26 @@ class Gateway:
         else:
             _log.info("secret.loaded", source=str(path))
         private.tighten(path)
+        self.secret = kept
         try:
             return Signer(parse_secrets(kept))
         except SecretError as exc:
             raise SecretError(f"The webhook secret in {path} cannot be used: {exc.message}.") from exc
+
+    def reload(self, changed: Changed) -> None:
+        """Take changed settings over, all of them at once: what is under way ends as it began."""
+        settings = changed.settings
+        self._tokens.replace(*_tokens(settings))
+        self._limits.replace(_rates(settings))
+        self._callbacks.client_upstreams = _client_upstreams(settings)
+        self.secret = changed.secret
+        signer = Signer(parse_secrets(self.secret))
+        self._client_headers.use(signer, _client_webhooks(settings, signer))
+        for watch in self._watches:
+            if watch.upstream.name in changed.keys:
+                watch.upstream.use_key(changed.keys[watch.upstream.name])
+                watch.key.renewed()
+                self._store.tasks_due(watch.upstream.name).set()
 
     def begin_backup(self) -> None:
         """Begin to copy the database into a file beside it."""
@@ -271,7 +293,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let everything go; safe when nothing was started."""
-        self._started = False
+        self.started.clear()
         await self._store.close()
         await self._callback_transport.aclose()
         await self._upstream_transport.aclose()
@@ -281,7 +303,7 @@ class Gateway:
         """Return why not, for everybody to see: no message of an upstream, a database or an exception."""
         if self._draining.is_set():
             return "it is shutting down"
-        if not self._started:
+        if not self.started.is_set():
             return "it is starting"
         if self._store.failing is not None:
             return "the store is failing"
@@ -298,14 +320,16 @@ class _Watch(NamedTuple):
     key: Key
     timetable: Timetable
     poller: Poller
+    default: bool
 
 
 class _Server(uvicorn.Server):
     """uvicorn with the gateway's life tied to its own; signals end it with exit status 0."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, reloads: Reloads) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._reloads = reloads
         self._exit = asyncio.Event()
         self.failure: GatewayError | None = None
 
@@ -327,6 +351,7 @@ class _Server(uvicorn.Server):
             _log.info("gateway.draining")
         # Held requests are answered, so that connections close, while the loops finish what is in flight.
         self._gateway.begin_drain()
+        await self._reloads.stop()
         await asyncio.gather(super().shutdown(sockets), self._gateway.drain())
         await self._gateway.close()
         if self.failure is None:
@@ -349,22 +374,28 @@ class _Server(uvicorn.Server):
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
+        loop.add_signal_handler(signal.SIGHUP, self._reloads.begin)
         try:
             yield
         finally:
-            for number in (*signals, signal.SIGUSR1):
+            for number in (*signals, signal.SIGUSR1, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it never ends a gateway, nor cuts its end short
 
 
-def serve(settings: Settings) -> None:
-    """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start."""
-    uvloop.run(_serve(settings))
+def serve(read: Callable[[], Preflight], checked: Preflight) -> None:
+    """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start.
+
+    ``read`` has read ``checked``, and reads the settings anew at each SIGHUP.
+    """
+    uvloop.run(_serve(read, checked))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
+    settings = checked.settings
     listener = _listen(settings.host, settings.port)
     try:
-        gateway = Gateway(settings, SystemClock())
+        gateway = Gateway(settings, SystemClock(), checked.upstreams)
         config = uvicorn.Config(
             gateway,
             http=InboundProtocol,
@@ -379,7 +410,7 @@ async def _serve(settings: Settings) -> None:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
-        server = _Server(config, gateway)
+        server = _Server(config, gateway, Reloads(gateway, checked, read))
         try:
             await server.serve([listener])
         except BaseException:
@@ -428,10 +459,20 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def _tokens(settings: Settings) -> dict[bytes, str]:
-    """Return whose token each digest is; GATEWAY_TOKEN is the default client's."""
+def _tokens(settings: Settings) -> tuple[dict[bytes, str], bytes | None]:
+    """Return whose token each digest is, GATEWAY_TOKEN being the default client's, and the operator's."""
     tokens = {digest: client.name for client in settings.clients for digest in client.token_hashes}
-    return tokens if settings.token is None else tokens | {token_digest(settings.token): DEFAULT_CLIENT}
+    if settings.token is not None:
+        tokens[token_digest(settings.token)] = DEFAULT_CLIENT
+    return tokens, None if settings.operator_token is None else token_digest(settings.operator_token)
+
+
+def _rates(settings: Settings) -> dict[str, tuple[RateWindow, ...]]:
+    return {client.name: client.rate for client in settings.clients if client.rate is not None}
+
+
+def _client_upstreams(settings: Settings) -> dict[str, str]:
+    return {client.name: client.upstream for client in settings.clients if client.upstream is not None}
 
 
 def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWebhooks]:
@@ -442,32 +483,3 @@ def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWeb
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
     return clients
-
-
-def _upstreams(settings: Settings, profiles: Mapping[str, Profile]) -> list[UpstreamSettings]:
-    """Return the upstreams, the default one first. Raises ConfigError for a profile that there is not."""
-    default = UpstreamSettings(
-        name=DEFAULT_UPSTREAM,
-        profile=DEFAULT_UPSTREAM,
-        url=settings.upstream_url,
-        api_key=settings.upstream_api_key,
-        rate=settings.upstream_rate,
-        create_rate=next((u.create_rate for u in settings.upstreams if u.name == DEFAULT_UPSTREAM), None),
-    )
-    problems = [
-        f"[upstreams.{upstream.name}]: there is no profile {upstream.profile}; there are: {', '.join(sorted(profiles))}"
-        for upstream in settings.upstreams
-        if upstream.profile not in profiles
-    ]
-    problems += [
-        f"[upstreams.{upstream.name}]: of the default upstream only create_rate stands here; "
-        "set GATEWAY_UPSTREAM_URL, GATEWAY_UPSTREAM_API_KEY and GATEWAY_UPSTREAM_RATE"
-        for upstream in settings.upstreams
-        if upstream.name == default.name
-        and (
-            upstream.profile != default.profile or (upstream.url, upstream.api_key, upstream.rate) != (None, None, None)
-        )
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return [default, *(upstream for upstream in settings.upstreams if upstream.name != default.name)]

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from gateway.standardfiles import open_missing
 
 if TYPE_CHECKING:
     from gateway.client import Client
-    from gateway.config import Settings
 
 __all__ = ["main"]
 
@@ -81,15 +81,18 @@ def _fail(exit_code: int, message: str) -> None:
 @click.pass_obj
 def serve(config: Path | None, /) -> None:
     """Serve until SIGTERM."""
-    from gateway.config import require_upstream_key
+    import signal
+
+    from gateway.preflight import preflight
     from gateway.telemetry import configure_logging
 
-    settings = _settings(config)
-    require_upstream_key(settings)
-    configure_logging(settings.log_format, level=settings.log_level)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reloads; it never kills
+    read = partial(preflight, os.environ, config)
+    checked = read()
+    configure_logging(checked.settings.log_format, level=checked.settings.log_level)
     from gateway import app
 
-    app.serve(settings)
+    app.serve(read, checked)
 
 
 @cli.command()
@@ -105,14 +108,19 @@ def demo() -> None:
 @cli.command("check-config")
 @click.pass_obj
 def check_config(config: Path | None, /) -> None:
-    """Check the settings, report every mistake, and show what would be used."""
-    settings = _settings(config)
+    """Check all that serve would refuse, report every mistake, and show what would be used."""
     from gateway.config import SETTINGS
+    from gateway.preflight import preflight
 
+    settings, upstreams = preflight(os.environ, config)
     for setting in SETTINGS:
         value = getattr(settings, setting.key)
-        shown = "***" if setting.secret and value is not None else value
-        click.echo(f"{setting.env:<26} {_plain(shown)}")
+        shown = "***" if setting.secret and value is not None else _plain(value)
+        click.echo(f"{setting.env:<26} {shown}".rstrip())
+    for upstream, _, default in upstreams:
+        words = [upstream.profile, upstream.url, _plain(upstream.rate) or "no limit"]
+        words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if default else [])]
+        click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(map(str, words))}")
     for client in settings.clients:
         click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
 
@@ -151,8 +159,10 @@ def health(config: Path | None, /, pid: int | None) -> None:
 def _client_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add what every command has that talks to a running gateway."""
     command = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")(command)
-    command = click.option("--token", help="The gateway's token; default: GATEWAY_TOKEN.")(command)
-    return click.option("--url", help="Where the gateway listens; default: GATEWAY_HOST and GATEWAY_PORT.")(command)
+    command = click.option("--token", help="Your token at the gateway; default: GATEWAY_TOKEN.")(command)
+    return click.option(
+        "--url", help="Where the gateway is; default: GATEWAY_URL, else GATEWAY_HOST and GATEWAY_PORT."
+    )(command)
 
 
 @cli.command()
@@ -160,6 +170,7 @@ def _client_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("callback_url", metavar="URL")
 @click.option("--metadata", help="A JSON object that the webhook echoes.")
 @click.option("--timeout-seconds", type=int, help="Give up after this long; default 86400.")
+@click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
 @_client_options
 @click.pass_obj
 def register(
@@ -169,12 +180,13 @@ def register(
     callback_url: str,
     metadata: str | None,
     timeout_seconds: int | None,
+    upstream: str | None,
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
     decoded = None if metadata is None else _json(metadata, "--metadata")
     with _client(config, options) as client:
-        _show(client.register(task_id, callback_url, decoded, timeout_seconds), options)
+        _show(client.register(task_id, callback_url, decoded, timeout_seconds, upstream), options)
 
 
 @cli.command("list")
@@ -290,30 +302,19 @@ def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, 
     click.echo(f"verified: {verified.webhook_id}, signed at {verified.timestamp_s}")
 
 
-def _settings(config: Path | None) -> "Settings":
-    from gateway.config import load
-    from gateway.netguard import parse_allow
-    from gateway.signature import Signer, parse_secrets
-
-    validators: dict[str, Callable[[Any], object]] = {
-        "webhook_secret": lambda secrets: Signer(parse_secrets(" ".join(secrets))),
-        "callback_allow": lambda entries: parse_allow(",".join(entries)),
-    }
-    return load(os.environ, config, validators)
-
-
 def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
     """Return the secrets named on the command line, else the configured ones, else those beside the database."""
     from gateway import secretfile
-    from gateway.config import database_path
+    from gateway.config import load_some, path_of_database
     from gateway.signature import parse_secrets
 
     if given:
         return parse_secrets(" ".join(given))
-    settings = _settings(config)
-    if settings.webhook_secret:
-        return parse_secrets(" ".join(settings.webhook_secret))
-    path = secretfile.secret_path(database_path(settings))
+    configured = load_some(os.environ, config, ("webhook_secret",))["webhook_secret"]
+    if configured:
+        return parse_secrets(" ".join(configured))
+    database = path_of_database(load_some(os.environ, config, ("database_url",))["database_url"])
+    path = secretfile.secret_path(database)
     kept = secretfile.read(path)
     if kept is None:
         raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET: there is no secret in {path}.")
@@ -324,14 +325,31 @@ def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
 def _client(config: Path | None, options: dict[str, Any]) -> "Iterator[Client]":
     from gateway.client import Client
 
-    url, token = options["url"], options["token"]
-    if url is None or token is None:
-        settings = _settings(config)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = url or f"http://{host}:{settings.port}"
-        token = token or settings.token
+    url = options["url"] or _gateway_url(config)
+    token = options["token"] or _token(config)
     with Client(url, token) as client:
         yield client
+
+
+def _gateway_url(config: Path | None) -> str:
+    from gateway.config import load_some
+
+    found: str | None = load_some(os.environ, config, ("url",))["url"]
+    if found is not None:
+        return found
+    at = load_some(os.environ, config, ("host", "port"))
+    host = f"[{at['host']}]" if ":" in at["host"] else at["host"]
+    return f"http://{host}:{at['port']}"
+
+
+def _token(config: Path | None) -> str | None:
+    from gateway.config import load_some
+
+    # Here it is the token to send: beside it a file may be named for the gateway that runs in the same container.
+    own = os.environ.get("GATEWAY_TOKEN", "").strip()
+    environ = {name: value for name, value in os.environ.items() if not (own and name == "GATEWAY_TOKEN_FILE")}
+    token: str | None = load_some(environ, config, ("token",))["token"]
+    return token
 
 
 def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:

@@ -53,12 +53,16 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self._http.close()
 
-    def register(self, task_id: str, url: str, metadata: Any, timeout_s: int | None) -> dict[str, Any]:
+    def register(
+        self, task_id: str, url: str, metadata: Any, timeout_s: int | None, upstream: str | None = None
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {"taskId": task_id, "callbackUrl": url}
         if metadata is not None:
             body["metadata"] = metadata
         if timeout_s is not None:
             body["timeoutSeconds"] = timeout_s
+        if upstream is not None:
+            body["upstream"] = upstream
         return self._call("POST", "/v1/callbacks", "callbackUrl", json=body)
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:

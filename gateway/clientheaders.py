@@ -33,6 +33,7 @@ class ClientHeaders:
         self, default: Signer | None = None, clients: Mapping[str, ClientWebhooks] = MappingProxyType({})
     ) -> None:
         """Without arguments it knows nobody's: ``use`` comes before the first attempt."""
+        self._adding: set[str] = set()
         if default is not None:
             self.use(default, clients)
 
@@ -40,6 +41,7 @@ class ClientHeaders:
         """Take these from now on."""
         self._default = ClientWebhooks(default, {})
         self._clients = dict(clients)
+        self._adding.update(name for name, client in clients.items() if client.headers)
 
     def headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
         """Return the headers of one attempt, names in lower case."""
@@ -51,8 +53,8 @@ class ClientHeaders:
         }
 
     def adds(self, claim: DueCallback) -> bool:
-        """Whether headers of the client's own go along: a receiver's answer may repeat them, in any spelling."""
-        return bool(self._of(claim.client).headers)
+        """Whether headers of the client's own go along, or did: a receiver's answer may repeat them, however spelt."""
+        return claim.client in self._adding
 
     def _of(self, name: str) -> ClientWebhooks:
         found = self._clients.get(name)

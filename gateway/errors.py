@@ -17,6 +17,7 @@
         ├── MalformedRequest          400  invalid_request
         ├── InvalidJson               400  invalid_json
         ├── Unauthorized              401  unauthorized
+        ├── Forbidden                 403  forbidden
         ├── NotFound                  404  not_found
         ├── MethodNotAllowed          405  method_not_allowed
         ├── RequestTimeout            408  invalid_request
@@ -43,6 +44,7 @@ __all__ = [
     "CallbackNotAllowed",
     "ConfigError",
     "Conflict",
+    "Forbidden",
     "GatewayError",
     "HeadTooLarge",
     "InvalidJson",
@@ -169,6 +171,10 @@ class Unauthorized(RequestError):
     def __init__(self, message: str) -> None:
         # RFC 9110 §11.6.1: a 401 names the scheme that would be accepted.
         super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class Forbidden(RequestError):
+    status, code, title = 403, "forbidden", "This token does not allow it"
 
 
 class NotFound(RequestError):

@@ -8,7 +8,7 @@ import http.client
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.config import listening
+from gateway.config import load_some
 from gateway.errors import GatewayError
 
 __all__ = ["check", "config_of"]
@@ -33,9 +33,10 @@ def config_of(pid: int) -> Path | None:
 def check(environ: Mapping[str, str], config_path: Path | None) -> str | None:
     """Return why the gateway with these settings is not well; None where it is."""
     try:
-        host, port = listening(environ, config_path)
+        where = load_some(environ, config_path, ("host", "port"))
     except GatewayError as exc:
         return exc.message
+    host, port = where["host"], where["port"]
     # Directly, whatever proxy the environment names.
     connection = http.client.HTTPConnection(_REACHED_AT.get(host, host), port, timeout=_TIMEOUT_S)
     try:

@@ -149,6 +149,11 @@ class Budget:
         """Send nothing for so long."""
         self._limiter.block(self._clock.monotonic() + pause_s)
 
+    def resume(self) -> None:
+        """End a pause before its time."""
+        self._limiter.unblock()
+        self._changed.set()
+
     def tighten(self, limit: int, window_s: float) -> bool:
         """Adopt a limit that the upstream names, where it is lower than the one in force; return whether it was."""
         return self._limiter.tighten(limit, window_s)
@@ -220,8 +225,16 @@ class Key:
         await self.queries.restore()
         await self.creates.restore()
 
+    def renewed(self) -> None:
+        """Another key takes this one's place: a refusal is put to the proof at once, and holds until it is accepted."""
+        if self.refusal is not None:
+            self._probes = 1
+            self.queries.resume()
+
     def judge(self, result: PollResult) -> None:
         """Learn from an answer to a query."""
+        if result.of_old_key:
+            return
         # Who asked before a pause began says nothing of what comes after it.
         stale = self.refusal is not None and self.queries.blocked
         self._throttle(self.queries, "query", result)

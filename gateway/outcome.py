@@ -61,6 +61,8 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there was an answer, not an error's, of which nothing could be read: the task may have ended in it."""
     oversized: bool = False
     """Whether that was because of its size: each further try costs as much again."""
+    of_old_key: bool = False
+    """Whether a key was refused that another one has replaced meanwhile: that says nothing of this one."""
 
     @property
     def label(self) -> str:
@@ -103,10 +105,11 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         return _failed(profile, status, retry_after_s, None, f"not a JSON object: {_excerpt(body)}")
     states = profile.states
     state = _state(profile, answer)
+    failed = _said_to_fail(profile, answer)
     told_id = _id(dig(answer, profile.fields.task_id))
-    about_us = told_id in (None, "", task_id)
+    about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
     if state is not None and about_us:
-        if state in states.success and _holds(answer, states.success_if):
+        if state in states.success and not failed and _holds(answer, states.success_if):
             return _terminal(profile, task_id, TaskState.SUCCESS, answer)
         if state in states.fail and _holds(answer, states.fail_if):
             return _terminal(profile, task_id, TaskState.FAIL, answer)
@@ -115,7 +118,9 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         return _failed(profile, code, retry_after_s, answer, _message(profile, answer))
     if not about_us:
         return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.")
-    if state is None and not (states.may_be_absent and told_id == task_id and not _holds(answer, states.path)):
+    if failed:
+        return _terminal(profile, task_id, TaskState.FAIL, answer)
+    if state is None and not (states.may_be_absent and told_id and not _holds(answer, states.path)):
         error = f"The answer has no {states.path}: {_excerpt(body)}"
         return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
     if state in states.not_known:
@@ -165,6 +170,8 @@ def _state(profile: Profile, answer: dict[str, Any]) -> str | int | bool | None:
     value, kind = dig(answer, profile.states.path), type(profile.states.success[0])
     if kind is int and isinstance(value, str | float):
         value = _number(value)
+    if profile.states.ignore_case and isinstance(value, str):
+        value = profile.spellings.get(value.casefold(), value)
     # Compared by its exact type: True equals 1, and would end a task of an API that counts.
     return value if type(value) is kind and value != "" else None
 
@@ -173,22 +180,52 @@ def _holds(answer: dict[str, Any], path: str | None) -> bool:
     return path is None or dig(answer, path) is not None
 
 
-def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | None:
+def _said_to_fail(profile: Profile, answer: dict[str, Any]) -> bool:
+    """Whether a member that the profile names says that the task has failed, whatever its state."""
+    states = profile.states
+    if not states.fail_if_set and not states.fail_if_false:
+        return False  # most profiles name none, and polls are many
+    return any(dig(answer, path) for path in states.fail_if_set) or any(
+        dig(answer, path) is False for path in states.fail_if_false
+    )
+
+
+def _part_of(profile: Profile, told_id: Any, task_id: str) -> bool:
+    """Whether an answer's id is a part of the one that was asked for, where the profile allows for that."""
+    return profile.fields.task_id_may_be_part and isinstance(told_id, str) and f"/{told_id}/" in f"/{task_id}/"
+
+
+def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | str | None:
     """Return the error this answer is, by its envelope's code or its HTTP status; None for a good one."""
-    code = _number(dig(answer, profile.envelope.code))
+    envelope = profile.envelope
+    told = dig(answer, envelope.code)
+    code: Any = _number(told)
+    if isinstance(told, str) and profile.codes_are_words and (code is None or told in envelope.ok):
+        code = told
     # A code that says nothing here (-1, 1001) must not hide a status that does (401, 429).
-    if isinstance(code, int) and code not in profile.envelope.ok and (code in _KINDS or status not in _KINDS):
-        return code
-    return None if 200 <= status < 300 else status
+    is_error = isinstance(code, int | str) and code not in ("", *envelope.ok)
+    if is_error and (_kind(profile, code) is not None or _kind(profile, status) is None):
+        told_code: int | str = code
+        return told_code
+    if not 200 <= status < 300:
+        return status
+    return f"{envelope.success} false" if dig(answer, envelope.success) is False else None
+
+
+def _kind(profile: Profile, code: int | str) -> PollKind | None:
+    """Return what an error code says, the envelope's or HTTP's; None where it says nothing."""
+    if (named := profile.envelope.kinds.get(str(code))) is not None:
+        return PollKind(named)
+    return _KINDS.get(code) if isinstance(code, int) else None
 
 
 def _failed(
-    profile: Profile, code: int, retry_after_s: float | None, answer: dict[str, Any] | None, detail: str
+    profile: Profile, code: int | str, retry_after_s: float | None, answer: dict[str, Any] | None, detail: str
 ) -> PollResult:
-    if answer is None and 200 <= code < 300:
+    if answer is None and isinstance(code, int) and 200 <= code < 300:
         error = f"The upstream's answer is {detail}"[:_MAX_ERROR]
         return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
-    kind = _KINDS.get(code, PollKind.BROKEN)
+    kind = _kind(profile, code) or PollKind.BROKEN
     if answer is None and kind is PollKind.NOT_KNOWN:
         kind = PollKind.BROKEN  # a page that is not the API's: a wrong base URL must not cost every task
     return PollResult(
@@ -231,8 +268,9 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
     if result_error is not None or param_error is not None:
         problems = (("result", result_error), ("param", param_error))
         data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
-    data["failCode"] = _text(dig(answer, fields.fail_code))
-    data["failMsg"] = _text(dig(answer, fields.fail_msg))
+    failed = state is TaskState.FAIL  # else such a member says "ok"
+    data["failCode"] = _text(dig(answer, fields.fail_code)) if failed else None
+    data["failMsg"] = _text(dig(answer, fields.fail_msg)) if failed else None
     cost = _number(dig(answer, fields.cost_time))
     data["costTime"] = cost if profile.units.cost == "ms" else _to_ms(cost)
     data["createTime"] = _time(profile, dig(answer, fields.create_time))
@@ -324,10 +362,14 @@ def _time(profile: Profile, value: Any) -> int | float | None:
         return _number(value)
     if profile.units.time == "s":
         return _to_ms(_number(value))
-    try:
-        return from_iso(value) if isinstance(value, str) else None
-    except (ValueError, OverflowError):
+    if not isinstance(value, str):
         return None
+    for zone in ("", profile.units.zone):
+        try:
+            return None if zone is None else from_iso(value + zone)
+        except (ValueError, OverflowError):
+            continue
+    return None
 
 
 def _model(profile: Profile, answer: dict[str, Any]) -> str | None:

@@ -1,7 +1,8 @@
 """Upstream profiles: what a job API looks like, declared in TOML and checked when loaded.
 
-Owns the shape of ``config/upstreams/*.toml``; pure: ``profilefile.py`` reads the files. ``outcome.py`` reads answers by
-a profile, ``upstream.py`` makes requests by one, the proxy's routes and the rate limits are taken from one.
+Owns the shape of ``config/upstreams/*.toml``, which README explains to operators; pure: ``profilefile.py`` reads the
+files. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes requests by one, the proxy's routes and the rate
+limits are taken from one.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
@@ -42,13 +43,18 @@ type_header = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]+\Z")]
 # A line break in a value would end the header and start another.
 type_header_value = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]*\Z")]
 type_word = str | int | bool
+type_kind = Literal["not_known", "throttled", "key_refused", "credits", "maintenance", "broken"]
+TASK_ID = "{task_id}"
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[request]``: how a task's status is asked for."""
 
-    status_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s#]*\{task_id\}[^\s#]*\Z")]
+    status_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s#]*\Z")]
     """Path and query below the base URL; ``{task_id}`` is replaced, percent-encoded."""
+    method: Literal["GET", "POST"] = "GET"
+    body: dict[str, Any] | None = None
+    """The JSON object that a POST sends; ``{task_id}`` is replaced within its strings."""
     task_id_has_slashes: bool = False
     """Task ids are paths of their own (``operations/x``): their slashes go into the URL as they are."""
     auth_header: type_header = "authorization"
@@ -63,9 +69,14 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """``[envelope]``: what is wrapped around every answer, error answers included."""
 
     code: type_path | None = None
-    """An error code of the API's own; where it is absent or no number the HTTP status alone counts."""
-    ok: tuple[int, ...] = (200,)
-    """The codes that are no error."""
+    """An error code of the API's own; where it is absent, or a word where ``ok`` and ``kinds`` have none, the HTTP
+    status alone counts."""
+    ok: tuple[int | str, ...] = (200,)
+    """The codes that are no error: numbers, which may arrive as text, or words."""
+    kinds: dict[str, type_kind] = {}
+    """What codes mean, the envelope's or HTTP's, where that is not what the family means by them."""
+    success: type_path | None = None
+    """A member that is false in an error answer, whatever its code."""
     message: list[type_path] = []
     """Paths that may hold a human's explanation; what is no text is shown as JSON."""
     retry_after: type_path | None = None
@@ -92,6 +103,12 @@ class States(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """It is a success only where this member is there as well: for an API that says no more than "done"."""
     fail_if: type_path | None = None
     """It is a failure only where this member is there as well."""
+    fail_if_set: list[type_path] = []
+    """Whatever the state, the task has failed where one of these members holds something: not null, false or empty."""
+    fail_if_false: list[type_path] = []
+    """Whatever the state, the task has failed where one of these members is false."""
+    ignore_case: bool = False
+    """Words are the same in capitals and in small letters."""
     may_be_absent: bool = False
     """An answer that names the task and no state means running: protobuf's JSON leaves out what is false or 0."""
     progress: type_path | None = None
@@ -107,18 +124,20 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The object that describes the task; its members that no path names become ``extra``. None: the whole answer."""
     task_id: type_path | None = None
     """An answer that names another task than the one asked for is refused."""
+    task_id_may_be_part: bool = False
+    """The answer may name a part of the id that was asked for, between slashes: ``abc`` of ``video/requests/abc``."""
     model: type_path | None = None
     """Which model works on the task; how long tasks take is learned for each."""
     result: type_paths | None = None
     param: type_path | None = None
     """The parameters that the task was created with."""
     fail_code: type_paths | None = None
-    """Objects, arrays and numbers become their JSON text, here and in ``fail_msg``."""
+    """Objects, arrays and numbers become their JSON text, here and in ``fail_msg``. Both are null but on failure."""
     fail_msg: type_paths | None = None
-    cost_time: type_path | None = None
+    cost_time: type_paths | None = None
     """How long the task took."""
-    create_time: type_path | None = None
-    complete_time: type_path | None = None
+    create_time: type_paths | None = None
+    complete_time: type_paths | None = None
 
 
 class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,7 +151,9 @@ class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """``[units]``: how times are written. In the webhook all of them are milliseconds."""
 
     time: Literal["ms", "s", "iso"] = "ms"
-    """``create_time`` and ``complete_time``: since the epoch in milliseconds or seconds, or ISO 8601 with a zone."""
+    """``create_time`` and ``complete_time``: since the epoch in milliseconds or seconds, or ISO 8601."""
+    zone: Annotated[str, msgspec.Meta(pattern=r"^(Z|[+-]\d\d:\d\d)\Z")] | None = None
+    """What ISO 8601 without a zone is in: ``Z`` or ``+08:00``. None: such a time is not told."""
     cost: Literal["ms", "s"] = "ms"
     """``cost_time``."""
 
@@ -192,11 +213,23 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         prefix = () if self.fields.root is None else _names(self.fields.root)
         named = set()
         for paths in (self.states.path, *msgspec.structs.astuple(self.fields)[1:]):
-            for path in [paths] if isinstance(paths, str) else paths or ():
+            for path in _listed(paths):
                 names = _names(path)
                 if names[: len(prefix)] == prefix and len(names) > len(prefix):
                     named.add(names[len(prefix)])
         return frozenset(named)
+
+    @cached_property
+    def spellings(self) -> dict[str, str]:
+        """The words of the states as they are written here, by their spelling without case."""
+        states = self.states
+        words = (word for word in (*states.success, *states.fail, *states.not_known) if isinstance(word, str))
+        return {word.casefold(): word for word in words}
+
+    @cached_property
+    def codes_are_words(self) -> bool:
+        """Whether a word may be an error code."""
+        return any(not str(code).isdecimal() for code in (*self.envelope.ok, *self.envelope.kinds))
 
 
 def parse_profile(text: str, source: str) -> Profile:
@@ -265,22 +298,48 @@ def _contradictions(profile: Profile) -> list[str]:
     states = profile.states
     if len({type(word) for word in (*states.success, *states.fail, *states.not_known)}) > 1:
         return ["states: success, fail and not_known need values of one kind: all text, all numbers, or true and false"]
-    found = []
+    found = _request_contradictions(profile.request)
+    words = {word for word in (*states.success, *states.fail, *states.not_known) if isinstance(word, str)}
+    if states.ignore_case and len(profile.spellings) < len(words):
+        found.append("states.ignore_case: some of the values differ in nothing but their case")
+    if both := sorted({str(code) for code in profile.envelope.ok} & profile.envelope.kinds.keys()):
+        found.append(f"envelope.kinds: {both} cannot be errors and ok")
+    if profile.units.zone is not None and profile.units.time != "iso":
+        found.append('units.zone: only times with time = "iso" have a zone')
     told_apart = states.success_if is not None and states.fail_if is not None
     if (overlap := set(states.success) & set(states.fail)) and not told_apart:
         found.append(f"states: {sorted(overlap)} cannot mean both success and fail without success_if and fail_if")
     if overlap := set(states.not_known) & {*states.success, *states.fail}:
         found.append(f"states.not_known: {sorted(overlap)} cannot end the task as well")
-    for key in ("result", "fail_code", "fail_msg"):
-        paths = getattr(profile.fields, key)
-        if wrong := [
-            path for path in ([paths] if isinstance(paths, str) else paths or ()) if not re.match(_PATH, path)
-        ]:
+    for key in ("result", "fail_code", "fail_msg", "cost_time", "create_time", "complete_time"):
+        if wrong := [path for path in _listed(getattr(profile.fields, key)) if not re.match(_PATH, path)]:
             found.append(
                 f"fields.{key}: {wrong} cannot be paths; write names with dots between them, such as data.result"
             )
     if states.may_be_absent and profile.fields.task_id is None:
         found.append("states.may_be_absent: needs fields.task_id, else any answer at all would mean running")
-    if profile.request.auth_header.lower() in {name.lower() for name in profile.request.headers}:
-        found.append(f"request.headers: {profile.request.auth_header} carries the key; see request.auth_header")
+    if profile.fields.task_id_may_be_part and profile.fields.task_id is None:
+        found.append("fields.task_id_may_be_part: needs fields.task_id")
     return found
+
+
+def _request_contradictions(request: Request) -> list[str]:
+    found = []
+    if request.auth_header.lower() in {name.lower() for name in request.headers}:
+        found.append(f"request.headers: {request.auth_header} carries the key; see request.auth_header")
+    if request.body is not None and request.method != "POST":
+        found.append('request.body: needs method = "POST"')
+    if TASK_ID not in request.status_path and not _holds_task_id(request.body):
+        found.append(f"request.status_path: has no {TASK_ID}, which may stand in request.body instead")
+    return found
+
+
+def _holds_task_id(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_task_id, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and TASK_ID in value
+
+
+def _listed(paths: Any) -> list[str]:
+    """Return one path or several as a list; what is no path is none."""
+    return [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []

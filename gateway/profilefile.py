@@ -1,6 +1,6 @@
 """The profiles' files: folders of TOML → profiles by name.
 
-Owns the reading; what a profile may say is ``profile.py``'s. Called by the wiring, once, before anything starts.
+Owns the reading; what a profile may say is ``profile.py``'s. Called by the wiring, before anything starts.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.errors import ConfigError
 from gateway.profile import Profile, parse_profile
 
-__all__ = ["load_profiles"]
+__all__ = ["load_profiles", "read_profiles"]
 
 
 def load_profiles(folders: Sequence[Path]) -> dict[str, Profile]:
@@ -17,12 +17,26 @@ def load_profiles(folders: Sequence[Path]) -> dict[str, Profile]:
 
     Raises ConfigError that holds the mistakes of all files: the file, the key and the reason.
     """
+    profiles, problems = read_profiles(folders)
+    if problems:
+        raise ConfigError(problems)
+    return profiles
+
+
+def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
+    """Return the profiles that can be used, as ``load_profiles`` does, and the mistakes of the others."""
     profiles: dict[str, Profile] = {}
     problems: list[str] = []
     for folder in folders:
-        if not folder.is_dir():
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+        except FileNotFoundError:
             problems.append(f"{folder}: no such folder")
-        for path in sorted(folder.glob("*.toml")):
+            continue
+        except OSError as exc:
+            problems.append(f"{folder}: {exc.strerror or exc}")
+            continue
+        for path in paths:
             try:
                 profile = parse_profile(path.read_text("utf-8"), str(path))
             except ConfigError as exc:
@@ -35,6 +49,4 @@ def load_profiles(folders: Sequence[Path]) -> dict[str, Profile]:
                 if profile.name != path.stem:
                     problems.append(f"{path}: name: got {profile.name!r}; write the name of the file, {path.stem!r}")
                 profiles[profile.name] = profile
-    if problems:
-        raise ConfigError(problems)
-    return profiles
+    return profiles, problems

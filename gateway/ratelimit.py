@@ -75,6 +75,10 @@ class RateLimiter:
         """Send nothing before ``until``: the other side asked for it."""
         self._blocked_until = max(self._blocked_until, until)
 
+    def unblock(self) -> None:
+        """Send again: whom the wish was about is replaced."""
+        self._blocked_until = 0.0
+
     def spent(self, now: float) -> list[tuple[float, int]]:
         """Return when requests that still count ended, and how many each time; at most ``_SLOTS`` + 1 times.
 

@@ -7,13 +7,14 @@ here. Called by ``config``, which reads and reports; the rest of the package tak
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway import addresses
+from gateway.tablesettings import ClientSettings, RateWindow, UpstreamSettings
 from gateway.tokens import parse_hashes
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "DEFAULT_CLIENT",
     "DEFAULT_UPSTREAM",
     "PREFIX",
-    "SERVICE_LINK_ADVICE",
     "SETTINGS",
     "UPSTREAM_KEYS",
     "ClientSettings",
@@ -37,49 +37,6 @@ PREFIX = "GATEWAY_"
 DEFAULT_CLIENT = "default"
 """Whoever sends GATEWAY_TOKEN; everybody, where no client has a token."""
 DEFAULT_UPSTREAM = "aigptimage"
-SERVICE_LINK_ADVICE = 'Kubernetes sets it for a Service named "gateway": put enableServiceLinks: false into the pod'
-
-
-class RateWindow(msgspec.Struct, frozen=True):
-    """At most ``limit`` requests in any ``window_s`` seconds."""
-
-    limit: int
-    window_s: float
-
-
-class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One more upstream, a table ``[upstreams.NAME]`` of the TOML file. Its repr hides the key."""
-
-    name: str
-    profile: str
-    url: str | None
-    """None: the profile's base URL."""
-    api_key: str | None
-    rate: tuple[RateWindow, ...] | None
-    """None: what the profile says."""
-    create_rate: tuple[RateWindow, ...] | None
-
-    def __repr__(self) -> str:
-        return f"UpstreamSettings(name={self.name!r}, profile={self.profile!r}, url={self.url!r})"
-
-
-class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One client, a table ``[clients.NAME]`` of the TOML file. Its repr hides all that is secret."""
-
-    name: str
-    token_hashes: tuple[bytes, ...]
-    """SHA-256 digests of the tokens it may send."""
-    webhook_secret: tuple[str, ...] | None
-    """None: signed with ``Settings.webhook_secret``."""
-    upstream: str | None
-    """Where its callbacks name none; None: the default one."""
-    headers: Mapping[str, str]
-    """Sent to its receivers with each webhook; lower-case names."""
-    rate: tuple[RateWindow, ...] | None
-    """None: not limited."""
-
-    def __repr__(self) -> str:
-        return f"ClientSettings(name={self.name!r}, upstream={self.upstream!r})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +45,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     database_url: str
-    upstream_url: str
-    """Without a slash at its end."""
+    upstream: str
+    """The default upstream's name."""
+    upstream_url: str | None
+    """Without a slash at its end. None: what its table says, else its profile; so with its rate."""
     upstream_api_key: str | None
-    upstream_rate: tuple[RateWindow, ...]
+    upstream_rate: tuple[RateWindow, ...] | None
+    profiles: str | None
     webhook_secret: tuple[str, ...] | None
     token: str | None
+    operator_token: str | None
     callback_allow: tuple[str, ...]
     poll_min_s: float
     poll_max_s: float
@@ -106,8 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["console", "json"] | None
     """None: ``console`` on a terminal, else ``json``."""
     log_level: Literal["debug", "info", "warning", "error"]
+    url: str | None
+    """Where the commands that are clients find the gateway."""
     upstreams: tuple[UpstreamSettings, ...] = ()
-    """Upstreams besides the default one; only the TOML file names them."""
+    """Each table ``[upstreams.NAME]``; one of them may be the default upstream's."""
     clients: tuple[ClientSettings, ...] = ()
     """Clients besides the default one, or with more for it; only the TOML file names them."""
     webhook_secret_from: str = ""
@@ -133,6 +96,8 @@ class Setting(msgspec.Struct, frozen=True):
     separator: str = ""
     """What joins the items of a TOML array; empty where an array makes no sense."""
     secret: bool = False
+    of_profile: bool = False
+    """Where it is not given the upstream's profile decides, and its value is None; ``default`` is the shipped one's."""
 
     @property
     def key(self) -> str:
@@ -191,12 +156,6 @@ def _host(text: str) -> str:
     return host.lower()
 
 
-def _port(text: str) -> int:
-    if "://" in text:
-        raise ValueError(f"write a whole number; {SERVICE_LINK_ADVICE}")
-    return _whole(0, 65535)(text)
-
-
 def _database_url(text: str) -> str:
     scheme, _, rest = text.partition("://")
     if scheme in ("postgresql", "postgres"):
@@ -210,7 +169,15 @@ def _database_url(text: str) -> str:
 
 
 def _upstream_url(text: str) -> str:
-    advice = "write an http or https URL, such as https://aigptimage.com"
+    return _base_url(text, "https://aigptimage.com", "the key goes into GATEWAY_UPSTREAM_API_KEY")
+
+
+def _gateway_url(text: str) -> str:
+    return _base_url(text, "http://127.0.0.1:8080", "the token goes into GATEWAY_TOKEN")
+
+
+def _base_url(text: str, example: str, secret: str) -> str:
+    advice = f"write an http or https URL, such as {example}"
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port  # reading the port checks it
@@ -219,10 +186,16 @@ def _upstream_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not host or re.search(r"\s", text):
         raise ValueError(advice)
     if "@" in parts.netloc:
-        raise ValueError("write it without user and password; the key goes into GATEWAY_UPSTREAM_API_KEY")
+        raise ValueError(f"write it without user and password; {secret}")
     if "?" in text or "#" in text:
         raise ValueError("write it without a query string and fragment")
     return text.rstrip("/")
+
+
+def _upstream_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", text):
+        raise ValueError("write the name of a profile or of a table [upstreams.NAME], such as kie")
+    return text
 
 
 def _rate(text: str) -> tuple[RateWindow, ...]:
@@ -288,7 +261,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "GATEWAY_PORT",
         "8080",
-        _port,
+        _whole(0, 65535),
         "TCP port it listens on; 0 takes a free one.",
     ),
     Setting(
@@ -298,24 +271,38 @@ SETTINGS: tuple[Setting, ...] = (
         "SQLite file: sqlite:///relative.db (three slashes) or sqlite:////absolute.db (four).",
     ),
     Setting(
+        "GATEWAY_UPSTREAM",
+        DEFAULT_UPSTREAM,
+        _upstream_name,
+        "Upstream of callbacks that name none, and of the proxy's root paths: a profile, or a table [upstreams.NAME].",
+    ),
+    Setting(
         "GATEWAY_UPSTREAM_URL",
         "https://aigptimage.com",
         _upstream_url,
-        "Base URL of the upstream.",
+        "Base URL of that upstream; default: its profile's.",
+        of_profile=True,
     ),
     Setting(
         "GATEWAY_UPSTREAM_API_KEY",
         "",
         _credential,
-        "The upstream's Bearer key: never logged, never sent anywhere else.",
+        "That upstream's Bearer key: never logged, never sent anywhere else.",
         secret=True,
     ),
     Setting(
         "GATEWAY_UPSTREAM_RATE",
         "2/1,60/60",
         _rate,
-        "Requests/seconds windows for one key; all of them hold at once.",
+        "Requests/seconds windows for that key, all of them at once; default: its profile's.",
         separator=",",
+        of_profile=True,
+    ),
+    Setting(
+        "GATEWAY_PROFILES",
+        "",
+        str,
+        "Folder of further upstream profiles, NAME.toml, read beside the shipped ones.",
     ),
     Setting(
         "GATEWAY_WEBHOOK_SECRET",
@@ -330,6 +317,13 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         _credential,
         "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.",
+        secret=True,
+    ),
+    Setting(
+        "GATEWAY_OPERATOR_TOKEN",
+        "",
+        _credential,
+        "Token that reads, redelivers and cancels for all clients, and registers nothing.",
         secret=True,
     ),
     Setting(
@@ -394,6 +388,12 @@ SETTINGS: tuple[Setting, ...] = (
         "info",
         _log_level,
         "The least that is logged: debug, info, warning or error.",
+    ),
+    Setting(
+        "GATEWAY_URL",
+        "",
+        _gateway_url,
+        "Where commands such as gateway list find the gateway. Not set: at the host and port above.",
     ),
 )
 """Every setting, in the order of the README's table and of ``config/gateway.toml``."""

@@ -86,7 +86,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
             try:
                 await connection.ask(message, no_body=no_body)
             except httpx.ReadError:
-                if not (kept and connection.silent and request.method in self._repeatable):
+                repeatable = request.method in self._repeatable or request.extensions.get("repeatable", False)
+                if not (kept and connection.silent and repeatable):
                     raise
                 self._busy.discard(connection)
                 connection = await self._connect(destination)

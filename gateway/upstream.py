@@ -6,7 +6,7 @@ what comes back is a value, whatever went wrong.
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profile import Profile
+from gateway.profile import TASK_ID, Profile
 from gateway.retry import parse_retry_after
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
@@ -37,6 +37,8 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: httpx.Headers
     body: bytes
+    key_number: int = 0
+    """Which of the upstream's keys asked, counted from 0."""
 
 
 class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +77,6 @@ class Upstream:
         """
         self.profile = profile
         self.name = name or profile.name
-        self._api_key = api_key
         self._transport = transport
         self._clock = clock
         self._url = httpx.URL(base_url)
@@ -89,8 +90,16 @@ class Upstream:
             "user-agent": _USER_AGENT,
             **{name.lower(): value for name, value in profile.request.headers.items()},
         }
+        self._keys: list[str | None] = []
+        self.use_key(api_key)
+        self._poll_body = None if profile.request.body is None else msgspec.json.encode(profile.request.body)
+
+    def use_key(self, api_key: str | None) -> None:
+        """Send another key from now on. Earlier ones may still come in answers, and are shown as little as this one."""
+        self._keys.append(api_key)
+        self._headers.pop(self.profile.request.auth_header, None)
         if api_key is not None:
-            self._headers[profile.request.auth_header] = profile.request.auth_prefix + api_key
+            self._headers[self.profile.request.auth_header] = self.profile.request.auth_prefix + api_key
         # Polls have these and no others: encoding them each time took longer than parsing the answer.
         self._poll_headers = httpx.Headers(self._headers)
 
@@ -100,8 +109,18 @@ class Upstream:
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
             # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
             return PollResult(kind=PollKind.NOT_KNOWN, error="No task has an id with . or .. as a part of its path.")
-        path = self.profile.request.status_path.replace("{task_id}", quote(task_id, safe=safe))
-        return self.read(task_id, await self.forward("GET", path))
+        path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
+        if self.profile.request.method == "GET":
+            return self.read(task_id, await self.forward("GET", path))
+        return self.read(task_id, await self._poll_by_post(task_id, path))
+
+    async def _poll_by_post(self, task_id: str, path: str) -> "Answer | NoAnswer":
+        if self._poll_body is None:
+            return await self.forward("POST", path, content=b"", asks_only=True)
+        body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
+        return await self.forward(
+            "POST", path, headers={"content-type": "application/json"}, content=body, asks_only=True
+        )
 
     async def forward(
         self,
@@ -111,21 +130,23 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         timeout_s: float | None = None,
+        asks_only: bool = False,
     ) -> Answer | NoAnswer:
         """Make one request with the key; ``path`` may have a query, and is sent as it is.
 
-        The time limit is for all of it.
+        The time limit is for all of it. ``asks_only``: a POST that changes nothing, and may be sent twice.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         framing = {} if content is None else {"content-length": str(len(content))}
         more = {**(headers or {}), **framing}
         # The path as an extension: a URL of its own for each task would have to be parsed, half of a poll's cost here.
+        key_number = len(self._keys) - 1
         request = httpx.Request(
             method,
             self._url,
             headers={**self._headers, **more} if more else self._poll_headers,
             stream=httpx.ByteStream(content or b""),
-            extensions={"target": (self._base_path + path).encode("ascii")},
+            extensions={"target": (self._base_path + path).encode("ascii"), "repeatable": asks_only},
         )
         try:
             async with asyncio.timeout(timeout_s):
@@ -145,8 +166,8 @@ class Upstream:
             # Only then may it be compressed, whatever its headers say.
             coding = response.headers.get("content-encoding", "").strip().lower()
             if coding not in ("", "identity"):
-                return self._decompressed(response, coding, body)
-        return self._oversized() if body is None else Answer(response.status_code, response.headers, body)
+                return self._decompressed(response, coding, body, key_number)
+        return self._oversized() if body is None else Answer(response.status_code, response.headers, body, key_number)
 
     async def _read(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> bytes | None:
         """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
@@ -168,7 +189,7 @@ class Upstream:
                     break
         return b"".join(chunks)[:limit]
 
-    def _decompressed(self, response: httpx.Response, coding: str, body: bytes) -> Answer | NoAnswer:
+    def _decompressed(self, response: httpx.Response, coding: str, body: bytes, key_number: int) -> Answer | NoAnswer:
         """Return an answer that was compressed although that was not asked for."""
         good, limit = 200 <= response.status_code < 300, self._max_answer
         plain = _inflated(body, coding, limit + 1) if coding in ("gzip", "x-gzip", "deflate") else None
@@ -184,7 +205,7 @@ class Upstream:
             plain = f"(compressed: {coding})".encode("ascii", "replace")
         if good and len(plain) > limit:
             return self._oversized()
-        return Answer(response.status_code, response.headers, plain[:limit])
+        return Answer(response.status_code, response.headers, plain[:limit], key_number)
 
     def _oversized(self) -> NoAnswer:
         error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
@@ -198,15 +219,18 @@ class Upstream:
             )
         retry_after_s = self._retry_after_s(answer.headers)
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if result.error is None or not self._api_key:
+        if result.kind is PollKind.KEY_REFUSED and answer.key_number < len(self._keys) - 1:
+            result = msgspec.structs.replace(result, kind=PollKind.BROKEN, of_old_key=True)
+        keys = [] if result.error is None else [key for key in self._keys if key]
+        if result.error is None or not keys:
             return result
         # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
         # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
-        masked = answer.body.replace(self._api_key.encode("utf-8"), b"***")
-        if masked == answer.body:
-            return msgspec.structs.replace(result, error=result.error.replace(self._api_key, "***"))
-        again = read_answer(self.profile, task_id, answer.status, retry_after_s, masked)
-        return msgspec.structs.replace(result, error=(again.error or result.error).replace(self._api_key, "***"))
+        masked = _masked(answer.body, keys)
+        error = result.error
+        if masked != answer.body:
+            error = read_answer(self.profile, task_id, answer.status, retry_after_s, masked).error or error
+        return msgspec.structs.replace(result, error=_masked(error.encode(), keys).decode())
 
     def _retry_after_s(self, headers: httpx.Headers) -> float | None:
         # Seldom there: httpx's own look-up, which decodes every header first, took a seventh of reading an answer.
@@ -217,9 +241,14 @@ class Upstream:
     def without_key(self, answer: Answer) -> Answer:
         """Return an answer that clients may see: some answers to a refused key repeat it."""
         # A key as short as a word is no secret, and would be found in answers that do not speak of it.
-        if self._api_key is None or len(self._api_key) < _LEAST_SECRET:
-            return answer
-        return msgspec.structs.replace(answer, body=answer.body.replace(self._api_key.encode(), b"***"))
+        keys = [key for key in self._keys if key is not None and len(key) >= _LEAST_SECRET]
+        return msgspec.structs.replace(answer, body=_masked(answer.body, keys)) if keys else answer
+
+
+def _masked(text: bytes, keys: Sequence[str]) -> bytes:
+    for key in keys:
+        text = text.replace(key.encode(), b"***")
+    return text
 
 
 def _inflated(body: bytes, coding: str, limit: int) -> bytes | None:

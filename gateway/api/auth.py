@@ -1,7 +1,7 @@
-"""Who is asking: bearer token → client name, for every path that is not public.
+"""Who is asking: bearer token → client name, or the operator, for every path that is not public.
 
-Owns the comparison of tokens, and that a client's rate is counted. An ASGI middleware, so that a route which is added
-later is closed unless it is listed here.
+Owns the comparison of tokens, and that a client's rate is counted; the operator has none. An ASGI middleware, so that a
+route which is added later is closed unless it is listed here.
 """
 
 import hmac
@@ -14,55 +14,77 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.config import DEFAULT_CLIENT
-from gateway.errors import RequestError, Unauthorized
+from gateway.errors import Forbidden, RequestError, Unauthorized
 from gateway.tokens import token_digest
 
-__all__ = ["PUBLIC", "AuthMiddleware", "client_of"]
+__all__ = ["PUBLIC", "AuthMiddleware", "Tokens", "client_of", "scope_of"]
 
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
 """What needs no token, and so shows no URL, task or secret."""
 
 
 def client_of(request: Request) -> str:
-    """Return the name of the client that the request's token proved."""
-    client: str = request.scope["client_name"]
+    """Return the name of the client that the request's token proved. Raises Forbidden for the operator's."""
+    client = scope_of(request)
+    if client is None:
+        raise Forbidden("The operator's token reads, redelivers and cancels; send a client's for this.")
     return client
 
 
-class AuthMiddleware:
-    """Asks for a token; ``clients`` has each token's digest and its client. Where it is empty all are the default."""
+def scope_of(request: Request) -> str | None:
+    """Return whose callbacks the request's token is for: one client's, or None, which is all of them."""
+    client: str | None = request.scope["client_name"]
+    return client
 
-    def __init__(self, app: ASGIApp, clients: Mapping[bytes, str], limits: ClientLimits, errors: ErrorAnswers) -> None:
-        self._app = app
+
+class Tokens:
+    """Each token's digest and its client; where there is none all are the default. And the operator's digest."""
+
+    def __init__(self, clients: Mapping[bytes, str], operator: bytes | None = None) -> None:
+        self.replace(clients, operator)
+
+    def replace(self, clients: Mapping[bytes, str], operator: bytes | None) -> None:
+        """Take others in the place of these."""
         self._clients = dict(clients)
+        self._operator = operator
+
+    def owner(self, authorization: str | None) -> str | None:
+        """Return whose the token of an Authorization header is, None for the operator. Raises Unauthorized."""
+        scheme, _, token = (authorization or "").partition(" ")
+        digest = token_digest(token.strip()) if scheme.lower() == "bearer" else b""
+        if self._operator is not None and hmac.compare_digest(digest, self._operator):
+            return None
+        if not self._clients:
+            return DEFAULT_CLIENT
+        if authorization is None:
+            raise Unauthorized("Send the gateway's token as `Authorization: Bearer TOKEN`.")
+        found = None
+        # Every one of them, in constant time: how long it takes tells neither a token's digest nor whose it is.
+        for known, client in self._clients.items():
+            if hmac.compare_digest(digest, known):
+                found = client
+        if found is None:
+            raise Unauthorized("The token is not one of this gateway's.")
+        return found
+
+
+class AuthMiddleware:
+    """Asks for one of the tokens."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, limits: ClientLimits, errors: ErrorAnswers) -> None:
+        self._app = app
+        self._tokens = tokens
         self._limits = limits
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC:
             try:
-                client = self._client(scope)
-                self._limits.count(client)
+                client = self._tokens.owner(Headers(scope=scope).get("authorization"))
+                if client is not None:
+                    self._limits.count(client)
             except RequestError as error:
                 await self._errors.answer(scope["path"], error)(scope, receive, send)
                 return
             scope["client_name"] = client
         await self._app(scope, receive, send)
-
-    def _client(self, scope: Scope) -> str:
-        if not self._clients:
-            return DEFAULT_CLIENT
-        authorization = Headers(scope=scope).get("authorization")
-        if authorization is None:
-            raise Unauthorized("Send the gateway's token as `Authorization: Bearer TOKEN`.")
-        scheme, _, token = authorization.partition(" ")
-        found = None
-        if scheme.lower() == "bearer":
-            digest = token_digest(token.strip())
-            # Every one of them, in constant time: how long it takes tells neither a token's digest nor whose it is.
-            for known, client in self._clients.items():
-                if hmac.compare_digest(digest, known):
-                    found = client
-        if found is None:
-            raise Unauthorized("The token is not one of this gateway's.")
-        return found

@@ -9,16 +9,19 @@ from typing import Any
 
 import msgspec
 from itsdangerous import BadSignature, URLSafeSerializer
+from msgspec import UNSET
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.auth import client_of
+from gateway.api.auth import client_of, scope_of
 from gateway.api.problems import problem
 from gateway.api.routing import route
 from gateway.api.schema import (
     DEFAULT_TIMEOUT_S,
     CallbackRequest,
+    CallbackView,
     RedeliveriesRequest,
     attempt_view,
     batch_items,
@@ -27,12 +30,14 @@ from gateway.api.schema import (
     encode_metadata,
     json_response,
     read_body,
+    told,
 )
 from gateway.clock import Clock, from_iso
 from gateway.errors import (
     AddressNotAllowed,
     CallbackNotAllowed,
     Conflict,
+    Forbidden,
     InvalidRequest,
     NotFound,
     RequestError,
@@ -67,18 +72,21 @@ class Callbacks:
         *,
         check_url: Callable[[str], Awaitable[object]],
         first_poll_at: Mapping[str, Callable[[int], int]],
+        default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, the default one first, when a task registered now is first polled.
+        """``first_poll_at``: for each upstream, when a task registered now is first polled.
 
-        ``client_upstreams``: for clients with another default upstream, its name.
+        ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
+        for clients with another default upstream, its name.
         """
         self._store = store
         self._clock = clock
         self._registrations = {created: metrics.registrations.labels(created) for created in (True, False)}
         self._check_url = check_url
         self._first_poll_at = first_poll_at
-        self._client_upstreams = client_upstreams
+        self._default_upstream = default_upstream
+        self.client_upstreams = client_upstreams
         self._cursors: URLSafeSerializer | None = None
 
     def routes(self) -> list[Route]:
@@ -92,10 +100,11 @@ class Callbacks:
         ]
 
     async def register(self, request: Request) -> Response:
+        client = client_of(request)
         asked = decode(await read_body(request, _MAX_BODY), _one)
         await self._check(asked.callback_url)
         # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
-        new = self._new_callback(client_of(request), asked, self._clock.now())
+        new = self._new_callback(client, asked, self._clock.now())
         registration = await self._registered(new)
         if isinstance(registration, RequestError):
             raise registration
@@ -111,11 +120,12 @@ class Callbacks:
 
     async def register_batch(self, request: Request) -> Response:
         """Register each item by itself: one that is refused does not touch the others."""
+        client = client_of(request)
         read = [_read_item(item) for item in batch_items(await read_body(request, _MAX_BATCH_BODY))]
         urls = {item.callback_url for item in read if isinstance(item, CallbackRequest)}
         places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
         verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
-        client, now = client_of(request), self._clock.now()
+        now = self._clock.now()
         checked = [
             verdicts[item.callback_url] or self._new_item(client, item, now)
             if isinstance(item, CallbackRequest)
@@ -138,28 +148,29 @@ class Callbacks:
         task_id = query.pop("taskId", None)
         limit = _limit(query.pop("limit", None))
         before_seq = await self._read_cursor(query.pop("cursor", None))
+        client = _whose(request, query.pop("client", None))
         if query:
             unknown = [(name, "is not a parameter of this list") for name in query]
-            raise InvalidRequest("Use state, taskId, limit and cursor.", errors=unknown)
+            raise InvalidRequest("Use state, taskId, limit and cursor; the operator also client.", errors=unknown)
         # One more than asked for tells whether there is a next page.
         found = await self._store.list_callbacks(
-            client_of(request), state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
+            client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
         )
         page = found[:limit]
         cursor = (await self._cursor_serializer()).dumps(page[-1].seq) if len(found) > limit else None
-        return json_response({"data": [callback_view(callback) for callback in page], "nextCursor": cursor})
+        return json_response({"data": [self._view(request, callback) for callback in page], "nextCursor": cursor})
 
     async def get(self, request: Request) -> Response:
-        return json_response(callback_view(await self._callback(request)))
+        return json_response(self._view(request, await self._callback(request)))
 
     async def attempts(self, request: Request) -> Response:
-        attempts = await self._store.list_attempts(client_of(request), request.path_params["id"])
+        attempts = await self._store.list_attempts(scope_of(request), request.path_params["id"])
         if attempts is None:
             raise _not_found(request)
         return json_response({"data": [attempt_view(attempt) for attempt in attempts]})
 
     async def cancel(self, request: Request) -> Response:
-        found = await self._store.cancel(client_of(request), request.path_params["id"], self._clock.now())
+        found = await self._store.cancel(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found in (CallbackState.DELIVERED, CallbackState.DEAD):
@@ -167,14 +178,14 @@ class Callbacks:
         return Response(status_code=204)
 
     async def redeliver(self, request: Request) -> Response:
-        found = await self._store.redeliver(client_of(request), request.path_params["id"], self._clock.now())
+        found = await self._store.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found is CallbackState.WAITING:
             raise Conflict("The task still runs: there is no webhook to redeliver yet.")
         if found is CallbackState.CANCELLED:
             raise Conflict("The callback was cancelled; register it anew.")
-        return json_response(callback_view(await self._callback(request)), 202)
+        return json_response(self._view(request, await self._callback(request)), 202)
 
     async def redeliver_dead(self, request: Request) -> Response:
         asked = decode(await read_body(request, _MAX_BODY), _redeliveries)
@@ -183,22 +194,27 @@ class Callbacks:
         until = _instant("until", asked.until, now + 1)
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
-        count = await self._store.redeliver_dead(client_of(request), since, until, now)
+        count = await self._store.redeliver_dead(_whose(request, asked.client), since, until, now)
         return json_response({"count": count}, 202)
 
     async def _callback(self, request: Request) -> Callback:
-        callback = await self._store.get_callback(client_of(request), request.path_params["id"])
+        callback = await self._store.get_callback(scope_of(request), request.path_params["id"])
         if callback is None:
             raise _not_found(request)
         return callback
+
+    def _view(self, request: Request, callback: Callback) -> CallbackView:
+        callback = replace(callback, task=told(callback.task, self._first_poll_at))
+        return callback_view(callback, callback.client if scope_of(request) is None else UNSET)
 
     def _new_callback(self, client: str, asked: CallbackRequest, now: int) -> NewCallback:
         metadata = encode_metadata(asked.metadata)
         upstream = asked.upstream
         if upstream is None:
-            upstream = self._client_upstreams.get(client, next(iter(self._first_poll_at)))
-        if upstream not in self._first_poll_at:
-            message = f"is not configured; there is: {', '.join(self._first_poll_at)}"
+            upstream = self.client_upstreams.get(client, self._default_upstream)
+        if upstream is None or upstream not in self._first_poll_at:
+            what = "is missing" if upstream is None else "is not configured"
+            message = f"{what}; there is: {', '.join(self._first_poll_at)}"
             raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
         return NewCallback(
             id=new_callback_id(now),
@@ -300,6 +316,14 @@ def _conflict(existing: Callback) -> Conflict:
 
 def _not_found(request: Request) -> NotFound:
     return NotFound(f"There is no callback {request.path_params['id']}.")
+
+
+def _whose(request: Request, named: str | None) -> str | None:
+    """Return whose callbacks are meant, None for everybody's; only the operator may name a client."""
+    own = scope_of(request)
+    if own is not None and named is not None:
+        raise Forbidden("client: only the operator's token is for another client's callbacks.")
+    return named if own is None else own
 
 
 def _state(text: str | None) -> CallbackState | None:

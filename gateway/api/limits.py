@@ -18,8 +18,17 @@ class ClientLimits:
     """One limiter for each client that has ``windows``; the others are not limited."""
 
     def __init__(self, windows: Mapping[str, Sequence[RateWindow]], clock: Clock) -> None:
-        self._limiters = {client: RateLimiter(its) for client, its in windows.items()}
+        self._windows: Mapping[str, Sequence[RateWindow]] = {}
+        self._limiters: dict[str, RateLimiter] = {}
         self._clock = clock
+        self.replace(windows)
+
+    def replace(self, windows: Mapping[str, Sequence[RateWindow]]) -> None:
+        """Take others from now on; who keeps its windows keeps its count."""
+        kept = {client for client, its in windows.items() if self._windows.get(client) == its}
+        limiters = {client: RateLimiter(its) for client, its in windows.items() if client not in kept}
+        self._limiters = limiters | {client: self._limiters[client] for client in kept}
+        self._windows = dict(windows)
 
     def count(self, client: str) -> None:
         """Count one request; raise RateLimited, and count nothing, where there is no room for it."""

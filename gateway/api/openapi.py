@@ -19,6 +19,7 @@ __all__ = ["document"]
 _ERRORS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
+    403: "The operator's token registers nothing, and no other one is for another client's callbacks.",
     404: "There is no such thing, or it is another client's.",
     408: "The body took too long to arrive.",
     409: "The present state does not allow this.",
@@ -52,18 +53,19 @@ def document(calls: Proxy | None) -> dict[str, Any]:
                 "post": _operation(
                     "Register a callback for a task",
                     {201: {"the new callback": callback}, 200: {"the one already registered": callback}},
-                    (400, 401, 408, 409, 413, 415, 422, 503),
+                    (400, 401, 403, 408, 409, 413, 415, 422, 503),
                     body=request,
                 ),
                 "get": _operation(
                     "List callbacks, newest first",
                     {200: {"a page": _page(callback)}},
-                    (401, 422, 503),
+                    (401, 403, 422, 503),
                     parameters=[
                         _query("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
                         _query("taskId", {"type": "string"}),
                         _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
                         _query("cursor", {"type": "string"}),
+                        _query("client", {"type": "string", "description": "For the operator alone."}),
                     ],
                 ),
             },
@@ -71,7 +73,7 @@ def document(calls: Proxy | None) -> dict[str, Any]:
                 "post": _operation(
                     "Register up to 1,000 callbacks; each is judged by itself",
                     {200: {"an answer for each, in the order sent": _data(_BATCH_ITEM)}},
-                    (400, 401, 408, 413, 415, 422, 503),
+                    (400, 401, 403, 408, 413, 415, 422, 503),
                     body={
                         "type": "object",
                         "required": ["callbacks"],
@@ -108,7 +110,7 @@ def document(calls: Proxy | None) -> dict[str, Any]:
                 "post": _operation(
                     "Redeliver every callback that died within a span of time",
                     {202: {"how many": {"type": "object", "properties": {"count": {"type": "integer"}}}}},
-                    (400, 401, 408, 413, 415, 422, 503),
+                    (400, 401, 403, 408, 413, 415, 422, 503),
                     body=redeliveries,
                 )
             },
@@ -195,7 +197,7 @@ def _proxied(calls: Proxy) -> dict[str, Any]:
                 }
             },
         },
-        "responses": _enveloped("the upstream's answer", (400, 401, 413, 422, 429, 502, 503, 504)),
+        "responses": _enveloped("the upstream's answer", (400, 401, 403, 413, 422, 429, 502, 503, 504)),
     }
     return {calls.record_path: {"get": read}, calls.create_path: {"post": create}}
 

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.auth import client_of
+from gateway.api.auth import client_of, scope_of
 from gateway.api.create import CreateRequest, read_create
 from gateway.api.routing import route
 from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
@@ -139,7 +139,7 @@ class UpstreamProxy:
         task_id = request.query_params.get(name, "")
         if not TASK_ID.fullmatch(task_id):
             raise InvalidRequest(f"{name}: must be 1 to 255 printable ASCII characters without spaces.")
-        task = await self._store.get_task(client_of(request), task_id)
+        task = await self._store.get_task(scope_of(request), task_id)
         if task is not None and self._knows(task):
             return "answered", Response(record_envelope(self._upstream.profile, task), media_type="application/json")
         work = self._reads.get(task_id)
@@ -172,15 +172,14 @@ class UpstreamProxy:
     async def _create(self, request: Request, request_id: str) -> tuple[str, Response]:
         if not _REQUEST_ID.fullmatch(request_id):
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
+        client = client_of(request)
         body = await read_any_body(request, _MAX_BODY)
         asked = read_create(body, self._calls.callback_members)
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():
             raise Unavailable("The gateway is shutting down; nothing was created.")
-        work = self._spawn(
-            self._forward_create(asked, request_id, client_of(request)), name=f"proxy-create-{request_id}"
-        )
+        work = self._spawn(self._forward_create(asked, request_id, client), name=f"proxy-create-{request_id}")
         return "forwarded", _passed_on(await _result(work))
 
     async def _check(self, member: str, url: str) -> None:

@@ -5,6 +5,7 @@ Owns camelCase and the decoding of bodies; the only place that knows either. Use
 
 import json
 import re
+from collections.abc import Container
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,6 +34,7 @@ __all__ = [
     "read_any_body",
     "read_body",
     "task_view",
+    "told",
 ]
 
 DEFAULT_TIMEOUT_S = 86_400
@@ -79,6 +81,7 @@ class RedeliveriesRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_field
     state: Literal["dead"]
     since: str | None = None
     until: str | None = None
+    client: str | None = None
 
 
 class _TaskSummary(_Wire, frozen=True, kw_only=True):
@@ -90,9 +93,10 @@ class _TaskSummary(_Wire, frozen=True, kw_only=True):
 
 
 class CallbackView(_Wire, frozen=True, kw_only=True):
-    """A callback as clients see it."""
+    """A callback as clients see it; the operator is also told whose it is."""
 
     id: str
+    client: str | msgspec.UnsetType = msgspec.UNSET
     task_id: str
     callback_url: str
     metadata: msgspec.Raw
@@ -136,10 +140,12 @@ class AttemptView(_Wire, frozen=True, kw_only=True):
     excerpt: str | None
 
 
-def callback_view(callback: Callback) -> CallbackView:
+def callback_view(callback: Callback, client: str | msgspec.UnsetType = msgspec.UNSET) -> CallbackView:
+    """Return what is shown of a callback; ``client`` is for the operator."""
     task = callback.task
     return CallbackView(
         id=callback.id,
+        client=client,
         task_id=task.task_id,
         callback_url=callback.url,
         metadata=msgspec.Raw(callback.metadata),
@@ -159,6 +165,15 @@ def callback_view(callback: Callback) -> CallbackView:
             next_poll_at=_iso(task.next_poll_at),
             last_error=task.last_error,
         ),
+    )
+
+
+def told(task: Task, upstreams: Container[str]) -> Task:
+    """Return a task as it is told: one that nobody polls, as its upstream is not configured, says so."""
+    if task.next_poll_at is None or task.upstream in upstreams:
+        return task
+    return msgspec.structs.replace(
+        task, last_error=f"The upstream {task.upstream} is not configured: nobody polls this task.", next_poll_at=None
     )
 
 

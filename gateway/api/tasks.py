@@ -1,14 +1,15 @@
 """``/v1/tasks``: what the gateway knows of a task, without asking the upstream."""
 
 import asyncio
+from collections.abc import Collection
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.auth import client_of
+from gateway.api.auth import scope_of
 from gateway.api.routing import route
-from gateway.api.schema import json_response, task_view
+from gateway.api.schema import json_response, task_view, told
 from gateway.clock import Clock
 from gateway.errors import InvalidRequest, NotFound
 from gateway.model import Task, TaskState
@@ -22,9 +23,10 @@ _RECHECK_S = 15.0
 
 
 class Tasks:
-    """The route, over a store; ``draining`` is set when requests may no longer be held."""
+    """The route, over a store; ``draining`` is set when requests may no longer be held. ``upstreams`` are polled."""
 
-    def __init__(self, store: Store, clock: Clock, draining: asyncio.Event) -> None:
+    def __init__(self, store: Store, clock: Clock, draining: asyncio.Event, upstreams: Collection[str]) -> None:
+        self._upstreams = upstreams
         self._store = store
         self._clock = clock
         self._draining = draining
@@ -53,11 +55,11 @@ class Tasks:
                 settled.cancel()
         finally:
             drained.cancel()
-        return json_response(task_view(task))
+        return json_response(task_view(told(task, self._upstreams)))
 
     async def _task(self, request: Request) -> Task:
         task_id = request.path_params["task_id"]
-        task = await self._store.get_task(client_of(request), task_id)
+        task = await self._store.get_task(scope_of(request), task_id)
         if task is None:
             raise NotFound(f"No callback was registered for the task {task_id}.")
         return task

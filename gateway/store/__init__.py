@@ -6,7 +6,7 @@ method may raise ``StoreError`` (nothing was written; try again) or, at ``open``
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -70,37 +70,45 @@ class Store(Protocol):
         """
         ...
 
-    async def get_callback(self, client: str, callback_id: str) -> Callback | None:
-        """Return one callback of this client."""
+    # Whose callbacks: ``client`` None means everybody's, those of clients that are no longer configured included.
+
+    async def get_callback(self, client: str | None, callback_id: str) -> Callback | None:
+        """Return one callback."""
         ...
 
     async def list_callbacks(
-        self, client: str, *, state: CallbackState | None, task_id: str | None, before_seq: int | None, limit: int
+        self,
+        client: str | None,
+        *,
+        state: CallbackState | None,
+        task_id: str | None,
+        before_seq: int | None,
+        limit: int,
     ) -> list[Callback]:
-        """Return this client's callbacks, newest first, with ``seq`` below ``before_seq``."""
+        """Return callbacks, newest first, with ``seq`` below ``before_seq``."""
         ...
 
-    async def list_attempts(self, client: str, callback_id: str) -> list[Attempt] | None:
-        """Return a callback's attempts in order; None where the client has no such callback."""
+    async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
+        """Return a callback's attempts in order; None where there is no such callback."""
         ...
 
-    async def get_task(self, client: str, task_id: str) -> Task | None:
-        """Return the task, where this client has registered a callback for it."""
+    async def get_task(self, client: str | None, task_id: str) -> Task | None:
+        """Return the task, where the client has registered a callback for it."""
         ...
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         """Return when the task settles in this process, or after ``timeout_s`` seconds. A hint: ask again then."""
         ...
 
-    async def cancel(self, client: str, callback_id: str, now: int) -> CallbackState | None:
+    async def cancel(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         """Cancel a waiting or pending callback; return the state found, None where there is no such callback."""
         ...
 
-    async def redeliver(self, client: str, callback_id: str, now: int) -> CallbackState | None:
+    async def redeliver(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         """Make a pending, delivered or dead callback due now with a fresh budget; return the state found."""
         ...
 
-    async def redeliver_dead(self, client: str, since: int, until: int, now: int) -> int:
+    async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
         """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many."""
         ...
 
@@ -209,6 +217,10 @@ class Store(Protocol):
 
     async def count_callbacks(self) -> dict[CallbackState, int]:
         """Return how many callbacks are in each state that any are in; it reads through all of them."""
+        ...
+
+    async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
+        """Return of each upstream that is none of these how many tasks callbacks still wait for."""
         ...
 
     async def backlog(self) -> Backlog:

@@ -90,19 +90,25 @@ SELECT_OUTCOME = "SELECT state, outcome, settled_at FROM tasks WHERE seq = ?"
 
 SELECT_CALLBACK = f"""
 SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
-WHERE c.id = ? AND c.client = ?
+WHERE c.id = :id AND c.client = coalesce(:client, c.client)
 """  # noqa: S608 - the interpolated parts are the constants above
 
 
-def select_callbacks(*, state: CallbackState | None, by_task: bool) -> str:
-    """Build the list query: from a task's few callbacks, or along the client's, newest first."""
+def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
+    """Build the list query: from a task's few callbacks, or along the client's, or everybody's, newest first.
+
+    For everybody's in one state there is no index: it is asked for each client.
+    """
     index = "callbacks_client" if state is None else "callbacks_client_state"
     source = f"callbacks AS c INDEXED BY {index} CROSS JOIN tasks AS t ON t.seq = c.task_seq"
     where = ["c.client = :client", "c.seq < :before"]
     if by_task:
         source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
         # The plus signs keep SQLite from going through all of the client's callbacks after all.
-        where = ["t.task_id = :task_id", "+c.client = :client", "+c.seq < :before"]
+        where = ["t.task_id = :task_id", "+c.client = coalesce(:client, c.client)", "+c.seq < :before"]
+    elif every_client:
+        source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
+        where = ["c.seq < :before"]
     if state is not None:
         where.append(f"c.state = '{state.value}'")
     return f"""
@@ -114,7 +120,7 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool) -> str:
 SELECT_TASK = f"""
 SELECT {_TASK}, t.outcome FROM tasks AS t
 WHERE t.task_id = :task_id AND EXISTS (
-    SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client)
+    SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = coalesce(:client, c.client))
 ORDER BY t.seq DESC LIMIT 1
 """  # noqa: S608 - the interpolated part is a constant above
 
@@ -123,7 +129,26 @@ SELECT number, started_at, duration_ms, status_code, error, result, excerpt FROM
 WHERE callback_seq = ? ORDER BY number
 """
 
-SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = ? AND client = ?"
+SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
+
+# From one name to the next along the index, and not through all of the rows.
+SELECT_CLIENTS = """
+WITH RECURSIVE named (client) AS (
+    SELECT min(client) FROM callbacks
+    UNION ALL SELECT (SELECT min(client) FROM callbacks WHERE client > named.client) FROM named
+    WHERE named.client IS NOT NULL)
+SELECT client FROM named WHERE client IS NOT NULL
+"""
+
+SELECT_POLLED_UPSTREAMS = """
+WITH RECURSIVE named (upstream) AS (
+    SELECT min(upstream) FROM tasks WHERE next_poll_at IS NOT NULL
+    UNION ALL SELECT (
+        SELECT min(upstream) FROM tasks WHERE upstream > named.upstream AND next_poll_at IS NOT NULL) FROM named
+    WHERE named.upstream IS NOT NULL)
+SELECT upstream FROM named WHERE upstream IS NOT NULL
+"""
+COUNT_POLLED_TASKS = "SELECT count(*) FROM tasks WHERE upstream = ? AND next_poll_at IS NOT NULL"
 
 CANCEL_CALLBACK = """
 UPDATE callbacks SET state = 'cancelled', cancelled = seq, ended_at = ?, next_attempt_at = NULL

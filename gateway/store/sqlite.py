@@ -10,7 +10,7 @@ leaves nothing to repair.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -167,31 +167,39 @@ class SqliteStore:
 
     # Reading for the API
 
-    async def get_callback(self, client: str, callback_id: str) -> Callback | None:
-        found = await self._database.read(sql.SELECT_CALLBACK, (callback_id, client))
+    async def get_callback(self, client: str | None, callback_id: str) -> Callback | None:
+        found = await self._database.read(sql.SELECT_CALLBACK, {"id": callback_id, "client": client})
         return rows.callback(found[0]) if found else None
 
     async def list_callbacks(
-        self, client: str, *, state: CallbackState | None, task_id: str | None, before_seq: int | None, limit: int
+        self,
+        client: str | None,
+        *,
+        state: CallbackState | None,
+        task_id: str | None,
+        before_seq: int | None,
+        limit: int,
     ) -> list[Callback]:
-        found = await self._database.read(
-            sql.select_callbacks(state=state, by_task=task_id is not None),
-            {
-                "client": client,
-                "task_id": task_id,
-                "before": rows.FOREVER if before_seq is None else before_seq,
-                "limit": limit,
-            },
-        )
-        return [rows.callback(row) for row in found]
+        by_task = task_id is not None
+        whose: list[str | None] = [client]
+        if client is None and state is not None and not by_task:
+            whose = _first_column(await self._database.read(sql.SELECT_CLIENTS))
+        statement = sql.select_callbacks(state=state, by_task=by_task, every_client=whose == [None])
+        before = rows.FOREVER if before_seq is None else before_seq
+        found: list[Any] = []
+        for one in whose:
+            about = {"client": one, "task_id": task_id, "before": before, "limit": limit}
+            found += await self._database.read(statement, about)
+        callbacks = sorted(map(rows.callback, found), key=lambda callback: callback.seq, reverse=True)
+        return callbacks[:limit]
 
-    async def list_attempts(self, client: str, callback_id: str) -> list[Attempt] | None:
-        found = await self._database.read(sql.SELECT_STATE, (callback_id, client))
+    async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
+        found = await self._database.read(sql.SELECT_STATE, {"id": callback_id, "client": client})
         if not found:
             return None
         return [rows.attempt(row) for row in await self._database.read(sql.SELECT_ATTEMPTS, (found[0][0],))]
 
-    async def get_task(self, client: str, task_id: str) -> Task | None:
+    async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
         return rows.task(found[0]) if found else None
 
@@ -208,31 +216,31 @@ class SqliteStore:
 
     # Changing for the API
 
-    async def cancel(self, client: str, callback_id: str, now: int) -> CallbackState | None:
+    async def cancel(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         state: CallbackState | None = await self._writer.submit(self._cancel, (client, callback_id, now))
         return state
 
-    def _apply_cancel(self, db: Connection, items: Sequence[tuple[str, str, int]]) -> list[CallbackState | None]:
+    def _apply_cancel(self, db: Connection, items: Sequence[tuple[str | None, str, int]]) -> list[CallbackState | None]:
         states: list[CallbackState | None] = []
         for client, callback_id, now in items:
-            found = db.execute(sql.SELECT_STATE, (callback_id, client)).fetchall()
+            found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
             for seq, task_seq, _ in found:
                 db.execute(sql.CANCEL_CALLBACK, (now, seq))
                 db.execute(sql.IDLE_TASK, {"seq": task_seq})
             states.append(CallbackState(found[0][2]) if found else None)
         return states
 
-    async def redeliver(self, client: str, callback_id: str, now: int) -> CallbackState | None:
+    async def redeliver(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         state: CallbackState | None
         state, _ = await self._writer.submit(self._redeliver, (client, callback_id, now))
         return state
 
     def _apply_redeliver(
-        self, db: Connection, items: Sequence[tuple[str, str, int]]
+        self, db: Connection, items: Sequence[tuple[str | None, str, int]]
     ) -> list[tuple[CallbackState | None, list[str]]]:
         results: list[tuple[CallbackState | None, list[str]]] = []
         for client, callback_id, now in items:
-            found = db.execute(sql.SELECT_STATE, (callback_id, client)).fetchall()
+            found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
             receivers: list[str] = []
             for seq, _, _ in found:
                 receivers += _first_column(db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
@@ -240,20 +248,25 @@ class SqliteStore:
         return results
 
     def _redelivered(
-        self, items: Sequence[tuple[str, str, int]], results: Sequence[tuple[object, Sequence[str]]]
+        self, items: Sequence[tuple[str | None, str, int]], results: Sequence[tuple[object, Sequence[str]]]
     ) -> None:
         for (_, _, now), (_, receivers) in zip(items, results, strict=True):
             for receiver in receivers:
                 self._webhook_due(receiver, now)
 
-    async def redeliver_dead(self, client: str, since: int, until: int, now: int) -> int:
+    async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
         receivers: list[str] = await self._writer.submit(
             self._redeliver_dead, {"client": client, "since": since, "until": until, "now": now}
         )
         return len(receivers)
 
     def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[str]]:
-        return [_first_column(db.execute(sql.REDELIVER_DEAD, item)) for item in items]
+        results: list[list[str]] = []
+        for item in items:
+            everybody = _first_column(db.execute(sql.SELECT_CLIENTS)) if item["client"] is None else [item["client"]]
+            found = [db.execute(sql.REDELIVER_DEAD, {**item, "client": client}).fetchall() for client in everybody]
+            results.append([receiver for its in found for receiver in _first_column(its)])
+        return results
 
     def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[str]]) -> None:
         for item, receivers in zip(items, results, strict=True):
@@ -534,6 +547,14 @@ class SqliteStore:
     async def count_callbacks(self) -> dict[CallbackState, int]:
         return {CallbackState(state): count for state, count in await self._database.read(sql.COUNT_CALLBACKS)}
 
+    async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
+        names = _first_column(await self._database.read(sql.SELECT_POLLED_UPSTREAMS))
+        counts = {}
+        for name in names:
+            if name not in upstreams:
+                ((counts[name],),) = await self._database.read(sql.COUNT_POLLED_TASKS, (name,))
+        return counts
+
     async def backlog(self) -> Backlog:
         return await count_backlog(self._database)
 
@@ -606,5 +627,5 @@ def _over_rows(db: Connection, statement: str, its_rows: rows.Rows) -> list[Any]
     return found
 
 
-def _first_column(found: Iterable[Any]) -> list[str]:
+def _first_column(found: Iterable[Any]) -> list[Any]:
     return [row[0] for row in found]

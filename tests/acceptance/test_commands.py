@@ -167,10 +167,89 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
 
 def test_check_config_shows_the_settings_without_secrets(tmp_path: Path) -> None:
     """The settings in force are printed, a secret only as set."""
-    done = run("check-config", cwd=tmp_path, GATEWAY_TOKEN="canary-canary-canary")
+    config = tmp_path / "gateway.toml"
+    config.write_text(
+        '[upstreams.kie]\napi_key = "canary"\nrate = "5/1"\n[upstreams.luma]\nurl = "http://127.0.0.1:1"\n'
+    )
+    tokens = {"GATEWAY_TOKEN": "canary-canary-canary", "GATEWAY_OPERATOR_TOKEN": "canary-canary"}
+    done = run("--config", str(config), "check-config", cwd=tmp_path, GATEWAY_UPSTREAM="kie", **tokens)
     assert done.returncode == 0, done.stderr
     assert "GATEWAY_POLL_MAX_S" in done.stdout
     assert "canary" not in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["[upstreams.kie]", "kie", "https://api.kie.ai", "5/1", "key", "***", "default"] in lines
+    assert ["[upstreams.luma]", "luma", "http://127.0.0.1:1", "no", "limit", "no", "key"] in lines
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
+
+
+def test_check_config_and_serve_refuse_the_same(tmp_path: Path) -> None:
+    """One report with the same words, exit 2, no port opened and no file written."""
+    config = tmp_path / "gateway.toml"
+    config.write_text('[upstreams.kie]\n[upstreams.x]\nprofile = "none"\n')
+    (tmp_path / "gateway.secret").write_text("whsec_c2hvcnQ=")
+    environ = {"GATEWAY_CONFIG": str(config), "GATEWAY_PROFILES": str(tmp_path / "absent"), "GATEWAY_PORT": "x"}
+    checked, served = (run(command, cwd=tmp_path, **environ) for command in ("check-config", "serve"))
+    assert (checked.returncode, served.returncode) == (2, 2)
+    assert checked.stderr == served.stderr
+    for expected in ("GATEWAY_PORT", "absent: no such folder", "no profile none", "upstreams.kie]: no api_key"):
+        assert expected in checked.stderr
+    for expected in ("GATEWAY_UPSTREAM_API_KEY", "gateway.secret: the secret has 5 bytes"):
+        assert expected in checked.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.secret", "gateway.toml"]
+
+
+async def test_client_commands_need_none_of_the_gateways_settings(world: Any, tmp_path: Path) -> None:
+    """Mistakes in what only the gateway needs do not stop them; GATEWAY_URL and GATEWAY_TOKEN are theirs."""
+    config = tmp_path / "gateway.toml"
+    hashed = hashlib.sha256(b"shops-token").hexdigest()
+    config.write_text(f'poll_min_s = "soon"\n[upstreams.X]\n[clients.shop]\ntoken_hash = "sha256:{hashed}"\n')
+    world_config = world.folder / "world.toml"
+    world_config.write_text(f'[clients.shop]\ntoken_hash = "sha256:{hashed}"\n')
+    environ = {
+        "GATEWAY_UPSTREAM_RATE": "fast",
+        "GATEWAY_CONFIG": str(config),
+        "GATEWAY_REDIS_SERVICE_HOST": "10.0.0.1",
+        "GATEWAY_PORT": "tcp://10.0.0.1:80",
+        "GATEWAY_TOKEN": "shops-token",
+        "GATEWAY_TOKEN_FILE": "/run/secrets/absent",
+    }
+    own = {"GATEWAY_CONFIG": str(world_config), "GATEWAY_TOKEN": "own-token"}
+    async with world.gateway(**own) as gateway:
+        listed = await asyncio.to_thread(run, "list", cwd=tmp_path, GATEWAY_URL=gateway.url, **environ)
+        assert listed.returncode == 0, listed.stderr
+        refused = await asyncio.to_thread(
+            run, "list", "--token", "nobodys", cwd=tmp_path, GATEWAY_URL=gateway.url, **environ
+        )
+        assert refused.returncode == 1
+        config.write_text(f'port = {gateway.url.rpartition(":")[2]}\npoll_min_s = "soon"\n')
+        found = await asyncio.to_thread(run, "list", cwd=tmp_path, **environ)
+        assert found.returncode == 0, found.stderr
+        assert await gateway.stop() == 0
+
+
+def test_a_saved_webhook_is_verified_whatever_else_is_wrong(tmp_path: Path) -> None:
+    """`verify` needs the secret alone, here the one beside the database; so does `listen`."""
+    headers = Signer(parse_secrets(SECRET)).headers("cb_1", 1_700_000_000, b"{}")
+    (tmp_path / "body.json").write_bytes(b"{}")
+    (tmp_path / "headers.json").write_text(json.dumps(headers))
+    (tmp_path / "own.secret").write_text(SECRET)
+    words = ("verify", "body.json", "headers.json", "--tolerance-seconds", "1e12")
+    environ = {"GATEWAY_POLL_MIN_S": "soon", "GATEWAY_TOKN": "x", "GATEWAY_DATABASE_URL": "sqlite:///own.db"}
+    done = run(*words, cwd=tmp_path, **environ)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_register_names_an_upstream(world: Any, tmp_path: Path) -> None:
+    """--upstream is the request's own; one that is not configured is refused with those that are."""
+    config = world.folder / "gateway.toml"
+    config.write_text(f'[upstreams.second]\nprofile = "kie"\nurl = "{world.upstream_url}"\n')
+    async with world.gateway(GATEWAY_CONFIG=str(config)) as gateway:
+        words = ("register", "sim-never-0-up", f"{world.receiver.url}/hooks", "--url", gateway.url, "--upstream")
+        done = await command(*words, "second", "--json", cwd=tmp_path)
+        assert json.loads(done.stdout)["upstream"] == "second", done.stderr
+        refused = await command(*words, "third", cwd=tmp_path)
+        assert (refused.returncode, "there is: aigptimage, second" in refused.stderr) == (1, True), refused.stderr
+        assert await gateway.stop() == 0
 
 
 def test_a_taken_port_is_a_clear_message(tmp_path: Path) -> None:
@@ -245,7 +324,8 @@ def test_make_secret_makes_a_key_pair(tmp_path: Path) -> None:
     refused = run("check-config", cwd=tmp_path, GATEWAY_WEBHOOK_SECRET=public)
     assert refused.returncode == 2
     assert "whpk_" in refused.stderr
-    assert run("check-config", cwd=tmp_path, GATEWAY_WEBHOOK_SECRET=f"{SECRET} {signing}").returncode == 0
+    good = {"GATEWAY_WEBHOOK_SECRET": f"{SECRET} {signing}", "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+    assert run("check-config", cwd=tmp_path, **good).returncode == 0
 
 
 def test_make_secret_makes_a_token_with_its_hash(tmp_path: Path) -> None:
@@ -253,7 +333,8 @@ def test_make_secret_makes_a_token_with_its_hash(tmp_path: Path) -> None:
     token, line = run("make-secret", "--token", cwd=tmp_path).stdout.splitlines()
     config = tmp_path / "gateway.toml"
     config.write_text(f"[clients.shop]\n{line}\n")
-    checked = run("check-config", cwd=tmp_path, GATEWAY_CONFIG=str(config), GATEWAY_HOST="0.0.0.0")
+    environ = {"GATEWAY_CONFIG": str(config), "GATEWAY_HOST": "0.0.0.0", "GATEWAY_UPSTREAM_API_KEY": "k"}
+    checked = run("check-config", cwd=tmp_path, **environ)
     assert (checked.returncode, "[clients.shop]" in checked.stdout) == (0, True), checked.stderr
     assert token not in line
     assert line == f'token_hash = "sha256:{hashlib.sha256(token.encode()).hexdigest()}"'

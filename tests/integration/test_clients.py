@@ -16,6 +16,7 @@ from gateway.app import Gateway
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
 from gateway.config import load
+from gateway.preflight import preflight
 from gateway.signature import make_secret
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
@@ -232,3 +233,35 @@ async def test_a_client_that_is_taken_out_of_the_settings(clients: Clients) -> N
         await gateway.close()
     standardwebhooks.Webhook(DEFAULT_SECRET).verify(body, headers)
     assert "authorization" not in headers
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_only_another_upstream_is_wanted(tmp_path: Path, named: bool) -> None:
+    """Named as the default it has the root paths too; else, where all clients mean it, there is no default upstream."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve_simulator(SimulatedUpstream(SystemClock())))
+        hooks = Hooks()
+        hooks.url = await stack.enter_async_context(serve_asgi(hooks))
+        path = tmp_path / "gateway.toml"
+        client = "" if named else '[clients.default]\nupstream = "kie"\n'
+        path.write_text(f'[upstreams.kie]\nurl = "{url}"\nrate = "100/1"\n{client}')
+        environ = {
+            "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}",
+            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
+            **({"GATEWAY_UPSTREAM": "kie"} if named else {}),
+        }
+        settings, upstreams = preflight(environ, path)
+        gateway = Gateway(settings, SystemClock(), upstreams)
+        stack.push_async_callback(gateway.close)
+        await gateway.start()
+        stack.push_async_callback(gateway.drain)
+        transport = httpx.ASGITransport(gateway)
+        api = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://gateway"))
+        body = {"taskId": "sim-success-0-only", "callbackUrl": hooks.url}
+        answer = await api.post("/v1/callbacks", json=body)
+        assert (answer.status_code, answer.json()["upstream"]) == (201, "kie")
+        await hooks.first()
+        refused = await api.post("/v1/callbacks", json={**body, "upstream": "aigptimage"})
+        assert (refused.status_code, refused.json()["detail"]) == (422, "upstream: is not configured; there is: kie")
+        read = await api.get("/api/v1/jobs/recordInfo?taskId=sim-success-0-only")
+        assert read.status_code == (200 if named else 404)

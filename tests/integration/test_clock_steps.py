@@ -320,7 +320,12 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
             await asyncio.sleep(15)
 
         callbacks = Callbacks(
-            life.store, life.clock, life.metrics, check_url=look_up, first_poll_at={"up": life.timetable.first_poll_at}
+            life.store,
+            life.clock,
+            life.metrics,
+            check_url=look_up,
+            first_poll_at={"up": life.timetable.first_poll_at},
+            default_upstream="up",
         )
         (route,) = (route for route in callbacks.routes() if route.path == f"/v1/callbacks{path}")
         asked = {"taskId": "t", "callbackUrl": "https://app.example.com/hooks", "timeoutSeconds": 600}

@@ -686,12 +686,13 @@ async def test_idle_connection_that_ends_as_it_is_used(make, raw_server, read_re
         await reader.read()
 
     server = await raw_server(handle)
-    for repeats in (False, True):
+    for repeats, asks in ((False, False), (True, False), (False, True)):
         server.connections = 0
         transport = make(repeats_posts=repeats)
         await post(transport, server.url())
-        again = transport.handle_async_request(httpx.Request(method, server.url(), content=b""))
-        if method == "POST" and not repeats:
+        extensions = {"repeatable": asks}  # of one request: a POST that only asks
+        again = transport.handle_async_request(httpx.Request(method, server.url(), content=b"", extensions=extensions))
+        if method == "POST" and not repeats and not asks:
             with pytest.raises(httpx.ReadError):
                 await again
             assert server.connections == 1

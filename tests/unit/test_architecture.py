@@ -12,7 +12,7 @@ HERE = "tests/unit/test_architecture.py"
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
     "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "health", "options", "simulator"),
-    "wiring": ("app",),
+    "wiring": ("app", "preflight", "reload"),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
     "edges": (
@@ -49,7 +49,10 @@ LAYERS = {
     ),
     "base": (
         "config",
+        "configsource",
+        "configtables",
         "settings",
+        "tablesettings",
         "addresses",
         "private",
         "errors",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.auth import AuthMiddleware
+from gateway.api.auth import AuthMiddleware, Tokens
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.config import RateWindow
@@ -25,14 +25,18 @@ class SteppedClock:
         return self.seconds
 
 
+_NOBODY = object()
+
+
 class Asked:
     """The middleware over an app that notes who asked."""
 
     def __init__(self, clients: dict[str, str], **windows: tuple[RateWindow, ...]) -> None:
         self.clock = SteppedClock()
         digests = {token_digest(token): client for token, client in clients.items()}
-        self.middleware = AuthMiddleware(self.app, digests, ClientLimits(windows, self.clock), ErrorAnswers(None))
-        self.seen: str | None = None
+        self.tokens, self.limits = Tokens(digests), ClientLimits(windows, self.clock)
+        self.middleware = AuthMiddleware(self.app, self.tokens, self.limits, ErrorAnswers(None))
+        self.seen: Any = _NOBODY
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen = scope.get("client_name", "nobody asked")
@@ -45,10 +49,10 @@ class Asked:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        self.seen = None
+        self.seen = _NOBODY
         scope = {"type": "http", "path": path, "method": "GET", "headers": headers, "query_string": b""}
         await self.middleware(scope, None, send)  # type: ignore[arg-type]
-        if self.seen is not None:
+        if self.seen is not _NOBODY:
             return self.seen
         return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
 
@@ -138,3 +142,24 @@ def test_what_is_no_hash(text: str) -> None:
     """It is refused with the command that makes one."""
     with pytest.raises(ValueError, match="make-secret --token"):
         parse_hashes(text)
+
+
+async def test_other_tokens_and_rates_take_the_place_of_these() -> None:
+    """From the next request on; a client whose rate is what it was keeps its count."""
+    window = (RateWindow(1, 60.0),)
+    asked = Asked({"a": "shop", "b": "inn"}, shop=window, inn=window)
+    assert [await asked.ask(f"Bearer {token}") for token in ("a", "b")] == ["shop", "inn"]
+    asked.tokens.replace({token_digest("a2"): "shop", token_digest("b"): "inn"}, token_digest("o"))
+    asked.limits.replace({"shop": window, "inn": (RateWindow(2, 60.0),)})
+    assert (await asked.ask("Bearer a"))[0] == 401
+    assert (await asked.ask("Bearer a2"))[0] == 429
+    assert await asked.ask("Bearer b") == "inn"
+    assert await asked.ask("Bearer o") is None
+
+
+async def test_the_operator_has_no_rate_and_no_name() -> None:
+    """Its token is known beside the clients', and where there is none of those."""
+    for clients in ({}, {"a": "shop"}):
+        asked = Asked(clients, default=(RateWindow(1, 60.0),))
+        asked.tokens.replace({token_digest(token): client for token, client in clients.items()}, token_digest("o"))
+        assert [await asked.ask("Bearer o") for _ in range(3)] == [None] * 3

@@ -69,3 +69,15 @@ def test_who_adds_headers_of_its_own_is_told(made: Any) -> None:
     assert made.adds(claim("shop"))
     assert not made.adds(claim("default"))
     assert not made.adds(claim("gone"))
+
+
+def test_others_take_the_place_of_these(made: Any) -> None:
+    """The next attempt is signed and adorned anew; what once went along is still kept out of excerpts."""
+    headers = made
+    assert headers.adds(claim("shop"))
+    headers.use(Signer(SHOP), {"shop": ClientWebhooks(Signer(DEFAULT), {}), "new": ClientWebhooks(Signer(SHOP), {})})
+    found = headers.headers(claim("shop"), 1)
+    assert found["webhook-signature"] == Signer(DEFAULT).sign(claim("shop").id, 1, claim("shop").body)
+    assert found.keys() == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
+    assert headers.adds(claim("shop"))
+    assert not headers.adds(claim("new"))

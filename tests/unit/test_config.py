@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.app import _upstreams
 from gateway.config import (
     SETTINGS,
     RateWindow,
@@ -16,10 +16,10 @@ from gateway.config import (
     config_dir,
     database_path,
     load,
-    require_upstream_key,
+    load_some,
 )
 from gateway.errors import ConfigError, SecretError
-from gateway.profilefile import load_profiles
+from gateway.preflight import configured_upstreams
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-value-that-nobody-may-see"
@@ -59,11 +59,14 @@ def test_defaults() -> None:
         host="127.0.0.1",
         port=8080,
         database_url="sqlite:///gateway.db",
-        upstream_url="https://aigptimage.com",
+        upstream="aigptimage",
+        upstream_url=None,
         upstream_api_key=None,
-        upstream_rate=(RateWindow(2, 1.0), RateWindow(60, 60.0)),
+        upstream_rate=None,
+        profiles=None,
         webhook_secret=None,
         token=None,
+        operator_token=None,
         callback_allow=(),
         poll_min_s=1.0,
         poll_max_s=30.0,
@@ -74,6 +77,7 @@ def test_defaults() -> None:
         retention_days=30.0,
         log_format=None,
         log_level="info",
+        url=None,
     )
 
 
@@ -166,7 +170,7 @@ def test_repr_hides_secrets() -> None:
     secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
     shown = repr(load(secrets))
     assert SECRET not in shown
-    assert shown.count("***") == len(secrets) == 3
+    assert shown.count("***") == len(secrets) == 4
     assert "host='127.0.0.1', port=8080" in shown
     assert "token=None" in repr(load({}))
 
@@ -195,7 +199,6 @@ def test_database_path(url: str, path: str) -> None:
         ("GATEWAY_PORT", "-1", "write a whole number from 0 to 65535"),
         ("GATEWAY_PORT", "80.5", "write a whole number from 0 to 65535"),
         ("GATEWAY_PORT", "", "write a whole number from 0 to 65535"),
-        ("GATEWAY_PORT", "tcp://10.0.0.1:80", "enableServiceLinks: false"),
         ("GATEWAY_DATABASE_URL", "gateway.db", "sqlite:///relative/file.db or sqlite:////absolute/file.db"),
         ("GATEWAY_DATABASE_URL", "sqlite://gateway.db", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "sqlite:///", "sqlite:///relative/file.db"),
@@ -304,8 +307,9 @@ def test_all_mistakes_are_reported_together(toml: Any) -> None:
         ("GATEWAY_TOKENS", "did you mean GATEWAY_TOKEN?"),
         ("GATEWAY_TOKEN_FILES", "did you mean GATEWAY_TOKEN_FILE?"),
         ("GATEWAY_FROBNICATE_EVERYTHING", "unset it"),
-        ("GATEWAY_SERVICE_HOST", "enableServiceLinks: false"),
-        ("GATEWAY_PORT_8080_TCP_ADDR", "enableServiceLinks: false"),
+        ("GATEWAY_PORTS", "did you mean GATEWAY_PORT?"),
+        ("GATEWAY_SERVICE_HOSTS", "did you mean GATEWAY_HOST?"),
+        ("GATEWAY_REDIS_PORT", "did you mean GATEWAY_PORT?"),
     ],
 )
 def test_unknown_variable(name: str, advice: str) -> None:
@@ -313,6 +317,52 @@ def test_unknown_variable(name: str, advice: str) -> None:
     line = problem({name: SECRET, "OTHER_VARIABLE": "ignored"})
     assert line == f"{name}: no such setting; {line.partition('; ')[2]}"
     assert advice in line
+
+
+SERVICE_LINKS = {
+    "{}_SERVICE_HOST": "10.0.0.7",
+    "{}_SERVICE_PORT": "8080",
+    "{}_SERVICE_PORT_HTTP": "8080",
+    "{}_PORT": "tcp://10.0.0.7:8080",
+    "{}_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+    "{}_PORT_8080_TCP_PROTO": "tcp",
+    "{}_PORT_8080_TCP_PORT": "8080",
+    "{}_PORT_8080_TCP_ADDR": "10.0.0.7",
+}
+"""What Kubernetes makes for a Service, by its name in capitals and underscores."""
+
+
+@pytest.mark.parametrize("service", ["GATEWAY", "GATEWAY_REDIS", "GATEWAY_TOKEN", "GATEWAY_POSTGRES_15"])
+def test_what_kubernetes_makes_for_a_service_is_passed_over(toml: Any, service: str) -> None:
+    """No setting is taken from it, whatever the Service is called, and none that is given elsewhere is lost by it."""
+    links = {name.format(service): value for name, value in SERVICE_LINKS.items()}
+    assert load(links) == load({})
+    assert load(links, toml("port = 9000")).port == 9000
+    assert load_some(links, None, ("port",)) == {"port": 8080}
+
+
+# Some settings alone.
+
+
+def test_some_settings_alone_are_read_whatever_is_wrong_with_the_others(toml: Any) -> None:
+    """A client's command is not stopped by a mistake in what only the gateway needs."""
+    path = toml('port = 9000\npoll_min_s = "soon"\nupstream_api_kee = "x"\n[upstreams.X]\n[clients.a]\n')
+    environ = {"GATEWAY_UPSTREAM_RATE": "fast", "GATEWAY_TOKN": "x", "GATEWAY_HOST": "0.0.0.0"}
+    assert load_some(environ, path, ("host", "port", "url")) == {"host": "0.0.0.0", "port": 9000, "url": None}
+
+
+def test_a_mistake_in_what_is_needed_is_told(toml: Any) -> None:
+    """Named as ever."""
+    with pytest.raises(ConfigError, match=r"^GATEWAY_URL: got 'here'; write an http or https URL, such as http://127"):
+        load_some({"GATEWAY_URL": "here"}, None, ("url",))
+
+
+def test_the_file_is_not_read_where_the_environment_says_all(tmp_path: Path) -> None:
+    """The gateway's own file may be for its user's eyes only."""
+    environ = {"GATEWAY_CONFIG": str(tmp_path / "absent.toml"), "GATEWAY_URL": "http://gateway:8080/"}
+    assert load_some(environ, None, ("url",)) == {"url": "http://gateway:8080"}
+    with pytest.raises(ConfigError, match="absent"):
+        load_some(environ, None, ("token",))
 
 
 @pytest.mark.parametrize(
@@ -444,22 +494,6 @@ def test_validator_for_no_setting() -> None:
         load({}, None, {"webhook_secrets": print})
 
 
-# The upstream's key.
-
-
-def test_upstream_key_is_needed() -> None:
-    """Without a key the message names the variable and the way to try it without one."""
-    with pytest.raises(ConfigError, match=r"^GATEWAY_UPSTREAM_API_KEY: not set; .*`make demo`"):
-        require_upstream_key(load({}))
-    require_upstream_key(load({"GATEWAY_UPSTREAM_API_KEY": "k"}))
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost/x", "http://[::1]:9"])
-def test_upstream_on_this_machine_needs_no_key(url: str) -> None:
-    """A simulated upstream on loopback needs no key."""
-    require_upstream_key(load({"GATEWAY_UPSTREAM_URL": url}))
-
-
 # One table behind all documentation.
 
 
@@ -483,7 +517,10 @@ def test_shipped_file_holds_the_defaults(tmp_path: Path) -> None:
     uncommented = tmp_path / "gateway.toml"
     uncommented.write_text(re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.MULTILINE), "utf-8")
     assert list(tomllib.loads(uncommented.read_text("utf-8"))) == [row.key for row in SETTINGS]
-    assert load({}, uncommented) == load({}, shipped) == load({})
+    assert load({}, shipped) == load({})
+    changed = {"upstream_url": None, "upstream_rate": None}  # given they are what the profile says, as seen below
+    assert msgspec.structs.replace(load({}, uncommented), **changed) == load({})
+    assert configured_upstreams(load({}, uncommented)) == configured_upstreams(load({}))
 
 
 UPSTREAMS = """
@@ -509,21 +546,6 @@ def test_more_upstreams_stand_in_the_file(tmp_path: Path) -> None:
     assert (second.profile, second.url, second.api_key) == ("kie", "http://127.0.0.1:9", None)
     assert second.create_rate == (RateWindow(20, 10.0),)
     assert "canary" not in repr(settings)
-
-
-def test_the_default_upstream_takes_only_its_create_rate_from_the_file(tmp_path: Path) -> None:
-    """Everything else about it has a setting of its own, and two places for one fact would contradict each other."""
-    path = tmp_path / "gateway.toml"
-    path.write_text('[upstreams.aigptimage]\ncreate_rate = "5/1,180/60"\n[upstreams.kie]\n')
-    profiles = load_profiles([config_dir() / "upstreams"])
-    default, kie = _upstreams(load({}, path), profiles)
-    assert (default.create_rate, default.rate) == ((RateWindow(5, 1.0), RateWindow(180, 60.0)), load({}).upstream_rate)
-    assert kie.name == "kie"
-    path.write_text('[upstreams.aigptimage]\nrate = "5/1"\n[upstreams.x]\nprofile = "none"\n')
-    with pytest.raises(ConfigError) as caught:
-        _upstreams(load({}, path), profiles)
-    assert "GATEWAY_UPSTREAM_RATE" in str(caught.value)
-    assert "there is no profile none" in str(caught.value)
 
 
 def test_an_upstreams_key_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ def routes() -> set[tuple[str, str]]:
     nothing = cast(Any, None)
     upstream = Upstream(PROFILE, nothing, SystemClock(), base_url=PROFILE.base_url, api_key=None)
     found = [
-        *Callbacks(nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}).routes(),
-        *Tasks(nothing, nothing, nothing).routes(),
+        *Callbacks(
+            nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
+        ).routes(),
+        *Tasks(nothing, nothing, nothing, nothing).routes(),
         *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing, calls=CALLS).routes(),
         *UpstreamProxy(
             Mock(), nothing, nothing, upstream, nothing, nothing, check_url=nothing, draining=nothing

@@ -107,7 +107,7 @@ def test_a_profile_describes_another_api(
         ('["succeeded"]', '"succeeded"', ("states.success", "Expected `array`")),
         ("https://", "ftp://", ("base_url", "regex")),
         ('name = "replicate"', 'name = "Re plicate"', ("name", "regex")),
-        ("{task_id}", "", ("request.status_path", "regex")),
+        ("{task_id}", "", ("request.status_path", "has no {task_id}")),
         ('status_path = "/v1', 'status_path = "v1', ("request.status_path", "regex")),
         ('name = "replicate"', 'name = "replicate"\ncolour = 1', ("unknown field `colour`",)),
     ],

@@ -1,5 +1,8 @@
 """What is asked of the upstream: the URL and the headers that a profile describes, and what is never asked."""
 
+import asyncio
+import json
+
 import httpx
 import pytest
 
@@ -8,7 +11,7 @@ from gateway.config import config_dir
 from gateway.outcome import PollKind
 from gateway.profile import parse_profile
 from gateway.profilefile import load_profiles
-from gateway.upstream import Upstream
+from gateway.upstream import Answer, Upstream
 from tests.life import sent_url
 
 SHIPPED = load_profiles([config_dir() / "upstreams"])
@@ -112,3 +115,70 @@ async def test_dots_within_an_id_are_fine(task_id: str) -> None:
     await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None).poll(task_id)
     (request,) = transport.requests
     assert sent_url(request) == "https://api.example.com/v1/tasks/" + task_id.replace("/", "%2F")
+
+
+async def test_a_status_that_is_asked_for_by_post() -> None:
+    """The body is the profile's, as GoAPI wants it for Midjourney; the id is replaced in every text."""
+    more = """
+method = "POST"
+auth_header = "x-api-key"
+auth_prefix = ""
+[request.body]
+task_id = "{task_id}"
+tasks = [{ name = "task/{task_id}" }]
+page = 1
+"""
+    transport = Recorder()
+    profile = parse_profile(profile_text("/mj/v2/fetch", more), "x.toml")
+    await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key="k").poll('a"b\\c')
+    (request,) = transport.requests
+    assert (request.method, sent_url(request)) == ("POST", "https://api.example.com/mj/v2/fetch")
+    assert isinstance(request.stream, httpx.ByteStream)
+    body = b"".join(request.stream)
+    assert json.loads(body) == {"task_id": 'a"b\\c', "tasks": [{"name": 'task/a"b\\c'}], "page": 1}
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["content-length"] == str(len(body))
+    assert request.headers["x-api-key"] == "k"
+
+
+async def test_a_status_by_post_without_a_body() -> None:
+    """The id stands in the path then, and the length of nothing is told."""
+    transport = Recorder()
+    profile = parse_profile(profile_text("/jobs/{task_id}/poll", 'method = "POST"'), "x.toml")
+    await Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None).poll("t")
+    (request,) = transport.requests
+    assert (request.method, sent_url(request)) == ("POST", "https://api.example.com/jobs/t/poll")
+    assert request.headers["content-length"] == "0"
+    assert "content-type" not in request.headers
+
+
+async def test_a_key_that_is_replaced_while_it_asks() -> None:
+    """A refusal of the old key is none of the new one, and neither is shown, however late the old one's answer is."""
+    replaced = asyncio.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            sent.append(request.headers["authorization"])
+            await replaced.wait()
+            return httpx.Response(401, json={"detail": f"refused: {request.headers['authorization']}"})
+
+    sent: list[str] = []
+    profile = SHIPPED["replicate"]
+    upstream = Upstream(profile, Slow(), SystemClock(), base_url=profile.base_url, api_key="sk-the-old-one")
+    polling = asyncio.create_task(upstream.poll("t"))
+    forwarding = asyncio.create_task(upstream.forward("GET", "/"))
+    while len(sent) < 2:  # noqa: ASYNC110 - until both have been sent with the old key
+        await asyncio.sleep(0)
+    upstream.use_key("sk-the-new-one")
+    replaced.set()
+    old, raw, new = await polling, await forwarding, await upstream.poll("t")
+    assert (old.kind, old.of_old_key) == (PollKind.BROKEN, True)
+    assert (new.kind, new.of_old_key) == (PollKind.KEY_REFUSED, False)
+    assert sent[-1] == "Bearer sk-the-new-one"
+    assert isinstance(raw, Answer)
+    for text in (old.error, new.error, upstream.without_key(raw).body.decode()):
+        assert text is not None
+        assert "refused: Bearer ***" in text
+    upstream.use_key(None)
+    with pytest.raises(KeyError):
+        await upstream.poll("t")

@@ -1,0 +1,266 @@
+"""What is refused before anything is opened or written: every mistake in one report, and which upstreams there are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import RateWindow, config_dir, load
+from gateway.errors import ConfigError
+from gateway.preflight import Preflight, configured_upstreams, preflight
+from gateway.tokens import hash_line
+
+KEY = {"GATEWAY_UPSTREAM_API_KEY": "sk-canary"}
+LIMITS = {"aigptimage": (RateWindow(2, 1.0), RateWindow(60, 60.0)), "kie": (RateWindow(10, 1.0),)}
+SHOP = f'[clients.shop]\ntoken_hash = "{hash_line("shops")}"\n'
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Callable[..., Preflight]:
+    """Check settings with a database in an empty folder: the environment's, and the TOML file's text."""
+
+    def check(text: str = "", /, **environ: str) -> Preflight:
+        path = tmp_path / "gateway.toml"
+        path.write_text(text)
+        database = tmp_path / "data" / "gateway.db"
+        database.parent.mkdir(exist_ok=True)
+        return preflight({"GATEWAY_DATABASE_URL": f"sqlite:///{database}", **environ}, path)
+
+    return check
+
+
+@pytest.fixture
+def refused(checked: Callable[..., Preflight], tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+    """The same for settings that must be refused; return the report. Nothing is written, and no secret shown."""
+
+    def check(text: str = "", /, **environ: str) -> tuple[str, ...]:
+        with pytest.raises(ConfigError) as caught:
+            checked(text, **environ)
+        assert "canary" not in str(caught.value)
+        assert not list((tmp_path / "data").glob("gateway.*"))
+        return caught.value.problems
+
+    return check
+
+
+def by_name(result: Preflight) -> dict[str, Any]:
+    return {upstream.settings.name: upstream for upstream in result.upstreams}
+
+
+# Which upstreams there are.
+
+
+def test_the_default_upstream_is_what_its_profile_says(checked: Any) -> None:
+    """Without settings of its own: URL and limits of the shipped profile."""
+    (only,) = checked(**KEY).upstreams
+    assert (only.settings.name, only.settings.url, only.settings.api_key) == (
+        *("aigptimage", "https://aigptimage.com"),
+        "sk-canary",
+    )
+    assert (only.settings.rate, only.default) == (LIMITS["aigptimage"], True)
+
+
+def test_gateway_upstream_names_a_profile_without_a_table(checked: Any) -> None:
+    """What GATEWAY_UPSTREAM_… says is then about that one, and its base URL and limits are its own profile's."""
+    (only,) = checked(GATEWAY_UPSTREAM="kie", **KEY).upstreams
+    assert (only.settings.name, only.profile.name, only.default) == ("kie", "kie", True)
+    assert (only.settings.url, only.settings.api_key) == ("https://api.kie.ai", "sk-canary")
+    assert only.settings.rate == LIMITS[only.profile.name]
+    (only,) = checked(
+        GATEWAY_UPSTREAM="kie", GATEWAY_UPSTREAM_URL="http://127.0.0.1:9", GATEWAY_UPSTREAM_RATE="1/1"
+    ).upstreams
+    assert (only.settings.url, only.settings.rate) == ("http://127.0.0.1:9", (RateWindow(1, 1.0),))
+
+
+def test_gateway_upstream_names_a_table(checked: Any) -> None:
+    """The others stand beside it; no key is asked for an upstream that nobody configured."""
+    text = '[upstreams.luma]\napi_key = "l"\n[upstreams.second]\nprofile = "kie"\napi_key = "sk-canary"\nrate = "5/1"\n'
+    result = checked(text, GATEWAY_UPSTREAM="second")
+    assert [(u.settings.name, u.default) for u in result.upstreams] == [("second", True), ("luma", False)]
+    second = by_name(result)["second"]
+    assert (second.profile.name, second.settings.api_key) == ("kie", "sk-canary")
+    assert second.settings.rate == (RateWindow(5, 1.0),)
+
+
+def test_the_default_upstream_may_have_a_table(checked: Any) -> None:
+    """Its keys and GATEWAY_UPSTREAM_… together make it."""
+    text = '[upstreams.aigptimage]\ncreate_rate = "5/1,180/60"\nrate = "9/1"\n'
+    (only,) = checked(text, **KEY).upstreams
+    assert only.settings.create_rate == (RateWindow(5, 1.0), RateWindow(180, 60.0))
+    assert (only.settings.rate, only.settings.api_key) == ((RateWindow(9, 1.0),), "sk-canary")
+
+
+def test_one_fact_about_the_default_upstream_has_one_place(refused: Any) -> None:
+    """A key in the environment may be that of the upstream that was the default before: it is sent nowhere else."""
+    text = '[upstreams.kie]\napi_key = "canary-2"\nurl = "http://127.0.0.1:1"\nrate = "1/1"\n'
+    environ = {"GATEWAY_UPSTREAM_URL": "http://127.0.0.1:2", "GATEWAY_UPSTREAM_RATE": "2/1", **KEY}
+    report = refused(text, GATEWAY_UPSTREAM="kie", **environ)
+    assert [line.partition(", which")[0] for line in report] == [
+        f"[upstreams.kie]: got both {key} and GATEWAY_UPSTREAM_{key.upper()}" for key in ("url", "api_key", "rate")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        (f'{SHOP}upstream = "kie"\n', {}),
+        (f'{SHOP}upstream = "kie"\n[clients.default]\nupstream = "kie"\n', {"GATEWAY_TOKEN": "own"}),
+        ('[clients.default]\nupstream = "kie"\n', {}),
+    ],
+)
+def test_no_key_is_asked_for_a_default_upstream_that_nobody_uses(checked: Any, text: str, environ: Any) -> None:
+    """Where every client that may call has another upstream: then there is no default, and none to be named."""
+    result = checked(f'[upstreams.kie]\napi_key = "k"\n{text}', **environ)
+    assert [(u.settings.name, u.default) for u in result.upstreams] == [("kie", False)]
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        (SHOP, {}),
+        (f'{SHOP}upstream = "kie"\n', {"GATEWAY_TOKEN": "own"}),
+        ("", {}),
+        ('[clients.default]\nupstream = "aigptimage"\n', {}),
+    ],
+)
+def test_the_key_of_a_default_upstream_that_is_used_is_asked_for(refused: Any, text: str, environ: Any) -> None:
+    """The message names the variable, and the other way out."""
+    (line,) = refused(f'[upstreams.kie]\napi_key = "k"\n{text}', **environ)
+    assert line.startswith("GATEWAY_UPSTREAM_API_KEY: not set; ")
+    assert "GATEWAY_UPSTREAM, such as kie" in line
+    assert "`make demo`" in line
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://localhost/x", "http://[::1]:9"])
+def test_an_upstream_on_this_machine_needs_no_key(checked: Any, url: str) -> None:
+    """A simulated upstream on loopback needs no key."""
+    assert checked(f'[upstreams.kie]\nurl = "{url}"\n', GATEWAY_UPSTREAM_URL=url)
+
+
+def test_own_profiles_stand_beside_the_shipped_ones(checked: Any, tmp_path: Path) -> None:
+    """GATEWAY_PROFILES names their folder; one of a shipped profile's name takes its place."""
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    shipped = (config_dir() / "upstreams" / "kie.toml").read_text()
+    for name, url in (("kie", "http://127.0.0.1:1"), ("mine", "http://127.0.0.1:2")):
+        text = shipped.replace('name = "kie"', f'name = "{name}"').replace("https://api.kie.ai", url)
+        (folder / f"{name}.toml").write_text(text)
+    text = "[upstreams.kie]\n[upstreams.mine]\n[upstreams.luma]\napi_key = 'l'\n"
+    result = checked(text, GATEWAY_PROFILES=str(folder), **KEY)
+    urls = {name: upstream.settings.url for name, upstream in by_name(result).items()}
+    assert (urls["kie"], urls["mine"]) == ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    assert urls["luma"] == "https://api.lumalabs.ai"
+    # The same without the checks, as who builds a gateway from settings gets them.
+    assert configured_upstreams(load({"GATEWAY_PROFILES": str(folder), "GATEWAY_UPSTREAM": "mine"}))[0].default
+
+
+# What is refused.
+
+
+def test_everything_is_in_one_report(refused: Any, tmp_path: Path) -> None:
+    """Settings, tables, profiles, keys and folders: whoever mends all of it at once can start."""
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "broken.toml").write_text('name = "broken"\nbase_url = "https://x"\n[states]\npath = "a..b"\n')
+    report = refused(
+        "[upstreams.nowhere]\n[upstreams.kie]\n[upstreams.luma]\napi_kee = 1\n[clients.shop]\n",
+        GATEWAY_PORT="x",
+        GATEWAY_PROFILES=str(folder),
+        GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path / 'absent' / 'gateway.db'}",
+    )
+    expected = (
+        ("GATEWAY_PORT: ", "write a whole number"),
+        ("[upstreams.luma] in ", "did you mean api_key"),
+        ("[clients.shop] in ", "token_hash: missing"),
+        (f"{folder}/broken.toml: states.path: ", "regex"),
+        ("[upstreams.nowhere]: ", "there is no profile nowhere; there are: aigptimage, kie"),
+        ("GATEWAY_UPSTREAM_API_KEY: ", "not set"),
+        ("[upstreams.kie]: ", "no api_key; write api_key or api_key_file"),
+        ("GATEWAY_DATABASE_URL: ", f"there is no folder {tmp_path / 'absent'}"),
+    )
+    for (place, reason), line in zip(expected, (line for line in report if "status_path" not in line), strict=True):
+        assert line.startswith(place)
+        assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"GATEWAY_UPSTREAM": "none", **KEY}, "GATEWAY_UPSTREAM: there is no profile none; there are: "),
+        (
+            {"GATEWAY_UPSTREAM": "Ki e", **KEY},
+            "GATEWAY_UPSTREAM: got 'Ki e'; write the name of a profile or of a table",
+        ),
+        ({"GATEWAY_PROFILES": "/nowhere", **KEY}, "/nowhere: no such folder"),
+        ({"GATEWAY_PROFILES": "/dev/null", **KEY}, "/dev/null: Not a directory"),
+        ({"GATEWAY_WEBHOOK_SECRET": "whsec_canary", **KEY}, "GATEWAY_WEBHOOK_SECRET: got a value that is not shown"),
+        ({"GATEWAY_CALLBACK_ALLOW": "10.0.0.0/99", **KEY}, "GATEWAY_CALLBACK_ALLOW: got '10.0.0.0/99'; "),
+        (
+            {"GATEWAY_DATABASE_URL": "sqlite:////dev/null/x.db", **KEY},
+            "GATEWAY_DATABASE_URL: there is no folder /dev/n",
+        ),
+        ({"GATEWAY_DATABASE_URL": "sqlite:////dev/shm", **KEY}, "GATEWAY_DATABASE_URL: /dev/shm is no file"),
+        ({"GATEWAY_TOKEN": "canary", "GATEWAY_OPERATOR_TOKEN": "canary", **KEY}, "GATEWAY_OPERATOR_TOKEN: it is also"),
+    ],
+)
+def test_each_mistake_is_named(refused: Any, environ: dict[str, str], expected: str) -> None:
+    """With what is wrong and what to do."""
+    (line,) = refused(**environ)
+    assert line.startswith(expected)
+
+
+def test_the_operators_token_is_no_clients(refused: Any) -> None:
+    """Else one of the clients would see the others' callbacks."""
+    (line,) = refused(SHOP, GATEWAY_OPERATOR_TOKEN="shops", **KEY)
+    assert line == "[clients.shop]: its token is also that of GATEWAY_OPERATOR_TOKEN; give each its own"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"whsec_c2hvcnQ=\n", "5 bytes"), (b"\xff", "cannot be read"), (None, "cannot be")],
+)
+def test_a_broken_secret_beside_the_database(checked: Any, tmp_path: Path, content: bytes | None, reason: str) -> None:
+    """The one that would sign is looked at before anything starts; a folder in its place too."""
+    path = tmp_path / "data" / "gateway.secret"
+    path.parent.mkdir()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        checked(**KEY)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{path}: ")
+    assert reason in line
+
+
+def test_folders_that_this_user_may_not_write(tmp_path: Path) -> None:
+    """Found by asking, not by writing; root, who may everything, asks as nobody."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "gateway.db").touch(0o600)
+    for mode, expected in (
+        (0o555, "may not write in the folder"),
+        (0o777, "may not read and write"),
+        (0o600, "gateway.db"),
+    ):
+        if os.geteuid() != 0 and mode == 0o777:
+            (closed / "gateway.db").chmod(0o400)
+        closed.chmod(mode)
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:  # an own process, as nobody may become root again
+            os.chdir(closed)
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            try:
+                preflight({"GATEWAY_DATABASE_URL": "sqlite:///gateway.db", **KEY}, None)
+            except ConfigError as error:
+                os.write(write, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            (line,) = pipe.read().splitlines()
+        assert line.startswith("GATEWAY_DATABASE_URL: ")
+        assert expected in line
+    closed.chmod(0o700)

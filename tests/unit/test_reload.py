@@ -1,0 +1,122 @@
+"""What a reload finds changed: what counts at once, what needs a restart, and what would not be right together."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.config import load
+from gateway.errors import ConfigError, SecretError
+from gateway.preflight import Preflight, configured_upstreams
+from gateway.reload import Changed, changes
+from gateway.signature import make_secret
+from gateway.tokens import hash_line
+
+SHOP = f'[clients.shop]\ntoken_hash = "{hash_line("shops")}"\n'
+KIE = '[upstreams.kie]\napi_key = "k1"\n'
+SECRET = make_secret()
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Preflight]:
+    """Read settings: the environment's, and the TOML file's text."""
+
+    def reads(text: str = "", /, **environ: str) -> Preflight:
+        path = tmp_path / "gateway.toml"
+        path.write_text(text)
+        own = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}", "GATEWAY_WEBHOOK_SECRET": SECRET}
+        settings = load(own | environ, path)
+        return Preflight(settings, configured_upstreams(settings))
+
+    return reads
+
+
+def found(old: Preflight, new: Preflight) -> Changed:
+    return changes(old, SECRET, new)
+
+
+def test_nothing_has_changed(read: Callable[..., Preflight]) -> None:
+    """Two readings of the same files are the same."""
+    changed = found(read(KIE + SHOP), read(KIE + SHOP))
+    assert (changed.names, changed.restart, changed.keys, changed.secret) == ([], [], {}, SECRET)
+
+
+def test_what_counts_at_once(read: Callable[..., Preflight]) -> None:
+    """Secrets, tokens, clients and the upstreams' keys, each by its name; no value of theirs is in a name."""
+    new_secret = make_secret()
+    changed = found(
+        read(KIE + SHOP, GATEWAY_TOKEN="t1", GATEWAY_UPSTREAM_API_KEY="a1"),
+        read(
+            KIE.replace("k1", "k2") + SHOP + 'rate = "1/1"\n[clients.new]\ntoken_hash = "' + hash_line("n") + '"\n',
+            GATEWAY_TOKEN="t2",
+            GATEWAY_OPERATOR_TOKEN="o",
+            GATEWAY_WEBHOOK_SECRET=f"{new_secret} {SECRET}",
+            GATEWAY_UPSTREAM_API_KEY="a2",
+        ),
+    )
+    assert sorted(changed.names) == [
+        "GATEWAY_OPERATOR_TOKEN",
+        "GATEWAY_TOKEN",
+        "GATEWAY_WEBHOOK_SECRET",
+        "[clients.new]",
+        "[clients.shop]",
+        "[upstreams.aigptimage] api_key",
+        "[upstreams.kie] api_key",
+    ]
+    assert changed.restart == []
+    assert changed.keys == {"kie": "k2", "aigptimage": "a2"}
+    assert (changed.secret, changed.settings.token) == (f"{new_secret} {SECRET}", "t2")
+    assert [client.name for client in changed.settings.clients] == ["shop", "new"]
+
+
+def test_what_needs_a_restart(read: Callable[..., Preflight]) -> None:
+    """It is named, and stays what it was; what else has changed counts. Where clients look is no business of ours."""
+    old = read(KIE, GATEWAY_PORT="1")
+    new = read(
+        KIE + 'rate = "1/1"\n[upstreams.luma]\n',
+        GATEWAY_PORT="2",
+        GATEWAY_DRAIN_S="1",
+        GATEWAY_UPSTREAM_URL="http://127.0.0.1:1",
+        GATEWAY_URL="http://127.0.0.1:2",
+        GATEWAY_TOKEN="t",
+    )
+    changed = found(old, new)
+    assert changed.restart == [
+        *("GATEWAY_DRAIN_S", "GATEWAY_PORT", "GATEWAY_UPSTREAM_URL"),
+        *("[upstreams.aigptimage]", "[upstreams.kie]", "[upstreams.luma]"),
+    ]
+    assert (changed.names, changed.keys) == (["GATEWAY_TOKEN"], {})
+    assert (changed.settings.port, changed.settings.drain_s, changed.settings.token) == (1, 10.0, "t")
+
+
+def test_a_client_of_an_upstream_that_needs_a_restart(read: Callable[..., Preflight]) -> None:
+    """Its callbacks could not be registered: the whole is refused, and nothing changes by halves."""
+    with pytest.raises(ConfigError, match=r"\[clients.shop\]: upstream: luma is not there before a restart"):
+        found(read(KIE), read("[upstreams.luma]\n" + SHOP + 'upstream = "luma"\n'))
+
+
+def test_the_last_token_stays_where_everybody_could_call(read: Callable[..., Preflight]) -> None:
+    """The new file may listen elsewhere; this process still listens where it does."""
+    old = read(GATEWAY_HOST="0.0.0.0", GATEWAY_TOKEN="t")
+    with pytest.raises(ConfigError, match="it still listens on 0"):
+        found(old, read(GATEWAY_OPERATOR_TOKEN="o"))
+    assert found(old, read(SHOP)).settings.token is None
+
+
+def test_the_secret_beside_the_database(read: Callable[..., Preflight], tmp_path: Path) -> None:
+    """It is read anew, and one that has gone or is broken is refused: never is another one made meanwhile."""
+    path = tmp_path / "gateway.secret"
+    old, new = read(GATEWAY_WEBHOOK_SECRET=""), read(GATEWAY_WEBHOOK_SECRET="")
+    path.write_text(f"{SECRET}\n")
+    assert changes(old, SECRET, new).names == []
+    other = make_secret()
+    path.write_text(f"{other} {SECRET}")
+    changed = changes(old, SECRET, new)
+    assert (changed.names, changed.secret) == ([str(path)], f"{other} {SECRET}")
+    path.write_text("whsec_c2hvcnQ=")
+    with pytest.raises(SecretError):
+        changes(old, SECRET, new)
+    path.unlink()
+    with pytest.raises(SecretError, match="there is no secret any more"):
+        changes(old, SECRET, new)
+    assert not path.exists()
