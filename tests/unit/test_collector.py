@@ -40,6 +40,8 @@ def kinds(base: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
 def only_values(info: inspect.Type, above: tuple[type, ...] = ()) -> bool:
     """Whether a field of this type can hold nothing that leads back to the struct it is in."""
     match info:
+        case inspect.Metadata(type=described):
+            return only_values(described, above)
         case inspect.UnionType(types):
             return all(only_values(one, above) for one in types)
         case inspect.ListType(item_type):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import __version__
-from gateway.config import listening, load
+from gateway.config import load, load_some
 from gateway.errors import ConfigError
 from gateway.health import check, config_of
 
@@ -31,8 +31,11 @@ def test_where_it_listens(tmp_path: Path, environ: dict[str, str], text: str, ex
     """The environment, else the file, else the image's default, else ours; no other setting matters."""
     path = tmp_path / "gateway.toml"
     path.write_text(text, "utf-8")
-    assert listening(environ, path) == expected
-    assert listening(environ | {"GATEWAY_CONFIG": str(path)}) == expected
+    for found in (
+        load_some(environ, path, ("host", "port")),
+        load_some(environ | {"GATEWAY_CONFIG": str(path)}, None, ("host", "port")),
+    ):
+        assert (found["host"], found["port"]) == expected
 
 
 def test_a_default_is_a_setting_as_any(tmp_path: Path) -> None:
@@ -41,7 +44,7 @@ def test_a_default_is_a_setting_as_any(tmp_path: Path) -> None:
         load({"GATEWAY_HOST_DEFAULT": "0.0.0.0"})
     assert caught.value.problems[0].startswith("GATEWAY_HOST_DEFAULT: got '0.0.0.0' and no token")
     with pytest.raises(ConfigError) as caught:
-        listening({"GATEWAY_PORT_DEFAULT": "x"})
+        load_some({"GATEWAY_PORT_DEFAULT": "x"}, None, ("port",))
     assert caught.value.problems == ("GATEWAY_PORT_DEFAULT: got 'x'; write a whole number from 0 to 65535",)
     for name in ("GATEWAY_TOKEN_DEFAULT", "GATEWAY_PROT_DEFAULT"):
         with pytest.raises(ConfigError, match=f"{name}: no such setting"):
