@@ -21,7 +21,8 @@ from typing import Any
 __all__ = ["LogSink", "as_text_file"]
 
 _LIMIT = 16_384  # lines that may wait, some 6 MB: two seconds of a gateway that is as busy as it can be
-_GATHER_S = 0.01
+_PAUSE_S = 0.005
+"""Before and after each writing, while lines gather."""
 _WRITE_BYTES = select.PIPE_BUF  # so much goes into a pipe in one piece, whoever else writes to it
 
 
@@ -35,7 +36,7 @@ class LogSink:
         self._recovered = recovered
         # SimpleQueue: a finalizer that says something in the middle of a put must not wait for itself.
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        self._gather = threading.Event()  # never set
+        self._pause = threading.Event()  # never set
         self._refused = 0
         self._failed = 0
         self._told = 0
@@ -63,6 +64,7 @@ class LogSink:
     def _run(self) -> None:
         while True:
             taken = [self._queue.get()]
+            self._pause.wait(_PAUSE_S)  # who says something is in the middle of something: not now
             try:
                 while True:
                     taken.append(self._queue.get_nowait())
@@ -73,7 +75,7 @@ class LogSink:
             for item in taken:
                 if isinstance(item, threading.Event):
                     item.set()
-            self._gather.wait(_GATHER_S)
+            self._pause.wait(_PAUSE_S)
 
     def _write(self, lines: list[bytes]) -> bool:
         """Write what can be written; return whether the file took the last of it."""

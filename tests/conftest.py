@@ -10,13 +10,16 @@ import warnings
 from collections.abc import Generator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
 # Hypothesis also draws the constants in the source of whatever is imported by then: a test would see other examples
 # alone than in company. There is no setting for it.
 providers._get_local_constants = lambda: providers._local_constants
-settings.register_profile("fixed", derandomize=True, database=None)
+# How long an example takes, or making one, is the machine's luck: the time limit of each test is enough.
+settings.register_profile(
+    "fixed", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fixed")
 
 _failed = pytest.StashKey[bool]()

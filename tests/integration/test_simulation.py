@@ -8,7 +8,7 @@ import gc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.simulation import __main__ as simulate
@@ -81,7 +81,7 @@ def test_a_seed(seed: int) -> None:
 
 
 @given(scenarios)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_any_scenario(scenario: Scenario) -> None:
     """The same for whatever hypothesis comes up with."""
     assert play(scenario).looks > 0

@@ -206,7 +206,9 @@ def measured(folder: Path, tests: Sequence[str], modules: Sequence[str], reporte
 
 
 # The same examples every time, kept nowhere, and none made smaller: that one fails is all that is asked.
-settings.register_profile("mutation", database=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+settings.register_profile(
+    "mutation", database=None, derandomize=True, deadline=None, phases=[Phase.explicit, Phase.generate]
+)
 
 
 def _pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:

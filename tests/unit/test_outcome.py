@@ -734,7 +734,6 @@ def check_sound(result: PollResult) -> None:
 
 
 @given(body=st.binary(), status=statuses, retry_after_s=headers)
-@settings(deadline=None)
 @example(body=b"\xff", status=200, retry_after_s=float("inf"))
 @example(body=b'{"code":"' + b"9" * 5000 + b'"}', status=200, retry_after_s=None)
 def test_arbitrary_bytes_never_raise(body: bytes, status: int, retry_after_s: float | None) -> None:
@@ -743,7 +742,7 @@ def test_arbitrary_bytes_never_raise(body: bytes, status: int, retry_after_s: fl
 
 
 @given(answer=answers, status=statuses, retry_after_s=headers)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_arbitrary_envelopes_never_raise(answer: dict[str, Any], status: int, retry_after_s: float | None) -> None:
     """No values in the places that are read raise, and what comes back is sound."""
     check_sound(read(answer, status, retry_after_s))

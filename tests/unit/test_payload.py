@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import Outcome, TaskState
@@ -159,7 +159,6 @@ given_up = st.builds(abandoned, task_ids, st.text())
 
 
 @given(outcome=ended | given_up, metadata=objects, settled_at=st.integers(0, 253_402_300_799_999))
-@settings(deadline=None)
 def test_a_body_is_always_valid_json(outcome: Outcome, metadata: dict[str, Any], settled_at: int) -> None:
     """Whatever the outcome and the metadata hold, the body is one JSON document that holds exactly them."""
     encoded = json.dumps(metadata, ensure_ascii=False).encode()

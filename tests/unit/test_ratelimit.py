@@ -77,7 +77,7 @@ windows = st.lists(st.builds(RateWindow, limit=st.integers(1, 6), window_s=lengt
     idlest=st.integers(0, 64),
     phase=st.integers(0, 640),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_window_is_ever_exceeded(limits: list[RateWindow], seed: int, slowest: int, idlest: int, phase: int) -> None:
     """However long requests travel and however the server cuts its windows, it never counts more than the limit."""
     rng = random.Random(seed)
@@ -111,7 +111,6 @@ def check_truthful(limiter: RateLimiter, now: float) -> None:
     seed=st.integers(),
     blocks=st.lists(st.floats(0, 200), max_size=2),
 )
-@settings(deadline=None)
 def test_next_available_is_truthful(limits: list[RateWindow], seed: int, blocks: list[float]) -> None:
     """A request is allowed at the very instant that was named and not before; None means that only an end helps."""
     rng = random.Random(seed)

@@ -39,6 +39,7 @@ def test_nothing_is_left_to_luck() -> None:
     """What is drawn follows from the test alone, and nothing is kept for the next run."""
     assert settings().derandomize
     assert settings().database is None
+    assert settings().deadline is None
     assert _draw() == _draw()
 
 
