@@ -193,7 +193,7 @@ def test_check_config_and_serve_refuse_the_same(tmp_path: Path) -> None:
     assert checked.stderr == served.stderr
     for expected in ("GATEWAY_PORT", "absent: no such folder", "no profile none", "upstreams.kie]: no api_key"):
         assert expected in checked.stderr
-    for expected in ("GATEWAY_UPSTREAM_API_KEY", "gateway.secret: the secret has 5 bytes"):
+    for expected in ("GATEWAY_UPSTREAM_API_KEY", "gateway.secret cannot be used: the secret has 5 bytes"):
         assert expected in checked.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.secret", "gateway.toml"]
 

@@ -65,6 +65,7 @@ def webhook(at_s: int) -> dict[str, Any]:
     return {"content": body, "headers": Signer(parse_secrets(SECRET)).headers("cb_9", at_s, body)}
 
 
+KEY = {"GATEWAY_UPSTREAM_API_KEY": "key"}
 PRINTING = [("--help",), ("--version",), ("list", "--help"), ("make-secret",), ("check-config",), ("demo",), LISTEN]
 
 
@@ -73,7 +74,7 @@ PRINTING = [("--help",), ("--version",), ("list", "--help"), ("make-secret",), (
 def test_a_full_disk_is_one_line(tmp_path: Path, given: tuple[str, ...]) -> None:
     """What cannot be printed is one line on standard error and exit code 1, also where it shows at the very end."""
     with FULL.open("w") as full:
-        done = run(*given, cwd=tmp_path, stdout=full)
+        done = run(*given, cwd=tmp_path, stdout=full, **KEY)
     (line,) = done.stderr.decode().splitlines()
     assert (done.returncode, "No space left" in line) == (1, True), line
 
@@ -82,7 +83,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, given: tuple[str, ...]) -> None
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path, given: tuple[str, ...]) -> None:
     """Nothing is said about it, and the exit code is 0, so that `set -o pipefail` goes on."""
     with nobody_reads() as writer:
-        done = run(*given, cwd=tmp_path, stdout=writer)
+        done = run(*given, cwd=tmp_path, stdout=writer, **KEY)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

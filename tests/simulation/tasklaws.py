@@ -92,7 +92,7 @@ class TaskLaws:
         assert after.last_error is None, after
 
     def _given_up(self, before: TaskRow, after: TaskRow, poll: Poll | None, reason: str) -> None:
-        if reason == "timeout":
+        if reason in ("timeout", "unreadable"):
             # Of which callbacks, and when, is for their own laws.
             assert poll is None, (before, after, poll)
             waited = self._ledger.before.waiting(after.task_id)
