@@ -54,6 +54,8 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """How long an ended task took from its creation to its end, in seconds, where that can be told."""
     told_window: tuple[int, float] | None = None
     """What a throttling answer says of the key's limit: so many requests within so many seconds."""
+    by_api: bool = True
+    """Whether the API said so, which has looked at the key; not a page of its CDN, nor the gateway by itself."""
 
 
 _KINDS = {
@@ -201,6 +203,7 @@ def _failed(
         error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
         retry_after_s=retry_after_s,
         told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
+        by_api=answer is not None,
     )
 
 

@@ -78,12 +78,12 @@ class PollSchedule(msgspec.Struct, frozen=True):
         delay_s = _plan(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
         return self._bounded(delay_s + self.min_s * _JITTER * rng.uniform(-1, 1))
 
-    def failed_delay_s(self, failures: int, rng: random.Random) -> float:
+    def failed_delay_s(self, failures: int, max_s: float, rng: random.Random) -> float:
         """Return how long to wait after the ``failures``-th poll in a row without a usable answer (from 1).
 
-        ``min_s`` doubled for each failure, with up to a tenth added.
+        ``min_s`` doubled for each failure, with up to a tenth added; at most ``max_s``.
         """
-        return self._bounded(self.min_s * 2 ** min(failures, 20) * (1 + rng.random() / 10))
+        return min(self.min_s * 2 ** min(failures, 20) * (1 + rng.random() / 10), max_s)
 
     def _bounded(self, delay_s: float) -> float:
         return min(max(delay_s, self.min_s), self.max_s)

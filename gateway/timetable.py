@@ -15,6 +15,9 @@ __all__ = ["Timetable"]
 
 _WELL_KNOWN = 8
 """So many tasks of a model must have ended before the schedule rests on what was learned alone."""
+_REFUSED_SHARE = 0.1
+_REFUSED_MAX_S = (300.0, 3600.0)
+"""Tasks that are refused alone come to be asked about this seldom: while they are few, and however many they are."""
 
 
 class Timetable:
@@ -52,9 +55,17 @@ class Timetable:
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
 
-    def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int) -> int:
-        """Return when to ask again after the ``failures``-th poll in a row without a usable answer."""
-        delay_s = max(self._schedule.failed_delay_s(failures, self._rng), retry_after_s or 0.0)
+    def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int, *, refused: int = 0) -> int:
+        """Return when to ask again after the ``failures``-th poll in a row without a usable answer.
+
+        ``refused``: how many tasks the upstream refuses while it accepts the key, this one included; 0: it does not.
+        """
+        max_s = self._schedule.max_s
+        if refused:
+            # However many there are, they leave nine tenths of the budget to the others.
+            share_s = refused / (_REFUSED_SHARE * self._budget_per_s)
+            max_s = max(max_s, min(max(share_s, _REFUSED_MAX_S[0]), _REFUSED_MAX_S[1]))
+        delay_s = max(self._schedule.failed_delay_s(failures, max_s, self._rng), retry_after_s or 0.0)
         return now + round(delay_s * 1000)
 
     def urgency(self, task: DueTask) -> float:
