@@ -29,7 +29,7 @@ from gateway import __version__, secretfile
 from gateway.api.auth import PUBLIC, AuthMiddleware
 from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
-from gateway.api.operations import Operations
+from gateway.api.operations import Operations, Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
@@ -92,6 +92,7 @@ class Gateway:
         """Build everything; nothing is opened or started. Raises SecretError and ConfigError."""
         clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
+        self._ready_upstreams = settings.ready_upstreams
         self._draining = asyncio.Event()
         self._started = False
         database = database_path(settings)
@@ -151,7 +152,7 @@ class Gateway:
             clock,
             metrics,
             unhealthy=self._supervisor.problem,
-            unready=self._unready,
+            troubles=self._troubles,
             calls=None if proxied is None else proxied.proxy,
         )
         routes = [*callbacks.routes(), *tasks.routes(), *operations.routes()]
@@ -185,7 +186,10 @@ class Gateway:
         rate = profile.limits.query if settings.rate is None else settings.rate
         create_rate = profile.limits.create if settings.create_rate is None else settings.create_rate
         key = Key(
-            name, self._budget(f"queries:{name}", rate, clock), self._budget(f"creates:{name}", create_rate, clock)
+            name,
+            self._budget(f"queries:{name}", rate, clock),
+            self._budget(f"creates:{name}", create_rate, clock),
+            metrics,
         )
         upstream = Upstream(
             profile,
@@ -246,18 +250,26 @@ class Gateway:
         await self._upstream_transport.aclose()
         await self._resolver.close()
 
-    def _unready(self) -> str | None:
-        """Return why not, for everybody to see: no message of an upstream, a database or an exception."""
+    def _troubles(self) -> list[Trouble]:
+        """Return all that is wrong, for everybody to see: no message of an upstream, a database or an exception."""
+        found = []
         if self._draining.is_set():
-            return "it is shutting down"
-        if not self._started:
-            return "it is starting"
+            found.append(Trouble("it is shutting down", stops_work=True))
+        elif not self._started:
+            found.append(Trouble("it is starting", stops_work=True))
         if self._store.failing is not None:
-            return "the store is failing"
-        for watch in self._watches:
-            if watch.key.refusal is not None:
-                return f"the upstream {watch.upstream.name} refuses the key"
-        return self._supervisor.problem()
+            found.append(Trouble("the store is failing", stops_work=True))
+        refused = [watch.upstream.name for watch in self._watches if watch.key.refusal is not None]
+        stops_work = self._ready_upstreams == "all" or len(refused) == len(self._watches)
+        found += [Trouble(f"the upstream {name} refuses the key", stops_work) for name in refused]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} accepts the key and refuses some of the tasks", False)
+            for watch in self._watches
+            if watch.poller.refuses_tasks
+        ]
+        if (problem := self._supervisor.problem()) is not None:
+            found.append(Trouble(problem, stops_work=True))
+        return found
 
 
 class _Watch(NamedTuple):

@@ -83,7 +83,7 @@ class PollSchedule(msgspec.Struct, frozen=True):
 
         ``min_s`` doubled for each failure, with up to a tenth added; at most ``max_s``.
         """
-        return min(self.min_s * 2 ** min(failures, 20) * (1 + rng.random() / 10), max_s)
+        return min(self.min_s * 2.0 ** min(failures, 20) * (1 + rng.random() / 10), max_s)
 
     def _bounded(self, delay_s: float) -> float:
         return min(max(delay_s, self.min_s), self.max_s)

@@ -15,6 +15,7 @@ __all__ = ["Timetable"]
 
 _WELL_KNOWN = 8
 """So many tasks of a model must have ended before the schedule rests on what was learned alone."""
+_MOST_HALVINGS = 8
 _REFUSED_SHARE = 0.1
 _REFUSED_MAX_S = (300.0, 3600.0)
 """Tasks that are refused alone come to be asked about this seldom: while they are few, and however many they are."""
@@ -69,11 +70,15 @@ class Timetable:
         return now + round(delay_s * 1000)
 
     def urgency(self, task: DueTask) -> float:
-        """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first."""
+        """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first.
+
+        They count half for each poll in a row that brought nothing: whoever was refused ten times will be again.
+        """
         distribution = self._durations.distribution(task.model, self._clock.monotonic())
         age_s = (self._clock.now() - task.began_at) / 1000
         last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - task.began_at) / 1000
-        return distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
+        unnoticed_s = distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
+        return unnoticed_s / (1 << min(task.failures, _MOST_HALVINGS))
 
     def polled(self, task: DueTask, now: int) -> None:
         """Count a poll that starts now."""
