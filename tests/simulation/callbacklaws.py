@@ -100,8 +100,8 @@ class CallbackLaws:
         assert said["type"] == TYPES[data["state"]], said
         task = self._ledger.rows.tasks[row.task_id]
         if data["state"] == TaskState.ABANDONED:
-            assert data["reason"] in ("timeout", "not_found"), said
-            if data["reason"] == "timeout":
+            assert data["reason"] in ("timeout", "refused", "not_found"), said
+            if data["reason"] != "not_found":
                 self._timed_out(row)
             return
         assert (task.state, task.settled_at) == (data["state"], settled_at(row)), (task, said)
