@@ -29,7 +29,7 @@ from gateway import __version__, private, secretfile
 from gateway.api.auth import PUBLIC, AuthMiddleware, Tokens
 from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
-from gateway.api.operations import Operations
+from gateway.api.operations import Operations, Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
@@ -92,6 +92,7 @@ class Gateway:
         """
         clock = FollowingClock(clock)
         self._drain_s = settings.drain_s
+        self._ready_upstreams = settings.ready_upstreams
         self._draining = asyncio.Event()
         self.started = asyncio.Event()
         """Set once the store is open and the loops run."""
@@ -155,7 +156,7 @@ class Gateway:
             clock,
             metrics,
             unhealthy=self._supervisor.problem,
-            unready=self._unready,
+            troubles=self._troubles,
             calls=None if proxied is None else proxied.proxy,
         )
         routes = [*callbacks.routes(), *tasks.routes(), *operations.routes()]
@@ -190,6 +191,7 @@ class Gateway:
             name,
             self._budget(f"queries:{name}", rate, clock),
             self._budget(f"creates:{name}", settings.create_rate or (), clock),
+            metrics,
         )
         for kind, budget in (("query", key.queries), ("create", key.creates)):
             metrics.budget_used.labels(name, kind).set_function(budget.used)
@@ -299,18 +301,26 @@ class Gateway:
         await self._upstream_transport.aclose()
         await self._resolver.close()
 
-    def _unready(self) -> str | None:
-        """Return why not, for everybody to see: no message of an upstream, a database or an exception."""
+    def _troubles(self) -> list[Trouble]:
+        """Return all that is wrong, for everybody to see: no message of an upstream, a database or an exception."""
+        found = []
         if self._draining.is_set():
-            return "it is shutting down"
-        if not self.started.is_set():
-            return "it is starting"
+            found.append(Trouble("it is shutting down", stops_work=True))
+        elif not self.started.is_set():
+            found.append(Trouble("it is starting", stops_work=True))
         if self._store.failing is not None:
-            return "the store is failing"
-        for watch in self._watches:
-            if watch.key.refusal is not None:
-                return f"the upstream {watch.upstream.name} refuses the key"
-        return self._supervisor.problem()
+            found.append(Trouble("the store is failing", stops_work=True))
+        refused = [watch.upstream.name for watch in self._watches if watch.key.refusal is not None]
+        stops_work = self._ready_upstreams == "all" or len(refused) == len(self._watches)
+        found += [Trouble(f"the upstream {name} refuses the key", stops_work) for name in refused]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} accepts the key and refuses some of the tasks", False)
+            for watch in self._watches
+            if watch.poller.refuses_tasks
+        ]
+        if (problem := self._supervisor.problem()) is not None:
+            found.append(Trouble(problem, stops_work=True))
+        return found
 
 
 class _Watch(NamedTuple):

@@ -6,11 +6,34 @@ one of them learns (a 429, a refusal) holds for both. Sends nothing itself.
 A restart must not forget what was spent: before requests are sent a small number of them is reserved durably, together
 with what has ended by then and what is in flight. After a start, what is not known to have ended earlier counts as
 sent just then. So a window is not exceeded even by a gateway that is killed.
+
+A refusal (401, 403) may be about one task or about the key, and only the answers about others can tell. The key is
+accepted, doubted or refused:
+
+==========  ================================================================  ==========================================
+while       this answer                                                       makes it
+==========  ================================================================  ==========================================
+accepted    a refusal, asked for within 5 s of an answer about another task   accepted: it is that task's alone
+            that only an accepted key gets
+accepted    any other refusal                                                 doubted: the witness is asked about
+doubted     one that only an accepted key gets                                accepted: it was that task's alone
+doubted     any other about the witness                                       doubted: it is forgotten
+doubted     the neutral task is refused too                                   refused: nothing is sent for 30 s
+doubted     one about the neutral task that says nothing of the key           accepted, until the next refusal after 5 s
+refused     one that only an accepted key gets                                accepted
+refused     after the pause: any other about a task                           refused: the neutral one is next
+refused     after the pause: any other about the neutral task                 refused: a pause again, ever longer
+==========  ================================================================  ==========================================
+
+The witness is the task that the key was last accepted for, else the neutral one, an id that there is not. While the key
+is doubted, tasks are polled as ever. Of a refused key a due task is asked about after each pause, each time another,
+and then the neutral one: so an upstream that refuses unknown ids is found to have recovered too. An answer counts for
+when it was asked for: who asked before the key was refused says nothing of what came after.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from math import floor
+from math import floor, inf
 
 import msgspec
 import structlog
@@ -19,14 +42,19 @@ from gateway.clock import Clock, wait_for_event
 from gateway.config import RateWindow
 from gateway.outcome import PollKind, PollResult
 from gateway.ratelimit import RateLimiter
+from gateway.telemetry import Metrics
 
-__all__ = ["Budget", "Key"]
+__all__ = ["NEUTRAL_TASK_ID", "Budget", "Key"]
 
 _log = structlog.get_logger()
 
 _CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 1/20 of it lost to a crash
 _POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth request is one of them
 _READ_TURN_S = 0.1  # how long a read waits for the polls to take their share of a place, before it looks again
+NEUTRAL_TASK_ID = "gateway-key-probe"
+"""An id that no task has: of an accepted key's question about it comes "unknown task"."""
+_VOUCHES_S = 5.0
+"""For so long an accepted answer explains other tasks' refusals: a doubted key is asked about this often at most."""
 _PROBE_S = (30.0, 60.0, 120.0, 300.0)
 """Pauses between probes of a refused key, in seconds."""
 _UNANSWERED_S = 10.0
@@ -149,10 +177,12 @@ class Budget:
         """Send nothing for so long."""
         self._limiter.block(self._clock.monotonic() + pause_s)
 
-    def resume(self) -> None:
-        """End a pause before its time."""
-        self._limiter.unblock()
+    def hold(self, pause_s: float) -> float:
+        """Send nothing for so long either, counted anew with each call; return until when, by the steady clock."""
+        until = self._clock.monotonic() + pause_s
+        self._limiter.hold(until)
         self._changed.set()
+        return until
 
     def tighten(self, limit: int, window_s: float) -> bool:
         """Adopt a limit that the upstream names, where it is lower than the one in force; return whether it was."""
@@ -212,13 +242,20 @@ class Budget:
 class Key:
     """The budgets of one key, and the upstream's word on it."""
 
-    def __init__(self, upstream: str, queries: Budget, creates: Budget) -> None:
+    def __init__(self, upstream: str, queries: Budget, creates: Budget, metrics: Metrics) -> None:
         self._upstream = upstream
         self.queries = queries
         self.creates = creates
         self.refusal: str | None = None
         """Why the upstream refuses the key; None while it does not."""
-        self._probes = 0
+        self._refused_gauge = metrics.upstream_refused.labels(upstream)
+        self._doubted_at: float | None = None
+        self._vouched_at = -inf
+        self._witness: str | None = None
+        self._refused_at = -inf
+        self._resumes_at = -inf
+        self._pauses = 0
+        self._task_heard = False  # since the last pause, of a refused key
 
     async def restore(self) -> None:
         """Take up what an earlier process spent. Raises StoreError."""
@@ -227,34 +264,97 @@ class Key:
 
     def renewed(self) -> None:
         """Another key takes this one's place: a refusal is put to the proof at once, and holds until it is accepted."""
+        self._doubted_at = self._witness = None
         if self.refusal is not None:
-            self._probes = 1
-            self.queries.resume()
+            self._pauses = 1
+            self._resumes_at = -inf
+            self._task_heard = False
+            self.queries.hold(0.0)
 
-    def judge(self, result: PollResult) -> None:
-        """Learn from an answer to a query."""
+    @property
+    def doubted(self) -> bool:
+        """Whether a refusal waits to be explained: ``to_ask`` is to be asked about, beside what is due."""
+        return self._doubted_at is not None
+
+    @property
+    def neutral_next(self) -> bool:
+        """Whether a refused key's next question is about the neutral task, and not about one that is due."""
+        return self._task_heard
+
+    @property
+    def to_ask(self) -> str:
+        """Whom to ask about to learn of the key."""
+        return self._witness or NEUTRAL_TASK_ID
+
+    def accepted_since(self, at: float) -> bool:
+        """Whether a question asked since then, by the steady clock, has found the key accepted."""
+        return self._vouched_at > at
+
+    def judge(self, task_id: str, asked_at: float, result: PollResult) -> None:
+        """Learn from the answer to a query about a task, which was asked at ``asked_at`` by the steady clock."""
         if result.of_old_key:
             return
-        # Who asked before a pause began says nothing of what comes after it.
-        stale = self.refusal is not None and self.queries.blocked
         self._throttle(self.queries, "query", result)
-        if stale or (self.refusal is None and result.kind is not PollKind.KEY_REFUSED):
-            return
-        if result.kind in _ACCEPTING:
-            self.refusal = None
-            self._probes = 0
-            _log.info("upstream.key_accepted", upstream=self._upstream)
-            return
-        if result.kind is PollKind.KEY_REFUSED:
-            known, self.refusal = self.refusal, result.error
-            self._probes = min(self._probes + 1, len(_PROBE_S))
-            if known is None:
-                _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
-        self.queries.block(_PROBE_S[self._probes - 1])
+        refused = result.kind is PollKind.KEY_REFUSED
+        if result.kind in _ACCEPTING and result.by_api:
+            self._accepted(task_id, asked_at)
+        elif self.refusal is not None:
+            self._not_accepted_again(task_id, asked_at, result)
+        elif self._doubted_at is not None:
+            self._doubt_goes_on(task_id, asked_at, result)
+        elif refused and (task_id == self._witness or asked_at > self._vouched_at + _VOUCHES_S):
+            self._doubted_at = asked_at
+            if task_id == self._witness:
+                self._witness = None
 
     def judge_create(self, result: PollResult) -> None:
         """Learn from an answer to a create: its limits only, as a refusal may be about what was to be created."""
         self._throttle(self.creates, "create", result)
+
+    def _accepted(self, task_id: str, asked_at: float) -> None:
+        if self.refusal is not None:
+            if asked_at < self._refused_at:
+                return
+            self.refusal = None
+            self._refused_gauge.set(0)
+            self._pauses = 0
+            self._task_heard = False
+            self.queries.hold(0.0)
+            _log.info("upstream.key_accepted", upstream=self._upstream)
+        if asked_at >= self._vouched_at:
+            self._vouched_at = asked_at
+            self._witness = task_id
+        if self._doubted_at is not None and asked_at >= self._doubted_at - _VOUCHES_S:
+            self._doubted_at = None
+
+    def _doubt_goes_on(self, task_id: str, asked_at: float, result: PollResult) -> None:
+        if task_id == self._witness:
+            self._witness = None
+        if task_id != NEUTRAL_TASK_ID:
+            return
+        self._doubted_at = None
+        if result.kind is PollKind.KEY_REFUSED:
+            self._refused_gauge.set(1)
+            self._pause(asked_at, result)
+            _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
+        else:
+            self._vouched_at = asked_at
+
+    def _not_accepted_again(self, task_id: str, asked_at: float, result: PollResult) -> None:
+        if asked_at < self._resumes_at:
+            return
+        if task_id == NEUTRAL_TASK_ID:
+            self._pause(asked_at, result)
+        else:
+            self._task_heard = True
+
+    def _pause(self, asked_at: float, result: PollResult) -> None:
+        if result.kind is PollKind.KEY_REFUSED:
+            self.refusal = result.error
+            self._pauses = min(self._pauses + 1, len(_PROBE_S))
+        self._refused_at = asked_at
+        self._task_heard = False
+        self._resumes_at = self.queries.hold(_PROBE_S[self._pauses - 1])
 
     def _throttle(self, budget: Budget, kind: str, result: PollResult) -> None:
         if result.kind is not PollKind.THROTTLED:

@@ -63,6 +63,8 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """Whether that was because of its size: each further try costs as much again."""
     of_old_key: bool = False
     """Whether a key was refused that another one has replaced meanwhile: that says nothing of this one."""
+    by_api: bool = True
+    """Whether the API said so, which has looked at the key; not a page of its CDN, nor the gateway by itself."""
 
     @property
     def label(self) -> str:
@@ -233,6 +235,7 @@ def _failed(
         error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
+        by_api=answer is not None,
     )
 
 

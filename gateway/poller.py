@@ -4,6 +4,7 @@ Owns the decision what a poll's result means for its task and for the key. Run b
 and to one upstream.
 
 A refused key pauses the key, never its tasks: one poll at a time probes it, with growing pauses, until it is accepted.
+A refused task of an accepted key is asked about ever more seldom, and nobody else waits for it.
 A task that the upstream does not know is given up only after a grace period: the family answers 404 and 422 for fresh
 ones too.
 A callback whose time has passed gets ``task.abandoned`` after one last poll, so that a result which came while the
@@ -43,10 +44,12 @@ _RESTART_GRACE_MS = 600_000
 """… and, from the start, where it passed before that."""
 _FAILED_PAUSE_S = 1.0
 """How long a task stays claimed whose poll could not be stored, or met a defect."""
-_PROBE_TASK_ID = "gateway-key-probe"
-"""What a refused key is tried with where no task is due: an accepted one gets "unknown task"."""
 _CALLBACKS_TOLD = 20
 """So many of a task's callbacks are named in its line of the log."""
+_REFUSED_TOLD_S = 600.0
+"""For so long after a refusal of a task alone it is told to whoever asks how the gateway is."""
+_REFUSED_KEPT_S = 7200.0
+"""A refused task that has not been asked about for so long is not watched any more."""
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
@@ -76,6 +79,16 @@ class Poller:
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
         self._not_known: dict[int, tuple[float, int]] = {}  # since when (monotonic), and how many polls in a row
         self._unreadable: set[int] = set()  # the tasks whose last answer could not be read
+        self._refused: dict[int, tuple[float, bool]] = {}
+        """When (monotonic) a task was refused last, the longest ago first; whether the key was accepted since once."""
+        self._probing = False
+
+    @property
+    def refuses_tasks(self) -> bool:
+        """Whether the upstream refuses tasks, and not the key."""
+        if not self._refused or self._key.refusal is not None or self._key.doubted:
+            return False
+        return self._clock.monotonic() - self._refused[next(reversed(self._refused))][0] < _REFUSED_TOLD_S
 
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
@@ -105,18 +118,19 @@ class Poller:
         queries.take(free)
         started = 0
         try:
+            if self._key.doubted and not self._probing:
+                started = await self._start_probe()
+            wanted = 0 if self._key.neutral_next else free - started
             # Where it is not the budget that is short, whoever has waited longest is next.
-            rank = self._timetable.urgency if available < room else None
-            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, free, rank)
+            rank = self._timetable.urgency if available < room and wanted else None
+            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank)
             await self._reserve(claims)
             for claim in claims:
                 self._timetable.polled(claim, now)
                 self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
-            started = len(claims)
+            started += len(claims)
             if not claims and refused:
-                await queries.reserve(1)
-                self._in_flight.start(self._probe(), "poll-probe")
-                started = 1
+                started += await self._start_probe()
         finally:
             queries.give_back(free - started)
             queries.polls_sent(started)
@@ -161,9 +175,24 @@ class Poller:
     async def _ask(self, claim: DueTask) -> None:
         await self._store_result(claim, await self._query(claim.task_id))
 
-    async def _probe(self) -> None:
-        """Ask about no task: with none due a refused key would stay refused, and readiness red, for ever."""
-        await self._query(_PROBE_TASK_ID)
+    async def _start_probe(self) -> int:
+        """Ask about the key by itself, in one of the places that were taken: whether it is refused is for all to know.
+
+        Returns how many of them that took. Raises StoreError.
+        """
+        await self._key.queries.reserve(1)
+        self._probing = True
+        self._in_flight.start(self._probe(self._key.to_ask), "poll-probe")
+        return 1
+
+    async def _probe(self, task_id: str) -> None:
+        try:
+            await self._query(task_id)
+        except Exception:
+            await asyncio.sleep(_FAILED_PAUSE_S)  # as with a task's poll
+            raise
+        finally:
+            self._probing = False
 
     async def _query(self, task_id: str) -> PollResult:
         started = self._clock.monotonic()
@@ -174,7 +203,7 @@ class Poller:
             self._in_flight.wake_soon()  # a place in the rate limit may have its time now
         self._poll_seconds.observe(self._clock.monotonic() - started)
         self._polls[result.label].inc()
-        self._key.judge(result)
+        self._key.judge(task_id, started, result)
         if result.task_created_at is not None and result.task_created_at > self._clock.now():
             # A clock or a zone that is off: such a task would never be old enough to be urgent.
             result = msgspec.structs.replace(result, task_created_at=None)
@@ -187,6 +216,8 @@ class Poller:
             self._unreadable.add(claim.seq)
         elif result.kind in _READ:
             self._unreadable.discard(claim.seq)
+        if result.kind is not PollKind.KEY_REFUSED:
+            self._refused.pop(claim.seq, None)
         if result.outcome is not None:
             await self._settle(claim, result, result.outcome, now)
         elif self._is_unknown(claim, result, now):
@@ -241,8 +272,14 @@ class Poller:
                 next_in_s=(next_poll_at - now) / 1000,
             )
         else:
-            failures = claim.failures + 1
-            next_poll_at = self._timetable.failed_poll_at(failures, result.retry_after_s, now, costly=result.oversized)
+            refused_alone = result.kind is PollKind.KEY_REFUSED and self._is_refused_alone(claim)
+            next_poll_at = self._timetable.failed_poll_at(
+                claim.failures + 1,
+                result.retry_after_s,
+                now,
+                costly=result.oversized,
+                refused=len(self._refused) if refused_alone else 0,
+            )
             _log.info(
                 "poll.failed",
                 upstream=self._upstream.name,
@@ -259,6 +296,19 @@ class Poller:
             born_at=result.task_created_at,
             model=result.model,
         )
+
+    def _is_refused_alone(self, claim: DueTask) -> bool:
+        """Note a task's refusal; return whether the key was accepted for others between two of them.
+
+        Until then the task's pauses stay short: a key that is refused for all, and then accepted, must not be late.
+        """
+        steady = self._clock.monotonic()
+        at, alone = self._refused.pop(claim.seq, (steady, False))
+        alone = alone or self._key.accepted_since(at)
+        self._refused[claim.seq] = steady, alone
+        while self._refused[oldest := next(iter(self._refused))][0] < steady - _REFUSED_KEPT_S:
+            del self._refused[oldest]
+        return alone
 
     def _is_unknown(self, claim: DueTask, result: PollResult, now: int) -> bool:
         """Whether a task is to be given up as unknown. Other failures in between say nothing about it: they start anew.
@@ -310,6 +360,7 @@ class Poller:
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
         reason = UNREADABLE if task.seq in self._unreadable else "timeout"
+        reason = reason if self._refused.pop(task.seq, None) is None else "refused"
         owed = await self._store.settle(
             Settlement(
                 seq=task.seq,

@@ -24,6 +24,7 @@ class RateLimiter:
     def __init__(self, windows: Sequence[RateWindow]) -> None:
         self._windows = [_Window(window.limit, window.window_s) for window in windows]
         self._blocked_until = 0.0
+        self._held_until = 0.0
         self.in_flight = 0
         """Requests that were sent and have not been answered."""
 
@@ -44,7 +45,7 @@ class RateLimiter:
 
     def next_available(self, now: float) -> float | None:
         """Return when a request may be sent; None: not before one that is in flight has ended."""
-        at = max(now, self._blocked_until)
+        at = max(now, self._blocked_until, self._held_until)
         for window in self._windows:
             surplus = window.count(now) + self.in_flight - window.limit + 1
             if surplus > len(window.leaves_at):
@@ -68,16 +69,16 @@ class RateLimiter:
             window.leaves_at.append(now + window.length_s)
 
     def blocked(self, now: float) -> bool:
-        """Whether the other side's wish to be left alone still holds."""
-        return now < self._blocked_until
+        """Whether the other side is to be left alone: it asked for that, or we decided so."""
+        return now < max(self._blocked_until, self._held_until)
 
     def block(self, until: float) -> None:
         """Send nothing before ``until``: the other side asked for it."""
         self._blocked_until = max(self._blocked_until, until)
 
-    def unblock(self) -> None:
-        """Send again: whom the wish was about is replaced."""
-        self._blocked_until = 0.0
+    def hold(self, until: float) -> None:
+        """Send nothing before ``until`` either; unlike a block it ends earlier where a later call says so."""
+        self._held_until = until
 
     def spent(self, now: float) -> list[tuple[float, int]]:
         """Return when requests that still count ended, and how many each time; at most ``_SLOTS`` + 1 times.

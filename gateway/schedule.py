@@ -56,7 +56,6 @@ _SMOOTH_POLLS: Final = 20.0
 _AGES_PER_POLL: Final = 6
 _AGE_RATIO: Final = 1 / 300
 """Ages need not lie closer together than this share of themselves: bounds their number, one outlier or not."""
-_COSTLY_MAX_S: Final = 3600.0
 _JITTER: Final = 0.125
 """Of ``min_s``, up or down: tasks that were registered together drift apart, and no peak is missed for it."""
 
@@ -79,13 +78,12 @@ class PollSchedule(msgspec.Struct, frozen=True):
         delay_s = _plan(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
         return self._bounded(delay_s + self.min_s * _JITTER * rng.uniform(-1, 1))
 
-    def failed_delay_s(self, failures: int, rng: random.Random, *, costly: bool = False) -> float:
+    def failed_delay_s(self, failures: int, max_s: float, rng: random.Random) -> float:
         """Return how long to wait after the ``failures``-th poll in a row without a usable answer (from 1).
 
-        ``min_s`` doubled for each failure, with up to a tenth added; where each try is ``costly``, up to an hour.
+        ``min_s`` doubled for each failure, with up to a tenth added; at most ``max_s``.
         """
-        delay_s = self.min_s * 2 ** min(failures, 20) * (1 + rng.random() / 10)
-        return min(delay_s, max(_COSTLY_MAX_S, self.max_s)) if costly else self._bounded(delay_s)
+        return min(self.min_s * 2.0 ** min(failures, 20) * (1 + rng.random() / 10), max_s)
 
     def _bounded(self, delay_s: float) -> float:
         return min(max(delay_s, self.min_s), self.max_s)

@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     attempt_timeout_s: float
     drain_s: float
     retention_days: float
+    ready_upstreams: Literal["any", "all"]
     log_format: Literal["console", "json"] | None
     """None: ``console`` on a terminal, else ``json``."""
     log_level: Literal["debug", "info", "warning", "error"]
@@ -239,10 +240,13 @@ def _credential(text: str) -> str:
     return text
 
 
-def _log_format(text: str) -> str:
-    if text not in ("console", "json"):
-        raise ValueError("write console or json, or leave it out: console on a terminal, else json")
-    return text
+def _one_of(*words: str, absent: str = "") -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"write {' or '.join(words)}{absent}")
+        return text
+
+    return parse
 
 
 def _log_level(text: str) -> str:
@@ -378,9 +382,15 @@ SETTINGS: tuple[Setting, ...] = (
         "Days that delivered and cancelled callbacks are kept; dead ones three times that.",
     ),
     Setting(
+        "GATEWAY_READY_UPSTREAMS",
+        "any",
+        _one_of("any", "all"),
+        "/readyz needs any upstream that accepts its key, or all of them to.",
+    ),
+    Setting(
         "GATEWAY_LOG_FORMAT",
         "",
-        _log_format,
+        _one_of("console", "json", absent=", or leave it out: console on a terminal, else json"),
         "console or json. Not set: console on a terminal, else json.",
     ),
     Setting(

@@ -72,6 +72,9 @@ class Metrics:
             ["upstream", "kind"],
             **names,
         )
+        self.upstream_refused = Gauge(
+            "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"], **names
+        )
         self.settled = Counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"], **names)
         self.attempts = Counter("gateway_attempts", "Webhook attempts, by result.", ["result"], **names)
         self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **seconds)

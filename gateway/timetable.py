@@ -15,6 +15,11 @@ __all__ = ["Timetable"]
 
 _WELL_KNOWN = 8
 """So many tasks of a model must have ended before the schedule rests on what was learned alone."""
+_MOST_HALVINGS = 8
+_COSTLY_MAX_S = 3600.0
+_REFUSED_SHARE = 0.1
+_REFUSED_MAX_S = (300.0, 3600.0)
+"""Tasks that are refused alone come to be asked about this seldom: while they are few, and however many they are."""
 
 
 class Timetable:
@@ -52,20 +57,32 @@ class Timetable:
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
 
-    def failed_poll_at(self, failures: int, retry_after_s: float | None, now: int, *, costly: bool = False) -> int:
+    def failed_poll_at(
+        self, failures: int, retry_after_s: float | None, now: int, *, costly: bool = False, refused: int = 0
+    ) -> int:
         """Return when to ask again after the ``failures``-th poll in a row without a usable answer.
 
-        ``costly``: each try is, as one that downloads what is too large.
+        ``costly``: each try is, as one that downloads what is too large: then it may be an hour.
+        ``refused``: how many tasks the upstream refuses while it accepts the key, this one included; 0: it does not.
         """
-        delay_s = max(self._schedule.failed_delay_s(failures, self._rng, costly=costly), retry_after_s or 0.0)
+        max_s = max(_COSTLY_MAX_S, self._schedule.max_s) if costly else self._schedule.max_s
+        if refused:
+            # However many there are, they leave nine tenths of the budget to the others.
+            share_s = refused / (_REFUSED_SHARE * self._budget_per_s)
+            max_s = max(max_s, min(max(share_s, _REFUSED_MAX_S[0]), _REFUSED_MAX_S[1]))
+        delay_s = max(self._schedule.failed_delay_s(failures, max_s, self._rng), retry_after_s or 0.0)
         return now + round(delay_s * 1000)
 
     def urgency(self, task: DueTask) -> float:
-        """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first."""
+        """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first.
+
+        They count half for each poll in a row that brought nothing: whoever was refused ten times will be again.
+        """
         distribution = self._durations.distribution(task.model, self._clock.monotonic())
         age_s = (self._clock.now() - task.began_at) / 1000
         last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - task.began_at) / 1000
-        return distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
+        unnoticed_s = distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
+        return unnoticed_s / (1 << min(task.failures, _MOST_HALVINGS))
 
     def polled(self, task: DueTask, now: int) -> None:
         """Count a poll that starts now."""

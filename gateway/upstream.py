@@ -108,7 +108,8 @@ class Upstream:
         safe = "/" if self.profile.request.task_id_has_slashes else ""
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
             # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
-            return PollResult(kind=PollKind.NOT_KNOWN, error="No task has an id with . or .. as a part of its path.")
+            told = "No task has an id with . or .. as a part of its path."
+            return PollResult(kind=PollKind.NOT_KNOWN, error=told, by_api=False)
         path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
         if self.profile.request.method == "GET":
             return self.read(task_id, await self.forward("GET", path))

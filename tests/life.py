@@ -101,7 +101,7 @@ class Life:
             upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
         queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.save, "queries"))
         creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.save, "creates"))
-        self.key = Key(upstream.name, queries, creates)
+        self.key = Key(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
         self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
         self.poller = Poller(self.store, upstream, self.key, self.timetable, clock, self.metrics)

@@ -126,7 +126,7 @@ def document(calls: Proxy | None) -> dict[str, Any]:
                 )
             },
             "/healthz": {"get": _public("Whether the gateway makes progress", "application/json")},
-            "/readyz": {"get": _public("Whether the gateway is ready, else why not", "application/json")},
+            "/readyz": {"get": _public("Whether the gateway is ready, and what is wrong", "application/json", _READY)},
             "/metrics": {"get": _public("Metrics in Prometheus' text format", "text/plain")},
             "/openapi.json": {"get": _public("This document", "application/json")},
             **({} if calls is None else _proxied(calls)),
@@ -155,6 +155,19 @@ _PROBLEM: dict[str, Any] = {
                 "type": "object",
                 "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
             },
+        },
+    },
+}
+
+_READY: dict[str, Any] = {
+    "type": "object",
+    "required": ["status", "reasons"],
+    "properties": {
+        "status": {"const": "ok"},
+        "reasons": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "What is wrong and does not stop new work. The answer 503 has the member too.",
         },
     },
 }
@@ -246,9 +259,10 @@ def _operation(
     return operation
 
 
-def _public(summary: str, media_type: str) -> dict[str, Any]:
+def _public(summary: str, media_type: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    content = {media_type: {} if schema is None else {"schema": schema}}
     return {
         "summary": summary,
         "security": [],
-        "responses": {"200": {"description": "yes", "content": {media_type: {}}}, "503": {"description": _ERRORS[503]}},
+        "responses": {"200": {"description": "yes", "content": content}, "503": {"description": _ERRORS[503]}},
     }

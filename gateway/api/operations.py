@@ -3,7 +3,8 @@
 These need no token and so show no URL, task or secret.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -21,11 +22,19 @@ from gateway.profile import Proxy
 from gateway.store import Store
 from gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 
-__all__ = ["Operations"]
+__all__ = ["Operations", "Trouble"]
+
+
+class Trouble(NamedTuple):
+    """Something that is wrong, in words for everybody to see."""
+
+    reason: str
+    stops_work: bool
+    """Whether the gateway can take no new work for it: then it is not ready."""
 
 
 class Operations:
-    """The routes; ``unhealthy`` and ``unready`` return why, or None."""
+    """The routes; ``unhealthy`` returns why, or None, and ``troubles`` all that is wrong."""
 
     def __init__(
         self,
@@ -34,14 +43,14 @@ class Operations:
         metrics: Metrics,
         *,
         unhealthy: Callable[[], str | None],
-        unready: Callable[[], str | None],
+        troubles: Callable[[], Sequence[Trouble]],
         calls: Proxy | None,
     ) -> None:
         """``calls``: the upstream's own calls, where the gateway serves them."""
         self._metrics = metrics
         self._backlog = BacklogMetrics(store, clock, metrics)
         self._unhealthy = unhealthy
-        self._unready = unready
+        self._troubles = troubles
         self._calls = calls
         self._openapi: bytes | None = None
 
@@ -57,10 +66,12 @@ class Operations:
         return _verdict(self._unhealthy(), "The gateway makes no progress")
 
     async def readyz(self, request: Request) -> Response:
-        return _verdict(self._unready(), "The gateway is not ready")
+        troubles = sorted(self._troubles(), key=lambda trouble: not trouble.stops_work)
+        stops = troubles[0].reason if troubles and troubles[0].stops_work else None
+        return _verdict(stops, "The gateway is not ready", reasons=[trouble.reason for trouble in troubles])
 
     async def metrics(self, request: Request) -> Response:
-        self._metrics.ready.set(self._unready() is None)
+        self._metrics.ready.set(not any(trouble.stops_work for trouble in self._troubles()))
         await self._backlog.refresh()
         return Response(self._metrics.render(), media_type=METRICS_CONTENT_TYPE)
 
@@ -70,8 +81,8 @@ class Operations:
         return Response(self._openapi, media_type="application/json")
 
 
-def _verdict(reason: str | None, what: str) -> Response:
+def _verdict(reason: str | None, what: str, **members: Any) -> Response:
     if reason is None:
-        return json_response({"status": "ok"})
+        return json_response({"status": "ok", **members})
     error = Unavailable(f"{what}: {reason}.")
-    return Response(msgspec.json.encode(problem(error)), error.status, error.headers, PROBLEM_TYPE)
+    return Response(msgspec.json.encode({**problem(error), **members}), error.status, error.headers, PROBLEM_TYPE)

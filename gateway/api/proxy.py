@@ -157,12 +157,13 @@ class UpstreamProxy:
         if (refused := await self._turn(self._key.queries)) is not None:
             return refused
         path = f"{self._calls.record_path}?{quote(self._calls.record_param)}={quote(task_id, safe='')}"
+        asked_at = self._clock.monotonic()
         try:
             answer = await self._upstream.forward("GET", path)
         finally:
             self._key.queries.end()
             self._poller_wake.set()  # a place in the rate limit may have its time now
-        self._key.judge(self._upstream.read(task_id, answer))
+        self._key.judge(task_id, asked_at, self._upstream.read(task_id, answer))
         if isinstance(answer, NoAnswer):
             return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(answer.error)
         return self._upstream.without_key(answer)

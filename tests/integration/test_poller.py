@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.config import RateWindow
-from gateway.key import _PROBE_S
+from gateway.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
 from gateway.poller import _duration_s
@@ -36,15 +36,24 @@ def error(code: int, msg: str = "m", data: Any = None, **members: Any) -> dict[s
 
 
 class Upstream:
-    """Answers from a script, its last word for ever; notes when it was asked about what."""
+    """Answers from a script, its last word for ever; notes when it was asked about what, or about the neutral task."""
 
-    def __init__(self, *script: Callable[[], httpx.Response]) -> None:
+    def __init__(
+        self, *script: Callable[[], httpx.Response], neutral: Callable[[], httpx.Response] | None = None
+    ) -> None:
         self.script = list(script)
         self.asked: list[tuple[float, str]] = []
+        self.probed: list[float] = []
+        self._neutral = neutral or (lambda: answer(404, error(404)))
         self.transport = Transport(self._answer)
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append((VirtualClock().monotonic(), request.url.params["taskId"]))
+        task_id = request.url.params["taskId"]
+        if task_id == NEUTRAL_TASK_ID:
+            self.probed.append(VirtualClock().monotonic())
+            await asyncio.sleep(0.01)
+            return self._neutral()
+        self.asked.append((VirtualClock().monotonic(), task_id))
         await asyncio.sleep(0.01)
         return (self.script.pop(0) if len(self.script) > 1 else self.script[0])()
 
@@ -160,10 +169,11 @@ def test_every_answer(
     """No answer but an ended state ends a task; each has its effect on the key and on the time of the next poll."""
 
     async def main() -> None:
-        upstream = Upstream(reply, done)
+        upstream = Upstream(reply, done, neutral=reply if fate == REFUSED else None)
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callback = await life.register("t")
         await until(lambda: len(upstream.asked) == 1 and life.claims == 0, step_s=0.005)
+        await asyncio.sleep(0.02 if fate == REFUSED else 0)
         answered_s = VirtualClock().monotonic()
         task = (await life.look(callback)).task
         assert (life.key.refusal is not None) == (fate == REFUSED)
@@ -289,12 +299,14 @@ def test_a_refused_key_loses_nothing_and_recovers(tmp_path: Path) -> None:
         callbacks = [await life.register(f"t{i}") for i in range(300)]
         await until(lambda: life.key.refusal is not None)
         first = len(asked)
-        assert first <= 64
+        assert first <= 2 * 64  # those of the doubt, and those before
         await until(lambda: VirtualClock().monotonic() > good_after_s)
         assert life.key.refusal == "The upstream answered 401: no"
         gaps = [b - a for a, b in zip(asked[first - 1 :], asked[first:], strict=False)]
-        assert len(gaps) == 3
-        assert all(gap >= pause_s for gap, pause_s in zip(gaps, _PROBE_S, strict=False))
+        # After each pause a task, and once that is refused the neutral one.
+        assert len(gaps) == 6
+        assert all(gap >= pause_s for gap, pause_s in zip(gaps[::2], _PROBE_S, strict=False))
+        assert all(2 <= gap < 2.1 for gap in gaps[1::2])
         await until(lambda: life.key.refusal is None, limit_s=301)
         await asyncio.sleep(60)
         assert {(await life.look(callback)).state for callback in callbacks} == {CallbackState.PENDING}
@@ -307,7 +319,8 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
     """Readiness does not stay red for want of a task: the key is probed without one, as slowly."""
 
     async def main() -> None:
-        upstream = Upstream(*[said(401, error(401))] * 3, said(404, error(404)))
+        words = [said(401, error(401))] * 4 + [said(404, error(404))]
+        upstream = Upstream(words[0], neutral=lambda: words.pop(0)())
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callback = await life.register("t")
         await until(lambda: life.key.refusal is not None)
@@ -319,11 +332,11 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
 
         life.key.queries.reserve = counted  # type: ignore[method-assign]
         await life.store.cancel("", callback.id, life.clock.now())
-        await until(lambda: life.key.refusal is None, limit_s=300)
-        assert upstream.times == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210)]
-        assert reserved == {0: reserved[0], 1: 3}
+        await until(lambda: life.key.refusal is None, limit_s=600)
+        assert upstream.probed == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210, 510)]
+        assert reserved == {0: reserved[0], 1: 4}
         await asyncio.sleep(600)
-        assert len(upstream.asked) == 4
+        assert (len(upstream.asked), len(upstream.probed)) == (1, 5)
         assert life.key.queries._limiter.in_flight == 0
         await life.stop()
 
@@ -660,7 +673,8 @@ def test_a_refused_key_does_not_hold_up_time_outs(tmp_path: Path) -> None:
     """Where the last poll is not possible, the time-out comes after its grace, for all of them together."""
 
     async def main() -> None:
-        upstream = Upstream(said(401, error(401)))
+        refused = said(401, error(401))
+        upstream = Upstream(refused, neutral=refused)
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callbacks = [await life.register(f"t{i}", timeout_s=60) for i in range(1200)]
         await asyncio.sleep(60 + 60 + 5)
@@ -798,10 +812,10 @@ def test_a_failed_poll_gives_its_claim_back(trouble: str, tmp_path: Path, monkey
         life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=(RateWindow(100_000, 1.0),))
         judge = life.key.judge
 
-        def judged(result: PollResult) -> None:
+        def judged(task_id: str, asked_at: float, result: PollResult) -> None:
             if trouble == "judge" and bad:
                 raise Trouble
-            judge(result)
+            judge(task_id, asked_at, result)
 
         monkeypatch.setattr(life.key, "judge", judged)
         await life.start()

@@ -291,14 +291,31 @@ async def test_what_a_client_sees_is_learned(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """A refused key that a client's read met pauses the key for all, with the reason; nobody is told 401 again."""
-    simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED, times=1))
+    simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED))
     stand = await start()
     assert envelope(await stand.read("sim-never-0-a"))["code"] == 401
-    assert (await stand.client.get("/readyz")).status_code == 503
+    async with asyncio.timeout(20):
+        while (await stand.client.get("/readyz")).status_code == 200:
+            pass
     paused = await stand.read("sim-never-0-b")
     assert "refuses the gateway's key" in envelope(paused)["msg"]
     assert (paused.status_code, int(paused.headers["retry-after"]) > 10) == (503, True)
-    assert simulator.stats.requests["recordInfo"] == 1
+    assert simulator.stats.requests["recordInfo"] == 2, "the read, and one question about the key itself"
+
+
+async def test_a_read_that_is_refused_alone_is_the_clients_own(
+    start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
+) -> None:
+    """What stands in one client's id is no reason to leave the others' tasks: they are asked about at once."""
+    bad = "../select"
+    simulator.faults.add(Fault(kind=FaultKind.HTML, status=403, task_id=bad))
+    stand = await start(GATEWAY_UPSTREAM_RATE="100/1")
+    for _ in range(3):
+        assert (await stand.read(bad)).status_code == 403
+        assert envelope(await stand.read("sim-never-0-b"))["data"]["state"] == "waiting"
+        ready = await stand.client.get("/readyz")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ok", "reasons": []})
+    assert simulator.stats.polls["gateway-key-probe"] <= 1
 
 
 async def test_an_upstream_that_is_not_there(start: Callable[..., Awaitable[Stand]]) -> None:

@@ -100,7 +100,7 @@ class CallbackLaws:
         assert said["type"] == TYPES[data["state"]], said
         task = self._ledger.rows.tasks[row.task_id]
         if data["state"] == TaskState.ABANDONED:
-            assert data["reason"] in ("timeout", "unreadable", "not_found"), said
+            assert data["reason"] in ("timeout", "unreadable", "refused", "not_found"), said
             if data["reason"] != "not_found":
                 self._timed_out(row)
             return

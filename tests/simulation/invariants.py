@@ -43,11 +43,12 @@ class Invariants:
         """The first law that was broken: inside the gateway, where it shows, an exception is only one more fault."""
         world.at_attempt = self._attempted
         world.at_poll = self._polled
+        world.at_answer = self._answered
 
     def watch(self, db: sqlite3.Connection, clock: Clock, began_s: float) -> None:
         """Look at this life's connection and clock from now on; it began then, on the steady clock."""
         self._callbacks.began_s = self._tasks.began_s = began_s
-        self._requests.draining_since_s = None
+        self._requests.begin_life()
         self.asks.forget()
         self._ledger.watch(db, clock)
         if any(at_s > began_s - 90 for at_s in self._world.steps):
@@ -117,6 +118,7 @@ class Invariants:
             elif row != before.callbacks[callback_id]:
                 self._callbacks.changed(before.callbacks[callback_id], row)
         self._tasks.standing()
+        self._requests.standing()
 
     def _follows_the_wall_clock(self) -> None:
         if abs(self._world.clock.now() - self._ledger.now) <= UNNOTICED_MS:
@@ -139,6 +141,10 @@ class Invariants:
             self._requests.polled(task_id, poll)
 
         self._hold(law)
+
+    def _answered(self, task_id: str, poll: Poll) -> None:
+        if poll.life == self._world.life:
+            self._hold(lambda: self._requests.key.answered(task_id, poll))
 
     def at_the_end(self, acknowledged: set[str]) -> None:
         """Nothing is lost: who got a 201 got its webhook, or it is dead for a reason, or was cancelled."""

@@ -12,6 +12,7 @@ import httpx
 from gateway.model import CallbackState, TaskState
 from tests.life import SECRET
 from tests.simulation.callbacklaws import SCHEDULE_S
+from tests.simulation.keylaws import KeyLaws
 from tests.simulation.ledger import Ledger
 from tests.simulation.world import Attempt, Poll, World
 
@@ -20,14 +21,12 @@ __all__ = ["RequestLaws"]
 WINDOWS = ((2, 1.0), (60, 60.0))
 TOLD = (20, 60.0)
 """The limit that a throttling upstream names."""
-KEY_PAUSES_S = (30.0, 60.0, 120.0, 300.0)
-ACCEPTING = ("running", "ended", "not known", "throttled", "unpaid")
-"""What only a key that is accepted is answered."""
-ROUND_S = 0.5
-"""So long a round of a loop takes at most."""
+LATE_MS = 20_000
+"""A task is polled within so long after it is due, where nothing stands in the way …"""
+QUIET_S = 120.0
+"""… and has not stood there for so long."""
 OPENS_AFTER = 5
 NOT_MADE_PAUSE_S = 5.0
-PROBE = "gateway-key-probe"
 NEVER_S = -1e9
 SKEW_S = 0.002
 
@@ -39,9 +38,14 @@ class RequestLaws:
         self._world = world
         self._ledger = ledger
         self._polls: list[Poll] = []
+        self.key = KeyLaws()
         self.forget_before_s = NEVER_S
         """What was spent before this is not known any more: the clock was set while the gateway was down."""
         self.draining_since_s: float | None = None
+
+    def begin_life(self) -> None:
+        """Know that another gateway asks from now on, which has yet to learn of the key."""
+        self.draining_since_s, self.key = None, KeyLaws()
 
     # Polls
 
@@ -49,36 +53,10 @@ class RequestLaws:
         """Look at a poll that begins."""
         self._not_draining(poll.begun_s)
         mine = [one for one in self._polls if one.life == self._world.life]
-        if task_id != PROBE:
+        if not poll.probes:
             poll.failures = self._due(task_id)
         self._within_limits(poll, mine)
-        answered = sorted((one for one in mine if one.ended_s is not None), key=lambda one: one.ended_s or 0.0)
-        refused, probes = False, 0
-        paused, throttled = (NEVER_S, NEVER_S), (NEVER_S, NEVER_S)
-        for one in answered:
-            assert one.ended_s is not None
-            # Who asked before a pause began says nothing of what comes after it.
-            stale = refused and one.ended_s < max(paused[1], throttled[1]) - SKEW_S
-            if one.kind == "throttled":
-                throttled = max(throttled, (one.ended_s, one.ended_s + one.retry_after_s))
-            if stale or not (refused or one.kind == "refused"):
-                continue
-            if one.kind in ACCEPTING:
-                refused, probes = False, 0
-                continue
-            if one.kind == "refused":
-                refused, probes = True, min(probes + 1, len(KEY_PAUSES_S))
-            paused = (one.ended_s, one.ended_s + KEY_PAUSES_S[probes - 1])
-        # A round that had begun goes on, but it does not probe.
-        round_s = 0.0 if task_id == PROBE else ROUND_S
-        for since_s, until_s in (paused, throttled):
-            early = since_s + round_s < poll.begun_s < until_s - SKEW_S
-            assert not early, (task_id, poll, since_s, until_s, "asks while the key is to be left alone")
-        others = [one for one in mine if one.ended_s is None]
-        alone = not refused or not others or poll.begun_s <= paused[0] + round_s
-        assert alone, (task_id, poll, others, "asks more than once with a key that is refused")
-        if task_id == PROBE:
-            assert any(one.kind == "refused" for one in answered), "probes a key that nobody has refused"
+        self.key.asked(task_id, poll)
         self._polls.append(poll)
 
     def _due(self, task_id: str) -> set[int]:
@@ -107,6 +85,25 @@ class RequestLaws:
                 and (one.ended_s is not None or one.life == self._world.life)
             ]
             assert len(counts) < limit, (poll, limit, length_s, len(counts), "exceeds the key's limit")
+
+    def standing(self) -> None:
+        """Whatever is due is polled, however many others are refused: unless the key is, or the budget is used up."""
+        now, now_s = self._ledger.now, self._ledger.now_s
+        recent = [one for one in self._polls if one.begun_s > now_s - QUIET_S and one.life == self._world.life]
+        at_pace = all(one.ended_s is not None and one.ended_s - one.begun_s <= 1.0 for one in recent)
+        quiet_since_s = max(self.key.fine_since_s, self._world.disk_broken_until_s, *self._world.steps, NEVER_S)
+        minute = sum(one.begun_s > now_s - 60 for one in recent)
+        told = any(one.kind == "throttled" for one in self._polls if one.life == self._world.life)
+        if self.key.refused_s is not None or self._ledger.lag_ms or self.draining_since_s is not None:
+            return
+        if not at_pace or now_s < quiet_since_s + QUIET_S or minute > (10 if told else 40):
+            return
+        began_s = min((one.begun_s for one in recent), default=now_s)
+        if began_s > now_s - 60:
+            return
+        for task in self._ledger.rows.tasks.values():
+            due_at = task.next_poll_at
+            assert due_at is None or due_at > now - LATE_MS, (task, now, "is due, and nobody asks about it")
 
     # Attempts
 

@@ -37,6 +37,8 @@ UPSTREAM_MODES = (
     "unsure",
     "two-faced",
     "another's",
+    "picky",
+    "strict",
 )
 RECEIVER_MODES = (
     "ok",

@@ -13,6 +13,7 @@ from tests.simulation.world import Poll, World
 __all__ = ["POLL_MAX_S", "POLL_MIN_S", "TaskLaws"]
 
 POLL_MIN_S, POLL_MAX_S = 1.0, 30.0
+REFUSED_MAX_S = 300.0
 JITTER = 1.1
 NOT_FOUND_AFTER_S, NOT_FOUND_AFTER_POLLS = 120.0, 5
 ASKED_WITHIN_MS = 15_000
@@ -92,7 +93,10 @@ class TaskLaws:
         assert after.last_error is None, after
 
     def _given_up(self, before: TaskRow, after: TaskRow, poll: Poll | None, reason: str) -> None:
-        if reason in ("timeout", "unreadable"):
+        if reason in ("timeout", "unreadable", "refused"):
+            answered = [one for one in self._world.polls[after.task_id] if one.ended_s is not None]
+            refused = bool(answered) and answered[-1].kind == "refused" and answered[-1].life == self._world.life
+            assert refused or reason != "refused", (after, answered[-1:], "was not refused")
             # Of which callbacks, and when, is for their own laws.
             assert poll is None, (before, after, poll)
             waited = self._ledger.before.waiting(after.task_id)
@@ -121,7 +125,8 @@ class TaskLaws:
     def _timed_out(self, task_id: str) -> bool:
         """Whether it was given up for one of its callbacks: then it is counted anew how often it is not known."""
         bodies = [c.body for c in self._ledger.rows.callbacks.values() if c.task_id == task_id]
-        return any(body is not None and b'"reason":"timeout"' in body for body in bodies)
+        reasons = [b'"reason":"%b"' % reason for reason in (b"timeout", b"unreadable", b"refused")]
+        return any(reason in body for body in bodies if body is not None for reason in reasons)
 
     def _rescheduled(self, before: TaskRow, after: TaskRow, poll: Poll) -> None:
         assert poll.kind != "ended", (before, after, poll, "has ended, and is asked about again")
@@ -143,8 +148,15 @@ class TaskLaws:
             low_s, high_s = (min(POLL_MIN_S * 2 ** (of(poll.failures) + 1), POLL_MAX_S) for of in (min, max))
             low_s = max(low_s, poll.retry_after_s)
             high_s = max(min(high_s * JITTER, POLL_MAX_S), poll.retry_after_s)
+            if self._refused_before(after.task_id, poll):
+                high_s = min(POLL_MIN_S * 2 ** (max(poll.failures) + 1) * JITTER, REFUSED_MAX_S)
         if not self._ledger.within(after.next_poll_at, poll.ended_at + low_s * 1000, poll.ended_at + high_s * 1000):
             self._asked_now(before, after)
+
+    def _refused_before(self, task_id: str, poll: Poll) -> bool:
+        """Whether this poll is refused, and one before it was: then its task is asked about ever more seldom."""
+        polls = [one for one in self._world.polls[task_id] if one.life == poll.life and one.kind == "refused"]
+        return poll.kind == "refused" and len(polls) > 1
 
     def _asked_now(self, before: TaskRow, after: TaskRow) -> None:
         """Somebody's time has passed: a last poll is made at once."""

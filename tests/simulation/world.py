@@ -103,6 +103,8 @@ class Poll(Seen):
     state: str | None = None
     """The task's state, where the upstream told it."""
     retry_after_s: float = 0.0
+    probes: bool = False
+    """Whether it asks about the key by itself, and not about a task that is due."""
     failures: set[int] = field(default_factory=set)
     """How many failures in a row it may have been claimed with."""
 
@@ -133,11 +135,13 @@ class World:
     attempts: defaultdict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
     """Of each webhook-id, in order."""
     polls: defaultdict[str, list[Poll]] = field(default_factory=lambda: defaultdict(list))
-    """Of each task id, in order."""
+    """Of each task id, in order; those that ask about the key by themselves are not among them."""
     at_attempt: Callable[[str, Attempt, httpx.Request], None] = lambda webhook_id, attempt, request: None
     """Asked at the beginning of each attempt."""
     at_poll: Callable[[str, Poll], None] = lambda task_id, poll: None
     """Asked at the beginning of each poll."""
+    at_answer: Callable[[str, Poll], None] = lambda task_id, poll: None
+    """Told as each poll has its answer, or has failed."""
     waiting: dict[str, list[asyncio.Future[str]]] = field(default_factory=lambda: defaultdict(list))
     """Who waits for the next attempt or poll, and is told its webhook-id or task."""
 
@@ -182,9 +186,18 @@ class World:
         """Answer for the upstream."""
         task_id = request.url.params["taskId"]
         poll = Poll(self.life, self.clock.monotonic(), self.now())
+        task = asyncio.current_task()
+        poll.probes = task is not None and task.get_name() == "poll-probe"
         self.at_poll(task_id, poll)
-        self.polls[task_id].append(poll)
+        if not poll.probes:
+            self.polls[task_id].append(poll)
         self._tell("poll", task_id)
+        try:
+            return await self._polled(task_id, poll)
+        finally:
+            self.at_answer(task_id, poll)
+
+    async def _polled(self, task_id: str, poll: Poll) -> httpx.Response:
         with self._under_way(poll):
             await self._travel()
             mood = self._mood(self.upstream)
@@ -204,6 +217,8 @@ class World:
     def _answer(self, mood: str, task_id: str) -> tuple[httpx.Response, str, str | None, float]:
         if mood == "two-faced":
             mood = "refused" if int(task_id[-1], 36) % 2 else "unknown"
+        if (mood in ("picky", "strict") and task_id == "task-0") or (mood == "strict" and task_id not in self.started):
+            mood = "refused"
         if mood in ("error", "late error"):
             return _envelope(500, 500), "nothing", None, 0.0
         if mood == "throttled":

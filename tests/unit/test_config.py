@@ -75,6 +75,7 @@ def test_defaults() -> None:
         attempt_timeout_s=15.0,
         drain_s=10.0,
         retention_days=30.0,
+        ready_upstreams="any",
         log_format=None,
         log_level="info",
         url=None,
@@ -236,6 +237,7 @@ def test_database_path(url: str, path: str) -> None:
         ("GATEWAY_ATTEMPT_TIMEOUT_S", "15s", "write a number of seconds from 0.001 to 3600"),
         ("GATEWAY_DRAIN_S", "-1", "write a number of seconds from 0 to 3600"),
         ("GATEWAY_RETENTION_DAYS", "0", "write a number of days from 0.001 to 36500"),
+        ("GATEWAY_READY_UPSTREAMS", "none", "write any or all"),
         ("GATEWAY_LOG_FORMAT", "xml", "write console or json"),
     ],
 )

@@ -11,8 +11,9 @@ import pytest
 from gateway.clock import Clock
 from gateway.config import RateWindow
 from gateway.errors import StoreError
-from gateway.key import Budget, Key
+from gateway.key import NEUTRAL_TASK_ID, Budget, Key
 from gateway.outcome import PollKind, PollResult
+from gateway.telemetry import Metrics
 from tests.virtualtime import VirtualClock, run_virtual
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
@@ -44,7 +45,7 @@ def budget(windows: Sequence[RateWindow] = FREE, disk: Disk | None = None, clock
 
 
 def key(windows: Sequence[RateWindow] = FREE) -> Key:
-    return Key("up", budget(windows), budget(windows))
+    return Key("up", budget(windows), budget(windows), Metrics())
 
 
 async def poll_now(of: Budget, count: int = 1) -> None:
@@ -379,6 +380,30 @@ def test_a_restart_forgets_what_is_long_ago() -> None:
 
 OK = PollResult(kind=PollKind.RUNNING)
 REFUSED = PollResult(kind=PollKind.KEY_REFUSED, error="The upstream answered 401: no")
+NOTHING = [PollResult(kind=kind, error="x") for kind in (PollKind.UNREACHABLE, PollKind.BROKEN, PollKind.MAINTENANCE)]
+PAGE = PollResult(kind=PollKind.THROTTLED, error="x", by_api=False)
+
+
+def says(k: Key, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0) -> None:
+    """Let the key hear an answer."""
+    k.judge(task_id, VirtualClock().monotonic() - asked_s_ago, result)
+
+
+def refused_key() -> Key:
+    """Return a key that has just been refused, for a task and for the neutral one."""
+    k = key()
+    says(k, "t", REFUSED)
+    says(k, NEUTRAL_TASK_ID, REFUSED)
+    assert k.refusal == REFUSED.error
+    return k
+
+
+def standing(k: Key) -> tuple[bool, bool, int]:
+    """Return whether the key is doubted, whether it is refused, and how many requests it may make now."""
+    return k.doubted, k.refusal is not None, k.queries.available()
+
+
+ACCEPTED, DOUBTED = (False, False, 2), (True, False, 2)
 
 
 def test_a_429_stops_the_key_for_as_long_as_it_says() -> None:
@@ -387,7 +412,7 @@ def test_a_429_stops_the_key_for_as_long_as_it_says() -> None:
     async def main() -> None:
         for retry_after_s, pause_s in ((17.0, 17.0), (None, 5.0), (0.0, 5.0)):
             k = key()
-            k.judge(PollResult(kind=PollKind.THROTTLED, retry_after_s=retry_after_s))
+            k.judge("t", 0.0, PollResult(kind=PollKind.THROTTLED, retry_after_s=retry_after_s))
             assert (k.queries.available(), k.queries.next_available_s()) == (0, pause_s)
             assert k.creates.available() == 2
             assert k.refusal is None
@@ -403,7 +428,7 @@ def test_a_lower_limit_is_adopted(told: tuple[int, float], rate_per_s: float) ->
 
     async def main() -> None:
         k = key()
-        k.judge(PollResult(kind=PollKind.THROTTLED, told_window=told))
+        k.judge("t", 0.0, PollResult(kind=PollKind.THROTTLED, told_window=told))
         assert k.queries.rate_per_s == pytest.approx(rate_per_s)
 
     run_virtual(main())
@@ -424,60 +449,247 @@ def test_a_new_window_counts_what_was_sent_before() -> None:
     run_virtual(main())
 
 
+def test_a_refusal_is_explained_by_another_tasks_answer() -> None:
+    """Within five seconds of an accepted answer to another question no refusal is held against the key."""
+
+    async def main() -> None:
+        k = key()
+        says(k, "a", OK)
+        await asyncio.sleep(5)
+        for _ in range(100):
+            says(k, "b", REFUSED)
+            says(k, "c", REFUSED)
+        assert standing(k) == ACCEPTED
+        await asyncio.sleep(0.001)
+        says(k, "b", REFUSED)
+        assert standing(k) == DOUBTED
+        assert k.to_ask == "a"
+
+    run_virtual(main())
+
+
+def test_a_task_does_not_vouch_for_itself() -> None:
+    """Where the task itself was the last one that the key was accepted for, its refusal may be the key's."""
+
+    async def main() -> None:
+        k = key()
+        says(k, "a", OK)
+        await asyncio.sleep(1)
+        says(k, "a", REFUSED)
+        assert standing(k) == DOUBTED
+        assert k.to_ask == NEUTRAL_TASK_ID
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", [PollKind.TERMINAL, PollKind.NOT_KNOWN, PollKind.CREDITS, PollKind.RUNNING])
+@pytest.mark.parametrize("about", [NEUTRAL_TASK_ID, "another"])
+def test_a_doubt_ends_with_an_accepted_answer(kind: PollKind, about: str) -> None:
+    """Whoever is asked about: the refusals were their tasks' own, and there is no doubt for five seconds."""
+
+    async def main() -> None:
+        k = key()
+        says(k, "t", REFUSED)
+        assert standing(k) == DOUBTED
+        await asyncio.sleep(0.1)
+        says(k, about, PollResult(kind=kind))
+        says(k, "t", REFUSED)
+        assert standing(k) == ACCEPTED
+        assert k.accepted_since(0.05)
+        assert not k.accepted_since(0.1)
+
+    run_virtual(main())
+
+
+def test_a_witness_who_is_refused_leaves_the_word_to_the_neutral_task() -> None:
+    """The task that was last accepted is asked about first; only where both are refused is the key."""
+
+    async def main() -> None:
+        for word, standing_then in ((OK, ACCEPTED), (REFUSED, (False, True, 0))):
+            k = key()
+            says(k, "a", OK)
+            await asyncio.sleep(6)
+            says(k, "t", REFUSED)
+            assert k.to_ask == "a"
+            says(k, "a", REFUSED)
+            assert standing(k) == DOUBTED
+            assert k.to_ask == NEUTRAL_TASK_ID
+            says(k, NEUTRAL_TASK_ID, word)
+            assert standing(k) == standing_then
+
+    run_virtual(main())
+
+
+def test_an_upstream_that_refuses_unknown_ids_refuses_no_key() -> None:
+    """While the key is accepted for a task, a neutral one that is refused means nothing."""
+
+    async def main() -> None:
+        k = key()
+        says(k, "t", REFUSED)
+        says(k, "a", OK)
+        says(k, NEUTRAL_TASK_ID, REFUSED)
+        assert standing(k) == ACCEPTED
+        await asyncio.sleep(6)
+        for number in range(9):
+            says(k, f"t{number}", REFUSED)
+        assert (standing(k), k.to_ask) == (DOUBTED, "a")
+        says(k, "a", OK)
+        assert standing(k) == ACCEPTED
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("nothing", [*NOTHING, PAGE])
+def test_an_outage_explains_nothing(nothing: PollResult) -> None:
+    """An answer that says nothing of the key neither clears nor convicts it: it is asked about again a while later."""
+
+    async def main() -> None:
+        k = key()
+        says(k, "a", OK)
+        await asyncio.sleep(6)
+        says(k, "t", REFUSED)
+        says(k, "a", nothing)
+        assert (k.doubted, k.to_ask) == (True, NEUTRAL_TASK_ID)
+        says(k, NEUTRAL_TASK_ID, nothing)
+        assert (k.doubted, k.refusal) == (False, None)
+        await asyncio.sleep(5)
+        says(k, "t", REFUSED)
+        assert not k.doubted
+        await asyncio.sleep(0.001)
+        says(k, "t", REFUSED)
+        assert (k.doubted, k.to_ask) == (True, NEUTRAL_TASK_ID)
+
+    run_virtual(main())
+
+
+def test_what_is_not_the_apis_word_is_no_acceptance() -> None:
+    """Neither a page of the CDN's nor what the gateway says by itself clears a key that is refused."""
+
+    async def main() -> None:
+        k = refused_key()
+        await asyncio.sleep(30)
+        says(k, "..", PollResult(kind=PollKind.NOT_KNOWN, error="x", by_api=False))
+        assert k.refusal == REFUSED.error
+
+    run_virtual(main())
+
+
 def test_a_refused_key_is_probed_with_growing_pauses() -> None:
     """Each probe that is refused again makes the pause longer, up to five minutes; the reason is kept."""
 
     async def main() -> None:
-        k = key()
+        k = refused_key()
         for pause_s in (30.0, 60.0, 120.0, 300.0, 300.0):
-            k.judge(REFUSED)
             assert k.queries.next_available_s() == pause_s
             assert k.refusal == REFUSED.error
             await asyncio.sleep(pause_s)
-        k.judge(OK)
-        assert (k.refusal, k.queries.available()) == (None, 2)
-        k.judge(REFUSED)
+            assert not k.neutral_next
+            says(k, "t", REFUSED)
+            assert (k.neutral_next, k.to_ask, k.queries.available()) == (True, NEUTRAL_TASK_ID, 2)
+            says(k, NEUTRAL_TASK_ID, REFUSED)
+        await asyncio.sleep(300)
+        says(k, "t", OK)
+        assert standing(k) == ACCEPTED
+        await asyncio.sleep(6)
+        says(k, "u", REFUSED)
+        says(k, "t", REFUSED)
+        says(k, NEUTRAL_TASK_ID, REFUSED)
         assert k.queries.next_available_s() == 30.0
 
     run_virtual(main())
 
 
-def test_many_refusals_at_once_are_one() -> None:
-    """The answers to requests sent before the pause began do not make it longer, nor end it."""
-
-    async def main() -> None:
-        k = key()
-        for _ in range(64):
-            k.judge(REFUSED)
-        k.judge(OK)
-        assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
-
-    run_virtual(main())
-
-
-@pytest.mark.parametrize("kind", [PollKind.UNREACHABLE, PollKind.BROKEN, PollKind.MAINTENANCE])
-def test_a_probe_that_says_nothing_of_the_key_is_made_again(kind: PollKind) -> None:
-    """An outage during a probe neither clears the refusal nor lets the probes come thick and fast."""
-
-    async def main() -> None:
-        k = key()
-        k.judge(REFUSED)
-        await asyncio.sleep(30)
-        k.judge(PollResult(kind=kind, error="x"))
-        assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
-
-    run_virtual(main())
-
-
+@pytest.mark.parametrize("about", ["t", NEUTRAL_TASK_ID, "another"])
 @pytest.mark.parametrize("kind", [PollKind.TERMINAL, PollKind.NOT_KNOWN, PollKind.CREDITS, PollKind.THROTTLED])
-def test_an_answer_that_needs_an_accepted_key_ends_the_refusal(kind: PollKind) -> None:
+def test_an_answer_that_needs_an_accepted_key_ends_the_refusal(kind: PollKind, about: str) -> None:
     """The upstream looked at the key and went on: it is accepted again."""
 
     async def main() -> None:
-        k = key()
-        k.judge(REFUSED)
+        k = refused_key()
         await asyncio.sleep(30)
-        k.judge(PollResult(kind=kind, error="x"))
-        assert k.refusal is None
+        says(k, about, PollResult(kind=kind, error="x"))
+        assert (k.refusal, k.neutral_next) == (None, False)
+
+    run_virtual(main())
+
+
+def test_many_refusals_at_once_are_one() -> None:
+    """The answers to requests sent before the key was refused do not make the pause longer, nor end it."""
+
+    async def main() -> None:
+        k = key()
+        await asyncio.sleep(10)
+        for _ in range(64):
+            says(k, "t", REFUSED)
+        says(k, NEUTRAL_TASK_ID, REFUSED)
+        for _ in range(64):
+            says(k, "t", REFUSED)
+        says(k, NEUTRAL_TASK_ID, REFUSED)
+        says(k, "a", OK, asked_s_ago=0.001)
+        await asyncio.sleep(1)
+        says(k, "b", OK, asked_s_ago=3)
+        assert (k.refusal, k.neutral_next, k.queries.next_available_s()) == (REFUSED.error, False, 29.0)
+
+    run_virtual(main())
+
+
+def test_a_task_that_was_asked_about_beside_the_neutral_one_ends_the_pause() -> None:
+    """Of two words about the same moment the one that accepts the key counts: its pause is over at once."""
+
+    async def main() -> None:
+        k = key()
+        says(k, "t", REFUSED)
+        says(k, NEUTRAL_TASK_ID, REFUSED, asked_s_ago=0.5)
+        says(k, "a", OK, asked_s_ago=0.5)
+        assert standing(k) == ACCEPTED
+
+    run_virtual(main())
+
+
+def test_the_upstreams_own_pause_outlasts_ours() -> None:
+    """A key that is accepted again waits all the same for as long as a 429 has asked."""
+
+    async def main() -> None:
+        k = refused_key()
+        await asyncio.sleep(30)
+        says(k, "a", PollResult(kind=PollKind.THROTTLED, retry_after_s=17.0))
+        assert (k.refusal, k.queries.next_available_s()) == (None, 17.0)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_a_probe_that_says_nothing_of_the_key_is_made_again(nothing: PollResult) -> None:
+    """An outage during a probe neither clears the refusal nor lets the probes come thick and fast."""
+
+    async def main() -> None:
+        k = refused_key()
+        await asyncio.sleep(30)
+        says(k, "t", nothing)
+        assert (k.refusal, k.neutral_next) == (REFUSED.error, True)
+        says(k, NEUTRAL_TASK_ID, nothing)
+        assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
+
+    run_virtual(main())
+
+
+def test_the_metric_follows_the_refusal() -> None:
+    """``gateway_upstream_refused`` stands at 0 from the start, and at 1 while the key is refused."""
+
+    async def main() -> None:
+        metrics = Metrics()
+        k = Key("up", budget(), budget(), metrics)
+
+        def shown() -> float | None:
+            return metrics.registry.get_sample_value("gateway_upstream_refused", {"upstream": "up"})
+
+        assert shown() == 0.0
+        says(k, "t", REFUSED)
+        assert shown() == 0.0
+        says(k, NEUTRAL_TASK_ID, REFUSED)
+        assert shown() == 1.0
+        await asyncio.sleep(30)
+        says(k, "t", OK)
+        assert shown() == 0.0
 
     run_virtual(main())

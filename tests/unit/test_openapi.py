@@ -43,7 +43,7 @@ def routes() -> set[tuple[str, str]]:
             nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
         ).routes(),
         *Tasks(nothing, nothing, nothing, nothing).routes(),
-        *Operations(nothing, nothing, nothing, unhealthy=nothing, unready=nothing, calls=CALLS).routes(),
+        *Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing, calls=CALLS).routes(),
         *UpstreamProxy(
             Mock(), nothing, nothing, upstream, nothing, nothing, check_url=nothing, draining=nothing
         ).routes(),

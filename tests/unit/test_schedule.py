@@ -107,9 +107,9 @@ def test_failed_polls_back_off_within_the_bounds() -> None:
     """min_s doubled for each failure in a row, at most a tenth more, never over max_s."""
     rng = random.Random(1)
     for failures, least_s in ((1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0)):
-        assert least_s <= SCHEDULE.failed_delay_s(failures, rng) <= least_s * 1.1
-    assert SCHEDULE.failed_delay_s(5, rng) == 30.0
-    assert SCHEDULE.failed_delay_s(10_000, rng) == 30.0
+        assert least_s <= SCHEDULE.failed_delay_s(failures, 30.0, rng) <= least_s * 1.1
+    assert SCHEDULE.failed_delay_s(5, 30.0, rng) == 30.0
+    assert SCHEDULE.failed_delay_s(10_000, 300.0, rng) == 300.0
 
 
 def run_price(price: PollPrice, seconds: int, tasks: int, budget_per_s: float, at_s: int = 0) -> tuple[float, float]:

@@ -1,0 +1,311 @@
+"""A task that the upstream refuses (401, 403), and a key that it accepts: nobody else waits. In virtual time."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from gateway.config import RateWindow, config_dir
+from gateway.key import NEUTRAL_TASK_ID
+from gateway.model import Callback, TaskState
+from gateway.outcome import PollResult
+from gateway.profile import Profile
+from gateway.profilefile import load_profiles
+from gateway.upstream import Upstream
+from tests.life import FREE, Life, Transport, until
+from tests.virtualtime import VirtualClock, run_virtual
+
+PROFILES = load_profiles([config_dir() / "upstreams"])
+AMPLE = (RateWindow(50, 1.0),)
+NEVER_S = 1e9
+
+
+def page(status: int, body: bytes) -> Callable[[Profile], httpx.Response]:
+    return lambda _: httpx.Response(status, content=body)
+
+
+def envelope(status: int, code: int) -> Callable[[Profile], httpx.Response]:
+    def answer(profile: Profile) -> httpx.Response:
+        told = {} if profile.envelope.code is None else nested(profile.envelope.code, code)
+        return httpx.Response(status, json={**told, "detail": "not yours"})
+
+    return answer
+
+
+def nested(path: str, value: object) -> dict[str, Any]:
+    """Return an object that holds the value at this path."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = {**one, **other}
+    return both | {name: merged(one[name], other[name]) for name in one.keys() & other.keys()}
+
+
+REFUSALS = {
+    "HTTP 401": envelope(401, 401),
+    "HTTP 403": envelope(403, 403),
+    "a page with 403": page(403, b"<html><title>403 Forbidden</title></html>"),
+    "the CDN's block": page(403, b"error code: 1010"),
+    "nothing with 401": page(401, b""),
+}
+IN_THE_ENVELOPE = {"HTTP 200, code 401": envelope(200, 401), "HTTP 200, code 403": envelope(200, 403)}
+EVERY_WAY = [
+    pytest.param(name, refusal, id=f"{name}: {spelling}")
+    for name, profile in PROFILES.items()
+    for spelling, refusal in {**REFUSALS, **(IN_THE_ENVELOPE if profile.envelope.code else {})}.items()
+]
+
+
+class Jobs:
+    """An upstream whose tasks end at their times, and which refuses some ids."""
+
+    def __init__(
+        self, refused: set[str], refusal: Callable[[Profile], httpx.Response], profile: str = "aigptimage"
+    ) -> None:
+        self.refused = refused
+        self.ends_s: dict[str, float] = {}
+        self.asked: dict[str, list[float]] = {}
+        self._refusal = refusal
+        self._profile = profile = PROFILES[profile]
+        before, _, after = profile.request.status_path.partition("{task_id}")
+        self._around = before, after
+        transport = Transport(self._answer)
+        self.upstream = Upstream(
+            profile, transport, VirtualClock(), base_url="https://up.example", api_key="k", name="up"
+        )
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        before, after = self._around
+        task_id = request.url.raw_path.decode().removeprefix(before).removesuffix(after)
+        self.asked.setdefault(task_id, []).append(VirtualClock().monotonic())
+        await asyncio.sleep(0.05)
+        if task_id in self.refused:
+            return self._refusal(self._profile)
+        if task_id not in self.ends_s:
+            return httpx.Response(404, json={"code": 404, "detail": "no such task"})
+        return httpx.Response(200, json=self._told(task_id))
+
+    def _told(self, task_id: str) -> dict[str, Any]:
+        states, fields, code = self._profile.states, self._profile.fields, self._profile.envelope.code
+        over = VirtualClock().monotonic() >= self.ends_s[task_id]
+        running: Any = 0 if type(states.success[0]) is int else "quite another word"
+        told = nested(states.path, states.success[0] if over else running)
+        told = merged(told, {} if code is None else nested(code, self._profile.envelope.ok[0]))
+        told = merged(told, {} if fields.task_id is None else nested(fields.task_id, task_id))
+        return merged(told, nested(states.success_if, {"is": "there"}) if over and states.success_if else {})
+
+
+class Verdicts:
+    """What became of the key with each answer."""
+
+    def __init__(self, life: Life) -> None:
+        self.refusals: list[str] = []
+        self._key, self._judge = life.key, life.key.judge
+        life.key.judge = self._judged  # type: ignore[method-assign]
+
+    def _judged(self, task_id: str, asked_at: float, result: PollResult) -> None:
+        self._judge(task_id, asked_at, result)
+        if self._key.refusal is not None:
+            self.refusals.append(self._key.refusal)
+
+
+async def settled_s(life: Life, callback: Callback, ended_s: float) -> float:
+    """Return how long after its end a task was known to have ended."""
+
+    async def ended() -> bool:
+        return (await life.look(callback)).task.state is TaskState.SUCCESS
+
+    await until(ended, limit_s=3000, step_s=0.1)
+    return VirtualClock().monotonic() - ended_s
+
+
+@pytest.mark.parametrize(("profile", "refusal"), EVERY_WAY)
+def test_one_refused_task_of_ten(profile: str, refusal: Callable[[Profile], httpx.Response], tmp_path: Path) -> None:
+    """The nine others are noticed within two seconds; the tenth is asked about ever more seldom, and says why."""
+
+    async def main() -> None:
+        jobs = Jobs({"t0"}, refusal, profile)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE, min_s=0.5, max_s=1.5)
+        await life.start()
+        verdicts = Verdicts(life)
+        jobs.ends_s = {f"t{number}": 3.0 * number for number in range(10)}
+        callbacks = {task_id: await life.register(task_id) for task_id in jobs.ends_s}
+        lags = await asyncio.gather(
+            *(settled_s(life, callbacks[f"t{number}"], 3.0 * number) for number in range(1, 10))
+        )
+        assert max(lags) <= 2.0
+        await asyncio.sleep(3600)
+        assert not verdicts.refusals
+        task = (await life.look(callbacks["t0"])).task
+        assert task.state is TaskState.WAITING
+        assert task.last_error is not None
+        gaps = [later - sooner for sooner, later in pairwise(jobs.asked["t0"])]
+        assert gaps[0] < 1.5
+        assert 300 <= gaps[-1] <= 331
+        assert len(gaps) < 25
+        assert len(jobs.asked.get(NEUTRAL_TASK_ID, [])) <= len(gaps)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("neutral", [True, False])
+def test_one_accepted_task_of_ten(neutral: bool, tmp_path: Path) -> None:
+    """The key is accepted for it, so it is polled on time, even where the upstream refuses ids that there are not."""
+
+    async def main() -> None:
+        jobs = Jobs({f"t{number}" for number in range(9)}, REFUSALS["HTTP 403"])
+        jobs.refused |= set() if neutral else {NEUTRAL_TASK_ID}
+        life = Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE)
+        await life.start()
+        verdicts = Verdicts(life)
+        jobs.ends_s = {"t9": 700.0, "t10": 1400.0}
+        callback = await life.register("t9")
+        await until(lambda: "t9" in jobs.asked)
+        for number in range(9):
+            await life.register(f"t{number}")
+        assert await settled_s(life, callback, 700) <= 30.0
+        assert max(later - sooner for sooner, later in pairwise(jobs.asked["t9"])) <= 30.1
+        # One that has ended vouches for the key as well.
+        assert await settled_s(life, await life.register("t10"), 1400) <= 30.0
+        assert not verdicts.refusals
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_another_accounts_tasks_do_not_use_up_the_budget(tmp_path: Path) -> None:
+    """A hundred refused tasks come to a tenth of the budget, with as many probes besides at most."""
+
+    async def main() -> None:
+        refused = {f"t{number}" for number in range(100)}
+        jobs = Jobs(refused, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=FREE).start()
+        verdicts = Verdicts(life)
+        await asyncio.gather(*(life.register(task_id) for task_id in refused))
+        await asyncio.sleep(600)
+        jobs.ends_s["early"] = VirtualClock().monotonic() + 30
+        assert await settled_s(life, await life.register("early"), jobs.ends_s["early"]) <= 31.0
+        await asyncio.sleep(3 * 3600)
+        since_s = VirtualClock().monotonic() - 3600
+        asked = sum(at > since_s for task_id in refused for at in jobs.asked[task_id])
+        probes = sum(at > since_s for task_id in jobs.asked.keys() - refused for at in jobs.asked[task_id])
+        assert asked <= 3600 * 0.11
+        assert 0 < probes <= asked
+        assert not verdicts.refusals
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_refused_task_that_is_accepted_later_gets_its_result(tmp_path: Path) -> None:
+    """It is never given up before its time: with the first good answer it goes on like any other."""
+
+    async def main() -> None:
+        jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
+        jobs.ends_s["t"] = 1000.0
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        callback = await life.register("t")
+        await asyncio.sleep(1000)
+        assert life.poller.refuses_tasks
+        jobs.refused.clear()
+        assert await settled_s(life, callback, 1000.0) <= 331.0
+        assert not life.poller.refuses_tasks
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_the_webhook_of_a_refused_task_says_so(tmp_path: Path) -> None:
+    """When its time has passed it is asked about a last time, and then given up as refused."""
+
+    async def main() -> None:
+        jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        callback = await life.register("t", timeout_s=600)
+        await asyncio.sleep(631)
+        assert [at for at in jobs.asked["t"] if 600 <= at <= 601]
+        claims, _ = await life.store.claim_callbacks(life.clock.now() + 1, 10)
+        assert [claim.id for claim in claims] == [callback.id]
+        data = json.loads(claims[0].body)["data"]
+        assert (data["state"], data["reason"]) == ("abandoned", "refused")
+        assert not life.poller._refused
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("others", [0, 9])
+def test_a_key_that_was_accepted_and_is_refused_for_all(others: int, tmp_path: Path) -> None:
+    """It is noticed within seconds, paused as a whole, and taken up again as soon as a probe says so."""
+
+    async def main() -> None:
+        jobs = Jobs(set(), REFUSALS["HTTP 401"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        jobs.ends_s = {"t": 400.0, "ended": 0.0, **{f"o{number}": NEVER_S for number in range(others)}}
+        callbacks = [await life.register(task_id) for task_id in jobs.ends_s]
+        await asyncio.sleep(100)
+        jobs.refused = {*jobs.ends_s, NEUTRAL_TASK_ID}
+        await until(lambda: life.key.refusal is not None, limit_s=30)
+        at_s = VirtualClock().monotonic()
+        await asyncio.sleep(29)
+        assert not [at for times in jobs.asked.values() for at in times if at > at_s]
+        jobs.refused = set()
+        await until(lambda: life.key.refusal is None, limit_s=1.2)
+        assert await settled_s(life, callbacks[0], 400.0) <= 30.1
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_probe_that_fails_is_not_made_in_a_tight_circle(tmp_path: Path) -> None:
+    """A defect on the way to it: the key stays doubted, and is asked about again after a pause."""
+
+    async def main() -> None:
+        jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
+        poll, failures = jobs.upstream.poll, 0
+
+        async def fails(task_id: str) -> Any:
+            nonlocal failures
+            if task_id == NEUTRAL_TASK_ID and VirtualClock().monotonic() < 10:
+                failures += 1
+                raise RuntimeError("a defect")
+            return await poll(task_id)
+
+        jobs.upstream.poll = fails  # type: ignore[method-assign]
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await life.register("t")
+        await asyncio.sleep(9)
+        assert life.key.doubted
+        assert 2 <= failures <= 10
+        await until(lambda: not life.key.doubted, limit_s=20)
+        assert life.key.queries._limiter.in_flight == 0
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_an_id_that_is_never_asked_about_vouches_for_no_key(tmp_path: Path) -> None:
+    """A task named by dot segments is unknown without a question, and so says nothing of a refused key."""
+
+    async def main() -> None:
+        jobs = Jobs({"t", NEUTRAL_TASK_ID}, REFUSALS["HTTP 401"], "replicate")
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await life.register("t")
+        await until(lambda: life.key.refusal is not None)
+        await life.register(quote(".."))
+        await asyncio.sleep(1000)
+        assert life.key.refusal is not None
+        await life.stop()
+
+    run_virtual(main())
