@@ -31,6 +31,7 @@ from gateway.profile import Profile
 from gateway.profilefile import read_profiles
 from gateway.settings import is_loopback
 from gateway.signature import Signer, parse_secrets
+from gateway.store.peek import count_callbacks
 
 __all__ = ["ConfiguredUpstream", "Preflight", "configured_upstreams", "preflight"]
 
@@ -185,7 +186,7 @@ def _check_files(draft: Draft) -> Iterator[str]:
         yield f"GATEWAY_DATABASE_URL: {problem}; mend that, or name another"
         return
     if draft.values.get("webhook_secret", "mistaken") is None:  # then the one beside the database signs
-        problem = _secret_problem(secretfile.secret_path(path))
+        problem = _secret_problem(path)
     if problem is not None:
         yield problem
 
@@ -202,14 +203,16 @@ def _database_problem(path: Path) -> str | None:
     return None
 
 
-def _secret_problem(path: Path) -> str | None:
+def _secret_problem(database: Path) -> str | None:
+    path = secretfile.secret_path(database)
     try:
         kept = secretfile.read(path)
     except SecretError as error:
         return error.message
+    if kept is None:
+        return secretfile.missing(path, count_callbacks(database))
     try:
-        if kept is not None:
-            Signer(parse_secrets(kept))
+        Signer(parse_secrets(kept))
     except SecretError as error:
         return f"The webhook secret in {path} cannot be used: {error.message}."
     return None

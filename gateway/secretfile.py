@@ -13,7 +13,7 @@ from gateway.errors import SecretError
 from gateway.model import CallbackState
 from gateway.signature import make_secret
 
-__all__ = ["make", "read", "secret_path"]
+__all__ = ["make", "missing", "read", "secret_path"]
 
 _OWED = (CallbackState.WAITING, CallbackState.PENDING, CallbackState.DEAD)
 """Whose webhooks are still to be signed; a dead one may be redelivered."""
@@ -47,12 +47,8 @@ def make(path: Path, callbacks: Mapping[CallbackState, int]) -> str:
     ``callbacks`` is how many the database has in each state: where it owes webhooks, nothing is made. Their receivers
     would refuse them, one by one, for days. Raises SecretError, which says what to do.
     """
-    if any(callbacks.get(state) for state in _OWED):
-        owed = ", ".join(f"{callbacks[state]} {state.value}" for state in _OWED if callbacks.get(state))
-        raise SecretError(
-            f"{path} is missing, and the database beside it owes webhooks ({owed}): "
-            f"their receivers would refuse a new secret. {_advice(path)}"
-        )
+    if (problem := missing(path, callbacks)) is not None:
+        raise SecretError(problem)
     # Written aside and linked into place: whoever finds the file finds all of it, and the first one stays.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -80,6 +76,17 @@ def make(path: Path, callbacks: Mapping[CallbackState, int]) -> str:
     if found is None:  # a link that leads nowhere has the name
         raise SecretError(f"{path} leads to a file that is not there. {_advice(path)}")
     return found
+
+
+def missing(path: Path, callbacks: Mapping[CallbackState, int]) -> str | None:
+    """Return why no new secret may take a missing file's place; None where the database owes nothing."""
+    owed = ", ".join(f"{callbacks[state]} {state.value}" for state in _OWED if callbacks.get(state))
+    if not owed:
+        return None
+    return (
+        f"{path} is missing, and the database beside it owes webhooks ({owed}): "
+        f"their receivers would refuse a new secret. {_advice(path)}"
+    )
 
 
 def _advice(path: Path) -> str:

@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from gateway import __version__
 from gateway.clock import SystemClock, to_iso
 from gateway.logsink import LogSink, as_text_file
+from gateway.terminal import use_colour
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
 
@@ -122,9 +123,9 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     """
     global _sink
     file = sys.stderr.fileno()
-    coloured = os.isatty(file)
+    coloured = use_colour(sys.stderr)
     if log_format is None:
-        log_format = "console" if coloured else "json"
+        log_format = "console" if os.isatty(file) else "json"
     _sink = sink = LogSink(file, recovered=_tell_lost)
     atexit.register(sink.flush, _FLUSH_S)
     sys.stderr = as_text_file(sink, file)

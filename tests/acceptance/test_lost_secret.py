@@ -26,12 +26,32 @@ def modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
 
-async def owing(world: Any) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def owing(world: Any, *, killed: bool = False) -> None:
     """Leave a database behind that owes a webhook."""
     async with world.gateway() as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
             await world.register(client, "sim-never-0-lost")
-        assert await gateway.stop() == 0
+        if killed:
+            await gateway.kill()
+        else:
+            assert await gateway.stop() == 0
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_lost_secret_is_found_by_check_config(world: Any, folder: Path, killed: bool) -> None:
+    """With the words of the start, also where a killed gateway left its last writes beside it; nothing changes."""
+    await owing(world, killed=killed)
+    (folder / "gateway.secret").unlink()
+    before = contents(folder)
+    checked = await asyncio.to_thread(run, "check-config", cwd=folder, **world.environ)
+    assert contents(folder) == before
+    refused = await asyncio.to_thread(run, "serve", cwd=folder, **world.environ)
+    assert (checked.returncode, checked.stderr) == (2, refused.stderr)
+    assert "owes webhooks (1 waiting)" in checked.stderr
 
 
 async def test_a_lost_secret_is_not_remade(world: Any, folder: Path) -> None:
