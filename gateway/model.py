@@ -304,7 +304,7 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
         return self.budget_used > 0
 
 
-class Backlog(_Noun, frozen=True, kw_only=True):
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """How much waits."""
 
     waiting: dict[str, tuple[int, int]]

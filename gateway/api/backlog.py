@@ -5,6 +5,7 @@ Owns how often it is counted: ``/metrics`` needs no token, and counting a millio
 """
 
 import asyncio
+import math
 
 from gateway.clock import Clock
 from gateway.errors import StoreError
@@ -28,7 +29,7 @@ class BacklogMetrics:
         self._clock = clock
         self._metrics = metrics
         self._counting: asyncio.Task[None] | None = None
-        self._not_before = clock.monotonic()
+        self._not_before = -math.inf
         self._last: Backlog | None = None
         self._upstreams: set[str] = set()
 

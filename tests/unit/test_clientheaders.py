@@ -17,6 +17,7 @@ def claim(client: str) -> DueCallback:
     return DueCallback(
         seq=1,
         id="cb_1",
+        task_id="task_1",
         client=client,
         url="https://a.example/",
         receiver="a.example:443",
