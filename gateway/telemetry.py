@@ -36,6 +36,7 @@ __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
 _log = structlog.get_logger()
 _clock = SystemClock()
 _sink: LogSink | None = None
+_STANDARD_ERROR = 2
 _FLUSH_S = 2.0
 """How long the end of the process may wait for the log's last lines."""
 
@@ -122,13 +123,12 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     itself (warnings, exceptions that nobody caught).
     """
     global _sink
-    file = sys.stderr.fileno()
     coloured = use_colour(sys.stderr)
     if log_format is None:
-        log_format = "console" if os.isatty(file) else "json"
-    _sink = sink = LogSink(file, recovered=_tell_lost)
+        log_format = "console" if os.isatty(_STANDARD_ERROR) else "json"
+    _sink = sink = LogSink(_STANDARD_ERROR, recovered=_tell_lost)
     atexit.register(sink.flush, _FLUSH_S)
-    sys.stderr = as_text_file(sink, file)
+    sys.stderr = as_text_file(sink, _STANDARD_ERROR)
 
     class Line:
         def __init__(self, *_: Any) -> None:

@@ -240,6 +240,35 @@ async def test_the_exit_code_does_not_depend_on_a_log(redirection: str, world: A
         assert await process.wait() == 1
 
 
+@pytest.mark.parametrize(("port", "status"), [("0", 0), ("none", 2)])
+async def test_every_command_does_without_standard_files(port: str, status: int, tmp_path: Path) -> None:
+    """Its exit code tells what came of it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$0" -m gateway check-config <&- >&- 2>&-', sys.executable),
+        cwd=tmp_path,
+        env=kept | {"PYTHONPATH": str(ROOT), "GATEWAY_PORT": port},
+    )
+    async with asyncio.timeout(LIMIT_S):
+        assert await process.wait() == status
+
+
+async def test_the_simulated_upstream_does_without_standard_files_too() -> None:
+    """It serves, and SIGTERM ends it with 0."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" -m gateway.simulator --port {port} <&- >&- 2>&-', sys.executable), cwd=ROOT
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            await Serving(process, client).answers("/api/v1/jobs/recordInfo?taskId=sim-never-0-a", 200)
+            assert await Serving(process, client).stop() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process is limited by prlimit")
 async def test_a_full_disk_that_holds_both_the_log_and_the_database(world: Any) -> None:
     """A registration is answered with 503, all goes on once there is room, and SIGTERM ends it, full or not."""

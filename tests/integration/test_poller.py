@@ -227,7 +227,7 @@ async def body_of(life: Life, callback: Callback) -> dict[str, Any]:
 
 @pytest.mark.parametrize("code", [404, 422])
 def test_an_unknown_task_is_given_up(code: int, tmp_path: Path) -> None:
-    """After two minutes and at least five polls in a row; the webhook says why."""
+    """After two minutes and at least five polls in a row; the webhook says why, and the log warns."""
 
     async def main() -> None:
         upstream = Upstream(said(code, error(code)))
@@ -235,7 +235,10 @@ def test_an_unknown_task_is_given_up(code: int, tmp_path: Path) -> None:
         callback = await life.register("t")
         await until(lambda: VirtualClock().monotonic() > 119)
         assert (await life.look(callback)).state is CallbackState.WAITING
-        await until(lambda: VirtualClock().monotonic() > 160)
+        with capture_logs() as log:
+            await until(lambda: VirtualClock().monotonic() > 160)
+        (settled,) = [line for line in log if line["event"] == "task.settled"]
+        assert (settled["log_level"], settled["callback_ids"]) == ("warning", [callback.id])
         assert len(upstream.asked) >= 5
         assert (await life.look(callback)).task.state is TaskState.ABANDONED
         body = await body_of(life, callback)
