@@ -294,7 +294,8 @@ class Poller:
         return expired_by if expired_by >= task.expires_at else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
-        reason = UNREADABLE if task.seq in self._unreadable else "timeout"
+        # No failures: it was revived since, and begins anew.
+        reason = UNREADABLE if task.failures and task.seq in self._unreadable else "timeout"
         await self._store.settle(
             Settlement(
                 seq=task.seq,

@@ -6,7 +6,7 @@ As with callbacks, each change is worked out anew from what the upstream truly a
 import json
 
 from gateway.model import CallbackState, TaskState
-from tests.simulation.callbacklaws import QUEUE_GRACE_MS, RESTART_GRACE_MS
+from tests.simulation.callbacklaws import OUT_OF_TIME, QUEUE_GRACE_MS, RESTART_GRACE_MS
 from tests.simulation.ledger import TOLERANCE_MS, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Poll, World
 
@@ -92,7 +92,9 @@ class TaskLaws:
         assert after.last_error is None, after
 
     def _given_up(self, before: TaskRow, after: TaskRow, poll: Poll | None, reason: str) -> None:
-        if reason == "timeout":
+        if reason in OUT_OF_TIME:
+            garbage = any(poll.kind == "nothing" for poll in self._world.polls[after.task_id])
+            assert reason == "timeout" or garbage, (before, after, "could be read")
             # Of which callbacks, and when, is for their own laws.
             assert poll is None, (before, after, poll)
             waited = self._ledger.before.waiting(after.task_id)
@@ -121,7 +123,8 @@ class TaskLaws:
     def _timed_out(self, task_id: str) -> bool:
         """Whether it was given up for one of its callbacks: then it is counted anew how often it is not known."""
         bodies = [c.body for c in self._ledger.rows.callbacks.values() if c.task_id == task_id]
-        return any(body is not None and b'"reason":"timeout"' in body for body in bodies)
+        reasons = [b'"reason":"%b"' % reason.encode() for reason in OUT_OF_TIME]
+        return any(body is not None and any(reason in body for reason in reasons) for body in bodies)
 
     def _rescheduled(self, before: TaskRow, after: TaskRow, poll: Poll) -> None:
         assert poll.kind != "ended", (before, after, poll, "has ended, and is asked about again")
