@@ -359,8 +359,10 @@ class Poller:
         return expired_by if expired_by >= task.expires_at else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
-        reason = UNREADABLE if task.seq in self._unreadable else "timeout"
-        reason = reason if self._refused.pop(task.seq, None) is None else "refused"
+        reason = "timeout"
+        if task.failures:  # else it was revived since, and begins anew
+            reason = UNREADABLE if task.seq in self._unreadable else reason
+            reason = "refused" if task.seq in self._refused else reason
         owed = await self._store.settle(
             Settlement(
                 seq=task.seq,
@@ -373,6 +375,7 @@ class Poller:
         )
         self._not_known.pop(task.seq, None)
         self._unreadable.discard(task.seq)
+        self._refused.pop(task.seq, None)
         _log.warning(
             "callbacks.expired",
             upstream=self._upstream.name,

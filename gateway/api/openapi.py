@@ -39,6 +39,7 @@ def document(calls: Proxy | None) -> dict[str, Any]:
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     request, callback, redeliveries, task, attempt_ref = references
     schemas["Problem"] = _PROBLEM
+    schemas["TaskView"]["properties"]["outcome"]["description"] = _OUTCOME
     a_callback = {"the callback": callback}
     return {
         "openapi": "3.1.0",
@@ -137,6 +138,8 @@ def document(calls: Proxy | None) -> dict[str, Any]:
         },
     }
 
+
+_OUTCOME = "The members of the webhook's data; an abandoned task's reason is timeout, unreadable or not_found."
 
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 

@@ -124,10 +124,7 @@ class TaskView(_Wire, frozen=True, kw_only=True):
     next_poll_at: str | None
     last_error: str | None
     settled_at: str | None
-    outcome: Annotated[
-        msgspec.Raw | None,
-        msgspec.Meta(description="Of an abandoned task its `reason` is timeout, unreadable or not_found."),
-    ]
+    outcome: msgspec.Raw | None
 
 
 class AttemptView(_Wire, frozen=True, kw_only=True):

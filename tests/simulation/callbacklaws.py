@@ -12,12 +12,14 @@ from tests.simulation.asks import Asks
 from tests.simulation.ledger import TOLERANCE_MS, AttemptRow, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Attempt, World
 
-__all__ = ["ATTEMPT_S", "SCHEDULE_S", "CallbackLaws", "settled_at"]
+__all__ = ["ATTEMPT_S", "OUT_OF_TIME", "SCHEDULE_S", "CallbackLaws", "settled_at"]
 
 SCHEDULE_S = (1.0, 5.0, 60.0, 300.0)
 ATTEMPT_S = 15.0
 JITTER = 1.1
 TYPES = {"success": "task.succeeded", "fail": "task.failed", "abandoned": "task.abandoned"}
+OUT_OF_TIME = ("timeout", "unreadable", "refused")
+"""The reasons of whoever was given up because its time had passed."""
 TIMEOUT_GRACE_MS, QUEUE_GRACE_MS, RESTART_GRACE_MS = 30_000, 60_000, 600_000
 """How long a passed callback waits for an answer to its last poll, for that poll, and after a start in any case."""
 ENDED = (CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED)
@@ -100,8 +102,8 @@ class CallbackLaws:
         assert said["type"] == TYPES[data["state"]], said
         task = self._ledger.rows.tasks[row.task_id]
         if data["state"] == TaskState.ABANDONED:
-            assert data["reason"] in ("timeout", "unreadable", "refused", "not_found"), said
-            if data["reason"] != "not_found":
+            assert data["reason"] in (*OUT_OF_TIME, "not_found"), said
+            if data["reason"] in OUT_OF_TIME:
                 self._timed_out(row)
             return
         assert (task.state, task.settled_at) == (data["state"], settled_at(row)), (task, said)

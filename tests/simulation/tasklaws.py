@@ -6,7 +6,7 @@ As with callbacks, each change is worked out anew from what the upstream truly a
 import json
 
 from gateway.model import CallbackState, TaskState
-from tests.simulation.callbacklaws import QUEUE_GRACE_MS, RESTART_GRACE_MS
+from tests.simulation.callbacklaws import OUT_OF_TIME, QUEUE_GRACE_MS, RESTART_GRACE_MS
 from tests.simulation.ledger import TOLERANCE_MS, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Poll, World
 
@@ -93,10 +93,12 @@ class TaskLaws:
         assert after.last_error is None, after
 
     def _given_up(self, before: TaskRow, after: TaskRow, poll: Poll | None, reason: str) -> None:
-        if reason in ("timeout", "unreadable", "refused"):
+        if reason in OUT_OF_TIME:
             answered = [one for one in self._world.polls[after.task_id] if one.ended_s is not None]
             refused = bool(answered) and answered[-1].kind == "refused" and answered[-1].life == self._world.life
             assert refused or reason != "refused", (after, answered[-1:], "was not refused")
+            garbage = any(one.kind == "nothing" for one in answered)
+            assert garbage or reason != "unreadable", (before, after, "could be read")
             # Of which callbacks, and when, is for their own laws.
             assert poll is None, (before, after, poll)
             waited = self._ledger.before.waiting(after.task_id)
@@ -125,8 +127,8 @@ class TaskLaws:
     def _timed_out(self, task_id: str) -> bool:
         """Whether it was given up for one of its callbacks: then it is counted anew how often it is not known."""
         bodies = [c.body for c in self._ledger.rows.callbacks.values() if c.task_id == task_id]
-        reasons = [b'"reason":"%b"' % reason for reason in (b"timeout", b"unreadable", b"refused")]
-        return any(reason in body for body in bodies if body is not None for reason in reasons)
+        reasons = [b'"reason":"%b"' % reason.encode() for reason in OUT_OF_TIME]
+        return any(body is not None and any(reason in body for reason in reasons) for body in bodies)
 
     def _rescheduled(self, before: TaskRow, after: TaskRow, poll: Poll) -> None:
         assert poll.kind != "ended", (before, after, poll, "has ended, and is asked about again")
