@@ -160,6 +160,7 @@ async def test_nothing_secret_comes_to_light(world: Any) -> None:
         "GATEWAY_TOKEN": DEFAULT_TOKEN,
         "GATEWAY_RETRY_SCHEDULE": "0,0.05",
         "GATEWAY_DRAIN_S": "1",
+        "GATEWAY_READY_UPSTREAMS": "all",
     }
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(echo.serve())
