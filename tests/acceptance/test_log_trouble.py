@@ -247,7 +247,7 @@ async def test_every_command_does_without_standard_files(port: str, status: int,
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", 'exec "$0" -m gateway check-config <&- >&- 2>&-', sys.executable),
         cwd=tmp_path,
-        env=kept | {"PYTHONPATH": str(ROOT), "GATEWAY_PORT": port},
+        env=kept | {"PYTHONPATH": str(ROOT), "GATEWAY_PORT": port, "GATEWAY_UPSTREAM_API_KEY": "key"},
     )
     async with asyncio.timeout(LIMIT_S):
         assert await process.wait() == status
@@ -284,6 +284,9 @@ async def test_a_full_disk_that_holds_both_the_log_and_the_database(world: Any) 
             assert refused.json()["code"] == "unavailable"
             assert int(refused.headers["retry-after"]) > 0
             await gateway.answers("/readyz", 503)
+            async with asyncio.timeout(LIMIT_S):
+                while not await gateway.metric("gateway_log_lines_lost_total"):
+                    await gateway.answers("/healthz", 200)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, room)
             callback = await world.register(gateway.client, "sim-success-0-full")
             await world.receiver.wait_for({callback["id"]})
