@@ -31,7 +31,7 @@ class PollKind(StrEnum):
     TERMINAL = "terminal"
     NOT_KNOWN = "not_known"  # 404 or 422: a task too fresh, or one that does not exist
     THROTTLED = "throttled"
-    KEY_REFUSED = "key_refused"
+    KEY_REFUSED = "key_refused"  # 401 or 403: of the key, or of this task alone, which others' answers tell
     CREDITS = "credits"
     MAINTENANCE = "maintenance"
     BROKEN = "broken"  # an answer that makes no sense, or a server error

@@ -27,10 +27,11 @@ class KeyLaws:
         """When the pause of a refused key began; None while it is accepted, or doubted."""
         self.fine_since_s = NEVER_S
         """Since when it has been neither refused nor throttled."""
+        self.doubted_s: float | None = None
+        """When the question was asked whose refusal nobody has explained yet."""
         self._refused_by_s = NEVER_S
         self._resumes_s = NEVER_S
         self._pauses = 0
-        self._doubted_s: float | None = None
         self._cleared_s = NEVER_S
         self._vouched_s = NEVER_S
         self._witness: str | None = None
@@ -49,7 +50,7 @@ class KeyLaws:
         alone = self.refused_s is None or not others or poll.begun_s <= self.refused_s + round_s
         assert alone, (task_id, poll, others, "asks more than once with a key that is refused")
         if poll.probes:
-            doubted = self._doubted_s is not None or poll.begun_s <= self._cleared_s + ROUND_S
+            doubted = self.doubted_s is not None or poll.begun_s <= self._cleared_s + ROUND_S
             assert self.refused_s is not None or doubted, (poll, "asks about a key that nobody doubts")
             assert not any(one.probes for one in others), (poll, others, "asks about the key twice at once")
         self._under_way.append(poll)
@@ -66,10 +67,10 @@ class KeyLaws:
         elif self.refused_s is not None:
             if poll.begun_s >= self._resumes_s and task_id == PROBE:
                 self._refused(poll)
-        elif self._doubted_s is not None:
+        elif self.doubted_s is not None:
             self._doubt_goes_on(task_id, poll)
         elif poll.kind == "refused" and (task_id == self._witness or poll.begun_s > self._vouched_s + VOUCHES_S):
-            self._doubted_s = poll.begun_s
+            self.doubted_s = poll.begun_s
             self._witness = None if task_id == self._witness else self._witness
 
     def _accepted(self, task_id: str, poll: Poll) -> None:
@@ -80,15 +81,15 @@ class KeyLaws:
             self.refused_s, self._pauses, self.fine_since_s = None, 0, max(self.fine_since_s, poll.ended_s)
         if poll.begun_s >= self._vouched_s:
             self._vouched_s, self._witness = poll.begun_s, task_id
-        if self._doubted_s is not None and poll.begun_s >= self._doubted_s - VOUCHES_S:
-            self._doubted_s, self._cleared_s = None, poll.ended_s
+        if self.doubted_s is not None and poll.begun_s >= self.doubted_s - VOUCHES_S:
+            self.doubted_s, self._cleared_s = None, poll.ended_s
 
     def _doubt_goes_on(self, task_id: str, poll: Poll) -> None:
         if task_id == self._witness:
             self._witness = None
         if task_id != PROBE:
             return
-        self._doubted_s, self._cleared_s = None, poll.ended_s or 0.0
+        self.doubted_s, self._cleared_s = None, poll.ended_s or 0.0
         if poll.kind == "refused":
             self._refused(poll)
         else:

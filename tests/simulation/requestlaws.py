@@ -101,6 +101,8 @@ class RequestLaws:
         began_s = min((one.begun_s for one in recent), default=now_s)
         if began_s > now_s - 60:
             return
+        doubted_s = now_s if self.key.doubted_s is None else self.key.doubted_s
+        assert doubted_s > now_s - LATE_MS / 1000, (now_s, doubted_s, "a refused key, and nobody asks about it")
         for task in self._ledger.rows.tasks.values():
             due_at = task.next_poll_at
             assert due_at is None or due_at > now - LATE_MS, (task, now, "is due, and nobody asks about it")

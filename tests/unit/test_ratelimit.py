@@ -164,6 +164,17 @@ def test_a_block_holds_until_its_instant(now: float, allowed: int) -> None:
     assert limiter.next_available(now) == max(now, 30.0)
 
 
+def test_a_hold_is_ours_to_end() -> None:
+    """The last one counts, and it neither lifts nor outlasts what the other side asked for."""
+    limiter = RateLimiter([])
+    limiter.hold(30.0)
+    assert (limiter.available(29.0), limiter.next_available(29.0), limiter.blocked(29.0)) == (0, 30.0, True)
+    limiter.block(10.0)
+    limiter.hold(5.0)
+    assert (limiter.available(9.0), limiter.next_available(9.0)) == (0, 10.0)
+    assert limiter.available(10.0) > 0
+
+
 def test_a_shorter_block_does_not_lift_a_longer() -> None:
     """Of several pauses the longest holds."""
     limiter = RateLimiter([RateWindow(2, 1.0)])
