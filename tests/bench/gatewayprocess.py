@@ -96,6 +96,7 @@ def start_gateway(folder: Path, core: int = MEASURED, **settings: str) -> Iterat
         "port": "0",
         "database_url": f"sqlite:///{folder / 'gateway.db'}",
         "upstream_api_key": "benchmark",
+        "webhook_secret": "whsec_YmVuY2htYXJrYmVuY2htYXJrYmVuY2htYXJr",  # beside databases that others have filled
         "upstream_rate": UNLIMITED,
         "callback_allow": "127.0.0.0/8",
         "log_format": "json",
