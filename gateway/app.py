@@ -1,26 +1,17 @@
-"""The wiring: the only place that builds the objects and ties them together, and the life of the process.
+"""The wiring: the only place that builds the objects and ties them together.
 
-``serve`` listens first, so that a taken port is found before anything else happens; then opens the store and starts
-the loops. Until then requests get 503. At the end requests that are held are answered, connections close while the
-loops finish what is in flight, and the store goes last.
+Owns what is built, in which order it starts and drains, and what a reload changes. Knows no signals and no sockets that
+listen: ``process`` has those.
 """
 
 import asyncio
-import gc
-import math
 import random
-import resource
-import signal
-import socket
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
-from types import FrameType
 from typing import NamedTuple
 
 import structlog
-import uvicorn
-import uvloop
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
@@ -35,7 +26,7 @@ from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
 from gateway.backup import Backups
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.clock import Clock, FollowingClock, SystemClock, wait_for_event
+from gateway.clock import Clock, FollowingClock
 from gateway.clocksteps import ClockSteps
 from gateway.config import (
     DEFAULT_CLIENT,
@@ -44,14 +35,13 @@ from gateway.config import (
     database_path,
 )
 from gateway.deliverer import Deliverer
-from gateway.errors import GatewayError, SecretError, StoreError, Unavailable
-from gateway.inbound import InboundProtocol
+from gateway.errors import SecretError, StoreError, Unavailable
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
-from gateway.preflight import ConfiguredUpstream, Preflight, configured_upstreams
-from gateway.reload import Changed, Reloads
+from gateway.preflight import ConfiguredUpstream, configured_upstreams
+from gateway.reload import Changed
 from gateway.resolver import Resolver
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
@@ -65,7 +55,7 @@ from gateway.tokens import token_digest
 from gateway.transport import PooledTransport
 from gateway.upstream import Upstream
 
-__all__ = ["Gateway", "serve"]
+__all__ = ["OWN_FILES", "Gateway"]
 
 _log = structlog.get_logger()
 
@@ -75,10 +65,8 @@ _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _UPSTREAM_CONNECTIONS = 64
 _IDLE_UPSTREAM_CONNECTIONS = 64
 _OTHER_FILES = 64  # the database, the event loop, the name server, the log
-_RESERVED_FILES = _CONNECTIONS + _IDLE_CONNECTIONS + _UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS + _OTHER_FILES
-"""What clients leave of the open files."""
-_LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
-_KEEP_ALIVE_S = 75
+OWN_FILES = _CONNECTIONS + _IDLE_CONNECTIONS + _UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS + _OTHER_FILES
+"""Files that the gateway may have open beside its clients' connections."""
 _UNLIMITED_PER_S = 1e6
 
 
@@ -331,142 +319,6 @@ class _Watch(NamedTuple):
     timetable: Timetable
     poller: Poller
     default: bool
-
-
-class _Server(uvicorn.Server):
-    """uvicorn with the gateway's life tied to its own; signals end it with exit status 0."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, reloads: Reloads) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-        self._reloads = reloads
-        self._exit = asyncio.Event()
-        self.failure: GatewayError | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        try:
-            await self._gateway.start()
-        except GatewayError as exc:
-            self.failure = exc
-            self.should_exit = True
-            return
-        _spare_the_collector()
-        for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            _log.info("gateway.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.failure is None:
-            _log.info("gateway.draining")
-        # Held requests are answered, so that connections close, while the loops finish what is in flight.
-        self._gateway.begin_drain()
-        await self._reloads.stop()
-        await asyncio.gather(super().shutdown(sockets), self._gateway.drain())
-        await self._gateway.close()
-        if self.failure is None:
-            _log.info("gateway.stopped")
-
-    async def main_loop(self) -> None:
-        """Replace uvicorn's, which wakes ten times a second: once is enough for the Date header."""
-        while not await self.on_tick(0):
-            await wait_for_event(self._exit, 1.0)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self._exit.set()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Replace uvicorn's, which dies of the signal once it has shut down: a drained gateway exits with 0."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
-        loop.add_signal_handler(signal.SIGHUP, self._reloads.begin)
-        try:
-            yield
-        finally:
-            for number in (*signals, signal.SIGUSR1, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it never ends a gateway, nor cuts its end short
-
-
-def serve(read: Callable[[], Preflight], checked: Preflight) -> None:
-    """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start.
-
-    ``read`` has read ``checked``, and reads the settings anew at each SIGHUP.
-    """
-    uvloop.run(_serve(read, checked))
-
-
-async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
-    settings = checked.settings
-    listener = _listen(settings.host, settings.port)
-    try:
-        gateway = Gateway(settings, SystemClock(), checked.upstreams)
-        config = uvicorn.Config(
-            gateway,
-            http=InboundProtocol,
-            ws="none",
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=_connection_limit(),
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(settings.drain_s),
-        )
-        server = _Server(config, gateway, Reloads(gateway, checked, read))
-        try:
-            await server.serve([listener])
-        except BaseException:
-            # A defect. The database's thread would keep the process from ending, and nothing would start it again.
-            await gateway.close()
-            raise
-    finally:
-        listener.close()
-    if server.failure is not None:
-        raise server.failure
-
-
-def _spare_the_collector() -> None:
-    """Let the garbage collector look at what requests leave behind, and not again and again at what stays.
-
-    What goes well ends in no cycle; a dial or a commit that fails does. In 48,000 lives 27 collections went through all
-    that the start had made, 14 ms each, and 3,300 through what was new: 15 us of a life's 250, and now less than one.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_LOOKED_AT)
-
-
-def _connection_limit() -> int:
-    """Return how many clients may be connected, with as many open files allowed to the process as that takes.
-
-    The usual limit of 1,024 files would be reached first, and then neither receivers nor the upstream either.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = InboundProtocol.max_connections + _RESERVED_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY:
-        return InboundProtocol.max_connections
-    return min(InboundProtocol.max_connections, max(soft // 4, soft - _RESERVED_FILES))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as exc:
-        raise GatewayError(
-            f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Set GATEWAY_HOST or GATEWAY_PORT to another."
-        ) from exc
 
 
 def _tokens(settings: Settings) -> tuple[dict[bytes, str], bytes | None]:

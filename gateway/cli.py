@@ -90,9 +90,9 @@ def serve(config: Path | None, /) -> None:
     read = partial(preflight, os.environ, config)
     checked = read()
     configure_logging(checked.settings.log_format, level=checked.settings.log_level)
-    from gateway import app
+    from gateway import process
 
-    app.serve(read, checked)
+    process.serve(read, checked)
 
 
 @cli.command()

@@ -12,7 +12,7 @@ HERE = "tests/unit/test_architecture.py"
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
     "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "health", "options", "simulator"),
-    "wiring": ("app", "preflight", "reload"),
+    "wiring": ("app", "preflight", "reload", "process"),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
     "edges": (
@@ -52,6 +52,7 @@ LAYERS = {
         "configsource",
         "configtables",
         "settings",
+        "settingtexts",
         "tablesettings",
         "addresses",
         "private",
