@@ -201,11 +201,11 @@ def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | str | 
     """Return the error this answer is, by its envelope's code or its HTTP status; None for a good one."""
     envelope = profile.envelope
     told = dig(answer, envelope.code)
-    code: Any = _number(told)
+    code: Any = told if type(told) is int else _number(told)
     if isinstance(told, str) and profile.codes_are_words and (code is None or told in envelope.ok):
         code = told
     # A code that says nothing here (-1, 1001) must not hide a status that does (401, 429).
-    is_error = isinstance(code, int | str) and code not in ("", *envelope.ok)
+    is_error = code not in envelope.ok and isinstance(code, int | str) and code != ""
     if is_error and (_kind(profile, code) is not None or _kind(profile, status) is None):
         told_code: int | str = code
         return told_code
@@ -242,6 +242,8 @@ def _failed(
 def _wait_s(profile: Profile, answer: dict[str, Any] | None, header_s: float | None) -> float | None:
     """Return how long the upstream asks to be left alone: the longer of what its header and its body say."""
     told = dig(answer, profile.envelope.retry_after)
+    if told is None and header_s is None:
+        return None  # nearly always
     told_s = parse_seconds(told.strip()) if isinstance(told, str) else _number(told)
     if header_s is not None and (told_s is None or told_s < header_s):
         told_s = header_s
