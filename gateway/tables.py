@@ -19,6 +19,8 @@ _GAP = "  "
 _MIN_WIDTH = 12
 """A column that is cut keeps this much: enough to tell two errors apart."""
 _CUT = ("CLIENT", "TASK", "URL", "LAST ERROR", "ERROR")
+_KEY_REFUSED = "refuses the key"
+"""Of what the gateway says of an upstream, the one thing that keeps every task of it waiting."""
 _LEFT_OUT = ("CREATED", "ATTEMPTS", "URL", "STARTED")
 """What a narrow terminal does not show, in this order; the id leads to all of it."""
 
@@ -110,11 +112,13 @@ def _why(callback: dict[str, Any], reasons: Sequence[str]) -> str | None:
 
 
 def _reason(callback: dict[str, Any], reasons: Sequence[str]) -> str | None:
-    """Return what the gateway says of the upstream that a callback waits for, such as "refuses the key"."""
-    if callback["state"] != "waiting":
+    """Return why no task of the upstream that a callback waits for is asked about; None where that is not so.
+
+    What else is said of an upstream may be about some of its tasks: those have it as their own last error.
+    """
+    if callback["state"] != "waiting" or f"the upstream {callback['upstream']} {_KEY_REFUSED}" not in reasons:
         return None
-    subject = f"the upstream {callback['upstream']} "
-    return next((reason.removeprefix(subject) for reason in reasons if reason.startswith(subject)), None)
+    return _KEY_REFUSED
 
 
 def _distance(instant: str, now: int) -> str:

@@ -10,7 +10,8 @@ from gateway.tables import attempt_table, callback_details, callback_table
 from gateway.terminal import display_width
 
 NOW = from_iso("2026-11-23T10:00:00.000Z")
-REASONS = ["the upstream kie refuses the key", "the upstream kie-4o-image was not asked yet", "the disk is full"]
+SOME_REFUSED = "accepts the key and refuses some of the tasks"
+REASONS = ["the upstream kie refuses the key", f"the upstream luma {SOME_REFUSED}", "the store is failing"]
 
 
 def callback(**changes: Any) -> dict[str, Any]:
@@ -197,13 +198,15 @@ def test_the_next_step_is_told_in_words(made: dict[str, Any], words: str) -> Non
         (callback(upstream="kie"), "kie refuses the key"),
         ({**waiting(lastError="answered 401"), "upstream": "kie"}, "kie refuses the key"),
         (callback(upstream="ki"), ""),
+        (callback(upstream="luma"), ""),
+        ({**waiting(lastError="answered 403: no"), "upstream": "luma"}, "answered 403: no"),
         (callback(state="pending", upstream="kie", lastError="refused"), "refused"),
         ({**waiting(lastError="late"), "state": "dead", "lastError": "answered 500"}, "answered 500"),
         ({**waiting(lastError="late"), "state": "cancelled"}, ""),
     ],
 )
 def test_the_list_says_why_a_callback_waits(made: dict[str, Any], why: str) -> None:
-    """What the gateway says of its upstream, else the task's last error; once the webhook is owed, its own."""
+    """The refused key that holds up all, else the task's own last error; once the webhook is owed, its own."""
     assert column([made], "LAST ERROR", reasons=REASONS) == [why]
 
 
@@ -215,6 +218,9 @@ def test_details_say_when_and_why() -> None:
     assert lines["task.nextPollAt"] == "2026-11-23T10:00:09.000Z (in 9 s)"
     assert lines["expiresAt"] == "2026-11-23T11:00:00.000Z (in 60 min)"
     assert lines["task.lastError"] == "answered 401"
+    made["upstream"] = "luma"  # which refuses some tasks: maybe not this one
+    lines = dict(line.split(maxsplit=1) for line in callback_details(made, now=NOW, reasons=REASONS).splitlines())
+    assert lines["upstream"] == "luma"
     owed = callback(state="pending", nextAttemptAt="2026-11-23T10:05:00.000Z", lastError="answered 503")
     lines = dict(line.split(maxsplit=1) for line in callback_details(owed, now=NOW, reasons=REASONS).splitlines())
     assert lines["nextAttemptAt"] == "2026-11-23T10:05:00.000Z (in 5 min)"
