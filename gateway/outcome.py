@@ -8,7 +8,7 @@ known means that it still runs.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -18,10 +18,12 @@ from gateway.model import Outcome, TaskState
 from gateway.profile import Profile, dig
 from gateway.retry import parse_seconds
 
-__all__ = ["UNREADABLE", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+__all__ = ["UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
 
-UNREADABLE = "unreadable"
+UNREADABLE: Final = "unreadable"
 """What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
+AbandonReason = Literal["timeout", "unreadable", "refused", "not_found"]
+"""Why a task was given up, as its webhook says."""
 
 
 class PollKind(StrEnum):
@@ -89,7 +91,7 @@ _KINDS = {
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
 _MAX_WHOLE = 2**53  # beyond it floats are not exact
-_RETRY_AFTER_CAP_S = 3600.0
+_LONGEST_WAIT_S = 3600.0  # of an upstream's: one wrong number may not stop its polls for a day
 _LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 _CDN_BLOCK = b"error code: 1010"
 
@@ -149,8 +151,8 @@ def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple
     return _id(dig(answer, path)), refused
 
 
-def abandoned(task_id: str, reason: str) -> Outcome:
-    """Return the outcome of a task that the gateway gives up; ``reason`` such as ``timeout``, or ``UNREADABLE``."""
+def abandoned(task_id: str, reason: AbandonReason) -> Outcome:
+    """Return the outcome of a task that the gateway gives up."""
     data: dict[str, Any] = {
         "taskId": task_id,
         "model": None,
@@ -248,7 +250,7 @@ def _wait_s(profile: Profile, answer: dict[str, Any] | None, header_s: float | N
     if header_s is not None and (told_s is None or told_s < header_s):
         told_s = header_s
     # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
-    return None if told_s is None or told_s < 0 else float(min(told_s, _RETRY_AFTER_CAP_S))
+    return None if told_s is None or told_s < 0 else float(min(told_s, _LONGEST_WAIT_S))
 
 
 def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, float] | None:

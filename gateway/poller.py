@@ -23,7 +23,7 @@ from gateway.errors import StoreError
 from gateway.inflight import InFlight
 from gateway.key import Key
 from gateway.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement, TaskState
-from gateway.outcome import UNREADABLE, PollKind, PollResult, abandoned
+from gateway.outcome import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
@@ -359,7 +359,7 @@ class Poller:
         return expired_by if expired_by >= task.expires_at else None
 
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
-        reason = "timeout"
+        reason: AbandonReason = "timeout"
         if task.failures:  # else it was revived since, and begins anew
             reason = UNREADABLE if task.seq in self._unreadable else reason
             reason = "refused" if task.seq in self._refused else reason

@@ -4,7 +4,7 @@ The schemas come from the wire types, so they cannot drift; paths and sentences 
 them against the routes.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -12,6 +12,7 @@ from gateway import __version__
 from gateway.api.problems import PROBLEM_TYPE
 from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
 from gateway.model import CallbackState
+from gateway.outcome import AbandonReason
 from gateway.profile import Proxy
 
 __all__ = ["document"]
@@ -139,7 +140,9 @@ def document(calls: Proxy | None) -> dict[str, Any]:
     }
 
 
-_OUTCOME = "The members of the webhook's data; an abandoned task's reason is timeout, unreadable or not_found."
+_OUTCOME = (
+    f"The members of the webhook's data; an abandoned task's reason is one of {', '.join(get_args(AbandonReason))}."
+)
 
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, cast, get_args
 from unittest.mock import Mock
 
 import msgspec
@@ -18,6 +19,7 @@ from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, Redel
 from gateway.api.tasks import Tasks
 from gateway.clock import SystemClock
 from gateway.config import config_dir
+from gateway.outcome import AbandonReason
 from gateway.profilefile import load_profiles
 from gateway.telemetry import Metrics
 from gateway.upstream import Upstream
@@ -25,6 +27,7 @@ from gateway.upstream import Upstream
 PROFILE = load_profiles([config_dir() / "upstreams"])["aigptimage"]
 CALLS = PROFILE.proxy
 DOCUMENT = document(CALLS)
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 SCHEMA_KEYWORDS = {
@@ -97,6 +100,15 @@ def schemas() -> Iterator[tuple[str, dict[str, Any]]]:
 def test_exactly_what_is_served_is_described() -> None:
     """Every route stands in the document with its methods, and the document promises nothing else."""
     assert {(nameless(path), method) for path, method in operations()} == routes()
+
+
+def test_every_reason_of_an_abandoned_task_is_told() -> None:
+    """Those that a webhook may give and no other, in the document and in the README's words about webhooks."""
+    told = DOCUMENT["components"]["schemas"]["TaskView"]["properties"]["outcome"]["description"]
+    assert told.split(" is one of ")[1] == "timeout, unreadable, refused, not_found."
+    (paragraph,) = re.findall(r"has `state` `abandoned` and a `reason`\n\((.*?)\)\.", README, re.DOTALL)
+    assert re.findall(r"`(\w+)`", paragraph) == ["timeout", "unreadable", "refused", "not_found"]
+    assert get_args(AbandonReason) == ("timeout", "unreadable", "refused", "not_found")
 
 
 def test_it_is_json() -> None:

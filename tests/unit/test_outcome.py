@@ -3,14 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.model import TaskState
-from gateway.outcome import PollKind, PollResult, abandoned, read_answer, read_created
+from gateway.outcome import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
 from gateway.profile import parse_profile
 
 ROOT = Path(__file__).parents[2]
@@ -674,8 +674,8 @@ def test_deep_nesting_never_raises(depth: int, name: str, in_string: bool) -> No
 # Giving up.
 
 
-@pytest.mark.parametrize("reason", ["timeout", "not_found"])
-def test_an_abandoned_task_tells_why(reason: str) -> None:
+@pytest.mark.parametrize("reason", get_args(AbandonReason))
+def test_an_abandoned_task_tells_why(reason: AbandonReason) -> None:
     """A task that is given up has every member of an ended one, the reason, and no invented result."""
     outcome = abandoned("task_1", reason)
     assert outcome.state is TaskState.ABANDONED
