@@ -5,6 +5,7 @@ listen: ``process`` has those.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -237,8 +238,8 @@ class Gateway:
             # Only now that the database is open, and known to owe nothing that the lost one was to sign.
             callbacks = await self._store.count_callbacks()
             kept = secretfile.make(path, callbacks)
-            say = _log.warning if callbacks else _log.info
-            say("secret.made", source=str(path), callbacks=sum(callbacks.values()))
+            known = sum(callbacks.values())
+            _log.log(logging.WARNING if known else logging.INFO, "secret.made", source=str(path), callbacks=known)
         else:
             _log.info("secret.loaded", source=str(path))
         private.tighten(path)

@@ -14,6 +14,7 @@ from gateway.telemetry import Metrics
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 LEVELS = ("debug", "info", "warning", "error")
+OTHERS = ("exception", "log")
 
 # Metrics
 
@@ -125,6 +126,22 @@ def test_an_event_stands_in_the_readme(event: str) -> None:
     row = f"| `{event}` | {', '.join(sorted(its_levels, key=LEVELS.index))} | {shown} | … |"
     assert event in ROWS, f"README.md, Log events: add\n{row}"
     assert ROWS[event][:2] == (its_levels, its_fields), f"README.md, Log events: it is\n{row}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gateway").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_event_is_logged_unseen(path: Path) -> None:
+    """A logger has the one name that is looked for, and is called where it is named: no alias hides an event."""
+    module = ast.parse(path.read_text("utf-8"))
+    calls = {
+        id(node.func.value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in (*LEVELS, *OTHERS)
+    }
+    loggers = [node for node in ast.walk(module) if is_log(node) and isinstance(node.ctx, ast.Load)]
+    assert not [node.lineno for node in loggers if id(node) not in calls]
+    made = [node for node in ast.walk(module) if isinstance(node, ast.Call) and "get_logger" in ast.unparse(node.func)]
+    named = [node.value for node in ast.walk(module) if isinstance(node, ast.Assign) and is_log(node.targets[0])]
+    assert made == named
 
 
 def test_events_are_found() -> None:
