@@ -6,7 +6,7 @@ what comes back is a value, whatever went wrong.
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -27,6 +27,8 @@ _WITH_THE_HEAD = 64 * 1024
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
+_GZIP = b"\x1f\x8b"  # how each member of it begins
+_PIECE = 16 * 1024  # bytes that are decompressed at once
 _LEAST_SECRET = 8  # characters
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
@@ -258,5 +260,22 @@ def _inflated(body: bytes, coding: str, limit: int) -> bytes | None:
     # zlib's own frame or gzip's, whichever it is; and deflate without a frame, as some servers have always sent it.
     for bits in (47, -15) if coding == "deflate" else (47,):
         with suppress(zlib.error):
-            return zlib.decompressobj(bits).decompress(body, limit)
+            return b"".join(_members(body, bits, limit))
     return None
+
+
+def _members(body: bytes, bits: int, limit: int) -> Iterator[bytes]:
+    """Yield what was compressed, one gzip file after the other: a server may have put several together."""
+    member = zlib.decompressobj(bits)
+    at = 0
+    while at < len(body) and limit > 0:
+        # A piece at a time: what follows a member is handed back as a copy, and there may be very many.
+        piece = body[at : at + _PIECE]
+        plain = member.decompress(piece, limit)
+        yield plain
+        limit -= len(plain)
+        at += len(piece) - len(member.unused_data)
+        if member.eof:
+            if not body.startswith(_GZIP, at):  # nothing more, or padding
+                return
+            member = zlib.decompressobj(bits)
