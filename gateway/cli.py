@@ -4,7 +4,6 @@ What an exit code means stands with the errors (``exit_code``) and in the help. 
 that each loads only what it needs.
 """
 
-import io
 import json
 import os
 import sys
@@ -17,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway import __version__, terminal
-from gateway.errors import ConfigError, GatewayError, OutputClosed
+from gateway.commandline import run_command
 from gateway.options import FiniteRange
-from gateway.standardfiles import open_missing
 
 if TYPE_CHECKING:
     from gateway.client import Client
@@ -48,33 +46,8 @@ def cli(context: click.Context, config: Path | None) -> None:
 
 
 def main() -> None:
-    """Run the command line; what the package raises on purpose becomes a message and an exit code."""
-    open_missing()
-    try:
-        with terminal.standard_output():
-            cli.main(prog_name="gateway", standalone_mode=False)
-    except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(shown)
-        _fail(2, shown.getvalue())
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except ConfigError as error:
-        _fail(error.exit_code, "\n  ".join(["The settings cannot be used:", *error.problems]))
-    except OutputClosed as error:
-        sys.exit(error.exit_code)
-    except GatewayError as error:
-        _fail(error.exit_code, error.message)
-
-
-def _fail(exit_code: int, message: str) -> None:
-    """End with the code; say why, where standard error can be written."""
-    try:
-        for line in message.splitlines():
-            click.echo(terminal.printable(line), err=True)
-    except OSError:
-        terminal.discard(sys.stderr)
-    sys.exit(exit_code)
+    """Run the command line."""
+    run_command(cli, "gateway")
 
 
 @cli.command()

@@ -10,10 +10,10 @@ import click
 import uvloop
 
 from gateway.clock import SystemClock
+from gateway.commandline import run_command
 from gateway.options import FiniteRange
 from gateway.simulator.app import SimulatedUpstream, serve
 from gateway.simulator.scenario import PlanMix, Window, parse_windows
-from gateway.standardfiles import open_missing
 
 _SHARE, _SIZE = FiniteRange(0, 1), FiniteRange(0)
 
@@ -83,5 +83,4 @@ async def _run(simulator: SimulatedUpstream, host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    open_missing()
-    main()
+    run_command(main, "python -m gateway.simulator")

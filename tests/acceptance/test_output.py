@@ -40,6 +40,9 @@ def environment(**environ: str) -> dict[str, str]:
 
 
 def words(*given: str) -> list[str]:
+    """Return the command line: the command's, or the simulator's where that is the first word."""
+    if given[:1] == ("simulator",):
+        return [sys.executable, "-m", "gateway.simulator", *given[1:]]
     return [sys.executable, "-m", "gateway", *given]
 
 
@@ -67,10 +70,11 @@ def webhook(at_s: int) -> dict[str, Any]:
 
 KEY = {"GATEWAY_UPSTREAM_API_KEY": "key"}
 PRINTING = [("--help",), ("--version",), ("list", "--help"), ("make-secret",), ("check-config",), ("demo",), LISTEN]
+PRINTING += [("simulator",), ("simulator", "--help")]
 
 
 @needs_full
-@pytest.mark.parametrize("given", PRINTING, ids=lambda given: given[0])
+@pytest.mark.parametrize("given", PRINTING, ids=" ".join)
 def test_a_full_disk_is_one_line(tmp_path: Path, given: tuple[str, ...]) -> None:
     """What cannot be printed is one line on standard error and exit code 1, also where it shows at the very end."""
     with FULL.open("w") as full:
@@ -79,7 +83,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, given: tuple[str, ...]) -> None
     assert (done.returncode, "No space left" in line) == (1, True), line
 
 
-@pytest.mark.parametrize("given", PRINTING, ids=lambda given: given[0])
+@pytest.mark.parametrize("given", PRINTING, ids=" ".join)
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path, given: tuple[str, ...]) -> None:
     """Nothing is said about it, and the exit code is 0, so that `set -o pipefail` goes on."""
     with nobody_reads() as writer:
@@ -89,7 +93,15 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path, given: tuple[str,
 
 @pytest.mark.parametrize(
     ("given", "status"),
-    [((), 2), (("--nope",), 2), (("list", "--limit", "x"), 2), (("check-config",), 2), (("list",), 3)],
+    [
+        ((), 2),
+        (("--nope",), 2),
+        (("list", "--limit", "x"), 2),
+        (("check-config",), 2),
+        (("list",), 3),
+        (("simulator", "--rate", "x"), 2),
+        (("simulator", "--host", "192.0.2.1"), 1),
+    ],
 )
 def test_an_error_that_cannot_be_told_keeps_its_code(tmp_path: Path, given: tuple[str, ...], status: int) -> None:
     """Standard error may be closed, full or unread: scripts still learn what happened."""

@@ -11,7 +11,19 @@ HERE = "tests/unit/test_architecture.py"
 
 LAYERS = {
     # A name covers the module and, where it is a package, every module inside it.
-    "entry": ("cli", "__main__", "demo", "client", "tables", "receiver", "listen", "health", "options", "simulator"),
+    "entry": (
+        "cli",
+        "__main__",
+        "demo",
+        "client",
+        "tables",
+        "receiver",
+        "listen",
+        "health",
+        "options",
+        "commandline",
+        "simulator",
+    ),
     "wiring": ("app", "preflight", "reload", "process"),
     "http": ("api", "dashboard", "inbound"),
     "loops": ("supervisor", "inflight", "poller", "deliverer", "janitor", "clocksteps", "backup"),
