@@ -11,7 +11,8 @@
     ├── AddressNotAllowed      a callback may not reach this host, address or port
     ├── OutOfResources         this machine has no file or memory left for a connection
     ├── StoreError             the database cannot answer; callers may try again
-    │   ├── StoreRefused       it will not take this write, whoever tries again
+    │   ├── StoreRefused       it will not take this write's values, whoever tries again
+    │   ├── StoreDefect        a defect keeps this one write from being stored
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
         ├── MalformedRequest          400  invalid_request
@@ -59,6 +60,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "SecretError",
+    "StoreDefect",
     "StoreError",
     "StoreRefused",
     "StoreUnusable",
@@ -131,6 +133,10 @@ class StoreError(GatewayError):
 
 class StoreRefused(StoreError):
     """The write's own values cannot be stored; the database is well."""
+
+
+class StoreDefect(StoreError):
+    """The gateway fails on this one write, which nobody who asked for it can mend; the database is well."""
 
 
 class StoreUnusable(StoreError):

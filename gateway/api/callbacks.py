@@ -41,7 +41,9 @@ from gateway.errors import (
     InvalidRequest,
     NotFound,
     RequestError,
+    StoreDefect,
     StoreRefused,
+    Unavailable,
 )
 from gateway.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
 from gateway.store import Store
@@ -231,7 +233,7 @@ class Callbacks:
     async def _registered_batch(self, new: list[NewCallback]) -> Sequence[Registration | RequestError]:
         try:
             return await self._store.register(new) if new else []
-        except StoreRefused:
+        except (StoreRefused, StoreDefect):
             # Each by itself: one that cannot be stored must not take the others down with it.
             return await asyncio.gather(*(self._registered(one) for one in new))
 
@@ -240,6 +242,8 @@ class Callbacks:
             (registration,) = await self._store.register([new])
         except StoreRefused as error:
             return InvalidRequest(f"This callback cannot be stored. {error.message}")
+        except StoreDefect as error:
+            return Unavailable(error.message)
         return registration
 
     def _new_item(self, client: str, asked: CallbackRequest, now: int) -> NewCallback | RequestError:

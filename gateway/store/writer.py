@@ -16,23 +16,14 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.errors import StoreError, StoreRefused
+from gateway.errors import StoreDefect, StoreError, StoreRefused
 
 __all__ = ["Kind", "Writer"]
 
 _log = structlog.get_logger()
 
-_ONE_WRITES_FAULT = (
-    sqlite3.IntegrityError,
-    sqlite3.DataError,
-    sqlite3.ProgrammingError,
-    sqlite3.InterfaceError,
-    ValueError,  # text that is not UTF-8, or that the database gives back differently
-    OverflowError,
-    TypeError,
-    AttributeError,
-)
-"""What a write's own values bring about; anything else is the database's trouble, and the next write's too."""
+_VALUES_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
+"""What a write's own values bring about: a constraint, a size, a number, text that is not UTF-8."""
 
 _BATCH = 512  # rows per transaction or so, so that a reader never waits long
 _QUIET_TURNS = 3
@@ -138,28 +129,30 @@ class Writer:
     async def _write(self, batch: list[_Write]) -> None:
         try:
             results = await self._commit(batch)
-        except _ONE_WRITES_FAULT as exc:
-            if len(batch) > 1:
+        except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
+            if batch[0].kind.alone or _is_the_databases(exc):
+                self._failed(batch, exc)
+            elif len(batch) > 1:
                 # One write that cannot be stored must not take the others down with it.
                 for write in batch:
                     await self._write([write])
-                return
-            _fail(batch, StoreRefused(f"The database refused a write ({exc})."))
-            _log.error("store.write_refused", kind=batch[0].kind.name, error=repr(exc))
-        except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
-            self.failing = f"the last write failed: {exc}"
-            if batch[0].kind.alone:
-                # What waits was asked for as if this had been done.
-                batch = [*batch, *self._waiting]
-                self._waiting.clear()
-                self._waiting_rows = 0
-            _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
-            _log.error("store.write_failed", writes=len(batch), error=repr(exc))
+            else:
+                _refuse(batch[0], exc)
         else:
             self.failing = None
             for write, result in results:
                 if not write.future.done():
                     write.future.set_result(result)
+
+    def _failed(self, batch: list[_Write], exc: Exception) -> None:
+        self.failing = f"the last write failed: {exc}"
+        if batch[0].kind.alone:
+            # What waits was asked for as if this had been done.
+            batch = [*batch, *self._waiting]
+            self._waiting.clear()
+            self._waiting_rows = 0
+        _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
+        _log.error("store.write_failed", writes=len(batch), error=repr(exc))
 
     async def _commit(self, batch: list[_Write]) -> list[tuple[_Write, Any]]:
         groups = [(kind, group) for kind in self._kinds if (group := [w for w in batch if w.kind is kind])]
@@ -177,6 +170,23 @@ class Writer:
                     _log.exception("store.follow_up_failed", kind=kind.name)
             results.extend(zip(group, answers, strict=True))
         return results
+
+
+def _is_the_databases(exc: Exception) -> bool:
+    """Whether this is the database's trouble, and the next write's too; else it is about one write of the batch."""
+    if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
+        return getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR  # which is a wrong statement's
+    return isinstance(exc, StoreError | OSError | MemoryError)
+
+
+def _refuse(write: _Write, exc: Exception) -> None:
+    """Tell a write's caller that it cannot be stored, and whose fault that is."""
+    if isinstance(exc, _VALUES_FAULT):
+        _fail([write], StoreRefused(f"The database refused a write ({exc})."))
+        _log.error("store.write_refused", kind=write.kind.name, error=repr(exc))
+    else:
+        _fail([write], StoreDefect("The gateway failed on a write, and its log says why. Nothing was stored."))
+        _log.error("store.write_defect", kind=write.kind.name, exc_info=exc)
 
 
 def _fail(batch: Iterable[_Write], error: StoreError) -> None:

@@ -1,11 +1,13 @@
 """Registrations that hold what JSON allows and few can keep: each is its own error, with the true reason."""
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.clock import SystemClock
 from gateway.simulator import SimulatedUpstream
@@ -131,6 +133,27 @@ async def test_an_item_that_the_database_refuses(one: Running) -> None:
     items = [{"taskId": f"sim-never-0-{path}", "callbackUrl": f"{HOOKS}/{path}"} for path in ("a", "refused", "b")]
     batch = await one.client.post("/v1/callbacks/batch", json={"callbacks": items})
     assert [item["status"] for item in batch.json()["data"]] == [201, 422, 201]
+    assert len((await one.client.get("/v1/callbacks")).json()["data"]) == 2
+    assert (await one.client.get("/readyz")).status_code == 200
+
+
+async def test_an_item_that_the_gateway_fails_on(one: Running) -> None:
+    """A defect is not told as the client's fault: 503, alone and in a batch; the others are stored."""
+
+    def install(db: sqlite3.Connection) -> list[Any]:
+        db.create_function("defect", 0, lambda: 1 / 0)
+        when = "BEFORE INSERT ON callbacks WHEN new.url LIKE '%/defect'"
+        return [db.execute(f"CREATE TRIGGER defect {when} BEGIN SELECT defect(); END")]
+
+    await one.gateway._store._database.transaction(install)
+    with capture_logs() as log:
+        answer = await one.register("sim-never-0-a", f"{HOOKS}/defect")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert "retry-after" in answer.headers
+        items = [{"taskId": f"sim-never-0-{path}", "callbackUrl": f"{HOOKS}/{path}"} for path in ("a", "defect", "b")]
+        batch = await one.client.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert [item["status"] for item in batch.json()["data"]] == [201, 503, 201]
+    assert {line["kind"] for line in log if line["event"] == "store.write_defect"} == {"register"}
     assert len((await one.client.get("/v1/callbacks")).json()["data"]) == 2
     assert (await one.client.get("/readyz")).status_code == 200
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import StoreError
+from gateway.errors import StoreDefect, StoreError, StoreRefused
 from gateway.store.writer import Kind, Writer
 
 
@@ -162,6 +162,97 @@ async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> Non
     with pytest.raises(StoreError, match="Nothing was stored"):
         await first
     assert await second == 2
+    await writer.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (sqlite3.IntegrityError("CHECK constraint failed"), StoreRefused),
+        (sqlite3.DataError("string or blob too big"), StoreRefused),
+        (OverflowError("int too large"), StoreRefused),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), StoreRefused),
+        (sqlite3.ProgrammingError("Error binding parameter 1"), StoreDefect),
+        (sqlite3.InterfaceError("bad parameter"), StoreDefect),
+        (sqlite3.InternalError("bug"), StoreDefect),
+        ("SELECT nothing FROM nowhere", StoreDefect),
+        (TypeError("a defect"), StoreDefect),
+        (AttributeError("a defect"), StoreDefect),
+        (KeyError("a defect"), StoreDefect),
+        (ValueError("a defect"), StoreDefect),
+        (RuntimeError("a defect"), StoreDefect),
+    ],
+    ids=repr,
+)
+async def test_one_writes_fault_is_its_own(fault: Exception | str, told: type[StoreError]) -> None:
+    """Whatever it is, the others are written; only what the write's own values bring about is said to be that."""
+
+    def apply(db: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+        if 2 in items:
+            if isinstance(fault, str):
+                db.execute(fault)
+            else:
+                raise fault
+        return items
+
+    transactions = Transactions()
+    kind = Kind("some", apply)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    with capture_logs() as log:
+        results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
+    assert results.pop(2).__class__ is told
+    assert results == [0, 1, 3]
+    event = "store.write_refused" if told is StoreRefused else "store.write_defect"
+    assert [(line["event"], line["kind"]) for line in log] == [(event, "some")]
+    assert writer.failing is None
+    await writer.close()
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        sqlite3.OperationalError("database or disk is full"),
+        sqlite3.DatabaseError("database disk image is malformed"),
+        StoreError("The store is closed."),
+        OSError("the disk is gone"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
+    """It is met once, not once for each write, and until a transaction succeeds the store is failing."""
+    transactions = Transactions(trouble)
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions)
+    writer.start()
+    with capture_logs() as log:
+        results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
+    assert {result.__class__ for result in results} == {StoreError}
+    assert [(line["event"], line["writes"]) for line in log] == [("store.write_failed", 4)]
+    assert writer.failing is not None
+    assert await writer.submit(kind, 5) == 5
+    assert writer.failing is None
+    await writer.close()
+
+
+async def test_a_defect_in_a_write_that_shares_with_nobody_is_of_who_waits_too() -> None:
+    """What was asked for as if it had been done must not be written without it."""
+    transactions = Transactions(KeyError("a defect"))
+    kind = Kind("some", transactions.apply)
+    alone = Kind("alone", transactions.apply, alone=True)
+    writer = Writer((kind, alone), transactions)
+    writer.start()
+    first = asyncio.create_task(writer.submit(alone, 1))
+    await transactions.begun.wait()
+    second = asyncio.create_task(writer.submit(kind, 2))
+    await asyncio.sleep(0)
+    transactions.go_on.set()
+    for write in (first, second):
+        with pytest.raises(StoreError, match="Nothing was stored"):
+            await write
+    assert transactions.batches == []
     await writer.close()
 
 
