@@ -2,15 +2,16 @@
 
 Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Called by the proxy. Members
 stand where the profile's paths say, in the order of the upstream's page. Times are milliseconds and states are words:
-no profile with calls to stand in for has others.
+a profile with calls to stand in for can have no others.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from gateway.model import Task, TaskState
-from gateway.profile import Profile, dig
+from gateway.profile import WAITING, Profile, dig
 
 __all__ = ["error_envelope", "record_envelope"]
 
@@ -28,11 +29,13 @@ def record_envelope(profile: Profile, task: Task) -> bytes:
     )
     words = {TaskState.SUCCESS: states.success[0], TaskState.FAIL: states.fail[0]}
     envelope: dict[str, Any] = {}
-    _put(envelope, profile.envelope.code, profile.envelope.ok[0])
-    _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
+    if profile.envelope.code is not None and profile.envelope.ok:  # else only errors have these two
+        _put(envelope, profile.envelope.code, profile.envelope.ok[0])
+        _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
+    _put(envelope, profile.envelope.success, True)
     _put(envelope, fields.task_id, task.task_id)
     _put(envelope, fields.model, told.get("model"))
-    _put(envelope, states.path, words.get(task.state, "waiting"))
+    _put(envelope, states.path, words.get(task.state, WAITING))
     _put(envelope, fields.param, _member(told, "param", in_string.param))
     _put(envelope, fields.result, _member(told, "result", in_string.result))
     _put(envelope, fields.fail_code, told.get("failCode"))
@@ -41,7 +44,7 @@ def record_envelope(profile: Profile, task: Task) -> bytes:
     _put(envelope, fields.complete_time, told.get("completeTime"))
     _put(envelope, fields.create_time, told.get("createTime"))
     if "extra" in told:
-        root = envelope if fields.root is None else dig(envelope, fields.root)
+        root = envelope if fields.root is None else _object(envelope, fields.root.split("."))
         root.update(msgspec.json.decode(told["extra"], type=dict[str, msgspec.Raw]))
     return msgspec.json.encode(envelope)
 
@@ -50,11 +53,12 @@ def error_envelope(profile: Profile, code: int, message: str, retry_after_s: int
     """Return the answer to a request that failed; ``code`` is also its HTTP status."""
     envelope: dict[str, Any] = {}
     _put(envelope, profile.envelope.code, code)
+    _put(envelope, profile.envelope.success, False)
     _put(envelope, next(iter(profile.envelope.message), None), message)
-    if retry_after_s is None:
-        _put(envelope, profile.fields.root, None)
-    else:
+    if retry_after_s is not None:
         _put(envelope, profile.envelope.retry_after, retry_after_s)
+    elif dig(envelope, profile.fields.root) is None:
+        _put(envelope, profile.fields.root, None)
     return msgspec.json.encode(envelope)
 
 
@@ -63,9 +67,14 @@ def _put(envelope: dict[str, Any], path: str | list[str] | None, value: Any) -> 
     if not path:
         return
     *parents, name = (path if isinstance(path, str) else path[0]).split(".")
-    for parent in parents:
-        envelope = envelope.setdefault(parent, {})
-    envelope[name] = value
+    _object(envelope, parents)[name] = value
+
+
+def _object(envelope: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the object at a path; where there is none, make it."""
+    for name in names:
+        envelope = envelope.setdefault(name, {})
+    return envelope
 
 
 def _member(told: dict[str, Any], name: str, in_string: bool) -> Any:

@@ -45,6 +45,8 @@ type_header_value = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]*\Z")]
 type_word = str | int | bool
 type_kind = Literal["not_known", "throttled", "key_refused", "credits", "maintenance", "broken"]
 TASK_ID = "{task_id}"
+WAITING = "waiting"
+"""What a running task's state is told as: a word that ends none means that it runs."""
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,7 +179,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[proxy]``: the API's own calls, for clients that use the gateway as their base URL."""
+    """``[proxy]``: the API's own calls, for clients that use the gateway as their base URL.
+
+    They are answered as the API would: what ``envelope.py`` cannot write that way is refused with it.
+    """
 
     create_path: type_url_path
     """Where tasks are created, with POST and a JSON object."""
@@ -320,7 +325,7 @@ def _contradictions(profile: Profile) -> list[str]:
         found.append("states.may_be_absent: needs fields.task_id, else any answer at all would mean running")
     if profile.fields.task_id_may_be_part and profile.fields.task_id is None:
         found.append("fields.task_id_may_be_part: needs fields.task_id")
-    return found
+    return found if profile.proxy is None else [*found, *_proxy_contradictions(profile)]
 
 
 def _request_contradictions(request: Request) -> list[str]:
@@ -331,6 +336,31 @@ def _request_contradictions(request: Request) -> list[str]:
         found.append('request.body: needs method = "POST"')
     if TASK_ID not in request.status_path and not _holds_task_id(request.body):
         found.append(f"request.status_path: has no {TASK_ID}, which may stand in request.body instead")
+    return found
+
+
+def _proxy_contradictions(profile: Profile) -> list[str]:
+    """Return what keeps the gateway from writing answers as the API does."""
+    found = []
+    states, fields, envelope = profile.states, profile.fields, profile.envelope
+    words = {*states.success, *states.fail, *states.not_known}
+    if not all(isinstance(word, str) for word in words):
+        found.append("proxy: needs states that are words")
+    elif WAITING in words or (states.ignore_case and WAITING in profile.spellings):
+        found.append(f"proxy: a running task is told as {WAITING}, which cannot be one of the states that end it")
+    if states.success_if is not None or states.fail_if is not None:
+        found.append("proxy: an end is told by the state alone, without states.success_if and fail_if")
+    if (profile.units.time, profile.units.cost) != ("ms", "ms"):
+        found.append("proxy: needs [units] that are milliseconds")
+    # Of several paths the first is written. The root is there already where something stands below it.
+    members = (envelope.code, envelope.success, envelope.message, states.path, *msgspec.structs.astuple(fields)[1:])
+    paths = [_names(listed[0]) for listed in map(_listed, members) if listed]
+    if numbers := [".".join(names) for names in paths if any(map(str.isdecimal, names))]:
+        found.append(f"proxy: {numbers} cannot be written: a number picks an item of an array")
+    if fields.root is not None:
+        paths.append((*_names(fields.root), "*"))
+    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in paths)]:
+        found.append(f"proxy: {taken} cannot be written: other members stand below")
     return found
 
 

@@ -13,6 +13,7 @@ from gateway.config import config_dir
 from gateway.envelope import error_envelope, record_envelope
 from gateway.model import Task, TaskState
 from gateway.outcome import PollKind, read_answer
+from gateway.profile import parse_profile
 from gateway.profilefile import load_profiles
 
 PROFILES = load_profiles([config_dir() / "upstreams"])
@@ -117,6 +118,64 @@ def test_another_member_of_the_family_has_its_own_members() -> None:
     answer = json.loads(record_envelope(PROFILES["kie"], settled(example, expected["taskId"], "kie")))["data"]
     assert answer.items() <= {"progress": None, **expected}.items() | answer.items()
     assert (answer["resultJson"], answer["state"]) == (expected["resultJson"], "success")
+
+
+OWN = """
+name = "own"
+base_url = "https://api.example.com"
+[request]
+status_path = "/jobs/{task_id}"
+[envelope]
+ok = []
+success = "ok"
+message = ["error.text"]
+[states]
+path = "status"
+success = ["done", "completed"]
+fail = ["broken"]
+[fields]
+root = "job"
+task_id = "id"
+result = ["output", "url"]
+fail_msg = "error.text"
+create_time = "created"
+[proxy]
+create_path = "/jobs"
+created_id = "id"
+callback_members = ["callback"]
+record_path = "/job"
+record_param = "id"
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        ("", {"ok": True, "id": "t", "status": "done", "url": "https://u", "created": 5, "job": {"seed": 7}}),
+        ("", {"ok": True, "id": "t", "status": "broken", "error": {"text": "why"}}),
+        ('code = "code"', {"id": "t", "status": "completed", "output": [1], "job": {"a": None}}),
+    ],
+)
+def test_an_own_profile_is_answered_as_its_api_does(code: str, answer: dict[str, Any]) -> None:
+    """Whoever reads the answer by the profile learns what the gateway learned; a success tells of no error."""
+    profile = parse_profile(OWN.replace("[envelope]", f"[envelope]\n{code}"), "own.toml")
+    outcome = read_answer(profile, "t", 200, None, json.dumps(answer).encode()).outcome
+    assert outcome is not None
+    told = record_envelope(profile, task(outcome.state, outcome.data, task_id="t"))
+    assert read_answer(profile, "t", 200, None, told).outcome == outcome
+    shown = json.loads(told)
+    assert (shown["ok"], "code" in shown) == (True, False)
+    assert (shown["error"]["text"] is None) == (outcome.state is TaskState.SUCCESS)
+    running = json.loads(record_envelope(profile, task(task_id="t")))
+    assert (running["status"], running["ok"], running["created"]) == ("waiting", True, CREATED_AT + 500)
+    error = json.loads(error_envelope(profile, 404, "none"))
+    assert (error["ok"], error["error"], error["job"]) == (False, {"text": "none"}, None)
+
+
+def test_an_errors_members_may_stand_within_the_task() -> None:
+    """What describes a task is null in an error's answer, and does not take the error's own code away."""
+    profile = parse_profile(OWN.replace("[envelope]", '[envelope]\ncode = "job.code"'), "own.toml")
+    assert json.loads(error_envelope(profile, 404, "none"))["job"] == {"code": 404}
 
 
 def test_an_error_has_the_envelope() -> None:

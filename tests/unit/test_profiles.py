@@ -706,7 +706,6 @@ record_param = "id"
         ('fail = ["no"]', "fail = [false]", "states: success, fail and not_known need values of one kind: "),
         ('fail = ["no"]', "fail = [[]]", "states.fail[0]: Expected `"),
         ('fail = ["no"]', 'fail = ["yes"]', "states: ['yes'] cannot mean both success and fail"),
-        ('fail = ["no"]', 'fail = ["yes"]\nfail_if = "error"', "states: ['yes'] cannot mean both success and fail"),
         ('fail = ["no"]', 'fail = ["no"]\nnot_known = ["no"]', "states.not_known: ['no'] cannot end the task as well"),
         ('fail = ["no"]', 'fail = ["no"]\nprogress_full = 0', "states.progress_full: Expected `float` > 0"),
         ('task_id = "id"', 'unknown = "id"', "fields: Object contains unknown field `unknown`"),
@@ -761,6 +760,51 @@ def test_a_mistake_is_named(old: str, new: str, problem: str) -> None:
         parse_profile(RIGHT.replace(old, new, 1), "mine.toml")
     (line,) = caught.value.problems
     assert line.startswith(f"mine.toml: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('["yes"]\nfail = ["no"]', "[3]\nfail = [4]", "needs states that are words"),
+        ('["yes"]\nfail = ["no"]', "[true]\nfail = [false]", "needs states that are words"),
+        ('fail = ["no"]', 'fail = ["waiting"]', "a running task is told as waiting, "),
+        ('fail = ["no"]', 'fail = ["no"]\nnot_known = ["waiting"]', "a running task is told as waiting, "),
+        ('fail = ["no"]', 'fail = ["Waiting"]\nignore_case = true', "a running task is told as waiting, "),
+        ('fail = ["no"]', 'fail = ["no"]\nfail_if = "error"', "an end is told by the state alone, "),
+        ('fail = ["no"]', 'fail = ["no"]\nsuccess_if = "url"', "an end is told by the state alone, "),
+        ("[limits]", '[units]\ntime = "s"\n[limits]', "needs [units] that are milliseconds"),
+        ("[limits]", '[units]\ntime = "iso"\n[limits]', "needs [units] that are milliseconds"),
+        ("[limits]", '[units]\ncost = "s"\n[limits]', "needs [units] that are milliseconds"),
+        ('task_id = "id"', 'task_id = "jobs.0.id"', "['jobs.0.id'] cannot be written: a number"),
+        ('task_id = "id"', 'result = ["output.0", "output"]', "['output.0'] cannot be written: a number"),
+        (
+            "[envelope]",
+            '[envelope]\nmessage = ["errors.0.text", "text"]',
+            "['errors.0.text'] cannot be written: a number",
+        ),
+        ('task_id = "id"', 'task_id = "data.id"\nresult = "data"', "['data'] cannot be written: other members"),
+        ('task_id = "id"', 'root = "data"\nresult = "data"', "['data'] cannot be written: other members"),
+        ('task_id = "id"', 'root = "data.job"\nfail_msg = "data"', "['data'] cannot be written: other members"),
+    ],
+)
+def test_what_cannot_be_answered_as_the_api_does(old: str, new: str, problem: str) -> None:
+    """A profile is refused whose answers the gateway would make up; without its [proxy] it can be used."""
+    assert old in RIGHT
+    text = RIGHT.replace(old, new, 1)
+    with pytest.raises(ConfigError) as caught:
+        parse_profile(text, "mine.toml")
+    (line,) = caught.value.problems
+    assert line.startswith(f"mine.toml: proxy: {problem}")
+    assert parse_profile(text.partition("[proxy]")[0], "mine.toml").proxy is None
+
+
+def test_one_word_for_both_ends_needs_what_tells_them_apart() -> None:
+    """One of success_if and fail_if is not enough: the other end would be any answer with the word."""
+    text = RIGHT.partition("[proxy]")[0].replace('fail = ["no"]', 'fail = ["yes"]\nfail_if = "error"')
+    with pytest.raises(ConfigError) as caught:
+        parse_profile(text, "mine.toml")
+    (line,) = caught.value.problems
+    assert line.startswith("mine.toml: states: ['yes'] cannot mean both success and fail")
 
 
 def test_absent_states_need_the_tasks_id() -> None:
