@@ -86,14 +86,6 @@ class Distribution:
             return self.area_s[-1] - self.survival[-1] * self.end_s * math.expm1((self.end_s - age_s) / self.end_s)
         return self._within(max(age_s, 0.0))[1]
 
-    def hazard_per_s(self, age_s: float) -> float:
-        """Return how likely a task of this age is to end within the next second, as a rate."""
-        if age_s >= self.end_s:
-            return 1 / self.end_s
-        i = bisect_right(self.ages_s, max(age_s, 0.0))
-        fall = (self.survival[i - 1] - self.survival[i]) / (self.ages_s[i] - self.ages_s[i - 1])
-        return fall / self.survival_at(age_s)
-
     def mean_s(self) -> float:
         return self.area_s[-1] + self.survival[-1] * self.end_s
 

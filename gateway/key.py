@@ -168,11 +168,6 @@ class Budget:
         self._limiter.end(self._clock.monotonic())
         self._changed.set()
 
-    @property
-    def blocked(self) -> bool:
-        """Whether a pause is in force."""
-        return self._limiter.blocked(self._clock.monotonic())
-
     def block(self, pause_s: float) -> None:
         """Send nothing for so long."""
         self._limiter.block(self._clock.monotonic() + pause_s)

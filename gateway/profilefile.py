@@ -9,22 +9,14 @@ from pathlib import Path
 from gateway.errors import ConfigError
 from gateway.profile import Profile, parse_profile
 
-__all__ = ["load_profiles", "read_profiles"]
-
-
-def load_profiles(folders: Sequence[Path]) -> dict[str, Profile]:
-    """Read every ``*.toml`` of the folders; a profile takes the place of one of that name in an earlier folder.
-
-    Raises ConfigError that holds the mistakes of all files: the file, the key and the reason.
-    """
-    profiles, problems = read_profiles(folders)
-    if problems:
-        raise ConfigError(problems)
-    return profiles
+__all__ = ["read_profiles"]
 
 
 def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
-    """Return the profiles that can be used, as ``load_profiles`` does, and the mistakes of the others."""
+    """Read every ``*.toml`` of the folders; a profile takes the place of one of that name in an earlier folder.
+
+    Returns the profiles that can be used, and the mistakes of the others: the file, the key and the reason.
+    """
     profiles: dict[str, Profile] = {}
     problems: list[str] = []
     for folder in folders:

@@ -56,10 +56,6 @@ class Stats:
         else:
             polls[task_id] += 1
 
-    def peak_per_second(self, endpoint: str) -> int:
-        """Return the most requests that arrived at an endpoint within any one second."""
-        return self._rates[endpoint].peak
-
     def as_json(self) -> dict[str, Any]:
         """Return everything as the control route shows it."""
         return {

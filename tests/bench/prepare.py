@@ -18,7 +18,7 @@ from gateway.config import DEFAULT_CLIENT, DEFAULT_UPSTREAM, config_dir
 from gateway.model import NewCallback, Outcome, Settlement, new_callback_id
 from gateway.outcome import read_answer
 from gateway.profile import Profile
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.store.sqlite import SqliteStore
 
 CHUNK = 1000
@@ -44,7 +44,7 @@ def copy(database: Path, to: Path) -> None:
 
 
 async def _backlog(database: Path, count: int, receiver_urls: Sequence[str]) -> None:
-    profile = load_profiles([config_dir() / "upstreams"])[DEFAULT_UPSTREAM]
+    profile = read_profiles([config_dir() / "upstreams"])[0][DEFAULT_UPSTREAM]
     store = SqliteStore(database)
     await store.open()
     for first in range(0, count, CHUNK):

@@ -18,7 +18,7 @@ from gateway.clock import SystemClock
 from gateway.config import config_dir
 from gateway.model import Callback, TaskState
 from gateway.outcome import PollKind, PollResult
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.receiver import ReceivedWebhook, Receiver
 from gateway.resolver import Resolver
 from gateway.signature import parse_secrets
@@ -28,7 +28,7 @@ from tests.life import Life, Transport, until
 from tests.running import running
 from tests.virtualtime import VirtualClock, run_virtual
 
-PROFILE = load_profiles([config_dir() / "upstreams"])["aigptimage"]
+PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 LIMIT = 1024 * 1024
 ENDED = b'{"code":200,"data":{"taskId":"t","state":"success","resultJson":"{}"}}'

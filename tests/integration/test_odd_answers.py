@@ -14,7 +14,7 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.config import config_dir
 from gateway.outcome import PollKind
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.sender import Sender
 from gateway.transport import PooledTransport
 from gateway.upstream import Answer, NoAnswer, Upstream
@@ -264,7 +264,7 @@ async def test_refused_receiver_is_told_why(
 
 
 def upstream(transport: PooledTransport, url: str) -> Upstream:
-    profile = load_profiles([config_dir() / "upstreams"])["aigptimage"]
+    profile = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
     return Upstream(profile, transport, SystemClock(), base_url=url, api_key=KEY, timeout_s=LIMIT_S)
 
 

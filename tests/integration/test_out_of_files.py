@@ -19,7 +19,7 @@ from gateway.config import config_dir
 from gateway.errors import OutOfResources
 from gateway.netguard import Netguard, parse_allow
 from gateway.outcome import PollKind
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.resolver import Resolver
 from gateway.sender import Sender
 from gateway.transport import PooledTransport
@@ -154,7 +154,7 @@ async def test_each_lack_is_our_own(number: int) -> None:
 
 async def test_a_poll_says_so(transport: PooledTransport) -> None:
     """The upstream counts as unreachable, and the error names the limit."""
-    profile = load_profiles([config_dir() / "upstreams"])["aigptimage"]
+    profile = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
     upstream = Upstream(profile, transport, SystemClock(), base_url="http://127.0.0.1:9", api_key="k")
     with no_file_left() as limit:
         result = await upstream.poll("task")

@@ -15,12 +15,12 @@ from gateway.key import NEUTRAL_TASK_ID
 from gateway.model import Callback, TaskState
 from gateway.outcome import PollResult
 from gateway.profile import Profile
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.upstream import Upstream
 from tests.life import FREE, Life, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 
-PROFILES = load_profiles([config_dir() / "upstreams"])
+PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 AMPLE = (RateWindow(50, 1.0),)
 NEVER_S = 1e9
 

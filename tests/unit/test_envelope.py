@@ -14,9 +14,9 @@ from gateway.envelope import error_envelope, record_envelope
 from gateway.model import Task, TaskState
 from gateway.outcome import PollKind, read_answer
 from gateway.profile import parse_profile
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 
-PROFILES = load_profiles([config_dir() / "upstreams"])
+PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 PROFILE = PROFILES["aigptimage"]
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
 TASK = "task_xxx"

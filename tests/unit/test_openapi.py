@@ -20,11 +20,11 @@ from gateway.api.tasks import Tasks
 from gateway.clock import SystemClock
 from gateway.config import config_dir
 from gateway.outcome import AbandonReason
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.telemetry import Metrics
 from gateway.upstream import Upstream
 
-PROFILE = load_profiles([config_dir() / "upstreams"])["aigptimage"]
+PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
 CALLS = PROFILE.proxy
 DOCUMENT = document(CALLS)
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.config import config_dir
 from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 
-PROFILES = load_profiles([config_dir() / "upstreams"])
+PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 TASK = "5064bd1a-025a-490b-b28f-6a9fa12eb88a"
 
 # What the poller makes of a kind: of the task …

@@ -10,11 +10,11 @@ from gateway.clock import SystemClock
 from gateway.config import config_dir
 from gateway.outcome import PollKind
 from gateway.profile import parse_profile
-from gateway.profilefile import load_profiles
+from gateway.profilefile import read_profiles
 from gateway.upstream import Answer, Upstream
 from tests.life import sent_url
 
-SHIPPED = load_profiles([config_dir() / "upstreams"])
+SHIPPED = read_profiles([config_dir() / "upstreams"])[0]
 
 
 class Recorder(httpx.AsyncBaseTransport):
