@@ -15,6 +15,7 @@ from typing import NamedTuple
 import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__, private, secretfile
@@ -88,7 +89,6 @@ class Gateway:
         self.secret = ""
         self._settings = settings
         self._database = database = database_path(settings)
-        rng = random.Random()  # noqa: S311 - jitter, not a secret
         metrics = Metrics()
         if upstreams is None:
             upstreams = configured_upstreams(settings)
@@ -110,65 +110,19 @@ class Gateway:
         self._backups = Backups(self._store, clock, self._backup)
         self._client_headers = ClientHeaders()
         self._watches = [self._watch(upstream, settings, clock, metrics) for upstream in upstreams]
-        deliverer = Deliverer(
-            self._store,
-            Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
-            self._client_headers,
-            RetryPolicy(settings.retry_schedule),
-            clock,
-            metrics,
-            rng,
-        )
-        loops: list[Loop] = [watch.poller for watch in self._watches]
-        loops += [deliverer, Janitor(self._store, clock, settings.retention_days)]
         self._clock_steps = ClockSteps(self._store, clock)
-        self._supervisor = Supervisor(loops, clock, metrics, self._clock_steps)
-
-        async def check_url(url: str) -> None:
-            await self._guard.check_registration(url, resolve)
-
+        self._supervisor = Supervisor(self._loops(settings, clock, metrics), clock, metrics, self._clock_steps)
         default = next((watch for watch in self._watches if watch.default), None)
-        proxied = None if default is None or default.upstream.profile.proxy is None else default.upstream.profile
-        callbacks = Callbacks(
-            self._store,
-            clock,
-            metrics,
-            check_url=check_url,
-            first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
-            default_upstream=None if default is None else default.upstream.name,
-            client_upstreams=_client_upstreams(settings),
-        )
-        self._callbacks = callbacks
-        tasks = Tasks(self._store, clock, self._draining, [watch.upstream.name for watch in self._watches])
-        operations = Operations(
-            self._store,
-            clock,
-            metrics,
-            unhealthy=self._supervisor.problem,
-            troubles=self._troubles,
-            calls=None if proxied is None else proxied.proxy,
-        )
-        routes = [*callbacks.routes(), *tasks.routes(), *operations.routes()]
-        self._proxy = None
-        if default is not None and proxied is not None:
-            self._proxy = UpstreamProxy(
-                self._store,
-                clock,
-                metrics,
-                default.upstream,
-                default.key,
-                default.timetable,
-                check_url=check_url,
-                draining=self._draining,
-            )
-            routes += self._proxy.routes()
-        errors = self._errors = ErrorAnswers(proxied)
+        proxied = None if default is None or default.upstream.profile.proxy is None else default
+        self._callbacks = self._build_callbacks(default, settings, clock, metrics)
+        self._proxy = None if proxied is None else self._build_proxy(proxied, clock, metrics)
+        self._errors = ErrorAnswers(None if proxied is None else proxied.upstream.profile)
         self._tokens = Tokens(*_tokens(settings))
         self._limits = ClientLimits(_rates(settings), clock)
         self._app = Starlette(
-            routes=routes,
-            middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=errors)],
-            exception_handlers=errors.handlers(),
+            routes=self._routes(proxied, clock, metrics),
+            middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=self._errors)],
+            exception_handlers=self._errors.handlers(),
         )
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
@@ -203,6 +157,60 @@ class Gateway:
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
         return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
+
+    def _loops(self, settings: Settings, clock: Clock, metrics: Metrics) -> list[Loop]:
+        deliverer = Deliverer(
+            self._store,
+            Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
+            self._client_headers,
+            RetryPolicy(settings.retry_schedule),
+            clock,
+            metrics,
+            random.Random(),  # noqa: S311 - jitter, not a secret
+        )
+        janitor = Janitor(self._store, clock, settings.retention_days)
+        return [*(watch.poller for watch in self._watches), deliverer, janitor]
+
+    def _build_callbacks(
+        self, default: "_Watch | None", settings: Settings, clock: Clock, metrics: Metrics
+    ) -> Callbacks:
+        return Callbacks(
+            self._store,
+            clock,
+            metrics,
+            check_url=self._check_url,
+            first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in self._watches},
+            default_upstream=None if default is None else default.upstream.name,
+            client_upstreams=_client_upstreams(settings),
+        )
+
+    def _build_proxy(self, proxied: "_Watch", clock: Clock, metrics: Metrics) -> UpstreamProxy:
+        return UpstreamProxy(
+            self._store,
+            clock,
+            metrics,
+            proxied.upstream,
+            proxied.key,
+            proxied.timetable,
+            check_url=self._check_url,
+            draining=self._draining,
+        )
+
+    def _routes(self, proxied: "_Watch | None", clock: Clock, metrics: Metrics) -> list[Route]:
+        tasks = Tasks(self._store, clock, self._draining, [watch.upstream.name for watch in self._watches])
+        operations = Operations(
+            self._store,
+            clock,
+            metrics,
+            unhealthy=self._supervisor.problem,
+            troubles=self._troubles,
+            calls=None if proxied is None else proxied.upstream.profile.proxy,
+        )
+        routes = [*self._callbacks.routes(), *tasks.routes(), *operations.routes()]
+        return routes if self._proxy is None else [*routes, *self._proxy.routes()]
+
+    async def _check_url(self, url: str) -> None:
+        await self._guard.check_registration(url, self._resolver.resolve)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self.started.is_set() and scope["type"] == "http" and scope["path"] not in PUBLIC:

@@ -38,10 +38,9 @@ def document(calls: Proxy | None) -> dict[str, Any]:
     """Return the whole document; ``calls`` are the upstream's own that the gateway serves."""
     types = (CallbackRequest, CallbackView, RedeliveriesRequest, TaskView, AttemptView)
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    request, callback, redeliveries, task, attempt_ref = references
+    request, callback, redeliveries, task, attempt = references
     schemas["Problem"] = _PROBLEM
     schemas["TaskView"]["properties"]["outcome"]["description"] = _OUTCOME
-    a_callback = {"the callback": callback}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,92 +50,121 @@ def document(calls: Proxy | None) -> dict[str, Any]:
         },
         "security": [{}, {"token": []}],
         "paths": {
-            "/v1/callbacks": {
-                "post": _operation(
-                    "Register a callback for a task",
-                    {201: {"the new callback": callback}, 200: {"the one already registered": callback}},
-                    (400, 401, 403, 408, 409, 413, 415, 422, 503),
-                    body=request,
-                ),
-                "get": _operation(
-                    "List callbacks, newest first",
-                    {200: {"a page": _page(callback)}},
-                    (401, 403, 422, 503),
-                    parameters=[
-                        _query("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
-                        _query("taskId", {"type": "string"}),
-                        _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
-                        _query("cursor", {"type": "string"}),
-                        _query("client", {"type": "string", "description": "For the operator alone."}),
-                    ],
-                ),
-            },
-            "/v1/callbacks/batch": {
-                "post": _operation(
-                    "Register up to 1,000 callbacks; each is judged by itself",
-                    {200: {"an answer for each, in the order sent": _data(_BATCH_ITEM)}},
-                    (400, 401, 403, 408, 413, 415, 422, 503),
-                    body={
-                        "type": "object",
-                        "required": ["callbacks"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "callbacks": {"type": "array", "items": request, "minItems": 1, "maxItems": 1000}
-                        },
-                    },
-                )
-            },
-            "/v1/callbacks/{id}": {
-                "get": _operation("Read a callback", {200: a_callback}, (401, 404, 503), parameters=[_ID]),
-                "delete": _operation(
-                    "Cancel a callback", {204: {"cancelled": None}}, (401, 404, 409, 503), parameters=[_ID]
-                ),
-            },
-            "/v1/callbacks/{id}/attempts": {
-                "get": _operation(
-                    "List a callback's attempts",
-                    {200: {"the attempts": _data(attempt_ref)}},
-                    (401, 404, 503),
-                    parameters=[_ID],
-                )
-            },
-            "/v1/callbacks/{id}/redeliver": {
-                "post": _operation(
-                    "Send a webhook again, with a fresh attempt budget and the same webhook-id",
-                    {202: a_callback},
-                    (401, 404, 409, 503),
-                    parameters=[_ID],
-                )
-            },
-            "/v1/redeliveries": {
-                "post": _operation(
-                    "Redeliver every callback that died within a span of time",
-                    {202: {"how many": {"type": "object", "properties": {"count": {"type": "integer"}}}}},
-                    (400, 401, 403, 408, 413, 415, 422, 503),
-                    body=redeliveries,
-                )
-            },
-            "/v1/tasks/{taskId}": {
-                "get": _operation(
-                    "Read a task with its decoded outcome",
-                    {200: {"the task": task}},
-                    (401, 404, 422, 503),
-                    parameters=[
-                        {"name": "taskId", "in": "path", "required": True, "schema": {"type": "string"}},
-                        _query("wait", {"type": "number", "minimum": 0, "maximum": 60, "default": 0}),
-                    ],
-                )
-            },
-            "/healthz": {"get": _public("Whether the gateway makes progress", "application/json")},
-            "/readyz": {"get": _public("Whether the gateway is ready, and what is wrong", "application/json", _READY)},
-            "/metrics": {"get": _public("Metrics in Prometheus' text format", "text/plain")},
-            "/openapi.json": {"get": _public("This document", "application/json")},
+            **_many_callbacks(request, callback),
+            **_one_callback(callback, attempt),
+            **_redeliveries(redeliveries),
+            **_tasks(task),
+            **_operators(),
             **({} if calls is None else _proxied(calls)),
         },
         "components": {
             "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
+    }
+
+
+def _many_callbacks(request: dict[str, Any], callback: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "/v1/callbacks": {
+            "post": _operation(
+                "Register a callback for a task",
+                {201: {"the new callback": callback}, 200: {"the one already registered": callback}},
+                (400, 401, 403, 408, 409, 413, 415, 422, 503),
+                body=request,
+            ),
+            "get": _operation(
+                "List callbacks, newest first",
+                {200: {"a page": _page(callback)}},
+                (401, 403, 422, 503),
+                parameters=[
+                    _query("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
+                    _query("taskId", {"type": "string"}),
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
+                    _query("cursor", {"type": "string"}),
+                    _query("client", {"type": "string", "description": "For the operator alone."}),
+                ],
+            ),
+        },
+        "/v1/callbacks/batch": {
+            "post": _operation(
+                "Register up to 1,000 callbacks; each is judged by itself",
+                {200: {"an answer for each, in the order sent": _data(_BATCH_ITEM)}},
+                (400, 401, 403, 408, 413, 415, 422, 503),
+                body={
+                    "type": "object",
+                    "required": ["callbacks"],
+                    "additionalProperties": False,
+                    "properties": {"callbacks": {"type": "array", "items": request, "minItems": 1, "maxItems": 1000}},
+                },
+            )
+        },
+    }
+
+
+def _one_callback(callback: dict[str, Any], attempt: dict[str, Any]) -> dict[str, Any]:
+    a_callback = {"the callback": callback}
+    return {
+        "/v1/callbacks/{id}": {
+            "get": _operation("Read a callback", {200: a_callback}, (401, 404, 503), parameters=[_ID]),
+            "delete": _operation(
+                "Cancel a callback", {204: {"cancelled": None}}, (401, 404, 409, 503), parameters=[_ID]
+            ),
+        },
+        "/v1/callbacks/{id}/attempts": {
+            "get": _operation(
+                "List a callback's attempts",
+                {200: {"the attempts": _data(attempt)}},
+                (401, 404, 503),
+                parameters=[_ID],
+            )
+        },
+        "/v1/callbacks/{id}/redeliver": {
+            "post": _operation(
+                "Send a webhook again, with a fresh attempt budget and the same webhook-id",
+                {202: a_callback},
+                (401, 404, 409, 503),
+                parameters=[_ID],
+            )
+        },
+    }
+
+
+def _redeliveries(asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "/v1/redeliveries": {
+            "post": _operation(
+                "Redeliver every callback that died within a span of time",
+                {202: {"how many": {"type": "object", "properties": {"count": {"type": "integer"}}}}},
+                (400, 401, 403, 408, 413, 415, 422, 503),
+                body=asked,
+            )
+        },
+    }
+
+
+def _tasks(task: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "/v1/tasks/{taskId}": {
+            "get": _operation(
+                "Read a task with its decoded outcome",
+                {200: {"the task": task}},
+                (401, 404, 422, 503),
+                parameters=[
+                    {"name": "taskId", "in": "path", "required": True, "schema": {"type": "string"}},
+                    _query("wait", {"type": "number", "minimum": 0, "maximum": 60, "default": 0}),
+                ],
+            )
+        },
+    }
+
+
+def _operators() -> dict[str, Any]:
+    return {
+        "/healthz": {"get": _public("Whether the gateway makes progress", "application/json")},
+        "/readyz": {"get": _public("Whether the gateway is ready, and what is wrong", "application/json", _READY)},
+        "/metrics": {"get": _public("Metrics in Prometheus' text format", "text/plain")},
+        "/openapi.json": {"get": _public("This document", "application/json")},
     }
 
 
