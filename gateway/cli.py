@@ -81,12 +81,9 @@ def _fail(exit_code: int, message: str) -> None:
 @click.pass_obj
 def serve(config: Path | None, /) -> None:
     """Serve until SIGTERM."""
-    import signal
-
     from gateway.preflight import preflight
     from gateway.telemetry import configure_logging
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reloads; it never kills
     read = partial(preflight, os.environ, config)
     checked = read()
     configure_logging(checked.settings.log_format, level=checked.settings.log_level)
