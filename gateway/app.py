@@ -37,7 +37,7 @@ from gateway.config import (
     database_path,
 )
 from gateway.deliverer import Deliverer
-from gateway.errors import SecretError, StoreError, Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.janitor import Janitor
 from gateway.key import Budget, Key
 from gateway.netguard import Netguard, parse_allow
@@ -236,12 +236,9 @@ class Gateway:
 
     async def _signer(self) -> Signer:
         """Return who signs where a client has no secret of its own, and log where the secret came from."""
-        if self._settings.webhook_secret is not None:
-            _log.info("secret.loaded", source=self._settings.webhook_secret_from)
-            self.secret = " ".join(self._settings.webhook_secret)
-            return Signer(parse_secrets(self.secret))
+        configured = self._settings.webhook_secret
         path = secretfile.secret_path(self._database)
-        kept = secretfile.read(path)
+        kept = secretfile.in_use(configured, lambda: self._database)
         if kept is None:
             # Only now that the database is open, and known to owe nothing that the lost one was to sign.
             callbacks = await self._store.count_callbacks()
@@ -249,13 +246,11 @@ class Gateway:
             known = sum(callbacks.values())
             _log.log(logging.WARNING if known else logging.INFO, "secret.made", source=str(path), callbacks=known)
         else:
-            _log.info("secret.loaded", source=str(path))
-        private.tighten(path)
+            _log.info("secret.loaded", source=self._settings.webhook_secret_from if configured else str(path))
+        if not configured:
+            private.tighten(path)
         self.secret = kept
-        try:
-            return Signer(parse_secrets(kept))
-        except SecretError as exc:
-            raise SecretError(f"The webhook secret in {path} cannot be used: {exc.message}.") from exc
+        return Signer(parse_secrets(kept))
 
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""

@@ -54,12 +54,9 @@ def main() -> None:
 @click.pass_obj
 def serve(config: Path | None, /) -> None:
     """Serve until SIGTERM."""
-    import signal
-
     from gateway.preflight import preflight
     from gateway.telemetry import configure_logging
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it reloads; it never kills
     read = partial(preflight, os.environ, config)
     checked = read()
     configure_logging(checked.settings.log_format, level=checked.settings.log_level)
@@ -165,18 +162,26 @@ def register(
 @cli.command("list")
 @click.option("--state", type=click.Choice(["waiting", "pending", "delivered", "dead", "cancelled"]))
 @click.option("--task", "task_id", help="Only callbacks of this task.")
+@click.option("--client", "whose", help="Only callbacks of this client; for the operator.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @click.option("--cursor", help="The next page, as the page before named it.")
 @_client_options
 @click.pass_obj
 def list_callbacks(
-    config: Path | None, /, state: str | None, task_id: str | None, limit: int, cursor: str | None, **options: Any
+    config: Path | None,
+    /,
+    state: str | None,
+    task_id: str | None,
+    whose: str | None,
+    limit: int,
+    cursor: str | None,
+    **options: Any,
 ) -> None:
     """List callbacks, newest first."""
     from gateway.tables import callback_table
 
     with _client(config, options) as client:
-        page = client.list_callbacks(state=state, taskId=task_id, limit=limit, cursor=cursor)
+        page = client.list_callbacks(state=state, taskId=task_id, client=whose, limit=limit, cursor=cursor)
         if options["as_json"]:
             click.echo(json.dumps(page, indent=2))
             return
@@ -276,53 +281,30 @@ def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, 
 
 
 def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
-    """Return the secrets named on the command line, else the configured ones, else those beside the database."""
+    """Return the secrets named on the command line, else the gateway's own."""
     from gateway import secretfile
     from gateway.config import load_some, path_of_database
     from gateway.signature import parse_secrets
 
     if given:
         return parse_secrets(" ".join(given))
-    configured = load_some(os.environ, config, ("webhook_secret",))["webhook_secret"]
-    if configured:
-        return parse_secrets(" ".join(configured))
-    database = path_of_database(load_some(os.environ, config, ("database_url",))["database_url"])
-    path = secretfile.secret_path(database)
-    kept = secretfile.read(path)
-    if kept is None:
+
+    def database() -> Path:
+        return path_of_database(load_some(os.environ, config, ("database_url",))["database_url"])
+
+    found = secretfile.in_use(load_some(os.environ, config, ("webhook_secret",))["webhook_secret"], database)
+    if found is None:
+        path = secretfile.secret_path(database())
         raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET: there is no secret in {path}.")
-    return parse_secrets(kept)
+    return parse_secrets(found)
 
 
 @contextmanager
 def _client(config: Path | None, options: dict[str, Any]) -> "Iterator[Client]":
-    from gateway.client import Client
+    from gateway.client import Client, find
 
-    url = options["url"] or _gateway_url(config)
-    token = options["token"] or _token(config)
-    with Client(url, token) as client:
+    with Client(*find(os.environ, config, options["url"], options["token"])) as client:
         yield client
-
-
-def _gateway_url(config: Path | None) -> str:
-    from gateway.config import load_some
-
-    found: str | None = load_some(os.environ, config, ("url",))["url"]
-    if found is not None:
-        return found
-    at = load_some(os.environ, config, ("host", "port"))
-    host = f"[{at['host']}]" if ":" in at["host"] else at["host"]
-    return f"http://{host}:{at['port']}"
-
-
-def _token(config: Path | None) -> str | None:
-    from gateway.config import load_some
-
-    # Here it is the token to send: beside it a file may be named for the gateway that runs in the same container.
-    own = os.environ.get("GATEWAY_TOKEN", "").strip()
-    environ = {name: value for name, value in os.environ.items() if not (own and name == "GATEWAY_TOKEN_FILE")}
-    token: str | None = load_some(environ, config, ("token",))["token"]
-    return token
 
 
 def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:

@@ -1,16 +1,20 @@
 """The client of the gateway's own HTTP API that the commands use: never the database.
 
-Owns the requests and what their failures are called. One method for each call.
+Owns which gateway is meant and the token for it, the requests and what their failures are called. One method for each
+call.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from gateway.config import CONFIG_VARIABLE, load_some
 from gateway.errors import ConfigError, GatewayError
 
-__all__ = ["ApiError", "Client", "Unreachable"]
+__all__ = ["ApiError", "Client", "Unreachable", "find"]
 
 _TIMEOUT_S = 30.0
 
@@ -28,6 +32,36 @@ class Unreachable(ApiError):
     """Nothing answers where the gateway should be; trying again may help."""
 
     exit_code = 3
+
+
+def find(
+    environ: Mapping[str, str], config_path: Path | None, url: str | None, token: str | None
+) -> tuple[str, str | None]:
+    """Return where the gateway is and the token to send; ``url`` and ``token`` are the command line's.
+
+    Raises ConfigError for what was read and cannot be used.
+    """
+    named = {name: value for name, value in environ.items() if name != CONFIG_VARIABLE}
+    if not url:
+        url = load_some(named, None, ("url",))["url"]
+    if url:
+        # Perhaps not the gateway that the file of settings is for: nobody else gets its token.
+        environ, config_path = named, None
+    else:
+        url = _configured(environ, config_path)
+    if environ.get("GATEWAY_TOKEN", "").strip():
+        # The token to send: beside it a file may be named for the gateway that runs in the same container.
+        environ = {name: value for name, value in environ.items() if name != "GATEWAY_TOKEN_FILE"}
+    return url, token or load_some(environ, config_path, ("token",))["token"]
+
+
+def _configured(environ: Mapping[str, str], config_path: Path | None) -> str:
+    found: str | None = load_some(environ, config_path, ("url",))["url"]
+    if found is not None:
+        return found
+    at = load_some(environ, config_path, ("host", "port"))
+    host = f"[{at['host']}]" if ":" in at["host"] else at["host"]
+    return f"http://{host}:{at['port']}"
 
 
 class Client:

@@ -36,6 +36,7 @@ from gateway.settings import (
     Settings,
     UpstreamSettings,
     is_loopback,
+    open_to_all,
 )
 
 __all__ = [
@@ -248,8 +249,8 @@ def _check_together(values: Mapping[str, Any], places: Mapping[str, str], file: 
         )
     # A client's token counts also where it is mistaken, which is reported as what it is.
     tokens = [key for table in tables(file, CLIENTS).values() for key in table if key.startswith("token_hash")]
-    open_to_all = "token" in values and values["token"] is None and not tokens
-    if "host" in values and open_to_all and not is_loopback(values["host"]):
+    open_to_others = {"host", "token"} <= values.keys() and not is_loopback(values["host"])
+    if open_to_others and open_to_all(values["token"], tokens):
         problems.append(
             f"{places['host']}: got {shown(values['host'])} and no token, so that anyone who reaches it could use it; "
             "set GATEWAY_TOKEN or listen on 127.0.0.1"

@@ -1,12 +1,14 @@
 """What must be right before anything is opened or written: one report of all that ``serve`` would refuse.
 
 Owns which upstreams there are, made of the settings and the profiles, and the checks that need more than the settings'
-own text: profiles, keys, the database's folder, the secret beside it. Writes nothing. ``serve``, its reload and
+own text: profiles, keys, the database with its folder, the secret beside it. Writes nothing. ``serve``, its reload and
 ``check-config`` use the same function; a gateway that is built from settings alone takes ``configured_upstreams``.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -29,11 +31,12 @@ from gateway.errors import ConfigError, SecretError
 from gateway.netguard import parse_allow
 from gateway.profile import Profile
 from gateway.profilefile import read_profiles
-from gateway.settings import is_loopback
+from gateway.settings import is_loopback, open_to_all
 from gateway.signature import Signer, parse_secrets
-from gateway.store.peek import count_callbacks
+from gateway.store import peek
+from gateway.store.databasefile import beside
 
-__all__ = ["ConfiguredUpstream", "Preflight", "configured_upstreams", "preflight"]
+__all__ = ["ConfiguredUpstream", "Preflight", "callers", "configured_upstreams", "preflight", "upstream_of"]
 
 
 class ConfiguredUpstream(NamedTuple):
@@ -136,17 +139,18 @@ def _default_used(draft: Draft, default: str) -> bool:
     """Whether a client's callbacks go to the default upstream, or could for all that is known."""
     if not draft.clients_whole or "token" not in draft.values:
         return True
-    return default in {_upstream_of(name, draft.clients, default) for name in _callers(draft)}
+    token, clients = draft.values["token"], draft.clients
+    return default in {upstream_of(name, clients, default) for name in callers(token, clients)}
 
 
-def _callers(draft: Draft) -> set[str]:
-    """Return the clients that may call."""
-    with_tokens = {client.name for client in draft.clients if client.token_hashes}
-    everybody = draft.values["token"] is None and not with_tokens
-    return with_tokens | ({DEFAULT_CLIENT} if everybody or draft.values["token"] is not None else set())
+def callers(token: str | None, clients: Sequence[ClientSettings]) -> list[str]:
+    """Return the names of the clients that may call."""
+    with_tokens = [client.name for client in clients if client.token_hashes]
+    return [DEFAULT_CLIENT, *with_tokens] if token is not None or open_to_all(token, with_tokens) else with_tokens
 
 
-def _upstream_of(client: str, clients: Sequence[ClientSettings], default: str) -> str:
+def upstream_of(client: str, clients: Sequence[ClientSettings], default: str) -> str:
+    """Return the upstream of what the client registers without naming one."""
     return next((one.upstream for one in clients if one.name == client and one.upstream is not None), default)
 
 
@@ -174,45 +178,43 @@ def _missing_keys(upstreams: Sequence[ConfiguredUpstream], draft: Draft) -> Iter
 
 
 def _check_files(draft: Draft) -> Iterator[str]:
-    """Look at the database's place and, where one of there signs, at the secret beside it."""
+    """Look at the database and its place and, where one of there signs, at the secret beside it."""
     if "database_url" not in draft.values:
         return
     path = path_of_database(draft.values["database_url"])
     try:
-        problem = _database_problem(path)
-    except OSError as error:  # a folder on the way may not be searched
+        problem = _place_problem(path)
+    except OSError as error:  # a folder on the way may not be searched, or links lead in a circle
         problem = f"{path}: {error.strerror}"
     if problem is not None:
         yield f"GATEWAY_DATABASE_URL: {problem}; mend that, or name another"
         return
+    if (problem := peek.unusable(path)) is not None:
+        yield problem
     if draft.values.get("webhook_secret", "mistaken") is None:  # then the one beside the database signs
         problem = _secret_problem(path)
-    if problem is not None:
-        yield problem
+        if problem is not None:
+            yield problem
 
 
-def _database_problem(path: Path) -> str | None:
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"this user may not write in the folder {path.parent}"
-    if path.exists() and not path.is_file():
-        return f"{path} is no file"
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        return f"this user may not read and write {path}"
+def _place_problem(path: Path) -> str | None:
+    # Where a link leads, SQLite makes its files beside the file itself.
+    for folder in dict.fromkeys((path.parent, beside(path, "").parent)):
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"this user may not write in the folder {folder}"
+    with suppress(FileNotFoundError):  # it will be made
+        if not stat.S_ISREG(path.stat().st_mode):
+            return f"{path} is no file"
+        if not os.access(path, os.R_OK | os.W_OK):
+            return f"this user may not read and write {path}"
     return None
 
 
 def _secret_problem(database: Path) -> str | None:
-    path = secretfile.secret_path(database)
     try:
-        kept = secretfile.read(path)
+        kept = secretfile.in_use(None, lambda: database)
     except SecretError as error:
         return error.message
-    if kept is None:
-        return secretfile.missing(path, count_callbacks(database))
-    try:
-        Signer(parse_secrets(kept))
-    except SecretError as error:
-        return f"The webhook secret in {path} cannot be used: {error.message}."
-    return None
+    return None if kept else secretfile.missing(secretfile.secret_path(database), peek.count_callbacks(database))

@@ -92,7 +92,8 @@ class _Server(uvicorn.Server):
         finally:
             for number in (*signals, signal.SIGUSR1, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it never ends a gateway, nor cuts its end short
+            for number in (signal.SIGUSR1, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # they never end a gateway, nor cut its end short
 
 
 def serve(read: Callable[[], Preflight], checked: Preflight) -> None:

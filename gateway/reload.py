@@ -14,11 +14,10 @@ import structlog
 from gateway import secretfile
 from gateway.config import SETTINGS, Settings, database_path
 from gateway.errors import ConfigError, GatewayError, SecretError
-from gateway.preflight import ConfiguredUpstream, Preflight
-from gateway.settings import is_loopback
-from gateway.signature import Signer, parse_secrets
+from gateway.preflight import ConfiguredUpstream, Preflight, callers, upstream_of
+from gateway.settings import is_loopback, open_to_all
 
-__all__ = ["Changed", "Reloads", "changes", "secret_in_use"]
+__all__ = ["Changed", "Reloads", "changes"]
 
 _log = structlog.get_logger()
 
@@ -53,35 +52,30 @@ class Reloadable(Protocol):
         """Take the changes over."""
 
 
-def secret_in_use(settings: Settings) -> str:
-    """Return what signs: the configured secrets, else those beside the database. Raises SecretError."""
-    if settings.webhook_secret:
-        return " ".join(settings.webhook_secret)
-    path = secretfile.secret_path(database_path(settings))
-    kept = secretfile.read(path)
-    if kept is None:
-        raise SecretError(f"{path}: there is no secret any more; put it back, or set GATEWAY_WEBHOOK_SECRET")
-    Signer(parse_secrets(kept))
-    return kept
-
-
 def changes(running: Preflight, secret: str, new: Preflight) -> Changed:
     """Compare what runs with what was read. Raises ConfigError and SecretError for what would not be right together."""
     settings = msgspec.structs.replace(running.settings, **{key: getattr(new.settings, key) for key in _RELOADED})
+    there = {upstream.settings.name for upstream in running.upstreams}
+    wanted = {
+        client: upstream_of(client, settings.clients, settings.upstream)
+        for client in callers(settings.token, settings.clients)
+    }
     problems = [
-        f"[clients.{client.name}]: upstream: {client.upstream} is not there before a restart"
-        for client in settings.clients
-        if client.upstream is not None and client.upstream not in {up.settings.name for up in running.upstreams}
+        f"[clients.{client}]: upstream: {upstream} is not there before a restart"
+        for client, upstream in wanted.items()
+        if upstream not in there
     ]
-    open_to_all = settings.token is None and not any(client.token_hashes for client in settings.clients)
-    if open_to_all and not is_loopback(settings.host):
+    if not is_loopback(settings.host) and open_to_all(settings.token, [c for c in settings.clients if c.token_hashes]):
         problems.append(f"GATEWAY_HOST: it still listens on {settings.host}: without a token anyone could use it")
     if problems:
         raise ConfigError(problems)
-    new_secret = secret_in_use(settings)
+    secret_path = secretfile.secret_path(database_path(settings))
+    new_secret = secretfile.in_use(settings.webhook_secret, lambda: database_path(settings))
+    if new_secret is None:
+        raise SecretError(f"{secret_path}: there is no secret any more; put it back, or set GATEWAY_WEBHOOK_SECRET")
     names = [row.env for row in SETTINGS if row.key in _RELOADED and _differ(row.key, running, new)]
     if new_secret != secret and "GATEWAY_WEBHOOK_SECRET" not in names:
-        names.append(str(secretfile.secret_path(database_path(settings))))
+        names.append(str(secret_path))
     names += [f"[clients.{name}]" for name in _differing(running.settings.clients, new.settings.clients)]
     restart = [
         row.env for row in SETTINGS if row.key not in (*_RELOADED, *_NOT_OURS) and _differ(row.key, running, new)

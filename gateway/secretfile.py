@@ -1,19 +1,20 @@
 """The webhook secret that is made on the first start, in a file beside the database that only its owner may read.
 
-Owns the file; used by the wiring where no secret is configured, and by the commands that verify.
+Owns the file, and that it counts where no secret is configured. Called by the wiring, the checks before a start and the
+commands that verify.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from gateway import private
 from gateway.errors import SecretError
 from gateway.model import CallbackState
-from gateway.signature import make_secret
+from gateway.signature import Signer, make_secret, parse_secrets
 
-__all__ = ["make", "missing", "read", "secret_path"]
+__all__ = ["in_use", "make", "missing", "read", "secret_path"]
 
 _OWED = (CallbackState.WAITING, CallbackState.PENDING, CallbackState.DEAD)
 """Whose webhooks are still to be signed; a dead one may be redelivered."""
@@ -25,8 +26,19 @@ def secret_path(database: Path) -> Path:
     return beside if beside != database else database.with_name(database.name + ".secret")
 
 
+def in_use(configured: Sequence[str] | None, database: Callable[[], Path]) -> str | None:
+    """Return the secrets, separated by spaces: those configured, else those beside the database; None with neither.
+
+    ``database`` is asked only where none are configured. Raises SecretError.
+    """
+    return " ".join(configured) if configured else read(secret_path(database()))
+
+
 def read(path: Path) -> str | None:
-    """Return the secrets in the file, separated by spaces; None where there is no file. Raises SecretError."""
+    """Return the secrets in the file, separated by spaces; None where there is no file.
+
+    Raises SecretError where they cannot be read, or nothing can be signed with them.
+    """
     try:
         found = path.read_text("utf-8").strip()
     except FileNotFoundError:
@@ -38,6 +50,10 @@ def read(path: Path) -> str | None:
         raise SecretError(f"The webhook secret in {path} cannot be read ({why}): let this user read the file.") from exc
     if not found:
         raise SecretError(f"The webhook secret's file {path} is empty. {_advice(path)}")
+    try:
+        Signer(parse_secrets(found))
+    except SecretError as exc:
+        raise SecretError(f"The webhook secret in {path} cannot be used: {exc.message}.") from exc
     return found
 
 

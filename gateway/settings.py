@@ -5,7 +5,7 @@ is not known here; how its text is read stands in ``settingtexts``. Called by ``
 rest of the package takes these names from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import msgspec
@@ -29,6 +29,7 @@ __all__ = [
     "TableKey",
     "UpstreamSettings",
     "is_loopback",
+    "open_to_all",
 ]
 
 PREFIX = "GATEWAY_"
@@ -117,6 +118,11 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the host; a name other than localhost never counts."""
     address = addresses.parse_address(host)
     return host.lower() == "localhost" if address is None else addresses.is_loopback(address)
+
+
+def open_to_all(token: str | None, of_clients: Collection[object]) -> bool:
+    """Whether anyone may call, without a token: there is no GATEWAY_TOKEN, and none of ``of_clients``, their tokens."""
+    return token is None and not of_clients
 
 
 SETTINGS: tuple[Setting, ...] = (

@@ -17,7 +17,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
-from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,8 @@ import structlog
 
 from gateway import private
 from gateway.errors import StoreError, StoreUnusable
-from gateway.store import sql
+from gateway.store import databasefile, sql
+from gateway.store.databasefile import beside, damaged, error_name, explain, was_not_closed
 
 __all__ = ["Database"]
 
@@ -35,9 +35,6 @@ T = TypeVar("T")
 
 _log = structlog.get_logger()
 
-_MIGRATIONS = resources.files("gateway.store.migrations")
-_APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
-_OLDEST_SQLITE = (3, 38, 0)  # from here on SQLite has STRICT tables, and JSON without being built for it
 _STATEMENTS_KEPT = 256  # compiled ones: those over rows are made in nine sizes each
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
 _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
@@ -64,18 +61,14 @@ class Database:
 
     async def open(self) -> None:
         """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
-        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-            raise StoreUnusable(
-                f"This Python brings SQLite {sqlite3.sqlite_version}; the gateway needs 3.38 or newer. "
-                "Use another Python build, or the container image."
-            )
+        databasefile.check_library()
         try:
             with suppress(OSError):  # it is there, or what follows says what is wrong
                 os.close(private.create(self._path))
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
             self.set_back_ms = self._written_ahead_ms()
-            if self._was_not_closed():
+            if was_not_closed(self._path):
                 await self._look_without_writing()
             # isolation_level None: transactions begin and end only where this file says so.
             # Backups use it from a thread of their own, while they hold the lock.
@@ -89,7 +82,7 @@ class Database:
             await self._prepare()
         except sqlite3.Error as exc:
             await self.close()
-            raise StoreUnusable(_explain(exc, self._path)) from exc
+            raise StoreUnusable(explain(exc, self._path)) from exc
         except StoreUnusable:
             await self.close()
             raise
@@ -199,14 +192,9 @@ class Database:
             raise StoreError("The store is closed: the gateway is starting or shutting down.")
         return self._db
 
-    def _was_not_closed(self) -> bool:
-        """Whether the last process that had the file was killed: what it wrote last stands beside it."""
-        wal = self._beside("-wal")
-        return wal.exists() and wal.stat().st_size > 0
-
     def _written_ahead_ms(self) -> int:
         """Return how far in the future the last write was; 0 where it was in the past, or nobody can tell."""
-        last = self._beside("-wal") if self._was_not_closed() else self._path
+        last = beside(self._path, "-wal") if was_not_closed(self._path) else self._path
         try:
             # Both by the file system's clock, which may be another machine's.
             with tempfile.TemporaryFile(dir=self._path.parent) as new:
@@ -220,36 +208,27 @@ class Database:
 
         Another one that is closed puts the rest of a killed process's work into the file, though it was refused.
         """
-        index = self._beside("-shm")
-        made = not index.exists()
-        uri = f"{self._path.absolute().as_uri()}?mode=ro"
-        self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
-        try:
-            await self._inspect()
-        except sqlite3.OperationalError as exc:
-            # On a full disk there is no room for the index that only this connection needs: do without the look.
-            if _error_name(exc) != ["SQLITE", "IOERR", "SHMSIZE"]:
-                raise
-        finally:
-            if made:
-                index.unlink(missing_ok=True)
-            await self.close()
+        with databasefile.read_only(self._path) as uri:
+            self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
+            try:
+                await self._inspect()
+            except sqlite3.OperationalError as exc:
+                # On a full disk there is no room for the index that only this connection needs: do without the look.
+                if error_name(exc) != ["SQLITE", "IOERR", "SHMSIZE"]:
+                    raise
+            finally:
+                await self.close()
 
     async def _inspect(self) -> int:
         """Return the file's schema, 0 for a new one. Raises StoreUnusable for a file that this gateway cannot use."""
-        version = await self._version()
-        known = len(_migrations())
-        if version > known:
-            raise StoreUnusable(
-                f"{self._path} was written by a newer gateway (schema {version}, this one knows {known}); "
-                "it was not touched. Start that version, or restore a backup made before the upgrade."
-            )
+        ((application, version, tables),) = await self.rows(databasefile.VERSION)
+        databasefile.check_version(self._path, application, version, tables)
         ((size,),) = await self.rows("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
         if size <= _CHECKED_BYTES:
             ((found,),) = await self.rows(_QUICK_CHECK)
             if found != "ok":
-                raise StoreUnusable(_damaged(self._path, " ".join(found.split())))
-        return version
+                raise StoreUnusable(damaged(self._path, " ".join(found.split())))
+        return int(version)
 
     async def _prepare(self) -> None:
         # Exclusive before anything reads: then the WAL index is kept in memory and no second process gets in.
@@ -258,12 +237,12 @@ class Database:
         # Only now that the file is known to be ours: its mode is changed, and the journal mode is written into it. What
         # SQLite makes beside it gets its mode.
         for suffix in ("", "-wal", "-shm", "-journal"):
-            private.tighten(self._beside(suffix))
+            private.tighten(beside(self._path, suffix))
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
             await self.rows(f"PRAGMA {pragma}")
-        for number, script in enumerate(_migrations()[version:], version + 1):
+        for number, script in enumerate(databasefile.migrations()[version:], version + 1):
             await self._connection.executescript(
-                f"BEGIN IMMEDIATE;\nPRAGMA application_id = {_APPLICATION_ID};\n{script}\n"
+                f"BEGIN IMMEDIATE;\nPRAGMA application_id = {databasefile.APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
             )
         # Only now: a migration that makes a table anew drops the old one, and every row that refers to it would go too.
@@ -271,31 +250,15 @@ class Database:
         # Takes the exclusive lock now, and shows that the file can be written.
         await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
 
-    async def _version(self) -> int:
-        """Return which schema the file has. Raises StoreUnusable for another program's file."""
-        ((application,),) = await self.rows("PRAGMA application_id")
-        ((version,),) = await self.rows("PRAGMA user_version")
-        ((tables,),) = await self.rows("SELECT count(*) FROM sqlite_schema")
-        if application != _APPLICATION_ID and (tables or application or version):
-            raise StoreUnusable(
-                f"{self._path} is a database of another program; it was not touched. "
-                "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
-            )
-        return int(version)
-
     def _note_damage(self, exc: sqlite3.Error) -> bool:
         """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""
-        if _error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
+        if error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
             return False
         known, self._damaged = self._damaged, True
         self.failing = f"the file is damaged: {exc}"
         if not known:
-            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=_explain(exc, self._path))
+            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=explain(exc, self._path))
         return True
-
-    def _beside(self, suffix: str) -> Path:
-        path = self._path.resolve()  # SQLite puts them beside the file that a link leads to
-        return path.with_name(path.name + suffix)
 
 
 def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -347,35 +310,3 @@ def _sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def _migrations() -> list[str]:
-    files = sorted((file for file in _MIGRATIONS.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return [file.read_text(encoding="utf-8") for file in files]
-
-
-def _error_name(exc: sqlite3.Error) -> list[str]:
-    return str(getattr(exc, "sqlite_errorname", "")).split("_")
-
-
-def _damaged(path: Path, how: str) -> str:
-    return f"{path} is damaged ({how}); it was not repaired. Restore a backup, or set it aside and start anew."
-
-
-def _explain(exc: sqlite3.Error, path: Path) -> str:
-    match _error_name(exc):
-        case ["SQLITE", "BUSY", *_]:
-            return f"{path} is in use by another process, perhaps a second gateway. Stop it, or use another file."
-        case ["SQLITE", "CANTOPEN", *_]:
-            return f"{path} cannot be opened: create its folder and let this user write there ({exc})."
-        case ["SQLITE", "READONLY", *_] | ["SQLITE", "IOERR", "LOCK"]:
-            # A read-only file cannot be locked exclusively: that is where it shows first.
-            return f"{path} cannot be written or locked: let this user write the file and its folder ({exc})."
-        case ["SQLITE", "NOTADB", *_]:
-            return f"{path} is not an SQLite database; it was not touched. Set GATEWAY_DATABASE_URL to another file."
-        case ["SQLITE", "CORRUPT", *_]:
-            return _damaged(path, str(exc))
-        case ["SQLITE", "FULL", *_]:
-            return f"The disk that holds {path} is full ({exc}). Free some space and start again."
-        case _:
-            return f"{path} cannot be used: {exc}."

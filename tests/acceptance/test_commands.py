@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from gateway.asgi_server import serve_asgi
@@ -198,6 +201,86 @@ def test_check_config_and_serve_refuse_the_same(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.secret", "gateway.toml"]
 
 
+def test_a_database_that_cannot_be_used_is_refused_before_the_port(tmp_path: Path) -> None:
+    """In the one report of check-config and serve, exit 2; the port, which is taken, is not even tried."""
+    database = tmp_path / "gateway.db"
+    database.write_text("Dear diary, " * 1000)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environ = {"GATEWAY_PORT": str(taken.getsockname()[1]), "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+        checked, served = (run(command, cwd=tmp_path, **environ) for command in ("check-config", "serve"))
+    assert (checked.returncode, served.returncode) == (2, 2)
+    assert checked.stderr == served.stderr
+    assert f"{database} is not an SQLite database; it was not touched." in served.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.db"]
+
+
+async def test_check_config_beside_a_running_gateway(world: Any) -> None:
+    """A database in use is no mistake, and a look leaves it alone: after a reload, too, another gateway is kept out."""
+    async with world.gateway() as gateway:
+        before = sorted(path.name for path in world.folder.iterdir())
+        checked = await asyncio.to_thread(run, "check-config", cwd=world.folder, **world.environ)
+        assert checked.returncode == 0, checked.stderr
+        assert sorted(path.name for path in world.folder.iterdir()) == before
+        gateway.process.send_signal(signal.SIGHUP)
+        await gateway.event("config.reloaded")
+        second = await asyncio.to_thread(run, "serve", cwd=world.folder, **world.environ | {"GATEWAY_PORT": "0"})
+        assert (second.returncode, "in use by another process" in second.stderr) == (1, True), second.stderr
+        assert await gateway.stop() == 0
+
+
+@pytest.mark.parametrize("named", ["option", "variable"])
+async def test_a_gateway_that_is_named_gets_no_other_ones_token(tmp_path: Path, named: str) -> None:
+    """With --url or GATEWAY_URL the file of settings is not read: the token is the command line's or environment's."""
+    sent: list[str | None] = []
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        sent.append(Headers(scope=scope).get("authorization"))
+        await JSONResponse({"data": [], "nextCursor": None})(scope, receive, send)
+
+    config = tmp_path / "gateway.toml"
+    config.write_text('token = "the-servers-own"\n')
+    (tmp_path / "token").write_text("from-a-file")
+    async with serve_asgi(server) as url:
+        words = ("list", "--url", url) if named == "option" else ("list",)
+        own = {} if named == "option" else {"GATEWAY_URL": url}
+        for environ, option in (
+            ({"GATEWAY_CONFIG": str(config)}, ()),
+            ({"GATEWAY_CONFIG": str(tmp_path / "absent")}, ()),
+            ({"GATEWAY_CONFIG": str(config), "GATEWAY_TOKEN": "mine"}, ()),
+            ({"GATEWAY_CONFIG": str(config), "GATEWAY_TOKEN_FILE": str(tmp_path / "token")}, ()),
+            ({"GATEWAY_CONFIG": str(config), "GATEWAY_TOKEN": "mine"}, ("--token", "other")),
+        ):
+            done = await asyncio.to_thread(run, *words, *option, cwd=tmp_path, **own, **environ)
+            assert done.returncode == 0, done.stderr
+        done = await asyncio.to_thread(run, "--config", str(config), *words, cwd=tmp_path, **own)
+        assert done.returncode == 0, done.stderr
+        assert sent == [None, None, "Bearer mine", "Bearer from-a-file", "Bearer other", None]
+        # Where the file itself says where the gateway is, its token goes there.
+        config.write_text(f'url = "{url}"\ntoken = "the-servers-own"\n')
+        done = await asyncio.to_thread(run, "list", cwd=tmp_path, GATEWAY_CONFIG=str(config))
+        assert (done.returncode, sent[-1]) == (0, "Bearer the-servers-own"), done.stderr
+
+
+async def test_the_operator_lists_one_clients(world: Any, tmp_path: Path) -> None:
+    """`list --client` is for the operator, as in the API; a client's own token is refused with the reason."""
+    config = world.folder / "gateway.toml"
+    config.write_text(f'[clients.shop]\ntoken_hash = "sha256:{hashlib.sha256(b"shops").hexdigest()}"\n')
+    tokens = {"GATEWAY_TOKEN": "own", "GATEWAY_OPERATOR_TOKEN": "the-operators"}
+    async with world.gateway(GATEWAY_CONFIG=str(config), **tokens) as gateway:
+        for token in ("own", "shops"):
+            async with httpx.AsyncClient(
+                base_url=gateway.url, headers={"authorization": f"Bearer {token}"}, trust_env=False
+            ) as client:
+                await world.register(client, f"sim-never-0-{token}")
+        words = ("list", "--url", gateway.url, "--json", "--token")
+        listed = await command(*words, "the-operators", "--client", "shop", cwd=tmp_path)
+        assert [c["client"] for c in json.loads(listed.stdout)["data"]] == ["shop"], listed.stderr
+        assert len(json.loads((await command(*words, "the-operators", cwd=tmp_path)).stdout)["data"]) == 2
+        refused = await command(*words, "own", "--client", "shop", cwd=tmp_path)
+        assert (refused.returncode, "operator" in refused.stderr) == (1, True), refused.stderr
+        assert await gateway.stop() == 0
+
+
 async def test_client_commands_need_none_of_the_gateways_settings(world: Any, tmp_path: Path) -> None:
     """Mistakes in what only the gateway needs do not stop them; GATEWAY_URL and GATEWAY_TOKEN are theirs."""
     config = tmp_path / "gateway.toml"
@@ -254,8 +337,6 @@ async def test_register_names_an_upstream(world: Any, tmp_path: Path) -> None:
 
 def test_a_taken_port_is_a_clear_message(tmp_path: Path) -> None:
     """Where another process listens already the gateway says so and exits 1."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run("serve", cwd=tmp_path, GATEWAY_PORT=port, GATEWAY_UPSTREAM_URL="http://127.0.0.1:9")

@@ -54,6 +54,19 @@ async def test_a_lost_secret_is_found_by_check_config(world: Any, folder: Path, 
     assert "owes webhooks (1 waiting)" in checked.stderr
 
 
+async def test_a_lost_secret_beside_a_link(world: Any, folder: Path, tmp_path: Path) -> None:
+    """A killed gateway's last writes are found beside the file that the link leads to."""
+    real = tmp_path / "volume"
+    real.mkdir()
+    (folder / "gateway.db").symlink_to(real / "data.db")
+    await owing(world, killed=True)
+    (folder / "gateway.secret").unlink()
+    before = contents(real)
+    checked = await asyncio.to_thread(run, "check-config", cwd=folder, **world.environ)
+    assert (checked.returncode, "owes webhooks (1 waiting)" in checked.stderr) == (2, True), checked.stderr
+    assert contents(real) == before
+
+
 async def test_a_lost_secret_is_not_remade(world: Any, folder: Path) -> None:
     """Beside a database that owes webhooks the start is refused, saying what to do; each of the three ways helps."""
     await owing(world)

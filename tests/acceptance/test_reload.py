@@ -1,12 +1,17 @@
 """SIGHUP to a real process: what its files say counts without a restart, and nothing that is wrong in them does."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+import tomllib
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import standardwebhooks
 
 from gateway.asgi_server import serve_asgi
@@ -16,6 +21,8 @@ from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.tokens import hash_line
 from tests.crash.process import LIMIT_S, SECRET, GatewayProcess, environment, run_gateway
+
+ROOT = Path(__file__).parents[2]
 
 
 async def told(gateway: GatewayProcess, event: str, count: int = 1) -> dict[str, Any]:
@@ -122,6 +129,37 @@ def ready_for_hangups(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     masks = [line.split()[1] for line in status.splitlines() if line.startswith(("SigIgn:", "SigCgt:"))]
     return any(int(mask, 16) & 1 << (signal.SIGHUP - 1) for mask in masks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("start", ["module", "command"])
+@pytest.mark.parametrize("word", ["serve", "list"])
+def test_it_does_not_even_kill_what_still_loads(tmp_path: Path, number: int, start: str, word: str) -> None:
+    """The signal comes before the first import that takes time. A command that is no server ends of it, as ever."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # whatever the tests were started with
+        "class Sender:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'gateway.cli':\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Sender())\n"
+    )
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["gateway"]
+    module, function = entry.split(":")
+    run = ("-m", "gateway") if start == "module" else ("-c", f"from {module} import {function}; {function}()")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    done = subprocess.run(
+        [sys.executable, *run, word],
+        cwd=tmp_path,
+        env=kept | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == (2 if word == "serve" else -number), done.stderr
+    assert ("GATEWAY_UPSTREAM_API_KEY" in done.stderr) == (word == "serve")
 
 
 async def test_it_never_kills(world: Any) -> None:

@@ -98,7 +98,7 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for migration in MIGRATIONS:
         (folder / migration.name).write_bytes(migration.read_bytes())
-    monkeypatch.setattr("gateway.store.database._MIGRATIONS", folder)
+    monkeypatch.setattr("gateway.store.databasefile._MIGRATIONS", folder)
     return folder
 
 

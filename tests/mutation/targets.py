@@ -24,6 +24,7 @@ MODULES = (
     *COVERED,
     "gateway/store/sql.py",
     "gateway/store/database.py",
+    "gateway/store/databasefile.py",
     "gateway/supervisor.py",
     "gateway/inflight.py",
     "gateway/bulkhead.py",

@@ -18,7 +18,7 @@ PUBLISHED = {"standardwebhooks", "cryptography", "uv"}
 def test_its_name() -> None:
     """The distribution, the command and the extra; the import is what the command names."""
     assert PROJECT["name"] == "webhook-bridging-gateway"
-    assert PROJECT["scripts"] == {"gateway": "gateway.cli:main"}
+    assert PROJECT["scripts"] == {"gateway": "gateway.__main__:main"}
     assert PROJECT["optional-dependencies"].keys() == {"ed25519"}
 
 

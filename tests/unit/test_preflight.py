@@ -234,6 +234,43 @@ def test_a_broken_secret_beside_the_database(checked: Any, tmp_path: Path, conte
     assert reason in line
 
 
+def test_a_database_that_cannot_be_used(checked: Any, tmp_path: Path) -> None:
+    """Told with the rest, in the words of the start."""
+    path = tmp_path / "data" / "gateway.db"
+    path.parent.mkdir()
+    path.write_text("Dear diary, " * 1000)
+    (tmp_path / "data" / "gateway.secret").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        checked(GATEWAY_PORT="x", **KEY)
+    port, database, secret = caught.value.problems
+    assert port.startswith("GATEWAY_PORT")
+    assert database == (
+        f"{path} is not an SQLite database; it was not touched. Set GATEWAY_DATABASE_URL to another file."
+    )
+    assert "is empty" in secret
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "expected"),
+    [
+        ("absent/gateway.db", "there is no folder {0}/absent;"),
+        ("data/gateway.db", "{0}/data/gateway.db: "),  # to itself
+        ("..", "{0}/data/gateway.db is no file;"),
+    ],
+)
+def test_a_database_behind_a_link_that_leads_nowhere(
+    checked: Any, tmp_path: Path, leads_to: str, expected: str
+) -> None:
+    """Its files would stand where the link leads."""
+    path = tmp_path / "data" / "gateway.db"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / leads_to)
+    with pytest.raises(ConfigError) as caught:
+        checked(**KEY)
+    (line,) = caught.value.problems
+    assert line.startswith(f"GATEWAY_DATABASE_URL: {expected.format(tmp_path)}")
+
+
 @pytest.fixture
 def everybodys_folder() -> Iterator[Path]:
     """A folder that others may go through, as they may not through ``tmp_path``."""

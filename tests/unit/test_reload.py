@@ -95,6 +95,40 @@ def test_a_client_of_an_upstream_that_needs_a_restart(read: Callable[..., Prefli
         found(read(KIE), read("[upstreams.luma]\n" + SHOP + 'upstream = "luma"\n'))
 
 
+@pytest.mark.parametrize(
+    ("text", "environ", "whose"),
+    [
+        (f'[clients.inn]\ntoken_hash = "{hash_line("inns")}"\n', {}, "inn"),
+        ("", {"GATEWAY_TOKEN": "t"}, "default"),
+        ('[clients.default]\nrate = "1/1"\n', {"GATEWAY_TOKEN": "t"}, "default"),
+    ],
+)
+def test_a_client_of_a_default_upstream_that_needs_a_restart(
+    read: Callable[..., Preflight], text: str, environ: dict[str, str], whose: str
+) -> None:
+    """Runs without a default upstream, which nobody used: who would use it cannot come before it does."""
+    shop = KIE + SHOP + 'upstream = "kie"\n'
+    old = read(shop)
+    assert [upstream.settings.name for upstream in old.upstreams] == ["kie"]
+    new = read(shop + text, GATEWAY_UPSTREAM_API_KEY="a", **environ)
+    with pytest.raises(ConfigError) as caught:
+        found(old, new)
+    assert caught.value.problems == (f"[clients.{whose}]: upstream: aigptimage is not there before a restart",)
+
+
+def test_a_client_that_leaves_its_upstream_for_one_that_is_not_there(read: Callable[..., Preflight]) -> None:
+    """A table's line that goes is a change like one that comes."""
+    shop = KIE + SHOP
+    with pytest.raises(ConfigError, match=r"\[clients.shop\]: upstream: aigptimage is not there"):
+        found(read(shop + 'upstream = "kie"\n'), read(shop, GATEWAY_UPSTREAM_API_KEY="a"))
+
+
+def test_a_table_of_nobody_who_may_call(read: Callable[..., Preflight]) -> None:
+    """Without GATEWAY_TOKEN nobody is the client default: its upstream can wait for the restart."""
+    new = read(KIE + "[upstreams.luma]\n" + SHOP + '[clients.default]\nupstream = "luma"\n')
+    assert found(read(KIE + SHOP), new).restart == ["[upstreams.luma]"]
+
+
 def test_the_last_token_stays_where_everybody_could_call(read: Callable[..., Preflight]) -> None:
     """The new file may listen elsewhere; this process still listens where it does."""
     old = read(GATEWAY_HOST="0.0.0.0", GATEWAY_TOKEN="t")

@@ -87,6 +87,15 @@ def test_reading_makes_nothing(path: Path) -> None:
     assert not path.exists()
 
 
+def test_what_is_configured_counts_first(path: Path) -> None:
+    """Then the database's place is not even asked for; without it the file's secrets count, if there are any."""
+    database = path.with_suffix(".db")
+    assert secretfile.in_use(["one", "two"], lambda: pytest.fail("asked")) == "one two"
+    assert secretfile.in_use(None, lambda: database) is None
+    made = make(path, {})
+    assert secretfile.in_use(None, lambda: database) == made
+
+
 def test_of_two_that_start_together_one_secret_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that loses the race for the file takes the winner's secret instead of replacing it."""
     winner = make_secret()
@@ -107,9 +116,11 @@ def test_of_two_that_start_together_one_secret_stays(path: Path, monkeypatch: py
         (b"\xff\xfe", "gateway make-secret > "),
         (b"", "is empty. Put it back from your backup, or set GATEWAY_WEBHOOK_SECRET"),
         (b" \n", "is empty"),
+        (b"whsec_c2hvcnQ=", "cannot be used: the secret has 5 bytes"),
+        (b"whpk_" + b"A" * 43 + b"=", "cannot be used: "),
         (None, "let this user read the file"),
     ],
-    ids=["not text", "empty", "blank", "a folder"],
+    ids=["not text", "empty", "blank", "too short", "public", "a folder"],
 )
 def test_a_file_that_cannot_be_used(path: Path, content: bytes | None, says: str) -> None:
     """A file that is there but cannot be used is never replaced: the message names it, and what to do."""
