@@ -294,15 +294,15 @@ def test_folders_that_this_user_may_not_write(everybodys_folder: Path) -> None:
         closed.chmod(mode)
         read, write = os.pipe()
         child = os.fork()
-        if child == 0:  # an own process, as nobody may become root again
-            os.chdir(closed)
-            if os.geteuid() == 0:
-                os.setuid(65534)
+        if child == 0:  # an own process, as nobody may become root again; whatever comes of it, it is no test
             try:
-                preflight({"GATEWAY_DATABASE_URL": "sqlite:///gateway.db", **KEY}, None)
-            except ConfigError as error:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                preflight({"GATEWAY_DATABASE_URL": f"sqlite:///{closed / 'gateway.db'}", **KEY}, None)
+            except BaseException as error:
                 os.write(write, str(error).encode())
-            os._exit(0)
+            finally:
+                os._exit(0)
         os.waitpid(child, 0)
         os.close(write)
         with os.fdopen(read) as pipe:
