@@ -299,7 +299,7 @@ def test_folders_that_this_user_may_not_write(everybodys_folder: Path) -> None:
                 if os.geteuid() == 0:
                     os.setuid(65534)
                 preflight({"GATEWAY_DATABASE_URL": f"sqlite:///{closed / 'gateway.db'}", **KEY}, None)
-            except BaseException as error:
+            except ConfigError as error:
                 os.write(write, str(error).encode())
             finally:
                 os._exit(0)
