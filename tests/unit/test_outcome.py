@@ -473,7 +473,7 @@ def test_a_path_to_the_task_itself_names_none_of_its_members() -> None:
     """Where a profile takes the whole task object for the result, its members are still passed on."""
     text = (ROOT / "config" / "upstreams" / "aigptimage.toml").read_text("utf-8")
     assert '"data.resultJson"' in text
-    text = text.replace('"data.resultJson"', '"data"').partition("[proxy]")[0]  # such an answer cannot be written
+    text = text.partition("[proxy]")[0].replace('"data.resultJson"', '"data"')  # [proxy] cannot answer from that
     profile = parse_profile(text, "x.toml")
     answer = about("success", url="https://x/a.png")
     data = told(read_answer(profile, TASK, 200, None, json.dumps(answer).encode()))
