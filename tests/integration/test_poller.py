@@ -177,7 +177,7 @@ def test_every_answer(
         answered_s = VirtualClock().monotonic()
         task = (await life.look(callback)).task
         assert (life.key.refusal is not None) == (fate == REFUSED)
-        assert life.key.queries.blocked == (fate != OK)
+        assert (life.key.queries.available() == 0) == (fate != OK)
         if again_s is None:
             assert task.state in (TaskState.SUCCESS, TaskState.FAIL)
             assert task.next_poll_at is None
