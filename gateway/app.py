@@ -27,6 +27,7 @@ from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.tasks import Tasks
 from gateway.backup import Backups
+from gateway.budget import Budget
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
 from gateway.clock import Clock, FollowingClock
 from gateway.clocksteps import ClockSteps
@@ -39,7 +40,7 @@ from gateway.config import (
 from gateway.deliverer import Deliverer
 from gateway.errors import StoreError, Unavailable
 from gateway.janitor import Janitor
-from gateway.key import Budget, Key
+from gateway.key import Key
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
 from gateway.preflight import ConfiguredUpstream, configured_upstreams

@@ -1,237 +1,63 @@
-"""One key of one upstream: how much it may still ask, and whether the upstream accepts it.
+"""One key of one upstream: whether the upstream accepts it, and who asks next to learn that.
 
 Owns the key's fate. The poller and the proxy spend from the same budgets; every answer is judged here, so that what
 one of them learns (a 429, a refusal) holds for both. Sends nothing itself.
 
-A restart must not forget what was spent: before requests are sent a small number of them is reserved durably, together
-with what has ended by then and what is in flight. After a start, what is not known to have ended earlier counts as
-sent just then. So a window is not exceeded even by a gateway that is killed.
+A refusal (401, 403) may be about one task or about the key, and only the answers about others can tell. An answer that
+tells of a task vouches for the key. So do "unknown task", "too many" and "no credits", until three tasks are refused:
+some APIs say them before they look at the key. A vouching answer explains refusals asked for up to 5 s later.
 
-A refusal (401, 403) may be about one task or about the key, and only the answers about others can tell. The key is
-accepted, doubted or refused:
+========  ===============================================================  ============================================
+while     this answer                                                      makes the key
+========  ===============================================================  ============================================
+accepted  a refusal that nothing explains, or the witness's own            doubted
+doubted   a vouching one                                                   accepted: the refusals are their tasks' own
+doubted   to the gateway's question about the witness: a refusal           doubted: the neutral task is asked about
+doubted   … anything else                                                  accepted, until a refusal 5 s later
+doubted   to the gateway's question about the neutral task: a refusal      refused, by the neutral task
+doubted   … anything else, with three tasks refused                        refused, by its tasks
+doubted   … anything else                                                  accepted, until a refusal 5 s later
+refused   a vouching one, asked since                                      accepted
+========  ===============================================================  ============================================
 
-==========  ================================================================  ==========================================
-while       this answer                                                       makes it
-==========  ================================================================  ==========================================
-accepted    a refusal, asked for within 5 s of an answer about another task   accepted: it is that task's alone
-            that only an accepted key gets
-accepted    any other refusal                                                 doubted: the witness is asked about
-doubted     one that only an accepted key gets                                accepted: it was that task's alone
-doubted     any other about the witness                                       doubted: it is forgotten
-doubted     the neutral task is refused too                                   refused: nothing is sent for 30 s
-doubted     one about the neutral task that says nothing of the key           accepted, until the next refusal after 5 s
-refused     one that only an accepted key gets                                accepted
-refused     after the pause: any other about a task                           refused: the neutral one is next
-refused     after the pause: any other about the neutral task                 refused: a pause again, ever longer
-==========  ================================================================  ==========================================
+The witness is the task last told of; it is given up only when it is refused itself. While there is one, nobody
+convicts the key. The neutral task, an id that there is not, convicts only by the gateway's own question: to a client's
+it is a task like any other. The three are different tasks that the poller was refused twice each (or the witness), with
+no task told of since. So clients' reads alone convict nobody, and whoever was never asked about has its say before.
 
-The witness is the task that the key was last accepted for, else the neutral one, an id that there is not. While the key
-is doubted, tasks are polled as ever. Of a refused key a due task is asked about after each pause, each time another,
-and then the neutral one: so an upstream that refuses unknown ids is found to have recovered too. An answer counts for
-when it was asked for: who asked before the key was refused says nothing of what came after.
+While the key is doubted, tasks are polled as ever. Of a refused key nobody asks but the poller, after each pause. Where
+the neutral task refused it: about a due task, and then about the neutral one, with pauses that grow to 5 min; so an
+upstream that refuses unknown ids is found to have recovered too. Where its tasks did: about one of them every 30 s;
+with none left the key is accepted. Tasks that failed least often come first. An answer counts for when it was asked
+for: who asked before the key was refused says nothing of what came after.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from math import floor, inf
+from math import inf
 
-import msgspec
 import structlog
 
-from gateway.clock import Clock, wait_for_event
-from gateway.config import RateWindow
+from gateway.budget import Budget
 from gateway.outcome import PollKind, PollResult
-from gateway.ratelimit import RateLimiter
 from gateway.telemetry import Metrics
 
-__all__ = ["NEUTRAL_TASK_ID", "Budget", "Key"]
+__all__ = ["NEUTRAL_TASK_ID", "Key"]
 
 _log = structlog.get_logger()
 
-_CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 1/20 of it lost to a crash
-_POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth request is one of them
-_READ_TURN_S = 0.1  # how long a read waits for the polls to take their share of a place, before it looks again
 NEUTRAL_TASK_ID = "gateway-key-probe"
 """An id that no task has: of an accepted key's question about it comes "unknown task"."""
 _VOUCHES_S = 5.0
 """For so long an accepted answer explains other tasks' refusals: a doubted key is asked about this often at most."""
+_CONVICTING = 3
+"""So many different tasks convict a key that is accepted for none."""
 _PROBE_S = (30.0, 60.0, 120.0, 300.0)
 """Pauses between probes of a refused key, in seconds."""
-_UNANSWERED_S = 10.0
-"""When to come again while every place is held by a request that the upstream has not answered."""
 _THROTTLED_S = 5.0
 """The pause after a 429 that does not say how long."""
-
-Load = Callable[[], Awaitable[bytes | None]]
-Save = Callable[[bytes], Awaitable[None]]
-
-
-class _Spent(msgspec.Struct, frozen=True):
-    """What outlives the process: when (ms) how many requests ended, and how many more may have been sent since."""
-
-    ended: list[tuple[int, int]]
-    open: int
-
-
-_ACCEPTING = frozenset({PollKind.RUNNING, PollKind.TERMINAL, PollKind.NOT_KNOWN, PollKind.THROTTLED, PollKind.CREDITS})
-"""Answers that only an accepted key gets; a proxy's error page or a time-out says nothing about the key."""
-
-
-class Budget:
-    """The requests of one kind that a key may make; ``save`` keeps what must outlive the process, ``load`` has it."""
-
-    def __init__(self, windows: Sequence[RateWindow], clock: Clock, load: Load, save: Save) -> None:
-        self._load = load
-        self._limiter = RateLimiter(windows)
-        self._clock = clock
-        self._save = save
-        longest = max(windows, key=lambda window: window.window_s, default=None)
-        self._chunk = 0 if longest is None else max(1, longest.limit // _CHUNKS)
-        self._left = 0  # reserved, and not sent yet
-        self._saving = asyncio.Lock()
-        self._reads_waiting = 0
-        self._reads_turn = asyncio.Lock()
-        self._polls_since_read = 0
-        self._changed = asyncio.Event()
-        self.polls_waiting = False
-        """Whether more polls are due than may be sent; the poller says so."""
-
-    async def restore(self) -> None:
-        """Count what an earlier process sent, and what it may have sent as late as now. Raises StoreError."""
-        saved = await self._load()
-        if saved is None:
-            return
-        spent = msgspec.json.decode(saved, type=_Spent)
-        now, steady = self._clock.now(), self._clock.monotonic()
-        for at, count in spent.ended:
-            self._limiter.restore(count, steady - max(0, now - at) / 1000)
-        self._limiter.restore(spent.open, steady)
-
-    @property
-    def rate_per_s(self) -> float:
-        """How many requests the limits in force allow in the long run."""
-        return self._limiter.rate_per_s
-
-    def used(self) -> float:
-        """Return which part of the limits in force is used up, from 0 to 1."""
-        return self._limiter.used(self._clock.monotonic())
-
-    def available(self) -> int:
-        """Return how many requests may be sent now."""
-        return self._limiter.available(self._clock.monotonic())
-
-    def available_for_polls(self) -> int:
-        """Return the same for polls, which leave a share to clients' reads while those wait."""
-        available = self.available()
-        return available - min(self._reads_waiting, self._share_of_reads(available))
-
-    def next_available_s(self) -> float | None:
-        """Return in how many seconds a request may be sent; None: not before one in flight has ended."""
-        steady = self._clock.monotonic()
-        at = self._limiter.next_available(steady)
-        return None if at is None else max(at - steady, 0.0)
-
-    def take(self, count: int) -> None:
-        """Count requests as sent from now on: nobody else gets their places while the caller prepares them."""
-        self._limiter.start(count)
-
-    def give_back(self, count: int) -> None:
-        """Return places that were taken and not used."""
-        self._limiter.cancel(count)
-        self._changed.set()
-
-    def polls_sent(self, count: int) -> None:
-        """Note that places went to polls: after so many of them a read's turn comes."""
-        # Bounded: reads that nobody waited for are not made up for later.
-        owed = max(self._reads_waiting, 1)
-        self._polls_since_read = min(self._polls_since_read + count, owed * _POLLS_PER_READ)
-        self._changed.set()
-
-    async def reserve(self, count: int) -> None:
-        """Make requests that were taken survive a crash as sent. Raises StoreError: then they may not be sent."""
-        if self._chunk == 0 or count == 0:
-            return
-        async with self._saving:
-            if count > self._left:
-                more = max(self._chunk, count)
-                now, steady = self._clock.now(), self._clock.monotonic()
-                # One more millisecond, because the wall clock was rounded down.
-                ended = [(now + 1 - floor((steady - at) * 1000), n) for at, n in self._limiter.spent(steady)]
-                # In flight are also those for which this is called: they are what is left and a part of the new ones.
-                still_open = self._limiter.in_flight + self._left + more - count
-                await self._save(msgspec.json.encode(_Spent(ended, still_open)))
-                self._left += more
-            self._left -= count
-
-    def end(self) -> None:
-        """Say that a request has been answered, or has failed."""
-        self._limiter.end(self._clock.monotonic())
-        self._changed.set()
-
-    def block(self, pause_s: float) -> None:
-        """Send nothing for so long."""
-        self._limiter.block(self._clock.monotonic() + pause_s)
-
-    def hold(self, pause_s: float) -> float:
-        """Send nothing for so long either, counted anew with each call; return until when, by the steady clock."""
-        until = self._clock.monotonic() + pause_s
-        self._limiter.hold(until)
-        self._changed.set()
-        return until
-
-    def tighten(self, limit: int, window_s: float) -> bool:
-        """Adopt a limit that the upstream names, where it is lower than the one in force; return whether it was."""
-        return self._limiter.tighten(limit, window_s)
-
-    async def acquire(self, timeout_s: float) -> float | None:
-        """Wait for a client's turn and count its request; or return in how many seconds to come again.
-
-        Clients' turns come in the order of their calls. Raises StoreError.
-        """
-        deadline = self._clock.monotonic() + timeout_s
-        self._reads_waiting += 1
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._reads_turn.acquire()
-            try:
-                return await self._acquire(deadline)
-            finally:
-                self._reads_turn.release()
-        except TimeoutError:
-            return self._come_again_s()
-        finally:
-            self._reads_waiting -= 1
-
-    async def _acquire(self, deadline: float) -> float | None:
-        while self._available_for_reads() <= 0:
-            wait_s = self.next_available_s()
-            left_s = deadline - self._clock.monotonic()
-            if left_s <= 0 or (wait_s is not None and wait_s > left_s):
-                return self._come_again_s()
-            self._changed.clear()
-            # A place that is free and not ours is the polls': they say when they have taken it.
-            pause_s = left_s if wait_s is None else max(wait_s, _READ_TURN_S if self.available() else 0.001)
-            await wait_for_event(self._changed, min(pause_s, left_s))
-        self.take(1)
-        self._polls_since_read = max(self._polls_since_read - _POLLS_PER_READ, 0)
-        try:
-            await self.reserve(1)
-        except BaseException:
-            self.give_back(1)
-            raise
-        return None
-
-    def _available_for_reads(self) -> int:
-        available = self.available()
-        return min(available, self._share_of_reads(available)) if self.polls_waiting else available
-
-    def _share_of_reads(self, available: int) -> int:
-        return (available + self._polls_since_read) // (_POLLS_PER_READ + 1)
-
-    def _come_again_s(self) -> float:
-        wait_s = self.next_available_s()
-        # None: all places are requests without an answer yet, and nobody knows when one comes.
-        return _UNANSWERED_S if wait_s is None else max(wait_s, 1.0)
+_TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})
+"""Answers that tell of a task: only an accepted key gets them."""
+_SEEMS_ACCEPTED = frozenset({PollKind.NOT_KNOWN, PollKind.THROTTLED, PollKind.CREDITS})
+"""As a rule these need one too. A proxy's error page or a time-out says nothing about the key."""
 
 
 class Key:
@@ -246,11 +72,15 @@ class Key:
         self._refused_gauge = metrics.upstream_refused.labels(upstream)
         self._doubted_at: float | None = None
         self._vouched_at = -inf
+        self._rests_until = -inf  # no doubt before then: the last one was not settled
         self._witness: str | None = None
+        self._told_at = -inf  # when the witness was asked about, also where it is given up
+        self._refused_tasks: set[str] = set()  # those that count against the key
+        self._last_refusal = PollResult(kind=PollKind.KEY_REFUSED)
         self._refused_at = -inf
         self._resumes_at = -inf
         self._pauses = 0
-        self._task_heard = False  # since the last pause, of a refused key
+        self._task_heard = False  # since the last pause, of a key that the neutral task refused
 
     async def restore(self) -> None:
         """Take up what an earlier process spent. Raises StoreError."""
@@ -260,6 +90,7 @@ class Key:
     def renewed(self) -> None:
         """Another key takes this one's place: a refusal is put to the proof at once, and holds until it is accepted."""
         self._doubted_at = self._witness = None
+        self._refused_tasks.clear()
         if self.refusal is not None:
             self._pauses = 1
             self._resumes_at = -inf
@@ -277,6 +108,11 @@ class Key:
         return self._task_heard
 
     @property
+    def refused_by_tasks(self) -> bool:
+        """Whether its tasks convicted it, and not the neutral one, which need not be asked about then."""
+        return self.refusal is not None and bool(self._refused_tasks)
+
+    @property
     def to_ask(self) -> str:
         """Whom to ask about to learn of the key."""
         return self._witness or NEUTRAL_TASK_ID
@@ -285,69 +121,114 @@ class Key:
         """Whether a question asked since then, by the steady clock, has found the key accepted."""
         return self._vouched_at > at
 
-    def judge(self, task_id: str, asked_at: float, result: PollResult) -> None:
-        """Learn from the answer to a query about a task, which was asked at ``asked_at`` by the steady clock."""
+    def no_task_left(self) -> None:
+        """Say that there is nothing to poll any more: what its tasks had against the key went with them."""
+        if self.refused_by_tasks:
+            self._accept()
+
+    def judge(
+        self, task_id: str, asked_at: float, result: PollResult, *, again: bool = False, probe: bool = False
+    ) -> None:
+        """Learn from the answer to a query about a task, which was asked at ``asked_at`` by the steady clock.
+
+        ``again``: of a watched task that was refused before. ``probe``: the question was about the key, by ``to_ask``.
+        """
         if result.of_old_key:
             return
         self._throttle(self.queries, "query", result)
-        refused = result.kind is PollKind.KEY_REFUSED
-        if result.kind in _ACCEPTING and result.by_api:
-            self._accepted(task_id, asked_at)
+        if self._vouches(result):
+            self._vouched(task_id, asked_at, result)
         elif self.refusal is not None:
-            self._not_accepted_again(task_id, asked_at, result)
-        elif self._doubted_at is not None:
-            self._doubt_goes_on(task_id, asked_at, result)
-        elif refused and (task_id == self._witness or asked_at > self._vouched_at + _VOUCHES_S):
-            self._doubted_at = asked_at
-            if task_id == self._witness:
-                self._witness = None
+            self._not_accepted_again(asked_at, result, probe)
+        else:
+            if result.kind is PollKind.KEY_REFUSED:
+                self._last_refusal = result
+                self._refused(task_id, asked_at, again)
+            if probe and self._doubted_at is not None:
+                self._probed(task_id, asked_at, result, self._doubted_at)
 
     def judge_create(self, result: PollResult) -> None:
         """Learn from an answer to a create: its limits only, as a refusal may be about what was to be created."""
         self._throttle(self.creates, "create", result)
 
-    def _accepted(self, task_id: str, asked_at: float) -> None:
+    def _vouches(self, result: PollResult) -> bool:
+        seems = result.kind in _SEEMS_ACCEPTED and len(self._refused_tasks) < _CONVICTING
+        return result.by_api and (result.kind in _TELLS or seems)
+
+    def _vouched(self, task_id: str, asked_at: float, result: PollResult) -> None:
         if self.refusal is not None:
             if asked_at < self._refused_at:
                 return
-            self.refusal = None
-            self._refused_gauge.set(0)
-            self._pauses = 0
-            self._task_heard = False
-            self.queries.hold(0.0)
-            _log.info("upstream.key_accepted", upstream=self._upstream)
-        if asked_at >= self._vouched_at:
-            self._vouched_at = asked_at
-            self._witness = task_id
+            self._accept()
+        self._vouched_at = max(self._vouched_at, asked_at)
+        if result.kind in _TELLS:
+            self._refused_tasks.clear()
+            if asked_at >= self._told_at:
+                self._told_at = asked_at
+                self._witness = task_id
         if self._doubted_at is not None and asked_at >= self._doubted_at - _VOUCHES_S:
             self._doubted_at = None
 
-    def _doubt_goes_on(self, task_id: str, asked_at: float, result: PollResult) -> None:
-        if task_id == self._witness:
-            self._witness = None
-        if task_id != NEUTRAL_TASK_ID:
-            return
-        self._doubted_at = None
-        if result.kind is PollKind.KEY_REFUSED:
-            self._refused_gauge.set(1)
-            self._pause(asked_at, result)
-            _log.error("upstream.key_refused", upstream=self._upstream, error=result.error)
-        else:
-            self._vouched_at = asked_at
+    def _accept(self) -> None:
+        self.refusal = None
+        self._refused_gauge.set(0)
+        self._refused_tasks.clear()
+        self._pauses = 0
+        self._task_heard = False
+        self.queries.hold(0.0)
+        _log.info("upstream.key_accepted", upstream=self._upstream)
 
-    def _not_accepted_again(self, task_id: str, asked_at: float, result: PollResult) -> None:
+    def _refused(self, task_id: str, asked_at: float, again: bool) -> None:
+        lost = task_id == self._witness and asked_at > self._told_at
+        if lost:
+            self._witness = None
+        if (again or lost) and asked_at >= self._told_at and len(self._refused_tasks) < _CONVICTING:
+            self._refused_tasks.add(task_id)
+        unexplained = asked_at > max(self._vouched_at + _VOUCHES_S, self._rests_until)
+        if self._doubted_at is None and (lost or unexplained):
+            self._doubted_at = asked_at
+
+    def _probed(self, task_id: str, asked_at: float, result: PollResult, doubted_at: float) -> None:
+        """Settle the doubt with what was asked for that, and did not vouch."""
+        if self._witness is not None:
+            if task_id == self._witness:
+                self._rest(asked_at)
+            return
+        if task_id != NEUTRAL_TASK_ID or asked_at < max(doubted_at, self._vouched_at):
+            return  # the neutral one is next, or once more: that answer is older than the question
+        if result.kind is PollKind.KEY_REFUSED:
+            self._refused_tasks.clear()
+            self._convict(asked_at, result)
+        elif len(self._refused_tasks) >= _CONVICTING:
+            # What would have ended the doubt ends the refusal that came of it.
+            self._convict(doubted_at - _VOUCHES_S, self._last_refusal)
+        else:
+            self._rest(asked_at)
+
+    def _rest(self, asked_at: float) -> None:
+        self._doubted_at = None
+        self._rests_until = asked_at + _VOUCHES_S
+
+    def _convict(self, refused_at: float, refusal: PollResult) -> None:
+        self._doubted_at = None
+        self._refused_gauge.set(1)
+        self._pause(refused_at, refusal)
+        _log.error("upstream.key_refused", upstream=self._upstream, error=refusal.error)
+
+    def _not_accepted_again(self, asked_at: float, result: PollResult, probe: bool) -> None:
         if asked_at < self._resumes_at:
             return
-        if task_id == NEUTRAL_TASK_ID:
+        if probe or self._refused_tasks:
             self._pause(asked_at, result)
         else:
             self._task_heard = True
 
-    def _pause(self, asked_at: float, result: PollResult) -> None:
+    def _pause(self, refused_at: float, result: PollResult) -> None:
         if result.kind is PollKind.KEY_REFUSED:
             self.refusal = result.error
-            self._pauses = min(self._pauses + 1, len(_PROBE_S))
-        self._refused_at = asked_at
+            # Of one that its tasks refuse a new task is to be asked about soon: it may be the first of the key's own.
+            self._pauses = 1 if self._refused_tasks else min(self._pauses + 1, len(_PROBE_S))
+        self._refused_at = refused_at
         self._task_heard = False
         self._resumes_at = self.queries.hold(_PROBE_S[self._pauses - 1])
 

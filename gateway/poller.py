@@ -3,7 +3,7 @@
 Owns the decision what a poll's result means for its task and for the key. Run by the supervisor; talks to the store
 and to one upstream.
 
-A refused key pauses the key, never its tasks: one poll at a time probes it, with growing pauses, until it is accepted.
+A refused key pauses the key, never its tasks: one poll at a time probes it, after each pause, until it is accepted.
 A refused task of an accepted key is asked about ever more seldom, and nobody else waits for it.
 A task that the upstream does not know is given up only after a grace period: the family answers 404 and 422 for fresh
 ones too.
@@ -122,15 +122,20 @@ class Poller:
                 started = await self._start_probe()
             wanted = 0 if self._key.neutral_next else free - started
             # Where it is not the budget that is short, whoever has waited longest is next.
-            rank = self._timetable.urgency if available < room and wanted else None
+            rank = None
+            if wanted and (refused or available < room):
+                rank = _least_failed if refused else self._timetable.urgency
             claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank)
             await self._reserve(claims)
             for claim in claims:
                 self._timetable.polled(claim, now)
                 self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
             started += len(claims)
-            if not claims and refused:
-                started += await self._start_probe()
+            if refused and not claims:
+                if not self._key.refused_by_tasks:
+                    started += await self._start_probe()
+                elif next_due_at is None:
+                    self._key.no_task_left()
         finally:
             queries.give_back(free - started)
             queries.polls_sent(started)
@@ -158,7 +163,8 @@ class Poller:
     async def _poll(self, claim: DueTask) -> None:
         try:
             try:
-                await self._ask(claim)
+                result = await self._query(claim.task_id, again=claim.seq in self._refused)
+                await self._store_result(claim, result)
             except StoreError as exc:
                 # Nothing is lost: the task stays due and is polled again.
                 _log.warning("poll.not_stored", upstream=self._upstream.name, task_id=claim.task_id, error=exc.message)
@@ -172,14 +178,8 @@ class Poller:
             self._store.release_task(claim)
             raise
 
-    async def _ask(self, claim: DueTask) -> None:
-        await self._store_result(claim, await self._query(claim.task_id))
-
     async def _start_probe(self) -> int:
-        """Ask about the key by itself, in one of the places that were taken: whether it is refused is for all to know.
-
-        Returns how many of them that took. Raises StoreError.
-        """
+        """Ask about the key itself, in one of the places taken; return how many that took. Raises StoreError."""
         await self._key.queries.reserve(1)
         self._probing = True
         self._in_flight.start(self._probe(self._key.to_ask), "poll-probe")
@@ -187,14 +187,14 @@ class Poller:
 
     async def _probe(self, task_id: str) -> None:
         try:
-            await self._query(task_id)
+            await self._query(task_id, probe=True)
         except Exception:
             await asyncio.sleep(_FAILED_PAUSE_S)  # as with a task's poll
             raise
         finally:
             self._probing = False
 
-    async def _query(self, task_id: str) -> PollResult:
+    async def _query(self, task_id: str, *, again: bool = False, probe: bool = False) -> PollResult:
         started = self._clock.monotonic()
         try:
             result = await self._upstream.poll(task_id)
@@ -203,7 +203,7 @@ class Poller:
             self._in_flight.wake_soon()  # a place in the rate limit may have its time now
         self._poll_seconds.observe(self._clock.monotonic() - started)
         self._polls[result.label].inc()
-        self._key.judge(task_id, started, result)
+        self._key.judge(task_id, started, result, again=again, probe=probe)
         if result.task_created_at is not None and result.task_created_at > self._clock.now():
             # A clock or a zone that is off: such a task would never be old enough to be urgent.
             result = msgspec.structs.replace(result, task_created_at=None)
@@ -304,7 +304,7 @@ class Poller:
         """
         steady = self._clock.monotonic()
         at, alone = self._refused.pop(claim.seq, (steady, False))
-        alone = alone or self._key.accepted_since(at)
+        alone = self._key.refusal is None and (alone or self._key.accepted_since(at))
         self._refused[claim.seq] = steady, alone
         while self._refused[oldest := next(iter(self._refused))][0] < steady - _REFUSED_KEPT_S:
             del self._refused[oldest]
@@ -384,6 +384,10 @@ class Poller:
             callbacks=len(owed),
             callback_ids=owed[:_CALLBACKS_TOLD],
         )
+
+
+def _least_failed(task: DueTask) -> float:
+    return -task.failures
 
 
 def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:

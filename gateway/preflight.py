@@ -199,16 +199,18 @@ def _check_files(draft: Draft) -> Iterator[str]:
 
 def _place_problem(path: Path) -> str | None:
     # Where a link leads, SQLite makes its files beside the file itself.
-    for folder in dict.fromkeys((path.parent, beside(path, "").parent)):
+    folders = dict.fromkeys((path.parent, beside(path, "").parent))
+    for folder in folders:
         if not folder.is_dir():
             return f"there is no folder {folder}"
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return f"this user may not write in the folder {folder}"
-    with suppress(FileNotFoundError):  # it will be made
+    with suppress(FileNotFoundError, PermissionError):  # it will be made; or its folder tells
         if not stat.S_ISREG(path.stat().st_mode):
             return f"{path} is no file"
-        if not os.access(path, os.R_OK | os.W_OK):
-            return f"this user may not read and write {path}"
+    for folder in folders:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"this user may not write in the folder {folder}"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return f"this user may not read and write {path}"
     return None
 
 

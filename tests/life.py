@@ -9,13 +9,14 @@ from pathlib import Path
 
 import httpx
 
+from gateway.budget import Budget
 from gateway.clientheaders import ClientHeaders
 from gateway.clock import Clock, FollowingClock
 from gateway.clocksteps import ClockSteps
 from gateway.config import RateWindow
 from gateway.deliverer import Deliverer
 from gateway.errors import StoreError
-from gateway.key import Budget, Key
+from gateway.key import Key
 from gateway.model import Callback, NewCallback, new_callback_id
 from gateway.outcome import PollResult
 from gateway.poller import Poller

@@ -25,6 +25,7 @@ from gateway.api.auth import client_of, scope_of
 from gateway.api.create import CreateRequest, read_create
 from gateway.api.routing import route
 from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
+from gateway.budget import Budget
 from gateway.clock import Clock
 from gateway.envelope import record_envelope
 from gateway.errors import (
@@ -38,7 +39,7 @@ from gateway.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from gateway.key import Budget, Key
+from gateway.key import Key
 from gateway.model import NewCallback, Task, new_callback_id, receiver_of
 from gateway.outcome import read_created
 from gateway.store import Store
@@ -298,11 +299,14 @@ class UpstreamProxy:
             wait_s = await budget.acquire(_PATIENCE_S)
         except StoreError:
             return _store_unavailable()
+        if self._key.refusal is not None and budget is self._key.queries:
+            if wait_s is None:  # the pause is over: it is for the poller to ask whether the key is accepted again
+                budget.give_back(1)
+            retry_after_s = math.ceil(wait_s or 1.0)
+            return Unavailable("The upstream refuses the gateway's key; its log says why.", retry_after_s=retry_after_s)
         if wait_s is None:
             return None
         retry_after_s = math.ceil(wait_s)
-        if self._key.refusal is not None:
-            return Unavailable("The upstream refuses the gateway's key; its log says why.", retry_after_s=retry_after_s)
         return RateLimited(
             f"The upstream's rate limit is used up; try again in {retry_after_s} s.", retry_after_s=retry_after_s
         )

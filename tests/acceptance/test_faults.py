@@ -60,7 +60,7 @@ async def test_a_process_that_is_out_of_files(world: Any) -> None:
 
 
 async def test_a_damaged_database_ends_the_start(world: Any) -> None:
-    """The process says what to do and exits with 1; not a byte of the file or beside it is changed."""
+    """The process says what to do and exits with 2; not a byte of the file or beside it is changed."""
     async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         for number in range(50):
             await world.register(client, f"sim-never-0-{number}")
@@ -71,7 +71,7 @@ async def test_a_damaged_database_ends_the_start(world: Any) -> None:
     path.write_bytes(content[:middle] + b"\xff" * 4096 + content[middle + 4096 :])
     before = {file.name: file.read_bytes() for file in world.folder.iterdir()}
     async with world.gateway(ready=False) as gateway, asyncio.timeout(LIMIT_S):
-        assert await gateway.ended() == 1
+        assert await gateway.ended() == 2
     last = gateway.text[-1].rstrip()
     assert last.startswith(f"{path} is damaged (")
     assert last.endswith("it was not repaired. Restore a backup, or set it aside and start anew.")

@@ -228,7 +228,7 @@ async def test_standard_files_that_are_closed_or_full(redirection: str, world: A
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", FULL])
 async def test_the_exit_code_does_not_depend_on_a_log(redirection: str, world: Any) -> None:
-    """A start that is refused ends with 1, also where nobody can be told why."""
+    """A start that is refused ends with 2, also where nobody can be told why."""
     (world.folder / "gateway.db").write_bytes(b"not a database" * 1000)
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$0" -m gateway serve {redirection}', sys.executable),
@@ -237,7 +237,7 @@ async def test_the_exit_code_does_not_depend_on_a_log(redirection: str, world: A
         stdin=asyncio.subprocess.DEVNULL,
     )
     async with asyncio.timeout(LIMIT_S):
-        assert await process.wait() == 1
+        assert await process.wait() == 2
 
 
 @pytest.mark.parametrize(("port", "status"), [("0", 0), ("none", 2)])

@@ -112,8 +112,8 @@ class Verdicts:
         self._key, self._judge = life.key, life.key.judge
         life.key.judge = self._judged  # type: ignore[method-assign]
 
-    def _judged(self, task_id: str, asked_at: float, result: PollResult) -> None:
-        self._judge(task_id, asked_at, result)
+    def _judged(self, task_id: str, asked_at: float, result: PollResult, **how: bool) -> None:
+        self._judge(task_id, asked_at, result, **how)
         if self._key.refusal is not None:
             self.refusals.append(self._key.refusal)
 

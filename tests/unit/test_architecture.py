@@ -39,6 +39,7 @@ LAYERS = {
         "asgi_server",
         "serverprotocol",
         "secretfile",
+        "budget",
         "key",
         "clientheaders",
         "profilefile",
@@ -98,6 +99,7 @@ SIBLINGS = {
     ("transport", "http1"),  # its connections
     ("http1", "oddhead"),  # what its parser refuses
     ("transport", "netguard"),  # checks the address that is dialled
+    ("key", "budget"),  # what it pauses
     ("sender", "transport"),  # its types
     ("poller", "supervisor"),  # how often a loop gives a sign of life
     ("deliverer", "supervisor"),

@@ -8,10 +8,11 @@ from math import floor
 
 import pytest
 
+from gateway.budget import Budget
 from gateway.clock import Clock
 from gateway.config import RateWindow
 from gateway.errors import StoreError
-from gateway.key import NEUTRAL_TASK_ID, Budget, Key
+from gateway.key import NEUTRAL_TASK_ID, Key
 from gateway.outcome import PollKind, PollResult
 from gateway.telemetry import Metrics
 from tests.virtualtime import VirtualClock, run_virtual
@@ -384,16 +385,21 @@ NOTHING = [PollResult(kind=kind, error="x") for kind in (PollKind.UNREACHABLE, P
 PAGE = PollResult(kind=PollKind.THROTTLED, error="x", by_api=False)
 
 
-def says(k: Key, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0) -> None:
-    """Let the key hear an answer."""
-    k.judge(task_id, VirtualClock().monotonic() - asked_s_ago, result)
+def says(k: Key, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0, again: bool = False) -> None:
+    """Let the key hear an answer about a task, or to a client's question."""
+    k.judge(task_id, VirtualClock().monotonic() - asked_s_ago, result, again=again)
+
+
+def probed(k: Key, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0) -> None:
+    """Let it hear the answer to the gateway's own question about the key."""
+    k.judge(task_id, VirtualClock().monotonic() - asked_s_ago, result, probe=True)
 
 
 def refused_key() -> Key:
     """Return a key that has just been refused, for a task and for the neutral one."""
     k = key()
     says(k, "t", REFUSED)
-    says(k, NEUTRAL_TASK_ID, REFUSED)
+    probed(k, NEUTRAL_TASK_ID, REFUSED)
     assert k.refusal == REFUSED.error
     return k
 
@@ -514,7 +520,7 @@ def test_a_witness_who_is_refused_leaves_the_word_to_the_neutral_task() -> None:
             says(k, "a", REFUSED)
             assert standing(k) == DOUBTED
             assert k.to_ask == NEUTRAL_TASK_ID
-            says(k, NEUTRAL_TASK_ID, word)
+            probed(k, NEUTRAL_TASK_ID, word)
             assert standing(k) == standing_then
 
     run_virtual(main())
@@ -527,7 +533,7 @@ def test_an_upstream_that_refuses_unknown_ids_refuses_no_key() -> None:
         k = key()
         says(k, "t", REFUSED)
         says(k, "a", OK)
-        says(k, NEUTRAL_TASK_ID, REFUSED)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
         assert standing(k) == ACCEPTED
         await asyncio.sleep(6)
         for number in range(9):
@@ -541,23 +547,186 @@ def test_an_upstream_that_refuses_unknown_ids_refuses_no_key() -> None:
 
 @pytest.mark.parametrize("nothing", [*NOTHING, PAGE])
 def test_an_outage_explains_nothing(nothing: PollResult) -> None:
-    """An answer that says nothing of the key neither clears nor convicts it: it is asked about again a while later."""
+    """An answer that says nothing of the key neither clears nor convicts it: the same is asked again a while later."""
 
     async def main() -> None:
         k = key()
         says(k, "a", OK)
+        for _ in range(3):
+            await asyncio.sleep(5.001)
+            says(k, "t", REFUSED)
+            assert (k.doubted, k.to_ask) == (True, "a")
+            probed(k, "a", nothing)
+            says(k, "t", REFUSED)
+            assert standing(k)[:2] == ACCEPTED[:2]
+            assert not k.accepted_since(0.0), "nobody has found it accepted"
+        await asyncio.sleep(5.001)
+        says(k, "t", REFUSED)
+        probed(k, "a", REFUSED)
+        for _ in range(3):
+            assert (k.doubted, k.to_ask) == (True, NEUTRAL_TASK_ID)
+            probed(k, NEUTRAL_TASK_ID, nothing)
+            await asyncio.sleep(5)
+            says(k, "t", REFUSED)
+            assert standing(k)[:2] == ACCEPTED[:2]
+            await asyncio.sleep(0.001)
+            says(k, "t", REFUSED)
+
+    run_virtual(main())
+
+
+UNKNOWN = PollResult(kind=PollKind.NOT_KNOWN, error="x")
+
+
+@pytest.mark.parametrize("neutral", [UNKNOWN, *NOTHING, PAGE])
+@pytest.mark.parametrize("known", [False, True])
+def test_tasks_refuse_a_key_that_the_neutral_one_does_not(neutral: PollResult, known: bool) -> None:
+    """Three different ones, each refused again, with none told of since: whatever an unknown id is answered."""
+
+    async def main() -> None:
+        k = key()
+        if known:
+            says(k, "t2", OK)
         await asyncio.sleep(6)
+        for task_id in ("t0", "t1", "t1", "t0", "t0"):
+            says(k, task_id, REFUSED, again=True)
+        if known:
+            probed(k, "t2", REFUSED)
+        else:
+            probed(k, NEUTRAL_TASK_ID, neutral)
+            assert standing(k)[:2] == ACCEPTED[:2], "two are not enough"
+            await asyncio.sleep(6)
+            says(k, "t2", REFUSED, again=True)
+        says(k, "u", UNKNOWN)
+        assert standing(k) == DOUBTED, "such an API says it of any id"
+        probed(k, NEUTRAL_TASK_ID, neutral)
+        for _ in range(5):
+            assert (standing(k), k.queries.next_available_s()) == ((False, True, 0), 30.0)
+            assert k.refused_by_tasks
+            assert k.refusal == REFUSED.error
+            await asyncio.sleep(30)
+            says(k, "t1", REFUSED, again=True)
+        await asyncio.sleep(30)
+        says(k, "t3", UNKNOWN)
+        assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
+        await asyncio.sleep(30)
+        says(k, "t3", OK)
+        assert standing(k)[:2] == ACCEPTED[:2]
+        await asyncio.sleep(6)
+        says(k, "t0", REFUSED, again=True)
+        assert (standing(k), k.to_ask) == (DOUBTED, "t3")
+
+    run_virtual(main())
+
+
+def test_a_key_that_its_tasks_refuse_is_accepted_with_the_last_of_them_gone() -> None:
+    """Else readiness stayed red with nobody left who could put it right; one that the neutral task refuses stays so."""
+
+    async def main() -> None:
+        k = key()
+        for number in range(3):
+            says(k, f"t{number}", REFUSED, again=True)
+        k.no_task_left()
+        assert standing(k) == DOUBTED
+        probed(k, NEUTRAL_TASK_ID, UNKNOWN)
+        k.no_task_left()
+        assert standing(k)[:2] == ACCEPTED[:2]
+        other = refused_key()
+        other.no_task_left()
+        assert other.refusal == REFUSED.error
+
+    run_virtual(main())
+
+
+def test_nine_tasks_of_another_account_refuse_no_key() -> None:
+    """While the key is accepted for a tenth, asked when it may, nobody convicts it, and neither do lost answers."""
+
+    async def main() -> None:
+        for nothing in (*NOTHING, PAGE, UNKNOWN):
+            k = key()
+            says(k, "own", OK)
+            for _ in range(20):
+                await asyncio.sleep(6)
+                for number in range(9):
+                    says(k, f"t{number}", REFUSED, again=True)
+                assert (k.doubted, k.to_ask) == (True, "own")
+                probed(k, "own", nothing)
+                assert standing(k)[:2] == ACCEPTED[:2]
+            await asyncio.sleep(6)
+            says(k, "t0", REFUSED, again=True)
+            probed(k, "own", OK)
+            assert standing(k)[:2] == ACCEPTED[:2]
+
+    run_virtual(main())
+
+
+def test_an_answer_that_was_under_way_ends_the_refusal_of_tasks() -> None:
+    """A slow one that tells of a task, asked when the doubt began, comes after the others have convicted the key."""
+
+    async def main() -> None:
+        k = key()
+        for number in range(3):
+            says(k, f"t{number}", REFUSED, again=True)
+        await asyncio.sleep(0.1)
+        probed(k, NEUTRAL_TASK_ID, UNKNOWN)
+        assert k.refusal is not None
+        says(k, "own", OK, asked_s_ago=6)
+        assert k.refusal is not None
+        says(k, "own", OK, asked_s_ago=5)
+        assert standing(k) == ACCEPTED
+
+    run_virtual(main())
+
+
+def test_a_clients_questions_about_the_neutral_task_convict_nobody() -> None:
+    """Its id is known to all: where unknown ids are refused, who asked twice would stop everybody's polls."""
+
+    async def main() -> None:
+        for witness in (None, "a"):
+            k = key()
+            if witness:
+                says(k, witness, OK)
+            await asyncio.sleep(6)
+            for _ in range(20):
+                says(k, NEUTRAL_TASK_ID, REFUSED)
+            assert (standing(k), k.to_ask) == (DOUBTED, witness or NEUTRAL_TASK_ID)
+            probed(k, k.to_ask, OK)
+            assert standing(k) == ACCEPTED
+
+    run_virtual(main())
+
+
+def test_clients_reads_count_for_no_task() -> None:
+    """Whoever reads the ids of others cannot make up the three that refuse the key."""
+
+    async def main() -> None:
+        k = key()
+        for _ in range(3):
+            await asyncio.sleep(6)
+            for number in range(20):
+                says(k, f"t{number}", REFUSED)
+            probed(k, NEUTRAL_TASK_ID, UNKNOWN)
+            assert standing(k) == ACCEPTED
+
+    run_virtual(main())
+
+
+def test_a_witness_that_came_while_the_neutral_task_was_asked_about_has_its_say() -> None:
+    """An answer older than the doubt does not end it, but whom it tells of is asked before the key is refused."""
+
+    async def main() -> None:
+        k = key()
+        await asyncio.sleep(8)
         says(k, "t", REFUSED)
-        says(k, "a", nothing)
-        assert (k.doubted, k.to_ask) == (True, NEUTRAL_TASK_ID)
-        says(k, NEUTRAL_TASK_ID, nothing)
-        assert (k.doubted, k.refusal) == (False, None)
-        await asyncio.sleep(5)
-        says(k, "t", REFUSED)
-        assert not k.doubted
-        await asyncio.sleep(0.001)
-        says(k, "t", REFUSED)
-        assert (k.doubted, k.to_ask) == (True, NEUTRAL_TASK_ID)
+        says(k, "slow", OK, asked_s_ago=8)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
+        assert (standing(k), k.to_ask) == (DOUBTED, "slow")
+        probed(k, "slow", REFUSED)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
+        assert k.refusal == REFUSED.error
+        await asyncio.sleep(30)
+        says(k, "slow", REFUSED)
+        assert (k.to_ask, k.neutral_next) == (NEUTRAL_TASK_ID, True)
 
     run_virtual(main())
 
@@ -586,14 +755,14 @@ def test_a_refused_key_is_probed_with_growing_pauses() -> None:
             assert not k.neutral_next
             says(k, "t", REFUSED)
             assert (k.neutral_next, k.to_ask, k.queries.available()) == (True, NEUTRAL_TASK_ID, 2)
-            says(k, NEUTRAL_TASK_ID, REFUSED)
+            probed(k, NEUTRAL_TASK_ID, REFUSED)
         await asyncio.sleep(300)
         says(k, "t", OK)
         assert standing(k) == ACCEPTED
         await asyncio.sleep(6)
         says(k, "u", REFUSED)
         says(k, "t", REFUSED)
-        says(k, NEUTRAL_TASK_ID, REFUSED)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
         assert k.queries.next_available_s() == 30.0
 
     run_virtual(main())
@@ -621,10 +790,10 @@ def test_many_refusals_at_once_are_one() -> None:
         await asyncio.sleep(10)
         for _ in range(64):
             says(k, "t", REFUSED)
-        says(k, NEUTRAL_TASK_ID, REFUSED)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
         for _ in range(64):
             says(k, "t", REFUSED)
-        says(k, NEUTRAL_TASK_ID, REFUSED)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
         says(k, "a", OK, asked_s_ago=0.001)
         await asyncio.sleep(1)
         says(k, "b", OK, asked_s_ago=3)
@@ -639,7 +808,7 @@ def test_a_task_that_was_asked_about_beside_the_neutral_one_ends_the_pause() -> 
     async def main() -> None:
         k = key()
         says(k, "t", REFUSED)
-        says(k, NEUTRAL_TASK_ID, REFUSED, asked_s_ago=0.5)
+        probed(k, NEUTRAL_TASK_ID, REFUSED, asked_s_ago=0.5)
         says(k, "a", OK, asked_s_ago=0.5)
         assert standing(k) == ACCEPTED
 
@@ -667,7 +836,7 @@ def test_a_probe_that_says_nothing_of_the_key_is_made_again(nothing: PollResult)
         await asyncio.sleep(30)
         says(k, "t", nothing)
         assert (k.refusal, k.neutral_next) == (REFUSED.error, True)
-        says(k, NEUTRAL_TASK_ID, nothing)
+        probed(k, NEUTRAL_TASK_ID, nothing)
         assert (k.refusal, k.queries.next_available_s()) == (REFUSED.error, 30.0)
 
     run_virtual(main())
@@ -686,7 +855,7 @@ def test_the_metric_follows_the_refusal() -> None:
         assert shown() == 0.0
         says(k, "t", REFUSED)
         assert shown() == 0.0
-        says(k, NEUTRAL_TASK_ID, REFUSED)
+        probed(k, NEUTRAL_TASK_ID, REFUSED)
         assert shown() == 1.0
         await asyncio.sleep(30)
         says(k, "t", OK)
