@@ -72,7 +72,7 @@ async def test_a_damaged_database_ends_the_start(world: Any) -> None:
     before = {file.name: file.read_bytes() for file in world.folder.iterdir()}
     async with world.gateway(ready=False) as gateway, asyncio.timeout(LIMIT_S):
         assert await gateway.ended() == 2
-    last = gateway.text[-1].rstrip()
+    last = gateway.text[-1].strip()
     assert last.startswith(f"{path} is damaged (")
     assert last.endswith("it was not repaired. Restore a backup, or set it aside and start anew.")
     assert {file.name: file.read_bytes() for file in world.folder.iterdir()} == before
