@@ -815,10 +815,10 @@ def test_a_failed_poll_gives_its_claim_back(trouble: str, tmp_path: Path, monkey
         life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=(RateWindow(100_000, 1.0),))
         judge = life.key.judge
 
-        def judged(task_id: str, asked_at: float, result: PollResult) -> None:
+        def judged(task_id: str, asked_at: float, result: PollResult, **how: bool) -> None:
             if trouble == "judge" and bad:
                 raise Trouble
-            judge(task_id, asked_at, result)
+            judge(task_id, asked_at, result, **how)
 
         monkeypatch.setattr(life.key, "judge", judged)
         await life.start()

@@ -19,6 +19,7 @@ from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
 from gateway.config import load
 from gateway.errors import StoreError
+from gateway.key import NEUTRAL_TASK_ID
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
 from gateway.upstream import Answer
@@ -316,6 +317,46 @@ async def test_a_read_that_is_refused_alone_is_the_clients_own(
         ready = await stand.client.get("/readyz")
         assert (ready.status_code, ready.json()) == (200, {"status": "ok", "reasons": []})
     assert simulator.stats.polls["gateway-key-probe"] <= 1
+
+
+@pytest.mark.parametrize("entrance", ["read", "watch"])
+async def test_whoever_asks_about_the_neutral_task_convicts_nobody(
+    entrance: str,
+    start: Callable[..., Awaitable[Stand]],
+    simulator: SimulatedUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where an unknown id is refused, a client that knows this one cannot stop the others' polls."""
+    monkeypatch.setattr("gateway.key._VOUCHES_S", 0.0)  # as if nobody had asked for a while
+    simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED, task_id=NEUTRAL_TASK_ID))
+    stand = await start(GATEWAY_UPSTREAM_RATE="100/1")
+    assert envelope(await stand.read("sim-never-0-b"))["data"]["state"] == "waiting"
+    if entrance == "watch":
+        await stand.watch(NEUTRAL_TASK_ID)
+        async with asyncio.timeout(20):
+            while not simulator.stats.polls[NEUTRAL_TASK_ID]:
+                await stand.client.get("/readyz")
+    for _ in range(5):
+        await stand.read(NEUTRAL_TASK_ID)
+        assert (await stand.client.get("/readyz")).status_code == 200
+    assert envelope(await stand.read("sim-never-0-b"))["data"]["state"] == "waiting"
+
+
+async def test_clients_do_not_ask_with_a_refused_key(
+    start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even as a pause ends: whether the key is accepted again is the gateway's own to ask, once."""
+    monkeypatch.setattr("gateway.key._PROBE_S", (0.1,))
+    simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED))
+    stand = await start(GATEWAY_UPSTREAM_RATE="100/1")
+    await stand.read("sim-never-0-a")
+    async with asyncio.timeout(20):
+        while (await stand.client.get("/readyz")).status_code == 200:
+            pass
+        while simulator.stats.polls[NEUTRAL_TASK_ID] < 4:
+            refused = await stand.read("sim-never-0-b")
+            assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    assert "sim-never-0-b" not in simulator.stats.polls
 
 
 async def test_an_upstream_that_is_not_there(start: Callable[..., Awaitable[Stand]]) -> None:

@@ -13,11 +13,11 @@ import pytest
 from gateway.config import RateWindow, config_dir
 from gateway.key import NEUTRAL_TASK_ID
 from gateway.model import Callback, TaskState
-from gateway.outcome import PollResult
+from gateway.outcome import PollKind, PollResult
 from gateway.profile import Profile
 from gateway.profilefile import read_profiles
 from gateway.upstream import Upstream
-from tests.life import FREE, Life, Transport, until
+from tests.life import FREE, Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
@@ -74,6 +74,7 @@ class Jobs:
         self.refused = refused
         self.ends_s: dict[str, float] = {}
         self.asked: dict[str, list[float]] = {}
+        self.unknown: Callable[[Profile], httpx.Response] = envelope(404, 404)
         self._refusal = refusal
         self._profile = profile = PROFILES[profile]
         before, _, after = profile.request.status_path.partition("{task_id}")
@@ -91,7 +92,7 @@ class Jobs:
         if task_id in self.refused:
             return self._refusal(self._profile)
         if task_id not in self.ends_s:
-            return httpx.Response(404, json={"code": 404, "detail": "no such task"})
+            return self.unknown(self._profile)
         return httpx.Response(200, json=self._told(task_id))
 
     def _told(self, task_id: str) -> dict[str, Any]:
@@ -102,6 +103,12 @@ class Jobs:
         told = merged(told, {} if code is None else nested(code, self._profile.envelope.ok[0]))
         told = merged(told, {} if fields.task_id is None else nested(fields.task_id, task_id))
         return merged(told, nested(states.success_if, {"is": "there"}) if over and states.success_if else {})
+
+
+def most_within(span_s: float, jobs: Jobs, since_s: float) -> int:
+    """Return how many questions there were at most within so long."""
+    times = sorted(at for asked in jobs.asked.values() for at in asked if at > since_s)
+    return max((sum(at <= other < at + span_s for other in times) for at in times), default=0)
 
 
 class Verdicts:
@@ -184,7 +191,10 @@ def test_one_accepted_task_of_ten(neutral: bool, tmp_path: Path) -> None:
 
 
 def test_another_accounts_tasks_do_not_use_up_the_budget(tmp_path: Path) -> None:
-    """A hundred refused tasks come to a tenth of the budget, with as many probes besides at most."""
+    """A hundred refused tasks come to a tenth of the budget, with as many probes besides at most.
+
+    With nothing else known the key counts as refused, until a task of its own is accepted.
+    """
 
     async def main() -> None:
         refused = {f"t{number}" for number in range(100)}
@@ -194,7 +204,12 @@ def test_another_accounts_tasks_do_not_use_up_the_budget(tmp_path: Path) -> None
         await asyncio.gather(*(life.register(task_id) for task_id in refused))
         await asyncio.sleep(600)
         jobs.ends_s["early"] = VirtualClock().monotonic() + 30
-        assert await settled_s(life, await life.register("early"), jobs.ends_s["early"]) <= 31.0
+        # It is asked about with the next pause, and then all that were kept back are, once.
+        assert await settled_s(life, await life.register("early"), jobs.ends_s["early"]) <= 61.0
+        verdicts.refusals.clear()
+        await asyncio.sleep(600)
+        jobs.ends_s["later"] = VirtualClock().monotonic() + 30
+        assert await settled_s(life, await life.register("later"), jobs.ends_s["later"]) <= 31.0
         await asyncio.sleep(3 * 3600)
         since_s = VirtualClock().monotonic() - 3600
         asked = sum(at > since_s for task_id in refused for at in jobs.asked[task_id])
@@ -305,6 +320,153 @@ def test_an_id_that_is_never_asked_about_vouches_for_no_key(tmp_path: Path) -> N
         await life.register("..")
         await asyncio.sleep(1000)
         assert life.key.refusal is not None
+        await life.stop()
+
+    run_virtual(main())
+
+
+LOOKS_AT_THE_ID_FIRST = [
+    pytest.param(envelope(status, status), id=f"{status} for an id that there is not")
+    for status in (400, 404, 422, 500)
+]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("unknown", LOOKS_AT_THE_ID_FIRST)
+def test_a_key_that_is_refused_for_all_tasks(
+    unknown: Callable[[Profile], httpx.Response], known: bool, tmp_path: Path
+) -> None:
+    """It is paused, and found to be good again, also where an id that there is not is looked at before the key."""
+
+    async def main() -> None:
+        jobs = Jobs(set(), REFUSALS["HTTP 403"])
+        jobs.unknown = unknown
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        jobs.ends_s = {f"t{number}": 3000.0 for number in range(20)}
+        if not known:
+            jobs.refused = set(jobs.ends_s)
+        callbacks = [await life.register(task_id) for task_id in jobs.ends_s]
+        await asyncio.sleep(100)
+        jobs.refused = set(jobs.ends_s)
+        await until(lambda: life.key.refusal is not None, limit_s=45)
+        at_s = VirtualClock().monotonic()
+        assert len([at for times in jobs.asked.values() for at in times if 100 < at <= at_s]) <= 60
+        await asyncio.sleep(7200)
+        assert life.key.refusal is not None
+        assert most_within(29.9, jobs, at_s) == 1
+        assert min(len(jobs.asked[task_id]) for task_id in jobs.ends_s) > 5, "each has its turn"
+        jobs.refused.clear()
+        good_s = VirtualClock().monotonic()
+        await until(lambda: life.key.refusal is None, limit_s=31)
+        assert max(await asyncio.gather(*(settled_s(life, callback, good_s) for callback in callbacks))) <= 62.0
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_the_first_of_its_own_tasks_ends_a_refusal_by_others(tmp_path: Path) -> None:
+    """Whatever else is due: who was never refused is asked about with the next pause."""
+
+    async def main() -> None:
+        refused = {f"t{number}" for number in range(50)}
+        jobs = Jobs(refused, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await asyncio.gather(*(life.register(task_id) for task_id in refused))
+        await until(lambda: life.key.refusal is not None, limit_s=60)
+        await asyncio.sleep(1000)
+        assert life.key.refusal is not None
+        jobs.ends_s["own"] = NEVER_S
+        await life.register("own")
+        await until(lambda: life.key.refusal is None, limit_s=31)
+        verdicts = Verdicts(life)
+        await asyncio.sleep(3600)
+        assert not verdicts.refusals
+        assert max(later - sooner for sooner, later in pairwise(jobs.asked["own"])) <= 30.1
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_key_recovers_when_the_tasks_that_refused_it_are_gone(tmp_path: Path) -> None:
+    """Readiness does not stay red with nobody left who could put it right."""
+
+    async def main() -> None:
+        jobs = Jobs({f"t{number}" for number in range(5)}, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        callbacks = [await life.register(task_id) for task_id in sorted(jobs.refused)]
+        await until(lambda: life.key.refusal is not None, limit_s=60)
+        for callback in callbacks:
+            await life.store.cancel("", callback.id, life.clock.now())
+        await until(lambda: life.key.refusal is None, limit_s=60)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("rate", [AMPLE, FREE])
+@pytest.mark.parametrize("unknown", LOOKS_AT_THE_ID_FIRST)
+def test_one_task_of_ten_is_its_own_from_the_start(
+    unknown: Callable[[Profile], httpx.Response], rate: tuple[RateWindow, ...], tmp_path: Path
+) -> None:
+    """Registered at once with nine of another account, with answers that fail now and then: no word against the key."""
+
+    async def main() -> None:
+        jobs = Jobs({f"t{number}" for number in range(9)}, REFUSALS["HTTP 403"])
+        jobs.unknown = unknown
+        jobs.ends_s = {"t9": NEVER_S}
+        poll, polls = jobs.upstream.poll, 0
+
+        async def fails(task_id: str) -> PollResult:
+            nonlocal polls
+            polls += task_id not in jobs.refused
+            if task_id not in jobs.refused and polls % 3 == 2:
+                return PollResult(kind=PollKind.BROKEN, error="x")
+            return await poll(task_id)
+
+        jobs.upstream.poll = fails  # type: ignore[method-assign]
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=rate).start()
+        verdicts = Verdicts(life)
+        for number in range(10):
+            await life.register(f"t{number}")
+        await asyncio.sleep(4 * 3600)
+        assert not verdicts.refusals
+        assert max(later - sooner for sooner, later in pairwise(jobs.asked["t9"])) <= 75.0
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_refused_key_is_left_alone_whoever_was_accepted_late(tmp_path: Path) -> None:
+    """At most two questions a pause, one about the neutral task, also where a slow answer vouched in the doubt."""
+
+    async def main() -> None:
+        asked: list[tuple[float, str]] = []
+        good: set[str] = set()
+
+        async def reply(task_id: str) -> PollResult:
+            at_s = VirtualClock().monotonic()
+            asked.append((at_s, task_id))
+            if at_s < 1:
+                await asyncio.sleep(8.5)  # it arrives while the neutral task is asked about
+                return PollResult(kind=PollKind.RUNNING)
+            await asyncio.sleep(1)
+            if task_id in good:
+                return PollResult(kind=PollKind.RUNNING)
+            return PollResult(kind=PollKind.KEY_REFUSED, error="The upstream answered 401: no")
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        await life.register("slow")
+        await asyncio.sleep(7)
+        await life.register("t")
+        await until(lambda: life.key.refusal is not None, limit_s=20)
+        at_s = VirtualClock().monotonic()
+        await asyncio.sleep(3600)
+        assert life.key.refusal is not None
+        later = [(at, task_id) for at, task_id in asked if at > at_s]
+        assert all(sum(at <= other < at + 29.9 for other, _ in later) <= 2 for at, _ in later)
+        assert sum(task_id == NEUTRAL_TASK_ID for _, task_id in later) * 2 >= len(later) - 1
+        good |= {"t", NEUTRAL_TASK_ID}
+        await until(lambda: life.key.refusal is None, limit_s=305)
         await life.stop()
 
     run_virtual(main())

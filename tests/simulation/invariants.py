@@ -2,7 +2,7 @@
 
 Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws`` and ``requestlaws``. They
 are read off the states' own comments in ``gateway.model`` and the README, and look at the database, the gateway's clock
-and the world, never at its memory.
+and the world, never at its memory; and at readiness' word on the key.
 """
 
 import sqlite3
@@ -45,10 +45,10 @@ class Invariants:
         world.at_poll = self._polled
         world.at_answer = self._answered
 
-    def watch(self, db: sqlite3.Connection, clock: Clock, began_s: float) -> None:
-        """Look at this life's connection and clock from now on; it began then, on the steady clock."""
+    def watch(self, db: sqlite3.Connection, clock: Clock, began_s: float, key_refused: Callable[[], bool]) -> None:
+        """Look at this life's connection, clock and readiness from now on; it began then, on the steady clock."""
         self._callbacks.began_s = self._tasks.began_s = began_s
-        self._requests.begin_life()
+        self._requests.begin_life(key_refused)
         self.asks.forget()
         self._ledger.watch(db, clock)
         if any(at_s > began_s - 90 for at_s in self._world.steps):

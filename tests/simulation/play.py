@@ -95,7 +95,7 @@ class _Run:
         self.world.now = life.clock.now
         await life.start()
         connection = life.connection
-        self.laws.watch(connection._conn, life.clock, began_s)
+        self.laws.watch(connection._conn, life.clock, began_s, lambda: life.key.refusal is not None)
         connection.latency_s = lambda: self.rng.choice((0.0, 0.0, 0.002, 0.05))
         connection.after = self.laws.look
         self.life = life

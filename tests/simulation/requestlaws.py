@@ -6,6 +6,7 @@ Looks at what is stored, and at what the world has answered so far.
 import base64
 import hashlib
 import hmac
+from collections.abc import Callable
 
 import httpx
 
@@ -43,9 +44,9 @@ class RequestLaws:
         """What was spent before this is not known any more: the clock was set while the gateway was down."""
         self.draining_since_s: float | None = None
 
-    def begin_life(self) -> None:
+    def begin_life(self, key_refused: Callable[[], bool]) -> None:
         """Know that another gateway asks from now on, which has yet to learn of the key."""
-        self.draining_since_s, self.key = None, KeyLaws()
+        self.draining_since_s, self.key = None, KeyLaws(key_refused)
 
     # Polls
 
@@ -94,15 +95,15 @@ class RequestLaws:
         quiet_since_s = max(self.key.fine_since_s, self._world.disk_broken_until_s, *self._world.steps, NEVER_S)
         minute = sum(one.begun_s > now_s - 60 for one in recent)
         told = any(one.kind == "throttled" for one in self._polls if one.life == self._world.life)
-        if self.key.refused_s is not None or self._ledger.lag_ms or self.draining_since_s is not None:
+        undisturbed = not self._ledger.lag_ms and self.draining_since_s is None
+        self.key.standing(now_s, quiet=undisturbed and at_pace and now_s >= quiet_since_s + QUIET_S)
+        if self.key.refused_s is not None or not undisturbed:
             return
         if not at_pace or now_s < quiet_since_s + QUIET_S or minute > (10 if told else 40):
             return
         began_s = min((one.begun_s for one in recent), default=now_s)
         if began_s > now_s - 60:
             return
-        doubted_s = now_s if self.key.doubted_s is None else self.key.doubted_s
-        assert doubted_s > now_s - LATE_MS / 1000, (now_s, doubted_s, "a refused key, and nobody asks about it")
         for task in self._ledger.rows.tasks.values():
             due_at = task.next_poll_at
             assert due_at is None or due_at > now - LATE_MS, (task, now, "is due, and nobody asks about it")

@@ -39,6 +39,7 @@ UPSTREAM_MODES = (
     "another's",
     "picky",
     "strict",
+    "blind",
 )
 RECEIVER_MODES = (
     "ok",

@@ -219,6 +219,9 @@ class World:
             mood = "refused" if int(task_id[-1], 36) % 2 else "unknown"
         if (mood in ("picky", "strict") and task_id == "task-0") or (mood == "strict" and task_id not in self.started):
             mood = "refused"
+        if mood == "blind":  # it looks for the task before it looks at the key
+            code = self.rng.choice((404, 422, 500)) if task_id not in self.started else None
+            mood = "refused" if code is None else "error" if code == 500 else "unknown"
         if mood in ("error", "late error"):
             return _envelope(500, 500), "nothing", None, 0.0
         if mood == "throttled":
