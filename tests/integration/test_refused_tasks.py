@@ -447,7 +447,7 @@ def test_a_refused_key_is_left_alone_whoever_was_accepted_late(tmp_path: Path) -
             at_s = VirtualClock().monotonic()
             asked.append((at_s, task_id))
             if at_s < 1:
-                await asyncio.sleep(8.5)  # it arrives while the neutral task is asked about
+                await asyncio.sleep(9.5)  # it arrives while the neutral task is asked about
                 return PollResult(kind=PollKind.RUNNING)
             await asyncio.sleep(1)
             if task_id in good:
@@ -467,6 +467,32 @@ def test_a_refused_key_is_left_alone_whoever_was_accepted_late(tmp_path: Path) -
         assert sum(task_id == NEUTRAL_TASK_ID for _, task_id in later) * 2 >= len(later) - 1
         good |= {"t", NEUTRAL_TASK_ID}
         await until(lambda: life.key.refusal is None, limit_s=305)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_clients_questions_about_the_neutral_task_do_not_refuse_the_key(tmp_path: Path) -> None:
+    """Where unknown ids are refused: the task that is accepted is asked about first, and no poll is late."""
+
+    async def main() -> None:
+        jobs = Jobs({NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        jobs.ends_s = {"own": NEVER_S}
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        verdicts = Verdicts(life)
+        await life.register("own")
+
+        async def read() -> None:
+            """Ask as the proxy does."""
+            at_s = VirtualClock().monotonic()
+            life.key.judge(NEUTRAL_TASK_ID, at_s, await jobs.upstream.poll(NEUTRAL_TASK_ID))
+
+        for _ in range(50):
+            await asyncio.sleep(jobs.asked.get("own", [0.0])[-1] + 6 - VirtualClock().monotonic())
+            await asyncio.gather(read(), read())
+            await life.register(NEUTRAL_TASK_ID)
+        assert not verdicts.refusals
+        assert max(later - sooner for sooner, later in pairwise(jobs.asked["own"])) <= 30.1
         await life.stop()
 
     run_virtual(main())

@@ -50,9 +50,26 @@ class KeyLaws:
         self._several_s: float | None = None  # since when they are too many
         self._unsettled_s = NEVER_S  # … and when one more was asked for
 
+    def look(self, now_s: float) -> None:
+        """Notice a verdict, and whether there are reasons for it."""
+        refused = self._told()
+        if refused and self.refused_s is None:
+            self.refused_s, self._asked_s = now_s, []
+            assert self._is_lost(), (now_s, self._witness, self._last, "is refused while a task is told of")
+            word = self._last.get(PROBE)
+            neutral = word is not None and word.kind == "refused"
+            several = sum(one.kind == "refused" for task_id, one in self._last.items() if task_id != PROBE) >= SEVERAL
+            assert neutral or several, (now_s, self._last, "is refused for a task or two")
+        elif not refused and self.refused_s is not None:
+            self.refused_s, self.fine_since_s = None, max(self.fine_since_s, now_s)
+            self._forget_what_is_against_it()
+        late = refused and NEVER_S < self._accepted_s < now_s
+        assert not late, (now_s, self._accepted_s, "is refused though it was accepted")
+        self._accepted_s = NEVER_S
+
     def asked(self, task_id: str, poll: Poll) -> None:
         """Look at a question that begins."""
-        self._look(poll.begun_s)
+        self.look(poll.begun_s)
         # A round that had begun goes on, but it does not probe.
         round_s = 0.0 if poll.probes else ROUND_S
         since_s, until_s = self._throttled
@@ -71,7 +88,7 @@ class KeyLaws:
     def answered(self, task_id: str, poll: Poll) -> None:
         """Learn from an answer that has just come."""
         assert poll.ended_s is not None
-        self._look(poll.ended_s)
+        self.look(poll.ended_s)
         self._under_way.remove(poll)
         if task_id not in self._last or poll.begun_s >= self._last[task_id].begun_s:
             self._last[task_id] = poll
@@ -90,7 +107,6 @@ class KeyLaws:
 
     def standing(self, now_s: float, *, quiet: bool) -> None:
         """Look at the verdict as it stands; ``quiet``: neither disk, clock nor slow answers stand in its way."""
-        self._look(now_s)
         if not quiet:
             self._forget_what_is_against_it()
         elif self.refused_s is not None:
@@ -98,23 +114,6 @@ class KeyLaws:
             assert self._under_way or now_s < alone_s + LONGEST_PAUSE_S, (now_s, alone_s, "is never asked with again")
         elif self._unsettled_s > NEVER_S and self._is_lost():
             assert now_s < self._unsettled_s + SETTLES_S, (now_s, self._against, "is refused for all, and goes on")
-
-    def _look(self, now_s: float) -> None:
-        """Notice a verdict, and whether there are reasons for it."""
-        refused = self._told()
-        if refused and self.refused_s is None:
-            self.refused_s, self._asked_s = now_s, []
-            assert self._is_lost(), (now_s, self._witness, self._last, "is refused while a task is told of")
-            word = self._last.get(PROBE)
-            neutral = word is not None and word.kind == "refused"
-            several = sum(one.kind == "refused" for task_id, one in self._last.items() if task_id != PROBE) >= SEVERAL
-            assert neutral or several, (now_s, self._last, "is refused for a task or two")
-        elif not refused and self.refused_s is not None:
-            self.refused_s, self.fine_since_s = None, max(self.fine_since_s, now_s)
-            self._forget_what_is_against_it()
-        late = refused and NEVER_S < self._accepted_s < now_s
-        assert not late, (now_s, self._accepted_s, "is refused though it was accepted")
-        self._accepted_s = NEVER_S
 
     def _tells(self, task_id: str, poll: Poll) -> None:
         assert poll.ended_s is not None

@@ -90,6 +90,7 @@ class RequestLaws:
     def standing(self) -> None:
         """Whatever is due is polled, however many others are refused: unless the key is, or the budget is used up."""
         now, now_s = self._ledger.now, self._ledger.now_s
+        self.key.look(now_s)
         recent = [one for one in self._polls if one.begun_s > now_s - QUIET_S and one.life == self._world.life]
         at_pace = all(one.ended_s is not None and one.ended_s - one.begun_s <= 1.0 for one in recent)
         quiet_since_s = max(self.key.fine_since_s, self._world.disk_broken_until_s, *self._world.steps, NEVER_S)
