@@ -74,7 +74,11 @@ scenarios = st.builds(
 )
 
 
-@pytest.mark.parametrize("seed", range(60))
+TWO_ASK_AT_ONCE = 5047
+"""One callback and all dead ones are redelivered within one transaction: the one comes first, whoever asked first."""
+
+
+@pytest.mark.parametrize("seed", [*range(60), TWO_ASK_AT_ONCE])
 def test_a_seed(seed: int) -> None:
     """What is acknowledged is delivered, dead for a reason or cancelled; nothing twice; no move is illegal."""
     assert play(draw(seed)).looks > 0

@@ -60,6 +60,14 @@ class Asks:
         if ask in self._open:
             self._open.remove(ask)
 
+    def _change_hands(self, ask: Ask) -> None:
+        """Give it what was put down to a question about all dead ones: within one transaction its turn comes first."""
+        for other in self._open:
+            if other.callback_id is None and ask.callback_id in other.done:
+                other.done.remove(ask.callback_id)
+                ask.done.add(ask.callback_id)
+                return
+
     def answered(self, ask: Ask, found: CallbackState | int | None) -> None:
         """Compare an answer with what was done."""
         if ask in self._open:
@@ -71,4 +79,6 @@ class Asks:
         if ask.kind == "redeliver":
             movable.add(CallbackState.DEAD)
         assert found is not None, (ask, "is about a callback that was acknowledged")
+        if found in movable and not ask.done:
+            self._change_hands(ask)
         assert bool(ask.done) == (found in movable), (ask, found, "was answered, and not so done")
