@@ -9,6 +9,7 @@ before it is forwarded, and from then on it runs to its end even when the client
 """
 
 import asyncio
+import hashlib
 import math
 import re
 from collections.abc import Awaitable, Callable, Coroutine
@@ -201,7 +202,7 @@ class UpstreamProxy:
     async def _forward_create(self, asked: CreateRequest, request_id: str, client: str) -> Answer | RequestError:
         if (refused := await self._turn(self._key.creates)) is not None:
             return refused
-        headers = {"content-type": "application/json", "x-request-id": request_id}
+        headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
         if self._draining.is_set():
             self._key.creates.give_back(1)
             return Unavailable("The gateway is shutting down; nothing was created.")
@@ -347,6 +348,14 @@ def _passed_on(answer: Answer) -> Response:
     headers = {name: value for name, value in found.items() if value.isascii() and value.isprintable()}
     status = answer.status if answer.status in _STATUSES else UpstreamFailed.status
     return Response(answer.body, status, headers)
+
+
+def _upstream_request_id(client: str, request_id: str) -> str:
+    """Return the id that the upstream sees: the same for a repeated request, another for another client's equal id.
+
+    The upstream answers an id that it has seen with the task of that time, whoever sends it.
+    """
+    return hashlib.sha256(f"{client}\0{request_id}".encode()).hexdigest()[:32]
 
 
 def _not_created(answer: NoAnswer, request_id: str) -> RequestError:

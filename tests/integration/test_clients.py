@@ -265,3 +265,16 @@ async def test_only_another_upstream_is_wanted(tmp_path: Path, named: bool) -> N
         assert (refused.status_code, refused.json()["detail"]) == (422, "upstream: is not configured; there is: kie")
         read = await api.get("/api/v1/jobs/recordInfo?taskId=sim-success-0-only")
         assert read.status_code == (200 if named else 404)
+
+
+async def test_equal_request_ids_of_two_clients_are_two_requests(clients: Clients) -> None:
+    """Each gets a task of its own, and the same one again; the answer has the id that the client sent."""
+    tasks: dict[str, set[str]] = {"shop": set(), "inn": set()}
+    for client in ("shop", "inn", "shop", "inn"):
+        answer = await clients.api[client].post(
+            "/api/v1/jobs/createTask", json={"model": "m", "input": {}}, headers={"x-request-id": "order-1"}
+        )
+        assert (answer.status_code, answer.headers["x-request-id"]) == (200, "order-1")
+        tasks[client].add(answer.json()["data"]["taskId"])
+    assert [len(its) for its in tasks.values()] == [1, 1]
+    assert tasks["shop"] != tasks["inn"]
