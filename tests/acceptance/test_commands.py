@@ -355,6 +355,21 @@ def test_a_taken_port_is_a_clear_message(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
+def test_a_host_that_is_none_of_ours_is_a_clear_message(host: str, tmp_path: Path) -> None:
+    """A name that cannot be one, another machine's address: the message says what to set, without a traceback."""
+    key = {"GATEWAY_UPSTREAM_API_KEY": "sk-test", "GATEWAY_TOKEN": "t" * 40}
+    for words, advice in (
+        (("listen", "--host", host, "--secret", SECRET), "Choose another --host or --port."),
+        (("serve",), "Set GATEWAY_HOST or GATEWAY_PORT to another."),
+    ):
+        done = run(*words, cwd=tmp_path, GATEWAY_HOST=host, **key)
+        assert done.returncode == 1, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"Cannot listen on {host}:")
+        assert line.endswith(advice)
+
+
 async def test_a_second_gateway_on_the_same_database_is_refused(world: Any) -> None:
     """Two processes never share a database file: the second one says so and exits 1."""
     async with world.gateway() as gateway:
