@@ -137,7 +137,7 @@ async def test_what_other_servers_answer(tmp_path: Path, status: int, answer: An
             "--metadata: a: holds half of",
             2,
         ),
-        (("register", "t", "https://example.com/", "--metadata", DEEP), "--metadata: a: may have at most 100", 2),
+        (("register", "t", "https://example.com/", "--metadata", DEEP), "may have at most 100 objects and arrays", 2),
         (("register", "t", "https://example.com/", "--metadata", '{"a": 1}, "b": 2'), "--metadata: not JSON: ", 2),
         (("register", "t", "https://example.com/", "--metadata", "{"), "--metadata: not JSON: ", 2),
         (("register", "t", "https://example.com/", "--metadata", "\udcff"), "--metadata: not JSON: ", 2),
