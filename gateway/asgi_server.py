@@ -3,10 +3,11 @@
 Owns: listening, and a close that takes less than a second whatever the clients do. uvicorn's HTTP protocol is used
 without ``uvicorn.Server``, which captures signals, exits the process when a port is taken and closes in steps of
 100 ms. Must not know what it serves. Called by the simulator, the demo's receiver and the tests; the gateway itself
-runs under ``uvicorn.Server``.
+runs under ``uvicorn.Server``, and has only its socket from here.
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from uvicorn.server import ServerState
 
 from gateway.serverprotocol import ServerProtocol
 
-__all__ = ["serve_asgi"]
+__all__ = ["open_listener", "serve_asgi"]
 
 _GRACE_S = 0.4
 # Longer than the time between two polls of one task, so that the poller's connections are not cut under it.
@@ -57,8 +58,7 @@ async def serve_asgi(
         connection: asyncio.Protocol = make(config=config, server_state=state, app_state={})
         return connection
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=config.backlog)
+    listener = open_listener(host, port, config.backlog)
     name = f"[{host}]" if ":" in host else host
     server = await asyncio.get_running_loop().create_server(make_protocol, sock=listener, backlog=config.backlog)
     try:
@@ -66,6 +66,15 @@ async def serve_asgi(
     finally:
         server.close()
         await _close_connections(state)
+
+
+def open_listener(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a socket that listens there. Raises OSError where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=backlog)
+    except UnicodeError as exc:  # such as a label of 64 characters
+        raise OSError(errno.EINVAL, "it is no host's name") from exc
 
 
 async def _close_connections(state: ServerState) -> None:

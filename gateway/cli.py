@@ -154,7 +154,7 @@ def register(
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
-    decoded = None if metadata is None else _json(metadata, "--metadata")
+    decoded = None if metadata is None else _metadata(metadata)
     with _client(config, options) as client:
         _show(client.register(task_id, callback_url, decoded, timeout_seconds, upstream), options)
 
@@ -332,15 +332,15 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _json(text: str, option: str) -> Any:
-    """Decode an option's JSON, if it can also be sent: 1e400 and half an emoji cannot."""
+def _metadata(text: str) -> Any:
+    """Read the option's JSON as the API will, so that both give the same reasons."""
+    from gateway.api.schema import read_metadata
+    from gateway.errors import InvalidJson, InvalidRequest
+
     try:
-        decoded = json.loads(text, parse_constant=_refuse_constant)
-        json.dumps(decoded, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as exc:
-        raise click.BadParameter(f"not JSON: {exc}", param_hint=option) from exc
-    return decoded
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
+        return read_metadata(text.encode("utf-8", "surrogateescape"))
+    except InvalidRequest as exc:
+        raise click.BadParameter(exc.message.removeprefix("metadata: "), param_hint="--metadata") from exc
+    except InvalidJson as exc:
+        reason = exc.message.partition(": ")[2]
+        raise click.BadParameter(f"not JSON: {reason}", param_hint="--metadata") from exc

@@ -26,7 +26,7 @@ def read_file(place: str, path: Path, problems: list[str]) -> TomlFile:
     """Read the TOML file that ``place`` names."""
     name = str(path)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         problems.append(f"{place}: got {name!r}; {_reason(error)}, write the path of a readable TOML file")
         return TomlFile(name, None)
@@ -45,7 +45,7 @@ def read_secret(variable: str, path: str, problems: list[str]) -> tuple[str, str
     # What is no absolute path may be the secret itself, put into the wrong variable.
     told = repr(path) if path.startswith("/") else "a path that is not shown here"
     try:
-        text = Path(path).read_text("utf-8").strip()
+        text = Path(path).read_text("utf-8-sig").strip()
     except (OSError, ValueError) as error:
         problems.append(f"{variable}: got {told}; {_reason(error)}, write the path of a file that holds the secret")
         return None

@@ -30,7 +30,9 @@ def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer],
     try:
         uvloop.run(_run(secrets, host, port, answers, colour=colour))
     except OSError as exc:
-        raise GatewayError(f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Choose another --port.") from exc
+        raise GatewayError(
+            f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Choose another --host or --port."
+        ) from exc
 
 
 async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer], *, colour: bool) -> None:

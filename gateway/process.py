@@ -21,6 +21,7 @@ import uvicorn
 import uvloop
 
 from gateway.app import OWN_FILES, Gateway
+from gateway.asgi_server import open_listener
 from gateway.clock import SystemClock, wait_for_event
 from gateway.errors import GatewayError
 from gateway.inbound import InboundProtocol
@@ -163,9 +164,8 @@ def _connection_limit() -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return open_listener(host, port, backlog=2048)
     except OSError as exc:
         raise GatewayError(
             f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Set GATEWAY_HOST or GATEWAY_PORT to another."

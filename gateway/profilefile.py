@@ -30,7 +30,7 @@ def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str
             continue
         for path in paths:
             try:
-                profile = parse_profile(path.read_text("utf-8"), str(path))
+                profile = parse_profile(path.read_text("utf-8-sig"), str(path))
             except ConfigError as exc:
                 problems.extend(exc.problems)
             except UnicodeDecodeError:

@@ -40,7 +40,7 @@ def read(path: Path) -> str | None:
     Raises SecretError where they cannot be read, or nothing can be signed with them.
     """
     try:
-        found = path.read_text("utf-8").strip()
+        found = path.read_text("utf-8-sig").strip()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as exc:

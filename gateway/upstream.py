@@ -162,9 +162,11 @@ class Upstream:
         except TimeoutError:
             return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
         except httpx.RemoteProtocolError as exc:  # its text quotes nothing of the answer, which may repeat the key
-            return NoAnswer(error=f"The upstream's answer is not valid HTTP/1.1: {exc}.")
+            return NoAnswer(error=f"The upstream's answer is not valid HTTP/1.1: {str(exc).rstrip('.')}.")
         except httpx.HTTPError as exc:
-            return NoAnswer(error=f"The upstream could not be reached: {exc}"[:300], sent=not isinstance(exc, _UNSENT))
+            sent = not isinstance(exc, _UNSENT)
+            what = "gave no answer" if sent else "could not be reached"
+            return NoAnswer(error=f"The upstream {what}: {str(exc)[:250].rstrip('.')}.", sent=sent)
         if body is not None and not body.startswith((b"{", b"[")):
             # Only then may it be compressed, whatever its headers say.
             coding = response.headers.get("content-encoding", "").strip().lower()

@@ -58,6 +58,7 @@ _BATCH_LOOKUPS = 64
 than 150 from everybody."""
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 200
+_LIST_QUERY = ("state", "taskId", "limit", "cursor", "client")
 
 _one = msgspec.json.Decoder(CallbackRequest)
 _redeliveries = msgspec.json.Decoder(RedeliveriesRequest)
@@ -93,7 +94,7 @@ class Callbacks:
 
     def routes(self) -> list[Route]:
         return [
-            route("/v1/callbacks", GET=self.list_all, POST=self.register),
+            route("/v1/callbacks", query=_LIST_QUERY, GET=self.list_all, POST=self.register),
             route("/v1/callbacks/batch", POST=self.register_batch),
             route("/v1/callbacks/{id}", GET=self.get, DELETE=self.cancel),
             route("/v1/callbacks/{id}/attempts", GET=self.attempts),
@@ -145,15 +146,12 @@ class Callbacks:
         return json_response({"data": answers})
 
     async def list_all(self, request: Request) -> Response:
-        query = dict(request.query_params)
-        state = _state(query.pop("state", None))
-        task_id = query.pop("taskId", None)
-        limit = _limit(query.pop("limit", None))
-        before_seq = await self._read_cursor(query.pop("cursor", None))
-        client = _whose(request, query.pop("client", None))
-        if query:
-            unknown = [(name, "is not a parameter of this list") for name in query]
-            raise InvalidRequest("Use state, taskId, limit and cursor; the operator also client.", errors=unknown)
+        query = request.query_params
+        state = _state(query.get("state"))
+        task_id = query.get("taskId")
+        limit = _limit(query.get("limit"))
+        before_seq = await self._read_cursor(query.get("cursor"))
+        client = _whose(request, query.get("client"))
         # One more than asked for tells whether there is a next page.
         found = await self._store.list_callbacks(
             client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1

@@ -106,16 +106,16 @@ def _one_callback(callback: dict[str, Any], attempt: dict[str, Any]) -> dict[str
     a_callback = {"the callback": callback}
     return {
         "/v1/callbacks/{id}": {
-            "get": _operation("Read a callback", {200: a_callback}, (401, 404, 503), parameters=[_ID]),
+            "get": _operation("Read a callback", {200: a_callback}, (401, 404, 422, 503), parameters=[_ID]),
             "delete": _operation(
-                "Cancel a callback", {204: {"cancelled": None}}, (401, 404, 409, 503), parameters=[_ID]
+                "Cancel a callback", {204: {"cancelled": None}}, (401, 404, 409, 422, 503), parameters=[_ID]
             ),
         },
         "/v1/callbacks/{id}/attempts": {
             "get": _operation(
                 "List a callback's attempts",
                 {200: {"the attempts": _data(attempt)}},
-                (401, 404, 503),
+                (401, 404, 422, 503),
                 parameters=[_ID],
             )
         },
@@ -123,7 +123,7 @@ def _one_callback(callback: dict[str, Any], attempt: dict[str, Any]) -> dict[str
             "post": _operation(
                 "Send a webhook again, with a fresh attempt budget and the same webhook-id",
                 {202: a_callback},
-                (401, 404, 409, 503),
+                (401, 404, 409, 422, 503),
                 parameters=[_ID],
             )
         },

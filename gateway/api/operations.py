@@ -56,10 +56,10 @@ class Operations:
 
     def routes(self) -> list[Route]:
         return [
-            route("/healthz", GET=self.healthz),
-            route("/readyz", GET=self.readyz),
-            route("/metrics", GET=self.metrics),
-            route("/openapi.json", GET=self.openapi),
+            route("/healthz", query=None, GET=self.healthz),
+            route("/readyz", query=None, GET=self.readyz),
+            route("/metrics", query=None, GET=self.metrics),
+            route("/openapi.json", query=None, GET=self.openapi),
         ]
 
     async def healthz(self, request: Request) -> Response:

@@ -106,7 +106,10 @@ class UpstreamProxy:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[Route]:
-        return [route(self._calls.record_path, GET=self.read), route(self._calls.create_path, POST=self.create)]
+        return [
+            route(self._calls.record_path, query=None, GET=self.read),
+            route(self._calls.create_path, query=None, POST=self.create),
+        ]
 
     async def read(self, request: Request) -> Response:
         return await self._counted("read", self._read(request))

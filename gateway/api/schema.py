@@ -3,6 +3,7 @@
 Owns camelCase and the decoding of bodies; the only place that knows either. Used by the routes.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Container
@@ -33,6 +34,7 @@ __all__ = [
     "json_response",
     "read_any_body",
     "read_body",
+    "read_metadata",
     "task_view",
     "told",
 ]
@@ -206,10 +208,10 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return a JSON request's body. Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes."""
+    """Return a JSON request's body, without a BOM. Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes."""
     if not _JSON_TYPE.match(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
-    return await read_any_body(request, limit)
+    return (await read_any_body(request, limit)).removeprefix(codecs.BOM_UTF8)
 
 
 async def read_any_body(request: Request, limit: int) -> bytes:
@@ -265,6 +267,13 @@ def batch_items(body: bytes) -> list[msgspec.Raw]:
     # What is around the items is still to be judged: so many nothings stand for them.
     decode(body[:start] + msgspec.json.encode([None] * len(parts)) + body[end:], _batch)
     return [msgspec.Raw(body[first:last]) for first, last in parts]
+
+
+def read_metadata(text: bytes) -> dict[str, Any] | None:
+    """Read ``metadata`` that stands by itself. Raises as ``decode`` and ``encode_metadata``."""
+    metadata = decode(text.removeprefix(codecs.BOM_UTF8), _metadata)
+    encode_metadata(metadata)
+    return metadata
 
 
 def encode_metadata(metadata: dict[str, Any] | None) -> bytes:
@@ -327,6 +336,7 @@ def _refuse(constant: str) -> None:
 
 _any = msgspec.json.Decoder()
 _batch = msgspec.json.Decoder(BatchRequest)
+_metadata: "msgspec.json.Decoder[dict[str, Any] | None]" = msgspec.json.Decoder(dict[str, Any] | None)
 _plain = json.JSONDecoder(parse_constant=_refuse)
 _HALF = "holds half of an emoji, a surrogate alone, which no text can hold; was something cut in its middle?"
 _TOO_DEEP = f"may have at most {MAX_DEPTH} objects and arrays within one another"

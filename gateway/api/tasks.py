@@ -32,7 +32,7 @@ class Tasks:
         self._draining = draining
 
     def routes(self) -> list[Route]:
-        return [route("/v1/tasks/{task_id:path}", GET=self.get)]
+        return [route("/v1/tasks/{task_id:path}", query=("wait",), GET=self.get)]
 
     async def get(self, request: Request) -> Response:
         deadline = self._clock.monotonic() + _wait(request.query_params.get("wait"))

@@ -27,7 +27,7 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Wi
 
 @click.command(help="Serve a simulated upstream. Task ids like sim-success-1500-x carry their own plan.")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=0, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 @click.option("--key", "keys", multiple=True, help="A Bearer key to let in, repeatable; none: everybody is let in.")
 @click.option("--rate", callback=_windows, default="", help="Limit of recordInfo for each key, such as 2/1,60/60.")
 @click.option("--create-rate", callback=_windows, default="", help="Limit of createTask for each key.")

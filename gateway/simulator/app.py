@@ -8,6 +8,7 @@ Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; and f
 """
 
 import asyncio
+import codecs
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
@@ -222,7 +223,7 @@ class SimulatedUpstream:
 
     def _replace_faults(self, body: bytes) -> Answer:
         try:
-            faults = _faults_decoder.decode(body)
+            faults = _faults_decoder.decode(body.removeprefix(codecs.BOM_UTF8))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _json(422, error_envelope(422, str(error)))
         self.faults.clear()

@@ -22,6 +22,7 @@ from gateway.signature import Signer, parse_secrets
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+DEEP = f'{{"a": {"[" * 3_000}{"]" * 3_000}}}'
 
 
 def environment(**environ: str) -> dict[str, str]:
@@ -61,7 +62,7 @@ async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
         at = ("--url", gateway.url)
         hooks = f"{world.receiver.url}/hooks"
         registered = await command(
-            *("register", "sim-success-1-cli", hooks, "--metadata", '{"n": 1}', "--json", *at), cwd=tmp_path
+            *("register", "sim-success-1-cli", hooks, "--metadata", '\ufeff{"n": 1}', "--json", *at), cwd=tmp_path
         )
         assert registered.returncode == 0, registered.stderr
         callback = json.loads(registered.stdout)
@@ -130,8 +131,17 @@ async def test_what_other_servers_answer(tmp_path: Path, status: int, answer: An
         (("listen", "--secret", "whsec_c2hvcnQ="), "5 bytes", 2),
         (("list", "--token", "é"), "--token", 2),
         (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN", 2),
-        (("register", "t", "https://example.com/", "--metadata", '{"a": 1e400}'), "--metadata", 2),
-        (("register", "t", "https://example.com/", "--metadata", '{"a": "\\ud83d"}'), "--metadata", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": 1e400}'), "--metadata: holds a number", 2),
+        (
+            ("register", "t", "https://example.com/", "--metadata", '{"a": "\\ud83d"}'),
+            "--metadata: a: holds half of",
+            2,
+        ),
+        (("register", "t", "https://example.com/", "--metadata", DEEP), "may have at most 100 objects and arrays", 2),
+        (("register", "t", "https://example.com/", "--metadata", '{"a": 1}, "b": 2'), "--metadata: not JSON: ", 2),
+        (("register", "t", "https://example.com/", "--metadata", "{"), "--metadata: not JSON: ", 2),
+        (("register", "t", "https://example.com/", "--metadata", "\udcff"), "--metadata: not JSON: ", 2),
+        (("register", "t", "https://example.com/", "--metadata", "[1]"), "--metadata: expected `object", 2),
         (("register", "t", "https://example.com/", "--metadata", "[" * 20_000), "--metadata", 2),
     ],
 )
@@ -343,6 +353,21 @@ def test_a_taken_port_is_a_clear_message(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "GATEWAY_PORT" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
+def test_a_host_that_is_none_of_ours_is_a_clear_message(host: str, tmp_path: Path) -> None:
+    """A name that cannot be one, another machine's address: the message says what to set, without a traceback."""
+    key = {"GATEWAY_UPSTREAM_API_KEY": "sk-test", "GATEWAY_TOKEN": "t" * 40}
+    for words, advice in (
+        (("listen", "--host", host, "--secret", SECRET), "Choose another --host or --port."),
+        (("serve",), "Set GATEWAY_HOST or GATEWAY_PORT to another."),
+    ):
+        done = run(*words, cwd=tmp_path, GATEWAY_HOST=host, **key)
+        assert done.returncode == 1, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"Cannot listen on {host}:")
+        assert line.endswith(advice)
 
 
 async def test_a_second_gateway_on_the_same_database_is_refused(world: Any) -> None:

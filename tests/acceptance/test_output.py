@@ -153,6 +153,13 @@ async def test_listen_ends_once_nobody_reads(tmp_path: Path) -> None:
         assert await process.stderr.read() == b""
 
 
+async def test_ctrl_c_ends_listen_with_0(tmp_path: Path) -> None:
+    """It is how it is meant to end."""
+    async with listening(tmp_path) as (process, _, _):
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+
+
 async def test_listen_answers_nobody_500_when_its_reader_goes(tmp_path: Path) -> None:
     """Each webhook on its way while the output's reader leaves is taken, or finds nobody there any more."""
     async with listening(tmp_path) as (process, _, url), httpx.AsyncClient(base_url=url) as client:

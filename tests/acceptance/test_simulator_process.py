@@ -112,8 +112,9 @@ async def test_a_taken_port_and_a_bad_option_are_told_in_one_line() -> None:
             _, err = await second.communicate()
             assert second.returncode == 1
             assert err.startswith(b"Error: cannot listen on 127.0.0.1 port")
-        async with running("--rate", "nonsense") as third:
-            _, err = await third.communicate()
-            assert third.returncode == 2
-            assert b"requests/seconds" in err
-            assert b"Traceback" not in err
+        for option, bad, says in (("--rate", "nonsense", b"requests/seconds"), ("--port", "99999", b"65535")):
+            async with running(option, bad) as third:
+                _, err = await third.communicate()
+                assert third.returncode == 2
+                assert says in err
+                assert b"Traceback" not in err

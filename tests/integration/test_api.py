@@ -345,6 +345,44 @@ async def test_a_bad_wait_is_422(api: httpx.AsyncClient, wait: str) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "wait")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "query", "field"),
+    [
+        ("GET", "/v1/tasks/sim-never-0-a", "upstream=zz", "upstream"),
+        ("GET", "/v1/tasks/sim-never-0-a", "wait=0&waits=30", "waits"),
+        ("HEAD", "/v1/tasks/sim-never-0-a", "waits=30", None),
+        ("GET", "/v1/tasks/none", "Wait", "Wait"),
+        ("GET", "/v1/callbacks", "task_id=x", "task_id"),
+        ("POST", "/v1/callbacks", "upstream=kie", "upstream"),
+        ("POST", "/v1/callbacks", "state=dead", "state"),
+        ("POST", "/v1/callbacks/batch", "upstream=kie", "upstream"),
+        ("POST", "/v1/redeliveries", "state=dead", "state"),
+        ("GET", "/v1/callbacks/{id}", "wait=1", "wait"),
+        ("GET", "/v1/callbacks/{id}/attempts", "limit=1", "limit"),
+        ("POST", "/v1/callbacks/{id}/redeliver", "force=true", "force"),
+        ("DELETE", "/v1/callbacks/{id}", "dryRun=true", "dryRun"),
+    ],
+)
+async def test_a_parameter_that_is_none_is_named(
+    api: httpx.AsyncClient, method: str, path: str, query: str, field: str | None
+) -> None:
+    """A typo in a query must not pass in silence, whatever the call; nothing is done then."""
+    made = (await api.post("/v1/callbacks", json=body())).json()
+    answer = await api.request(method, f"{path.format(id=made['id'])}?{query}")
+    assert answer.status_code == 422
+    if field is not None:  # HEAD's answer has no body
+        (error,) = answer.json()["errors"]
+        assert error["field"] == field
+        assert answer.json()["detail"].startswith(f"{field}: is not a parameter of this query; ")
+    assert (await api.get("/v1/callbacks")).json()["data"] == [made]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
+async def test_probes_may_have_a_query(api: httpx.AsyncClient, path: str) -> None:
+    """Some add one against caches."""
+    assert (await api.get(f"{path}?_=1")).status_code == 200
+
+
 async def test_bad_redeliveries(api: httpx.AsyncClient) -> None:
     """Only dead callbacks are redelivered in bulk, within a span that makes sense."""
     for members, field in (

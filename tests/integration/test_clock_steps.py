@@ -330,7 +330,8 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
         (route,) = (route for route in callbacks.routes() if route.path == f"/v1/callbacks{path}")
         asked = {"taskId": "t", "callbackUrl": "https://app.example.com/hooks", "timeoutSeconds": 600}
         body = json.dumps({"callbacks": [asked]} if path else asked).encode()
-        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
         answers: list[Any] = []
 
         async def receive() -> dict[str, Any]:

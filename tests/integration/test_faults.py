@@ -114,16 +114,17 @@ async def closes_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     pass
 
 
-LATE, GONE, ALIEN = "did not answer within 0.2 s", "could not be reached", "not valid HTTP/1.1"
+LATE, ALIEN = "did not answer within 0.2 s", "not valid HTTP/1.1"
+GONE, CUT = "The upstream could not be reached: ", "The upstream gave no answer: "
 
 UPSTREAMS: list[tuple[str, Handler | None, str]] = [
     ("refuses", None, GONE),
     ("never answers", sends(b""), LATE),
     ("drips its head", sends(b"HTTP/1.1 200 O", b"K", every_s=0.05), LATE),
     ("drips its body", sends(OK + b"content-length: 60\r\n\r\n", b"x", every_s=0.05), LATE),
-    ("closes at once", closes_at_once, GONE),
-    ("resets within its head", resets_after(OK), GONE),
-    ("resets within its body", resets_after(OK + b'content-length: 99\r\n\r\n{"code":200,"data":{"state":"fail'), GONE),
+    ("closes at once", closes_at_once, CUT),
+    ("resets within its head", resets_after(OK), CUT),
+    ("resets within its body", resets_after(OK + b'content-length: 99\r\n\r\n{"code":200,"data":{"state":"fail'), CUT),
     ("speaks SSH", sends(b"SSH-2.0-OpenSSH_9.6\r\n"), ALIEN),
     ("sends endless headers", sends(OK, b"x: y\r\n" * 1000, every_s=0), ALIEN),
     ("sends one endless header", sends(OK + b"x: ", b"y" * 10_000, every_s=0), ALIEN),

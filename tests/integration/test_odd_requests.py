@@ -1,5 +1,6 @@
 """Registrations that hold what JSON allows and few can keep: each is its own error, with the true reason."""
 
+import codecs
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -173,6 +174,18 @@ async def test_null_is_as_if_left_out(one: Running) -> None:
         answer = await one.client.post("/v1/callbacks", json=least | {member: None})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, member)
     assert (await one.client.post("/v1/callbacks", json=least | {"timeoutSecond": None})).status_code == 422
+
+
+async def test_a_bom_is_taken(one: Running) -> None:
+    """Every request with a JSON body may begin with one, as some clients' do."""
+    callback = b'{"taskId": "sim-never-0-a", "callbackUrl": "%b"}' % HOOKS.encode()
+    for path, text, status in (
+        ("/v1/callbacks", callback, 201),
+        ("/v1/callbacks/batch", b'{"callbacks": [%b]}' % callback, 200),
+        ("/v1/redeliveries", b'{"state": "dead"}', 202),
+    ):
+        answer = await one.client.post(path, content=codecs.BOM_UTF8 + text, headers=JSON)
+        assert answer.status_code == status, answer.text
 
 
 async def test_the_document_says_that_null_may_stand(one: Running) -> None:

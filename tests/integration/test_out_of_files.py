@@ -161,5 +161,5 @@ async def test_a_poll_says_so(transport: PooledTransport) -> None:
     assert (result.kind, result.error) == (
         PollKind.UNREACHABLE,
         "The upstream could not be reached: 127.0.0.1:9: Too many open files: "
-        f"this process may have {limit:,} (ulimit -n)",
+        f"this process may have {limit:,} (ulimit -n).",
     )

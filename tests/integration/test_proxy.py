@@ -473,6 +473,18 @@ async def test_a_repeated_create_is_one_task_and_one_callback(
     assert third.json() != first.json()
 
 
+async def test_a_create_whose_answer_is_cut(
+    start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
+) -> None:
+    """The upstream was reached, and may have made the task: the message says so, in whole sentences."""
+    stand = await start()
+    simulator.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
+    lost = await stand.create(**{"X-Request-ID": "r-1"})
+    assert lost.status_code == 502
+    text = envelope(lost)["msg"]
+    assert re.match(r"The upstream gave no answer: [^.]+\. The task may have been created: send ", text), text
+
+
 async def test_a_create_that_may_have_been_made(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,11 +158,12 @@ def test_empty_variable_is_not_given_where_there_is_no_default(toml: Any, variab
     assert value in ("kept", ("kept",))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("setting", [row for row in SETTINGS if row.secret], ids=lambda row: row.env)
-def test_secret_from_a_file(tmp_path: Path, setting: Any) -> None:
-    """A secret may stand in a file that …_FILE names; the newline at its end does not count."""
+def test_secret_from_a_file(tmp_path: Path, setting: Any, encoding: str) -> None:
+    """A secret may stand in a file that …_FILE names; a BOM and the newline at its end do not count."""
     path = tmp_path / "secret"
-    path.write_text(f"{SECRET}\n")
+    path.write_text(f"{SECRET}\n", encoding)
     assert getattr(load({f"{setting.env}_FILE": str(path)}), setting.key) in (SECRET, (SECRET,))
 
 
@@ -401,6 +402,13 @@ def test_poll_bounds_the_wrong_way_round() -> None:
     line = problem({"GATEWAY_POLL_MIN_S": "5", "GATEWAY_POLL_MAX_S": "0.5"})
     assert line.startswith("GATEWAY_POLL_MIN_S, GATEWAY_POLL_MAX_S: got 5 and 0.5; ")
     assert load({"GATEWAY_POLL_MIN_S": "5", "GATEWAY_POLL_MAX_S": "5"}).poll_min_s == 5
+
+
+def test_a_file_with_a_bom(tmp_path: Path) -> None:
+    """Some editors begin a file with one."""
+    path = tmp_path / "gateway.toml"
+    path.write_text("port = 81\n", "utf-8-sig")
+    assert load({}, path).port == 81
 
 
 @pytest.mark.parametrize("content", [b"port = \n", b'port = "\xff"', b"port = 1\nport = 2"])

@@ -832,8 +832,8 @@ def test_mistakes_of_several_sections_are_told_together() -> None:
 
 
 def test_later_folders_win(tmp_path: Path) -> None:
-    """An operator's folder adds profiles and replaces shipped ones of the same name."""
-    (tmp_path / "mine.toml").write_text(RIGHT)
+    """An operator's folder adds profiles, with a BOM or without, and replaces shipped ones of the same name."""
+    (tmp_path / "mine.toml").write_text(RIGHT, "utf-8-sig")
     (tmp_path / "kie.toml").write_text(RIGHT.replace('"mine"', '"kie"'))
     (tmp_path / "notes.txt").write_text("not a profile")
     profiles, problems = read_profiles([config_dir() / "upstreams", tmp_path])

@@ -81,6 +81,13 @@ def test_what_an_operator_wrote_is_read(path: Path) -> None:
     assert read(path) == f"{first} {second}"
 
 
+def test_a_bom_does_not_count(path: Path) -> None:
+    """What an editor put before the secret is none of it."""
+    secret = make_secret()
+    path.write_text(f"{secret}\n", "utf-8-sig")
+    assert read(path) == secret
+
+
 def test_reading_makes_nothing(path: Path) -> None:
     """A command that only verifies finds None where there is no file, and makes none."""
     assert read(path) is None
