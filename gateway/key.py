@@ -17,7 +17,7 @@ doubted   … anything else                                                  acc
 doubted   to the gateway's question about the neutral task: a refusal      refused, by the neutral task
 doubted   … anything else, with three tasks refused                        refused, by its tasks
 doubted   … anything else                                                  accepted, until a refusal 5 s later
-refused   a vouching one, asked since                                      accepted
+refused   a vouching one, asked since, or up to 5 s before the doubt       accepted
 ========  ===============================================================  ============================================
 
 The witness is the task last told of; it is given up only when it is refused itself. While there is one, nobody
@@ -29,7 +29,7 @@ While the key is doubted, tasks are polled as ever. Of a refused key nobody asks
 the neutral task refused it: about a due task, and then about the neutral one, with pauses that grow to 5 min; so an
 upstream that refuses unknown ids is found to have recovered too. Where its tasks did: about one of them every 30 s;
 with none left the key is accepted. Tasks that failed least often come first. An answer counts for when it was asked
-for: who asked before the key was refused says nothing of what came after.
+for: what would have ended the doubt ends the refusal that came of it, and what was asked long before says nothing.
 """
 
 from math import inf
@@ -198,10 +198,9 @@ class Key:
             return  # the neutral one is next, or once more: that answer is older than the question
         if result.kind is PollKind.KEY_REFUSED:
             self._refused_tasks.clear()
-            self._convict(asked_at, result)
+            self._convict(doubted_at, result)
         elif len(self._refused_tasks) >= _CONVICTING:
-            # What would have ended the doubt ends the refusal that came of it.
-            self._convict(doubted_at - _VOUCHES_S, self._last_refusal)
+            self._convict(doubted_at, self._last_refusal)
         else:
             self._rest(asked_at)
 
@@ -209,10 +208,11 @@ class Key:
         self._doubted_at = None
         self._rests_until = asked_at + _VOUCHES_S
 
-    def _convict(self, refused_at: float, refusal: PollResult) -> None:
+    def _convict(self, doubted_at: float, refusal: PollResult) -> None:
         self._doubted_at = None
         self._refused_gauge.set(1)
-        self._pause(refused_at, refusal)
+        # Slow answers that were under way meanwhile come after the verdict, and are as good.
+        self._pause(doubted_at - _VOUCHES_S, refusal)
         _log.error("upstream.key_refused", upstream=self._upstream, error=refusal.error)
 
     def _not_accepted_again(self, asked_at: float, result: PollResult, probe: bool) -> None:

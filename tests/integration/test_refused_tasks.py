@@ -75,6 +75,7 @@ class Jobs:
         self.ends_s: dict[str, float] = {}
         self.asked: dict[str, list[float]] = {}
         self.unknown: Callable[[Profile], httpx.Response] = envelope(404, 404)
+        self.tells_after_s = 0.05
         self._refusal = refusal
         self._profile = profile = PROFILES[profile]
         before, _, after = profile.request.status_path.partition("{task_id}")
@@ -93,6 +94,7 @@ class Jobs:
             return self._refusal(self._profile)
         if task_id not in self.ends_s:
             return self.unknown(self._profile)
+        await asyncio.sleep(self.tells_after_s - 0.05)
         return httpx.Response(200, json=self._told(task_id))
 
     def _told(self, task_id: str) -> dict[str, Any]:
@@ -160,6 +162,29 @@ def test_one_refused_task_of_ten(profile: str, refusal: Callable[[Profile], http
         assert 300 <= gaps[-1] <= 331
         assert len(gaps) < 25
         assert len(jobs.asked.get(NEUTRAL_TASK_ID, [])) <= len(gaps)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("slow_s", [0.5, 4.0, 12.0])
+def test_accepted_answers_that_come_after_the_refusals(slow_s: float, first: bool, tmp_path: Path) -> None:
+    """Asked together with one that is refused at once, like any unknown id: they end what that has begun."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        jobs.tells_after_s = slow_s
+        good = [f"t{number}" for number in range(9)]
+        jobs.ends_s = dict.fromkeys(good, 60.0)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        callbacks = {task_id: await life.register(task_id) for task_id in (["bad", *good] if first else [*good, "bad"])}
+        await asyncio.sleep(slow_s + 0.5)
+        assert life.key.refusal is None
+        verdicts = Verdicts(life)
+        lags = await asyncio.gather(*(settled_s(life, callbacks[task_id], 60.0) for task_id in good))
+        assert max(lags) <= 30.1 + 2 * slow_s
+        assert not verdicts.refusals
         await life.stop()
 
     run_virtual(main())

@@ -23,6 +23,8 @@ SEVERAL = 3
 SETTLES_S = 30.0
 """So long a doubt takes at most, while answers come at their pace."""
 RECENT_S = 120.0
+TOGETHER_S = 5.0
+"""Who was asked about so shortly before the verdict, or since, and is told of after it, ends the refusal."""
 ROUND_S = 0.5
 """So long a round of a loop takes at most."""
 NEVER_S = -1e9
@@ -45,7 +47,7 @@ class KeyLaws:
         self._last: dict[str, Poll] = {}  # of each id, the answer to the question that was asked last
         self._witness: str | None = None  # whose state was told last, by when that was asked
         self._told_s = NEVER_S
-        self._accepted_s = NEVER_S  # when an answer came that only an accepted key gets, to a question of this refusal
+        self._accepted_s = NEVER_S  # when an answer came that ends the refusal: only an accepted key gets it
         self._against: Counter[str] = Counter()  # refusals of each task since then
         self._several_s: float | None = None  # since when they are too many
         self._unsettled_s = NEVER_S  # … and when one more was asked for
@@ -119,7 +121,7 @@ class KeyLaws:
         assert poll.ended_s is not None
         if poll.begun_s >= self._told_s:
             self._told_s, self._witness = poll.begun_s, task_id
-        if self.refused_s is not None and poll.begun_s > self.refused_s:
+        if self.refused_s is not None and poll.begun_s > self.refused_s - TOGETHER_S + SKEW_S:
             self._accepted_s = poll.ended_s
         self._forget_what_is_against_it()
 
