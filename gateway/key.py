@@ -28,8 +28,9 @@ no task told of since. So clients' reads alone convict nobody, and whoever was n
 While the key is doubted, tasks are polled as ever. Of a refused key nobody asks but the poller, after each pause. Where
 the neutral task refused it: about a due task, and then about the neutral one, with pauses that grow to 5 min; so an
 upstream that refuses unknown ids is found to have recovered too. Where its tasks did: about one of them every 30 s;
-with none left the key is accepted. Tasks that failed least often come first. An answer counts for when it was asked
-for: what would have ended the doubt ends the refusal that came of it, and what was asked long before says nothing.
+with none left the key is accepted. Tasks that failed least often come first. In the pause, one that is new is asked
+about every 5 s, and its refusal makes no pause longer. An answer counts for when it was asked for: what would have
+ended the doubt ends the refusal that came of it, and what was asked long before says nothing.
 """
 
 from math import inf
@@ -77,7 +78,8 @@ class Key:
         self._told_at = -inf  # when the witness was asked about, also where it is given up
         self._refused_tasks: set[str] = set()  # those that count against the key
         self._last_refusal = PollResult(kind=PollKind.KEY_REFUSED)
-        self._refused_at = -inf
+        self.refused_at = -inf
+        """What was asked since then, by the steady clock, tells of a refused key."""
         self._resumes_at = -inf
         self._pauses = 0
         self._task_heard = False  # since the last pause, of a key that the neutral task refused
@@ -157,7 +159,7 @@ class Key:
 
     def _vouched(self, task_id: str, asked_at: float, result: PollResult) -> None:
         if self.refusal is not None:
-            if asked_at < self._refused_at:
+            if asked_at < self.refused_at:
                 return
             self._accept()
         self._vouched_at = max(self._vouched_at, asked_at)
@@ -228,7 +230,7 @@ class Key:
             self.refusal = result.error
             # Of one that its tasks refuse a new task is to be asked about soon: it may be the first of the key's own.
             self._pauses = 1 if self._refused_tasks else min(self._pauses + 1, len(_PROBE_S))
-        self._refused_at = refused_at
+        self.refused_at = refused_at
         self._task_heard = False
         self._resumes_at = self.queries.hold(_PROBE_S[self._pauses - 1])
 

@@ -190,6 +190,46 @@ def test_accepted_answers_that_come_after_the_refusals(slow_s: float, first: boo
     run_virtual(main())
 
 
+@pytest.mark.parametrize("later_s", [0.0, 1.0, 7.0, 200.0])
+def test_a_new_task_is_asked_about_in_the_pause_of_others(later_s: float, tmp_path: Path) -> None:
+    """One refused task alone refused the key: those registered later are asked about soon, and end that."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await life.register("bad")
+        await until(lambda: life.key.refusal is not None)
+        await asyncio.sleep(later_s)
+        registered_s = VirtualClock().monotonic()
+        jobs.ends_s = {f"t{number}": registered_s for number in range(9)}
+        callbacks = [await life.register(task_id) for task_id in jobs.ends_s]
+        lags = await asyncio.gather(*(settled_s(life, callback, registered_s) for callback in callbacks))
+        assert max(lags) <= max(5.0 - later_s, 1.0) + 1.0
+        assert life.key.refusal is None
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_new_tasks_of_a_refused_key_are_asked_about_now_and_then(tmp_path: Path) -> None:
+    """However many are registered: one every five seconds, and the pauses grow as ever."""
+
+    async def main() -> None:
+        jobs = Jobs({NEUTRAL_TASK_ID}, REFUSALS["HTTP 401"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        for number in range(600):
+            jobs.refused.add(f"t{number}")
+            await life.register(f"t{number}")
+            await asyncio.sleep(1.0)
+        assert life.key.refusal is not None
+        times = sorted(at for asked in jobs.asked.values() for at in asked if at > 10)
+        assert sum(at > 10 for at in jobs.asked[NEUTRAL_TASK_ID]) == 4
+        assert 600 / 7 <= len(times) <= 600 / 5 + 8
+        await life.stop()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("neutral", [True, False])
 def test_one_accepted_task_of_ten(neutral: bool, tmp_path: Path) -> None:
     """The key is accepted for it, so it is polled on time, even where the upstream refuses ids that there are not."""

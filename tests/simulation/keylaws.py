@@ -15,7 +15,9 @@ PROBE = "gateway-key-probe"
 TELLS = ("running", "ended")
 """What only a key that is accepted is answered, at whatever API."""
 PAUSE_S = 30.0
-"""In any such time there are two questions with a refused key at most."""
+"""In any such time there are two questions with a refused key at most …"""
+NEW_PAUSE_S = 5.0
+"""… besides those about tasks that are new, each of them so long after the answer before it."""
 LONGEST_PAUSE_S = 400.0
 """So long it is left alone at most: a pause of 300 s, and then the next task is due."""
 SEVERAL = 3
@@ -41,6 +43,7 @@ class KeyLaws:
         self.fine_since_s = NEVER_S
         """Since when it has been neither refused nor throttled."""
         self._asked_s: list[float] = []  # with the key as it is refused now
+        self._answered_s = NEVER_S  # whatever was
         self._throttled = (NEVER_S, NEVER_S)
         self._under_way: list[Poll] = []
         self._refused_last_s = NEVER_S
@@ -79,9 +82,11 @@ class KeyLaws:
         assert not early, (task_id, poll, since_s, until_s, "asks while the key is to be left alone")
         if self.refused_s is not None and poll.begun_s > self.refused_s + round_s:
             assert not self._under_way, (task_id, poll, self._under_way, "asks more than once with a refused key")
+            apart = poll.begun_s >= self._answered_s + NEW_PAUSE_S - SKEW_S
             lately = [at_s for at_s in self._asked_s if at_s > poll.begun_s - PAUSE_S + SKEW_S]
-            assert len(lately) < 2, (task_id, poll, lately, "asks a third time in a pause")
-            self._asked_s = [*lately, poll.begun_s]
+            if poll.probes or task_id in self._last or not apart:
+                assert len(lately) < 2, (task_id, poll, lately, "asks a third time in a pause")
+                self._asked_s = [*lately, poll.begun_s]
         elif poll.probes:
             assert poll.begun_s < self._refused_last_s + RECENT_S, (poll, "asks about a key that nobody doubts")
         assert not poll.probes or not any(one.probes for one in self._under_way), (poll, "asks about it twice at once")
@@ -92,6 +97,7 @@ class KeyLaws:
         assert poll.ended_s is not None
         self.look(poll.ended_s)
         self._under_way.remove(poll)
+        self._answered_s = poll.ended_s
         if task_id not in self._last or poll.begun_s >= self._last[task_id].begun_s:
             self._last[task_id] = poll
         if poll.kind == "throttled":
