@@ -84,6 +84,10 @@ class Budget:
         available = self.available()
         return available - min(self._reads_waiting, self._share_of_reads(available))
 
+    def available_in_pause(self) -> bool:
+        """Whether a request could be sent now but for our own hold."""
+        return self._limiter.available(self._clock.monotonic(), held=False) > 0
+
     def next_available_s(self) -> float | None:
         """Return in how many seconds a request may be sent; None: not before one in flight has ended."""
         steady = self._clock.monotonic()

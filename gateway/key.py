@@ -17,7 +17,7 @@ doubted   … anything else                                                  acc
 doubted   to the gateway's question about the neutral task: a refusal      refused, by the neutral task
 doubted   … anything else, with three tasks refused                        refused, by its tasks
 doubted   … anything else                                                  accepted, until a refusal 5 s later
-refused   a vouching one, asked since                                      accepted
+refused   a vouching one, asked since, or up to 5 s before the doubt       accepted
 ========  ===============================================================  ============================================
 
 The witness is the task last told of; it is given up only when it is refused itself. While there is one, nobody
@@ -28,8 +28,9 @@ no task told of since. So clients' reads alone convict nobody, and whoever was n
 While the key is doubted, tasks are polled as ever. Of a refused key nobody asks but the poller, after each pause. Where
 the neutral task refused it: about a due task, and then about the neutral one, with pauses that grow to 5 min; so an
 upstream that refuses unknown ids is found to have recovered too. Where its tasks did: about one of them every 30 s;
-with none left the key is accepted. Tasks that failed least often come first. An answer counts for when it was asked
-for: who asked before the key was refused says nothing of what came after.
+with none left the key is accepted. Tasks that failed least often come first. In the pause, one that is new is asked
+about every 5 s, and its refusal makes no pause longer. An answer counts for when it was asked for: what would have
+ended the doubt ends the refusal that came of it, and what was asked long before says nothing.
 """
 
 from math import inf
@@ -77,7 +78,8 @@ class Key:
         self._told_at = -inf  # when the witness was asked about, also where it is given up
         self._refused_tasks: set[str] = set()  # those that count against the key
         self._last_refusal = PollResult(kind=PollKind.KEY_REFUSED)
-        self._refused_at = -inf
+        self.refused_at = -inf
+        """What was asked since then, by the steady clock, tells of a refused key."""
         self._resumes_at = -inf
         self._pauses = 0
         self._task_heard = False  # since the last pause, of a key that the neutral task refused
@@ -157,7 +159,7 @@ class Key:
 
     def _vouched(self, task_id: str, asked_at: float, result: PollResult) -> None:
         if self.refusal is not None:
-            if asked_at < self._refused_at:
+            if asked_at < self.refused_at:
                 return
             self._accept()
         self._vouched_at = max(self._vouched_at, asked_at)
@@ -198,10 +200,9 @@ class Key:
             return  # the neutral one is next, or once more: that answer is older than the question
         if result.kind is PollKind.KEY_REFUSED:
             self._refused_tasks.clear()
-            self._convict(asked_at, result)
+            self._convict(doubted_at, result)
         elif len(self._refused_tasks) >= _CONVICTING:
-            # What would have ended the doubt ends the refusal that came of it.
-            self._convict(doubted_at - _VOUCHES_S, self._last_refusal)
+            self._convict(doubted_at, self._last_refusal)
         else:
             self._rest(asked_at)
 
@@ -209,10 +210,11 @@ class Key:
         self._doubted_at = None
         self._rests_until = asked_at + _VOUCHES_S
 
-    def _convict(self, refused_at: float, refusal: PollResult) -> None:
+    def _convict(self, doubted_at: float, refusal: PollResult) -> None:
         self._doubted_at = None
         self._refused_gauge.set(1)
-        self._pause(refused_at, refusal)
+        # Slow answers that were under way meanwhile come after the verdict, and are as good.
+        self._pause(doubted_at - _VOUCHES_S, refusal)
         _log.error("upstream.key_refused", upstream=self._upstream, error=refusal.error)
 
     def _not_accepted_again(self, asked_at: float, result: PollResult, probe: bool) -> None:
@@ -228,7 +230,7 @@ class Key:
             self.refusal = result.error
             # Of one that its tasks refuse a new task is to be asked about soon: it may be the first of the key's own.
             self._pauses = 1 if self._refused_tasks else min(self._pauses + 1, len(_PROBE_S))
-        self._refused_at = refused_at
+        self.refused_at = refused_at
         self._task_heard = False
         self._resumes_at = self.queries.hold(_PROBE_S[self._pauses - 1])
 

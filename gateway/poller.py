@@ -4,6 +4,7 @@ Owns the decision what a poll's result means for its task and for the key. Run b
 and to one upstream.
 
 A refused key pauses the key, never its tasks: one poll at a time probes it, after each pause, until it is accepted.
+A task that nobody has asked about yet need not wait for the pause's end: it may be the first that the key is good for.
 A refused task of an accepted key is asked about ever more seldom, and nobody else waits for it.
 A task that the upstream does not know is given up only after a grace period: the family answers 404 and 422 for fresh
 ones too.
@@ -44,6 +45,10 @@ _RESTART_GRACE_MS = 600_000
 """… and, from the start, where it passed before that."""
 _FAILED_PAUSE_S = 1.0
 """How long a task stays claimed whose poll could not be stored, or met a defect."""
+_NEW_PAUSE_S = 5.0
+"""So long after its last answer a refused key's new task is asked about: it may be the first that is the key's own …"""
+_NEW_LOOK_S = 1.0
+"""… and looked for so often."""
 _CALLBACKS_TOLD = 20
 """So many of a task's callbacks are named in its line of the log."""
 _REFUSED_TOLD_S = 600.0
@@ -82,6 +87,7 @@ class Poller:
         self._refused: dict[int, tuple[float, bool]] = {}
         """When (monotonic) a task was refused last, the longest ago first; whether the key was accepted since once."""
         self._probing = False
+        self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
     def refuses_tasks(self) -> bool:
@@ -113,6 +119,8 @@ class Poller:
         free = min(room, available)
         if free <= 0:
             queries.polls_waiting = True  # perhaps: the next round with a place to give puts it right
+            if refused:
+                wait_s = min(wait_s, await self._ask_about_new(now))
             available_s = queries.next_available_s()
             return wait_s if available_s is None else min(wait_s, max(available_s, 0.001))
         queries.take(free)
@@ -126,11 +134,7 @@ class Poller:
             if wanted and (refused or available < room):
                 rank = _least_failed if refused else self._timetable.urgency
             claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank)
-            await self._reserve(claims)
-            for claim in claims:
-                self._timetable.polled(claim, now)
-                self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
-            started += len(claims)
+            started += await self._start_polls(claims, now)
             if refused and not claims:
                 if not self._key.refused_by_tasks:
                     started += await self._start_probe()
@@ -151,6 +155,32 @@ class Poller:
 
     async def drain(self, timeout_s: float) -> None:
         await self._in_flight.drain(timeout_s)
+
+    async def _ask_about_new(self, now: int) -> float:
+        """In a pause, ask about a task that nobody has asked about; return in how many seconds to look again."""
+        queries = self._key.queries
+        steady = self._clock.monotonic()
+        if steady < self._new_from:
+            return self._new_from - steady
+        self._new_from = steady + _NEW_LOOK_S
+        if not queries.available_in_pause():
+            return _NEW_LOOK_S
+        queries.take(1)
+        started = 0
+        try:
+            since = now - round((steady - self._key.refused_at) * 1000)
+            started = await self._start_polls(await self._store.claim_new_task(self._upstream.name, since, now), now)
+        finally:
+            queries.give_back(1 - started)
+        return _NEW_LOOK_S
+
+    async def _start_polls(self, claims: Sequence[DueTask], now: int) -> int:
+        """Ask about these tasks, in places taken; return how many that took. Raises StoreError."""
+        await self._reserve(claims)
+        for claim in claims:
+            self._timetable.polled(claim, now)
+            self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
+        return len(claims)
 
     async def _reserve(self, claims: Sequence[DueTask]) -> None:
         try:
@@ -201,7 +231,9 @@ class Poller:
         finally:
             self._key.queries.end()
             self._in_flight.wake_soon()  # a place in the rate limit may have its time now
-        self._poll_seconds.observe(self._clock.monotonic() - started)
+        ended = self._clock.monotonic()
+        self._new_from = ended + _NEW_PAUSE_S
+        self._poll_seconds.observe(ended - started)
         self._polls[result.label].inc()
         self._key.judge(task_id, started, result, again=again, probe=probe)
         if result.task_created_at is not None and result.task_created_at > self._clock.now():

@@ -33,9 +33,9 @@ class RateLimiter:
         """How many requests the windows allow in the long run."""
         return min((window.limit / window.length_s for window in self._windows), default=math.inf)
 
-    def available(self, now: float) -> int:
-        """Return how many requests may be sent now."""
-        if self.blocked(now):
+    def available(self, now: float, *, held: bool = True) -> int:
+        """Return how many requests may be sent now; ``held`` False: or could be, but for our own hold."""
+        if self.blocked(now) if held else now < self._blocked_until:
             return 0
         return max(0, min((w.limit - w.count(now) - self.in_flight for w in self._windows), default=2**31))
 

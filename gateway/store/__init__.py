@@ -124,6 +124,10 @@ class Store(Protocol):
         """
         ...
 
+    async def claim_new_task(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one."""
+        ...
+
     def release_task(self, claim: DueTask) -> None:
         """Give a claim back with nothing recorded."""
         ...

@@ -184,6 +184,14 @@ WHERE upstream = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FRO
 ORDER BY next_poll_at LIMIT ?
 """
 
+# By the rows' own order, and few of them: a long queue of others costs nothing.
+SELECT_NEW_TASK = """
+SELECT seq, upstream, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at FROM tasks
+WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 AND created_at >= ?
+    AND +next_poll_at <= ? AND seq NOT IN (SELECT value FROM json_each(?))
+ORDER BY seq LIMIT 1
+"""
+
 # A cancelled last callback may have idled the task while it was polled: then it stays so.
 RESCHEDULE_TASKS = """
 WITH poll (seq, polled_at, next_poll_at, error, born_at, model) AS (VALUES ?)

@@ -296,6 +296,15 @@ class SqliteStore:
             self._next_poll_told[upstream] = next_due_at
             return due, next_due_at
 
+    async def claim_new_task(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        async with self._database.reading():
+            claimed = rows.array(list(self._claimed_tasks))
+            found = await self._database.rows(sql.SELECT_NEW_TASK, (upstream, since, now, claimed))
+            for row in found:
+                self._claimed_tasks[rows.due_task(row).seq] = upstream
+                self._ranked.pop(upstream, None)
+            return [rows.due_task(row) for row in found]
+
     async def _due_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """Return unclaimed due tasks, the longest due first, and when the one after them is due."""
         claimed = rows.array(list(self._claimed_tasks))

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,12 @@ def test_a_refused_key_loses_nothing_and_recovers(tmp_path: Path) -> None:
         assert first <= 2 * 64  # those of the doubt, and those before
         await until(lambda: VirtualClock().monotonic() > good_after_s)
         assert life.key.refusal == "The upstream answered 401: no"
+        refused_s = asked[first - 1]
+        # In the first one also those that were registered with the first: nobody had asked about them.
+        new = [at for at in asked[first:] if at < refused_s + 30]
+        assert len(new) == 4
+        assert all(later - sooner >= 7 for sooner, later in pairwise([refused_s, *new]))
+        asked[first : first + len(new)] = []
         gaps = [b - a for a, b in zip(asked[first - 1 :], asked[first:], strict=False)]
         # After each pause a task, and once that is refused the neutral one.
         assert len(gaps) == 6

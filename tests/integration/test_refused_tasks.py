@@ -75,6 +75,7 @@ class Jobs:
         self.ends_s: dict[str, float] = {}
         self.asked: dict[str, list[float]] = {}
         self.unknown: Callable[[Profile], httpx.Response] = envelope(404, 404)
+        self.tells_after_s = 0.05
         self._refusal = refusal
         self._profile = profile = PROFILES[profile]
         before, _, after = profile.request.status_path.partition("{task_id}")
@@ -93,6 +94,7 @@ class Jobs:
             return self._refusal(self._profile)
         if task_id not in self.ends_s:
             return self.unknown(self._profile)
+        await asyncio.sleep(self.tells_after_s - 0.05)
         return httpx.Response(200, json=self._told(task_id))
 
     def _told(self, task_id: str) -> dict[str, Any]:
@@ -160,6 +162,69 @@ def test_one_refused_task_of_ten(profile: str, refusal: Callable[[Profile], http
         assert 300 <= gaps[-1] <= 331
         assert len(gaps) < 25
         assert len(jobs.asked.get(NEUTRAL_TASK_ID, [])) <= len(gaps)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("slow_s", [0.5, 4.0, 12.0])
+def test_accepted_answers_that_come_after_the_refusals(slow_s: float, first: bool, tmp_path: Path) -> None:
+    """Asked together with one that is refused at once, like any unknown id: they end what that has begun."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        jobs.tells_after_s = slow_s
+        good = [f"t{number}" for number in range(9)]
+        jobs.ends_s = dict.fromkeys(good, 60.0)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        callbacks = {task_id: await life.register(task_id) for task_id in (["bad", *good] if first else [*good, "bad"])}
+        await asyncio.sleep(slow_s + 0.5)
+        assert life.key.refusal is None
+        verdicts = Verdicts(life)
+        lags = await asyncio.gather(*(settled_s(life, callbacks[task_id], 60.0) for task_id in good))
+        assert max(lags) <= 30.1 + 2 * slow_s
+        assert not verdicts.refusals
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("later_s", [0.0, 1.0, 7.0, 200.0])
+def test_a_new_task_is_asked_about_in_the_pause_of_others(later_s: float, tmp_path: Path) -> None:
+    """One refused task alone refused the key: those registered later are asked about soon, and end that."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await life.register("bad")
+        await until(lambda: life.key.refusal is not None)
+        await asyncio.sleep(later_s)
+        registered_s = VirtualClock().monotonic()
+        jobs.ends_s = {f"t{number}": registered_s for number in range(9)}
+        callbacks = [await life.register(task_id) for task_id in jobs.ends_s]
+        lags = await asyncio.gather(*(settled_s(life, callback, registered_s) for callback in callbacks))
+        assert max(lags) <= max(5.0 - later_s, 1.0) + 1.0
+        assert life.key.refusal is None
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_new_tasks_of_a_refused_key_are_asked_about_now_and_then(tmp_path: Path) -> None:
+    """However many are registered: one every five seconds, and the pauses grow as ever."""
+
+    async def main() -> None:
+        jobs = Jobs({NEUTRAL_TASK_ID}, REFUSALS["HTTP 401"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        for number in range(600):
+            jobs.refused.add(f"t{number}")
+            await life.register(f"t{number}")
+            await asyncio.sleep(1.0)
+        assert life.key.refusal is not None
+        times = sorted(at for asked in jobs.asked.values() for at in asked if at > 10)
+        assert sum(at > 10 for at in jobs.asked[NEUTRAL_TASK_ID]) == 4
+        assert 600 / 7 <= len(times) <= 600 / 5 + 8
         await life.stop()
 
     run_virtual(main())

@@ -15,7 +15,9 @@ PROBE = "gateway-key-probe"
 TELLS = ("running", "ended")
 """What only a key that is accepted is answered, at whatever API."""
 PAUSE_S = 30.0
-"""In any such time there are two questions with a refused key at most."""
+"""In any such time there are two questions with a refused key at most …"""
+NEW_PAUSE_S = 5.0
+"""… besides those about tasks that are new, each of them so long after the answer before it."""
 LONGEST_PAUSE_S = 400.0
 """So long it is left alone at most: a pause of 300 s, and then the next task is due."""
 SEVERAL = 3
@@ -23,6 +25,8 @@ SEVERAL = 3
 SETTLES_S = 30.0
 """So long a doubt takes at most, while answers come at their pace."""
 RECENT_S = 120.0
+TOGETHER_S = 5.0
+"""Who was asked about so shortly before the verdict, or since, and is told of after it, ends the refusal."""
 ROUND_S = 0.5
 """So long a round of a loop takes at most."""
 NEVER_S = -1e9
@@ -39,13 +43,14 @@ class KeyLaws:
         self.fine_since_s = NEVER_S
         """Since when it has been neither refused nor throttled."""
         self._asked_s: list[float] = []  # with the key as it is refused now
+        self._answered_s = NEVER_S  # whatever was
         self._throttled = (NEVER_S, NEVER_S)
         self._under_way: list[Poll] = []
         self._refused_last_s = NEVER_S
         self._last: dict[str, Poll] = {}  # of each id, the answer to the question that was asked last
         self._witness: str | None = None  # whose state was told last, by when that was asked
         self._told_s = NEVER_S
-        self._accepted_s = NEVER_S  # when an answer came that only an accepted key gets, to a question of this refusal
+        self._accepted_s = NEVER_S  # when an answer came that ends the refusal: only an accepted key gets it
         self._against: Counter[str] = Counter()  # refusals of each task since then
         self._several_s: float | None = None  # since when they are too many
         self._unsettled_s = NEVER_S  # … and when one more was asked for
@@ -77,9 +82,11 @@ class KeyLaws:
         assert not early, (task_id, poll, since_s, until_s, "asks while the key is to be left alone")
         if self.refused_s is not None and poll.begun_s > self.refused_s + round_s:
             assert not self._under_way, (task_id, poll, self._under_way, "asks more than once with a refused key")
+            apart = poll.begun_s >= self._answered_s + NEW_PAUSE_S - SKEW_S
             lately = [at_s for at_s in self._asked_s if at_s > poll.begun_s - PAUSE_S + SKEW_S]
-            assert len(lately) < 2, (task_id, poll, lately, "asks a third time in a pause")
-            self._asked_s = [*lately, poll.begun_s]
+            if poll.probes or task_id in self._last or not apart:
+                assert len(lately) < 2, (task_id, poll, lately, "asks a third time in a pause")
+                self._asked_s = [*lately, poll.begun_s]
         elif poll.probes:
             assert poll.begun_s < self._refused_last_s + RECENT_S, (poll, "asks about a key that nobody doubts")
         assert not poll.probes or not any(one.probes for one in self._under_way), (poll, "asks about it twice at once")
@@ -90,6 +97,7 @@ class KeyLaws:
         assert poll.ended_s is not None
         self.look(poll.ended_s)
         self._under_way.remove(poll)
+        self._answered_s = poll.ended_s
         if task_id not in self._last or poll.begun_s >= self._last[task_id].begun_s:
             self._last[task_id] = poll
         if poll.kind == "throttled":
@@ -119,7 +127,7 @@ class KeyLaws:
         assert poll.ended_s is not None
         if poll.begun_s >= self._told_s:
             self._told_s, self._witness = poll.begun_s, task_id
-        if self.refused_s is not None and poll.begun_s > self.refused_s:
+        if self.refused_s is not None and poll.begun_s > self.refused_s - TOGETHER_S + SKEW_S:
             self._accepted_s = poll.ended_s
         self._forget_what_is_against_it()
 

@@ -660,7 +660,8 @@ def test_nine_tasks_of_another_account_refuse_no_key() -> None:
     run_virtual(main())
 
 
-def test_an_answer_that_was_under_way_ends_the_refusal_of_tasks() -> None:
+@pytest.mark.parametrize("neutral", [UNKNOWN, REFUSED])
+def test_an_answer_that_was_under_way_ends_the_refusal(neutral: PollResult) -> None:
     """A slow one that tells of a task, asked when the doubt began, comes after the others have convicted the key."""
 
     async def main() -> None:
@@ -668,7 +669,7 @@ def test_an_answer_that_was_under_way_ends_the_refusal_of_tasks() -> None:
         for number in range(3):
             says(k, f"t{number}", REFUSED, again=True)
         await asyncio.sleep(0.1)
-        probed(k, NEUTRAL_TASK_ID, UNKNOWN)
+        probed(k, NEUTRAL_TASK_ID, neutral)
         assert k.refusal is not None
         says(k, "own", OK, asked_s_ago=6)
         assert k.refusal is not None
@@ -783,7 +784,7 @@ def test_an_answer_that_needs_an_accepted_key_ends_the_refusal(kind: PollKind, a
 
 
 def test_many_refusals_at_once_are_one() -> None:
-    """The answers to requests sent before the key was refused do not make the pause longer, nor end it."""
+    """The answers to requests sent before the key was refused do not make the pause longer, nor do old ones end it."""
 
     async def main() -> None:
         k = key()
@@ -794,9 +795,9 @@ def test_many_refusals_at_once_are_one() -> None:
         for _ in range(64):
             says(k, "t", REFUSED)
         probed(k, NEUTRAL_TASK_ID, REFUSED)
-        says(k, "a", OK, asked_s_ago=0.001)
+        says(k, "a", OK, asked_s_ago=5.001)
         await asyncio.sleep(1)
-        says(k, "b", OK, asked_s_ago=3)
+        says(k, "b", OK, asked_s_ago=8)
         assert (k.refusal, k.neutral_next, k.queries.next_available_s()) == (REFUSED.error, False, 29.0)
 
     run_virtual(main())
