@@ -84,6 +84,7 @@ class InboundProtocol(ServerProtocol):
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
+        self._client_ended = False  # its side: it may still read
         self._lingering = False  # nothing more is said, and what still comes is thrown away
         self._dropped = 0
         self._deadline: asyncio.TimerHandle | None = None  # for what the client owes
@@ -112,6 +113,18 @@ class InboundProtocol(ServerProtocol):
         self._closes_here.let_go()
         if self.flow is not None:
             self._unset_keepalive_if_required()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether the connection stays: a client that ends its side alone still reads what it has asked for."""
+        # Nothing of the API watches for a client that goes. Receiver and simulator do, so this is not their protocol's.
+        cycle = self.cycle  # of the last request
+        asked = cycle is not None and not cycle.more_body and not cycle.response_complete
+        if not asked or self._is_closing():
+            return False
+        self._client_ended = True
+        self._forget_deadline()  # what it had begun behind those will not come
+        cycle.keep_alive = False
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
@@ -267,7 +280,9 @@ class InboundProtocol(ServerProtocol):
         if self._is_closing():
             return
         self._cut_after(self.read_s)
-        if not (self._in_body or self._in_head() or self.pipeline or self._refusal is not None):
+        sends = self._in_body or self._in_head() or self.pipeline or self._refusal is not None
+        if self._client_ended or not sends:
+            self.pipeline.clear()
             self._connection.close()
             return
         self._lingering = True

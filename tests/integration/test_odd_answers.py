@@ -61,11 +61,25 @@ READ = {
     "length and coding": OK + b"Content-Length: 300\r\n" + CHUNKED + b"\r\n" + CHUNKS,
     "identity and length": OK + b"Transfer-Encoding: identity\r\n" + LENGTH + b"\r\n" + BODY,
     "chunked twice": OK + CHUNKED + CHUNKED + b"\r\n" + CHUNKS,
+    "tab after the coding": OK + b"Transfer-Encoding: chunked\t \r\n\r\n" + CHUNKS,
     # Chunks.
     "blanks after a size": OK + CHUNKED + b"\r\n8  \r\n%b\r\n0  \r\n\r\n" % BODY,
     "tab after a size": OK + CHUNKED + b"\r\n8\t\r\n%b\r\n0\r\n\r\n" % BODY,
     "bare LF after a chunk": OK + CHUNKED + b"\r\n8\r\n%b\n0\r\n\r\n" % BODY,
     "bare LF at the end of the chunks": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\n\n" % BODY,
+    "blank in an extension": OK + CHUNKED + b"\r\n8; a=b\r\n%b\r\n0\r\n\r\n" % BODY,
+    "blanks around an extension": OK + CHUNKED + b"\r\n8  ; a = b \r\n%b\r\n0 ; c\r\n\r\n" % BODY,
+    "empty extension": OK + CHUNKED + b"\r\n8;\r\n%b\r\n0;\r\n\r\n" % BODY,
+    "odd extension at the end": OK + CHUNKED + b"\r\n3\r\n%b\r\n5\r\n%b\r\n0; a\r\n\r\n" % (BODY[:3], BODY[3:]),
+    "odd extension in between": OK + CHUNKED + b"\r\n3\r\n%b\r\n5; a\r\n%b\r\n0\r\n\r\n" % (BODY[:3], BODY[3:]),
+    "bare LF after a size": OK + CHUNKED + b"\r\n8\n%b\r\n0\r\n\r\n" % BODY,
+    "bare LF around the last chunk": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\n\n" % BODY,
+    "bare LF everywhere": (OK + CHUNKED + b"\r\n" + CHUNKS).replace(b"\r\n", b"\n"),
+    "bare LF in a trailer": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\nx: a\ny: b\n\n" % BODY,
+    "empty lines and announcements first": b"\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n\r\n"
+    + (OK + CHUNKED + b"\r\n8; a\r\n%b\r\n0\r\n\r\n" % BODY),
+    "odd announcement, odd chunks": b"HTTP/1.1 103 Early Hints\nX: \x01\n\n"
+    + (OK + CHUNKED + b"\r\n8; a\r\n%b\r\n0\n\n" % BODY),
     "trailer folded": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\nX: a\r\n b\r\n\r\n" % BODY,
     "control in a trailer": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\nX: \x01\n\r\n" % BODY,
     "folded, and blanks after a size": OK + b"X-A: a\r\n b\r\n" + CHUNKED + b"\r\n8 \r\n%b\r\n0\r\n\r\n" % BODY,
@@ -87,6 +101,12 @@ REFUSED = {
     "negative length": (OK + b"Content-Length: -8\r\n\r\n" + BODY, "Content-Length is not a number"),
     "endless length": (OK + b"Content-Length: 8%b\r\n\r\n" % (b"0" * 30), "Content-Length is not a number"),
     "size in words": (OK + CHUNKED + b"\r\n%b\r\n" % KEY.encode(), "Invalid character in chunk size"),
+    "size in words after a chunk": (
+        OK + CHUNKED + b"\r\n8;\r\n%b\r\n%b" % (BODY, KEY.encode()),
+        "Invalid character in chunk",
+    ),
+    "no size": (OK + CHUNKED + b"\r\n; a\r\n%b\r\n" % BODY, "Invalid character in chunk size"),
+    "negative size": (OK + CHUNKED + b"\r\n-8\r\n%b\r\n" % BODY, "Invalid character in chunk size"),
     "no end of a chunk": (OK + CHUNKED + b"\r\n8\r\n%b%b" % (BODY, KEY.encode()), "after chunk data"),
 }
 
@@ -209,6 +229,32 @@ async def test_loose_trailer_without_end(transport: PooledTransport, raw_server:
     server = await raw_server(handle)
     with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
         await post(transport, server.url())
+
+
+@pytest.mark.parametrize("sent", [b"8; ", b"8\r\n%b\r\n0; " % BODY, b"8\n%b\n8 ;" % BODY])
+async def test_loose_extension_without_end(
+    transport: PooledTransport, raw_server: Callable[..., Any], sent: bytes
+) -> None:
+    """An extension is passed over, and bounded like a trailer."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(OK + CHUNKED + b"\r\n" + sent)
+        for _ in range(64):
+            writer.write(b"a = b; " * 100_000)
+            await writer.drain()
+
+    server = await raw_server(handle)
+    with pytest.raises(httpx.RemoteProtocolError, match="larger than 32768 bytes"):
+        await post(transport, server.url())
+
+
+async def test_extensions_of_any_number(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
+    """The bound is on what stands between two parts of a body, not on all of it."""
+    body = bytes(range(256))
+    chunks = b"".join(b"1; %b\n%b\n" % (b"a" * 1000, body[at : at + 1]) for at in range(len(body)))
+    server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunks + b"0\n\n", 50_000))
+    assert (await post(transport, server.url())).content == body
 
 
 @pytest.mark.parametrize("padding", [b"", b"    "])

@@ -34,6 +34,7 @@ LAYERS = {
         "transport",
         "http1",
         "oddhead",
+        "oddchunks",
         "resolver",
         "store",
         "asgi_server",
@@ -98,6 +99,7 @@ SIBLINGS = {
     ("asgi_server", "serverprotocol"),
     ("transport", "http1"),  # its connections
     ("http1", "oddhead"),  # what its parser refuses
+    ("http1", "oddchunks"),
     ("transport", "netguard"),  # checks the address that is dialled
     ("key", "budget"),  # what it pauses
     ("sender", "transport"),  # its types
