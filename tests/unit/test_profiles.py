@@ -857,4 +857,23 @@ def test_mistakes_of_all_files_are_told_together(tmp_path: Path) -> None:
     assert third == f"{tmp_path}/c.toml: it is not a text file in UTF-8"
     assert fourth == f"{tmp_path}/d.toml: Is a directory"
     assert fifth == f"{tmp_path}/mine.toml: limits.query[0].limit: Expected `int` >= 1"
-    assert sixth == f"{tmp_path}/nowhere: no such folder"
+    assert sixth == (
+        f"GATEWAY_PROFILES: got '{tmp_path}/nowhere'; there is no such folder: name a folder that this user may read"
+    )
+
+
+def test_a_folder_that_cannot_be_listed_names_its_setting(tmp_path: Path) -> None:
+    """Whatever keeps it from being read: here it is a file, or its name is longer than any."""
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "Not a directory"), (tmp_path / ("a" * 300), "File name too long")):
+        _, (problem,) = read_profiles([folder])
+        assert problem.startswith(f"GATEWAY_PROFILES: got '{folder}'; {why}: ")
+
+
+def test_hidden_files_are_no_profiles(tmp_path: Path) -> None:
+    """What macOS and editors leave beside a profile is passed over: a copy's attributes, a lock that leads nowhere."""
+    (tmp_path / "mine.toml").write_text(RIGHT)
+    (tmp_path / "._mine.toml").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / ".#mine.toml").symlink_to("me@host.1234")
+    profiles, problems = read_profiles([tmp_path])
+    assert (profiles.keys(), problems) == ({"mine"}, [])
