@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.errors import ConfigError
-from gateway.profile import Profile, parse_profile
+from gateway.profile import Profile
+from gateway.profiletext import parse_profile
 
 __all__ = ["read_profiles"]
 

@@ -56,6 +56,7 @@ LAYERS = {
         "signature",
         "ed25519",
         "profile",
+        "profiletext",
         "durations",
         "timetable",
         "bulkhead",

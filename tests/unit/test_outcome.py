@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.model import TaskState
 from gateway.outcome import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
-from gateway.profile import parse_profile
+from gateway.profiletext import parse_profile
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
