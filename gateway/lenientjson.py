@@ -45,7 +45,7 @@ def decode(data: bytes | str) -> Any:
 
 def _shallow(text: str) -> str:
     """Return JSON text whose innermost levels are strings. Raises ValueError where it has too many brackets."""
-    done = []
+    done: list[str] = []
     depth = at = start = 0
     for _ in range(_MOST_BRACKETS):
         found = _BRACKET.match(text, at)
