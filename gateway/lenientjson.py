@@ -4,11 +4,13 @@ Owns what is taken beyond RFC 8259, and that what it returns can be encoded agai
 here. Called by ``outcome`` for answers, and by the proxy for what goes on to the upstream.
 
 Taken are a byte order mark, UTF-16 and UTF-32, control characters within text, and what cannot be told again: half an
-emoji and bytes that are no UTF-8 become U+FFFD; NaN, Infinity and numbers beyond a float become null.
+emoji and bytes that are no UTF-8 become U+FFFD; NaN, Infinity and numbers beyond a float become null. Where a value is
+nested too deeply to be read, what stands below 64 levels becomes a string: its JSON text.
 """
 
 import json
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -16,20 +18,51 @@ import msgspec
 __all__ = ["decode"]
 
 _MAX_DIGITS = 4300  # from there on int() refuses, and msgspec would not write it
+_LEVELS = 64  # nobody's paths are as long
+_MOST_BRACKETS = 250_000  # a fifth of a second; ordinary answers have some hundreds
+_BRACKET = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
 
 
 def decode(data: bytes | str) -> Any:
-    """Return the value. Raises ValueError with the reason, and RecursionError where it is nested too deeply."""
+    """Return the value. Raises ValueError with the reason."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass
     text = data.decode(json.detect_encoding(data), "replace") if isinstance(data, bytes) else data
+    text = text.removeprefix("\ufeff")
     try:
-        return _mended(_lenient.decode(text.removeprefix("\ufeff")))
+        try:
+            return _mended(_lenient.decode(text))
+        except RecursionError:
+            return _mended(_lenient.decode(_shallow(text)))
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
     except json.JSONDecodeError as exc:
         reason = "it ends too early" if exc.pos >= len(exc.doc.rstrip()) else exc.msg[:1].lower() + exc.msg[1:]
         raise ValueError(f"JSON is malformed: {reason} (character {exc.pos})") from None
+
+
+def _shallow(text: str) -> str:
+    """Return JSON text whose innermost levels are strings. Raises ValueError where it has too many brackets."""
+    done: list[str] = []
+    depth = at = start = 0
+    for _ in range(_MOST_BRACKETS):
+        found = _BRACKET.match(text, at)
+        if found is None:
+            return "".join((*done, text[start:]))
+        at = found.end()
+        if found[1] in "[{":
+            depth += 1
+            if depth == _LEVELS + 1:
+                done.append(text[start : at - 1])
+                start = at - 1
+        else:
+            if depth == _LEVELS + 1:
+                done.append(json.dumps(text[start:at]))
+                start = at
+            depth -= 1
+    raise ValueError("JSON is nested too deeply")
 
 
 def _number(text: str) -> float | None:

@@ -100,8 +100,8 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     """Classify one answer of the status URL. Never raises on account of what the upstream sent."""
     try:
         answer = lenientjson.decode(body)
-    except (ValueError, RecursionError) as exc:
-        detail = f"not JSON ({exc}): {_excerpt(body)}"
+    except ValueError as exc:
+        detail = f"not readable JSON ({exc}): {_excerpt(body)}"
         if status == 403 and _CDN_BLOCK in body:
             detail = "its CDN blocks requests with this User-Agent (error code: 1010); the key was not looked at"
         return _failed(profile, status, retry_after_s, None, detail)
@@ -145,7 +145,7 @@ def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple
     """
     try:
         answer = lenientjson.decode(body)
-    except (ValueError, RecursionError):
+    except ValueError:
         answer = None
     refused = _code(profile, status, answer if isinstance(answer, dict) else {}) is not None
     return _id(dig(answer, path)), refused
@@ -309,7 +309,7 @@ def _decoded(value: Any, in_string: bool) -> tuple[Any, str | None, str | None]:
         return (None if value == "" else value), None, None
     try:
         decoded = lenientjson.decode(value)
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         return None, value, str(exc)
     if decoded is None and value.strip() != "null":
         return None, value, "it is a number that JSON cannot tell"

@@ -1,24 +1,24 @@
-"""Upstream profiles: what a job API looks like, declared in TOML and checked when loaded.
+"""Upstream profiles: what a job API looks like, declared in TOML.
 
 Owns the shape of ``config/upstreams/*.toml``, which README explains to operators; pure: ``profilefile.py`` reads the
-files. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes requests by one, the proxy's routes and the rate
-limits are taken from one.
+files, ``profiletext.py`` what stands in them. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes requests
+by one, the proxy's routes and the rate limits are taken from one.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
 """
 
-import re
-import tomllib
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from gateway.config import RateWindow
-from gateway.errors import ConfigError
 
 __all__ = [
+    "PATH",
+    "TASK_ID",
+    "WAITING",
     "Decode",
     "Envelope",
     "Fields",
@@ -30,12 +30,13 @@ __all__ = [
     "Units",
     "Window",
     "dig",
-    "parse_profile",
+    "listed",
+    "names_of",
 ]
 
-_PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
-type_path = Annotated[str, msgspec.Meta(pattern=_PATH)]
-# Checked below and not by a pattern: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
+PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
+type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
+# Checked in profiletext.py: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
 type_paths = str | list[str]
 type_url_path = Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#]*\Z")]
 type_member = Annotated[str, msgspec.Meta(min_length=1)]
@@ -215,11 +216,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @cached_property
     def named_members(self) -> frozenset[str]:
         """The members of the object that describes the task which a path leads to; the others become ``extra``."""
-        prefix = () if self.fields.root is None else _names(self.fields.root)
+        prefix = () if self.fields.root is None else names_of(self.fields.root)
         named = set()
         for paths in (self.states.path, *msgspec.structs.astuple(self.fields)[1:]):
-            for path in _listed(paths):
-                names = _names(path)
+            for path in listed(paths):
+                names = names_of(path)
                 if names[: len(prefix)] == prefix and len(names) > len(prefix):
                     named.add(names[len(prefix)])
         return frozenset(named)
@@ -237,31 +238,6 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return any(not str(code).isdecimal() for code in (*self.envelope.ok, *self.envelope.kinds))
 
 
-def parse_profile(text: str, source: str) -> Profile:
-    """Read one profile.
-
-    Raises ConfigError with a line for each mistake: ``source``, the key and the reason. Of mistakes within one
-    section only the first is told.
-    """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError([f"{source}: not valid TOML: {exc}"]) from exc
-    problems: list[str] = []
-    profile = None
-    for field in msgspec.structs.fields(Profile):
-        if field.name in table:
-            _convert(table[field.name], field.type, field.name, problems)
-    if not problems:
-        # Each part is right by itself: what is left are keys too few or too many.
-        profile = _convert(table, Profile, "", problems)
-    if isinstance(profile, Profile):
-        problems = _contradictions(profile)
-        if not problems:
-            return profile
-    raise ConfigError([f"{source}: {problem}" for problem in problems])
-
-
 def dig(answer: Any, path: str | list[str] | None) -> Any:
     """Return what stands at a path, None where it or anything on the way is absent.
 
@@ -271,7 +247,7 @@ def dig(answer: Any, path: str | list[str] | None) -> Any:
         return None
     if isinstance(path, list):
         return next((found for one in path if (found := dig(answer, one)) not in (None, "")), None)
-    for name in _names(path):
+    for name in names_of(path):
         if isinstance(answer, dict):
             answer = answer.get(name)
         elif isinstance(answer, list) and name.isdecimal() and len(name) < 5 and int(name) < len(answer):
@@ -282,94 +258,11 @@ def dig(answer: Any, path: str | list[str] | None) -> Any:
 
 
 @lru_cache(maxsize=1024)  # profiles have a few dozen paths, and each is followed in every answer
-def _names(path: str) -> tuple[str, ...]:
+def names_of(path: str) -> tuple[str, ...]:
+    """Return the members that a path names, outermost first."""
     return tuple(path.split("."))
 
 
-def _convert(value: Any, to: Any, key: str, problems: list[str]) -> object:
-    try:
-        converted: object = msgspec.convert(value, to)
-    except msgspec.ValidationError as exc:
-        reason, _, where = str(exc).partition(" - at ")
-        where = where.removeprefix("`key` in ").strip("`").removeprefix("$")
-        key = (key + where).lstrip(".")
-        problems.append(f"{key + ': ' if key else ''}{reason}")
-        return None
-    return converted
-
-
-def _contradictions(profile: Profile) -> list[str]:
-    """Return what the parts of a profile say against one another."""
-    states = profile.states
-    if len({type(word) for word in (*states.success, *states.fail, *states.not_known)}) > 1:
-        return ["states: success, fail and not_known need values of one kind: all text, all numbers, or true and false"]
-    found = _request_contradictions(profile.request)
-    words = {word for word in (*states.success, *states.fail, *states.not_known) if isinstance(word, str)}
-    if states.ignore_case and len(profile.spellings) < len(words):
-        found.append("states.ignore_case: some of the values differ in nothing but their case")
-    if both := sorted({str(code) for code in profile.envelope.ok} & profile.envelope.kinds.keys()):
-        found.append(f"envelope.kinds: {both} cannot be errors and ok")
-    if profile.units.zone is not None and profile.units.time != "iso":
-        found.append('units.zone: only times with time = "iso" have a zone')
-    told_apart = states.success_if is not None and states.fail_if is not None
-    if (overlap := set(states.success) & set(states.fail)) and not told_apart:
-        found.append(f"states: {sorted(overlap)} cannot mean both success and fail without success_if and fail_if")
-    if overlap := set(states.not_known) & {*states.success, *states.fail}:
-        found.append(f"states.not_known: {sorted(overlap)} cannot end the task as well")
-    for key in ("result", "fail_code", "fail_msg", "cost_time", "create_time", "complete_time"):
-        if wrong := [path for path in _listed(getattr(profile.fields, key)) if not re.match(_PATH, path)]:
-            found.append(
-                f"fields.{key}: {wrong} cannot be paths; write names with dots between them, such as data.result"
-            )
-    if states.may_be_absent and profile.fields.task_id is None:
-        found.append("states.may_be_absent: needs fields.task_id, else any answer at all would mean running")
-    if profile.fields.task_id_may_be_part and profile.fields.task_id is None:
-        found.append("fields.task_id_may_be_part: needs fields.task_id")
-    return found if profile.proxy is None else [*found, *_proxy_contradictions(profile)]
-
-
-def _request_contradictions(request: Request) -> list[str]:
-    found = []
-    if request.auth_header.lower() in {name.lower() for name in request.headers}:
-        found.append(f"request.headers: {request.auth_header} carries the key; see request.auth_header")
-    if request.body is not None and request.method != "POST":
-        found.append('request.body: needs method = "POST"')
-    if TASK_ID not in request.status_path and not _holds_task_id(request.body):
-        found.append(f"request.status_path: has no {TASK_ID}, which may stand in request.body instead")
-    return found
-
-
-def _proxy_contradictions(profile: Profile) -> list[str]:
-    """Return what keeps the gateway from writing answers as the API does."""
-    found = []
-    states, fields, envelope = profile.states, profile.fields, profile.envelope
-    words = {*states.success, *states.fail, *states.not_known}
-    if not all(isinstance(word, str) for word in words):
-        found.append("proxy: needs states that are words")
-    elif WAITING in words or (states.ignore_case and WAITING in profile.spellings):
-        found.append(f"proxy: a running task is told as {WAITING}, which cannot be one of the states that end it")
-    if states.success_if is not None or states.fail_if is not None:
-        found.append("proxy: an end is told by the state alone, without states.success_if and fail_if")
-    if (profile.units.time, profile.units.cost) != ("ms", "ms"):
-        found.append("proxy: needs [units] that are milliseconds")
-    # Of several paths the first is written. The root is there already where something stands below it.
-    members = (envelope.code, envelope.success, envelope.message, states.path, *msgspec.structs.astuple(fields)[1:])
-    paths = [_names(listed[0]) for listed in map(_listed, members) if listed]
-    if numbers := [".".join(names) for names in paths if any(map(str.isdecimal, names))]:
-        found.append(f"proxy: {numbers} cannot be written: a number picks an item of an array")
-    if fields.root is not None:
-        paths.append((*_names(fields.root), "*"))
-    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in paths)]:
-        found.append(f"proxy: {taken} cannot be written: other members stand below")
-    return found
-
-
-def _holds_task_id(value: Any) -> bool:
-    if isinstance(value, dict | list):
-        return any(map(_holds_task_id, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, str) and TASK_ID in value
-
-
-def _listed(paths: Any) -> list[str]:
+def listed(paths: Any) -> list[str]:
     """Return one path or several as a list; what is no path is none."""
     return [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.errors import ConfigError
-from gateway.profile import Profile, parse_profile
+from gateway.profile import Profile
+from gateway.profiletext import parse_profile
 
 __all__ = ["read_profiles"]
 
 
 def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
-    """Read every ``*.toml`` of the folders; a profile takes the place of one of that name in an earlier folder.
+    """Read every ``*.toml`` of the folders, hidden ones aside; a profile takes the place of an earlier folder's.
+
+    The shipped folder is always there: one that cannot be read is the operator's, who named it in GATEWAY_PROFILES.
 
     Returns the profiles that can be used, and the mistakes of the others: the file, the key and the reason.
     """
@@ -21,12 +24,12 @@ def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str
     problems: list[str] = []
     for folder in folders:
         try:
-            paths = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
-        except FileNotFoundError:
-            problems.append(f"{folder}: no such folder")
-            continue
+            # Editors and macOS leave hidden files that are no profiles: .#mine.toml, ._mine.toml.
+            found = (path for path in folder.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
+            paths = sorted(found)
         except OSError as exc:
-            problems.append(f"{folder}: {exc.strerror or exc}")
+            why = "there is no such folder" if isinstance(exc, FileNotFoundError) else exc.strerror or str(exc)
+            problems.append(f"GATEWAY_PROFILES: got {str(folder)!r}; {why}: name a folder that this user may read")
             continue
         for path in paths:
             try:

@@ -35,13 +35,15 @@ def in_use(configured: Sequence[str] | None, database: Callable[[], Path]) -> st
 
 
 def read(path: Path) -> str | None:
-    """Return the secrets in the file, separated by spaces; None where there is no file.
+    """Return the secrets in the file, separated by spaces; None where there is no file, nor a link of its name.
 
     Raises SecretError where they cannot be read, or nothing can be signed with them.
     """
     try:
         found = path.read_text("utf-8-sig").strip()
     except FileNotFoundError:
+        if path.is_symlink():  # no new secret could take its name
+            raise SecretError(f"{path} leads to a file that is not there. {_advice(path)}") from None
         return None
     except UnicodeDecodeError as exc:
         raise SecretError(f"The webhook secret in {path} cannot be read ({exc.reason}). {_advice(path)}") from exc
@@ -89,8 +91,8 @@ def make(path: Path, callbacks: Mapping[CallbackState, int]) -> str:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
     found = read(path)
-    if found is None:  # a link that leads nowhere has the name
-        raise SecretError(f"{path} leads to a file that is not there. {_advice(path)}")
+    if found is None:
+        raise SecretError(f"{path} was made, and is gone again. {_advice(path)}")
     return found
 
 

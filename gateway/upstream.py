@@ -28,6 +28,9 @@ _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
 _GZIP = b"\x1f\x8b"  # how each member of it begins
+_PLAIN = (b"{", b"[")
+"""How JSON begins, and nothing compressed: it is not, whatever the headers say."""
+_MOST_CODINGS = 8  # a body may be made that decompresses to itself, for ever
 _PIECE = 16 * 1024  # bytes that are decompressed at once
 _LEAST_SECRET = 8  # characters
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
@@ -167,11 +170,10 @@ class Upstream:
             sent = not isinstance(exc, _UNSENT)
             what = "gave no answer" if sent else "could not be reached"
             return NoAnswer(error=f"The upstream {what}: {str(exc)[:250].rstrip('.')}.", sent=sent)
-        if body is not None and not body.startswith((b"{", b"[")):
-            # Only then may it be compressed, whatever its headers say.
-            coding = response.headers.get("content-encoding", "").strip().lower()
-            if coding not in ("", "identity"):
-                return self._decompressed(response, coding, body, key_number)
+        if body is not None and not body.startswith(_PLAIN):
+            codings = _codings(response.headers)
+            if codings:
+                return self._decompressed(response, codings, body, key_number)
         return self._oversized() if body is None else Answer(response.status_code, response.headers, body, key_number)
 
     async def _read(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> bytes | None:
@@ -194,10 +196,12 @@ class Upstream:
                     break
         return b"".join(chunks)[:limit]
 
-    def _decompressed(self, response: httpx.Response, coding: str, body: bytes, key_number: int) -> Answer | NoAnswer:
+    def _decompressed(
+        self, response: httpx.Response, codings: Sequence[str], body: bytes, key_number: int
+    ) -> Answer | NoAnswer:
         """Return an answer that was compressed although that was not asked for."""
         good, limit = 200 <= response.status_code < 300, self._max_answer
-        plain = _inflated(body, coding, limit + 1) if coding in ("gzip", "x-gzip", "deflate") else None
+        plain, coding = _undone(body, codings, limit + 1)
         if not coding.isalnum() or len(coding) >= _LEAST_SECRET:
             coding = "in an unknown way"  # this goes to clients and logs, and a header may say anything
         if plain is None and good:
@@ -255,6 +259,26 @@ def _masked(text: bytes, keys: Sequence[str]) -> bytes:
     for key in keys:
         text = text.replace(key.encode(), b"***")
     return text
+
+
+def _codings(headers: httpx.Headers) -> list[str]:
+    """Return how a body is said to be compressed, in the order in which that was done: of all such headers."""
+    words = (word.strip().lower() for word in headers.get("content-encoding", "").split(","))
+    return [word for word in words if word not in ("", "identity")]
+
+
+def _undone(body: bytes, codings: Sequence[str], limit: int) -> tuple[bytes | None, str]:
+    """Undo the codings, the last one first: at most so many bytes, or None and the coding that cannot be undone."""
+    if len(codings) > _MOST_CODINGS:
+        return None, ""
+    for coding in reversed(codings):
+        if body.startswith(_PLAIN) or len(body) >= limit:
+            break
+        plain = _inflated(body, coding, limit) if coding in ("gzip", "x-gzip", "deflate") else None
+        if plain is None:
+            return None, coding
+        body = plain
+    return body, ""
 
 
 def _inflated(body: bytes, coding: str, limit: int) -> bytes | None:

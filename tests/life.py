@@ -20,7 +20,7 @@ from gateway.key import Key
 from gateway.model import Callback, NewCallback, new_callback_id
 from gateway.outcome import PollResult
 from gateway.poller import Poller
-from gateway.profile import parse_profile
+from gateway.profiletext import parse_profile
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
 from gateway.sender import Sender, SendResult

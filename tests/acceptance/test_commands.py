@@ -204,7 +204,7 @@ def test_check_config_and_serve_refuse_the_same(tmp_path: Path) -> None:
     checked, served = (run(command, cwd=tmp_path, **environ) for command in ("check-config", "serve"))
     assert (checked.returncode, served.returncode) == (2, 2)
     assert checked.stderr == served.stderr
-    for expected in ("GATEWAY_PORT", "absent: no such folder", "no profile none", "upstreams.kie]: no api_key"):
+    for expected in ("GATEWAY_PORT", "GATEWAY_PROFILES: got ", "no profile none", "upstreams.kie]: no api_key"):
         assert expected in checked.stderr
     for expected in ("GATEWAY_UPSTREAM_API_KEY", "gateway.secret cannot be used: the secret has 5 bytes"):
         assert expected in checked.stderr

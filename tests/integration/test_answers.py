@@ -89,6 +89,12 @@ def in_members(body: bytes) -> bytes:
         ("identity", bytes),
         ("utf-8", bytes),
         ("gzip", bytes),
+        ("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+        ("deflate,GZIP", lambda body: gzip.compress(zlib.compress(body))),
+        ("identity, gzip", gzip.compress),
+        ("gzip, identity,", gzip.compress),
+        ("gzip, gzip", gzip.compress),  # by the server, told by the CDN as well
+        ("br, gzip", gzip.compress),
     ],
 )
 async def test_a_compressed_answer_is_read(coding: str, compress: Callable[[bytes], bytes]) -> None:
@@ -112,6 +118,36 @@ async def test_what_cannot_be_decompressed_says_so(coding: str, body: bytes) -> 
     assert f"cannot be decompressed ({coding})" in str(result.error)
     refused = await poll(Page(body, 401, {"content-encoding": coding}))
     assert (refused.kind, refused.unreadable) == (PollKind.KEY_REFUSED, False)
+
+
+async def test_codings_of_several_headers() -> None:
+    """They are one list, in the headers' order."""
+    for body, first, second in (
+        (gzip.compress(ENDED), "identity", "gzip"),
+        (gzip.compress(ENDED), "gzip", "identity"),
+        (gzip.compress(zlib.compress(ENDED)), "deflate", "gzip"),
+    ):
+        page = Page(body, headers={"content-encoding": first, "Content-Encoding": second})
+        assert (await poll(page)).kind is PollKind.TERMINAL
+
+
+async def test_the_coding_that_is_not_known_is_named() -> None:
+    """Of several the one that stopped it; more of them than anyone needs are not undone at all."""
+    result = await poll(Page(gzip.compress(b"\x0b\x02"), headers={"content-encoding": "br, gzip"}))
+    assert "cannot be decompressed (br)" in str(result.error)
+    many = ENDED
+    for _ in range(9):
+        many = gzip.compress(many)
+    result = await poll(Page(many, headers={"content-encoding": ", ".join(["gzip"] * 9)}))
+    assert "cannot be decompressed (in an unknown way)" in str(result.error)
+
+
+async def test_a_bomb_within_a_coding_is_not_unpacked() -> None:
+    """The limit is for what each coding holds, not only for the last."""
+    for inner in (b" " * (2 * LIMIT), gzip.compress(b" " * (2 * LIMIT), 0)):
+        bomb = gzip.compress(gzip.compress(inner))
+        assert len(bomb) < LIMIT
+        assert (await poll(Page(bomb, headers={"content-encoding": "gzip, gzip, gzip"}))).oversized
 
 
 async def test_an_odd_coding_is_not_repeated() -> None:

@@ -549,8 +549,9 @@ async def test_an_odd_create_goes_on_byte_for_byte(start: Callable[..., Awaitabl
         (b'\xef\xbb\xbf{"code":200,"data":{"taskId":"t1","cut":"\xe2\x82"}}', None),
         (b'{"code":200.0,"data":{"taskId":"t1","n":NaN}}', None),
         (gzip.compress(b'{"code":200,"data":{"taskId":"t1"}}'), "gzip"),
+        (b'{"code":200,"data":{"x":%b,"taskId":"t1"}}' % (b"[" * 3000 + b"]" * 3000), None),
     ],
-    ids=["half emoji", "BOM and a cut", "NaN", "gzip"],
+    ids=["half emoji", "BOM and a cut", "NaN", "gzip", "deep"],
 )
 async def test_the_answer_to_a_create_is_read_leniently(
     start: Callable[..., Awaitable[Stand]], body: bytes, encoding: str | None

@@ -57,6 +57,7 @@ LAYERS = {
         "signature",
         "ed25519",
         "profile",
+        "profiletext",
         "durations",
         "timetable",
         "bulkhead",

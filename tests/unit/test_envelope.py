@@ -13,8 +13,8 @@ from gateway.config import config_dir
 from gateway.envelope import error_envelope, record_envelope
 from gateway.model import Task, TaskState
 from gateway.outcome import PollKind, read_answer
-from gateway.profile import parse_profile
 from gateway.profilefile import read_profiles
+from gateway.profiletext import parse_profile
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 PROFILE = PROFILES["aigptimage"]

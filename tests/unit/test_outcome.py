@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.model import TaskState
 from gateway.outcome import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
-from gateway.profile import parse_profile
+from gateway.profiletext import parse_profile
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
@@ -570,7 +570,7 @@ def test_the_reason_is_the_true_one(body: bytes, reason: str) -> None:
     """What is told is what nobody could read, not the first thing that a strict reader minds."""
     result = read(body)
     assert result.unreadable
-    assert str(result.error).startswith(f"The upstream's answer is not JSON ({reason}): ")
+    assert str(result.error).startswith(f"The upstream's answer is not readable JSON ({reason}): ")
 
 
 def test_the_answer_to_a_create() -> None:
@@ -610,7 +610,6 @@ def test_a_task_id_that_is_a_number() -> None:
         b'{"code":200,"data":{"taskId":"task_xxx","state":"success","costTime":nan}}',
         b"[" * 100_000,
         b'{"data":' * 100_000,
-        b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b"null",
         b"[]",
         b'[{"code":200,"data":{"taskId":"task_xxx","state":"success"}}]',
@@ -670,6 +669,32 @@ def test_deep_nesting_never_raises(depth: int, name: str, in_string: bool) -> No
     member = json.dumps(deep) if in_string else deep
     body = f'{{"code":200,"data":{{"taskId":"{TASK}","state":"success","{name}":{member}}}}}'
     assert read(body.encode()).kind in (PollKind.TERMINAL, PollKind.BROKEN)
+
+
+@pytest.mark.parametrize("depth", [1100, 5000, 100_000])
+def test_what_is_too_deep_is_passed_on_as_its_text(depth: int) -> None:
+    """Members that somebody asks for are read as ever, whichever is too deep; nothing of that is lost."""
+    deep = '{"a":' * depth + '["\\"]}\\ud83d"]' + "}" * depth
+    for name, told_as in (("resultJson", "result"), ("param", "param"), ("added", "extra"), ("failCode", "failCode")):
+        body = f'{{"code":200,"data":{{"{name}":{deep},"taskId":"{TASK}","state":"fail","failMsg":"no"}}}}'
+        data = told(read(body.encode()))
+        assert data["failMsg"] == "no"
+        inner = data[told_as] if name != "failCode" else json.loads(data[told_as])
+        levels = 0
+        while isinstance(inner, dict):
+            (inner,) = inner.values()
+            levels += 1
+        assert levels in (62, 63)  # of 64, below the answer's own
+        assert inner in deep
+        assert len(inner) == len(deep) - 6 * 62
+
+
+def test_too_many_brackets_are_told_as_that() -> None:
+    """What would take long to take apart is not read, and the reason is the true one."""
+    body = b'{"data":[%b%b]}' % (b"[]," * 150_000, b"[" * 2000 + b"]" * 2000)
+    result = read(body)
+    assert (result.kind, result.unreadable) == (PollKind.BROKEN, True)
+    assert str(result.error).startswith("The upstream's answer is not readable JSON (JSON is nested too deeply): ")
 
 
 # Giving up.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.model import Outcome, TaskState
 from gateway.outcome import abandoned, read_answer
 from gateway.payload import body_template
-from gateway.profile import parse_profile
+from gateway.profiletext import parse_profile
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"

@@ -176,6 +176,9 @@ def test_everything_is_in_one_report(refused: Any, tmp_path: Path) -> None:
         ("[upstreams.luma] in ", "did you mean api_key"),
         ("[clients.shop] in ", "token_hash: missing"),
         (f"{folder}/broken.toml: states.path: ", "regex"),
+        (f"{folder}/broken.toml: states: ", "missing required field `success`"),
+        (f"{folder}/broken.toml: states: ", "missing required field `fail`"),
+        (f"{folder}/broken.toml: ", "missing required field `request`"),
         ("[upstreams.nowhere]: ", "there is no profile nowhere; there are: aigptimage, kie"),
         ("GATEWAY_UPSTREAM_API_KEY: ", "not set"),
         ("[upstreams.kie]: ", "no api_key; write api_key or api_key_file"),
@@ -194,8 +197,8 @@ def test_everything_is_in_one_report(refused: Any, tmp_path: Path) -> None:
             {"GATEWAY_UPSTREAM": "Ki e", **KEY},
             "GATEWAY_UPSTREAM: got 'Ki e'; write the name of a profile or of a table",
         ),
-        ({"GATEWAY_PROFILES": "/nowhere", **KEY}, "/nowhere: no such folder"),
-        ({"GATEWAY_PROFILES": "/dev/null", **KEY}, "/dev/null: Not a directory"),
+        ({"GATEWAY_PROFILES": "/nowhere", **KEY}, "GATEWAY_PROFILES: got '/nowhere'; there is no such folder"),
+        ({"GATEWAY_PROFILES": "/dev/null", **KEY}, "GATEWAY_PROFILES: got '/dev/null'; Not a directory"),
         ({"GATEWAY_WEBHOOK_SECRET": "whsec_canary", **KEY}, "GATEWAY_WEBHOOK_SECRET: got a value that is not shown"),
         ({"GATEWAY_CALLBACK_ALLOW": "10.0.0.0/99", **KEY}, "GATEWAY_CALLBACK_ALLOW: got '10.0.0.0/99'; "),
         (
@@ -232,6 +235,19 @@ def test_a_broken_secret_beside_the_database(checked: Any, tmp_path: Path, conte
     (line,) = caught.value.problems
     assert str(path) in line
     assert reason in line
+
+
+def test_a_secret_behind_a_link_that_leads_nowhere(checked: Any, tmp_path: Path) -> None:
+    """Told with the rest, before there is a database: none could be made in its place."""
+    path = tmp_path / "data" / "gateway.secret"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "mount" / "gateway.secret")
+    with pytest.raises(ConfigError) as caught:
+        checked(GATEWAY_PORT="x", **KEY)
+    port, secret = caught.value.problems
+    assert port.startswith("GATEWAY_PORT")
+    assert secret.startswith(f"{path} leads to a file that is not there. Put it back")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_database_that_cannot_be_used(checked: Any, tmp_path: Path) -> None:

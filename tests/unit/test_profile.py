@@ -8,7 +8,8 @@ import pytest
 from gateway.errors import ConfigError
 from gateway.model import TaskState
 from gateway.outcome import PollKind, read_answer
-from gateway.profile import Profile, dig, parse_profile
+from gateway.profile import Profile, dig
+from gateway.profiletext import parse_profile
 
 SHIPPED = Path(__file__).parents[2] / "config" / "upstreams"
 

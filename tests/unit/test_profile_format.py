@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profile import Profile, parse_profile
+from gateway.profile import Profile
+from gateway.profiletext import parse_profile
 
 
 def read(profile: Profile, task_id: str, answer: dict[str, Any], status: int = 200) -> PollResult:

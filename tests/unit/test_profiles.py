@@ -12,8 +12,9 @@ import pytest
 from gateway.config import RateWindow, config_dir
 from gateway.errors import ConfigError
 from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profile import Profile, dig, parse_profile
+from gateway.profile import Profile, dig
 from gateway.profilefile import read_profiles
+from gateway.profiletext import parse_profile
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]
@@ -714,7 +715,6 @@ record_param = "id"
         ('task_id = "id"', "fail_code = 1", "fields.fail_code: Expected `str | array | null`, got `int`"),
         ("limit = 2", "limit = 0", "limits.query[0].limit: Expected `int` >= 1"),
         ("window_s = 1", "window_s = 0", "limits.query[0].window_s: Expected `float` > 0"),
-        ("window_s = 1", "window = 1", "limits.query[0]: Object "),
         ("[limits]", "[limits]\npoll_min_s = -1", "limits.poll_min_s: Expected `float` > 0"),
         ("[limits]", '[units]\ntime = "minutes"\n[limits]', "units.time: Invalid enum value 'minutes'"),
         ('record_param = "id"', "", "proxy: Object missing required field `record_param`"),
@@ -728,7 +728,7 @@ record_param = "id"
         ("/jobs/{task_id}", "jobs/{task_id}", "request.status_path: Expected `str` matching regex"),
         ("[envelope]", 'body = { id = "{task_id}" }\n[envelope]', 'request.body: needs method = "POST"'),
         ("[envelope]", 'method = "PUT"\n[envelope]', "request.method: Invalid enum value 'PUT'"),
-        ("[envelope]", '[envelope]\nkinds = { "7" = "odd" }', "envelope.kinds[...]: Invalid enum value 'odd'"),
+        ("[envelope]", '[envelope]\nkinds = { "7" = "odd" }', "envelope.kinds['7']: Invalid enum value 'odd'"),
         ("[envelope]", '[envelope]\nkinds = { "200" = "broken" }', "envelope.kinds: ['200'] cannot be errors and ok"),
         ("[envelope]", "[envelope]\nok = [[]]", "envelope.ok[0]: Expected `int | str`, got `array`"),
         ("[envelope]", '[envelope]\nsuccess = "a b"', "envelope.success: Expected `str` matching regex"),
@@ -737,17 +737,16 @@ record_param = "id"
         ('fail = ["no"]', 'fail = ["no"]\nfail_if_false = "a"', "states.fail_if_false: Expected `array`, got `str`"),
         ('task_id = "id"', "task_id_may_be_part = true", "fields.task_id_may_be_part: needs fields.task_id"),
         ('task_id = "id"', 'create_time = ["a", "b c"]', "fields.create_time: ['b c'] cannot be paths; "),
-        ("[limits]", '[units]\ntime = "iso"\nzone = "Mars"\n[limits]', "units.zone: Expected `str` matching regex"),
+        ("[limits]", '[units]\nzone = "Mars"\n[limits]', "units.zone: Expected `str` matching regex"),
         ("[limits]", '[units]\nzone = "+08:00"\n[limits]', 'units.zone: only times with time = "iso" have a zone'),
         ("[envelope]", 'auth_header = "x key"\n[envelope]', "request.auth_header: Expected `str` matching regex"),
-        ("[envelope]", 'headers = { "a b" = "c" }\n[envelope]', "request.headers: Expected `str` matching regex"),
-        ("[envelope]", 'headers = { X-A = "b\\n" }\n[envelope]', "request.headers[...]: Expected `str`"),
+        ("[envelope]", 'headers = { "a b" = "c" }\n[envelope]', "request.headers['a b']: Expected `str` matching"),
+        ("[envelope]", 'headers = { X-A = "b\\n" }\n[envelope]', "request.headers['X-A']: Expected `str`"),
         (
             "[envelope]",
             'headers = { Authorization = "me" }\n[envelope]',
             "request.headers: authorization carries the key; see request.auth_header",
         ),
-        ("[states]", "[stats]", "Object contains unknown field `stats`"),
         ('name = "mine"', 'name = "mine"\nnmae = 1', "Object contains unknown field `nmae`"),
         ('name = "mine"', "name = 1", "name: Expected `str`, got `int`"),
     ],
@@ -816,6 +815,74 @@ def test_absent_states_need_the_tasks_id() -> None:
     assert line.startswith("mine.toml: states.may_be_absent: needs fields.task_id")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            [
+                ('name = "mine"', 'name = "mine"\nnmae = 1'),
+                ("/jobs/{task_id}", "https://evil/x"),
+                ("[envelope]", 'method = "PUT"\nauth_header = "a b"\nbogus = 1\n[envelope]'),
+                ('["no"]', '["yes"]'),
+            ],
+            [
+                "request.status_path: Expected `str` matching regex",
+                "request.method: Invalid enum value 'PUT'",
+                "request.auth_header: Expected `str` matching regex",
+                "request: Object contains unknown field `bogus`",
+                "Object contains unknown field `nmae`",
+                "states: ['yes'] cannot mean both success and fail",
+            ],
+        ),
+        (
+            [("[envelope]", 'headers = { "a b" = "c", X-A = "\\n", X-B = "b" }\n[envelope]\nkinds = { "7" = "odd" }')],
+            [
+                "request.headers['a b']: Expected",
+                "request.headers['X-A']: Expected",
+                "envelope.kinds['7']: Invalid enum value 'odd'",
+            ],
+        ),
+        (
+            [("window_s = 1", "window = 1"), ('["yes"]', '["yes", []]'), ('record_param = "id"', "")],
+            [
+                "states.success[1]: Expected",
+                "limits.query[0]: Object contains unknown field `window`",
+                "limits.query[0]: Object missing required field `window_s`",
+                "proxy: Object missing required field `record_param`",
+            ],
+        ),
+        (
+            [("[states]", "[stats]")],
+            ["Object contains unknown field `stats`", "Object missing required field `states`"],
+        ),
+        (
+            [("[envelope]", "body = 1\n[envelope]"), ("{task_id}", "id"), ("[limits]", "[units]\nzone = 1\n[limits]")],
+            ["request.body: Expected `object | null`", "units.zone: Expected `str | null`"],
+        ),
+        (
+            [('task_id = "id"', 'result = 1\nfail_msg = "a b"\ntask_id_may_be_part = true')],
+            [
+                "fields.result: Expected",
+                "fields.fail_msg: ['a b'] cannot be paths",
+                "fields.task_id_may_be_part: needs fields.task_id",
+            ],
+        ),
+    ],
+    ids=["all over", "tables", "lists", "a section", "no guesses", "paths"],
+)
+def test_all_mistakes_are_told_together(changes: list[tuple[str, str]], expected: list[str]) -> None:
+    """Those of one section, keys too few or too many, and what contradicts what could be read; nothing is guessed."""
+    text = RIGHT
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    with pytest.raises(ConfigError) as caught:
+        parse_profile(text, "mine.toml")
+    assert len(caught.value.problems) == len(expected)
+    for line, beginning in zip(caught.value.problems, expected, strict=True):
+        assert line.startswith(f"mine.toml: {beginning}")
+
+
 def test_mistakes_of_several_sections_are_told_together() -> None:
     """Nobody has to start three times to hear of three mistakes."""
     text = RIGHT.replace("https://", "ftp://").replace("limit = 2", "limit = 0").replace('path = "state"', "path = 1")
@@ -857,4 +924,23 @@ def test_mistakes_of_all_files_are_told_together(tmp_path: Path) -> None:
     assert third == f"{tmp_path}/c.toml: it is not a text file in UTF-8"
     assert fourth == f"{tmp_path}/d.toml: Is a directory"
     assert fifth == f"{tmp_path}/mine.toml: limits.query[0].limit: Expected `int` >= 1"
-    assert sixth == f"{tmp_path}/nowhere: no such folder"
+    assert sixth == (
+        f"GATEWAY_PROFILES: got '{tmp_path}/nowhere'; there is no such folder: name a folder that this user may read"
+    )
+
+
+def test_a_folder_that_cannot_be_listed_names_its_setting(tmp_path: Path) -> None:
+    """Whatever keeps it from being read: here it is a file, or its name is longer than any."""
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "Not a directory"), (tmp_path / ("a" * 300), "File name too long")):
+        _, (problem,) = read_profiles([folder])
+        assert problem.startswith(f"GATEWAY_PROFILES: got '{folder}'; {why}: ")
+
+
+def test_hidden_files_are_no_profiles(tmp_path: Path) -> None:
+    """What macOS and editors leave beside a profile is passed over: a copy's attributes, a lock that leads nowhere."""
+    (tmp_path / "mine.toml").write_text(RIGHT)
+    (tmp_path / "._mine.toml").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / ".#mine.toml").symlink_to("me@host.1234")
+    profiles, problems = read_profiles([tmp_path])
+    assert (profiles.keys(), problems) == ({"mine"}, [])

@@ -160,10 +160,11 @@ def test_one_is_made_where_nothing_is_owed(path: Path) -> None:
 
 
 def test_a_link_that_leads_nowhere(path: Path) -> None:
-    """A volume that is not mounted, say: it is told, and not tried for ever."""
+    """A volume that is not mounted, say: it is told by whoever reads it, and not tried for ever."""
     path.symlink_to(path.parent / "mount" / "gateway.secret")
-    with pytest.raises(SecretError, match="leads to a file that is not there"):
-        make(path, {})
+    for use in (read, lambda path: make(path, {})):
+        with pytest.raises(SecretError, match="leads to a file that is not there"):
+            use(path)
     assert list(path.parent.iterdir()) == [path]
 
 

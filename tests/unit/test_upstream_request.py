@@ -9,8 +9,8 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.config import config_dir
 from gateway.outcome import PollKind
-from gateway.profile import parse_profile
 from gateway.profilefile import read_profiles
+from gateway.profiletext import parse_profile
 from gateway.upstream import Answer, Upstream
 from tests.life import sent_url
 
