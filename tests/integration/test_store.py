@@ -681,6 +681,21 @@ async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
     assert sorted(names) == sorted(f"task-{n}" for n in range(40))
 
 
+async def test_a_new_task_is_claimed_alone_and_once(store: Store) -> None:
+    """One that is due, registered since then and never polled; an order made before does not hand it out again."""
+    await store.register([new(f"task-{n}") for n in range(4)])
+    await registered(store, new("later", first_poll_at=NOW + 500))
+    await registered(store, new("elsewhere", upstream="other"))
+    assert await ranked(store, NOW, 1) == ["task-3"]
+    assert await store.claim_new_task("up", NOW + 1, NOW) == []
+    claims = [task.task_id for _ in range(4) for task in await store.claim_new_task("up", NOW, NOW)]
+    assert claims == ["task-0", "task-1", "task-2"]
+    assert (await store.claim_tasks("up", NOW, 1, by_number))[0] == []
+    (later,) = await store.claim_new_task("up", NOW, NOW + 500)
+    await store.reschedule(PollRecord(seq=later.seq, polled_at=NOW + 500, next_poll_at=NOW + 500, error="x"))
+    assert await store.claim_new_task("up", NOW, NOW + 500) == []
+
+
 async def test_a_released_task_can_be_claimed_again(store: Store) -> None:
     """A claim that is given back leaves no trace and wakes the poller."""
     await registered(store)
