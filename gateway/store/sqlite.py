@@ -27,15 +27,12 @@ from gateway.model import (
     DueTask,
     ExpiredTask,
     NewCallback,
-    Outcome,
     PollRecord,
     Registration,
     Settlement,
     Task,
-    TaskState,
     receiver_of,
 )
-from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
@@ -147,10 +144,9 @@ class SqliteStore:
         if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            ((state, data, settled_at),) = db.execute(sql.SELECT_OUTCOME, (task.seq,)).fetchall()
-            template = body_template(Outcome(state=TaskState(state), data=data), settled_at)
-            webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
-            db.execute(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
+            db.execute(
+                sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms}
+            )
         else:
             db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
         return True
@@ -202,6 +198,10 @@ class SqliteStore:
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
         return rows.task(found[0]) if found else None
+
+    async def outcome(self, seq: int) -> bytes | None:
+        found = await self._database.read(sql.SELECT_OUTCOME, (seq,))
+        return found[0][0] if found else None
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -363,6 +363,8 @@ class SqliteStore:
             for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
                 owed[seq, expired].append(tuple(webhook))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
+            if _bytes(settled) > _PART_BYTES:
+                _over_rows(db, sql.SETTLE_TASKS, [(None, 0, 0, 0, 0)])  # lets go of the large one that is bound to it
         if learned := [duration for _, duration in items if duration is not None]:
             _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
         # Each webhook is told of once.
@@ -472,6 +474,10 @@ class SqliteStore:
                     self._note_due(receiver, callback.due_at)
             times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
             return claims, min(times, default=None)
+
+    async def body(self, claim: DueCallback) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_body, claim)
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
@@ -586,6 +592,11 @@ def _due_callbacks(
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
+def _body(db: Connection, claim: DueCallback) -> bytes | None:
+    found = db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall()
+    return rows.body(claim.id, found[0]) if found else None
+
+
 def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
     """Return the receivers of which fewer webhooks were found than they had room for."""
     counts = Counter(callback.receiver for callback in found)
@@ -621,6 +632,10 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
         size += len(settlement.outcome.data)
     if part:
         yield part
+
+
+def _bytes(settlements: Sequence[Settlement]) -> int:
+    return sum(len(settlement.outcome.data) for settlement in settlements)
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:
