@@ -4,7 +4,7 @@ Owns the count, who waits for room, and the one thread in which what is large is
 counts. What is small is not counted: it is bounded by the number of its connections and places, and is most there is.
 Used by the upstream client, the deliverer and the API.
 
-An asyncio task holds what it was given until it ends, however it ends, so that nothing is given back too early or never.
+An asyncio task holds what it was given until it ends, however that comes: nothing is given back too early, or never.
 """
 
 import asyncio

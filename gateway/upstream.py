@@ -25,8 +25,9 @@ __all__ = ["Answer", "NoAnswer", "Upstream"]
 
 _MAX_ERROR_ANSWER = SMALL
 """Bytes of an answer whose status is an error's: more is not read, as all that counts stands at its beginning."""
-_MOST_COST = 3
-"""Times the gateway's memory that one answer may take to be read: ordinary ones of the largest size take less."""
+_MOST_COST = 192 * 1024 * 1024
+"""Bytes that reading one answer may take, or three times GATEWAY_MEMORY_BYTES where that is more. The largest images
+take less; a few megabytes of empty lists take more."""
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
@@ -93,6 +94,7 @@ class Upstream:
         self._timeout_s = timeout_s
         self._max_answer = max_answer
         self._memory = Memory(2 * max_answer) if memory is None else memory
+        self._most_cost = max(_MOST_COST, 3 * self._memory.limit)
         self._headers = {
             "host": self._url.netloc.decode("ascii"),
             "accept": "application/json",
@@ -251,8 +253,8 @@ class Upstream:
             return self._read_answer(task_id, answer)
         if not await self._has_room(answer.body):
             error = (
-                f"The upstream's answer has {len(answer.body)} bytes, and so many values in it that reading them takes "
-                f"more than {_MOST_COST} times GATEWAY_MEMORY_BYTES."
+                f"Reading the {len(answer.body)} bytes of the upstream's answer would take more than "
+                f"{self._most_cost} bytes of memory; a larger GATEWAY_MEMORY_BYTES allows for it."
             )
             return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True, oversized=True)
         return await self._memory.work(self._read_answer, task_id, answer)
@@ -267,7 +269,7 @@ class Upstream:
     async def _has_room(self, body: bytes) -> bool:
         """Wait for room to decode this; False where that is out of all proportion."""
         cost = await self._memory.work(lenientjson.cost, body)
-        if cost > _MOST_COST * self._memory.limit:
+        if cost > self._most_cost:
             return False
         await self._memory.hold(cost + len(body), self.name)
         return True

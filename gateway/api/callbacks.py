@@ -136,9 +136,7 @@ class Callbacks:
         verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
         now = self._clock.now()
         checked = [
-            verdicts[item.asked.callback_url] or self._new_item(client, item, now)
-            if isinstance(item, _Item)
-            else item
+            verdicts[item.asked.callback_url] or self._new_item(client, item, now) if isinstance(item, _Item) else item
             for item in read
         ]
         new = [item for item in checked if isinstance(item, NewCallback)]
@@ -314,7 +312,8 @@ def _read_item(item: msgspec.Raw) -> _Item | RequestError:
         asked = decode(item, _one)
         return _Item(replace(asked, metadata=None), encode_metadata(asked.metadata))
     except RequestError as error:
-        return error
+        error.__context__ = None  # as its traceback, it would keep what was read until the answer
+        return error.with_traceback(None)
 
 
 def _batch_answer(new: NewCallback, registration: Registration | RequestError) -> dict[str, Any]:

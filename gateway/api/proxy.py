@@ -22,9 +22,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api import large
 from gateway.api.auth import client_of, scope_of
 from gateway.api.create import CreateRequest, read_create
-from gateway.api.large import work
 from gateway.api.routing import route
 from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
 from gateway.api.tasks import whole
@@ -160,7 +160,7 @@ class UpstreamProxy:
         if task.outcome_bytes <= SMALL:
             body = record_envelope(self._upstream.profile, task)
         else:
-            body = await work(request, record_envelope, self._upstream.profile, task)
+            body = await large.work(request, record_envelope, self._upstream.profile, task)
         return Response(body, media_type="application/json")
 
     def _knows(self, task: Task) -> bool:
@@ -192,7 +192,7 @@ class UpstreamProxy:
         if len(body) <= SMALL:
             asked = read_create(body, self._calls.callback_members)
         else:
-            asked = await work(request, read_create, body, self._calls.callback_members)
+            asked = await large.work(request, read_create, body, self._calls.callback_members)
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -278,8 +279,12 @@ def _owed(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
 
 
 def settled(ended: Sequence[Settlement]) -> Rows:
-    """Return SETTLE_TASKS' rows."""
-    return [(one.seq, one.outcome.state.value, one.outcome.data, one.settled_at, one.polls) for one in ended]
+    """Return SETTLE_TASKS' rows; a large outcome is left empty, and written by itself."""
+    return [(one.seq, one.outcome.state.value, _small(one.outcome.data), one.settled_at, one.polls) for one in ended]
+
+
+def _small(data: bytes) -> bytes:
+    return data if len(data) <= SMALL else b""
 
 
 def attempts(records: Sequence[AttemptRecord]) -> Rows:

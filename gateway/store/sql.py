@@ -124,7 +124,7 @@ WHERE t.task_id = :task_id AND EXISTS (
 ORDER BY t.seq DESC LIMIT 1
 """  # noqa: S608 - the interpolated parts are constants above
 
-SELECT_OUTCOME = "SELECT outcome FROM tasks WHERE seq = ?"
+SELECT_OUTCOME_BYTES = "SELECT length(outcome) FROM tasks WHERE seq = ? AND outcome IS NOT NULL"
 
 SELECT_ATTEMPTS = """
 SELECT number, started_at, duration_ms, status_code, error, result, excerpt FROM attempts
@@ -208,8 +208,8 @@ FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ?"
 
 # Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
-# A body is stored where it cannot be made from its task's row: where the callback was given up. Of one that the
-# upstream has ended, however large and for however many, the outcome stands there once; its callbacks' bodies are empty.
+# A body is stored where it cannot be made from its task's row: where the callback was given up. How the upstream has
+# ended a task, however large that is and for however many, stands in its row once: its callbacks' bodies are empty.
 
 # Materialized, limited and with a plus sign: from the settled tasks to their callbacks, and from these to their rows,
 # and not through all callbacks in search of them. SQLite 3.38 needs the limit; 3.39, and from 3.41 on, the sign.
@@ -240,6 +240,9 @@ FROM settled
 WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting')
 """
+
+# A large outcome is written into this, where its settlement stands.
+MAKE_ROOM_FOR_OUTCOME = "UPDATE tasks SET outcome = zeroblob(?) WHERE seq = ? AND length(outcome) = 0"
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
 # parameter keeps it from looking again and again through those that have expired for another upstream.
@@ -282,9 +285,9 @@ AND c.seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR c.budg
 ORDER BY c.next_attempt_at LIMIT :limit
 """  # noqa: S608 - the interpolated part is a constant above
 
-# One webhook's body, whatever its size.
+# The same of one webhook, but for its task's outcome.
 SELECT_BODY = """
-SELECT c.body, iif(length(c.body) = 0, t.outcome, NULL), t.state, t.settled_at, c.metadata
+SELECT t.seq, c.body, t.state, t.settled_at, c.metadata
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ?
 """
 

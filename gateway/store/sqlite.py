@@ -16,6 +16,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from gateway.bulkhead import Bulkhead
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -42,6 +43,7 @@ __all__ = ["SqliteStore"]
 
 _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _PART_BYTES = 256 * 1024
+_PIECE = 1024 * 1024  # bytes of an outcome that are written at once
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 _DURATIONS_KEPT = 256  # per model
 
@@ -144,9 +146,7 @@ class SqliteStore:
         if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            db.execute(
-                sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms}
-            )
+            db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
             db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
         return True
@@ -200,8 +200,8 @@ class SqliteStore:
         return rows.task(found[0]) if found else None
 
     async def outcome(self, seq: int) -> bytes | None:
-        found = await self._database.read(sql.SELECT_OUTCOME, (seq,))
-        return found[0][0] if found else None
+        async with self._database.reading():
+            return await self._database.call(_read_outcome, seq)
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -363,8 +363,9 @@ class SqliteStore:
             for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
                 owed[seq, expired].append(tuple(webhook))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
-            if _bytes(settled) > _PART_BYTES:
-                _over_rows(db, sql.SETTLE_TASKS, [(None, 0, 0, 0, 0)])  # lets go of the large one that is bound to it
+            for one in settled:
+                if len(one.outcome.data) > SMALL:
+                    _write_outcome(db, one.seq, one.outcome.data)
         if learned := [duration for _, duration in items if duration is not None]:
             _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
         # Each webhook is told of once.
@@ -593,8 +594,9 @@ def _due_callbacks(
 
 
 def _body(db: Connection, claim: DueCallback) -> bytes | None:
-    found = db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall()
-    return rows.body(claim.id, found[0]) if found else None
+    for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
+        return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
+    return None
 
 
 def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
@@ -634,8 +636,21 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
         yield part
 
 
-def _bytes(settlements: Sequence[Settlement]) -> int:
-    return sum(len(settlement.outcome.data) for settlement in settlements)
+def _write_outcome(db: Connection, seq: int, outcome: bytes) -> None:
+    """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
+    if not db.execute(sql.MAKE_ROOM_FOR_OUTCOME, (len(outcome), seq)).rowcount:
+        return
+    with db.blobopen("tasks", "outcome", seq) as blob, memoryview(outcome) as view:
+        for start in range(0, len(outcome), _PIECE):
+            blob.write(view[start : start + _PIECE])
+
+
+def _read_outcome(db: Connection, seq: int) -> bytes | None:
+    """Return a task's outcome: with a SELECT it would be there twice for a moment."""
+    if not db.execute(sql.SELECT_OUTCOME_BYTES, (seq,)).fetchall():
+        return None
+    with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:
+        return blob.read()
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:

@@ -66,9 +66,9 @@ class AttemptRow(NamedTuple):
 
 
 CALLBACKS = """
-SELECT c.id, t.task_id, c.state,
-    c.body, iif(length(c.body) = 0, t.outcome, NULL), t.state, t.settled_at, c.metadata, c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at, c.created_at,
-    c.timeout_s, c.expires_at, c.delivered_at, c.ended_at, c.last_error
+SELECT c.id, t.task_id, c.state, c.body, iif(length(c.body) = 0, t.outcome, NULL), t.state, t.settled_at, c.metadata,
+    c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at, c.created_at, c.timeout_s, c.expires_at,
+    c.delivered_at, c.ended_at, c.last_error
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
 TASKS = """
@@ -280,5 +280,6 @@ class Ledger:
         return self.now - round(self.now_s * 1000)
 
 
-def _callback(row: tuple[Any, ...]) -> CallbackRow:
-    return CallbackRow(*row[:3], body(row[0], row[3:8]), *row[8:])
+def _callback(row: list[Any]) -> CallbackRow:
+    fields = [*row[:3], body(row[0], row[3:8]), *row[8:]]
+    return CallbackRow(*fields)
