@@ -41,6 +41,7 @@ from gateway.deliverer import Deliverer
 from gateway.errors import StoreError, Unavailable
 from gateway.janitor import Janitor
 from gateway.key import Key
+from gateway.memory import Memory
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
 from gateway.preflight import ConfiguredUpstream, configured_upstreams
@@ -106,6 +107,7 @@ class Gateway:
             limit_idle=_IDLE_CONNECTIONS,
             repeats_posts=True,  # receivers know a webhook by its id
         )
+        self._memory = Memory(settings.memory_bytes)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backup = database.with_name(database.name + ".backup")
         self._backups = Backups(self._store, clock, self._backup)
@@ -125,6 +127,7 @@ class Gateway:
             middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=self._errors)],
             exception_handlers=self._errors.handlers(),
         )
+        self._app.state.memory = self._memory
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
     def _watch(self, configured: ConfiguredUpstream, bounds: Settings, clock: Clock, metrics: Metrics) -> "_Watch":
@@ -149,6 +152,7 @@ class Gateway:
             api_key=settings.api_key,
             name=name,
             max_answer=bounds.result_max_bytes,
+            memory=self._memory,
         )
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
@@ -165,6 +169,7 @@ class Gateway:
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
             self._client_headers,
             RetryPolicy(settings.retry_schedule),
+            self._memory,
             clock,
             metrics,
             random.Random(),  # noqa: S311 - jitter, not a secret
@@ -293,6 +298,7 @@ class Gateway:
         await self._callback_transport.aclose()
         await self._upstream_transport.aclose()
         await self._resolver.close()
+        self._memory.close()
 
     def _troubles(self) -> list[Trouble]:
         """Return all that is wrong, for everybody to see: no message of an upstream, a database or an exception."""

@@ -76,6 +76,7 @@ LAYERS = {
         "logsink",
         "standardfiles",
         "clock",
+        "memory",
         "tokens",
         "extraheaders",
         "terminal",
