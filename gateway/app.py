@@ -227,7 +227,9 @@ class Gateway:
         await self._clock_steps.catch_up()
         private.tighten(self._backup)
         signer = await self._signer()
-        self._client_headers.use(signer, _client_webhooks(self._settings, signer))
+        self._client_headers.use(
+            signer, _client_webhooks(self._settings, signer), _signing_secrets(self._settings, self.secret)
+        )
         for watch in self._watches:
             await watch.poller.prepare()
         for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
@@ -261,7 +263,7 @@ class Gateway:
         self._callbacks.client_upstreams = _client_upstreams(settings)
         self.secret = changed.secret
         signer = Signer(parse_secrets(self.secret))
-        self._client_headers.use(signer, _client_webhooks(settings, signer))
+        self._client_headers.use(signer, _client_webhooks(settings, signer), _signing_secrets(settings, self.secret))
         for watch in self._watches:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
@@ -350,3 +352,8 @@ def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWeb
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
     return clients
+
+
+def _signing_secrets(settings: Settings, default: str) -> list[str]:
+    """Return all that signs webhooks, as it is written."""
+    return [*default.split(), *(secret for client in settings.clients for secret in client.webhook_secret or ())]

@@ -60,6 +60,8 @@ LAYERS = {
         "profiletext",
         "durations",
         "timetable",
+        "troubled",
+        "masking",
         "bulkhead",
     ),
     "base": (
