@@ -154,6 +154,8 @@ class Gateway:
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
         poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
+        metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
         return _Watch(upstream, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
@@ -312,6 +314,16 @@ class Gateway:
             Trouble(f"the upstream {watch.upstream.name} accepts the key and refuses some of the tasks", False)
             for watch in self._watches
             if watch.poller.refuses_tasks
+        ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} answers nonsense, or denies tasks that it has told of", False)
+            for watch in self._watches
+            if watch.poller.makes_no_sense
+        ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} allows fewer requests than are configured", False)
+            for watch in self._watches
+            if watch.key.limited
         ]
         if (problem := self._supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))

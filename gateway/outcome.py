@@ -31,7 +31,7 @@ class PollKind(StrEnum):
 
     RUNNING = "running"
     TERMINAL = "terminal"
-    NOT_KNOWN = "not_known"  # 404 or 422: a task too fresh, or one that does not exist
+    NOT_KNOWN = "not_known"  # the API's own 404 or 422: a task too fresh, or one that does not exist
     THROTTLED = "throttled"
     KEY_REFUSED = "key_refused"  # 401 or 403: of the key, or of this task alone, which others' answers tell
     CREDITS = "credits"
@@ -66,7 +66,7 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     of_old_key: bool = False
     """Whether a key was refused that another one has replaced meanwhile: that says nothing of this one."""
     by_api: bool = True
-    """Whether the API said so, which has looked at the key; not a page of its CDN, nor the gateway by itself."""
+    """Whether the API said so, which has looked at the key; not its CDN or another proxy, nor the gateway by itself."""
 
     @property
     def label(self) -> str:
@@ -89,6 +89,8 @@ _KINDS = {
 """By HTTP status or envelope code; every other error is BROKEN. Source: the public documentation of the API family."""
 
 _MAX_ERROR = 300  # characters of a remote message that are kept
+_MAX_FOREIGN = 180  # … where advice follows
+_MAX_MODEL = 255  # characters, as of a client's word on it: what was learned is kept by this name
 _MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
 _MAX_WHOLE = 2**53  # beyond it floats are not exact
 _LONGEST_WAIT_S = 3600.0  # of an upstream's: one wrong number may not stop its polls for a day
@@ -112,16 +114,19 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     failed = _said_to_fail(profile, answer)
     told_id = _id(dig(answer, profile.fields.task_id))
     about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
-    if state is not None and about_us:
+    # Under an error's status anything may have said "failed", a load balancer of itself.
+    names_us = about_us and told_id not in (None, "")
+    told_of_us = 200 <= status < 300 or names_us or _own_code(profile, answer) is not None
+    if state is not None and about_us and told_of_us:
         if state in states.success and not failed and _holds(answer, states.success_if):
             return _terminal(profile, task_id, TaskState.SUCCESS, answer)
         if state in states.fail and _holds(answer, states.fail_if):
             return _terminal(profile, task_id, TaskState.FAIL, answer)
     code = _code(profile, status, answer)
     if code is not None:
-        return _failed(profile, code, retry_after_s, answer, _message(profile, answer))
+        return _failed(profile, code, retry_after_s, answer, _message(profile, answer), names_us=names_us)
     if not about_us:
-        return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.")
+        return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.", by_api=False)
     if failed:
         return _terminal(profile, task_id, TaskState.FAIL, answer)
     if state is None and not (states.may_be_absent and told_id and not _holds(answer, states.path)):
@@ -202,18 +207,37 @@ def _part_of(profile: Profile, told_id: Any, task_id: str) -> bool:
 def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | str | None:
     """Return the error this answer is, by its envelope's code or its HTTP status; None for a good one."""
     envelope = profile.envelope
-    told = dig(answer, envelope.code)
-    code: Any = told if type(told) is int else _number(told)
-    if isinstance(told, str) and profile.codes_are_words and (code is None or told in envelope.ok):
-        code = told
+    code = _own_code(profile, answer)
     # A code that says nothing here (-1, 1001) must not hide a status that does (401, 429).
-    is_error = code not in envelope.ok and isinstance(code, int | str) and code != ""
-    if is_error and (_kind(profile, code) is not None or _kind(profile, status) is None):
-        told_code: int | str = code
-        return told_code
+    if code is not None and code not in envelope.ok and (_kind(profile, code) or _kind(profile, status) is None):
+        return code
     if not 200 <= status < 300:
         return status
     return f"{envelope.success} false" if dig(answer, envelope.success) is False else None
+
+
+def _own_code(profile: Profile, answer: dict[str, Any]) -> int | str | None:
+    """Return the envelope's own code, None where there is none of a kind that the profile names."""
+    told = dig(answer, profile.envelope.code)
+    code: Any = told if type(told) is int else _number(told)
+    if isinstance(told, str) and profile.codes_are_words and (code is None or told in profile.envelope.ok):
+        code = told
+    return code if isinstance(code, int | str) and code != "" else None
+
+
+def _like_the_apis(profile: Profile, answer: dict[str, Any]) -> bool:
+    """Whether an error's answer looks like the API's own: it has a code, or where there are none, an explanation."""
+    paths = [profile.envelope.code] if profile.envelope.code is not None else profile.envelope.message
+    return not paths or any(dig(answer, path) not in (None, "") for path in paths)
+
+
+def _says_unknown(profile: Profile, code: int | str, answer: dict[str, Any] | None) -> bool:
+    """Whether an error by which a task is not known is told by the envelope's own code, where the profile has one.
+
+    A web server or a proxy that does not know the URL answers 404 as well, often in JSON, and must not cost every task.
+    """
+    envelope = profile.envelope
+    return answer is None or envelope.code is None or str(code) in envelope.kinds or _own_code(profile, answer) == code
 
 
 def _kind(profile: Profile, code: int | str) -> PollKind | None:
@@ -224,20 +248,28 @@ def _kind(profile: Profile, code: int | str) -> PollKind | None:
 
 
 def _failed(
-    profile: Profile, code: int | str, retry_after_s: float | None, answer: dict[str, Any] | None, detail: str
+    profile: Profile,
+    code: int | str,
+    retry_after_s: float | None,
+    answer: dict[str, Any] | None,
+    detail: str,
+    *,
+    names_us: bool = False,
 ) -> PollResult:
     if answer is None and isinstance(code, int) and 200 <= code < 300:
         error = f"The upstream's answer is {detail}"[:_MAX_ERROR]
         return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
     kind = _kind(profile, code) or PollKind.BROKEN
-    if answer is None and kind is PollKind.NOT_KNOWN:
-        kind = PollKind.BROKEN  # a page that is not the API's: a wrong base URL must not cost every task
+    by_api = answer is not None and (names_us or _like_the_apis(profile, answer))
+    if kind is PollKind.NOT_KNOWN and not (by_api and _says_unknown(profile, code, answer)):
+        kind = PollKind.BROKEN
+        detail = f"{detail[:_MAX_FOREIGN]} (not as the API says it: check the base URL, and what stands before the API)"
     return PollResult(
         kind=kind,
         error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
-        by_api=answer is not None,
+        by_api=by_api,
     )
 
 
@@ -381,7 +413,7 @@ def _time(profile: Profile, value: Any) -> int | float | None:
 
 def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
     model = dig(answer, profile.fields.model)
-    return model if isinstance(model, str) and model else None
+    return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None
 
 
 def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
