@@ -1009,16 +1009,21 @@ def test_draining(takes_s: float, finished: bool, tmp_path: Path) -> None:
 # Learning.
 
 
-def test_what_was_learned_survives_a_restart(tmp_path: Path) -> None:
-    """How long a model's tasks take is known again after a start, and so is when to ask."""
+@pytest.mark.parametrize("off_s", [0, -8 * 3600, -150, 20, 8 * 3600])
+def test_what_was_learned_survives_a_restart(off_s: int, tmp_path: Path) -> None:
+    """How long a model's tasks take is known again after a start, and so is when to ask.
+
+    So it is where the upstream's clock or zone is off, one way or the other.
+    """
 
     async def main() -> None:
         async def reply(request: httpx.Request) -> httpx.Response:
             task_id = request.url.params["taskId"]
             age_ms = VirtualClock().now() - born[task_id]
-            data = {"taskId": task_id, "model": "m", "state": "waiting", "createTime": born[task_id]}
+            told_ms = born[task_id] + off_s * 1000
+            data = {"taskId": task_id, "model": "m", "state": "waiting", "createTime": told_ms}
             if age_ms >= 20_000:
-                data |= {"state": "success", "costTime": 20_000, "completeTime": born[task_id] + 20_000}
+                data |= {"state": "success", "costTime": 20_000, "completeTime": told_ms + 20_000}
             return answer(200, {"code": 200, "data": data})
 
         async def task(life: Life, task_id: str) -> int:
