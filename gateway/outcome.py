@@ -115,8 +115,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     told_id = _id(dig(answer, profile.fields.task_id))
     about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
     # Under an error's status anything may have said "failed", a load balancer of itself.
-    names_us = about_us and told_id not in (None, "")
-    told_of_us = 200 <= status < 300 or names_us or _own_code(profile, answer) is not None
+    told_of_us = 200 <= status < 300 or told_id not in (None, "") or _own_code(profile, answer) is not None
     if state is not None and about_us and told_of_us:
         if state in states.success and not failed and _holds(answer, states.success_if):
             return _terminal(profile, task_id, TaskState.SUCCESS, answer)
@@ -124,6 +123,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
             return _terminal(profile, task_id, TaskState.FAIL, answer)
     code = _code(profile, status, answer)
     if code is not None:
+        names_us = about_us and told_id not in (None, "")
         return _failed(profile, code, retry_after_s, answer, _message(profile, answer), names_us=names_us)
     if not about_us:
         return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.", by_api=False)
