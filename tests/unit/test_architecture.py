@@ -48,6 +48,7 @@ LAYERS = {
     "pure": (
         "model",
         "outcome",
+        "answervalues",
         "lenientjson",
         "envelope",
         "payload",
