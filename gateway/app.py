@@ -158,6 +158,8 @@ class Gateway:
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
         poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
+        metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
         return _Watch(upstream, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
@@ -232,7 +234,9 @@ class Gateway:
         await self._clock_steps.catch_up()
         private.tighten(self._backup)
         signer = await self._signer()
-        self._client_headers.use(signer, _client_webhooks(self._settings, signer))
+        self._client_headers.use(
+            signer, _client_webhooks(self._settings, signer), _signing_secrets(self._settings, self.secret)
+        )
         for watch in self._watches:
             await watch.poller.prepare()
         for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
@@ -266,7 +270,7 @@ class Gateway:
         self._callbacks.client_upstreams = _client_upstreams(settings)
         self.secret = changed.secret
         signer = Signer(parse_secrets(self.secret))
-        self._client_headers.use(signer, _client_webhooks(settings, signer))
+        self._client_headers.use(signer, _client_webhooks(settings, signer), _signing_secrets(settings, self.secret))
         for watch in self._watches:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
@@ -317,6 +321,16 @@ class Gateway:
             for watch in self._watches
             if watch.poller.refuses_tasks
         ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} answers nonsense, or denies tasks that it has told of", False)
+            for watch in self._watches
+            if watch.poller.makes_no_sense
+        ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} allows fewer requests than are configured", False)
+            for watch in self._watches
+            if watch.key.limited
+        ]
         if (problem := self._supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))
         return found
@@ -356,3 +370,8 @@ def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWeb
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
     return clients
+
+
+def _signing_secrets(settings: Settings, default: str) -> list[str]:
+    """Return all that signs webhooks, as it is written."""
+    return [*default.split(), *(secret for client in settings.clients for secret in client.webhook_secret or ())]

@@ -48,6 +48,7 @@ LAYERS = {
     "pure": (
         "model",
         "outcome",
+        "answervalues",
         "lenientjson",
         "envelope",
         "payload",
@@ -60,6 +61,8 @@ LAYERS = {
         "profiletext",
         "durations",
         "timetable",
+        "troubled",
+        "masking",
         "bulkhead",
     ),
     "base": (
