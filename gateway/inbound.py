@@ -140,9 +140,7 @@ class InboundProtocol(ClosingProtocol):
         try:
             self.feed(data)
         except httptools.HttpParserError as exc:
-            cause = exc.__context__
-            malformed = MalformedRequest("This is not HTTP/1.1 as RFC 9112 writes it.")
-            self._refuse(cause if isinstance(cause, RequestError) else malformed)
+            self._refuse(_refusal(exc.__context__))
             return
         # Not only heads: what a chunked body has between its parts and in its trailer is bounded by this too.
         if self._unclaimed > self.max_head_bytes:
@@ -182,6 +180,9 @@ class InboundProtocol(ClosingProtocol):
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
+        elif name == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
+            # The parser would say so too, but only once the application has the request.
+            raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
         self.headers.append((name, value))
         if len(self.headers) > self.max_headers:
             raise HeadTooLarge(f"The request's head may have at most {self.max_headers} headers.")
@@ -386,3 +387,12 @@ class InboundProtocol(ClosingProtocol):
 
     def _too_large(self) -> HeadTooLarge:
         return HeadTooLarge(f"The request's head may have at most {self.max_head_bytes} bytes.")
+
+
+def _refusal(cause: BaseException | None) -> RequestError:
+    """Return what a client is told whose bytes could not be parsed; ``cause`` is what a callback raised, if one did."""
+    if isinstance(cause, RequestError):
+        return cause
+    if isinstance(cause, MemoryError):
+        return Unavailable("The gateway has no memory left for this request.")
+    return MalformedRequest("This is not HTTP/1.1 as RFC 9112 writes it.")

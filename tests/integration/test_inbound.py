@@ -166,6 +166,115 @@ async def test_requests_before_a_malformed_one_keep_their_answers(garbage: bytes
     assert app.seen == ["/hold", "/second"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            b"content-length: " + length
+            for length in (b"+5", b"0x10", b"1_000", b"-1", b"5 5", b"5,5", b"5;a", b"\xb2", b"1e1")
+        ),
+        *(b"content-length: " + length for length in (b"", b"9" * 30, b"18446744073709551616", b"\xd9\xa3")),
+        b"content-length: 5\r\ncontent-length: 5",
+        b"content-length: 5\r\ncontent-length: 6",
+        b"content-length: 5\r\ntransfer-encoding: chunked",
+        b"content-length : 5",
+        *(
+            b"transfer-encoding: " + coding
+            for coding in (b"chunked, gzip", b"identity", b"xchunked", b"chunked;a", b"")
+        ),
+        *(b"transfer-encoding: " + coding for coding in (b"gzip", b"\x0bchunked", b'"chunked"', b"chunked, chunked,")),
+        b"transfer-encoding: chunked\r\ntransfer-encoding: identity",
+        b"transfer-encoding:\r\n chunked\r\ntransfer-encoding: gzip",
+    ],
+)
+async def test_a_body_whose_end_is_unclear_is_400(line: bytes) -> None:
+    """However it is written: whoever reads it otherwise would take a part of it for a request."""
+    app = App()
+    async with served(app) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\n" + line + b"\r\n\r\n")
+        await peer.refused(400, "invalid_request")
+    assert app.seen == []
+
+
+async def test_a_length_with_zeros_before_it_is_a_length() -> None:
+    """A number may begin with them, as many as a head has room for."""
+    async with served(App()) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: " + b"0" * 5000 + b"3\r\n\r\nabc")
+        assert (await peer.answer())[2] == b"abc"
+
+
+async def test_a_trailer_is_no_header() -> None:
+    """What comes behind a body cannot name a host or a token, and costs nothing however many lines it has."""
+    heads: list[Any] = []
+
+    class Kept(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().__call__(scope, receive, send)
+            heads.append(list(scope["headers"]))
+
+    async with served(Kept()) as connect:
+        peer = await connect()
+        head = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        await peer.send(
+            head + b"3\r\nabc\r\n0\r\nauthorization: Bearer a\r\n" + b"a:\r\n" * 1000 + b"\r\n" + GET % b"next"
+        )
+        assert [(await peer.answer())[2] for _ in range(2)] == [b"abc", b"/next"]
+    assert heads == [[(b"host", b"x"), (b"transfer-encoding", b"chunked")], [(b"host", b"x")]]
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["endless", "whole"])
+async def test_headers_without_number_are_431(end: bytes) -> None:
+    """The shortest ones cost most: tens of times their bytes in memory."""
+    app = App()
+    async with served(app) as connect:
+        peer = await connect()
+        await peer.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 127 + b"\r\n")
+        assert (await peer.answer())[0] == 200
+        await peer.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 129 + end)
+        await peer.refused(431, "too_large")
+    assert app.seen == ["/"]
+
+
+async def test_no_memory_for_what_comes_is_503() -> None:
+    """That is no fault of the client's."""
+
+    class Full(Hasty):
+        def on_body(self, body: bytes) -> None:
+            raise MemoryError
+
+    async with served(App(), Full) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        await peer.refused(503, "unavailable")
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"http://evil.test/x", b"evil.test"),
+        (b"http://evil.test:80/x?host=x", b"evil.test:80"),
+        (b"http://x@evil.test/x", b"x@evil.test"),
+        (b"/x?http://evil.test/", b"x"),
+    ],
+)
+async def test_a_target_in_absolute_form_names_the_host(target: bytes, host: bytes) -> None:
+    """RFC 9112 §3.2.2: the header counts for nothing then, or each of two readers would take another name."""
+    hosts: list[Any] = []
+
+    class Kept(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            hosts.append([value for name, value in scope["headers"] if name == b"host"])
+            await super().__call__(scope, receive, send)
+
+    async with served(Kept()) as connect:
+        peer = await connect()
+        await peer.send(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await peer.answer())[0] == 200
+    assert hosts == [[host]]
+
+
 # Number
 
 
