@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -59,7 +60,7 @@ from gateway.tokens import token_digest
 from gateway.transport import PooledTransport
 from gateway.upstream import Upstream
 
-__all__ = ["OWN_FILES", "Gateway"]
+__all__ = ["OWN_FILES", "PUBLIC", "Gateway"]
 
 _log = structlog.get_logger()
 
@@ -230,6 +231,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
+        self._tell_exposed(self._settings)
         await self._store.open()
         await self._clock_steps.catch_up()
         private.tighten(self._backup)
@@ -243,6 +245,11 @@ class Gateway:
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self.started.set()
+
+    def _tell_exposed(self, settings: Settings) -> None:
+        for path in settings.secret_files:
+            if private.is_exposed(Path(path)):
+                _log.warning("secret.exposed", path=path)
 
     async def _signer(self) -> Signer:
         """Return who signs where a client has no secret of its own, and log where the secret came from."""
@@ -265,6 +272,7 @@ class Gateway:
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""
         settings = changed.settings
+        self._tell_exposed(settings)
         self._tokens.replace(*_tokens(settings))
         self._limits.replace(_rates(settings))
         self._callbacks.client_upstreams = _client_upstreams(settings)

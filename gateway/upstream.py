@@ -16,8 +16,8 @@ import msgspec
 
 from gateway import lenientjson, outcome
 from gateway.clock import Clock
-from gateway.memory import SMALL, Memory
 from gateway.masking import Mask
+from gateway.memory import SMALL, Memory
 from gateway.outcome import PollKind, PollResult, read_answer
 from gateway.profile import TASK_ID, Profile
 from gateway.retry import parse_retry_after
