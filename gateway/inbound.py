@@ -80,7 +80,7 @@ class InboundProtocol(ServerProtocol):
         self._max_connections = config.limit_concurrency or self.max_connections
         self.limit_concurrency = None  # uvicorn's own check answers in plain text
         self._in_body = False
-        self._ended_head: object = None  # the headers of the last head that ended: others belong to one that has not
+        self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
@@ -177,12 +177,12 @@ class InboundProtocol(ServerProtocol):
             raise self._too_large()
         if len(self.pipeline) >= self.max_pipelined:
             raise Unavailable(f"At most {self.max_pipelined} requests may wait on one connection.")
-        self._ended_head = self.headers
         self._in_body = True
         self._unclaimed = 0
         if self._deadline is not None:
             self._forget_deadline()
         super().on_headers_complete()
+        self._ended_head = self.headers
 
     def on_body(self, body: bytes) -> None:
         self._unclaimed = 0
