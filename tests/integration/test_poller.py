@@ -281,7 +281,7 @@ def test_a_task_once_seen_running_is_not_unknown(name: str, tmp_path: Path) -> N
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
         callback = await life.register("t")
         for _ in range(2):
-            await asyncio.sleep(4 * 3600)
+            await asyncio.sleep(3600)
             assert life.poller.makes_no_sense == (name not in LIKE_THE_APIS)
             await life.stop()
             life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
@@ -499,19 +499,19 @@ def test_limits_without_end_cost_nothing(tmp_path: Path) -> None:
         names = count(60)
 
         def limited() -> httpx.Response:
-            return answer(429, error(429, data={"retryAfter": 0.1, "limit": 20, "windowSeconds": next(names)}))
+            return answer(429, error(429, data={"retryAfter": 0.1, "limit": 5, "windowSeconds": next(names)}))
 
         upstream = Upstream(limited)
         life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST).start()
-        for number in range(20):
+        for number in range(3):
             await life.register(f"t{number}")
         await asyncio.sleep(4 * 3600)
         limiter = life.key.queries._limiter
-        assert len(upstream.asked) > 50
+        assert len(upstream.asked) > 15
         assert len(limiter._told) <= 3
-        assert sum(len(window.leaves_at) for window in limiter._told) <= 3 * 20
+        assert sum(len(window.leaves_at) for window in limiter._told) <= 3 * 5
         upstream.script = [running]
-        await asyncio.sleep(3 * 3600)
+        await asyncio.sleep(2 * 3600)
         assert not life.key.limited
         assert life.key.queries.rate_per_s == 1000.0
         await life.stop()
