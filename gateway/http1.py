@@ -27,6 +27,7 @@ from gateway.oddhead import OddHead
 __all__ = ["Connection"]
 
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
+_MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
 _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the LF of the first line
@@ -237,6 +238,8 @@ class Connection(asyncio.Protocol):
         if self.status:
             return  # a trailer
         self.headers.append((name, value))
+        if len(self.headers) > _MAX_HEADERS:
+            raise httpx.RemoteProtocolError(f"its head has more than {_MAX_HEADERS} headers")
         field = name.lower()
         if field == b"content-length":
             self._framed = True

@@ -11,7 +11,6 @@ its bytes have been parsed; a request that arrives in one piece starts none.
 
 import asyncio
 import math
-import re
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -29,6 +28,10 @@ from gateway.places import places_of
 __all__ = ["InboundProtocol"]
 
 _log = structlog.get_logger()
+
+_PIECE_BYTES = 32 * 1024  # parsed at once: what follows a head or a part of a body is only counted from the next on
+_WAITING_BYTES = 4096  # that a request takes that waits behind another one
+_HEADER_BYTES = 128
 
 
 class InboundProtocol(ClosingProtocol):
@@ -75,6 +78,7 @@ class InboundProtocol(ClosingProtocol):
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
+        self._holds = 0  # bytes, as far as they are noted
         self._ahead = 0  # bytes that have come while another request was served
         self._deadline: asyncio.TimerHandle | None = None  # for what the client owes
         self._stalled: asyncio.TimerHandle | None = None  # for what it does not read
@@ -95,11 +99,10 @@ class InboundProtocol(ClosingProtocol):
         self._deadline = self.loop.call_later(self.head_s, self._overdue)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._stalled, self._gone):
-            if timer is not None:
-                timer.cancel()
-        self._places.serve(self)
+        for timer in filter(None, (self._deadline, self._stalled, self._gone)):
+            timer.cancel()
         super().connection_lost(exc)
+        self._places.leave(self)
         if self.flow is not None:
             self._unset_keepalive_if_required()
 
@@ -127,6 +130,10 @@ class InboundProtocol(ClosingProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
+        if len(data) > _PIECE_BYTES:
+            for at in range(0, len(data), _PIECE_BYTES):
+                self.data_received(data[at : at + _PIECE_BYTES])
+            return
         if self._lingering or self._refusal is not None:
             self._drop(data)
             return
@@ -147,19 +154,23 @@ class InboundProtocol(ClosingProtocol):
             self._refuse(self._too_large())
             return
         if self.pipeline:
-            self._read_ahead(len(data))
+            self._ahead += len(data)  # read on for the client's end, where uvicorn would stop
+            (self.flow.resume_reading if self._ahead <= self.max_ahead_bytes else self.flow.pause_reading)()
         self._take_turns()
         # Most often the request is complete, and it is the gateway's turn.
         if self._unclaimed or self._in_body or self._deadline is not None or self._in_head():
             self._await_client()
+        if self._unclaimed or self.pipeline or self._holds:
+            self._hold()
 
-    def _read_ahead(self, size: int) -> None:
-        """Read on behind a request that is being served, for its client's end; uvicorn would stop there."""
-        self._ahead += size
-        if self._ahead <= self.max_ahead_bytes:
-            self.flow.resume_reading()
-        else:
+    def _hold(self) -> None:
+        """Note what memory this connection takes with what is no request yet, or waits behind another."""
+        self._holds = self._unclaimed + self._ahead + _WAITING_BYTES * len(self.pipeline)
+        if self._in_head():
+            self._holds += _HEADER_BYTES * len(self.headers)
+        if not self._places.hold(self, self._holds):
             self.flow.pause_reading()
+            self._take_turns()
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -169,7 +180,8 @@ class InboundProtocol(ClosingProtocol):
             # A moment for what is on its way; uvicorn would wait as long as it may, and then answer a defect's 500.
             self._forget_deadline()
             graceful_s = self.config.timeout_graceful_shutdown or math.inf  # after which uvicorn cancels the request
-            self._deadline = self.loop.call_later(min(self.linger_s, graceful_s / 2), self._cut_short)
+            late = Unavailable("The gateway is shutting down, and the request's body was not complete.")
+            self._deadline = self.loop.call_later(min(self.linger_s, graceful_s / 2), self._refuse, late)
 
     # What the parser finds
 
@@ -199,8 +211,6 @@ class InboundProtocol(ClosingProtocol):
             raise Unavailable(f"At most {self.max_pipelined} requests may wait on one connection.")
         if self._extra:
             self._admit()
-        if not self.url.startswith(b"/"):
-            self._name_host()
         self._in_body = True
         self._unclaimed = 0
         if self._deadline is not None:
@@ -210,13 +220,6 @@ class InboundProtocol(ClosingProtocol):
         self._ended_head = self.headers
         if self._extra:
             self.cycle.keep_alive = False
-
-    def _name_host(self) -> None:
-        """Have a target in absolute form name the host, whatever the header says (RFC 9112 §3.2.2)."""
-        _, scheme_ends, rest = self.url.partition(b"://")
-        if scheme_ends:
-            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
-            self.headers[:] = [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
 
     def _admit(self) -> None:
         """Refuse what a connection too many asks, unless there is room by now or it is answered always."""
@@ -264,10 +267,6 @@ class InboundProtocol(ClosingProtocol):
         elif self._in_body:
             self._refuse(RequestTimeout(f"The request's body did not arrive within {self.body_s:g} s."))
 
-    def _cut_short(self) -> None:
-        self._deadline = None
-        self._refuse(Unavailable("The gateway is shutting down, and the request's body was not complete."))
-
     def _take_turns(self) -> None:
         """Note whose turn it is: the gateway's, or that of the client, who may have to give way."""
         cycle = self.cycle
@@ -306,6 +305,8 @@ class InboundProtocol(ClosingProtocol):
         if self.transport.is_closing():
             return
         self._ahead = 0
+        if self._holds:
+            self._hold()
         if others_wait:
             self._forget_deadline()  # until now it may have been the gateway that did not read
             if self._in_head() or self._in_body or self._unclaimed:

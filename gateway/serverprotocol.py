@@ -1,13 +1,15 @@
 """uvicorn's HTTP/1.1 connection, to which ``Upgrade`` means nothing: every server of this package listens with it.
 
 Owns that a request is framed by its length or its chunks whatever it asks to be upgraded to, which a server may ignore
-(RFC 9110 §7.8), and that what follows a body in chunks is no header (§6.5.1): whatever stands in front of a server has
-not looked at it. Must not know a limit or a route. ``inbound`` builds the gateway's own protocol on it; the simulator
-and ``asgi_server`` use it as it is.
+(RFC 9110 §7.8), which host it names, and that what follows a body in chunks is no header (§6.5.1): whatever stands in
+front of a server has not looked at it. Must not know a limit or a route. ``inbound`` builds the gateway's own protocol
+on it; the simulator and ``asgi_server`` use it as it is.
 
 llhttp, the parser under httptools, ends such a request at its head: the bytes of its body would be lost, or served as a
 request of their own. The JDK's HttpClient and ``curl --http2`` ask for h2c with every request over http.
 """
+
+import re
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -54,8 +56,17 @@ class ServerProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if not self.retold:
+            if not self.url.startswith(b"/"):
+                self._name_host()
             super().on_headers_complete()
         self.headers = []  # where trailers go: nobody reads them
+
+    def _name_host(self) -> None:
+        """Have a target in absolute form name the host, whatever the header says (RFC 9112 §3.2.2)."""
+        _, scheme_ends, rest = self.url.partition(b"://")
+        if scheme_ends:
+            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+            self.headers[:] = [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():  # else the body is still to come

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway import inbound
+from gateway.places import Places
 from tests.peer import BIG, GET, App, Hasty, Peer, served
 
 
@@ -103,6 +105,69 @@ async def test_health_is_answered_though_every_place_is_taken() -> None:
         await other.send(GET % b"healthy")
         await other.refused(503, "unavailable")
         assert app.cancelled == []
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let connections hold 100 kB together."""
+    few = Places(100_000)
+    monkeypatch.setattr(inbound, "places_of", lambda server: few)
+
+
+LARGE = {
+    "head": b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"h" * 30_000,
+    "headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 120,
+    "url": b"GET /" + b"u" * 30_000,
+    "trailer": b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx:" + b"t" * 60_000,
+}
+
+
+@pytest.mark.parametrize("sent", LARGE.values(), ids=LARGE.keys())
+async def test_what_all_hold_together_is_bounded(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """Each within its limit, thousands could fill the memory: those that were waited for the longest give way."""
+    narrow(monkeypatch)
+    async with served(App(), Roomy) as connect:
+        peers = []
+        for _ in range(20):
+            peers.append(await connect())
+            await peers[-1].send(sent)
+        await peers[0].rest()
+        await peers[9].rest()
+        peer = await connect()
+        await peer.send(GET % b"in")
+        assert (await peer.answer())[0] == 200
+        await peers[-1].send(b"\r\n\r\n" if not sent.startswith(b"GET /u") else b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await peers[-1].answer())[0] == 200
+
+
+async def test_what_was_held_and_is_served_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large head that has become a request takes from nobody what others may hold."""
+    narrow(monkeypatch)
+    async with served(App(), Roomy) as connect:
+        first = await connect()
+        await first.send(GET % b"in")
+        await first.answer()
+        second = await connect()
+        for _ in range(20):
+            await second.send(LARGE["head"])
+            await second.send(b"\r\n\r\n" + (GET % b"a") * 10)
+            assert [(await second.answer())[0] for _ in range(11)] == [200] * 11
+        await first.send(GET % b"in")
+        assert (await first.answer())[0] == 200
+
+
+async def test_what_waits_behind_held_requests_is_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection may have many requests waiting, and all together not too many: then they may have to give way."""
+    narrow(monkeypatch)
+    app = App()
+    async with served(app, Roomy) as connect:
+        for _ in range(20):
+            app.held.clear()
+            await (await connect()).send(GET % b"hold" + GET % b"x" * 20)
+            await app.held.wait()
+        assert len(app.cancelled) >= 17
+        peer = await connect()
+        await peer.send(GET % b"in")
+        assert (await peer.answer())[0] == 200
 
 
 # Clients that go
