@@ -222,10 +222,14 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
     await asyncio.sleep(0)
     connection.data_received(before + b"a:\r\n" * 65_536)
     assert looked_at < 13_000
-    with pytest.raises(httpx.RemoteProtocolError, match="larger than 32768 bytes"):
+
+    async def answer() -> None:
         await asking
         while await connection.read():
             pass
+
+    with pytest.raises(httpx.RemoteProtocolError, match="larger than 32768 bytes|more than 1000 headers"):
+        await answer()
 
 
 @pytest.mark.parametrize("line", [b"X-A: a\x01\r\n", b" folded\r\n", b"no colon\n", b"x: y\r\r\n", b"a"])
