@@ -228,7 +228,7 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
         while await connection.read():
             pass
 
-    with pytest.raises(httpx.RemoteProtocolError, match="larger than 32768 bytes|more than 1000 headers"):
+    with pytest.raises(httpx.RemoteProtocolError, match=r"larger than 32768 bytes|more than 1000 headers"):
         await answer()
 
 
