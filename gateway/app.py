@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -59,7 +60,7 @@ from gateway.tokens import token_digest
 from gateway.transport import PooledTransport
 from gateway.upstream import Upstream
 
-__all__ = ["OWN_FILES", "Gateway"]
+__all__ = ["OWN_FILES", "PUBLIC", "Gateway"]
 
 _log = structlog.get_logger()
 
@@ -158,6 +159,8 @@ class Gateway:
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
         poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
+        metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
         return _Watch(upstream, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
@@ -228,17 +231,25 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
+        self._tell_exposed(self._settings)
         await self._store.open()
         await self._clock_steps.catch_up()
         private.tighten(self._backup)
         signer = await self._signer()
-        self._client_headers.use(signer, _client_webhooks(self._settings, signer))
+        self._client_headers.use(
+            signer, _client_webhooks(self._settings, signer), _signing_secrets(self._settings, self.secret)
+        )
         for watch in self._watches:
             await watch.poller.prepare()
         for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self.started.set()
+
+    def _tell_exposed(self, settings: Settings) -> None:
+        for path in settings.secret_files:
+            if private.is_exposed(Path(path)):
+                _log.warning("secret.exposed", path=path)
 
     async def _signer(self) -> Signer:
         """Return who signs where a client has no secret of its own, and log where the secret came from."""
@@ -261,12 +272,13 @@ class Gateway:
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""
         settings = changed.settings
+        self._tell_exposed(settings)
         self._tokens.replace(*_tokens(settings))
         self._limits.replace(_rates(settings))
         self._callbacks.client_upstreams = _client_upstreams(settings)
         self.secret = changed.secret
         signer = Signer(parse_secrets(self.secret))
-        self._client_headers.use(signer, _client_webhooks(settings, signer))
+        self._client_headers.use(signer, _client_webhooks(settings, signer), _signing_secrets(settings, self.secret))
         for watch in self._watches:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
@@ -317,6 +329,16 @@ class Gateway:
             for watch in self._watches
             if watch.poller.refuses_tasks
         ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} answers nonsense, or denies tasks that it has told of", False)
+            for watch in self._watches
+            if watch.poller.makes_no_sense
+        ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} allows fewer requests than are configured", False)
+            for watch in self._watches
+            if watch.key.limited
+        ]
         if (problem := self._supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))
         return found
@@ -356,3 +378,8 @@ def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWeb
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
     return clients
+
+
+def _signing_secrets(settings: Settings, default: str) -> list[str]:
+    """Return all that signs webhooks, as it is written."""
+    return [*default.split(), *(secret for client in settings.clients for secret in client.webhook_secret or ())]

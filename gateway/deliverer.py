@@ -154,9 +154,8 @@ class Deliverer:
         return await self._memory.work(self._client_headers.headers, claim, body, timestamp_s)
 
     def _judge(self, claim: DueCallback, sent: SendResult) -> _Made:
-        if self._client_headers.adds(claim):
-            # An answer may repeat them in more spellings than could be masked.
-            sent = msgspec.structs.replace(sent, excerpt=b"")
+        # A receiver that took the webhook needs no explaining, and these are most rows.
+        excerpt = b"" if sent.reason is None else self._client_headers.without_secrets(claim, sent.excerpt)
         decision = self._retry.decide(
             claim.budget_used + 1,
             delivered=sent.reason is None,
@@ -171,8 +170,7 @@ class Deliverer:
             status_code=sent.status_code,
             error=sent.error,
             result=decision.result,
-            # A receiver that took the webhook needs no explaining, and these are most rows.
-            excerpt=None if sent.reason is None else sent.excerpt.decode(errors="replace") or None,
+            excerpt=excerpt.decode(errors="replace") or None,
         )
         # From now, not from when the attempt began: the clock may have been set meanwhile.
         next_attempt_at = None if decision.delay_s is None else self._clock.now() + round(decision.delay_s * 1000)

@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from gateway.app import OWN_FILES, Gateway
+from gateway.app import OWN_FILES, PUBLIC, Gateway
 from gateway.asgi_server import open_listener
 from gateway.clock import SystemClock, wait_for_event
 from gateway.errors import GatewayError
@@ -37,6 +37,12 @@ _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage
 _KEEP_ALIVE_S = 75
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _LARGE = 1024 * 1024
+
+
+class _Inbound(InboundProtocol):
+    """Operators and their machines hear how the gateway is, whoever keeps it busy."""
+
+    always_answered = frozenset(path.encode("ascii") for path in PUBLIC)
 
 
 class _Server(uvicorn.Server):
@@ -116,7 +122,7 @@ async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
         gateway = Gateway(settings, SystemClock(), checked.upstreams)
         config = uvicorn.Config(
             gateway,
-            http=InboundProtocol,
+            http=_Inbound,
             ws="none",
             interface="asgi3",
             lifespan="off",
@@ -168,13 +174,14 @@ def _connection_limit() -> int:
     The usual limit of 1,024 files would be reached first, and then neither receivers nor the upstream either.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = InboundProtocol.max_connections + OWN_FILES
+    own = OWN_FILES + InboundProtocol.reserved
+    wanted = InboundProtocol.max_connections + own
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return InboundProtocol.max_connections
-    return min(InboundProtocol.max_connections, max(soft // 4, soft - OWN_FILES))
+    return min(InboundProtocol.max_connections, max(soft // 4, soft - own))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Clients besides the default one, or with more for it; only the TOML file names them."""
     webhook_secret_from: str = ""
     """Where ``webhook_secret`` stood: a variable, or the TOML file."""
+    secret_files: tuple[str, ...] = ()
+    """The files that a secret was read from, the TOML file too where it holds one."""
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)

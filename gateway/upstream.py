@@ -16,6 +16,7 @@ import msgspec
 
 from gateway import lenientjson, outcome
 from gateway.clock import Clock
+from gateway.masking import Mask
 from gateway.memory import SMALL, Memory
 from gateway.outcome import PollKind, PollResult, read_answer
 from gateway.profile import TASK_ID, Profile
@@ -36,12 +37,13 @@ _PLAIN = (b"{", b"[")
 """How JSON begins, and nothing compressed: it is not, whatever the headers say."""
 _MOST_CODINGS = 8  # a body may be made that decompresses to itself, for ever
 _PIECE = 16 * 1024  # bytes that are decompressed at once
-_LEAST_SECRET = 8  # characters
+_LONGEST_CODING = 7  # characters
+_KEYS_KEPT = 8  # that were in use before, and may still come in answers
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the upstream answered, as it came."""
+    """What the upstream answered, as it came, but for the keys in its body."""
 
     status: int
     headers: httpx.Headers
@@ -102,13 +104,17 @@ class Upstream:
             "user-agent": _USER_AGENT,
             **{name.lower(): value for name, value in profile.request.headers.items()},
         }
-        self._keys: list[str | None] = []
+        self._keys: list[str] = []  # the last one is the one in use, where there is any
+        self._key_number = -1
         self.use_key(api_key)
         self._poll_body = None if profile.request.body is None else msgspec.json.encode(profile.request.body)
 
     def use_key(self, api_key: str | None) -> None:
         """Send another key from now on. Earlier ones may still come in answers, and are shown as little as this one."""
-        self._keys.append(api_key)
+        self._key_number += 1
+        if api_key is not None:
+            self._keys = [*self._keys[-_KEYS_KEPT:], api_key]
+        self._mask = Mask(sorted(self._keys, key=len, reverse=True))
         self._headers.pop(self.profile.request.auth_header, None)
         if api_key is not None:
             self._headers[self.profile.request.auth_header] = self.profile.request.auth_prefix + api_key
@@ -153,7 +159,7 @@ class Upstream:
         framing = {} if content is None else {"content-length": str(len(content))}
         more = {**(headers or {}), **framing}
         # The path as an extension: a URL of its own for each task would have to be parsed, half of a poll's cost here.
-        key_number = len(self._keys) - 1
+        key_number = self._key_number
         request = httpx.Request(
             method,
             self._url,
@@ -181,7 +187,11 @@ class Upstream:
             codings = _codings(response.headers)
             if codings:
                 return await self._decompressed(response, codings, body, key_number)
-        return self._oversized() if body is None else Answer(response.status_code, response.headers, body, key_number)
+        return self._oversized() if body is None else self._answer(response, body, key_number)
+
+    def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
+        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key.
+        return Answer(response.status_code, response.headers, self._mask.masked(body), key_number)
 
     async def _read(
         self, response: httpx.Response, stream: httpx.AsyncByteStream, time_limit: asyncio.Timeout
@@ -225,7 +235,7 @@ class Upstream:
         if plain is not None and len(plain) > SMALL and good:
             await self._memory.hold(2 * len(body) + 2 * limit, self.name)
             plain, coding = await self._memory.work(_undone, body, codings, limit + 1)
-        if not coding.isalnum() or len(coding) >= _LEAST_SECRET:
+        if not coding.isalnum() or len(coding) > _LONGEST_CODING:
             coding = "in an unknown way"  # this goes to clients and logs, and a header may say anything
         if plain is None and good:
             error = (
@@ -237,7 +247,7 @@ class Upstream:
             plain = f"(compressed: {coding})".encode("ascii", "replace")
         if good and len(plain) > limit:
             return self._oversized()
-        return Answer(response.status_code, response.headers, plain[:limit], key_number)
+        return self._answer(response, plain[:limit], key_number)
 
     def _oversized(self) -> NoAnswer:
         error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
@@ -277,18 +287,14 @@ class Upstream:
     def _read_answer(self, task_id: str, answer: Answer) -> PollResult:
         retry_after_s = self._retry_after_s(answer.headers)
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if result.kind is PollKind.KEY_REFUSED and answer.key_number < len(self._keys) - 1:
+        if result.kind is PollKind.KEY_REFUSED and answer.key_number < self._key_number:
             result = msgspec.structs.replace(result, kind=PollKind.BROKEN, of_old_key=True)
-        keys = [] if result.error is None else [key for key in self._keys if key]
-        if result.error is None or not keys:
+        if result.error is None:
             return result
-        # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
-        # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
-        masked = _masked(answer.body, keys)
         error = result.error
-        if masked != answer.body:
-            error = read_answer(self.profile, task_id, answer.status, retry_after_s, masked).error or error
-        return msgspec.structs.replace(result, error=_masked(error.encode(), keys).decode())
+        for key in self._keys:
+            error = error.replace(key, "***")  # one as short as a word, too
+        return msgspec.structs.replace(result, error=error)
 
     def _retry_after_s(self, headers: httpx.Headers) -> float | None:
         # Seldom there: httpx's own look-up, which decodes every header first, took a seventh of reading an answer.
@@ -298,16 +304,9 @@ class Upstream:
         return None
 
     def without_key(self, answer: Answer) -> Answer:
-        """Return an answer that clients may see: some answers to a refused key repeat it."""
-        # A key as short as a word is no secret, and would be found in answers that do not speak of it.
-        keys = [key for key in self._keys if key is not None and len(key) >= _LEAST_SECRET]
-        return msgspec.structs.replace(answer, body=_masked(answer.body, keys)) if keys else answer
-
-
-def _masked(text: bytes, keys: Sequence[str]) -> bytes:
-    for key in keys:
-        text = text.replace(key.encode(), b"***")
-    return text
+        """Return an answer that clients may see, its headers too: some answers to a refused key repeat it."""
+        fields = [(name, self._mask.masked(value)) for name, value in answer.headers.raw]
+        return msgspec.structs.replace(answer, headers=httpx.Headers(fields))
 
 
 def _codings(headers: httpx.Headers) -> list[str]:

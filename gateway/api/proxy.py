@@ -5,13 +5,15 @@ lost. Must not poll, settle or deliver. Its paths are those of the default upstr
 
 Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
 spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out
-before it is forwarded, and from then on it runs to its end even when the client goes away.
+before it is forwarded, and from then on it runs to its end even when the client goes away. Whatever else waits for the
+rate limit or the upstream ends with the last client that waits for it.
 """
 
 import asyncio
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -105,6 +107,7 @@ class UpstreamProxy:
         self._draining = draining
         self._poller_wake = store.tasks_due(upstream.name)
         self._reads: dict[str, asyncio.Task[Answer | RequestError]] = {}
+        self._readers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[Route]:
@@ -153,8 +156,20 @@ class UpstreamProxy:
         outcome = "forwarded" if work is None else "shared"
         if work is None:
             work = self._reads[task_id] = self._spawn(self._forward_read(task_id), f"proxy-read-{task_id}")
-            work.add_done_callback(lambda _: self._reads.pop(task_id))
-        return outcome, _passed_on(await _result(work))
+            work.add_done_callback(lambda done: self._forget_read(task_id, done))
+        self._readers[task_id] += 1
+        try:
+            return outcome, _passed_on(await _result(work))
+        finally:
+            self._readers[task_id] -= 1
+            if not self._readers[task_id]:
+                del self._readers[task_id]
+                self._forget_read(task_id, work)
+                work.cancel()  # all have gone, where it has not ended
+
+    def _forget_read(self, task_id: str, work: "asyncio.Task[Answer | RequestError]") -> None:
+        if self._reads.get(task_id) is work:
+            del self._reads[task_id]
 
     async def _answered(self, request: Request, task: Task) -> Response:
         if task.outcome_bytes <= SMALL:
@@ -197,6 +212,9 @@ class UpstreamProxy:
             await self._check(*asked.callback)
         if self._draining.is_set():
             raise Unavailable("The gateway is shutting down; nothing was created.")
+        if (refused := await self._turn(self._key.creates)) is not None:
+            raise refused
+        # From here on it is no longer the client's to stop.
         work = self._spawn(self._forward_create(asked, request_id, client), name=f"proxy-create-{request_id}")
         return "forwarded", _passed_on(await _result(work))
 
@@ -215,8 +233,7 @@ class UpstreamProxy:
             raise _store_unavailable() from None
 
     async def _forward_create(self, asked: CreateRequest, request_id: str, client: str) -> Answer | RequestError:
-        if (refused := await self._turn(self._key.creates)) is not None:
-            return refused
+        """Forward a create whose turn in the rate limit has been taken."""
         headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
         if self._draining.is_set():
             self._key.creates.give_back(1)

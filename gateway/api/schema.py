@@ -32,6 +32,7 @@ __all__ = [
     "callback_view",
     "decode",
     "encode_metadata",
+    "is_json",
     "json_response",
     "read_any_body",
     "read_body",
@@ -50,6 +51,7 @@ T = TypeVar("T")
 
 _COST = 4  # times its size is what a request takes at most: itself, what is read of it, its answer
 _EXPLAINED = 64 * 1024  # bytes of a body up to which it is looked at again to say what is wrong with it
+_LENGTH_DIGITS = 18
 
 _JSON_TYPE = re.compile(r"application/json\s*(;|$)", re.IGNORECASE)
 
@@ -211,9 +213,14 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
+def is_json(content_type: str) -> bool:
+    """Whether a body calls itself JSON."""
+    return _JSON_TYPE.match(content_type) is not None
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a JSON request's body, without a BOM. Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes."""
-    if not _JSON_TYPE.match(request.headers.get("content-type", "")):
+    if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
     return (await read_any_body(request, limit)).removeprefix(codecs.BOM_UTF8)
 
@@ -223,8 +230,8 @@ async def read_any_body(request: Request, limit: int) -> bytes:
 
     Raises TooLarge above ``limit`` bytes.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = request.headers.get("content-length", "").lstrip("0")  # Python reads no number of thousands of digits
+    if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > limit):
         raise _too_large(limit)
     message = await request.receive()
     if message["type"] == "http.request" and not message["more_body"] and len(message["body"]) <= limit:

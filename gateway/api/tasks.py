@@ -49,6 +49,7 @@ class Tasks:
         deadline = self._clock.monotonic() + _wait(request.query_params.get("wait"))
         task = await self._task(request)
         drained = asyncio.create_task(self._draining.wait(), name="task-wait-drain")
+        settled: asyncio.Task[None] | None = None
         try:
             while task.state is TaskState.WAITING and not self._draining.is_set():
                 left_s = deadline - self._clock.monotonic()
@@ -64,8 +65,10 @@ class Tasks:
                     await asyncio.wait((settled, drained), return_when=asyncio.FIRST_COMPLETED)
                     task = await self._task(request)
                 settled.cancel()
-        finally:
+        finally:  # its client may have gone
             drained.cancel()
+            if settled is not None:
+                settled.cancel()
         return json_response(task_view(told(await whole(self._store, request, task), self._upstreams)))
 
     async def _task(self, request: Request) -> Task:

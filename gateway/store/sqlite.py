@@ -9,13 +9,14 @@ leaves nothing to repair.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
 from gateway.bulkhead import Bulkhead
+from gateway.durations import MAX_MODELS, WINDOW
 from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
@@ -45,7 +46,9 @@ _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be 
 _PART_BYTES = 256 * 1024
 _PIECE = 1024 * 1024  # bytes of an outcome that are written at once
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
-_DURATIONS_KEPT = 256  # per model
+
+_Learned = tuple[rows.Duration, tuple[str, str] | None]
+"""A duration, and the upstream's model whose durations are forgotten for it."""
 
 
 class SqliteStore:
@@ -63,7 +66,7 @@ class SqliteStore:
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
-        self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.callbacks_due = asyncio.Event()
@@ -79,6 +82,7 @@ class SqliteStore:
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
+        self._forget_models = Kind("forget_models", self._apply_forget_models)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         self._writer = Writer(
             (
@@ -92,6 +96,7 @@ class SqliteStore:
                 self._redeliver_dead,
                 self._prune,
                 self._save,
+                self._forget_models,
                 self._follow_clock,
             ),
             self._database.transaction,
@@ -339,18 +344,12 @@ class SqliteStore:
                 self._tasks_due[upstream].set()
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
+        learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
+        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, learned))
         return [callback_id for callback_id, _ in owed]
 
-    def _duration(self, settlement: Settlement) -> rows.Duration | None:
-        if settlement.duration_ms is None:
-            return None
-        model = settlement.model or ""
-        seq = self._duration_seqs[settlement.upstream, model] = self._duration_seqs[settlement.upstream, model] + 1
-        return settlement.upstream, model, seq % _DURATIONS_KEPT, seq, settlement.duration_ms
-
     def _apply_settle(
-        self, db: Connection, items: Sequence[tuple[Settlement, rows.Duration | None]]
+        self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
     ) -> list[list[tuple[str, str]]]:
         """Return the id and the receiver of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
@@ -366,8 +365,9 @@ class SqliteStore:
             for one in settled:
                 if len(one.outcome.data) > SMALL:
                     _write_outcome(db, one.seq, one.outcome.data)
-        if learned := [duration for _, duration in items if duration is not None]:
-            _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
+        if learned := [one for _, one in items if one is not None]:
+            _over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
 
@@ -404,10 +404,17 @@ class SqliteStore:
         return expired, next_expiry_at
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        found = await self._database.read(sql.SELECT_DURATIONS, (upstream,))
-        for model, seq, _ in found:
-            self._duration_seqs[upstream, model] = max(seq, self._duration_seqs[upstream, model])
-        return [(model or None, duration_ms) for model, _, duration_ms in found]
+        models = _first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
+        kept, forgotten = models[:MAX_MODELS], models[MAX_MODELS:]
+        if forgotten:
+            await self._writer.submit(self._forget_models, (upstream, forgotten), len(forgotten))
+        found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
+        self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
+        return [(model or None, duration_ms) for model, _, _, duration_ms in found]
+
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+        db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
+        return [None] * len(items)
 
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))
@@ -620,6 +627,32 @@ class _Ranked:
         del self._due[-limit:]
         taken.reverse()
         return taken
+
+
+class _Rings:
+    """Where each model's next duration goes, of one upstream and the models that ended a task last."""
+
+    def __init__(self) -> None:
+        self._next: OrderedDict[str, int] = OrderedDict()  # the model heard of the longest ago first
+        self._seq = 0
+
+    def restore(self, stored: Iterable[tuple[str, int, int]]) -> None:
+        """Take up what is stored: model, slot and seq, the oldest first."""
+        for model, slot, seq in stored:
+            self._next[model] = slot + 1
+            self._next.move_to_end(model)
+            self._seq = max(seq, self._seq)
+
+    def learn(self, settlement: Settlement) -> _Learned:
+        """Return the duration's row, and the model that is forgotten for it; ``duration_ms`` is told."""
+        model = settlement.model or ""
+        slot = self._next.get(model, 0) % WINDOW
+        self._next[model] = slot + 1
+        self._next.move_to_end(model)
+        self._seq += 1
+        forgotten = self._next.popitem(last=False)[0] if len(self._next) > MAX_MODELS else None
+        upstream, duration_ms = settlement.upstream, settlement.duration_ms or 0
+        return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
 
 
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:

@@ -497,6 +497,24 @@ async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -
         assert [duration_ms for model, duration_ms in found if model is None] == [7]
 
 
+async def test_the_durations_of_the_last_128_models_are_kept(new_store: NewStore) -> None:
+    """Names come from outside, and may be another one each time; who ended a task last stays, over restarts too."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        for number in range(200):
+            await ended_after(store, f"m{number}", [number])
+            await ended_after(store, "often", [1000 + number])
+        found = await store.durations("up")
+        assert [duration_ms for model, duration_ms in found if model != "often"] == [*range(73, 200)]
+        assert [duration_ms for model, duration_ms in found if model == "often"] == [*range(1000, 1200)]
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.durations("up") == found
+        await ended_after(store, "new", [1])
+        assert {"new", "often", "m199", "m74"} <= {model for model, _ in await store.durations("up")}
+        assert "m73" not in {model for model, _ in await store.durations("up")}
+
+
 async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
     """Settle a task for each duration, in their order."""
     made = {one: new(f"{model}-{one}") for one in durations_ms}

@@ -511,7 +511,13 @@ def test_validator_for_no_setting() -> None:
 
 def test_table_and_settings_agree() -> None:
     """The table has one row for each field of Settings, in the same order; what follows is no setting."""
-    assert (*(row.key for row in SETTINGS), "upstreams", "clients", "webhook_secret_from") == Settings.__struct_fields__
+    assert (
+        *(row.key for row in SETTINGS),
+        "upstreams",
+        "clients",
+        "webhook_secret_from",
+        "secret_files",
+    ) == Settings.__struct_fields__
 
 
 def test_shipped_file_documents_every_setting() -> None:
