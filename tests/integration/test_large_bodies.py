@@ -152,7 +152,7 @@ async def test_a_reader_that_does_not_read_gives_its_room_back_when_it_goes(stan
     await stand.one.delivered(callback_id)
     url = urlsplit(str(stand.one.client.base_url))
     _, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
-    writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: x\r\n\r\n")
+    writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
     memory = stand.one.gateway._memory
     await until(lambda: memory._total > 16_000_000)
     next_one = asyncio.create_task(stand.one.client.get("/v1/tasks/16000000-a"))
