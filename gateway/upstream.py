@@ -183,8 +183,10 @@ class Upstream:
         return self._oversized() if body is None else self._answer(response, body, key_number)
 
     def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
-        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key.
-        return Answer(response.status_code, response.headers, self._mask.masked(body), key_number)
+        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key. Of an error
+        # the end may be missing.
+        mask = self._mask.masked if 200 <= response.status_code < 300 else self._mask.masked_cut
+        return Answer(response.status_code, response.headers, mask(body), key_number)
 
     async def _read(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> bytes | None:
         """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
