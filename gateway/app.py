@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -41,6 +42,7 @@ from gateway.deliverer import Deliverer
 from gateway.errors import StoreError, Unavailable
 from gateway.janitor import Janitor
 from gateway.key import Key
+from gateway.memory import Memory
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import Poller
 from gateway.preflight import ConfiguredUpstream, configured_upstreams
@@ -58,7 +60,7 @@ from gateway.tokens import token_digest
 from gateway.transport import PooledTransport
 from gateway.upstream import Upstream
 
-__all__ = ["OWN_FILES", "Gateway"]
+__all__ = ["OWN_FILES", "PUBLIC", "Gateway"]
 
 _log = structlog.get_logger()
 
@@ -106,6 +108,7 @@ class Gateway:
             limit_idle=_IDLE_CONNECTIONS,
             repeats_posts=True,  # receivers know a webhook by its id
         )
+        self._memory = Memory(settings.memory_bytes)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backup = database.with_name(database.name + ".backup")
         self._backups = Backups(self._store, clock, self._backup)
@@ -125,6 +128,7 @@ class Gateway:
             middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=self._errors)],
             exception_handlers=self._errors.handlers(),
         )
+        self._app.state.memory = self._memory
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
     def _watch(self, configured: ConfiguredUpstream, bounds: Settings, clock: Clock, metrics: Metrics) -> "_Watch":
@@ -149,6 +153,7 @@ class Gateway:
             api_key=settings.api_key,
             name=name,
             max_answer=bounds.result_max_bytes,
+            memory=self._memory,
         )
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
@@ -167,6 +172,7 @@ class Gateway:
             Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
             self._client_headers,
             RetryPolicy(settings.retry_schedule),
+            self._memory,
             clock,
             metrics,
             random.Random(),  # noqa: S311 - jitter, not a secret
@@ -225,6 +231,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
+        self._tell_exposed(self._settings)
         await self._store.open()
         await self._clock_steps.catch_up()
         private.tighten(self._backup)
@@ -238,6 +245,11 @@ class Gateway:
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self.started.set()
+
+    def _tell_exposed(self, settings: Settings) -> None:
+        for path in settings.secret_files:
+            if private.is_exposed(Path(path)):
+                _log.warning("secret.exposed", path=path)
 
     async def _signer(self) -> Signer:
         """Return who signs where a client has no secret of its own, and log where the secret came from."""
@@ -260,6 +272,7 @@ class Gateway:
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""
         settings = changed.settings
+        self._tell_exposed(settings)
         self._tokens.replace(*_tokens(settings))
         self._limits.replace(_rates(settings))
         self._callbacks.client_upstreams = _client_upstreams(settings)
@@ -297,6 +310,7 @@ class Gateway:
         await self._callback_transport.aclose()
         await self._upstream_transport.aclose()
         await self._resolver.close()
+        self._memory.close()
 
     def _troubles(self) -> list[Trouble]:
         """Return all that is wrong, for everybody to see: no message of an upstream, a database or an exception."""

@@ -47,13 +47,13 @@ class ClientHeaders:
         self._clients = dict(clients)
         self._adding.update(name for name, client in clients.items() if client.headers)
 
-    def headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
+    def headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         """Return the headers of one attempt, names in lower case."""
         client = self._of(claim.client)
         return {
             **client.headers,
             "content-type": "application/json",
-            **client.signer.headers(claim.id, timestamp_s, claim.body),
+            **client.signer.headers(claim.id, timestamp_s, body),
         }
 
     def without_secrets(self, claim: DueCallback, excerpt: bytes) -> bytes:

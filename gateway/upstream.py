@@ -8,23 +8,27 @@ import asyncio
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from gateway import lenientjson, outcome
 from gateway.clock import Clock
 from gateway.masking import Mask
+from gateway.memory import SMALL, Memory
 from gateway.outcome import PollKind, PollResult, read_answer
 from gateway.profile import TASK_ID, Profile
 from gateway.retry import parse_retry_after
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
-_MAX_ERROR_ANSWER = 1024 * 1024
+_MAX_ERROR_ANSWER = SMALL
 """Bytes of an answer whose status is an error's: more is not read, as all that counts stands at its beginning."""
-_WITH_THE_HEAD = 64 * 1024
-"""Bytes of a body that come unasked. Only for a larger one is it looked up how large it will be: polls are many."""
+_MOST_COST = 192 * 1024 * 1024
+"""Bytes that reading one answer may take, or three times GATEWAY_MEMORY_BYTES where that is more. The largest images
+take less; a few megabytes of empty lists take more."""
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
@@ -76,11 +80,12 @@ class Upstream:
         name: str | None = None,
         timeout_s: float = 30.0,
         max_answer: int = 32 * 1024 * 1024,
+        memory: Memory | None = None,
     ) -> None:
         """Keep the key to this object: it goes into its requests' header and nowhere else.
 
         ``name`` is what callbacks call this upstream; default: as its profile is called. ``max_answer``: bytes of the
-        largest answer that is taken, before and after decompression.
+        largest answer that is taken, before and after decompression; ``memory``: where large ones have room.
         """
         self.profile = profile
         self.name = name or profile.name
@@ -90,6 +95,8 @@ class Upstream:
         self._base_path = self._url.raw_path.decode("ascii").rstrip("/")
         self._timeout_s = timeout_s
         self._max_answer = max_answer
+        self._memory = Memory(2 * max_answer) if memory is None else memory
+        self._most_cost = max(_MOST_COST, 3 * self._memory.limit)
         self._headers = {
             "host": self._url.netloc.decode("ascii"),
             "accept": "application/json",
@@ -123,8 +130,8 @@ class Upstream:
             return PollResult(kind=PollKind.NOT_KNOWN, error=told, by_api=False)
         path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
         if self.profile.request.method == "GET":
-            return self.read(task_id, await self.forward("GET", path))
-        return self.read(task_id, await self._poll_by_post(task_id, path))
+            return await self.read(task_id, await self.forward("GET", path))
+        return await self.read(task_id, await self._poll_by_post(task_id, path))
 
     async def _poll_by_post(self, task_id: str, path: str) -> "Answer | NoAnswer":
         if self._poll_body is None:
@@ -161,11 +168,11 @@ class Upstream:
             extensions={"target": (self._base_path + path).encode("ascii"), "repeatable": asks_only},
         )
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as time_limit:
                 response = await self._transport.handle_async_request(request)
                 assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
                 try:
-                    body = await self._read(response, response.stream)
+                    body = await self._read(response, response.stream, time_limit)
                 finally:
                     await response.stream.aclose()
         except TimeoutError:
@@ -179,7 +186,7 @@ class Upstream:
         if body is not None and not body.startswith(_PLAIN):
             codings = _codings(response.headers)
             if codings:
-                return self._decompressed(response, codings, body, key_number)
+                return await self._decompressed(response, codings, body, key_number)
         return self._oversized() if body is None else self._answer(response, body, key_number)
 
     def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
@@ -188,17 +195,19 @@ class Upstream:
         mask = self._mask.masked if 200 <= response.status_code < 300 else self._mask.masked_cut
         return Answer(response.status_code, response.headers, mask(body), key_number)
 
-    async def _read(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> bytes | None:
+    async def _read(
+        self, response: httpx.Response, stream: httpx.AsyncByteStream, time_limit: asyncio.Timeout
+    ) -> bytes | None:
         """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
         good = 200 <= response.status_code < 300
         limit = self._max_answer if good else min(_MAX_ERROR_ANSWER, self._max_answer)
         announced: int | None = None
         chunks: list[bytes] = []
-        size = 0
+        size, room = 0, SMALL
         async for chunk in stream:
             chunks.append(chunk)
             size += len(chunk)
-            if size > _WITH_THE_HEAD and announced is None:
+            if size > SMALL and announced is None:  # only now: polls are many
                 length = response.headers.get("content-length", "")
                 announced = int(length) if length.isdecimal() and len(length) < 20 else 0
             if max(size, announced or 0) > limit:
@@ -206,14 +215,28 @@ class Upstream:
                     return None
                 if size >= limit:
                     break
+            elif size > room:
+                room = max(announced or 0, 2 * size)
+                await self._hold(2 * room, time_limit)  # its pieces, and then the whole
         return b"".join(chunks)[:limit]
 
-    def _decompressed(
+    async def _hold(self, size: int, time_limit: asyncio.Timeout) -> None:
+        """Wait for room: that is no time of the upstream's."""
+        loop = asyncio.get_running_loop()
+        began, ends_at = loop.time(), time_limit.when()
+        time_limit.reschedule(None)
+        await self._memory.hold(size, self.name)
+        time_limit.reschedule(None if ends_at is None else ends_at + loop.time() - began)
+
+    async def _decompressed(
         self, response: httpx.Response, codings: Sequence[str], body: bytes, key_number: int
     ) -> Answer | NoAnswer:
         """Return an answer that was compressed although that was not asked for."""
         good, limit = 200 <= response.status_code < 300, self._max_answer
-        plain, coding = _undone(body, codings, limit + 1)
+        plain, coding = _undone(body, codings, SMALL + 1)
+        if plain is not None and len(plain) > SMALL and good:
+            await self._memory.hold(2 * len(body) + 2 * limit, self.name)
+            plain, coding = await self._memory.work(_undone, body, codings, limit + 1)
         if not coding.isalnum() or len(coding) > _LONGEST_CODING:
             coding = "in an unknown way"  # this goes to clients and logs, and a header may say anything
         if plain is None and good:
@@ -232,12 +255,38 @@ class Upstream:
         error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
         return NoAnswer(error=error, kind=PollKind.BROKEN, unreadable=True, oversized=True)
 
-    def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
+    async def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
         """Return what an answer says of a task, and of the key."""
         if isinstance(answer, NoAnswer):
             return PollResult(
                 kind=answer.kind, error=answer.error, unreadable=answer.unreadable, oversized=answer.oversized
             )
+        if len(answer.body) <= SMALL:
+            return self._read_answer(task_id, answer)
+        if not await self._has_room(answer.body):
+            error = (
+                f"Reading the {len(answer.body)} bytes of the upstream's answer would take more than "
+                f"{self._most_cost} bytes of memory; a larger GATEWAY_MEMORY_BYTES allows for it."
+            )
+            return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True, oversized=True)
+        return await self._memory.work(self._read_answer, task_id, answer)
+
+    async def read_created(self, answer: Answer, path: str) -> tuple[Any, bool]:
+        """As in ``outcome``, of an answer to a create."""
+        if len(answer.body) <= SMALL:
+            return outcome.read_created(self.profile, answer.status, answer.body, path)
+        body = answer.body if await self._has_room(answer.body) else b""
+        return await self._memory.work(outcome.read_created, self.profile, answer.status, body, path)
+
+    async def _has_room(self, body: bytes) -> bool:
+        """Wait for room to decode this; False where that is out of all proportion."""
+        cost = await self._memory.work(lenientjson.cost, body)
+        if cost > self._most_cost:
+            return False
+        await self._memory.hold(cost + len(body), self.name)
+        return True
+
+    def _read_answer(self, task_id: str, answer: Answer) -> PollResult:
         retry_after_s = self._retry_after_s(answer.headers)
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
         if result.kind is PollKind.KEY_REFUSED and answer.key_number < self._key_number:

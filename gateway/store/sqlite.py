@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway.bulkhead import Bulkhead
 from gateway.durations import MAX_MODELS, WINDOW
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -28,15 +29,12 @@ from gateway.model import (
     DueTask,
     ExpiredTask,
     NewCallback,
-    Outcome,
     PollRecord,
     Registration,
     Settlement,
     Task,
-    TaskState,
     receiver_of,
 )
-from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
@@ -46,6 +44,7 @@ __all__ = ["SqliteStore"]
 
 _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _PART_BYTES = 256 * 1024
+_PIECE = 1024 * 1024  # bytes of an outcome that are written at once
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 
 _Learned = tuple[rows.Duration, tuple[str, str] | None]
@@ -152,10 +151,7 @@ class SqliteStore:
         if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            ((state, data, settled_at),) = db.execute(sql.SELECT_OUTCOME, (task.seq,)).fetchall()
-            template = body_template(Outcome(state=TaskState(state), data=data), settled_at)
-            webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
-            db.execute(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
+            db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
             db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
         return True
@@ -207,6 +203,10 @@ class SqliteStore:
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
         return rows.task(found[0]) if found else None
+
+    async def outcome(self, seq: int) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_read_outcome, seq)
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -362,6 +362,9 @@ class SqliteStore:
             for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
                 owed[seq, expired].append(tuple(webhook))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
+            for one in settled:
+                if len(one.outcome.data) > SMALL:
+                    _write_outcome(db, one.seq, one.outcome.data)
         if learned := [one for _, one in items if one is not None]:
             _over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
             db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
@@ -480,6 +483,10 @@ class SqliteStore:
             times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
             return claims, min(times, default=None)
 
+    async def body(self, claim: DueCallback) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_body, claim)
+
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
         self._webhook_due(claim.receiver, 0)  # as in _recorded
@@ -593,6 +600,12 @@ def _due_callbacks(
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
+def _body(db: Connection, claim: DueCallback) -> bytes | None:
+    for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
+        return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
+    return None
+
+
 def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
     """Return the receivers of which fewer webhooks were found than they had room for."""
     counts = Counter(callback.receiver for callback in found)
@@ -654,6 +667,23 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
         size += len(settlement.outcome.data)
     if part:
         yield part
+
+
+def _write_outcome(db: Connection, seq: int, outcome: bytes) -> None:
+    """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
+    if not db.execute(sql.MAKE_ROOM_FOR_OUTCOME, (len(outcome), seq)).rowcount:
+        return
+    with db.blobopen("tasks", "outcome", seq) as blob, memoryview(outcome) as view:
+        for start in range(0, len(outcome), _PIECE):
+            blob.write(view[start : start + _PIECE])
+
+
+def _read_outcome(db: Connection, seq: int) -> bytes | None:
+    """Return a task's outcome: with a SELECT it would be there twice for a moment."""
+    if not db.execute(sql.SELECT_OUTCOME_BYTES, (seq,)).fetchall():
+        return None
+    with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:
+        return blob.read()
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:

@@ -46,7 +46,7 @@ class Stand:
         self._stack.push_async_callback(gateway.drain)
         transport = httpx.ASGITransport(gateway)
         self.client = await self._stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://gateway")
+            httpx.AsyncClient(transport=transport, base_url="http://localhost")
         )
 
     async def register(self, upstream: str, task_id: str = "sim-never-0-t") -> None:

@@ -229,7 +229,7 @@ async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     before = files(path.parent)
     message = await unusable(path)
-    assert "newer gateway (schema 99, this one knows 1)" in message
+    assert "newer gateway (schema 99, this one knows 2)" in message
     assert files(path.parent) == before
 
 
@@ -1091,7 +1091,7 @@ BY_OVER_ROWS = {
 }
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
-    "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due (receiver=? AND next_attempt_at<?)",
+    "SELECT_DUE_CALLBACKS": "SEARCH c USING INDEX callbacks_due (receiver=? AND next_attempt_at<?)",
     "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (receiver=?)",
     "SELECT_RECEIVERS": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
