@@ -224,18 +224,18 @@ def image(size: int) -> str:
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
-@pytest.mark.parametrize("read", [6, 11, 12, 20])
-async def test_of_a_long_error_that_is_cut_within_the_key_none_of_it_is_shown(read: int, coding: str) -> None:
-    """Neither where the key is whole, nor where the rest of it is not read any more."""
+async def test_of_a_long_error_that_is_cut_within_the_key_none_of_it_is_shown(coding: str) -> None:
+    """Wherever that is: neither of those that are whole, nor of the one whose rest is not read any more."""
     key = "sk-a0b1c2d3e4f5"
-    body = b"x" * (LIMIT - read) + key.encode() + b"x" * LIMIT
-    page = Page(gzip.compress(body) if coding == "gzip" else body, 500, {"content-encoding": coding})
-    page.headers["content-length"] = str(len(page.body))
-    async with serve_asgi(page) as url, upstream_at(url) as upstream:
-        upstream.use_key(key)
-        answer = await upstream.forward("GET", "/")
-    assert not isinstance(answer, NoAnswer)
-    assert answer.body.rstrip(b"x").endswith(b"x***")
+    for first in range(len(key) + 1):
+        body = (b"x" * first + key.encode() + b"x" * (len(key) - first)) * (LIMIT // 16)
+        page = Page(gzip.compress(body) if coding == "gzip" else body, 500, {"content-encoding": coding})
+        async with serve_asgi(page) as url, upstream_at(url) as upstream:
+            upstream.use_key(key)
+            answer = await upstream.forward("GET", "/")
+        assert not isinstance(answer, NoAnswer)
+        assert b"***" in answer.body
+        assert key[:6].encode() not in answer.body
 
 
 async def test_an_image_goes_all_the_way(tmp_path: Path) -> None:
