@@ -152,6 +152,9 @@ class Connection(asyncio.Protocol):
             malformed = _caused(httpx.RemoteProtocolError(str(exc)), exc)
             self._fail(_ours(exc) or malformed)
             return
+        except httpx.RemoteProtocolError as exc:
+            self._fail(exc)
+            return
         if self._asking and self._unclaimed > _MAX_HEAD:
             # The head, or what comes between the parts of a chunked body, or after them: the parser keeps all of it.
             self._fail(_too_large())

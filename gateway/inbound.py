@@ -74,7 +74,7 @@ class InboundProtocol(ClosingProtocol):
         self._places = places_of(server_state)
         self._extra = False  # one of those beyond the number of connections
         self._in_body = False
-        self._ended_head: object = None  # the headers of the last head that ended: others belong to one that has not
+        self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
@@ -130,12 +130,12 @@ class InboundProtocol(ClosingProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
+        if self._lingering or self._refusal is not None:
+            self._drop(data)
+            return
         if len(data) > _PIECE_BYTES:
             for at in range(0, len(data), _PIECE_BYTES):
                 self.data_received(data[at : at + _PIECE_BYTES])
-            return
-        if self._lingering or self._refusal is not None:
-            self._drop(data)
             return
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
@@ -211,13 +211,13 @@ class InboundProtocol(ClosingProtocol):
             raise Unavailable(f"At most {self.max_pipelined} requests may wait on one connection.")
         if self._extra:
             self._admit()
-        self._ended_head = self.headers
         self._in_body = True
         self._unclaimed = 0
         if self._deadline is not None:
             self._forget_deadline()
         self._places.serve(self)  # if the body is waited for, then from now on
         super().on_headers_complete()
+        self._ended_head = self.headers
         if self._extra:
             self.cycle.keep_alive = False
 

@@ -7,13 +7,14 @@ the command line.
 """
 
 import asyncio
+import ctypes
 import gc
 import math
 import resource
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import structlog
@@ -34,6 +35,8 @@ _log = structlog.get_logger()
 
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
 _KEEP_ALIVE_S = 75
+_M_MMAP_THRESHOLD = -3  # of <malloc.h>
+_LARGE = 1024 * 1024
 
 
 class _Inbound(InboundProtocol):
@@ -108,6 +111,7 @@ def serve(read: Callable[[], Preflight], checked: Preflight) -> None:
 
     ``read`` has read ``checked``, and reads the settings anew at each SIGHUP.
     """
+    _give_freed_memory_back()
     uvloop.run(_serve(read, checked))
 
 
@@ -152,6 +156,16 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_LOOKED_AT)
+
+
+def _give_freed_memory_back() -> None:
+    """Have what is large returned to the system as soon as it is freed, where the C library is glibc.
+
+    Left alone it takes the largest block that was ever freed, up to 32 MiB, for one of its ordinary ones, and keeps it:
+    after one answer of 31 MB the process stayed 280 MB larger.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _connection_limit() -> int:

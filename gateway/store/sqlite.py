@@ -9,13 +9,15 @@ leaves nothing to repair.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
 from gateway.bulkhead import Bulkhead
+from gateway.durations import MAX_MODELS, WINDOW
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -27,15 +29,12 @@ from gateway.model import (
     DueTask,
     ExpiredTask,
     NewCallback,
-    Outcome,
     PollRecord,
     Registration,
     Settlement,
     Task,
-    TaskState,
     receiver_of,
 )
-from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
@@ -45,8 +44,11 @@ __all__ = ["SqliteStore"]
 
 _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _PART_BYTES = 256 * 1024
+_PIECE = 1024 * 1024  # bytes of an outcome that are written at once
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
-_DURATIONS_KEPT = 256  # per model
+
+_Learned = tuple[rows.Duration, tuple[str, str] | None]
+"""A duration, and the upstream's model whose durations are forgotten for it."""
 
 
 class SqliteStore:
@@ -64,7 +66,7 @@ class SqliteStore:
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
-        self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.callbacks_due = asyncio.Event()
@@ -80,6 +82,7 @@ class SqliteStore:
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
+        self._forget_models = Kind("forget_models", self._apply_forget_models)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         self._writer = Writer(
             (
@@ -93,6 +96,7 @@ class SqliteStore:
                 self._redeliver_dead,
                 self._prune,
                 self._save,
+                self._forget_models,
                 self._follow_clock,
             ),
             self._database.transaction,
@@ -147,10 +151,7 @@ class SqliteStore:
         if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            ((state, data, settled_at),) = db.execute(sql.SELECT_OUTCOME, (task.seq,)).fetchall()
-            template = body_template(Outcome(state=TaskState(state), data=data), settled_at)
-            webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
-            db.execute(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
+            db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
             db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
         return True
@@ -202,6 +203,10 @@ class SqliteStore:
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
         return rows.task(found[0]) if found else None
+
+    async def outcome(self, seq: int) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_read_outcome, seq)
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -339,18 +344,12 @@ class SqliteStore:
                 self._tasks_due[upstream].set()
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
+        learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
+        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, learned))
         return [callback_id for callback_id, _ in owed]
 
-    def _duration(self, settlement: Settlement) -> rows.Duration | None:
-        if settlement.duration_ms is None:
-            return None
-        model = settlement.model or ""
-        seq = self._duration_seqs[settlement.upstream, model] = self._duration_seqs[settlement.upstream, model] + 1
-        return settlement.upstream, model, seq % _DURATIONS_KEPT, seq, settlement.duration_ms
-
     def _apply_settle(
-        self, db: Connection, items: Sequence[tuple[Settlement, rows.Duration | None]]
+        self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
     ) -> list[list[tuple[str, str]]]:
         """Return the id and the receiver of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
@@ -363,8 +362,12 @@ class SqliteStore:
             for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
                 owed[seq, expired].append(tuple(webhook))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
-        if learned := [duration for _, duration in items if duration is not None]:
-            _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
+            for one in settled:
+                if len(one.outcome.data) > SMALL:
+                    _write_outcome(db, one.seq, one.outcome.data)
+        if learned := [one for _, one in items if one is not None]:
+            _over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
 
@@ -401,10 +404,17 @@ class SqliteStore:
         return expired, next_expiry_at
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        found = await self._database.read(sql.SELECT_DURATIONS, (upstream,))
-        for model, seq, _ in found:
-            self._duration_seqs[upstream, model] = max(seq, self._duration_seqs[upstream, model])
-        return [(model or None, duration_ms) for model, _, duration_ms in found]
+        models = _first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
+        kept, forgotten = models[:MAX_MODELS], models[MAX_MODELS:]
+        if forgotten:
+            await self._writer.submit(self._forget_models, (upstream, forgotten), len(forgotten))
+        found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
+        self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
+        return [(model or None, duration_ms) for model, _, _, duration_ms in found]
+
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+        db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
+        return [None] * len(items)
 
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))
@@ -472,6 +482,10 @@ class SqliteStore:
                     self._note_due(receiver, callback.due_at)
             times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
             return claims, min(times, default=None)
+
+    async def body(self, claim: DueCallback) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_body, claim)
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
@@ -586,6 +600,12 @@ def _due_callbacks(
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
+def _body(db: Connection, claim: DueCallback) -> bytes | None:
+    for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
+        return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
+    return None
+
+
 def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
     """Return the receivers of which fewer webhooks were found than they had room for."""
     counts = Counter(callback.receiver for callback in found)
@@ -609,6 +629,32 @@ class _Ranked:
         return taken
 
 
+class _Rings:
+    """Where each model's next duration goes, of one upstream and the models that ended a task last."""
+
+    def __init__(self) -> None:
+        self._next: OrderedDict[str, int] = OrderedDict()  # the model heard of the longest ago first
+        self._seq = 0
+
+    def restore(self, stored: Iterable[tuple[str, int, int]]) -> None:
+        """Take up what is stored: model, slot and seq, the oldest first."""
+        for model, slot, seq in stored:
+            self._next[model] = slot + 1
+            self._next.move_to_end(model)
+            self._seq = max(seq, self._seq)
+
+    def learn(self, settlement: Settlement) -> _Learned:
+        """Return the duration's row, and the model that is forgotten for it; ``duration_ms`` is told."""
+        model = settlement.model or ""
+        slot = self._next.get(model, 0) % WINDOW
+        self._next[model] = slot + 1
+        self._next.move_to_end(model)
+        self._seq += 1
+        forgotten = self._next.popitem(last=False)[0] if len(self._next) > MAX_MODELS else None
+        upstream, duration_ms = settlement.upstream, settlement.duration_ms or 0
+        return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
+
+
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
     """Yield them in parts whose outcomes have a bounded size: a statement keeps what was last bound to it."""
     part: list[Settlement] = []
@@ -621,6 +667,23 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
         size += len(settlement.outcome.data)
     if part:
         yield part
+
+
+def _write_outcome(db: Connection, seq: int, outcome: bytes) -> None:
+    """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
+    if not db.execute(sql.MAKE_ROOM_FOR_OUTCOME, (len(outcome), seq)).rowcount:
+        return
+    with db.blobopen("tasks", "outcome", seq) as blob, memoryview(outcome) as view:
+        for start in range(0, len(outcome), _PIECE):
+            blob.write(view[start : start + _PIECE])
+
+
+def _read_outcome(db: Connection, seq: int) -> bytes | None:
+    """Return a task's outcome: with a SELECT it would be there twice for a moment."""
+    if not db.execute(sql.SELECT_OUTCOME_BYTES, (seq,)).fetchall():
+        return None
+    with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:
+        return blob.read()
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:

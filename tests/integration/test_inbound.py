@@ -16,6 +16,7 @@ from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 class Crowded(Hasty):
     max_connections = 2
     max_pipelined = 3
+    linger_s = read_s = 3600.0
 
 
 # What well-behaved clients do
@@ -63,6 +64,31 @@ async def test_a_head_just_within_the_limit_is_served() -> None:
         body = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + bytes(60_000)
         await peer.send(body + head % b"2" + head % b"3")
         assert [len((await peer.answer())[2]) for _ in range(3)] == [60_000, 2, 2]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("upgrade", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"])
+async def test_a_trailer_is_no_header(pieces: int, upgrade: bytes) -> None:
+    """What stands behind a body in chunks, a token say, is not the request's, in however many pieces it comes."""
+    told: list[list[bytes]] = []
+
+    class Telling(App):
+        async def __call__(self, scope: Any, *others: Any) -> None:
+            await super().__call__(scope, *others)
+            told.append([name for name, _ in scope["headers"]])
+
+    head = b"POST /body HTTP/1.1\r\nhost: x\r\n%btransfer-encoding: chunked\r\n\r\n" % upgrade
+    rest = b"2\r\nok\r\n0\r\nauthorization: Bearer smuggled\r\ncontent-type: application/json\r\n\r\n"
+    async with served(Telling()) as connect:
+        peer = await connect()
+        for piece in (head + rest,) if pieces == 1 else (head, rest):
+            await peer.send(piece)
+        assert (await peer.answer())[2] == b"ok"
+        await peer.send(GET % b"next")
+        assert (await peer.answer())[2] == b"/next"
+    first, following = told
+    assert [name for name in first if name not in (b"connection", b"upgrade")] == [b"host", b"transfer-encoding"]
+    assert following == [b"host"]
 
 
 async def test_an_upgrade_that_is_not_spoken_is_answered_as_a_request() -> None:
@@ -205,7 +231,7 @@ async def test_a_length_with_zeros_before_it_is_a_length() -> None:
         assert (await peer.answer())[2] == b"abc"
 
 
-async def test_a_trailer_is_no_header() -> None:
+async def test_a_trailer_of_a_thousand_lines_is_no_header() -> None:
     """What comes behind a body cannot name a host or a token, and costs nothing however many lines it has."""
     heads: list[Any] = []
 

@@ -188,6 +188,19 @@ async def test_refused_answer_says_why(
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1 ; a\r\nx\r\n", b"0f\n" + b"x" * 15 + b"\n"])
+async def test_chunks_that_cost_more_than_they_bring(
+    transport: PooledTransport, raw_server: Callable[..., Any], chunk: bytes
+) -> None:
+    """Thousands of the smallest are an answer like another; without end they are refused, however they are framed."""
+    last = b"0\r\n\r\n"
+    server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunk * 8000 + last, 10_000))
+    assert len((await post(transport, server.url())).content) == 8000 * chunk.count(b"x")
+    server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunk * 20_000 + last, 10_000))
+    with pytest.raises(httpx.RemoteProtocolError, match="more than 8192 chunks below 16 bytes"):
+        await post(transport, server.url())
+
+
 @pytest.mark.parametrize("line", [b"X-A: a\x01\r\n", b" folded\r\n", b"no colon\n", b"x: y\r\r\n", b"a"])
 async def test_odd_head_without_end(transport: PooledTransport, raw_server: Callable[..., Any], line: bytes) -> None:
     """A head that is read loosely is bounded like another."""

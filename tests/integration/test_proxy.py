@@ -377,6 +377,18 @@ async def test_the_key_is_not_shown_to_clients(start: Callable[..., Awaitable[St
         assert envelope(await stand.create())["msg"] == "no such key: ***"
 
 
+@pytest.mark.parametrize("name", ["content-type", "retry-after"])
+async def test_nor_is_it_in_a_header_or_a_result(start: Callable[..., Awaitable[Stand]], name: str) -> None:
+    """Whatever of an answer is passed on, to a read or a create, and in whichever spelling the key stands there."""
+    told = b'{"code":200,"data":{"taskId":"t","state":"fail","failMsg":"sk\\/up+%2Fs","resultJson":"sk%2Fup%2b/s"}}'
+    async with serve_asgi(Upstream(200, told, {"content-type": "text/plain", name: "x; key=sk/up+/s"})) as url:
+        stand = await start(url, GATEWAY_UPSTREAM_API_KEY="sk/up+/s")
+        for answer in (await stand.read("t"), await stand.create()):
+            assert answer.headers[name] == "x; key=***"
+            assert json.loads(answer.content)["data"]["failMsg"] == "***"
+            assert json.loads(answer.content)["data"]["resultJson"] == "***"
+
+
 # Creating
 
 

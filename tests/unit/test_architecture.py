@@ -50,6 +50,7 @@ LAYERS = {
     "pure": (
         "model",
         "outcome",
+        "answervalues",
         "lenientjson",
         "envelope",
         "payload",
@@ -62,6 +63,8 @@ LAYERS = {
         "profiletext",
         "durations",
         "timetable",
+        "troubled",
+        "masking",
         "bulkhead",
     ),
     "base": (
@@ -79,6 +82,7 @@ LAYERS = {
         "logsink",
         "standardfiles",
         "clock",
+        "memory",
         "tokens",
         "extraheaders",
         "terminal",
