@@ -33,6 +33,7 @@ __all__ = ["Deliverer"]
 _log = structlog.get_logger()
 
 _CONCURRENCY = 256
+_LOOK_UPS = 1024  # that take long, beside these
 _DEFECT_PAUSE_S = 60.0
 _NOT_MADE_PAUSE_S = 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
@@ -69,22 +70,23 @@ class Deliverer:
         self._metrics = metrics
         self._rng = rng
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
-        self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
-        self._bulkhead = Bulkhead(_CONCURRENCY)
+        self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, store.callbacks_due)
+        self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
-        free = self._in_flight.free
-        if free <= 0:
-            return HEARTBEAT_S  # a free slot wakes the loop
-        now = self._clock.now()
-        self._bulkhead.refused = False
-        claims, next_due_at = await self._store.claim_callbacks(now, free, self._bulkhead)
-        for claim in claims:
-            self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
-        if next_due_at is None:
-            return HEARTBEAT_S
-        return max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S)
+        bulkhead = self._bulkhead
+        bulkhead.at(self._clock.monotonic())
+        wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
+        if bulkhead.free:
+            now = self._clock.now()
+            claims, next_due_at = await self._store.claim_callbacks(now, bulkhead.free, bulkhead)
+            for claim in claims:
+                self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
+            if next_due_at is not None and bulkhead.free:
+                wait_s = max((next_due_at - now) / 1000, 0.001)
+        next_turn_s = bulkhead.next_turn_s
+        return wait_s if next_turn_s is None else min(wait_s, max(next_turn_s, 0.001))
 
     async def wait(self, timeout_s: float) -> None:
         await wait_for_event(self._store.callbacks_due, timeout_s)
@@ -104,17 +106,24 @@ class Deliverer:
                 finally:
                     self._tell(made)
         finally:
-            self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
-            if self._bulkhead.refused:
+            self._bulkhead.ended(claim, delivered=delivered)
+            if self._bulkhead.waits:
                 self._in_flight.wake_soon()  # somebody waits for this place
 
     async def _send(self, claim: DueCallback) -> _Made | None:
         started_at = self._clock.now()
         started = self._clock.monotonic()
         try:
+            found = None
+            if self._sender.must_look_up(claim.url):
+                self._bulkhead.looks_up(claim)
+                found = await self._sender.find(claim.url)
+                if not self._bulkhead.found(claim):
+                    self._store.release_callback(claim)
+                    return None
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
-            headers = self._client_headers.headers(claim, started_at // 1000)
-            return self._judge(claim, await self._sender.send(claim.url, headers, claim.body))
+            headers = self._client_headers.headers(claim, self._clock.now() // 1000)
+            return self._judge(claim, await self._sender.send(claim.url, headers, claim.body, found))
         except asyncio.CancelledError:
             await self._interrupted(claim, started_at, started)
             raise

@@ -167,13 +167,17 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :now, budget_used = 0,
     ended_at = NULL, delivered_at = NULL
 """
 
-REDELIVER_CALLBACK = f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING receiver"
+REDELIVER_CALLBACK = (
+    f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING client, receiver"
+)
 
 REDELIVER_DEAD = f"""
-{_REDELIVER.replace("callbacks", "callbacks INDEXED BY callbacks_dead", 1)}
-WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
-RETURNING receiver
-"""
+{_REDELIVER} WHERE seq IN (
+    SELECT seq FROM callbacks INDEXED BY callbacks_dead
+    WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
+    ORDER BY ended_at LIMIT :limit)
+RETURNING client, receiver
+"""  # noqa: S608 - the interpolated part is the constant above
 
 # Polling.
 
@@ -220,7 +224,7 @@ owed AS MATERIALIZED (
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = +owed.seq
-RETURNING task_seq, id, receiver
+RETURNING task_seq, id, client, receiver
 """
 
 # The same for one callback registered after its task had settled.
@@ -271,19 +275,21 @@ SELECT_DUE_CALLBACKS = """
 SELECT seq, id, (SELECT task_id FROM tasks WHERE tasks.seq = callbacks.task_seq), client, url, receiver, body, attempts,
     budget_used, redeliveries, next_attempt_at
 FROM callbacks INDEXED BY callbacks_due
-WHERE state = 'pending' AND receiver = :receiver AND next_attempt_at <= :now
+WHERE state = 'pending' AND client = :client AND receiver = :receiver AND next_attempt_at <= :now
 AND seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR budget_used = 0)
 ORDER BY next_attempt_at LIMIT :limit
 """
 
 SELECT_NEXT_DUE = """
 SELECT next_attempt_at FROM callbacks INDEXED BY callbacks_due
-WHERE state = 'pending' AND receiver = :receiver AND seq NOT IN (SELECT value FROM json_each(:claimed))
+WHERE state = 'pending' AND client = :client AND receiver = :receiver
+AND seq NOT IN (SELECT value FROM json_each(:claimed))
 ORDER BY next_attempt_at LIMIT 1
 """
 
-SELECT_RECEIVERS = """
-SELECT receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due WHERE state = 'pending' GROUP BY receiver
+SELECT_LANES = """
+SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' GROUP BY client, receiver
 """
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.
@@ -367,7 +373,7 @@ COUNT_PENDING = _counted(
     "next_attempt_at",
     "callbacks INDEXED BY callbacks_due",
     "state = 'pending'",
-    "receiver, next_attempt_at, budget_used, seq",
+    "client, receiver, next_attempt_at, budget_used, seq",
 )
 COUNT_DEAD = _counted(
     "''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq"

@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from importlib import resources
 from itertools import count
 from pathlib import Path
 
@@ -28,19 +27,21 @@ from gateway.model import (
     AttemptResult,
     CallbackState,
     DueCallback,
+    Lane,
     NewCallback,
     Outcome,
     Settlement,
     TaskState,
     new_callback_id,
 )
-from gateway.store import database, sql
+from gateway.store import database, databasefile, sql
 from gateway.store.database import Database
 from gateway.store.sqlite import SqliteStore, _in_parts
+from tests.lanes import fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
-SCHEMA = resources.files("gateway.store.migrations").joinpath("0001_initial.sql").read_text("utf-8")
+SCHEMA = "".join(databasefile.migrations())
 
 _numbers = count()
 
@@ -182,7 +183,7 @@ async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     before = files(path.parent)
     message = await unusable(path)
-    assert "newer gateway (schema 99, this one knows 1)" in message
+    assert f"newer gateway (schema 99, this one knows {len(databasefile.migrations())})" in message
     assert files(path.parent) == before
 
 
@@ -440,20 +441,19 @@ async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: Sq
     (due,), _ = await store.claim_callbacks(NOW, 10)
     await store.record_attempt(failed(due, NOW + 1))
     bulkhead = Bulkhead(8)
-    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
-    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
+    well(bulkhead, due.lane, *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
     assert await store.claim_callbacks(NOW + 1, 2, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    bulkhead.refused = False
     assert await store.claim_callbacks(NOW + 2, 2, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
     assert statements == []
-    bulkhead.ended(others[0], retry=True, delivered=True)
+    bulkhead.ended(others[0], delivered=True)
     (again,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
     assert again.seq == due.seq
-    assert not bulkhead.retries
     await settled(store, new(), at=NOW + 3)
     (first,), _ = await store.claim_callbacks(NOW + 3, 2, bulkhead)
     assert first.budget_used == 0
@@ -464,13 +464,14 @@ async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) 
     callback = new()
     await settled(store, callback)
     bulkhead = Bulkhead(8)
-    while bulkhead.admit(callback.receiver, retry=False):
-        pass
+    on = Lane(callback.client, callback.receiver)
+    well(bulkhead, on)
+    held = fill(bulkhead, on)
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], None)
     assert statements == []
-    bulkhead.ended(callback.receiver, retry=False, delivered=True)
+    bulkhead.ended(held[0], delivered=True)
     (due,), _ = await store.claim_callbacks(NOW, 2, bulkhead)
     assert due.receiver == callback.receiver
 
@@ -481,12 +482,13 @@ async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(s
     (due,), _ = await store.claim_callbacks(NOW, 10)
     await store.record_attempt(failed(due, NOW + 50))
     bulkhead = Bulkhead(8)
-    for receiver in ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2:
-        assert bulkhead.admit(receiver, retry=True)
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
+    well(bulkhead, due.lane, *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
     assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], NOW + 50)
-    assert not bulkhead.refused
+    assert not bulkhead.waits
     assert await store.claim_callbacks(NOW + 50, 2, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
 
 
 async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
@@ -506,7 +508,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     )
     await store.record_attempt(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
     assert (store._settle_waiters, store._claimed_tasks, dict(store._claimed_callbacks)) == ({}, {}, {})
-    assert (store._receivers_due, store._only_retries) == ({}, set())
+    assert (store._lanes._at, store._lanes._heap) == ({}, [])
 
 
 def test_settlements_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1044,9 +1046,9 @@ BY_OVER_ROWS = {
 }
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
-    "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due (receiver=? AND next_attempt_at<?)",
-    "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (receiver=?)",
-    "SELECT_RECEIVERS": "callbacks USING INDEX callbacks_due",
+    "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
+    "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
+    "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
     "IDLE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",

@@ -1,0 +1,3 @@
+-- The deliverer's question is asked for each client: what one of them is owed must not stand in another's way.
+DROP INDEX callbacks_due;
+CREATE INDEX callbacks_due ON callbacks (client, receiver, next_attempt_at, budget_used) WHERE state = 'pending';
