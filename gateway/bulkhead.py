@@ -14,8 +14,9 @@ becomes of each attempt.
   left for whoever comes next.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
 - A look-up of a name that takes a second gives its place back until it has an answer.
-- The client with the fewest places is next; of its lanes one that holds none, by turns the one that has waited for the
-  longest and the one that came last: a crowd delays neither who came before it nor who comes after it.
+- The client with the fewest places is next; of its lanes one that holds none, by turns the one that came last, the one
+  that has waited for the longest, and one whose last attempt failed: a crowd delays neither who came before it nor who
+  comes after it, and however often it comes again it is not taken for somebody new.
 """
 
 from collections import Counter, OrderedDict
@@ -117,11 +118,12 @@ class Bulkhead:
         """Hear that a lane has webhooks that are due."""
         self._only_retries.remove(lane)
         if lane not in self._full:
-            self._waiting[lane not in self._well].add(lane, holds_none=lane not in self._of_lane)
+            waiting = self._waiting[lane not in self._well]
+            waiting.add(lane, holds=lane in self._of_lane, fails=lane in self._failures)
 
     def wait_for_retries(self, lane: Lane) -> None:
         """Hear that nothing is due on a lane but retries, which had no place."""
-        self._only_retries.add(lane, holds_none=True)
+        self._only_retries.add(lane)
 
     def shares(self, limit: int) -> list[Share]:
         """Return of whom how much is to be claimed now, ``limit`` places at most; these lanes wait no longer."""
@@ -149,7 +151,7 @@ class Bulkhead:
         """Yield who is next, and how many of ``left`` places are for it: where many wait, one for each."""
         waiting = self._waiting[newcomers]
         clients = waiting.clients(last_first=self._last_first)
-        clients.sort(key=self._of_client.__getitem__)
+        clients.sort(key=lambda client: self._of_client.get(client, 0))
         for others, client in zip(range(len(clients) - 1, -1, -1), clients, strict=True):
             its = min(-(-left // (others + 1)), self._room_of_client(client, newcomers))
             while its > 0 and (lane := waiting.pop(client)) is not None:
@@ -298,49 +300,95 @@ class _Newcomers:
 
 
 class _Waiting:
-    """Lanes that wait for their turn, by client; of each those that hold no place apart from the others."""
+    """Lanes that wait for their turn, by client."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._lanes: OrderedDict[str, tuple[OrderedDict[Lane, None], OrderedDict[Lane, None]]] = OrderedDict()
-        self._last_first = False
+        self._lines: OrderedDict[str, _Line] = OrderedDict()
 
     def clients(self, *, last_first: bool) -> list[str]:
-        """Return those who have a lane here, by turns the first and the last of those who are left."""
-        clients = list(self._lanes)
-        ends = clients, clients[::-1]
-        return list(dict.fromkeys(chain.from_iterable(zip(*(ends[::-1] if last_first else ends), strict=True))))
+        """Return those who have a lane here, by turns the first and the last of those who are left.
+
+        With the last first, those who have none but failing lanes come behind the others.
+        """
+        if not last_first:
+            return _from_both_ends(list(self._lines))
+        fresh: list[str] = []
+        failing: list[str] = []
+        for client, line in reversed(self._lines.items()):
+            (failing if line.only_fails else fresh).append(client)
+        return _from_both_ends(fresh) + failing
 
     def count_of(self, client: str) -> int:
-        return sum(map(len, self._lanes.get(client, ())))
+        return len(self._lines[client]) if client in self._lines else 0
 
-    def add(self, lane: Lane, *, holds_none: bool) -> None:
-        idle, busy = self._lanes.setdefault(lane.client, (OrderedDict(), OrderedDict()))
-        if lane not in idle and lane not in busy:
-            (idle if holds_none else busy)[lane] = None
-            self.count += 1
+    def add(self, lane: Lane, *, holds: bool = False, fails: bool = False) -> None:
+        line = self._lines.get(lane.client)
+        if line is None:
+            line = self._lines[lane.client] = _Line()
+        self.count += line.add(lane, holds=holds, fails=fails)
 
     def pop(self, client: str) -> Lane | None:
         """Take out the client's next one."""
-        if client not in self._lanes:
+        if client not in self._lines:
             return None
-        idle, busy = self._lanes[client]
-        if idle:
-            self._last_first = not self._last_first
-        lane = next(reversed(idle) if idle and self._last_first else iter(idle or busy))
+        lane = self._lines[client].next()
         self.remove(lane)
         return lane
 
     def remove(self, lane: Lane) -> bool:
         """Take a lane out, where it is here; return whether it was."""
-        for lanes in self._lanes.get(lane.client, ()):
+        line = self._lines.get(lane.client)
+        if line is None or not line.remove(lane):
+            return False
+        self.count -= 1
+        if not line:
+            del self._lines[lane.client]
+        return True
+
+
+class _Line:
+    """A client's lanes that wait: those that hold a place behind those that hold none, and that fail apart."""
+
+    def __init__(self) -> None:
+        self._fresh: OrderedDict[Lane, None] = OrderedDict()
+        self._failing: OrderedDict[Lane, None] = OrderedDict()
+        self._holding: OrderedDict[Lane, None] = OrderedDict()
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._failing) + len(self._holding)
+
+    @property
+    def only_fails(self) -> bool:
+        return not self._fresh
+
+    def add(self, lane: Lane, *, holds: bool, fails: bool) -> bool:
+        """Let a lane wait, where it does not yet; return whether that is new."""
+        if lane in self._fresh or lane in self._failing or lane in self._holding:
+            return False
+        (self._holding if holds else self._failing if fails else self._fresh)[lane] = None
+        return True
+
+    def next(self) -> Lane:
+        """Return by turns the last, the first, and the first of those that fail."""
+        self._turn = (self._turn + 1) % 3
+        if self._failing and (self._turn == 0 or not self._fresh):
+            return next(iter(self._failing))
+        if self._fresh:
+            return next(reversed(self._fresh) if self._turn == 1 else iter(self._fresh))
+        return next(iter(self._holding))
+
+    def remove(self, lane: Lane) -> bool:
+        for lanes in (self._fresh, self._failing, self._holding):
             if lane in lanes:
                 del lanes[lane]
-                self.count -= 1
-                if not self.count_of(lane.client):
-                    del self._lanes[lane.client]
                 return True
         return False
+
+
+def _from_both_ends(clients: list[str]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(zip(clients, reversed(clients), strict=True))))
 
 
 def _half(free: int, held: int) -> int:

@@ -99,7 +99,7 @@ def test_nothing_is_kept_of_lanes_that_hold_nothing() -> None:
         assert share.lane == A
     kept = {name: value for name, value in vars(bulkhead).items() if isinstance(value, dict | set) and value}
     assert [*kept] == ["_waiting"]
-    assert not any(waiting._lanes or waiting.count for waiting in bulkhead._waiting.values())
+    assert not any(waiting._lines or waiting.count for waiting in bulkhead._waiting.values())
     assert not bulkhead._newcomers._held
     assert not bulkhead._newcomers._young
 
@@ -137,33 +137,35 @@ def test_retries_that_found_no_place_wait_for_one() -> None:
 # Newcomers
 
 
-@pytest.mark.parametrize("clients", [1, 2, 50, 2000])
+@pytest.mark.parametrize("clients", [1, 2, 50, 500])
 def test_among_thousands_that_hang_everybody_has_a_turn_within_a_second(clients: int) -> None:
-    """2,000 receivers that nobody has heard of hang for 15 s each: others that come before or after them begin."""
+    """1,000 receivers that nobody has heard of hang for 15 s each: others that come before or after them begin."""
     bulkhead = Bulkhead(256)
-    crowd = [lane(f"hangs-{n}", f"client-{n % clients}") for n in range(2000)]
+    crowd = [lane(f"hangs-{n}", f"client-{n % clients}") for n in range(1000)]
     crowd_lanes = {*crowd}
     whose = "client-0" if clients == 1 else "mine"
     hanging: deque[tuple[int, DueCallback]] = deque()
     begun: dict[Lane, int] = {}
-    for tick in range(500):  # tenths of seconds
+    for tick in range(300):  # tenths of seconds
         bulkhead.at(tick / 10)
         while hanging and hanging[0][0] <= tick:
-            bulkhead.ended(hanging.popleft()[1], delivered=False)
+            one = hanging.popleft()[1]
+            bulkhead.ended(one, delivered=False)
+            bulkhead.wait(one.lane)  # its retry
         if tick % 13 == 0:
             bulkhead.wait(lane(f"works-{tick}", whose))
         if tick == 0:
             for on in crowd:
                 bulkhead.wait(on)
         for one in begin(bulkhead, each_has=1):
-            begun[one.lane] = tick
+            begun.setdefault(one.lane, tick)
             if one.lane in crowd_lanes:
                 hanging.append((tick + 150, one))
             else:
                 bulkhead.ended(one, delivered=True)
-    waits = [begun.get(lane(f"works-{tick}", whose), 999) - tick for tick in range(0, 480, 13)]
+    waits = [begun.get(lane(f"works-{tick}", whose), 999) - tick for tick in range(0, 286, 13)]
     assert max(waits) <= 10
-    assert len(begun) > 200, "nor is the crowd forgotten"
+    assert len(begun) > 100, "nor is the crowd forgotten"
 
 
 def test_newcomers_leave_places_to_those_who_are_known_to_be_well() -> None:
@@ -271,10 +273,19 @@ def test_of_a_crowd_the_first_and_the_last_come_by_turns() -> None:
     for on in lanes:
         bulkhead.wait(on)
     order = [share.lane for _ in range(6) for share in bulkhead.shares(1)]
-    assert {tuple(order[:2]), tuple(order[2:4]), tuple(order[4:])} in (
-        {(lanes[5], lanes[0]), (lanes[4], lanes[1]), (lanes[3], lanes[2])},
-        {(lanes[0], lanes[5]), (lanes[1], lanes[4]), (lanes[2], lanes[3])},
-    )
+    assert order == [lanes[number] for number in (5, 0, 1, 4, 2, 3)]
+
+
+def test_who_failed_before_is_not_taken_for_somebody_new() -> None:
+    """Lanes whose retries come again and again have turns of their own."""
+    bulkhead = Bulkhead(256)
+    failed, new = [lane(f"f{n}") for n in range(6)], [lane(f"n{n}") for n in range(6)]
+    for on in failed:
+        end_one(bulkhead, on, delivered=False)
+    for on in [*new, *failed]:
+        bulkhead.wait(on)
+    order = [share.lane for _ in range(6) for share in bulkhead.shares(1)]
+    assert order == [new[5], new[0], failed[0], new[4], new[1], failed[1]]
 
 
 def test_the_client_with_the_fewest_places_is_next() -> None:
@@ -332,7 +343,7 @@ LANES = [Lane(client, receiver) for client in ("ann", "bob") for receiver in "xy
     ),
     st.data(),
 )
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_places_are_never_lost_or_made_up(
     attempts: list[tuple[Lane, bool, bool | None, bool]], data: st.DataObject
 ) -> None:
