@@ -105,12 +105,12 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client
     if by_task:
         source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
         # The plus signs keep SQLite from going through all of the client's callbacks after all.
-        where = ["t.task_id = :task_id", "+c.client = coalesce(:client, c.client)", "+c.seq < :before"]
+        where = ["t.task_id = :task_id", "true" if every_client else "c.client = :client", "+c.seq < :before"]
     elif every_client:
         source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
         where = ["c.seq < :before"]
     if state is not None:
-        where.append(f"c.state = '{state.value}'")
+        where.append(f"{'+' if by_task else ''}c.state = '{state.value}'")
     return f"""
     SELECT {_CALLBACK}, {_TASK} FROM {source}
     WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
@@ -119,8 +119,9 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client
 
 SELECT_TASK = f"""
 SELECT {_TASK}, t.outcome FROM tasks AS t
-WHERE t.task_id = :task_id AND EXISTS (
-    SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = coalesce(:client, c.client))
+WHERE t.task_id = :task_id AND (
+    EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client)
+    OR (:client IS NULL AND EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq)))
 ORDER BY t.seq DESC LIMIT 1
 """  # noqa: S608 - the interpolated part is a constant above
 
@@ -159,7 +160,7 @@ WHERE seq = ? AND state IN ('waiting', 'pending')
 IDLE_TASK = """
 UPDATE tasks SET next_poll_at = NULL
 WHERE seq = :seq AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting')
 """
 
 _REDELIVER = """
@@ -218,7 +219,7 @@ WITH settled (task_seq, expired_by, deliver_at, head, middle, tail) AS (VALUES ?
 owed AS MATERIALIZED (
     SELECT c.seq AS seq, settled.deliver_at AS deliver_at,
         CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB) AS body
-    FROM settled CROSS JOIN callbacks AS c
+    FROM settled CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting
         ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
     LIMIT -1
 )
@@ -242,7 +243,7 @@ UPDATE tasks SET state = settled.state, outcome = settled.outcome, settled_at = 
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
 FROM settled
 WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting')
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first

@@ -10,12 +10,13 @@ import sqlite3
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import count
 from pathlib import Path
 
 import aiosqlite
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -35,8 +36,9 @@ from gateway.model import (
     new_callback_id,
 )
 from gateway.store import database, databasefile, sql
+from gateway.store import sqlite as sqlite_store
 from gateway.store.database import Database
-from gateway.store.sqlite import SqliteStore, _in_parts
+from gateway.store.sqlite import SqliteStore, _in_parts, _LanesDue
 from tests.lanes import fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -740,6 +742,108 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     assert (await store.claim_callbacks(NOW, 10))[0] == [first]
 
 
+def count_steps(store: SqliteStore) -> Callable[[], int]:
+    """Return what tells how many of SQLite's steps have been taken since it was last asked, in hundreds."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    def taken() -> int:
+        nonlocal steps
+        before, steps = steps, 0
+        return before
+
+    connection(store)._conn.set_progress_handler(count, 100)
+    return taken
+
+
+async def test_what_a_task_had_before_costs_its_next_callbacks_nothing(store: SqliteStore) -> None:
+    """Cancelling and settling beside 2,000 cancelled callbacks of the same task look at none of these."""
+    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
+    first, *others = made
+    await asyncio.gather(*(store.cancel("ann", other.callback.id, NOW) for other in others))
+    taken = count_steps(store)
+    await store.cancel("ann", first.callback.id, NOW)
+    assert taken() < 500
+    (again,) = await store.register([new(task_id="t")])
+    taken()
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    settlement = Settlement(upstream="up", seq=again.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
+    assert await store.settle(settlement) == [again.callback.id]
+    assert taken() < 1000
+    assert await store.get_task("bob", "t") is None
+    assert await store.list_callbacks("bob", state=None, task_id="t", before_seq=None, limit=9) == []
+    assert taken() < 500
+
+
+async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others write in between, whatever there are; the count is of all of them, and none is redelivered twice."""
+    monkeypatch.setattr(sqlite_store, "_REDELIVERED_AT_ONCE", 10)
+    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(95)])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = made[0].callback.task.seq
+    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+
+    async def die(at: int) -> None:
+        due, _ = await store.claim_callbacks(NOW + 9, 1000)
+        for claim in due:
+            record = failed(claim, 0)
+            attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=at)
+            await store.record_attempt(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
+
+    await die(NOW)
+    redelivering = asyncio.create_task(store.redeliver_dead(None, 0, NOW + 100, NOW + 6))
+    written = 0
+    while not redelivering.done():
+        await store.register([new()])
+        written += 1
+    assert await redelivering == 95
+    assert written >= 9
+    await die(NOW + 50)
+    dying = asyncio.create_task(store.redeliver_dead(None, 0, NOW + 100, NOW + 60))
+    while not dying.done():
+        await die(NOW + 70)  # at once again: what answers 410 must not keep it going
+    assert await dying == 95
+    assert await store.redeliver_dead("ann", 0, NOW + 100, NOW + 5) == 0
+
+
+async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: SqliteStore) -> None:
+    """Those whose next attempt is hours away are not looked through for the one that is due now."""
+    looked = 0
+
+    class Counted(str):
+        def __hash__(self) -> int:
+            nonlocal looked
+            looked += 1
+            return super().__hash__()
+
+        __eq__ = str.__eq__
+
+    for number in range(100_000):
+        store._lanes.note(Lane("ann", Counted(f"https://r{number}.example.com")), NOW + 3_600_000 + number)
+    callback = new()
+    await settled(store, callback)
+    looked = 0
+    (due,), next_due_at = await store.claim_callbacks(NOW, 10, Bulkhead(256))
+    assert (due.id, next_due_at) == (callback.id, NOW + 3_600_000)
+    assert looked < 100
+
+
+async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteStore) -> None:
+    """A receiver with a retry a day away that gets a webhook each second does not fill the memory with that retry."""
+    lanes = _LanesDue()
+    on = Lane("ann", "https://app.example.com")
+    for at in range(10_000):
+        lanes.note(on, 86_400_000)
+        lanes.note(on, at)
+        assert lanes.take(at) == [on]
+    assert len(lanes._heap) < 100
+    lanes.note(on, 86_400_000)
+    assert (lanes.next_due_at, lanes.take(86_400_000), lanes.next_due_at) == (86_400_000, [on], None)
+
+
 async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:
     """Thousands that wait for another upstream's last word are not looked through again and again."""
     await store.register([new(upstream="down", timeout_s=60) for _ in range(2000)])
@@ -1034,12 +1138,12 @@ BY_OVER_ROWS = {
     "SELECT_REGISTERED": ["(task_seq=? AND client=? AND url=? AND cancelled=?)"],
     "RESCHEDULE_TASKS": ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"],
     "OWE_WEBHOOKS": [
-        "c USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+        "c USING INDEX callbacks_waiting (task_seq=?)",
         "SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)",
     ],
     "SETTLE_TASKS": [
         "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
-        "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+        "callbacks USING INDEX callbacks_waiting (task_seq=?)",
     ],
     "RECORD_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
     "COUNT_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
@@ -1051,14 +1155,14 @@ BY = {
     "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
-    "IDLE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    "IDLE_TASK": "callbacks USING INDEX callbacks_waiting (task_seq=?)",
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "PRUNE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
     "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},
-    **{f"list {state} by task": "(task_seq=?)" for state in (None, *CallbackState)},
+    **{f"list {state} by task": "(task_seq=? AND client=?)" for state in (None, *CallbackState)},
     "list None ": "callbacks_client (client=? AND rowid<?)",
     "list all": "SEARCH c USING INTEGER PRIMARY KEY (rowid<?)",
     "SELECT_CALLBACK": "c USING INDEX sqlite_autoindex_callbacks_1 (id=?)",
