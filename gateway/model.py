@@ -131,7 +131,9 @@ class Task(_Noun, frozen=True, kw_only=True):
     last_error: str | None
     settled_at: int | None = None
     outcome: bytes | None = None
-    """``Outcome.data`` once the task has settled."""
+    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
+    outcome_bytes: int = 0
+    """How large that is."""
     born_at: int | None = None
     """As in DueTask."""
     model: str | None = None
@@ -302,7 +304,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     url: str
     receiver: str
     """Scheme, host and port of the URL."""
-    body: bytes
+    body: bytes | None
+    """The webhook's bytes, where they are few; else the store is asked for them."""
+    body_bytes: int
+    """How many they are, but for the callback's own id and metadata."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int

@@ -61,12 +61,11 @@ class Names(Protocol):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look-up before an attempt came to, and when that began: it is a part of the attempt."""
+    """What the look-up that begins an attempt came to, and how long it took: that is a part of the attempt's time."""
 
     addresses: Sequence[str]
     failure: Exception | None
-    started_at: int
-    started: float
+    took_s: float
 
 
 class Sender:
@@ -99,7 +98,7 @@ class Sender:
     async def find(self, url: str) -> Found:
         """Look the receiver's name up, as the first part of an attempt; what fails then is for ``send`` to say."""
         assert self._names is not None  # noqa: S101 - else nothing must be looked up
-        started_at, started = self._clock.now(), self._clock.monotonic()
+        started = self._clock.monotonic()
         addresses: Sequence[str] = ()
         failure: Exception | None = None
         try:
@@ -107,7 +106,7 @@ class Sender:
                 addresses = await self._names.find(_parse_url(url))
         except (AddressNotAllowed, httpx.HTTPError, TimeoutError) as exc:
             failure = exc
-        return Found(addresses=addresses, failure=failure, started_at=started_at, started=started)
+        return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
 
     async def send(self, url: str, headers: dict[str, str], body: bytes, found: Found | None = None) -> SendResult:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
@@ -118,14 +117,11 @@ class Sender:
         Raises OutOfResources where this machine has no file or memory left to send with: nothing was sent.
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
-        timeout_s = self.timeout_s
-        if found is not None:
-            timeout_s -= started - found.started
-            started_at, started = found.started_at, found.started
+        took_s = 0.0 if found is None else found.took_s
         answer = _Answer()
         failure: tuple[Reason, str] | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self.timeout_s - took_s):
                 await self._exchange(url, headers, body, answer, found)
         except AddressNotAllowed as exc:
             failure = "blocked", exc.message
@@ -141,8 +137,8 @@ class Sender:
             # The receiver has spoken, whatever became of the rest of its answer.
             failure = "status", _explain_status(answer.status_code, _where(url))
         return SendResult(
-            started_at=started_at,
-            duration_ms=round((self._clock.monotonic() - started) * 1000),
+            started_at=started_at - round(took_s * 1000),
+            duration_ms=round((self._clock.monotonic() - started + took_s) * 1000),
             status_code=answer.status_code,
             reason=failure and failure[0],
             error=failure and failure[1],
@@ -158,9 +154,9 @@ class Sender:
         # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
         framing = {"host": _where(url), "content-length": str(len(body))}
         fields = framing | headers | self._headers
-        extensions = {} if found is None else {"addresses": found.addresses}
-        stream_of_it = httpx.ByteStream(body)
-        request = httpx.Request("POST", _parse_url(url), headers=fields, stream=stream_of_it, extensions=extensions)
+        request = httpx.Request("POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body))
+        if found is not None:
+            request.extensions["addresses"] = found.addresses
         response = await self._transport.handle_async_request(request)
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface

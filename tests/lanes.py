@@ -24,6 +24,7 @@ def webhook(on: Lane, *, retry: bool = False) -> DueCallback:
         url=on.receiver,
         receiver=on.receiver,
         body=b"{}",
+        body_bytes=2,
         attempts=int(retry),
         budget_used=int(retry),
         redeliveries=0,

@@ -17,6 +17,7 @@ from gateway.config import RateWindow
 from gateway.deliverer import Deliverer
 from gateway.errors import StoreError
 from gateway.key import Key
+from gateway.memory import Memory
 from gateway.model import Callback, NewCallback, new_callback_id
 from gateway.outcome import PollResult
 from gateway.poller import Poller
@@ -97,6 +98,7 @@ class Life:
         max_s: float = 30.0,
         schedule_s: tuple[float, ...] = SCHEDULE_S,
         seed: int = 0,
+        memory_bytes: int = 67_108_864,
     ) -> None:
         self.clock = clock = FollowingClock(clock)
         self.metrics = Metrics()
@@ -114,7 +116,9 @@ class Life:
         if sender is not None:
             headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
             retry = RetryPolicy(schedule_s)
-            self.deliverer = Deliverer(self.store, sender, headers, retry, clock, self.metrics, random.Random(seed + 1))
+            rng = random.Random(seed + 1)
+            self.memory = Memory(memory_bytes)
+            self.deliverer = Deliverer(self.store, sender, headers, retry, self.memory, clock, self.metrics, rng)
             loops.append(self.deliverer)
         self.clock_steps = ClockSteps(self.store, clock)
         self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)

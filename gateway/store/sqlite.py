@@ -9,14 +9,15 @@ leaves nothing to repair.
 """
 
 import asyncio
-import heapq
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
 from gateway.bulkhead import Bulkhead, Share
+from gateway.durations import MAX_MODELS, WINDOW
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -29,28 +30,28 @@ from gateway.model import (
     ExpiredTask,
     Lane,
     NewCallback,
-    Outcome,
     PollRecord,
     Registration,
     Settlement,
     Task,
-    TaskState,
     receiver_of,
 )
-from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
+from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["SqliteStore"]
 
 _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _PART_BYTES = 256 * 1024
-_OUT_OF_DATE = 64  # entries that a heap may have beside as many as are in date
+_PIECE = 1024 * 1024  # bytes of an outcome that are written at once
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
-_DURATIONS_KEPT = 256  # per model
 _REDELIVERED_AT_ONCE = 500  # dead callbacks: a few milliseconds, after which others write
+
+_Learned = tuple[rows.Duration, tuple[str, str] | None]
+"""A duration, and the upstream's model whose durations are forgotten for it."""
 
 
 class SqliteStore:
@@ -62,11 +63,11 @@ class SqliteStore:
         self._first_attempt_delay_ms = round(first_attempt_delay_s * 1000)
         self._claimed_tasks: dict[int, str] = {}  # and the upstream of each
         self._claimed_callbacks: defaultdict[Lane, set[int]] = defaultdict(set)
-        self._lanes = _LanesDue()
+        self._lanes = LanesDue()
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
-        self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.callbacks_due = asyncio.Event()
@@ -82,6 +83,7 @@ class SqliteStore:
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
+        self._forget_models = Kind("forget_models", self._apply_forget_models)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         self._writer = Writer(
             (
@@ -95,6 +97,7 @@ class SqliteStore:
                 self._redeliver_dead,
                 self._prune,
                 self._save,
+                self._forget_models,
                 self._follow_clock,
             ),
             self._database.transaction,
@@ -150,10 +153,7 @@ class SqliteStore:
         if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            ((state, data, settled_at),) = db.execute(sql.SELECT_OUTCOME, (task.seq,)).fetchall()
-            template = body_template(Outcome(state=TaskState(state), data=data), settled_at)
-            webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
-            db.execute(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
+            db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
             db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
         return True
@@ -205,6 +205,10 @@ class SqliteStore:
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
         return rows.task(found[0]) if found else None
+
+    async def outcome(self, seq: int) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_read_outcome, seq)
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -346,18 +350,12 @@ class SqliteStore:
                 self._tasks_due[upstream].set()
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        owed: list[tuple[str, Lane]] = await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
+        learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
+        owed: list[tuple[str, Lane]] = await self._writer.submit(self._settle, (settlement, learned))
         return [callback_id for callback_id, _ in owed]
 
-    def _duration(self, settlement: Settlement) -> rows.Duration | None:
-        if settlement.duration_ms is None:
-            return None
-        model = settlement.model or ""
-        seq = self._duration_seqs[settlement.upstream, model] = self._duration_seqs[settlement.upstream, model] + 1
-        return settlement.upstream, model, seq % _DURATIONS_KEPT, seq, settlement.duration_ms
-
     def _apply_settle(
-        self, db: Connection, items: Sequence[tuple[Settlement, rows.Duration | None]]
+        self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
     ) -> list[list[tuple[str, Lane]]]:
         """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
@@ -371,8 +369,12 @@ class SqliteStore:
             for seq, callback_id, client, receiver in _over_rows(db, sql.OWE_WEBHOOKS, its):
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
-        if learned := [duration for _, duration in items if duration is not None]:
-            _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
+            for one in settled:
+                if len(one.outcome.data) > SMALL:
+                    _write_outcome(db, one.seq, one.outcome.data)
+        if learned := [one for _, one in items if one is not None]:
+            _over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
 
@@ -409,10 +411,17 @@ class SqliteStore:
         return expired, next_expiry_at
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        found = await self._database.read(sql.SELECT_DURATIONS, (upstream,))
-        for model, seq, _ in found:
-            self._duration_seqs[upstream, model] = max(seq, self._duration_seqs[upstream, model])
-        return [(model or None, duration_ms) for model, _, duration_ms in found]
+        models = _first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
+        kept, forgotten = models[:MAX_MODELS], models[MAX_MODELS:]
+        if forgotten:
+            await self._writer.submit(self._forget_models, (upstream, forgotten), len(forgotten))
+        found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
+        self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
+        return [(model or None, duration_ms) for model, _, _, duration_ms in found]
+
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+        db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
+        return [None] * len(items)
 
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))
@@ -475,6 +484,10 @@ class SqliteStore:
         for lane in due[limit:]:
             self._lanes.note(lane, now)
         return [Share(lane, max(1, limit // len(due)), True) for lane in due[:limit]]
+
+    async def body(self, claim: DueCallback) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_body, claim)
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
@@ -587,43 +600,10 @@ def _due_callbacks(
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
-class _LanesDue:
-    """When each lane's first unclaimed webhook falls due, or earlier than that; of the lanes that nobody has taken."""
-
-    def __init__(self) -> None:
-        self._at: dict[Lane, int] = {}
-        self._heap: list[tuple[int, Lane]] = []  # with entries that are out of date
-
-    def note(self, lane: Lane, due_at: int) -> None:
-        """Hear of a webhook that falls due then."""
-        known = self._at.get(lane)
-        if known is None or due_at < known:
-            self._at[lane] = due_at
-            heapq.heappush(self._heap, (due_at, lane))
-            if len(self._heap) > 2 * len(self._at) + _OUT_OF_DATE:
-                self.move(0)
-
-    def take(self, now: int) -> list[Lane]:
-        """Return the lanes of which one is due, the longest due first; what else they have must be noted anew."""
-        lanes: list[Lane] = []
-        while (due_at := self.next_due_at) is not None and due_at <= now:
-            lane = heapq.heappop(self._heap)[1]
-            del self._at[lane]
-            lanes.append(lane)
-        return lanes
-
-    @property
-    def next_due_at(self) -> int | None:
-        """When the first one falls due."""
-        while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def move(self, step_ms: int) -> None:
-        """Let all of them fall due so much later."""
-        self._at = {lane: at + step_ms for lane, at in self._at.items()}
-        self._heap = [(at, lane) for lane, at in self._at.items()]
-        heapq.heapify(self._heap)
+def _body(db: Connection, claim: DueCallback) -> bytes | None:
+    for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
+        return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
+    return None
 
 
 class _Ranked:
@@ -643,6 +623,32 @@ class _Ranked:
         return taken
 
 
+class _Rings:
+    """Where each model's next duration goes, of one upstream and the models that ended a task last."""
+
+    def __init__(self) -> None:
+        self._next: OrderedDict[str, int] = OrderedDict()  # the model heard of the longest ago first
+        self._seq = 0
+
+    def restore(self, stored: Iterable[tuple[str, int, int]]) -> None:
+        """Take up what is stored: model, slot and seq, the oldest first."""
+        for model, slot, seq in stored:
+            self._next[model] = slot + 1
+            self._next.move_to_end(model)
+            self._seq = max(seq, self._seq)
+
+    def learn(self, settlement: Settlement) -> _Learned:
+        """Return the duration's row, and the model that is forgotten for it; ``duration_ms`` is told."""
+        model = settlement.model or ""
+        slot = self._next.get(model, 0) % WINDOW
+        self._next[model] = slot + 1
+        self._next.move_to_end(model)
+        self._seq += 1
+        forgotten = self._next.popitem(last=False)[0] if len(self._next) > MAX_MODELS else None
+        upstream, duration_ms = settlement.upstream, settlement.duration_ms or 0
+        return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
+
+
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
     """Yield them in parts whose outcomes have a bounded size: a statement keeps what was last bound to it."""
     part: list[Settlement] = []
@@ -655,6 +661,23 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
         size += len(settlement.outcome.data)
     if part:
         yield part
+
+
+def _write_outcome(db: Connection, seq: int, outcome: bytes) -> None:
+    """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
+    if not db.execute(sql.MAKE_ROOM_FOR_OUTCOME, (len(outcome), seq)).rowcount:
+        return
+    with db.blobopen("tasks", "outcome", seq) as blob, memoryview(outcome) as view:
+        for start in range(0, len(outcome), _PIECE):
+            blob.write(view[start : start + _PIECE])
+
+
+def _read_outcome(db: Connection, seq: int) -> bytes | None:
+    """Return a task's outcome: with a SELECT it would be there twice for a moment."""
+    if not db.execute(sql.SELECT_OUTCOME_BYTES, (seq,)).fetchall():
+        return None
+    with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:
+        return blob.read()
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:

@@ -37,7 +37,7 @@ async def gateway_client(tmp_path: Path, **environ: str) -> AsyncIterator[httpx.
         await gateway.start()
         try:
             transport = httpx.ASGITransport(gateway)
-            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 yield client
         finally:
             await gateway.drain()

@@ -38,7 +38,8 @@ from gateway.model import (
 from gateway.store import database, databasefile, sql
 from gateway.store import sqlite as sqlite_store
 from gateway.store.database import Database
-from gateway.store.sqlite import SqliteStore, _in_parts, _LanesDue
+from gateway.store.lanes import LanesDue
+from gateway.store.sqlite import SqliteStore, _in_parts
 from tests.lanes import fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -51,6 +52,53 @@ _numbers = count()
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "gateway.db"
+
+
+async def test_durations_of_earlier_versions_are_bounded_too(path: Path) -> None:
+    """They were counted for each model, and kept of any number of them: those with the most tasks stay."""
+    async with opened(path):
+        pass
+    with closing(sqlite3.connect(path)) as db, db:
+        of_models = [("up", f"m{number}", seq % 256, seq, number) for number in range(300) for seq in range(number + 1)]
+        db.executemany(
+            "INSERT INTO durations VALUES (?, ?, ?, ?, ?)", [row for row in of_models if row[3] >= row[4] - 2]
+        )
+    async with opened(path) as store:
+        assert {duration_ms for _, duration_ms in await store.durations("up")} == {*range(172, 300)}
+        await ended(store, "m299", 7)
+        assert (await store.durations("up"))[-1] == ("m299", 7)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(DISTINCT model), max(seq) FROM durations").fetchall() == [(128, 300)]
+        # In its ring it stands behind the last one.
+        assert db.execute("SELECT slot FROM durations WHERE duration_ms = 7 AND model = 'm299'").fetchall() == [(44,)]
+
+
+async def ended(store: SqliteStore, model: str, duration_ms: int) -> None:
+    """Register a task, and settle it as one that took so long."""
+    number = next(_numbers)
+    new = NewCallback(
+        id=new_callback_id(NOW),
+        client="ann",
+        upstream="up",
+        task_id=f"ended-{number}",
+        url="https://a.example/",
+        metadata=b"{}",
+        timeout_s=60,
+        created_at=NOW,
+        first_poll_at=NOW,
+    )
+    (registration,) = await store.register([new])
+    await store.settle(
+        Settlement(
+            seq=registration.callback.task.seq,
+            upstream="up",
+            outcome=Outcome(state=TaskState.SUCCESS, data=b"{}"),
+            settled_at=NOW,
+            polls=1,
+            model=model,
+            duration_ms=duration_ms,
+        )
+    )
 
 
 @asynccontextmanager
@@ -833,7 +881,7 @@ async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: S
 
 async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteStore) -> None:
     """A receiver with a retry a day away that gets a webhook each second does not fill the memory with that retry."""
-    lanes = _LanesDue()
+    lanes = LanesDue()
     on = Lane("ann", "https://app.example.com")
     for at in range(10_000):
         lanes.note(on, 86_400_000)
@@ -1150,7 +1198,7 @@ BY_OVER_ROWS = {
 }
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
-    "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
+    "SELECT_DUE_CALLBACKS": "SEARCH c USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
     "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
     "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",

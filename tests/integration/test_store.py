@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.bulkhead import Bulkhead
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -373,6 +374,37 @@ async def test_settling_makes_exactly_the_waiting_callbacks_due(store: Store) ->
     assert (task.polls, task.last_polled_at, task.next_poll_at) == (1, NOW + 50, None)
 
 
+async def test_a_large_webhook_is_read_by_itself(new_store: NewStore) -> None:
+    """A claim brings only what is small; the rest is asked for, with the same bytes in each life."""
+    large = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","result":"%b"}' % (b"x" * SMALL))
+    bodies = []
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        callback = await registered(store, new(metadata=b'{"n":1}'))
+        await settle(store, callback, large, at=NOW + 1)
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            store = await opened(new_store(), stack)
+            due = await claim(store, NOW + 1)
+            assert (due.body, due.body_bytes) == (None, len(large.data))
+            bodies.append(await store.body(due))
+            task = await store.get_task("ann", "task-1")
+            assert task is not None
+            assert (task.outcome, task.outcome_bytes) == (None, len(large.data))
+            assert await store.outcome(task.seq) == large.data
+    assert bodies == [body_template(large, NOW + 1).fill(callback.id, b'{"n":1}')] * 2
+
+
+async def test_a_claimed_webhook_whose_row_is_gone_has_no_body(store: Store) -> None:
+    """It was cancelled and pruned before its attempt began."""
+    callback = await registered(store)
+    await settle(store, callback)
+    due = await claim(store)
+    await store.cancel("ann", callback.id, NOW)
+    assert await store.prune(NOW + 1, 0, 10) == 1
+    assert await store.body(due) is None
+
+
 async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
     """The schedule's first number is the time between the task's end and the first attempt, for late ones too."""
     async with AsyncExitStack() as stack:
@@ -465,6 +497,24 @@ async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -
         found = await store.durations("up")
         assert [duration_ms for model, duration_ms in found if model == "m"] == [*range(3, 259)]
         assert [duration_ms for model, duration_ms in found if model is None] == [7]
+
+
+async def test_the_durations_of_the_last_128_models_are_kept(new_store: NewStore) -> None:
+    """Names come from outside, and may be another one each time; who ended a task last stays, over restarts too."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        for number in range(200):
+            await ended_after(store, f"m{number}", [number])
+            await ended_after(store, "often", [1000 + number])
+        found = await store.durations("up")
+        assert [duration_ms for model, duration_ms in found if model != "often"] == [*range(73, 200)]
+        assert [duration_ms for model, duration_ms in found if model == "often"] == [*range(1000, 1200)]
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.durations("up") == found
+        await ended_after(store, "new", [1])
+        assert {"new", "often", "m199", "m74"} <= {model for model, _ in await store.durations("up")}
+        assert "m73" not in {model for model, _ in await store.durations("up")}
 
 
 async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
@@ -1063,7 +1113,7 @@ async def test_large_outcomes_settle_together(store: Store) -> None:
     assert {callback.id for callback in callbacks} == {one.id for one in due}
     for owed in due:
         number = next(i for i, callback in enumerate(callbacks) if callback.id == owed.id)
-        assert outcomes[number].data[1:-1] in owed.body
+        assert outcomes[number].data[1:-1] in (await store.body(owed) or b"")
 
 
 async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) -> None:

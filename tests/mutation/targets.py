@@ -15,6 +15,7 @@ COVERED = (
     "gateway/store/rows.py",
     "gateway/store/writer.py",
     "gateway/poller.py",
+    "gateway/troubled.py",
     "gateway/deliverer.py",
     "gateway/janitor.py",
 )
@@ -39,6 +40,7 @@ TESTS = (
     "tests/unit/test_retry.py",
     "tests/unit/test_sql.py",
     "tests/unit/test_supervisor.py",
+    "tests/unit/test_troubled.py",
     "tests/unit/test_writer.py",
     "tests/integration/test_clock_steps.py",
     "tests/integration/test_deliverer.py",
