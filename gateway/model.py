@@ -7,6 +7,7 @@ constraints and a test holds the two together.
 import secrets
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -23,6 +24,7 @@ __all__ = [
     "DueCallback",
     "DueTask",
     "ExpiredTask",
+    "Lane",
     "NewCallback",
     "Outcome",
     "PollRecord",
@@ -279,6 +281,13 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     due_at: int
 
 
+class Lane(NamedTuple):
+    """One client's webhooks to one receiver: what one of them does holds up no other."""
+
+    client: str
+    receiver: str
+
+
 class DueCallback(_Noun, frozen=True, kw_only=True):
     """A claimed callback whose webhook is to be sent now."""
 
@@ -306,6 +315,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     def retry(self) -> bool:
         """Whether this is not the first attempt of its budget."""
         return self.budget_used > 0
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.client, self.receiver)
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
