@@ -32,10 +32,8 @@ async def test_an_idle_connection_does_not_delay_the_end(monkeypatch: pytest.Mon
     """A keep-alive connection that a client still holds is closed at once, and not after the time for an answer."""
     monkeypatch.setattr("gateway.asgi_server._GRACE_S", 30)
     async with httpx.AsyncClient(trust_env=False) as client:
-        async with serve_asgi(hello) as base_url:
+        async with asyncio.timeout(LIMIT_S), serve_asgi(hello) as base_url:
             await client.get(base_url)
-            ended_at = time.monotonic()
-        assert time.monotonic() - ended_at < 5
 
 
 async def test_a_taken_port_is_an_oserror() -> None:
