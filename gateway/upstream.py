@@ -190,11 +190,10 @@ class Upstream:
         return self._oversized() if body is None else await self._answer(response, body, key_number)
 
     async def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
-        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key.
-        if len(body) > SMALL:
-            masked = await self._memory.work(self._mask.masked, body)
-        else:
-            masked = self._mask.masked(body)
+        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key. Of an error
+        # the end may be missing.
+        mask = self._mask.masked if 200 <= response.status_code < 300 else self._mask.masked_cut
+        masked = await self._memory.work(mask, body) if len(body) > SMALL else mask(body)
         return Answer(response.status_code, response.headers, masked, key_number)
 
     async def _read(
