@@ -197,6 +197,18 @@ async def test_a_large_create_goes_on_as_it_came(stand: Stand) -> None:
     await until(lambda: bool(stand.receiver.began))
 
 
+async def test_a_large_page_of_a_list_is_whole(stand: Stand) -> None:
+    """It is read again once there is room for it."""
+    for number in range(12):
+        metadata = {"n": number, "x": "x" * 8000}
+        answer = await stand.one.register(f"10-{number}", f"{stand.receiver.url}/hook", metadata=metadata)
+        assert answer.status_code == 201
+    page = (await stand.one.client.get("/v1/callbacks?limit=11")).json()
+    assert [one["metadata"]["n"] for one in page["data"]] == [*range(11, 0, -1)]
+    rest = (await stand.one.client.get(f"/v1/callbacks?limit=11&cursor={page['nextCursor']}")).json()
+    assert ([one["metadata"]["n"] for one in rest["data"]], rest["nextCursor"]) == ([0], None)
+
+
 def test_what_decoding_costs() -> None:
     """ASCII takes what it takes; a character beyond that makes its own text dear, and values always are."""
     image = b"x" * MIB
