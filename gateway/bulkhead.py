@@ -91,7 +91,7 @@ class Bulkhead:
     @property
     def in_line(self) -> int:
         """How many lanes wait for their turn, and for nothing else."""
-        return sum(waiting.count for waiting in self._waiting.values())
+        return self._waiting[False].count + self._waiting[True].count
 
     @property
     def next_turn_s(self) -> float | None:
@@ -226,7 +226,7 @@ class Bulkhead:
         if not attempt.lent:
             self._hold(attempt, -1)
         _count(self._of_lane, lane, -1)
-        waited = any(waiting.remove(lane) for waiting in self._waiting.values())
+        waited = self._waiting[False].remove(lane) or self._waiting[True].remove(lane)
         if delivered:
             self._failures.pop(lane, None)
             _remember(self._well, lane, None)
@@ -243,10 +243,11 @@ class Bulkhead:
 
     def _hold(self, attempt: "_Attempt", change: int) -> None:
         self._total += change
-        _count(self._of_client, attempt.lane.client, change)
+        client = attempt.lane.client
+        _count(self._of_client, client, change)
         if attempt.retry:
-            _count(self._retries, None, change)
-            _count(self._retries, attempt.lane.client, change)
+            for whose in (None, client):
+                _count(self._retries, whose, change)
         if attempt.newcomer:
             self._newcomers.hold(attempt.lane, change)
 
@@ -402,8 +403,9 @@ def _slowly(free: int, young: int) -> int:
 
 
 def _count(counter: Counter[T], key: T, change: int) -> None:
-    counter[key] += change
-    if not counter[key]:
+    if count := counter.get(key, 0) + change:
+        counter[key] = count
+    else:
         del counter[key]
 
 
