@@ -9,9 +9,9 @@ becomes of each attempt.
   times in a row gets one place, as a probe, until an attempt succeeds.
 - A client gets one while it holds fewer than three times as many as are free: one alone leaves a quarter to others.
 - Lanes without an attempt yet, and those whose last one failed, are newcomers. They leave a quarter of the places to
-  others, and each client's half of what is left to newcomers. As any of them may hang, only one in eight of the places
-  that newcomers have left may be filled within a fifteenth of an attempt's time, a second by default: so there is one
-  left for whoever comes next.
+  others, and one client's a quarter of the rest to another's. As any of them may hang, only one in eight of the places
+  that newcomers have left (in four, while few of theirs take long) may be filled within a fifteenth of an attempt's
+  time, a second by default: so there is one left for whoever comes next.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
 - A look-up of a name that takes a second gives its place back until it has an answer.
 - The client with the fewest places is next; of its lanes one that holds none, by turns the one that came last, the one
@@ -37,7 +37,7 @@ _RETRY_SHARE = 0.75
 _NEWCOMER_SHARE = 0.75
 _CLIENT_FACTOR = 3
 _TURNOVER = 8
-_YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 14 of a client's 96 when the first end
+_YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 21 of a client's 144 when the first end
 _REMEMBERED = 10_000  # lanes that are known to be well, or to fail: of more, the longest unheard of are forgotten
 
 
@@ -164,7 +164,7 @@ class Bulkhead:
                     self._full.add(lane)
 
     def _room_of_client(self, client: str, newcomers: bool) -> int:
-        room = (_CLIENT_FACTOR * self.free - self._of_client.get(client, 0) + _CLIENT_FACTOR) // (_CLIENT_FACTOR + 1)
+        room = _most(self.free, self._of_client.get(client, 0))
         return min(room, self._newcomers.room_of_client(client)) if newcomers else room
 
     def _room_for_retries(self, client: str, more: Counter[str | None] = _NONE) -> int:
@@ -277,17 +277,18 @@ class _Newcomers:
     @property
     def room(self) -> int:
         """How many more may begin now."""
-        return _slowly(self._limit - self._held[None], self._young[None])
+        return _slowly(self._limit - self._held[None], self._young[None], self._held[None])
 
     def room_of_client(self, client: str) -> int:
-        return min(_slowly(self._left(client), self._young[client]), _half(self.room, self._young[client]))
+        young = self._young[client]
+        return min(_slowly(self._left(client), young, self._held[client]), _half(self.room, young))
 
     def room_of_lane(self, lane: Lane) -> int:
         its = _half(self._left(lane.client), self._held[lane])
         return min(its, _half(self.room_of_client(lane.client), self._young[lane]))
 
     def _left(self, client: str) -> int:
-        return _half(self._limit - self._held[None], self._held[client])
+        return _most(self._limit - self._held[None], self._held[client])
 
     def grow(self, lane: Lane, change: int) -> None:
         """Hear that one more of a lane's attempts is young, or one less."""
@@ -397,9 +398,16 @@ def _half(free: int, held: int) -> int:
     return (free - held + 1) // 2
 
 
-def _slowly(free: int, young: int) -> int:
+def _most(free: int, held: int) -> int:
+    """Return the same for a client, which may hold three times as many as are left."""
+    return (_CLIENT_FACTOR * free - held + _CLIENT_FACTOR) // (_CLIENT_FACTOR + 1)
+
+
+def _slowly(free: int, young: int, held: int) -> int:
     """Return how many more may begin now, so that not all places that are free are filled at once."""
-    return min(free, max(1, (free + young) // _TURNOVER) - young)
+    few_are_slow = (held - young) * _TURNOVER < free
+    part = _TURNOVER // 2 if few_are_slow else _TURNOVER
+    return min(free, max(1, (free + young) // part) - young)
 
 
 def _count(counter: Counter[T], key: T, change: int) -> None:
