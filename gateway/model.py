@@ -271,7 +271,7 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     created_at: int
     """When the gateway began to watch it."""
     born_at: int | None
-    """When the upstream says that it was created; None until a poll has told."""
+    """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
     model: str | None
     """Which model works on it; None until its creation or a poll has told."""
     polls: int
@@ -279,11 +279,6 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     """Polls in a row that brought no usable answer."""
     last_polled_at: int | None
     due_at: int
-
-    @property
-    def began_at(self) -> int:
-        """When it began to run, as far as that is known."""
-        return self.created_at if self.born_at is None else self.born_at
 
 
 class Lane(NamedTuple):
