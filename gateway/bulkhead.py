@@ -373,12 +373,12 @@ class _Line:
         return True
 
     def next(self) -> Lane:
-        """Return by turns the last, the first, and the first of those that fail."""
-        self._turn = (self._turn + 1) % 3
+        """Return by turns the last, the first, the last, and the first of those that fail."""
+        self._turn = (self._turn + 1) % 4
         if self._failing and (self._turn == 0 or not self._fresh):
             return next(iter(self._failing))
         if self._fresh:
-            return next(reversed(self._fresh) if self._turn == 1 else iter(self._fresh))
+            return next(reversed(self._fresh) if self._turn % 2 else iter(self._fresh))
         return next(iter(self._holding))
 
     def remove(self, lane: Lane) -> bool:
