@@ -169,7 +169,13 @@ class Gateway:
     def _loops(self, settings: Settings, clock: Clock, metrics: Metrics) -> list[Loop]:
         deliverer = Deliverer(
             self._store,
-            Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
+            Sender(
+                self._callback_transport,
+                clock,
+                timeout_s=settings.attempt_timeout_s,
+                user_agent=_USER_AGENT,
+                names=self._callback_transport,
+            ),
             self._client_headers,
             RetryPolicy(settings.retry_schedule),
             self._memory,

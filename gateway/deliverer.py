@@ -34,6 +34,7 @@ __all__ = ["Deliverer"]
 _log = structlog.get_logger()
 
 _CONCURRENCY = 256
+_LOOK_UPS = 1024  # that take long, beside these
 _DEFECT_PAUSE_S = 60.0
 _NOT_MADE_PAUSE_S = 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
@@ -72,22 +73,23 @@ class Deliverer:
         self._metrics = metrics
         self._rng = rng
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
-        self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
-        self._bulkhead = Bulkhead(_CONCURRENCY)
+        self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, store.callbacks_due)
+        self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
-        free = self._in_flight.free
-        if free <= 0:
-            return HEARTBEAT_S  # a free slot wakes the loop
-        now = self._clock.now()
-        self._bulkhead.refused = False
-        claims, next_due_at = await self._store.claim_callbacks(now, free, self._bulkhead)
-        for claim in claims:
-            self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
-        if next_due_at is None:
-            return HEARTBEAT_S
-        return max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S)
+        bulkhead = self._bulkhead
+        bulkhead.at(self._clock.monotonic())
+        wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
+        if bulkhead.free:
+            now = self._clock.now()
+            claims, next_due_at = await self._store.claim_callbacks(now, bulkhead.free, bulkhead)
+            for claim in claims:
+                self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
+            if next_due_at is not None and bulkhead.free:
+                wait_s = max((next_due_at - now) / 1000, 0.001)
+        next_turn_s = bulkhead.next_turn_s
+        return wait_s if next_turn_s is None else min(wait_s, max(next_turn_s, 0.001))
 
     async def wait(self, timeout_s: float) -> None:
         await wait_for_event(self._store.callbacks_due, timeout_s)
@@ -107,13 +109,22 @@ class Deliverer:
                 finally:
                     self._tell(made)
         finally:
-            self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
-            if self._bulkhead.refused:
+            self._bulkhead.ended(claim, delivered=delivered)
+            if self._bulkhead.waits:
                 self._in_flight.wake_soon()  # somebody waits for this place
 
     async def _send(self, claim: DueCallback) -> _Made | None:
         began: tuple[int, float] | None = None
         try:
+            found = None
+            if self._sender.must_look_up(claim.url):
+                # Before it has a place for good, or its body: thousands of names may have no answer.
+                began = self._clock.now(), self._clock.monotonic()
+                self._bulkhead.looks_up(claim)
+                found = await self._sender.find(claim.url)
+                if not self._bulkhead.found(claim):
+                    self._store.release_callback(claim)
+                    return None
             body = claim.body or await self._large_body(claim)
             if body is None:
                 self._store.release_callback(claim)  # it was cancelled, and its row is gone
@@ -121,7 +132,7 @@ class Deliverer:
             began = started_at, _ = self._clock.now(), self._clock.monotonic()
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
             headers = await self._headers(claim, body, started_at // 1000)
-            return self._judge(claim, await self._sender.send(claim.url, headers, body))
+            return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
         except asyncio.CancelledError:
             if began is None:
                 self._store.release_callback(claim)

@@ -72,7 +72,6 @@ class InboundProtocol(ClosingProtocol):
         self._max_connections = config.limit_concurrency or self.max_connections
         self.limit_concurrency = None  # uvicorn's own check answers in plain text
         self._places = places_of(server_state)
-        self._extra = False  # one of those beyond the number of connections
         self._in_body = False
         self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
@@ -88,14 +87,10 @@ class InboundProtocol(ClosingProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self._is_crowded():
-            self._places.make_room()
-        self._extra = self._is_crowded()
-        if len(self.connections) > self._max_connections + self.reserved:
-            self.connections.discard(self)
-            self._refuse(self._no_room())
-            return
-        self._places.wait_for(self)
+        if self._has_place():
+            self._places.wait_for(self)
+        else:
+            self._places.go_beyond(self, self.reserved)
         self._deadline = self.loop.call_later(self.head_s, self._overdue)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -130,12 +125,12 @@ class InboundProtocol(ClosingProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
+        if self._lingering or self._refusal is not None:
+            self._drop(data)
+            return
         if len(data) > _PIECE_BYTES:
             for at in range(0, len(data), _PIECE_BYTES):
                 self.data_received(data[at : at + _PIECE_BYTES])
-            return
-        if self._lingering or self._refusal is not None:
-            self._drop(data)
             return
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
@@ -209,7 +204,7 @@ class InboundProtocol(ClosingProtocol):
             raise self._too_large()
         if len(self.pipeline) >= self.max_pipelined:
             raise Unavailable(f"At most {self.max_pipelined} requests may wait on one connection.")
-        if self._extra:
+        if self in self._places.beyond:
             self._admit()
         self._in_body = True
         self._unclaimed = 0
@@ -218,15 +213,18 @@ class InboundProtocol(ClosingProtocol):
         self._places.serve(self)  # if the body is waited for, then from now on
         super().on_headers_complete()
         self._ended_head = self.headers
-        if self._extra:
+        if self in self._places.beyond:
             self.cycle.keep_alive = False
 
     def _admit(self) -> None:
         """Refuse what a connection too many asks, unless there is room by now or it is answered always."""
-        if not self._is_crowded():
-            self._extra = False
+        if self._has_place():
+            del self._places.beyond[self]
         elif self.url.partition(b"?")[0] not in self.always_answered:
-            raise self._no_room()
+            _log.warning("inbound.connection_refused", limit=self._max_connections)
+            self._places.leave(self)
+            self.connections.discard(self)
+            raise Unavailable(f"The gateway serves at most {self._max_connections} connections; try again.")
 
     def on_body(self, body: bytes) -> None:
         self._unclaimed = 0
@@ -370,13 +368,14 @@ class InboundProtocol(ClosingProtocol):
         self.transport.close()
         self._cut_after(self.linger_s)
 
-    def _is_crowded(self) -> bool:
-        # Tasks too: a client that hangs up may leave one to a moment's work.
-        return max(len(self.connections), len(self.tasks)) > self._max_connections
+    def _has_place(self) -> bool:
+        """Whether there is a place for this connection, for which another one may have had to give way."""
+        return not self._is_crowded() or (self._places.make_room() and not self._is_crowded())
 
-    def _no_room(self) -> Unavailable:
-        _log.warning("inbound.connection_refused", limit=self._max_connections)
-        return Unavailable(f"The gateway serves at most {self._max_connections} connections; try again.")
+    def _is_crowded(self) -> bool:
+        beyond = self._places.beyond
+        # Tasks too: a client that hangs up may leave one to a moment's work.
+        return max(len(self.connections) - len(beyond) + (self in beyond), len(self.tasks)) > self._max_connections
 
     def give_way(self) -> None:
         """End at once: others need the place, and this one's client has been waited for the longest."""

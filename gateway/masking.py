@@ -16,6 +16,8 @@ __all__ = ["Mask"]
 
 _LEAST = 8  # characters: a secret as short as a word is none, and would be found in texts that do not speak of it
 _LEAST_PART = 6  # characters of a secret that are not shown at the end of a text that was cut
+_PIECE = 64 * 1024  # bytes that are searched at once
+_LONGEST = 16 * 1024  # bytes of a secret, however it is spelt
 _STARS = rb"*\g<wide>*\g<wide>*"
 _NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
@@ -35,7 +37,7 @@ class Mask:
             # Answers are many, and looking for bytes takes a hundredth of a pattern's time. Only two or four bytes for
             # each character hide the needle.
             if needle in text or b"\0" in text[:4]:
-                text = pattern.sub(_STARS, text)
+                text = _replaced(pattern, text)
         return text
 
     def masked_cut(self, text: bytes) -> bytes:
@@ -46,6 +48,23 @@ class Mask:
             part = next((length for length in lengths if text.endswith(secret[:length])), 0)
             text = text[: len(text) - part] + b"***" if part else text
         return text
+
+
+def _replaced(pattern: re.Pattern[bytes], text: bytes) -> bytes:
+    """Return the text with stars for each match. A piece at a time: one search of many megabytes stops every thread."""
+    if len(text) <= _PIECE:
+        return pattern.sub(_STARS, text)
+    done = bytearray()
+    kept = at = 0
+    while at < len(text):
+        found = pattern.search(text, at, at + _PIECE + _LONGEST)
+        if found is None or found.start() >= at + _PIECE:
+            at += _PIECE
+        else:
+            done += text[kept : found.start()]
+            done += found.expand(_STARS)
+            kept = at = found.end()
+    return bytes(done) + text[kept:] if kept else text
 
 
 def _needle(secret: str) -> bytes:

@@ -7,6 +7,7 @@ constraints and a test holds the two together.
 import secrets
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -23,6 +24,7 @@ __all__ = [
     "DueCallback",
     "DueTask",
     "ExpiredTask",
+    "Lane",
     "NewCallback",
     "Outcome",
     "PollRecord",
@@ -269,7 +271,7 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     created_at: int
     """When the gateway began to watch it."""
     born_at: int | None
-    """When the upstream says that it was created; None until a poll has told."""
+    """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
     model: str | None
     """Which model works on it; None until its creation or a poll has told."""
     polls: int
@@ -278,10 +280,12 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     last_polled_at: int | None
     due_at: int
 
-    @property
-    def began_at(self) -> int:
-        """When it began to run, as far as that is known."""
-        return self.created_at if self.born_at is None else self.born_at
+
+class Lane(NamedTuple):
+    """One client's webhooks to one receiver: what one of them does holds up no other."""
+
+    client: str
+    receiver: str
 
 
 class DueCallback(_Noun, frozen=True, kw_only=True):
@@ -311,6 +315,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     def retry(self) -> bool:
         """Whether this is not the first attempt of its budget."""
         return self.budget_used > 0
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.client, self.receiver)
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):

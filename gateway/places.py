@@ -27,13 +27,24 @@ class Places:
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
         """Bound what all hold together to ``max_bytes``."""
         self._waiting: dict[Waited, None] = {}
+        self.beyond: dict[Waited, None] = {}
+        """Those that there was no place for, the oldest first; none of them is waited for."""
         self._max_bytes = max_bytes
         self._held: dict[Waited, int] = {}
         self._bytes = 0
 
     def wait_for(self, connection: Waited) -> None:
         """Wait for its client from now on; one that is waited for already keeps its rank."""
-        self._waiting.setdefault(connection)
+        if connection not in self.beyond:
+            self._waiting.setdefault(connection)
+
+    def go_beyond(self, connection: Waited, number: int) -> None:
+        """Let it be one of so many without a place; the oldest of them gives way."""
+        self.beyond[connection] = None
+        if len(self.beyond) > number:
+            oldest = next(iter(self.beyond))
+            self.leave(oldest)
+            oldest.give_way()
 
     def serve(self, connection: Waited) -> None:
         """Wait for its client no more."""
@@ -54,6 +65,7 @@ class Places:
     def leave(self, connection: Waited) -> None:
         """Forget it: it has ended."""
         self._waiting.pop(connection, None)
+        self.beyond.pop(connection, None)
         self._bytes -= self._held.pop(connection, 0)
 
     def make_room(self) -> bool:

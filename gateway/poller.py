@@ -16,7 +16,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import msgspec
 import structlog
 
 from gateway.clock import Clock, wait_for_event
@@ -233,9 +232,7 @@ class Poller:
     async def _store_result(self, claim: DueTask, result: PollResult) -> None:
         now, steady = self._clock.now(), self._clock.monotonic()
         if result.task_created_at is not None:
-            began_at = self._timetable.began_at(result.task_created_at, claim.created_at)
-            if began_at != result.task_created_at:
-                result = msgspec.structs.replace(result, task_created_at=began_at)
+            self._timetable.created(result.task_created_at, claim.created_at)
         self._troubled.note(claim, result, steady)
         if result.outcome is not None:
             await self._settle(claim, result, result.outcome, now)
@@ -247,7 +244,8 @@ class Poller:
 
     async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
         model = result.model or claim.model
-        duration_s = _duration_s(claim, result, now) if outcome.state.terminal else None
+        began_at = self._began_at(claim, result)
+        duration_s = _duration_s(claim, result, began_at, now) if outcome.state.terminal else None
         owed = await self._store.settle(
             Settlement(
                 seq=claim.seq,
@@ -260,9 +258,8 @@ class Poller:
             )
         )
         if duration_s is not None:
-            born_at = claim.began_at if result.task_created_at is None else result.task_created_at
             self._timetable.ended(model, duration_s)
-            self._timetable.ended(None, (born_at - claim.created_at) / 1000 + duration_s)
+            self._timetable.ended(None, (began_at - claim.created_at) / 1000 + duration_s)
         self._settled[outcome.state].inc()
         _log.log(
             logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
@@ -278,11 +275,12 @@ class Poller:
         )
 
     def _rescheduled(self, claim: DueTask, result: PollResult, now: int) -> PollRecord:
-        born_at: int | None = None
+        born_at = result.task_created_at
         if result.kind is PollKind.RUNNING:
-            # Also where the answer does not say: from now on the task is one that the upstream has told of.
-            born_at = claim.began_at if result.task_created_at is None else result.task_created_at
-            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, born_at, now)
+            if born_at is None and claim.born_at is None:
+                born_at = claim.created_at  # from now on the task is one that the upstream has told of
+            began_at = self._began_at(claim, result)
+            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
             if result.retry_after_s is not None:
                 next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
             _log.debug(
@@ -316,6 +314,11 @@ class Poller:
             born_at=born_at,
             model=result.model,
         )
+
+    def _began_at(self, claim: DueTask, result: PollResult) -> int:
+        """Return when a task began to run, as far as that is known."""
+        told_at = claim.born_at if result.task_created_at is None else result.task_created_at
+        return self._timetable.began_at(told_at, claim.created_at)
 
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
@@ -381,10 +384,9 @@ def _least_failed(task: DueTask) -> float:
     return -task.failures
 
 
-def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:
+def _duration_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:
     """Return how long a task took: what the upstream says, else half way between the last two polls."""
     if result.duration_s is not None:
         return result.duration_s
-    began_at = claim.began_at if result.task_created_at is None else result.task_created_at
     last_at = max(claim.last_polled_at or began_at, began_at)
     return max((last_at + now) / 2 - began_at, 0.0) / 1000

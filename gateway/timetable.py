@@ -38,6 +38,7 @@ class Timetable:
         self._durations = Durations()
         self._price = PollPrice(schedule.max_s)
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
+        self._off_ms = 0
 
     def first_poll_at(self, now: int) -> int:
         """Return when to ask for the first time about a task of which nothing but its id is known.
@@ -62,18 +63,20 @@ class Timetable:
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
 
-    def began_at(self, told_at: int, watched_from: int) -> int:
-        """Return when a task was created, of which the upstream says so and the gateway when it began to watch it.
+    def created(self, told_at: int, watched_from: int) -> None:
+        """Learn how far the upstream's clock is off, from when a task was created, by its word, and watched."""
+        if told_at <= watched_from:
+            self._behind_ms.append(watched_from - told_at)
+            least_ms = min(self._behind_ms)
+            self._off_ms = least_ms if least_ms > _CLOCK_MS else 0
+
+    def began_at(self, told_at: int | None, watched_from: int) -> int:
+        """Return when a task began to run, where the upstream says when it was created, or does not.
 
         A clock or a zone may be off, and every task would be taken for too young or too old. None is watched before it
         was created; and where all of the last ones were old when they were registered, it is the clock that is behind.
         """
-        behind_ms = watched_from - told_at
-        if behind_ms < 0:
-            return watched_from
-        self._behind_ms.append(behind_ms)
-        least_ms = min(self._behind_ms)
-        return told_at if least_ms <= _CLOCK_MS else told_at + least_ms
+        return watched_from if told_at is None else min(told_at + self._off_ms, watched_from)
 
     def failed_poll_at(
         self, failures: int, retry_after_s: float | None, now: int, *, costly: bool = False, seldom: int = 0
@@ -98,8 +101,9 @@ class Timetable:
         They count half for each poll in a row that brought nothing: whoever was refused ten times will be again.
         """
         distribution = self._durations.distribution(task.model, self._clock.monotonic())
-        age_s = (self._clock.now() - task.began_at) / 1000
-        last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - task.began_at) / 1000
+        began_at = self.began_at(task.born_at, task.created_at)
+        age_s = (self._clock.now() - began_at) / 1000
+        last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - began_at) / 1000
         unnoticed_s = distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
         return unnoticed_s / (1 << min(task.failures, _MOST_HALVINGS))
 

@@ -187,11 +187,14 @@ class Upstream:
             codings = _codings(response.headers)
             if codings:
                 return await self._decompressed(response, codings, body, key_number)
-        return self._oversized() if body is None else self._answer(response, body, key_number)
+        return self._oversized() if body is None else await self._answer(response, body, key_number)
 
-    def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
-        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key.
-        return Answer(response.status_code, response.headers, self._mask.masked(body), key_number)
+    async def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
+        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key. Of an error
+        # the end may be missing.
+        mask = self._mask.masked if 200 <= response.status_code < 300 else self._mask.masked_cut
+        masked = await self._memory.work(mask, body) if len(body) > SMALL else mask(body)
+        return Answer(response.status_code, response.headers, masked, key_number)
 
     async def _read(
         self, response: httpx.Response, stream: httpx.AsyncByteStream, time_limit: asyncio.Timeout
@@ -247,7 +250,7 @@ class Upstream:
             plain = f"(compressed: {coding})".encode("ascii", "replace")
         if good and len(plain) > limit:
             return self._oversized()
-        return self._answer(response, plain[:limit], key_number)
+        return await self._answer(response, plain[:limit], key_number)
 
     def _oversized(self) -> NoAnswer:
         error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."

@@ -24,7 +24,7 @@ from gateway.poller import Poller
 from gateway.profiletext import parse_profile
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
-from gateway.sender import Sender, SendResult
+from gateway.sender import Found, Sender, SendResult
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import SqliteStore
 from gateway.supervisor import Loop, Supervisor
@@ -74,8 +74,12 @@ class ScriptedSender(Sender):
 
     def __init__(self, send: Callable[[str, Mapping[str, str], bytes], Awaitable[SendResult]]) -> None:
         self._send = send
+        self.timeout_s = 15.0
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+    def must_look_up(self, url: str) -> bool:
+        return False
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes, found: Found | None = None) -> SendResult:
         return await self._send(url, headers, body)
 
 
@@ -150,12 +154,12 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400
+        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400, client: str = ""
     ) -> Callback:
         now = self.clock.now()
         new = NewCallback(
             id=new_callback_id(now),
-            client="",
+            client=client,
             upstream="up",
             task_id=task_id,
             url=url,

@@ -104,12 +104,12 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client
     if by_task:
         source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
         # The plus signs keep SQLite from going through all of the client's callbacks after all.
-        where = ["t.task_id = :task_id", "+c.client = coalesce(:client, c.client)", "+c.seq < :before"]
+        where = ["t.task_id = :task_id", "true" if every_client else "c.client = :client", "+c.seq < :before"]
     elif every_client:
         source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
         where = ["c.seq < :before"]
     if state is not None:
-        where.append(f"c.state = '{state.value}'")
+        where.append(f"{'+' if by_task else ''}c.state = '{state.value}'")
     return f"""
     SELECT {_CALLBACK}, {_TASK} FROM {source}
     WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
@@ -119,8 +119,9 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client
 # The outcome where it is small; what is large is asked for by itself, once there is room for it.
 SELECT_TASK = f"""
 SELECT {_TASK}, iif(length(t.outcome) <= {SMALL}, t.outcome, NULL), length(t.outcome) FROM tasks AS t
-WHERE t.task_id = :task_id AND EXISTS (
-    SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = coalesce(:client, c.client))
+WHERE t.task_id = :task_id AND (
+    EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client)
+    OR (:client IS NULL AND EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq)))
 ORDER BY t.seq DESC LIMIT 1
 """  # noqa: S608 - the interpolated parts are constants above
 
@@ -161,7 +162,7 @@ WHERE seq = ? AND state IN ('waiting', 'pending')
 IDLE_TASK = """
 UPDATE tasks SET next_poll_at = NULL
 WHERE seq = :seq AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting')
 """
 
 _REDELIVER = """
@@ -169,13 +170,17 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :now, budget_used = 0,
     ended_at = NULL, delivered_at = NULL
 """
 
-REDELIVER_CALLBACK = f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING receiver"
+REDELIVER_CALLBACK = (
+    f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING client, receiver"
+)
 
 REDELIVER_DEAD = f"""
-{_REDELIVER.replace("callbacks", "callbacks INDEXED BY callbacks_dead", 1)}
-WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
-RETURNING receiver
-"""
+{_REDELIVER} WHERE seq IN (
+    SELECT seq FROM callbacks INDEXED BY callbacks_dead
+    WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
+    ORDER BY ended_at LIMIT :limit)
+RETURNING client, receiver
+"""  # noqa: S608 - the interpolated part is the constant above
 
 # Polling.
 
@@ -218,13 +223,13 @@ WITH settled (task_seq, expired_by, deliver_at, head, middle, tail) AS (VALUES ?
 owed AS MATERIALIZED (
     SELECT c.seq AS seq, settled.deliver_at AS deliver_at,
         coalesce(CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB), x'') AS body
-    FROM settled CROSS JOIN callbacks AS c
+    FROM settled CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting
         ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
     LIMIT -1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = +owed.seq
-RETURNING task_seq, id, receiver
+RETURNING task_seq, id, client, receiver
 """
 
 # The same for one callback registered after the upstream had ended its task.
@@ -238,7 +243,7 @@ UPDATE tasks SET state = settled.state, outcome = settled.outcome, settled_at = 
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
 FROM settled
 WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting')
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
 # A large outcome is written into this, where its settlement stands.
@@ -288,7 +293,7 @@ SELECT_DUE_CALLBACKS = f"""
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.attempts, c.budget_used, c.redeliveries,
     c.next_attempt_at, {_BODY}
 FROM callbacks AS c INDEXED BY callbacks_due CROSS JOIN tasks AS t ON t.seq = c.task_seq
-WHERE c.state = 'pending' AND c.receiver = :receiver AND c.next_attempt_at <= :now
+WHERE c.state = 'pending' AND c.client = :client AND c.receiver = :receiver AND c.next_attempt_at <= :now
 AND c.seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR c.budget_used = 0)
 ORDER BY c.next_attempt_at LIMIT :limit
 """  # noqa: S608 - the interpolated part is a constant above
@@ -301,12 +306,14 @@ FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ?
 
 SELECT_NEXT_DUE = """
 SELECT next_attempt_at FROM callbacks INDEXED BY callbacks_due
-WHERE state = 'pending' AND receiver = :receiver AND seq NOT IN (SELECT value FROM json_each(:claimed))
+WHERE state = 'pending' AND client = :client AND receiver = :receiver
+AND seq NOT IN (SELECT value FROM json_each(:claimed))
 ORDER BY next_attempt_at LIMIT 1
 """
 
-SELECT_RECEIVERS = """
-SELECT receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due WHERE state = 'pending' GROUP BY receiver
+SELECT_LANES = """
+SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' GROUP BY client, receiver
 """
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.
@@ -390,7 +397,7 @@ COUNT_PENDING = _counted(
     "next_attempt_at",
     "callbacks INDEXED BY callbacks_due",
     "state = 'pending'",
-    "receiver, next_attempt_at, budget_used, seq",
+    "client, receiver, next_attempt_at, budget_used, seq",
 )
 COUNT_DEAD = _counted(
     "''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq"

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
-from gateway.bulkhead import Bulkhead
+from gateway.bulkhead import Bulkhead, Share
 from gateway.durations import MAX_MODELS, WINDOW
 from gateway.memory import SMALL
 from gateway.model import (
@@ -28,6 +28,7 @@ from gateway.model import (
     DueCallback,
     DueTask,
     ExpiredTask,
+    Lane,
     NewCallback,
     PollRecord,
     Registration,
@@ -38,6 +39,7 @@ from gateway.model import (
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
+from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["SqliteStore"]
@@ -46,6 +48,7 @@ _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be 
 _PART_BYTES = 256 * 1024
 _PIECE = 1024 * 1024  # bytes of an outcome that are written at once
 _RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
+_REDELIVERED_AT_ONCE = 500  # dead callbacks: a few milliseconds, after which others write
 
 _Learned = tuple[rows.Duration, tuple[str, str] | None]
 """A duration, and the upstream's model whose durations are forgotten for it."""
@@ -59,10 +62,8 @@ class SqliteStore:
         self._database = Database(path)
         self._first_attempt_delay_ms = round(first_attempt_delay_s * 1000)
         self._claimed_tasks: dict[int, str] = {}  # and the upstream of each
-        self._claimed_callbacks: defaultdict[str, set[int]] = defaultdict(set)  # per receiver
-        # Per receiver, when its first unclaimed webhook falls due, or earlier than that; of those that have one.
-        self._receivers_due: dict[str, int] = {}
-        self._only_retries: set[str] = set()  # of these, while retries are to wait, nothing else is due
+        self._claimed_callbacks: defaultdict[Lane, set[int]] = defaultdict(set)
+        self._lanes = LanesDue()
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._ranked: dict[str, _Ranked] = {}  # per upstream
         self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
@@ -107,7 +108,8 @@ class SqliteStore:
 
     async def open(self) -> None:
         await self._database.open()
-        self._receivers_due = dict(await self._database.read(sql.SELECT_RECEIVERS))
+        for client, receiver, due_at in await self._database.read(sql.SELECT_LANES):
+            self._lanes.note(Lane(client, receiver), due_at)
         self._writer.start()
 
     async def close(self) -> None:
@@ -161,7 +163,7 @@ class SqliteStore:
         for callback in (one.callback for result in results for one in result if one.created):
             expiries[callback.task.upstream].append(callback.expires_at)
             if callback.next_attempt_at is not None:
-                self._webhook_due(receiver_of(callback.url), callback.next_attempt_at)
+                self._webhook_due(Lane(callback.client, receiver_of(callback.url)), callback.next_attempt_at)
         for upstream, expires_at in expiries.items():
             self._tasks_due[upstream].set()
             self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
@@ -242,41 +244,45 @@ class SqliteStore:
 
     def _apply_redeliver(
         self, db: Connection, items: Sequence[tuple[str | None, str, int]]
-    ) -> list[tuple[CallbackState | None, list[str]]]:
-        results: list[tuple[CallbackState | None, list[str]]] = []
+    ) -> list[tuple[CallbackState | None, list[Lane]]]:
+        results: list[tuple[CallbackState | None, list[Lane]]] = []
         for client, callback_id, now in items:
             found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
-            receivers: list[str] = []
+            lanes: list[Lane] = []
             for seq, _, _ in found:
-                receivers += _first_column(db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
-            results.append((CallbackState(found[0][2]) if found else None, receivers))
+                lanes += map(Lane._make, db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
+            results.append((CallbackState(found[0][2]) if found else None, lanes))
         return results
 
     def _redelivered(
-        self, items: Sequence[tuple[str | None, str, int]], results: Sequence[tuple[object, Sequence[str]]]
+        self, items: Sequence[tuple[str | None, str, int]], results: Sequence[tuple[object, Sequence[Lane]]]
     ) -> None:
-        for (_, _, now), (_, receivers) in zip(items, results, strict=True):
-            for receiver in receivers:
-                self._webhook_due(receiver, now)
+        for (_, _, now), (_, lanes) in zip(items, results, strict=True):
+            for lane in lanes:
+                self._webhook_due(lane, now)
 
     async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
-        receivers: list[str] = await self._writer.submit(
-            self._redeliver_dead, {"client": client, "since": since, "until": until, "now": now}
-        )
-        return len(receivers)
+        whose = [client] if client is not None else _first_column(await self._database.read(sql.SELECT_CLIENTS))
+        # What dies again meanwhile is not meant: else a receiver that answers 410 would keep this going for ever.
+        about = {"since": since, "until": min(until, now + 1), "now": now, "limit": _REDELIVERED_AT_ONCE}
+        count = 0
+        for one in whose:
+            more = True
+            while more:
+                lanes: list[Lane] = await self._writer.submit(
+                    self._redeliver_dead, {**about, "client": one}, _REDELIVERED_AT_ONCE
+                )
+                count += len(lanes)
+                more = len(lanes) == _REDELIVERED_AT_ONCE
+        return count
 
-    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[str]]:
-        results: list[list[str]] = []
-        for item in items:
-            everybody = _first_column(db.execute(sql.SELECT_CLIENTS)) if item["client"] is None else [item["client"]]
-            found = [db.execute(sql.REDELIVER_DEAD, {**item, "client": client}).fetchall() for client in everybody]
-            results.append([receiver for its in found for receiver in _first_column(its)])
-        return results
+    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[Lane]]:
+        return [[Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)] for item in items]
 
-    def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[str]]) -> None:
-        for item, receivers in zip(items, results, strict=True):
-            for receiver in set(receivers):
-                self._webhook_due(receiver, item["now"])
+    def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[Lane]]) -> None:
+        for item, lanes in zip(items, results, strict=True):
+            for lane in set(lanes):
+                self._webhook_due(lane, item["now"])
 
     # Polling
 
@@ -345,22 +351,23 @@ class SqliteStore:
 
     async def settle(self, settlement: Settlement) -> list[str]:
         learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
-        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, learned))
+        owed: list[tuple[str, Lane]] = await self._writer.submit(self._settle, (settlement, learned))
         return [callback_id for callback_id, _ in owed]
 
     def _apply_settle(
         self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
-    ) -> list[list[tuple[str, str]]]:
-        """Return the id and the receiver of each webhook that is owed now, where its settlement stands."""
+    ) -> list[list[tuple[str, Lane]]]:
+        """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
         ends = list({item.seq: item for item, _ in reversed(items) if item.expired_by is None}.values())
         expiries = [item for item, _ in items if item.expired_by is not None]
-        owed: defaultdict[tuple[int, bool], list[tuple[str, str]]] = defaultdict(list)
+        owed: defaultdict[tuple[int, bool], list[tuple[str, Lane]]] = defaultdict(list)
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             expired = settled[0].expired_by is not None
-            for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
-                owed[seq, expired].append(tuple(webhook))
+            its = rows.owed(settled, self._first_attempt_delay_ms)
+            for seq, callback_id, client, receiver in _over_rows(db, sql.OWE_WEBHOOKS, its):
+                owed[seq, expired].append((callback_id, Lane(client, receiver)))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
             for one in settled:
                 if len(one.outcome.data) > SMALL:
@@ -372,7 +379,7 @@ class SqliteStore:
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
 
     def _settled(
-        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, str]]]
+        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, Lane]]]
     ) -> None:
         for item, _ in items:
             # A settlement by time-out claims nothing: the task may be being polled.
@@ -381,8 +388,8 @@ class SqliteStore:
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
-        for receiver in {receiver for owed in results for _, receiver in owed}:
-            self._webhook_due(receiver, earliest)
+        for lane in {lane for owed in results for _, lane in owed}:
+            self._webhook_due(lane, earliest)
 
     async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         before = self._no_expiry_before[upstream]
@@ -441,47 +448,42 @@ class SqliteStore:
     ) -> tuple[list[DueCallback], int | None]:
         # As in claim_tasks.
         async with self._database.reading():
-            # Whoever has the fewest places comes first, then whoever waits longest, each with a share of the places.
-            retries = bulkhead is None or bulkhead.retries
-            if retries:
-                self._only_retries.clear()
-            due = sorted(
-                (0 if bulkhead is None else bulkhead.held(receiver), at, receiver)
-                for receiver, at in self._receivers_due.items()
-                if at <= now and receiver not in self._only_retries
-            )
-            share = max(1, limit // max(1, len(due)))
-            rooms = [(to, share if bulkhead is None else min(share, bulkhead.room(to))) for _, _, to in due]
-            refused = {receiver for receiver, room in rooms if not room}
-            with_room = [(to, room) for to, room in rooms if room]
-            asked = [(to, room, list(self._claimed_callbacks.get(to, ()))) for to, room in with_room[:limit]]
-            # Taken out meanwhile: what a claim that is given back during the query notes here must not be overwritten.
-            before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
-            later: dict[str, int | None] = {}
+            asked = self._shares(now, limit, bulkhead)
+            claimed = [list(self._claimed_callbacks.get(share.lane, ())) for share in asked]
             try:
-                found, later = await self._database.call(_due_callbacks, now, retries, asked)
-            finally:
-                for receiver, due_at in (before | later).items():
-                    if due_at is not None:
-                        self._note_due(receiver, due_at)
-            if bulkhead is not None:
-                # Whatever is still due where there was room for more are retries, which were not even asked for: not
-                # again before there is a place for one, or a first attempt.
-                still_due = {receiver for receiver, at in later.items() if at is not None and at <= now}
-                self._only_retries |= still_due & _exhausted(found, asked)
-                refused |= self._only_retries
-                bulkhead.refused = bulkhead.refused or bool(self._only_retries)
+                found, later = await self._database.call(_due_callbacks, now, asked, claimed)
+            except BaseException:
+                for share in asked:
+                    self._lanes.note(share.lane, now)
+                raise
+            counts = Counter(callback.lane for callback in found)
+            for share, at in zip(asked, later, strict=True):
+                exhausted = counts[share.lane] < share.room
+                if at is not None and at <= now and exhausted and not share.retries and bulkhead is not None:
+                    # Whatever is still due are retries, which were not even asked for.
+                    bulkhead.wait_for_retries(share.lane)
+                elif at is not None:
+                    self._lanes.note(share.lane, at)
             claims: list[DueCallback] = []
             for callback in found:
-                receiver = callback.receiver
-                if bulkhead is None or bulkhead.admit(receiver, retry=callback.retry):
-                    self._claimed_callbacks[receiver].add(callback.seq)
+                if bulkhead is None or bulkhead.admit(callback):
+                    self._claimed_callbacks[callback.lane].add(callback.seq)
                     claims.append(callback)
                 else:
-                    refused.add(receiver)
-                    self._note_due(receiver, callback.due_at)
-            times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
-            return claims, min(times, default=None)
+                    self._lanes.note(callback.lane, callback.due_at)
+            if bulkhead is not None and bulkhead.in_line and len(claims) < sum(share.room for share in asked):
+                return claims, now  # others may have the places that these had no webhooks for
+            return claims, self._lanes.next_due_at
+
+    def _shares(self, now: int, limit: int, bulkhead: Bulkhead | None) -> list[Share]:
+        due = self._lanes.take(now)
+        if bulkhead is not None:
+            for lane in due:
+                bulkhead.wait(lane)
+            return bulkhead.shares(limit)
+        for lane in due[limit:]:
+            self._lanes.note(lane, now)
+        return [Share(lane, max(1, limit // len(due)), True) for lane in due[:limit]]
 
     async def body(self, claim: DueCallback) -> bytes | None:
         async with self._database.reading():
@@ -489,21 +491,18 @@ class SqliteStore:
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
-        self._webhook_due(claim.receiver, 0)  # as in _recorded
+        self._webhook_due(claim.lane, 0)  # as in _recorded
 
     def _end_claim(self, claim: DueCallback) -> None:
-        claimed = self._claimed_callbacks[claim.receiver]
+        lane = claim.lane
+        claimed = self._claimed_callbacks[lane]
         claimed.discard(claim.seq)
         if not claimed:
-            del self._claimed_callbacks[claim.receiver]
+            del self._claimed_callbacks[lane]
 
-    def _webhook_due(self, receiver: str, due_at: int) -> None:
-        self._only_retries.discard(receiver)
-        self._note_due(receiver, due_at)
+    def _webhook_due(self, lane: Lane, due_at: int) -> None:
+        self._lanes.note(lane, due_at)
         self.callbacks_due.set()
-
-    def _note_due(self, receiver: str, due_at: int) -> None:
-        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
 
     async def record_attempt(self, record: AttemptRecord) -> None:
         await self._writer.submit(self._record, record)
@@ -520,7 +519,7 @@ class SqliteStore:
             if item.attempt.result is not AttemptResult.DELIVERED:
                 # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
                 # have made it due at once, and the wall clock may have been set.
-                self._webhook_due(item.claim.receiver, 0)
+                self._webhook_due(item.claim.lane, 0)
 
     # Following the clock
 
@@ -539,8 +538,7 @@ class SqliteStore:
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
         step_ms = sum(items)
-        self._receivers_due = {receiver: at + step_ms for receiver, at in self._receivers_due.items()}
-        self._only_retries.clear()
+        self._lanes.move(step_ms)
         self._no_expiry_before.clear()
         self._ranked.clear()
         self._next_poll_told.clear()
@@ -583,20 +581,22 @@ class SqliteStore:
 
 
 def _due_callbacks(
-    db: Connection, now: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
-) -> tuple[list[DueCallback], dict[str, int | None]]:
-    """Return due webhooks of the receivers, the first ones' first, and when the next of each one asked falls due.
+    db: Connection, now: int, asked: Sequence[Share], claimed: Sequence[Sequence[int]]
+) -> tuple[list[DueCallback], list[int | None]]:
+    """Return due webhooks of the lanes, the first ones' first, and when the next one of each lane falls due.
 
-    ``asked``: receiver, how many of its webhooks at most, and which ones are claimed already.
+    ``claimed``: of each lane, which ones are claimed already.
     """
     found: list[DueCallback] = []
-    later: dict[str, int | None] = {}
-    for receiver, room, claimed in asked:
-        about = {"receiver": receiver, "now": now, "limit": room, "claimed": rows.array(claimed), "retries": retries}
-        its = [rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, about)]
+    later: list[int | None] = []
+    for share, seqs in zip(asked, claimed, strict=True):
+        about = {**share.lane._asdict(), "now": now, "limit": share.room, "claimed": rows.array(seqs)}
+        its = [
+            rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, {**about, "retries": share.retries})
+        ]
         found += its
-        about["claimed"] = rows.array([*claimed, *(callback.seq for callback in its)])
-        later[receiver] = next((at for (at,) in db.execute(sql.SELECT_NEXT_DUE, about)), None)
+        about["claimed"] = rows.array([*seqs, *(callback.seq for callback in its)])
+        later.append(next((at for (at,) in db.execute(sql.SELECT_NEXT_DUE, about)), None))
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
@@ -604,12 +604,6 @@ def _body(db: Connection, claim: DueCallback) -> bytes | None:
     for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
         return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
     return None
-
-
-def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
-    """Return the receivers of which fewer webhooks were found than they had room for."""
-    counts = Counter(callback.receiver for callback in found)
-    return {receiver for receiver, room, _ in asked if counts[receiver] < room}
 
 
 class _Ranked:

@@ -223,6 +223,21 @@ def image(size: int) -> str:
     return json.dumps({"b64": "iVBORw0KGgo" + "A" * size})
 
 
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_of_a_long_error_that_is_cut_within_the_key_none_of_it_is_shown(coding: str) -> None:
+    """Wherever that is: neither of those that are whole, nor of the one whose rest is not read any more."""
+    key = "sk-a0b1c2d3e4f5"
+    for first in range(len(key) + 1):
+        body = (b"x" * first + key.encode() + b"x" * (len(key) - first)) * (LIMIT // 16)
+        page = Page(gzip.compress(body) if coding == "gzip" else body, 500, {"content-encoding": coding})
+        async with serve_asgi(page) as url, upstream_at(url) as upstream:
+            upstream.use_key(key)
+            answer = await upstream.forward("GET", "/")
+        assert not isinstance(answer, NoAnswer)
+        assert b"***" in answer.body
+        assert key[:6].encode() not in answer.body
+
+
 async def test_an_image_goes_all_the_way(tmp_path: Path) -> None:
     """A result of many megabytes is settled, kept, delivered, told to whoever reads it, and printed by ``listen``."""
     result = image(9_000_000)

@@ -16,6 +16,7 @@ from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 class Crowded(Hasty):
     max_connections = 2
     max_pipelined = 3
+    linger_s = read_s = 3600.0
 
 
 # What well-behaved clients do

@@ -260,6 +260,16 @@ async def test_odd_head_that_is_too_large(transport: PooledTransport, raw_server
         await post(transport, server.url())
 
 
+@pytest.mark.parametrize("line", [b"a:\r\n", b"a: \x01\r\n"], ids=["plain", "odd"])
+async def test_headers_without_number(transport: PooledTransport, raw_server: Callable[..., Any], line: bytes) -> None:
+    """The shortest ones cost most: tens of times their bytes in memory."""
+    few = OK + line * 900 + LENGTH + b"\r\n" + BODY
+    assert (await post(transport, (await raw_server(in_pieces(few, len(few)))).url())).status_code == 200
+    many = OK + line * 1001 + LENGTH + b"\r\n" + BODY
+    with pytest.raises(httpx.RemoteProtocolError, match="more than 1000 headers"):
+        await post(transport, (await raw_server(in_pieces(many, len(many)))).url())
+
+
 async def test_loose_trailer_without_end(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:
     """So is what frames a body that is read loosely."""
 

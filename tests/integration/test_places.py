@@ -170,6 +170,30 @@ async def test_what_waits_behind_held_requests_is_bounded_together(monkeypatch: 
         assert (await peer.answer())[0] == 200
 
 
+async def test_refused_newcomers_take_no_place_from_others() -> None:
+    """Once a request is done there is a place again, however many were refused before and have not gone."""
+    app = App()
+    async with served(app, Patient) as connect:
+        for _ in range(Patient.max_connections):
+            app.held.clear()
+            await (await connect()).send(GET % b"hold")
+            await app.held.wait()
+        early = await connect()  # there is none when it comes, and one when it asks
+        for _ in range(10):
+            peer = await connect()
+            await peer.send(GET % b"out")
+            await peer.refused(503, "unavailable")
+        app.release.set()
+        while True:
+            peer = await connect()
+            await peer.send(GET % b"in")
+            if (await peer.answer())[0] == 200:
+                break
+        for one in (peer, early):
+            await one.send(GET % b"in")
+            assert (await one.answer())[0] == 200
+
+
 # Clients that go
 
 

@@ -22,6 +22,7 @@ from gateway.model import (
     CallbackState,
     DueCallback,
     DueTask,
+    Lane,
     NewCallback,
     Outcome,
     PollRecord,
@@ -33,6 +34,7 @@ from gateway.model import (
 from gateway.payload import body_template
 from gateway.store import Store
 from gateway.store.sqlite import SqliteStore
+from tests.lanes import lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -869,7 +871,7 @@ async def test_places_are_shared_among_receivers(store: Store) -> None:
             assert (len(alone), next_due_at) == (4, NOW + 999)
             for due in alone:
                 store.release_callback(due)
-    due, next_due_at = await store.claim_callbacks(NOW, 2, Bulkhead(256))
+    due, next_due_at = await store.claim_callbacks(NOW, 2)
     assert len({one.receiver for one in due}) == len(due) == 2
     assert next_due_at == NOW
     rest, next_due_at = await store.claim_callbacks(NOW, 6)
@@ -905,15 +907,16 @@ async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) 
     for due in (await store.claim_callbacks(NOW, 10))[0]:
         await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
     bulkhead = Bulkhead(8)
+    well(bulkhead, lane("a"), lane("b"))
     first, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
-    assert len(first) == 6
+    assert len(first) == 4
     assert await store.claim_callbacks(NOW + 1, 8, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
     for due in first:
-        bulkhead.ended(due.receiver, retry=True, delivered=True)
+        bulkhead.ended(due, delivered=True)
         await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
     rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
-    assert len(rest) == 2
+    assert len(rest) == 4
 
 
 async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
@@ -922,7 +925,8 @@ async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
         callback = await registered(store, new(f"task-{host}", url=f"https://{host}.example.com/"))
         await settle(store, callback, at=NOW + number)
     bulkhead = Bulkhead(8)
-    assert bulkhead.admit("https://busy.example.com", retry=False)
+    well(bulkhead, lane("busy"), lane("idle"))
+    assert bulkhead.admit(webhook(lane("busy")))
     for host in ("idle", "busy"):
         (due,), _ = await store.claim_callbacks(NOW + 9, 1, bulkhead)
         assert due.receiver == f"https://{host}.example.com"
@@ -933,15 +937,15 @@ async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: 
     again = await brought_to(store, CallbackState.PENDING, new("again"))
     await store.record_attempt(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
     bulkhead = Bulkhead(8)
-    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
-    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
-    assert not bulkhead.retries
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
+    well(bulkhead, Lane("ann", "https://app.example.com"), *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
     fresh = await brought_to(store, CallbackState.PENDING, new("fresh", at=NOW + 2))
     (first,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
     assert first.id == fresh.id
     assert (await store.claim_callbacks(NOW + 2, 2, bulkhead))[0] == []
-    for receiver in others:
-        bulkhead.ended(receiver, retry=True, delivered=True)
+    for other in others:
+        bulkhead.ended(other, delivered=True)
     (second,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
     assert second.id == again.id
 
@@ -1106,10 +1110,10 @@ async def test_large_outcomes_settle_together(store: Store) -> None:
     ]
     await asyncio.gather(*(settle(store, *pair) for pair in zip(callbacks, outcomes, strict=True)))
     due, _ = await store.claim_callbacks(NOW, 10)
-    assert {callback.id for callback in callbacks} == {webhook.id for webhook in due}
-    for webhook in due:
-        number = next(i for i, callback in enumerate(callbacks) if callback.id == webhook.id)
-        assert outcomes[number].data[1:-1] in (await store.body(webhook) or b"")
+    assert {callback.id for callback in callbacks} == {one.id for one in due}
+    for owed in due:
+        number = next(i for i, callback in enumerate(callbacks) if callback.id == owed.id)
+        assert outcomes[number].data[1:-1] in (await store.body(owed) or b"")
 
 
 async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) -> None:

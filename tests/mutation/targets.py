@@ -12,6 +12,7 @@ LEAST_SCORE = 0.85
 COVERED = (
     "gateway/model.py",
     "gateway/store/sqlite.py",
+    "gateway/store/lanes.py",
     "gateway/store/rows.py",
     "gateway/store/writer.py",
     "gateway/poller.py",
@@ -63,18 +64,11 @@ class Equivalent(NamedTuple):
     why: str
 
 
-_MODEL, _BULKHEAD = "gateway/model.py", "gateway/bulkhead.py"
 _SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
 _DATABASE = "gateway/store/database.py"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
-    Equivalent(
-        _BULKHEAD,
-        "share = 1 - held if self._failures.get(receiver, 0) >= _OPENS_AFTER else (self.free - held + 1) // 2",
-        "share = 1 - held if self._failures.get(receiver, 1) >= _OPENS_AFTER else (self.free - held + 1) // 2",
-        "one failure leads to no more than none",
-    ),
     Equivalent(
         _SQLITE,
         "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))",
@@ -94,15 +88,9 @@ EQUIVALENT = (
         "expiries = [item for item, _ in items if True]",
         "an end that is written a second time finds nothing that waits",
     ),
-    Equivalent(
-        _SQLITE,
-        "(0 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
-        "(1 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
-        "where nobody counts places, all receivers have as many",
-    ),
     *(
         Equivalent(_SQLITE, f"self._webhook_due({whose}, 0){note}", f"self._webhook_due({whose}, 1){note}", "long ago")
-        for whose, note in (("claim.receiver", " # as in _recorded"), ("item.claim.receiver", ""))
+        for whose, note in (("claim.lane", " # as in _recorded"), ("item.claim.lane", ""))
     ),
     Equivalent(
         _ROWS,

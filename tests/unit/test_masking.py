@@ -7,7 +7,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from gateway.masking import Mask
+from gateway.masking import _PIECE, Mask
 
 PLAIN = "sk-0a1B_c2.d3~e4f5g6h7"
 ODD = "sk-ab/c+d\"e\\f=gh&i<j>k'l%"
@@ -72,3 +72,14 @@ def test_the_beginning_of_a_secret_at_a_cut(length: int) -> None:
     expected = text if length < 6 else b"you sent ***"
     assert Mask([ODD, PLAIN]).masked_cut(text) == expected
     assert Mask([ODD, PLAIN]).masked_cut(text + b"\n") == (text + b"\n" if length < len(PLAIN) else b"you sent ***\n")
+
+
+@pytest.mark.parametrize("key", [PLAIN, ODD])
+def test_a_large_text_is_searched_a_piece_at_a_time(key: str) -> None:
+    """A secret is found where two pieces meet, and several within one are; the rest stays as it was."""
+    spelt = json.dumps(key)[1:-1].encode()
+    for before in range(_PIECE - len(spelt) - 1, _PIECE + 2):
+        text = b"x" * before + spelt + b"," + spelt + b"y" * _PIECE + spelt
+        assert Mask([key]).masked(text) == b"x" * before + b"***,***" + b"y" * _PIECE + b"***"
+    plain = b"z" * (3 * _PIECE)
+    assert Mask([key]).masked(plain) is plain
