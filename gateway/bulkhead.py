@@ -9,9 +9,9 @@ becomes of each attempt.
   times in a row gets one place, as a probe, until an attempt succeeds.
 - A client gets one while it holds fewer than three times as many as are free: one alone leaves a quarter to others.
 - Lanes without an attempt yet, and those whose last one failed, are newcomers. They leave a quarter of the places to
-  others, and each client's half of what is left to newcomers. As any of them may hang, only one in eight of the places
-  that newcomers have left may be filled within a fifteenth of an attempt's time, a second by default: so there is one
-  left for whoever comes next.
+  others, and one client's a quarter of the rest to another's. As any of them may hang, only one in eight of the places
+  that newcomers have left (in four, while few of theirs take long) may be filled within a fifteenth of an attempt's
+  time, a second by default: so there is one left for whoever comes next.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
 - A look-up of a name that takes a second gives its place back until it has an answer.
 - The client with the fewest places is next; of its lanes one that holds none, by turns the one that came last, the one
@@ -37,7 +37,7 @@ _RETRY_SHARE = 0.75
 _NEWCOMER_SHARE = 0.75
 _CLIENT_FACTOR = 3
 _TURNOVER = 8
-_YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 14 of a client's 96 when the first end
+_YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 21 of a client's 144 when the first end
 _REMEMBERED = 10_000  # lanes that are known to be well, or to fail: of more, the longest unheard of are forgotten
 
 
@@ -91,7 +91,7 @@ class Bulkhead:
     @property
     def in_line(self) -> int:
         """How many lanes wait for their turn, and for nothing else."""
-        return sum(waiting.count for waiting in self._waiting.values())
+        return self._waiting[False].count + self._waiting[True].count
 
     @property
     def next_turn_s(self) -> float | None:
@@ -164,7 +164,7 @@ class Bulkhead:
                     self._full.add(lane)
 
     def _room_of_client(self, client: str, newcomers: bool) -> int:
-        room = (_CLIENT_FACTOR * self.free - self._of_client.get(client, 0) + _CLIENT_FACTOR) // (_CLIENT_FACTOR + 1)
+        room = _most(self.free, self._of_client.get(client, 0))
         return min(room, self._newcomers.room_of_client(client)) if newcomers else room
 
     def _room_for_retries(self, client: str, more: Counter[str | None] = _NONE) -> int:
@@ -226,7 +226,7 @@ class Bulkhead:
         if not attempt.lent:
             self._hold(attempt, -1)
         _count(self._of_lane, lane, -1)
-        waited = any(waiting.remove(lane) for waiting in self._waiting.values())
+        waited = self._waiting[False].remove(lane) or self._waiting[True].remove(lane)
         if delivered:
             self._failures.pop(lane, None)
             _remember(self._well, lane, None)
@@ -243,10 +243,11 @@ class Bulkhead:
 
     def _hold(self, attempt: "_Attempt", change: int) -> None:
         self._total += change
-        _count(self._of_client, attempt.lane.client, change)
+        client = attempt.lane.client
+        _count(self._of_client, client, change)
         if attempt.retry:
-            _count(self._retries, None, change)
-            _count(self._retries, attempt.lane.client, change)
+            for whose in (None, client):
+                _count(self._retries, whose, change)
         if attempt.newcomer:
             self._newcomers.hold(attempt.lane, change)
 
@@ -276,17 +277,18 @@ class _Newcomers:
     @property
     def room(self) -> int:
         """How many more may begin now."""
-        return _slowly(self._limit - self._held[None], self._young[None])
+        return _slowly(self._limit - self._held[None], self._young[None], self._held[None])
 
     def room_of_client(self, client: str) -> int:
-        return min(_slowly(self._left(client), self._young[client]), _half(self.room, self._young[client]))
+        young = self._young[client]
+        return min(_slowly(self._left(client), young, self._held[client]), _half(self.room, young))
 
     def room_of_lane(self, lane: Lane) -> int:
         its = _half(self._left(lane.client), self._held[lane])
         return min(its, _half(self.room_of_client(lane.client), self._young[lane]))
 
     def _left(self, client: str) -> int:
-        return _half(self._limit - self._held[None], self._held[client])
+        return _most(self._limit - self._held[None], self._held[client])
 
     def grow(self, lane: Lane, change: int) -> None:
         """Hear that one more of a lane's attempts is young, or one less."""
@@ -371,12 +373,12 @@ class _Line:
         return True
 
     def next(self) -> Lane:
-        """Return by turns the last, the first, and the first of those that fail."""
-        self._turn = (self._turn + 1) % 3
+        """Return by turns the last, the first, the last, and the first of those that fail."""
+        self._turn = (self._turn + 1) % 4
         if self._failing and (self._turn == 0 or not self._fresh):
             return next(iter(self._failing))
         if self._fresh:
-            return next(reversed(self._fresh) if self._turn == 1 else iter(self._fresh))
+            return next(reversed(self._fresh) if self._turn % 2 else iter(self._fresh))
         return next(iter(self._holding))
 
     def remove(self, lane: Lane) -> bool:
@@ -396,14 +398,22 @@ def _half(free: int, held: int) -> int:
     return (free - held + 1) // 2
 
 
-def _slowly(free: int, young: int) -> int:
+def _most(free: int, held: int) -> int:
+    """Return the same for a client, which may hold three times as many as are left."""
+    return (_CLIENT_FACTOR * free - held + _CLIENT_FACTOR) // (_CLIENT_FACTOR + 1)
+
+
+def _slowly(free: int, young: int, held: int) -> int:
     """Return how many more may begin now, so that not all places that are free are filled at once."""
-    return min(free, max(1, (free + young) // _TURNOVER) - young)
+    few_are_slow = (held - young) * _TURNOVER < free
+    part = _TURNOVER // 2 if few_are_slow else _TURNOVER
+    return min(free, max(1, (free + young) // part) - young)
 
 
 def _count(counter: Counter[T], key: T, change: int) -> None:
-    counter[key] += change
-    if not counter[key]:
+    if count := counter.get(key, 0) + change:
+        counter[key] = count
+    else:
         del counter[key]
 
 

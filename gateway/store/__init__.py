@@ -113,7 +113,11 @@ class Store(Protocol):
         ...
 
     async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
-        """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many."""
+        """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many.
+
+        In several transactions, between which others write: where it raises some may have been redelivered, and the
+        same call redelivers the rest.
+        """
         ...
 
     # What the poller asks.
@@ -172,9 +176,10 @@ class Store(Protocol):
     async def claim_callbacks(
         self, now: int, limit: int, bulkhead: Bulkhead | None = None
     ) -> tuple[list[DueCallback], int | None]:
-        """Claim due webhooks that ``bulkhead`` admits (None: all): a share for each receiver, its longest due ones.
+        """Claim due webhooks: of the lanes that ``bulkhead`` says, and as many as it says, the longest due ones.
 
-        Also return when the next unclaimed one will be due that was not refused. A claim ends with record_attempt or
+        It is told which lanes have become due; those that it gives no share yet are its own to remember. (None: all
+        lanes have equal shares.) Also return when the next lane will be due. A claim ends with record_attempt or
         release_callback; its place in the bulkhead is the caller's to give back.
         """
         ...

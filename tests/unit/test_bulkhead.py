@@ -152,8 +152,9 @@ def test_among_thousands_that_hang_everybody_has_a_turn_within_a_second(clients:
             one = hanging.popleft()[1]
             bulkhead.ended(one, delivered=False)
             bulkhead.wait(one.lane)  # its retry
-        if tick % 13 == 0:
+        if tick % 20 == 0:  # two at a time
             bulkhead.wait(lane(f"works-{tick}", whose))
+            bulkhead.wait(lane(f"works-{tick + 1}", whose))
         if tick == 0:
             for on in crowd:
                 bulkhead.wait(on)
@@ -163,7 +164,7 @@ def test_among_thousands_that_hang_everybody_has_a_turn_within_a_second(clients:
                 hanging.append((tick + 150, one))
             else:
                 bulkhead.ended(one, delivered=True)
-    waits = [begun.get(lane(f"works-{tick}", whose), 999) - tick for tick in range(0, 286, 13)]
+    waits = [begun.get(lane(f"works-{tick}", whose), 999) - tick // 20 * 20 for tick in range(280) if tick % 20 < 2]
     assert max(waits) <= 10
     assert len(begun) > 100, "nor is the crowd forgotten"
 
@@ -178,7 +179,7 @@ def test_newcomers_leave_places_to_those_who_are_known_to_be_well() -> None:
     for second in range(60):
         bulkhead.at(second)
         begun += len(begin(bulkhead))
-    assert 90 <= begun <= 96
+    assert 130 <= begun <= 144
     bulkhead.wait(A)
     bulkhead.wait(B)
     assert {share.lane: share.room > 20 for share in bulkhead.shares(1000)} == {A: True, B: True}
@@ -257,7 +258,7 @@ def test_thousands_of_dead_names_hold_up_nobody() -> None:
         bulkhead.at(second)
         assert bulkhead.free == 256
         begun = begin(bulkhead)
-        assert len(begun) == 12
+        assert len(begun) == 24
         for one in begun:
             bulkhead.looks_up(one)
 
@@ -273,7 +274,7 @@ def test_of_a_crowd_the_first_and_the_last_come_by_turns() -> None:
     for on in lanes:
         bulkhead.wait(on)
     order = [share.lane for _ in range(6) for share in bulkhead.shares(1)]
-    assert order == [lanes[number] for number in (5, 0, 1, 4, 2, 3)]
+    assert order == [lanes[number] for number in (5, 0, 4, 1, 3, 2)]
 
 
 def test_who_failed_before_is_not_taken_for_somebody_new() -> None:
@@ -285,7 +286,7 @@ def test_who_failed_before_is_not_taken_for_somebody_new() -> None:
     for on in [*new, *failed]:
         bulkhead.wait(on)
     order = [share.lane for _ in range(6) for share in bulkhead.shares(1)]
-    assert order == [new[5], new[0], failed[0], new[4], new[1], failed[1]]
+    assert order == [new[5], new[0], new[4], failed[0], new[3], new[1]]
 
 
 def test_the_client_with_the_fewest_places_is_next() -> None:
