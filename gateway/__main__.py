@@ -9,8 +9,8 @@ import sys
 
 __all__ = ["main"]
 
-_LEAST_BYTES = 128 * 1024 * 1024
-"""Of address space. With somewhat less it starts, and then has no room to work; with much less libraries abort."""
+_LEAST_BYTES = 256 * 1024 * 1024
+"""Of address space. With less it starts, and then has no room to work; with much less libraries abort."""
 
 
 def main() -> None:
