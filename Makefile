@@ -9,12 +9,12 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-million bench-soak bench-schedule simulate crash mutate cover check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule simulate crash attack fuzz mutate cover check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo '  PYTHON=…  the interpreter that .venv is made with        ARGS=…  further arguments for demo, run, test, crash, mutate, bench…'
+	@echo '  PYTHON=…  the interpreter that .venv is made with        ARGS=…  further arguments for demo, run, test, crash, attack, bench…'
 
 demo: $(VENV)/.runtime ## Show the whole way once, with a simulated upstream and a receiver: no key needed
 	@$(VENV)/bin/gateway demo $(ARGS)
@@ -42,6 +42,12 @@ simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated 
 
 crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS=--terminate: stop it 50 times
 	@$(VENV)/bin/python -m tests.crash $(ARGS)
+
+attack: $(VENV)/.dev ## Set hostile clients, receivers, upstreams and neighbours at it for ten minutes; ARGS='--minutes 2 --only …'
+	@$(VENV)/bin/python -m tests.attack $(ARGS)
+
+fuzz: $(VENV)/.dev ## Give its parsers new inputs, half an hour for each; ARGS='--minutes 5 --only …'
+	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
 
 mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test notice; a quarter of an hour, ARGS='--only …'
 	@$(VENV)/bin/python -m tests.mutation $(ARGS)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ from gateway.errors import (
     TooLarge,
     Unavailable,
 )
+from gateway.memory import SMALL
 from gateway.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
 from gateway.store import Store
 from gateway.telemetry import Metrics
@@ -56,7 +58,7 @@ __all__ = ["Callbacks"]
 _MAX_BODY = 64 * 1024
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
 _READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
-_ROW = 12 * 1024  # bytes of the largest callback in a list
+_ROW = 600  # bytes of a callback in a list, but for its metadata and URL
 _BATCH_LOOKUPS = 64
 """How many names of one batch are looked up at once. Each is two questions, and forwarders such as dnsmasq take no more
 than 150 from everybody."""
@@ -156,11 +158,15 @@ class Callbacks:
         limit = _limit(query.get("limit"))
         before_seq = await self._read_cursor(query.get("cursor"))
         client = _whose(request, query.get("client"))
-        await hold(request, limit * _ROW)
         # One more than asked for tells whether there is a next page.
-        found = await self._store.list_callbacks(
-            client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
+        read = partial(
+            self._store.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
         )
+        found = await read()
+        if (size := sum(len(one.metadata) + len(one.url) + _ROW for one in found)) > SMALL:
+            found = []  # nothing large is kept while it waits for room
+            await hold(request, 3 * size)  # the rows, their views and the answer
+            found = await read()
         page = found[:limit]
         cursor = (await self._cursor_serializer()).dumps(page[-1].seq) if len(found) > limit else None
         return json_response({"data": [self._view(request, callback) for callback in page], "nextCursor": cursor})

@@ -156,7 +156,7 @@ def _read_by_http_client(data: bytes) -> tuple[int, bytes] | None:
         if response.status < 200:
             return None  # it takes any announcement but 100 for the answer
         return response.status, response.read()
-    except (http.client.HTTPException, ValueError, OSError):
+    except (http.client.HTTPException, ValueError, OverflowError, OSError):
         return None
     finally:
         response.close()

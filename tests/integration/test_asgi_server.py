@@ -31,9 +31,12 @@ async def test_it_serves_within_the_block_and_not_after() -> None:
 async def test_an_idle_connection_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keep-alive connection that a client still holds is closed at once, and not after the time for an answer."""
     monkeypatch.setattr("gateway.asgi_server._GRACE_S", 30)
-    async with httpx.AsyncClient(trust_env=False) as client:
-        async with asyncio.timeout(LIMIT_S), serve_asgi(hello) as base_url:
-            await client.get(base_url)
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        asyncio.timeout(LIMIT_S),
+        serve_asgi(hello) as base_url,
+    ):
+        await client.get(base_url)
 
 
 async def test_a_taken_port_is_an_oserror() -> None:
