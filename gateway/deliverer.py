@@ -122,7 +122,7 @@ class Deliverer:
                 began = self._clock.now(), self._clock.monotonic()
                 self._bulkhead.looks_up(claim)
                 found = await self._sender.find(claim.url)
-                if not self._bulkhead.found(claim):
+                if found.failure is None and not self._bulkhead.found(claim):
                     self._store.release_callback(claim)
                     return None
             body = claim.body or await self._large_body(claim)

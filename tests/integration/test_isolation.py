@@ -23,7 +23,7 @@ from gateway.supervisor import Supervisor
 from gateway.telemetry import Metrics
 from gateway.transport import PooledTransport
 from tests.life import SECRET
-from tests.nameserver import Nameserver, serve_names
+from tests.nameserver import NO_SUCH_NAME, Nameserver, serve_names
 
 CROWD = 300
 LIMIT_S = 20
@@ -74,7 +74,7 @@ class Stand:
     async def attempts(self, callback_id: str) -> int:
         return len(await self.store.list_attempts("ann", callback_id) or [])
 
-    async def delivered(self, callback_id: str) -> None:
+    async def attempted(self, callback_id: str) -> None:
         async with asyncio.timeout(LIMIT_S):
             while not await self.attempts(callback_id):
                 pass
@@ -103,9 +103,19 @@ async def test_names_that_nobody_answers_for_hold_no_places(stand: Stand, raw_se
             await stand.store.backlog()
     for url in (f"http://good.test:{server.port}/", server.url()):
         (callback_id,) = await stand.owe(url)
-        await stand.delivered(callback_id)
+        await stand.attempted(callback_id)
     assert server.connections == 2
     assert sum([await stand.attempts(one) for one in dead]) < CROWD / 2
+
+
+async def test_a_look_up_that_failed_needs_no_place(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is to be sent: the attempt has failed, and is not begun anew, though others have all places."""
+    monkeypatch.setattr(stand.deliverer._bulkhead, "found", lambda _: False)
+    stand.names["gone.test"] = NO_SUCH_NAME
+    (gone,) = await stand.owe("http://gone.test/")
+    await stand.attempted(gone)
+    (attempt,) = await stand.store.list_attempts("ann", gone) or []
+    assert "there is no such name" in (attempt.error or "")
 
 
 async def test_a_name_that_is_found_late_is_dialled_after_all(stand: Stand, raw_server: Any, answering: Any) -> None:
@@ -118,7 +128,7 @@ async def test_a_name_that_is_found_late_is_dialled_after_all(stand: Stand, raw_
             bulkhead.at(stand.clock.monotonic())
             await stand.store.backlog()
     stand.names.update({f"late{number}.test": ["127.0.0.1"] for number in range(4)})
-    await stand.delivered(late)
+    await stand.attempted(late)
     (attempt,) = await stand.store.list_attempts("ann", late) or []
     assert attempt.status_code == 204
     assert attempt.duration_ms >= 1000
