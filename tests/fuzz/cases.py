@@ -13,7 +13,7 @@ CASES: dict[str, list[Any]] = {
     "inbound": [
         # A trailer stood among the headers, whatever a proxy in front had made of those.
         inbound.Case(b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a\r\n\r\n"),
-        inbound.Case(b"GET http://x/y HTTP/1.1\r\nHost: x\r\n\r\n"),
+        inbound.Case(b"GET http://x/y HTTP/1.1\r\nAccept: */*\r\nHost: x\r\n\r\n"),
         inbound.Case(b"GET /#f HTTP/1.1\r\nHost: x\r\n\r\n", cuts=(5, 6)),
     ],
     "outbound": [

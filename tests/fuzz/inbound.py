@@ -83,7 +83,7 @@ def check(case: Case) -> None:
     if not case.early:
         for ours, theirs in zip(whole.requests, _read_by_h11(case.data), strict=False):
             if theirs[1][:1] != b"/" or b"#" in theirs[1]:
-                ours = ours[0], theirs[1], *ours[2:]  # of a whole URL its path alone is handed on
+                ours = ours[0], theirs[1], *ours[2:]  # of a whole URL its path is handed on, and its host in the header
             assert _comparable(ours) == _comparable(theirs), (ours, theirs)
 
 
@@ -165,12 +165,12 @@ def _read_by_h11(data: bytes) -> list[Request]:
 def _comparable(request: Request) -> Request:
     """Return what both must agree on.
 
-    Not on the headers that frame, which h11 changes, on blanks behind a value, which llhttp leaves there, nor on an
-    empty query.
+    Not on the headers that frame, which h11 changes, on blanks behind a value, which llhttp leaves there, on an empty
+    query, nor on the host where the target names one.
     """
     method, target, headers, body = request
-    framing = (b"content-length", b"transfer-encoding")
-    kept = tuple((name, value.rstrip(b" \t")) for name, value in headers if name not in framing)
+    apart = {b"content-length", b"transfer-encoding"} | (set() if target[:1] == b"/" else {b"host"})
+    kept = tuple((name, value.rstrip(b" \t")) for name, value in headers if name not in apart)
     return method, target.removesuffix(b"?"), kept, body
 
 

@@ -9,11 +9,12 @@ from tests.fuzz.__main__ import TARGETS
 from tests.fuzz.cases import CASES
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", TARGETS)
 def test_inputs_that_nobody_thought_of(name: str) -> None:
     """Each reader reads what it must, alike however it is cut, and refuses the rest in the words it has for that."""
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(TARGETS[name].inputs)
     def reads(one: Any) -> None:
         TARGETS[name].check(one)
