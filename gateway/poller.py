@@ -29,13 +29,15 @@ from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
+from gateway.turns import Rotation
 from gateway.upstream import Upstream
 
-__all__ = ["Poller"]
+__all__ = ["MOST_POLLS", "Poller"]
 
 _log = structlog.get_logger()
 
-_CONCURRENCY = 64
+MOST_POLLS = 64
+"""Polls of one upstream that are under way at once."""
 _EXPIRY_BATCH = 1000
 _GRACE_MS = 30_000
 """How long a passed callback waits for a usable answer to its last poll …"""
@@ -78,8 +80,9 @@ class Poller:
         self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in (*PollKind, UNREADABLE)}
         self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
+        self._rotation = Rotation()
         self._wake = store.tasks_due(upstream.name)
-        self._in_flight = InFlight(_CONCURRENCY, self._wake)
+        self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
         self._not_known: dict[int, tuple[float, int]] = {}  # since when (monotonic), and how many polls in a row
@@ -129,11 +132,11 @@ class Poller:
             if self._key.doubted and not self._probing:
                 started = await self._start_probe()
             wanted = 0 if self._key.neutral_next else free - started
-            # Where it is not the budget that is short, whoever has waited longest is next.
+            # Clients take turns. Of one's tasks, where it is not the budget that is short, who waited longest is next.
             rank = None
             if wanted and (refused or available < room):
                 rank = _least_failed if refused else self._timetable.urgency
-            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank)
+            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank, self._rotation)
             started += await self._start_polls(claims, now)
             if refused and not claims:
                 if not self._key.refused_by_tasks:

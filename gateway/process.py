@@ -20,7 +20,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from gateway.app import OWN_FILES, Gateway
+from gateway.app import Gateway, own_files
 from gateway.asgi_server import open_listener
 from gateway.clock import SystemClock, wait_for_event
 from gateway.errors import GatewayError
@@ -120,7 +120,7 @@ async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=_connection_limit(),
+            limit_concurrency=_connection_limit(own_files(len(checked.upstreams))),
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
@@ -148,19 +148,19 @@ def _spare_the_collector() -> None:
     gc.set_threshold(_LOOKED_AT)
 
 
-def _connection_limit() -> int:
+def _connection_limit(own_files: int) -> int:
     """Return how many clients may be connected, with as many open files allowed to the process as that takes.
 
     The usual limit of 1,024 files would be reached first, and then neither receivers nor the upstream either.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = InboundProtocol.max_connections + OWN_FILES
+    wanted = InboundProtocol.max_connections + own_files
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return InboundProtocol.max_connections
-    return min(InboundProtocol.max_connections, max(soft // 4, soft - OWN_FILES))
+    return min(InboundProtocol.max_connections, max(soft // 4, soft - own_files))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -146,12 +146,12 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400
+        self, task_id: str, *, client: str = "", url: str = "https://app.example/hook", timeout_s: int = 86_400
     ) -> Callback:
         now = self.clock.now()
         new = NewCallback(
             id=new_callback_id(now),
-            client="",
+            client=client,
             upstream="up",
             task_id=task_id,
             url=url,
@@ -171,7 +171,7 @@ class Life:
     @property
     def claims(self) -> int:
         """How many tasks and callbacks are claimed."""
-        return len(self.store._claimed_tasks) + sum(map(len, self.store._claimed_callbacks.values()))
+        return self.store._due_tasks.claimed + sum(map(len, self.store._claimed_callbacks.values()))
 
 
 def _is_ours(name: str) -> bool:

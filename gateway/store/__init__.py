@@ -26,6 +26,7 @@ from gateway.model import (
     Settlement,
     Task,
 )
+from gateway.turns import Rotation
 
 __all__ = ["Rank", "Store"]
 
@@ -115,12 +116,13 @@ class Store(Protocol):
     # What the poller asks.
 
     async def claim_tasks(
-        self, upstream: str, now: int, limit: int, rank: Rank | None = None
+        self, upstream: str, now: int, limit: int, rank: Rank | None = None, rotation: Rotation | None = None
     ) -> tuple[list[DueTask], int | None]:
         """Claim due tasks; also return when the next unclaimed one will be due.
 
-        Where more than ``limit`` are due, those with the highest rank (of the 2,000 that have been due the longest),
-        else the longest due. A claim ends with reschedule, settle or release_task.
+        Where more than ``limit`` are due, the clients that watch them have a share each, in the order of ``rotation``.
+        Of each one's, those with the highest rank (of the 1,000 that have been due the longest) come first, without
+        ``rank`` the longest due. A claim ends with reschedule, settle or release_task.
         """
         ...
 

@@ -18,6 +18,7 @@ from gateway.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome
 from gateway.outcome import PollKind, PollResult
 from gateway.poller import _duration_s
 from gateway.supervisor import HEARTBEAT_S
+from gateway.turns import Waiter
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -451,7 +452,9 @@ def test_how_long_a_last_poll_is_waited_for(
 def due(created_s: float = 0.0, **changes: Any) -> DueTask:
     given = {"born_at": None, "model": None, "polls": 0, "failures": 0, "last_polled_at": None}
     created_at = EPOCH + round(created_s * 1000)
-    return DueTask(seq=1, upstream="up", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes})
+    return DueTask(
+        seq=1, upstream="up", watchers="", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes}
+    )
 
 
 UNKNOWN = PollResult(kind=PollKind.NOT_KNOWN)
@@ -952,6 +955,65 @@ def test_a_creation_in_the_future_is_not_believed(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+# Several clients.
+
+
+async def asked_by(upstream: Upstream, task_id: str) -> int:
+    """Wait until the upstream is asked for a task; return how many polls had been made before."""
+    await until(lambda: any(asked == task_id for _, asked in upstream.asked), step_s=0.01)
+    return [asked for _, asked in upstream.asked].index(task_id)
+
+
+@pytest.mark.parametrize("rate", [(RateWindow(10, 1.0),), (RateWindow(2, 1.0), RateWindow(60, 60.0))])
+def test_a_batch_of_one_client_holds_up_no_other_clients_poll(rate: tuple[RateWindow, ...], tmp_path: Path) -> None:
+    """Clients take turns at a short budget: a thousand tasks of one, and the only one of another is among the next.
+
+    So it is for a task that both watch, and for every later poll of it.
+    """
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=rate).start()
+        await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(1000)))
+        await until(lambda: len(upstream.asked) >= 3)
+        before = len(upstream.asked)
+        await life.register("mine", client="few")
+        assert await asked_by(upstream, "mine") - before < 4
+        before = len(upstream.asked)
+        await life.register("t900", client="few")
+        assert await asked_by(upstream, "t900") - before < 8
+        # A poll that follows is not late either: what it was put off by is the schedule's doing.
+        late = [at for at, task_id in upstream.asked if task_id == "mine"]
+        await asyncio.sleep(60)
+        times = [at for at, task_id in upstream.asked if task_id == "mine"]
+        assert len(times) > len(late)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_polls_that_hang_for_one_client_leave_places_to_another(tmp_path: Path) -> None:
+    """Where it is places that are short, and not the budget, clients take turns too."""
+
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def poll(task_id: str) -> PollResult:
+            asked.append(task_id)
+            await asyncio.sleep(30)
+            return PollResult(kind=PollKind.UNREACHABLE, error="The upstream did not answer within 30 s.")
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll), rate=FAST).start()
+        await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(1000)))
+        await until(lambda: len(asked) == 64)
+        await life.register("mine", client="few")
+        await until(lambda: "mine" in asked)
+        assert asked.index("mine") < 66
+        await life.stop()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("readers", [1, 3, 5])
 def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Path) -> None:
     """While both wait, polls get three places of four: neither starves the other."""
@@ -967,10 +1029,10 @@ def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Pa
         async def read() -> None:
             nonlocal reads
             while True:
-                if await life.key.queries.acquire(10) is None:
+                if await life.key.queries.acquire(10, waiter := Waiter("a")) is None:
                     reads += 1
                     await asyncio.sleep(0.01)
-                    life.key.queries.end()
+                    life.key.queries.end(waiter)
 
         clients = [asyncio.create_task(read()) for _ in range(readers)]
         await asyncio.sleep(60)

@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from importlib import resources
 from itertools import count
 from pathlib import Path
 
@@ -36,11 +35,12 @@ from gateway.model import (
 )
 from gateway.store import database, sql
 from gateway.store.database import Database
+from gateway.store.databasefile import migrations
 from gateway.store.sqlite import SqliteStore, _in_parts
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
-SCHEMA = resources.files("gateway.store.migrations").joinpath("0001_initial.sql").read_text("utf-8")
+SCHEMA = "".join(migrations())
 
 _numbers = count()
 
@@ -182,7 +182,7 @@ async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     before = files(path.parent)
     message = await unusable(path)
-    assert "newer gateway (schema 99, this one knows 1)" in message
+    assert "newer gateway (schema 99, this one knows 2)" in message
     assert files(path.parent) == before
 
 
@@ -400,14 +400,14 @@ async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int,
 
 
 async def test_what_is_known_is_not_asked_for(store: SqliteStore) -> None:
-    """New tasks cost two statements, a callback more on one that runs a third, and no expiry is looked for twice."""
+    """New tasks cost two statements, a callback more on one that runs two more, and no expiry is looked for twice."""
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     await store.register([new(task_id="a"), new(task_id="b")])
     assert len(statements) == 2 + 2  # and the transaction's
     statements.clear()
     await store.register([new(task_id="a", client="bob")])
-    assert len(statements) == 2 + 3
+    assert len(statements) == 2 + 4
     await store.expired_tasks("up", NOW, 10)
     statements.clear()
     assert await store.expired_tasks("up", NOW + 1, 10) == ([], NOW + 3_600_000)
@@ -505,7 +505,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
     await store.record_attempt(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
-    assert (store._settle_waiters, store._claimed_tasks, dict(store._claimed_callbacks)) == ({}, {}, {})
+    assert (store._settle_waiters, store._due_tasks.claimed, dict(store._claimed_callbacks)) == ({}, 0, {})
     assert (store._receivers_due, store._only_retries) == ({}, set())
 
 
@@ -1043,7 +1043,8 @@ BY_OVER_ROWS = {
     "COUNT_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
 }
 BY = {
-    "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
+    "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND watchers=? AND next_poll_at>?)",
+    "SELECT_NEXT_WATCHERS": "SEARCH tasks USING INDEX tasks_due ((upstream,watchers)>(?,?))",
     "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due (receiver=? AND next_attempt_at<?)",
     "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (receiver=?)",
     "SELECT_RECEIVERS": "callbacks USING INDEX callbacks_due",
@@ -1063,7 +1064,7 @@ BY = {
     "SELECT_STATE": "callbacks USING INDEX sqlite_autoindex_callbacks_1 (id=?)",
     "SELECT_CLIENTS": "SEARCH callbacks USING INDEX callbacks_client (client>?)",
     "SELECT_POLLED_UPSTREAMS": "SEARCH tasks USING INDEX tasks_due (upstream>?)",
-    "COUNT_POLLED_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
+    "COUNT_POLLED_TASKS": "tasks USING INDEX tasks_due (upstream=?)",
 }
 
 

@@ -61,6 +61,7 @@ LAYERS = {
         "durations",
         "timetable",
         "bulkhead",
+        "turns",
     ),
     "base": (
         "config",

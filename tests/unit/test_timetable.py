@@ -49,7 +49,15 @@ def test_a_task_whose_polls_fail_is_less_urgent() -> None:
         asked = {"born_at": None, "model": None, "polls": 9, "last_polled_at": EPOCH - 40_000, "due_at": EPOCH}
         return [
             table.urgency(
-                DueTask(seq=1, upstream="up", task_id="t", created_at=EPOCH - 60_000, failures=failures, **asked)  # type: ignore[arg-type]
+                DueTask(
+                    seq=1,
+                    upstream="up",
+                    watchers="",
+                    task_id="t",
+                    created_at=EPOCH - 60_000,
+                    failures=failures,
+                    **asked,
+                )  # type: ignore[arg-type]
             )
             for failures in (0, 1, 3, 8, 50)
         ]
