@@ -311,7 +311,9 @@ class Gateway:
             found.append(Trouble("it is shutting down", stops_work=True))
         elif not self.started.is_set():
             found.append(Trouble("it is starting", stops_work=True))
-        if self._store.failing is not None:
+        if (lost := self._store.lost) is not None:
+            found.append(Trouble(lost, stops_work=True))
+        elif self._store.failing is not None:
             found.append(Trouble("the store is failing", stops_work=True))
         refused = [watch.upstream.name for watch in self._watches if watch.key.refusal is not None]
         stops_work = self._ready_upstreams == "all" or len(refused) == len(self._watches)

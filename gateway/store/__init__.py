@@ -54,7 +54,19 @@ class Store(Protocol):
 
     @property
     def failing(self) -> str | None:
-        """Why the last write or read failed, or that the file is damaged; None where all is well."""
+        """Why the last write or read failed, or that the file is damaged or gone; None where all is well."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """What has become of the database's file, in words for everybody; None while it is the one that was opened.
+
+        Meanwhile nothing is written and nothing can be claimed.
+        """
+        ...
+
+    async def look(self) -> None:
+        """See whether the database's file is still the one that was opened. Raises StoreError: it is not."""
         ...
 
     async def secret_key(self) -> bytes:

@@ -75,6 +75,7 @@ class DueTasks:
         claims: list[DueTask] = []
         # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
+            self._database.require_file()
             groups = self._groups[upstream]
             names = [name for name, group in groups.items() if group.is_due(now)]
             names = names if rotation is None else rotation.order(names)
@@ -95,6 +96,7 @@ class DueTasks:
     async def claim_new(self, upstream: str, since: int, now: int) -> list[DueTask]:
         """As ``Store.claim_new_task``."""
         async with self._database.reading():
+            self._database.require_file()
             claimed = rows.array(list(self._claimed))
             found = [
                 rows.due_task(row)

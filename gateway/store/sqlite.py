@@ -113,7 +113,14 @@ class SqliteStore:
 
     @property
     def failing(self) -> str | None:
-        return self._database.failing or self._writer.failing
+        return self._database.lost or self._database.failing or self._writer.failing
+
+    @property
+    def lost(self) -> str | None:
+        return self._database.lost
+
+    async def look(self) -> None:
+        await self._database.look()
 
     async def secret_key(self) -> bytes:
         ((key,),) = await self._database.read(sql.SELECT_META, ("secret_key",))
@@ -425,6 +432,7 @@ class SqliteStore:
     ) -> tuple[list[DueCallback], int | None]:
         # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
+            self._database.require_file()
             # Whoever has the fewest places comes first, then whoever waits longest, each with a share of the places.
             retries = bulkhead is None or bulkhead.retries
             if retries:

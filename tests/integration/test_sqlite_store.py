@@ -156,6 +156,7 @@ async def killed_copy(path: Path, *changes: str) -> Path:
     async with opened(path) as store:
         await store.register([new() for _ in range(200)])
         await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        store._database._watch.wrote()
         await store.register([new()])
         for change in changes:
             await store._database.read(change)
