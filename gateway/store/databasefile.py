@@ -8,7 +8,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 from gateway.errors import StoreUnusable
@@ -34,7 +33,7 @@ FROM pragma_application_id, pragma_user_version
 """
 """What ``check_version`` judges."""
 
-_MIGRATIONS = resources.files("gateway.store.migrations")
+_MIGRATIONS = Path(__file__).with_name("migrations")
 _OLDEST_SQLITE = (3, 38, 0)  # from here on SQLite has STRICT tables, and JSON without being built for it
 
 
