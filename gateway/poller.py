@@ -296,7 +296,7 @@ class Poller:
     def _rescheduled(self, claim: DueTask, result: PollResult, now: int) -> PollRecord:
         if result.kind is PollKind.RUNNING:
             began_at = claim.began_at if result.task_created_at is None else result.task_created_at
-            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
+            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now, claim.watchers)
             if result.retry_after_s is not None:
                 next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
             _log.debug(

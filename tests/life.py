@@ -158,7 +158,7 @@ class Life:
             metadata=b"{}",
             timeout_s=timeout_s,
             created_at=now,
-            first_poll_at=self.timetable.first_poll_at(now),
+            first_poll_at=self.timetable.first_poll_at(now, client),
         )
         (registration,) = await self.store.register([new])
         return registration.callback

@@ -276,7 +276,7 @@ class UpstreamProxy:
             metadata=b"{}",
             timeout_s=DEFAULT_TIMEOUT_S,
             created_at=now,
-            first_poll_at=self._timetable.first_poll_of_new_at(model, now),
+            first_poll_at=self._timetable.first_poll_of_new_at(model, now, client),
             model=model,
         )
 

@@ -79,14 +79,17 @@ class DueTasks:
             groups = self._groups[upstream]
             names = [name for name, group in groups.items() if group.is_due(now)]
             names = names if rotation is None else rotation.order(names)
-            while names and len(claims) < max(limit, 1):
-                share = max(1, (limit - len(claims)) // len(names)) if limit else 0
-                for name in names[: max(limit - len(claims), 1)]:
-                    found = await self._take(groups[name], now, min(share, limit - len(claims)), rank)
+            while names:
+                share = max(1, (limit - len(claims)) // len(names))
+                for name in names:
+                    wanted = min(share, limit - len(claims))
+                    if limit and not wanted:
+                        break  # where none may be claimed they are looked at: when the next is due is to be told
+                    found = await self._take(groups[name], now, wanted, rank)
                     claims += found
                     if found and rotation is not None:
                         rotation.served(name)
-                names = [name for name in names if limit and groups[name].is_due(now)]
+                names = [name for name in names if groups[name].is_due(now)] if len(claims) < limit else []
             for name in [name for name, group in groups.items() if group.is_empty]:
                 del groups[name]
             next_due_at = min((group.due_at for group in groups.values() if group.due_at is not None), default=None)

@@ -84,9 +84,10 @@ UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_pol
 WHERE seq = :seq AND next_poll_at IS NULL
 """
 
-# A further client watches the task. Who does not wait any more may stay named: it makes no difference to the others.
+# A further client watches the task, whose first poll may not be put off as far for it as for the others. Who does not
+# wait any more may stay named: it makes no difference to the others.
 WATCH_TASK = """
-UPDATE tasks SET watchers = (
+UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at), next_poll_at), watchers = (
     SELECT group_concat(DISTINCT client) FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
 WHERE seq = :seq AND next_poll_at IS NOT NULL AND watchers <> :client
 RETURNING seq, upstream, watchers, next_poll_at

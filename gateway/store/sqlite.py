@@ -153,14 +153,18 @@ class SqliteStore:
         # What stood before, and what joins a task that did, is looked at.
         if others := [c for c in new if c.id not in found]:
             found |= _registered_callbacks(db, others)
-            created = [c for c in others if c.id in seqs]
-            joining += [(c, found[c.id].task.seq) for c in created]
-            if late := [c for c in created if self._joins_late(db, c, found[c.id].task)]:
-                found |= _registered_callbacks(db, late)
+        created = [c for c in others if c.id in seqs]
+        joining += [(c, found[c.id].task.seq) for c in created]
+        changed = [c for c in created if self._joins_late(db, c, found[c.id].task)]
         joined: dict[str, _Watched] = {}
         for c, seq in joining:
-            for watched in db.execute(sql.WATCH_TASK, {"seq": seq, "client": c.client}):
+            for watched in db.execute(
+                sql.WATCH_TASK, {"seq": seq, "client": c.client, "first_poll_at": c.first_poll_at}
+            ):
                 joined[c.id] = watched
+                changed.append(c)
+        if changed:
+            found |= _registered_callbacks(db, changed)
         return [
             (
                 [Registration(callback=found[c.id], created=c.id in seqs) for c in item],

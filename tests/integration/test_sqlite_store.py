@@ -401,14 +401,20 @@ async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int,
 
 
 async def test_what_is_known_is_not_asked_for(store: SqliteStore) -> None:
-    """New tasks cost two statements, a callback more on one that runs two more, and no expiry is looked for twice."""
+    """New tasks cost two statements, a callback more on one that runs two more, and no expiry is looked for twice.
+
+    Another client's is looked at once more: the task may be polled earlier for it.
+    """
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     await store.register([new(task_id="a"), new(task_id="b")])
     assert len(statements) == 2 + 2  # and the transaction's
     statements.clear()
-    await store.register([new(task_id="a", client="bob")])
+    await store.register([new(task_id="a", url="https://elsewhere.example")])
     assert len(statements) == 2 + 4
+    statements.clear()
+    await store.register([new(task_id="a", client="bob")])
+    assert len(statements) == 2 + 5
     await store.expired_tasks("up", NOW, 10)
     statements.clear()
     assert await store.expired_tasks("up", NOW + 1, 10) == ([], NOW + 3_600_000)
