@@ -87,6 +87,9 @@ class Database:
         except sqlite3.Error as exc:
             await self.close()
             raise StoreUnusable(explain(exc, self._path)) from exc
+        except OSError as exc:  # what had just been opened is not there any more
+            await self.close()
+            raise StoreUnusable(f"{self._path} cannot be used: {exc}.") from exc
         except StoreUnusable:
             await self.close()
             raise

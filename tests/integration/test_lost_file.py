@@ -1,8 +1,10 @@
 """The database file is taken away, replaced or written into while a gateway runs: nothing more is promised in it."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
@@ -12,7 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreUnusable
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.store.filewatch import ADVICE, FileWatch
@@ -244,6 +246,27 @@ async def test_what_only_looks_like_it_takes_nothing_out_of_service(tmp_path: Pa
     await store.save("key", b"")
     await store.look()
     assert (store.lost, store.failing) == (None, None)
+    # The look itself, which opens the file, has not let go of it.
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT * FROM tasks')"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, path, stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert b"database is locked" in errors
+    await store.close()
+
+
+async def test_a_file_that_goes_during_the_start_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it stays open, and the reason is told."""
+    path = tmp_path / "db"
+    begin = FileWatch.begin
+
+    def gone(watch: FileWatch, db: sqlite3.Connection) -> None:
+        path.unlink()
+        begin(watch, db)
+
+    monkeypatch.setattr(FileWatch, "begin", gone)
+    store = SqliteStore(path)
+    with pytest.raises(StoreUnusable, match="No such file"):
+        await store.open()
     await store.close()
 
 
