@@ -172,7 +172,8 @@ class Poller:
         started = 0
         try:
             since = now - round((steady - self._key.refused_at) * 1000)
-            started = await self._start_polls(await self._store.claim_new_task(self._upstream.name, since, now), now)
+            claims = await self._store.claim_new_task(self._upstream.name, since, now, self._rotation)
+            started = await self._start_polls(claims, now)
         finally:
             queries.give_back(1 - started)
         return _NEW_LOOK_S

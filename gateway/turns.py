@@ -12,7 +12,7 @@ __all__ = ["MOST_UNDER_WAY", "ClientTurns", "Rotation", "Waiter"]
 
 MOST_UNDER_WAY = 64
 """Requests of clients that one of a key's budgets has under way at once."""
-_MOST_WAITING = 2048
+_MOST_WAITING = 1024
 _REMEMBERED = 1000  # names; of more, the longest unserved are forgotten
 
 

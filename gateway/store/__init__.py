@@ -138,8 +138,13 @@ class Store(Protocol):
         """
         ...
 
-    async def claim_new_task(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one."""
+    async def claim_new_task(
+        self, upstream: str, since: int, now: int, rotation: Rotation | None = None
+    ) -> list[DueTask]:
+        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one.
+
+        The first of them, or of the client whose turn it is.
+        """
         ...
 
     def release_task(self, claim: DueTask) -> None:

@@ -96,20 +96,21 @@ class DueTasks:
             self._told[upstream] = next_due_at
             return claims, next_due_at
 
-    async def claim_new(self, upstream: str, since: int, now: int) -> list[DueTask]:
+    async def claim_new(self, upstream: str, since: int, now: int, rotation: Rotation | None) -> list[DueTask]:
         """As ``Store.claim_new_task``."""
         async with self._database.reading():
             self._database.require_file()
-            claimed = rows.array(list(self._claimed))
-            found = [
-                rows.due_task(row)
-                for row in await self._database.rows(sql.SELECT_NEW_TASK, (upstream, since, now, claimed))
-            ]
-            for task in found:
+            about = upstream, since, now, rows.array(list(self._claimed))
+            found = [rows.due_task(row) for row in await self._database.rows(sql.SELECT_NEW_TASKS, about)]
+            if rotation is not None and found:
+                name = rotation.order(task.watchers for task in found)[0]
+                rotation.served(name)
+                found = [task for task in found if task.watchers == name]
+            for task in found[:1]:
                 group = self._group(upstream, task.watchers)
                 self._begin(task.seq, group)
                 group.ranked = None
-            return found
+            return found[:1]
 
     def release(self, claim: DueTask) -> None:
         """As ``Store.release_task``."""

@@ -201,13 +201,13 @@ WHERE next_poll_at IS NOT NULL AND (upstream, watchers) > (?, ?)
 ORDER BY upstream, watchers, next_poll_at LIMIT 1
 """
 
-# By the rows' own order, and few of them: a long queue of others costs nothing.
-SELECT_NEW_TASK = """
-SELECT seq, upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
+# The first of each who watch. By the rows' own order, and few of them: a long queue of others costs nothing.
+SELECT_NEW_TASKS = """
+SELECT min(seq), upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
 FROM tasks
 WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 AND created_at >= ?
     AND +next_poll_at <= ? AND seq NOT IN (SELECT value FROM json_each(?))
-ORDER BY seq LIMIT 1
+GROUP BY watchers ORDER BY min(seq)
 """
 
 # A cancelled last callback may have idled the task while it was polled: then it stays so.

@@ -322,8 +322,10 @@ class SqliteStore:
     ) -> tuple[list[DueTask], int | None]:
         return await self._due_tasks.claim(upstream, now, limit, rank, rotation)
 
-    async def claim_new_task(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        return await self._due_tasks.claim_new(upstream, since, now)
+    async def claim_new_task(
+        self, upstream: str, since: int, now: int, rotation: Rotation | None = None
+    ) -> list[DueTask]:
+        return await self._due_tasks.claim_new(upstream, since, now, rotation)
 
     def release_task(self, claim: DueTask) -> None:
         self._due_tasks.release(claim)

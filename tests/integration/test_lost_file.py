@@ -119,6 +119,16 @@ def copy_over_of_the_same_size(path: Path) -> None:
     path.write_bytes(os.urandom(path.stat().st_size))
 
 
+def copy_over_of_another_gateways(path: Path) -> None:
+    other = path.with_name("other.db")
+    shutil.copyfile(path, other)
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("UPDATE meta SET value = randomblob(32) WHERE key = 'secret_key'")
+        db.commit()
+    assert other.stat().st_size == path.stat().st_size
+    shutil.copyfile(other, path)
+
+
 def remove_log(path: Path) -> None:
     path.with_name("gateway.db-wal").unlink()
 
@@ -140,6 +150,7 @@ DEEDS = [
     (truncate_to_nothing, CHANGED),
     (copy_over, CHANGED),
     (copy_over_of_the_same_size, CHANGED),
+    (copy_over_of_another_gateways, CHANGED),
     (remove_log, NO_WAL),
     (replace_log, NO_WAL),
 ]
@@ -312,5 +323,6 @@ def test_a_look_says_why_where_it_cannot_tell(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(Path, "stat", fails(OSError(5, "Input/output error")))
         assert watch.problem() == "the database file cannot be looked at (Input/output error)"
+        watch.wrote()  # as much as it can
         patched.setattr(Path, "stat", fails(PermissionError(13, "Permission denied")))
         assert watch.problem() is None

@@ -710,6 +710,15 @@ async def test_a_task_of_two_clients_waits_behind_neithers_others(store: Store) 
     assert await turns(store, 3, rotation) == ["task-1", "task-0", "task-2"]
 
 
+async def test_new_tasks_are_claimed_in_turns(store: Store) -> None:
+    """A client with many new ones holds up no other's only one."""
+    await store.register([new(f"task-{n}", client="ann") for n in range(5)])
+    await registered(store, new("task-9", client="bob"))
+    rotation = Rotation()
+    claims = [task.task_id for _ in range(4) for task in await store.claim_new_task("up", NOW, NOW, rotation)]
+    assert claims == ["task-0", "task-9", "task-1", "task-2"]
+
+
 async def test_two_clients_that_register_a_task_at_once_both_watch_it(store: Store) -> None:
     """In one transaction too; and the first poll is the earlier one of theirs."""
     await store.register([new(f"task-{n}", client="ann") for n in range(9)])
