@@ -38,6 +38,7 @@ class Janitor:
         if self._store.failing is not None:
             # Nobody else may write while the gateway is not ready: find out whether it works again.
             await self._store.save("probe", b"")
+            await self._store.load("probe")
         if self._clock.monotonic() < self._next:
             return HEARTBEAT_S
         now = self._clock.now()

@@ -55,6 +55,7 @@ class Database:
         self._lock = asyncio.Lock()
         self._db: aiosqlite.Connection | None = None
         self._damaged = False
+        self._answered = False  # whether the database has been asked at all, by who reads
         self._watch = FileWatch(path)
         self.lost: str | None = None
         """What has become of the file, in words for everybody; None while it is what was opened."""
@@ -133,6 +134,7 @@ class Database:
     async def reading(self) -> AsyncIterator[None]:
         """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError."""
         async with self._lock:
+            self._answered = False
             try:
                 yield
             except sqlite3.Error as exc:
@@ -140,7 +142,7 @@ class Database:
                     self.failing = f"the last read failed: {exc}"
                 raise StoreError(f"The database could not be read ({exc}).") from exc
             else:
-                if not self._damaged:
+                if self._answered and not self._damaged:
                     self.failing = None
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
@@ -158,6 +160,7 @@ class Database:
         # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
         connection = self._connection
         result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        self._answered = True
         return result
 
     async def backup(self, target: Path) -> int:

@@ -271,6 +271,8 @@ async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -
         await store.backlog()
     assert store.failing == "the last read failed: interrupted"
     await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
+    assert await store.claim_tasks("up", NOW, 10) == ([], None)
+    assert store.failing == "the last read failed: interrupted", "a claim of what is known not to be due reads nothing"
     await store.backlog()
     assert store.failing is None
 

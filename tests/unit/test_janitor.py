@@ -36,9 +36,14 @@ class Shelf:
         self.pruned: list[tuple[int, int, int]] = []
         self.saved: list[tuple[str, bytes]] = []
         self.looks = 0
+        self.loaded: list[str] = []
 
     async def look(self) -> None:
         self.looks += 1
+
+    async def load(self, key: str) -> bytes | None:
+        self.loaded.append(key)
+        return b""
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         self.pruned.append((ended_before, dead_before, limit))
@@ -83,7 +88,7 @@ async def test_a_failing_store_is_tried_every_round() -> None:
     shelf.failing = "the last write failed: disk full"
     await loop.run_once()
     await loop.run_once()
-    assert shelf.saved == [("probe", b"")] * 2
+    assert (shelf.saved, shelf.loaded) == ([("probe", b"")] * 2, ["probe"] * 2)
 
 
 async def test_every_round_looks_whether_the_file_is_still_there() -> None:
