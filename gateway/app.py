@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -41,6 +42,7 @@ from gateway.deliverer import Deliverer
 from gateway.errors import StoreError, Unavailable
 from gateway.janitor import Janitor
 from gateway.key import Key
+from gateway.memory import Memory
 from gateway.netguard import Netguard, parse_allow
 from gateway.poller import MOST_POLLS, Poller
 from gateway.preflight import ConfiguredUpstream, configured_upstreams
@@ -59,7 +61,7 @@ from gateway.transport import PooledTransport
 from gateway.turns import MOST_UNDER_WAY
 from gateway.upstream import Upstream
 
-__all__ = ["Gateway", "own_files"]
+__all__ = ["PUBLIC", "Gateway", "own_files"]
 
 _log = structlog.get_logger()
 
@@ -108,6 +110,7 @@ class Gateway:
             limit_idle=_IDLE_CONNECTIONS,
             repeats_posts=True,  # receivers know a webhook by its id
         )
+        self._memory = Memory(settings.memory_bytes)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
         self._backup = database.with_name(database.name + ".backup")
         self._backups = Backups(self._store, clock, self._backup)
@@ -127,6 +130,7 @@ class Gateway:
             middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=self._errors)],
             exception_handlers=self._errors.handlers(),
         )
+        self._app.state.memory = self._memory
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
     def _watch(self, configured: ConfiguredUpstream, bounds: Settings, clock: Clock, metrics: Metrics) -> "_Watch":
@@ -158,11 +162,14 @@ class Gateway:
             api_key=settings.api_key,
             name=name,
             max_answer=bounds.result_max_bytes,
+            memory=self._memory,
         )
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
         poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
+        metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
         return _Watch(upstream, transport, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
@@ -171,9 +178,16 @@ class Gateway:
     def _loops(self, settings: Settings, clock: Clock, metrics: Metrics) -> list[Loop]:
         deliverer = Deliverer(
             self._store,
-            Sender(self._callback_transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT),
+            Sender(
+                self._callback_transport,
+                clock,
+                timeout_s=settings.attempt_timeout_s,
+                user_agent=_USER_AGENT,
+                names=self._callback_transport,
+            ),
             self._client_headers,
             RetryPolicy(settings.retry_schedule),
+            self._memory,
             clock,
             metrics,
             random.Random(),  # noqa: S311 - jitter, not a secret
@@ -232,17 +246,25 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
+        self._tell_exposed(self._settings)
         await self._store.open()
         await self._clock_steps.catch_up()
         private.tighten(self._backup)
         signer = await self._signer()
-        self._client_headers.use(signer, _client_webhooks(self._settings, signer))
+        self._client_headers.use(
+            signer, _client_webhooks(self._settings, signer), _signing_secrets(self._settings, self.secret)
+        )
         for watch in self._watches:
             await watch.poller.prepare()
         for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self.started.set()
+
+    def _tell_exposed(self, settings: Settings) -> None:
+        for path in settings.secret_files:
+            if private.is_exposed(Path(path)):
+                _log.warning("secret.exposed", path=path)
 
     async def _signer(self) -> Signer:
         """Return who signs where a client has no secret of its own, and log where the secret came from."""
@@ -265,12 +287,13 @@ class Gateway:
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""
         settings = changed.settings
+        self._tell_exposed(settings)
         self._tokens.replace(*_tokens(settings))
         self._limits.replace(_rates(settings))
         self._callbacks.client_upstreams = _client_upstreams(settings)
         self.secret = changed.secret
         signer = Signer(parse_secrets(self.secret))
-        self._client_headers.use(signer, _client_webhooks(settings, signer))
+        self._client_headers.use(signer, _client_webhooks(settings, signer), _signing_secrets(settings, self.secret))
         for watch in self._watches:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
@@ -303,6 +326,7 @@ class Gateway:
         for watch in self._watches:
             await watch.transport.aclose()
         await self._resolver.close()
+        self._memory.close()
 
     def _troubles(self) -> list[Trouble]:
         """Return all that is wrong, for everybody to see: no message of an upstream, a database or an exception."""
@@ -322,6 +346,16 @@ class Gateway:
             Trouble(f"the upstream {watch.upstream.name} accepts the key and refuses some of the tasks", False)
             for watch in self._watches
             if watch.poller.refuses_tasks
+        ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} answers nonsense, or denies tasks that it has told of", False)
+            for watch in self._watches
+            if watch.poller.makes_no_sense
+        ]
+        found += [
+            Trouble(f"the upstream {watch.upstream.name} allows fewer requests than are configured", False)
+            for watch in self._watches
+            if watch.key.limited
         ]
         if (problem := self._supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))
@@ -363,3 +397,8 @@ def _client_webhooks(settings: Settings, default: Signer) -> dict[str, ClientWeb
         signer = default if own is None else Signer(parse_secrets(" ".join(own)))
         clients[client.name] = ClientWebhooks(signer, client.headers)
     return clients
+
+
+def _signing_secrets(settings: Settings, default: str) -> list[str]:
+    """Return all that signs webhooks, as it is written."""
+    return [*default.split(), *(secret for client in settings.clients for secret in client.webhook_secret or ())]

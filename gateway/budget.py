@@ -72,6 +72,11 @@ class Budget:
         """How many requests the limits in force allow in the long run."""
         return self._limiter.rate_per_s
 
+    @property
+    def limited(self) -> bool:
+        """Whether a lower limit than the configured ones is in force, which the upstream has named."""
+        return self._limiter.limited(self._clock.monotonic())
+
     def used(self) -> float:
         """Return which part of the limits in force is used up, from 0 to 1."""
         return self._limiter.used(self._clock.monotonic())
@@ -148,8 +153,8 @@ class Budget:
         return until
 
     def tighten(self, limit: int, window_s: float) -> bool:
-        """Adopt a limit that the upstream names, where it is lower than the one in force; return whether it was."""
-        return self._limiter.tighten(limit, window_s)
+        """Adopt a limit that the upstream names, where it is lower than those in force; return whether that is news."""
+        return self._limiter.tighten(limit, window_s, self._clock.monotonic())
 
     async def acquire(self, timeout_s: float, waiter: Waiter) -> float | None:
         """Wait for a client's turn and count its request; or return in how many seconds to come again.

@@ -79,6 +79,7 @@ def demo() -> None:
 @click.pass_obj
 def check_config(config: Path | None, /) -> None:
     """Check all that serve would refuse, report every mistake, and show what would be used."""
+    from gateway import private
     from gateway.config import SETTINGS
     from gateway.preflight import preflight
 
@@ -91,6 +92,9 @@ def check_config(config: Path | None, /) -> None:
         words = [upstream.profile, upstream.url, _plain(upstream.rate) or "no limit"]
         words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if default else [])]
         click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(map(str, words))}")
+    for path in settings.secret_files:
+        if private.is_exposed(Path(path)):
+            click.echo(f"warning: everybody on this machine may read {path}, which holds a secret", err=True)
     for client in settings.clients:
         click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
 
@@ -122,7 +126,7 @@ def health(config: Path | None, /, pid: int | None) -> None:
 
     problem = check(os.environ, config or (None if pid is None else config_of(pid)))
     if problem is not None:
-        click.echo(problem, err=True)
+        click.echo(terminal.printable(problem), err=True)
         sys.exit(1)
 
 
@@ -188,7 +192,7 @@ def list_callbacks(
         reasons = _reasons(client, page["data"])
     click.echo(callback_table(page["data"], now=_now(), reasons=reasons, width=terminal.width()))
     if page["nextCursor"]:
-        click.echo(f"\nmore: --cursor {page['nextCursor']}")
+        click.echo(f"\nmore: --cursor {terminal.printable(str(page['nextCursor']))}")
 
 
 @cli.command()

@@ -1,15 +1,17 @@
 """The client of the gateway's own HTTP API that the commands use: never the database.
 
-Owns which gateway is meant and the token for it, the requests and what their failures are called. One method for each
-call.
+Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
+has what the commands show of it. One method for each call.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
 import httpx
+import msgspec
 
 from gateway.config import CONFIG_VARIABLE, load_some
 from gateway.errors import ConfigError, GatewayError
@@ -17,6 +19,53 @@ from gateway.errors import ConfigError, GatewayError
 __all__ = ["ApiError", "Client", "Unreachable", "find"]
 
 _TIMEOUT_S = 30.0
+
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+# What is read of the answers: another server's has something else, or of another type.
+class _Task(TypedDict):
+    state: str
+    polls: int
+    nextPollAt: _Instant | None
+    lastError: str | None
+
+
+class _Callback(TypedDict):
+    id: str
+    taskId: str
+    callbackUrl: str
+    upstream: str
+    state: str
+    attempts: int
+    createdAt: _Instant
+    expiresAt: _Instant
+    nextAttemptAt: _Instant | None
+    lastError: str | None
+    task: _Task
+
+
+class _Attempt(TypedDict):
+    number: int
+    startedAt: _Instant
+    durationMs: int
+    result: str
+    statusCode: int | None
+    error: str | None
+    excerpt: str | None
+
+
+class _Page(TypedDict):
+    data: list[_Callback]
+    nextCursor: str | None
+
+
+class _Attempts(TypedDict):
+    data: list[_Attempt]
+
+
+class _Ready(TypedDict):
+    reasons: list[Any]
 
 
 class ApiError(GatewayError):
@@ -97,36 +146,36 @@ class Client:
             body["timeoutSeconds"] = timeout_s
         if upstream is not None:
             body["upstream"] = upstream
-        return self._call("POST", "/v1/callbacks", "callbackUrl", json=body)
+        return self._call("POST", "/v1/callbacks", _Callback, json=body)
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
         given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", "/v1/callbacks", "nextCursor", params=given)
+        return self._call("GET", "/v1/callbacks", _Page, params=given)
 
     def get(self, callback_id: str) -> dict[str, Any]:
-        return self._call("GET", _path(callback_id), "callbackUrl")
+        return self._call("GET", _path(callback_id), _Callback)
 
     def attempts(self, callback_id: str) -> list[dict[str, Any]]:
-        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", "data")["data"]
+        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", _Attempts)["data"]
         return attempts
 
     def cancel(self, callback_id: str) -> None:
         self._call("DELETE", _path(callback_id))
 
     def redeliver(self, callback_id: str) -> dict[str, Any]:
-        return self._call("POST", f"{_path(callback_id)}/redeliver", "callbackUrl")
+        return self._call("POST", f"{_path(callback_id)}/redeliver", _Callback)
 
     def reasons(self) -> list[str]:
         """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
         try:
-            answer = self._call("GET", "/readyz", "reasons")
+            answer = self._call("GET", "/readyz", _Ready)
         except ApiError as error:
             answer = error.problem or {}
         reasons = answer.get("reasons")
         return [reason for reason in reasons if isinstance(reason, str)] if isinstance(reasons, list) else []
 
-    def _call(self, method: str, path: str, member: str | None = None, **options: Any) -> dict[str, Any]:
-        """Return the answer; ``member`` is one that tells it from another server's."""
+    def _call(self, method: str, path: str, shape: Any = None, **options: Any) -> dict[str, Any]:
+        """Return the answer; ``shape`` is what a good one has at least."""
         try:
             response = self._http.request(method, path, **options)
         except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
@@ -140,9 +189,11 @@ class Client:
             return {}
         try:
             answer = response.json()
-        except ValueError:
+            if response.is_success and shape is not None:
+                msgspec.convert(answer, shape)
+        except (ValueError, RecursionError):
             answer = None
-        if not isinstance(answer, dict) or (response.is_success and member is not None and member not in answer):
+        if not isinstance(answer, dict):
             raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.", None)
         if response.is_success:
             return answer

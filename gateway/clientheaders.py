@@ -3,12 +3,13 @@
 Owns that no client's secret or header gets into another's webhooks. Called by the deliverer; built by the wiring.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import structlog
 
+from gateway.masking import Mask
 from gateway.model import DueCallback
 from gateway.signature import Signer
 
@@ -34,27 +35,31 @@ class ClientHeaders:
     ) -> None:
         """Without arguments it knows nobody's: ``use`` comes before the first attempt."""
         self._adding: set[str] = set()
+        self._mask = Mask(())
         if default is not None:
             self.use(default, clients)
 
-    def use(self, default: Signer, clients: Mapping[str, ClientWebhooks]) -> None:
-        """Take these from now on."""
+    def use(self, default: Signer, clients: Mapping[str, ClientWebhooks], secrets: Iterable[str] = ()) -> None:
+        """Take these from now on; ``secrets``: all that these sign with, as they are written."""
+        # Receivers know them with what stands before them, and without.
+        self._mask = Mask([secret.rpartition("_")[2].rstrip("=") for secret in secrets])
         self._default = ClientWebhooks(default, {})
         self._clients = dict(clients)
         self._adding.update(name for name, client in clients.items() if client.headers)
 
-    def headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
+    def headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         """Return the headers of one attempt, names in lower case."""
         client = self._of(claim.client)
         return {
             **client.headers,
             "content-type": "application/json",
-            **client.signer.headers(claim.id, timestamp_s, claim.body),
+            **client.signer.headers(claim.id, timestamp_s, body),
         }
 
-    def adds(self, claim: DueCallback) -> bool:
-        """Whether headers of the client's own go along, or did: a receiver's answer may repeat them, however spelt."""
-        return claim.client in self._adding
+    def without_secrets(self, claim: DueCallback, excerpt: bytes) -> bytes:
+        """Return what may be kept of how a receiver's answer began: none of a client's secrets and headers."""
+        # Headers of the client's own go along, or did: an answer may repeat them in more spellings than can be masked.
+        return b"" if claim.client in self._adding else self._mask.masked_cut(excerpt)
 
     def _of(self, name: str) -> ClientWebhooks:
         found = self._clients.get(name)

@@ -7,7 +7,7 @@ plain values.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ import msgspec
 from gateway.configsource import HIDDEN, TomlFile, as_text, read_file, read_secret, shown, suggest
 from gateway.configtables import (
     CLIENTS,
+    SECRET_KEYS,
     UPSTREAMS,
     check_groups,
     check_tokens,
@@ -121,7 +122,13 @@ def load(
     if problems:
         raise ConfigError(problems)
     secret_from = places["webhook_secret"] if values["webhook_secret"] else ""
-    return Settings(**values, upstreams=upstreams, clients=clients, webhook_secret_from=secret_from)
+    return Settings(
+        **values,
+        upstreams=upstreams,
+        clients=clients,
+        webhook_secret_from=secret_from,
+        secret_files=tuple(_secret_files(environ, file)),
+    )
 
 
 def load_some(environ: Mapping[str, str], config_path: Path | None, keys: Sequence[str]) -> dict[str, Any]:
@@ -221,6 +228,19 @@ def _find(setting: Setting, environ: Mapping[str, str], file: TomlFile, problems
     if environ.get(default):
         return default, environ[default]
     return setting.env, None if setting.of_profile else setting.default
+
+
+def _secret_files(environ: Mapping[str, str], file: TomlFile) -> Iterator[str]:
+    """Yield the files that the secrets stand in."""
+    for setting in SETTINGS:
+        if setting.secret and (path := environ.get(f"{setting.env}_FILE", "").strip()):
+            yield path
+    inside = any(setting.secret and (file.keys or {}).get(setting.key) for setting in SETTINGS)
+    for table in (*tables(file, UPSTREAMS).values(), *tables(file, CLIENTS).values()):
+        inside = inside or any(table.get(key) for key in SECRET_KEYS)
+        yield from (str(table[f"{key}_file"]) for key in SECRET_KEYS if f"{key}_file" in table)
+    if inside:
+        yield file.name
 
 
 def _report_unknown(environ: Mapping[str, str], file: TomlFile, problems: list[str]) -> None:

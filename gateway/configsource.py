@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.textfile import read_text
+
 __all__ = ["HIDDEN", "TomlFile", "as_text", "read_file", "read_secret", "shown", "suggest"]
 
 HIDDEN = "a value that is not shown here"
@@ -26,7 +28,7 @@ def read_file(place: str, path: Path, problems: list[str]) -> TomlFile:
     """Read the TOML file that ``place`` names."""
     name = str(path)
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         problems.append(f"{place}: got {name!r}; {_reason(error)}, write the path of a readable TOML file")
         return TomlFile(name, None)
@@ -45,7 +47,7 @@ def read_secret(variable: str, path: str, problems: list[str]) -> tuple[str, str
     # What is no absolute path may be the secret itself, put into the wrong variable.
     told = repr(path) if path.startswith("/") else "a path that is not shown here"
     try:
-        text = Path(path).read_text("utf-8-sig").strip()
+        text = read_text(Path(path)).strip()
     except (OSError, ValueError) as error:
         problems.append(f"{variable}: got {told}; {_reason(error)}, write the path of a file that holds the secret")
         return None

@@ -20,9 +20,20 @@ from gateway.settings import (
 )
 from gateway.tokens import token_digest
 
-__all__ = ["CLIENTS", "UPSTREAMS", "check_groups", "check_tokens", "read_clients", "read_upstreams", "tables"]
+__all__ = [
+    "CLIENTS",
+    "SECRET_KEYS",
+    "UPSTREAMS",
+    "check_groups",
+    "check_tokens",
+    "read_clients",
+    "read_upstreams",
+    "tables",
+]
 
 UPSTREAMS, CLIENTS = "upstreams", "clients"
+SECRET_KEYS = ("api_key", "webhook_secret", "headers")
+"""Keys of a table that hold what nobody else may know; KEY_file names a file of it. Of tokens there are only hashes."""
 _OPERATOR = "GATEWAY_OPERATOR_TOKEN"
 
 

@@ -1,7 +1,7 @@
 """Due callbacks → sign → send → record.
 
 Owns the life of one attempt; who may have how many at once is for ``bulkhead`` to say. Run by the supervisor; talks to
-the store and to the sender.
+the store and to the sender. A large webhook is read when its attempt starts, and waits for room before that.
 
 An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
 webhook must not be sent twice because a disk was full for a moment. It is counted and told of only afterwards: nothing
@@ -21,6 +21,7 @@ from gateway.clientheaders import ClientHeaders
 from gateway.clock import Clock, wait_for_event
 from gateway.errors import OutOfResources, StoreError
 from gateway.inflight import InFlight
+from gateway.memory import SMALL, Memory
 from gateway.model import Attempt, AttemptRecord, AttemptResult, DueCallback
 from gateway.retry import RetryPolicy
 from gateway.sender import Sender, SendResult
@@ -33,6 +34,7 @@ __all__ = ["Deliverer"]
 _log = structlog.get_logger()
 
 _CONCURRENCY = 256
+_LOOK_UPS = 1024  # that take long, beside these
 _DEFECT_PAUSE_S = 60.0
 _NOT_MADE_PAUSE_S = 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
@@ -57,6 +59,7 @@ class Deliverer:
         sender: Sender,
         client_headers: ClientHeaders,
         retry: RetryPolicy,
+        memory: Memory,
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
@@ -65,26 +68,28 @@ class Deliverer:
         self._sender = sender
         self._client_headers = client_headers
         self._retry = retry
+        self._memory = memory
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
-        self._in_flight = InFlight(_CONCURRENCY, store.callbacks_due)
-        self._bulkhead = Bulkhead(_CONCURRENCY)
+        self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, store.callbacks_due)
+        self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
-        free = self._in_flight.free
-        if free <= 0:
-            return HEARTBEAT_S  # a free slot wakes the loop
-        now = self._clock.now()
-        self._bulkhead.refused = False
-        claims, next_due_at = await self._store.claim_callbacks(now, free, self._bulkhead)
-        for claim in claims:
-            self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
-        if next_due_at is None:
-            return HEARTBEAT_S
-        return max((next_due_at - now) / 1000, 0.001 if self._in_flight.free else HEARTBEAT_S)
+        bulkhead = self._bulkhead
+        bulkhead.at(self._clock.monotonic())
+        wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
+        if bulkhead.free:
+            now = self._clock.now()
+            claims, next_due_at = await self._store.claim_callbacks(now, bulkhead.free, bulkhead)
+            for claim in claims:
+                self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
+            if next_due_at is not None and bulkhead.free:
+                wait_s = max((next_due_at - now) / 1000, 0.001)
+        next_turn_s = bulkhead.next_turn_s
+        return wait_s if next_turn_s is None else min(wait_s, max(next_turn_s, 0.001))
 
     async def wait(self, timeout_s: float) -> None:
         await wait_for_event(self._store.callbacks_due, timeout_s)
@@ -104,22 +109,41 @@ class Deliverer:
                 finally:
                     self._tell(made)
         finally:
-            self._bulkhead.ended(claim.receiver, retry=claim.retry, delivered=delivered)
-            if self._bulkhead.refused:
+            self._bulkhead.ended(claim, delivered=delivered)
+            if self._bulkhead.waits:
                 self._in_flight.wake_soon()  # somebody waits for this place
 
     async def _send(self, claim: DueCallback) -> _Made | None:
-        started_at = self._clock.now()
-        started = self._clock.monotonic()
+        began: tuple[int, float] | None = None
         try:
+            found = None
+            if self._sender.must_look_up(claim.url):
+                # Before it has a place for good, or its body: thousands of names may have no answer.
+                began = self._clock.now(), self._clock.monotonic()
+                self._bulkhead.looks_up(claim)
+                found = await self._sender.find(claim.url)
+                if not self._bulkhead.found(claim):
+                    self._store.release_callback(claim)
+                    return None
+            body = claim.body or await self._large_body(claim)
+            if body is None:
+                self._store.release_callback(claim)  # it was cancelled, and its row is gone
+                return None
+            began = started_at, _ = self._clock.now(), self._clock.monotonic()
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
-            headers = self._client_headers.headers(claim, started_at // 1000)
-            return self._judge(claim, await self._sender.send(claim.url, headers, claim.body))
+            headers = await self._headers(claim, body, started_at // 1000)
+            return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
         except asyncio.CancelledError:
-            await self._interrupted(claim, started_at, started)
+            if began is None:
+                self._store.release_callback(claim)
+            else:
+                await self._interrupted(claim, *began)
             raise
-        except OutOfResources as exc:
-            await self._not_made(claim, exc)
+        except (OutOfResources, StoreError) as exc:
+            await self._not_made(claim, exc.message)
+            return None
+        except MemoryError:
+            await self._not_made(claim, f"There is no memory for its {claim.body_bytes} bytes.")
             return None
         except BaseException:
             # A defect: it must not knock at the receiver in a tight circle.
@@ -129,10 +153,20 @@ class Deliverer:
                 self._store.release_callback(claim)
             raise
 
+    async def _large_body(self, claim: DueCallback) -> bytes | None:
+        """Read a body that did not come with its claim, once there is room for it."""
+        # Itself, and once more on its way: put together, signed, encrypted.
+        await self._memory.hold(2 * claim.body_bytes, claim.receiver)
+        return await self._store.body(claim)
+
+    async def _headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
+        if len(body) <= SMALL:
+            return self._client_headers.headers(claim, body, timestamp_s)
+        return await self._memory.work(self._client_headers.headers, claim, body, timestamp_s)
+
     def _judge(self, claim: DueCallback, sent: SendResult) -> _Made:
-        if self._client_headers.adds(claim):
-            # An answer may repeat them in more spellings than could be masked.
-            sent = msgspec.structs.replace(sent, excerpt=b"")
+        # A receiver that took the webhook needs no explaining, and these are most rows.
+        excerpt = b"" if sent.reason is None else self._client_headers.without_secrets(claim, sent.excerpt)
         decision = self._retry.decide(
             claim.budget_used + 1,
             delivered=sent.reason is None,
@@ -147,8 +181,7 @@ class Deliverer:
             status_code=sent.status_code,
             error=sent.error,
             result=decision.result,
-            # A receiver that took the webhook needs no explaining, and these are most rows.
-            excerpt=None if sent.reason is None else sent.excerpt.decode(errors="replace") or None,
+            excerpt=excerpt.decode(errors="replace") or None,
         )
         # From now, not from when the attempt began: the clock may have been set meanwhile.
         next_attempt_at = None if decision.delay_s is None else self._clock.now() + round(decision.delay_s * 1000)
@@ -213,11 +246,11 @@ class Deliverer:
             self._attempts[attempt.result].inc()
             _log.info("attempt.interrupted", **_whose(claim), number=attempt.number)
 
-    async def _not_made(self, claim: DueCallback, exc: OutOfResources) -> None:
+    async def _not_made(self, claim: DueCallback, error: str) -> None:
         """Give the claim back after a pause: this machine's trouble is not recorded, or counted, as its receiver's."""
         try:
             self._metrics.attempts.labels("not_made").inc()
-            _log.warning("attempt.not_made", **_whose(claim), error=exc.message, again_in_s=_NOT_MADE_PAUSE_S)
+            _log.warning("attempt.not_made", **_whose(claim), error=error, again_in_s=_NOT_MADE_PAUSE_S)
             await asyncio.sleep(_NOT_MADE_PAUSE_S)
         finally:
             self._store.release_callback(claim)

@@ -180,7 +180,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    status, code, title = 403, "forbidden", "This token does not allow it"
+    status, code, title = 403, "forbidden", "This is not allowed"
 
 
 class NotFound(RequestError):

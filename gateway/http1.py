@@ -27,6 +27,8 @@ from gateway.oddhead import OddHead
 __all__ = ["Connection"]
 
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
+_MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
+_STEP = 8 * 1024  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
 _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the LF of the first line
@@ -138,6 +140,13 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= _STEP:
+            self._take(data)
+            return
+        for at in range(0, len(data), _STEP):
+            self._take(data[at : at + _STEP])
+
+    def _take(self, data: bytes) -> None:
         if self._error is not None:
             return
         self._unclaimed += len(data)
@@ -150,6 +159,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as exc:
             malformed = _caused(httpx.RemoteProtocolError(str(exc)), exc)
             self._fail(_ours(exc) or malformed)
+            return
+        except httpx.RemoteProtocolError as exc:
+            self._fail(exc)
             return
         if self._asking and self._unclaimed > _MAX_HEAD:
             # The head, or what comes between the parts of a chunked body, or after them: the parser keeps all of it.
@@ -234,6 +246,8 @@ class Connection(asyncio.Protocol):
         if self.status:
             return  # a trailer
         self.headers.append((name, value))
+        if len(self.headers) > _MAX_HEADERS:
+            raise httpx.RemoteProtocolError(f"its head has more than {_MAX_HEADERS} headers")
         field = name.lower()
         if field == b"content-length":
             self._framed = True

@@ -105,6 +105,11 @@ class Key:
         return self._doubted_at is not None
 
     @property
+    def limited(self) -> bool:
+        """Whether the upstream has named lower limits than the configured ones, and they are in force."""
+        return self.queries.limited or self.creates.limited
+
+    @property
     def neutral_next(self) -> bool:
         """Whether a refused key's next question is about the neutral task, and not about one that is due."""
         return self._task_heard

@@ -7,6 +7,7 @@ constraints and a test holds the two together.
 import secrets
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -23,6 +24,7 @@ __all__ = [
     "DueCallback",
     "DueTask",
     "ExpiredTask",
+    "Lane",
     "NewCallback",
     "Outcome",
     "PollRecord",
@@ -129,7 +131,9 @@ class Task(_Noun, frozen=True, kw_only=True):
     last_error: str | None
     settled_at: int | None = None
     outcome: bytes | None = None
-    """``Outcome.data`` once the task has settled."""
+    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
+    outcome_bytes: int = 0
+    """How large that is."""
     born_at: int | None = None
     """As in DueTask."""
     model: str | None = None
@@ -269,7 +273,7 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     created_at: int
     """When the gateway began to watch it."""
     born_at: int | None
-    """When the upstream says that it was created; None until a poll has told."""
+    """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
     model: str | None
     """Which model works on it; None until its creation or a poll has told."""
     polls: int
@@ -278,10 +282,12 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     last_polled_at: int | None
     due_at: int
 
-    @property
-    def began_at(self) -> int:
-        """When it began to run, as far as that is known."""
-        return self.created_at if self.born_at is None else self.born_at
+
+class Lane(NamedTuple):
+    """One client's webhooks to one receiver: what one of them does holds up no other."""
+
+    client: str
+    receiver: str
 
 
 class DueCallback(_Noun, frozen=True, kw_only=True):
@@ -295,7 +301,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     url: str
     receiver: str
     """Scheme, host and port of the URL."""
-    body: bytes
+    body: bytes | None
+    """The webhook's bytes, where they are few; else the store is asked for them."""
+    body_bytes: int
+    """How many they are, but for the callback's own id and metadata."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int
@@ -308,6 +317,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     def retry(self) -> bool:
         """Whether this is not the first attempt of its budget."""
         return self.budget_used > 0
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.client, self.receiver)
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _MAX_URL = 2048
 _RESOLVE_S = 3.0
+_CHECKED_AT_ONCE = 64  # addresses: less than a millisecond
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Rule, range, source. The first that matches names the refusal, so narrower ranges stand first.
@@ -198,6 +199,18 @@ class Netguard:
         _, name = _read_host(target_host)
         self._check(Target(scheme=scheme, host=name, port=port), ip_address(ip))
 
+    async def check_addresses(self, target_host: str, port: int, addresses: Sequence[str], scheme: str) -> None:
+        """Check every address of a name; raises AddressNotAllowed where even one is forbidden.
+
+        A name may have thousands of them: others have their turn in between.
+        """
+        _, name = _read_host(target_host)
+        target = Target(scheme=scheme, host=name, port=port)
+        for place, address in enumerate(addresses, 1):
+            self._check(target, ip_address(address))
+            if place % _CHECKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
     async def check_registration(self, url: str, resolve: Resolve) -> Target:
         """Check a URL and, where its host is a name that resolves, every address behind it.
 
@@ -212,8 +225,7 @@ class Netguard:
                 addresses = await resolve(target.host, target.port)
         except OSError:  # a TimeoutError is one as well
             return target
-        for address in addresses:
-            self._check(target, ip_address(address))
+        await self.check_addresses(target.host, target.port, addresses, target.scheme)
         return target
 
     def _check(self, target: Target, address: Address) -> None:

@@ -1,17 +1,21 @@
 """A body in chunks whose framing the strict parser refuses, as common clients read it.
 
 Owns how chunks may be framed beside RFC 9112: lines ended by a bare LF, blanks around a size and in its extension,
-trailers of any form. Must not read a head. Called by ``http1``, which has it keep up with the strict parser from a
-body's first byte, so that it knows where in the body it is when it is asked to go on alone.
+trailers of any form; and how many there may be that cost more to read than to send. Must not read a head. Called by
+``http1``, which has it keep up with the strict parser from a body's first byte, so that it knows where in the body it
+is when it is asked to go on alone.
 """
 
 import re
 
 import httptools
+import httpx
 
 __all__ = ["OddChunks"]
 
 _SIZE = re.compile(rb"0*[0-9A-Fa-f]{1,15}[ \t]*(?:;.*)?\r*", re.DOTALL)
+_SMALL = 16  # bytes of a chunk; six on the wire, with one byte in each, take as long to read as a hundred
+_MOST_SMALL = 8192
 
 
 class OddChunks:
@@ -25,9 +29,13 @@ class OddChunks:
         self._left = 0  # bytes of this chunk's data that have not come
         self._in_data = False  # or at the line end behind it
         self._in_trailer = False
+        self._small = 0  # chunks so far
 
     def feed(self, data: bytes) -> list[memoryview]:
-        """Return the parts of the body in ``data``. Raises HttpParserError where nobody could read it."""
+        """Return the parts of the body in ``data``. Raises HttpParserError where nobody could read it.
+
+        Raises RemoteProtocolError where it could be read, and may cost too much.
+        """
         parts = []
         view = memoryview(data)  # most often nobody wants the parts
         at = 0
@@ -71,3 +79,7 @@ class OddChunks:
             self._left = int(line.partition(b";")[0], 16)
             self._in_data = self._left > 0
             self._in_trailer = not self._in_data
+            if self._left < _SMALL:
+                self._small += 1
+                if self._small > _MOST_SMALL:
+                    raise httpx.RemoteProtocolError(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes")

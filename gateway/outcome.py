@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gateway import lenientjson
-from gateway.clock import from_iso
+from gateway.answervalues import as_id, as_instant, as_number, as_text, as_time, decoded, to_ms
 from gateway.model import Outcome, TaskState
 from gateway.profile import Profile, dig
 from gateway.retry import parse_seconds
@@ -31,7 +31,7 @@ class PollKind(StrEnum):
 
     RUNNING = "running"
     TERMINAL = "terminal"
-    NOT_KNOWN = "not_known"  # 404 or 422: a task too fresh, or one that does not exist
+    NOT_KNOWN = "not_known"  # the API's own 404 or 422: a task too fresh, or one that does not exist
     THROTTLED = "throttled"
     KEY_REFUSED = "key_refused"  # 401 or 403: of the key, or of this task alone, which others' answers tell
     CREDITS = "credits"
@@ -66,7 +66,7 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     of_old_key: bool = False
     """Whether a key was refused that another one has replaced meanwhile: that says nothing of this one."""
     by_api: bool = True
-    """Whether the API said so, which has looked at the key; not a page of its CDN, nor the gateway by itself."""
+    """Whether the API said so, which has looked at the key; not its CDN or another proxy, nor the gateway by itself."""
 
     @property
     def label(self) -> str:
@@ -89,8 +89,8 @@ _KINDS = {
 """By HTTP status or envelope code; every other error is BROKEN. Source: the public documentation of the API family."""
 
 _MAX_ERROR = 300  # characters of a remote message that are kept
-_MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
-_MAX_WHOLE = 2**53  # beyond it floats are not exact
+_MAX_FOREIGN = 180  # … where advice follows
+_MAX_MODEL = 255  # characters, as of a client's word on it: what was learned is kept by this name
 _LONGEST_WAIT_S = 3600.0  # of an upstream's: one wrong number may not stop its polls for a day
 _LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 _CDN_BLOCK = b"error code: 1010"
@@ -110,18 +110,21 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     states = profile.states
     state = _state(profile, answer)
     failed = _said_to_fail(profile, answer)
-    told_id = _id(dig(answer, profile.fields.task_id))
+    told_id = as_id(dig(answer, profile.fields.task_id))
     about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
-    if state is not None and about_us:
+    # Under an error's status anything may have said "failed", a load balancer of itself.
+    told_of_us = 200 <= status < 300 or told_id not in (None, "") or _own_code(profile, answer) is not None
+    if state is not None and about_us and told_of_us:
         if state in states.success and not failed and _holds(answer, states.success_if):
             return _terminal(profile, task_id, TaskState.SUCCESS, answer)
         if state in states.fail and _holds(answer, states.fail_if):
             return _terminal(profile, task_id, TaskState.FAIL, answer)
     code = _code(profile, status, answer)
     if code is not None:
-        return _failed(profile, code, retry_after_s, answer, _message(profile, answer))
+        names_us = about_us and told_id not in (None, "")
+        return _failed(profile, code, retry_after_s, answer, _message(profile, answer), names_us=names_us)
     if not about_us:
-        return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.")
+        return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.", by_api=False)
     if failed:
         return _terminal(profile, task_id, TaskState.FAIL, answer)
     if state is None and not (states.may_be_absent and told_id and not _holds(answer, states.path)):
@@ -132,7 +135,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     return PollResult(
         kind=PollKind.RUNNING,
         retry_after_s=_wait_s(profile, answer, retry_after_s),
-        task_created_at=_instant(_time(profile, dig(answer, profile.fields.create_time))),
+        task_created_at=as_instant(as_time(profile, dig(answer, profile.fields.create_time))),
         model=_model(profile, answer),
         progress=_progress(profile, answer),
     )
@@ -148,7 +151,7 @@ def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple
     except ValueError:
         answer = None
     refused = _code(profile, status, answer if isinstance(answer, dict) else {}) is not None
-    return _id(dig(answer, path)), refused
+    return as_id(dig(answer, path)), refused
 
 
 def abandoned(task_id: str, reason: AbandonReason) -> Outcome:
@@ -173,7 +176,7 @@ def _state(profile: Profile, answer: dict[str, Any]) -> str | int | bool | None:
     """Return the task's state, None where there is none of the kind that the profile names."""
     value, kind = dig(answer, profile.states.path), type(profile.states.success[0])
     if kind is int and isinstance(value, str | float):
-        value = _number(value)
+        value = as_number(value)
     if profile.states.ignore_case and isinstance(value, str):
         value = profile.spellings.get(value.casefold(), value)
     # Compared by its exact type: True equals 1, and would end a task of an API that counts.
@@ -202,18 +205,37 @@ def _part_of(profile: Profile, told_id: Any, task_id: str) -> bool:
 def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | str | None:
     """Return the error this answer is, by its envelope's code or its HTTP status; None for a good one."""
     envelope = profile.envelope
-    told = dig(answer, envelope.code)
-    code: Any = told if type(told) is int else _number(told)
-    if isinstance(told, str) and profile.codes_are_words and (code is None or told in envelope.ok):
-        code = told
+    code = _own_code(profile, answer)
     # A code that says nothing here (-1, 1001) must not hide a status that does (401, 429).
-    is_error = code not in envelope.ok and isinstance(code, int | str) and code != ""
-    if is_error and (_kind(profile, code) is not None or _kind(profile, status) is None):
-        told_code: int | str = code
-        return told_code
+    if code is not None and code not in envelope.ok and (_kind(profile, code) or _kind(profile, status) is None):
+        return code
     if not 200 <= status < 300:
         return status
     return f"{envelope.success} false" if dig(answer, envelope.success) is False else None
+
+
+def _own_code(profile: Profile, answer: dict[str, Any]) -> int | str | None:
+    """Return the envelope's own code, None where there is none of a kind that the profile names."""
+    told = dig(answer, profile.envelope.code)
+    code: Any = told if type(told) is int else as_number(told)
+    if isinstance(told, str) and profile.codes_are_words and (code is None or told in profile.envelope.ok):
+        code = told
+    return code if isinstance(code, int | str) and code != "" else None
+
+
+def _like_the_apis(profile: Profile, answer: dict[str, Any]) -> bool:
+    """Whether an error's answer looks like the API's own: it has a code, or where there are none, an explanation."""
+    paths = [profile.envelope.code] if profile.envelope.code is not None else profile.envelope.message
+    return not paths or any(dig(answer, path) not in (None, "") for path in paths)
+
+
+def _says_unknown(profile: Profile, code: int | str, answer: dict[str, Any] | None) -> bool:
+    """Whether an error by which a task is not known is told by the envelope's own code, where the profile has one.
+
+    A web server or a proxy that does not know the URL answers 404 as well, often in JSON, and must not cost every task.
+    """
+    envelope = profile.envelope
+    return answer is None or envelope.code is None or str(code) in envelope.kinds or _own_code(profile, answer) == code
 
 
 def _kind(profile: Profile, code: int | str) -> PollKind | None:
@@ -224,20 +246,28 @@ def _kind(profile: Profile, code: int | str) -> PollKind | None:
 
 
 def _failed(
-    profile: Profile, code: int | str, retry_after_s: float | None, answer: dict[str, Any] | None, detail: str
+    profile: Profile,
+    code: int | str,
+    retry_after_s: float | None,
+    answer: dict[str, Any] | None,
+    detail: str,
+    *,
+    names_us: bool = False,
 ) -> PollResult:
     if answer is None and isinstance(code, int) and 200 <= code < 300:
         error = f"The upstream's answer is {detail}"[:_MAX_ERROR]
         return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
     kind = _kind(profile, code) or PollKind.BROKEN
-    if answer is None and kind is PollKind.NOT_KNOWN:
-        kind = PollKind.BROKEN  # a page that is not the API's: a wrong base URL must not cost every task
+    by_api = answer is not None and (names_us or _like_the_apis(profile, answer))
+    if kind is PollKind.NOT_KNOWN and not (by_api and _says_unknown(profile, code, answer)):
+        kind = PollKind.BROKEN
+        detail = f"{detail[:_MAX_FOREIGN]} (not as the API says it: check the base URL, and what stands before the API)"
     return PollResult(
         kind=kind,
         error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
-        by_api=answer is not None,
+        by_api=by_api,
     )
 
 
@@ -246,7 +276,7 @@ def _wait_s(profile: Profile, answer: dict[str, Any] | None, header_s: float | N
     told = dig(answer, profile.envelope.retry_after)
     if told is None and header_s is None:
         return None  # nearly always
-    told_s = parse_seconds(told.strip()) if isinstance(told, str) else _number(told)
+    told_s = parse_seconds(told.strip()) if isinstance(told, str) else as_number(told)
     if header_s is not None and (told_s is None or told_s < header_s):
         told_s = header_s
     # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
@@ -254,8 +284,8 @@ def _wait_s(profile: Profile, answer: dict[str, Any] | None, header_s: float | N
 
 
 def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, float] | None:
-    limit = _number(dig(answer, profile.envelope.limit))
-    window_s = _number(dig(answer, profile.envelope.window))
+    limit = as_number(dig(answer, profile.envelope.limit))
+    window_s = as_number(dig(answer, profile.envelope.window))
     # A limit of nothing would stop the key for good, and one beyond these is no limit.
     if limit is None or window_s is None or not (1 <= limit < 1e9 and 0 < window_s <= 86_400):
         return None
@@ -264,8 +294,8 @@ def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, 
 
 def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str, Any]) -> PollResult:
     fields = profile.fields
-    result, result_raw, result_error = _decoded(dig(answer, fields.result), profile.json_in_string.result)
-    param, param_raw, param_error = _decoded(dig(answer, fields.param), profile.json_in_string.param)
+    result, result_raw, result_error = decoded(dig(answer, fields.result), profile.json_in_string.result)
+    param, param_raw, param_error = decoded(dig(answer, fields.param), profile.json_in_string.param)
     data: dict[str, Any] = {"taskId": task_id, "model": dig(answer, fields.model), "state": state, "result": result}
     if result_error is not None:
         data["resultRaw"] = result_raw
@@ -276,19 +306,19 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
         problems = (("result", result_error), ("param", param_error))
         data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
     failed = state is TaskState.FAIL  # else such a member says "ok"
-    data["failCode"] = _text(dig(answer, fields.fail_code)) if failed else None
-    data["failMsg"] = _text(dig(answer, fields.fail_msg)) if failed else None
-    cost = _number(dig(answer, fields.cost_time))
-    data["costTime"] = cost if profile.units.cost == "ms" else _to_ms(cost)
-    data["createTime"] = _time(profile, dig(answer, fields.create_time))
-    data["completeTime"] = _time(profile, dig(answer, fields.complete_time))
+    data["failCode"] = as_text(dig(answer, fields.fail_code)) if failed else None
+    data["failMsg"] = as_text(dig(answer, fields.fail_msg)) if failed else None
+    cost = as_number(dig(answer, fields.cost_time))
+    data["costTime"] = cost if profile.units.cost == "ms" else to_ms(cost)
+    data["createTime"] = as_time(profile, dig(answer, fields.create_time))
+    data["completeTime"] = as_time(profile, dig(answer, fields.complete_time))
     extra = _extra(profile, answer)
     if extra:
         data["extra"] = extra
     return PollResult(
         kind=PollKind.TERMINAL,
         outcome=Outcome(state=state, data=msgspec.json.encode(data)),
-        task_created_at=_instant(data["createTime"]),
+        task_created_at=as_instant(data["createTime"]),
         model=_model(profile, answer),
         duration_s=_duration_s(data),
     )
@@ -296,24 +326,11 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
 
 def _duration_s(data: dict[str, Any]) -> float | None:
     """Return the time from creation to end; where one of them is not told, what the upstream calls the duration."""
-    created_at, completed_at = _instant(data["createTime"]), _instant(data["completeTime"])
+    created_at, completed_at = as_instant(data["createTime"]), as_instant(data["completeTime"])
     # The instants come first: some APIs leave the time in their queue out of the duration.
     span_ms = completed_at - created_at if created_at is not None and completed_at is not None else 0
     duration_ms = span_ms if span_ms > 0 else data["costTime"]
     return duration_ms / 1000 if duration_ms is not None and 0 < duration_ms <= _LONGEST_MS else None
-
-
-def _decoded(value: Any, in_string: bool) -> tuple[Any, str | None, str | None]:
-    """Return the decoded value, and for a string that is not JSON the raw text and why."""
-    if value == "" or not in_string or not isinstance(value, str):
-        return (None if value == "" else value), None, None
-    try:
-        decoded = lenientjson.decode(value)
-    except ValueError as exc:
-        return None, value, str(exc)
-    if decoded is None and value.strip() != "null":
-        return None, value, "it is a number that JSON cannot tell"
-    return decoded, None, None
 
 
 def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
@@ -325,63 +342,9 @@ def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in root.items() if name not in named}
 
 
-def _text(value: Any) -> str | None:
-    """Fold the family's variety: integer codes become strings, an empty string is no value."""
-    if value is None or value == "":
-        return None
-    return value if isinstance(value, str) else msgspec.json.encode(_whole(value)).decode()
-
-
-def _number(value: Any) -> int | float | None:
-    if type(value) is int:
-        return value
-    if isinstance(value, float):
-        whole: int | float = _whole(value)
-        return whole
-    if isinstance(value, str) and len(value) <= _MAX_DIGITS and (digits := value.removesuffix(".0")).isdecimal():
-        return int(digits)
-    return None
-
-
-def _whole(value: Any) -> Any:
-    """Return 1 for 1.0: some languages know no whole numbers, and some serialisers write all of theirs so."""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_WHOLE:
-        return int(value)
-    return value
-
-
-def _id(value: Any) -> Any:
-    """Return an id as the text that clients have, which may be a number in an answer; anything else as it is."""
-    if isinstance(value, str):
-        return value
-    value = _whole(value)
-    return str(value) if type(value) is int else value
-
-
-def _to_ms(seconds: int | float | None) -> int | None:
-    # Beyond any time, and multiplied it might be too large to round.
-    return round(seconds * 1000) if seconds is not None and abs(seconds) < 1e11 else None
-
-
-def _time(profile: Profile, value: Any) -> int | float | None:
-    """Return an instant in milliseconds, None where it is not written as the profile says."""
-    if profile.units.time == "ms":
-        return _number(value)
-    if profile.units.time == "s":
-        return _to_ms(_number(value))
-    if not isinstance(value, str):
-        return None
-    for zone in ("", profile.units.zone):
-        try:
-            return None if zone is None else from_iso(value + zone)
-        except (ValueError, OverflowError):
-            continue
-    return None
-
-
 def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
     model = dig(answer, profile.fields.model)
-    return model if isinstance(model, str) and model else None
+    return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None
 
 
 def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
@@ -395,16 +358,11 @@ def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
     return 0.0 if share < 0 else None  # NaN is neither
 
 
-def _instant(number: int | float | None) -> int | None:
-    # Milliseconds between 2001 and 2286; anything else is not a creation time.
-    return int(number) if number is not None and 1e12 <= number < 1e13 else None
-
-
 def _message(profile: Profile, answer: dict[str, Any]) -> str:
     found = [value for path in profile.envelope.message if (value := dig(answer, path)) not in (None, "")]
     # A sentence under the second name says more to people than an object under the first.
     found.sort(key=lambda value: not isinstance(value, str))
-    return (_text(found[0]) if found else None) or "no reason given"
+    return (as_text(found[0]) if found else None) or "no reason given"
 
 
 def _excerpt(body: bytes) -> str:

@@ -6,8 +6,8 @@ and to one upstream.
 A refused key pauses the key, never its tasks: one poll at a time probes it, after each pause, until it is accepted.
 A task that nobody has asked about yet need not wait for the pause's end: it may be the first that the key is good for.
 A refused task of an accepted key is asked about ever more seldom, and nobody else waits for it.
-A task that the upstream does not know is given up only after a grace period: the family answers 404 and 422 for fresh
-ones too.
+A task that the upstream has never told of and does not know is given up, but only after a grace period: the family
+answers 404 and 422 for fresh ones too. One that it has told of is asked about ever more seldom.
 A callback whose time has passed gets ``task.abandoned`` after one last poll, so that a result which came while the
 gateway was down is not thrown away.
 """
@@ -16,7 +16,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import msgspec
 import structlog
 
 from gateway.clock import Clock, wait_for_event
@@ -29,6 +28,7 @@ from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
+from gateway.troubled import Troubled
 from gateway.turns import Rotation
 from gateway.upstream import Upstream
 
@@ -53,16 +53,6 @@ _NEW_LOOK_S = 1.0
 """… and looked for so often."""
 _CALLBACKS_TOLD = 20
 """So many of a task's callbacks are named in its line of the log."""
-_REFUSED_TOLD_S = 600.0
-"""For so long after a refusal of a task alone it is told to whoever asks how the gateway is."""
-_REFUSED_KEPT_S = 7200.0
-"""A refused task that has not been asked about for so long is not watched any more."""
-_NOT_FOUND_AFTER_MS = 120_000
-_NOT_FOUND_AFTER_POLLS = 5
-"""A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
-and an upstream in trouble may not know any for a while."""
-_READ = frozenset({PollKind.RUNNING, PollKind.TERMINAL, PollKind.NOT_KNOWN})
-"""Answers that tell of a task; all others leave it open whether its answers can be read."""
 
 
 class Poller:
@@ -85,19 +75,19 @@ class Poller:
         self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
-        self._not_known: dict[int, tuple[float, int]] = {}  # since when (monotonic), and how many polls in a row
-        self._unreadable: set[int] = set()  # the tasks whose last answer could not be read
-        self._refused: dict[int, tuple[float, bool]] = {}
-        """When (monotonic) a task was refused last, the longest ago first; whether the key was accepted since once."""
+        self._troubled = Troubled(key)
         self._probing = False
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
     def refuses_tasks(self) -> bool:
         """Whether the upstream refuses tasks, and not the key."""
-        if not self._refused or self._key.refusal is not None or self._key.doubted:
-            return False
-        return self._clock.monotonic() - self._refused[next(reversed(self._refused))][0] < _REFUSED_TOLD_S
+        return self._troubled.refuses_tasks(self._clock.monotonic())
+
+    @property
+    def makes_no_sense(self) -> bool:
+        """Whether what answers for the upstream is not its API, or denies tasks that it has told of."""
+        return self._troubled.makes_no_sense(self._clock.monotonic())
 
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
@@ -197,7 +187,7 @@ class Poller:
     async def _poll(self, claim: DueTask) -> None:
         try:
             try:
-                result = await self._query(claim.task_id, again=claim.seq in self._refused)
+                result = await self._query(claim.task_id, again=self._troubled.is_refused(claim.seq))
                 await self._store_result(claim, result)
             except StoreError as exc:
                 # Nothing is lost: the task stays due and is polled again.
@@ -240,30 +230,26 @@ class Poller:
         self._poll_seconds.observe(ended - started)
         self._polls[result.label].inc()
         self._key.judge(task_id, started, result, again=again, probe=probe)
-        if result.task_created_at is not None and result.task_created_at > self._clock.now():
-            # A clock or a zone that is off: such a task would never be old enough to be urgent.
-            result = msgspec.structs.replace(result, task_created_at=None)
         self._timetable.limit_budget(self._key.queries.rate_per_s)
         return result
 
     async def _store_result(self, claim: DueTask, result: PollResult) -> None:
-        now = self._clock.now()
-        if result.unreadable:
-            self._unreadable.add(claim.seq)
-        elif result.kind in _READ:
-            self._unreadable.discard(claim.seq)
-        if result.kind is not PollKind.KEY_REFUSED:
-            self._refused.pop(claim.seq, None)
+        now, steady = self._clock.now(), self._clock.monotonic()
+        if result.task_created_at is not None:
+            self._timetable.created(result.task_created_at, claim.created_at)
+        self._troubled.note(claim, result, steady)
         if result.outcome is not None:
             await self._settle(claim, result, result.outcome, now)
-        elif self._is_unknown(claim, result, now):
+        elif result.kind is PollKind.NOT_KNOWN and self._troubled.is_unknown(claim, now, steady):
             await self._settle(claim, result, abandoned(claim.task_id, "not_found"), now)
+            self._troubled.forget(claim.seq)
         else:
             await self._store.reschedule(self._rescheduled(claim, result, now))
 
     async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
         model = result.model or claim.model
-        duration_s = _duration_s(claim, result, now) if outcome.state.terminal else None
+        began_at = self._began_at(claim, result)
+        duration_s = _duration_s(claim, result, began_at, now) if outcome.state.terminal else None
         owed = await self._store.settle(
             Settlement(
                 seq=claim.seq,
@@ -275,11 +261,9 @@ class Poller:
                 duration_ms=None if duration_s is None else round(duration_s * 1000),
             )
         )
-        self._not_known.pop(claim.seq, None)
         if duration_s is not None:
-            born_at = claim.began_at if result.task_created_at is None else result.task_created_at
             self._timetable.ended(model, duration_s)
-            self._timetable.ended(None, (born_at - claim.created_at) / 1000 + duration_s)
+            self._timetable.ended(None, (began_at - claim.created_at) / 1000 + duration_s)
         self._settled[outcome.state].inc()
         _log.log(
             logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
@@ -295,8 +279,11 @@ class Poller:
         )
 
     def _rescheduled(self, claim: DueTask, result: PollResult, now: int) -> PollRecord:
+        born_at = result.task_created_at
         if result.kind is PollKind.RUNNING:
-            began_at = claim.began_at if result.task_created_at is None else result.task_created_at
+            if born_at is None and claim.born_at is None:
+                born_at = claim.created_at  # from now on the task is one that the upstream has told of
+            began_at = self._began_at(claim, result)
             next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now, claim.watchers)
             if result.retry_after_s is not None:
                 next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
@@ -308,13 +295,12 @@ class Poller:
                 next_in_s=(next_poll_at - now) / 1000,
             )
         else:
-            refused_alone = result.kind is PollKind.KEY_REFUSED and self._is_refused_alone(claim)
             next_poll_at = self._timetable.failed_poll_at(
                 claim.failures + 1,
                 result.retry_after_s,
                 now,
                 costly=result.oversized,
-                refused=len(self._refused) if refused_alone else 0,
+                seldom=self._troubled.seldom(claim.seq),
             )
             _log.info(
                 "poll.failed",
@@ -329,36 +315,14 @@ class Poller:
             polled_at=now,
             next_poll_at=next_poll_at,
             error=result.error,
-            born_at=result.task_created_at,
+            born_at=born_at,
             model=result.model,
         )
 
-    def _is_refused_alone(self, claim: DueTask) -> bool:
-        """Note a task's refusal; return whether the key was accepted for others between two of them.
-
-        Until then the task's pauses stay short: a key that is refused for all, and then accepted, must not be late.
-        """
-        steady = self._clock.monotonic()
-        at, alone = self._refused.pop(claim.seq, (steady, False))
-        alone = self._key.refusal is None and (alone or self._key.accepted_since(at))
-        self._refused[claim.seq] = steady, alone
-        while self._refused[oldest := next(iter(self._refused))][0] < steady - _REFUSED_KEPT_S:
-            del self._refused[oldest]
-        return alone
-
-    def _is_unknown(self, claim: DueTask, result: PollResult, now: int) -> bool:
-        """Whether a task is to be given up as unknown. Other failures in between say nothing about it: they start anew.
-
-        Kept in memory: after a restart a task is merely asked about for a while longer.
-        """
-        if result.kind is not PollKind.NOT_KNOWN:
-            self._not_known.pop(claim.seq, None)
-            return False
-        steady = self._clock.monotonic()
-        since, polls = self._not_known.get(claim.seq, (steady, 0))
-        self._not_known[claim.seq] = since, polls + 1
-        for_ms = min((steady - since) * 1000, now - claim.created_at)
-        return polls + 1 >= _NOT_FOUND_AFTER_POLLS and for_ms >= _NOT_FOUND_AFTER_MS
+    def _began_at(self, claim: DueTask, result: PollResult) -> int:
+        """Return when a task began to run, as far as that is known."""
+        told_at = claim.born_at if result.task_created_at is None else result.task_created_at
+        return self._timetable.began_at(told_at, claim.created_at)
 
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
@@ -397,8 +361,8 @@ class Poller:
     async def _abandon(self, task: ExpiredTask, expired_by: int, now: int) -> None:
         reason: AbandonReason = "timeout"
         if task.failures:  # else it was revived since, and begins anew
-            reason = UNREADABLE if task.seq in self._unreadable else reason
-            reason = "refused" if task.seq in self._refused else reason
+            reason = UNREADABLE if self._troubled.is_unreadable(task.seq) else reason
+            reason = "refused" if self._troubled.is_refused(task.seq) else reason
         owed = await self._store.settle(
             Settlement(
                 seq=task.seq,
@@ -409,9 +373,7 @@ class Poller:
                 expired_by=expired_by,
             )
         )
-        self._not_known.pop(task.seq, None)
-        self._unreadable.discard(task.seq)
-        self._refused.pop(task.seq, None)
+        self._troubled.forget(task.seq)
         _log.warning(
             "callbacks.expired",
             upstream=self._upstream.name,
@@ -426,10 +388,9 @@ def _least_failed(task: DueTask) -> float:
     return -task.failures
 
 
-def _duration_s(claim: DueTask, result: PollResult, now: int) -> float:
+def _duration_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:
     """Return how long a task took: what the upstream says, else half way between the last two polls."""
     if result.duration_s is not None:
         return result.duration_s
-    began_at = claim.began_at if result.task_created_at is None else result.task_created_at
     last_at = max(claim.last_polled_at or began_at, began_at)
     return max((last_at + now) / 2 - began_at, 0.0) / 1000

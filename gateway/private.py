@@ -1,7 +1,7 @@
 """Files that only their owner may read and write, whatever the umask is: callback URLs hold tokens.
 
 Owns the mode of every file that the gateway writes: the database with what belongs to it, its backup, the webhook
-secret. Called by the store, the secret's file and the wiring.
+secret. Those that an operator has written stay as they are. Called by the store, the secret's file and the wiring.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-__all__ = ["create", "tighten"]
+__all__ = ["create", "is_exposed", "tighten"]
 
 _log = structlog.get_logger()
 
@@ -37,3 +37,18 @@ def tighten(path: Path) -> None:
         _log.warning("file.not_private", path=str(path), mode=f"{mode:04o}", error=exc.strerror)
     else:
         _log.warning("file.made_private", path=str(path), mode=f"{mode:04o}")
+
+
+def is_exposed(path: Path) -> bool:
+    """Whether everybody on this machine may read a file, and its owner could change that.
+
+    Not where a folder on the way is closed to others, nor on a file system that is read-only: so containers are given
+    their secrets, alone with which they are.
+    """
+    try:
+        found = path.resolve(strict=True)
+        for_others = stat.S_ISREG(found.stat().st_mode) and found.stat().st_mode & stat.S_IROTH
+        reached = all(folder.stat().st_mode & stat.S_IXOTH for folder in found.parents)
+        return bool(for_others) and reached and not os.statvfs(found).f_flag & os.ST_RDONLY
+    except OSError:
+        return False

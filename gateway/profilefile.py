@@ -9,6 +9,7 @@ from pathlib import Path
 from gateway.errors import ConfigError
 from gateway.profile import Profile
 from gateway.profiletext import parse_profile
+from gateway.textfile import read_text
 
 __all__ = ["read_profiles"]
 
@@ -33,7 +34,7 @@ def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str
             continue
         for path in paths:
             try:
-                profile = parse_profile(path.read_text("utf-8-sig"), str(path))
+                profile = parse_profile(read_text(path), str(path))
             except ConfigError as exc:
                 problems.extend(exc.problems)
             except UnicodeDecodeError:

@@ -13,6 +13,7 @@ from gateway import private
 from gateway.errors import SecretError
 from gateway.model import CallbackState
 from gateway.signature import Signer, make_secret, parse_secrets
+from gateway.textfile import read_text
 
 __all__ = ["in_use", "make", "missing", "read", "secret_path"]
 
@@ -40,7 +41,7 @@ def read(path: Path) -> str | None:
     Raises SecretError where they cannot be read, or nothing can be signed with them.
     """
     try:
-        found = path.read_text("utf-8-sig").strip()
+        found = read_text(path).strip()
     except FileNotFoundError:
         if path.is_symlink():  # no new secret could take its name
             raise SecretError(f"{path} leads to a file that is not there. {_advice(path)}") from None

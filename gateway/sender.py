@@ -9,9 +9,9 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import httpx
 import msgspec
@@ -20,7 +20,7 @@ from gateway.clock import Clock
 from gateway.errors import AddressNotAllowed, OutOfResources
 from gateway.retry import parse_retry_after
 
-__all__ = ["Reason", "SendResult", "Sender"]
+__all__ = ["Found", "Names", "Reason", "SendResult", "Sender"]
 
 Reason = Literal["dns", "refused", "tls", "timeout", "status", "blocked", "reset", "protocol"]
 
@@ -48,17 +48,67 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     """The first 1 KiB of the answer's body."""
 
 
+class Names(Protocol):
+    """What a transport tells of the name in a URL, as ``PooledTransport`` does."""
+
+    def must_look_up(self, url: httpx.URL) -> bool:
+        """Whether a request would have to look the name up."""
+        ...
+
+    async def find(self, url: httpx.URL) -> Sequence[str]:
+        """Return what a request takes as its ``addresses`` extension; raises as the request would."""
+        ...
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What the look-up that begins an attempt came to, and how long it took: that is a part of the attempt's time."""
+
+    addresses: Sequence[str]
+    failure: Exception | None
+    took_s: float
+
+
 class Sender:
     """Sends webhooks, each within one overall time limit: names, connecting, TLS, request and answer included."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, clock: Clock, *, timeout_s: float, user_agent: str) -> None:
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        user_agent: str,
+        names: Names | None = None,
+    ) -> None:
+        """``names``: the transport, where it can look names up by themselves."""
         self._transport = transport
+        self._names = names
         self._clock = clock
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         # identity: a small compressed answer may unpack to gigabytes.
         self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
 
-    async def send(self, url: str, headers: dict[str, str], body: bytes) -> SendResult:
+    def must_look_up(self, url: str) -> bool:
+        """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
+        try:
+            return self._names is not None and self._names.must_look_up(_parse_url(url))
+        except (AddressNotAllowed, httpx.InvalidURL, httpx.UnsupportedProtocol):
+            return False  # nor will it be sent
+
+    async def find(self, url: str) -> Found:
+        """Look the receiver's name up, as the first part of an attempt; what fails then is for ``send`` to say."""
+        assert self._names is not None  # noqa: S101 - else nothing must be looked up
+        started = self._clock.monotonic()
+        addresses: Sequence[str] = ()
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                addresses = await self._names.find(_parse_url(url))
+        except (AddressNotAllowed, httpx.HTTPError, TimeoutError) as exc:
+            failure = exc
+        return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
+
+    async def send(self, url: str, headers: dict[str, str], body: bytes, found: Found | None = None) -> SendResult:
         """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
 
         ``headers`` have lower-case names; user-agent, accept and accept-encoding among them are replaced.
@@ -67,11 +117,12 @@ class Sender:
         Raises OutOfResources where this machine has no file or memory left to send with: nothing was sent.
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
+        took_s = 0.0 if found is None else found.took_s
         answer = _Answer()
         failure: tuple[Reason, str] | None = None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._exchange(url, headers, body, answer)
+            async with asyncio.timeout(self.timeout_s - took_s):
+                await self._exchange(url, headers, body, answer, found)
         except AddressNotAllowed as exc:
             failure = "blocked", exc.message
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):
@@ -86,8 +137,8 @@ class Sender:
             # The receiver has spoken, whatever became of the rest of its answer.
             failure = "status", _explain_status(answer.status_code, _where(url))
         return SendResult(
-            started_at=started_at,
-            duration_ms=round((self._clock.monotonic() - started) * 1000),
+            started_at=started_at - round(took_s * 1000),
+            duration_ms=round((self._clock.monotonic() - started + took_s) * 1000),
             status_code=answer.status_code,
             reason=failure and failure[0],
             error=failure and failure[1],
@@ -95,11 +146,17 @@ class Sender:
             excerpt=answer.excerpt,
         )
 
-    async def _exchange(self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer") -> None:
+    async def _exchange(
+        self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer", found: Found | None
+    ) -> None:
+        if found is not None and found.failure is not None:
+            raise found.failure
         # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
         framing = {"host": _where(url), "content-length": str(len(body))}
         fields = framing | headers | self._headers
         request = httpx.Request("POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body))
+        if found is not None:
+            request.extensions["addresses"] = found.addresses
         response = await self._transport.handle_async_request(request)
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
@@ -120,7 +177,7 @@ class Sender:
 
     def _timed_out(self, url: str) -> tuple[Reason, str]:
         return "timeout", (
-            f"{_where(url)} did not answer in full within {self._timeout_s:g} s: "
+            f"{_where(url)} did not answer in full within {self.timeout_s:g} s: "
             "let the receiver answer first and do its work afterwards."
         )
 

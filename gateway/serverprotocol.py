@@ -1,12 +1,15 @@
 """uvicorn's HTTP/1.1 connection, to which ``Upgrade`` means nothing: every server of this package listens with it.
 
 Owns that a request is framed by its length or its chunks whatever it asks to be upgraded to, which a server may ignore
-(RFC 9110 §7.8). Must not know a limit or a route. ``inbound`` builds the gateway's own protocol on it; the simulator
-and ``asgi_server`` use it as it is.
+(RFC 9110 §7.8), which host it names, and that what follows a body in chunks is no header (§6.5.1): whatever stands in
+front of a server has not looked at it. Must not know a limit or a route. ``inbound`` builds the gateway's own protocol
+on it; the simulator and ``asgi_server`` use it as it is.
 
 llhttp, the parser under httptools, ends such a request at its head: the bytes of its body would be lost, or served as a
 request of their own. The JDK's HttpClient and ``curl --http2`` ask for h2c with every request over http.
 """
+
+import re
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -41,7 +44,8 @@ class ServerProtocol(HttpToolsProtocol):
 
     def _tell_head_again(self) -> None:
         """Have a fresh parser read on, told of the head only what frames the body."""
-        fields = [b": ".join(field) for field in self.headers if field[0] in (b"content-length", b"transfer-encoding")]
+        framing = (b"content-length", b"transfer-encoding")
+        fields = [b": ".join(field) for field in self.scope["headers"] if field[0] in framing]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self.retold = True
@@ -52,7 +56,17 @@ class ServerProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if not self.retold:
+            if not self.url.startswith(b"/"):
+                self._name_host()
             super().on_headers_complete()
+        self.headers = []  # where trailers go: nobody reads them
+
+    def _name_host(self) -> None:
+        """Have a target in absolute form name the host, whatever the header says (RFC 9112 §3.2.2)."""
+        _, scheme_ends, rest = self.url.partition(b"://")
+        if scheme_ends:
+            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+            self.headers[:] = [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():  # else the body is still to come

@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_min_s: float
     poll_max_s: float
     result_max_bytes: int
+    memory_bytes: int
     retry_schedule: tuple[float, ...]
     """Seconds before each attempt, at least one."""
     attempt_timeout_s: float
@@ -75,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Clients besides the default one, or with more for it; only the TOML file names them."""
     webhook_secret_from: str = ""
     """Where ``webhook_secret`` stood: a variable, or the TOML file."""
+    secret_files: tuple[str, ...] = ()
+    """The files that a secret was read from, the TOML file too where it holds one."""
 
     def __repr__(self) -> str:
         values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)
@@ -225,6 +228,12 @@ SETTINGS: tuple[Setting, ...] = (
         "33554432",
         texts.whole(1024, 134_217_728),
         "Largest answer of the upstream that is taken, in bytes: images in it count.",
+    ),
+    Setting(
+        "GATEWAY_MEMORY_BYTES",
+        "67108864",
+        texts.whole(1_048_576, 68_719_476_736),
+        "Bytes of large answers, webhooks and requests in memory, all together; one that is larger comes alone.",
     ),
     Setting(
         "GATEWAY_RETRY_SCHEDULE",

@@ -84,7 +84,7 @@ def callback_details(callback: dict[str, Any], *, now: int | None = None, reason
         "task.nextPollAt": task["nextPollAt"],
         "task.lastError": task["lastError"],
     }
-    shown = {name: _text(value) for name, value in pairs.items() if value is not None and value != {}}
+    shown = {printable(name): _text(value) for name, value in pairs.items() if value is not None and value != {}}
     if (reason := _reason(callback, reasons)) is not None:
         shown["upstream"] = printable(f"{callback['upstream']} ({reason})")
     instants = ["nextAttemptAt", "task.nextPollAt"] + ["expiresAt"] * (callback["state"] == "waiting")

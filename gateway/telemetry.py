@@ -77,6 +77,18 @@ class Metrics:
         self.upstream_refused = Gauge(
             "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"], **names
         )
+        self.upstream_nonsense = Gauge(
+            "gateway_upstream_nonsense",
+            "1 while what answers is not the upstream's API, or denies tasks that it has told of, else 0.",
+            ["upstream"],
+            **names,
+        )
+        self.upstream_limited = Gauge(
+            "gateway_upstream_limited",
+            "1 while the upstream allows fewer requests than are configured, by its own word, else 0.",
+            ["upstream"],
+            **names,
+        )
         self.settled = Counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"], **names)
         self.attempts = Counter("gateway_attempts", "Webhook attempts, by result.", ["result"], **names)
         self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **seconds)

@@ -14,7 +14,10 @@ import re
 import resource
 import socket
 import ssl
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import aiohappyeyeballs
@@ -31,6 +34,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before
+_MOST_ADDRESSES = 4  # of a name that are tried: it may have hundreds, and each is a socket
+_AT_ONCE = 2
+_NEXT_PAIR_S = 3.0  # after this two addresses that have not answered make room for the next two
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -43,7 +49,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
     A kept connection may end just as it is used again. Where it does before any answer came, a request that may be sent
     twice is sent once more, on a new one (RFC 9112 §9.3.1).
 
-    A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query.
+    A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query. Its
+    ``addresses`` are what ``find`` has returned for its URL; without them a name is looked up before a place is taken.
     """
 
     def __init__(
@@ -78,10 +85,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
         url = request.url
         destination = self._destination(url.scheme, url.raw_host, url.port)
         message = _message(request)
+        addresses: Sequence[str] = request.extensions.get("addresses") or await self._find(destination)
         await self._places.acquire()
         connection: Connection | None = None
         try:
-            connection, kept = await self._connection(destination)
+            connection, kept = await self._connection(destination, addresses)
             no_body = request.method == "HEAD"
             try:
                 await connection.ask(message, no_body=no_body)
@@ -90,7 +98,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 if not (kept and connection.silent and repeatable):
                     raise
                 self._busy.discard(connection)
-                connection = await self._connect(destination)
+                connection = await self._connect(destination, await self._find(destination))
                 await connection.ask(message, no_body=no_body)
         except BaseException:
             self._give_back(connection, destination)
@@ -102,6 +110,15 @@ class PooledTransport(httpx.AsyncBaseTransport):
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": connection.reason},
         )
 
+    def must_look_up(self, url: httpx.URL) -> bool:
+        """Whether a request would have to look a name up: no connection is kept, and the host is no address."""
+        destination = self._destination(url.scheme, url.raw_host, url.port)
+        return destination not in self._idle_at and parse_address(destination.host) is None
+
+    async def find(self, url: httpx.URL) -> Sequence[str]:
+        """Return the addresses that a request would dial. Raises as ``handle_async_request`` does."""
+        return await self._addresses(self._destination(url.scheme, url.raw_host, url.port))
+
     async def aclose(self) -> None:
         """Close every connection; requests under way fail."""
         self._closed = True
@@ -112,20 +129,21 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     # The pool
 
-    async def _connection(self, destination: "_Destination") -> tuple[Connection, bool]:
+    async def _connection(self, destination: "_Destination", addresses: Sequence[str]) -> tuple[Connection, bool]:
         """Return a connection, and whether it was kept from a request before."""
         idle = self._idle_at.get(destination)
         if not idle:
-            return await self._connect(destination), False
+            return await self._connect(destination, addresses), False
         # The last one first: the rest may then grow old and go.
         connection = self._forget(idle[-1])
         self._busy.add(connection)
         return connection, True
 
-    async def _connect(self, destination: "_Destination") -> Connection:
+    async def _connect(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        connection = await self._dial(destination)
+        # Whoever waited for a place found a connection then, and it has been taken since.
+        connection = await self._dial(destination, addresses or await self._addresses(destination))
         self._busy.add(connection)
         return connection
 
@@ -167,29 +185,44 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     # Dialling
 
-    async def _dial(self, destination: "_Destination") -> Connection:
+    async def _find(self, destination: "_Destination") -> Sequence[str]:
+        """Return what is to be dialled; nothing where a connection is kept."""
+        return () if destination in self._idle_at or self._closed else await self._addresses(destination)
+
+    async def _dial(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
         loop = asyncio.get_running_loop()
         no_socket: list[OSError] = []
         try:
-            addresses = await self._addresses(destination)
-            sock = await aiohappyeyeballs.start_connection(
-                [_addr_info(address, destination.port) for address in addresses],
-                happy_eyeballs_delay=_NEXT_ADDRESS_S,
-                socket_factory=partial(self._open_socket, no_socket),
-            )
             # uvloop and asyncio close the socket where this fails or is cancelled.
             _, connection = await loop.create_connection(
                 lambda: Connection(self._forget_unusable),
-                sock=sock,
+                sock=await self._connected_socket(destination, addresses, no_socket),
                 ssl=self._tls_context() if destination.scheme == "https" else None,
                 server_hostname=destination.host.rstrip(".") if destination.scheme == "https" else None,
             )
         except (OSError, RuntimeError) as exc:  # RuntimeError: uvloop on a closed socket
             # Of several addresses that fail in different ways only the words would be left, and no error number.
-            reason = no_socket[0] if no_socket else exc
-            kind = httpx.ConnectTimeout if isinstance(reason, TimeoutError) else httpx.ConnectError
-            raise kind(f"{destination}: {_words(reason)}") from reason
+            raise _failure(destination, no_socket[0] if no_socket else exc) from (no_socket[0] if no_socket else exc)
         return connection
+
+    async def _connected_socket(
+        self, destination: "_Destination", addresses: Sequence[str], failures: list[OSError]
+    ) -> socket.socket:
+        """Return the first socket that connects to one of the addresses, of which two are tried at a time."""
+        infos = [self._addr_info(address, destination) for address in addresses[:_MOST_ADDRESSES]]
+        *earlier, last = [infos[start : start + _AT_ONCE] for start in range(0, len(infos), _AT_ONCE)]
+        for pair in earlier:
+            with suppress(OSError, RuntimeError):
+                async with asyncio.timeout(_NEXT_PAIR_S):
+                    return await self._race(pair, failures)
+        return await self._race(last, failures)
+
+    async def _race(self, addr_infos: Sequence[AddrInfoType], failures: list[OSError]) -> socket.socket:
+        return await aiohappyeyeballs.start_connection(
+            addr_infos,
+            happy_eyeballs_delay=_NEXT_ADDRESS_S,
+            socket_factory=partial(self._open_socket, failures),
+        )
 
     def _open_socket(self, failures: list[OSError], addr_info: AddrInfoType) -> socket.socket:
         try:
@@ -200,16 +233,28 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 self._forget(next(iter(self._idle))).close()
             raise
 
-    async def _addresses(self, destination: "_Destination") -> list[str]:
-        """Return what is dialled. Raises AddressNotAllowed where even one of a name's addresses is forbidden."""
+    async def _addresses(self, destination: "_Destination") -> Sequence[str]:
+        """Return a host's addresses, v6 and v4 by turns. Raises AddressNotAllowed where even one is forbidden."""
         host, port = destination.host, destination.port
-        addresses = [host] if parse_address(host) is not None else list(await self._resolve(host, port))
-        if not addresses:
-            raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
+        if parse_address(host) is not None:
+            return (host,)
+        try:
+            addresses = await self._resolve(host, port)
+            if not addresses:
+                raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
+        except (OSError, RuntimeError) as exc:
+            raise _failure(destination, exc) from exc
         if self._guard is not None:
-            for address in addresses:
-                self._guard.check_address(host, port, address, destination.scheme)
-        return addresses
+            await self._guard.check_addresses(host, port, addresses, destination.scheme)
+        return _by_turns(addresses)
+
+    def _addr_info(self, address: str, destination: "_Destination") -> AddrInfoType:
+        host, port = destination.host, destination.port
+        if self._guard is not None:
+            self._guard.check_address(host, port, address, destination.scheme)
+        if ":" in address:
+            return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
+        return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
 
     def _forget_unusable(self, connection: Connection) -> None:
         self._forget(connection)
@@ -290,10 +335,17 @@ def _message(request: httpx.Request) -> bytes:
     return b"".join((head, *request.stream))
 
 
-def _addr_info(address: str, port: int) -> AddrInfoType:
-    if ":" in address:
-        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
-    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
+def _by_turns(addresses: Sequence[str]) -> list[str]:
+    """Return the different ones of a name's addresses, v6 and v4 by turns: RFC 8305 §4. The first stays the first."""
+    first, *_ = different = list(dict.fromkeys(addresses))
+    same = [address for address in different if (":" in address) == (":" in first)]
+    other = [address for address in different if (":" in address) != (":" in first)]
+    return [address for pair in zip_longest(same, other) for address in pair if address is not None]
+
+
+def _failure(destination: _Destination, reason: BaseException) -> httpx.TransportError:
+    kind = httpx.ConnectTimeout if isinstance(reason, TimeoutError) else httpx.ConnectError
+    return kind(f"{destination}: {_words(reason)}")
 
 
 def _words(exc: BaseException) -> str:

@@ -8,22 +8,27 @@ import asyncio
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from gateway import lenientjson, outcome
 from gateway.clock import Clock
+from gateway.masking import Mask
+from gateway.memory import SMALL, Memory
 from gateway.outcome import PollKind, PollResult, read_answer
 from gateway.profile import TASK_ID, Profile
 from gateway.retry import parse_retry_after
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
-_MAX_ERROR_ANSWER = 1024 * 1024
+_MAX_ERROR_ANSWER = SMALL
 """Bytes of an answer whose status is an error's: more is not read, as all that counts stands at its beginning."""
-_WITH_THE_HEAD = 64 * 1024
-"""Bytes of a body that come unasked. Only for a larger one is it looked up how large it will be: polls are many."""
+_MOST_COST = 192 * 1024 * 1024
+"""Bytes that reading one answer may take, or three times GATEWAY_MEMORY_BYTES where that is more. The largest images
+take less; a few megabytes of empty lists take more."""
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
@@ -32,12 +37,13 @@ _PLAIN = (b"{", b"[")
 """How JSON begins, and nothing compressed: it is not, whatever the headers say."""
 _MOST_CODINGS = 8  # a body may be made that decompresses to itself, for ever
 _PIECE = 16 * 1024  # bytes that are decompressed at once
-_LEAST_SECRET = 8  # characters
+_LONGEST_CODING = 7  # characters
+_KEYS_KEPT = 8  # that were in use before, and may still come in answers
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the upstream answered, as it came."""
+    """What the upstream answered, as it came, but for the keys in its body."""
 
     status: int
     headers: httpx.Headers
@@ -74,11 +80,12 @@ class Upstream:
         name: str | None = None,
         timeout_s: float = 30.0,
         max_answer: int = 32 * 1024 * 1024,
+        memory: Memory | None = None,
     ) -> None:
         """Keep the key to this object: it goes into its requests' header and nowhere else.
 
         ``name`` is what callbacks call this upstream; default: as its profile is called. ``max_answer``: bytes of the
-        largest answer that is taken, before and after decompression.
+        largest answer that is taken, before and after decompression; ``memory``: where large ones have room.
         """
         self.profile = profile
         self.name = name or profile.name
@@ -88,6 +95,8 @@ class Upstream:
         self._base_path = self._url.raw_path.decode("ascii").rstrip("/")
         self._timeout_s = timeout_s
         self._max_answer = max_answer
+        self._memory = Memory(2 * max_answer) if memory is None else memory
+        self._most_cost = max(_MOST_COST, 3 * self._memory.limit)
         self._headers = {
             "host": self._url.netloc.decode("ascii"),
             "accept": "application/json",
@@ -95,13 +104,17 @@ class Upstream:
             "user-agent": _USER_AGENT,
             **{name.lower(): value for name, value in profile.request.headers.items()},
         }
-        self._keys: list[str | None] = []
+        self._keys: list[str] = []  # the last one is the one in use, where there is any
+        self._key_number = -1
         self.use_key(api_key)
         self._poll_body = None if profile.request.body is None else msgspec.json.encode(profile.request.body)
 
     def use_key(self, api_key: str | None) -> None:
         """Send another key from now on. Earlier ones may still come in answers, and are shown as little as this one."""
-        self._keys.append(api_key)
+        self._key_number += 1
+        if api_key is not None:
+            self._keys = [*self._keys[-_KEYS_KEPT:], api_key]
+        self._mask = Mask(sorted(self._keys, key=len, reverse=True))
         self._headers.pop(self.profile.request.auth_header, None)
         if api_key is not None:
             self._headers[self.profile.request.auth_header] = self.profile.request.auth_prefix + api_key
@@ -117,8 +130,8 @@ class Upstream:
             return PollResult(kind=PollKind.NOT_KNOWN, error=told, by_api=False)
         path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
         if self.profile.request.method == "GET":
-            return self.read(task_id, await self.forward("GET", path))
-        return self.read(task_id, await self._poll_by_post(task_id, path))
+            return await self.read(task_id, await self.forward("GET", path))
+        return await self.read(task_id, await self._poll_by_post(task_id, path))
 
     async def _poll_by_post(self, task_id: str, path: str) -> "Answer | NoAnswer":
         if self._poll_body is None:
@@ -146,7 +159,7 @@ class Upstream:
         framing = {} if content is None else {"content-length": str(len(content))}
         more = {**(headers or {}), **framing}
         # The path as an extension: a URL of its own for each task would have to be parsed, half of a poll's cost here.
-        key_number = len(self._keys) - 1
+        key_number = self._key_number
         request = httpx.Request(
             method,
             self._url,
@@ -155,11 +168,11 @@ class Upstream:
             extensions={"target": (self._base_path + path).encode("ascii"), "repeatable": asks_only},
         )
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as time_limit:
                 response = await self._transport.handle_async_request(request)
                 assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
                 try:
-                    body = await self._read(response, response.stream)
+                    body = await self._read(response, response.stream, time_limit)
                 finally:
                     await response.stream.aclose()
         except TimeoutError:
@@ -173,20 +186,29 @@ class Upstream:
         if body is not None and not body.startswith(_PLAIN):
             codings = _codings(response.headers)
             if codings:
-                return self._decompressed(response, codings, body, key_number)
-        return self._oversized() if body is None else Answer(response.status_code, response.headers, body, key_number)
+                return await self._decompressed(response, codings, body, key_number)
+        return self._oversized() if body is None else await self._answer(response, body, key_number)
 
-    async def _read(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> bytes | None:
+    async def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
+        # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key. Of an error
+        # the end may be missing.
+        mask = self._mask.masked if 200 <= response.status_code < 300 else self._mask.masked_cut
+        masked = await self._memory.work(mask, body) if len(body) > SMALL else mask(body)
+        return Answer(response.status_code, response.headers, masked, key_number)
+
+    async def _read(
+        self, response: httpx.Response, stream: httpx.AsyncByteStream, time_limit: asyncio.Timeout
+    ) -> bytes | None:
         """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
         good = 200 <= response.status_code < 300
         limit = self._max_answer if good else min(_MAX_ERROR_ANSWER, self._max_answer)
         announced: int | None = None
         chunks: list[bytes] = []
-        size = 0
+        size, room = 0, SMALL
         async for chunk in stream:
             chunks.append(chunk)
             size += len(chunk)
-            if size > _WITH_THE_HEAD and announced is None:
+            if size > SMALL and announced is None:  # only now: polls are many
                 length = response.headers.get("content-length", "")
                 announced = int(length) if length.isdecimal() and len(length) < 20 else 0
             if max(size, announced or 0) > limit:
@@ -194,15 +216,29 @@ class Upstream:
                     return None
                 if size >= limit:
                     break
+            elif size > room:
+                room = max(announced or 0, 2 * size)
+                await self._hold(2 * room, time_limit)  # its pieces, and then the whole
         return b"".join(chunks)[:limit]
 
-    def _decompressed(
+    async def _hold(self, size: int, time_limit: asyncio.Timeout) -> None:
+        """Wait for room: that is no time of the upstream's."""
+        loop = asyncio.get_running_loop()
+        began, ends_at = loop.time(), time_limit.when()
+        time_limit.reschedule(None)
+        await self._memory.hold(size, self.name)
+        time_limit.reschedule(None if ends_at is None else ends_at + loop.time() - began)
+
+    async def _decompressed(
         self, response: httpx.Response, codings: Sequence[str], body: bytes, key_number: int
     ) -> Answer | NoAnswer:
         """Return an answer that was compressed although that was not asked for."""
         good, limit = 200 <= response.status_code < 300, self._max_answer
-        plain, coding = _undone(body, codings, limit + 1)
-        if not coding.isalnum() or len(coding) >= _LEAST_SECRET:
+        plain, coding = _undone(body, codings, SMALL + 1)
+        if plain is not None and len(plain) > SMALL and good:
+            await self._memory.hold(2 * len(body) + 2 * limit, self.name)
+            plain, coding = await self._memory.work(_undone, body, codings, limit + 1)
+        if not coding.isalnum() or len(coding) > _LONGEST_CODING:
             coding = "in an unknown way"  # this goes to clients and logs, and a header may say anything
         if plain is None and good:
             error = (
@@ -214,32 +250,54 @@ class Upstream:
             plain = f"(compressed: {coding})".encode("ascii", "replace")
         if good and len(plain) > limit:
             return self._oversized()
-        return Answer(response.status_code, response.headers, plain[:limit], key_number)
+        return await self._answer(response, plain[:limit], key_number)
 
     def _oversized(self) -> NoAnswer:
         error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
         return NoAnswer(error=error, kind=PollKind.BROKEN, unreadable=True, oversized=True)
 
-    def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
+    async def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
         """Return what an answer says of a task, and of the key."""
         if isinstance(answer, NoAnswer):
             return PollResult(
                 kind=answer.kind, error=answer.error, unreadable=answer.unreadable, oversized=answer.oversized
             )
+        if len(answer.body) <= SMALL:
+            return self._read_answer(task_id, answer)
+        if not await self._has_room(answer.body):
+            error = (
+                f"Reading the {len(answer.body)} bytes of the upstream's answer would take more than "
+                f"{self._most_cost} bytes of memory; a larger GATEWAY_MEMORY_BYTES allows for it."
+            )
+            return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True, oversized=True)
+        return await self._memory.work(self._read_answer, task_id, answer)
+
+    async def read_created(self, answer: Answer, path: str) -> tuple[Any, bool]:
+        """As in ``outcome``, of an answer to a create."""
+        if len(answer.body) <= SMALL:
+            return outcome.read_created(self.profile, answer.status, answer.body, path)
+        body = answer.body if await self._has_room(answer.body) else b""
+        return await self._memory.work(outcome.read_created, self.profile, answer.status, body, path)
+
+    async def _has_room(self, body: bytes) -> bool:
+        """Wait for room to decode this; False where that is out of all proportion."""
+        cost = await self._memory.work(lenientjson.cost, body)
+        if cost > self._most_cost:
+            return False
+        await self._memory.hold(cost + len(body), self.name)
+        return True
+
+    def _read_answer(self, task_id: str, answer: Answer) -> PollResult:
         retry_after_s = self._retry_after_s(answer.headers)
         result = read_answer(self.profile, task_id, answer.status, retry_after_s, answer.body)
-        if result.kind is PollKind.KEY_REFUSED and answer.key_number < len(self._keys) - 1:
+        if result.kind is PollKind.KEY_REFUSED and answer.key_number < self._key_number:
             result = msgspec.structs.replace(result, kind=PollKind.BROKEN, of_old_key=True)
-        keys = [] if result.error is None else [key for key in self._keys if key]
-        if result.error is None or not keys:
+        if result.error is None:
             return result
-        # Some answers to a refused key repeat it. An error quotes a part of the answer only, and may end within the
-        # key: so it is worded anew without it. The rest stays as it was read; a short key may be anywhere in JSON.
-        masked = _masked(answer.body, keys)
         error = result.error
-        if masked != answer.body:
-            error = read_answer(self.profile, task_id, answer.status, retry_after_s, masked).error or error
-        return msgspec.structs.replace(result, error=_masked(error.encode(), keys).decode())
+        for key in self._keys:
+            error = error.replace(key, "***")  # one as short as a word, too
+        return msgspec.structs.replace(result, error=error)
 
     def _retry_after_s(self, headers: httpx.Headers) -> float | None:
         # Seldom there: httpx's own look-up, which decodes every header first, took a seventh of reading an answer.
@@ -249,16 +307,9 @@ class Upstream:
         return None
 
     def without_key(self, answer: Answer) -> Answer:
-        """Return an answer that clients may see: some answers to a refused key repeat it."""
-        # A key as short as a word is no secret, and would be found in answers that do not speak of it.
-        keys = [key for key in self._keys if key is not None and len(key) >= _LEAST_SECRET]
-        return msgspec.structs.replace(answer, body=_masked(answer.body, keys)) if keys else answer
-
-
-def _masked(text: bytes, keys: Sequence[str]) -> bytes:
-    for key in keys:
-        text = text.replace(key.encode(), b"***")
-    return text
+        """Return an answer that clients may see, its headers too: some answers to a refused key repeat it."""
+        fields = [(name, self._mask.masked(value)) for name, value in answer.headers.raw]
+        return msgspec.structs.replace(answer, headers=httpx.Headers(fields))
 
 
 def _codings(headers: httpx.Headers) -> list[str]:

@@ -17,13 +17,14 @@ from gateway.config import RateWindow
 from gateway.deliverer import Deliverer
 from gateway.errors import StoreError
 from gateway.key import Key
+from gateway.memory import Memory
 from gateway.model import Callback, NewCallback, new_callback_id
 from gateway.outcome import PollResult
 from gateway.poller import Poller
 from gateway.profiletext import parse_profile
 from gateway.retry import RetryPolicy
 from gateway.schedule import PollSchedule
-from gateway.sender import Sender, SendResult
+from gateway.sender import Found, Sender, SendResult
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import SqliteStore
 from gateway.supervisor import Loop, Supervisor
@@ -73,8 +74,12 @@ class ScriptedSender(Sender):
 
     def __init__(self, send: Callable[[str, Mapping[str, str], bytes], Awaitable[SendResult]]) -> None:
         self._send = send
+        self.timeout_s = 15.0
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+    def must_look_up(self, url: str) -> bool:
+        return False
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes, found: Found | None = None) -> SendResult:
         return await self._send(url, headers, body)
 
 
@@ -93,6 +98,7 @@ class Life:
         max_s: float = 30.0,
         schedule_s: tuple[float, ...] = SCHEDULE_S,
         seed: int = 0,
+        memory_bytes: int = 67_108_864,
     ) -> None:
         self.clock = clock = FollowingClock(clock)
         self.metrics = Metrics()
@@ -110,7 +116,9 @@ class Life:
         if sender is not None:
             headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
             retry = RetryPolicy(schedule_s)
-            self.deliverer = Deliverer(self.store, sender, headers, retry, clock, self.metrics, random.Random(seed + 1))
+            rng = random.Random(seed + 1)
+            self.memory = Memory(memory_bytes)
+            self.deliverer = Deliverer(self.store, sender, headers, retry, self.memory, clock, self.metrics, rng)
             loops.append(self.deliverer)
         self.clock_steps = ClockSteps(self.store, clock)
         self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)
@@ -146,7 +154,7 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, client: str = "", url: str = "https://app.example/hook", timeout_s: int = 86_400
+        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400, client: str = ""
     ) -> Callback:
         now = self.clock.now()
         new = NewCallback(

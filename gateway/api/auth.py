@@ -1,7 +1,8 @@
 """Who is asking: bearer token → client name, or the operator, for every path that is not public.
 
-Owns the comparison of tokens, and that a client's rate is counted; the operator has none. An ASGI middleware, so that a
-route which is added later is closed unless it is listed here.
+Owns the comparison of tokens, and that a client's rate is counted; the operator has none. Where no token is asked for
+``webpages`` judges who may be asking, on public paths too. An ASGI middleware, so that a route which is added later is
+closed unless it is listed here.
 """
 
 import hmac
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
+from gateway.api.webpages import refuse_web_pages
 from gateway.config import DEFAULT_CLIENT
 from gateway.errors import Forbidden, RequestError, Unauthorized
 from gateway.tokens import token_digest
@@ -48,6 +50,11 @@ class Tokens:
         self._clients = dict(clients)
         self._operator = operator
 
+    @property
+    def open(self) -> bool:
+        """Whether anybody may call, as no client has a token."""
+        return not self._clients
+
     def owner(self, authorization: str | None) -> str | None:
         """Return whose the token of an Authorization header is, None for the operator. Raises Unauthorized."""
         scheme, _, token = (authorization or "").partition(" ")
@@ -78,13 +85,23 @@ class AuthMiddleware:
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] == "http":
             try:
-                client = self._tokens.owner(Headers(scope=scope).get("authorization"))
-                if client is not None:
-                    self._limits.count(client)
+                self._admit(scope)
             except RequestError as error:
                 await self._errors.answer(scope["path"], error)(scope, receive, send)
                 return
-            scope["client_name"] = client
         await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        """Note whose request it is. Raises RequestError."""
+        if scope["path"] in PUBLIC:
+            if self._tokens.open:
+                refuse_web_pages(scope["method"], scope["headers"])
+            return
+        client = self._tokens.owner(Headers(scope=scope).get("authorization"))
+        if client is not None:
+            if self._tokens.open:  # the operator's token proves itself
+                refuse_web_pages(scope["method"], scope["headers"])
+            self._limits.count(client)
+        scope["client_name"] = client

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from itsdangerous import BadSignature, URLSafeSerializer
@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.auth import client_of, scope_of
+from gateway.api.large import hold, work
 from gateway.api.problems import problem
 from gateway.api.routing import route
 from gateway.api.schema import (
@@ -43,6 +44,7 @@ from gateway.errors import (
     RequestError,
     StoreDefect,
     StoreRefused,
+    TooLarge,
     Unavailable,
 )
 from gateway.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
@@ -53,6 +55,8 @@ __all__ = ["Callbacks"]
 
 _MAX_BODY = 64 * 1024
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
+_READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
+_ROW = 12 * 1024  # bytes of the largest callback in a list
 _BATCH_LOOKUPS = 64
 """How many names of one batch are looked up at once. Each is two questions, and forwarders such as dnsmasq take no more
 than 150 from everybody."""
@@ -107,7 +111,7 @@ class Callbacks:
         asked = decode(await read_body(request, _MAX_BODY), _one)
         await self._check(asked.callback_url)
         # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
-        new = self._new_callback(client, asked, self._clock.now())
+        new = self._new_callback(client, asked, encode_metadata(asked.metadata), self._clock.now())
         registration = await self._registered(new)
         if isinstance(registration, RequestError):
             raise registration
@@ -124,15 +128,15 @@ class Callbacks:
     async def register_batch(self, request: Request) -> Response:
         """Register each item by itself: one that is refused does not touch the others."""
         client = client_of(request)
-        read = [_read_item(item) for item in batch_items(await read_body(request, _MAX_BATCH_BODY))]
-        urls = {item.callback_url for item in read if isinstance(item, CallbackRequest)}
+        body = await read_body(request, _MAX_BATCH_BODY)
+        read = await work(request, _read_batch, body) if len(body) > _READ_AT_ONCE else _read_batch(body)
+        del body
+        urls = {item.asked.callback_url for item in read if isinstance(item, _Item)}
         places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
         verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
         now = self._clock.now()
         checked = [
-            verdicts[item.callback_url] or self._new_item(client, item, now)
-            if isinstance(item, CallbackRequest)
-            else item
+            verdicts[item.asked.callback_url] or self._new_item(client, item, now) if isinstance(item, _Item) else item
             for item in read
         ]
         new = [item for item in checked if isinstance(item, NewCallback)]
@@ -152,6 +156,7 @@ class Callbacks:
         limit = _limit(query.get("limit"))
         before_seq = await self._read_cursor(query.get("cursor"))
         client = _whose(request, query.get("client"))
+        await hold(request, limit * _ROW)
         # One more than asked for tells whether there is a next page.
         found = await self._store.list_callbacks(
             client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
@@ -207,8 +212,7 @@ class Callbacks:
         callback = replace(callback, task=told(callback.task, self._first_poll_at))
         return callback_view(callback, callback.client if scope_of(request) is None else UNSET)
 
-    def _new_callback(self, client: str, asked: CallbackRequest, now: int) -> NewCallback:
-        metadata = encode_metadata(asked.metadata)
+    def _new_callback(self, client: str, asked: CallbackRequest, metadata: bytes, now: int) -> NewCallback:
         upstream = asked.upstream
         if upstream is None:
             upstream = self.client_upstreams.get(client, self._default_upstream)
@@ -244,9 +248,9 @@ class Callbacks:
             return Unavailable(error.message)
         return registration
 
-    def _new_item(self, client: str, asked: CallbackRequest, now: int) -> NewCallback | RequestError:
+    def _new_item(self, client: str, item: "_Item", now: int) -> NewCallback | RequestError:
         try:
-            return self._new_callback(client, asked, now)
+            return self._new_callback(client, item.asked, item.metadata, now)
         except RequestError as error:
             return error
 
@@ -290,11 +294,26 @@ class Callbacks:
         return seq
 
 
-def _read_item(item: msgspec.Raw) -> CallbackRequest | RequestError:
+class _Item(NamedTuple):
+    """One registration of a batch, its metadata as it is kept: as an object it may take many times as much."""
+
+    asked: CallbackRequest
+    metadata: bytes
+
+
+def _read_batch(body: bytes) -> list[_Item | RequestError]:
+    return [_read_item(item) for item in batch_items(body)]
+
+
+def _read_item(item: msgspec.Raw) -> _Item | RequestError:
+    if len(memoryview(item)) > _MAX_BODY:
+        return TooLarge(f"A registration may have at most {_MAX_BODY} bytes.")
     try:
-        return decode(item, _one)
+        asked = decode(item, _one)
+        return _Item(replace(asked, metadata=None), encode_metadata(asked.metadata))
     except RequestError as error:
-        return error
+        error.__context__ = None  # as its traceback, it would keep what was read until the answer
+        return error.with_traceback(None)
 
 
 def _batch_answer(new: NewCallback, registration: Registration | RequestError) -> dict[str, Any]:

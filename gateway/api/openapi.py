@@ -20,7 +20,8 @@ __all__ = ["document"]
 _ERRORS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
-    403: "The operator's token registers nothing, and no other one is for another client's callbacks.",
+    403: "The operator's token registers nothing, and no other one is for another client's callbacks; without a token, "
+    "another site's page asks, or Host is no loopback name.",
     404: "There is no such thing, or it is another client's.",
     408: "The body took too long to arrive.",
     409: "The present state does not allow this.",
@@ -70,13 +71,13 @@ def _many_callbacks(request: dict[str, Any], callback: dict[str, Any]) -> dict[s
             "post": _operation(
                 "Register a callback for a task",
                 {201: {"the new callback": callback}, 200: {"the one already registered": callback}},
-                (400, 401, 403, 408, 409, 413, 415, 422, 503),
+                (400, 401, 408, 409, 413, 415, 422, 503),
                 body=request,
             ),
             "get": _operation(
                 "List callbacks, newest first",
                 {200: {"a page": _page(callback)}},
-                (401, 403, 422, 503),
+                (401, 422, 503),
                 parameters=[
                     _query("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
                     _query("taskId", {"type": "string"}),
@@ -90,7 +91,7 @@ def _many_callbacks(request: dict[str, Any], callback: dict[str, Any]) -> dict[s
             "post": _operation(
                 "Register up to 1,000 callbacks; each is judged by itself",
                 {200: {"an answer for each, in the order sent": _data(_BATCH_ITEM)}},
-                (400, 401, 403, 408, 413, 415, 422, 503),
+                (400, 401, 408, 413, 415, 422, 503),
                 body={
                     "type": "object",
                     "required": ["callbacks"],
@@ -136,7 +137,7 @@ def _redeliveries(asked: dict[str, Any]) -> dict[str, Any]:
             "post": _operation(
                 "Redeliver every callback that died within a span of time",
                 {202: {"how many": {"type": "object", "properties": {"count": {"type": "integer"}}}}},
-                (400, 401, 403, 408, 413, 415, 422, 503),
+                (400, 401, 408, 413, 415, 422, 503),
                 body=asked,
             )
         },
@@ -227,7 +228,7 @@ def _proxied(calls: Proxy) -> dict[str, Any]:
     read = {
         "summary": "Read a task as the upstream tells it; one with a registered callback costs it no request",
         "parameters": [{**_query(calls.record_param, {"type": "string"}), "required": True}],
-        "responses": _enveloped("the task, in the upstream's envelope", (401, 422, 429, 502, 503, 504)),
+        "responses": _enveloped("the task, in the upstream's envelope", (401, 403, 422, 429, 502, 503, 504)),
     }
     create = {
         "summary": "Create a task at the upstream, and register its callback where one is named",
@@ -244,7 +245,7 @@ def _proxied(calls: Proxy) -> dict[str, Any]:
                 }
             },
         },
-        "responses": _enveloped("the upstream's answer", (400, 401, 403, 413, 422, 429, 502, 503, 504)),
+        "responses": _enveloped("the upstream's answer", (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)),
     }
     return {calls.record_path: {"get": read}, calls.create_path: {"post": create}}
 
@@ -283,7 +284,7 @@ def _operation(
             content = {} if schema is None else {"content": {"application/json": {"schema": schema}}}
             responses[str(status)] = {"description": description, **content}
     problem = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status in sorted({*errors, 429}):
+    for status in sorted({*errors, 403, 429}):
         responses[str(status)] = {"description": _ERRORS[status], "content": problem}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if parameters is not None:
@@ -298,5 +299,8 @@ def _public(summary: str, media_type: str, schema: dict[str, Any] | None = None)
     return {
         "summary": summary,
         "security": [],
-        "responses": {"200": {"description": "yes", "content": content}, "503": {"description": _ERRORS[503]}},
+        "responses": {
+            "200": {"description": "yes", "content": content},
+            **{str(status): {"description": _ERRORS[status]} for status in (403, 503)},
+        },
     }

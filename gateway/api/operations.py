@@ -16,6 +16,7 @@ from gateway.api.openapi import document
 from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.api.routing import route
 from gateway.api.schema import json_response
+from gateway.api.scrapes import Scrapes
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.profile import Proxy
@@ -48,7 +49,8 @@ class Operations:
     ) -> None:
         """``calls``: the upstream's own calls, where the gateway serves them."""
         self._metrics = metrics
-        self._backlog = BacklogMetrics(store, clock, metrics)
+        backlog = BacklogMetrics(store, clock, metrics)
+        self._scrapes = Scrapes(clock, backlog.refresh, self._render)
         self._unhealthy = unhealthy
         self._troubles = troubles
         self._calls = calls
@@ -71,9 +73,11 @@ class Operations:
         return _verdict(stops, "The gateway is not ready", reasons=[trouble.reason for trouble in troubles])
 
     async def metrics(self, request: Request) -> Response:
+        return Response(await self._scrapes.text(), media_type=METRICS_CONTENT_TYPE)
+
+    def _render(self) -> bytes:
         self._metrics.ready.set(not any(trouble.stops_work for trouble in self._troubles()))
-        await self._backlog.refresh()
-        return Response(self._metrics.render(), media_type=METRICS_CONTENT_TYPE)
+        return self._metrics.render()
 
     async def openapi(self, request: Request) -> Response:
         if self._openapi is None:

@@ -56,6 +56,7 @@ class ErrorAnswers:
             StoreError: self._store_error,
             HTTPException: self._http_exception,
             ClientDisconnect: _client_gone,
+            MemoryError: self._out_of_memory,
             Exception: self._defect,
         }
 
@@ -79,6 +80,10 @@ class ErrorAnswers:
                 "The database cannot be used at the moment; nothing was stored.", retry_after_s=_STORE_RETRY_AFTER_S
             ),
         )
+
+    async def _out_of_memory(self, request: Request, error: Exception) -> Response:
+        _log.error("request.out_of_memory", method=request.method, path=request.url.path)
+        return self.answer(request.url.path, Unavailable("The gateway has no memory left for this request."))
 
     async def _http_exception(self, request: Request, error: Exception) -> Response:
         """Answer what Starlette's router refuses."""

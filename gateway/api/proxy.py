@@ -5,13 +5,15 @@ lost. Must not poll, settle or deliver. Its paths are those of the default upstr
 
 Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
 spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out
-before it is forwarded, and from then on it runs to its end even when the client goes away.
+before it is forwarded, and from then on it runs to its end even when the client goes away. Whatever else waits for the
+rate limit or the upstream ends with the last client that waits for it.
 """
 
 import asyncio
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,10 +24,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api import large
 from gateway.api.auth import client_of, scope_of
 from gateway.api.create import CreateRequest, read_create
 from gateway.api.routing import route
 from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
+from gateway.api.tasks import whole
 from gateway.budget import Budget
 from gateway.clock import Clock
 from gateway.envelope import record_envelope
@@ -41,8 +45,8 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.key import Key
+from gateway.memory import SMALL
 from gateway.model import NewCallback, Task, new_callback_id, receiver_of
-from gateway.outcome import read_created
 from gateway.store import Store
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
@@ -105,6 +109,7 @@ class UpstreamProxy:
         self._draining = draining
         self._poller_wake = store.tasks_due(upstream.name)
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
+        self._readers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[Route]:
@@ -149,16 +154,35 @@ class UpstreamProxy:
         client = scope_of(request)
         task = await self._store.get_task(client, task_id)
         if task is not None and self._knows(task):
-            return "answered", Response(record_envelope(self._upstream.profile, task), media_type="application/json")
-        if task_id in self._reads:
-            work, waiter = self._reads[task_id]
-            self._key.queries.join(waiter, client or _OPERATOR)
-            return "shared", _passed_on(await _result(work))
-        waiter = Waiter(client or _OPERATOR)
-        work = self._spawn(self._forward_read(task_id, waiter), f"proxy-read-{task_id}")
-        self._reads[task_id] = work, waiter
-        work.add_done_callback(lambda _: self._reads.pop(task_id))
-        return "forwarded", _passed_on(await _result(work))
+            return "answered", await self._answered(request, await whole(self._store, request, task))
+        outcome = "shared"
+        if task_id not in self._reads:
+            outcome = "forwarded"
+            asked = Waiter(client or _OPERATOR)
+            self._reads[task_id] = self._spawn(self._forward_read(task_id, asked), f"proxy-read-{task_id}"), asked
+            self._reads[task_id][0].add_done_callback(lambda done: self._forget_read(task_id, done))
+        work, waiter = self._reads[task_id]
+        self._key.queries.join(waiter, client or _OPERATOR)
+        self._readers[task_id] += 1
+        try:
+            return outcome, _passed_on(await _result(work))
+        finally:
+            self._readers[task_id] -= 1
+            if not self._readers[task_id]:
+                del self._readers[task_id]
+                self._forget_read(task_id, work)
+                work.cancel()  # all have gone, where it has not ended
+
+    def _forget_read(self, task_id: str, work: "asyncio.Task[Answer | RequestError]") -> None:
+        if task_id in self._reads and self._reads[task_id][0] is work:
+            del self._reads[task_id]
+
+    async def _answered(self, request: Request, task: Task) -> Response:
+        if task.outcome_bytes <= SMALL:
+            body = record_envelope(self._upstream.profile, task)
+        else:
+            body = await large.work(request, record_envelope, self._upstream.profile, task)
+        return Response(body, media_type="application/json")
 
     def _knows(self, task: Task) -> bool:
         """Whether the gateway's state is as good as the upstream's: the task has ended, or is being polled."""
@@ -174,7 +198,7 @@ class UpstreamProxy:
         finally:
             self._key.queries.end(waiter)
             self._poller_wake.set()  # a place in the rate limit may have its time now
-        self._key.judge(task_id, asked_at, self._upstream.read(task_id, answer))
+        self._key.judge(task_id, asked_at, await self._upstream.read(task_id, answer))
         if isinstance(answer, NoAnswer):
             return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(answer.error)
         return self._upstream.without_key(answer)
@@ -186,12 +210,19 @@ class UpstreamProxy:
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
         client = client_of(request)
         body = await read_any_body(request, _MAX_BODY)
-        asked = read_create(body, self._calls.callback_members)
+        if len(body) <= SMALL:
+            asked = read_create(body, self._calls.callback_members)
+        else:
+            asked = await large.work(request, read_create, body, self._calls.callback_members)
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():
             raise Unavailable("The gateway is shutting down; nothing was created.")
-        work = self._spawn(self._forward_create(asked, request_id, client), name=f"proxy-create-{request_id}")
+        waiter = Waiter(client)
+        if (refused := await self._turn(self._key.creates, waiter)) is not None:
+            raise refused
+        # From here on it is no longer the client's to stop.
+        work = self._spawn(self._forward_create(asked, request_id, waiter), name=f"proxy-create-{request_id}")
         return "forwarded", _passed_on(await _result(work))
 
     async def _check(self, member: str, url: str) -> None:
@@ -208,10 +239,9 @@ class UpstreamProxy:
         except StoreError:
             raise _store_unavailable() from None
 
-    async def _forward_create(self, asked: CreateRequest, request_id: str, client: str) -> Answer | RequestError:
-        waiter = Waiter(client)
-        if (refused := await self._turn(self._key.creates, waiter)) is not None:
-            return refused
+    async def _forward_create(self, asked: CreateRequest, request_id: str, waiter: Waiter) -> Answer | RequestError:
+        """Forward a create whose turn in the rate limit ``waiter`` has had."""
+        client = waiter.client
         headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
         if self._draining.is_set():
             self._key.creates.give_back(1, waiter)
@@ -220,6 +250,7 @@ class UpstreamProxy:
             answer = await self._upstream.forward(
                 "POST", self._calls.create_path, headers=headers, content=asked.body, timeout_s=_CREATE_TIMEOUT_S
             )
+            task_id, declined = (None, False) if isinstance(answer, NoAnswer) else await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
             return _not_created(NoAnswer(error="The gateway shut down before the upstream answered."), request_id)
@@ -227,14 +258,13 @@ class UpstreamProxy:
             self._key.creates.end(waiter)
         if isinstance(answer, NoAnswer):
             return _not_created(answer, request_id)
-        task_id, declined = self._read_created(answer)
         url = None if asked.callback is None else asked.callback[1]
         registration: asyncio.Task[None] | None = None
         if url is not None and task_id is not None:
             # Before anything else is made of the answer: the task is paid for.
             work = self._register(client, task_id, url, asked.model)
             registration = self._spawn(work, f"proxy-register-{task_id}")
-        self._key.judge_create(self._upstream.read("", answer))
+        self._key.judge_create(await self._upstream.read("", answer))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
@@ -250,9 +280,9 @@ class UpstreamProxy:
             return self._without_id(answer, receiver_of(url))
         return self._upstream.without_key(answer)
 
-    def _read_created(self, answer: Answer) -> tuple[str | None, bool]:
+    async def _read_created(self, answer: Answer) -> tuple[str | None, bool]:
         """Return the new task's id, and whether the upstream says that it made none."""
-        found, refused = read_created(self._upstream.profile, answer.status, answer.body, self._calls.created_id)
+        found, refused = await self._upstream.read_created(answer, self._calls.created_id)
         return (found if isinstance(found, str) and TASK_ID.fullmatch(found) else None), refused
 
     def _without_id(self, answer: Answer, receiver: str) -> RequestError:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.large import send_response
 from gateway.errors import InvalidRequest
 
 __all__ = ["route"]
@@ -43,7 +44,7 @@ class _Endpoint:
         if scope["query_string"] and self._query is not None:
             _refuse_unknown(request, self._query if scope["method"] in ("GET", "HEAD") else ())
         response = await self._handlers[scope["method"]](request)
-        await response(scope, receive, send)
+        await send_response(response, scope, receive, send)
 
 
 def _refuse_unknown(request: Request, known: Sequence[str]) -> None:

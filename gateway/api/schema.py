@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gateway.api.large import hold
 from gateway.api.rawjson import items, members
 from gateway.clock import to_iso
 from gateway.errors import InvalidJson, InvalidRequest, RequestError, TooLarge, UnsupportedMediaType
@@ -31,6 +32,7 @@ __all__ = [
     "callback_view",
     "decode",
     "encode_metadata",
+    "is_json",
     "json_response",
     "read_any_body",
     "read_body",
@@ -46,6 +48,10 @@ MAX_DEPTH = 100
 MAX_BATCH = 1000
 
 T = TypeVar("T")
+
+_COST = 4  # times its size is what a request takes at most: itself, what is read of it, its answer
+_EXPLAINED = 64 * 1024  # bytes of a body up to which it is looked at again to say what is wrong with it
+_LENGTH_DIGITS = 18
 
 _JSON_TYPE = re.compile(r"application/json\s*(;|$)", re.IGNORECASE)
 
@@ -207,27 +213,41 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
+def is_json(content_type: str) -> bool:
+    """Whether a body calls itself JSON."""
+    return _JSON_TYPE.match(content_type) is not None
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a JSON request's body, without a BOM. Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes."""
-    if not _JSON_TYPE.match(request.headers.get("content-type", "")):
+    if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
     return (await read_any_body(request, limit)).removeprefix(codecs.BOM_UTF8)
 
 
 async def read_any_body(request: Request, limit: int) -> bytes:
-    """Return a request's body, whatever it calls itself. Raises TooLarge above ``limit`` bytes."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    """Return a request's body, whatever it calls itself, with room for what is made of it.
+
+    Raises TooLarge above ``limit`` bytes.
+    """
+    announced = request.headers.get("content-length", "").lstrip("0")  # Python reads no number of thousands of digits
+    if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > limit):
         raise _too_large(limit)
     message = await request.receive()
     if message["type"] == "http.request" and not message["more_body"] and len(message["body"]) <= limit:
         body: bytes = message["body"]  # all of it at once, as most are
+        await hold(request, _COST * len(body))
         return body
     gathered = bytearray()
+    room = 0
     while message["type"] != "http.disconnect":
         gathered += message["body"]
         if len(gathered) > limit:
             raise _too_large(limit)
+        if len(gathered) > room:
+            # For half as much again: whoever only announces much, or stops in the middle, holds what it has sent.
+            room = len(gathered) * 3 // 2
+            await hold(request, _COST * room)
         if not message["more_body"]:
             return bytes(gathered)
         message = await request.receive()
@@ -255,15 +275,15 @@ def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
 def batch_items(body: bytes) -> list[msgspec.Raw]:
     """Return a batch's items unread, so that one that cannot be read is not the others' fault. Raises as ``decode``."""
     try:
-        return decode(body, _batch).callbacks
-    except (InvalidRequest, InvalidJson):
+        return _batch.decode(body).callbacks
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
             *_, batch = (member for member in members(body) if member.name == "callbacks")
             parts, (start, end) = items(body, batch)
         except ValueError:
             parts = []
-        if not parts:
-            raise
+    if not parts:
+        return decode(body, _batch).callbacks  # which says what is wrong
     # What is around the items is still to be judged: so many nothings stand for them.
     decode(body[:start] + msgspec.json.encode([None] * len(parts)) + body[end:], _batch)
     return [msgspec.Raw(body[first:last]) for first, last in parts]
@@ -302,6 +322,8 @@ def _invalid(field: str, message: str) -> InvalidRequest:
 
 def _unreadable(body: bytes, error: Exception) -> RequestError:
     """Say what is wrong with a body that the decoder stopped at: it may be JSON all the same."""
+    if len(body) > _EXPLAINED:
+        return InvalidJson(f"The body could not be read as JSON: {error}.")
     try:
         with suppress(RecursionError):
             _plain.decode(body.decode("utf-8"))

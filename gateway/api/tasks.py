@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Collection
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.auth import scope_of
+from gateway.api.large import hold
 from gateway.api.routing import route
 from gateway.api.schema import json_response, task_view, told
 from gateway.clock import Clock
@@ -15,11 +17,20 @@ from gateway.errors import InvalidRequest, NotFound
 from gateway.model import Task, TaskState
 from gateway.store import Store
 
-__all__ = ["Tasks"]
+__all__ = ["Tasks", "whole"]
 
 _MAX_WAIT_S = 60.0
 _RECHECK_S = 15.0
 """A task may be settled by another process: look again after this long."""
+_COST = 4  # times its outcome's size is what a task takes that is read: in two spellings, and on its way
+
+
+async def whole(store: Store, request: Request, task: Task) -> Task:
+    """Return a task with its outcome, once there is room for that where it is large."""
+    if not task.outcome_bytes or task.outcome is not None:
+        return task
+    await hold(request, _COST * task.outcome_bytes)
+    return msgspec.structs.replace(task, outcome=await store.outcome(task.seq))
 
 
 class Tasks:
@@ -38,6 +49,7 @@ class Tasks:
         deadline = self._clock.monotonic() + _wait(request.query_params.get("wait"))
         task = await self._task(request)
         drained = asyncio.create_task(self._draining.wait(), name="task-wait-drain")
+        settled: asyncio.Task[None] | None = None
         try:
             while task.state is TaskState.WAITING and not self._draining.is_set():
                 left_s = deadline - self._clock.monotonic()
@@ -53,9 +65,11 @@ class Tasks:
                     await asyncio.wait((settled, drained), return_when=asyncio.FIRST_COMPLETED)
                     task = await self._task(request)
                 settled.cancel()
-        finally:
+        finally:  # its client may have gone
             drained.cancel()
-        return json_response(task_view(told(task, self._upstreams)))
+            if settled is not None:
+                settled.cancel()
+        return json_response(task_view(told(await whole(self._store, request, task), self._upstreams)))
 
     async def _task(self, request: Request) -> Task:
         task_id = request.path_params["task_id"]

@@ -109,6 +109,10 @@ class Store(Protocol):
         """Return the task, where the client has registered a callback for it."""
         ...
 
+    async def outcome(self, seq: int) -> bytes | None:
+        """Return a task's outcome, however large; None where it has none any more."""
+        ...
+
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         """Return when the task settles in this process, or after ``timeout_s`` seconds. A hint: ask again then."""
         ...
@@ -192,6 +196,10 @@ class Store(Protocol):
         Also return when the next unclaimed one will be due that was not refused. A claim ends with record_attempt or
         release_callback; its place in the bulkhead is the caller's to give back.
         """
+        ...
+
+    async def body(self, claim: DueCallback) -> bytes | None:
+        """Return a claimed webhook's bytes, the same each time; None where it was cancelled and pruned meanwhile."""
         ...
 
     def release_callback(self, claim: DueCallback) -> None:

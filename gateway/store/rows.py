@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -18,12 +19,13 @@ from gateway.model import (
     DueTask,
     ExpiredTask,
     NewCallback,
+    Outcome,
     PollRecord,
     Settlement,
     Task,
     TaskState,
 )
-from gateway.payload import BodyTemplate, body_template
+from gateway.payload import TAIL, body_template
 
 __all__ = [
     "FOREVER",
@@ -32,6 +34,7 @@ __all__ = [
     "array",
     "attempt",
     "attempts",
+    "body",
     "callback",
     "counted",
     "created_callback",
@@ -47,7 +50,6 @@ __all__ = [
     "settled",
     "task",
     "wanted",
-    "webhook_parameters",
 ]
 
 Rows = list[tuple[Any, ...]]
@@ -97,7 +99,7 @@ def callback(row: Any) -> Callback:
         delivered_at=delivered_at,
         last_error=last_error,
         # A callback is shown with its task but without the outcome, which may be large.
-        task=task((*task_columns, None)),
+        task=task((*task_columns, None, 0)),
     )
 
 
@@ -116,6 +118,7 @@ def task(row: Any) -> Task:
         born_at,
         model,
         outcome,
+        outcome_bytes,
     ) = row
     return Task(
         seq=seq,
@@ -129,6 +132,7 @@ def task(row: Any) -> Task:
         last_error=last_error,
         settled_at=settled_at,
         outcome=outcome,
+        outcome_bytes=outcome_bytes or 0,
         born_at=born_at,
         model=model,
     )
@@ -165,7 +169,7 @@ def due_task(row: Any) -> DueTask:
 
 
 def due_callback(row: Any) -> DueCallback:
-    seq, callback_id, task_id, client, url, receiver, body, attempts, budget_used, redeliveries, due_at = row
+    seq, callback_id, task_id, client, url, receiver, attempts, budget_used, redeliveries, due_at, size, *parts = row
     return DueCallback(
         seq=seq,
         id=callback_id,
@@ -173,12 +177,21 @@ def due_callback(row: Any) -> DueCallback:
         client=client,
         url=url,
         receiver=receiver,
-        body=body,
+        body=body(callback_id, parts),
+        body_bytes=size,
         attempts=attempts,
         budget_used=budget_used,
         redeliveries=redeliveries,
         due_at=due_at,
     )
+
+
+def body(callback_id: str, parts: Sequence[Any]) -> bytes | None:
+    """Return a webhook's bytes: the stored ones, or made from its task's outcome; None where neither is among them."""
+    stored, outcome, state, settled_at, metadata = parts
+    if outcome is None:
+        return stored or None
+    return body_template(Outcome(state=TaskState(state), data=outcome), settled_at).fill(callback_id, metadata)
 
 
 def expired_task(row: Any) -> ExpiredTask:
@@ -253,31 +266,26 @@ def polls(records: Sequence[PollRecord]) -> Rows:
     return [(r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model)) for r in records]
 
 
-def webhook_parameters(template: BodyTemplate, deliver_at: int) -> dict[str, Any]:
-    """Return what makes a webhook due: when, and the parts of its body."""
-    return {"deliver_at": deliver_at, "head": template.head, "middle": template.middle, "tail": template.tail}
-
-
 def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:
     """Return OWE_WEBHOOKS' rows; the webhooks fall due ``delay_ms`` milliseconds after their task's end."""
     return [_owed(one, delay_ms) for one in settled]
 
 
 def _owed(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
+    about = (one.seq, FOREVER if one.expired_by is None else one.expired_by, one.settled_at + delay_ms)
+    if one.outcome.state.terminal:
+        return (*about, None, None, None)  # the body is made from what the task's row says for good
     template = body_template(one.outcome, one.settled_at)
-    return (
-        one.seq,
-        FOREVER if one.expired_by is None else one.expired_by,
-        one.settled_at + delay_ms,
-        template.head,
-        template.middle,
-        template.tail,
-    )
+    return (*about, template.head, template.middle, TAIL)
 
 
 def settled(ended: Sequence[Settlement]) -> Rows:
-    """Return SETTLE_TASKS' rows."""
-    return [(one.seq, one.outcome.state.value, one.outcome.data, one.settled_at, one.polls) for one in ended]
+    """Return SETTLE_TASKS' rows; a large outcome is left empty, and written by itself."""
+    return [(one.seq, one.outcome.state.value, _small(one.outcome.data), one.settled_at, one.polls) for one in ended]
+
+
+def _small(data: bytes) -> bytes:
+    return data if len(data) <= SMALL else b""
 
 
 def attempts(records: Sequence[AttemptRecord]) -> Rows:

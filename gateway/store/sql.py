@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from gateway.memory import SMALL
 from gateway.model import CallbackState
 
 _ROWS = "(VALUES ?)"
@@ -93,8 +94,6 @@ WHERE seq = :seq AND next_poll_at IS NOT NULL AND watchers <> :client
 RETURNING seq, upstream, watchers, next_poll_at
 """
 
-SELECT_OUTCOME = "SELECT state, outcome, settled_at FROM tasks WHERE seq = ?"
-
 # Reading for the API.
 
 SELECT_CALLBACK = f"""
@@ -114,24 +113,28 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client
     if by_task:
         source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
         # The plus signs keep SQLite from going through all of the client's callbacks after all.
-        where = ["t.task_id = :task_id", "+c.client = coalesce(:client, c.client)", "+c.seq < :before"]
+        where = ["t.task_id = :task_id", "true" if every_client else "c.client = :client", "+c.seq < :before"]
     elif every_client:
         source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
         where = ["c.seq < :before"]
     if state is not None:
-        where.append(f"c.state = '{state.value}'")
+        where.append(f"{'+' if by_task else ''}c.state = '{state.value}'")
     return f"""
     SELECT {_CALLBACK}, {_TASK} FROM {source}
     WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
     """  # noqa: S608 - constants, and a value of an enum
 
 
+# The outcome where it is small; what is large is asked for by itself, once there is room for it.
 SELECT_TASK = f"""
-SELECT {_TASK}, t.outcome FROM tasks AS t
-WHERE t.task_id = :task_id AND EXISTS (
-    SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = coalesce(:client, c.client))
+SELECT {_TASK}, iif(length(t.outcome) <= {SMALL}, t.outcome, NULL), length(t.outcome) FROM tasks AS t
+WHERE t.task_id = :task_id AND (
+    EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client)
+    OR (:client IS NULL AND EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq)))
 ORDER BY t.seq DESC LIMIT 1
-"""  # noqa: S608 - the interpolated part is a constant above
+"""  # noqa: S608 - the interpolated parts are constants above
+
+SELECT_OUTCOME_BYTES = "SELECT length(outcome) FROM tasks WHERE seq = ? AND outcome IS NOT NULL"
 
 SELECT_ATTEMPTS = """
 SELECT number, started_at, duration_ms, status_code, error, result, excerpt FROM attempts
@@ -168,7 +171,7 @@ WHERE seq = ? AND state IN ('waiting', 'pending')
 IDLE_TASK = """
 UPDATE tasks SET next_poll_at = NULL
 WHERE seq = :seq AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting')
 """
 
 _REDELIVER = """
@@ -176,13 +179,17 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :now, budget_used = 0,
     ended_at = NULL, delivered_at = NULL
 """
 
-REDELIVER_CALLBACK = f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING receiver"
+REDELIVER_CALLBACK = (
+    f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING client, receiver"
+)
 
 REDELIVER_DEAD = f"""
-{_REDELIVER.replace("callbacks", "callbacks INDEXED BY callbacks_dead", 1)}
-WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
-RETURNING receiver
-"""
+{_REDELIVER} WHERE seq IN (
+    SELECT seq FROM callbacks INDEXED BY callbacks_dead
+    WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
+    ORDER BY ended_at LIMIT :limit)
+RETURNING client, receiver
+"""  # noqa: S608 - the interpolated part is the constant above
 
 # Polling.
 
@@ -226,6 +233,8 @@ RETURNING upstream, watchers, next_poll_at
 """
 
 # Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
+# A body is stored where it cannot be made from its task's row: where the callback was given up. How the upstream has
+# ended a task, however large that is and for however many, stands in its row once: its callbacks' bodies are empty.
 
 # Materialized, limited and with a plus sign: from the settled tasks to their callbacks, and from these to their rows,
 # and not through all callbacks in search of them. SQLite 3.38 needs the limit; 3.39, and from 3.41 on, the sign.
@@ -233,22 +242,18 @@ OWE_WEBHOOKS = """
 WITH settled (task_seq, expired_by, deliver_at, head, middle, tail) AS (VALUES ?),
 owed AS MATERIALIZED (
     SELECT c.seq AS seq, settled.deliver_at AS deliver_at,
-        CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB) AS body
-    FROM settled CROSS JOIN callbacks AS c
+        coalesce(CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB), x'') AS body
+    FROM settled CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting
         ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
     LIMIT -1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = +owed.seq
-RETURNING task_seq, id, receiver
+RETURNING task_seq, id, client, receiver
 """
 
-# The same for one callback registered after its task had settled.
-OWE_WEBHOOK = """
-UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at,
-    body = CAST(:head || id || :middle || metadata || :tail AS BLOB)
-WHERE id = :id
-"""
+# The same for one callback registered after the upstream had ended its task.
+OWE_WEBHOOK = "UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'' WHERE id = :id"
 
 SETTLE_TASKS = """
 WITH settled (seq, state, outcome, at, polls) AS (VALUES ?)
@@ -258,8 +263,11 @@ UPDATE tasks SET state = settled.state, outcome = settled.outcome, settled_at = 
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
 FROM settled
 WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting')
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
 """
+
+# A large outcome is written into this, where its settlement stands.
+MAKE_ROOM_FOR_OUTCOME = "UPDATE tasks SET outcome = zeroblob(?) WHERE seq = ? AND length(outcome) = 0"
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
 # parameter keeps it from looking again and again through those that have expired for another upstream.
@@ -273,7 +281,8 @@ GROUP BY seq ORDER BY min(expires_at)
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"
 
-# What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest.
+# What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest. A seq counts an
+# upstream's durations, so that the models that ended a task last are known.
 
 INSERT_DURATIONS = """
 WITH learned (upstream, model, slot, seq, duration_ms) AS (VALUES ?)
@@ -282,28 +291,49 @@ SELECT upstream, model, slot, seq, duration_ms FROM learned WHERE upstream IS NO
 ON CONFLICT (upstream, model, slot) DO UPDATE SET seq = excluded.seq, duration_ms = excluded.duration_ms
 """
 
-SELECT_DURATIONS = "SELECT model, seq, duration_ms FROM durations WHERE upstream = ? ORDER BY seq"
+SELECT_MODELS = "SELECT model FROM durations WHERE upstream = ? GROUP BY model ORDER BY max(seq) DESC"
+
+SELECT_DURATIONS = """
+SELECT model, slot, seq, duration_ms FROM durations
+WHERE upstream = ? AND model IN (SELECT value FROM json_each(?)) ORDER BY seq
+"""
+
+FORGET_MODEL = "DELETE FROM durations WHERE upstream = ? AND model = ?"
 
 # Delivering.
 
+# What a body is made of, the larger part only where it is small: the length of a value is known without reading it.
+_BODY = f"""
+iif(length(c.body) > 0, length(c.body), length(t.outcome)),
+iif(length(c.body) <= {SMALL}, c.body, NULL),
+iif(length(c.body) = 0 AND length(t.outcome) <= {SMALL}, t.outcome, NULL), t.state, t.settled_at, c.metadata"""
+
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows and bodies are not read.
-SELECT_DUE_CALLBACKS = """
-SELECT seq, id, (SELECT task_id FROM tasks WHERE tasks.seq = callbacks.task_seq), client, url, receiver, body, attempts,
-    budget_used, redeliveries, next_attempt_at
-FROM callbacks INDEXED BY callbacks_due
-WHERE state = 'pending' AND receiver = :receiver AND next_attempt_at <= :now
-AND seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR budget_used = 0)
-ORDER BY next_attempt_at LIMIT :limit
+SELECT_DUE_CALLBACKS = f"""
+SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.attempts, c.budget_used, c.redeliveries,
+    c.next_attempt_at, {_BODY}
+FROM callbacks AS c INDEXED BY callbacks_due CROSS JOIN tasks AS t ON t.seq = c.task_seq
+WHERE c.state = 'pending' AND c.client = :client AND c.receiver = :receiver AND c.next_attempt_at <= :now
+AND c.seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR c.budget_used = 0)
+ORDER BY c.next_attempt_at LIMIT :limit
+"""  # noqa: S608 - the interpolated part is a constant above
+
+# The same of one webhook, but for its task's outcome.
+SELECT_BODY = """
+SELECT t.seq, c.body, t.state, t.settled_at, c.metadata
+FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ?
 """
 
 SELECT_NEXT_DUE = """
 SELECT next_attempt_at FROM callbacks INDEXED BY callbacks_due
-WHERE state = 'pending' AND receiver = :receiver AND seq NOT IN (SELECT value FROM json_each(:claimed))
+WHERE state = 'pending' AND client = :client AND receiver = :receiver
+AND seq NOT IN (SELECT value FROM json_each(:claimed))
 ORDER BY next_attempt_at LIMIT 1
 """
 
-SELECT_RECEIVERS = """
-SELECT receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due WHERE state = 'pending' GROUP BY receiver
+SELECT_LANES = """
+SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' GROUP BY client, receiver
 """
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.
@@ -387,7 +417,7 @@ COUNT_PENDING = _counted(
     "next_attempt_at",
     "callbacks INDEXED BY callbacks_due",
     "state = 'pending'",
-    "receiver, next_attempt_at, budget_used, seq",
+    "client, receiver, next_attempt_at, budget_used, seq",
 )
 COUNT_DEAD = _counted(
     "''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq"

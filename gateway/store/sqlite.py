@@ -9,13 +9,15 @@ leaves nothing to repair.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
-from gateway.bulkhead import Bulkhead
+from gateway.bulkhead import Bulkhead, Share
+from gateway.durations import MAX_MODELS, WINDOW
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -26,27 +28,30 @@ from gateway.model import (
     DueCallback,
     DueTask,
     ExpiredTask,
+    Lane,
     NewCallback,
-    Outcome,
     PollRecord,
     Registration,
     Settlement,
     Task,
-    TaskState,
     receiver_of,
 )
-from gateway.payload import body_template
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
 from gateway.store.duetasks import DueTasks
+from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 from gateway.turns import Rotation
 
 __all__ = ["SqliteStore"]
 
 _PART_BYTES = 256 * 1024
-_DURATIONS_KEPT = 256  # per model
+_PIECE = 1024 * 1024  # bytes of an outcome that are written at once
+_REDELIVERED_AT_ONCE = 500  # dead callbacks: a few milliseconds, after which others write
+
+_Learned = tuple[rows.Duration, tuple[str, str] | None]
+"""A duration, and the upstream's model whose durations are forgotten for it."""
 
 _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
@@ -60,12 +65,10 @@ class SqliteStore:
         self._database = Database(path)
         self._first_attempt_delay_ms = round(first_attempt_delay_s * 1000)
         self._due_tasks = DueTasks(self._database)
-        self._claimed_callbacks: defaultdict[str, set[int]] = defaultdict(set)  # per receiver
-        # Per receiver, when its first unclaimed webhook falls due, or earlier than that; of those that have one.
-        self._receivers_due: dict[str, int] = {}
-        self._only_retries: set[str] = set()  # of these, while retries are to wait, nothing else is due
+        self._claimed_callbacks: defaultdict[Lane, set[int]] = defaultdict(set)
+        self._lanes = LanesDue()
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
-        self._duration_seqs: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self.callbacks_due = asyncio.Event()
         # The order in which kinds are applied within one transaction: settling before registering means that a
@@ -80,6 +83,7 @@ class SqliteStore:
         self._redeliver_dead = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
         self._prune = Kind("prune", self._apply_prune)
         self._save = Kind("save", self._apply_save)
+        self._forget_models = Kind("forget_models", self._apply_forget_models)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         self._writer = Writer(
             (
@@ -93,6 +97,7 @@ class SqliteStore:
                 self._redeliver_dead,
                 self._prune,
                 self._save,
+                self._forget_models,
                 self._follow_clock,
             ),
             self._database.transaction,
@@ -103,7 +108,8 @@ class SqliteStore:
 
     async def open(self) -> None:
         await self._database.open()
-        self._receivers_due = dict(await self._database.read(sql.SELECT_RECEIVERS))
+        for client, receiver, due_at in await self._database.read(sql.SELECT_LANES):
+            self._lanes.note(Lane(client, receiver), due_at)
         await self._due_tasks.open()
         self._writer.start()
 
@@ -178,10 +184,7 @@ class SqliteStore:
         if task.next_poll_at is not None:
             return False
         if task.state.terminal:
-            ((state, data, settled_at),) = db.execute(sql.SELECT_OUTCOME, (task.seq,)).fetchall()
-            template = body_template(Outcome(state=TaskState(state), data=data), settled_at)
-            webhook = rows.webhook_parameters(template, new.created_at + self._first_attempt_delay_ms)
-            db.execute(sql.OWE_WEBHOOK, {"id": new.id, **webhook})
+            db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
             about = {"seq": task.seq, "client": new.client, "now": new.created_at, "first_poll_at": new.first_poll_at}
             db.execute(sql.REVIVE_TASK, about)
@@ -198,7 +201,7 @@ class SqliteStore:
             if task.next_poll_at is not None:
                 polls[task.upstream, callback.client].append(task.next_poll_at)
             if callback.next_attempt_at is not None:
-                self._webhook_due(receiver_of(callback.url), callback.next_attempt_at)
+                self._webhook_due(Lane(callback.client, receiver_of(callback.url)), callback.next_attempt_at)
         for (upstream, client), due_at in polls.items():
             self._due_tasks.note(upstream, client, min(due_at))
         for watched in (one for _, joined in results for one in joined):
@@ -245,6 +248,10 @@ class SqliteStore:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
         return rows.task(found[0]) if found else None
 
+    async def outcome(self, seq: int) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_read_outcome, seq)
+
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters = self._settle_waiters.setdefault(seq, set())
@@ -279,41 +286,45 @@ class SqliteStore:
 
     def _apply_redeliver(
         self, db: Connection, items: Sequence[tuple[str | None, str, int]]
-    ) -> list[tuple[CallbackState | None, list[str]]]:
-        results: list[tuple[CallbackState | None, list[str]]] = []
+    ) -> list[tuple[CallbackState | None, list[Lane]]]:
+        results: list[tuple[CallbackState | None, list[Lane]]] = []
         for client, callback_id, now in items:
             found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
-            receivers: list[str] = []
+            lanes: list[Lane] = []
             for seq, _, _ in found:
-                receivers += _first_column(db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
-            results.append((CallbackState(found[0][2]) if found else None, receivers))
+                lanes += map(Lane._make, db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
+            results.append((CallbackState(found[0][2]) if found else None, lanes))
         return results
 
     def _redelivered(
-        self, items: Sequence[tuple[str | None, str, int]], results: Sequence[tuple[object, Sequence[str]]]
+        self, items: Sequence[tuple[str | None, str, int]], results: Sequence[tuple[object, Sequence[Lane]]]
     ) -> None:
-        for (_, _, now), (_, receivers) in zip(items, results, strict=True):
-            for receiver in receivers:
-                self._webhook_due(receiver, now)
+        for (_, _, now), (_, lanes) in zip(items, results, strict=True):
+            for lane in lanes:
+                self._webhook_due(lane, now)
 
     async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
-        receivers: list[str] = await self._writer.submit(
-            self._redeliver_dead, {"client": client, "since": since, "until": until, "now": now}
-        )
-        return len(receivers)
+        whose = [client] if client is not None else _first_column(await self._database.read(sql.SELECT_CLIENTS))
+        # What dies again meanwhile is not meant: else a receiver that answers 410 would keep this going for ever.
+        about = {"since": since, "until": min(until, now + 1), "now": now, "limit": _REDELIVERED_AT_ONCE}
+        count = 0
+        for one in whose:
+            more = True
+            while more:
+                lanes: list[Lane] = await self._writer.submit(
+                    self._redeliver_dead, {**about, "client": one}, _REDELIVERED_AT_ONCE
+                )
+                count += len(lanes)
+                more = len(lanes) == _REDELIVERED_AT_ONCE
+        return count
 
-    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[str]]:
-        results: list[list[str]] = []
-        for item in items:
-            everybody = _first_column(db.execute(sql.SELECT_CLIENTS)) if item["client"] is None else [item["client"]]
-            found = [db.execute(sql.REDELIVER_DEAD, {**item, "client": client}).fetchall() for client in everybody]
-            results.append([receiver for its in found for receiver in _first_column(its)])
-        return results
+    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[Lane]]:
+        return [[Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)] for item in items]
 
-    def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[str]]) -> None:
-        for item, receivers in zip(items, results, strict=True):
-            for receiver in set(receivers):
-                self._webhook_due(receiver, item["now"])
+    def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[Lane]]) -> None:
+        for item, lanes in zip(items, results, strict=True):
+            for lane in set(lanes):
+                self._webhook_due(lane, item["now"])
 
     # Polling
 
@@ -341,37 +352,36 @@ class SqliteStore:
         self._due_tasks.rescheduled(items)
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        owed: list[tuple[str, str]] = await self._writer.submit(self._settle, (settlement, self._duration(settlement)))
+        learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
+        owed: list[tuple[str, Lane]] = await self._writer.submit(self._settle, (settlement, learned))
         return [callback_id for callback_id, _ in owed]
 
-    def _duration(self, settlement: Settlement) -> rows.Duration | None:
-        if settlement.duration_ms is None:
-            return None
-        model = settlement.model or ""
-        seq = self._duration_seqs[settlement.upstream, model] = self._duration_seqs[settlement.upstream, model] + 1
-        return settlement.upstream, model, seq % _DURATIONS_KEPT, seq, settlement.duration_ms
-
     def _apply_settle(
-        self, db: Connection, items: Sequence[tuple[Settlement, rows.Duration | None]]
-    ) -> list[list[tuple[str, str]]]:
-        """Return the id and the receiver of each webhook that is owed now, where its settlement stands."""
+        self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
+    ) -> list[list[tuple[str, Lane]]]:
+        """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
         ends = list({item.seq: item for item, _ in reversed(items) if item.expired_by is None}.values())
         expiries = [item for item, _ in items if item.expired_by is not None]
-        owed: defaultdict[tuple[int, bool], list[tuple[str, str]]] = defaultdict(list)
+        owed: defaultdict[tuple[int, bool], list[tuple[str, Lane]]] = defaultdict(list)
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             expired = settled[0].expired_by is not None
-            for seq, *webhook in _over_rows(db, sql.OWE_WEBHOOKS, rows.owed(settled, self._first_attempt_delay_ms)):
-                owed[seq, expired].append(tuple(webhook))
+            its = rows.owed(settled, self._first_attempt_delay_ms)
+            for seq, callback_id, client, receiver in _over_rows(db, sql.OWE_WEBHOOKS, its):
+                owed[seq, expired].append((callback_id, Lane(client, receiver)))
             _over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
-        if learned := [duration for _, duration in items if duration is not None]:
-            _over_rows(db, sql.INSERT_DURATIONS, rows.durations(learned))
+            for one in settled:
+                if len(one.outcome.data) > SMALL:
+                    _write_outcome(db, one.seq, one.outcome.data)
+        if learned := [one for _, one in items if one is not None]:
+            _over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
 
     def _settled(
-        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, str]]]
+        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, Lane]]]
     ) -> None:
         for item, _ in items:
             # A settlement by time-out claims nothing: the task may be being polled.
@@ -380,8 +390,8 @@ class SqliteStore:
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
-        for receiver in {receiver for owed in results for _, receiver in owed}:
-            self._webhook_due(receiver, earliest)
+        for lane in {lane for owed in results for _, lane in owed}:
+            self._webhook_due(lane, earliest)
 
     async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         before = self._no_expiry_before[upstream]
@@ -403,10 +413,17 @@ class SqliteStore:
         return expired, next_expiry_at
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        found = await self._database.read(sql.SELECT_DURATIONS, (upstream,))
-        for model, seq, _ in found:
-            self._duration_seqs[upstream, model] = max(seq, self._duration_seqs[upstream, model])
-        return [(model or None, duration_ms) for model, _, duration_ms in found]
+        models = _first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
+        kept, forgotten = models[:MAX_MODELS], models[MAX_MODELS:]
+        if forgotten:
+            await self._writer.submit(self._forget_models, (upstream, forgotten), len(forgotten))
+        found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
+        self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
+        return [(model or None, duration_ms) for model, _, _, duration_ms in found]
+
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+        db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
+        return [None] * len(items)
 
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))
@@ -439,65 +456,61 @@ class SqliteStore:
         # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
             self._database.require_file()
-            # Whoever has the fewest places comes first, then whoever waits longest, each with a share of the places.
-            retries = bulkhead is None or bulkhead.retries
-            if retries:
-                self._only_retries.clear()
-            due = sorted(
-                (0 if bulkhead is None else bulkhead.held(receiver), at, receiver)
-                for receiver, at in self._receivers_due.items()
-                if at <= now and receiver not in self._only_retries
-            )
-            share = max(1, limit // max(1, len(due)))
-            rooms = [(to, share if bulkhead is None else min(share, bulkhead.room(to))) for _, _, to in due]
-            refused = {receiver for receiver, room in rooms if not room}
-            with_room = [(to, room) for to, room in rooms if room]
-            asked = [(to, room, list(self._claimed_callbacks.get(to, ()))) for to, room in with_room[:limit]]
-            # Taken out meanwhile: what a claim that is given back during the query notes here must not be overwritten.
-            before = {receiver: self._receivers_due.pop(receiver) for receiver, _, _ in asked}
-            later: dict[str, int | None] = {}
+            asked = self._shares(now, limit, bulkhead)
+            claimed = [list(self._claimed_callbacks.get(share.lane, ())) for share in asked]
             try:
-                found, later = await self._database.call(_due_callbacks, now, retries, asked)
-            finally:
-                for receiver, due_at in (before | later).items():
-                    if due_at is not None:
-                        self._note_due(receiver, due_at)
-            if bulkhead is not None:
-                # Whatever is still due where there was room for more are retries, which were not even asked for: not
-                # again before there is a place for one, or a first attempt.
-                still_due = {receiver for receiver, at in later.items() if at is not None and at <= now}
-                self._only_retries |= still_due & _exhausted(found, asked)
-                refused |= self._only_retries
-                bulkhead.refused = bulkhead.refused or bool(self._only_retries)
+                found, later = await self._database.call(_due_callbacks, now, asked, claimed)
+            except BaseException:
+                for share in asked:
+                    self._lanes.note(share.lane, now)
+                raise
+            counts = Counter(callback.lane for callback in found)
+            for share, at in zip(asked, later, strict=True):
+                exhausted = counts[share.lane] < share.room
+                if at is not None and at <= now and exhausted and not share.retries and bulkhead is not None:
+                    # Whatever is still due are retries, which were not even asked for.
+                    bulkhead.wait_for_retries(share.lane)
+                elif at is not None:
+                    self._lanes.note(share.lane, at)
             claims: list[DueCallback] = []
             for callback in found:
-                receiver = callback.receiver
-                if bulkhead is None or bulkhead.admit(receiver, retry=callback.retry):
-                    self._claimed_callbacks[receiver].add(callback.seq)
+                if bulkhead is None or bulkhead.admit(callback):
+                    self._claimed_callbacks[callback.lane].add(callback.seq)
                     claims.append(callback)
                 else:
-                    refused.add(receiver)
-                    self._note_due(receiver, callback.due_at)
-            times = [at for receiver, at in self._receivers_due.items() if receiver not in refused]
-            return claims, min(times, default=None)
+                    self._lanes.note(callback.lane, callback.due_at)
+            if bulkhead is not None and bulkhead.in_line and len(claims) < sum(share.room for share in asked):
+                return claims, now  # others may have the places that these had no webhooks for
+            return claims, self._lanes.next_due_at
+
+    def _shares(self, now: int, limit: int, bulkhead: Bulkhead | None) -> list[Share]:
+        due = self._lanes.take(now)
+        if bulkhead is not None:
+            for lane in due:
+                bulkhead.wait(lane)
+            return bulkhead.shares(limit)
+        for lane in due[limit:]:
+            self._lanes.note(lane, now)
+        return [Share(lane, max(1, limit // len(due)), True) for lane in due[:limit]]
+
+    async def body(self, claim: DueCallback) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(_body, claim)
 
     def release_callback(self, claim: DueCallback) -> None:
         self._end_claim(claim)
-        self._webhook_due(claim.receiver, 0)  # as in _recorded
+        self._webhook_due(claim.lane, 0)  # as in _recorded
 
     def _end_claim(self, claim: DueCallback) -> None:
-        claimed = self._claimed_callbacks[claim.receiver]
+        lane = claim.lane
+        claimed = self._claimed_callbacks[lane]
         claimed.discard(claim.seq)
         if not claimed:
-            del self._claimed_callbacks[claim.receiver]
+            del self._claimed_callbacks[lane]
 
-    def _webhook_due(self, receiver: str, due_at: int) -> None:
-        self._only_retries.discard(receiver)
-        self._note_due(receiver, due_at)
+    def _webhook_due(self, lane: Lane, due_at: int) -> None:
+        self._lanes.note(lane, due_at)
         self.callbacks_due.set()
-
-    def _note_due(self, receiver: str, due_at: int) -> None:
-        self._receivers_due[receiver] = min(self._receivers_due.get(receiver, due_at), due_at)
 
     async def record_attempt(self, record: AttemptRecord) -> None:
         await self._writer.submit(self._record, record)
@@ -514,7 +527,7 @@ class SqliteStore:
             if item.attempt.result is not AttemptResult.DELIVERED:
                 # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
                 # have made it due at once, and the wall clock may have been set.
-                self._webhook_due(item.claim.receiver, 0)
+                self._webhook_due(item.claim.lane, 0)
 
     # Following the clock
 
@@ -533,8 +546,7 @@ class SqliteStore:
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
         step_ms = sum(items)
-        self._receivers_due = {receiver: at + step_ms for receiver, at in self._receivers_due.items()}
-        self._only_retries.clear()
+        self._lanes.move(step_ms)
         self._no_expiry_before.clear()
         self.callbacks_due.set()
         self._due_tasks.forget_times()
@@ -574,27 +586,55 @@ class SqliteStore:
 
 
 def _due_callbacks(
-    db: Connection, now: int, retries: bool, asked: Sequence[tuple[str, int, list[int]]]
-) -> tuple[list[DueCallback], dict[str, int | None]]:
-    """Return due webhooks of the receivers, the first ones' first, and when the next of each one asked falls due.
+    db: Connection, now: int, asked: Sequence[Share], claimed: Sequence[Sequence[int]]
+) -> tuple[list[DueCallback], list[int | None]]:
+    """Return due webhooks of the lanes, the first ones' first, and when the next one of each lane falls due.
 
-    ``asked``: receiver, how many of its webhooks at most, and which ones are claimed already.
+    ``claimed``: of each lane, which ones are claimed already.
     """
     found: list[DueCallback] = []
-    later: dict[str, int | None] = {}
-    for receiver, room, claimed in asked:
-        about = {"receiver": receiver, "now": now, "limit": room, "claimed": rows.array(claimed), "retries": retries}
-        its = [rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, about)]
+    later: list[int | None] = []
+    for share, seqs in zip(asked, claimed, strict=True):
+        about = {**share.lane._asdict(), "now": now, "limit": share.room, "claimed": rows.array(seqs)}
+        its = [
+            rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, {**about, "retries": share.retries})
+        ]
         found += its
-        about["claimed"] = rows.array([*claimed, *(callback.seq for callback in its)])
-        later[receiver] = next((at for (at,) in db.execute(sql.SELECT_NEXT_DUE, about)), None)
+        about["claimed"] = rows.array([*seqs, *(callback.seq for callback in its)])
+        later.append(next((at for (at,) in db.execute(sql.SELECT_NEXT_DUE, about)), None))
     return sorted(found, key=lambda callback: callback.due_at), later
 
 
-def _exhausted(found: Sequence[DueCallback], asked: Sequence[tuple[str, int, list[int]]]) -> set[str]:
-    """Return the receivers of which fewer webhooks were found than they had room for."""
-    counts = Counter(callback.receiver for callback in found)
-    return {receiver for receiver, room, _ in asked if counts[receiver] < room}
+def _body(db: Connection, claim: DueCallback) -> bytes | None:
+    for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
+        return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
+    return None
+
+
+class _Rings:
+    """Where each model's next duration goes, of one upstream and the models that ended a task last."""
+
+    def __init__(self) -> None:
+        self._next: OrderedDict[str, int] = OrderedDict()  # the model heard of the longest ago first
+        self._seq = 0
+
+    def restore(self, stored: Iterable[tuple[str, int, int]]) -> None:
+        """Take up what is stored: model, slot and seq, the oldest first."""
+        for model, slot, seq in stored:
+            self._next[model] = slot + 1
+            self._next.move_to_end(model)
+            self._seq = max(seq, self._seq)
+
+    def learn(self, settlement: Settlement) -> _Learned:
+        """Return the duration's row, and the model that is forgotten for it; ``duration_ms`` is told."""
+        model = settlement.model or ""
+        slot = self._next.get(model, 0) % WINDOW
+        self._next[model] = slot + 1
+        self._next.move_to_end(model)
+        self._seq += 1
+        forgotten = self._next.popitem(last=False)[0] if len(self._next) > MAX_MODELS else None
+        upstream, duration_ms = settlement.upstream, settlement.duration_ms or 0
+        return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
 
 
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
@@ -609,6 +649,23 @@ def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
         size += len(settlement.outcome.data)
     if part:
         yield part
+
+
+def _write_outcome(db: Connection, seq: int, outcome: bytes) -> None:
+    """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
+    if not db.execute(sql.MAKE_ROOM_FOR_OUTCOME, (len(outcome), seq)).rowcount:
+        return
+    with db.blobopen("tasks", "outcome", seq) as blob, memoryview(outcome) as view:
+        for start in range(0, len(outcome), _PIECE):
+            blob.write(view[start : start + _PIECE])
+
+
+def _read_outcome(db: Connection, seq: int) -> bytes | None:
+    """Return a task's outcome: with a SELECT it would be there twice for a moment."""
+    if not db.execute(sql.SELECT_OUTCOME_BYTES, (seq,)).fetchall():
+        return None
+    with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:
+        return blob.read()
 
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:

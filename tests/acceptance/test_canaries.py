@@ -29,6 +29,12 @@ HEADERS = {"Authorization": f"Bearer {MARK}-header", "X-Api-Key": f'{MARK}-"quot
 HASH = hash_line(SHOP_TOKEN)
 
 
+TOLD = (
+    b'{"code":200,"msg":"%b","data":{"state":"STATE","failCode":"%b","failMsg":"for %b","model":"%b","%b":1,'
+    b'"param":"{\\"a\\":\\"%b\\"}","resultJson":"{\\"u\\":[\\"%b\\"]}","x":{"y":"%b"}}}'
+)
+
+
 class Unkind:
     """An upstream that repeats the key in everything it says; how, each path decides."""
 
@@ -48,10 +54,13 @@ class Unkind:
             "lengthy": (500, b"application/json", b'{"code":500,"msg":"' + b"x" * 250 + b'%b","data":null}'),
             "limiting": (429, b"application/json", b'{"code":429,"msg":"%b asks too often"}'),
             "odd": (200, b"application/json", b'["%b"]'),
+            # Here it comes into what is kept, and sent: the webhook's body.
+            "failing": (200, b"application/json", TOLD.replace(b"STATE", b"fail")),
+            "ending": (200, b"application/json", TOLD.replace(b"STATE", b"success")),
         }[how]
         headers = [(b"content-type", kind), (b"www-authenticate", key), (b"location", b"/?" + key)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body % key})
+        await send({"type": "http.response.body", "body": body.replace(b"%b", key)})
 
 
 class Echo:
@@ -89,6 +98,7 @@ class Echo:
                 "header": f"HTTP/1.1 500 No\r\n{told}\r\n\r\n",
                 "cut": f"HTTP/1.1 200 OK\r\nContent-Length: {len(told) + 1}\r\n\r\n{told}",
                 "gone": f"HTTP/1.1 410 {told}\r\nContent-Length: {len(told)}\r\n\r\n{told}",
+                "secret": f"HTTP/1.1 500 No\r\nContent-Length: {len(DEFAULT_SECRET)}\r\n\r\n{DEFAULT_SECRET}",
                 "good": f"HTTP/1.1 200 OK\r\nContent-Length: {len(told)}\r\n\r\n{told}",
             }
             writer.write(answers[how].encode("latin-1"))
@@ -96,8 +106,8 @@ class Echo:
         writer.close()
 
 
-PATHS = ("body", "reason", "redirect", "garbage", "header", "cut", "gone", "good")
-UPSTREAMS = ("refusing", "html", "invalid", "lengthy", "limiting", "odd", "hanging", "garbage")
+PATHS = ("body", "reason", "redirect", "garbage", "header", "cut", "gone", "good", "secret")
+UPSTREAMS = ("refusing", "html", "invalid", "lengthy", "limiting", "odd", "failing", "ending", "hanging", "garbage")
 
 
 def toml(upstream_url: str, garbage_url: str) -> str:
@@ -196,7 +206,10 @@ async def test_nothing_secret_comes_to_light(world: Any) -> None:
             body = {"taskId": f"task-{name}", "callbackUrl": f"{echo.url}/good", "upstream": name, "timeoutSeconds": 60}
             answer = await shop.post("/v1/callbacks", json=body)
             assert answer.status_code == 201
-            if name not in ("hanging", "invalid"):
+            if name in ("failing", "ending"):
+                await world.becomes(shop, answer.json()["id"], "delivered")
+                assert "***" in (await shop.get(f"/v1/tasks/task-{name}")).text
+            elif name not in ("hanging", "invalid"):
                 await _failed(shop, answer.json()["id"])
         async with asyncio.timeout(LIMIT_S):
             while "refuses the key" not in (await nobody.get("/readyz")).text:
@@ -239,6 +252,7 @@ async def test_nothing_secret_comes_to_light(world: Any) -> None:
     assert set(echo.posts) == set(stranger.posts) == set(PATHS)
     for path in PATHS:
         for headers, body in echo.posts[path]:
+            assert MARK.encode() not in body
             assert {name: headers[name.lower()] for name in HEADERS} == HEADERS
             standardwebhooks.Webhook(SHOP_SECRET).verify(body, headers)
         for headers, body in stranger.posts[path]:

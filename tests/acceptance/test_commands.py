@@ -104,6 +104,11 @@ def test_no_gateway_is_a_clear_message(tmp_path: Path) -> None:
         (200, {"hello": 1}, "not a gateway's answer"),
         (200, {"object": "list", "data": [{"id": "x"}]}, "not a gateway's answer"),
         (200, ["cb_1"], "not a gateway's answer"),
+        (
+            200,
+            {"id": 1, "callbackUrl": [], "data": [{"id": "x", "task": "\x1b"}], "nextCursor": 7},
+            "not a gateway's answer",
+        ),
         (401, {"detail": "Who are you?"}, "Who are you? Give the token with --token or GATEWAY_TOKEN."),
         (403, {"detail": "\x1b[2Jno\x07"}, "\\x1b[2Jno\\x07"),
     ],

@@ -117,9 +117,9 @@ UNLIMITED = resource.RLIM_INFINITY
 @pytest.mark.parametrize(
     ("soft", "hard", "raised_to", "connections"),
     [
-        (1024, UNLIMITED, 4672, 4096),
-        (1024, 1 << 20, 4672, 4096),
-        (1024, 4096, 4096, 3520),
+        (1024, UNLIMITED, 4736, 4096),
+        (1024, 1 << 20, 4736, 4096),
+        (1024, 4096, 4096, 3456),
         (256, 256, 256, 64),
         (1 << 20, 1 << 20, None, 4096),
         (UNLIMITED, UNLIMITED, None, 4096),

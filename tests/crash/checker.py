@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.store.rows import body as body_of
 from tests.crash.scenario import Item
 from tests.crash.sides import Arrival, Sides
 
@@ -24,7 +25,7 @@ __all__ = ["Checker", "Snapshot"]
 
 _CALLBACKS = """
 SELECT c.id, c.state, c.url, c.attempts, c.budget_used, c.next_attempt_at, c.body, c.metadata, c.timeout_s,
-    t.task_id, t.state AS task_state, t.next_poll_at
+    t.task_id, t.state AS task_state, t.next_poll_at, t.settled_at, iif(length(c.body) = 0, t.outcome, NULL) AS outcome
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
 # The end of a task and what is owed for it are one transaction: nothing is polled that nobody waits for.
@@ -152,8 +153,9 @@ class Checker:
             for row in db.execute(_ATTEMPTS):
                 snapshot.attempts.setdefault(row["id"], []).append(row)
         for callback_id, row in snapshot.callbacks.items():
-            if row["body"] is not None:
-                snapshot.bodies[callback_id] = hashlib.sha256(row["body"]).digest()
+            parts = [row[name] for name in ("body", "outcome", "task_state", "settled_at", "metadata")]
+            if (made := body_of(callback_id, parts)) is not None:
+                snapshot.bodies[callback_id] = hashlib.sha256(made).digest()
         return snapshot
 
     def _check_row(self, row: sqlite3.Row, attempts: list[sqlite3.Row]) -> None:

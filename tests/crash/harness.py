@@ -132,7 +132,7 @@ class Harness:
             assert await gateway.listening()
             idle = [await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2])) for _ in range(3)]
             for _, writer in idle:
-                writer.write(b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
+                writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             held = await self._hold(client, gateway.url)
             load = asyncio.create_task(self._load(gateway, round_))
             await self._until(load, self._reached(stop))

@@ -214,13 +214,28 @@ async def test_a_long_error_page_is_an_error() -> None:
     async with serve_asgi(page) as url, upstream_at(url) as upstream:
         answer = await upstream.forward("GET", "/")
         assert not isinstance(answer, NoAnswer)
-        assert len(answer.body) == LIMIT
-        result = upstream.read("t", answer)
+        assert len(answer.body) == 64 * 1024
+        result = await upstream.read("t", answer)
     assert (result.kind, result.unreadable, result.oversized) == (PollKind.KEY_REFUSED, False, False)
 
 
 def image(size: int) -> str:
     return json.dumps({"b64": "iVBORw0KGgo" + "A" * size})
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_of_a_long_error_that_is_cut_within_the_key_none_of_it_is_shown(coding: str) -> None:
+    """Wherever that is: neither of those that are whole, nor of the one whose rest is not read any more."""
+    key = "sk-a0b1c2d3e4f5"
+    for first in range(len(key) + 1):
+        body = (b"x" * first + key.encode() + b"x" * (len(key) - first)) * (LIMIT // 16)
+        page = Page(gzip.compress(body) if coding == "gzip" else body, 500, {"content-encoding": coding})
+        async with serve_asgi(page) as url, upstream_at(url) as upstream:
+            upstream.use_key(key)
+            answer = await upstream.forward("GET", "/")
+        assert not isinstance(answer, NoAnswer)
+        assert b"***" in answer.body
+        assert key[:6].encode() not in answer.body
 
 
 async def test_an_image_goes_all_the_way(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The small ASGI server that the simulator, the demo and the tests share."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import httpx
 import pytest
 
 from gateway.asgi_server import serve_asgi
+from tests.peer import LIMIT_S
 
 Message = MutableMapping[str, Any]
 
@@ -32,10 +32,8 @@ async def test_an_idle_connection_does_not_delay_the_end(monkeypatch: pytest.Mon
     """A keep-alive connection that a client still holds is closed at once, and not after the time for an answer."""
     monkeypatch.setattr("gateway.asgi_server._GRACE_S", 30)
     async with httpx.AsyncClient(trust_env=False) as client:
-        async with serve_asgi(hello) as base_url:
+        async with asyncio.timeout(LIMIT_S), serve_asgi(hello) as base_url:
             await client.get(base_url)
-            ended_at = time.monotonic()
-        assert time.monotonic() - ended_at < 5
 
 
 async def test_a_taken_port_is_an_oserror() -> None:
@@ -66,7 +64,7 @@ async def test_a_request_in_flight_is_answered_during_the_end() -> None:
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["waits-for-the-client", "waits-for-ever"])
-async def test_a_request_without_an_end_is_cut_within_a_second(deaf: bool) -> None:
+async def test_a_request_without_an_end_is_cut_at_the_servers(deaf: bool) -> None:
     """An application that answers nothing, and even one that ignores that its client is gone, cannot hold the end."""
     arrived = asyncio.Event()
 
@@ -80,10 +78,8 @@ async def test_a_request_without_an_end_is_cut_within_a_second(deaf: bool) -> No
             pass
 
     async with httpx.AsyncClient(trust_env=False) as client:
-        async with serve_asgi(endless) as base_url:
+        async with asyncio.timeout(LIMIT_S), serve_asgi(endless) as base_url:
             request = asyncio.create_task(client.get(base_url))
             await arrived.wait()
-            ended_at = time.monotonic()
-        assert time.monotonic() - ended_at < 1.5
         with pytest.raises(httpx.TransportError):
             await request

@@ -99,7 +99,7 @@ class Clients:
     def client(self, token: str) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.gateway)
         headers = {"authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     async def register(self, client: str, task_id: str, **members: Any) -> dict[str, Any]:
         """Register the client's receiver for a task."""
@@ -256,7 +256,7 @@ async def test_only_another_upstream_is_wanted(tmp_path: Path, named: bool) -> N
         await gateway.start()
         stack.push_async_callback(gateway.drain)
         transport = httpx.ASGITransport(gateway)
-        api = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://gateway"))
+        api = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
         body = {"taskId": "sim-success-0-only", "callbackUrl": hooks.url}
         answer = await api.post("/v1/callbacks", json=body)
         assert (answer.status_code, answer.json()["upstream"]) == (201, "kie")

@@ -15,10 +15,11 @@ from gateway.api.callbacks import Callbacks
 from gateway.api.proxy import UpstreamProxy
 from gateway.config import RateWindow
 from gateway.errors import StoreError
-from gateway.model import Callback, CallbackState, Outcome, TaskState
+from gateway.model import Callback, CallbackState, Lane, Outcome, TaskState
 from gateway.outcome import PollKind, PollResult
 from gateway.sender import SendResult
 from gateway.store import sql
+from tests.lanes import well
 from tests.life import Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 
@@ -167,6 +168,7 @@ def test_a_step_while_everything_is_in_flight(step_s: float, tmp_path: Path) -> 
         life = await world.life()
         world.status = 500
         world.ended = {f"t{number}" for number in range(20)}
+        well(life.deliverer._bulkhead, *(Lane("", f"https://r{number}.example") for number in range(20)))
         running = [await life.register(f"r{number}") for number in range(20)]
         callbacks = [await life.register(f"t{number}", url=f"https://r{number}.example/hook") for number in range(20)]
         await until(lambda: len(world.posts) == 20, step_s=0.01)

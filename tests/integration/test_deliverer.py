@@ -5,6 +5,7 @@ import errno
 import json
 import sqlite3
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.bulkhead import Bulkhead
 from gateway.clientheaders import ClientHeaders, ClientWebhooks
 from gateway.deliverer import _speaks_for_its_receiver
 from gateway.errors import OutOfResources, StoreError
-from gateway.inflight import InFlight
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -23,6 +24,7 @@ from gateway.model import (
     Callback,
     CallbackState,
     DueCallback,
+    Lane,
     Outcome,
     Settlement,
     TaskState,
@@ -32,8 +34,11 @@ from gateway.sender import Sender, SendResult
 from gateway.signature import Signer, parse_secrets
 from gateway.store import sqlite as sqlite_store
 from gateway.supervisor import HEARTBEAT_S, Supervisor
+from tests.lanes import well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
+
+_tasks = count()
 
 
 async def unused(task_id: str) -> PollResult:
@@ -81,9 +86,10 @@ def new_life(
     return life
 
 
-async def owed(life: Life, count: int = 1, url: str = "https://app.example/hook") -> list[Callback]:
+async def owed(life: Life, count: int = 1, url: str = "https://app.example/hook", client: str = "") -> list[Callback]:
     """Register callbacks and settle their tasks, so that their webhooks are due."""
-    callbacks = await asyncio.gather(*(life.register(f"{url}-{i}", url=url) for i in range(count)))
+    ids = [f"{url}-{next(_tasks)}" for _ in range(count)]
+    callbacks = await asyncio.gather(*(life.register(task_id, url=url, client=client) for task_id in ids))
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","state":"success"}')
     now = life.clock.now()
     await asyncio.gather(
@@ -95,6 +101,18 @@ async def owed(life: Life, count: int = 1, url: str = "https://app.example/hook"
         )
     )
     return list(callbacks)
+
+
+async def known(life: Life, receiver: Receiver, *lanes: Lane) -> None:
+    """Let each receiver take a webhook, so that it is known to be well."""
+    takes_s, receiver.takes_s = receiver.takes_s, 0.0
+    for client, url in lanes:
+        await owed(life, url=url, client=client)
+    await until(lambda: len(receiver.times) == len(lanes) and life.claims == 0, step_s=0.001)
+    receiver.takes_s = takes_s
+    receiver.times.clear()
+    receiver.ids.clear()
+    receiver.most = 0
 
 
 async def results(life: Life, callback: Callback) -> list[str]:
@@ -236,6 +254,7 @@ def test_at_most_so_many_at_a_time(tmp_path: Path) -> None:
     async def main() -> None:
         receiver = Receiver(httpx.Response(200), takes_s=1.0)
         life = await new_life(tmp_path / "db", receiver).start()
+        await known(life, receiver, Lane("", "https://app.example/hook"))
         await owed(life, 1000)
         await until(lambda: len(receiver.times) == 1000 and life.claims == 0, limit_s=60)
         assert receiver.most == 128
@@ -262,6 +281,7 @@ def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
 
         life.deliverer.run_once = counted  # type: ignore[method-assign]
         await life.start()
+        await known(life, receiver, Lane("", "https://app.example/hook"))
         await owed(life, 300)
         await asyncio.sleep(1)
         assert receiver.running == 128
@@ -279,8 +299,11 @@ def test_a_house_full_of_hanging_receivers_waits_for_a_place(tmp_path: Path) -> 
     async def main() -> None:
         receiver = Receiver(httpx.Response(204), takes_s=14.0)
         life = await new_life(tmp_path / "db", receiver).start()
-        for number in range(16):  # each finds half of what the ones before have left
-            await owed(life, 256, url=f"https://slow-{number}.example/hook")
+        # Each finds half of what the ones before have left.
+        lanes = [Lane(f"client-{number}", f"https://slow-{number}.example/hook") for number in range(16)]
+        await known(life, receiver, *lanes)
+        for client, url in lanes:
+            await owed(life, 256, url=url, client=client)
         await asyncio.sleep(1)
         assert receiver.running == 256
         claim, asked = life.store.claim_callbacks, 0
@@ -492,15 +515,18 @@ def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
     async def main() -> None:
         life = new_life(tmp_path / "db", Receiver(httpx.Response(204), takes_s=1.0))
         await life.store.open()
-        await owed(life, 3)
-        (first, second, _), _ = await life.store.claim_callbacks(life.clock.now(), 3)
+        await owed(life, client="ann")
+        await owed(life, client="bob")
+        (first, second), _ = await life.store.claim_callbacks(life.clock.now(), 2)
         found = [[], [first], [second]]
+        bulkhead = life.deliverer._bulkhead = Bulkhead(2)
+        well(bulkhead, first.lane, second.lane)
 
         async def claim(now: int, *_: object) -> tuple[list[DueCallback], int]:
+            assert all(map(bulkhead.admit, found[0]))
             return found.pop(0), now - 5
 
         life.store.claim_callbacks = claim  # type: ignore[method-assign]
-        life.deliverer._in_flight = InFlight(2, asyncio.Event())
         assert [await life.deliverer.run_once() for _ in range(3)] == [0.001, 0.001, HEARTBEAT_S]
         await life.stop(0)
 
@@ -719,12 +745,14 @@ def test_retries_that_hold_their_share_do_not_slow_first_attempts(tmp_path: Path
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream, sender=sender, schedule_s=(0.0, 60.0, 60.0))
         life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
         await life.start()
-        for number in range(60):  # four failures each: no breaker opens
-            await owed(life, 4, url=f"https://slow-{number}.example/hook")
-        await asyncio.sleep(5)
+        clients = [f"client-{number % 3}" for number in range(60)]
+        for number, client in enumerate(clients):  # four failures each: no breaker opens
+            await owed(life, 4, url=f"https://slow-{number}.example/hook", client=client)
+        await until(lambda: len(life.deliverer._bulkhead._failures) == 60 and life.claims == 0)
+        well(life.deliverer._bulkhead, *life.deliverer._bulkhead._failures)  # until then
         down = False
         await asyncio.sleep(75)
-        assert not life.deliverer._bulkhead.retries
+        assert life.deliverer._bulkhead._retries[None] == 192
         started = life.clock.monotonic()
         await owed(life, 300, url="https://works.example/hook")
         await until(lambda: len(times) == 300, limit_s=600)

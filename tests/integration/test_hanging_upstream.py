@@ -73,7 +73,7 @@ async def stand(tmp_path: Path, raw_server: Callable[..., Awaitable[RawServer]])
         stack.push_async_callback(made.gateway.drain)
         transport = httpx.ASGITransport(made.gateway)
         made.client = await stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=LIMIT_S)
+            httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=LIMIT_S)
         )
         yield made
 

@@ -68,7 +68,7 @@ async def api(tmp_path: Path, upstream_url: str, names: "Names") -> AsyncIterato
     gateway = Gateway(settings, SystemClock())
     await gateway.start()
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://localhost") as client:
             yield client
     finally:
         await gateway.drain()

@@ -2,149 +2,21 @@
 
 import asyncio
 import gc
-import json
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pytest
 
-from gateway.asgi_server import serve_asgi
 from gateway.inbound import InboundProtocol
-
-Message = MutableMapping[str, Any]
-GET = b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n"
-BIG = 64 * 1024 * 1024
-LIMIT_S = 20
-
-
-class Hasty(InboundProtocol):
-    """The same limits, sooner."""
-
-    head_s = 0.2
-    body_s = 0.25
-    read_s = 0.3
-    linger_s = 0.3
+from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 
 
 class Crowded(Hasty):
     max_connections = 2
     max_pipelined = 3
-
-
-class App:
-    """Answers each path with its name; ``/hold`` once told to, ``/body`` with what was sent, ``/big`` with 64 MiB.
-
-    ``/refuse`` closes the connection without a look at the body, ``/give-up`` after a part of it, ``/fail`` half way
-    through the answer.
-    """
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.held = asyncio.Event()
-        self.release = asyncio.Event()
-        self.disconnected = asyncio.Event()
-
-    async def __call__(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Any]
-    ) -> None:
-        path = scope["path"]
-        self.seen.append(path)
-        answer = path.encode()
-        if path == "/hold":
-            self.held.set()
-            await self.release.wait()
-        elif path == "/body":
-            answer = b""
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    self.disconnected.set()
-                    return
-                answer += message["body"]
-                if not message["more_body"]:
-                    break
-        elif path == "/big":
-            answer = bytes(BIG)
-        elif path == "/give-up":
-            await receive()
-        headers = [(b"content-length", str(len(answer)).encode())]
-        if path in ("/refuse", "/give-up"):
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer, "more_body": path == "/fail"})
-
-
-class Peer:
-    """A client of which the test decides every byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, *parts: bytes) -> None:
-        for part in parts:
-            self.writer.write(part)
-        await self.writer.drain()
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read one answer: its status, its headers by lower-case name, its body."""
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.split("\r\n")[:-2]
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        assert len(headers) == len(lines), "a header is there twice"
-        body = await self.reader.readexactly(int(headers.get("content-length", "0")))
-        return int(first.split()[1]), headers, body
-
-    async def refused(self, status: int, code: str) -> dict[str, str]:
-        """Read a problem after which the connection closes; return its headers."""
-        got, headers, body = await self.answer()
-        problem = json.loads(body)
-        assert (got, problem["status"], problem["code"]) == (status, status, code)
-        assert problem["detail"]
-        assert headers["content-type"] == "application/problem+json"
-        assert headers["connection"] == "close"
-        await self.ended()
-        return headers
-
-    async def ended(self) -> None:
-        """Return once the server has closed; fail where it sends more."""
-        assert await self.reader.read() == b""
-
-    def pause(self) -> None:
-        """Read nothing more."""
-        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
-
-    def resume(self) -> None:
-        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
-
-    async def rest(self) -> int:
-        """Read again, until the server has closed or cut the connection; return how many bytes came."""
-        self.resume()
-        count = 0
-        with suppress(ConnectionError):
-            while data := await self.reader.read(65536):
-                count += len(data)
-        return count
-
-
-@asynccontextmanager
-async def served(app: App, protocol: type[InboundProtocol] = Hasty) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
-    """Serve the app, and yield what connects to it."""
-    writers: list[asyncio.StreamWriter] = []
-    async with asyncio.timeout(LIMIT_S), serve_asgi(app, protocol=protocol) as url:
-
-        async def connect() -> Peer:
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
-            writers.append(writer)
-            return Peer(reader, writer)
-
-        try:
-            yield connect
-        finally:
-            for writer in writers:
-                writer.transport.abort()
+    linger_s = read_s = 3600.0
 
 
 # What well-behaved clients do
@@ -192,6 +64,31 @@ async def test_a_head_just_within_the_limit_is_served() -> None:
         body = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + bytes(60_000)
         await peer.send(body + head % b"2" + head % b"3")
         assert [len((await peer.answer())[2]) for _ in range(3)] == [60_000, 2, 2]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("upgrade", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"])
+async def test_a_trailer_is_no_header(pieces: int, upgrade: bytes) -> None:
+    """What stands behind a body in chunks, a token say, is not the request's, in however many pieces it comes."""
+    told: list[list[bytes]] = []
+
+    class Telling(App):
+        async def __call__(self, scope: Any, *others: Any) -> None:
+            await super().__call__(scope, *others)
+            told.append([name for name, _ in scope["headers"]])
+
+    head = b"POST /body HTTP/1.1\r\nhost: x\r\n%btransfer-encoding: chunked\r\n\r\n" % upgrade
+    rest = b"2\r\nok\r\n0\r\nauthorization: Bearer smuggled\r\ncontent-type: application/json\r\n\r\n"
+    async with served(Telling()) as connect:
+        peer = await connect()
+        for piece in (head + rest,) if pieces == 1 else (head, rest):
+            await peer.send(piece)
+        assert (await peer.answer())[2] == b"ok"
+        await peer.send(GET % b"next")
+        assert (await peer.answer())[2] == b"/next"
+    first, following = told
+    assert [name for name in first if name not in (b"connection", b"upgrade")] == [b"host", b"transfer-encoding"]
+    assert following == [b"host"]
 
 
 async def test_an_upgrade_that_is_not_spoken_is_answered_as_a_request() -> None:
@@ -295,24 +192,136 @@ async def test_requests_before_a_malformed_one_keep_their_answers(garbage: bytes
     assert app.seen == ["/hold", "/second"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            b"content-length: " + length
+            for length in (b"+5", b"0x10", b"1_000", b"-1", b"5 5", b"5,5", b"5;a", b"\xb2", b"1e1")
+        ),
+        *(b"content-length: " + length for length in (b"", b"9" * 30, b"18446744073709551616", b"\xd9\xa3")),
+        b"content-length: 5\r\ncontent-length: 5",
+        b"content-length: 5\r\ncontent-length: 6",
+        b"content-length: 5\r\ntransfer-encoding: chunked",
+        b"content-length : 5",
+        *(
+            b"transfer-encoding: " + coding
+            for coding in (b"chunked, gzip", b"identity", b"xchunked", b"chunked;a", b"")
+        ),
+        *(b"transfer-encoding: " + coding for coding in (b"gzip", b"\x0bchunked", b'"chunked"', b"chunked, chunked,")),
+        b"transfer-encoding: chunked\r\ntransfer-encoding: identity",
+        b"transfer-encoding:\r\n chunked\r\ntransfer-encoding: gzip",
+    ],
+)
+async def test_a_body_whose_end_is_unclear_is_400(line: bytes) -> None:
+    """However it is written: whoever reads it otherwise would take a part of it for a request."""
+    app = App()
+    async with served(app) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\n" + line + b"\r\n\r\n")
+        await peer.refused(400, "invalid_request")
+    assert app.seen == []
+
+
+async def test_a_length_with_zeros_before_it_is_a_length() -> None:
+    """A number may begin with them, as many as a head has room for."""
+    async with served(App()) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: " + b"0" * 5000 + b"3\r\n\r\nabc")
+        assert (await peer.answer())[2] == b"abc"
+
+
+async def test_a_trailer_of_a_thousand_lines_is_no_header() -> None:
+    """What comes behind a body cannot name a host or a token, and costs nothing however many lines it has."""
+    heads: list[Any] = []
+
+    class Kept(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().__call__(scope, receive, send)
+            heads.append(list(scope["headers"]))
+
+    async with served(Kept()) as connect:
+        peer = await connect()
+        head = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        await peer.send(
+            head + b"3\r\nabc\r\n0\r\nauthorization: Bearer a\r\n" + b"a:\r\n" * 1000 + b"\r\n" + GET % b"next"
+        )
+        assert [(await peer.answer())[2] for _ in range(2)] == [b"abc", b"/next"]
+    assert heads == [[(b"host", b"x"), (b"transfer-encoding", b"chunked")], [(b"host", b"x")]]
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["endless", "whole"])
+async def test_headers_without_number_are_431(end: bytes) -> None:
+    """The shortest ones cost most: tens of times their bytes in memory."""
+    app = App()
+    async with served(app) as connect:
+        peer = await connect()
+        await peer.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 127 + b"\r\n")
+        assert (await peer.answer())[0] == 200
+        await peer.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 129 + end)
+        await peer.refused(431, "too_large")
+    assert app.seen == ["/"]
+
+
+async def test_no_memory_for_what_comes_is_503() -> None:
+    """That is no fault of the client's."""
+
+    class Full(Hasty):
+        def on_body(self, body: bytes) -> None:
+            raise MemoryError
+
+    async with served(App(), Full) as connect:
+        peer = await connect()
+        await peer.send(b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        await peer.refused(503, "unavailable")
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"http://evil.test/x", b"evil.test"),
+        (b"http://evil.test:80/x?host=x", b"evil.test:80"),
+        (b"http://x@evil.test/x", b"x@evil.test"),
+        (b"/x?http://evil.test/", b"x"),
+    ],
+)
+async def test_a_target_in_absolute_form_names_the_host(target: bytes, host: bytes) -> None:
+    """RFC 9112 §3.2.2: the header counts for nothing then, or each of two readers would take another name."""
+    hosts: list[Any] = []
+
+    class Kept(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            hosts.append([value for name, value in scope["headers"] if name == b"host"])
+            await super().__call__(scope, receive, send)
+
+    async with served(Kept()) as connect:
+        peer = await connect()
+        await peer.send(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await peer.answer())[0] == 200
+    assert hosts == [[host]]
+
+
 # Number
 
 
-async def test_connections_beyond_the_limit_get_503_until_one_closes() -> None:
-    """A client too many is told to come again, and is served once there is room."""
-    async with served(App(), Crowded) as connect:
+async def test_requests_beyond_the_limit_get_503_until_one_ends() -> None:
+    """Where every connection has a request, a client too many is told to come again, and is served once one is done."""
+    app = App()
+    async with served(app, Crowded) as connect:
         first, second = await connect(), await connect()
         for peer in (first, second):
-            await peer.send(GET % b"in")
-            await peer.answer()
+            app.held.clear()
+            await peer.send(GET % b"hold")
+            await app.held.wait()
         for size in (0, 0, 10_000_000):
             third = await connect()
             third.pause()
-            await third.send(bytes(size))  # whatever it sends before it reads
+            await third.send(GET % b"out", bytes(size))  # whatever it sends before it reads
             third.resume()
             headers = await third.refused(503, "unavailable")
             assert headers["retry-after"] == "1"
-        first.writer.close()
+        app.release.set()
+        await first.answer()
         while True:
             third = await connect()
             await third.send(GET % b"in")
@@ -526,7 +535,7 @@ class Patient(Watched):
 class Halved(Watched):
     """The same; says when its client has ended its side."""
 
-    head_s = body_s = linger_s = 3600.0
+    head_s = body_s = linger_s = ended_s = 3600.0
     halved: ClassVar[asyncio.Event]
 
     def eof_received(self) -> bool:  # type: ignore[override]

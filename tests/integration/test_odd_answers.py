@@ -13,6 +13,7 @@ import pytest
 
 from gateway.clock import SystemClock
 from gateway.config import config_dir
+from gateway.http1 import Connection
 from gateway.outcome import PollKind
 from gateway.profilefile import read_profiles
 from gateway.sender import Sender
@@ -188,6 +189,49 @@ async def test_refused_answer_says_why(
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1 ; a\r\nx\r\n", b"0f\n" + b"x" * 15 + b"\n"])
+async def test_chunks_that_cost_more_than_they_bring(
+    transport: PooledTransport, raw_server: Callable[..., Any], chunk: bytes
+) -> None:
+    """Thousands of the smallest are an answer like another; without end they are refused, however they are framed."""
+    last = b"0\r\n\r\n"
+    server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunk * 8000 + last, 10_000))
+    assert len((await post(transport, server.url())).content) == 8000 * chunk.count(b"x")
+    server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunk * 20_000 + last, 10_000))
+    with pytest.raises(httpx.RemoteProtocolError, match="more than 8192 chunks below 16 bytes"):
+        await post(transport, server.url())
+
+
+@pytest.mark.parametrize(
+    "before",
+    [OK, OK + CHUNKED + b"\r\n0\r\n", OK + CHUNKED + b"\r\n1 ; a\r\nx\r\n0 \r\n"],
+    ids=["head", "trailer", "odd"],
+)
+async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None:
+    """Of a quarter of a megabyte of the smallest lines, which one read may bring, few are looked at."""
+    looked_at = 0
+
+    class Counting(Connection):
+        def on_header(self, name: bytes, value: bytes) -> None:
+            nonlocal looked_at
+            looked_at += 1
+            super().on_header(name, value)
+
+    connection = Counting(lambda _: None)
+    asking = asyncio.create_task(connection.ask(b"", no_body=False))
+    await asyncio.sleep(0)
+    connection.data_received(before + b"a:\r\n" * 65_536)
+    assert looked_at < 13_000
+
+    async def answer() -> None:
+        await asking
+        while await connection.read():
+            pass
+
+    with pytest.raises(httpx.RemoteProtocolError, match=r"larger than 32768 bytes|more than 1000 headers"):
+        await answer()
+
+
 @pytest.mark.parametrize("line", [b"X-A: a\x01\r\n", b" folded\r\n", b"no colon\n", b"x: y\r\r\n", b"a"])
 async def test_odd_head_without_end(transport: PooledTransport, raw_server: Callable[..., Any], line: bytes) -> None:
     """A head that is read loosely is bounded like another."""
@@ -214,6 +258,16 @@ async def test_odd_head_that_is_too_large(transport: PooledTransport, raw_server
     server = await raw_server(in_pieces(answer, len(answer)))
     with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
         await post(transport, server.url())
+
+
+@pytest.mark.parametrize("line", [b"a:\r\n", b"a: \x01\r\n"], ids=["plain", "odd"])
+async def test_headers_without_number(transport: PooledTransport, raw_server: Callable[..., Any], line: bytes) -> None:
+    """The shortest ones cost most: tens of times their bytes in memory."""
+    few = OK + line * 900 + LENGTH + b"\r\n" + BODY
+    assert (await post(transport, (await raw_server(in_pieces(few, len(few)))).url())).status_code == 200
+    many = OK + line * 1001 + LENGTH + b"\r\n" + BODY
+    with pytest.raises(httpx.RemoteProtocolError, match="more than 1000 headers"):
+        await post(transport, (await raw_server(in_pieces(many, len(many)))).url())
 
 
 async def test_loose_trailer_without_end(transport: PooledTransport, raw_server: Callable[..., Any]) -> None:

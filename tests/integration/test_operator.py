@@ -78,7 +78,7 @@ class Stand:
     def api(self, token: str | None) -> httpx.AsyncClient:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         transport = httpx.ASGITransport(self.gateway)
-        return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     async def register(self, client: str, task_id: str, **members: Any) -> dict[str, Any]:
         async with self.api(CLIENTS[client]) as api:

@@ -253,7 +253,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
 
         stand.store.get_task = counted
         transport = httpx.ASGITransport(stand.gateway)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             first = asyncio.create_task(client.get(RECORD, params={"taskId": "t"}))
             await upstream.asked.wait()
             others = [asyncio.create_task(client.get(RECORD, params={"taskId": "t"})) for _ in range(99)]
@@ -377,6 +377,18 @@ async def test_the_key_is_not_shown_to_clients(start: Callable[..., Awaitable[St
         assert envelope(await stand.create())["msg"] == "no such key: ***"
 
 
+@pytest.mark.parametrize("name", ["content-type", "retry-after"])
+async def test_nor_is_it_in_a_header_or_a_result(start: Callable[..., Awaitable[Stand]], name: str) -> None:
+    """Whatever of an answer is passed on, to a read or a create, and in whichever spelling the key stands there."""
+    told = b'{"code":200,"data":{"taskId":"t","state":"fail","failMsg":"sk\\/up+%2Fs","resultJson":"sk%2Fup%2b/s"}}'
+    async with serve_asgi(Upstream(200, told, {"content-type": "text/plain", name: "x; key=sk/up+/s"})) as url:
+        stand = await start(url, GATEWAY_UPSTREAM_API_KEY="sk/up+/s")
+        for answer in (await stand.read("t"), await stand.create()):
+            assert answer.headers[name] == "x; key=***"
+            assert json.loads(answer.content)["data"]["failMsg"] == "***"
+            assert json.loads(answer.content)["data"]["resultJson"] == "***"
+
+
 # Creating
 
 
@@ -420,15 +432,16 @@ async def test_a_task_just_created_is_watched_at_once(
 
 
 async def test_a_create_without_a_callback_is_just_forwarded(start: Callable[..., Awaitable[Stand]]) -> None:
-    """The body's bytes go on as they are, under the gateway's key; a wrong or absent content-type does not matter."""
+    """The body's bytes go on as they are, under the gateway's key; with a token the content-type does not matter."""
     upstream = Upstream(201, b'{"code":200,"data":{"taskId":"t1"}}')
     async with serve_asgi(upstream) as url:
-        stand = await start(url)
+        stand = await start(url, GATEWAY_TOKEN="client")
+        stand.client.headers["authorization"] = "Bearer client"
         for content_type in ("text/json", ""):
             answer = await stand.client.post(
                 CREATE,
                 content=b'{ "n": 1.00 }',
-                headers={"content-type": content_type, "authorization": "Bearer client", "x-request-id": "mine"},
+                headers={"content-type": content_type, "x-request-id": "mine"},
             )
             assert (answer.status_code, answer.content) == (201, upstream.answer[1])
             assert answer.headers["x-request-id"] == "mine"
@@ -666,7 +679,7 @@ async def test_a_client_that_goes_away_loses_nothing(
     async with serve_asgi(upstream) as url:
         stand = await start(url)
         transport = httpx.ASGITransport(stand.gateway)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             created = asyncio.create_task(client.post(CREATE, json={**TASK, "callbackUrl": HOOKS}))
             await upstream.asked.wait()
             created.cancel()
@@ -745,7 +758,7 @@ async def test_errors_have_the_upstreams_envelope(
 ) -> None:
     """A client of the upstream reads the gateway's own errors as it reads the upstream's; nothing is forwarded."""
     stand = await start()
-    answer = await stand.client.request(method, path, content=content)
+    answer = await stand.client.request(method, path, content=content, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert envelope(answer)["data"] is None
     assert sum(simulator.stats.requests.values()) == 0
@@ -789,7 +802,7 @@ async def test_a_defect_has_the_envelope_too(start: Callable[..., Awaitable[Stan
     assert envelope(await stand.read("t"))["code"] == 503
     stand.store.get_task = defect
     transport = httpx.ASGITransport(stand.gateway, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert envelope(await client.get(RECORD, params={"taskId": "t"}))["code"] == 500
 
 
@@ -867,7 +880,7 @@ async def test_nothing_is_sent_before_it_is_known_what_was_spent(tmp_path: Path,
     gateway = Gateway(settings, SystemClock())
     try:
         transport = httpx.ASGITransport(gateway)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             read = await client.get(RECORD, params={"taskId": "t"})
             assert (read.status_code, read.json()["code"]) == (503, 503)
             listed = await client.get("/v1/callbacks")

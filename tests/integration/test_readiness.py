@@ -12,7 +12,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.config import load
-from gateway.simulator import Fault, FaultKind, SimulatedUpstream
+from gateway.simulator import Fault, FaultKind, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
 
 NAMES = ("aigptimage", "second")
@@ -46,7 +46,7 @@ class Stand:
         self._stack.push_async_callback(gateway.drain)
         transport = httpx.ASGITransport(gateway)
         self.client = await self._stack.enter_async_context(
-            httpx.AsyncClient(transport=transport, base_url="http://gateway")
+            httpx.AsyncClient(transport=transport, base_url="http://localhost")
         )
 
     async def register(self, upstream: str, task_id: str = "sim-never-0-t") -> None:
@@ -125,6 +125,47 @@ async def test_a_refused_task_is_told_beside(stand: Stand) -> None:
     await stand.register("second", "t")
     told = "the upstream second accepts the key and refuses some of the tasks"
     assert (await stand.readiness([told])).status_code == 200
+
+
+async def test_an_upstream_that_answers_nonsense_is_told(stand: Stand) -> None:
+    """A reason and a metric, and no pod that is taken out of service; the first answer about a task ends both."""
+    await stand.start(GATEWAY_READY_UPSTREAMS="all", GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
+    stand.simulators["second"].faults.add(Fault(kind=FaultKind.HTML))
+    await stand.register("second")
+    await stand.register("aigptimage")
+    told = "the upstream second answers nonsense, or denies tasks that it has told of"
+    assert (await stand.readiness([told])).status_code == 200
+    assert 'gateway_upstream_nonsense{upstream="second"} 1.0' in await stand.metrics()
+    stand.simulators["second"].faults.clear()
+    await stand.readiness([])
+    assert 'gateway_upstream_nonsense{upstream="second"} 0.0' in await stand.metrics()
+
+
+async def test_an_upstream_that_denies_what_it_told_of_is_told(stand: Stand) -> None:
+    """Its own 404 about a task that ran is nonsense too; about one that it has never told of it is none."""
+    await stand.start(GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
+    await stand.register("second")
+    await stand.register("aigptimage", "no-such-task")
+    async with asyncio.timeout(20):
+        while not stand.simulators["second"].stats.polls:  # noqa: ASYNC110 - the first of them tells of it
+            await asyncio.sleep(0.01)
+    stand.simulators["second"].faults.add(Fault(kind=FaultKind.ERROR, status=404, code=404))
+    await stand.readiness(["the upstream second answers nonsense, or denies tasks that it has told of"])
+    assert stand.simulators["aigptimage"].stats.polls["no-such-task"] >= 1
+
+
+async def test_a_lower_limit_that_an_upstream_names_is_told(tmp_path: Path) -> None:
+    """Whoever wonders why polls are late finds it among the reasons and the metrics."""
+    async with AsyncExitStack() as stack:
+        stand = Stand(tmp_path, stack)
+        stand.simulators["second"] = SimulatedUpstream(SystemClock(), rate=parse_windows("1/3600"))
+        await stand.start(GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
+        await stand.register("second")
+        told = "the upstream second allows fewer requests than are configured"
+        assert (await stand.readiness([told])).status_code == 200
+        metrics = await stand.metrics()
+        assert 'gateway_upstream_limited{upstream="second"} 1.0' in metrics
+        assert 'gateway_upstream_limited{upstream="aigptimage"} 0.0' in metrics
 
 
 async def test_what_stops_new_work_comes_first(stand: Stand) -> None:

@@ -318,7 +318,7 @@ def test_the_webhook_of_a_refused_task_says_so(tmp_path: Path) -> None:
         assert [claim.id for claim in claims] == [callback.id]
         data = json.loads(claims[0].body)["data"]
         assert (data["state"], data["reason"]) == ("abandoned", "refused")
-        assert not life.poller._refused
+        assert not life.poller._troubled.is_refused(callback.task.seq)
         await life.stop()
 
     run_virtual(main())

@@ -10,12 +10,13 @@ import sqlite3
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import count
 from pathlib import Path
 
 import aiosqlite
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -27,20 +28,23 @@ from gateway.model import (
     AttemptResult,
     CallbackState,
     DueCallback,
+    Lane,
     NewCallback,
     Outcome,
     Settlement,
     TaskState,
     new_callback_id,
 )
-from gateway.store import database, sql
+from gateway.store import database, databasefile, sql
+from gateway.store import sqlite as sqlite_store
 from gateway.store.database import Database
-from gateway.store.databasefile import migrations
+from gateway.store.lanes import LanesDue
 from gateway.store.sqlite import SqliteStore, _in_parts
+from tests.lanes import fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
-SCHEMA = "".join(migrations())
+SCHEMA = "".join(databasefile.migrations())
 
 _numbers = count()
 
@@ -48,6 +52,53 @@ _numbers = count()
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "gateway.db"
+
+
+async def test_durations_of_earlier_versions_are_bounded_too(path: Path) -> None:
+    """They were counted for each model, and kept of any number of them: those with the most tasks stay."""
+    async with opened(path):
+        pass
+    with closing(sqlite3.connect(path)) as db, db:
+        of_models = [("up", f"m{number}", seq % 256, seq, number) for number in range(300) for seq in range(number + 1)]
+        db.executemany(
+            "INSERT INTO durations VALUES (?, ?, ?, ?, ?)", [row for row in of_models if row[3] >= row[4] - 2]
+        )
+    async with opened(path) as store:
+        assert {duration_ms for _, duration_ms in await store.durations("up")} == {*range(172, 300)}
+        await ended(store, "m299", 7)
+        assert (await store.durations("up"))[-1] == ("m299", 7)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(DISTINCT model), max(seq) FROM durations").fetchall() == [(128, 300)]
+        # In its ring it stands behind the last one.
+        assert db.execute("SELECT slot FROM durations WHERE duration_ms = 7 AND model = 'm299'").fetchall() == [(44,)]
+
+
+async def ended(store: SqliteStore, model: str, duration_ms: int) -> None:
+    """Register a task, and settle it as one that took so long."""
+    number = next(_numbers)
+    new = NewCallback(
+        id=new_callback_id(NOW),
+        client="ann",
+        upstream="up",
+        task_id=f"ended-{number}",
+        url="https://a.example/",
+        metadata=b"{}",
+        timeout_s=60,
+        created_at=NOW,
+        first_poll_at=NOW,
+    )
+    (registration,) = await store.register([new])
+    await store.settle(
+        Settlement(
+            seq=registration.callback.task.seq,
+            upstream="up",
+            outcome=Outcome(state=TaskState.SUCCESS, data=b"{}"),
+            settled_at=NOW,
+            polls=1,
+            model=model,
+            duration_ms=duration_ms,
+        )
+    )
 
 
 @asynccontextmanager
@@ -183,7 +234,7 @@ async def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     before = files(path.parent)
     message = await unusable(path)
-    assert "newer gateway (schema 99, this one knows 2)" in message
+    assert f"newer gateway (schema 99, this one knows {len(databasefile.migrations())})" in message
     assert files(path.parent) == before
 
 
@@ -449,20 +500,19 @@ async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: Sq
     (due,), _ = await store.claim_callbacks(NOW, 10)
     await store.record_attempt(failed(due, NOW + 1))
     bulkhead = Bulkhead(8)
-    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
-    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
+    well(bulkhead, due.lane, *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
     assert await store.claim_callbacks(NOW + 1, 2, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    bulkhead.refused = False
     assert await store.claim_callbacks(NOW + 2, 2, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
     assert statements == []
-    bulkhead.ended(others[0], retry=True, delivered=True)
+    bulkhead.ended(others[0], delivered=True)
     (again,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
     assert again.seq == due.seq
-    assert not bulkhead.retries
     await settled(store, new(), at=NOW + 3)
     (first,), _ = await store.claim_callbacks(NOW + 3, 2, bulkhead)
     assert first.budget_used == 0
@@ -473,13 +523,14 @@ async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) 
     callback = new()
     await settled(store, callback)
     bulkhead = Bulkhead(8)
-    while bulkhead.admit(callback.receiver, retry=False):
-        pass
+    on = Lane(callback.client, callback.receiver)
+    well(bulkhead, on)
+    held = fill(bulkhead, on)
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], None)
     assert statements == []
-    bulkhead.ended(callback.receiver, retry=False, delivered=True)
+    bulkhead.ended(held[0], delivered=True)
     (due,), _ = await store.claim_callbacks(NOW, 2, bulkhead)
     assert due.receiver == callback.receiver
 
@@ -490,12 +541,13 @@ async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(s
     (due,), _ = await store.claim_callbacks(NOW, 10)
     await store.record_attempt(failed(due, NOW + 50))
     bulkhead = Bulkhead(8)
-    for receiver in ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2:
-        assert bulkhead.admit(receiver, retry=True)
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
+    well(bulkhead, due.lane, *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
     assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], NOW + 50)
-    assert not bulkhead.refused
+    assert not bulkhead.waits
     assert await store.claim_callbacks(NOW + 50, 2, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
 
 
 async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
@@ -515,7 +567,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     )
     await store.record_attempt(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
     assert (store._settle_waiters, store._due_tasks.claimed, dict(store._claimed_callbacks)) == ({}, 0, {})
-    assert (store._receivers_due, store._only_retries) == ({}, set())
+    assert (store._lanes._at, store._lanes._heap) == ({}, [])
 
 
 def test_settlements_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -745,6 +797,108 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     assert next_due_at is not None
     assert next_due_at <= NOW
     assert (await store.claim_callbacks(NOW, 10))[0] == [first]
+
+
+def count_steps(store: SqliteStore) -> Callable[[], int]:
+    """Return what tells how many of SQLite's steps have been taken since it was last asked, in hundreds."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 100
+
+    def taken() -> int:
+        nonlocal steps
+        before, steps = steps, 0
+        return before
+
+    connection(store)._conn.set_progress_handler(count, 100)
+    return taken
+
+
+async def test_what_a_task_had_before_costs_its_next_callbacks_nothing(store: SqliteStore) -> None:
+    """Cancelling and settling beside 2,000 cancelled callbacks of the same task look at none of these."""
+    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
+    first, *others = made
+    await asyncio.gather(*(store.cancel("ann", other.callback.id, NOW) for other in others))
+    taken = count_steps(store)
+    await store.cancel("ann", first.callback.id, NOW)
+    assert taken() < 500
+    (again,) = await store.register([new(task_id="t")])
+    taken()
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    settlement = Settlement(upstream="up", seq=again.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
+    assert await store.settle(settlement) == [again.callback.id]
+    assert taken() < 1000
+    assert await store.get_task("bob", "t") is None
+    assert await store.list_callbacks("bob", state=None, task_id="t", before_seq=None, limit=9) == []
+    assert taken() < 500
+
+
+async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others write in between, whatever there are; the count is of all of them, and none is redelivered twice."""
+    monkeypatch.setattr(sqlite_store, "_REDELIVERED_AT_ONCE", 10)
+    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(95)])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = made[0].callback.task.seq
+    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+
+    async def die(at: int) -> None:
+        due, _ = await store.claim_callbacks(NOW + 9, 1000)
+        for claim in due:
+            record = failed(claim, 0)
+            attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=at)
+            await store.record_attempt(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
+
+    await die(NOW)
+    redelivering = asyncio.create_task(store.redeliver_dead(None, 0, NOW + 100, NOW + 6))
+    written = 0
+    while not redelivering.done():
+        await store.register([new()])
+        written += 1
+    assert await redelivering == 95
+    assert written >= 9
+    await die(NOW + 50)
+    dying = asyncio.create_task(store.redeliver_dead(None, 0, NOW + 100, NOW + 60))
+    while not dying.done():
+        await die(NOW + 70)  # at once again: what answers 410 must not keep it going
+    assert await dying == 95
+    assert await store.redeliver_dead("ann", 0, NOW + 100, NOW + 5) == 0
+
+
+async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: SqliteStore) -> None:
+    """Those whose next attempt is hours away are not looked through for the one that is due now."""
+    looked = 0
+
+    class Counted(str):
+        def __hash__(self) -> int:
+            nonlocal looked
+            looked += 1
+            return super().__hash__()
+
+        __eq__ = str.__eq__
+
+    for number in range(100_000):
+        store._lanes.note(Lane("ann", Counted(f"https://r{number}.example.com")), NOW + 3_600_000 + number)
+    callback = new()
+    await settled(store, callback)
+    looked = 0
+    (due,), next_due_at = await store.claim_callbacks(NOW, 10, Bulkhead(256))
+    assert (due.id, next_due_at) == (callback.id, NOW + 3_600_000)
+    assert looked < 100
+
+
+async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteStore) -> None:
+    """A receiver with a retry a day away that gets a webhook each second does not fill the memory with that retry."""
+    lanes = LanesDue()
+    on = Lane("ann", "https://app.example.com")
+    for at in range(10_000):
+        lanes.note(on, 86_400_000)
+        lanes.note(on, at)
+        assert lanes.take(at) == [on]
+    assert len(lanes._heap) < 100
+    lanes.note(on, 86_400_000)
+    assert (lanes.next_due_at, lanes.take(86_400_000), lanes.next_due_at) == (86_400_000, [on], None)
 
 
 async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:
@@ -1041,12 +1195,12 @@ BY_OVER_ROWS = {
     "SELECT_REGISTERED": ["(task_seq=? AND client=? AND url=? AND cancelled=?)"],
     "RESCHEDULE_TASKS": ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"],
     "OWE_WEBHOOKS": [
-        "c USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+        "c USING INDEX callbacks_waiting (task_seq=?)",
         "SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)",
     ],
     "SETTLE_TASKS": [
         "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
-        "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+        "callbacks USING INDEX callbacks_waiting (task_seq=?)",
     ],
     "RECORD_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
     "COUNT_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
@@ -1054,19 +1208,19 @@ BY_OVER_ROWS = {
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND watchers=? AND next_poll_at>?)",
     "SELECT_NEXT_WATCHERS": "SEARCH tasks USING INDEX tasks_due ((upstream,watchers)>(?,?))",
-    "SELECT_DUE_CALLBACKS": "callbacks USING INDEX callbacks_due (receiver=? AND next_attempt_at<?)",
-    "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (receiver=?)",
-    "SELECT_RECEIVERS": "callbacks USING INDEX callbacks_due",
+    "SELECT_DUE_CALLBACKS": "SEARCH c USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
+    "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
+    "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
-    "IDLE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    "IDLE_TASK": "callbacks USING INDEX callbacks_waiting (task_seq=?)",
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "PRUNE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
     "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},
-    **{f"list {state} by task": "(task_seq=?)" for state in (None, *CallbackState)},
+    **{f"list {state} by task": "(task_seq=? AND client=?)" for state in (None, *CallbackState)},
     "list None ": "callbacks_client (client=? AND rowid<?)",
     "list all": "SEARCH c USING INTEGER PRIMARY KEY (rowid<?)",
     "SELECT_CALLBACK": "c USING INDEX sqlite_autoindex_callbacks_1 (id=?)",

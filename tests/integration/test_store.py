@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.bulkhead import Bulkhead
+from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -21,6 +22,7 @@ from gateway.model import (
     CallbackState,
     DueCallback,
     DueTask,
+    Lane,
     NewCallback,
     Outcome,
     PollRecord,
@@ -33,6 +35,7 @@ from gateway.payload import body_template
 from gateway.store import Rank, Store
 from gateway.store.sqlite import SqliteStore
 from gateway.turns import Rotation
+from tests.lanes import lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -372,6 +375,37 @@ async def test_settling_makes_exactly_the_waiting_callbacks_due(store: Store) ->
     assert (task.polls, task.last_polled_at, task.next_poll_at) == (1, NOW + 50, None)
 
 
+async def test_a_large_webhook_is_read_by_itself(new_store: NewStore) -> None:
+    """A claim brings only what is small; the rest is asked for, with the same bytes in each life."""
+    large = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","result":"%b"}' % (b"x" * SMALL))
+    bodies = []
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        callback = await registered(store, new(metadata=b'{"n":1}'))
+        await settle(store, callback, large, at=NOW + 1)
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            store = await opened(new_store(), stack)
+            due = await claim(store, NOW + 1)
+            assert (due.body, due.body_bytes) == (None, len(large.data))
+            bodies.append(await store.body(due))
+            task = await store.get_task("ann", "task-1")
+            assert task is not None
+            assert (task.outcome, task.outcome_bytes) == (None, len(large.data))
+            assert await store.outcome(task.seq) == large.data
+    assert bodies == [body_template(large, NOW + 1).fill(callback.id, b'{"n":1}')] * 2
+
+
+async def test_a_claimed_webhook_whose_row_is_gone_has_no_body(store: Store) -> None:
+    """It was cancelled and pruned before its attempt began."""
+    callback = await registered(store)
+    await settle(store, callback)
+    due = await claim(store)
+    await store.cancel("ann", callback.id, NOW)
+    assert await store.prune(NOW + 1, 0, 10) == 1
+    assert await store.body(due) is None
+
+
 async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
     """The schedule's first number is the time between the task's end and the first attempt, for late ones too."""
     async with AsyncExitStack() as stack:
@@ -464,6 +498,24 @@ async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -
         found = await store.durations("up")
         assert [duration_ms for model, duration_ms in found if model == "m"] == [*range(3, 259)]
         assert [duration_ms for model, duration_ms in found if model is None] == [7]
+
+
+async def test_the_durations_of_the_last_128_models_are_kept(new_store: NewStore) -> None:
+    """Names come from outside, and may be another one each time; who ended a task last stays, over restarts too."""
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        for number in range(200):
+            await ended_after(store, f"m{number}", [number])
+            await ended_after(store, "often", [1000 + number])
+        found = await store.durations("up")
+        assert [duration_ms for model, duration_ms in found if model != "often"] == [*range(73, 200)]
+        assert [duration_ms for model, duration_ms in found if model == "often"] == [*range(1000, 1200)]
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        assert await store.durations("up") == found
+        await ended_after(store, "new", [1])
+        assert {"new", "often", "m199", "m74"} <= {model for model, _ in await store.durations("up")}
+        assert "m73" not in {model for model, _ in await store.durations("up")}
 
 
 async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
@@ -888,7 +940,7 @@ async def test_places_are_shared_among_receivers(store: Store) -> None:
             assert (len(alone), next_due_at) == (4, NOW + 999)
             for due in alone:
                 store.release_callback(due)
-    due, next_due_at = await store.claim_callbacks(NOW, 2, Bulkhead(256))
+    due, next_due_at = await store.claim_callbacks(NOW, 2)
     assert len({one.receiver for one in due}) == len(due) == 2
     assert next_due_at == NOW
     rest, next_due_at = await store.claim_callbacks(NOW, 6)
@@ -924,15 +976,16 @@ async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) 
     for due in (await store.claim_callbacks(NOW, 10))[0]:
         await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
     bulkhead = Bulkhead(8)
+    well(bulkhead, lane("a"), lane("b"))
     first, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
-    assert len(first) == 6
+    assert len(first) == 4
     assert await store.claim_callbacks(NOW + 1, 8, bulkhead) == ([], None)
-    assert bulkhead.refused
+    assert bulkhead.waits
     for due in first:
-        bulkhead.ended(due.receiver, retry=True, delivered=True)
+        bulkhead.ended(due, delivered=True)
         await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
     rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
-    assert len(rest) == 2
+    assert len(rest) == 4
 
 
 async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
@@ -941,7 +994,8 @@ async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
         callback = await registered(store, new(f"task-{host}", url=f"https://{host}.example.com/"))
         await settle(store, callback, at=NOW + number)
     bulkhead = Bulkhead(8)
-    assert bulkhead.admit("https://busy.example.com", retry=False)
+    well(bulkhead, lane("busy"), lane("idle"))
+    assert bulkhead.admit(webhook(lane("busy")))
     for host in ("idle", "busy"):
         (due,), _ = await store.claim_callbacks(NOW + 9, 1, bulkhead)
         assert due.receiver == f"https://{host}.example.com"
@@ -952,15 +1006,15 @@ async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: 
     again = await brought_to(store, CallbackState.PENDING, new("again"))
     await store.record_attempt(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
     bulkhead = Bulkhead(8)
-    others = ["https://a.example.com"] * 4 + ["https://b.example.com"] * 2
-    assert all(bulkhead.admit(receiver, retry=True) for receiver in others)
-    assert not bulkhead.retries
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
+    well(bulkhead, Lane("ann", "https://app.example.com"), *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
     fresh = await brought_to(store, CallbackState.PENDING, new("fresh", at=NOW + 2))
     (first,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
     assert first.id == fresh.id
     assert (await store.claim_callbacks(NOW + 2, 2, bulkhead))[0] == []
-    for receiver in others:
-        bulkhead.ended(receiver, retry=True, delivered=True)
+    for other in others:
+        bulkhead.ended(other, delivered=True)
     (second,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
     assert second.id == again.id
 
@@ -1125,10 +1179,10 @@ async def test_large_outcomes_settle_together(store: Store) -> None:
     ]
     await asyncio.gather(*(settle(store, *pair) for pair in zip(callbacks, outcomes, strict=True)))
     due, _ = await store.claim_callbacks(NOW, 10)
-    assert {callback.id for callback in callbacks} == {webhook.id for webhook in due}
-    for webhook in due:
-        number = next(i for i, callback in enumerate(callbacks) if callback.id == webhook.id)
-        assert outcomes[number].data[1:-1] in webhook.body
+    assert {callback.id for callback in callbacks} == {one.id for one in due}
+    for owed in due:
+        number = next(i for i, callback in enumerate(callbacks) if callback.id == owed.id)
+        assert outcomes[number].data[1:-1] in (await store.body(owed) or b"")
 
 
 async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) -> None:

@@ -6,6 +6,9 @@ import random
 import socket
 import ssl
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -390,6 +393,99 @@ async def test_refused_port(make) -> None:
     two = make(resolve=resolving(two=["127.0.0.1", "127.0.0.2"]))
     with pytest.raises(httpx.ConnectError):
         await post(two, url.replace("127.0.0.1", "two"))
+
+
+@contextmanager
+def never_accepting(host: str, port: int = 0) -> Iterator[int]:
+    """Lend a port where connections are never established, as its queue is full."""
+    with closing(socket.socket()) as listener, ExitStack() as stack:
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            with suppress(BlockingIOError):
+                filler.connect(("127.0.0.1" if host == "0.0.0.0" else host, listener.getsockname()[1]))
+        yield listener.getsockname()[1]
+
+
+async def test_a_name_with_hundreds_of_addresses(make, monkeypatch) -> None:
+    """Four of them are tried, two at a time, and then it has failed: each is a socket."""
+    monkeypatch.setattr("gateway.transport._NEXT_ADDRESS_S", 0.01)
+    monkeypatch.setattr("gateway.transport._NEXT_PAIR_S", 0.1)
+    addresses = [f"127.0.1.{number}" for number in range(1, 251)]
+    transport = make(resolve=resolving(many=addresses), guard=Netguard(parse_allow("127.0.0.0/8")))
+    opened: list[socket.socket] = []
+    most = 0
+
+    def counted(*args: Any) -> socket.socket:
+        nonlocal most
+        opened.append(sockets(*args))
+        most = max(most, sum(one.fileno() >= 0 for one in opened))
+        return opened[-1]
+
+    sockets, transport._open_socket = transport._open_socket, counted
+    with never_accepting("0.0.0.0") as port, pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await post(transport, f"http://many:{port}/")
+    assert (len(opened), most) == (4, 2)
+    assert not [one for one in opened if one.fileno() >= 0]
+
+
+async def test_the_third_address_answers(make, raw_server, answering, monkeypatch) -> None:
+    """Two that hang, or refuse, make room for the next two."""
+    monkeypatch.setattr("gateway.transport._NEXT_PAIR_S", 0.05)
+    server = await raw_server(answering(OK))
+    transport = make(resolve=resolving(some=["127.0.0.2", "127.0.0.3", "127.0.0.1"]), limit_idle=0)
+    assert (await post(transport, server.url(host="some"))).status_code == 200
+    with never_accepting("127.0.0.2", server.port), never_accepting("127.0.0.3", server.port):
+        assert (await post(transport, server.url(host="some"))).status_code == 200
+
+
+async def test_addresses_are_tried_v6_and_v4_by_turns(make) -> None:
+    """However many of one kind come first, none of the four tries is spent on the same twice: RFC 8305."""
+    transport = make(resolve=resolving(both=["::1", "::2", "::1", "::3", "192.0.2.1", "192.0.2.2"]))
+    found = await transport.find(httpx.URL("http://both/"))
+    assert found == ["::1", "192.0.2.1", "::2", "192.0.2.2", "::3"]
+
+
+async def test_every_address_of_a_name_is_checked(make) -> None:
+    """Not only those that would be dialled; others have their turns where there are thousands."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    public = [f"8.8.{number // 250}.{number % 250 + 1}" for number in range(4000)]
+    transport = make(guard=Netguard(), resolve=resolving(many_example_com=[*public, "127.0.0.1"]))
+    with pytest.raises(AddressNotAllowed, match=r"127\.0\.0\.1"):
+        await post(transport, "https://many.example.com/")
+    counting.cancel()
+    assert turns > 40
+
+
+async def test_a_name_that_is_looked_up_holds_no_place(make, raw_server, answering) -> None:
+    """Connections are for those who know where to."""
+    never = asyncio.Event()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        if host == "dead":
+            await never.wait()
+        return ["127.0.0.1"]
+
+    server = await raw_server(answering(OK))
+    transport = make(resolve=resolve, limit=2)
+    dead = [asyncio.create_task(post(transport, "http://dead/")) for _ in range(50)]
+    async with asyncio.timeout(5):
+        assert (await post(transport, server.url(host="live"))).status_code == 200
+    for task in dead:
+        task.cancel()
+    await asyncio.gather(*dead, return_exceptions=True)
+    assert transport._places._value == 2
 
 
 @pytest.mark.parametrize("names", [{}, {"gone_example_test": []}])

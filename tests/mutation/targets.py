@@ -13,9 +13,11 @@ COVERED = (
     "gateway/model.py",
     "gateway/store/sqlite.py",
     "gateway/store/duetasks.py",
+    "gateway/store/lanes.py",
     "gateway/store/rows.py",
     "gateway/store/writer.py",
     "gateway/poller.py",
+    "gateway/troubled.py",
     "gateway/deliverer.py",
     "gateway/janitor.py",
 )
@@ -42,6 +44,7 @@ TESTS = (
     "tests/unit/test_retry.py",
     "tests/unit/test_sql.py",
     "tests/unit/test_supervisor.py",
+    "tests/unit/test_troubled.py",
     "tests/unit/test_turns.py",
     "tests/unit/test_writer.py",
     "tests/integration/test_clock_steps.py",
@@ -66,18 +69,11 @@ class Equivalent(NamedTuple):
     why: str
 
 
-_MODEL, _BULKHEAD = "gateway/model.py", "gateway/bulkhead.py"
 _SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
 _DATABASE = "gateway/store/database.py"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
-    Equivalent(
-        _BULKHEAD,
-        "share = 1 - held if self._failures.get(receiver, 0) >= _OPENS_AFTER else (self.free - held + 1) // 2",
-        "share = 1 - held if self._failures.get(receiver, 1) >= _OPENS_AFTER else (self.free - held + 1) // 2",
-        "one failure leads to no more than none",
-    ),
     Equivalent(
         "gateway/store/duetasks.py",
         "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1",
@@ -97,15 +93,9 @@ EQUIVALENT = (
         "expiries = [item for item, _ in items if True]",
         "an end that is written a second time finds nothing that waits",
     ),
-    Equivalent(
-        _SQLITE,
-        "(0 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
-        "(1 if bulkhead is None else bulkhead.held(receiver), at, receiver)",
-        "where nobody counts places, all receivers have as many",
-    ),
     *(
         Equivalent(_SQLITE, f"self._webhook_due({whose}, 0){note}", f"self._webhook_due({whose}, 1){note}", "long ago")
-        for whose, note in (("claim.receiver", " # as in _recorded"), ("item.claim.receiver", ""))
+        for whose, note in (("claim.lane", " # as in _recorded"), ("item.claim.lane", ""))
     ),
     Equivalent(
         _ROWS,

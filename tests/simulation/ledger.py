@@ -7,11 +7,12 @@ import sqlite3
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.clock import Clock
 from gateway.model import CallbackState, TaskState
 from gateway.store import sql
+from gateway.store.rows import body
 
 __all__ = ["AttemptRow", "CallbackRow", "Ledger", "Rows", "TaskRow"]
 
@@ -65,8 +66,9 @@ class AttemptRow(NamedTuple):
 
 
 CALLBACKS = """
-SELECT c.id, t.task_id, c.state, c.body, c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at, c.created_at,
-    c.timeout_s, c.expires_at, c.delivered_at, c.ended_at, c.last_error
+SELECT c.id, t.task_id, c.state, c.body, iif(length(c.body) = 0, t.outcome, NULL), t.state, t.settled_at, c.metadata,
+    c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at, c.created_at, c.timeout_s, c.expires_at,
+    c.delivered_at, c.ended_at, c.last_error
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
 TASKS = """
@@ -165,7 +167,7 @@ class Ledger:
             self._moves = True
 
     def _read(self) -> Rows:
-        callbacks = [CallbackRow(*row) for row in self.db.execute(CALLBACKS).fetchall()]
+        callbacks = [_callback(row) for row in self.db.execute(CALLBACKS).fetchall()]
         tasks = [TaskRow(*row) for row in self.db.execute(TASKS).fetchall()]
         return Rows({row.id: row for row in callbacks}, {row.task_id: row for row in tasks})
 
@@ -276,3 +278,8 @@ class Ledger:
 
     def _shows_ahead_ms(self) -> int:
         return self.now - round(self.now_s * 1000)
+
+
+def _callback(row: list[Any]) -> CallbackRow:
+    fields = [*row[:3], body(row[0], row[3:8]), *row[8:]]
+    return CallbackRow(*fields)

@@ -13,7 +13,7 @@ from tests.simulation.world import Poll, World
 __all__ = ["POLL_MAX_S", "POLL_MIN_S", "TaskLaws"]
 
 POLL_MIN_S, POLL_MAX_S = 1.0, 30.0
-REFUSED_MAX_S = 300.0
+SELDOM_MAX_S = 300.0
 JITTER = 1.1
 NOT_FOUND_AFTER_S, NOT_FOUND_AFTER_POLLS = 120.0, 5
 ASKED_WITHIN_MS = 15_000
@@ -108,6 +108,7 @@ class TaskLaws:
             return
         assert reason == "not_found", (after, reason)
         assert poll is not None, (after, "is unknown, and nobody has asked")
+        assert not self._told_of(after.task_id), (before, after, "is unknown, and was told of")
         since_s, polls = self._not_known(after.task_id)
         assert polls >= NOT_FOUND_AFTER_POLLS, (after, polls, "was given up after a few polls")
         assert self._ledger.now_s - since_s >= NOT_FOUND_AFTER_S, (after, since_s, "was given up soon")
@@ -136,7 +137,8 @@ class TaskLaws:
         assert after.failures == (0 if running else before.failures + 1), (before, after, poll)
         assert (after.last_error is None) == running, (before, after, poll)
         assert self._ledger.same(after.last_polled_at, poll.ended_at), (after, poll)
-        if poll.kind == "not known" and not poll.saw_a_step and not self._timed_out(after.task_id):
+        new = not self._told_of(after.task_id) and not self._nonsense()
+        if poll.kind == "not known" and new and not poll.saw_a_step and not self._timed_out(after.task_id):
             since_s, polls = self._not_known(after.task_id)
             for_ms = min((self._ledger.now_s - since_s) * 1000, poll.ended_at - before.created_at)
             late = polls > NOT_FOUND_AFTER_POLLS and for_ms > NOT_FOUND_AFTER_S * 1000 + 6_000
@@ -150,8 +152,8 @@ class TaskLaws:
             low_s, high_s = (min(POLL_MIN_S * 2 ** (of(poll.failures) + 1), POLL_MAX_S) for of in (min, max))
             low_s = max(low_s, poll.retry_after_s)
             high_s = max(min(high_s * JITTER, POLL_MAX_S), poll.retry_after_s)
-            if self._refused_before(after.task_id, poll):
-                high_s = min(POLL_MIN_S * 2 ** (max(poll.failures) + 1) * JITTER, REFUSED_MAX_S)
+            if self._refused_before(after.task_id, poll) or self._denied(after.task_id):
+                high_s = max(high_s, min(POLL_MIN_S * 2 ** (max(poll.failures) + 1) * JITTER, SELDOM_MAX_S))
         if not self._ledger.within(after.next_poll_at, poll.ended_at + low_s * 1000, poll.ended_at + high_s * 1000):
             self._asked_now(before, after)
 
@@ -159,6 +161,20 @@ class TaskLaws:
         """Whether this poll is refused, and one before it was: then its task is asked about ever more seldom."""
         polls = [one for one in self._world.polls[task_id] if one.life == poll.life and one.kind == "refused"]
         return poll.kind == "refused" and len(polls) > 1
+
+    def _told_of(self, task_id: str) -> bool:
+        """Whether the upstream has once said that it runs, in whichever life, and the store has that."""
+        return any(poll.kind == "running" and poll.recorded for poll in self._world.polls[task_id])
+
+    def _denied(self, task_id: str) -> bool:
+        """Whether the upstream has said in this life that it knows no such task, after it had told of it."""
+        polls = [poll for poll in self._world.polls[task_id] if poll.life == self._world.life]
+        return self._told_of(task_id) and any(poll.kind == "not known" for poll in polls)
+
+    def _nonsense(self) -> bool:
+        """Whether in this life there were answers that made no sense: then no task need be given up as unknown."""
+        polls = [poll for polls in self._world.polls.values() for poll in polls if poll.life == self._world.life]
+        return any(poll.kind == "nothing" for poll in polls) or any(map(self._denied, [*self._world.polls]))
 
     def _asked_now(self, before: TaskRow, after: TaskRow) -> None:
         """Somebody's time has passed: a last poll is made at once."""

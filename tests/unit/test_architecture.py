@@ -39,6 +39,8 @@ LAYERS = {
         "store",
         "asgi_server",
         "serverprotocol",
+        "closing",
+        "places",
         "secretfile",
         "budget",
         "key",
@@ -48,6 +50,7 @@ LAYERS = {
     "pure": (
         "model",
         "outcome",
+        "answervalues",
         "lenientjson",
         "envelope",
         "payload",
@@ -60,6 +63,8 @@ LAYERS = {
         "profiletext",
         "durations",
         "timetable",
+        "troubled",
+        "masking",
         "bulkhead",
         "turns",
     ),
@@ -72,11 +77,13 @@ LAYERS = {
         "tablesettings",
         "addresses",
         "private",
+        "textfile",
         "errors",
         "telemetry",
         "logsink",
         "standardfiles",
         "clock",
+        "memory",
         "tokens",
         "extraheaders",
         "terminal",
@@ -99,6 +106,7 @@ SIBLINGS = {
     # Where a layer's modules do not know one another, these do.
     ("inbound", "api"),  # the error format
     ("asgi_server", "serverprotocol"),
+    ("closing", "serverprotocol"),
     ("transport", "http1"),  # its connections
     ("http1", "oddhead"),  # what its parser refuses
     ("http1", "oddchunks"),

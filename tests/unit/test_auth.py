@@ -43,7 +43,9 @@ class Asked:
 
     async def ask(self, authorization: str | None, path: str = "/v1/callbacks") -> Any:
         """Return the client's name that the app saw, else status, headers and problem of the refusal."""
-        headers = [] if authorization is None else [(b"authorization", authorization.encode("latin-1"))]
+        headers = [(b"host", b"localhost")]
+        if authorization is not None:
+            headers.append((b"authorization", authorization.encode("latin-1")))
         sent: list[Any] = []
 
         async def send(message: Any) -> None:

@@ -22,6 +22,7 @@ def claim(client: str) -> DueCallback:
         url="https://a.example/",
         receiver="a.example:443",
         body=b"{}",
+        body_bytes=2,
         attempts=0,
         budget_used=0,
         redeliveries=0,
@@ -39,11 +40,11 @@ def made() -> ClientHeaders:
 
 def test_each_client_has_its_own(made: Any) -> None:
     """Secret and headers are the client's; content type and signature are never missing."""
-    shop = made.headers(claim("shop"), 1_700_000_000)
+    shop = made.headers(claim("shop"), b"{}", 1_700_000_000)
     assert shop["authorization"] == "Bearer s3cret-value"
     assert shop["webhook-signature"] == Signer(SHOP).sign("cb_1", 1_700_000_000, b"{}")
     assert shop["content-type"] == "application/json"
-    default = made.headers(claim("default"), 1_700_000_000)
+    default = made.headers(claim("default"), b"{}", 1_700_000_000)
     assert default["webhook-signature"] == Signer(DEFAULT).sign("cb_1", 1_700_000_000, b"{}")
     assert set(default) == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
 
@@ -53,31 +54,42 @@ def test_a_client_that_is_gone_is_served_by_the_default_secret(made: Any) -> Non
     structlog.reset_defaults()
     with capture_logs() as log:
         for _ in range(3):
-            headers = made.headers(claim("gone"), 5)
+            headers = made.headers(claim("gone"), b"{}", 5)
             assert headers["webhook-signature"] == Signer(DEFAULT).sign("cb_1", 5, b"{}")
             assert "authorization" not in headers
-        made.headers(claim("other"), 5)
-        made.headers(claim("default"), 5)
+        made.headers(claim("other"), b"{}", 5)
+        made.headers(claim("default"), b"{}", 5)
     assert [(line["event"], line["client"]) for line in log] == [
         ("client.not_configured", "gone"),
         ("client.not_configured", "other"),
     ]
 
 
-def test_who_adds_headers_of_its_own_is_told(made: Any) -> None:
-    """So that nothing is kept of an answer that may repeat them."""
-    assert made.adds(claim("shop"))
-    assert not made.adds(claim("default"))
-    assert not made.adds(claim("gone"))
+def test_nothing_is_kept_of_an_answer_that_may_repeat_a_clients_headers(made: Any) -> None:
+    """Who adds none may read what its receiver answered."""
+    assert made.without_secrets(claim("shop"), b"no") == b""
+    assert made.without_secrets(claim("default"), b"no") == b"no"
+    assert made.without_secrets(claim("gone"), b"no") == b"no"
+
+
+@pytest.mark.parametrize("secret", [make_secret(), "whsec_" + "QUJD" * 8, "QUJD" * 8], ids=["made", "chosen", "bare"])
+def test_a_webhook_secret_is_not_kept_where_a_receiver_tells_it(secret: str) -> None:
+    """It knows the secret: with what stands before it or without, and up to where the answer was cut."""
+    headers = ClientHeaders()
+    headers.use(Signer(parse_secrets(secret)), {}, [make_secret(), secret])
+    bare = secret.removeprefix("whsec_").rstrip("=")
+    for told in (secret, bare, bare[:-1]):
+        kept = headers.without_secrets(claim("default"), f"the secret is {told}".encode())
+        assert kept.startswith(b"the secret is ")
+        assert bare[:6].encode() not in kept
 
 
 def test_others_take_the_place_of_these(made: Any) -> None:
     """The next attempt is signed and adorned anew; what once went along is still kept out of excerpts."""
     headers = made
-    assert headers.adds(claim("shop"))
     headers.use(Signer(SHOP), {"shop": ClientWebhooks(Signer(DEFAULT), {}), "new": ClientWebhooks(Signer(SHOP), {})})
-    found = headers.headers(claim("shop"), 1)
-    assert found["webhook-signature"] == Signer(DEFAULT).sign(claim("shop").id, 1, claim("shop").body)
+    found = headers.headers(claim("shop"), b"{}", 1)
+    assert found["webhook-signature"] == Signer(DEFAULT).sign(claim("shop").id, 1, b"{}")
     assert found.keys() == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
-    assert headers.adds(claim("shop"))
-    assert not headers.adds(claim("new"))
+    assert headers.without_secrets(claim("shop"), b"no") == b""
+    assert headers.without_secrets(claim("new"), b"no") == b"no"

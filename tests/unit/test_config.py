@@ -71,6 +71,7 @@ def test_defaults() -> None:
         poll_min_s=1.0,
         poll_max_s=30.0,
         result_max_bytes=33_554_432,
+        memory_bytes=67_108_864,
         retry_schedule=(0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
         attempt_timeout_s=15.0,
         drain_s=10.0,
@@ -101,6 +102,7 @@ def test_defaults() -> None:
         ("GATEWAY_POLL_MIN_S", "0.02", 0.02),
         ("GATEWAY_POLL_MAX_S", "1.5", 1.5),
         ("GATEWAY_RESULT_MAX_BYTES", "1024", 1024),
+        ("GATEWAY_MEMORY_BYTES", "1048576", 1_048_576),
         ("GATEWAY_RETRY_SCHEDULE", "0, 0.5,5", (0.0, 0.5, 5.0)),
         ("GATEWAY_ATTEMPT_TIMEOUT_S", "0.2", 0.2),
         ("GATEWAY_DRAIN_S", "0", 0.0),
@@ -509,7 +511,13 @@ def test_validator_for_no_setting() -> None:
 
 def test_table_and_settings_agree() -> None:
     """The table has one row for each field of Settings, in the same order; what follows is no setting."""
-    assert (*(row.key for row in SETTINGS), "upstreams", "clients", "webhook_secret_from") == Settings.__struct_fields__
+    assert (
+        *(row.key for row in SETTINGS),
+        "upstreams",
+        "clients",
+        "webhook_secret_from",
+        "secret_files",
+    ) == Settings.__struct_fields__
 
 
 def test_shipped_file_documents_every_setting() -> None:

@@ -188,13 +188,43 @@ def test_an_error_answer(
 def test_an_error_status_without_the_envelope(code: int, kind: PollKind, body: bytes) -> None:
     """Where there is no envelope, or one that claims all is well, the HTTP status says what is wrong.
 
-    But only the API itself can say that it does not know a task: a web server's 404 page may mean a wrong base URL.
+    But only the API's own code can say that it does not know a task: a web server's 404 may mean a wrong base URL.
     """
     result = read(body, code)
-    if kind is PollKind.NOT_KNOWN and not body.startswith(b"{"):
+    if kind is PollKind.NOT_KNOWN:
         kind = PollKind.BROKEN
     assert (result.kind, result.outcome) == (kind, None)
     assert str(result.error).startswith(f"The upstream answered {code}: ")
+
+
+@pytest.mark.parametrize(
+    "body", [{"message": "no Route matched with those values"}, {"detail": "Not Found"}, {"code": 0, "msg": "m"}, {}]
+)
+@pytest.mark.parametrize("status", [404, 422])
+def test_a_proxys_404_says_what_to_look_at(status: int, body: dict[str, Any]) -> None:
+    """It looks like the API's word on the task, and is a matter of addresses."""
+    result = read(body, status)
+    assert (result.kind, result.by_api) == (PollKind.BROKEN, "code" in body)
+    assert str(result.error).endswith("(not as the API says it: check the base URL, and what stands before the API)")
+
+
+@pytest.mark.parametrize("status", [500, 502, 404, 429])
+def test_an_error_without_a_word_on_the_task_does_not_end_it(status: int) -> None:
+    """A load balancer has states of its own: under an error it is to name the task, or to have the API's code."""
+    told = {"data": {"state": "fail", "failMsg": "no backend"}}
+    assert read(told, status).outcome is None
+    assert read({**told, "code": 501}, status).kind is PollKind.TERMINAL
+    assert read({"data": {**told["data"], "taskId": TASK}}, status).kind is PollKind.TERMINAL
+    assert read(told, 200).kind is PollKind.TERMINAL
+
+
+def test_a_models_name_has_a_length() -> None:
+    """What was learned is kept by it; the webhook has it as it came."""
+    for length, known in ((255, True), (256, False)):
+        result = read({"code": 200, "data": {"taskId": TASK, "state": "success", "model": "m" * length}})
+        assert (result.model is not None) == known
+        assert result.outcome is not None
+        assert b"m" * length in result.outcome.data
 
 
 @pytest.mark.parametrize(
@@ -207,7 +237,6 @@ def test_an_error_status_without_the_envelope(code: int, kind: PollKind, body: b
         (401, -1, PollKind.KEY_REFUSED, 401),
         (429, 1001, PollKind.THROTTLED, 429),
         (429, 500, PollKind.THROTTLED, 429),
-        (404, 0, PollKind.NOT_KNOWN, 404),
         (401, None, PollKind.KEY_REFUSED, 401),
         (401, "E_KEY", PollKind.KEY_REFUSED, 401),
         (200, -1, PollKind.BROKEN, -1),
@@ -321,7 +350,9 @@ def test_the_state_decides(state: str, ended: TaskState, status: int, code: int)
 def test_an_answer_about_another_task(state: str) -> None:
     """An answer that names another task decides nothing about this one."""
     answer = {"code": 200, "data": {"taskId": "task_other", "state": state, "resultJson": "{}"}}
-    assert read(answer) == PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.")
+    result = read(answer)
+    assert (result.kind, result.error) == (PollKind.BROKEN, "The upstream answered about another task.")
+    assert not result.by_api
     assert read({**answer, "code": 429}).kind is PollKind.THROTTLED
 
 

@@ -122,6 +122,29 @@ def test_every_end_has_its_event() -> None:
         body_template(Outcome(state=TaskState.WAITING, data=b'{"taskId":"t"}'), SETTLED_AT)
 
 
+KEPT = b'{"taskId":"t","model":null,"result":{"u":[1.0,"caf\xc3\xa9 \xf0\x9f\x90\x88"]},"createTime":1777459967759}'
+SENT = (
+    b'","data":{"callbackId":"cb_1","taskId":"t","model":null,"result":{"u":[1.0,"caf\xc3\xa9 \xf0\x9f\x90\x88"]},'
+    b'"createTime":1777459967759,"metadata":{"n":1.50}}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "settled_at", "begins"),
+    [
+        ("success", 1_777_460_000_123, b'{"type":"task.succeeded","timestamp":"2026-04-29T10:53:20.123Z'),
+        ("fail", 1_777_460_000_000, b'{"type":"task.failed","timestamp":"2026-04-29T10:53:20.000Z'),
+    ],
+)
+def test_the_bytes_are_those_of_every_version(state: str, settled_at: int, begins: bytes) -> None:
+    """What a row of the database becomes is fixed for good: these bytes must never be other ones.
+
+    A webhook that was sent by an earlier version and was not taken is sent again after an upgrade, with the same id.
+    """
+    outcome = Outcome(state=TaskState(state), data=KEPT)
+    assert body_template(outcome, settled_at).fill("cb_1", b'{"n":1.50}') == begins + SENT
+
+
 def test_the_metadata_keeps_its_bytes() -> None:
     """The client's object is passed on as it was stored: numbers keep their digits and members their order."""
     metadata = b'{"b":1.0,"a":12345678901234567890123}'

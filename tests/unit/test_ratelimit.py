@@ -204,6 +204,95 @@ def test_more_in_a_window_than_its_limit() -> None:
     assert limiter.available(13.0) == 1
 
 
+# What the other side names.
+
+FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
+
+
+def test_a_named_limit_holds_for_an_hour_after_it_was_named_last() -> None:
+    """A wrong word does not stop the key for a day; a lower tier says it again."""
+    limiter = RateLimiter(FREE)
+    assert limiter.tighten(1, 86_400.0, 0.0)
+    limiter.start()
+    assert limiter.available(0.0) == 0
+    limiter.end(0.0)
+    assert (limiter.available(3599.9), limiter.next_available(10.0), limiter.limited(3599.9)) == (0, 3600.0, True)
+    assert not limiter.tighten(1, 86_400.0, 1000.0)  # no news
+    assert (limiter.next_available(3600.0), limiter.limited(3600.0)) == (4600.0, True)
+    assert (limiter.available(4600.0), limiter.limited(4600.0)) == (2, False)
+    assert limiter.rate_per_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "length_s"),
+    [
+        *((2, 1.0), (3, 1.0), (60, 60.0), (61, 60.0), (600, 60.0), (120, 61.0), (3600, 3600.0), (10**9 - 1, 86_400.0)),
+        *((2, 0.5), (60, 0.001), (0, 60.0), (-1, 60.0), (1, 0.0), (1, -1.0)),
+    ],
+)
+def test_a_named_limit_that_is_no_lower_is_none(limit: int, length_s: float) -> None:
+    """What the configured windows keep to anyway changes nothing, nor does nonsense."""
+    limiter = RateLimiter(FREE)
+    assert not limiter.tighten(limit, length_s, 0.0)
+    assert (limiter.limited(0.0), limiter.rate_per_s) == (False, 1.0)
+
+
+def test_a_named_limit_becomes_lower_and_not_higher() -> None:
+    """Within its hour; what the window has counted it still counts, also what the configured ones have forgotten."""
+    limiter = RateLimiter(FREE)
+    assert limiter.tighten(30, 600.0, 0.0)
+    for at in (0.0, 1.0, 2.0):
+        limiter.start()
+        limiter.end(at)
+    assert not limiter.tighten(40, 600.0, 300.0)
+    assert limiter.available(300.0) == 2
+    assert limiter.tighten(4, 600.0, 300.0)
+    assert limiter.available(300.0) == 1
+
+
+def test_few_named_windows_hold_and_little_is_remembered_of_them() -> None:
+    """Another length in each 429, for ever, and limits without end: neither memory nor time grows with them."""
+    limiter = RateLimiter([RateWindow(1_000_000, 1.0)])
+    for number in range(2000):
+        limiter.tighten(900_000 - number, 1.0 + number, 0.0)
+        limiter.start(50)
+        for _ in range(50):
+            limiter.end(0.001 * number)
+    assert len(limiter._told) == 3
+    assert max(len(window.leaves_at) for window in limiter._told) <= 10_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_named_window_counts_as_if_it_had_always_been_there(data: st.DataObject) -> None:
+    """Whatever was in flight or over its limit when it came: no request is let go too early, or kept without need."""
+    limit, length_s = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([3.0, 7.0, 11.0]))
+    limiter, ends, now = RateLimiter([RateWindow(6, 4.0)]), [], 0.0
+    named = False
+    for _ in range(data.draw(st.integers(1, 40))):
+        now += data.draw(st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+        if not named and data.draw(st.booleans()):
+            # Where the configured window has forgotten what the named one would count, that is not known.
+            ends = [end for end in ends if end > now - 4.0]
+            named = limiter.tighten(limit, length_s, now)
+        elif limiter.in_flight and data.draw(st.booleans()):
+            limiter.end(now)
+            ends.append(now)
+        elif limiter.available(now):
+            limiter.start()
+        if named:
+            counted = sum(end > now - length_s for end in ends) + limiter.in_flight
+            wide = 6 - sum(end > now - 4.0 for end in ends) - limiter.in_flight
+            assert limiter.available(now) == max(0, min(limit - counted, wide))
+
+
+def test_a_long_pause_is_a_limit_too() -> None:
+    """Of a minute and more: short ones come and go."""
+    limiter = RateLimiter(FREE)
+    limiter.block(61.0)
+    assert (limiter.limited(0.0), limiter.limited(1.0)) == (True, False)
+
+
 def test_how_much_is_used_is_told_of_the_fullest_window() -> None:
     """What is in flight counts, what has left the window does not; without limits nothing is ever used."""
     limiter = RateLimiter([RateWindow(2, 1.0), RateWindow(10, 60.0)])

@@ -152,6 +152,7 @@ def test_remote_text_cannot_steer_the_terminal(remote: str, shown: str) -> None:
         attempt_table([attempt(error=remote)]),
         attempt_table([attempt(excerpt=remote)]),
         callback_details(callback(lastError=remote)),
+        callback_details(callback(**{remote: 1})),
     ):
         assert shown in text
         assert all(character.isprintable() or character == "\n" for character in text)

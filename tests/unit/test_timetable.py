@@ -16,7 +16,7 @@ def timetable(budget_per_s: float = 1.0) -> Timetable:
 
 
 @pytest.mark.parametrize(
-    ("failures", "refused", "budget_per_s", "delay_s"),
+    ("failures", "seldom", "budget_per_s", "delay_s"),
     [
         (1, 0, 1.0, (2.0, 2.2)),
         (1, 1, 1.0, (2.0, 2.2)),
@@ -30,16 +30,58 @@ def timetable(budget_per_s: float = 1.0) -> Timetable:
     ],
 )
 def test_a_task_that_is_refused_alone_is_asked_about_ever_more_seldom(
-    failures: int, refused: int, budget_per_s: float, delay_s: tuple[float, float]
+    failures: int, seldom: int, budget_per_s: float, delay_s: tuple[float, float]
 ) -> None:
     """Beyond the bound of other failures, so that however many there are take a tenth of the budget, in reason."""
-    at = timetable(budget_per_s).failed_poll_at(failures, None, EPOCH, refused=refused)
+    at = timetable(budget_per_s).failed_poll_at(failures, None, EPOCH, seldom=seldom)
     assert delay_s[0] <= (at - EPOCH) / 1000 <= delay_s[1]
 
 
 def test_a_refusal_may_ask_for_more_time() -> None:
     """What the upstream asks for counts where it is longer."""
-    assert timetable().failed_poll_at(1, 700.0, EPOCH, refused=1) == EPOCH + 700_000
+    assert timetable().failed_poll_at(1, 700.0, EPOCH, seldom=1) == EPOCH + 700_000
+
+
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("told_ms", "began_ms"),
+    [
+        # Who asks late for a task that is old is believed, as long as others are new.
+        ([-5_000, -2 * HOUR_MS, -1_000], [-5_000, -2 * HOUR_MS, -1_000]),
+        # All are eight hours old when they are registered: that is a zone. Between them the differences are kept.
+        ([-8 * HOUR_MS - 3_000] * 3, [0, 0, 0]),
+        ([-8 * HOUR_MS - 3_000, -8 * HOUR_MS - 13_000], [0, -10_000]),
+        # A clock that is two minutes slow.
+        ([-121_000, -120_000, -125_000], [0, 0, -5_000]),
+        ([-59_000, -50_000], [-59_000, -50_000]),
+        # None is watched before it was created, whatever the others are; and that teaches nothing about them.
+        ([8 * HOUR_MS, 8 * HOUR_MS - 20_000], [0, 0]),
+        ([8 * HOUR_MS, -1_000, -2 * HOUR_MS], [0, -1_000, -2 * HOUR_MS]),
+        ([8 * HOUR_MS, -2 * HOUR_MS], [0, 0]),
+        # As soon as one is new again, the clock is right again; sixteen answers later nothing is known of it.
+        ([-8 * HOUR_MS, -5_000, -8 * HOUR_MS], [0, -5_000, -8 * HOUR_MS]),
+        ([-5_000, *[-8 * HOUR_MS] * 16], [-5_000, *[-8 * HOUR_MS] * 15, 0]),
+    ],
+)
+def test_a_creation_that_a_clock_or_a_zone_puts_off(told_ms: list[int], began_ms: list[int]) -> None:
+    """Ages are reckoned from when a task was truly created, as far as can be told from when they were registered."""
+    table = timetable()
+    found = []
+    for told in told_ms:
+        table.created(EPOCH + told, EPOCH)
+        found.append(table.began_at(EPOCH + told, EPOCH) - EPOCH)
+    assert found == began_ms
+    assert table.began_at(None, EPOCH) == EPOCH
+
+
+def test_a_lower_limit_is_reckoned_with_while_it_holds() -> None:
+    """The budget is what was configured, or less; afterwards it is that again."""
+    table = timetable(2.0)
+    for per_s, expected in ((5.0, 2.0), (0.1, 0.1), (1.0, 1.0), (float("inf"), 2.0)):
+        table.limit_budget(per_s)
+        assert table._budget_per_s == expected
 
 
 def test_a_task_whose_polls_fail_is_less_urgent() -> None:

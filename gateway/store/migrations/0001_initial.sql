@@ -26,12 +26,12 @@ CREATE TABLE tasks (
     CHECK (next_poll_at IS NULL OR state = 'waiting')
 ) STRICT;
 
--- How long tasks took, the last 256 of each model: what the poll schedule is learned from.
+-- How long tasks took, the last 256 of each of the last 128 models: what the poll schedule is learned from.
 CREATE TABLE durations (
     upstream    TEXT NOT NULL,
     model       TEXT NOT NULL,
     slot        INTEGER NOT NULL,
-    seq         INTEGER NOT NULL,               -- counts up with every duration of its model
+    seq         INTEGER NOT NULL,               -- counts up with every duration of its upstream
     duration_ms INTEGER NOT NULL,
     PRIMARY KEY (upstream, model, slot)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,51 @@
+"""What is large of requests and of answers to them: room for it, and answers that are sent as they are read.
+
+Owns that a client's large requests count against the gateway's memory until they are answered, its slow reading
+included. Used by the routes, which say what a request costs before they read or make it.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.memory import SMALL, Memory
+
+__all__ = ["hold", "send_response", "work"]
+
+T = TypeVar("T")
+
+
+async def hold(request: Request, size: int) -> None:
+    """Wait for room for so many bytes, until the request is answered."""
+    if size > SMALL:
+        await _hold(request.scope, size)
+
+
+async def work(request: Request, function: Callable[..., T], *args: Any) -> T:
+    """Run a function on something large where it holds up nobody."""
+    return await _memory(request.scope).work(function, *args)
+
+
+async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an answer; a large one a part after the other, so that a connection never keeps a second copy."""
+    body = response.body
+    if len(body) <= SMALL:
+        await response(scope, receive, send)
+        return
+    await _hold(scope, len(body))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    for start in range(0, len(body), SMALL):
+        more = start + SMALL < len(body)
+        await send({"type": "http.response.body", "body": bytes(body[start : start + SMALL]), "more_body": more})
+
+
+async def _hold(scope: Scope, size: int) -> None:
+    await _memory(scope).hold(size, f"client {scope.get('client_name')}")
+
+
+def _memory(scope: Scope) -> Memory:
+    memory: Memory = scope["app"].state.memory
+    return memory

@@ -1,0 +1,69 @@
+"""Keeps foreign web pages out where no token proves who asks: a visitor's browser reaches this machine's loopback too.
+
+Owns which requests a browser may have made for somebody else's page. Called by the token check, and by nobody where
+tokens do it: a browser sends none on its own.
+
+Three ways in, and what closes each. A page sends a request that needs no leave, and never sees the answer: browsers say
+in ``Origin`` or ``Sec-Fetch-Site`` that they do. A page has its own name resolve to this machine, so that all of it is
+one origin to the browser: ``Host`` tells that name. A browser that says neither can send a body only as a form or as
+text: a body has to call itself JSON, for which a page must ask leave, and nobody gives it.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from gateway.api.schema import is_json
+from gateway.errors import Forbidden, UnsupportedMediaType
+from gateway.settings import is_loopback
+
+__all__ = ["refuse_web_pages"]
+
+_HOST = re.compile(r"(?:\[(?P<v6>[^\[\]%]*)\]|(?P<name>[^\[\]:]*))(?::[0-9]{0,5})?")
+_OWN_SITES = (b"same-origin", b"none")  # none: somebody has typed the address, or has a bookmark
+_ADVICE = "Set GATEWAY_TOKEN, and send it, to be served under any name."
+
+
+def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Return where no foreign page can have sent this request. Raises Forbidden and UnsupportedMediaType."""
+    hosts: list[bytes] = []
+    origin = site = content_type = None
+    has_body = False
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"content-type":
+            content_type = value
+        elif name == b"content-length":
+            has_body = has_body or value.strip(b"0") != b""
+        elif name == b"transfer-encoding":
+            has_body = True
+        elif name == b"origin":
+            origin = value
+        elif name == b"sec-fetch-site":
+            site = value
+    if len(hosts) != 1 or not _is_loopback(hosts[0]):
+        raise Forbidden(f"Without a token only localhost, 127.0.0.1 and [::1] are taken as Host. {_ADVICE}")
+    if (site is not None and site.strip().lower() not in _OWN_SITES) or (
+        origin is not None and not _is_own(origin, hosts[0])
+    ):
+        raise Forbidden(f"Without a token no request of another site's page is taken. {_ADVICE}")
+    if has_body and method == "POST" and not is_json((content_type or b"").decode("latin-1")):
+        raise UnsupportedMediaType("Send the body as content-type: application/json.")
+
+
+@lru_cache(maxsize=64)
+def _is_loopback(host: bytes) -> bool:
+    """Whether a Host header names this machine, and no name that somebody else may have resolve to it."""
+    found = _HOST.fullmatch(host.decode("latin-1").strip())
+    if found is None:
+        return False
+    if found["v6"] is not None:
+        return ":" in found["v6"] and is_loopback(found["v6"])
+    return is_loopback(found["name"].removesuffix("."))
+
+
+def _is_own(origin: bytes, host: bytes) -> bool:
+    """Whether a page of the gateway's own sent this; TLS may end before the gateway."""
+    scheme, _, authority = origin.strip().lower().partition(b"://")
+    return scheme in (b"http", b"https") and authority == host.strip().lower()

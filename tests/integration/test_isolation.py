@@ -1,0 +1,125 @@
+"""Over real sockets and a real name server: what receivers of one kind cost the others."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.clientheaders import ClientHeaders
+from gateway.clock import SystemClock
+from gateway.deliverer import Deliverer
+from gateway.memory import Memory
+from gateway.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.netguard import Netguard, parse_allow
+from gateway.resolver import Resolver
+from gateway.retry import RetryPolicy
+from gateway.sender import Sender
+from gateway.signature import Signer, parse_secrets
+from gateway.store.sqlite import SqliteStore
+from gateway.supervisor import Supervisor
+from gateway.telemetry import Metrics
+from gateway.transport import PooledTransport
+from tests.life import SECRET
+from tests.nameserver import Nameserver, serve_names
+
+CROWD = 300
+LIMIT_S = 20
+
+
+class Stand:
+    """A deliverer with all that is under it, and the store that tells it what is owed."""
+
+    def __init__(self, path: Path, nameserver: Nameserver) -> None:
+        clock, metrics = SystemClock(), Metrics()
+        self.clock = clock
+        self.names = nameserver.names
+        self.store = SqliteStore(path)
+        self.resolver = Resolver(nameservers=[nameserver.address])
+        guard = Netguard(parse_allow("127.0.0.0/8"))
+        self.transport = PooledTransport(guard=guard, resolve=self.resolver.resolve, limit=256)
+        sender = Sender(self.transport, clock, timeout_s=15, user_agent="test", names=self.transport)
+        headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
+        retry = RetryPolicy((0.0, 600.0))
+        rng = random.Random(0)
+        self.deliverer = Deliverer(self.store, sender, headers, retry, Memory(64 * 1024 * 1024), clock, metrics, rng)
+        self.supervisor = Supervisor([self.deliverer], clock, metrics)
+
+    async def owe(self, *urls: str) -> list[str]:
+        """Register callbacks of a task that has ended; return their ids."""
+        now = self.clock.now()
+        made = await self.store.register(
+            [
+                NewCallback(
+                    id=new_callback_id(now),
+                    client="ann",
+                    upstream="up",
+                    task_id="t",
+                    url=url,
+                    metadata=b"{}",
+                    timeout_s=3600,
+                    created_at=now,
+                    first_poll_at=now,
+                )
+                for url in urls
+            ]
+        )
+        outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","state":"success"}')
+        seq = made[0].callback.task.seq
+        await self.store.settle(Settlement(seq=seq, upstream="up", outcome=outcome, settled_at=now, polls=1))
+        return [one.callback.id for one in made]
+
+    async def attempts(self, callback_id: str) -> int:
+        return len(await self.store.list_attempts("ann", callback_id) or [])
+
+    async def delivered(self, callback_id: str) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not await self.attempts(callback_id):
+                pass
+
+
+@pytest.fixture
+async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
+    async with serve_names(good_test=["127.0.0.1"]) as nameserver:
+        it = Stand(tmp_path / "gateway.db", nameserver)
+        await it.store.open()
+        it.supervisor.start()
+        yield it
+        await it.supervisor.drain(0)
+        await it.store.close()
+        await it.transport.aclose()
+        await it.resolver.close()
+
+
+async def test_names_that_nobody_answers_for_hold_no_places(stand: Stand, raw_server: Any, answering: Any) -> None:
+    """Hundreds of look-ups are under way, and all places are free: another receiver's webhook goes out meanwhile."""
+    server = await raw_server(answering(b"HTTP/1.1 204 OK\r\n\r\n"))
+    dead = await stand.owe(*(f"http://dead-{number}.test:{server.port}/" for number in range(CROWD)))
+    bulkhead = stand.deliverer._bulkhead
+    async with asyncio.timeout(LIMIT_S):
+        while len(bulkhead._attempts) - (256 - bulkhead.free) < 20:
+            await stand.store.backlog()
+    for url in (f"http://good.test:{server.port}/", server.url()):
+        (callback_id,) = await stand.owe(url)
+        await stand.delivered(callback_id)
+    assert server.connections == 2
+    assert sum([await stand.attempts(one) for one in dead]) < CROWD / 2
+
+
+async def test_a_name_that_is_found_late_is_dialled_after_all(stand: Stand, raw_server: Any, answering: Any) -> None:
+    """Its attempt has lent its place, and has one again; the look-up is a part of it."""
+    server = await raw_server(answering(b"HTTP/1.1 204 OK\r\n\r\n"))
+    (late, *_) = await stand.owe(*(f"http://late{number}.test:{server.port}/" for number in range(4)))
+    bulkhead = stand.deliverer._bulkhead
+    async with asyncio.timeout(LIMIT_S):
+        while not any(attempt.lent for attempt in bulkhead._attempts.values()):
+            bulkhead.at(stand.clock.monotonic())
+            await stand.store.backlog()
+    stand.names.update({f"late{number}.test": ["127.0.0.1"] for number in range(4)})
+    await stand.delivered(late)
+    (attempt,) = await stand.store.list_attempts("ann", late) or []
+    assert attempt.status_code == 204
+    assert attempt.duration_ms >= 1000
+    assert bulkhead.free >= 252

@@ -1,0 +1,208 @@
+"""What is large waits for room, and what is small does not wait for it: a whole gateway with a small budget."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.asgi_server import serve_asgi
+from gateway.errors import StoreError
+from gateway.lenientjson import cost
+from gateway.model import DueCallback
+from tests.running import LIMIT_S, Running, running
+
+MIB = 1024 * 1024
+CREATE = "/api/v1/jobs/createTask"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+class Upstream:
+    """Every task has ended with a result of the size that its id names."""
+
+    def __init__(self) -> None:
+        self.created: list[bytes] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            body, more = b"", True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+            self.created.append(body)
+            answer: dict[str, Any] = {"code": 200, "data": {"taskId": "10-created"}}
+        else:
+            (task_id,) = parse_qs(scope["query_string"].decode())["taskId"]
+            result = json.dumps({"image": "x" * int(task_id.split("-")[0])})
+            answer = {"code": 200, "data": {"taskId": task_id, "state": "success", "resultJson": result}}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+class Receiver:
+    """Takes small webhooks at once, and large ones when it is told to."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.began: list[str] = []
+        self.takes_large = asyncio.Event()
+        self.running = self.most = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope["headers"])
+        self.began.append(headers[b"webhook-id"].decode())
+        more = True
+        while more:
+            more = (await receive()).get("more_body", False)
+        if int(headers[b"content-length"]) > 64 * 1024:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await self.takes_large.wait()
+            self.running -= 1
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Stand:
+    def __init__(self, one: Running, upstream: Upstream, receiver: Receiver) -> None:
+        self.one = one
+        self.upstream = upstream
+        self.receiver = receiver
+
+    async def registered(self, *task_ids: str) -> list[str]:
+        return [await self.one.registered(task_id, f"{self.receiver.url}/hook") for task_id in task_ids]
+
+    async def pending(self, callback_id: str) -> None:
+        await self.one.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["state"] == "pending")
+
+
+@asynccontextmanager
+async def stand_at(folder: Path) -> AsyncIterator[Stand]:
+    upstream, receiver = Upstream(), Receiver()
+    async with (
+        serve_asgi(upstream) as url,
+        serve_asgi(receiver) as receiver.url,
+        running(folder, url, GATEWAY_MEMORY_BYTES=str(4 * MIB), GATEWAY_ATTEMPT_TIMEOUT_S="300") as one,
+    ):
+        yield Stand(one, upstream, receiver)
+        receiver.takes_large.set()
+
+
+@pytest.fixture
+async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
+    async with stand_at(tmp_path) as stand:
+        yield stand
+
+
+async def test_a_small_webhook_passes_the_large_ones_that_wait(stand: Stand) -> None:
+    """Those of one receiver that hangs have half of the room; the others wait, and all arrive in the end."""
+    large = await stand.registered(*(f"400000-{letter}" for letter in "abcd"))
+    for callback_id in large:
+        await stand.pending(callback_id)
+    await until(lambda: stand.receiver.running == 2)
+    (small,) = await stand.registered("10-small")
+    await stand.one.delivered(small)
+    assert stand.receiver.most == 2
+    stand.receiver.takes_large.set()
+    for callback_id in large:
+        await stand.one.delivered(callback_id)
+
+
+async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path: Path) -> None:
+    """Those under way are interrupted, and told of; the one that waited is simply still owed."""
+    async with stand_at(tmp_path) as stand:
+        for callback_id in await stand.registered(*(f"400000-{letter}" for letter in "abc")):
+            await stand.pending(callback_id)
+        await until(lambda: stand.receiver.running == 2)
+        with capture_logs() as log:
+            await stand.one.gateway.drain()
+        interrupted = [line["callback_id"] for line in log if line["event"] == "attempt.interrupted"]
+        assert sorted(interrupted) == sorted(stand.receiver.began)
+
+
+async def test_answers_that_are_larger_than_all_the_room_come_one_after_another(stand: Stand) -> None:
+    """They are read, kept, delivered and shown, each alone."""
+    stand.receiver.takes_large.set()
+    for callback_id in await stand.registered(*(f"1500000-{letter}" for letter in "abcd")):
+        await stand.one.delivered(callback_id)
+    paths = [f"/v1/tasks/1500000-{letter}" for letter in "abcd"]
+    answers = await asyncio.gather(*(stand.one.client.get(path) for path in paths))
+    assert {len(answer.json()["outcome"]["result"]["image"]) for answer in answers} == {1_500_000}
+    read = await stand.one.client.get("/api/v1/jobs/recordInfo?taskId=1500000-a")
+    assert len(json.loads(read.json()["data"]["resultJson"])["image"]) == 1_500_000
+
+
+async def test_a_reader_that_does_not_read_gives_its_room_back_when_it_goes(stand: Stand) -> None:
+    """What it asked for is sent no faster than it reads; until it goes the next one waits."""
+    stand.receiver.takes_large.set()
+    (callback_id,) = await stand.registered("16000000-a")
+    await stand.one.delivered(callback_id)
+    url = urlsplit(str(stand.one.client.base_url))
+    _, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
+    writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    memory = stand.one.gateway._memory
+    await until(lambda: memory._total > 16_000_000)
+    next_one = asyncio.create_task(stand.one.client.get("/v1/tasks/16000000-a"))
+    await until(lambda: bool(memory._waiting))
+    writer.transport.abort()
+    assert len((await next_one).json()["outcome"]["result"]["image"]) == 16_000_000
+    await until(lambda: not memory._total)
+
+
+async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the database's trouble, or the machine's, and is not counted as the receiver's."""
+    monkeypatch.setattr("gateway.deliverer._NOT_MADE_PAUSE_S", 0.01)
+    stand.receiver.takes_large.set()
+    store = stand.one.gateway._store
+    troubles: list[Exception] = [StoreError("The database could not be read."), MemoryError()]
+    body = store.body
+
+    async def fails(claim: DueCallback) -> bytes | None:
+        if troubles:
+            raise troubles.pop(0)
+        return await body(claim)
+
+    monkeypatch.setattr(store, "body", fails)
+    with capture_logs() as log:
+        (callback_id,) = await stand.registered("400000-a")
+        shown = await stand.one.delivered(callback_id)
+    assert shown["attempts"] == 1
+    assert [line["error"] for line in log if line["event"] == "attempt.not_made"] == [
+        "The database could not be read.",
+        "There is no memory for its 400172 bytes.",
+    ]
+
+
+async def test_a_large_create_goes_on_as_it_came(stand: Stand) -> None:
+    """But for its callback, which is registered."""
+    prompt = "p" * 200_000
+    asked = {"model": "m", "input": {"prompt": prompt}, "callBackUrl": f"{stand.receiver.url}/hook"}
+    answer = await stand.one.client.post(CREATE, json=asked)
+    assert answer.json()["data"]["taskId"] == "10-created"
+    (sent,) = stand.upstream.created
+    assert json.loads(sent) == {"model": "m", "input": {"prompt": prompt}}
+    await until(lambda: bool(stand.receiver.began))
+
+
+def test_what_decoding_costs() -> None:
+    """ASCII takes what it takes; a character beyond that makes its own text dear, and values always are."""
+    image = b"x" * MIB
+    plain = cost(b'{"a":"%b","b":"cat"}' % image)
+    assert plain < 4.01 * MIB
+    assert cost(b'{"a":"%b","b":"\xf0\x9f\x90\x88"}' % image) < plain + 100
+    assert cost(b'{"a":"%b","b":"\\ud83d"}' % image) < plain + 100
+    assert 7.99 * MIB < cost(b'{"a":"%b\\ud83d","b":""}' % image) < 8.01 * MIB
+    assert cost(b"[" + b"{}," * MIB + b"0]") > 72 * 2 * MIB

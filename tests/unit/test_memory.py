@@ -1,0 +1,168 @@
+"""The budget of bytes: who gets room, who waits, and that nobody waits for ever."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from gateway.memory import Memory
+
+
+class Holder:
+    """An asyncio task that asks for room, again where it is told to, and holds it until it is told to end."""
+
+    def __init__(self, memory: Memory, size: int, owner: str = "") -> None:
+        self._memory = memory
+        self._owner = owner or f"owner of {id(self)}"
+        self._asks: asyncio.Queue[int | None] = asyncio.Queue()
+        self.holds = 0
+        self._asks.put_nowait(size)
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while (size := await self._asks.get()) is not None:
+            await self._memory.hold(size, self._owner)
+            self.holds = size
+
+    async def ask(self, size: int) -> None:
+        self._asks.put_nowait(size)
+        await turns()
+
+    async def end(self) -> None:
+        self._asks.put_nowait(None)
+        await self.task
+        await turns()
+
+
+async def turns() -> None:
+    """Let everybody do what they can do now."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def started(*holders: Holder) -> list[int]:
+    await turns()
+    return [holder.holds for holder in holders]
+
+
+async def test_what_fits_is_given_and_the_rest_waits_in_its_order() -> None:
+    """A small one does not pass a large one that came before it, or large ones would wait for ever."""
+    memory = Memory(100)
+    first, large, small = Holder(memory, 60), Holder(memory, 50), Holder(memory, 5)
+    assert await started(first, large, small) == [60, 0, 0]
+    await first.end()
+    assert (large.holds, small.holds) == (50, 5)
+    await large.end()
+    await small.end()
+
+
+async def test_what_is_larger_than_all_of_it_comes_alone() -> None:
+    """It waits until nobody holds anything, and then nobody gets anything beside it."""
+    memory = Memory(100)
+    first, huge, last = Holder(memory, 10), Holder(memory, 1000), Holder(memory, 10)
+    assert await started(first, huge, last) == [10, 0, 0]
+    await first.end()
+    assert (huge.holds, last.holds) == (1000, 0)
+    await huge.end()
+    assert last.holds == 10
+    await last.end()
+
+
+async def test_those_who_all_want_more_go_on_one_after_another() -> None:
+    """Each holds a part and waits for the rest, as no sum can tell beforehand: the first one gets it all the same."""
+    memory = Memory(100)
+    holders = [Holder(memory, 40), Holder(memory, 40)]
+    newcomer = Holder(memory, 30)
+    assert await started(*holders, newcomer) == [40, 40, 0]
+    for holder in holders:
+        await holder.ask(80)
+    # The newcomer came first, and holds nothing; it is given its room because nobody else can go on.
+    assert [holder.holds for holder in (newcomer, *holders)] == [30, 40, 40]
+    await newcomer.end()
+    assert [holder.holds for holder in holders] == [80, 40]
+    await holders[0].end()
+    assert holders[1].holds == 80
+    await holders[1].end()
+
+
+async def test_asking_for_what_is_held_already_never_waits() -> None:
+    """A holder asks for a total, and gives nothing back before its end."""
+    memory = Memory(100)
+    one = Holder(memory, 90)
+    other = Holder(memory, 90)
+    await turns()
+    await one.ask(20)
+    assert (one.holds, other.holds) == (20, 0)
+    await one.end()
+    assert other.holds == 90
+    await other.end()
+
+
+async def test_one_owner_has_half_of_it_while_others_wait() -> None:
+    """A receiver that hangs with large webhooks, or a client that does not read, leaves room for everybody else."""
+    memory = Memory(100)
+    slow = [Holder(memory, 20, "slow") for _ in range(4)]
+    other = Holder(memory, 40, "other")
+    assert await started(*slow, other) == [20, 20, 0, 0, 40]
+    await slow[0].end()
+    assert [holder.holds for holder in slow] == [20, 20, 20, 0]
+    for holder in (*slow[1:], other):
+        await holder.end()
+    assert slow[3].holds == 20
+
+
+async def test_whoever_is_cancelled_gives_back_what_it_held_and_its_place() -> None:
+    """Cancelled while it waits, and while it holds."""
+    memory = Memory(100)
+    first, waits, last = Holder(memory, 60), Holder(memory, 70), Holder(memory, 40)
+    assert await started(first, waits, last) == [60, 0, 0]
+    waits.task.cancel()
+    assert await started(last) == [40]
+    first.task.cancel()
+    again = Holder(memory, 60)
+    assert await started(again) == [60]
+    await last.end()
+    await again.end()
+
+
+async def test_a_defect_gives_back_too() -> None:
+    """Whoever fails with what it was given."""
+    memory = Memory(100)
+
+    async def fails() -> None:
+        await memory.hold(100, "it")
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        await asyncio.create_task(fails())
+    other = Holder(memory, 100)
+    assert await started(other) == [100]
+    await other.end()
+
+
+async def test_large_work_is_done_one_after_another_and_beside_the_loop() -> None:
+    """Two of them never take their memory at once, and neither holds up the loop."""
+    memory = Memory(100)
+    running: list[str] = []
+    loop = asyncio.get_running_loop()
+    turned: list[asyncio.Event] = [asyncio.Event(), asyncio.Event()]
+
+    def work(number: int) -> list[str]:
+        running.append(f"{number} begins")
+        asyncio.run_coroutine_threadsafe(_set(turned[number]), loop).result(30)  # the loop runs meanwhile
+        running.append(f"{number} ends")
+        return [*running]
+
+    try:
+        await asyncio.gather(memory.work(work, 0), memory.work(work, 1))
+        assert running == ["0 begins", "0 ends", "1 begins", "1 ends"]
+    finally:
+        memory.close()
+
+
+def _set(event: asyncio.Event) -> Coroutine[Any, Any, None]:
+    async def set_it() -> None:
+        event.set()
+
+    return set_it()

@@ -1,0 +1,75 @@
+"""How often the metrics are written out, however many ask."""
+
+import asyncio
+
+from gateway.api.scrapes import Scrapes
+
+
+class CostlyClock:
+    """Each writing takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+        self.written = 0
+        self.refreshed = 0
+
+    def now(self) -> int:
+        return round(self.seconds * 1000)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def render(self) -> bytes:
+        self.written += 1
+        self.seconds += 0.001
+        return b"%d" % self.written
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+        await asyncio.sleep(0)
+
+
+async def test_all_who_ask_at_once_share_one_text() -> None:
+    """Of those that come in the pause too: the next text is one."""
+    clock = CostlyClock()
+    scrapes = Scrapes(clock, clock.refresh, clock.render)
+    assert await scrapes.text() == b"1"
+    began = asyncio.get_running_loop().time()
+    texts = await asyncio.gather(*(scrapes.text() for _ in range(1000)))
+    assert set(texts) == {b"2"}
+    assert asyncio.get_running_loop().time() - began >= 0.02, "twenty times what one costs"
+    assert (clock.written, clock.refreshed) == (2, 2)
+
+
+async def test_a_text_is_never_older_than_the_question() -> None:
+    """Who asks gets what was counted since, and not what another asked for before."""
+    clock = CostlyClock()
+    scrapes = Scrapes(clock, clock.refresh, clock.render)
+    for number in range(1, 4):
+        assert await scrapes.text() == b"%d" % number
+        clock.seconds += 10.0
+
+
+async def test_a_client_that_goes_takes_the_text_from_nobody() -> None:
+    """What is made for several ends with none of them."""
+    clock = CostlyClock()
+    scrapes = Scrapes(clock, clock.refresh, clock.render)
+    first, second = (asyncio.create_task(scrapes.text()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == b"1"
+
+
+async def test_a_count_that_fails_is_tried_again() -> None:
+    """A defect spoils one answer, and not all that follow."""
+    clock = CostlyClock()
+    fails = [False, True]
+
+    async def refresh() -> None:
+        if fails.pop():
+            raise LookupError
+
+    scrapes = Scrapes(clock, refresh, clock.render)
+    answers = [await asyncio.gather(scrapes.text(), return_exceptions=True) for _ in range(2)]
+    assert isinstance(answers[0][0], LookupError)
+    assert answers[1] == [b"1"]
