@@ -44,7 +44,7 @@ from gateway.janitor import Janitor
 from gateway.key import Key
 from gateway.memory import Memory
 from gateway.netguard import Netguard, parse_allow
-from gateway.poller import Poller
+from gateway.poller import MOST_POLLS, Poller
 from gateway.preflight import ConfiguredUpstream, configured_upstreams
 from gateway.reload import Changed
 from gateway.resolver import Resolver
@@ -58,21 +58,26 @@ from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
 from gateway.tokens import token_digest
 from gateway.transport import PooledTransport
+from gateway.turns import MOST_UNDER_WAY
 from gateway.upstream import Upstream
 
-__all__ = ["OWN_FILES", "PUBLIC", "Gateway"]
+__all__ = ["PUBLIC", "Gateway", "own_files"]
 
 _log = structlog.get_logger()
 
 _USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
 _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
-_UPSTREAM_CONNECTIONS = 64
+_UPSTREAM_CONNECTIONS = MOST_POLLS + 2 * MOST_UNDER_WAY  # of each: as many as there are requests, so that none waits
 _IDLE_UPSTREAM_CONNECTIONS = 64
 _OTHER_FILES = 64  # the database, the event loop, the name server, the log
-OWN_FILES = _CONNECTIONS + _IDLE_CONNECTIONS + _UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS + _OTHER_FILES
-"""Files that the gateway may have open beside its clients' connections."""
 _UNLIMITED_PER_S = 1e6
+
+
+def own_files(upstreams: int) -> int:
+    """Return how many files the gateway may have open beside its clients' connections, with so many upstreams."""
+    theirs = upstreams * (_UPSTREAM_CONNECTIONS + _IDLE_UPSTREAM_CONNECTIONS)
+    return _CONNECTIONS + _IDLE_CONNECTIONS + theirs + _OTHER_FILES
 
 
 class Gateway:
@@ -98,9 +103,6 @@ class Gateway:
         self._guard = Netguard(parse_allow(",".join(settings.callback_allow)))
         self._resolver = Resolver()
         resolve = self._resolver.resolve
-        self._upstream_transport = PooledTransport(
-            guard=None, resolve=resolve, limit=_UPSTREAM_CONNECTIONS, limit_idle=_IDLE_UPSTREAM_CONNECTIONS
-        )
         self._callback_transport = PooledTransport(
             guard=self._guard,
             resolve=resolve,
@@ -145,9 +147,16 @@ class Gateway:
             metrics.budget_used.labels(name, kind).set_function(budget.used)
         for gauge in (metrics.waiting, metrics.poll_overdue_seconds):
             gauge.labels(name)  # stands at 0 from the start
+        # Of its own: one that hangs holds all of its connections, and nobody else's.
+        transport = PooledTransport(
+            guard=None,
+            resolve=self._resolver.resolve,
+            limit=_UPSTREAM_CONNECTIONS,
+            limit_idle=_IDLE_UPSTREAM_CONNECTIONS,
+        )
         upstream = Upstream(
             profile,
-            self._upstream_transport,
+            transport,
             clock,
             base_url=settings.url or profile.base_url,
             api_key=settings.api_key,
@@ -161,7 +170,7 @@ class Gateway:
         poller = Poller(self._store, upstream, key, timetable, clock, metrics)
         metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
         metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
-        return _Watch(upstream, key, timetable, poller, is_default)
+        return _Watch(upstream, transport, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
         return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
@@ -314,7 +323,8 @@ class Gateway:
         self.started.clear()
         await self._store.close()
         await self._callback_transport.aclose()
-        await self._upstream_transport.aclose()
+        for watch in self._watches:
+            await watch.transport.aclose()
         await self._resolver.close()
         self._memory.close()
 
@@ -325,7 +335,9 @@ class Gateway:
             found.append(Trouble("it is shutting down", stops_work=True))
         elif not self.started.is_set():
             found.append(Trouble("it is starting", stops_work=True))
-        if self._store.failing is not None:
+        if (lost := self._store.lost) is not None:
+            found.append(Trouble(lost, stops_work=True))
+        elif self._store.failing is not None:
             found.append(Trouble("the store is failing", stops_work=True))
         refused = [watch.upstream.name for watch in self._watches if watch.key.refusal is not None]
         stops_work = self._ready_upstreams == "all" or len(refused) == len(self._watches)
@@ -354,6 +366,7 @@ class _Watch(NamedTuple):
     """What belongs to one upstream."""
 
     upstream: Upstream
+    transport: PooledTransport
     key: Key
     timetable: Timetable
     poller: Poller

@@ -1,6 +1,7 @@
 """The requests of one kind that a key may make: polls and clients' reads, or creates.
 
-Owns the count, and who is next. The poller and the proxy spend from it; ``gateway.key`` pauses it. Sends nothing.
+Owns the count, and who is next: the polls, or one of the clients, which take turns. The poller and the proxy spend from
+it; ``gateway.key`` pauses it. Sends nothing.
 
 A restart must not forget what was spent: before requests are sent a small number of them is reserved durably, together
 with what has ended by then and what is in flight. After a start, what is not known to have ended earlier counts as
@@ -16,6 +17,7 @@ import msgspec
 from gateway.clock import Clock, wait_for_event
 from gateway.config import RateWindow
 from gateway.ratelimit import RateLimiter
+from gateway.turns import ClientTurns, Waiter
 
 __all__ = ["Budget"]
 
@@ -48,8 +50,7 @@ class Budget:
         self._chunk = 0 if longest is None else max(1, longest.limit // _CHUNKS)
         self._left = 0  # reserved, and not sent yet
         self._saving = asyncio.Lock()
-        self._reads_waiting = 0
-        self._reads_turn = asyncio.Lock()
+        self._turns = ClientTurns()
         self._polls_since_read = 0
         self._changed = asyncio.Event()
         self.polls_waiting = False
@@ -87,7 +88,7 @@ class Budget:
     def available_for_polls(self) -> int:
         """Return the same for polls, which leave a share to clients' reads while those wait."""
         available = self.available()
-        return available - min(self._reads_waiting, self._share_of_reads(available))
+        return available - min(self._turns.waiting, self._share_of_reads(available))
 
     def available_in_pause(self) -> bool:
         """Whether a request could be sent now but for our own hold."""
@@ -103,15 +104,17 @@ class Budget:
         """Count requests as sent from now on: nobody else gets their places while the caller prepares them."""
         self._limiter.start(count)
 
-    def give_back(self, count: int) -> None:
-        """Return places that were taken and not used."""
+    def give_back(self, count: int, waiter: Waiter | None = None) -> None:
+        """Return places that were taken and not used; ``waiter`` as in ``end``."""
         self._limiter.cancel(count)
         self._changed.set()
+        if waiter is not None:
+            self._turns.ended(waiter)
 
     def polls_sent(self, count: int) -> None:
         """Note that places went to polls: after so many of them a read's turn comes."""
         # Bounded: reads that nobody waited for are not made up for later.
-        owed = max(self._reads_waiting, 1)
+        owed = max(self._turns.waiting, 1)
         self._polls_since_read = min(self._polls_since_read + count, owed * _POLLS_PER_READ)
         self._changed.set()
 
@@ -131,10 +134,12 @@ class Budget:
                 self._left += more
             self._left -= count
 
-    def end(self) -> None:
-        """Say that a request has been answered, or has failed."""
+    def end(self, waiter: Waiter | None = None) -> None:
+        """Say that a request has been answered, or has failed; ``waiter``: a client's, as it was acquired."""
         self._limiter.end(self._clock.monotonic())
         self._changed.set()
+        if waiter is not None:
+            self._turns.ended(waiter)
 
     def block(self, pause_s: float) -> None:
         """Send nothing for so long."""
@@ -151,24 +156,30 @@ class Budget:
         """Adopt a limit that the upstream names, where it is lower than those in force; return whether that is news."""
         return self._limiter.tighten(limit, window_s, self._clock.monotonic())
 
-    async def acquire(self, timeout_s: float) -> float | None:
+    async def acquire(self, timeout_s: float, waiter: Waiter) -> float | None:
         """Wait for a client's turn and count its request; or return in how many seconds to come again.
 
-        Clients' turns come in the order of their calls. Raises StoreError.
+        Clients take turns, and one client's requests come in the order of their calls. Raises StoreError.
         """
         deadline = self._clock.monotonic() + timeout_s
-        self._reads_waiting += 1
+        if not self._turns.room(waiter.client):
+            return self._come_again_s()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._reads_turn.acquire()
-            try:
-                return await self._acquire(deadline)
-            finally:
-                self._reads_turn.release()
+                await self._turns.begin(waiter)
         except TimeoutError:
             return self._come_again_s()
+        took = False
+        try:
+            wait_s = await self._acquire(deadline)
+            took = wait_s is None
+            return wait_s
         finally:
-            self._reads_waiting -= 1
+            self._turns.end(waiter, took=took)
+
+    def join(self, waiter: Waiter, client: str) -> None:
+        """Let another client wait for the same request, which counts for the one whose turn comes first."""
+        self._turns.join(waiter, client)
 
     async def _acquire(self, deadline: float) -> float | None:
         while self._available_for_reads() <= 0:

@@ -1,4 +1,4 @@
-"""Retention: removes callbacks that ended long ago, and tasks that no callback is left for; tries a failing store.
+"""Retention: removes callbacks that ended long ago, and tasks that no callback is left for; looks after the store.
 
 Owns when; the store owns how. Run by the supervisor.
 """
@@ -34,9 +34,11 @@ class Janitor:
 
     async def run_once(self) -> float:
         """Delete one batch, if it is time; return the seconds until the next one."""
+        await self._store.look()
         if self._store.failing is not None:
             # Nobody else may write while the gateway is not ready: find out whether it works again.
             await self._store.save("probe", b"")
+            await self._store.load("probe")
         if self._clock.monotonic() < self._next:
             return HEARTBEAT_S
         now = self._clock.now()

@@ -267,6 +267,8 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     seq: int
     """The store's own number of the row."""
     upstream: str
+    watchers: str
+    """The clients that it is polled for, with a comma between two."""
     task_id: str
     created_at: int
     """When the gateway began to watch it."""

@@ -29,13 +29,15 @@ from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
 from gateway.troubled import Troubled
+from gateway.turns import Rotation
 from gateway.upstream import Upstream
 
-__all__ = ["Poller"]
+__all__ = ["MOST_POLLS", "Poller"]
 
 _log = structlog.get_logger()
 
-_CONCURRENCY = 64
+MOST_POLLS = 64
+"""Polls of one upstream that are under way at once."""
 _EXPIRY_BATCH = 1000
 _GRACE_MS = 30_000
 """How long a passed callback waits for a usable answer to its last poll …"""
@@ -68,8 +70,9 @@ class Poller:
         self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in (*PollKind, UNREADABLE)}
         self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
+        self._rotation = Rotation()
         self._wake = store.tasks_due(upstream.name)
-        self._in_flight = InFlight(_CONCURRENCY, self._wake)
+        self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
         self._troubled = Troubled(key)
@@ -119,11 +122,11 @@ class Poller:
             if self._key.doubted and not self._probing:
                 started = await self._start_probe()
             wanted = 0 if self._key.neutral_next else free - started
-            # Where it is not the budget that is short, whoever has waited longest is next.
+            # Clients take turns. Of one's tasks, where it is not the budget that is short, who waited longest is next.
             rank = None
             if wanted and (refused or available < room):
                 rank = _least_failed if refused else self._timetable.urgency
-            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank)
+            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank, self._rotation)
             started += await self._start_polls(claims, now)
             if refused and not claims:
                 if not self._key.refused_by_tasks:
@@ -159,7 +162,8 @@ class Poller:
         started = 0
         try:
             since = now - round((steady - self._key.refused_at) * 1000)
-            started = await self._start_polls(await self._store.claim_new_task(self._upstream.name, since, now), now)
+            claims = await self._store.claim_new_task(self._upstream.name, since, now, self._rotation)
+            started = await self._start_polls(claims, now)
         finally:
             queries.give_back(1 - started)
         return _NEW_LOOK_S
@@ -280,7 +284,7 @@ class Poller:
             if born_at is None and claim.born_at is None:
                 born_at = claim.created_at  # from now on the task is one that the upstream has told of
             began_at = self._began_at(claim, result)
-            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now)
+            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now, claim.watchers)
             if result.retry_after_s is not None:
                 next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
             _log.debug(

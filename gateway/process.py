@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from gateway.app import OWN_FILES, PUBLIC, Gateway
+from gateway.app import PUBLIC, Gateway, own_files
 from gateway.asgi_server import open_listener
 from gateway.clock import SystemClock, wait_for_event
 from gateway.errors import GatewayError
@@ -131,7 +131,7 @@ async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=_connection_limit(),
+            limit_concurrency=_connection_limit(own_files(len(checked.upstreams))),
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
@@ -172,13 +172,13 @@ def _give_freed_memory_back() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
-def _connection_limit() -> int:
+def _connection_limit(own_files: int) -> int:
     """Return how many clients may be connected, with as many open files allowed to the process as that takes.
 
     The usual limit of 1,024 files would be reached first, and then neither receivers nor the upstream either.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    own = OWN_FILES + InboundProtocol.reserved
+    own = own_files + InboundProtocol.reserved
     wanted = InboundProtocol.max_connections + own
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -114,6 +114,7 @@ class PollPrice:
         self._log = 0.0
         self._rate_per_s = 0.0
         self._late_s = 0.0
+        self._span_s = _SMOOTH_S
         self._at_s: float | None = None
 
     @property
@@ -126,12 +127,19 @@ class PollPrice:
         """Whether the budget is short: polls cost more than the floor."""
         return self.price_s > self._floor_s
 
+    def demand_per_s(self, now_s: float) -> float:
+        """Return how many polls per second are asked for, late ones included, as far as the last ones tell."""
+        if self._at_s is None:
+            return 0.0
+        kept = math.exp(-max(now_s - self._at_s, 0.0) / self._span_s)
+        return self._rate_per_s * kept * (1 + self._late_s / self._span_s)
+
     def polled(self, now_s: float, late_s: float, budget_per_s: float) -> None:
         """Count a poll that starts now (any steady clock), ``late_s`` after it was due; O(1).
 
         ``budget_per_s`` is what the key's windows leave for polls in the long run: the least of limit / window.
         """
-        span_s = max(_SMOOTH_S, _SMOOTH_POLLS / budget_per_s)
+        span_s = self._span_s = max(_SMOOTH_S, _SMOOTH_POLLS / budget_per_s)
         elapsed_s = 0.0 if self._at_s is None else max(now_s - self._at_s, 0.0)
         self._at_s = now_s
         if elapsed_s > 0:

@@ -2,6 +2,10 @@
 
 Owns that combination; no I/O. The poller asks it after every poll and tells it of every ended task; the API asks it
 when a new task's first poll is due.
+
+The price is that of the clients who watch a task: it keeps each one's polls within its fair share of the budget, which
+is what the others leave of it, and at least an equal part. So a client with thousands of tasks has them polled more
+seldom, and nobody else's are.
 """
 
 import random
@@ -21,6 +25,9 @@ _COSTLY_MAX_S = 3600.0
 _SELDOM_SHARE = 0.1
 _SELDOM_MAX_S = (300.0, 3600.0)
 """Tasks that are refused alone come to be asked about this seldom: while they are few, and however many they are."""
+_MOST_PRICES = 1000
+_ACTIVE_PER_S = 1e-3
+"""Whoever asks for fewer polls per second than this needs no part of the budget kept."""
 _CLOCK_ANSWERS = 16
 _CLOCK_MS = 60_000
 """The upstream's clock is taken for right where one of so many answers told of a task that was new when registered."""
@@ -36,29 +43,31 @@ class Timetable:
         self._clock = clock
         self._rng = rng
         self._durations = Durations()
-        self._price = PollPrice(schedule.max_s)
+        self._prices: dict[str, PollPrice] = {}  # by who watches
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
         self._off_ms = 0
 
-    def first_poll_at(self, now: int) -> int:
+    def first_poll_at(self, now: int, watchers: str) -> int:
         """Return when to ask for the first time about a task of which nothing but its id is known.
 
         At once, while the budget is ample: the answer tells the model and the age, and whether there is such a task.
         Once polls have a price, at the best time after the registration that was seen so far.
         """
-        if not self._price.short:
+        price = self._price(watchers)
+        if not price.short:
             return now
-        return now + self._delay_ms(None, 0.0)
+        return now + self._delay_ms(None, 0.0, price)
 
-    def first_poll_of_new_at(self, model: str | None, now: int) -> int:
+    def first_poll_of_new_at(self, model: str | None, now: int, watchers: str) -> int:
         """Return when to ask for the first time about a task that was created just now."""
-        return now + self._delay_ms(model, 0.0)
+        return now + self._delay_ms(model, 0.0, self._price(watchers))
 
-    def running_poll_at(self, model: str | None, began_at: int, now: int) -> int:
+    def running_poll_at(self, model: str | None, began_at: int, now: int, watchers: str) -> int:
         """Return when to ask again about a task that still runs."""
         age_s = max(now - began_at, 0) / 1000
-        delay_ms = self._delay_ms(model, age_s)
-        if self._durations.seen(model) < _WELL_KNOWN and not self._price.short:
+        price = self._price(watchers)
+        delay_ms = self._delay_ms(model, age_s, price)
+        if self._durations.seen(model) < _WELL_KNOWN and not price.short:
             # The prior is a guess, and a wrong one would be paid with lag: explore, in steps that grow with the age.
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
@@ -109,7 +118,9 @@ class Timetable:
 
     def polled(self, task: DueTask, now: int) -> None:
         """Count a poll that starts now."""
-        self._price.polled(self._clock.monotonic(), (now - task.due_at) / 1000, self._budget_per_s)
+        steady = self._clock.monotonic()
+        share_per_s = self._budget_per_s if len(self._prices) < 2 else self._share_per_s(task.watchers, steady)
+        self._price(task.watchers).polled(steady, (now - task.due_at) / 1000, share_per_s)
 
     def limit_budget(self, per_s: float) -> None:
         """Reckon with so many polls per second, where that is fewer: the upstream's own limit, while it is in force."""
@@ -119,6 +130,19 @@ class Timetable:
         """Learn how long a task took; None for the time from its registration, whatever its model."""
         self._durations.observe(model, duration_s)
 
-    def _delay_ms(self, model: str | None, age_s: float) -> int:
+    def _price(self, watchers: str) -> PollPrice:
+        price = self._prices.get(watchers)
+        if price is None:
+            if len(self._prices) >= _MOST_PRICES:
+                del self._prices[next(iter(self._prices))]
+            price = self._prices[watchers] = PollPrice(self._schedule.max_s)
+        return price
+
+    def _share_per_s(self, watchers: str, steady: float) -> float:
+        demands = [price.demand_per_s(steady) for name, price in self._prices.items() if name != watchers]
+        active = [demand for demand in demands if demand > _ACTIVE_PER_S]
+        return max(self._budget_per_s / (len(active) + 1), self._budget_per_s - sum(active))
+
+    def _delay_ms(self, model: str | None, age_s: float, price: PollPrice) -> int:
         distribution = self._durations.distribution(model, self._clock.monotonic())
-        return round(self._schedule.next_delay_s(distribution, age_s, self._price.price_s, self._rng) * 1000)
+        return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)

@@ -166,7 +166,7 @@ class Life:
             metadata=b"{}",
             timeout_s=timeout_s,
             created_at=now,
-            first_poll_at=self.timetable.first_poll_at(now),
+            first_poll_at=self.timetable.first_poll_at(now, client),
         )
         (registration,) = await self.store.register([new])
         return registration.callback
@@ -179,7 +179,7 @@ class Life:
     @property
     def claims(self) -> int:
         """How many tasks and callbacks are claimed."""
-        return len(self.store._claimed_tasks) + sum(map(len, self.store._claimed_callbacks.values()))
+        return self.store._due_tasks.claimed + sum(map(len, self.store._claimed_callbacks.values()))
 
 
 def _is_ours(name: str) -> bool:

@@ -80,11 +80,11 @@ class Callbacks:
         metrics: Metrics,
         *,
         check_url: Callable[[str], Awaitable[object]],
-        first_poll_at: Mapping[str, Callable[[int], int]],
+        first_poll_at: Mapping[str, Callable[[int, str], int]],
         default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, when a task registered now is first polled.
+        """``first_poll_at``: for each upstream, when a task that a client registers now is first polled.
 
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name.
@@ -235,7 +235,7 @@ class Callbacks:
             metadata=metadata,
             timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
             created_at=now,
-            first_poll_at=self._first_poll_at[upstream](now),
+            first_poll_at=self._first_poll_at[upstream](now, client),
         )
 
     async def _registered_batch(self, new: list[NewCallback]) -> Sequence[Registration | RequestError]:

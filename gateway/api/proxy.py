@@ -50,6 +50,7 @@ from gateway.model import NewCallback, Task, new_callback_id, receiver_of
 from gateway.store import Store
 from gateway.telemetry import Metrics
 from gateway.timetable import Timetable
+from gateway.turns import Waiter
 from gateway.upstream import Answer, NoAnswer, Upstream
 
 __all__ = ["UpstreamProxy"]
@@ -71,6 +72,7 @@ _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
 _PASSED_ON = ("content-type", "retry-after")
 _STATUSES = range(200, 600)  # below they are no answers, and above there are none (RFC 9110 §15)
+_OPERATOR = ""  # stands in the turns beside the clients, whose names are longer
 _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
@@ -106,7 +108,7 @@ class UpstreamProxy:
         self._check_url = check_url
         self._draining = draining
         self._poller_wake = store.tasks_due(upstream.name)
-        self._reads: dict[str, asyncio.Task[Answer | RequestError]] = {}
+        self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -149,14 +151,18 @@ class UpstreamProxy:
         task_id = request.query_params.get(name, "")
         if not TASK_ID.fullmatch(task_id):
             raise InvalidRequest(f"{name}: must be 1 to 255 printable ASCII characters without spaces.")
-        task = await self._store.get_task(scope_of(request), task_id)
+        client = scope_of(request)
+        task = await self._store.get_task(client, task_id)
         if task is not None and self._knows(task):
             return "answered", await self._answered(request, await whole(self._store, request, task))
-        work = self._reads.get(task_id)
-        outcome = "forwarded" if work is None else "shared"
-        if work is None:
-            work = self._reads[task_id] = self._spawn(self._forward_read(task_id), f"proxy-read-{task_id}")
-            work.add_done_callback(lambda done: self._forget_read(task_id, done))
+        outcome = "shared"
+        if task_id not in self._reads:
+            outcome = "forwarded"
+            asked = Waiter(client or _OPERATOR)
+            self._reads[task_id] = self._spawn(self._forward_read(task_id, asked), f"proxy-read-{task_id}"), asked
+            self._reads[task_id][0].add_done_callback(lambda done: self._forget_read(task_id, done))
+        work, waiter = self._reads[task_id]
+        self._key.queries.join(waiter, client or _OPERATOR)
         self._readers[task_id] += 1
         try:
             return outcome, _passed_on(await _result(work))
@@ -168,7 +174,7 @@ class UpstreamProxy:
                 work.cancel()  # all have gone, where it has not ended
 
     def _forget_read(self, task_id: str, work: "asyncio.Task[Answer | RequestError]") -> None:
-        if self._reads.get(task_id) is work:
+        if task_id in self._reads and self._reads[task_id][0] is work:
             del self._reads[task_id]
 
     async def _answered(self, request: Request, task: Task) -> Response:
@@ -182,15 +188,15 @@ class UpstreamProxy:
         """Whether the gateway's state is as good as the upstream's: the task has ended, or is being polled."""
         return task.upstream == self._upstream.name and (task.state.terminal or task.next_poll_at is not None)
 
-    async def _forward_read(self, task_id: str) -> Answer | RequestError:
-        if (refused := await self._turn(self._key.queries)) is not None:
+    async def _forward_read(self, task_id: str, waiter: Waiter) -> Answer | RequestError:
+        if (refused := await self._turn(self._key.queries, waiter)) is not None:
             return refused
         path = f"{self._calls.record_path}?{quote(self._calls.record_param)}={quote(task_id, safe='')}"
         asked_at = self._clock.monotonic()
         try:
             answer = await self._upstream.forward("GET", path)
         finally:
-            self._key.queries.end()
+            self._key.queries.end(waiter)
             self._poller_wake.set()  # a place in the rate limit may have its time now
         self._key.judge(task_id, asked_at, await self._upstream.read(task_id, answer))
         if isinstance(answer, NoAnswer):
@@ -212,10 +218,11 @@ class UpstreamProxy:
             await self._check(*asked.callback)
         if self._draining.is_set():
             raise Unavailable("The gateway is shutting down; nothing was created.")
-        if (refused := await self._turn(self._key.creates)) is not None:
+        waiter = Waiter(client)
+        if (refused := await self._turn(self._key.creates, waiter)) is not None:
             raise refused
         # From here on it is no longer the client's to stop.
-        work = self._spawn(self._forward_create(asked, request_id, client), name=f"proxy-create-{request_id}")
+        work = self._spawn(self._forward_create(asked, request_id, waiter), name=f"proxy-create-{request_id}")
         return "forwarded", _passed_on(await _result(work))
 
     async def _check(self, member: str, url: str) -> None:
@@ -232,11 +239,12 @@ class UpstreamProxy:
         except StoreError:
             raise _store_unavailable() from None
 
-    async def _forward_create(self, asked: CreateRequest, request_id: str, client: str) -> Answer | RequestError:
-        """Forward a create whose turn in the rate limit has been taken."""
+    async def _forward_create(self, asked: CreateRequest, request_id: str, waiter: Waiter) -> Answer | RequestError:
+        """Forward a create whose turn in the rate limit ``waiter`` has had."""
+        client = waiter.client
         headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
         if self._draining.is_set():
-            self._key.creates.give_back(1)
+            self._key.creates.give_back(1, waiter)
             return Unavailable("The gateway is shutting down; nothing was created.")
         try:
             answer = await self._upstream.forward(
@@ -247,7 +255,7 @@ class UpstreamProxy:
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
             return _not_created(NoAnswer(error="The gateway shut down before the upstream answered."), request_id)
         finally:
-            self._key.creates.end()
+            self._key.creates.end(waiter)
         if isinstance(answer, NoAnswer):
             return _not_created(answer, request_id)
         url = None if asked.callback is None else asked.callback[1]
@@ -298,7 +306,7 @@ class UpstreamProxy:
             metadata=b"{}",
             timeout_s=DEFAULT_TIMEOUT_S,
             created_at=now,
-            first_poll_at=self._timetable.first_poll_of_new_at(model, now),
+            first_poll_at=self._timetable.first_poll_of_new_at(model, now, client),
             model=model,
         )
 
@@ -326,22 +334,23 @@ class UpstreamProxy:
 
     # Both
 
-    async def _turn(self, budget: Budget) -> RequestError | None:
+    async def _turn(self, budget: Budget, waiter: Waiter) -> RequestError | None:
         """Wait for a turn in the rate limit and take it; or return why there is none."""
         try:
-            wait_s = await budget.acquire(_PATIENCE_S)
+            wait_s = await budget.acquire(_PATIENCE_S, waiter)
         except StoreError:
             return _store_unavailable()
         if self._key.refusal is not None and budget is self._key.queries:
             if wait_s is None:  # the pause is over: it is for the poller to ask whether the key is accepted again
-                budget.give_back(1)
+                budget.give_back(1, waiter)
             retry_after_s = math.ceil(wait_s or 1.0)
             return Unavailable("The upstream refuses the gateway's key; its log says why.", retry_after_s=retry_after_s)
         if wait_s is None:
             return None
         retry_after_s = math.ceil(wait_s)
         return RateLimited(
-            f"The upstream's rate limit is used up; try again in {retry_after_s} s.", retry_after_s=retry_after_s
+            f"The upstream's rate limit is used up, or too many requests wait for it; try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
         )
 
     def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

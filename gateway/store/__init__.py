@@ -26,6 +26,7 @@ from gateway.model import (
     Settlement,
     Task,
 )
+from gateway.turns import Rotation
 
 __all__ = ["Rank", "Store"]
 
@@ -53,7 +54,19 @@ class Store(Protocol):
 
     @property
     def failing(self) -> str | None:
-        """Why the last write or read failed, or that the file is damaged; None where all is well."""
+        """Why the last write or read failed, or that the file is damaged or gone; None where all is well."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """What has become of the database's file, in words for everybody; None while it is the one that was opened.
+
+        Meanwhile nothing is written and nothing can be claimed.
+        """
+        ...
+
+    async def look(self) -> None:
+        """See whether the database's file is still the one that was opened. Raises StoreError: it is not."""
         ...
 
     async def secret_key(self) -> bytes:
@@ -123,17 +136,23 @@ class Store(Protocol):
     # What the poller asks.
 
     async def claim_tasks(
-        self, upstream: str, now: int, limit: int, rank: Rank | None = None
+        self, upstream: str, now: int, limit: int, rank: Rank | None = None, rotation: Rotation | None = None
     ) -> tuple[list[DueTask], int | None]:
         """Claim due tasks; also return when the next unclaimed one will be due.
 
-        Where more than ``limit`` are due, those with the highest rank (of the 2,000 that have been due the longest),
-        else the longest due. A claim ends with reschedule, settle or release_task.
+        Where more than ``limit`` are due, the clients that watch them have a share each, in the order of ``rotation``.
+        Of each one's, those with the highest rank (of the 1,000 that have been due the longest) come first, without
+        ``rank`` the longest due. A claim ends with reschedule, settle or release_task.
         """
         ...
 
-    async def claim_new_task(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one."""
+    async def claim_new_task(
+        self, upstream: str, since: int, now: int, rotation: Rotation | None = None
+    ) -> list[DueTask]:
+        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one.
+
+        The first of them, or of the client whose turn it is.
+        """
         ...
 
     def release_task(self, claim: DueTask) -> None:

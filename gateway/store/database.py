@@ -1,7 +1,7 @@
 """The connection to one SQLite file: opened, checked, brought up to date, and one statement at a time.
 
 Owns the pragmas, the migrations, transactions and the lock between those who read and the one who writes; knows no
-table but ``meta``. Called by ``sqlite.py``.
+table but ``meta``. Called by ``sqlite.py``. Nothing is written once ``filewatch`` has found the file gone.
 
 One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second
 gateway off the file. Two coroutines on one connection share its transaction, so a lock is held around each
@@ -28,6 +28,7 @@ from gateway import private
 from gateway.errors import StoreError, StoreUnusable
 from gateway.store import databasefile, sql
 from gateway.store.databasefile import beside, damaged, error_name, explain, was_not_closed
+from gateway.store.filewatch import ADVICE, CHANGED, FileWatch
 
 __all__ = ["Database"]
 
@@ -54,6 +55,10 @@ class Database:
         self._lock = asyncio.Lock()
         self._db: aiosqlite.Connection | None = None
         self._damaged = False
+        self._answered = False  # whether the database has been asked at all, by who reads
+        self._watch = FileWatch(path)
+        self.lost: str | None = None
+        """What has become of the file, in words for everybody; None while it is what was opened."""
         self.failing: str | None = None
         """Why the last read failed; damage to the file, once met, until the process ends; None while all is well."""
         self.set_back_ms = 0
@@ -83,6 +88,9 @@ class Database:
         except sqlite3.Error as exc:
             await self.close()
             raise StoreUnusable(explain(exc, self._path)) from exc
+        except OSError as exc:  # what had just been opened is not there any more
+            await self.close()
+            raise StoreUnusable(f"{self._path} cannot be used: {exc}.") from exc
         except StoreUnusable:
             await self.close()
             raise
@@ -98,19 +106,35 @@ class Database:
     async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` in the database's thread within one transaction; return its result once that is durable.
 
-        Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile.
+        Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and
+        does nothing, where the file is not the one that was opened.
         """
         async with self._lock:
             try:
-                return await self.call(_transaction, work)
+                done: list[T] = []
+                self._note_lost(await self.call(self._watched_transaction, work, done))
+                self.require_file()
+                return done[0]
             except sqlite3.DatabaseError as exc:
                 self._note_damage(exc)
                 raise
+
+    async def look(self) -> None:
+        """See whether the file is still there, and the one that was opened. Raises StoreError: it is not."""
+        async with self._lock:
+            self._note_lost(await self.call(self._problem))
+        self.require_file()
+
+    def require_file(self) -> None:
+        """Raise StoreError where the last look found that the file is not the one that was opened."""
+        if self.lost is not None:
+            raise StoreError(f"{self.lost[0].upper()}{self.lost[1:]}.")
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError."""
         async with self._lock:
+            self._answered = False
             try:
                 yield
             except sqlite3.Error as exc:
@@ -118,7 +142,7 @@ class Database:
                     self.failing = f"the last read failed: {exc}"
                 raise StoreError(f"The database could not be read ({exc}).") from exc
             else:
-                if not self._damaged:
+                if self._answered and not self._damaged:
                     self.failing = None
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
@@ -136,6 +160,7 @@ class Database:
         # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
         connection = self._connection
         result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        self._answered = True
         return result
 
     async def backup(self, target: Path) -> int:
@@ -249,6 +274,40 @@ class Database:
         await self.rows("PRAGMA foreign_keys = ON")
         # Takes the exclusive lock now, and shows that the file can be written.
         await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
+        await self.call(self._watch.begin)
+
+    def _watched_transaction(
+        self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], done: list[T]
+    ) -> str | None:
+        """Run a transaction and keep its result; or return what has become of the file, with nothing done."""
+        problem = self._problem(db, briefly=True)
+        if problem is None:
+            try:
+                done.append(_transaction(db, work))
+            finally:
+                self._watch.wrote()
+        return problem
+
+    def _problem(self, db: sqlite3.Connection, *, briefly: bool = False) -> str | None:
+        problem = self._watch.problem()
+        if problem is None:
+            return None if briefly else self._watch.read_only()
+        if self.lost is None and problem != CHANGED:
+            # What was promised goes from the log into the file itself, which may be found again; and a log that another
+            # gateway would take for that of a new file at this path is left with nothing in it.
+            with suppress(sqlite3.Error):
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._watch.wrote()
+        return problem
+
+    def _note_lost(self, problem: str | None) -> None:
+        known, self.lost = self.lost, problem
+        if problem == known:
+            return
+        if problem is None:
+            _log.warning("store.file_back", path=str(self._path))
+        else:
+            _log.error("store.file_lost", path=str(self._path), error=problem, advice=ADVICE.get(problem))
 
     def _note_damage(self, exc: sqlite3.Error) -> bool:
         """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""

@@ -152,10 +152,11 @@ def attempt(row: Any) -> Attempt:
 
 
 def due_task(row: Any) -> DueTask:
-    seq, upstream, task_id, created_at, born_at, model, polls, failures, last_polled_at, due_at = row
+    seq, upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, due_at = row
     return DueTask(
         seq=seq,
         upstream=upstream,
+        watchers=watchers,
         task_id=task_id,
         created_at=created_at,
         born_at=born_at,
@@ -202,7 +203,7 @@ def expired_task(row: Any) -> ExpiredTask:
 
 def new_tasks(new: Sequence[NewCallback]) -> Rows:
     """Return INSERT_TASKS' rows."""
-    return [(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model)) for c in new]
+    return [(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model), c.client) for c in new]
 
 
 def new_callbacks(new: Sequence[NewCallback]) -> Rows:

@@ -40,9 +40,9 @@ def _sized(statement: str, columns: int, size: int) -> str:
 # Registering: two steps in one transaction, each over all registrations that wait.
 
 INSERT_TASKS = """
-WITH new (upstream, task_id, created_at, next_poll_at, model) AS (VALUES ?)
-INSERT INTO tasks (upstream, task_id, created_at, next_poll_at, model)
-SELECT upstream, task_id, created_at, next_poll_at, model FROM new WHERE upstream IS NOT NULL
+WITH new (upstream, task_id, created_at, next_poll_at, model, watchers) AS (VALUES ?)
+INSERT INTO tasks (upstream, task_id, created_at, next_poll_at, model, watchers)
+SELECT upstream, task_id, created_at, next_poll_at, model, watchers FROM new WHERE upstream IS NOT NULL
 ON CONFLICT (upstream, task_id) DO NOTHING
 RETURNING upstream, task_id, seq
 """
@@ -81,8 +81,17 @@ ORDER BY wanted.place
 # the new callback's sake. Of several at once the first one does.
 REVIVE_TASK = """
 UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
-    failures = 0
+    failures = 0, watchers = :client
 WHERE seq = :seq AND next_poll_at IS NULL
+"""
+
+# A further client watches the task, whose first poll may not be put off as far for it as for the others. Who does not
+# wait any more may stay named: it makes no difference to the others.
+WATCH_TASK = """
+UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at), next_poll_at), watchers = (
+    SELECT group_concat(DISTINCT client) FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
+WHERE seq = :seq AND next_poll_at IS NOT NULL AND watchers <> :client
+RETURNING seq, upstream, watchers, next_poll_at
 """
 
 # Reading for the API.
@@ -186,17 +195,26 @@ RETURNING client, receiver
 
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
 SELECT_DUE_TASKS = """
-SELECT seq, upstream, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at FROM tasks
-WHERE upstream = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
+SELECT seq, upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
+FROM tasks
+WHERE upstream = ? AND watchers = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
 ORDER BY next_poll_at LIMIT ?
 """
 
-# By the rows' own order, and few of them: a long queue of others costs nothing.
-SELECT_NEW_TASK = """
-SELECT seq, upstream, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at FROM tasks
+# Who watches what: from one group to the next along the index, with its earliest.
+SELECT_NEXT_WATCHERS = """
+SELECT upstream, watchers, next_poll_at FROM tasks INDEXED BY tasks_due
+WHERE next_poll_at IS NOT NULL AND (upstream, watchers) > (?, ?)
+ORDER BY upstream, watchers, next_poll_at LIMIT 1
+"""
+
+# The first of each who watch. By the rows' own order, and few of them: a long queue of others costs nothing.
+SELECT_NEW_TASKS = """
+SELECT min(seq), upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
+FROM tasks
 WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 AND created_at >= ?
     AND +next_poll_at <= ? AND seq NOT IN (SELECT value FROM json_each(?))
-ORDER BY seq LIMIT 1
+GROUP BY watchers ORDER BY min(seq)
 """
 
 # A cancelled last callback may have idled the task while it was polled: then it stays so.
@@ -209,8 +227,10 @@ UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error 
 FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
-# Of what is not polled any more the earliest is NULL still.
-POLL_NOW = "UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ?"
+POLL_NOW = """
+UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL
+RETURNING upstream, watchers, next_poll_at
+"""
 
 # Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
 # A body is stored where it cannot be made from its task's row: where the callback was given up. How the upstream has
@@ -390,7 +410,7 @@ COUNT_WAITING = _counted(
     "next_poll_at",
     "tasks INDEXED BY tasks_due",
     "next_poll_at IS NOT NULL",
-    "upstream, next_poll_at, seq",
+    "upstream, watchers, next_poll_at, seq",
 )
 COUNT_PENDING = _counted(
     "''",

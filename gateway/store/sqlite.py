@@ -39,19 +39,22 @@ from gateway.model import (
 from gateway.store import Rank, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
+from gateway.store.duetasks import DueTasks
 from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
+from gateway.turns import Rotation
 
 __all__ = ["SqliteStore"]
 
-_CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _PART_BYTES = 256 * 1024
 _PIECE = 1024 * 1024  # bytes of an outcome that are written at once
-_RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 _REDELIVERED_AT_ONCE = 500  # dead callbacks: a few milliseconds, after which others write
 
 _Learned = tuple[rows.Duration, tuple[str, str] | None]
 """A duration, and the upstream's model whose durations are forgotten for it."""
+
+_Watched = tuple[int, str, str, int]
+"""A task's seq, its upstream, who watches it and when its next poll is due."""
 
 
 class SqliteStore:
@@ -61,22 +64,19 @@ class SqliteStore:
         """Keep everything in ``path``; webhooks fall due ``first_attempt_delay_s`` seconds after their task's end."""
         self._database = Database(path)
         self._first_attempt_delay_ms = round(first_attempt_delay_s * 1000)
-        self._claimed_tasks: dict[int, str] = {}  # and the upstream of each
+        self._due_tasks = DueTasks(self._database)
         self._claimed_callbacks: defaultdict[Lane, set[int]] = defaultdict(set)
         self._lanes = LanesDue()
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
-        self._ranked: dict[str, _Ranked] = {}  # per upstream
-        self._next_poll_told: dict[str, int | None] = {}  # per upstream, what its poller last heard
         self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
-        self._tasks_due: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.callbacks_due = asyncio.Event()
         # The order in which kinds are applied within one transaction: settling before registering means that a
         # callback which arrives with its task's end becomes pending at once.
         self._settle = Kind("settle", self._apply_settle, self._settled)
         self._register = Kind("register", self._apply_register, self._registered)
         self._reschedule = Kind("reschedule", self._apply_reschedule, self._rescheduled)
-        self._poll_now = Kind("poll_now", self._apply_poll_now)
+        self._poll_now = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
         self._record = Kind("record_attempt", self._apply_record, self._recorded)
         self._cancel = Kind("cancel", self._apply_cancel)
         self._redeliver = Kind("redeliver", self._apply_redeliver, self._redelivered)
@@ -104,12 +104,13 @@ class SqliteStore:
         )
 
     def tasks_due(self, upstream: str) -> asyncio.Event:
-        return self._tasks_due[upstream]
+        return self._due_tasks.event(upstream)
 
     async def open(self) -> None:
         await self._database.open()
         for client, receiver, due_at in await self._database.read(sql.SELECT_LANES):
             self._lanes.note(Lane(client, receiver), due_at)
+        await self._due_tasks.open()
         self._writer.start()
 
     async def close(self) -> None:
@@ -118,7 +119,14 @@ class SqliteStore:
 
     @property
     def failing(self) -> str | None:
-        return self._database.failing or self._writer.failing
+        return self._database.lost or self._database.failing or self._writer.failing
+
+    @property
+    def lost(self) -> str | None:
+        return self._database.lost
+
+    async def look(self) -> None:
+        await self._database.look()
 
     async def secret_key(self) -> bytes:
         ((key,),) = await self._database.read(sql.SELECT_META, ("secret_key",))
@@ -127,26 +135,49 @@ class SqliteStore:
     # Registering
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
-        registrations: list[Registration] = await self._writer.submit(self._register, new, len(new))
+        registrations: list[Registration]
+        registrations, _ = await self._writer.submit(self._register, new, len(new))
         return registrations
 
-    def _apply_register(self, db: Connection, items: Sequence[Sequence[NewCallback]]) -> list[list[Registration]]:
+    def _apply_register(
+        self, db: Connection, items: Sequence[Sequence[NewCallback]]
+    ) -> list[tuple[list[Registration], list[_Watched]]]:
+        """Return what became of each item's registrations, and which tasks further clients watch now."""
         new = [callback for item in items for callback in item]
         inserted = _over_rows(db, sql.INSERT_TASKS, rows.new_tasks(new))
         task_seqs = {(upstream, task_id): seq for upstream, task_id, seq in inserted}
         seqs = dict(_over_rows(db, sql.INSERT_CALLBACKS, rows.new_callbacks(new)))
         first: dict[tuple[str, str], NewCallback] = {}
         found: dict[str, Callback] = {}
+        joining: list[tuple[NewCallback, int]] = []
         for c in new:
             task = c.upstream, c.task_id
             if c.id in seqs and task in task_seqs:
                 found[c.id] = rows.created_callback(c, seqs[c.id], first.setdefault(task, c), task_seqs[task])
+                if first[task].client != c.client:
+                    joining.append((c, task_seqs[task]))
         # What stood before, and what joins a task that did, is looked at.
         if others := [c for c in new if c.id not in found]:
             found |= _registered_callbacks(db, others)
-            if late := [c for c in others if c.id in seqs and self._joins_late(db, c, found[c.id].task)]:
-                found |= _registered_callbacks(db, late)
-        return [[Registration(callback=found[c.id], created=c.id in seqs) for c in item] for item in items]
+        created = [c for c in others if c.id in seqs]
+        joining += [(c, found[c.id].task.seq) for c in created]
+        changed = [c for c in created if self._joins_late(db, c, found[c.id].task)]
+        joined: dict[str, _Watched] = {}
+        for c, seq in joining:
+            for watched in db.execute(
+                sql.WATCH_TASK, {"seq": seq, "client": c.client, "first_poll_at": c.first_poll_at}
+            ):
+                joined[c.id] = watched
+                changed.append(c)
+        if changed:
+            found |= _registered_callbacks(db, changed)
+        return [
+            (
+                [Registration(callback=found[c.id], created=c.id in seqs) for c in item],
+                [joined[c.id] for c in item if c.id in joined] if joined else [],
+            )
+            for item in items
+        ]
 
     def _joins_late(self, db: Connection, new: NewCallback, task: Task) -> bool:
         """Catch up a new callback whose task has settled or is no longer polled; return whether it changed."""
@@ -155,17 +186,28 @@ class SqliteStore:
         if task.state.terminal:
             db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
-            db.execute(sql.REVIVE_TASK, {"now": new.created_at, "first_poll_at": new.first_poll_at, "seq": task.seq})
+            about = {"seq": task.seq, "client": new.client, "now": new.created_at, "first_poll_at": new.first_poll_at}
+            db.execute(sql.REVIVE_TASK, about)
         return True
 
-    def _registered(self, _: Sequence[Any], results: Sequence[Sequence[Registration]]) -> None:
+    def _registered(
+        self, _: Sequence[Any], results: Sequence[tuple[Sequence[Registration], Sequence[_Watched]]]
+    ) -> None:
         expiries: defaultdict[str, list[int]] = defaultdict(list)
-        for callback in (one.callback for result in results for one in result if one.created):
-            expiries[callback.task.upstream].append(callback.expires_at)
+        polls: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for callback in (one.callback for result, _ in results for one in result if one.created):
+            task = callback.task
+            expiries[task.upstream].append(callback.expires_at)
+            if task.next_poll_at is not None:
+                polls[task.upstream, callback.client].append(task.next_poll_at)
             if callback.next_attempt_at is not None:
                 self._webhook_due(Lane(callback.client, receiver_of(callback.url)), callback.next_attempt_at)
+        for (upstream, client), due_at in polls.items():
+            self._due_tasks.note(upstream, client, min(due_at))
+        for watched in (one for _, joined in results for one in joined):
+            self._due_tasks.moved(*watched)
         for upstream, expires_at in expiries.items():
-            self._tasks_due[upstream].set()
+            self._due_tasks.event(upstream).set()
             self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
 
     # Reading for the API
@@ -287,50 +329,17 @@ class SqliteStore:
     # Polling
 
     async def claim_tasks(
-        self, upstream: str, now: int, limit: int, rank: Rank | None = None
+        self, upstream: str, now: int, limit: int, rank: Rank | None = None, rotation: Rotation | None = None
     ) -> tuple[list[DueTask], int | None]:
-        # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
-        async with self._database.reading():
-            ranked = self._ranked.get(upstream)
-            next_due_at: int | None = now
-            if rank is not None and ranked is not None and ranked.serves(now, limit):
-                due = ranked.take(limit)
-            else:
-                self._ranked.pop(upstream, None)
-                due, next_due_at = await self._due_tasks(upstream, now, limit)
-                if rank is not None and next_due_at is not None and next_due_at <= now:
-                    candidates, _ = await self._due_tasks(upstream, now, _CANDIDATES)
-                    ranked = self._ranked[upstream] = _Ranked(candidates, rank, now)
-                    due, next_due_at = ranked.take(limit), now
-            for task in due:
-                self._claimed_tasks[task.seq] = upstream
-            self._next_poll_told[upstream] = next_due_at
-            return due, next_due_at
+        return await self._due_tasks.claim(upstream, now, limit, rank, rotation)
 
-    async def claim_new_task(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        async with self._database.reading():
-            claimed = rows.array(list(self._claimed_tasks))
-            found = await self._database.rows(sql.SELECT_NEW_TASK, (upstream, since, now, claimed))
-            for row in found:
-                self._claimed_tasks[rows.due_task(row).seq] = upstream
-                self._ranked.pop(upstream, None)
-            return [rows.due_task(row) for row in found]
-
-    async def _due_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        """Return unclaimed due tasks, the longest due first, and when the one after them is due."""
-        claimed = rows.array(list(self._claimed_tasks))
-        found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))
-        due: list[DueTask] = []
-        for row in found:
-            task = rows.due_task(row)
-            if task.due_at > now or len(due) == limit:
-                return due, task.due_at
-            due.append(task)
-        return due, None
+    async def claim_new_task(
+        self, upstream: str, since: int, now: int, rotation: Rotation | None = None
+    ) -> list[DueTask]:
+        return await self._due_tasks.claim_new(upstream, since, now, rotation)
 
     def release_task(self, claim: DueTask) -> None:
-        self._claimed_tasks.pop(claim.seq, None)
-        self._tasks_due[claim.upstream].set()
+        self._due_tasks.release(claim)
 
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self._reschedule, record)
@@ -340,14 +349,7 @@ class SqliteStore:
         return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
-        for item in items:
-            upstream = self._claimed_tasks.pop(item.seq, None)
-            if upstream is None:
-                continue  # it has settled meanwhile
-            # While it was claimed, its poller was told of later ones only.
-            told = self._next_poll_told.get(upstream)
-            if told is None or item.next_poll_at < told:
-                self._tasks_due[upstream].set()
+        self._due_tasks.rescheduled(items)
 
     async def settle(self, settlement: Settlement) -> list[str]:
         learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
@@ -384,7 +386,7 @@ class SqliteStore:
         for item, _ in items:
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
-                self._claimed_tasks.pop(item.seq, None)
+                self._due_tasks.settled(item.seq)
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
@@ -437,17 +439,23 @@ class SqliteStore:
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self._poll_now, (seqs, now))
 
-    def _apply_poll_now(self, db: Connection, items: Sequence[tuple[Sequence[int], int]]) -> list[None]:
-        db.executemany(sql.POLL_NOW, [(now, seq) for seqs, now in items for seq in seqs])
-        return [None] * len(items)
+    def _apply_poll_now(
+        self, db: Connection, items: Sequence[tuple[Sequence[int], int]]
+    ) -> list[list[tuple[str, str, int]]]:
+        return [[row for seq in seqs for row in db.execute(sql.POLL_NOW, (now, seq)).fetchall()] for seqs, now in items]
+
+    def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
+        for row in (row for result in results for row in result):
+            self._due_tasks.note(*row)
 
     # Delivering
 
     async def claim_callbacks(
         self, now: int, limit: int, bulkhead: Bulkhead | None = None
     ) -> tuple[list[DueCallback], int | None]:
-        # As in claim_tasks.
+        # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
+            self._database.require_file()
             asked = self._shares(now, limit, bulkhead)
             claimed = [list(self._claimed_callbacks.get(share.lane, ())) for share in asked]
             try:
@@ -540,11 +548,8 @@ class SqliteStore:
         step_ms = sum(items)
         self._lanes.move(step_ms)
         self._no_expiry_before.clear()
-        self._ranked.clear()
-        self._next_poll_told.clear()
         self.callbacks_due.set()
-        for event in self._tasks_due.values():
-            event.set()
+        self._due_tasks.forget_times()
 
     # Keeping house
 
@@ -604,23 +609,6 @@ def _body(db: Connection, claim: DueCallback) -> bytes | None:
     for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
         return rows.body(claim.id, [stored, None if stored else _read_outcome(db, task_seq), *parts])
     return None
-
-
-class _Ranked:
-    """Due tasks in the order in which a short budget polls them; made anew every second, as it takes milliseconds."""
-
-    def __init__(self, due: list[DueTask], rank: Rank, now: int) -> None:
-        self._due = sorted(due, key=rank)  # the most urgent last
-        self._made_at = now
-
-    def serves(self, now: int, limit: int) -> bool:
-        return 0 <= now - self._made_at < _RANKED_MS and len(self._due) > limit
-
-    def take(self, limit: int) -> list[DueTask]:
-        taken = self._due[-limit:]
-        del self._due[-limit:]
-        taken.reverse()
-        return taken
 
 
 class _Rings:

@@ -132,5 +132,5 @@ def test_connections_are_limited_to_what_open_files_allow(
     taken: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: taken.append(limits))
-    assert process._connection_limit() == connections
+    assert process._connection_limit(576) == connections
     assert taken == ([] if raised_to is None else [(raised_to, hard)])

@@ -18,6 +18,7 @@ from gateway.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome
 from gateway.outcome import PollKind, PollResult
 from gateway.poller import _duration_s
 from gateway.supervisor import HEARTBEAT_S
+from gateway.turns import Waiter
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -598,7 +599,9 @@ def test_how_long_a_last_poll_is_waited_for(
 def due(created_s: float = 0.0, **changes: Any) -> DueTask:
     given = {"born_at": None, "model": None, "polls": 0, "failures": 0, "last_polled_at": None}
     created_at = EPOCH + round(created_s * 1000)
-    return DueTask(seq=1, upstream="up", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes})
+    return DueTask(
+        seq=1, upstream="up", watchers="", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes}
+    )
 
 
 @pytest.mark.parametrize(
@@ -650,9 +653,9 @@ def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
         asked: list[tuple[str | None, int]] = []
         running_poll_at = life.timetable.running_poll_at
 
-        def poll_at(model: str | None, began_at: int, now: int) -> int:
+        def poll_at(model: str | None, began_at: int, now: int, watchers: str) -> int:
             asked.append((model, began_at))
-            return running_poll_at(model, began_at, now)
+            return running_poll_at(model, began_at, now, watchers)
 
         life.timetable.running_poll_at = poll_at  # type: ignore[method-assign]
         life.timetable.ended = lambda *ended: learned.append(ended)  # type: ignore[method-assign]
@@ -1081,6 +1084,79 @@ def test_a_creation_that_is_not_believed_is_told_as_it_came(off_ms: int, tmp_pat
     run_virtual(main())
 
 
+# Several clients.
+
+
+class Watched:
+    """An upstream whose tasks run for ever; notes when it was asked about which."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, str]] = []
+        self.upstream = ScriptedUpstream(self._poll)
+
+    async def _poll(self, task_id: str) -> PollResult:
+        self.asked.append((VirtualClock().monotonic(), task_id))
+        await asyncio.sleep(0.01)
+        return PollResult(kind=PollKind.RUNNING)
+
+    async def other_polls_before(self, task_id: str) -> int:
+        """Wait until it is asked about a task; return how many other questions come before."""
+        before = len(self.asked)
+        await until(lambda: any(asked == task_id for _, asked in self.asked[before:]), step_s=0.01)
+        return [asked for _, asked in self.asked[before:]].index(task_id)
+
+
+@pytest.mark.parametrize("rate", [(RateWindow(10, 1.0),), (RateWindow(2, 1.0), RateWindow(60, 60.0))])
+@pytest.mark.parametrize("after_s", [1.0, 300.0])
+def test_a_batch_of_one_client_holds_up_no_other_clients_poll(
+    rate: tuple[RateWindow, ...], after_s: float, tmp_path: Path
+) -> None:
+    """Clients take turns at a short budget: a thousand tasks of one, and the only one of another is among the next.
+
+    So it is for a task that both watch, and however long the budget has been short: its price is that of the thousand.
+    """
+
+    async def main() -> None:
+        watched = Watched()
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=watched.upstream, rate=rate).start()
+        await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(1000)))
+        await asyncio.sleep(after_s)
+        await life.register("mine", client="few")
+        assert await watched.other_polls_before("mine") < 4
+        registered = len(watched.asked)
+        await life.register("both", client="many")
+        await life.register("both", client="few")
+        assert await watched.other_polls_before("both") < 8
+        await asyncio.sleep(60)
+        mine = sum(task_id == "mine" for _, task_id in watched.asked[registered:])
+        assert mine >= 6, "as often as were it alone"
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_polls_that_hang_for_one_client_leave_places_to_another(tmp_path: Path) -> None:
+    """Where it is places that are short, and not the budget, clients take turns too."""
+
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def poll(task_id: str) -> PollResult:
+            asked.append(task_id)
+            await asyncio.sleep(30)
+            return PollResult(kind=PollKind.UNREACHABLE, error="The upstream did not answer within 30 s.")
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll), rate=FAST).start()
+        await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(1000)))
+        await until(lambda: len(asked) == 64)
+        await life.register("mine", client="few")
+        await until(lambda: "mine" in asked)
+        assert asked.index("mine") < 66
+        await life.stop()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("readers", [1, 3, 5])
 def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Path) -> None:
     """While both wait, polls get three places of four: neither starves the other."""
@@ -1096,10 +1172,10 @@ def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Pa
         async def read() -> None:
             nonlocal reads
             while True:
-                if await life.key.queries.acquire(10) is None:
+                if await life.key.queries.acquire(10, waiter := Waiter("a")) is None:
                     reads += 1
                     await asyncio.sleep(0.01)
-                    life.key.queries.end()
+                    life.key.queries.end(waiter)
 
         clients = [asyncio.create_task(read()) for _ in range(readers)]
         await asyncio.sleep(60)

@@ -866,7 +866,7 @@ async def test_nothing_new_is_created_once_the_drain_began(
 
 async def _queued(here: Stand) -> bool:
     await here.client.get("/healthz")
-    return here.gateway._watches[0].key.creates._reads_waiting == 1
+    return here.gateway._watches[0].key.creates._turns.waiting == 1
 
 
 async def test_nothing_is_sent_before_it_is_known_what_was_spent(tmp_path: Path, simulator: SimulatedUpstream) -> None:

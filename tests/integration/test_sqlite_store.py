@@ -207,6 +207,7 @@ async def killed_copy(path: Path, *changes: str) -> Path:
     async with opened(path) as store:
         await store.register([new() for _ in range(200)])
         await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        store._database._watch.wrote()
         await store.register([new()])
         for change in changes:
             await store._database.read(change)
@@ -321,6 +322,8 @@ async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -
         await store.backlog()
     assert store.failing == "the last read failed: interrupted"
     await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
+    assert await store.claim_tasks("up", NOW, 10) == ([], None)
+    assert store.failing == "the last read failed: interrupted", "a claim of what is known not to be due reads nothing"
     await store.backlog()
     assert store.failing is None
 
@@ -451,14 +454,20 @@ async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int,
 
 
 async def test_what_is_known_is_not_asked_for(store: SqliteStore) -> None:
-    """New tasks cost two statements, a callback more on one that runs a third, and no expiry is looked for twice."""
+    """New tasks cost two statements, a callback more on one that runs two more, and no expiry is looked for twice.
+
+    Another client's is looked at once more: the task may be polled earlier for it.
+    """
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     await store.register([new(task_id="a"), new(task_id="b")])
     assert len(statements) == 2 + 2  # and the transaction's
     statements.clear()
+    await store.register([new(task_id="a", url="https://elsewhere.example")])
+    assert len(statements) == 2 + 4
+    statements.clear()
     await store.register([new(task_id="a", client="bob")])
-    assert len(statements) == 2 + 3
+    assert len(statements) == 2 + 5
     await store.expired_tasks("up", NOW, 10)
     statements.clear()
     assert await store.expired_tasks("up", NOW + 1, 10) == ([], NOW + 3_600_000)
@@ -557,7 +566,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
     await store.record_attempt(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
-    assert (store._settle_waiters, store._claimed_tasks, dict(store._claimed_callbacks)) == ({}, {}, {})
+    assert (store._settle_waiters, store._due_tasks.claimed, dict(store._claimed_callbacks)) == ({}, 0, {})
     assert (store._lanes._at, store._lanes._heap) == ({}, [])
 
 
@@ -1197,7 +1206,8 @@ BY_OVER_ROWS = {
     "COUNT_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
 }
 BY = {
-    "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
+    "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND watchers=? AND next_poll_at>?)",
+    "SELECT_NEXT_WATCHERS": "SEARCH tasks USING INDEX tasks_due ((upstream,watchers)>(?,?))",
     "SELECT_DUE_CALLBACKS": "SEARCH c USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
     "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
     "SELECT_LANES": "callbacks USING INDEX callbacks_due",
@@ -1217,7 +1227,7 @@ BY = {
     "SELECT_STATE": "callbacks USING INDEX sqlite_autoindex_callbacks_1 (id=?)",
     "SELECT_CLIENTS": "SEARCH callbacks USING INDEX callbacks_client (client>?)",
     "SELECT_POLLED_UPSTREAMS": "SEARCH tasks USING INDEX tasks_due (upstream>?)",
-    "COUNT_POLLED_TASKS": "tasks USING INDEX tasks_due (upstream=? AND next_poll_at>?)",
+    "COUNT_POLLED_TASKS": "tasks USING INDEX tasks_due (upstream=?)",
 }
 
 

@@ -32,8 +32,9 @@ from gateway.model import (
     new_callback_id,
 )
 from gateway.payload import body_template
-from gateway.store import Store
+from gateway.store import Rank, Store
 from gateway.store.sqlite import SqliteStore
+from gateway.turns import Rotation
 from tests.lanes import lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -725,6 +726,73 @@ async def test_an_order_gives_way_where_all_that_is_left_may_be_claimed(store: S
     assert next_due_at == NOW + 1
 
 
+# Several clients.
+
+
+async def turns(store: Store, limit: int, rotation: Rotation, rank: Rank | None = None, at: int = NOW) -> list[str]:
+    due, _ = await store.claim_tasks("up", at, limit, rank, rotation)
+    return [task.task_id for task in due]
+
+
+async def test_clients_share_what_may_be_claimed(store: Store) -> None:
+    """Each has an equal part, in turns; what one does not need goes to the others, its own order stays."""
+    await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
+    await store.register([new(f"task-{n}", client="bob", first_poll_at=NOW - 99 + n) for n in range(50, 53)])
+    rotation = Rotation()
+    assert await turns(store, 1, rotation) == ["task-0"]
+    assert await turns(store, 1, rotation) == ["task-50"]
+    await registered(store, new("task-90", client="eve"))
+    assert await turns(store, 3, rotation) == ["task-90", "task-1", "task-51"]
+    assert await turns(store, 6, rotation) == ["task-2", "task-3", "task-4", "task-52", "task-5", "task-6"]
+    assert await turns(store, 2, rotation, by_number) == ["task-19", "task-18"]
+    assert len(await turns(store, 99, rotation)) == 11
+    assert await store.claim_tasks("up", NOW, 9, None, rotation) == ([], None)
+
+
+async def test_a_task_of_two_clients_waits_behind_neithers_others(store: Store) -> None:
+    """It has a turn of its own, from the moment on that the second client registers for it, claimed or not."""
+    await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
+    rotation = Rotation()
+    assert await turns(store, 1, rotation) == ["task-0"]
+    for task_id in ("task-0", "task-19"):
+        await registered(store, new(task_id, client="bob"))
+    assert await turns(store, 1, rotation) == ["task-19"]
+    seq = (await store.get_task("bob", "task-0")).seq  # type: ignore[union-attr]
+    await store.reschedule(PollRecord(seq=seq, polled_at=NOW, next_poll_at=NOW, error=None))
+    assert await turns(store, 3, rotation) == ["task-1", "task-0", "task-2"]
+
+
+async def test_new_tasks_are_claimed_in_turns(store: Store) -> None:
+    """A client with many new ones holds up no other's only one."""
+    await store.register([new(f"task-{n}", client="ann") for n in range(5)])
+    await registered(store, new("task-9", client="bob"))
+    rotation = Rotation()
+    claims = [task.task_id for _ in range(4) for task in await store.claim_new_task("up", NOW, NOW, rotation)]
+    assert claims == ["task-0", "task-9", "task-1", "task-2"]
+
+
+async def test_two_clients_that_register_a_task_at_once_both_watch_it(store: Store) -> None:
+    """In one transaction too; and the first poll is the earlier one of theirs."""
+    await store.register([new(f"task-{n}", client="ann") for n in range(9)])
+    later, sooner = await asyncio.gather(
+        store.register([new("task-9", client="ann", first_poll_at=NOW + 5000)]),
+        store.register([new("task-9", client="bob", first_poll_at=NOW)]),
+    )
+    assert later[0].created
+    assert sooner[0].callback.task.next_poll_at == NOW
+    due, _ = await store.claim_tasks("up", NOW, 2, None, Rotation())
+    assert {task.task_id: task.watchers for task in due} == {"task-0": "ann", "task-9": "ann,bob"}
+
+
+async def test_a_task_that_is_watched_again_is_the_new_clients(store: Store) -> None:
+    """Who cancelled has no part in it any more."""
+    mine = await registered(store, new("task-1", client="ann"))
+    await store.cancel("ann", mine.id, NOW)
+    await registered(store, new("task-1", client="bob"))
+    (due,), _ = await store.claim_tasks("up", NOW, 9)
+    assert due.watchers == "bob"
+
+
 async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
     """Callers that ask at the same moment get different tasks, and together all of them."""
     await store.register([new(f"task-{n}") for n in range(40)])
@@ -767,6 +835,7 @@ async def test_a_claim_holds_until_its_write_is_committed(store: Store) -> None:
     write = asyncio.create_task(store.reschedule(record))
     while not write.done():
         assert (await store.claim_tasks("up", NOW, 10))[0] == []
+        await asyncio.sleep(0)  # a claim that finds nothing due asks nobody
     await write
     assert await store.claim_tasks("up", NOW, 10) == ([], NOW + 100)
     assert (await claim_task(store, NOW + 100)).polls == 1

@@ -12,6 +12,7 @@ LEAST_SCORE = 0.85
 COVERED = (
     "gateway/model.py",
     "gateway/store/sqlite.py",
+    "gateway/store/duetasks.py",
     "gateway/store/lanes.py",
     "gateway/store/rows.py",
     "gateway/store/writer.py",
@@ -27,10 +28,12 @@ MODULES = (
     "gateway/store/sql.py",
     "gateway/store/database.py",
     "gateway/store/databasefile.py",
+    "gateway/store/filewatch.py",
     "gateway/supervisor.py",
     "gateway/inflight.py",
     "gateway/bulkhead.py",
     "gateway/retry.py",
+    "gateway/turns.py",
 )
 
 TESTS = (
@@ -42,9 +45,11 @@ TESTS = (
     "tests/unit/test_sql.py",
     "tests/unit/test_supervisor.py",
     "tests/unit/test_troubled.py",
+    "tests/unit/test_turns.py",
     "tests/unit/test_writer.py",
     "tests/integration/test_clock_steps.py",
     "tests/integration/test_deliverer.py",
+    "tests/integration/test_lost_file.py",
     "tests/integration/test_poller.py",
     "tests/integration/test_sqlite_store.py",
     "tests/integration/test_store.py",
@@ -70,9 +75,9 @@ _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for 
 
 EQUIVALENT = (
     Equivalent(
-        _SQLITE,
-        "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 1))",
-        "found = await self._database.rows(sql.SELECT_DUE_TASKS, (upstream, claimed, limit + 2))",
+        "gateway/store/duetasks.py",
+        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1",
+        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
     *(

@@ -66,6 +66,7 @@ LAYERS = {
         "troubled",
         "masking",
         "bulkhead",
+        "turns",
     ),
     "base": (
         "config",

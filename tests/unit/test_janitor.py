@@ -2,6 +2,9 @@
 
 from typing import cast
 
+import pytest
+
+from gateway.errors import StoreError
 from gateway.janitor import Janitor
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
@@ -32,6 +35,15 @@ class Shelf:
         self.failing: str | None = None
         self.pruned: list[tuple[int, int, int]] = []
         self.saved: list[tuple[str, bytes]] = []
+        self.looks = 0
+        self.loaded: list[str] = []
+
+    async def look(self) -> None:
+        self.looks += 1
+
+    async def load(self, key: str) -> bytes | None:
+        self.loaded.append(key)
+        return b""
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         self.pruned.append((ended_before, dead_before, limit))
@@ -76,7 +88,25 @@ async def test_a_failing_store_is_tried_every_round() -> None:
     shelf.failing = "the last write failed: disk full"
     await loop.run_once()
     await loop.run_once()
-    assert shelf.saved == [("probe", b"")] * 2
+    assert (shelf.saved, shelf.loaded) == ([("probe", b"")] * 2, ["probe"] * 2)
+
+
+async def test_every_round_looks_whether_the_file_is_still_there() -> None:
+    """A gateway with nothing to write must not find out only with the next registration; nothing else is done then."""
+    shelf, clock = Shelf(), Clock()
+    loop = janitor(shelf, clock)
+    await loop.run_once()
+    await loop.run_once()
+    assert shelf.looks == 2
+
+    async def gone() -> None:
+        raise StoreError("The database file has been removed or moved.")
+
+    shelf.look = gone  # type: ignore[method-assign]
+    clock.seconds += 700
+    with pytest.raises(StoreError):
+        await loop.run_once()
+    assert len(shelf.pruned) == 1
 
 
 def test_it_waits_as_long_as_it_is_told_to() -> None:

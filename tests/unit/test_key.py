@@ -15,6 +15,7 @@ from gateway.errors import StoreError
 from gateway.key import NEUTRAL_TASK_ID, Key
 from gateway.outcome import PollKind, PollResult
 from gateway.telemetry import Metrics
+from gateway.turns import Waiter
 from tests.virtualtime import VirtualClock, run_virtual
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
@@ -120,7 +121,7 @@ def test_what_cannot_be_reserved_is_not_sent() -> None:
             await b.reserve(1)
         b.give_back(1)
         with pytest.raises(StoreError):
-            await b.acquire(5)
+            await b.acquire(5, Waiter("a"))
         assert b.available() == 2
         disk.broken = False
         await poll_now(b)
@@ -138,7 +139,7 @@ def test_a_read_waits_for_its_place() -> None:
     async def main() -> None:
         b = budget((RateWindow(2, 1.0),))
         await poll_now(b, 2)
-        assert await b.acquire(5) is None
+        assert await b.acquire(5, Waiter("a")) is None
         assert VirtualClock().monotonic() == pytest.approx(1.0, abs=0.01)
 
     run_virtual(main())
@@ -150,9 +151,9 @@ def test_a_read_that_cannot_be_in_time_is_told_at_once() -> None:
     async def main() -> None:
         b = budget()
         b.block(30)
-        assert await b.acquire(5) == 30.0
+        assert await b.acquire(5, Waiter("a")) == 30.0
         assert VirtualClock().monotonic() == 0.0
-        assert b._reads_waiting == 0
+        assert b._turns.waiting == 0
 
     run_virtual(main())
 
@@ -163,10 +164,10 @@ def test_a_read_waits_for_one_in_flight_no_longer_than_allowed() -> None:
     async def main() -> None:
         b = budget((RateWindow(1, 1.0),))
         b.take(1)
-        assert await b.acquire(5) == 10.0, "nobody knows when the other one is answered"
+        assert await b.acquire(5, Waiter("a")) == 10.0, "nobody knows when the other one is answered"
         assert VirtualClock().monotonic() == 5.0
         asyncio.get_running_loop().call_later(2, b.end)
-        assert await b.acquire(5) is None
+        assert await b.acquire(5, Waiter("a")) is None
         assert VirtualClock().monotonic() == pytest.approx(8.0, abs=0.01)
 
     run_virtual(main())
@@ -181,9 +182,10 @@ def test_reads_come_in_order() -> None:
         order: list[int] = []
 
         async def read(number: int) -> None:
-            assert await b.acquire(60) is None
+            waiter = Waiter("a")
+            assert await b.acquire(60, waiter) is None
             order.append(number)
-            b.end()
+            b.end(waiter)
 
         reads = [asyncio.create_task(read(number)) for number in range(10)]
         await asyncio.sleep(0.5)
@@ -200,13 +202,13 @@ def test_a_cancelled_read_leaves_nothing_behind() -> None:
     async def main() -> None:
         b = budget((RateWindow(1, 1.0),))
         b.take(1)
-        first = asyncio.create_task(b.acquire(60))
-        second = asyncio.create_task(b.acquire(60))
+        first = asyncio.create_task(b.acquire(60, Waiter("a")))
+        second = asyncio.create_task(b.acquire(60, Waiter("a")))
         await asyncio.sleep(0.5)
         first.cancel()
         b.end()
         assert await second is None
-        assert (b._reads_waiting, b._limiter.in_flight) == (0, 1)
+        assert (b._turns.waiting, b._limiter.in_flight) == (0, 1)
 
     run_virtual(main())
 
@@ -220,9 +222,9 @@ def test_polls_and_reads_share(windows: Sequence[RateWindow]) -> None:
         sent: Counter[str] = Counter()
 
         async def read() -> None:
-            while await b.acquire(3600) is None:
+            while await b.acquire(3600, waiter := Waiter("a")) is None:
                 sent["read"] += 1
-                b.end()
+                b.end(waiter)
 
         async def poll() -> None:
             while True:
@@ -261,8 +263,9 @@ def test_alone_each_gets_all(who: str) -> None:
                 await asyncio.sleep(max(b.next_available_s() or 0.0, 0.001))
                 continue
             else:
-                assert await b.acquire(3600) is None
-                b.end()
+                waiter = Waiter("a")
+                assert await b.acquire(3600, waiter) is None
+                b.end(waiter)
             sent += 1
         return sent
 
@@ -294,7 +297,7 @@ class Server:
 async def one_life(b: Budget, server: Server, rng: random.Random, slowest_s: float) -> None:
     """Send as fast as allowed, in batches and as reads, with every latency up to ``slowest_s``."""
 
-    async def request() -> None:
+    async def request(waiter: Waiter | None = None) -> None:
         there_s, back_s = rng.random() * slowest_s / 2, rng.random() * slowest_s / 2
         try:
             await asyncio.sleep(there_s)
@@ -302,14 +305,15 @@ async def one_life(b: Budget, server: Server, rng: random.Random, slowest_s: flo
             # Also where the gateway was killed meanwhile: it was on its way.
             server.counted.append(VirtualClock().monotonic())
         await asyncio.sleep(back_s)
-        b.end()
+        b.end(waiter)
 
     requests: set[asyncio.Task[None]] = set()
     try:
         while True:
             if rng.random() < 0.2:
-                if await b.acquire(rng.choice([0.1, 5.0])) is None:
-                    requests.add(asyncio.create_task(request()))
+                waiter = Waiter(rng.choice("ab"))
+                if await b.acquire(rng.choice([0.1, 5.0]), waiter) is None:
+                    requests.add(asyncio.create_task(request(waiter)))
                 continue
             free = min(b.available_for_polls(), rng.randint(1, 8))
             if free <= 0:

@@ -46,7 +46,7 @@ def test_the_schema_allows_exactly_the_model_states(table: str, column: str, sta
 def test_every_other_rule_speaks_of_known_states(table: str, column: str, states: type[StrEnum]) -> None:
     """A default, and a CHECK that ties another column to a state, names states that exist."""
     without_comments = re.sub(r"--[^\n]*", "", tables()[table])
-    assert words(without_comments) == {state.value for state in states}
+    assert words(without_comments) - {""} == {state.value for state in states}
 
 
 def test_the_steps_are_numbered_without_a_gap() -> None:

@@ -1,5 +1,6 @@
 """When a task is polled again: after a refusal that is its own, and where more is due than may be sent."""
 
+import asyncio
 import random
 
 import pytest
@@ -91,7 +92,15 @@ def test_a_task_whose_polls_fail_is_less_urgent() -> None:
         asked = {"born_at": None, "model": None, "polls": 9, "last_polled_at": EPOCH - 40_000, "due_at": EPOCH}
         return [
             table.urgency(
-                DueTask(seq=1, upstream="up", task_id="t", created_at=EPOCH - 60_000, failures=failures, **asked)  # type: ignore[arg-type]
+                DueTask(
+                    seq=1,
+                    upstream="up",
+                    watchers="",
+                    task_id="t",
+                    created_at=EPOCH - 60_000,
+                    failures=failures,
+                    **asked,
+                )  # type: ignore[arg-type]
             )
             for failures in (0, 1, 3, 8, 50)
         ]
@@ -99,3 +108,60 @@ def test_a_task_whose_polls_fail_is_less_urgent() -> None:
     none, one, three, eight, many = run_virtual(main())
     assert none > 0
     assert (one, three, eight, many) == (none / 2, none / 8, none / 256, none / 256)
+
+
+def due(watchers: str, late_s: float = 0.0) -> DueTask:
+    return DueTask(
+        seq=1,
+        upstream="up",
+        watchers=watchers,
+        task_id="t",
+        created_at=EPOCH,
+        born_at=None,
+        model=None,
+        polls=0,
+        failures=0,
+        last_polled_at=None,
+        due_at=EPOCH - round(late_s * 1000),
+    )
+
+
+def test_a_short_budget_is_short_for_those_who_want_more_than_their_share() -> None:
+    """Whoever has thousands of tasks pays for them; another's new task is asked about at once, as were it alone."""
+
+    async def main() -> tuple[Timetable, list[float]]:
+        table = timetable(budget_per_s=10.0)
+        for second in range(120):
+            for _ in range(10):
+                table.polled(due("many", late_s=20.0), EPOCH)
+            if second % 5 == 0:
+                table.polled(due("few"), EPOCH)
+            await asyncio.sleep(1)
+        now = VirtualClock().monotonic()
+        return table, [table._share_per_s(name, now) for name in ("many", "few", "new")]
+
+    async def judged() -> None:
+        table, (many, few, new) = await main()
+        assert many == pytest.approx(9.8, abs=0.1), "all that the other leaves"
+        assert few == pytest.approx(5.0), "at least an equal part"
+        assert new == pytest.approx(10 / 3)
+        assert table.first_poll_at(EPOCH, "few") == table.first_poll_at(EPOCH, "new") == EPOCH
+        assert table.first_poll_at(EPOCH, "many") > EPOCH + 1000
+
+    run_virtual(judged())
+
+
+def test_a_client_that_asks_for_nothing_any_more_keeps_no_part_of_the_budget() -> None:
+    """Its share goes back to the others within minutes; and the prices of very many are not all kept."""
+
+    async def main() -> None:
+        table = timetable(budget_per_s=10.0)
+        for name in ("gone", "here"):
+            table.polled(due(name), EPOCH)
+        await asyncio.sleep(600)
+        assert table._share_per_s("here", VirtualClock().monotonic()) == pytest.approx(10.0, abs=0.01)
+        for number in range(2000):
+            table.polled(due(str(number)), EPOCH)
+        assert len(table._prices) == 1000
+
+    run_virtual(main())

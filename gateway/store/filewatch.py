@@ -1,0 +1,120 @@
+"""Whether the path still leads to the database that is open, and nobody else has written into it.
+
+A file that was removed or replaced is written on all the same, and is gone with the process: no write may be promised
+in it. Owns the look, and the words for what it finds, which name no path, as readiness tells them to everybody. Called
+by ``database`` in its thread, around each transaction and at each heartbeat: a look takes some microseconds.
+
+It opens nothing but through SQLite: where other code closes the file, the system lets go of this process's locks on it.
+"""
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from gateway.store import sql
+from gateway.store.databasefile import beside
+
+__all__ = ["ADVICE", "CHANGED", "FileWatch"]
+
+_GONE = "the database file has been removed or moved"
+_REPLACED = "another file stands in the place of the database file"
+CHANGED = "another program has written into the database file"
+_NO_WAL = "the database's write-ahead log has been removed or replaced"
+_READ_ONLY = "the file system of the database is read-only"
+
+_BACK = (
+    "Put the file back where it was, and the gateway goes on. Where that cannot be: SIGUSR1 writes all it knows into a "
+    "backup beside the file; then stop it, put that in the file's place, and start it."
+)
+ADVICE = {
+    _GONE: _BACK,
+    _REPLACED: _BACK,
+    CHANGED: "Stop the gateway, and only then restore a backup: the file alone, with no -wal beside it.",
+    _NO_WAL: "Stop the gateway with SIGTERM and start it again: all that was promised is in the file itself.",
+    _READ_ONLY: "Make it writable again, and the gateway goes on.",
+}
+"""What an operator does about it. What else is found speaks for itself."""
+
+_MARKS = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
+_SCHEMA = "PRAGMA schema_version"
+
+
+class FileWatch:
+    """The files of one open database."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log = path  # until it is open
+        self._file = self._log_file = (0, 0)
+        self._written = 0, 0  # when, and how large it was then
+        self._marks: object = None
+        self._changed = False
+
+    def begin(self, db: sqlite3.Connection) -> None:
+        """Take the files as they are: SQLite has just opened and written them."""
+        with suppress(sqlite3.Error):  # what tells this file from others is to stand in it, where its disk has room
+            db.execute("PRAGMA wal_checkpoint")
+        self._log = beside(self._path, "-wal")
+        self._file = _identity(self._path.stat())
+        self._log_file = _identity(self._log.stat())
+        self._marks = _marks(db)
+        self.wrote()
+
+    def wrote(self) -> None:
+        """Note that this process may have written."""
+        try:
+            self._written = _written(self._path.stat())
+        except OSError:
+            return  # the next look finds out
+
+    def problem(self) -> str | None:
+        """Return what has become of the files; None where all is well."""
+        try:
+            found = self._path.stat()
+        except PermissionError:
+            return None  # nobody can be said to have taken it away: what is open can be written
+        except OSError as exc:
+            gone = isinstance(exc, FileNotFoundError | NotADirectoryError)
+            return _GONE if gone else f"the database file cannot be looked at ({exc.strerror})"
+        if _identity(found) != self._file:
+            return _REPLACED
+        if self._changed or (_written(found) != self._written and not self._is_ours(found)):
+            self._changed = True
+            return CHANGED
+        try:
+            log = self._log.stat()
+        except OSError:
+            return _NO_WAL
+        return None if _identity(log) == self._log_file else _NO_WAL
+
+    def read_only(self) -> str | None:
+        """Return the same of its file system, which a write finds out by itself."""
+        return _READ_ONLY if os.statvfs(self._path).f_flag & os.ST_RDONLY else None
+
+    def _is_ours(self, found: os.stat_result) -> bool:
+        """Whether the file is the same but for its time: backup programs set that, and some file systems round it."""
+        if found.st_size != self._written[1]:
+            return False
+        try:
+            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?immutable=1", uri=True)) as db:
+                same = _marks(db) == self._marks
+        except sqlite3.Error:
+            return False
+        if same:
+            self._written = _written(found)
+        return same
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _written(found: os.stat_result) -> tuple[int, int]:
+    return found.st_mtime_ns, found.st_size
+
+
+def _marks(db: sqlite3.Connection) -> object:
+    """Return what stays the same as long as a database is open, and tells it from others and from its own backups."""
+    secret = db.execute(sql.SELECT_META, ("secret_key",)).fetchall()
+    return db.execute(_MARKS).fetchall(), db.execute(_SCHEMA).fetchall(), secret
