@@ -96,9 +96,13 @@ class Bulkhead:
     @property
     def next_turn_s(self) -> float | None:
         """In how many seconds there may be a place for a lane that waits, though no attempt ends."""
-        if not self._young or not self.waits:
+        if self.waits:
+            young = next(iter(self._young.values()), None)
+        elif not self.free:  # lanes may wait that nobody has told of yet, and a look-up lends its place
+            young = next((attempt for attempt in self._young.values() if attempt.looks_up), None)
+        else:
             return None
-        return max(0.0, next(iter(self._young.values())).began_at + self._young_s - self._now_s)
+        return None if young is None else max(0.0, young.began_at + self._young_s - self._now_s)
 
     def at(self, now_s: float) -> None:
         """Hear what time it is (monotonic)."""

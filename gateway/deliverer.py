@@ -109,8 +109,10 @@ class Deliverer:
                 finally:
                     self._tell(made)
         finally:
+            # With no place at all nobody was asked whether there is more, and it waits for what came since as well.
+            was_full = not self._bulkhead.free
             self._bulkhead.ended(claim, delivered=delivered)
-            if self._bulkhead.waits:
+            if was_full or self._bulkhead.waits:
                 self._in_flight.wake_soon()  # somebody waits for this place
 
     async def _send(self, claim: DueCallback) -> _Made | None:

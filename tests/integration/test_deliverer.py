@@ -325,6 +325,25 @@ def test_a_house_full_of_hanging_receivers_waits_for_a_place(tmp_path: Path) -> 
     run_virtual(main())
 
 
+def test_what_comes_to_a_full_house_that_nobody_waits_for_has_the_first_place(tmp_path: Path) -> None:
+    """The last claim has left nobody waiting; a webhook that falls due afterwards does not wait for a heartbeat."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204), takes_s=3.0)
+        life = await new_life(tmp_path / "db", receiver).start()
+        *lanes, last = [Lane(f"client-{number}", f"https://app-{number}.example/hook") for number in range(257)]
+        await known(life, receiver, *lanes, last)
+        for client, url in lanes:
+            await owed(life, url=url, client=client)
+        await until(lambda: receiver.running == 256, step_s=0.01)
+        await owed(life, url=last.receiver, client=last.client)
+        await until(lambda: len(receiver.times) == 257, step_s=0.01)
+        assert receiver.times[-1] - receiver.times[0] < 3.1
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 # Nothing is lost, nothing is sent twice without need.
 
 

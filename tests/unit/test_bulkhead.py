@@ -374,3 +374,17 @@ def test_places_are_never_lost_or_made_up(
     assert not bulkhead._newcomers._held
     assert not bulkhead._newcomers._young
     assert not bulkhead._full
+
+
+def test_a_look_up_in_a_full_house_is_waited_for() -> None:
+    """Its place may be lent in a while, and whoever came meanwhile has not been told of yet."""
+    bulkhead = Bulkhead(2, 1)
+    well(bulkhead, lane("a"), lane("b", "bob"))
+    bulkhead.at(1.0)
+    attempts = [webhook(lane("a")), webhook(lane("b", "bob"))]
+    assert [bulkhead.admit(attempt) for attempt in attempts] == [True, True]
+    assert bulkhead.next_turn_s is None
+    bulkhead.looks_up(attempts[1])
+    assert bulkhead.next_turn_s == 1.0
+    bulkhead.at(2.0)
+    assert (bulkhead.free, bulkhead.next_turn_s) == (1, None)
