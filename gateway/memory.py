@@ -9,8 +9,9 @@ An asyncio task holds what it was given until it ends, however that comes: nothi
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 __all__ = ["SMALL", "Memory"]
@@ -28,13 +29,14 @@ class Memory:
     receiver, an upstream) has at most half while others wait: it may be slow, and the rest goes on.
 
     More than the limit is given where otherwise nobody would go on: to the first in the row, while everybody who
-    holds anything waits for more. So what is larger than the limit passes alone, and nobody waits for ever.
+    holds anything waits for more. So what is larger than the limit passes alone, and nobody waits for ever. And more
+    than half is given to an owner where else none of its own would go on.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._total = 0
-        self._idle = 0  # of the total, what those hold who wait
+        self._busy: Counter[str | None] = Counter()  # of an owner's, and of the total, what those hold who do not wait
         self._shares: dict[asyncio.Task[Any], _Share] = {}
         self._owned: Counter[str] = Counter()
         self._waiting: deque[_Share] = deque()
@@ -53,15 +55,30 @@ class Memory:
         share.more = size - share.held
         share.room = asyncio.get_running_loop().create_future()
         self._waiting.append(share)
-        self._idle += share.held
+        self._goes_on(share, -share.held)
         try:
             self._give()
             await share.room
         finally:
             if share in self._waiting:  # it was cancelled
                 self._waiting.remove(share)
-                self._idle -= share.held
+                self._goes_on(share, share.held)
                 self._give()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Say that the calling task goes on only after another one, which may want room itself."""
+        task = asyncio.current_task()
+        share = None if task is None else self._shares.get(task)
+        if share is None:
+            yield
+            return
+        self._goes_on(share, -share.held)
+        self._give()
+        try:
+            yield
+        finally:
+            self._goes_on(share, share.held)
 
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on something large where it holds up nobody; one at a time, each for its whole cost."""
@@ -76,22 +93,30 @@ class Memory:
 
     def _give(self) -> None:
         for share in list(self._waiting):
-            if self._total > self._idle:  # else nobody goes on
+            if self._busy[None]:  # else nobody goes on
+                # First, as nobody behind it is to wait for what is short for its owner alone.
+                if self._busy[share.owner] and self._owned[share.owner] + share.more > self.limit // 2:
+                    continue
                 if self._total + share.more > self.limit:
                     return
-                owned = self._owned[share.owner]
-                if owned and owned + share.more > self.limit // 2:
-                    continue
             self._waiting.remove(share)
-            self._idle -= share.held
             self._count(share, share.more)
+            self._goes_on(share, share.held)
             if not share.room.done():
                 share.room.set_result(None)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         share = self._shares.pop(task)
+        self._goes_on(share, -share.held)
         self._count(share, -share.held)
         self._give()
+
+    def _goes_on(self, share: "_Share", size: int) -> None:
+        """Count so much of a share as held by somebody who waits for nothing."""
+        for whose in (None, share.owner):
+            self._busy[whose] += size
+            if not self._busy[whose]:
+                del self._busy[whose]
 
     def _count(self, share: "_Share", more: int) -> None:
         share.held += more

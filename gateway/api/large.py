@@ -5,6 +5,7 @@ included. Used by the routes, which say what a request costs before they read or
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.memory import SMALL, Memory
 
-__all__ = ["hold", "send_response", "work"]
+__all__ = ["hold", "send_response", "waiting", "work"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,11 @@ async def hold(request: Request, size: int) -> None:
     """Wait for room for so many bytes, until the request is answered."""
     if size > SMALL:
         await _hold(request.scope, size)
+
+
+def waiting(request: Request) -> AbstractContextManager[None]:
+    """Say that a request goes on only after an asyncio task of its own, which may want room too."""
+    return _memory(request.scope).waiting()
 
 
 async def work(request: Request, function: Callable[..., T], *args: Any) -> T:

@@ -223,7 +223,9 @@ class UpstreamProxy:
             raise refused
         # From here on it is no longer the client's to stop.
         work = self._spawn(self._forward_create(asked, request_id, waiter), name=f"proxy-create-{request_id}")
-        return "forwarded", _passed_on(await _result(work))
+        with large.waiting(request):
+            answer = await _result(work)
+        return "forwarded", _passed_on(answer)
 
     async def _check(self, member: str, url: str) -> None:
         """Make as sure as can be, before a task is paid for, that its callback can be registered and may be sent."""

@@ -34,6 +34,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.created: list[bytes] = []
+        self.more = ""  # that stands in the answer to a create
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "POST":
@@ -43,7 +44,7 @@ class Upstream:
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
             self.created.append(body)
-            answer: dict[str, Any] = {"code": 200, "data": {"taskId": "10-created"}}
+            answer: dict[str, Any] = {"code": 200, "data": {"taskId": "10-created", "more": self.more}}
         else:
             (task_id,) = parse_qs(scope["query_string"].decode())["taskId"]
             result = json.dumps({"image": "x" * int(task_id.split("-")[0])})
@@ -195,6 +196,15 @@ async def test_a_large_create_goes_on_as_it_came(stand: Stand) -> None:
     (sent,) = stand.upstream.created
     assert json.loads(sent) == {"model": "m", "input": {"prompt": prompt}}
     await until(lambda: bool(stand.receiver.began))
+
+
+async def test_a_large_create_leaves_room_for_the_answer_to_it(stand: Stand) -> None:
+    """What it has itself would be waited for in vain."""
+    stand.upstream.more = "x" * 500_000
+    asked = {"model": "m", "input": {"prompt": "p" * 1_000_000}}
+    async with asyncio.timeout(LIMIT_S):
+        answer = await stand.one.client.post(CREATE, json=asked)
+    assert answer.json()["data"] == {"taskId": "10-created", "more": stand.upstream.more}
 
 
 async def test_a_large_page_of_a_list_is_whole(stand: Stand) -> None:

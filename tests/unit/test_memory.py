@@ -112,6 +112,64 @@ async def test_one_owner_has_half_of_it_while_others_wait() -> None:
     assert slow[3].holds == 20
 
 
+async def test_whoever_waits_for_its_own_owner_alone_holds_up_nobody_else() -> None:
+    """There is no room for it beside another one of its owner's; for others there is."""
+    memory = Memory(100)
+    slow, other = Holder(memory, 50, "slow"), Holder(memory, 45, "other")
+    waits, small = Holder(memory, 10, "slow"), Holder(memory, 5, "third")
+    assert await started(slow, other, waits, small) == [50, 45, 0, 5]
+    for holder in (other, small, slow, waits):
+        await holder.end()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_owner_of_whom_nobody_goes_on_has_more_than_half(count: int) -> None:
+    """However many small ones of others come and go meanwhile: what it has begun is not passed for ever."""
+    memory = Memory(100)
+    mine = [Holder(memory, 20, "me") for _ in range(count)]
+    before = Holder(memory, 5)
+    assert await started(*mine, before) == [20] * count + [5]
+    for holder in mine:
+        await holder.ask(70)
+    after = Holder(memory, 40)  # there is no room beside what came first
+    await turns()
+    await before.end()
+    assert (mine[0].holds, after.holds) == (70, 0)
+    for holder in (*mine, after):
+        await holder.end()
+
+
+async def test_whoever_waits_for_another_task_does_not_keep_it_from_its_room() -> None:
+    """Else each would wait for the other; nobody else gets more than there is meanwhile."""
+    memory = Memory(100)
+    goes_on = asyncio.Event()
+
+    async def waits() -> None:
+        await memory.hold(90, "it")
+        with memory.waiting():
+            await goes_on.wait()
+        await goes_on.wait()
+
+    first = asyncio.create_task(waits())
+    await turns()
+    work, last = Holder(memory, 60, "its work"), Holder(memory, 60)
+    assert await started(work, last) == [60, 0]
+    goes_on.set()
+    await first
+    await work.end()
+    assert last.holds == 60
+    await last.end()
+
+
+async def test_whoever_holds_nothing_may_wait_for_another_task() -> None:
+    """Most requests are small."""
+    memory = Memory(100)
+    with memory.waiting():
+        other = Holder(memory, 100)
+        assert await started(other) == [100]
+    await other.end()
+
+
 async def test_whoever_is_cancelled_gives_back_what_it_held_and_its_place() -> None:
     """Cancelled while it waits, and while it holds."""
     memory = Memory(100)
