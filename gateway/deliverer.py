@@ -129,7 +129,7 @@ class Deliverer:
                     return None
             body = claim.body or await self._large_body(claim)
             if body is None:
-                self._store.release_callback(claim)  # it was cancelled, and its row is gone
+                self._store.release_callback(claim)  # it was cancelled
                 return None
             began = started_at, _ = self._clock.now(), self._clock.monotonic()
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)

@@ -204,7 +204,7 @@ class Store(Protocol):
         ...
 
     async def body(self, claim: DueCallback) -> bytes | None:
-        """Return a claimed webhook's bytes, the same each time; None where it was cancelled and pruned meanwhile."""
+        """Return a claimed webhook's bytes, the same each time; None where it was cancelled meanwhile."""
         ...
 
     def release_callback(self, claim: DueCallback) -> None:

@@ -318,10 +318,10 @@ AND c.seq NOT IN (SELECT value FROM json_each(:claimed)) AND (:retries OR c.budg
 ORDER BY c.next_attempt_at LIMIT :limit
 """  # noqa: S608 - the interpolated part is a constant above
 
-# The same of one webhook, but for its task's outcome.
+# The same of one webhook, but for its task's outcome. While it waited for room it may have been cancelled.
 SELECT_BODY = """
 SELECT t.seq, c.body, t.state, t.settled_at, c.metadata
-FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ?
+FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ? AND c.state = 'pending'
 """
 
 SELECT_NEXT_DUE = """
