@@ -86,11 +86,13 @@ WHERE seq = :seq AND next_poll_at IS NULL
 """
 
 # A further client watches the task, whose first poll may not be put off as far for it as for the others. Who does not
-# wait any more may stay named: it makes no difference to the others.
+# wait any more may stay named: it makes no difference to the others. Who is named already joins at no cost: to find out
+# who else waits, all of the task's callbacks are read. In one order, as the same clients have one turn.
 WATCH_TASK = """
 UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at), next_poll_at), watchers = (
-    SELECT group_concat(DISTINCT client) FROM callbacks WHERE task_seq = :seq AND state = 'waiting')
-WHERE seq = :seq AND next_poll_at IS NOT NULL AND watchers <> :client
+    SELECT group_concat(client) FROM (
+        SELECT DISTINCT client FROM callbacks WHERE task_seq = :seq AND state = 'waiting' ORDER BY client))
+WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', ',' || :client || ',') = 0
 RETURNING seq, upstream, watchers, next_poll_at
 """
 

@@ -835,6 +835,20 @@ async def test_what_a_task_had_before_costs_its_next_callbacks_nothing(store: Sq
     assert taken() < 500
 
 
+async def test_who_watches_a_task_with_others_joins_it_again_at_no_cost(store: SqliteStore) -> None:
+    """Its callbacks may be thousands, and are not read through for each further one."""
+    await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
+    await store.register([new(task_id="t", client="bob")])
+    taken = count_steps(store)
+    for client in ("ann", "bob"):
+        await store.register([new(task_id="t", client=client, url="https://app.example.com/more")])
+        assert taken() < 1000
+    await store.register([new(task_id="t", client="bo")])
+    assert taken() > 1000
+    (due,), _ = await store.claim_tasks("up", NOW, 1)
+    assert (due.task_id, due.watchers) == ("t", "ann,bo,bob")
+
+
 async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others write in between, whatever there are; the count is of all of them, and none is redelivered twice."""
     monkeypatch.setattr(sqlite_store, "_REDELIVERED_AT_ONCE", 10)
