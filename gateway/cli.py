@@ -31,7 +31,7 @@ _EXIT_CODES = """\b
 Exit codes:
   0  done
   1  refused or failed: the gateway said no, a signature does not verify, a port is taken
-  2  the command line, a setting or a secret is wrong
+  2  the command line, a setting, a secret or the database file is wrong
   3  no gateway answers at the address
 """
 

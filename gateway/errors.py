@@ -13,7 +13,8 @@
     ├── StoreError             the database cannot answer; callers may try again
     │   ├── StoreRefused       it will not take this write's values, whoever tries again
     │   ├── StoreDefect        a defect keeps this one write from being stored
-    │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer, locked
+    │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer
+    │       └── StoreInUse     another process has it
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
         ├── MalformedRequest          400  invalid_request
         ├── InvalidJson               400  invalid_json
@@ -62,6 +63,7 @@ __all__ = [
     "SecretError",
     "StoreDefect",
     "StoreError",
+    "StoreInUse",
     "StoreRefused",
     "StoreUnusable",
     "TooLarge",
@@ -141,6 +143,14 @@ class StoreDefect(StoreError):
 
 class StoreUnusable(StoreError):
     """The database will not work until an operator acts; the message says how."""
+
+    exit_code = 2
+
+
+class StoreInUse(StoreUnusable):
+    """Another process has the database: no mistake, and it may end."""
+
+    exit_code = 1
 
 
 class RequestError(GatewayError):

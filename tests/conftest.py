@@ -5,6 +5,7 @@ next one. Fresh luck is for ``make simulate`` and ``make crash``.
 """
 
 import gc
+import signal
 import sys
 import warnings
 from collections.abc import Generator
@@ -21,6 +22,9 @@ settings.register_profile(
     "fixed", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fixed")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of a test would inherit it
 
 _failed = pytest.StashKey[bool]()
 

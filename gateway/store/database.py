@@ -25,7 +25,7 @@ import aiosqlite
 import structlog
 
 from gateway import private
-from gateway.errors import StoreError, StoreUnusable
+from gateway.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.store import databasefile, sql
 from gateway.store.databasefile import beside, damaged, error_name, explain, was_not_closed
 from gateway.store.filewatch import ADVICE, CHANGED, FileWatch
@@ -87,7 +87,8 @@ class Database:
             await self._prepare()
         except sqlite3.Error as exc:
             await self.close()
-            raise StoreUnusable(explain(exc, self._path)) from exc
+            in_use = error_name(exc)[:2] == ["SQLITE", "BUSY"]
+            raise (StoreInUse if in_use else StoreUnusable)(explain(exc, self._path)) from exc
         except OSError as exc:  # what had just been opened is not there any more
             await self.close()
             raise StoreUnusable(f"{self._path} cannot be used: {exc}.") from exc

@@ -27,7 +27,7 @@ class Key:
 
 def task(seq: int = 1, *, created_s: float = 0.0, told: bool = False) -> DueTask:
     created_at = AT + round(created_s * 1000)
-    given: dict[str, Any] = {"model": None, "polls": 0, "failures": 0, "last_polled_at": None}
+    given: dict[str, Any] = {"model": None, "polls": 0, "failures": 0, "last_polled_at": None, "watchers": "default"}
     born_at = created_at if told else None
     return DueTask(
         seq=seq, upstream="up", task_id="t", created_at=created_at, due_at=created_at, born_at=born_at, **given
