@@ -32,6 +32,7 @@ _log = structlog.get_logger()
 _PIECE_BYTES = 32 * 1024  # parsed at once: what follows a head or a part of a body is only counted from the next on
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
+_DRAINED_BYTES = 48 * 1024  # that the client has taken at least when a transport wants more: between its two marks
 
 
 class InboundProtocol(ClosingProtocol):
@@ -56,6 +57,8 @@ class InboundProtocol(ClosingProtocol):
     """From connecting to the first byte, from there to the end of the head, and for a body that is no longer wanted."""
     body_s: ClassVar[float] = 30.0
     """From the end of the head to the end of a body that is wanted."""
+    least_bytes_per_s: ClassVar[float] = 32 * 1024
+    """In which a client takes an answer in parts, as large ones are: it may be late by ``read_s`` in all."""
     linger_s: ClassVar[float] = 2.0
     """For the client to read why it was refused, or to go when the gateway ends."""
     ended_s: ClassVar[float] = 5.0
@@ -81,6 +84,7 @@ class InboundProtocol(ClosingProtocol):
         self._ahead = 0  # bytes that have come while another request was served
         self._deadline: asyncio.TimerHandle | None = None  # for what the client owes
         self._stalled: asyncio.TimerHandle | None = None  # for what it does not read
+        self._patience_s = self.read_s  # of that answer, as far as it is left
         self._gone: asyncio.TimerHandle | None = None  # after which a client that has ended its side counts as gone
 
     # The connection
@@ -285,13 +289,16 @@ class InboundProtocol(ClosingProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(self.read_s, self.transport.abort)
+            self._stalled = self.loop.call_later(self._patience_s, self.transport.abort)
         self._places.wait_for(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._take_turns()
         if self._stalled is not None:
+            # Not as long again for each part: it takes memory that others wait for.
+            left_s = self._stalled.when() - self.loop.time()
+            self._patience_s = min(self.read_s, max(left_s, 0.0) + _DRAINED_BYTES / self.least_bytes_per_s)
             self._stalled.cancel()
             self._stalled = None
 
@@ -300,6 +307,7 @@ class InboundProtocol(ClosingProtocol):
         if not others_wait:
             self.cycle.body.clear()  # what the application left there would stay as long as the connection
         super().on_response_complete()
+        self._patience_s = self.read_s
         if self.transport.is_closing():
             return
         self._ahead = 0

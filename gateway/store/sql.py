@@ -91,7 +91,8 @@ WHERE seq = :seq AND next_poll_at IS NULL
 WATCH_TASK = """
 UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at), next_poll_at), watchers = (
     SELECT group_concat(client) FROM (
-        SELECT DISTINCT client FROM callbacks WHERE task_seq = :seq AND state = 'waiting' ORDER BY client))
+        SELECT DISTINCT client FROM callbacks INDEXED BY callbacks_waiting
+        WHERE task_seq = :seq AND state = 'waiting' ORDER BY client))
 WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', ',' || :client || ',') = 0
 RETURNING seq, upstream, watchers, next_poll_at
 """

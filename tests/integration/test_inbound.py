@@ -12,6 +12,8 @@ import pytest
 from gateway.inbound import InboundProtocol
 from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 
+MIB = 1024 * 1024
+
 
 class Crowded(Hasty):
     max_connections = 2
@@ -713,6 +715,38 @@ async def test_a_body_that_trickles_for_ever_is_cut(path: bytes, reads: bool) ->
             with suppress(ConnectionError):
                 await peer.send(b"b")
             await asyncio.wait([ended], timeout=Watched.read_s / 10)
+
+
+class InParts(App):
+    """Answers with 16 MiB, a part after the other."""
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(256):
+            await send({"type": "http.response.body", "body": bytes(64 * 1024), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(("least_bytes_per_s", "is_cut"), [(1e9, True), (1.0, False)], ids=["late", "in time"])
+async def test_an_answer_in_parts_is_to_be_read_at_a_pace(least_bytes_per_s: float, is_cut: bool) -> None:
+    """Whoever takes a little of it now and then holds its memory no longer than others may wait for that."""
+
+    class Paced(Watched):
+        pass
+
+    Paced.least_bytes_per_s = least_bytes_per_s
+    Watched.ended = asyncio.Event()
+    async with served(InParts(), Paced) as connect:
+        peer = await connect()
+        await peer.send(GET % b"parts")
+        ended = asyncio.create_task(Watched.ended.wait())
+        taken = 0
+        while not ended.done() and taken < 16 * MIB:
+            await asyncio.wait([ended], timeout=Paced.read_s / 30)
+            with suppress(ConnectionError):
+                taken += len(await peer.reader.read(512 * 1024))
+        assert (taken < 16 * MIB) is is_cut
+        ended.cancel()
 
 
 async def test_a_body_that_floods_is_cut() -> None:

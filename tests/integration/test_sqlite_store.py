@@ -826,6 +826,10 @@ async def test_what_a_task_had_before_costs_its_next_callbacks_nothing(store: Sq
     assert taken() < 500
     (again,) = await store.register([new(task_id="t")])
     taken()
+    (others_own,) = await store.register([new(task_id="t", client="eve")])
+    assert taken() < 1000
+    await store.cancel("eve", others_own.callback.id, NOW)
+    taken()
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     settlement = Settlement(upstream="up", seq=again.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
     assert await store.settle(settlement) == [again.callback.id]
