@@ -1071,9 +1071,9 @@ def test_a_creation_that_is_not_believed_is_told_as_it_came(off_ms: int, tmp_pat
         began: list[int] = []
         running_poll_at = life.timetable.running_poll_at
 
-        def poll_at(model: str | None, began_at: int, now: int) -> int:
+        def poll_at(model: str | None, began_at: int, now: int, watchers: str) -> int:
             began.append(began_at)
-            return running_poll_at(model, began_at, now)
+            return running_poll_at(model, began_at, now, watchers)
 
         life.timetable.running_poll_at = poll_at  # type: ignore[method-assign]
         await until(lambda: len(began) == 2 and life.claims == 0)
