@@ -152,8 +152,14 @@ class DueTasks:
             finally:
                 if later is not None:
                     group.note(later)
-        taken = due if ranked is None else ranked.take(limit)
-        for task in taken:
+        # Others may watch a task since it was put in an order, or claimed: it is polled once all the same, and its
+        # claim is the group's that its row names, which an order may not know yet.
+        if ranked is None:
+            taken = [task for task in due if self._end(task.seq) is None]
+            begun = due
+        else:
+            taken = begun = [task for task in ranked.take(limit) if task.seq not in self._claimed]
+        for task in begun:
             self._begin(task.seq, group)
         return taken
 
