@@ -66,6 +66,7 @@ __all__ = ["PUBLIC", "Gateway", "own_files"]
 _log = structlog.get_logger()
 
 _USER_AGENT = f"webhook-bridging-gateway/{__version__}"
+_STOPPED = "The gateway shut down before this request was answered; send it again."
 _CONNECTIONS = 256  # towards receivers, all together
 _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _UPSTREAM_CONNECTIONS = MOST_POLLS + 2 * MOST_UNDER_WAY  # of each: as many as there are requests, so that none waits
@@ -242,7 +243,14 @@ class Gateway:
             answer = self._errors.answer(scope["path"], Unavailable("The gateway is starting."))
             await answer(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            # Where its client has gone, nobody reads this. Where the answer has begun, only its end can tell.
+            if not self._draining.is_set() or scope["type"] != "http" or scope.get("answer_begun", False):
+                raise
+            answer = self._errors.answer(scope["path"], Unavailable(_STOPPED))
+            await answer(scope, receive, send)
 
     async def start(self) -> None:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""

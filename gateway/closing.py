@@ -136,9 +136,14 @@ async def _for_its_client(
     receive: ASGIReceiveCallable,
     send: ASGISendCallable,
 ) -> None:
-    """Serve a request, which is cancelled where its client goes: that is no failure."""
+    """Serve a request, which is cancelled where its client goes, or at the stop: that is no failure."""
     try:
         await app(scope, receive, send)
     except asyncio.CancelledError:
-        if not cycle.disconnected:
+        if cycle.disconnected:
+            return
+        if not cycle.response_started:
             raise
+        # The rest of its answer will not come, which only the connection's end can tell.
+        cycle.disconnected = True
+        cycle.transport.abort()

@@ -25,8 +25,9 @@ SMALL = 64 * 1024
 class Memory:
     """``limit`` bytes.
 
-    First come, first served: whoever waits for much is not passed by those who want little. One owner (a client, a
-    receiver, an upstream) has at most half while others wait: it may be slow, and the rest goes on.
+    Owners (a client, a receiver, an upstream) take turns, and one owner's come in their order: whoever waits for much
+    is not passed by those who want little, and one with hundreds that wait holds up nobody. One owner has at most half
+    while others wait: it may be slow, and the rest goes on.
 
     More than the limit is given where otherwise nobody would go on: to the first in the row, while everybody who
     holds anything waits for more. So what is larger than the limit passes alone, and nobody waits for ever. And more
@@ -39,7 +40,8 @@ class Memory:
         self._busy: Counter[str | None] = Counter()  # of an owner's, and of the total, what those hold who do not wait
         self._shares: dict[asyncio.Task[Any], _Share] = {}
         self._owned: Counter[str] = Counter()
-        self._waiting: deque[_Share] = deque()
+        self._waiting: dict[str, deque[_Share]] = {}  # of each owner who waits
+        self._turn = 0  # of the last that was given anything
         self._thread: ThreadPoolExecutor | None = None
 
     async def hold(self, size: int, owner: str) -> None:
@@ -54,14 +56,13 @@ class Memory:
             return
         share.more = size - share.held
         share.room = asyncio.get_running_loop().create_future()
-        self._waiting.append(share)
-        self._goes_on(share, -share.held)
+        self._wait(share)
         try:
             self._give()
             await share.room
         finally:
-            if share in self._waiting:  # it was cancelled
-                self._waiting.remove(share)
+            if share in self._waiting.get(share.owner, ()):  # it was cancelled
+                self._wait_no_more(share)
                 self._goes_on(share, share.held)
                 self._give()
 
@@ -91,19 +92,39 @@ class Memory:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _wait(self, share: "_Share") -> None:
+        queue = self._waiting.setdefault(share.owner, deque())
+        # One turn after its owner's last; a newcomer's is the next, behind those of others who came before it.
+        share.turn = (queue[-1].turn if queue else self._turn) + 1
+        queue.append(share)
+        self._goes_on(share, -share.held)
+
+    def _wait_no_more(self, share: "_Share") -> None:
+        queue = self._waiting[share.owner]
+        queue.remove(share)
+        if not queue:
+            del self._waiting[share.owner]
+
     def _give(self) -> None:
-        for share in list(self._waiting):
-            if self._busy[None]:  # else nobody goes on
-                # First, as nobody behind it is to wait for what is short for its owner alone.
-                if self._busy[share.owner] and self._owned[share.owner] + share.more > self.limit // 2:
-                    continue
-                if self._total + share.more > self.limit:
-                    return
-            self._waiting.remove(share)
+        while (share := self._next()) is not None:
+            self._wait_no_more(share)
+            self._turn = max(self._turn, share.turn)
             self._count(share, share.more)
             self._goes_on(share, share.held)
             if not share.room.done():
                 share.room.set_result(None)
+
+    def _next(self) -> "_Share | None":
+        """Return who is given its room now."""
+        # Of each owner the first; of equal turns that of the owner who has waited for longer.
+        for share in sorted((queue[0] for queue in self._waiting.values()), key=_turn_of):
+            if not self._busy[None]:
+                return share  # else nobody goes on
+            # First, as nobody behind it is to wait for what is short for its owner alone.
+            if self._busy[share.owner] and self._owned[share.owner] + share.more > self.limit // 2:
+                continue
+            return share if self._total + share.more <= self.limit else None
+        return None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         share = self._shares.pop(task)
@@ -135,3 +156,8 @@ class _Share:
         self.owner = owner
         self.held = 0
         self.more = 0
+        self.turn = 0
+
+
+def _turn_of(share: _Share) -> int:
+    return share.turn

@@ -29,6 +29,7 @@ _MAX_ERROR_ANSWER = SMALL
 _MOST_COST = 192 * 1024 * 1024
 """Bytes that reading one answer may take, or three times GATEWAY_MEMORY_BYTES where that is more. The largest images
 take less; a few megabytes of empty lists take more."""
+_ON_ITS_WORD = 8  # there is room for an answer that is announced up to a quarter of all, as its bytes are counted twice
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
@@ -217,7 +218,9 @@ class Upstream:
                 if size >= limit:
                     break
             elif size > room:
-                room = max(announced or 0, 2 * size)
+                # For what is announced, but not for much of that on its word alone: it may never come.
+                ahead = 2 * size if not announced else min(2 * size, announced)
+                room = max(min(announced or 0, self._memory.limit // _ON_ITS_WORD), ahead)
                 await self._hold(2 * room, time_limit)  # its pieces, and then the whole
         return b"".join(chunks)[:limit]
 

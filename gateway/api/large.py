@@ -36,12 +36,17 @@ async def work(request: Request, function: Callable[..., T], *args: Any) -> T:
 
 
 async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send an answer; a large one a part after the other, so that a connection never keeps a second copy."""
+    """Send an answer; a large one a part after the other, so that a connection never keeps a second copy.
+
+    From then on the scope has ``answer_begun``: no other answer can be given.
+    """
     body = response.body
     if len(body) <= SMALL:
+        scope["answer_begun"] = True
         await response(scope, receive, send)
         return
     await _hold(scope, len(body))
+    scope["answer_begun"] = True
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     for start in range(0, len(body), SMALL):
         more = start + SMALL < len(body)

@@ -69,6 +69,8 @@ _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its 
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 """Pauses between tries to register, while the store fails."""
 
+_STOPPED = "The gateway shut down before the upstream answered."
+
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
 _PASSED_ON = ("content-type", "retry-after")
 _STATUSES = range(200, 600)  # below they are no answers, and above there are none (RFC 9110 §15)
@@ -223,8 +225,13 @@ class UpstreamProxy:
             raise refused
         # From here on it is no longer the client's to stop.
         work = self._spawn(self._forward_create(asked, request_id, waiter), name=f"proxy-create-{request_id}")
-        with large.waiting(request):
-            answer = await _result(work)
+        try:
+            with large.waiting(request):
+                answer = await _result(work)
+        except asyncio.CancelledError:
+            if self._draining.is_set():  # the client has to know the ID, if it is there
+                raise _not_created(NoAnswer(error=_STOPPED), request_id) from None
+            raise
         return "forwarded", _passed_on(answer)
 
     async def _check(self, member: str, url: str) -> None:
@@ -255,7 +262,7 @@ class UpstreamProxy:
             task_id, declined = (None, False) if isinstance(answer, NoAnswer) else await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
-            return _not_created(NoAnswer(error="The gateway shut down before the upstream answered."), request_id)
+            return _not_created(NoAnswer(error=_STOPPED), request_id)
         finally:
             self._key.creates.end(waiter)
         if isinstance(answer, NoAnswer):

@@ -170,6 +170,63 @@ async def test_whoever_holds_nothing_may_wait_for_another_task() -> None:
     await other.end()
 
 
+async def test_what_wants_more_than_half_has_it_once_its_owner_has_nothing_else_under_way() -> None:
+    """However long others hold something: a large answer is read beside another upstream that is slow for ever."""
+    memory = Memory(100)
+    slow = Holder(memory, 1, "slow")
+    large, beside = Holder(memory, 20, "good"), Holder(memory, 20, "good")
+    assert await started(slow, large, beside) == [1, 20, 20]
+    await large.ask(70)
+    await beside.ask(70)
+    assert (large.holds, beside.holds) == (70, 20)
+    await large.end()
+    assert beside.holds == 70
+    await beside.end()
+    await slow.end()
+
+
+async def test_one_owners_small_ones_do_not_pass_its_large_one() -> None:
+    """Else a receiver's large webhook would wait for as long as smaller ones come."""
+    memory = Memory(100)
+    first, large, small = (Holder(memory, size, "its") for size in (10, 60, 10))
+    assert await started(first, large, small) == [10, 0, 0]
+    await first.end()
+    assert (large.holds, small.holds) == (60, 0)
+    await large.end()
+    assert small.holds == 10
+    await small.end()
+
+
+async def test_one_owners_second_does_not_hold_up_others_while_its_first_is_slow() -> None:
+    """What is too much for one owner is no reason for others to wait until all of it is free."""
+    memory = Memory(100)
+    slow = [Holder(memory, 45, "slow"), Holder(memory, 60, "slow")]
+    other = Holder(memory, 10, "other")
+    assert await started(*slow, other) == [45, 0, 10]
+    for holder in (slow[0], other, slow[1]):
+        await holder.end()
+
+
+async def test_owners_take_turns_however_many_of_one_wait() -> None:
+    """An upstream that announces much in each of its answers, and sends little, has every other turn at most."""
+    memory = Memory(100)
+    slow = [Holder(memory, 100, "slow") for _ in range(4)]
+    others = [Holder(memory, 10, "other"), Holder(memory, 10, "another")]
+    assert await started(*slow, *others) == [100, 0, 0, 0, 0, 0]
+    await slow[0].end()
+    assert await started(*slow[1:], *others) == [100, 0, 0, 0, 0]  # it came before them
+    await slow[1].end()
+    assert await started(*slow[2:], *others) == [0, 0, 10, 10]
+    late = Holder(memory, 10, "late")
+    for holder in others:
+        await holder.end()
+    assert await started(*slow[2:], late) == [100, 0, 0]  # newcomers do not hold it up for ever either
+    await slow[2].end()
+    assert await started(slow[3], late) == [0, 10]
+    await late.end()
+    await slow[3].end()
+
+
 async def test_whoever_is_cancelled_gives_back_what_it_held_and_its_place() -> None:
     """Cancelled while it waits, and while it holds."""
     memory = Memory(100)

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from gateway.clock import SystemClock
 from gateway.config import config_dir
+from gateway.memory import Memory
 from gateway.outcome import PollKind
 from gateway.profilefile import read_profiles
 from gateway.profiletext import parse_profile
@@ -182,3 +184,41 @@ async def test_a_key_that_is_replaced_while_it_asks() -> None:
     upstream.use_key(None)
     with pytest.raises(KeyError):
         await upstream.poll("t")
+
+
+class Slow(httpx.AsyncBaseTransport, httpx.AsyncByteStream):
+    """A transport whose answers announce much, and of which a little comes until they are let go on."""
+
+    def __init__(self, announced: int, comes: int) -> None:
+        self._announced = announced
+        self._comes = comes
+        self.waits = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-length": str(self._announced)}, stream=self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b" " * self._comes
+        self.waits.set()
+        await self.go_on.wait()
+        yield b" " * (self._announced - self._comes)
+
+
+async def test_what_is_only_announced_leaves_room_for_others() -> None:
+    """An upstream that announces the largest answer and sends its beginning alone has a quarter of the room, not all.
+
+    Once more of it comes it has the room that it needs.
+    """
+    memory = Memory(1_000_000)
+    transport = Slow(announced=400_000, comes=70_000)
+    profile = SHIPPED["aigptimage"]
+    upstream = Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None, memory=memory)
+    answer = asyncio.create_task(upstream.forward("GET", "/"))
+    await transport.waits.wait()
+    other = asyncio.create_task(memory.hold(700_000, "other"))
+    await asyncio.wait_for(other, 5)
+    transport.go_on.set()
+    result = await answer
+    assert isinstance(result, Answer)
+    assert len(result.body) == 400_000
