@@ -59,14 +59,16 @@ class FileWatch:
         self._file = _identity(self._path.stat())
         self._log_file = _identity(self._log.stat())
         self._marks = _marks(db)
-        self.wrote()
+        self._written = _written(self._path.stat())
 
     def wrote(self) -> None:
-        """Note that this process may have written."""
+        """Note that this process may have written. Others may have, too, since the last look."""
         try:
-            self._written = _written(self._path.stat())
+            found = self._path.stat()
         except OSError:
             return  # the next look finds out
+        if _identity(found) == self._file and _written(found) != self._written and not self._is_ours(found):
+            self._changed = True
 
     def problem(self) -> str | None:
         """Return what has become of the files; None where all is well."""
@@ -85,7 +87,7 @@ class FileWatch:
         try:
             log = self._log.stat()
         except OSError:
-            return _NO_WAL
+            return _NO_WAL if self._path.exists() else _GONE  # both may have been taken just now
         return None if _identity(log) == self._log_file else _NO_WAL
 
     def read_only(self) -> str | None:
@@ -93,8 +95,11 @@ class FileWatch:
         return _READ_ONLY if os.statvfs(self._path).f_flag & os.ST_RDONLY else None
 
     def _is_ours(self, found: os.stat_result) -> bool:
-        """Whether the file is the same but for its time: backup programs set that, and some file systems round it."""
-        if found.st_size != self._written[1]:
+        """Whether the file is the same, but for its time, which backup programs set, and for what this process wrote.
+
+        Until it is emptied by hand, which needs the gateway to be stopped, it never becomes smaller.
+        """
+        if found.st_size < self._written[1]:
             return False
         try:
             with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?immutable=1", uri=True)) as db:
