@@ -145,33 +145,34 @@ class DueTasks:
                 due, later = await self._due(group, now, limit)
                 if rank is not None and later is not None and later <= now:
                     candidates, _ = await self._due(group, now, _CANDIDATES)
-                    later = candidates[0].due_at
+                    later = candidates[0].due_at if candidates else now
                     ranked = group.ranked = _Ranked(candidates, rank, now)
                 else:
                     ranked = None
             finally:
                 if later is not None:
                     group.note(later)
-        # Others may watch a task since it was put in an order, or claimed: it is polled once all the same, and its
-        # claim is the group's that its row names, which an order may not know yet.
-        if ranked is None:
-            taken = [task for task in due if self._end(task.seq) is None]
-            begun = due
-        else:
-            taken = begun = [task for task in ranked.take(limit) if task.seq not in self._claimed]
-        for task in begun:
+        # An order may be out of date: somebody else may have claimed a task of it, for whom it is by now.
+        taken = due if ranked is None else [task for task in ranked.take(limit) if task.seq not in self._claimed]
+        for task in taken:
             self._begin(task.seq, group)
         return taken
 
     async def _due(self, group: "_Group", now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        """Return unclaimed due tasks, the longest due first, and when the one after them is due."""
+        """Return unclaimed due tasks, the longest due first, and when the one after them is due.
+
+        One that was claimed when others watched it is this group's from now on: it is polled once all the same.
+        """
         about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1
         due: list[DueTask] = []
-        for row in await self._database.rows(sql.SELECT_DUE_TASKS, about):
+        for place, row in enumerate(await self._database.rows(sql.SELECT_DUE_TASKS, about)):
             task = rows.due_task(row)
-            if task.due_at > now or len(due) == limit:
+            if task.due_at > now or place == limit:
                 return due, task.due_at
-            due.append(task)
+            if self._end(task.seq) is None:
+                due.append(task)
+            else:
+                self._begin(task.seq, group)
         return due, None
 
     def _group(self, upstream: str, watchers: str) -> "_Group":

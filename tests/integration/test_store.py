@@ -1553,3 +1553,19 @@ async def test_a_task_whose_watchers_change_while_it_is_in_an_order_is_claimed_o
         await store.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
     again, _ = await store.claim_tasks("up", NOW + 1, 20, None, rotation)
     assert sorted(task.task_id for task in again) == names
+
+
+async def test_tasks_that_were_claimed_before_others_watch_them_are_theirs_then(store: Store) -> None:
+    """All that are due for these may be claimed already: there is nothing more to claim, and it is polled again."""
+    await store.register([new(f"task-{n}", client="ann") for n in range(9)])
+    claims, _ = await store.claim_tasks("up", NOW, 1, by_number)
+    for task_id in ("task-5", "task-6", "task-7"):
+        await registered(store, new(task_id, client="bob"))
+    async with asyncio.timeout(20):
+        while due := (await store.claim_tasks("up", NOW, 1, by_number))[0]:
+            claims += due
+    assert [task.task_id for task in claims] == [f"task-{n}" for n in range(8, -1, -1)]
+    for task in claims:
+        await store.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+    again, _ = await store.claim_tasks("up", NOW + 1, 20)
+    assert len(again) == 9
