@@ -28,7 +28,7 @@ from gateway import private
 from gateway.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.store import databasefile, sql
 from gateway.store.databasefile import beside, damaged, error_name, explain, was_not_closed
-from gateway.store.filewatch import ADVICE, CHANGED, FileWatch
+from gateway.store.filewatch import ADVICE, CHANGES, FileWatch
 
 __all__ = ["Database"]
 
@@ -40,6 +40,7 @@ _STATEMENTS_KEPT = 256  # compiled ones: those over rows are made in nine sizes 
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
 _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
 _BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
+_SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
 _QUICK_CHECK = "PRAGMA quick_check(1)"
 _GIVE_UP_AGAIN_S = 0.05
 _CHECKED_BYTES = 256 * 1024 * 1024
@@ -249,7 +250,7 @@ class Database:
         """Return the file's schema, 0 for a new one. Raises StoreUnusable for a file that this gateway cannot use."""
         ((application, version, tables),) = await self.rows(databasefile.VERSION)
         databasefile.check_version(self._path, application, version, tables)
-        ((size,),) = await self.rows("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        ((size,),) = await self.rows(_SIZE)
         if size <= _CHECKED_BYTES:
             ((found,),) = await self.rows(_QUICK_CHECK)
             if found != "ok":
@@ -293,12 +294,13 @@ class Database:
         problem = self._watch.problem()
         if problem is None:
             return None if briefly else self._watch.read_only()
-        if self.lost is None and problem != CHANGED:
+        if self.lost is None and problem not in CHANGES:
             # What was promised goes from the log into the file itself, which may be found again; and a log that another
             # gateway would take for that of a new file at this path is left with nothing in it.
             with suppress(sqlite3.Error):
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._watch.wrote()
+                ((size,),) = db.execute(_SIZE)
+                self._watch.emptied(size)
         return problem
 
     def _note_lost(self, problem: str | None) -> None:

@@ -4,7 +4,8 @@ A file that was removed or replaced is written on all the same, and is gone with
 in it. Owns the look, and the words for what it finds, which name no path, as readiness tells them to everybody. Called
 by ``database`` in its thread, around each transaction and at each heartbeat: a look takes some microseconds.
 
-It opens nothing but through SQLite: where other code closes the file, the system lets go of this process's locks on it.
+It opens the file only through SQLite: where other code closes it, the system lets go of this process's locks on it. The
+log has none.
 """
 
 import os
@@ -15,11 +16,14 @@ from pathlib import Path
 from gateway.store import sql
 from gateway.store.databasefile import beside
 
-__all__ = ["ADVICE", "CHANGED", "FileWatch"]
+__all__ = ["ADVICE", "CHANGES", "FileWatch"]
 
 _GONE = "the database file has been removed or moved"
 _REPLACED = "another file stands in the place of the database file"
-CHANGED = "another program has written into the database file"
+_CHANGED = "another program has written into the database file"
+_LOG_CHANGED = "another program has written into the database's write-ahead log"
+CHANGES = (_CHANGED, _LOG_CHANGED)
+"""After these nobody can tell what is in the files: nothing of one may be put into the other."""
 _NO_WAL = "the database's write-ahead log has been removed or replaced"
 _READ_ONLY = "the file system of the database is read-only"
 
@@ -27,10 +31,12 @@ _BACK = (
     "Put the file back where it was, and the gateway goes on. Where that cannot be: SIGUSR1 writes all it knows into a "
     "backup beside the file; then stop it, put that in the file's place, and start it."
 )
+_RESTORE = "Stop the gateway, and only then restore a backup: the file alone, with no -wal beside it."
 ADVICE = {
     _GONE: _BACK,
     _REPLACED: _BACK,
-    CHANGED: "Stop the gateway, and only then restore a backup: the file alone, with no -wal beside it.",
+    _CHANGED: _RESTORE,
+    _LOG_CHANGED: _RESTORE,
     _NO_WAL: "Stop the gateway with SIGTERM and start it again: all that was promised is in the file itself.",
     _READ_ONLY: "Make it writable again, and the gateway goes on.",
 }
@@ -38,6 +44,8 @@ ADVICE = {
 
 _MARKS = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
 _SCHEMA = "PRAGMA schema_version"
+_LOG_HEAD = 32  # bytes, other ones each time that the log begins anew
+_LOG_STAYS = 12  # but for these
 
 
 class FileWatch:
@@ -47,9 +55,11 @@ class FileWatch:
         self._path = path
         self._log = path  # until it is open
         self._file = self._log_file = (0, 0)
-        self._written = 0, 0  # when, and how large it was then
+        self._written = self._log_written = 0, 0  # when, and how large it was then
+        self._log_head = b""
+        self._log_emptied = False
         self._marks: object = None
-        self._changed = False
+        self._changed: str | None = None
 
     def begin(self, db: sqlite3.Connection) -> None:
         """Take the files as they are: SQLite has just opened and written them."""
@@ -60,15 +70,33 @@ class FileWatch:
         self._log_file = _identity(self._log.stat())
         self._marks = _marks(db)
         self._written = _written(self._path.stat())
+        self.wrote()
+
+    def emptied(self, size: int) -> None:
+        """Note that all that was in the log is in the file now, of so many bytes, wherever the two are."""
+        self._written = 0, size
+        self._log_head = b""
+        self._log_emptied = True
 
     def wrote(self) -> None:
         """Note that this process may have written. Others may have, too, since the last look."""
+        self._log_emptied = False
         try:
-            found = self._path.stat()
+            file, log = self._path.stat(), self._log.stat()
+            log_head = _head(self._log)
         except OSError:
             return  # the next look finds out
-        if _identity(found) == self._file and _written(found) != self._written and not self._is_ours(found):
-            self._changed = True
+        if (_identity(file), _identity(log)) != (self._file, self._log_file):
+            return  # so it does
+        written, log_written = _written(file), _written(log)
+        if written != self._written and not self._is_ours(file):
+            self._changed = self._changed or _CHANGED
+        # This process makes it no smaller: somebody else did while it wrote.
+        shorter = log_written[1] < self._log_written[1]
+        known = bool(log_head and self._log_head)
+        if shorter or (known and log_head[:_LOG_STAYS] != self._log_head[:_LOG_STAYS]):
+            self._changed = self._changed or _LOG_CHANGED
+        self._written, self._log_written, self._log_head = written, log_written, log_head
 
     def problem(self) -> str | None:
         """Return what has become of the files; None where all is well."""
@@ -81,14 +109,19 @@ class FileWatch:
             return _GONE if gone else f"the database file cannot be looked at ({exc.strerror})"
         if _identity(found) != self._file:
             return _REPLACED
-        if self._changed or (_written(found) != self._written and not self._is_ours(found)):
-            self._changed = True
-            return CHANGED
+        if self._changed is None and _written(found) != self._written and not self._is_ours(found):
+            self._changed = _CHANGED
+        if self._changed is not None:
+            return self._changed
         try:
             log = self._log.stat()
+            if _identity(log) != self._log_file:
+                return _NO_WAL
+            if _written(log) != self._log_written and not self._is_our_log(log):
+                self._changed = _LOG_CHANGED
         except OSError:
             return _NO_WAL if self._path.exists() else _GONE  # both may have been taken just now
-        return None if _identity(log) == self._log_file else _NO_WAL
+        return self._changed
 
     def read_only(self) -> str | None:
         """Return the same of its file system, which a write finds out by itself."""
@@ -109,6 +142,22 @@ class FileWatch:
         if same:
             self._written = _written(found)
         return same
+
+    def _is_our_log(self, found: os.stat_result) -> bool:
+        """Whether the log is the same but for its time, as far as its size and its head tell."""
+        same = found.st_size == self._log_written[1] and _head(self._log) == self._log_head
+        same = same or (self._log_emptied and found.st_size == 0)  # where it was then, it could not be looked at
+        if same:
+            self._log_written = _written(found)
+        return same
+
+
+def _head(log: Path) -> bytes:
+    number = os.open(log, os.O_RDONLY)
+    try:
+        return os.read(number, _LOG_HEAD)
+    finally:
+        os.close(number)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

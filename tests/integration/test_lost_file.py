@@ -25,6 +25,7 @@ from tests.running import Running, running
 GONE = "the database file has been removed or moved"
 REPLACED = "another file stands in the place of the database file"
 CHANGED = "another program has written into the database file"
+LOG_CHANGED = "another program has written into the database's write-ahead log"
 NO_WAL = "the database's write-ahead log has been removed or replaced"
 
 
@@ -64,6 +65,14 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
         made.simulator, made.hooks, made.path = simulator, hooks, folder / "gateway.db"
         assert await made.status("sim-never-0-first") == 201
         yield made
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def put_back(away: Path, path: Path) -> None:
+    away.replace(path)
 
 
 def remove(path: Path) -> None:
@@ -138,6 +147,20 @@ def replace_log(path: Path) -> None:
     path.with_name("gateway.db-wal").touch()
 
 
+def cut_log_short(path: Path) -> None:
+    log = path.with_name("gateway.db-wal")
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def empty_log(path: Path) -> None:
+    os.truncate(path.with_name("gateway.db-wal"), 0)
+
+
+def write_over_log(path: Path) -> None:
+    with path.with_name("gateway.db-wal").open("r+b") as log:
+        log.write(os.urandom(4096))
+
+
 DEEDS = [
     (remove, GONE),
     (move, GONE),
@@ -153,6 +176,9 @@ DEEDS = [
     (copy_over_of_another_gateways, CHANGED),
     (remove_log, NO_WAL),
     (replace_log, NO_WAL),
+    (cut_log_short, LOG_CHANGED),
+    (empty_log, LOG_CHANGED),
+    (write_over_log, LOG_CHANGED),
 ]
 
 
@@ -178,7 +204,7 @@ async def test_nothing_is_promised_in_a_file_that_is_gone(
     # The gateway may have looked between two steps of the deed, too.
     *_, told = [line for line in logs if line["event"] == "store.file_lost"]
     assert (told["error"], told["advice"]) == (reason, ADVICE[reason])
-    if reason is not CHANGED:  # of what others have written nobody can tell what it says
+    if reason not in (CHANGED, LOG_CHANGED):  # of what others have written nobody can tell what it says
         assert len((await stand.client.get("/v1/callbacks")).json()["data"]) == 1
 
 
@@ -327,3 +353,42 @@ def test_a_look_says_why_where_it_cannot_tell(tmp_path: Path, monkeypatch: pytes
         watch.wrote()  # as much as it can
         patched.setattr(Path, "stat", fails(PermissionError(13, "Permission denied")))
         assert watch.problem() is None
+
+
+async def test_a_log_whose_time_was_set_is_still_ours(stand: Stand) -> None:
+    """Backup programs do that: nothing is lost, and nothing stops."""
+    os.utime(stand.path.with_name("gateway.db-wal"), (1_000_000_000, 1_000_000_000))
+    await stand.look()
+    assert await stand.status("sim-never-0-again") == 201
+    assert (await stand.client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("deed", "reason"), [(truncate, CHANGED), (cut_log_short, LOG_CHANGED), (write_over_log, LOG_CHANGED)]
+)
+async def test_what_is_cut_short_in_the_middle_of_a_write_is_not_taken_for_its_work(
+    stand: Stand, deed: Callable[[Path], None], reason: str
+) -> None:
+    """The next look would find all as that write left it."""
+    database = stand.gateway._store._database
+    await database.transaction(lambda db: deed(stand.path))
+    assert await stand.status("sim-never-0-again") == 503
+    assert await stand.reasons() == [reason]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_grew_while_it_was_away_is_used_again(stand: Stand, replaced: bool) -> None:
+    """What was promised last is put into it wherever it is: that is no other program's work."""
+    many = [{"taskId": f"sim-never-0-{i}", "callbackUrl": f"{stand.hooks.url}/{'x' * 1000}"} for i in range(200)]
+    assert (await stand.client.post("/v1/callbacks/batch", json={"callbacks": many})).status_code == 200
+    size = size_of(stand.path)
+    away = Path(f"{stand.path}x")
+    stand.path.rename(away)
+    if replaced:
+        stand.path.write_bytes(b"small")
+    await stand.look()
+    assert await stand.reasons() == [REPLACED if replaced else GONE]
+    assert size_of(away) > size
+    put_back(away, stand.path)
+    await stand.becomes("/readyz", lambda answer: answer.status_code == 200)
+    assert await stand.status("sim-never-0-again") == 201

@@ -200,6 +200,10 @@ async def test_a_file_that_another_process_holds_is_refused(path: Path, impatien
         pass
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
 async def killed_copy(path: Path, *changes: str) -> Path:
     """Make a store, change it, and return a copy of its files as a kill leaves them: the last writes beside it."""
     copy = path.parent / "killed" / path.name
@@ -207,7 +211,7 @@ async def killed_copy(path: Path, *changes: str) -> Path:
     async with opened(path) as store:
         await store.register([new() for _ in range(200)])
         await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
-        store._database._watch.wrote()
+        store._database._watch.emptied(size_of(path))
         await store.register([new()])
         for change in changes:
             await store._database.read(change)
