@@ -65,7 +65,7 @@ class SlowRequests(Neighbour):
                     await writer.drain()
                     self.did["bytes"] += 1
                     await asyncio.sleep(0.2)
-        except OSError:
+        except (OSError, RuntimeError):  # uvloop's word for a connection that was closed meanwhile
             self.did["cut off"] += 1
             await asyncio.sleep(1)
 
