@@ -101,6 +101,7 @@ class Database:
         """Let the file go once the read or transaction that runs has ended. Safe when it is not open."""
         async with self._lock:
             db, self._db = self._db, None
+            self._watch.close()
             if db is not None:
                 with suppress(sqlite3.Error):
                     await db.close()

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from gateway.store import sql
-from gateway.store.databasefile import beside
+from gateway.store.databasefile import beside, error_name
 
 __all__ = ["ADVICE", "CHANGES", "FileWatch"]
 
@@ -56,6 +56,7 @@ class FileWatch:
         self._log = path  # until it is open
         self._file = self._log_file = (0, 0)
         self._written = self._log_written = 0, 0  # when, and how large it was then
+        self._log_number = -1  # open: there may be no file left when it is to be looked at
         self._log_head = b""
         self._log_emptied = False
         self._marks: object = None
@@ -67,10 +68,17 @@ class FileWatch:
             db.execute("PRAGMA wal_checkpoint")
         self._log = beside(self._path, "-wal")
         self._file = _identity(self._path.stat())
-        self._log_file = _identity(self._log.stat())
+        self._log_number = os.open(self._log, os.O_RDONLY)  # no lock is taken on it, which closing would let go of
+        self._log_file = _identity(os.fstat(self._log_number))
         self._marks = _marks(db)
         self._written = _written(self._path.stat())
         self.wrote()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._log_number != -1:
+            os.close(self._log_number)
+            self._log_number = -1
 
     def emptied(self, size: int) -> None:
         """Note that all that was in the log is in the file now, of so many bytes, wherever the two are."""
@@ -83,20 +91,20 @@ class FileWatch:
         self._log_emptied = False
         try:
             file, log = self._path.stat(), self._log.stat()
-            log_head = _head(self._log)
+            log_head = self._head()
         except OSError:
             return  # the next look finds out
         if (_identity(file), _identity(log)) != (self._file, self._log_file):
             return  # so it does
-        written, log_written = _written(file), _written(log)
-        if written != self._written and not self._is_ours(file):
+        if _written(file) != self._written and not self._is_ours(file):
             self._changed = self._changed or _CHANGED
+        log_written = _written(log)
         # This process makes it no smaller: somebody else did while it wrote.
         shorter = log_written[1] < self._log_written[1]
         known = bool(log_head and self._log_head)
         if shorter or (known and log_head[:_LOG_STAYS] != self._log_head[:_LOG_STAYS]):
             self._changed = self._changed or _LOG_CHANGED
-        self._written, self._log_written, self._log_head = written, log_written, log_head
+        self._log_written, self._log_head = log_written, log_head
 
     def problem(self) -> str | None:
         """Return what has become of the files; None where all is well."""
@@ -137,27 +145,23 @@ class FileWatch:
         try:
             with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?immutable=1", uri=True)) as db:
                 same = _marks(db) == self._marks
-        except sqlite3.Error:
-            return False
+        except sqlite3.Error as exc:
+            # Out of files or memory nobody can tell: the next look may.
+            return error_name(exc)[:2] in (["SQLITE", "CANTOPEN"], ["SQLITE", "NOMEM"])
         if same:
             self._written = _written(found)
         return same
 
     def _is_our_log(self, found: os.stat_result) -> bool:
         """Whether the log is the same but for its time, as far as its size and its head tell."""
-        same = found.st_size == self._log_written[1] and _head(self._log) == self._log_head
+        same = found.st_size == self._log_written[1] and self._head() == self._log_head
         same = same or (self._log_emptied and found.st_size == 0)  # where it was then, it could not be looked at
         if same:
             self._log_written = _written(found)
         return same
 
-
-def _head(log: Path) -> bytes:
-    number = os.open(log, os.O_RDONLY)
-    try:
-        return os.read(number, _LOG_HEAD)
-    finally:
-        os.close(number)
+    def _head(self) -> bytes:
+        return os.pread(self._log_number, _LOG_HEAD, 0)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -33,7 +33,10 @@ it waited for 16 turns in all and for no quiet one; 32 do now, at an eighth less
 _GATHER_S = 0.005  # a batch is closed after that at the latest: turns may take milliseconds of other work
 
 
-Transaction = Callable[[Callable[[sqlite3.Connection], list[Sequence[Any]]]], Awaitable[list[Sequence[Any]]]]
+_Applied = tuple[list[Sequence[Any]], bool]
+"""What each kind of write answers, and whether any of them wrote anything."""
+
+Transaction = Callable[[Callable[[sqlite3.Connection], _Applied]], Awaitable[_Applied]]
 """Runs a function in the database's thread, and returns what it returned once that is durable."""
 
 
@@ -69,7 +72,7 @@ class Writer:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self.failing: str | None = None
-        """Why the last transaction failed; None once one succeeds."""
+        """Why the last transaction failed; None once one has written something: one that did not needs no disk."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="store-writer")
@@ -139,7 +142,6 @@ class Writer:
             else:
                 _refuse(batch[0], exc)
         else:
-            self.failing = None
             for write, result in results:
                 if not write.future.done():
                     write.future.set_result(result)
@@ -157,10 +159,14 @@ class Writer:
     async def _commit(self, batch: list[_Write]) -> list[tuple[_Write, Any]]:
         groups = [(kind, group) for kind in self._kinds if (group := [w for w in batch if w.kind is kind])]
 
-        def work(db: sqlite3.Connection) -> list[Sequence[Any]]:
-            return [kind.apply(db, [write.item for write in group]) for kind, group in groups]
+        def work(db: sqlite3.Connection) -> _Applied:
+            before = db.total_changes
+            applied = [kind.apply(db, [write.item for write in group]) for kind, group in groups]
+            return applied, db.total_changes > before
 
-        applied = await self._transaction(work)
+        applied, wrote = await self._transaction(work)
+        if wrote:
+            self.failing = None
         results: list[tuple[_Write, Any]] = []
         for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:

@@ -30,9 +30,12 @@ class Transactions:
             await self.go_on.wait()
             raise failing
         with closing(sqlite3.connect(":memory:")) as db:
+            db.execute("CREATE TABLE written (item)")
             return work(db)
 
-    def apply(self, _: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+    def apply(self, db: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+        if items != ["nothing"]:
+            db.execute("INSERT INTO written VALUES (1)")
         self.batches.append(list(items))
         return items
 
@@ -221,7 +224,7 @@ async def test_one_writes_fault_is_its_own(fault: Exception | str, told: type[St
     ids=repr,
 )
 async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
-    """It is met once, not once for each write, and until a transaction succeeds the store is failing."""
+    """It is met once, not once for each write, and until something is written the store is failing."""
     transactions = Transactions(trouble)
     transactions.go_on.set()
     kind = Kind("some", transactions.apply)
@@ -231,7 +234,8 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
     assert {result.__class__ for result in results} == {StoreError}
     assert [(line["event"], line["writes"]) for line in log] == [("store.write_failed", 4)]
-    assert writer.failing is not None
+    assert await writer.submit(kind, "nothing") == "nothing"
+    assert writer.failing is not None, "what writes nothing needs no room"
     assert await writer.submit(kind, 5) == 5
     assert writer.failing is None
     await writer.close()
