@@ -15,15 +15,23 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["cost", "decode"]
+__all__ = ["cost", "decode", "is_light"]
 
 _VALUE = 72  # bytes of the largest empty value, and of its place
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _MOST_TEXTS = 100_000  # that are looked at one by one
 _MAX_DIGITS = 4300  # from there on int() refuses, and msgspec would not write it
 _LEVELS = 64  # nobody's paths are as long
-_MOST_BRACKETS = 250_000  # a fifth of a second; ordinary answers have some hundreds
-_BRACKET = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
+_MOST_BRACKETS = 150_000  # or rows of them: a tenth of a second; ordinary answers have some hundreds
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LIGHT = 4096  # values, and bytes: two milliseconds where each is looked at
+_BRACKETS = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[{]++|[\]}]++)', re.DOTALL)
+
+
+def is_light(data: bytes) -> bool:
+    """Return whether decoding this takes no longer than an event loop may be held up, however odd it is."""
+    return len(data) <= _LIGHT or _marks(data) <= _LIGHT
 
 
 def cost(data: bytes) -> int:
@@ -32,12 +40,16 @@ def cost(data: bytes) -> int:
     A text takes what it takes, or four times as much where one character is beyond ASCII, and is there once more while
     JSON in it is read; each value is an object of its own, however short.
     """
-    marks = sum(map(data.count, (b",", b"[", b"{")))
+    marks = _marks(data)
     wide = 0
     if not _is_plain(data):
         texts = [data] if marks > _MOST_TEXTS else (found[0] for found in _TEXT.finditer(data))
         wide = sum(len(text) for text in texts if not _is_plain(text))
     return 4 * (len(data) + wide) + _VALUE * marks
+
+
+def _marks(data: bytes) -> int:
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def _is_plain(data: bytes) -> bool:
@@ -53,10 +65,11 @@ def decode(data: bytes | str) -> Any:
     text = data.decode(json.detect_encoding(data), "replace") if isinstance(data, bytes) else data
     text = text.removeprefix("\ufeff")
     try:
+        mended = _mended if _ESCAPED_SURROGATE.search(text) else _as_it_is
         try:
-            return _mended(_lenient.decode(text))
+            return mended(_lenient.decode(text))
         except RecursionError:
-            return _mended(_lenient.decode(_shallow(text)))
+            return mended(_lenient.decode(_shallow(text)))
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
     except json.JSONDecodeError as exc:
@@ -67,23 +80,24 @@ def decode(data: bytes | str) -> Any:
 def _shallow(text: str) -> str:
     """Return JSON text whose innermost levels are strings. Raises ValueError where it has too many brackets."""
     done: list[str] = []
-    depth = at = start = 0
-    for _ in range(_MOST_BRACKETS):
-        found = _BRACKET.match(text, at)
-        if found is None:
-            return "".join((*done, text[start:]))
-        at = found.end()
-        if found[1] in "[{":
-            depth += 1
-            if depth == _LEVELS + 1:
-                done.append(text[start : at - 1])
-                start = at - 1
+    depth = start = 0
+    for number, found in enumerate(_BRACKETS.finditer(text)):
+        if number == _MOST_BRACKETS:
+            raise ValueError("JSON is nested too deeply")
+        before = depth
+        if text[found.start(1)] in "[{":
+            depth += found.end(1) - found.start(1)
+            if before <= _LEVELS < depth:
+                at = found.start(1) + _LEVELS - before
+                done.append(text[start:at])
+                start = at
         else:
-            if depth == _LEVELS + 1:
+            depth -= found.end(1) - found.start(1)
+            if depth <= _LEVELS < before:
+                at = found.start(1) + before - _LEVELS
                 done.append(json.dumps(text[start:at]))
                 start = at
-            depth -= 1
-    raise ValueError("JSON is nested too deeply")
+    return "".join((*done, text[start:]))
 
 
 def _number(text: str) -> float | None:
@@ -102,12 +116,16 @@ def _null(_constant: str) -> None:
 _lenient = json.JSONDecoder(strict=False, parse_float=_number, parse_int=_whole, parse_constant=_null)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 def _mended(value: Any) -> Any:
     """Return a value without lone surrogates, which no encoding has."""
     if isinstance(value, str):
         if value.isascii():
             return value
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
         return [_mended(item) for item in value]
     if isinstance(value, dict):

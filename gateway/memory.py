@@ -8,6 +8,7 @@ An asyncio task holds what it was given until it ends, however that comes: nothi
 """
 
 import asyncio
+import gc
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,7 @@ class Memory:
         """Run a function on something large where it holds up nobody; one at a time, each for its whole cost."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="large")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _uncollected, function, *args)
 
     def close(self) -> None:
         """End the thread once its work is done."""
@@ -157,6 +158,15 @@ class _Share:
         self.held = 0
         self.more = 0
         self.turn = 0
+
+
+def _uncollected(function: Callable[..., T], *args: Any) -> T:
+    """Run a function without the garbage collector, which would look through all that there is for what this makes."""
+    gc.disable()
+    try:
+        return function(*args)
+    finally:
+        gc.enable()
 
 
 def _turn_of(share: _Share) -> int:

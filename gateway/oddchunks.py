@@ -14,6 +14,7 @@ import httpx
 __all__ = ["OddChunks"]
 
 _SIZE = re.compile(rb"0*[0-9A-Fa-f]{1,15}[ \t]*(?:;.*)?\r*", re.DOTALL)
+_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")  # most are; all else is read line by line
 _SMALL = 16  # bytes of a chunk; six on the wire, with one byte in each, take as long to read as a hundred
 _MOST_SMALL = 8192
 
@@ -46,6 +47,15 @@ class OddChunks:
                 self._left -= len(part)
                 at += len(part)
                 continue
+            if not (self._in_data or self._in_trailer or self._line):
+                plain = _PLAIN.match(data, at)
+                if plain is not None and (size := int(plain[1], 16)):
+                    begin = plain.end()
+                    if data[begin + size : begin + size + 2] == b"\r\n":
+                        parts.append(view[begin : begin + size])
+                        at = begin + size + 2
+                        self._count(size)
+                        continue
             end = data.find(b"\n", at)
             if end < 0:
                 self._line += data[at:]
@@ -79,7 +89,10 @@ class OddChunks:
             self._left = int(line.partition(b";")[0], 16)
             self._in_data = self._left > 0
             self._in_trailer = not self._in_data
-            if self._left < _SMALL:
-                self._small += 1
-                if self._small > _MOST_SMALL:
-                    raise httpx.RemoteProtocolError(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes")
+            self._count(self._left)
+
+    def _count(self, size: int) -> None:
+        if size < _SMALL:
+            self._small += 1
+            if self._small > _MOST_SMALL:
+                raise httpx.RemoteProtocolError(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes")

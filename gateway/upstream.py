@@ -265,7 +265,7 @@ class Upstream:
             return PollResult(
                 kind=answer.kind, error=answer.error, unreadable=answer.unreadable, oversized=answer.oversized
             )
-        if len(answer.body) <= SMALL:
+        if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
             return self._read_answer(task_id, answer)
         if not await self._has_room(answer.body):
             error = (
@@ -277,7 +277,7 @@ class Upstream:
 
     async def read_created(self, answer: Answer, path: str) -> tuple[Any, bool]:
         """As in ``outcome``, of an answer to a create."""
-        if len(answer.body) <= SMALL:
+        if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
             return outcome.read_created(self.profile, answer.status, answer.body, path)
         body = answer.body if await self._has_room(answer.body) else b""
         return await self._memory.work(outcome.read_created, self.profile, answer.status, body, path)

@@ -1,6 +1,7 @@
 """The budget of bytes: who gets room, who waits, and that nobody waits for ever."""
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from typing import Any
 
@@ -272,6 +273,24 @@ async def test_large_work_is_done_one_after_another_and_beside_the_loop() -> Non
     try:
         await asyncio.gather(memory.work(work, 0), memory.work(work, 1))
         assert running == ["0 begins", "0 ends", "1 begins", "1 ends"]
+    finally:
+        memory.close()
+
+
+async def test_large_work_is_not_searched_for_garbage() -> None:
+    """What it makes is none, and looking for some would stop the loop; afterwards it is looked for again."""
+    memory = Memory(100)
+
+    def fail() -> None:
+        assert not gc.isenabled()
+        raise ValueError("it")
+
+    try:
+        assert not await memory.work(gc.isenabled)
+        assert gc.isenabled()
+        with pytest.raises(ValueError, match=r"^it$"):
+            await memory.work(fail)
+        assert gc.isenabled()
     finally:
         memory.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -222,3 +223,32 @@ async def test_what_is_only_announced_leaves_room_for_others() -> None:
     result = await answer
     assert isinstance(result, Answer)
     assert len(result.body) == 400_000
+
+
+@pytest.mark.parametrize(
+    ("body", "beside"),
+    [
+        pytest.param(b'{"code":500,"msg":"' + b"x" * 60_000 + b'"}', False, id="a long text"),
+        pytest.param(b'{"code":500,"msg":' + b"[" * 30_000 + b"]" * 30_000 + b"}", True, id="nested"),
+        pytest.param(b'{"code":500,"msg":[' + b"{}," * 20_000 + b"NaN]}", True, id="many values"),
+        pytest.param(b"[" * 4000, False, id="short"),
+    ],
+)
+async def test_what_takes_long_to_read_is_read_beside_the_loop(body: bytes, beside: bool) -> None:
+    """However small an answer is, one of thousands of values, or levels, holds up nobody else."""
+    read_in: list[str] = []
+
+    class Spy(Memory):
+        async def work(self, function: Any, *args: Any) -> Any:
+            read_in.append(function.__name__)
+            return await super().work(function, *args)
+
+    memory = Spy(64 * 1024 * 1024)
+    profile = SHIPPED["aigptimage"]
+    upstream = Upstream(profile, Recorder(), SystemClock(), base_url=profile.base_url, api_key=None, memory=memory)
+    try:
+        result = await upstream.read("t", Answer(500, httpx.Headers(), body))
+        assert result.kind is PollKind.BROKEN
+        assert ("_read_answer" in read_in) is beside
+    finally:
+        memory.close()
