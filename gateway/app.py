@@ -26,6 +26,7 @@ from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations, Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
+from gateway.api.shares import Shares
 from gateway.api.tasks import Tasks
 from gateway.backup import Backups
 from gateway.budget import Budget
@@ -132,6 +133,7 @@ class Gateway:
             exception_handlers=self._errors.handlers(),
         )
         self._app.state.memory = self._memory
+        self._app.state.shares = Shares()
         self._app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
 
     def _watch(self, configured: ConfiguredUpstream, bounds: Settings, clock: Clock, metrics: Metrics) -> "_Watch":

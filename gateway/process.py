@@ -34,6 +34,7 @@ __all__ = ["serve"]
 _log = structlog.get_logger()
 
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
+_LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: three milliseconds
 _KEEP_ALIVE_S = 75
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8
@@ -156,7 +157,7 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_LOOKED_AT)
+    gc.set_threshold(_LOOKED_AT, _LOOKED_AT_AGAIN)
 
 
 def _give_freed_memory_back() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from gateway.api.schema import (
     read_body,
     told,
 )
+from gateway.api.shares import READ, paced, piece, share
 from gateway.clock import Clock, from_iso
 from gateway.errors import (
     AddressNotAllowed,
@@ -114,7 +115,7 @@ class Callbacks:
         await self._check(asked.callback_url)
         # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
         new = self._new_callback(client, asked, encode_metadata(asked.metadata), self._clock.now())
-        registration = await self._registered(new)
+        registration = await self._registered(request, new)
         if isinstance(registration, RequestError):
             raise registration
         self._count(registration)
@@ -133,19 +134,17 @@ class Callbacks:
         body = await read_body(request, _MAX_BATCH_BODY)
         read = await work(request, _read_batch, body) if len(body) > _READ_AT_ONCE else _read_batch(body)
         del body
-        urls = {item.asked.callback_url for item in read if isinstance(item, _Item)}
-        places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
-        verdicts = dict(zip(urls, await asyncio.gather(*(self._verdict(url, places) for url in urls)), strict=True))
+        verdicts = await self._verdicts({item.asked.callback_url for item in read if isinstance(item, _Item)})
         now = self._clock.now()
         checked = [
             verdicts[item.asked.callback_url] or self._new_item(client, item, now) if isinstance(item, _Item) else item
-            for item in read
+            async for item in paced(read)
         ]
         new = [item for item in checked if isinstance(item, NewCallback)]
-        registrations = iter(await self._registered_batch(new))
+        registrations = iter(await self._registered_batch(request, new))
         answers = [
             _batch_answer(item, next(registrations)) if isinstance(item, NewCallback) else _refused(item)
-            for item in checked
+            async for item in paced(checked)
         ]
         for status, count in Counter(answer["status"] for answer in answers if "callback" in answer).items():
             self._registrations[status == 201].inc(count)
@@ -162,11 +161,13 @@ class Callbacks:
         read = partial(
             self._store.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
         )
-        found = await read()
+        async with share(request, READ + limit):
+            found = await read()
         if (size := sum(len(one.metadata) + len(one.url) + _ROW for one in found)) > SMALL:
             found = []  # nothing large is kept while it waits for room
             await hold(request, 3 * size)  # the rows, their views and the answer
-            found = await read()
+            async with share(request, READ + limit):
+                found = await read()
         page = found[:limit]
         cursor = (await self._cursor_serializer()).dumps(page[-1].seq) if len(found) > limit else None
         return json_response({"data": [self._view(request, callback) for callback in page], "nextCursor": cursor})
@@ -175,13 +176,15 @@ class Callbacks:
         return json_response(self._view(request, await self._callback(request)))
 
     async def attempts(self, request: Request) -> Response:
-        attempts = await self._store.list_attempts(scope_of(request), request.path_params["id"])
+        async with share(request, 2 * READ):
+            attempts = await self._store.list_attempts(scope_of(request), request.path_params["id"])
         if attempts is None:
             raise _not_found(request)
         return json_response({"data": [attempt_view(attempt) for attempt in attempts]})
 
     async def cancel(self, request: Request) -> Response:
-        found = await self._store.cancel(scope_of(request), request.path_params["id"], self._clock.now())
+        async with share(request, 1):
+            found = await self._store.cancel(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found in (CallbackState.DELIVERED, CallbackState.DEAD):
@@ -189,7 +192,8 @@ class Callbacks:
         return Response(status_code=204)
 
     async def redeliver(self, request: Request) -> Response:
-        found = await self._store.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
+        async with share(request, 1):
+            found = await self._store.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found is CallbackState.WAITING:
@@ -205,11 +209,13 @@ class Callbacks:
         until = _instant("until", asked.until, now + 1)
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
-        count = await self._store.redeliver_dead(_whose(request, asked.client), since, until, now)
+        async with share(request, piece(request)):
+            count = await self._store.redeliver_dead(_whose(request, asked.client), since, until, now)
         return json_response({"count": count}, 202)
 
     async def _callback(self, request: Request) -> Callback:
-        callback = await self._store.get_callback(scope_of(request), request.path_params["id"])
+        async with share(request, READ):
+            callback = await self._store.get_callback(scope_of(request), request.path_params["id"])
         if callback is None:
             raise _not_found(request)
         return callback
@@ -238,16 +244,25 @@ class Callbacks:
             first_poll_at=self._first_poll_at[upstream](now, client),
         )
 
-    async def _registered_batch(self, new: list[NewCallback]) -> Sequence[Registration | RequestError]:
-        try:
-            return await self._store.register(new) if new else []
-        except (StoreRefused, StoreDefect):
-            # Each by itself: one that cannot be stored must not take the others down with it.
-            return await asyncio.gather(*(self._registered(one) for one in new))
+    async def _registered_batch(
+        self, request: Request, new: list[NewCallback]
+    ) -> Sequence[Registration | RequestError]:
+        """Register them in pieces, so that a transaction of many rows delays nobody else's request."""
+        registrations: list[Registration | RequestError] = []
+        while len(registrations) < len(new):
+            some = new[len(registrations) :][: piece(request)]
+            try:
+                async with share(request, len(some)):
+                    registrations += await self._store.register(some)
+            except (StoreRefused, StoreDefect):
+                # Each by itself: one that cannot be stored must not take the others down with it.
+                registrations += await asyncio.gather(*(self._registered(request, one) for one in some))
+        return registrations
 
-    async def _registered(self, new: NewCallback) -> Registration | RequestError:
+    async def _registered(self, request: Request, new: NewCallback) -> Registration | RequestError:
         try:
-            (registration,) = await self._store.register([new])
+            async with share(request, 1):
+                (registration,) = await self._store.register([new])
         except StoreRefused as error:
             return InvalidRequest(f"This callback cannot be stored. {error.message}")
         except StoreDefect as error:
@@ -259,6 +274,13 @@ class Callbacks:
             return self._new_callback(client, item.asked, item.metadata, now)
         except RequestError as error:
             return error
+
+    async def _verdicts(self, urls: Collection[str]) -> dict[str, RequestError | None]:
+        """Return for each URL why it is refused, if it is."""
+        places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
+        async with asyncio.TaskGroup() as group:
+            tasks = {url: group.create_task(self._verdict(url, places)) async for url in paced(urls)}
+        return {url: task.result() for url, task in tasks.items()}
 
     async def _verdict(self, url: str, places: asyncio.Semaphore) -> RequestError | None:
         try:

@@ -29,6 +29,7 @@ from gateway.api.auth import client_of, scope_of
 from gateway.api.create import CreateRequest, read_create
 from gateway.api.routing import route
 from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
+from gateway.api.shares import READ, share
 from gateway.api.tasks import whole
 from gateway.budget import Budget
 from gateway.clock import Clock
@@ -154,7 +155,8 @@ class UpstreamProxy:
         if not TASK_ID.fullmatch(task_id):
             raise InvalidRequest(f"{name}: must be 1 to 255 printable ASCII characters without spaces.")
         client = scope_of(request)
-        task = await self._store.get_task(client, task_id)
+        async with share(request, READ):
+            task = await self._store.get_task(client, task_id)
         if task is not None and self._knows(task):
             return "answered", await self._answered(request, await whole(self._store, request, task))
         outcome = "shared"

@@ -12,6 +12,7 @@ from gateway.api.auth import scope_of
 from gateway.api.large import hold
 from gateway.api.routing import route
 from gateway.api.schema import json_response, task_view, told
+from gateway.api.shares import READ, share
 from gateway.clock import Clock
 from gateway.errors import InvalidRequest, NotFound
 from gateway.model import Task, TaskState
@@ -30,7 +31,8 @@ async def whole(store: Store, request: Request, task: Task) -> Task:
     if not task.outcome_bytes or task.outcome is not None:
         return task
     await hold(request, _COST * task.outcome_bytes)
-    return msgspec.structs.replace(task, outcome=await store.outcome(task.seq))
+    async with share(request, READ):
+        return msgspec.structs.replace(task, outcome=await store.outcome(task.seq))
 
 
 class Tasks:
@@ -73,7 +75,8 @@ class Tasks:
 
     async def _task(self, request: Request) -> Task:
         task_id = request.path_params["task_id"]
-        task = await self._store.get_task(scope_of(request), task_id)
+        async with share(request, READ):
+            task = await self._store.get_task(scope_of(request), task_id)
         if task is None:
             raise NotFound(f"No callback was registered for the task {task_id}.")
         return task

@@ -54,6 +54,7 @@ class Database:
         """Keep the path; nothing is opened."""
         self._path = path
         self._lock = asyncio.Lock()
+        self._reader = asyncio.Lock()  # of reads only one waits for the next: a write is never behind more than that
         self._db: aiosqlite.Connection | None = None
         self._damaged = False
         self._answered = False  # whether the database has been asked at all, by who reads
@@ -136,7 +137,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError."""
-        async with self._lock:
+        async with self._reader, self._lock:
             self._answered = False
             try:
                 yield

@@ -48,7 +48,7 @@ __all__ = ["SqliteStore"]
 
 _PART_BYTES = 256 * 1024
 _PIECE = 1024 * 1024  # bytes of an outcome that are written at once
-_REDELIVERED_AT_ONCE = 500  # dead callbacks: a few milliseconds, after which others write
+_REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
 
 _Learned = tuple[rows.Duration, tuple[str, str] | None]
 """A duration, and the upstream's model whose durations are forgotten for it."""

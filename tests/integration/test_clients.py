@@ -20,6 +20,7 @@ from gateway.preflight import preflight
 from gateway.signature import make_secret
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.store.sqlite import SqliteStore
 from gateway.tokens import hash_line, make_token
 
 DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET = make_secret(), make_secret(), make_secret()
@@ -278,3 +279,62 @@ async def test_equal_request_ids_of_two_clients_are_two_requests(clients: Client
         tasks[client].add(answer.json()["data"]["taskId"])
     assert [len(its) for its in tasks.values()] == [1, 1]
     assert tasks["shop"] != tasks["inn"]
+
+
+ASKS: dict[str, tuple[str, str, Any, int]] = {
+    "list_callbacks": ("GET", "/v1/callbacks?limit=1", None, 7),
+    "get_callback": ("GET", "/v1/callbacks/{id}", None, 8),
+    "list_attempts": ("GET", "/v1/callbacks/{id}/attempts", None, 4),
+    "get_task": ("GET", "/v1/tasks/{task}", None, 8),
+    "cancel": ("DELETE", "/v1/callbacks/{id}", None, 256),
+    "redeliver": ("POST", "/v1/callbacks/{id}/redeliver", None, 256),
+    "redeliver_dead": ("POST", "/v1/redeliveries", {"state": "dead"}, 1),
+    "register": ("POST", "/v1/callbacks/batch", 100, 2),
+}
+"""By the store's method: a request that calls it, and how many such calls one client may have under way."""
+
+
+@pytest.mark.parametrize("method", ASKS)
+async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Whatever it asks for, its own requests wait for each other, and another client's for at most a few of them."""
+    verb, path, content, most = ASKS[method]
+    ids = {name: await clients.register(name, f"sim-never-0-{name}") for name in ("shop", "inn")}
+    await clients.api["shop"].get("/v1/callbacks?limit=1")  # the cursors' key is known from here on
+    real = getattr(SqliteStore, method)
+    asked: list[str] = []
+    gate, all_have_come, inn_has_come = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(self: SqliteStore, first: Any, *rest: Any, **named: Any) -> Any:
+        client = first[0].client if method == "register" else first
+        asked.append(client)
+        if client == "inn":
+            inn_has_come.set()
+        if len(asked) == most:
+            all_have_come.set()
+        await gate.wait()
+        return await real(self, first, *rest, **named)
+
+    async def ask(client: str, number: int) -> int:
+        body = content
+        if method == "register":
+            url = f"{clients.hooks[client].url}/hooks"
+            body = {"callbacks": [{"taskId": f"sim-never-{number}-{one}", "callbackUrl": url} for one in range(100)]}
+        where = path.format(id=ids[client]["id"], task=f"sim-never-0-{client}")
+        return (await clients.api[client].request(verb, where, json=body)).status_code
+
+    monkeypatch.setattr(SqliteStore, method, slow)
+    crowd = [asyncio.create_task(ask("shop", number)) for number in range(most + 10)]
+    try:
+        async with asyncio.timeout(20):
+            await all_have_come.wait()
+            one = asyncio.create_task(ask("inn", 0))
+            await inn_has_come.wait()
+            assert asked == ["shop"] * most + ["inn"], "the rest of the crowd waits by itself"
+            gate.set()
+            answers = await asyncio.gather(*crowd, one)
+            assert max(answers) < 500
+    finally:
+        for task in crowd:
+            task.cancel()

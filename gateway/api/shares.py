@@ -1,0 +1,119 @@
+"""A client's share of the gateway's time, so that one with hundreds of requests, or large ones, holds up nobody.
+
+Owns how much of the database's work is asked for at once for one client, and each client's own row for what is more:
+the database does one thing after the other, in the order in which it was asked. And it owns how many items of a batch
+are looked at before others have their turn. Used by the routes, around each call of the store.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from starlette.requests import Request
+
+__all__ = ["READ", "Shares", "paced", "piece", "share"]
+
+T = TypeVar("T")
+
+_ITEMS = 50  # two milliseconds
+_ALONE = 256
+"""Rows written at once for a client while no other wants anything: half a transaction."""
+_BESIDE = 64
+"""… beside others: about two milliseconds for each of them."""
+READ = 32
+"""What a read costs beside its rows: a journey to the database's thread takes as long as writing so many."""
+
+
+class Shares:
+    """What each client has asked of the database and not got yet."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str | None, _Share] = {}
+
+    @property
+    def size(self) -> int:
+        """How much one client may have at once, now."""
+        return _ALONE if len(self._clients) < 2 else _BESIDE
+
+    def of(self, client: str | None, cost: int) -> "_Turn":
+        """Wait for room in a client's share, and keep it until the block ends; more than all of it passes alone."""
+        return _Turn(self, client, cost)
+
+    async def take(self, client: str | None, cost: int) -> None:
+        share = self._clients.get(client)
+        if share is None:
+            share = self._clients[client] = _Share()
+        if share.row or (share.taken and share.taken + cost > self.size):
+            await self._wait(client, share, cost)
+        else:
+            share.taken += cost
+
+    def give(self, client: str | None, cost: int) -> None:
+        share = self._clients[client]
+        share.taken -= cost
+        while share.row and (not share.taken or share.taken + share.row[0][0] <= self.size):
+            more, room = share.row.popleft()
+            if not room.done():
+                share.taken += more
+                room.set_result(None)
+        if not share.taken:
+            del self._clients[client]
+
+    async def _wait(self, client: str | None, share: "_Share", cost: int) -> None:
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        share.row.append((cost, room))
+        try:
+            await room
+        except asyncio.CancelledError:
+            # Who gives passes over what is cancelled; it stays in the row until then.
+            if not room.cancelled():
+                self.give(client, cost)
+            raise
+
+
+class _Turn:
+    """A block of code that has its part of a client's share."""
+
+    def __init__(self, shares: Shares, client: str | None, cost: int) -> None:
+        self._shares = shares
+        self._client = client
+        self._cost = cost
+
+    async def __aenter__(self) -> None:
+        await self._shares.take(self._client, self._cost)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._shares.give(self._client, self._cost)
+
+
+class _Share:
+    """One client's."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.row: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+
+def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
+    """Wait for room in the share of a request's client."""
+    return _shares(request).of(request.scope["client_name"], cost)
+
+
+def piece(request: Request) -> int:
+    """Return how many rows a request may write at once, now."""
+    return _shares(request).size
+
+
+def _shares(request: Request) -> Shares:
+    shares: Shares = request.app.state.shares
+    return shares
+
+
+async def paced(items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate over a batch, and let others go on in between."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _ITEMS == 0:
+            await asyncio.sleep(0)

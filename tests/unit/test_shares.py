@@ -1,0 +1,136 @@
+"""A client's share of the gateway's time: who waits for whom, and that a batch lets others go on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.api.shares import Shares, paced
+
+
+class Work:
+    """What clients do with their shares, until they are told to end it."""
+
+    def __init__(self) -> None:
+        self.shares = Shares()
+        self.begun: list[str] = []
+        self.ends: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, name: str, cost: int) -> None:
+        """Have the client that the name begins with ask for a part of its share."""
+        self.ends[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._do(name, cost))
+        await self.settled()
+
+    async def _do(self, name: str, cost: int) -> None:
+        async with self.shares.of(name.split()[0], cost):
+            self.begun.append(name)
+            await self.ends[name].wait()
+
+    async def end(self, name: str) -> None:
+        self.ends[name].set()
+        await self.tasks[name]
+        await self.settled()
+
+    async def settled(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def working() -> AsyncIterator[Work]:
+    work = Work()
+    try:
+        yield work
+        for end in work.ends.values():
+            end.set()
+        await asyncio.wait(work.tasks.values(), timeout=20)
+        assert all(task.done() for task in work.tasks.values()), "somebody waits for ever"
+        assert work.shares.size == Shares().size, "something is kept of clients that want nothing"
+    finally:
+        for task in work.tasks.values():
+            task.cancel()
+
+
+async def test_a_client_has_its_share_at_once_and_the_rest_waits_in_its_order() -> None:
+    """What is more waits until something has ended; what is small does not pass what is large."""
+    async with working() as work:
+        for name, cost in (("ann 1", 200), ("ann 2", 56), ("ann 3", 100), ("ann 4", 1)):
+            await work.ask(name, cost)
+        assert work.begun == ["ann 1", "ann 2"]
+        await work.end("ann 2")
+        assert work.begun == ["ann 1", "ann 2"]
+        await work.end("ann 1")
+        assert work.begun == ["ann 1", "ann 2", "ann 3", "ann 4"]
+
+
+async def test_beside_others_a_share_is_smaller_and_nobody_waits_for_another_client() -> None:
+    """Whoever comes to a client with hundreds of requests is asked for at once, and that one goes on with less."""
+    async with working() as work:
+        for number in range(20):
+            await work.ask(f"ann {number}", 32)
+        assert len(work.begun) == 8
+        await work.ask("bob 1", 32)
+        assert work.begun[-1] == "bob 1"
+        for number in range(6):
+            await work.end(f"ann {number}")
+        assert work.begun[-1] == "bob 1"
+        await work.end("ann 6")
+        assert work.begun[-1] == "ann 8"
+
+
+async def test_what_is_more_than_a_share_passes_alone() -> None:
+    """Nothing is too large to be done."""
+    async with working() as work:
+        await work.ask("ann 1", 10_000)
+        await work.ask("ann 2", 1)
+        assert work.begun == ["ann 1"]
+        await work.end("ann 1")
+        assert work.begun == ["ann 1", "ann 2"]
+
+
+@pytest.mark.parametrize("when", ["it waits", "it works"])
+async def test_whoever_goes_away_leaves_nothing_taken(when: str) -> None:
+    """A request that is cancelled neither keeps its part nor its place in the row."""
+    async with working() as work:
+        await work.ask("ann 1", 256)
+        await work.ask("ann 2", 256)
+        await work.ask("ann 3", 256)
+        if when == "it works":
+            await work.end("ann 1")
+        work.tasks["ann 2"].cancel()
+        await work.settled()
+        if when == "it waits":
+            assert work.begun == ["ann 1"]
+            await work.end("ann 1")
+        assert work.begun[-1] == "ann 3"
+
+
+async def test_whoever_goes_away_just_as_it_is_let_in_leaves_nothing_taken() -> None:
+    """What it was given is the next one's."""
+    shares = Shares()
+    await shares.take("ann", 256)
+    gone, next_one = (asyncio.create_task(shares.take("ann", 256)) for _ in range(2))
+    await asyncio.sleep(0)
+    shares.give("ann", 256)
+    gone.cancel()
+    await asyncio.wait_for(next_one, 20)
+    assert gone.cancelled()
+
+
+async def test_a_batch_lets_others_go_on_in_between() -> None:
+    """A thousand items are not looked at in one turn of the event loop, and all of them are."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    assert [item async for item in paced(range(1000))] == list(range(1000))
+    other.cancel()
+    assert turns >= 19
