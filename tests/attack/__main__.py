@@ -19,6 +19,7 @@ from tests.attack.harness import LIMIT_BYTES, MOST_TIMES_CALM, Run, play
 from tests.attack.hostile import ATTACKERS
 
 _CALM_S = 30.0
+_AT_ONCE = 11  # all at once fill a processor with requests, which says nothing of what holds up whom
 
 
 @click.command()
@@ -26,28 +27,32 @@ _CALM_S = 30.0
 @click.option(
     "--calm", "calm_s", default=_CALM_S, help="How many seconds the innocent is alone before.", show_default=True
 )
+@click.option("--at-once", default=_AT_ONCE, help="How many of them at a time, in turn.", show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(sorted(ATTACKERS)), help="One of them; may be given again.")
 @click.option("--each", is_flag=True, help="One after the other, each at a gateway of its own.")
 @click.option("--seed", default=None, type=int, help="Of what they draw; without it a new one is drawn.")
-def main(minutes: float, calm_s: float, only: tuple[str, ...], seed: int | None, *, each: bool) -> None:
+def main(minutes: float, calm_s: float, at_once: int, only: tuple[str, ...], seed: int | None, *, each: bool) -> None:
     """Attack one gateway, and say whether it has held."""
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     names = only or tuple(ATTACKERS)
-    held = [_attack(group, seed, calm_s, minutes * 60) for group in ([(name,) for name in names] if each else [names])]
+    held = [
+        _attack(group, at_once, seed, calm_s, minutes * 60)
+        for group in ([(name,) for name in names] if each else [names])
+    ]
     sys.exit(0 if all(held) else 1)
 
 
-def _attack(names: tuple[str, ...], seed: int, calm_s: float, attack_s: float) -> bool:
+def _attack(names: tuple[str, ...], at_once: int, seed: int, calm_s: float, attack_s: float) -> bool:
     folder = Path(mkdtemp(prefix="gateway-attack-"))
     click.echo(f"{len(names)} attacker(s), {attack_s:.0f} s, seed {seed}: {', '.join(names)}", err=True)
     began = time.monotonic()
-    run = uvloop.run(play(folder, names, seed=seed, calm_s=calm_s, attack_s=attack_s))
+    run = uvloop.run(play(folder, names, seed=seed, calm_s=calm_s, attack_s=attack_s, at_once=at_once))
     if _report(run, time.monotonic() - began):
         shutil.rmtree(folder)
         return True
     only = " ".join(f"--only {name}" for name in names) if len(names) < len(ATTACKERS) else ""
     click.echo(f"FAILED. The files are in {folder}. Again:")
-    click.echo(f"  make attack ARGS='--seed {seed} --minutes {attack_s / 60:g} {only}'\n")
+    click.echo(f"  make attack ARGS='--seed {seed} --minutes {attack_s / 60:g} --at-once {at_once} {only}'\n")
     return False
 
 

@@ -92,14 +92,16 @@ def p99(seconds: Sequence[float]) -> float:
     return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1] if seconds else math.nan
 
 
-async def play(folder: Path, names: Sequence[str], *, seed: int, calm_s: float, attack_s: float) -> Run:
+async def play(
+    folder: Path, names: Sequence[str], *, seed: int, calm_s: float, attack_s: float, at_once: int = len(ATTACKERS)
+) -> Run:
     """Run it all, and judge; the files stay in the folder."""
     run = Run(names)
     simulator = SimulatedUpstream(SystemClock(), plans=Plan(duration_s=0.3), seed=seed)
     async with (
         serve_simulator(simulator) as good_url,
         innocent.working() as run.innocent,
-        _hostile(names, seed) as hostile,
+        _hostile(names, seed, at_once) as hostile,
     ):
         toml = settings(folder, good_url, hostile.upstreams, (innocent.NAME, *ROLES))
         async with attacked(folder, toml, hostile.nameserver, LIMIT_BYTES) as gateway:
@@ -149,7 +151,7 @@ class _Hostile:
 
 
 @asynccontextmanager
-async def _hostile(names: Sequence[str], seed: int) -> AsyncIterator[_Hostile]:
+async def _hostile(names: Sequence[str], seed: int, at_once: int) -> AsyncIterator[_Hostile]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.attack.hostile"),
         env={name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
@@ -160,7 +162,7 @@ async def _hostile(names: Sequence[str], seed: int) -> AsyncIterator[_Hostile]:
     )
     hostile = _Hostile(process)
     try:
-        hostile.tell({"names": list(names), "seed": seed})
+        hostile.tell({"names": list(names), "seed": seed, "at_once": at_once})
         listening = await hostile.told()
         hostile.upstreams, hostile.nameserver = listening["upstreams"], listening["nameserver"]
         yield hostile
