@@ -188,10 +188,10 @@ class InboundProtocol(ClosingProtocol):
         """Replace uvicorn's, which takes any number of them, and a trailer's for the head's."""
         if self._in_body:
             return
-        name = name.lower()
+        name, value = name.lower(), value.rstrip(b" \t")
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        elif name == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
             # The parser would say so too, but only once the application has the request.
             raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
         self.headers.append((name, value))

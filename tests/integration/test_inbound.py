@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from gateway.inbound import InboundProtocol
+from gateway.serverprotocol import ServerProtocol
 from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 
 MIB = 1024 * 1024
@@ -301,6 +302,28 @@ async def test_a_target_in_absolute_form_names_the_host(target: bytes, host: byt
         await peer.send(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await peer.answer())[0] == 200
     assert hosts == [[host]]
+
+
+@pytest.mark.parametrize("protocol", [Hasty, ServerProtocol])
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t  "])
+async def test_blanks_around_a_value_are_no_part_of_it(blanks: bytes, protocol: type[ServerProtocol]) -> None:
+    """RFC 9110 §5.5: else a request id, an API key or the wish for a 100 is another one."""
+    heads: list[Any] = []
+
+    class Kept(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            heads.append(scope["headers"])
+            await super().__call__(scope, receive, send)
+
+    fields = {b"host": b"x", b"x-request-id": b"a b", b"expect": b"100-continue", b"content-length": b"2", b"x": b""}
+    lines = [name + b":" + blanks + value + blanks for name, value in fields.items()]
+    async with served(Kept(), protocol) as connect:
+        peer = await connect()
+        await peer.send(b"\r\n".join([b"POST /body HTTP/1.1", *lines, b"", b""]))
+        assert (await peer.answer())[0] == 100
+        await peer.send(b"ab")
+        assert (await peer.answer())[::2] == (200, b"ab")
+    assert heads == [list(fields.items())]
 
 
 # Number
