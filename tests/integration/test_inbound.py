@@ -253,6 +253,21 @@ async def test_a_trailer_of_a_thousand_lines_is_no_header() -> None:
     assert heads == [[(b"host", b"x"), (b"transfer-encoding", b"chunked")], [(b"host", b"x")]]
 
 
+async def test_a_body_in_chunks_of_one_byte_is_400() -> None:
+    """12 MB of them are six seconds' work; larger ones are served, and as many small ones as a client may want."""
+    head = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    app = App()
+    async with served(app, InboundProtocol) as connect:
+        peer = await connect()
+        for size in (1, 16):
+            await peer.send(head, 65_000 * (b"%x\r\n%b\r\n" % (size, bytes(size))), b"0\r\n\r\n")
+            status, _, body = await peer.answer()
+            assert (status, len(body)) == (200, 65_000 * size)
+        await peer.send(head, 65_537 * b"1\r\nx\r\n")
+        await peer.refused(400, "invalid_request")
+        assert app.disconnected.is_set()
+
+
 @pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["endless", "whole"])
 async def test_headers_without_number_are_431(end: bytes) -> None:
     """The shortest ones cost most: tens of times their bytes in memory."""
