@@ -126,8 +126,11 @@ class Bulkhead:
             waiting.add(lane, holds=lane in self._of_lane, fails=lane in self._failures)
 
     def wait_for_retries(self, lane: Lane) -> None:
-        """Hear that nothing is due on a lane but retries, which had no place."""
-        self._only_retries.add(lane)
+        """Hear that nothing is due on a lane but retries, which had no place when it was asked for."""
+        if self._room_for_retries(lane.client) > 0:
+            self.wait(lane)  # one has ended since, and told nobody: the lane did not wait yet
+        else:
+            self._only_retries.add(lane)
 
     def shares(self, limit: int) -> list[Share]:
         """Return of whom how much is to be claimed now, ``limit`` places at most; these lanes wait no longer."""

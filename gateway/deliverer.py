@@ -24,7 +24,7 @@ from gateway.inflight import InFlight
 from gateway.memory import SMALL, Memory
 from gateway.model import Attempt, AttemptRecord, AttemptResult, DueCallback
 from gateway.retry import RetryPolicy
-from gateway.sender import Sender, SendResult
+from gateway.sender import Found, Sender, SendResult
 from gateway.store import Store
 from gateway.supervisor import HEARTBEAT_S
 from gateway.telemetry import Metrics
@@ -35,6 +35,7 @@ _log = structlog.get_logger()
 
 _CONCURRENCY = 256
 _LOOK_UPS = 1024  # that take long, beside these
+_FOUND_COUNTS_S = 60.0  # until its receiver's next turn; not for longer, as addresses change hands
 _DEFECT_PAUSE_S = 60.0
 _NOT_MADE_PAUSE_S = 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
@@ -75,6 +76,7 @@ class Deliverer:
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
         self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, store.callbacks_due)
         self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
+        self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
@@ -122,9 +124,8 @@ class Deliverer:
             if self._sender.must_look_up(claim.url):
                 # Before it has a place for good, or its body: thousands of names may have no answer.
                 began = self._clock.now(), self._clock.monotonic()
-                self._bulkhead.looks_up(claim)
-                found = await self._sender.find(claim.url)
-                if found.failure is None and not self._bulkhead.found(claim):
+                found = await self._find(claim)
+                if found is None:
                     self._store.release_callback(claim)
                     return None
             body = claim.body or await self._large_body(claim)
@@ -154,6 +155,23 @@ class Deliverer:
             finally:
                 self._store.release_callback(claim)
             raise
+
+    async def _find(self, claim: DueCallback) -> Found | None:
+        """Look a receiver's name up; None where the place has gone to another meanwhile.
+
+        What was found is kept for the receiver's next turn: else one whose name takes long never has a place.
+        """
+        found, counts_until = self._found.pop(claim.receiver, (None, 0.0))
+        if found is not None and self._clock.monotonic() < counts_until:
+            return found
+        self._bulkhead.looks_up(claim)
+        found = await self._sender.find(claim.url)
+        if found.failure is not None or self._bulkhead.found(claim):
+            return found
+        self._found[claim.receiver] = found, self._clock.monotonic() + _FOUND_COUNTS_S
+        if len(self._found) > _LOOK_UPS:
+            del self._found[next(iter(self._found))]
+        return None
 
     async def _large_body(self, claim: DueCallback) -> bytes | None:
         """Read a body that did not come with its claim, once there is room for it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvloop
 
+from gateway.api.webpages import PagesRefused
 from gateway.app import Gateway
 from gateway.asgi_server import serve_asgi
 from gateway.client import Client
@@ -54,7 +55,7 @@ async def _run(*, colour: bool) -> int:
     clock = SystemClock()
     secret = make_secret()
     arrived: asyncio.Queue[ReceivedWebhook] = asyncio.Queue()
-    receiver = Receiver(parse_secrets(secret), clock, arrived.put_nowait)
+    receiver = PagesRefused(Receiver(parse_secrets(secret), clock, arrived.put_nowait))
     simulator = SimulatedUpstream(clock)
     with tempfile.TemporaryDirectory(prefix="gateway-demo-") as folder:
         async with serve_simulator(simulator) as upstream_url, serve_asgi(receiver) as receiver_url:

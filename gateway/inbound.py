@@ -30,6 +30,7 @@ __all__ = ["InboundProtocol"]
 _log = structlog.get_logger()
 
 _PIECE_BYTES = 32 * 1024  # parsed at once: what follows a head or a part of a body is only counted from the next on
+_SMALL_PART = 16
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
 _DRAINED_BYTES = 48 * 1024  # that the client has taken at least when a transport wants more: between its two marks
@@ -51,6 +52,8 @@ class InboundProtocol(ClosingProtocol):
     """Of one head: each costs more than a hundred bytes of memory, however short it is."""
     max_pipelined: ClassVar[int] = 64
     """Requests that may wait on one connection: one read can hold thousands, at a few KiB of memory each."""
+    max_small_parts: ClassVar[int] = 65_536
+    """Of one body, below 16 bytes: each is half a microsecond's work. Who streams JSON by its tokens sends many."""
     max_ahead_bytes: ClassVar[int] = 64 * 1024
     """Of such requests, what is read while another one is served; its client's end is seen only as far as is read."""
     head_s: ClassVar[float] = 10.0
@@ -77,6 +80,7 @@ class InboundProtocol(ClosingProtocol):
         self._places = places_of(server_state)
         self._in_body = False
         self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
+        self._small_parts = 0  # of the body so far
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
@@ -188,10 +192,10 @@ class InboundProtocol(ClosingProtocol):
         """Replace uvicorn's, which takes any number of them, and a trailer's for the head's."""
         if self._in_body:
             return
-        name = name.lower()
+        name, value = name.lower(), value.rstrip(b" \t")
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        elif name == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
             # The parser would say so too, but only once the application has the request.
             raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
         self.headers.append((name, value))
@@ -211,6 +215,7 @@ class InboundProtocol(ClosingProtocol):
         if self in self._places.beyond:
             self._admit()
         self._in_body = True
+        self._small_parts = 0
         self._unclaimed = 0
         if self._deadline is not None:
             self._forget_deadline()
@@ -232,6 +237,12 @@ class InboundProtocol(ClosingProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._unclaimed = 0
+        if len(body) < _SMALL_PART:
+            self._small_parts += 1
+            if self._small_parts > self.max_small_parts:
+                raise MalformedRequest(
+                    f"A body may have at most {self.max_small_parts} chunks below {_SMALL_PART} bytes."
+                )
         super().on_body(body)
 
     def on_message_complete(self) -> None:

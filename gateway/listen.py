@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import uvloop
 
+from gateway.api.webpages import PagesRefused
 from gateway.asgi_server import serve_asgi
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError, OutputError
@@ -51,7 +52,8 @@ async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[A
             failure = error
             stop.set()
 
-    async with serve_asgi(Receiver(secrets, SystemClock(), show, answers), host, port) as url:
+    receiver = PagesRefused(Receiver(secrets, SystemClock(), show, answers))
+    async with serve_asgi(receiver, host, port) as url:
         print(f"listening on {url}; register callbacks with this URL, any path. Ctrl-C ends.\n", flush=True)
         _call_when_nobody_reads(stop.set)
         await stop.wait()

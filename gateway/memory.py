@@ -4,15 +4,17 @@ Owns the count, who waits for room, and the one thread in which what is large is
 counts. What is small is not counted: it is bounded by the number of its connections and places, and is most there is.
 Used by the upstream client, the deliverer and the API.
 
-An asyncio task holds what it was given until it ends, however that comes: nothing is given back too early, or never.
+An asyncio task holds what it was given until it ends, however that comes, and until the thread has done what it wanted
+done: nothing is given back too early, or never.
 """
 
 import asyncio
 import gc
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 __all__ = ["SMALL", "Memory"]
@@ -86,7 +88,14 @@ class Memory:
         """Run a function on something large where it holds up nobody; one at a time, each for its whole cost."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="large")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _uncollected, function, *args)
+        work = self._thread.submit(_uncollected, function, *args)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and (share := self._shares.get(task)) is not None:
+                share.left = work
+            raise
 
     def close(self) -> None:
         """End the thread once its work is done."""
@@ -129,6 +138,18 @@ class Memory:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         share = self._shares.pop(task)
+        if share.left is None or share.left.done():
+            self._give_back(share)
+        else:
+            left = asyncio.wrap_future(share.left, loop=task.get_loop())
+            left.add_done_callback(partial(self._worked, share))
+
+    def _worked(self, share: "_Share", left: "asyncio.Future[Any]") -> None:
+        if not left.cancelled():
+            left.exception()  # nobody else would take it
+        self._give_back(share)
+
+    def _give_back(self, share: "_Share") -> None:
         self._goes_on(share, -share.held)
         self._count(share, -share.held)
         self._give()
@@ -158,6 +179,8 @@ class _Share:
         self.held = 0
         self.more = 0
         self.turn = 0
+        self.left: Future[Any] | None = None
+        """What it was cancelled in, which the thread goes on with all the same."""
 
 
 def _uncollected(function: Callable[..., T], *args: Any) -> T:

@@ -5,9 +5,10 @@ constraints and a test holds the two together.
 """
 
 import secrets
+from collections.abc import Callable
 from enum import StrEnum
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, wraps
+from typing import NamedTuple, TypeVar
 
 import httpx
 import msgspec
@@ -32,9 +33,14 @@ __all__ = [
     "Settlement",
     "Task",
     "TaskState",
+    "cached_by_url",
     "new_callback_id",
     "receiver_of",
 ]
+
+T = TypeVar("T")
+
+_LONG_URL = 256
 
 
 class TaskState(StrEnum):
@@ -87,7 +93,21 @@ def _id_of_time(now: int) -> str:
     return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
 
 
-@lru_cache(maxsize=4096)
+def cached_by_url(function: Callable[[str], T]) -> Callable[[str], T]:
+    """Remember what a function makes of the last 4,096 URLs: receivers are few, and parsing is dear.
+
+    Not of long ones, which may have 2 KiB each, are seldom the same, and would fill ten times the memory.
+    """
+    cached = lru_cache(maxsize=4096)(function)
+
+    @wraps(function)
+    def remembered(url: str) -> T:
+        return cached(url) if len(url) <= _LONG_URL else function(url)
+
+    return remembered
+
+
+@cached_by_url
 def receiver_of(url: str) -> str:
     """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged.
 

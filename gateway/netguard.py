@@ -20,6 +20,7 @@ import msgspec
 
 from gateway.addresses import Address, address_text
 from gateway.errors import AddressNotAllowed
+from gateway.model import cached_by_url
 
 __all__ = ["AllowEntry", "Netguard", "Resolve", "Target", "parse_allow"]
 
@@ -166,7 +167,7 @@ class Netguard:
     def __init__(self, allow: Sequence[AllowEntry] = ()) -> None:
         self._allow = tuple(allow)
         # The same few URLs are registered again and again, and reading one takes a third of a registration.
-        self._checked = lru_cache(maxsize=4096)(lambda url: self.check_target(*_split(url)))
+        self._checked: Callable[[str], Target] = cached_by_url(lambda url: self.check_target(*_split(url)))
 
     def check_url(self, url: str) -> Target:
         """Check a callback URL as far as it can be without the network.

@@ -9,8 +9,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import httpx
@@ -18,6 +17,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.errors import AddressNotAllowed, OutOfResources
+from gateway.model import cached_by_url
 from gateway.retry import parse_retry_after
 
 __all__ = ["Found", "Names", "Reason", "SendResult", "Sender"]
@@ -28,8 +28,8 @@ _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
 _OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-# Parsing a URL is the dearest part of making a request, and receivers are few.
-_parse_url = lru_cache(maxsize=4096)(httpx.URL)
+# The dearest part of making a request.
+_parse_url: Callable[[str], httpx.URL] = cached_by_url(httpx.URL)
 
 
 class SendResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +190,7 @@ class _Answer:
     excerpt: bytes = b""
 
 
-@lru_cache(maxsize=4096)
+@cached_by_url
 def _where(url: str) -> str:
     """Return the URL's host and port: all that an error may show of it."""
     return _parse_url(url).netloc.decode("ascii")

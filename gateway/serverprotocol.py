@@ -2,8 +2,9 @@
 
 Owns that a request is framed by its length or its chunks whatever it asks to be upgraded to, which a server may ignore
 (RFC 9110 §7.8), which host it names, and that what follows a body in chunks is no header (§6.5.1): whatever stands in
-front of a server has not looked at it. Must not know a limit or a route. ``inbound`` builds the gateway's own protocol
-on it; the simulator and ``asgi_server`` use it as it is.
+front of a server has not looked at it. And that blanks behind a header's value, which the parser leaves there, are no
+part of it (§5.5). Must not know a limit or a route. ``inbound`` builds the gateway's own protocol on it; the simulator
+and ``asgi_server`` use it as it is.
 
 llhttp, the parser under httptools, ends such a request at its head: the bytes of its body would be lost, or served as a
 request of their own. The JDK's HttpClient and ``curl --http2`` ask for h2c with every request over http.
@@ -53,6 +54,9 @@ class ServerProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *fields, b"", b""]))
         finally:
             self.retold = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         if not self.retold:

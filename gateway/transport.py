@@ -209,7 +209,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self, destination: "_Destination", addresses: Sequence[str], failures: list[OSError]
     ) -> socket.socket:
         """Return the first socket that connects to one of the addresses, of which two are tried at a time."""
-        infos = [self._addr_info(address, destination) for address in addresses[:_MOST_ADDRESSES]]
+        infos = [self._addr_info(address, destination) for address in addresses]
         *earlier, last = [infos[start : start + _AT_ONCE] for start in range(0, len(infos), _AT_ONCE)]
         for pair in earlier:
             with suppress(OSError, RuntimeError):
@@ -246,7 +246,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             raise _failure(destination, exc) from exc
         if self._guard is not None:
             await self._guard.check_addresses(host, port, addresses, destination.scheme)
-        return _by_turns(addresses)
+        return _by_turns(addresses)[:_MOST_ADDRESSES]
 
     def _addr_info(self, address: str, destination: "_Destination") -> AddrInfoType:
         host, port = destination.host, destination.port

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.asgi_server import serve_asgi
 from gateway.inbound import InboundProtocol
+from gateway.serverprotocol import ServerProtocol
 
 __all__ = ["BIG", "GET", "LIMIT_S", "App", "Hasty", "Peer", "served"]
 
@@ -137,7 +138,7 @@ class Peer:
 
 
 @asynccontextmanager
-async def served(app: App, protocol: type[InboundProtocol] = Hasty) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
+async def served(app: App, protocol: type[ServerProtocol] = Hasty) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
     """Serve the app, and yield what connects to it."""
     writers: list[asyncio.StreamWriter] = []
     async with asyncio.timeout(LIMIT_S), serve_asgi(app, protocol=protocol) as url:

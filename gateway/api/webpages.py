@@ -1,7 +1,7 @@
 """Keeps foreign web pages out where no token proves who asks: a visitor's browser reaches this machine's loopback too.
 
 Owns which requests a browser may have made for somebody else's page. Called by the token check, and by nobody where
-tokens do it: a browser sends none on its own.
+tokens do it: a browser sends none on its own. The simulated upstream and ``gateway listen`` are in ``PagesRefused``.
 
 Three ways in, and what closes each. A page sends a request that needs no leave, and never sees the answer: browsers say
 in ``Origin`` or ``Sec-Fetch-Site`` that they do. A page has its own name resolve to this machine, so that all of it is
@@ -13,11 +13,14 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from gateway.api.schema import is_json
 from gateway.errors import Forbidden, UnsupportedMediaType
 from gateway.settings import is_loopback
 
-__all__ = ["refuse_web_pages"]
+__all__ = ["PagesRefused", "refuse_web_pages"]
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]%]*)\]|(?P<name>[^\[\]:]*))(?::[0-9]{0,5})?")
 _OWN_SITES = (b"same-origin", b"none")  # none: somebody has typed the address, or has a bookmark
@@ -44,12 +47,34 @@ def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Non
             site = value
     if len(hosts) != 1 or not _is_loopback(hosts[0]):
         raise Forbidden(f"Without a token only localhost, 127.0.0.1 and [::1] are taken as Host. {_ADVICE}")
-    if (site is not None and site.strip().lower() not in _OWN_SITES) or (
-        origin is not None and not _is_own(origin, hosts[0])
-    ):
+    if (site is not None and not _is_own_site(site)) or (origin is not None and not _is_own(origin, hosts[0])):
         raise Forbidden(f"Without a token no request of another site's page is taken. {_ADVICE}")
     if has_body and method == "POST" and not is_json((content_type or b"").decode("latin-1")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
+
+
+class PagesRefused:
+    """A server that has no pages, and so answers none: whatever a browser says to have sent for one gets 403.
+
+    With every request that may change something a browser sends ``Origin``, whatever name it has found the server by:
+    that name is no matter here, and these servers may stand behind a tunnel.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = PlainTextResponse("No web page is answered here.", 403) if _is_of_a_page(scope) else self._app
+        await app(scope, receive, send)
+
+
+def _is_of_a_page(scope: Scope) -> bool:
+    headers = scope.get("headers", ())
+    return any(name == b"origin" or (name == b"sec-fetch-site" and not _is_own_site(value)) for name, value in headers)
+
+
+def _is_own_site(site: bytes) -> bool:
+    return site.strip().lower() in _OWN_SITES
 
 
 @lru_cache(maxsize=64)

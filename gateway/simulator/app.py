@@ -21,6 +21,7 @@ from uuid import uuid4
 import msgspec
 
 from gateway import lenientjson
+from gateway.api.webpages import PagesRefused
 from gateway.asgi_server import serve_asgi
 from gateway.clock import Clock
 from gateway.serverprotocol import ServerProtocol
@@ -273,7 +274,7 @@ def serve(
             super().connection_lost(exc)
             stats.connections_open -= 1
 
-    return serve_asgi(simulator, host, port, protocol=Protocol)
+    return serve_asgi(PagesRefused(simulator), host, port, protocol=Protocol)
 
 
 def _task_id(query: bytes) -> str:

@@ -452,7 +452,7 @@ def test_make_secret_makes_a_token_with_its_hash(tmp_path: Path) -> None:
 
 
 async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
-    """`gateway listen` prints each webhook with its verdict and answers 204 or 401."""
+    """`gateway listen` prints each webhook with its verdict and answers 204 or 401; a web page's is none."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-u", "-m", "gateway", "listen", "--port", "0", "--secret", SECRET),
         cwd=tmp_path,
@@ -469,6 +469,8 @@ async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
             async with httpx.AsyncClient() as client:
                 assert (await client.post(url, content=body, headers=headers)).status_code == 204
                 assert (await client.post(url, content=b"{}", headers=headers)).status_code == 401
+                page = await client.post(url, content=b"of-a-page", headers={"origin": "http://evil.test"})
+                assert page.status_code == 403
             process.terminate()
             printed = (await process.stdout.read()).decode()
             assert await process.wait() == 0
@@ -478,7 +480,7 @@ async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
             await process.wait()
     assert "task.failed" in printed
     assert "✓ verified" in printed
-    assert "✗" in printed
+    assert printed.count("not verified") == 1
 
 
 async def test_listen_answers_as_told_and_the_gateway_tries_again(world: Any, tmp_path: Path) -> None:

@@ -165,12 +165,11 @@ def _read_by_h11(data: bytes) -> list[Request]:
 def _comparable(request: Request) -> Request:
     """Return what both must agree on.
 
-    Not on the headers that frame, which h11 changes, on blanks behind a value, which llhttp leaves there, on an empty
-    query, nor on the host where the target names one.
+    Not on the headers that frame, which h11 changes, on an empty query, nor on the host where the target names one.
     """
     method, target, headers, body = request
     apart = {b"content-length", b"transfer-encoding"} | (set() if target[:1] == b"/" else {b"host"})
-    kept = tuple((name, value.rstrip(b" \t")) for name, value in headers if name not in apart)
+    kept = tuple(field for field in headers if field[0] not in apart)
     return method, target.removesuffix(b"?"), kept, body
 
 

@@ -30,11 +30,11 @@ from gateway.model import (
     TaskState,
 )
 from gateway.outcome import PollResult
-from gateway.sender import Sender, SendResult
+from gateway.sender import Found, Sender, SendResult
 from gateway.signature import Signer, parse_secrets
 from gateway.store import sqlite as sqlite_store
 from gateway.supervisor import HEARTBEAT_S, Supervisor
-from tests.lanes import well
+from tests.lanes import lane, webhook, well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -776,6 +776,102 @@ def test_retries_that_hold_their_share_do_not_slow_first_attempts(tmp_path: Path
         await owed(life, 300, url="https://works.example/hook")
         await until(lambda: len(times) == 300, limit_s=600)
         assert max(times) - started < 2
+        await life.stop(0)
+
+    run_virtual(main())
+
+
+def test_a_retry_does_not_wait_for_a_heartbeat_where_a_place_became_free_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another retry ends while the store is asked, and nobody waits yet that it could wake."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(500), httpx.Response(204))
+        life = new_life(tmp_path / "db", receiver, (0.0, 5.0))
+        await life.store.open()
+        await owed(life)
+        await life.deliverer.run_once()
+        await until(lambda: life.claims == 0)
+        await asyncio.sleep(10)
+        bulkhead = life.deliverer._bulkhead = Bulkhead(8)
+        others = [lane(f"r{number}", f"client-{number}") for number in range(6)]
+        well(bulkhead, *others)
+        taken = [webhook(on, retry=True) for on in others]
+        assert all(map(bulkhead.admit, taken))
+        look = sqlite_store._due_callbacks
+
+        def due_callbacks(*args: Any) -> Any:
+            if taken:
+                bulkhead.ended(taken.pop(), delivered=True)
+            return look(*args)
+
+        monkeypatch.setattr(sqlite_store, "_due_callbacks", due_callbacks)
+        assert await life.deliverer.run_once() < 1
+        await life.deliverer.run_once()
+        await until(lambda: len(receiver.times) == 2)
+        await life.stop()
+
+    run_virtual(main())
+
+
+class SlowNames:
+    """Tells the address of one host after two seconds, and has the others' connections open."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self.asked = 0
+
+    def must_look_up(self, url: httpx.URL) -> bool:
+        return url.host == self._host
+
+    async def find(self, url: httpx.URL) -> list[str]:
+        self.asked += 1
+        await asyncio.sleep(2)
+        return ["192.0.2.1"]
+
+
+def slow_name_in_a_full_house(tmp_path: Path, receiver: Receiver, crowd: int) -> tuple[Life, SlowNames]:
+    names = SlowNames("slow.example")
+    sender = Sender(Transport(receiver.answer), VirtualClock(), timeout_s=15, user_agent="test", names=names)
+    life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(unused), sender=sender)
+    life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
+    bulkhead = life.deliverer._bulkhead = Bulkhead(4, 4)
+    lanes = [Lane(f"client-{number}", f"https://app-{number}.example") for number in range(crowd)]
+    well(bulkhead, Lane("", "https://slow.example"), *lanes)
+    return life, names
+
+
+def test_a_name_that_takes_long_to_find_is_sent_to_in_a_full_house(tmp_path: Path) -> None:
+    """Its place has gone to another when the answer comes; at its next turn it is not looked up again."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204), takes_s=0.5)
+        life, names = slow_name_in_a_full_house(tmp_path, receiver, 8)
+        await life.start()
+        (slow,) = await owed(life, url="https://slow.example/hook")
+        for number in range(8):
+            await owed(life, 50, url=f"https://app-{number}.example/hook", client=f"client-{number}")
+        await until(lambda: slow.id in receiver.ids, limit_s=60)
+        assert len(receiver.ids) < 200
+        assert names.asked == 1
+        await life.stop(0)
+
+    run_virtual(main())
+
+
+def test_an_address_found_long_ago_does_not_count(tmp_path: Path) -> None:
+    """It may be another's by now: the name is looked up again, and then it has a place."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204))
+        life, names = slow_name_in_a_full_house(tmp_path, receiver, 0)
+        life.deliverer._found["https://slow.example"] = Found(addresses=[], failure=None, took_s=2), -1.0
+        await life.start()
+        (slow,) = await owed(life, url="https://slow.example/hook")
+        await until(lambda: slow.id in receiver.ids, limit_s=60)
+        assert names.asked == 1
+        assert not life.deliverer._found
         await life.stop(0)
 
     run_virtual(main())

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from gateway.inbound import InboundProtocol
+from gateway.serverprotocol import ServerProtocol
 from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 
 MIB = 1024 * 1024
@@ -252,6 +253,21 @@ async def test_a_trailer_of_a_thousand_lines_is_no_header() -> None:
     assert heads == [[(b"host", b"x"), (b"transfer-encoding", b"chunked")], [(b"host", b"x")]]
 
 
+async def test_a_body_in_chunks_of_one_byte_is_400() -> None:
+    """12 MB of them are six seconds' work; larger ones are served, and as many small ones as a client may want."""
+    head = b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    app = App()
+    async with served(app, InboundProtocol) as connect:
+        peer = await connect()
+        for size in (1, 16):
+            await peer.send(head, 65_000 * (b"%x\r\n%b\r\n" % (size, bytes(size))), b"0\r\n\r\n")
+            status, _, body = await peer.answer()
+            assert (status, len(body)) == (200, 65_000 * size)
+        await peer.send(head, 65_537 * b"1\r\nx\r\n")
+        await peer.refused(400, "invalid_request")
+        assert app.disconnected.is_set()
+
+
 @pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["endless", "whole"])
 async def test_headers_without_number_are_431(end: bytes) -> None:
     """The shortest ones cost most: tens of times their bytes in memory."""
@@ -301,6 +317,28 @@ async def test_a_target_in_absolute_form_names_the_host(target: bytes, host: byt
         await peer.send(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await peer.answer())[0] == 200
     assert hosts == [[host]]
+
+
+@pytest.mark.parametrize("protocol", [Hasty, ServerProtocol])
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t  "])
+async def test_blanks_around_a_value_are_no_part_of_it(blanks: bytes, protocol: type[ServerProtocol]) -> None:
+    """RFC 9110 §5.5: else a request id, an API key or the wish for a 100 is another one."""
+    heads: list[Any] = []
+
+    class Kept(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            heads.append(scope["headers"])
+            await super().__call__(scope, receive, send)
+
+    fields = {b"host": b"x", b"x-request-id": b"a b", b"expect": b"100-continue", b"content-length": b"2", b"x": b""}
+    lines = [name + b":" + blanks + value + blanks for name, value in fields.items()]
+    async with served(Kept(), protocol) as connect:
+        peer = await connect()
+        await peer.send(b"\r\n".join([b"POST /body HTTP/1.1", *lines, b"", b""]))
+        assert (await peer.answer())[0] == 100
+        await peer.send(b"ab")
+        assert (await peer.answer())[::2] == (200, b"ab")
+    assert heads == [list(fields.items())]
 
 
 # Number

@@ -496,3 +496,20 @@ async def test_the_machines_clock_can_be_used() -> None:
     async with serve(SimulatedUpstream(SystemClock())) as base_url, new_client(base_url) as client:
         created_at = (await ask(client, "sim-never-x")).json()["data"]["createTime"]
         assert abs(created_at - time.time() * 1000) < 10_000
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "http://evil.test"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}, {"origin": "OWN"}],
+    ids=["foreign", "null", "image", "bound anew"],
+)
+async def test_no_web_page_is_answered(
+    client: httpx.AsyncClient, simulator: SimulatedUpstream, headers: dict[str, str]
+) -> None:
+    """A page in a browser on this machine makes no task and no fault; it may have its own name resolve to it."""
+    headers = {name: value.replace("OWN", str(client.base_url)) for name, value in headers.items()}
+    assert (await client.post(CREATE_TASK, json=ORDER, headers=headers)).status_code == 403
+    assert (await client.post("/_sim/faults", json=[{"kind": "reset"}], headers=headers)).status_code == 403
+    assert simulator.stats.requests["createTask"] == 0
+    typed = await client.post(CREATE_TASK, json=ORDER, headers={"sec-fetch-site": "none"})
+    assert typed.json()["code"] == 200

@@ -443,10 +443,13 @@ async def test_the_third_address_answers(make, raw_server, answering, monkeypatc
 
 
 async def test_addresses_are_tried_v6_and_v4_by_turns(make) -> None:
-    """However many of one kind come first, none of the four tries is spent on the same twice: RFC 8305."""
+    """However many of one kind come first, none of the four tries is spent on the same twice: RFC 8305.
+
+    What is not tried is not kept: a name may have thousands.
+    """
     transport = make(resolve=resolving(both=["::1", "::2", "::1", "::3", "192.0.2.1", "192.0.2.2"]))
     found = await transport.find(httpx.URL("http://both/"))
-    assert found == ["::1", "192.0.2.1", "::2", "192.0.2.2", "::3"]
+    assert found == ["::1", "192.0.2.1", "::2", "192.0.2.2"]
 
 
 async def test_every_address_of_a_name_is_checked(make) -> None:

@@ -134,6 +134,23 @@ def test_retries_that_found_no_place_wait_for_one() -> None:
     assert retries
 
 
+def test_retries_whose_place_became_free_while_the_store_was_asked_are_asked_for_again() -> None:
+    """Nobody was woken for it, as their lane had a share then and did not wait."""
+    bulkhead = Bulkhead(8)
+    lanes = [lane(f"r{n}", f"client-{n}") for n in range(7)]
+    well(bulkhead, *lanes)
+    taken = [webhook(on, retry=True) for on in lanes[:6]]
+    assert all(map(bulkhead.admit, taken))
+    bulkhead.wait(lanes[6])
+    ((_, _, retries),) = bulkhead.shares(8)
+    assert not retries
+    bulkhead.ended(taken[0], delivered=True)
+    bulkhead.wait_for_retries(lanes[6])
+    assert bulkhead.in_line == 1
+    ((_, _, retries),) = bulkhead.shares(8)
+    assert retries
+
+
 # Newcomers
 
 

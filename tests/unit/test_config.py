@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.cli import cli
 from gateway.config import (
     SETTINGS,
     RateWindow,
@@ -539,6 +540,13 @@ def test_shipped_file_holds_the_defaults(tmp_path: Path) -> None:
     changed = {"upstream_url": None, "upstream_rate": None}  # given they are what the profile says, as seen below
     assert msgspec.structs.replace(load({}, uncommented), **changed) == load({})
     assert configured_upstreams(load({}, uncommented)) == configured_upstreams(load({}))
+
+
+def test_shipped_file_names_commands_that_there_are() -> None:
+    """Options and all, as they stand in its head."""
+    commands = re.findall(r"`gateway (.+?)`", (ROOT / "config" / "gateway.toml").read_text("utf-8"))
+    assert "--config FILE serve" in commands
+    assert [cli.main([*words.split(), "--help"], standalone_mode=False) for words in commands] == [0] * len(commands)
 
 
 UPSTREAMS = """

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -292,6 +293,69 @@ async def test_large_work_is_not_searched_for_garbage() -> None:
             await memory.work(fail)
         assert gc.isenabled()
     finally:
+        memory.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_whoever_is_cancelled_keeps_its_room_until_the_thread_is_done(*, fails: bool) -> None:
+    """The thread cannot be stopped: what it works on takes as much memory as before."""
+    memory = Memory(100)
+    began, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        assert go_on.wait(30)
+        assert not fails
+
+    async def worker() -> None:
+        await memory.hold(100, "it")
+        await memory.work(work)
+
+    try:
+        task = asyncio.create_task(worker())
+        await asyncio.to_thread(began.wait, 30)
+        task.cancel()
+        await asyncio.wait([task])
+        other = Holder(memory, 10)
+        assert await started(other) == [0]
+        go_on.set()
+        async with asyncio.timeout(30):
+            while not other.holds:
+                await turns()
+        assert task.cancelled()
+        await other.end()
+        assert not memory._total
+    finally:
+        go_on.set()
+        memory.close()
+
+
+async def test_work_that_never_began_keeps_nothing() -> None:
+    """Whoever was cancelled before the thread came to it."""
+    memory = Memory(100)
+    began, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        assert go_on.wait(30)
+
+    async def worker(size: int) -> None:
+        await memory.hold(size, f"owner of {size}")
+        await memory.work(work)
+
+    try:
+        first = asyncio.create_task(worker(40))
+        await asyncio.to_thread(began.wait, 30)
+        behind = asyncio.create_task(worker(60))
+        await turns()
+        behind.cancel()
+        other = Holder(memory, 60)
+        assert await started(other) == [60]
+        go_on.set()
+        await first
+        await other.end()
+    finally:
+        go_on.set()
         memory.close()
 
 

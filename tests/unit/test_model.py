@@ -1,12 +1,15 @@
 """The nouns: states, ids, and when two registrations ask for the same thing."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import sender
 from gateway.model import (
     AttemptResult,
     Callback,
@@ -14,9 +17,11 @@ from gateway.model import (
     NewCallback,
     Task,
     TaskState,
+    cached_by_url,
     new_callback_id,
     receiver_of,
 )
+from gateway.netguard import Netguard
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 NOW = 1_795_428_033_120
@@ -127,6 +132,41 @@ def test_ids_differ_within_one_millisecond() -> None:
 def test_a_receiver_has_one_name(url: str, receiver: str) -> None:
     """Scheme, host and port, however the URL is written, and nothing of it that is secret."""
     assert receiver_of(url) == receiver
+
+
+def test_what_is_remembered_of_urls_is_bounded_in_bytes() -> None:
+    """Some thousands of ordinary ones are read once each; long ones would take 40 MB, and are seldom the same."""
+    read: list[str] = []
+
+    @cached_by_url
+    def cached(url: str) -> bytes:
+        read.append(url)
+        return url.encode()
+
+    start = "https://app.example.com/hooks?"
+    ordinary = [start + f"{number:0226}" for number in range(4096)]
+    for url in [*ordinary, *ordinary]:
+        assert cached(url) == url.encode()
+    assert read == ordinary
+    read.clear()
+    long = start + "0" * 227
+    assert cached(long) == cached(long) == long.encode()
+    assert read == [long, long]
+
+
+@pytest.mark.parametrize("read", [receiver_of, sender._parse_url, sender._where, Netguard().check_url])
+def test_no_long_url_is_kept(read: Callable[[str], object]) -> None:
+    """By none of those that read one and the same URL."""
+    for short in range(10):
+        read(f"https://app.example.com/hooks?{short}")
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            read(f"https://app.example.com/hooks?{number:02000}")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 50_000
 
 
 def test_a_registration_expires_its_timeout_after_it_was_made() -> None:
