@@ -55,8 +55,10 @@ class Stand(Running):
 
     async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(LIMIT_S):
-            while not await condition():
-                pass
+            while True:
+                if await condition():
+                    return
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -335,7 +337,7 @@ async def test_whoever_asks_about_the_neutral_task_convicts_nobody(
     if entrance == "watch":
         await stand.watch(NEUTRAL_TASK_ID)
         async with asyncio.timeout(20):
-            while not simulator.stats.polls[NEUTRAL_TASK_ID]:
+            while NEUTRAL_TASK_ID not in simulator.stats.polls:
                 await stand.client.get("/readyz")
     for _ in range(5):
         await stand.read(NEUTRAL_TASK_ID)
