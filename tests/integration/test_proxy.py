@@ -63,7 +63,10 @@ class Stand(Running):
 
 @asynccontextmanager
 async def stand(folder: Path, upstream_url: str, **environ: str) -> AsyncIterator[Stand]:
+    config = folder / "gateway.toml"
+    config.write_text('[upstreams.aigptimage]\ncreate_rate = "1000/1"\n')  # the free tier's is one a second
     own = {
+        "GATEWAY_CONFIG": str(config),
         "GATEWAY_UPSTREAM_API_KEY": "sk-upstream",
         "GATEWAY_CALLBACK_ALLOW": "hooks.example.com,127.0.0.1",
         "GATEWAY_DRAIN_S": "1",
@@ -856,7 +859,7 @@ async def test_nothing_new_is_created_once_the_drain_began(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """A create that still waits for its turn at SIGTERM is refused: a task begun now might be paid for and lost."""
-    here = await start()
+    here = await start(GATEWAY_CONFIG="")
     assert (await here.create()).status_code == 200
     queued = asyncio.create_task(here.create())  # the free tier creates one task a second
     await here.until(lambda: _queued(here))
