@@ -66,31 +66,27 @@ def post(url: str, size: int, headers: dict[str, str], *, chunked: bool) -> tupl
         connection.close()
 
 
+REFUSALS = [
+    (JSON | KNOWN, 413, "too_large"),
+    (JSON, 401, "unauthorized"),
+    (JSON | CLOSE, 401, "unauthorized"),
+    (KNOWN, 415, "unsupported_media_type"),
+    (KNOWN | CLOSE, 415, "unsupported_media_type"),
+]
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-@pytest.mark.parametrize(
-    ("headers", "status", "code"),
-    [
-        (JSON | KNOWN, 413, "too_large"),
-        (JSON, 401, "unauthorized"),
-        (JSON | CLOSE, 401, "unauthorized"),
-        (KNOWN, 415, "unsupported_media_type"),
-        (KNOWN | CLOSE, 415, "unsupported_media_type"),
-    ],
-    ids=["413", "401", "401-close", "415", "415-close"],
-)
-async def test_a_refused_body_leaves_its_answer_readable(
-    world: Any, headers: dict[str, str], status: int, code: str, chunked: bool
-) -> None:
+async def test_a_refused_body_leaves_its_answer_readable(world: Any, chunked: bool) -> None:
     """A client that reads once it has sent 30 or 60 MB sees why they were refused, every time, at no cost of memory."""
-    if chunked:
-        headers = headers | {"transfer-encoding": "chunked"}
+    framing = {"transfer-encoding": "chunked"} if chunked else {}
     async with world.gateway(GATEWAY_TOKEN=TOKEN) as gateway:
-        await asyncio.to_thread(post, gateway.url, 1000, headers, chunked=False)
+        await asyncio.to_thread(post, gateway.url, 1000, JSON | KNOWN, chunked=False)
         before = peak_bytes(gateway.process.pid)
-        for size in (30 * MB, 60 * MB) * 4:
-            got = await asyncio.to_thread(post, gateway.url, size, headers, chunked=chunked)
-            assert (got[0], got[1], got[2]["code"]) == (status, "application/problem+json", code)
-        assert peak_bytes(gateway.process.pid) - before < 10 * MB
+        for headers, status, code in REFUSALS:
+            for size in (30 * MB, 60 * MB) * 4:
+                got = await asyncio.to_thread(post, gateway.url, size, headers | framing, chunked=chunked)
+                assert (got[0], got[1], got[2]["code"]) == (status, "application/problem+json", code), headers
+            assert peak_bytes(gateway.process.pid) - before < 10 * MB, headers
         assert await gateway.stop() == 0
 
 

@@ -23,8 +23,8 @@ import pytest
 from tests.crash.process import LIMIT_S, environment
 
 ROOT = Path(__file__).parents[2]
-WEBHOOKS = 200
-LONG = "x" * 100  # 400 lines about tasks of such names do not fit into a pipe
+WEBHOOKS = 100
+LONG = "x" * 200  # 200 lines about tasks of such names do not fit into a pipe
 FULL = pytest.param(
     ">/dev/full 2>&1",
     marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full"),
@@ -176,7 +176,7 @@ LOGS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process is limited by prlimit")
 @pytest.mark.parametrize("name", LOGS)
 async def test_webhooks_under_load_while_the_log_breaks(name: str, world: Any) -> None:
-    """200 webhooks: each is sent once and recorded once, and none is sent again after a restart."""
+    """A hundred webhooks: each is sent once and recorded once, and none is sent again after a restart."""
     log = LOGS[name](world.folder)
     half_way = asyncio.Event()
 

@@ -70,6 +70,10 @@ class Clients:
             profile = "aigptimage"
             url = "{urls["second"]}"
             rate = "100/1"
+            create_rate = "100/1"
+
+            [upstreams.aigptimage]
+            create_rate = "100/1"
 
             [clients.shop]
             token_hash = "{hash_line(TOKENS["shop"])}"

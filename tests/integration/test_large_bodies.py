@@ -86,8 +86,13 @@ class Stand:
     async def registered(self, *task_ids: str) -> list[str]:
         return [await self.one.registered(task_id, f"{self.receiver.url}/hook") for task_id in task_ids]
 
-    async def pending(self, callback_id: str) -> None:
-        await self.one.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["state"] == "pending")
+    async def owing(self, *task_ids: str) -> list[str]:
+        """Register them one after the other: two answers read at once would wait for what a receiver that hangs has."""
+        owed = []
+        for task_id in task_ids:
+            owed += await self.registered(task_id)
+            await self.one.becomes(f"/v1/callbacks/{owed[-1]}", lambda answer: answer.json()["state"] == "pending")
+        return owed
 
 
 @asynccontextmanager
@@ -110,9 +115,7 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
 
 async def test_a_small_webhook_passes_the_large_ones_that_wait(stand: Stand) -> None:
     """Those of one receiver that hangs have half of the room; the others wait, and all arrive in the end."""
-    large = await stand.registered(*(f"400000-{letter}" for letter in "abcd"))
-    for callback_id in large:
-        await stand.pending(callback_id)
+    large = await stand.owing(*(f"400000-{letter}" for letter in "abcd"))
     await until(lambda: stand.receiver.running == 2)
     (small,) = await stand.registered("10-small")
     await stand.one.delivered(small)
@@ -125,8 +128,7 @@ async def test_a_small_webhook_passes_the_large_ones_that_wait(stand: Stand) -> 
 async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path: Path) -> None:
     """Those under way are interrupted, and told of; the one that waited is simply still owed."""
     async with stand_at(tmp_path) as stand:
-        for callback_id in await stand.registered(*(f"400000-{letter}" for letter in "abc")):
-            await stand.pending(callback_id)
+        await stand.owing(*(f"400000-{letter}" for letter in "abc"))
         await until(lambda: stand.receiver.running == 2)
         with capture_logs() as log:
             await stand.one.gateway.drain()

@@ -67,6 +67,12 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
         yield made
 
 
+@pytest.fixture
+def quick_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway looks at its file many times a second."""
+    monkeypatch.setattr("gateway.supervisor.HEARTBEAT_S", 0.1)
+
+
 def size_of(path: Path) -> int:
     return path.stat().st_size
 
@@ -226,6 +232,7 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
     assert len(stand.hooks.posts) == 1
 
 
+@pytest.mark.usefixtures("quick_heart")
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_file_that_comes_back_is_used_again(stand: Stand, whole: bool) -> None:
     """The very file, put back where it was: the gateway goes on by itself, with all that was promised before."""
@@ -376,6 +383,7 @@ async def test_what_is_cut_short_in_the_middle_of_a_write_is_not_taken_for_its_w
     assert await stand.reasons() == [reason]
 
 
+@pytest.mark.usefixtures("quick_heart")
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_a_file_that_grew_while_it_was_away_is_used_again(stand: Stand, replaced: bool) -> None:
     """What was promised last is put into it wherever it is: that is no other program's work."""

@@ -186,7 +186,7 @@ def test_every_answer(
         else:
             assert task.state is TaskState.WAITING
             assert (task.polls, task.last_error is None) == (1, again_s in (SOON, WHEN_TOLD, AT_MOST))
-            await until(lambda: len(upstream.asked) == 2 and life.claims == 0, step_s=0.005)
+            await until(lambda: len(upstream.asked) == 2 and life.claims == 0)
             assert again_s[0] - 0.05 <= upstream.times[1] - answered_s <= again_s[1] + 0.05
             assert (await life.look(callback)).task.state is TaskState.SUCCESS
             assert life.key.refusal is None
