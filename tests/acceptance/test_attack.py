@@ -17,7 +17,7 @@ async def test_an_innocent_client_among_attackers(tmp_path: Path) -> None:
 
     How long things take is measured in the long form alone.
     """
-    run = await play(tmp_path, BRIEF, seed=SEED, calm_s=1, attack_s=8)
+    run = await play(tmp_path, BRIEF, seed=SEED, calm_s=1, attack_s=5)
     assert not run.broken, "\n".join(run.broken)
     assert len(run.innocent.arrived) > 20
 
