@@ -46,6 +46,9 @@ class OddHead:
         self._raw += data
         mended: list[bytes] = []
         while not self._ended:
+            blank = len(self._raw) - len(self._raw.lstrip(b"\r\n"))
+            del self._raw[:blank]  # empty lines before a head are passed over
+            searched = max(searched - blank, 0)
             self._check_begin()
             end = _END.search(self._raw, searched)
             if end is None:

@@ -18,6 +18,7 @@ CASES: dict[str, list[Any]] = {
     ],
     "outbound": [
         outbound.Case(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\r\n", closes=False),
+        outbound.Case(b"\r\n\rHTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n"),
         outbound.Case(b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", closes=False),
         outbound.Case(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", closes=False),
     ],
