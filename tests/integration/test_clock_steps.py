@@ -10,9 +10,11 @@ from unittest.mock import AsyncMock
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
 from gateway.api.callbacks import Callbacks
 from gateway.api.proxy import UpstreamProxy
+from gateway.api.shares import Shares
 from gateway.config import RateWindow
 from gateway.errors import StoreError
 from gateway.model import Callback, CallbackState, Lane, Outcome, TaskState
@@ -330,10 +332,12 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
             default_upstream="up",
         )
         (route,) = (route for route in callbacks.routes() if route.path == f"/v1/callbacks{path}")
+        app = Starlette()
+        app.state.shares = Shares()
         asked = {"taskId": "t", "callbackUrl": "https://app.example.com/hooks", "timeoutSeconds": 600}
         body = json.dumps({"callbacks": [asked]} if path else asked).encode()
         headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers}
+        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers, "app": app}
         answers: list[Any] = []
 
         async def receive() -> dict[str, Any]:
