@@ -176,7 +176,7 @@ class Deliverer:
     async def _large_body(self, claim: DueCallback) -> bytes | None:
         """Read a body that did not come with its claim, once there is room for it."""
         # Itself, and once more on its way: put together, signed, encrypted.
-        await self._memory.hold(2 * claim.body_bytes, claim.receiver)
+        await self._memory.hold(2 * claim.body_bytes, f"client {claim.client}", "webhooks", claim.receiver)
         return await self._store.body(claim)
 
     async def _headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:

@@ -10,11 +10,12 @@ done: nothing is given back too early, or never.
 
 import asyncio
 import gc
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 __all__ = ["SMALL", "Memory"]
@@ -23,32 +24,39 @@ T = TypeVar("T")
 
 SMALL = 64 * 1024
 """Bytes up to which nothing is counted."""
+_EIGHTHS = (8, 4, 3, 2)
+"""Of the limit: what all have, a client or an upstream, a client's requests or its webhooks, and a receiver."""
+_Group = tuple[str, ...]
+"""An owner, or all whose names begin so; ``()``: everybody."""
 
 
 class Memory:
     """``limit`` bytes.
 
-    Owners (a client, a receiver, an upstream) take turns, and one owner's come in their order: whoever waits for much
-    is not passed by those who want little, and one with hundreds that wait holds up nobody. One owner has at most half
-    while others wait: it may be slow, and the rest goes on.
+    Clients and upstreams take turns; within a client's its requests and its webhooks do, and within these its
+    receivers. What then is of one owner comes in its order: whoever waits for much is not passed by those who want
+    little, and a client with hundreds of receivers, or of requests, holds up nobody. A client has at most half, its
+    requests and its webhooks together, as has an upstream; its requests or its webhooks three eighths; a receiver a
+    quarter. Each may be slow, and the rest goes on: others beside a client, its requests beside its webhooks.
 
     More than the limit is given where otherwise nobody would go on: to the first in the row, while everybody who
     holds anything waits for more. So what is larger than the limit passes alone, and nobody waits for ever. And more
-    than half is given to an owner where else none of its own would go on.
+    than its part is given to each of these where else none of its own would go on.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._total = 0
-        self._busy: Counter[str | None] = Counter()  # of an owner's, and of the total, what those hold who do not wait
         self._shares: dict[asyncio.Task[Any], _Share] = {}
-        self._owned: Counter[str] = Counter()
-        self._waiting: dict[str, deque[_Share]] = {}  # of each owner who waits
-        self._turn = 0  # of the last that was given anything
+        self._held: Counter[_Group] = Counter()
+        self._busy: Counter[_Group] = Counter()  # of that, what those hold who do not wait
+        self._waiting: dict[_Group, dict[_Group | _Share, None]] = {}  # of each group, in the order of their turns
         self._thread: ThreadPoolExecutor | None = None
 
-    async def hold(self, size: int, owner: str) -> None:
-        """Wait for room for so many bytes, those that the calling task holds already included; it has one owner."""
+    async def hold(self, size: int, *owner: str) -> None:
+        """Wait for room for so many bytes, those that the calling task holds already included; it has one owner.
+
+        ``owner``: from the outside in, as ``client ann``, ``webhooks``, the receiver.
+        """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs this
         share = self._shares.get(task)
@@ -103,38 +111,41 @@ class Memory:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _wait(self, share: "_Share") -> None:
-        queue = self._waiting.setdefault(share.owner, deque())
-        # One turn after its owner's last; a newcomer's is the next, behind those of others who came before it.
-        share.turn = (queue[-1].turn if queue else self._turn) + 1
-        queue.append(share)
+        for group, member in share.places:
+            self._waiting.setdefault(group, {}).setdefault(member)
         self._goes_on(share, -share.held)
 
     def _wait_no_more(self, share: "_Share") -> None:
-        queue = self._waiting[share.owner]
-        queue.remove(share)
-        if not queue:
-            del self._waiting[share.owner]
+        for group, member in reversed(share.places):
+            del self._waiting[group][member]
+            if self._waiting[group]:
+                return
+            del self._waiting[group]
 
     def _give(self) -> None:
-        while (share := self._next()) is not None:
+        while (share := self._next(())) is not None:
             self._wait_no_more(share)
-            self._turn = max(self._turn, share.turn)
+            for group, member in share.places:
+                members = self._waiting.get(group, {})
+                if member in members:  # its others come after everybody who waits by now
+                    members[member] = members.pop(member)
             self._count(share, share.more)
             self._goes_on(share, share.held)
             if not share.room.done():
                 share.room.set_result(None)
 
-    def _next(self) -> "_Share | None":
-        """Return who is given its room now."""
-        # Of each owner the first; of equal turns that of the owner who has waited for longer.
-        for share in sorted((queue[0] for queue in self._waiting.values()), key=_turn_of):
-            if not self._busy[None]:
-                return share  # else nobody goes on
-            # First, as nobody behind it is to wait for what is short for its owner alone.
-            if self._busy[share.owner] and self._owned[share.owner] + share.more > self.limit // 2:
-                continue
-            return share if self._total + share.more <= self.limit else None
+    def _next(self, group: _Group) -> "_Share | None":
+        """Return who of a group is given its room now."""
+        for member in self._waiting.get(group, ()):
+            share = member if isinstance(member, _Share) else self._next(member)
+            if share is not None:  # else nobody behind it is to wait for what is short for its own alone
+                return share if self._has_room(group, share.more) else None
         return None
+
+    def _has_room(self, group: _Group, more: int) -> bool:
+        if not self._busy[group]:
+            return True  # else none of its own goes on
+        return self._held[group] + more <= self.limit * _EIGHTHS[len(group)] // 8
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         share = self._shares.pop(task)
@@ -156,17 +167,11 @@ class Memory:
 
     def _goes_on(self, share: "_Share", size: int) -> None:
         """Count so much of a share as held by somebody who waits for nothing."""
-        for whose in (None, share.owner):
-            self._busy[whose] += size
-            if not self._busy[whose]:
-                del self._busy[whose]
+        _add(self._busy, share, size)
 
     def _count(self, share: "_Share", more: int) -> None:
         share.held += more
-        self._total += more
-        self._owned[share.owner] += more
-        if not self._owned[share.owner]:
-            del self._owned[share.owner]
+        _add(self._held, share, more)
 
 
 class _Share:
@@ -174,13 +179,25 @@ class _Share:
 
     room: "asyncio.Future[None]"
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: _Group) -> None:
         self.owner = owner
+        self.groups = [owner[:depth] for depth in range(len(owner) + 1)]  # the largest first
         self.held = 0
         self.more = 0
-        self.turn = 0
         self.left: Future[Any] | None = None
         """What it was cancelled in, which the thread goes on with all the same."""
+
+    @property
+    def places(self) -> "list[tuple[_Group, _Group | _Share]]":
+        """Where it waits: in each group the next smaller one does for it, in the smallest itself."""
+        return [*pairwise(self.groups), (self.owner, self)]
+
+
+def _add(counts: Counter[_Group], share: _Share, size: int) -> None:
+    for group in share.groups:
+        counts[group] += size
+        if not counts[group]:
+            del counts[group]
 
 
 def _uncollected(function: Callable[..., T], *args: Any) -> T:
@@ -190,7 +207,3 @@ def _uncollected(function: Callable[..., T], *args: Any) -> T:
         return function(*args)
     finally:
         gc.enable()
-
-
-def _turn_of(share: _Share) -> int:
-    return share.turn

@@ -1,7 +1,7 @@
 """What is large of requests and of answers to them: room for it, and answers that are sent as they are read.
 
-Owns that a client's large requests count against the gateway's memory until they are answered, its slow reading
-included. Used by the routes, which say what a request costs before they read or make it.
+Owns that a client's large requests count against its part of the gateway's memory until they are answered, its slow
+reading included. Used by the routes, which say what a request costs before they read or make it.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
 
 
 async def _hold(scope: Scope, size: int) -> None:
-    await _memory(scope).hold(size, f"client {scope.get('client_name')}")
+    await _memory(scope).hold(size, f"client {scope.get('client_name')}", "requests")
 
 
 def _memory(scope: Scope) -> Memory:

@@ -1,6 +1,7 @@
 """Over real sockets and a real name server: what receivers of one kind cost the others."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,19 +45,20 @@ class Stand:
         headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
         retry = RetryPolicy((0.0, 600.0))
         rng = random.Random(0)
-        self.deliverer = Deliverer(self.store, sender, headers, retry, Memory(64 * 1024 * 1024), clock, metrics, rng)
+        self.memory = Memory(1024 * 1024)
+        self.deliverer = Deliverer(self.store, sender, headers, retry, self.memory, clock, metrics, rng)
         self.supervisor = Supervisor([self.deliverer], clock, metrics)
 
-    async def owe(self, *urls: str) -> list[str]:
+    async def owe(self, *urls: str, client: str = "ann", task_id: str = "t", result: str = "") -> list[str]:
         """Register callbacks of a task that has ended; return their ids."""
         now = self.clock.now()
         made = await self.store.register(
             [
                 NewCallback(
                     id=new_callback_id(now),
-                    client="ann",
+                    client=client,
                     upstream="up",
-                    task_id="t",
+                    task_id=task_id,
                     url=url,
                     metadata=b"{}",
                     timeout_s=3600,
@@ -66,17 +68,18 @@ class Stand:
                 for url in urls
             ]
         )
-        outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","state":"success"}')
+        data = json.dumps({"taskId": task_id, "state": "success", "result": result}).encode()
+        outcome = Outcome(state=TaskState.SUCCESS, data=data)
         seq = made[0].callback.task.seq
         await self.store.settle(Settlement(seq=seq, upstream="up", outcome=outcome, settled_at=now, polls=1))
         return [one.callback.id for one in made]
 
-    async def attempts(self, callback_id: str) -> int:
-        return len(await self.store.list_attempts("ann", callback_id) or [])
+    async def attempts(self, callback_id: str, client: str = "ann") -> int:
+        return len(await self.store.list_attempts(client, callback_id) or [])
 
-    async def attempted(self, callback_id: str) -> None:
+    async def attempted(self, callback_id: str, client: str = "ann") -> None:
         async with asyncio.timeout(LIMIT_S):
-            while not await self.attempts(callback_id):
+            while not await self.attempts(callback_id, client):
                 pass
 
 
@@ -133,3 +136,25 @@ async def test_a_name_that_is_found_late_is_dialled_after_all(stand: Stand, raw_
     assert attempt.status_code == 204
     assert attempt.duration_ms >= 1000
     assert bulkhead.free >= 252
+
+
+async def test_a_crowd_that_hangs_with_large_webhooks_leaves_room_for_another_clients(
+    stand: Stand, raw_server: Any, read_request: Any, answering: Any
+) -> None:
+    """Each of its receivers keeps its room until its attempt's time is over, which the other's does not wait for."""
+
+    async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        await asyncio.Event().wait()
+
+    hanging, good = await raw_server(hang), await raw_server(answering(b"HTTP/1.1 204 OK\r\n\r\n"))
+    names = [f"hanging{number}.test" for number in range(16)]
+    stand.names.update({name: ["127.0.0.1"] for name in names})
+    result = "x" * 80_000
+    crowd = await stand.owe(*(f"http://{name}:{hanging.port}/" for name in names), task_id="a", result=result)
+    async with asyncio.timeout(LIMIT_S):
+        while len(stand.memory._shares) < len(names):  # each of them has room, or waits for it
+            await stand.store.backlog()
+    (callback_id,) = await stand.owe(good.url(), client="bob", task_id="b", result=result)
+    await stand.attempted(callback_id, "bob")
+    assert [await stand.attempts(one) for one in crowd] == [0] * len(crowd)

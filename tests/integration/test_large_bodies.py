@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -114,8 +114,8 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
 
 
 async def test_a_small_webhook_passes_the_large_ones_that_wait(stand: Stand) -> None:
-    """Those of one receiver that hangs have half of the room; the others wait, and all arrive in the end."""
-    large = await stand.owing(*(f"400000-{letter}" for letter in "abcd"))
+    """Those of one receiver that hangs have a quarter of the room; the others wait, and all arrive in the end."""
+    large = await stand.owing(*(f"200000-{letter}" for letter in "abcd"))
     await until(lambda: stand.receiver.running == 2)
     (small,) = await stand.registered("10-small")
     await stand.one.delivered(small)
@@ -128,7 +128,7 @@ async def test_a_small_webhook_passes_the_large_ones_that_wait(stand: Stand) -> 
 async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path: Path) -> None:
     """Those under way are interrupted, and told of; the one that waited is simply still owed."""
     async with stand_at(tmp_path) as stand:
-        await stand.owing(*(f"400000-{letter}" for letter in "abc"))
+        await stand.owing(*(f"200000-{letter}" for letter in "abc"))
         await until(lambda: stand.receiver.running == 2)
         with capture_logs() as log:
             await stand.one.gateway.drain()
@@ -157,12 +157,24 @@ async def test_a_reader_that_does_not_read_gives_its_room_back_when_it_goes(stan
     _, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
     writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
     memory = stand.one.gateway._memory
-    await until(lambda: memory._total > 16_000_000)
+    await until(lambda: memory._held[()] > 16_000_000)
     next_one = asyncio.create_task(stand.one.client.get("/v1/tasks/16000000-a"))
     await until(lambda: bool(memory._waiting))
     writer.transport.abort()
     assert len((await next_one).json()["outcome"]["result"]["image"]) == 16_000_000
-    await until(lambda: not memory._total)
+    await until(lambda: not memory._held)
+
+
+async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stand) -> None:
+    """However many of them: its requests have their own part of its room."""
+    async with AsyncExitStack() as receivers:
+        for task_id in ("100000-a", *(f"400000-{letter}" for letter in "abcde")):
+            url = await receivers.enter_async_context(serve_asgi(stand.receiver))
+            await stand.pending(await stand.one.registered(task_id, f"{url}/hook"))
+        await until(lambda: len(stand.one.gateway._memory._shares) == 6)  # each has room, or waits for it
+        answer = await stand.one.client.get("/v1/tasks/100000-a")
+        assert len(answer.json()["outcome"]["result"]["image"]) == 100_000
+        stand.receiver.takes_large.set()
 
 
 async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

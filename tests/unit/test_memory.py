@@ -14,9 +14,9 @@ from gateway.memory import Memory
 class Holder:
     """An asyncio task that asks for room, again where it is told to, and holds it until it is told to end."""
 
-    def __init__(self, memory: Memory, size: int, owner: str = "") -> None:
+    def __init__(self, memory: Memory, size: int, *owner: str) -> None:
         self._memory = memory
-        self._owner = owner or f"owner of {id(self)}"
+        self._owner = owner or (f"owner of {id(self)}",)
         self._asks: asyncio.Queue[int | None] = asyncio.Queue()
         self.holds = 0
         self._asks.put_nowait(size)
@@ -24,7 +24,7 @@ class Holder:
 
     async def _run(self) -> None:
         while (size := await self._asks.get()) is not None:
-            await self._memory.hold(size, self._owner)
+            await self._memory.hold(size, *self._owner)
             self.holds = size
 
     async def ask(self, size: int) -> None:
@@ -229,6 +229,93 @@ async def test_owners_take_turns_however_many_of_one_wait() -> None:
     await slow[3].end()
 
 
+def webhook(memory: Memory, size: int, client: str, receiver: str) -> Holder:
+    return Holder(memory, size, client, "webhooks", receiver)
+
+
+async def in_turn(*holders: Holder) -> list[int]:
+    """End each that is given its room, of which there is enough for one; return their order."""
+    order: list[int] = []
+    while len(order) < len(holders):
+        (at,) = (at for at, holder in enumerate(holders) if holder.holds and at not in order)
+        order.append(at)
+        await holders[at].end()
+    return order
+
+
+async def test_clients_take_turns_however_many_receivers_of_one_wait() -> None:
+    """Another client's webhook is the next but one, and not behind a whole crowd that hangs."""
+    memory = Memory(100)
+    crowd = [webhook(memory, 100, "ann", f"receiver {number}") for number in range(4)]
+    other = webhook(memory, 100, "bob", "receiver 0")
+    await turns()
+    assert await in_turn(*crowd, other) == [0, 1, 4, 2, 3]
+
+
+async def test_within_a_client_its_requests_and_its_receivers_take_turns() -> None:
+    """A crowd of receivers does not hold up its client's requests, nor one receiver the others."""
+    memory = Memory(100)
+    first = Holder(memory, 100)
+    one, another = ([webhook(memory, 100, "ann", receiver) for _ in range(2)] for receiver in ("one", "another"))
+    requests = [Holder(memory, 100, "ann", "requests") for _ in range(2)]
+    await turns()
+    assert await in_turn(first, *one, *another, *requests) == [0, 1, 5, 3, 6, 2, 4]
+
+
+async def test_a_clients_receivers_together_leave_room_for_its_requests_and_for_others() -> None:
+    """However many of them hang: three eighths for them, and half for all of a client."""
+    memory = Memory(80)
+    crowd = [webhook(memory, 10, "ann", f"receiver {number}") for number in range(6)]
+    requests = [Holder(memory, 10, "ann", "requests") for _ in range(2)]
+    other = webhook(memory, 40, "bob", "receiver 0")
+    assert await started(*crowd, *requests, other) == [10, 10, 10, 0, 0, 0, 10, 0, 40]
+    for holder in (*crowd[:3], requests[0], other, *crowd[3:], requests[1]):
+        await holder.end()
+
+
+async def test_one_receiver_leaves_room_for_its_clients_others() -> None:
+    """It has a quarter at most."""
+    memory = Memory(80)
+    slow = [webhook(memory, 10, "ann", "slow") for _ in range(3)]
+    other = webhook(memory, 10, "ann", "other")
+    assert await started(*slow, other) == [10, 10, 0, 10]
+    for holder in (*slow, other):
+        await holder.end()
+
+
+async def test_a_clients_large_one_is_not_passed_by_its_own_small_ones() -> None:
+    """It wants more than its client's part: its client's others wait for it, and nobody else does."""
+    memory = Memory(100)
+    slow = webhook(memory, 10, "ann", "slow")
+    large, small = webhook(memory, 60, "ann", "large"), webhook(memory, 5, "ann", "small")
+    request = Holder(memory, 5, "ann", "requests")
+    other = webhook(memory, 20, "bob", "receiver")
+    assert await started(slow, large, small, request, other) == [10, 0, 0, 5, 20]
+    await slow.end()
+    assert large.holds == 0
+    again = Holder(memory, 5, "ann", "requests")
+    assert await started(again) == [0]
+    await request.end()
+    assert (large.holds, small.holds, again.holds) == (60, 0, 0)
+    await large.end()
+    assert (small.holds, again.holds) == (5, 5)
+    for holder in (small, again, other):
+        await holder.end()
+
+
+async def test_whoever_is_cancelled_takes_no_turn_from_its_clients_others() -> None:
+    """It had none; and nothing is left of it."""
+    memory = Memory(100)
+    first = Holder(memory, 100)
+    gone, mine = (webhook(memory, 100, "ann", receiver) for receiver in ("one", "another"))
+    other = webhook(memory, 100, "bob", "receiver")
+    assert await started(first, gone, mine, other) == [100, 0, 0, 0]
+    gone.task.cancel()
+    await turns()
+    assert await in_turn(first, mine, other) == [0, 1, 2]
+    assert [memory._waiting, memory._held, memory._busy, memory._shares] == [{}] * 4
+
+
 async def test_whoever_is_cancelled_gives_back_what_it_held_and_its_place() -> None:
     """Cancelled while it waits, and while it holds."""
     memory = Memory(100)
@@ -324,7 +411,7 @@ async def test_whoever_is_cancelled_keeps_its_room_until_the_thread_is_done(*, f
                 await turns()
         assert task.cancelled()
         await other.end()
-        assert not memory._total
+        assert not memory._held
     finally:
         go_on.set()
         memory.close()
