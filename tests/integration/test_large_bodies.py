@@ -91,8 +91,11 @@ class Stand:
         owed = []
         for task_id in task_ids:
             owed += await self.registered(task_id)
-            await self.one.becomes(f"/v1/callbacks/{owed[-1]}", lambda answer: answer.json()["state"] == "pending")
+            await self.pending(owed[-1])
         return owed
+
+    async def pending(self, callback_id: str) -> None:
+        await self.one.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["state"] == "pending")
 
 
 @asynccontextmanager
