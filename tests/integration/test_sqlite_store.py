@@ -1281,7 +1281,7 @@ def test_no_statement_over_rows_goes_through_a_whole_table(name: str, count: int
         assert any(wanted in step for step in steps), steps
 
 
-@pytest.mark.parametrize("name", ["INSERT_TASKS", "INSERT_CALLBACKS"])
+@pytest.mark.parametrize("name", ["INSERT_TASKS", "INSERT_CALLBACKS", "INSERT_ATTEMPTS"])
 def test_checking_a_row_makes_no_table(name: str) -> None:
     """A CHECK with a list of values, which SQLite puts into a table for each row, costs more than the row's indexes."""
     rows = [tuple(OVER_ROWS[name].split(", "))] * 4
@@ -1290,7 +1290,7 @@ def test_checking_a_row_makes_no_table(name: str) -> None:
         db.executescript(SCHEMA)
         made = [row for row in db.execute(f"EXPLAIN {statement}", parameters) if row[1] == "OpenEphemeral"]
     # What is read, and what is returned, are tables of rows; a list is one of keys.
-    assert [row[5] for row in made] == [None, None]
+    assert not [row for row in made if row[5] is not None]
 
 
 @pytest.mark.parametrize("name", [name for name, value in vars(sql).items() if isinstance(value, sql.Counted)])

@@ -1,4 +1,4 @@
--- Both tables are made anew. Their states are checked with OR: of an IN with more than two values SQLite makes a table for
+-- The tables are made anew. Their states are checked with OR: of an IN with more than two values SQLite makes a table for
 -- each row that it writes, which took a quarter of a registration's time.
 
 -- The clients that a task is polled for take turns: so the poller asks for each one's due tasks.
@@ -97,3 +97,20 @@ CREATE INDEX callbacks_dead ON callbacks (client, ended_at) WHERE state = 'dead'
 -- The client's questions: my callbacks, newest first (the row's seq ends each index); the same in one state.
 CREATE INDEX callbacks_client ON callbacks (client);
 CREATE INDEX callbacks_client_state ON callbacks (client, state);
+
+CREATE TABLE new_attempts (
+    callback_seq INTEGER NOT NULL REFERENCES callbacks (seq) ON DELETE CASCADE,
+    number       INTEGER NOT NULL,
+    started_at   INTEGER NOT NULL,
+    duration_ms  INTEGER NOT NULL,
+    status_code  INTEGER,
+    error        TEXT,
+    result       TEXT NOT NULL
+                 CHECK (result = 'delivered' OR result = 'retry' OR result = 'dead' OR result = 'interrupted'),
+    excerpt      TEXT,                           -- how the answer's body began, where it was not delivered
+    PRIMARY KEY (callback_seq, number)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO new_attempts SELECT * FROM attempts;
+DROP TABLE attempts;
+ALTER TABLE new_attempts RENAME TO attempts;
