@@ -112,15 +112,12 @@ class PollPrice:
         self._floor_s = floor_s
         self._headroom = max(math.log(max_s * _CEILING_SHARE / floor_s), 0.0)
         self._log = 0.0
+        self.price_s = floor_s
+        """The present price, for ``PollSchedule.next_delay_s``."""
         self._rate_per_s = 0.0
         self._late_s = 0.0
         self._span_s = _SMOOTH_S
         self._at_s: float | None = None
-
-    @property
-    def price_s(self) -> float:
-        """The present price, for ``PollSchedule.next_delay_s``."""
-        return self._floor_s * _RUNG ** round(self._log / math.log(_RUNG))
 
     @property
     def short(self) -> bool:
@@ -147,6 +144,7 @@ class PollPrice:
             demand = self._rate_per_s * (1 + self._late_s / span_s)
             pressure = min(max(math.log(max(demand, 1e-9) / (_BUDGET_SHARE * budget_per_s)), -2.0), 2.0)
             self._log = min(max(self._log + pressure * elapsed_s / span_s, 0.0), self._headroom)
+            self.price_s = self._floor_s * _RUNG ** round(self._log / math.log(_RUNG))
         kept = math.exp(-elapsed_s / span_s)
         self._rate_per_s = self._rate_per_s * kept + 1 / span_s
         share = min(1.0, 1 / (self._rate_per_s * span_s))

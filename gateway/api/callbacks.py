@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from itsdangerous import BadSignature, URLSafeSerializer
@@ -322,7 +322,7 @@ class Callbacks:
         return seq
 
 
-class _Item(NamedTuple):
+class _Item(msgspec.Struct, frozen=True, gc=False):
     """One registration of a batch, its metadata as it is kept: as an object it may take many times as much."""
 
     asked: CallbackRequest
@@ -338,7 +338,7 @@ def _read_item(item: msgspec.Raw) -> _Item | RequestError:
         return TooLarge(f"A registration may have at most {_MAX_BODY} bytes.")
     try:
         asked = decode(item, _one)
-        return _Item(replace(asked, metadata=None), encode_metadata(asked.metadata))
+        return _Item(replace(asked, metadata=None) if asked.metadata else asked, encode_metadata(asked.metadata))
     except RequestError as error:
         error.__context__ = None  # as its traceback, it would keep what was read until the answer
         return error.with_traceback(None)

@@ -1,3 +1,0 @@
--- No table changes. From here on a callback's body may be empty: its webhook's bytes are made from its task's outcome, state
--- and settled_at, which nothing moves once the upstream has ended the task. Bodies that are there stay as they are. A gateway
--- that knows only 0001 would send nothing in their place: this number keeps it from trying.
