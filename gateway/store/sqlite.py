@@ -457,7 +457,7 @@ class SqliteStore:
         async with self._database.reading():
             self._database.require_file()
             asked = self._shares(now, limit, bulkhead)
-            claimed = [list(self._claimed_callbacks.get(share.lane, ())) for share in asked]
+            claimed = [frozenset(self._claimed_callbacks.get(share.lane, ())) for share in asked]
             try:
                 found, later = await self._database.call(_due_callbacks, now, asked, claimed)
             except BaseException:
@@ -586,23 +586,27 @@ class SqliteStore:
 
 
 def _due_callbacks(
-    db: Connection, now: int, asked: Sequence[Share], claimed: Sequence[Sequence[int]]
+    db: Connection, now: int, asked: Sequence[Share], claimed: Sequence[Collection[int]]
 ) -> tuple[list[DueCallback], list[int | None]]:
-    """Return due webhooks of the lanes, the first ones' first, and when the next one of each lane falls due.
+    """Return due webhooks of the lanes, the first ones first, and when the next one of each lane falls due.
 
     ``claimed``: of each lane, which ones are claimed already.
     """
-    found: list[DueCallback] = []
+    found: list[int] = []
     later: list[int | None] = []
-    for share, seqs in zip(asked, claimed, strict=True):
-        about = {**share.lane._asdict(), "now": now, "limit": share.room, "claimed": rows.array(seqs)}
-        its = [
-            rows.due_callback(row) for row in db.execute(sql.SELECT_DUE_CALLBACKS, {**about, "retries": share.retries})
-        ]
-        found += its
-        about["claimed"] = rows.array([*seqs, *(callback.seq for callback in its)])
-        later.append(next((at for (at,) in db.execute(sql.SELECT_NEXT_DUE, about)), None))
-    return sorted(found, key=lambda callback: callback.due_at), later
+    for share, known in zip(asked, claimed, strict=True):
+        limit = share.room + len(known)
+        waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()
+        if share.retries:
+            due = [seq for seq, at in waiting if at <= now and seq not in known]
+        else:
+            due = [seq for (seq,) in db.execute(sql.SELECT_FIRST_ATTEMPTS_DUE, (*share.lane, now, limit))]
+            due = [seq for seq in due if seq not in known]
+        due = due[: share.room]
+        later.append(next((at for seq, at in waiting if seq not in known and seq not in due), None))
+        found += due
+    claimable = db.execute(sql.SELECT_DUE_CALLBACKS, (rows.array(found),)) if found else ()
+    return [rows.due_callback(row) for row in claimable], later
 
 
 def _body(db: Connection, claim: DueCallback) -> bytes | None:

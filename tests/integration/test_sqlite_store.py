@@ -1223,8 +1223,9 @@ BY_OVER_ROWS = {
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND watchers=? AND next_poll_at>?)",
     "SELECT_NEXT_WATCHERS": "SEARCH tasks USING INDEX tasks_due ((upstream,watchers)>(?,?))",
-    "SELECT_DUE_CALLBACKS": "SEARCH c USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
     "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
+    "SELECT_FIRST_ATTEMPTS_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
+    "SELECT_DUE_CALLBACKS": "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)",
     "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
