@@ -106,7 +106,7 @@ def _number(text: str) -> float | None:
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if len(text) <= _MAX_DIGITS else None
+    return int(text) if len(text) - text.startswith("-") <= _MAX_DIGITS else None
 
 
 def _null(_constant: str) -> None:

@@ -5,7 +5,7 @@ A case that ``make fuzz`` prints is copied here once what it shows is mended.
 
 from typing import Any
 
-from tests.fuzz import inbound, outbound, signing
+from tests.fuzz import envelope, inbound, outbound, signing
 
 __all__ = ["CASES"]
 
@@ -18,9 +18,15 @@ CASES: dict[str, list[Any]] = {
     ],
     "outbound": [
         outbound.Case(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\r\n", closes=False),
+        outbound.Case(
+            b"HTTP/1.1 103 E\r\nLink: </x>\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", closes=False
+        ),
         outbound.Case(b"\r\n\rHTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n"),
         outbound.Case(b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", closes=False),
         outbound.Case(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", closes=False),
+    ],
+    "envelope": [
+        envelope.Case("aigptimage", b"-" + b"9" * 4300),
     ],
     "signature": [
         signing.Case(timestamp="0{}"),
