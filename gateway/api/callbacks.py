@@ -209,8 +209,8 @@ class Callbacks:
         until = _instant("until", asked.until, now + 1)
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
-        async with share(request, piece(request)):
-            count = await self._store.redeliver_dead(_whose(request, asked.client), since, until, now)
+        whose = _whose(request, asked.client)
+        count = await self._store.redeliver_dead(whose, since, until, now, lambda: share(request, piece(request)))
         return json_response({"count": count}, 202)
 
     async def _callback(self, request: Request) -> Callback:
