@@ -159,7 +159,8 @@ class Deliverer:
     async def _find(self, claim: DueCallback) -> Found | None:
         """Look a receiver's name up; None where the place has gone to another meanwhile.
 
-        What was found is kept for the receiver's next turn: else one whose name takes long never has a place.
+        What was found is kept for the receiver's next turn: else one whose name takes long never has a place. The time
+        that it took is no part of that turn's attempt.
         """
         found, counts_until = self._found.pop(claim.receiver, (None, 0.0))
         if found is not None and self._clock.monotonic() < counts_until:
@@ -168,7 +169,8 @@ class Deliverer:
         found = await self._sender.find(claim.url)
         if found.failure is not None or self._bulkhead.found(claim):
             return found
-        self._found[claim.receiver] = found, self._clock.monotonic() + _FOUND_COUNTS_S
+        kept = msgspec.structs.replace(found, took_s=0.0)
+        self._found[claim.receiver] = kept, self._clock.monotonic() + _FOUND_COUNTS_S
         if len(self._found) > _LOOK_UPS:
             del self._found[next(iter(self._found))]
         return None

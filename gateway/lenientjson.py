@@ -18,7 +18,7 @@ import msgspec
 __all__ = ["cost", "decode", "is_light"]
 
 _VALUE = 72  # bytes of the largest empty value, and of its place
-_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # or all that is left: else each quote within begins one
 _MOST_TEXTS = 100_000  # that are looked at one by one
 _MAX_DIGITS = 4300  # from there on int() refuses, and msgspec would not write it
 _LEVELS = 64  # nobody's paths are as long
@@ -80,24 +80,26 @@ def decode(data: bytes | str) -> Any:
 def _shallow(text: str) -> str:
     """Return JSON text whose innermost levels are strings. Raises ValueError where it has too many brackets."""
     done: list[str] = []
-    depth = start = 0
-    for number, found in enumerate(_BRACKETS.finditer(text)):
-        if number == _MOST_BRACKETS:
-            raise ValueError("JSON is nested too deeply")
+    depth = start = end = 0
+    for _ in range(_MOST_BRACKETS):
+        found = _BRACKETS.match(text, end)  # no search: behind the last bracket each further character would begin one
+        if found is None:
+            return "".join((*done, text[start:]))
+        end = found.end()
         before = depth
         if text[found.start(1)] in "[{":
-            depth += found.end(1) - found.start(1)
+            depth += end - found.start(1)
             if before <= _LEVELS < depth:
                 at = found.start(1) + _LEVELS - before
                 done.append(text[start:at])
                 start = at
         else:
-            depth -= found.end(1) - found.start(1)
+            depth -= end - found.start(1)
             if depth <= _LEVELS < before:
                 at = found.start(1) + before - _LEVELS
                 done.append(json.dumps(text[start:at]))
                 start = at
-    return "".join((*done, text[start:]))
+    raise ValueError("JSON is nested too deeply")
 
 
 def _number(text: str) -> float | None:

@@ -45,6 +45,7 @@ from gateway.errors import (
     NotFound,
     RequestError,
     StoreDefect,
+    StoreError,
     StoreRefused,
     TooLarge,
     Unavailable,
@@ -209,8 +210,8 @@ class Callbacks:
         until = _instant("until", asked.until, now + 1)
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
-        async with share(request, piece(request)):
-            count = await self._store.redeliver_dead(_whose(request, asked.client), since, until, now)
+        whose = _whose(request, asked.client)
+        count = await self._store.redeliver_dead(whose, since, until, now, lambda: share(request, piece(request)))
         return json_response({"count": count}, 202)
 
     async def _callback(self, request: Request) -> Callback:
@@ -247,7 +248,10 @@ class Callbacks:
     async def _registered_batch(
         self, request: Request, new: list[NewCallback]
     ) -> Sequence[Registration | RequestError]:
-        """Register them in pieces, so that a transaction of many rows delays nobody else's request."""
+        """Register them in pieces, so that a transaction of many rows delays nobody else's request.
+
+        Raises StoreError where nothing was stored; where some of them were, each of the others is refused by itself.
+        """
         registrations: list[Registration | RequestError] = []
         while len(registrations) < len(new):
             some = new[len(registrations) :][: piece(request)]
@@ -257,6 +261,11 @@ class Callbacks:
             except (StoreRefused, StoreDefect):
                 # Each by itself: one that cannot be stored must not take the others down with it.
                 registrations += await asyncio.gather(*(self._registered(request, one) for one in some))
+            except StoreError:
+                if not registrations:
+                    raise
+                late = Unavailable("The database cannot be used at the moment; this callback was not stored.")
+                registrations += [late] * (len(new) - len(registrations))
         return registrations
 
     async def _registered(self, request: Request, new: NewCallback) -> Registration | RequestError:

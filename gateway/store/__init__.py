@@ -7,6 +7,7 @@ method may raise ``StoreError`` (nothing was written; try again) or, at ``open``
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -28,10 +29,13 @@ from gateway.model import (
 )
 from gateway.turns import Rotation
 
-__all__ = ["Rank", "Store"]
+__all__ = ["Rank", "Store", "Turn"]
 
 Rank = Callable[[DueTask], float]
 """How urgent a task is."""
+
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+"""What each part of a long piece of work is done in: its caller's others may have theirs before."""
 
 
 class Store(Protocol):
@@ -125,11 +129,13 @@ class Store(Protocol):
         """Make a pending, delivered or dead callback due now with a fresh budget; return the state found."""
         ...
 
-    async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
+    async def redeliver_dead(
+        self, client: str | None, since: int, until: int, now: int, turn: Turn = nullcontext
+    ) -> int:
         """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many.
 
-        In several transactions, between which others write: where it raises some may have been redelivered, and the
-        same call redelivers the rest.
+        In several transactions, each in a ``turn``, between which others write: where it raises some may have been
+        redelivered, and the same call redelivers the rest.
         """
         ...
 

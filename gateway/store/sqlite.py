@@ -10,7 +10,8 @@ leaves nothing to repair.
 
 import asyncio
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -36,7 +37,7 @@ from gateway.model import (
     Task,
     receiver_of,
 )
-from gateway.store import Rank, rows, sql
+from gateway.store import Rank, Turn, rows, sql
 from gateway.store.backlog import count_backlog
 from gateway.store.database import Database
 from gateway.store.duetasks import DueTasks
@@ -303,7 +304,9 @@ class SqliteStore:
             for lane in lanes:
                 self._webhook_due(lane, now)
 
-    async def redeliver_dead(self, client: str | None, since: int, until: int, now: int) -> int:
+    async def redeliver_dead(
+        self, client: str | None, since: int, until: int, now: int, turn: Turn = nullcontext
+    ) -> int:
         whose = [client] if client is not None else _first_column(await self._database.read(sql.SELECT_CLIENTS))
         # What dies again meanwhile is not meant: else a receiver that answers 410 would keep this going for ever.
         about = {"since": since, "until": min(until, now + 1), "now": now, "limit": _REDELIVERED_AT_ONCE}
@@ -311,12 +314,15 @@ class SqliteStore:
         for one in whose:
             more = True
             while more:
-                lanes: list[Lane] = await self._writer.submit(
-                    self._redeliver_dead, {**about, "client": one}, _REDELIVERED_AT_ONCE
-                )
-                count += len(lanes)
-                more = len(lanes) == _REDELIVERED_AT_ONCE
+                async with turn():
+                    some = await self._redeliver_some(one, about)
+                count += some
+                more = some == _REDELIVERED_AT_ONCE
         return count
+
+    async def _redeliver_some(self, client: str, about: Mapping[str, int]) -> int:
+        item = {**about, "client": client}
+        return len(await self._writer.submit(self._redeliver_dead, item, _REDELIVERED_AT_ONCE))
 
     def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[Lane]]:
         return [[Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)] for item in items]

@@ -1,7 +1,7 @@
 """The HTTP API of one gateway in this process, over its real store: every answer, and every refusal as problem+json."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from gateway import app
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.config import load
+from gateway.errors import StoreError
+from gateway.model import NewCallback, Registration
 from gateway.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.store.sqlite import SqliteStore
 from tests.nameserver import serve_names
 
 HOOKS = "https://hooks.example.com/in"
@@ -271,6 +274,32 @@ async def test_a_batch_judges_each_by_itself(api: httpx.AsyncClient) -> None:
     assert data[1]["error"]["errors"][0]["field"] == "callbackUrl"
     assert data[2]["error"]["code"] == "callback_not_allowed"
     assert len((await api.get("/v1/callbacks")).json()["data"]) == 1
+
+
+async def test_a_batch_tells_of_each_whether_it_is_stored(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written in pieces: where the database fails at the second one, the first is stored."""
+    items = [body(taskId=f"sim-never-0-{number}") for number in range(300)]
+    real = SqliteStore.register
+    left = 1
+
+    async def register(self: SqliteStore, new: Sequence[NewCallback]) -> Sequence[Registration]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise StoreError("disk I/O error")
+        return await real(self, new)
+
+    monkeypatch.setattr(SqliteStore, "register", register)
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    answers = answer.json()["data"]
+    assert [one["status"] for one in answers] == [201] * 256 + [503] * 44
+    assert answers[-1]["error"]["code"] == "unavailable"
+    assert (await api.post("/v1/callbacks/batch", json={"callbacks": items})).status_code == 503
+    left = 2
+    again = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert [one["status"] for one in again.json()["data"]] == [200] * 256 + [201] * 44
 
 
 async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

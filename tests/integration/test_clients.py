@@ -20,7 +20,7 @@ from gateway.preflight import preflight
 from gateway.signature import make_secret
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.sqlite import SqliteStore
+from gateway.store.sqlite import _REDELIVERED_AT_ONCE, SqliteStore
 from gateway.tokens import hash_line, make_token
 
 DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET = make_secret(), make_secret(), make_secret()
@@ -285,6 +285,32 @@ async def test_equal_request_ids_of_two_clients_are_two_requests(clients: Client
     assert tasks["shop"] != tasks["inn"]
 
 
+async def test_a_bulk_redelivery_does_not_hold_up_its_clients_other_requests(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: each part has its turn in the client's share, and the others have theirs in between."""
+    began, answered = asyncio.Event(), asyncio.Event()
+    real = SqliteStore._redeliver_some
+
+    async def endless(self: SqliteStore, client: str, about: Any) -> int:
+        began.set()
+        await real(self, client, about)
+        return 0 if answered.is_set() else _REDELIVERED_AT_ONCE
+
+    monkeypatch.setattr(SqliteStore, "_redeliver_some", endless)
+    redelivery = asyncio.create_task(clients.api["shop"].post("/v1/redeliveries", json={"state": "dead"}))
+    try:
+        async with asyncio.timeout(20):
+            await began.wait()
+            assert (await clients.api["shop"].get("/v1/callbacks?limit=1")).status_code == 200
+            await clients.register("shop", "sim-never-0-meanwhile")
+            assert not redelivery.done()
+            answered.set()
+            assert (await redelivery).status_code == 202
+    finally:
+        redelivery.cancel()
+
+
 ASKS: dict[str, tuple[str, str, Any, int]] = {
     "list_callbacks": ("GET", "/v1/callbacks?limit=1", None, 7),
     "get_callback": ("GET", "/v1/callbacks/{id}", None, 8),
@@ -292,7 +318,7 @@ ASKS: dict[str, tuple[str, str, Any, int]] = {
     "get_task": ("GET", "/v1/tasks/{task}", None, 8),
     "cancel": ("DELETE", "/v1/callbacks/{id}", None, 256),
     "redeliver": ("POST", "/v1/callbacks/{id}/redeliver", None, 256),
-    "redeliver_dead": ("POST", "/v1/redeliveries", {"state": "dead"}, 1),
+    "_redeliver_some": ("POST", "/v1/redeliveries", {"state": "dead"}, 1),
     "register": ("POST", "/v1/callbacks/batch", 100, 2),
 }
 """By the store's method: a request that calls it, and how many such calls one client may have under way."""

@@ -843,7 +843,10 @@ def slow_name_in_a_full_house(tmp_path: Path, receiver: Receiver, crowd: int) ->
 
 
 def test_a_name_that_takes_long_to_find_is_sent_to_in_a_full_house(tmp_path: Path) -> None:
-    """Its place has gone to another when the answer comes; at its next turn it is not looked up again."""
+    """Its place has gone to another when the answer comes; at its next turn it is not looked up again.
+
+    Then the attempt has all of its time: the look-up is no part of it.
+    """
 
     async def main() -> None:
         receiver = Receiver(httpx.Response(204), takes_s=0.5)
@@ -855,6 +858,9 @@ def test_a_name_that_takes_long_to_find_is_sent_to_in_a_full_house(tmp_path: Pat
         await until(lambda: slow.id in receiver.ids, limit_s=60)
         assert len(receiver.ids) < 200
         assert names.asked == 1
+        await until(lambda: life.claims == 0, limit_s=60)
+        (attempt,) = await life.store.list_attempts("", slow.id) or []
+        assert attempt.duration_ms == 500
         await life.stop(0)
 
     run_virtual(main())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway import lenientjson
 from gateway.model import TaskState
 from gateway.outcome import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
 from gateway.profiletext import parse_profile
@@ -726,6 +727,19 @@ def test_too_many_brackets_are_told_as_that() -> None:
     result = read(body)
     assert (result.kind, result.unreadable) == (PollKind.BROKEN, True)
     assert str(result.error).startswith("The upstream's answer is not readable JSON (JSON is nested too deeply): ")
+
+
+@pytest.mark.parametrize("rest", [" " * 1_000_000, '"' + "a" * 1_000_000, '"a",' * 250_000])
+def test_what_follows_the_last_bracket_is_looked_at_once(rest: str) -> None:
+    """Of a deep answer that was cut off, or padded, a megabyte without brackets is no more work than others."""
+    result = read(("[" * 3000 + rest).encode())
+    assert (result.kind, result.unreadable) == (PollKind.BROKEN, True)
+
+
+def test_the_price_of_an_answer_that_was_cut_off_is_told_at_once() -> None:
+    """A text without end is one, however many quotes are in it: JSON in a string has thousands."""
+    whole = '{"resultJson":"ü%s"}' % ('\\"' * 500_000)
+    assert 0 <= lenientjson.cost(whole.encode()) - lenientjson.cost(whole[:-2].encode()) <= 100
 
 
 # Giving up.
