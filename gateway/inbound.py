@@ -241,7 +241,7 @@ class InboundProtocol(ClosingProtocol):
             self._small_parts += 1
             if self._small_parts > self.max_small_parts:
                 raise MalformedRequest(
-                    f"A body may have at most {self.max_small_parts} chunks below {_SMALL_PART} bytes."
+                    f"A body may come in at most {self.max_small_parts} parts below {_SMALL_PART} bytes."
                 )
         super().on_body(body)
 

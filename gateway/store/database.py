@@ -269,12 +269,14 @@ class Database:
             private.tighten(beside(self._path, suffix))
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
             await self.rows(f"PRAGMA {pragma}")
+        # Off, also where SQLite has them on by itself: a migration that makes a table anew drops the old one, and each
+        # row that refers to it would go too.
+        await self.rows("PRAGMA foreign_keys = OFF")
         for number, script in enumerate(databasefile.migrations()[version:], version + 1):
             await self._connection.executescript(
                 f"BEGIN IMMEDIATE;\nPRAGMA application_id = {databasefile.APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
             )
-        # Only now: a migration that makes a table anew drops the old one, and every row that refers to it would go too.
         await self.rows("PRAGMA foreign_keys = ON")
         # Takes the exclusive lock now, and shows that the file can be written.
         await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
