@@ -34,7 +34,8 @@ class Memory:
     """``limit`` bytes.
 
     Clients and upstreams take turns; within a client's its requests and its webhooks do, and within these its
-    receivers. What then is of one owner comes in its order: whoever waits for much is not passed by those who want
+    receivers. What then is of one owner comes in its order, but for those who hold a part of what they need: who has
+    the most is first, so that it ends before the others go on. Whoever waits for much is not passed by those who want
     little, and a client with hundreds of receivers, or of requests, holds up nobody. A client has at most half, its
     requests and its webhooks together, as has an upstream; its requests or its webhooks three eighths; a receiver a
     quarter. Each may be slow, and the rest goes on: others beside a client, its requests beside its webhooks.
@@ -113,6 +114,10 @@ class Memory:
     def _wait(self, share: "_Share") -> None:
         for group, member in share.places:
             self._waiting.setdefault(group, {}).setdefault(member)
+        if (
+            share.held
+        ):  # else what is given beyond a part would go round, until each of its own holds nearly all it needs
+            self._waiting[share.owner] = dict.fromkeys(sorted(self._waiting[share.owner], key=_most_first))
         self._goes_on(share, -share.held)
 
     def _wait_no_more(self, share: "_Share") -> None:
@@ -191,6 +196,10 @@ class _Share:
     def places(self) -> "list[tuple[_Group, _Group | _Share]]":
         """Where it waits: in each group the next smaller one does for it, in the smallest itself."""
         return [*pairwise(self.groups), (self.owner, self)]
+
+
+def _most_first(member: "_Group | _Share") -> int:
+    return -member.held if isinstance(member, _Share) else 0
 
 
 def _add(counts: Counter[_Group], share: _Share, size: int) -> None:

@@ -106,26 +106,41 @@ WHERE c.id = :id AND c.client = coalesce(:client, c.client)
 
 
 def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
-    """Build the list query: from a task's few callbacks, or along the client's, or everybody's, newest first.
+    """Build the list query: from a task's callbacks, or along the client's, or everybody's, newest first.
 
     For everybody's in one state there is no index: it is asked for each client.
     """
+    if by_task:
+        return _select_a_tasks(state, every_client=every_client)
     index = "callbacks_client" if state is None else "callbacks_client_state"
     source = f"callbacks AS c INDEXED BY {index} CROSS JOIN tasks AS t ON t.seq = c.task_seq"
     where = ["c.client = :client", "c.seq < :before"]
-    if by_task:
-        source = "tasks AS t CROSS JOIN callbacks AS c ON c.task_seq = t.seq"
-        # The plus signs keep SQLite from going through all of the client's callbacks after all.
-        where = ["t.task_id = :task_id", "true" if every_client else "c.client = :client", "+c.seq < :before"]
-    elif every_client:
+    if every_client:
         source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
         where = ["c.seq < :before"]
     if state is not None:
-        where.append(f"{'+' if by_task else ''}c.state = '{state.value}'")
+        where.append(f"c.state = '{state.value}'")
     return f"""
     SELECT {_CALLBACK}, {_TASK} FROM {source}
     WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
     """  # noqa: S608 - constants, and a value of an enum
+
+
+def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
+    # It may have tens of thousands: which ones are listed is found in the indexes, and only these are read, whose
+    # metadata may be large. The plus sign keeps SQLite from going through all of the client's callbacks after all.
+    where = ["t.task_id = :task_id", "true" if every_client else "o.client = :client", "+o.seq < :before"]
+    if state is not None:
+        where.append(f"""EXISTS (
+            SELECT 1 FROM callbacks AS s INDEXED BY callbacks_client_state
+            WHERE s.client = o.client AND s.state = '{state.value}' AND s.seq = o.seq)""")  # noqa: S608 - as above
+    return f"""
+    SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
+    WHERE c.seq IN (
+        SELECT o.seq FROM tasks AS t CROSS JOIN callbacks AS o ON o.task_seq = t.seq
+        WHERE {" AND ".join(where)} ORDER BY o.seq DESC LIMIT :limit)
+    ORDER BY c.seq DESC
+    """  # noqa: S608 - as above
 
 
 # The outcome where it is small; what is large is asked for by itself, once there is room for it.

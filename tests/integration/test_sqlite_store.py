@@ -923,6 +923,20 @@ async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteS
     assert (lanes.next_due_at, lanes.take(86_400_000), lanes.next_due_at) == (86_400_000, [on], None)
 
 
+async def test_listing_a_tasks_newest_reads_no_others(store: SqliteStore) -> None:
+    """Of a task's 1,000 callbacks those that are not listed cost looks at the indexes, and no row is made of them."""
+    registrations = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(1000)])
+    made = [one.callback for one in registrations]
+    other = (await store.register([new(client="bob", task_id="t")]))[0].callback
+    taken = count_steps(store)
+    for state in (None, CallbackState.WAITING):
+        for client, its in (("ann", [made[-1], made[-2]]), (None, [other, made[-1]])):
+            found = await store.list_callbacks(client, state=state, task_id="t", before_seq=None, limit=2)
+            assert [callback.id for callback in found] == [callback.id for callback in its]
+            assert taken() < 30 * len(made)
+    assert await store.list_callbacks("ann", state=CallbackState.DEAD, task_id="t", before_seq=None, limit=2) == []
+
+
 async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:
     """Thousands that wait for another upstream's last word are not looked through again and again."""
     await store.register([new(upstream="down", timeout_s=60) for _ in range(2000)])

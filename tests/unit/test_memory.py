@@ -88,6 +88,26 @@ async def test_those_who_all_want_more_go_on_one_after_another() -> None:
     await holders[1].end()
 
 
+async def test_what_is_given_beyond_a_part_goes_to_one_until_its_end() -> None:
+    """Many that ask for more again and again, as bodies that are read do, do not grow together beyond the limit.
+
+    Nor do they beside another's that goes on for long.
+    """
+    for others in (0, 1):
+        memory = Memory(100)
+        slow = [Holder(memory, 30, "slow") for _ in range(others)]
+        reading = [Holder(memory, 10, "me") for _ in range(20)]
+        await turns()
+        for size in range(20, 60, 10):
+            for holder in reading:
+                await holder.ask(size)
+        held = [holder.holds for holder in reading]
+        assert sum(held) <= 50 + 50 - 10, held
+        for holder in (*slow, *reading):
+            await holder.end()
+        assert [holder.holds for holder in reading] == [50] * len(reading)
+
+
 async def test_asking_for_what_is_held_already_never_waits() -> None:
     """A holder asks for a total, and gives nothing back before its end."""
     memory = Memory(100)
