@@ -408,6 +408,25 @@ async def test_a_claimed_webhook_that_was_cancelled_has_no_body(store: Store) ->
     assert await store.body(due) is None
 
 
+async def test_a_large_outcome_is_written_once(store: Store) -> None:
+    """A second one of the same task, which has ended, is nobody's; one of no task is none."""
+    callback = await registered(store)
+    first, second = (Outcome(state=TaskState.SUCCESS, data=b'{"a":"%b"}' % (one * (SMALL + 1))) for one in (b"1", b"2"))
+    await settle(store, callback, first)
+    await settle(store, callback, second)
+    assert await store.outcome(callback.task.seq) == first.data
+    assert await store.outcome(callback.task.seq + 1) is None
+
+
+async def test_tasks_of_upstreams_that_nobody_polls_are_counted(store: Store) -> None:
+    """By their names, so that they can be told of; those that have ended are nobody's concern."""
+    for upstream, task_id in (("up", "a"), ("gone", "a"), ("gone", "b"), ("older", "a")):
+        callback = await registered(store, new(task_id, upstream=upstream))
+    await store.cancel("ann", callback.id, NOW)
+    assert await store.tasks_of_others(["up"]) == {"gone": 2}
+    assert await store.tasks_of_others(["up", "gone"]) == {}
+
+
 async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
     """The schedule's first number is the time between the task's end and the first attempt, for late ones too."""
     async with AsyncExitStack() as stack:
@@ -826,6 +845,10 @@ async def test_a_released_task_can_be_claimed_again(store: Store) -> None:
     store.tasks_due("up").clear()
     store.release_task(due)
     assert store.tasks_due("up").is_set()
+    assert await claim_task(store) == due
+    store.release_task(due)
+    store.release_task(due)
+    assert await store.claim_tasks("up", NOW, 0) == ([], NOW)
     assert await claim_task(store) == due
 
 
