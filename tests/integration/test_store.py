@@ -714,6 +714,7 @@ async def test_an_order_does_not_outlive_a_claim_without_one(store: Store) -> No
     """What was claimed for having waited longest is not claimed by rank once more."""
     await store.register([new(f"task-{n}", first_poll_at=NOW - 9 + n) for n in range(6)])
     assert await ranked(store, NOW, 1) == ["task-5"]
+    assert await ranked(store, NOW, 0) == []
     due, _ = await store.claim_tasks("up", NOW, 1)
     assert [task.task_id for task in due] == ["task-0"]
     assert await ranked(store, NOW, 1) == ["task-4"]
