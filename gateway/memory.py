@@ -114,9 +114,8 @@ class Memory:
     def _wait(self, share: "_Share") -> None:
         for group, member in share.places:
             self._waiting.setdefault(group, {}).setdefault(member)
-        if (
-            share.held
-        ):  # else what is given beyond a part would go round, until each of its own holds nearly all it needs
+        if share.held:
+            # Else what is given beyond a part would go round, until each of its own holds nearly all it needs.
             self._waiting[share.owner] = dict.fromkeys(sorted(self._waiting[share.owner], key=_most_first))
         self._goes_on(share, -share.held)
 

@@ -43,6 +43,7 @@ class Shares:
         return _Turn(self, client, cost)
 
     async def take(self, client: str | None, cost: int) -> None:
+        """Wait for room in a client's share, which is taken until it is given back."""
         share = self._clients.get(client)
         if share is None:
             share = self._clients[client] = _Share()
@@ -52,6 +53,7 @@ class Shares:
             share.taken += cost
 
     def give(self, client: str | None, cost: int) -> None:
+        """Give back what was taken; whoever of the client's comes next has it."""
         share = self._clients[client]
         share.taken -= cost
         while share.row and (not share.taken or share.taken + share.row[0][0] <= self.size):

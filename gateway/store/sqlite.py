@@ -609,7 +609,8 @@ def _due_callbacks(
             due = [seq for (seq,) in db.execute(sql.SELECT_FIRST_ATTEMPTS_DUE, (*share.lane, now, limit))]
             due = [seq for seq in due if seq not in known]
         due = due[: share.room]
-        later.append(next((at for seq, at in waiting if seq not in known and seq not in due), None))
+        taken = {*known, *due}
+        later.append(next((at for seq, at in waiting if seq not in taken), None))
         found += due
     claimable = db.execute(sql.SELECT_DUE_CALLBACKS, (rows.array(found),)) if found else ()
     return [rows.due_callback(row) for row in claimable], later
