@@ -25,7 +25,8 @@ T = TypeVar("T")
 SMALL = 64 * 1024
 """Bytes up to which nothing is counted."""
 _EIGHTHS = (8, 4, 3, 2)
-"""Of the limit: what all have, a client or an upstream, a client's requests or its webhooks, and a receiver."""
+"""Of the limit: what all have; a client or an upstream; a client's requests, its webhooks, or its tasks' answers of one
+upstream; and a receiver."""
 _Group = tuple[str, ...]
 """An owner, or all whose names begin so; ``()``: everybody."""
 
@@ -33,12 +34,15 @@ _Group = tuple[str, ...]
 class Memory:
     """``limit`` bytes.
 
-    Clients and upstreams take turns; within a client's its requests and its webhooks do, and within these its
-    receivers. What then is of one owner comes in its order, but for those who hold a part of what they need: who has
-    the most is first, so that it ends before the others go on. Whoever waits for much is not passed by those who want
-    little, and a client with hundreds of receivers, or of requests, holds up nobody. A client has at most half, its
-    requests and its webhooks together, as has an upstream; its requests or its webhooks three eighths; a receiver a
-    quarter. Each may be slow, and the rest goes on: others beside a client, its requests beside its webhooks.
+    Clients and upstreams take turns; within an upstream the clients whose tasks are asked about, within a client its
+    requests and its webhooks do, and within these its receivers. What then is of one owner comes in its order, but for
+    those who hold a part of what they need: who has the most is first, so that it ends before the others go on. Whoever
+    waits for much is not passed by those who want little, and a client with hundreds of tasks, receivers or requests
+    holds up nobody.
+
+    A client has at most half, its requests and its webhooks together, as has an upstream; its requests, its webhooks,
+    or its tasks' answers three eighths; a receiver a quarter. Each may be slow, and the rest goes on: others beside a
+    client, its requests beside its webhooks.
 
     More than the limit is given where otherwise nobody would go on: to the first in the row, while everybody who
     holds anything waits for more. So what is larger than the limit passes alone, and nobody waits for ever. And more

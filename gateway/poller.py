@@ -36,8 +36,8 @@ __all__ = ["MOST_POLLS", "Poller"]
 
 _log = structlog.get_logger()
 
-MOST_POLLS = 64
-"""Polls of one upstream that are under way at once."""
+MOST_POLLS = 128
+"""Polls of one upstream that are under way at once; of one client's tasks, half of that."""
 _EXPIRY_BATCH = 1000
 _GRACE_MS = 30_000
 """How long a passed callback waits for a usable answer to its last poll …"""
@@ -126,7 +126,9 @@ class Poller:
             rank = None
             if wanted and (refused or available < room):
                 rank = _least_failed if refused else self._timetable.urgency
-            claims, next_due_at = await self._store.claim_tasks(self._upstream.name, now, wanted, rank, self._rotation)
+            claims, next_due_at = await self._store.claim_tasks(
+                self._upstream.name, now, wanted, rank, self._rotation, self._in_flight.free
+            )
             started += await self._start_polls(claims, now)
             if refused and not claims:
                 if not self._key.refused_by_tasks:
@@ -187,7 +189,7 @@ class Poller:
     async def _poll(self, claim: DueTask) -> None:
         try:
             try:
-                result = await self._query(claim.task_id, again=self._troubled.is_refused(claim.seq))
+                result = await self._query(claim.task_id, claim.watchers, again=self._troubled.is_refused(claim.seq))
                 await self._store_result(claim, result)
             except StoreError as exc:
                 # Nothing is lost: the task stays due and is polled again.
@@ -201,6 +203,9 @@ class Poller:
         except BaseException:
             self._store.release_task(claim)
             raise
+        finally:
+            if self._in_flight.count >= self._in_flight.free:
+                self._in_flight.wake_soon()  # from here on somebody may wait for this place
 
     async def _start_probe(self) -> int:
         """Ask about the key itself, in one of the places taken; return how many that took. Raises StoreError."""
@@ -218,10 +223,10 @@ class Poller:
         finally:
             self._probing = False
 
-    async def _query(self, task_id: str, *, again: bool = False, probe: bool = False) -> PollResult:
+    async def _query(self, task_id: str, watchers: str = "", *, again: bool = False, probe: bool = False) -> PollResult:
         started = self._clock.monotonic()
         try:
-            result = await self._upstream.poll(task_id)
+            result = await self._upstream.poll(task_id, watchers)
         finally:
             self._key.queries.end()
             self._in_flight.wake_soon()  # a place in the rate limit may have its time now

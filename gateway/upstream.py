@@ -51,6 +51,8 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     key_number: int = 0
     """Which of the upstream's keys asked, counted from 0."""
+    whose: str = ""
+    """For whom it was asked: who takes turns in the memory for large answers."""
 
 
 class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +124,7 @@ class Upstream:
         # Polls have these and no others: encoding them each time took longer than parsing the answer.
         self._poll_headers = httpx.Headers(self._headers)
 
-    async def poll(self, task_id: str) -> PollResult:
+    async def poll(self, task_id: str, whose: str = "") -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
         safe = "/" if self.profile.request.task_id_has_slashes else ""
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
@@ -131,16 +133,16 @@ class Upstream:
             return PollResult(kind=PollKind.NOT_KNOWN, error=told, by_api=False)
         path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
         if self.profile.request.method == "GET":
-            return await self.read(task_id, await self.forward("GET", path))
-        return await self.read(task_id, await self._poll_by_post(task_id, path))
+            return await self.read(task_id, await self.forward("GET", path, whose=whose))
+        return await self.read(task_id, await self._poll_by_post(task_id, path, whose))
 
-    async def _poll_by_post(self, task_id: str, path: str) -> "Answer | NoAnswer":
-        if self._poll_body is None:
-            return await self.forward("POST", path, content=b"", asks_only=True)
-        body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
-        return await self.forward(
-            "POST", path, headers={"content-type": "application/json"}, content=body, asks_only=True
-        )
+    async def _poll_by_post(self, task_id: str, path: str, whose: str) -> "Answer | NoAnswer":
+        headers: dict[str, str] = {}
+        body = b""
+        if self._poll_body is not None:
+            headers = {"content-type": "application/json"}
+            body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
+        return await self.forward("POST", path, headers=headers, content=body, asks_only=True, whose=whose)
 
     async def forward(
         self,
@@ -151,10 +153,12 @@ class Upstream:
         content: bytes | None = None,
         timeout_s: float | None = None,
         asks_only: bool = False,
+        whose: str = "",
     ) -> Answer | NoAnswer:
         """Make one request with the key; ``path`` may have a query, and is sent as it is.
 
-        The time limit is for all of it. ``asks_only``: a POST that changes nothing, and may be sent twice.
+        The time limit is for all of it. ``asks_only``: a POST that changes nothing, and may be sent twice. ``whose``:
+        for which clients it is made, by whom the room for large answers is shared out.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         framing = {} if content is None else {"content-length": str(len(content))}
@@ -173,7 +177,7 @@ class Upstream:
                 response = await self._transport.handle_async_request(request)
                 assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
                 try:
-                    body = await self._read(response, response.stream, time_limit)
+                    body = await self._read(response, response.stream, time_limit, whose)
                 finally:
                     await response.stream.aclose()
         except TimeoutError:
@@ -187,18 +191,18 @@ class Upstream:
         if body is not None and not body.startswith(_PLAIN):
             codings = _codings(response.headers)
             if codings:
-                return await self._decompressed(response, codings, body, key_number)
-        return self._oversized() if body is None else await self._answer(response, body, key_number)
+                return await self._decompressed(response, codings, body, key_number, whose)
+        return self._oversized() if body is None else await self._answer(response, body, key_number, whose)
 
-    async def _answer(self, response: httpx.Response, body: bytes, key_number: int) -> Answer:
+    async def _answer(self, response: httpx.Response, body: bytes, key_number: int, whose: str) -> Answer:
         # Here, so that neither the database nor a webhook, a client or a log ever gets an echo of the key. Of an error
         # the end may be missing.
         mask = self._mask.masked if 200 <= response.status_code < 300 else self._mask.masked_cut
         masked = await self._memory.work(mask, body) if len(body) > SMALL else mask(body)
-        return Answer(response.status_code, response.headers, masked, key_number)
+        return Answer(response.status_code, response.headers, masked, key_number, whose)
 
     async def _read(
-        self, response: httpx.Response, stream: httpx.AsyncByteStream, time_limit: asyncio.Timeout
+        self, response: httpx.Response, stream: httpx.AsyncByteStream, time_limit: asyncio.Timeout, whose: str
     ) -> bytes | None:
         """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
         good = 200 <= response.status_code < 300
@@ -221,25 +225,25 @@ class Upstream:
                 # For what is announced, but not for much of that on its word alone: it may never come.
                 ahead = 2 * size if not announced else min(2 * size, announced)
                 room = max(min(announced or 0, self._memory.limit // _ON_ITS_WORD), ahead)
-                await self._hold(2 * room, time_limit)  # its pieces, and then the whole
+                await self._hold(2 * room, time_limit, whose)  # its pieces, and then the whole
         return b"".join(chunks)[:limit]
 
-    async def _hold(self, size: int, time_limit: asyncio.Timeout) -> None:
+    async def _hold(self, size: int, time_limit: asyncio.Timeout, whose: str) -> None:
         """Wait for room: that is no time of the upstream's."""
         loop = asyncio.get_running_loop()
         began, ends_at = loop.time(), time_limit.when()
         time_limit.reschedule(None)
-        await self._memory.hold(size, self.name)
+        await self._memory.hold(size, self.name, whose)
         time_limit.reschedule(None if ends_at is None else ends_at + loop.time() - began)
 
     async def _decompressed(
-        self, response: httpx.Response, codings: Sequence[str], body: bytes, key_number: int
+        self, response: httpx.Response, codings: Sequence[str], body: bytes, key_number: int, whose: str
     ) -> Answer | NoAnswer:
         """Return an answer that was compressed although that was not asked for."""
         good, limit = 200 <= response.status_code < 300, self._max_answer
         plain, coding = _undone(body, codings, SMALL + 1)
         if plain is not None and len(plain) > SMALL and good:
-            await self._memory.hold(2 * len(body) + 2 * limit, self.name)
+            await self._memory.hold(2 * len(body) + 2 * limit, self.name, whose)
             plain, coding = await self._memory.work(_undone, body, codings, limit + 1)
         if not coding.isalnum() or len(coding) > _LONGEST_CODING:
             coding = "in an unknown way"  # this goes to clients and logs, and a header may say anything
@@ -253,7 +257,7 @@ class Upstream:
             plain = f"(compressed: {coding})".encode("ascii", "replace")
         if good and len(plain) > limit:
             return self._oversized()
-        return await self._answer(response, plain[:limit], key_number)
+        return await self._answer(response, plain[:limit], key_number, whose)
 
     def _oversized(self) -> NoAnswer:
         error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
@@ -267,7 +271,7 @@ class Upstream:
             )
         if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
             return self._read_answer(task_id, answer)
-        if not await self._has_room(answer.body):
+        if not await self._has_room(answer):
             error = (
                 f"Reading the {len(answer.body)} bytes of the upstream's answer would take more than "
                 f"{self._most_cost} bytes of memory; a larger GATEWAY_MEMORY_BYTES allows for it."
@@ -279,15 +283,15 @@ class Upstream:
         """As in ``outcome``, of an answer to a create."""
         if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
             return outcome.read_created(self.profile, answer.status, answer.body, path)
-        body = answer.body if await self._has_room(answer.body) else b""
+        body = answer.body if await self._has_room(answer) else b""
         return await self._memory.work(outcome.read_created, self.profile, answer.status, body, path)
 
-    async def _has_room(self, body: bytes) -> bool:
+    async def _has_room(self, answer: Answer) -> bool:
         """Wait for room to decode this; False where that is out of all proportion."""
-        cost = await self._memory.work(lenientjson.cost, body)
+        cost = await self._memory.work(lenientjson.cost, answer.body)
         if cost > self._most_cost:
             return False
-        await self._memory.hold(cost + len(body), self.name)
+        await self._memory.hold(cost + len(answer.body), self.name, answer.whose)
         return True
 
     def _read_answer(self, task_id: str, answer: Answer) -> PollResult:

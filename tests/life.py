@@ -65,7 +65,7 @@ class ScriptedUpstream(Upstream):
         self.name = name
         self._poll = poll
 
-    async def poll(self, task_id: str) -> PollResult:
+    async def poll(self, task_id: str, whose: str = "") -> PollResult:
         return await self._poll(task_id)
 
 

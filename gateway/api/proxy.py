@@ -198,7 +198,7 @@ class UpstreamProxy:
         path = f"{self._calls.record_path}?{quote(self._calls.record_param)}={quote(task_id, safe='')}"
         asked_at = self._clock.monotonic()
         try:
-            answer = await self._upstream.forward("GET", path)
+            answer = await self._upstream.forward("GET", path, whose=waiter.client)
         finally:
             self._key.queries.end(waiter)
             self._poller_wake.set()  # a place in the rate limit may have its time now
@@ -259,7 +259,12 @@ class UpstreamProxy:
             return Unavailable("The gateway is shutting down; nothing was created.")
         try:
             answer = await self._upstream.forward(
-                "POST", self._calls.create_path, headers=headers, content=asked.body, timeout_s=_CREATE_TIMEOUT_S
+                "POST",
+                self._calls.create_path,
+                headers=headers,
+                content=asked.body,
+                timeout_s=_CREATE_TIMEOUT_S,
+                whose=client,
             )
             task_id, declined = (None, False) if isinstance(answer, NoAnswer) else await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up

@@ -142,13 +142,23 @@ class Store(Protocol):
     # What the poller asks.
 
     async def claim_tasks(
-        self, upstream: str, now: int, limit: int, rank: Rank | None = None, rotation: Rotation | None = None
+        self,
+        upstream: str,
+        now: int,
+        limit: int,
+        rank: Rank | None = None,
+        rotation: Rotation | None = None,
+        places: int | None = None,
     ) -> tuple[list[DueTask], int | None]:
-        """Claim due tasks; also return when the next unclaimed one will be due.
+        """Claim due tasks; also return when the next unclaimed one that may be claimed by then will be due.
 
         Where more than ``limit`` are due, the clients that watch them have a share each, in the order of ``rotation``.
         Of each one's, those with the highest rank (of the 1,000 that have been due the longest) come first, without
         ``rank`` the longest due. A claim ends with reschedule, settle or release_task.
+
+        ``places``: how many are free of those that polls have. A client may have one more while its claimed tasks are
+        fewer than these (as in ``bulkhead``): it has half of all alone, and leaves some to whoever comes. While some
+        are free, those of its tasks that wait for one of its own to end are not counted as due.
         """
         ...
 

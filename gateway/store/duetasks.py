@@ -69,30 +69,42 @@ class DueTasks:
             self._events[upstream].set()
 
     async def claim(
-        self, upstream: str, now: int, limit: int, rank: Rank | None, rotation: Rotation | None
+        self, upstream: str, now: int, limit: int, rank: Rank | None, rotation: Rotation | None, places: int | None
     ) -> tuple[list[DueTask], int | None]:
         """As ``Store.claim_tasks``."""
         claims: list[DueTask] = []
+
+        def room(group: _Group) -> int:
+            """Return how many more of this group's may be claimed, one after the other."""
+            if places is None:
+                return limit + 1  # they are not what is short
+            return max(0, (places - len(claims) - len(group.claimed) + 1) // 2)
+
         # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._database.reading():
             self._database.require_file()
             groups = self._groups[upstream]
-            names = [name for name, group in groups.items() if group.is_due(now)]
+            names = [name for name, group in groups.items() if group.is_due(now) and (room(group) or not limit)]
             names = names if rotation is None else rotation.order(names)
             while names:
                 share = max(1, (limit - len(claims)) // len(names))
                 for name in names:
-                    wanted = min(share, limit - len(claims))
+                    group_room = room(groups[name])
+                    wanted = min(share, limit - len(claims), group_room)
                     if limit and not wanted:
-                        break  # where none may be claimed they are looked at: when the next is due is to be told
-                    found = await self._take(groups[name], now, wanted, rank)
+                        continue  # where none may be claimed they are looked at: when the next is due is to be told
+                    # What only waits for a place of its own group's has nothing to be urgent for.
+                    found = await self._take(groups[name], now, wanted, rank if wanted < group_room else None)
                     claims += found
                     if found and rotation is not None:
                         rotation.served(name)
-                names = [name for name in names if groups[name].is_due(now)] if len(claims) < limit else []
+                more = len(claims) < limit
+                names = [name for name in names if more and groups[name].is_due(now) and room(groups[name])]
             for name in [name for name, group in groups.items() if group.is_empty]:
                 del groups[name]
-            next_due_at = min((group.due_at for group in groups.values() if group.due_at is not None), default=None)
+            some_free = places is None or places > len(claims)
+            waiting = [group for group in groups.values() if not limit or not some_free or room(group)]
+            next_due_at = min((group.due_at for group in waiting if group.due_at is not None), default=None)
             self._told[upstream] = next_due_at
             return claims, next_due_at
 

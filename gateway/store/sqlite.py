@@ -335,9 +335,15 @@ class SqliteStore:
     # Polling
 
     async def claim_tasks(
-        self, upstream: str, now: int, limit: int, rank: Rank | None = None, rotation: Rotation | None = None
+        self,
+        upstream: str,
+        now: int,
+        limit: int,
+        rank: Rank | None = None,
+        rotation: Rotation | None = None,
+        places: int | None = None,
     ) -> tuple[list[DueTask], int | None]:
-        return await self._due_tasks.claim(upstream, now, limit, rank, rotation)
+        return await self._due_tasks.claim(upstream, now, limit, rank, rotation, places)
 
     async def claim_new_task(
         self, upstream: str, since: int, now: int, rotation: Rotation | None = None

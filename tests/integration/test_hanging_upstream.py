@@ -36,11 +36,11 @@ class Stand:
         assert (await self.client.post("/v1/callbacks", json=body)).status_code == 201
 
     async def hang(self) -> None:
-        """Have as many polls hang as may."""
+        """Have as many polls of one client hang as may."""
         body = [{"taskId": f"t{number}", "callbackUrl": self.hooks.url, "upstream": "hanging"} for number in range(200)]
         assert (await self.client.post("/v1/callbacks/batch", json={"callbacks": body})).status_code == 200
         async with asyncio.timeout(LIMIT_S):
-            while self.hanging.connections < MOST_POLLS:  # noqa: ASYNC110 - the server has no event for it
+            while self.hanging.connections < MOST_POLLS // 2:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.01)
 
 
@@ -89,7 +89,7 @@ async def test_an_upstream_that_hangs_holds_up_no_other(stand: Stand) -> None:
         assert read.status_code in (200, 404, 422)
         await stand.register("sim-success-0-mine", "aigptimage")
         await stand.hooks.first()
-    assert stand.hanging.connections == MOST_POLLS
+    assert stand.hanging.connections == MOST_POLLS // 2
     assert (await stand.client.get("/readyz")).status_code == 200
 
 

@@ -771,6 +771,44 @@ async def test_clients_share_what_may_be_claimed(store: Store) -> None:
     assert await store.claim_tasks("up", NOW, 9, None, rotation) == ([], None)
 
 
+async def test_a_client_has_as_many_places_as_are_free_beside_it(store: Store) -> None:
+    """Half of all alone; what comes then finds some, and a client whose own are full is told of when one of them ends.
+
+    Its tasks that wait for that are not due while others' may be: else the poller would ask again and again.
+    """
+    await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(30)])
+
+    async def claimed(limit: int, places: int, rank: Rank | None = None) -> tuple[list[DueTask], int | None]:
+        return await store.claim_tasks("up", NOW, limit, rank, rotation, places)
+
+    rotation = Rotation()
+    first, next_due_at = await claimed(16, 16, by_number)
+    assert [task.task_id for task in first] == [f"task-{n}" for n in range(8)]  # nothing but a place is short
+    assert next_due_at is None
+    assert await claimed(8, 8) == ([], None)
+    await registered(store, new("later", client="bob", first_poll_at=NOW + 500))
+    assert await claimed(8, 8) == ([], NOW + 500)
+    await store.register([new(f"task-{n}", client="bob", first_poll_at=NOW) for n in range(50, 59)])
+    others, next_due_at = await claimed(8, 8)
+    assert [task.task_id for task in others] == [f"task-{n}" for n in range(50, 54)]
+    assert next_due_at is None
+    await store.register([new(f"task-{n}", client="eve", first_poll_at=NOW) for n in range(70, 79)])
+    others, _ = await claimed(1, 4, by_number)
+    assert [task.task_id for task in others] == ["task-78"]  # the budget is short: the most urgent
+    others, next_due_at = await claimed(3, 3)
+    assert [task.task_id for task in others] == ["task-70"]
+    store.tasks_due("up").clear()
+    store.release_task(first[0])
+    assert store.tasks_due("up").is_set()
+    assert await claimed(2, 2) == ([], None)  # ann has 7, bob 4, eve 2
+    for task in first[1:]:
+        store.release_task(task)
+    again, _ = await claimed(10, 10)
+    assert [task.task_id for task in again] == [f"task-{n}" for n in (0, 1, 2, 54, 55, 71, 72)]
+    assert await claimed(0, 3) == ([], NOW - 96)
+    assert await claimed(3, 0) == ([], NOW - 96)  # a full house: whichever ends, there is more
+
+
 async def test_a_task_of_two_clients_waits_behind_neithers_others(store: Store) -> None:
     """It has a turn of its own, from the moment on that the second client registers for it, claimed or not."""
     await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])

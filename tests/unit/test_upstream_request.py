@@ -225,6 +225,43 @@ async def test_what_is_only_announced_leaves_room_for_others() -> None:
     assert len(result.body) == 400_000
 
 
+async def test_clients_take_turns_at_the_room_for_large_answers() -> None:
+    """One that asks about many tasks with large results holds up another's by one of them, not by all."""
+    holds = 0
+    all_wait = asyncio.Event()
+
+    class Counted(Memory):
+        async def hold(self, size: int, *owner: str) -> None:
+            nonlocal holds
+            holds += 1
+            if holds == 11:
+                all_wait.set()
+            await super().hold(size, *owner)
+
+    memory = Counted(1_000_000)
+    profile = SHIPPED["aigptimage"]
+    came: list[str] = []
+
+    async def keep_all() -> None:
+        await memory.hold(1_000_000, "another")
+        await asyncio.Event().wait()
+
+    async def ask(whose: str) -> None:
+        transport = Slow(announced=100_000, comes=100_000)
+        transport.go_on.set()
+        upstream = Upstream(profile, transport, SystemClock(), base_url=profile.base_url, api_key=None, memory=memory)
+        assert isinstance(await upstream.forward("GET", "/", whose=whose), Answer)
+        came.append(whose)
+
+    kept = asyncio.create_task(keep_all())
+    asked = asyncio.gather(*(ask(whose) for whose in ["many"] * 9 + ["few"]))
+    await all_wait.wait()
+    kept.cancel()
+    await asked
+    memory.close()
+    assert came.index("few") <= 2
+
+
 @pytest.mark.parametrize(
     ("body", "beside"),
     [
