@@ -272,7 +272,9 @@ class Database:
         # Off, also where SQLite has them on by itself: a migration that makes a table anew drops the old one, and each
         # row that refers to it would go too.
         await self.rows("PRAGMA foreign_keys = OFF")
-        for number, script in enumerate(databasefile.migrations()[version:], version + 1):
+        for number, script in databasefile.migrations().items():
+            if number <= version:
+                continue
             await self._connection.executescript(
                 f"BEGIN IMMEDIATE;\nPRAGMA application_id = {databasefile.APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"

@@ -81,7 +81,7 @@ def check_version(path: Path, application: int, version: int, tables: int) -> No
             f"{path} is a database of another program; it was not touched. "
             "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
         )
-    known = len(migrations())
+    known = max(migrations())
     if version > known:
         raise StoreUnusable(
             f"{path} was written by a newer gateway (schema {version}, this one knows {known}); "
@@ -89,10 +89,10 @@ def check_version(path: Path, application: int, version: int, tables: int) -> No
         )
 
 
-def migrations() -> list[str]:
-    """Return the scripts that make the schema, the oldest first."""
+def migrations() -> dict[int, str]:
+    """Return the scripts that make the schema by their numbers, the oldest first."""
     files = sorted((file for file in _MIGRATIONS.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return [file.read_text(encoding="utf-8") for file in files]
+    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in files}
 
 
 def error_name(exc: sqlite3.Error) -> list[str]:

@@ -1,12 +1,17 @@
 """Databases of every earlier schema, opened by this gateway: brought up to date with all that is in them.
 
 A migration that is added needs a file of rows beside the others in ``tests/fixtures/databases``, as its schema keeps
-them; once released neither of the two changes any more.
+them; once released neither of the two changes any more. ``made-by-*.sql`` are whole databases, as the code of earlier
+commits left them: all of one history, so that all must come to the same.
 """
 
+import re
+import shutil
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,17 +26,95 @@ FIXTURES = ROOT / "tests" / "fixtures" / "databases"
 APPLICATION_ID = 0x57484757
 AT = 1_777_460_000_000
 
+VERSIONS = [int(migration.name[:4]) for migration in MIGRATIONS]
+LAST = VERSIONS[-1]
+
+# Schema 3 as it was: what it was on the way to 4 only. Its step from 1 to 2 was no more than the number.
+LANES = """
+DROP INDEX callbacks_due;
+CREATE INDEX callbacks_due ON callbacks (client, receiver, next_attempt_at, budget_used) WHERE state = 'pending';
+CREATE INDEX callbacks_waiting ON callbacks (task_seq) WHERE state = 'waiting';
+PRAGMA user_version = 3;
+"""
+MADE_BY = {
+    "b319fdb (schema 1)": ("b319fdb", ""),
+    "57947dc (schema 4)": ("57947dc", ""),
+    "57947dc, killed at 2": ("b319fdb", "PRAGMA user_version = 2"),
+    "57947dc, killed at 3": ("b319fdb", LANES),
+    "6a8eabf (schema 2)": ("6a8eabf", ""),
+}
+made_by = pytest.mark.parametrize(("commit", "further"), MADE_BY.values(), ids=MADE_BY)
+
+T = TypeVar("T")
+Rows = dict[str, list[dict[str, object]]]
+
 
 def database(path: Path, version: int) -> Path:
     """Make a database as the gateway of that schema left it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = WAL")
-        for migration in MIGRATIONS[:version]:
+        for migration in MIGRATIONS[: VERSIONS.index(version) + 1]:
             db.executescript(migration.read_text("utf-8"))
         db.executescript((FIXTURES / f"{version:04}.sql").read_text("utf-8"))
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {version}")
     return path
+
+
+def landed(path: Path, commit: str, further: str = "") -> Path:
+    """Make a database as the commit's gateway left it, and what was done to it after that."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript((FIXTURES / f"made-by-{commit}.sql").read_text("utf-8"))
+        db.executescript(further)
+    return path
+
+
+def rows(path: Path) -> Rows:
+    """Return what is in each table, with the columns' names, but for whom a task is polled for."""
+    with closing(sqlite3.connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        found = {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
+    for task in found["tasks"]:
+        task.pop("watchers", None)
+    return found
+
+
+def schema(path: Path) -> set[tuple[str, str, str]]:
+    """Return each object's kind, name and statement, without the comments in it: one was edited after it had landed."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
+    return {(kind, name, re.sub(r"--[^\n]*", "", statement or "")) for kind, name, statement in found}
+
+
+def stored_webhooks() -> dict[str, bytes]:
+    """Return the bytes of each webhook that is owed, as the first commit stored them: receivers may know them."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript((FIXTURES / "made-by-b319fdb.sql").read_text("utf-8"))
+        return dict(db.execute("SELECT id, body FROM callbacks WHERE state = 'pending'"))
+
+
+async def opened(path: Path, look: Callable[[SqliteStore], Awaitable[T]]) -> T:
+    """Open the database as a gateway does, and close it again; return what was found in it."""
+    store = SqliteStore(path)
+    try:
+        await store.open()
+        return await look(store)
+    finally:
+        await store.close()
+
+
+async def webhooks(store: SqliteStore) -> dict[str, bytes | None]:
+    """Return the bytes of each webhook that is owed, as they would be sent."""
+    owed, _ = await store.claim_callbacks(AT + 10_000_000, 100)
+    return {claim.id: await store.body(claim) for claim in owed}
+
+
+async def polled(store: SqliteStore) -> set[tuple[str, str, int]]:
+    """Return which tasks would be polled, for whom and when."""
+    due = [task for upstream in ("up", "other") for task in (await store.claim_tasks(upstream, AT + 10_000_000, 9))[0]]
+    return {(task.task_id, task.watchers, task.due_at - AT) for task in due}
 
 
 async def nothing_is_missing(path: Path, version: int) -> None:
@@ -102,15 +185,15 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_every_earlier_schema_is_brought_up_to_date(version: int, tmp_path: Path) -> None:
     """From each schema on: every callback, attempt, task and duration is as it was, and what is due is due."""
     path = database(tmp_path / "gateway.db", version)
-    await nothing_is_missing(path, len(MIGRATIONS))
-    await nothing_is_missing(path, len(MIGRATIONS))
+    await nothing_is_missing(path, LAST)
+    await nothing_is_missing(path, LAST)
 
 
-@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_no_number_is_given_twice(version: int, tmp_path: Path) -> None:
     """A table that is made anew goes on counting behind rows that are gone: a claim or a cursor may name them."""
     path = database(tmp_path / "gateway.db", version)
@@ -139,19 +222,63 @@ async def test_no_number_is_given_twice(version: int, tmp_path: Path) -> None:
         await store.close()
 
 
+@made_by
+async def test_what_a_landed_commit_made_is_brought_up_to_date(commit: str, further: str, tmp_path: Path) -> None:
+    """Each row of each table is as it was, what is owed and what is polled too, and the schema is a new file's."""
+    path = landed(tmp_path / "gateway.db", commit, further)
+    before = rows(path)
+    assert {callback["state"] for callback in before["callbacks"]} == set(CallbackState)
+    for _ in range(2):
+        assert await opened(path, polled) == {
+            ("t-waiting", "ann,bob", 14_000),
+            ("t-again", "ann", 7_000),
+            ("t-other", "ann", 5_000),
+            ("t-new", "cid", 105_000),
+        }
+        assert rows(path) == before
+        assert await opened(path, webhooks) == stored_webhooks()
+    await opened(tmp_path / "new.db", polled)
+    assert schema(path) == schema(tmp_path / "new.db")
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchall() == [(LAST,)]
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+@made_by
+@pytest.mark.parametrize("table", ["tasks", "callbacks", "attempts"])
+async def test_a_kill_amid_the_migration_leaves_it_to_the_next_start(
+    commit: str, further: str, table: str, tmp_path: Path
+) -> None:
+    """With half of its work in the log beside the file: none of that counts."""
+    path = landed(tmp_path / "gateway.db", commit, further)
+    before, schema_before = rows(path), schema(path)
+    script = MIGRATIONS[VERSIONS.index(5)].read_text("utf-8")
+    done, _, _ = script.partition(f"ALTER TABLE new_{table} RENAME")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size = 1")  # pages go into the log long before the commit
+        db.executescript(f"BEGIN IMMEDIATE;\n{done}")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", tmp_path / f"killed.db{suffix}")
+            shutil.copyfile(f"{path}{suffix}", tmp_path / f"look.db{suffix}")
+    killed, look = tmp_path / "killed.db", tmp_path / "look.db"
+    assert (tmp_path / "killed.db-wal").stat().st_size > 0
+    assert (rows(look), schema(look)) == (before, schema_before)
+    assert await opened(killed, webhooks) == stored_webhooks()
+    assert rows(killed) == before
+
+
 async def test_a_further_migration_keeps_everything(tmp_path: Path, migrations: Path) -> None:
     """One that makes a table anew takes nothing with it that refers to the table's rows."""
-    last = len(MIGRATIONS)
-    path = database(tmp_path / "gateway.db", last)
-    (migrations / f"{last + 1:04}_further.sql").write_text(further_migration(path))
-    await nothing_is_missing(path, last + 1)
+    path = database(tmp_path / "gateway.db", LAST)
+    (migrations / f"{LAST + 1:04}_further.sql").write_text(further_migration(path))
+    await nothing_is_missing(path, LAST + 1)
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, migrations: Path) -> None:
     """The start is refused, the file stays at the schema it had, and opens again with the gateway that made it."""
-    last = len(MIGRATIONS)
-    path = database(tmp_path / "gateway.db", last)
-    further = migrations / f"{last + 1:04}_further.sql"
+    path = database(tmp_path / "gateway.db", LAST)
+    further = migrations / f"{LAST + 1:04}_further.sql"
     further.write_text("ALTER TABLE tasks ADD COLUMN note TEXT;\nUPDATE absent SET x = 1;")
     store = SqliteStore(path)
     with pytest.raises(StoreUnusable, match="no such table: absent"):
@@ -160,4 +287,4 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, migrations
     further.unlink()
     with closing(sqlite3.connect(path)) as db:
         assert "note" not in [row[1] for row in db.execute("PRAGMA table_info(tasks)")]
-    await nothing_is_missing(path, last)
+    await nothing_is_missing(path, LAST)

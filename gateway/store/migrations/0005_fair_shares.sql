@@ -1,3 +1,8 @@
+-- From schema 1, and from each of the schemas 2, 3 and 4 that earlier gateways have left: 2 was once what stands here, and
+-- once the first of three steps to it (2: bodies may be empty; 3: the indexes of callbacks; 4: tasks.watchers, as the last
+-- column). All have the columns that are read here, and what they have beside them is made anew: so it need not be told
+-- which one it is, and all end as the same.
+
 -- The tables are made anew. Their states are checked with OR: of an IN with more than two values SQLite makes a table for
 -- each row that it writes, which took a quarter of a registration's time.
 
@@ -33,7 +38,8 @@ INSERT INTO new_tasks (
     last_error, settled_at, outcome)
 SELECT seq, upstream, task_id, state, created_at, born_at, model, polls, failures, last_polled_at,
     iif(next_poll_at IS NULL, '', coalesce(
-        (SELECT group_concat(DISTINCT client) FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting'), '')),
+        (SELECT group_concat(client) FROM (
+            SELECT DISTINCT client FROM callbacks WHERE task_seq = tasks.seq AND state = 'waiting' ORDER BY client)), '')),
     next_poll_at, last_error, settled_at, outcome
 FROM tasks;
 
