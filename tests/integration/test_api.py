@@ -280,7 +280,7 @@ async def test_a_batch_tells_of_each_whether_it_is_stored(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is written in pieces: where the database fails at the second one, the first is stored."""
-    items = [body(taskId=f"sim-never-0-{number}") for number in range(300)]
+    items = [body(taskId=f"sim-never-0-{number}") for number in range(600)]
     real = SqliteStore.register
     left = 1
 
@@ -294,12 +294,12 @@ async def test_a_batch_tells_of_each_whether_it_is_stored(
     monkeypatch.setattr(SqliteStore, "register", register)
     answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
     answers = answer.json()["data"]
-    assert [one["status"] for one in answers] == [201] * 256 + [503] * 44
+    assert [one["status"] for one in answers] == [201] * 512 + [503] * 88
     assert answers[-1]["error"]["code"] == "unavailable"
     assert (await api.post("/v1/callbacks/batch", json={"callbacks": items})).status_code == 503
     left = 2
     again = await api.post("/v1/callbacks/batch", json={"callbacks": items})
-    assert [one["status"] for one in again.json()["data"]] == [200] * 256 + [201] * 44
+    assert [one["status"] for one in again.json()["data"]] == [200] * 512 + [201] * 88
 
 
 async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
