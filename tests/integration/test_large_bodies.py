@@ -188,6 +188,22 @@ async def test_a_reader_that_does_not_read_gives_its_room_back_when_it_goes(stan
     await until(lambda: not memory._held)
 
 
+async def test_a_reader_that_does_not_read_holds_what_it_is_sent_alone(stand: Stand) -> None:
+    """The outcome that the answer was made of is not held as long: it takes four times as much."""
+    stand.receiver.takes_large.set()
+    (callback_id,) = await stand.registered("16000000-a")
+    await stand.one.delivered(callback_id)
+    memory = stand.one.gateway._memory
+    await until(lambda: not memory._held)
+    url = urlsplit(str(stand.one.client.base_url))
+    reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
+    writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    assert await reader.readexactly(12) == b"HTTP/1.1 200"
+    assert 16_000_000 < memory._held[()] < 25_000_000
+    writer.transport.abort()
+    await until(lambda: not memory._held)
+
+
 async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stand) -> None:
     """However many of them: its requests have their own part of its room."""
     async with AsyncExitStack() as receivers:
