@@ -1,7 +1,8 @@
 """Due callbacks → sign → send → record.
 
 Owns the life of one attempt; who may have how many at once is for ``bulkhead`` to say. Run by the supervisor; talks to
-the store and to the sender. A large webhook is read when its attempt starts, and waits for room before that.
+the store and to the sender. A large webhook is read when its attempt starts, and waits for room before that: at the
+stop it goes back, as an attempt that begins then may be cut short.
 
 An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
 webhook must not be sent twice because a disk was full for a moment. It is counted and told of only afterwards: nothing
@@ -11,7 +12,7 @@ that happens to a log or a metric may come between a receiver's answer and its r
 import asyncio
 import logging
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -77,6 +78,8 @@ class Deliverer:
         self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, store.callbacks_due)
         self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
         self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
+        self._wait_for_room: set[asyncio.Task[Any]] = set()
+        self._draining = False
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
@@ -98,6 +101,9 @@ class Deliverer:
         self._store.callbacks_due.clear()
 
     async def drain(self, timeout_s: float) -> None:
+        self._draining = True
+        for task in self._wait_for_room:
+            task.cancel()
         await self._in_flight.drain(timeout_s)
 
     async def _attempt(self, claim: DueCallback) -> None:
@@ -125,12 +131,13 @@ class Deliverer:
                 # Before it has a place for good, or its body: thousands of names may have no answer.
                 began = self._clock.now(), self._clock.monotonic()
                 found = await self._find(claim)
+                began = None
                 if found is None:
                     self._store.release_callback(claim)
                     return None
             body = claim.body or await self._large_body(claim)
             if body is None:
-                self._store.release_callback(claim)  # it was cancelled
+                self._store.release_callback(claim)
                 return None
             began = started_at, _ = self._clock.now(), self._clock.monotonic()
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
@@ -176,9 +183,20 @@ class Deliverer:
         return None
 
     async def _large_body(self, claim: DueCallback) -> bytes | None:
-        """Read a body that did not come with its claim, once there is room for it."""
-        # Itself, and once more on its way: put together, signed, encrypted.
-        await self._memory.hold(2 * claim.body_bytes, f"client {claim.client}", "webhooks", claim.receiver)
+        """Read a body that did not come with its claim, once there is room for it.
+
+        None where it was cancelled, or the gateway stops.
+        """
+        if self._draining:
+            return None
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs this
+        self._wait_for_room.add(task)
+        try:
+            # Itself, and once more on its way: put together, signed, encrypted.
+            await self._memory.hold(2 * claim.body_bytes, f"client {claim.client}", "webhooks", claim.receiver)
+        finally:
+            self._wait_for_room.discard(task)
         return await self._store.body(claim)
 
     async def _headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:

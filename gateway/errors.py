@@ -13,6 +13,7 @@
     ├── StoreError             the database cannot answer; callers may try again
     │   ├── StoreRefused       it will not take this write's values, whoever tries again
     │   ├── StoreDefect        a defect keeps this one write from being stored
+    │   ├── StorePartly        it failed when a part of what was asked was done already
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer
     │       └── StoreInUse     another process has it
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
@@ -139,6 +140,10 @@ class StoreRefused(StoreError):
 
 class StoreDefect(StoreError):
     """The gateway fails on this one write, which nobody who asked for it can mend; the database is well."""
+
+
+class StorePartly(StoreError):
+    """A part of what was asked is done, and stays so: the message says which, and what to do about the rest."""
 
 
 class StoreUnusable(StoreError):

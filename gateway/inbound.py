@@ -10,7 +10,6 @@ its bytes have been parsed; a request that arrives in one piece starts none.
 """
 
 import asyncio
-import math
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -182,9 +181,8 @@ class InboundProtocol(ClosingProtocol):
         elif self._in_body and self._refusal is None:
             # A moment for what is on its way; uvicorn would wait as long as it may, and then answer a defect's 500.
             self._forget_deadline()
-            graceful_s = self.config.timeout_graceful_shutdown or math.inf  # after which uvicorn cancels the request
             late = Unavailable("The gateway is shutting down, and the request's body was not complete.")
-            self._deadline = self.loop.call_later(min(self.linger_s, graceful_s / 2), self._refuse, late)
+            self._deadline = self.loop.call_later(self.linger_s, self._refuse, late)
 
     # What the parser finds
 

@@ -5,7 +5,7 @@ counts. What is small is not counted: it is bounded by the number of its connect
 Used by the upstream client, the deliverer and the API.
 
 An asyncio task holds what it was given until it ends, however that comes, and until the thread has done what it wanted
-done: nothing is given back too early, or never.
+done: nothing is given back too early, or never. What it needs no longer it may give back before.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ class Memory:
 
     A client has at most half, its requests and its webhooks together, as has an upstream; its requests, its webhooks,
     or its tasks' answers three eighths; a receiver a quarter. Each may be slow, and the rest goes on: others beside a
-    client, its requests beside its webhooks.
+    client, its requests beside its webhooks. Two that are slow may hold all of it between them: a third is among the
+    next when they give something back.
 
     More than the limit is given where otherwise nobody would go on: to the first in the row, while everybody who
     holds anything waits for more. So what is larger than the limit passes alone, and nobody waits for ever. And more
@@ -81,6 +82,15 @@ class Memory:
                 self._wait_no_more(share)
                 self._goes_on(share, share.held)
                 self._give()
+
+    def keep(self, size: int) -> None:
+        """Give back what the calling task holds beyond so many bytes."""
+        task = asyncio.current_task()
+        share = None if task is None else self._shares.get(task)
+        if share is not None and size < share.held:
+            self._goes_on(share, size - share.held)
+            self._count(share, size - share.held)
+            self._give()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

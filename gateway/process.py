@@ -9,7 +9,6 @@ the command line.
 import asyncio
 import ctypes
 import gc
-import math
 import resource
 import signal
 import socket
@@ -36,6 +35,7 @@ _log = structlog.get_logger()
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
 _LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: three milliseconds
 _KEEP_ALIVE_S = 75
+_LAST_WORDS_S = 1.0  # for answers to requests that are cut short
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8
 _LARGE = 1024 * 1024
@@ -50,10 +50,11 @@ class _Inbound(InboundProtocol):
 class _Server(uvicorn.Server):
     """uvicorn with the gateway's life tied to its own; signals end it with exit status 0."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, reloads: Reloads) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, reloads: Reloads, drain_s: float) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._reloads = reloads
+        self._drain_s = drain_s
         self._exit = asyncio.Event()
         self.failure: GatewayError | None = None
 
@@ -76,10 +77,27 @@ class _Server(uvicorn.Server):
         # Held requests are answered, so that connections close, while the loops finish what is in flight.
         self._gateway.begin_drain()
         await self._reloads.stop()
+        cut_short = asyncio.create_task(self._cut_short(), name="cut-short")
         await asyncio.gather(super().shutdown(sockets), self._gateway.drain())
+        cut_short.cancel()
         await self._gateway.close()
         if self.failure is None:
             _log.info("gateway.stopped")
+
+    async def _cut_short(self) -> None:
+        """End what is left of requests when their time is over, and uvicorn's waiting for it.
+
+        uvicorn would log it as an error; but a client may be slow, and that is none.
+        """
+        await asyncio.sleep(self._drain_s)
+        if running := list(self.server_state.tasks):
+            _log.info("requests.cut_short", requests=len(running))
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=_LAST_WORDS_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        self.force_exit = True
 
     async def main_loop(self) -> None:
         """Replace uvicorn's, which wakes ten times a second: once is enough for the Date header."""
@@ -134,9 +152,8 @@ async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
             server_header=False,
             limit_concurrency=_connection_limit(own_files(len(checked.upstreams))),
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
-        server = _Server(config, gateway, Reloads(gateway, checked, read))
+        server = _Server(config, gateway, Reloads(gateway, checked, read), settings.drain_s)
         try:
             await server.serve([listener])
         except BaseException:

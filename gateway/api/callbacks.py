@@ -46,6 +46,7 @@ from gateway.errors import (
     RequestError,
     StoreDefect,
     StoreError,
+    StorePartly,
     StoreRefused,
     TooLarge,
     Unavailable,
@@ -201,7 +202,11 @@ class Callbacks:
             raise Conflict("The task still runs: there is no webhook to redeliver yet.")
         if found is CallbackState.CANCELLED:
             raise Conflict("The callback was cancelled; register it anew.")
-        return json_response(self._view(request, await self._callback(request)), 202)
+        try:
+            callback = await self._callback(request)
+        except StoreError as exc:
+            raise StorePartly("The callback is redelivered; the database cannot be read for it at the moment.") from exc
+        return json_response(self._view(request, callback), 202)
 
     async def redeliver_dead(self, request: Request) -> Response:
         asked = decode(await read_body(request, _MAX_BODY), _redeliveries)
@@ -260,13 +265,18 @@ class Callbacks:
                     registrations += await self._store.register(some)
             except (StoreRefused, StoreDefect):
                 # Each by itself: one that cannot be stored must not take the others down with it.
-                registrations += await asyncio.gather(*(self._registered(request, one) for one in some))
+                registrations += await asyncio.gather(*(self._registered_by_itself(request, one) for one in some))
             except StoreError:
                 if not registrations:
                     raise
-                late = Unavailable("The database cannot be used at the moment; this callback was not stored.")
-                registrations += [late] * (len(new) - len(registrations))
+                registrations += [_not_stored()] * (len(new) - len(registrations))
         return registrations
+
+    async def _registered_by_itself(self, request: Request, new: NewCallback) -> Registration | RequestError:
+        try:
+            return await self._registered(request, new)
+        except StoreError:  # others beside it may be stored
+            return _not_stored()
 
     async def _registered(self, request: Request, new: NewCallback) -> Registration | RequestError:
         try:
@@ -370,6 +380,10 @@ def _conflict(existing: Callback) -> Conflict:
         f"{existing.id} is registered for this task and URL with another metadata or timeoutSeconds; "
         "cancel it first, or send the same request."
     )
+
+
+def _not_stored() -> Unavailable:
+    return Unavailable("The database cannot be used at the moment; this callback was not stored.")
 
 
 def _not_found(request: Request) -> NotFound:

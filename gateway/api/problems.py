@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.envelope import error_envelope
-from gateway.errors import MethodNotAllowed, NotFound, RateLimited, RequestError, StoreError, Unavailable
+from gateway.errors import MethodNotAllowed, NotFound, RateLimited, RequestError, StoreError, StorePartly, Unavailable
 from gateway.profile import Profile
 
 __all__ = ["PROBLEM_TYPE", "ErrorAnswers", "problem"]
@@ -74,12 +74,10 @@ class ErrorAnswers:
 
     async def _store_error(self, request: Request, error: Exception) -> Response:
         _log.warning("request.store_failed", path=request.url.path, error=str(error))
-        return self.answer(
-            request.url.path,
-            Unavailable(
-                "The database cannot be used at the moment; nothing was stored.", retry_after_s=_STORE_RETRY_AFTER_S
-            ),
-        )
+        told = "The database cannot be used at the moment; nothing was stored."
+        if isinstance(error, StorePartly):
+            told = error.message
+        return self.answer(request.url.path, Unavailable(told, retry_after_s=_STORE_RETRY_AFTER_S))
 
     async def _out_of_memory(self, request: Request, error: Exception) -> Response:
         _log.error("request.out_of_memory", method=request.method, path=request.url.path)

@@ -230,6 +230,7 @@ class UpstreamProxy:
         try:
             with large.waiting(request):
                 answer = await _result(work)
+            await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         except asyncio.CancelledError:
             if self._draining.is_set():  # the client has to know the ID, if it is there
                 raise _not_created(NoAnswer(error=_STOPPED), request_id) from None

@@ -134,8 +134,8 @@ class Store(Protocol):
     ) -> int:
         """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many.
 
-        In several transactions, each in a ``turn``, between which others write: where it raises some may have been
-        redelivered, and the same call redelivers the rest.
+        In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
+        redelivered by then: the same call redelivers the rest.
         """
         ...
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from gateway.bulkhead import Bulkhead, Share
 from gateway.durations import MAX_MODELS, WINDOW
+from gateway.errors import StoreError, StorePartly
 from gateway.memory import SMALL
 from gateway.model import (
     Attempt,
@@ -314,8 +315,14 @@ class SqliteStore:
         for one in whose:
             more = True
             while more:
-                async with turn():
-                    some = await self._redeliver_some(one, about)
+                try:
+                    async with turn():
+                        some = await self._redeliver_some(one, about)
+                except StoreError as exc:
+                    if not count:
+                        raise
+                    done = f"{count} are redelivered; send the same request again for the rest."
+                    raise StorePartly(f"The database cannot be used at the moment: {done}") from exc
                 count += some
                 more = some == _REDELIVERED_AT_ONCE
         return count

@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from gateway.asgi_server import serve_asgi
+from tests.crash.process import LIMIT_S
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
 
@@ -186,6 +190,27 @@ async def test_a_held_request_does_not_hold_up_the_shutdown(world: Any) -> None:
             await client.get("/healthz")
         assert await gateway.stop() == 0
         assert (await held).json()["state"] == "waiting"
+
+
+async def test_clients_that_do_not_read_look_like_no_defect_at_the_stop(world: Any) -> None:
+    """Their answers are cut short when the drain time is over, and nothing of that is an error."""
+    async with (
+        world.gateway(GATEWAY_DRAIN_S="0.3") as gateway,
+        httpx.AsyncClient(base_url=gateway.url, timeout=LIMIT_S) as client,
+    ):
+        one = {"callbackUrl": f"{world.receiver.url}/hooks", "metadata": {"x": "x" * 8000}}
+        items = [{"taskId": f"sim-never-0-{number}", **one} for number in range(200)]
+        batch = await client.post("/v1/callbacks/batch", json={"callbacks": items})
+        assert {item["status"] for item in batch.json()["data"]} == {201}
+        address = urlsplit(gateway.url)
+        with closing(socket.socket()) as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((address.hostname, address.port))
+            slow.sendall(b"GET /v1/callbacks?limit=200 HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20)
+            assert await asyncio.to_thread(slow.recv, 12) == b"HTTP/1.1 200"
+            assert await gateway.stop() == 0
+        assert [line for line in gateway.log if line["level"] not in ("info", "debug")] == []
+        assert [line["requests"] for line in gateway.logged("requests.cut_short")] == [1]
 
 
 async def test_a_shutdown_mid_attempt_is_interrupted_and_made_again(world: Any) -> None:

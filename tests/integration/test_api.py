@@ -13,8 +13,8 @@ from gateway import app
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.config import load
-from gateway.errors import StoreError
-from gateway.model import NewCallback, Registration
+from gateway.errors import StoreError, StoreRefused
+from gateway.model import CallbackState, NewCallback, Registration
 from gateway.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
@@ -274,6 +274,59 @@ async def test_a_batch_judges_each_by_itself(api: httpx.AsyncClient) -> None:
     assert data[1]["error"]["errors"][0]["field"] == "callbackUrl"
     assert data[2]["error"]["code"] == "callback_not_allowed"
     assert len((await api.get("/v1/callbacks")).json()["data"]) == 1
+
+
+async def test_a_bulk_redelivery_tells_of_what_is_done(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the database fails in the middle of it, its answer does not say that nothing was stored."""
+    parts = [100, 100]
+
+    async def some(*_: Any) -> int:
+        if not parts:
+            raise StoreError("disk I/O error")
+        return parts.pop()
+
+    monkeypatch.setattr(SqliteStore, "_redeliver_some", some)
+    for told in (": 200 are redelivered; send the same request again for the rest.", "nothing was stored."):
+        answer = await api.post("/v1/redeliveries", json={"state": "dead"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["detail"].endswith(told)
+
+
+async def test_a_redelivery_that_cannot_be_shown_is_not_said_to_be_none(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored by then: sent again, it would be one more."""
+
+    async def redeliver(*_: Any) -> CallbackState:
+        return CallbackState.DEAD
+
+    async def get_callback(*_: Any) -> None:
+        raise StoreError("disk I/O error")
+
+    monkeypatch.setattr(SqliteStore, "redeliver", redeliver)
+    monkeypatch.setattr(SqliteStore, "get_callback", get_callback)
+    answer = await api.post("/v1/callbacks/cb_1/redeliver")
+    assert (answer.status_code, answer.json()["detail"].startswith("The callback is redelivered; ")) == (503, True)
+
+
+async def test_items_that_are_stored_one_by_one_tell_of_each_too(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one item is refused the others are written by themselves; the database may fail in between."""
+    real = SqliteStore.register
+
+    async def register(self: SqliteStore, new: Sequence[NewCallback]) -> Sequence[Registration]:
+        if len(new) > 1:
+            raise StoreRefused("not this one")
+        if new[0].task_id.endswith("1"):
+            raise StoreError("disk I/O error")
+        return await real(self, new)
+
+    monkeypatch.setattr(SqliteStore, "register", register)
+    items = [body(taskId=f"sim-never-0-{number}") for number in range(3)]
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert [one["status"] for one in answer.json()["data"]] == [201, 503, 201]
+    assert len((await api.get("/v1/callbacks")).json()["data"]) == 2
 
 
 async def test_a_batch_tells_of_each_whether_it_is_stored(

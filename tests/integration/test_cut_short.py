@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
+from gateway.asgi_server import serve_asgi
 from gateway.closing import _for_its_client
 from tests.running import LIMIT_S, Running, running
 
@@ -104,6 +105,35 @@ async def test_a_create_that_was_forwarded_then_names_its_id(tmp_path: Path, sil
         (request_id,) = (value for name, value in asked.sent[0]["headers"] if name == b"x-request-id")
         assert status == 502
         assert f"X-Request-ID: {request_id.decode()}" in answer["msg"]
+
+
+async def test_a_create_whose_large_answer_waits_for_room_names_its_id_too(tmp_path: Path) -> None:
+    """The task is there, and paid for: to be told to send it again is not enough."""
+
+    async def upstream(scope: Any, receive: Any, send: Any) -> None:
+        answer = {"code": 200, "data": {"taskId": "t", "more": "x" * 100_000}}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+    async with serve_asgi(upstream) as url, running(tmp_path, url) as one:
+        memory = one.gateway._memory
+        owner = ("client default", "requests")
+
+        async def hold() -> None:
+            await memory.hold(memory.limit * 3 // 8, *owner)  # all that this client's requests have
+            await asyncio.Event().wait()
+
+        holds = asyncio.create_task(hold())
+        asked = Asked(one.gateway, "POST", CREATE, b'{"model":"m"}')
+        async with asyncio.timeout(LIMIT_S):
+            while owner not in memory._waiting:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        one.gateway.begin_drain()
+        status, answer = await asked.cut_short()
+        (request_id,) = (value for name, value in asked.sent[0]["headers"] if name == b"x-request-id")
+        assert status == 502
+        assert f"X-Request-ID: {request_id.decode()}" in answer["msg"]
+        holds.cancel()
 
 
 async def test_a_cancelled_request_is_no_answer_where_nothing_stops(tmp_path: Path, silent_url: str) -> None:

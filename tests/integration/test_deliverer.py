@@ -86,11 +86,17 @@ def new_life(
     return life
 
 
-async def owed(life: Life, count: int = 1, url: str = "https://app.example/hook", client: str = "") -> list[Callback]:
+async def owed(
+    life: Life,
+    count: int = 1,
+    url: str = "https://app.example/hook",
+    client: str = "",
+    data: bytes = b'{"taskId":"t","state":"success"}',
+) -> list[Callback]:
     """Register callbacks and settle their tasks, so that their webhooks are due."""
     ids = [f"{url}-{next(_tasks)}" for _ in range(count)]
     callbacks = await asyncio.gather(*(life.register(task_id, url=url, client=client) for task_id in ids))
-    outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","state":"success"}')
+    outcome = Outcome(state=TaskState.SUCCESS, data=data)
     now = life.clock.now()
     await asyncio.gather(
         *(
@@ -660,6 +666,47 @@ def test_an_attempt_that_cannot_be_made_is_nobodys_failure(lacks: int, tmp_path:
         await life.stop()
 
     tried: list[float] = []
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["looks its name up", "waits for room"])
+def test_a_large_webhook_that_has_not_begun_does_not_hold_up_the_stop(tmp_path: Path, waits: bool) -> None:
+    """It goes back at once where there is no room for it, and nothing is recorded: nothing of it was sent."""
+    looked_up = asyncio.Event()
+
+    class LooksUp(ScriptedSender):
+        def must_look_up(self, url: str) -> bool:
+            return True
+
+        async def find(self, url: str) -> Found:
+            await looked_up.wait()
+            return Found(addresses=[], failure=None, took_s=0.0)
+
+    async def send(url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        raise AssertionError(url)
+
+    async def main() -> None:
+        life = await new_life(tmp_path / "db", LooksUp(send)).start()
+        holds = asyncio.create_task(hold_all(life))
+        (callback,) = await owed(life, data=b"x" * 100_000)
+        await until(lambda: bool(life.deliverer._in_flight.count), step_s=0.01)
+        if waits:
+            looked_up.set()
+            await until(lambda: bool(life.memory._waiting), step_s=0.01)
+        began_s = life.clock.monotonic()
+        drain = asyncio.create_task(life.supervisor.drain(10))
+        await asyncio.sleep(0.5)
+        looked_up.set()
+        await drain
+        assert life.clock.monotonic() - began_s < 1
+        assert (life.claims, await results(life, callback)) == (0, [])
+        holds.cancel()
+        await life.store.close()
+
+    async def hold_all(life: Life) -> None:
+        await life.memory.hold(life.memory.limit, "another")
+        await asyncio.Event().wait()
+
     run_virtual(main())
 
 

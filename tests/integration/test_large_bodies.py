@@ -99,12 +99,13 @@ class Stand:
 
 
 @asynccontextmanager
-async def stand_at(folder: Path) -> AsyncIterator[Stand]:
+async def stand_at(folder: Path, **environ: str) -> AsyncIterator[Stand]:
     upstream, receiver = Upstream(), Receiver()
+    environ = {"GATEWAY_MEMORY_BYTES": str(4 * MIB), "GATEWAY_ATTEMPT_TIMEOUT_S": "300", **environ}
     async with (
         serve_asgi(upstream) as url,
         serve_asgi(receiver) as receiver.url,
-        running(folder, url, GATEWAY_MEMORY_BYTES=str(4 * MIB), GATEWAY_ATTEMPT_TIMEOUT_S="300") as one,
+        running(folder, url, **environ) as one,
     ):
         yield Stand(one, upstream, receiver)
         receiver.takes_large.set()
@@ -139,6 +140,25 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
         assert sorted(interrupted) == sorted(stand.receiver.began)
 
 
+async def test_an_attempt_that_waits_for_room_is_not_begun_by_the_stop(tmp_path: Path) -> None:
+    """What is under way has its time; whoever waits goes back at once, though there will be room before the end."""
+    async with stand_at(tmp_path, GATEWAY_DRAIN_S="300") as stand:
+        owed = await stand.owing(*(f"200000-{letter}" for letter in "abcd"))
+        await until(lambda: stand.receiver.running == 2)
+        memory = stand.one.gateway._memory
+        await until(lambda: bool(memory._waiting))
+        drain = asyncio.create_task(stand.one.gateway.drain())
+        await until(lambda: not memory._waiting)
+        stand.receiver.takes_large.set()
+        async with asyncio.timeout(LIMIT_S):
+            await drain
+        began = [callback_id for callback_id in owed if callback_id in stand.receiver.began]
+        assert len(stand.receiver.began) == len(began) == 2
+        for callback_id in owed:
+            shown = (await stand.one.client.get(f"/v1/callbacks/{callback_id}")).json()
+            assert (shown["state"], shown["attempts"]) == (("delivered", 1) if callback_id in began else ("pending", 0))
+
+
 async def test_answers_that_are_larger_than_all_the_room_come_one_after_another(stand: Stand) -> None:
     """They are read, kept, delivered and shown, each alone."""
     stand.receiver.takes_large.set()
@@ -165,6 +185,22 @@ async def test_a_reader_that_does_not_read_gives_its_room_back_when_it_goes(stan
     await until(lambda: bool(memory._waiting))
     writer.transport.abort()
     assert len((await next_one).json()["outcome"]["result"]["image"]) == 16_000_000
+    await until(lambda: not memory._held)
+
+
+async def test_a_reader_that_does_not_read_holds_what_it_is_sent_alone(stand: Stand) -> None:
+    """The outcome that the answer was made of is not held as long: it takes four times as much."""
+    stand.receiver.takes_large.set()
+    (callback_id,) = await stand.registered("16000000-a")
+    await stand.one.delivered(callback_id)
+    memory = stand.one.gateway._memory
+    await until(lambda: not memory._held)
+    url = urlsplit(str(stand.one.client.base_url))
+    reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
+    writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    assert await reader.readexactly(12) == b"HTTP/1.1 200"
+    assert 16_000_000 < memory._held[()] < 25_000_000
+    writer.transport.abort()
     await until(lambda: not memory._held)
 
 

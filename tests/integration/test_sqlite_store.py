@@ -21,7 +21,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.bulkhead import Bulkhead
-from gateway.errors import StoreDefect, StoreError, StoreRefused, StoreUnusable
+from gateway.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
 from gateway.model import (
     Attempt,
     AttemptRecord,
@@ -886,6 +886,35 @@ async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monke
         await die(NOW + 70)  # at once again: what answers 410 must not keep it going
     assert await dying == 95
     assert await store.redeliver_dead("ann", 0, NOW + 100, NOW + 5) == 0
+
+
+async def test_a_redelivery_that_fails_in_the_middle_says_how_many_are_done(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And asked for again, it redelivers the rest."""
+    monkeypatch.setattr(sqlite_store, "_REDELIVERED_AT_ONCE", 10)
+    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(25)])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = made[0].callback.task.seq
+    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    for claim in (await store.claim_callbacks(NOW + 9, 1000))[0]:
+        record = failed(claim, 0)
+        attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=NOW)
+        await store.record_attempt(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
+    real = store._redeliver_some
+    fails_at = 3
+
+    async def some(client: str, about: dict[str, int]) -> int:
+        nonlocal fails_at
+        fails_at -= 1
+        if not fails_at:
+            raise StoreError("The database could not write.")
+        return await real(client, about)
+
+    monkeypatch.setattr(store, "_redeliver_some", some)
+    with pytest.raises(StorePartly, match="20 are redelivered"):
+        await store.redeliver_dead("ann", 0, NOW + 100, NOW + 6)
+    assert await store.redeliver_dead("ann", 0, NOW + 100, NOW + 7) == 5
 
 
 async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: SqliteStore) -> None:

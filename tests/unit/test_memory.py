@@ -24,12 +24,19 @@ class Holder:
 
     async def _run(self) -> None:
         while (size := await self._asks.get()) is not None:
+            if size < 0:
+                self._memory.keep(-size)
+                self.holds = min(self.holds, -size)
+                continue
             await self._memory.hold(size, *self._owner)
             self.holds = size
 
     async def ask(self, size: int) -> None:
         self._asks.put_nowait(size)
         await turns()
+
+    async def keep(self, size: int) -> None:
+        await self.ask(-size)
 
     async def end(self) -> None:
         self._asks.put_nowait(None)
@@ -119,6 +126,25 @@ async def test_asking_for_what_is_held_already_never_waits() -> None:
     await one.end()
     assert other.holds == 90
     await other.end()
+
+
+async def test_what_is_given_back_before_the_end_is_for_others() -> None:
+    """Clients that are slow with their answers hold these, and not what they were made of."""
+    memory = Memory(100)
+    slow = [Holder(memory, 50, client) for client in ("eve", "mallory")]
+    waits = Holder(memory, 30)
+    assert await started(*slow, waits) == [50, 50, 0]
+    await slow[0].keep(15)
+    assert waits.holds == 30
+    await slow[0].keep(70)  # more than it has
+    assert memory._held[("eve",)] == memory._busy[("eve",)] == 15
+    await slow[0].ask(40)
+    assert slow[0].holds == 15
+    await slow[1].keep(20)
+    assert slow[0].holds == 40
+    for holder in (*slow, waits):
+        await holder.end()
+    assert not memory._held
 
 
 async def test_one_owner_has_half_of_it_while_others_wait() -> None:
