@@ -34,7 +34,7 @@ from gateway.api.schema import (
     read_body,
     told,
 )
-from gateway.api.shares import READ, paced, piece, share
+from gateway.api.shares import READ, paced, piece, share, share_for_piece, whole_share
 from gateway.clock import Clock, from_iso
 from gateway.errors import (
     AddressNotAllowed,
@@ -216,7 +216,7 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
-        count = await self._store.redeliver_dead(whose, since, until, now, lambda: share(request, piece(request)))
+        count = await self._store.redeliver_dead(whose, since, until, now, lambda: whole_share(request))
         return json_response({"count": count}, 202)
 
     async def _callback(self, request: Request) -> Callback:
@@ -261,7 +261,7 @@ class Callbacks:
         while len(registrations) < len(new):
             some = new[len(registrations) :][: piece(request)]
             try:
-                async with share(request, len(some)):
+                async with share_for_piece(request, len(some)):
                     registrations += await self._store.register(some)
             except (StoreRefused, StoreDefect):
                 # Each by itself: one that cannot be stored must not take the others down with it.

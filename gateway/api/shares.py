@@ -15,16 +15,16 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-__all__ = ["READ", "Shares", "paced", "piece", "share"]
+__all__ = ["READ", "Shares", "paced", "piece", "share", "share_for_piece", "whole_share"]
 
 T = TypeVar("T")
 
 _ITEMS = 50  # two milliseconds
-_ALONE = 1024
-"""Rows asked for at once for a client while no other wants anything: two transactions, so that one is always next. With
-a quarter of that, batches were a third slower."""
-_PIECE = 512
-"""… of which one request writes so many at most: a transaction."""
+_ALONE = 256
+"""Rows written at once for a client while no other wants anything."""
+_TOGETHER = 512
+"""… of a batch: those of one transaction take a quarter of the time that they take one by one. Two pieces of these are
+asked for at once, else the database waits for the second: batches were a third slower."""
 _BESIDE = 64
 """… beside others: about two milliseconds for each of them."""
 READ = 32
@@ -109,8 +109,19 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 
 
 def piece(request: Request) -> int:
-    """Return how many rows a request may write at once, now."""
-    return min(_PIECE, _shares(request).size)
+    """Return how many rows of a batch are written together, now."""
+    size = _shares(request).size
+    return _TOGETHER if size == _ALONE else size
+
+
+def share_for_piece(request: Request, rows: int) -> AbstractAsyncContextManager[None]:
+    """Wait for room for a piece of a batch."""
+    return share(request, rows * _BESIDE // _shares(request).size)
+
+
+def whole_share(request: Request) -> AbstractAsyncContextManager[None]:
+    """Wait until nothing else is asked for, for the client."""
+    return share(request, _ALONE)
 
 
 def _shares(request: Request) -> Shares:

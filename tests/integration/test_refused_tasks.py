@@ -354,7 +354,7 @@ def test_a_probe_that_fails_is_not_made_in_a_tight_circle(tmp_path: Path) -> Non
         jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
         poll, failures = jobs.upstream.poll, 0
 
-        async def fails(task_id: str) -> Any:
+        async def fails(task_id: str, whose: str = "") -> Any:
             nonlocal failures
             if task_id == NEUTRAL_TASK_ID and VirtualClock().monotonic() < 10:
                 failures += 1
@@ -481,7 +481,7 @@ def test_one_task_of_ten_is_its_own_from_the_start(
         jobs.ends_s = {"t9": NEVER_S}
         poll, polls = jobs.upstream.poll, 0
 
-        async def fails(task_id: str) -> PollResult:
+        async def fails(task_id: str, whose: str = "") -> PollResult:
             nonlocal polls
             polls += task_id not in jobs.refused
             if task_id not in jobs.refused and polls % 3 == 2:
