@@ -37,9 +37,9 @@ def _run() -> None:
         # They ask for a reload and a backup, which it cannot do before it runs; to be killed nobody asked.
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
-    from gateway import cli
+    from gateway.cli import commands
 
-    cli.main()
+    commands.main()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import ClassVar
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from gateway.errors import SecretError
+from gateway.core.errors import SecretError
 
 __all__ = ["PublicKey", "SigningKey", "make_key_pair", "read_public_key", "read_signing_key"]
 

@@ -20,7 +20,7 @@ from typing import ClassVar, Protocol
 
 from itsdangerous.signer import HMACAlgorithm
 
-from gateway.errors import SecretError, VerificationError
+from gateway.core.errors import SecretError, VerificationError
 
 __all__ = [
     "ID_HEADER",

@@ -2,8 +2,8 @@
 
 from itertools import count
 
-from gateway.bulkhead import Bulkhead
-from gateway.model import DueCallback, Lane
+from gateway.core.model import DueCallback, Lane
+from gateway.webhook.bulkhead import Bulkhead
 
 __all__ = ["end_one", "fill", "lane", "webhook", "well"]
 

@@ -9,28 +9,28 @@ from pathlib import Path
 
 import httpx
 
-from gateway.budget import Budget
-from gateway.clientheaders import ClientHeaders
-from gateway.clock import Clock, FollowingClock
-from gateway.clocksteps import ClockSteps
-from gateway.config import RateWindow
-from gateway.deliverer import Deliverer
-from gateway.errors import StoreError
-from gateway.key import Key
-from gateway.memory import Memory
-from gateway.model import Callback, NewCallback, new_callback_id
-from gateway.outcome import PollResult
-from gateway.poller import Poller
-from gateway.profiletext import parse_profile
-from gateway.retry import RetryPolicy
-from gateway.schedule import PollSchedule
-from gateway.sender import Found, Sender, SendResult
+from gateway.config.profiletext import parse_profile
+from gateway.core.clock import Clock, FollowingClock
+from gateway.core.errors import StoreError
+from gateway.core.memory import Memory
+from gateway.core.model import Callback, NewCallback, new_callback_id
+from gateway.core.ratelimit import RateWindow
+from gateway.core.telemetry import Metrics
+from gateway.loops.clocksteps import ClockSteps
+from gateway.loops.deliverer import Deliverer
+from gateway.loops.poller import Poller
+from gateway.loops.supervisor import Loop, Supervisor
 from gateway.signature import Signer, parse_secrets
-from gateway.store.sqlite import SqliteStore
-from gateway.supervisor import Loop, Supervisor
-from gateway.telemetry import Metrics
-from gateway.timetable import Timetable
-from gateway.upstream import Upstream
+from gateway.store.sqlite.store import SqliteStore
+from gateway.upstream.answer import PollResult
+from gateway.upstream.api import Upstream
+from gateway.upstream.budget import Budget
+from gateway.upstream.key import Key
+from gateway.upstream.schedule import PollSchedule
+from gateway.upstream.timetable import Timetable
+from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.retry import RetryPolicy
+from gateway.webhook.sender import Found, Sender, SendResult
 from tests.virtualtime import InlineConnection
 
 __all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
@@ -84,7 +84,7 @@ class ScriptedSender(Sender):
 
 
 class Life:
-    """Store, key, timetable, poller and deliverer on one file, as ``gateway.app`` ties them together."""
+    """Store, key, timetable, poller and deliverer on one file, as ``gateway.app.gateway`` ties them together."""
 
     def __init__(
         self,

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from gateway.asgi_server import serve_asgi
-from gateway.inbound import InboundProtocol
-from gateway.serverprotocol import ServerProtocol
+from gateway.serve.asgi import serve_asgi
+from gateway.serve.inbound import InboundProtocol
+from gateway.serve.serverprotocol import ServerProtocol
 
 __all__ = ["BIG", "GET", "LIMIT_S", "App", "Hasty", "Peer", "served"]
 

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import Gateway
-from gateway.asgi_server import serve_asgi
-from gateway.clock import Clock, SystemClock
-from gateway.config import load
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.core.clock import Clock, SystemClock
+from gateway.serve.asgi import serve_asgi
 
 __all__ = ["LIMIT_S", "Running", "running"]
 

@@ -62,7 +62,7 @@ class _Jump(selectors.SelectSelector):
 
 
 class VirtualClock:
-    """``gateway.clock.Clock`` on the running virtual loop."""
+    """``gateway.core.clock.Clock`` on the running virtual loop."""
 
     def __init__(self) -> None:
         self._set_by_ms = 0

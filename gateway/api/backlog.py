@@ -7,11 +7,11 @@ Owns how often it is counted: ``/metrics`` needs no token, and counting a millio
 import asyncio
 import math
 
-from gateway.clock import Clock
-from gateway.errors import StoreError
-from gateway.model import Backlog
+from gateway.core.clock import Clock
+from gateway.core.errors import StoreError
+from gateway.core.model import Backlog
+from gateway.core.telemetry import Metrics
 from gateway.store import Store
-from gateway.telemetry import Metrics
 
 __all__ = ["BacklogMetrics"]
 

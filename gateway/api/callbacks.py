@@ -35,8 +35,8 @@ from gateway.api.schema import (
     told,
 )
 from gateway.api.shares import READ, paced, piece, share, share_for_piece, whole_share
-from gateway.clock import Clock, from_iso
-from gateway.errors import (
+from gateway.core.clock import Clock, from_iso
+from gateway.core.errors import (
     AddressNotAllowed,
     CallbackNotAllowed,
     Conflict,
@@ -51,10 +51,10 @@ from gateway.errors import (
     TooLarge,
     Unavailable,
 )
-from gateway.memory import SMALL
-from gateway.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
+from gateway.core.memory import SMALL
+from gateway.core.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
+from gateway.core.telemetry import Metrics
 from gateway.store import Store
-from gateway.telemetry import Metrics
 
 __all__ = ["Callbacks"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from gateway import lenientjson
 from gateway.api.rawjson import Member, members
-from gateway.errors import InvalidJson, InvalidRequest
+from gateway.core import lenientjson
+from gateway.core.errors import InvalidJson, InvalidRequest
 
 __all__ = ["CreateRequest", "read_create"]
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.memory import SMALL, Memory
+from gateway.core.memory import SMALL, Memory
 
 __all__ = ["hold", "send_response", "waiting", "work"]
 

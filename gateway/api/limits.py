@@ -6,10 +6,9 @@ A restart forgets the count: it protects this process, nothing that anyone pays 
 import math
 from collections.abc import Mapping, Sequence
 
-from gateway.clock import Clock
-from gateway.config import RateWindow
-from gateway.errors import RateLimited
-from gateway.ratelimit import RateLimiter
+from gateway.core.clock import Clock
+from gateway.core.errors import RateLimited
+from gateway.core.ratelimit import RateLimiter, RateWindow
 
 __all__ = ["ClientLimits"]
 

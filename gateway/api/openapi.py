@@ -11,9 +11,9 @@ import msgspec
 from gateway import __version__
 from gateway.api.problems import PROBLEM_TYPE
 from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
-from gateway.model import CallbackState
-from gateway.outcome import AbandonReason
-from gateway.profile import Proxy
+from gateway.config.profile import Proxy
+from gateway.core.model import CallbackState
+from gateway.upstream.answer import AbandonReason
 
 __all__ = ["document"]
 

@@ -17,11 +17,11 @@ from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.api.routing import route
 from gateway.api.schema import json_response
 from gateway.api.scrapes import Scrapes
-from gateway.clock import Clock
-from gateway.errors import Unavailable
-from gateway.profile import Proxy
+from gateway.config.profile import Proxy
+from gateway.core.clock import Clock
+from gateway.core.errors import Unavailable
+from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
 from gateway.store import Store
-from gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 
 __all__ = ["Operations", "Trouble"]
 

@@ -13,9 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.envelope import error_envelope
-from gateway.errors import MethodNotAllowed, NotFound, RateLimited, RequestError, StoreError, StorePartly, Unavailable
-from gateway.profile import Profile
+from gateway.config.profile import Profile
+from gateway.core.errors import (
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    RequestError,
+    StoreError,
+    StorePartly,
+    Unavailable,
+)
+from gateway.upstream.envelope import error_envelope
 
 __all__ = ["PROBLEM_TYPE", "ErrorAnswers", "problem"]
 

@@ -31,10 +31,8 @@ from gateway.api.routing import route
 from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
 from gateway.api.shares import READ, share
 from gateway.api.tasks import whole
-from gateway.budget import Budget
-from gateway.clock import Clock
-from gateway.envelope import record_envelope
-from gateway.errors import (
+from gateway.core.clock import Clock
+from gateway.core.errors import (
     AddressNotAllowed,
     CallbackNotAllowed,
     InvalidRequest,
@@ -45,14 +43,16 @@ from gateway.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from gateway.key import Key
-from gateway.memory import SMALL
-from gateway.model import NewCallback, Task, new_callback_id, receiver_of
+from gateway.core.memory import SMALL
+from gateway.core.model import NewCallback, Task, new_callback_id, receiver_of
+from gateway.core.telemetry import Metrics
 from gateway.store import Store
-from gateway.telemetry import Metrics
-from gateway.timetable import Timetable
-from gateway.turns import Waiter
-from gateway.upstream import Answer, NoAnswer, Upstream
+from gateway.upstream.api import Answer, NoAnswer, Upstream
+from gateway.upstream.budget import Budget
+from gateway.upstream.envelope import record_envelope
+from gateway.upstream.key import Key
+from gateway.upstream.timetable import Timetable
+from gateway.upstream.turns import Waiter
 
 __all__ = ["UpstreamProxy"]
 

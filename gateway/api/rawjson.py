@@ -8,7 +8,7 @@ what it passes over, and stops at half an emoji or at a thousand brackets.
 import re
 from typing import NamedTuple
 
-from gateway import lenientjson
+from gateway.core import lenientjson
 
 __all__ = ["Member", "items", "members"]
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.large import send_response
-from gateway.errors import InvalidRequest
+from gateway.core.errors import InvalidRequest
 
 __all__ = ["route"]
 

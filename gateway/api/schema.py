@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from gateway.api.large import hold
 from gateway.api.rawjson import items, members
-from gateway.clock import to_iso
-from gateway.errors import InvalidJson, InvalidRequest, RequestError, TooLarge, UnsupportedMediaType
-from gateway.model import Attempt, Callback, Task, TaskState
+from gateway.core.clock import to_iso
+from gateway.core.errors import InvalidJson, InvalidRequest, RequestError, TooLarge, UnsupportedMediaType
+from gateway.core.model import Attempt, Callback, Task, TaskState
 
 __all__ = [
     "AttemptView",

@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 
-from gateway.clock import Clock
+from gateway.core.clock import Clock
 
 __all__ = ["Scrapes"]
 

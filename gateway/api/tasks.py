@@ -13,9 +13,9 @@ from gateway.api.large import hold
 from gateway.api.routing import route
 from gateway.api.schema import json_response, task_view, told
 from gateway.api.shares import READ, share
-from gateway.clock import Clock
-from gateway.errors import InvalidRequest, NotFound
-from gateway.model import Task, TaskState
+from gateway.core.clock import Clock
+from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.model import Task, TaskState
 from gateway.store import Store
 
 __all__ = ["Tasks", "whole"]

@@ -17,8 +17,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.schema import is_json
-from gateway.errors import Forbidden, UnsupportedMediaType
-from gateway.settings import is_loopback
+from gateway.config.settings import is_loopback
+from gateway.core.errors import Forbidden, UnsupportedMediaType
 
 __all__ = ["PagesRefused", "refuse_web_pages"]
 

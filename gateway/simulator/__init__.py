@@ -2,8 +2,8 @@
 
 Used by ``gateway demo``, by the tests and as the other side of the benchmarks; nothing that serves real traffic
 imports it. In process: ``async with serve(SimulatedUpstream(SystemClock())) as base_url``. On its own:
-``python -m gateway.simulator --help``. ``scenario`` holds what tasks do, ``faults`` what goes wrong, ``stats`` what
-is counted, ``app`` the HTTP.
+``gateway simulate --help``. ``scenario`` holds what tasks do, ``faults`` what goes wrong, ``stats`` what is counted,
+``app`` the HTTP.
 """
 
 from gateway.simulator.app import SimulatedUpstream, serve

@@ -20,11 +20,11 @@ from uuid import uuid4
 
 import msgspec
 
-from gateway import lenientjson
 from gateway.api.webpages import PagesRefused
-from gateway.asgi_server import serve_asgi
-from gateway.clock import Clock
-from gateway.serverprotocol import ServerProtocol
+from gateway.core import lenientjson
+from gateway.core.clock import Clock
+from gateway.serve.asgi import serve_asgi
+from gateway.serve.serverprotocol import ServerProtocol
 from gateway.simulator.faults import (
     REPLACING,
     Answer,

@@ -1,7 +1,7 @@
 """What the gateway remembers: the interface that the API and the loops see, whatever the database.
 
-The API and the loops meet only here. All SQL lives in this package; rows leave it as ``gateway.model`` types. Every
-write returns once it is durable, and is never half done; a caller that is cancelled meanwhile does not undo it. Every
+The API and the loops meet only here. All SQL lives in this package; rows leave it as ``core.model`` types. Every write
+returns once it is durable, and is never half done; a caller that is cancelled meanwhile does not undo it. Every
 method may raise ``StoreError`` (nothing was written; try again) or, at ``open``, ``StoreUnusable``.
 """
 
@@ -11,8 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from gateway.bulkhead import Bulkhead
-from gateway.model import (
+from gateway.core.model import (
     Attempt,
     AttemptRecord,
     Backlog,
@@ -27,7 +26,8 @@ from gateway.model import (
     Settlement,
     Task,
 )
-from gateway.turns import Rotation
+from gateway.upstream.turns import Rotation
+from gateway.webhook.bulkhead import Bulkhead
 
 __all__ = ["Rank", "Store", "Turn"]
 

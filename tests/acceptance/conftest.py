@@ -14,8 +14,8 @@ import standardwebhooks
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET, GatewayProcess, environment, run_gateway

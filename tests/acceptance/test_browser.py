@@ -15,7 +15,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from gateway.asgi_server import serve_asgi
+from gateway.serve.asgi import serve_asgi
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LIMIT_S = 60

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import standardwebhooks
 
-from gateway.asgi_server import serve_asgi
-from gateway.tokens import hash_line
+from gateway.config.tokens import hash_line
+from gateway.serve.asgi import serve_asgi
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30

@@ -16,8 +16,8 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Plan, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
 

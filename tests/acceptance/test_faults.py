@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.asgi_server import serve_asgi
+from gateway.serve.asgi import serve_asgi
 
 LIMIT_S = 20
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway import process
+from gateway.serve import process
 
 MB = 1_000_000
 

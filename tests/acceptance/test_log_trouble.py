@@ -262,7 +262,7 @@ async def test_the_simulated_upstream_does_without_standard_files_too() -> None:
     """It serves, and SIGTERM ends it with 0."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", f'exec "$0" -m gateway.simulator --port {port} <&- >&- 2>&-', sys.executable), cwd=ROOT
+        *("sh", "-c", f'exec "$0" -m gateway simulate --port {port} <&- >&- 2>&-', sys.executable), cwd=ROOT
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:

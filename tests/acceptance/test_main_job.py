@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway.asgi_server import serve_asgi
+from gateway.serve.asgi import serve_asgi
 from tests.crash.process import LIMIT_S
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"

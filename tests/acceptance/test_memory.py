@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.asgi_server import serve_asgi
-from gateway.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
-from gateway.store.sqlite import SqliteStore
+from gateway.core.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.serve.asgi import serve_asgi
+from gateway.store.sqlite.store import SqliteStore
 from tests.acceptance.test_limits import peak_bytes
 from tests.crash.process import LIMIT_S
 

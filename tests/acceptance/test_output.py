@@ -20,8 +20,8 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def environment(**environ: str) -> dict[str, str]:
 def words(*given: str) -> list[str]:
     """Return the command line: the command's, or the simulator's where that is the first word."""
     if given[:1] == ("simulator",):
-        return [sys.executable, "-m", "gateway.simulator", *given[1:]]
+        return [sys.executable, "-m", "gateway", "simulate", *given[1:]]
     return [sys.executable, "-m", "gateway", *given]
 
 
@@ -183,8 +183,8 @@ async def test_listen_answers_nobody_500_when_its_reader_goes(tmp_path: Path) ->
 async def test_listen_on_a_full_disk_answers_and_ends_with_1(tmp_path: Path) -> None:
     """A webhook that cannot be printed ends it; that is not its sender's fault, who gets no 500."""
     limited = tmp_path / "out"
-    command = "import resource, sys, gateway.cli; resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150)); " + (
-        f"sys.argv[1:] = {list(LISTEN)!r}; gateway.cli.main()"
+    command = "import resource, sys, gateway.cli.commands; resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150)); " + (
+        f"sys.argv[1:] = {list(LISTEN)!r}; gateway.cli.commands.main()"
     )
     with limited.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import VerificationError
+from gateway.core.errors import VerificationError
 from gateway.signature import Signer, make_secret, parse_secret, parse_secrets, verify
 
 NODE_DIR = Path(__file__).parents[1] / "node"

@@ -14,12 +14,12 @@ import httpx
 import pytest
 import standardwebhooks
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.config.tokens import hash_line
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.tokens import hash_line
 from tests.crash.process import LIMIT_S, SECRET, GatewayProcess, environment, run_gateway
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_it_does_not_even_kill_what_still_loads(tmp_path: Path, number: int, sta
         f"signal.signal({int(number)}, signal.SIG_DFL)\n"  # whatever the tests were started with
         "class Sender:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'gateway.cli':\n"
+        "        if name == 'gateway.cli.commands':\n"
         f"            os.kill(os.getpid(), {int(number)})\n"
         "sys.meta_path.insert(0, Sender())\n"
     )

@@ -20,7 +20,7 @@ RECORD_INFO = "/api/v1/jobs/recordInfo"
 async def running(*arguments: str) -> AsyncIterator[Process]:
     """Start the process, and see that it is gone at the end whatever the test did."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.simulator", *arguments),
+        *(sys.executable, "-m", "gateway", "simulate", *arguments),
         stdout=PIPE,
         stderr=PIPE,
         cwd=Path(gateway.__file__).parents[1],

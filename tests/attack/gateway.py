@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from gateway.tokens import hash_line
+from gateway.config.tokens import hash_line
 from tests.attack.memory import Limit, limited, peak_bytes
 
 __all__ = ["GOOD_UPSTREAM", "SECRET", "Attacked", "attacked", "settings", "token_of"]

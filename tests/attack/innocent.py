@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import standardwebhooks
 
-from gateway.asgi_server import serve_asgi
+from gateway.serve.asgi import serve_asgi
 from tests.attack.gateway import GOOD_UPSTREAM, SECRET, token_of
 
 __all__ = ["NAME", "Innocent", "working"]

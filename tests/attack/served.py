@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from gateway.__main__ import main
-from gateway.resolver import Resolver
+from gateway.net.resolver import Resolver
 
 
 def ask(nameserver: str) -> None:

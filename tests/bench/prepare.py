@@ -14,12 +14,12 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.config import DEFAULT_CLIENT, DEFAULT_UPSTREAM, config_dir
-from gateway.model import NewCallback, Outcome, Settlement, new_callback_id
-from gateway.outcome import read_answer
-from gateway.profile import Profile
-from gateway.profilefile import read_profiles
-from gateway.store.sqlite import SqliteStore
+from gateway.config.load import DEFAULT_CLIENT, DEFAULT_UPSTREAM, config_dir
+from gateway.config.profile import Profile
+from gateway.config.profilefile import read_profiles
+from gateway.core.model import NewCallback, Outcome, Settlement, new_callback_id
+from gateway.store.sqlite.store import SqliteStore
+from gateway.upstream.answer import read_answer
 
 CHUNK = 1000
 WEEK_S = 7 * 86_400

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.durations import Distribution, Durations
-from gateway.schedule import FLOOR_PRICE_S, PollPrice, PollSchedule
+from gateway.upstream.durations import Distribution, Durations
+from gateway.upstream.schedule import FLOOR_PRICE_S, PollPrice, PollSchedule
 
 MIN_S, MAX_S = 1.0, 30.0
 SCHEDULE = PollSchedule(MIN_S, MAX_S)

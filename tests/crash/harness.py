@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 
-from gateway.resolver import Resolver
+from gateway.net.resolver import Resolver
+from gateway.net.transport import PooledTransport
 from gateway.simulator import Plan
-from gateway.transport import PooledTransport
 from tests.crash.checker import Checker
 from tests.crash.process import LIMIT_S, GatewayProcess, environment, run_gateway
 from tests.crash.scenario import Item, Kill, Round, Stop

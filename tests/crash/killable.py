@@ -18,11 +18,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from gateway import cli
-from gateway.sender import Sender, SendResult
-from gateway.store import database
-from gateway.store.sqlite import SqliteStore
-from gateway.upstream import Upstream
+from gateway.cli import commands as cli
+from gateway.store.sqlite import database
+from gateway.store.sqlite.store import SqliteStore
+from gateway.upstream.api import Upstream
+from gateway.webhook.sender import Sender, SendResult
 
 
 class Bomb:

@@ -18,8 +18,8 @@ import httpx
 import standardwebhooks
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET

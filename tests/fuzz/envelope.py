@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from gateway import lenientjson
-from gateway.config import config_dir
-from gateway.envelope import record_envelope
-from gateway.model import Task
-from gateway.outcome import PollKind, PollResult, read_answer, read_created
-from gateway.payload import body_template
-from gateway.profile import Profile, dig, listed, names_of
-from gateway.profilefile import read_profiles
+from gateway.config.load import config_dir
+from gateway.config.profile import Profile, dig, listed, names_of
+from gateway.config.profilefile import read_profiles
+from gateway.core import lenientjson
+from gateway.core.model import Task
+from gateway.upstream.answer import PollKind, PollResult, read_answer, read_created
+from gateway.upstream.envelope import record_envelope
+from gateway.webhook.body import body_template
 from tests.fuzz.target import Target, mangled
 
 __all__ = ["TARGET", "Case", "check"]

@@ -1,4 +1,4 @@
-"""Requests as hostile clients write them, for ``gateway.inbound`` with ``serverprotocol``, httptools and uvicorn.
+"""Requests as hostile clients write them, for ``gateway.serve.inbound`` with ``serverprotocol``, httptools and uvicorn.
 
 What must hold: however its bytes are cut, a connection serves the same requests and gives the same answers; what h11
 reads as a request is the same request here, so that nothing in front of the gateway sees another one; every answer is
@@ -14,7 +14,7 @@ import uvicorn
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from gateway.inbound import InboundProtocol
+from gateway.serve.inbound import InboundProtocol
 from tests.fuzz.target import Target, mangled, pieces_of
 from tests.fuzz.wire import Steps, Wire
 

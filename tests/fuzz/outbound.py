@@ -1,4 +1,4 @@
-"""Answers as hostile upstreams and receivers write them, for ``gateway.http1`` with ``oddhead`` and ``oddchunks``.
+"""Answers as hostile upstreams and receivers write them, for ``gateway.net.http1`` with ``oddhead`` and ``oddchunks``.
 
 What must hold: however its bytes are cut, an answer is read the same; one that h11 and Python's http.client both read,
 and alike, is read so here; a connection is used again only where both of them mean that the answer ended there, so
@@ -16,7 +16,7 @@ import h11
 import httpx
 from hypothesis import strategies as st
 
-from gateway.http1 import Connection
+from gateway.net.http1 import Connection
 from tests.fuzz.target import Target, mangled, pieces_of
 from tests.fuzz.wire import Steps, Wire
 

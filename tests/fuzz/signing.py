@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from gateway.errors import SecretError, VerificationError
+from gateway.core.errors import SecretError, VerificationError
 from gateway.signature import Key, Secret, Signer, VerifiedWebhook, parse_secrets, verify
 from tests.fuzz.target import Target
 

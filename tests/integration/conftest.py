@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from gateway import app
-from gateway.resolver import Resolver
+from gateway.app import gateway as app
+from gateway.net.resolver import Resolver
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

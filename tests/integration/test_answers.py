@@ -13,17 +13,17 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.config import config_dir
-from gateway.model import Callback, TaskState
-from gateway.outcome import PollKind, PollResult
-from gateway.profilefile import read_profiles
-from gateway.receiver import ReceivedWebhook, Receiver
-from gateway.resolver import Resolver
+from gateway.cli.receiver import ReceivedWebhook, Receiver
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.core.clock import SystemClock
+from gateway.core.model import Callback, TaskState
+from gateway.net.resolver import Resolver
+from gateway.net.transport import PooledTransport
+from gateway.serve.asgi import serve_asgi
 from gateway.signature import parse_secrets
-from gateway.transport import PooledTransport
-from gateway.upstream import NoAnswer, Upstream
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.api import NoAnswer, Upstream
 from tests.life import Life, Transport, until
 from tests.running import running
 from tests.virtualtime import VirtualClock, run_virtual

@@ -9,16 +9,16 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import app
-from gateway.app import Gateway
-from gateway.clock import SystemClock
-from gateway.config import load
-from gateway.errors import StoreError, StoreRefused
-from gateway.model import CallbackState, NewCallback, Registration
-from gateway.resolver import Resolver
+from gateway.app import gateway as app
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreError, StoreRefused
+from gateway.core.model import CallbackState, NewCallback, Registration
+from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.sqlite import SqliteStore
+from gateway.store.sqlite.store import SqliteStore
 from tests.nameserver import serve_names
 
 HOOKS = "https://hooks.example.com/in"

@@ -9,8 +9,8 @@ import httpx
 import pytest
 import uvloop
 
-from gateway.asgi_server import serve_asgi
-from gateway.serverprotocol import ServerProtocol
+from gateway.serve.asgi import serve_asgi
+from gateway.serve.serverprotocol import ServerProtocol
 from tests.peer import LIMIT_S
 
 Message = MutableMapping[str, Any]
@@ -53,7 +53,7 @@ def test_no_piece_of_an_answer_waits_for_the_one_before(run: Callable[[Coroutine
 
 async def test_an_idle_connection_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keep-alive connection that a client still holds is closed at once, and not after the time for an answer."""
-    monkeypatch.setattr("gateway.asgi_server._GRACE_S", 30)
+    monkeypatch.setattr("gateway.serve.asgi._GRACE_S", 30)
     async with (
         httpx.AsyncClient(trust_env=False) as client,
         asyncio.timeout(LIMIT_S),

@@ -9,14 +9,14 @@ import pytest
 from starlette.responses import Response
 
 from gateway.api.backlog import BacklogMetrics
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.errors import StoreError
-from gateway.model import Backlog, NewCallback, new_callback_id
+from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreError
+from gateway.core.model import Backlog, NewCallback, new_callback_id
+from gateway.core.telemetry import Metrics
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.sqlite import SqliteStore
-from gateway.telemetry import Metrics
+from gateway.store.sqlite.store import SqliteStore
 from tests.running import running
 
 NOW = 1_777_460_000_000

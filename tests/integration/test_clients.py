@@ -12,16 +12,16 @@ import standardwebhooks
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.app import Gateway
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.config import load
-from gateway.preflight import preflight
+from gateway.app.gateway import Gateway
+from gateway.app.preflight import preflight
+from gateway.config.load import load
+from gateway.config.tokens import hash_line, make_token
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.sqlite import _REDELIVERED_AT_ONCE, SqliteStore
-from gateway.tokens import hash_line, make_token
+from gateway.store.sqlite.store import _REDELIVERED_AT_ONCE, SqliteStore
 
 DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET = make_secret(), make_secret(), make_secret()
 TOKENS = {"default": "own-token", "shop": make_token(), "inn": make_token()}

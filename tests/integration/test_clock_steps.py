@@ -15,12 +15,12 @@ from starlette.applications import Starlette
 from gateway.api.callbacks import Callbacks
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.shares import Shares
-from gateway.config import RateWindow
-from gateway.errors import StoreError
-from gateway.model import Callback, CallbackState, Lane, Outcome, TaskState
-from gateway.outcome import PollKind, PollResult
-from gateway.sender import SendResult
-from gateway.store import sql
+from gateway.core.errors import StoreError
+from gateway.core.model import Callback, CallbackState, Lane, Outcome, TaskState
+from gateway.core.ratelimit import RateWindow
+from gateway.store.sqlite import sql
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.webhook.sender import SendResult
 from tests.lanes import well
 from tests.life import Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.app import Gateway
-from gateway.asgi_server import serve_asgi
-from gateway.closing import _for_its_client
+from gateway.app.gateway import Gateway
+from gateway.serve.asgi import serve_asgi
+from gateway.serve.closing import _for_its_client
 from tests.running import LIMIT_S, Running, running
 
 READ = "/api/v1/jobs/recordInfo?taskId=t"

@@ -13,11 +13,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.bulkhead import Bulkhead
-from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.deliverer import _speaks_for_its_receiver
-from gateway.errors import OutOfResources, StoreError
-from gateway.model import (
+from gateway.core.errors import OutOfResources, StoreError
+from gateway.core.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
@@ -29,11 +26,14 @@ from gateway.model import (
     Settlement,
     TaskState,
 )
-from gateway.outcome import PollResult
-from gateway.sender import Found, Sender, SendResult
+from gateway.loops.deliverer import _speaks_for_its_receiver
+from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
 from gateway.signature import Signer, parse_secrets
-from gateway.store import sqlite as sqlite_store
-from gateway.supervisor import HEARTBEAT_S, Supervisor
+from gateway.store.sqlite import store as sqlite_store
+from gateway.upstream.answer import PollResult
+from gateway.webhook.bulkhead import Bulkhead
+from gateway.webhook.headers import ClientHeaders, ClientWebhooks
+from gateway.webhook.sender import Found, Sender, SendResult
 from tests.lanes import lane, webhook, well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual

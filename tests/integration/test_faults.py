@@ -24,16 +24,16 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import app
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.errors import StoreUnusable
-from gateway.janitor import Janitor
-from gateway.resolver import Resolver
+from gateway.app import gateway as app
+from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreUnusable
+from gateway.loops.janitor import Janitor
+from gateway.net.resolver import Resolver
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.simulator.scenario import Plan
-from gateway.upstream import Upstream
+from gateway.upstream.api import Upstream
 from tests.nameserver import NO_SUCH_NAME, SERVER_FAILURE, serve_names
 from tests.running import LIMIT_S, Running, running
 
@@ -339,7 +339,7 @@ async def test_a_disk_that_was_full_and_nothing_to_do(
     hooks: Hooks, page_limit: PageLimit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody writes while the gateway is not ready: it finds out by itself that there is room again."""
-    monkeypatch.setattr("gateway.supervisor.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("gateway.loops.supervisor.HEARTBEAT_S", 0.1)
     async with running(page_limit.folder, "http://127.0.0.1:9") as gateway:
         page_limit.gateway = gateway
         await page_limit.fill()
@@ -385,7 +385,7 @@ async def test_a_damaged_page_that_is_met_while_running(
     hooks: Hooks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What needs it is 503, the rest goes on, and readiness stays red: an operator has to act, not a supervisor."""
-    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    monkeypatch.setattr("gateway.store.sqlite.database._CHECKED_BYTES", 0)
     async with serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url:
         async with running(tmp_path, upstream_url) as gateway:
             callback_id = await gateway.registered("sim-never-0-a", hooks.url)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import StoreUnusable
-from gateway.model import NewCallback, new_callback_id
-from gateway.store import database
-from gateway.store.sqlite import SqliteStore
+from gateway.core.errors import StoreUnusable
+from gateway.core.model import NewCallback, new_callback_id
+from gateway.store.sqlite import database
+from gateway.store.sqlite.store import SqliteStore
 
 NOW = 1_777_460_000_000
 

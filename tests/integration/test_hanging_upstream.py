@@ -8,14 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.app import _UPSTREAM_CONNECTIONS, Gateway, own_files
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.config import load
-from gateway.poller import MOST_POLLS
+from gateway.app.gateway import _UPSTREAM_CONNECTIONS, Gateway, own_files
+from gateway.config.load import load
+from gateway.core.clock import SystemClock
+from gateway.loops.poller import MOST_POLLS
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.turns import MOST_UNDER_WAY
+from gateway.upstream.turns import MOST_UNDER_WAY
 from tests.integration.conftest import RawServer
 from tests.integration.test_clients import Hooks
 

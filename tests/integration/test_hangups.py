@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 from starlette.requests import Request
 
-from gateway.app import Gateway
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.config import load
-from gateway.inbound import InboundProtocol
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
+from gateway.serve.inbound import InboundProtocol
 from tests.peer import LIMIT_S, Peer
 
 CREATE = b"POST /api/v1/jobs/createTask HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.app import Gateway
-from gateway.clock import SystemClock
-from gateway.config import load
-from gateway.resolver import Resolver
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.core.clock import SystemClock
+from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, in_url

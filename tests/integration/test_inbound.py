@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gateway.inbound import InboundProtocol
-from gateway.serverprotocol import ServerProtocol
+from gateway.serve.inbound import InboundProtocol
+from gateway.serve.serverprotocol import ServerProtocol
 from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 
 MIB = 1024 * 1024

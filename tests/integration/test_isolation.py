@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from gateway.clientheaders import ClientHeaders
-from gateway.clock import SystemClock
-from gateway.deliverer import Deliverer
-from gateway.memory import Memory
-from gateway.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
-from gateway.netguard import Netguard, parse_allow
-from gateway.resolver import Resolver
-from gateway.retry import RetryPolicy
-from gateway.sender import Sender
+from gateway.core.clock import SystemClock
+from gateway.core.memory import Memory
+from gateway.core.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.core.telemetry import Metrics
+from gateway.loops.deliverer import Deliverer
+from gateway.loops.supervisor import Supervisor
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.resolver import Resolver
+from gateway.net.transport import PooledTransport
 from gateway.signature import Signer, parse_secrets
-from gateway.store.sqlite import SqliteStore
-from gateway.supervisor import Supervisor
-from gateway.telemetry import Metrics
-from gateway.transport import PooledTransport
+from gateway.store.sqlite.store import SqliteStore
+from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.retry import RetryPolicy
+from gateway.webhook.sender import Sender
 from tests.life import SECRET
 from tests.nameserver import NO_SUCH_NAME, Nameserver, serve_names
 

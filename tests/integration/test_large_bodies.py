@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.asgi_server import serve_asgi
-from gateway.errors import StoreError
-from gateway.lenientjson import cost
-from gateway.model import DueCallback
+from gateway.core.errors import StoreError
+from gateway.core.lenientjson import cost
+from gateway.core.model import DueCallback
+from gateway.serve.asgi import serve_asgi
 from tests.running import LIMIT_S, Running, running
 
 MIB = 1024 * 1024
@@ -218,7 +218,7 @@ async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stan
 
 async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is the database's trouble, or the machine's, and is not counted as the receiver's."""
-    monkeypatch.setattr("gateway.deliverer._NOT_MADE_PAUSE_S", 0.01)
+    monkeypatch.setattr("gateway.loops.deliverer._NOT_MADE_PAUSE_S", 0.01)
     stand.receiver.takes_large.set()
     store = stand.one.gateway._store
     troubles: list[Exception] = [StoreError("The database could not be read."), MemoryError()]

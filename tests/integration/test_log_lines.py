@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.simulator.scenario import Plan
@@ -150,7 +150,7 @@ async def test_no_effect_waits_for_a_line_to_be_said(
 PROGRAM = """
 import logging, sys, threading, warnings
 import structlog
-from gateway.telemetry import configure_logging
+from gateway.core.telemetry import configure_logging
 
 class Mute:
     def __repr__(self):

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.errors import StoreError, StoreUnusable
+from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreError, StoreUnusable
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.filewatch import ADVICE, FileWatch
-from gateway.store.sqlite import SqliteStore
+from gateway.store.sqlite.filewatch import ADVICE, FileWatch
+from gateway.store.sqlite.store import SqliteStore
 from tests.integration.test_clients import Hooks
 from tests.running import Running, running
 
@@ -70,7 +70,7 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
 @pytest.fixture
 def quick_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway looks at its file many times a second."""
-    monkeypatch.setattr("gateway.supervisor.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("gateway.loops.supervisor.HEARTBEAT_S", 0.1)
 
 
 def size_of(path: Path) -> int:

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import pytest
 
-from gateway.errors import StoreUnusable
-from gateway.model import AttemptResult, CallbackState, NewCallback, TaskState
-from gateway.store.sqlite import SqliteStore
+from gateway.core.errors import StoreUnusable
+from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
+from gateway.store.sqlite.store import SqliteStore
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "gateway" / "store" / "migrations"
@@ -181,7 +181,7 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for migration in MIGRATIONS:
         (folder / migration.name).write_bytes(migration.read_bytes())
-    monkeypatch.setattr("gateway.store.databasefile._MIGRATIONS", folder)
+    monkeypatch.setattr("gateway.store.sqlite.databasefile._MIGRATIONS", folder)
     return folder
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.clock import SystemClock
-from gateway.config import config_dir
-from gateway.http1 import Connection
-from gateway.outcome import PollKind
-from gateway.profilefile import read_profiles
-from gateway.sender import Sender
-from gateway.transport import PooledTransport
-from gateway.upstream import Answer, NoAnswer, Upstream
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.core.clock import SystemClock
+from gateway.net.http1 import Connection
+from gateway.net.transport import PooledTransport
+from gateway.upstream.answer import PollKind
+from gateway.upstream.api import Answer, NoAnswer, Upstream
+from gateway.webhook.sender import Sender
 
 LIMIT_S = 20
 KEY = "sk-do-not-repeat"

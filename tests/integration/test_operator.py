@@ -12,14 +12,14 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.app import Gateway
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.config import load
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.config.tokens import hash_line
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.tokens import hash_line
 
 SECRET, SHOPS_SECRET = make_secret(), make_secret()
 CLIENTS = {"default": "own", "shop": "shops", "inn": "inns"}

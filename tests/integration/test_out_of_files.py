@@ -14,16 +14,16 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.clock import SystemClock
-from gateway.config import config_dir
-from gateway.errors import OutOfResources
-from gateway.netguard import Netguard, parse_allow
-from gateway.outcome import PollKind
-from gateway.profilefile import read_profiles
-from gateway.resolver import Resolver
-from gateway.sender import Sender
-from gateway.transport import PooledTransport
-from gateway.upstream import Upstream
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.core.clock import SystemClock
+from gateway.core.errors import OutOfResources
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.resolver import Resolver
+from gateway.net.transport import PooledTransport
+from gateway.upstream.answer import PollKind
+from gateway.upstream.api import Upstream
+from gateway.webhook.sender import Sender
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -130,7 +130,7 @@ async def test_a_file_short_for_the_second_address(transport: PooledTransport, m
         return real(*arguments)
 
     sender = Sender(transport, SystemClock(), timeout_s=5, user_agent="test")
-    monkeypatch.setattr("gateway.transport.socket.socket", opened)
+    monkeypatch.setattr("gateway.net.transport.socket.socket", opened)
     with pytest.raises(OutOfResources, match="Too many open files"):
         await sender.send(f"http://two.test:{port}/", {}, b"{}")
     monkeypatch.undo()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import StoreUnusable
-from gateway.store import databasefile, peek
-from gateway.store.sqlite import SqliteStore
+from gateway.core.errors import StoreUnusable
+from gateway.store.sqlite import databasefile, peek
+from gateway.store.sqlite.store import SqliteStore
 
 
 @pytest.fixture

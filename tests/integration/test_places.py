@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway import inbound
-from gateway.places import Places
+from gateway.serve import inbound
+from gateway.serve.places import Places
 from tests.peer import BIG, GET, App, Hasty, Peer, served
 
 

@@ -12,13 +12,13 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.config import RateWindow
-from gateway.key import _PROBE_S, NEUTRAL_TASK_ID
-from gateway.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, TaskState
-from gateway.outcome import PollKind, PollResult
-from gateway.poller import MOST_POLLS, _duration_s
-from gateway.supervisor import HEARTBEAT_S
-from gateway.turns import Waiter
+from gateway.core.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, TaskState
+from gateway.core.ratelimit import RateWindow
+from gateway.loops.poller import MOST_POLLS, _duration_s
+from gateway.loops.supervisor import HEARTBEAT_S
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
+from gateway.upstream.turns import Waiter
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from gateway.clock import SystemClock
-from gateway.netguard import Netguard, parse_allow
-from gateway.sender import Sender
-from gateway.transport import PooledTransport
+from gateway.core.clock import SystemClock
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.transport import PooledTransport
+from gateway.webhook.sender import Sender
 
 ATTEMPTS, LIMIT, AT_ONCE, AFTERWARDS = 10_000, 16, 48, 200
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CODE = """
-from gateway.config import config_dir
-from gateway.profilefile import read_profiles
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
 read_profiles([config_dir() / "upstreams"])[0]
 """
 

@@ -15,15 +15,15 @@ from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from gateway.api.proxy import _passed_on
-from gateway.app import Gateway
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.config import load
-from gateway.errors import StoreError
-from gateway.key import NEUTRAL_TASK_ID
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreError
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
-from gateway.upstream import Answer
+from gateway.upstream.api import Answer
+from gateway.upstream.key import NEUTRAL_TASK_ID
 from tests.running import LIMIT_S, Running, running
 
 RECORD = "/api/v1/jobs/recordInfo"
@@ -333,7 +333,7 @@ async def test_whoever_asks_about_the_neutral_task_convicts_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where an unknown id is refused, a client that knows this one cannot stop the others' polls."""
-    monkeypatch.setattr("gateway.key._VOUCHES_S", 0.0)  # as if nobody had asked for a while
+    monkeypatch.setattr("gateway.upstream.key._VOUCHES_S", 0.0)  # as if nobody had asked for a while
     simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED, task_id=NEUTRAL_TASK_ID))
     stand = await start(GATEWAY_UPSTREAM_RATE="100/1")
     assert envelope(await stand.read("sim-never-0-b"))["data"]["state"] == "waiting"
@@ -352,7 +352,7 @@ async def test_clients_do_not_ask_with_a_refused_key(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even as a pause ends: whether the key is accepted again is the gateway's own to ask, once."""
-    monkeypatch.setattr("gateway.key._PROBE_S", (0.1,))
+    monkeypatch.setattr("gateway.upstream.key._PROBE_S", (0.1,))
     simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED))
     stand = await start(GATEWAY_UPSTREAM_RATE="100/1")
     await stand.read("sim-never-0-a")

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import Gateway
-from gateway.clock import SystemClock
-from gateway.config import load
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
 

@@ -10,13 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.config import RateWindow, config_dir
-from gateway.key import NEUTRAL_TASK_ID
-from gateway.model import Callback, TaskState
-from gateway.outcome import PollKind, PollResult
-from gateway.profile import Profile
-from gateway.profilefile import read_profiles
-from gateway.upstream import Upstream
+from gateway.config.load import config_dir
+from gateway.config.profile import Profile
+from gateway.config.profilefile import read_profiles
+from gateway.core.model import Callback, TaskState
+from gateway.core.ratelimit import RateWindow
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.api import Upstream
+from gateway.upstream.key import NEUTRAL_TASK_ID
 from tests.life import FREE, Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 

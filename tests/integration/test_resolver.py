@@ -11,12 +11,12 @@ import pycares
 import pytest
 import uvloop
 
-from gateway import resolver as resolver_module
-from gateway.clock import SystemClock
-from gateway.netguard import Netguard, parse_allow
-from gateway.resolver import Resolver
-from gateway.sender import Sender
-from gateway.transport import PooledTransport
+from gateway.core.clock import SystemClock
+from gateway.net import resolver as resolver_module
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.resolver import Resolver
+from gateway.net.transport import PooledTransport
+from gateway.webhook.sender import Sender
 from tests.nameserver import NO_SUCH_NAME, REFUSED, SERVER_FAILURE, Nameserver, serve_names
 
 DEAD = 500

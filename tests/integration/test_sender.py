@@ -11,10 +11,10 @@ from email.utils import formatdate
 import httpx
 import pytest
 
-from gateway.clock import SystemClock
-from gateway.netguard import Netguard, parse_allow
-from gateway.sender import Sender
-from gateway.transport import PooledTransport
+from gateway.core.clock import SystemClock
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.transport import PooledTransport
+from gateway.webhook.sender import Sender
 
 NOW = 1_800_000_000_000
 

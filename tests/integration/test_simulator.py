@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.clock import SystemClock
+from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, Plan, PlanMix, SimulatedUpstream, parse_windows, serve
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"

@@ -20,9 +20,8 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.bulkhead import Bulkhead
-from gateway.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
-from gateway.model import (
+from gateway.core.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
+from gateway.core.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
@@ -35,11 +34,12 @@ from gateway.model import (
     TaskState,
     new_callback_id,
 )
-from gateway.store import database, databasefile, sql
-from gateway.store import sqlite as sqlite_store
-from gateway.store.database import Database
-from gateway.store.lanes import LanesDue
-from gateway.store.sqlite import SqliteStore, _in_parts
+from gateway.store.sqlite import database, databasefile, sql
+from gateway.store.sqlite import store as sqlite_store
+from gateway.store.sqlite.database import Database
+from gateway.store.sqlite.lanes import LanesDue
+from gateway.store.sqlite.store import SqliteStore, _in_parts
+from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -120,7 +120,7 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process's lock is not waited for."""
-    monkeypatch.setattr("gateway.store.database._LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr("gateway.store.sqlite.database._LOCK_WAIT_S", 0.01)
 
 
 def new(**changes: object) -> NewCallback:
@@ -302,8 +302,10 @@ async def test_a_damaged_page_that_is_met_later_fails_what_needs_it(
 ) -> None:
     """A file too large to be checked at the start: what does not need the page goes on, and the store says it fails."""
     said: list[str] = []
-    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
-    monkeypatch.setattr("gateway.store.database._log.error", lambda event, **_: said.append(event), raising=False)
+    monkeypatch.setattr("gateway.store.sqlite.database._CHECKED_BYTES", 0)
+    monkeypatch.setattr(
+        "gateway.store.sqlite.database._log.error", lambda event, **_: said.append(event), raising=False
+    )
     async with opened(path) as store:
         (made,) = await store.register([new()])
     damage(path, "attempts")
@@ -576,7 +578,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
 
 def test_settlements_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order; one that is larger alone is a part of its own."""
-    monkeypatch.setattr("gateway.store.sqlite._PART_BYTES", 10)
+    monkeypatch.setattr("gateway.store.sqlite.store._PART_BYTES", 10)
 
     def settlement(size: int) -> Settlement:
         outcome = Outcome(state=TaskState.SUCCESS, data=b"x" * size)
@@ -1018,7 +1020,7 @@ def ids(path: Path) -> set[str]:
 @pytest.fixture
 def page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backups give way as often as they can."""
-    monkeypatch.setattr("gateway.store.database._BACKUP_PAGES", 1)
+    monkeypatch.setattr("gateway.store.sqlite.database._BACKUP_PAGES", 1)
 
 
 async def test_writes_go_on_during_a_backup(
@@ -1102,7 +1104,7 @@ async def test_a_backup_is_given_up_while_it_is_checked(
 ) -> None:
     """However long the check of a large file would go on: a shutdown does not wait for it."""
     long = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000000) SELECT max(i) FROM n, sqlite_schema"
-    monkeypatch.setattr("gateway.store.database._QUICK_CHECK", long)
+    monkeypatch.setattr("gateway.store.sqlite.database._QUICK_CHECK", long)
     backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
     async with asyncio.timeout(LIMIT_S):
         while not path.with_name("gateway.db.backup.part-shm").exists():  # noqa: ASYNC110 - until it is being read
@@ -1129,7 +1131,7 @@ async def test_closing_ends_a_backup(path: Path, page_by_page: None) -> None:
 
 async def test_a_backup_that_fails_leaves_the_last_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that cannot be written, and a database that is damaged: said, and nothing is replaced."""
-    monkeypatch.setattr("gateway.store.database._CHECKED_BYTES", 0)
+    monkeypatch.setattr("gateway.store.sqlite.database._CHECKED_BYTES", 0)
     target = path.with_name("gateway.db.backup")
     async with opened(path) as store:
         with pytest.raises(StoreError, match="could not be copied"):

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bulkhead import Bulkhead
-from gateway.memory import SMALL
-from gateway.model import (
+from gateway.core.memory import SMALL
+from gateway.core.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
@@ -31,10 +30,11 @@ from gateway.model import (
     TaskState,
     new_callback_id,
 )
-from gateway.payload import body_template
 from gateway.store import Rank, Store
-from gateway.store.sqlite import SqliteStore
-from gateway.turns import Rotation
+from gateway.store.sqlite.store import SqliteStore
+from gateway.upstream.turns import Rotation
+from gateway.webhook.body import body_template
+from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -1483,7 +1483,7 @@ async def test_an_attempt_on_a_pruned_callback_is_dropped(store: Store) -> None:
 @pytest.mark.parametrize("part", [1, 2, 3, 4, 2000])
 async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
-    monkeypatch.setattr("gateway.store.backlog._PART", part)
+    monkeypatch.setattr("gateway.store.sqlite.backlog._PART", part)
     assert await store.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
     for n in range(3):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)

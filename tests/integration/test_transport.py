@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.errors import AddressNotAllowed
-from gateway.netguard import Netguard, parse_allow
-from gateway.transport import PooledTransport
+from gateway.core.errors import AddressNotAllowed
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.transport import PooledTransport
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LOOPBACK = Netguard(parse_allow("127.0.0.0/8"))
@@ -411,8 +411,8 @@ def never_accepting(host: str, port: int = 0) -> Iterator[int]:
 
 async def test_a_name_with_hundreds_of_addresses(make, monkeypatch) -> None:
     """Four of them are tried, two at a time, and then it has failed: each is a socket."""
-    monkeypatch.setattr("gateway.transport._NEXT_ADDRESS_S", 0.01)
-    monkeypatch.setattr("gateway.transport._NEXT_PAIR_S", 0.1)
+    monkeypatch.setattr("gateway.net.transport._NEXT_ADDRESS_S", 0.01)
+    monkeypatch.setattr("gateway.net.transport._NEXT_PAIR_S", 0.1)
     addresses = [f"127.0.1.{number}" for number in range(1, 251)]
     transport = make(resolve=resolving(many=addresses), guard=Netguard(parse_allow("127.0.0.0/8")))
     opened: list[socket.socket] = []
@@ -434,7 +434,7 @@ async def test_a_name_with_hundreds_of_addresses(make, monkeypatch) -> None:
 
 async def test_the_third_address_answers(make, raw_server, answering, monkeypatch) -> None:
     """Two that hang, or refuse, make room for the next two."""
-    monkeypatch.setattr("gateway.transport._NEXT_PAIR_S", 0.05)
+    monkeypatch.setattr("gateway.net.transport._NEXT_PAIR_S", 0.05)
     server = await raw_server(answering(OK))
     transport = make(resolve=resolving(some=["127.0.0.2", "127.0.0.3", "127.0.0.1"]), limit_idle=0)
     assert (await post(transport, server.url(host="some"))).status_code == 200

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway.asgi_server import serve_asgi
-from gateway.clock import SystemClock
-from gateway.inbound import InboundProtocol
-from gateway.receiver import Receiver
-from gateway.serverprotocol import ServerProtocol
+from gateway.cli.receiver import Receiver
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
+from gateway.serve.inbound import InboundProtocol
+from gateway.serve.serverprotocol import ServerProtocol
 from gateway.signature import Signer, make_secret, parse_secrets
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator

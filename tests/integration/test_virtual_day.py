@@ -12,13 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.config import RateWindow
-from gateway.model import NewCallback, Outcome, TaskState, new_callback_id
-from gateway.outcome import PollKind, PollResult
-from gateway.sender import SendResult
+from gateway.core.model import NewCallback, Outcome, TaskState, new_callback_id
+from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.faults import Fault, FaultKind
 from gateway.simulator.scenario import Plan, parse_windows
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.webhook.sender import SendResult
 from tests.life import Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 

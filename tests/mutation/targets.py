@@ -10,30 +10,30 @@ __all__ = ["COVERED", "EQUIVALENT", "LEAST_SCORE", "MODULES", "TESTS", "Equivale
 LEAST_SCORE = 0.85
 
 COVERED = (
-    "gateway/model.py",
-    "gateway/store/sqlite.py",
-    "gateway/store/duetasks.py",
-    "gateway/store/lanes.py",
-    "gateway/store/rows.py",
-    "gateway/store/writer.py",
-    "gateway/poller.py",
-    "gateway/troubled.py",
-    "gateway/deliverer.py",
-    "gateway/janitor.py",
+    "gateway/core/model.py",
+    "gateway/store/sqlite/store.py",
+    "gateway/store/sqlite/duetasks.py",
+    "gateway/store/sqlite/lanes.py",
+    "gateway/store/sqlite/rows.py",
+    "gateway/store/sqlite/writer.py",
+    "gateway/loops/poller.py",
+    "gateway/upstream/troubled.py",
+    "gateway/loops/deliverer.py",
+    "gateway/loops/janitor.py",
 )
 """The state machine: every branch of it is taken by the tests."""
 
 MODULES = (
     *COVERED,
-    "gateway/store/sql.py",
-    "gateway/store/database.py",
-    "gateway/store/databasefile.py",
-    "gateway/store/filewatch.py",
-    "gateway/supervisor.py",
-    "gateway/inflight.py",
-    "gateway/bulkhead.py",
-    "gateway/retry.py",
-    "gateway/turns.py",
+    "gateway/store/sqlite/sql.py",
+    "gateway/store/sqlite/database.py",
+    "gateway/store/sqlite/databasefile.py",
+    "gateway/store/sqlite/filewatch.py",
+    "gateway/loops/supervisor.py",
+    "gateway/loops/inflight.py",
+    "gateway/webhook/bulkhead.py",
+    "gateway/webhook/retry.py",
+    "gateway/upstream/turns.py",
 )
 
 TESTS = (
@@ -73,13 +73,13 @@ class Equivalent(NamedTuple):
     why: str
 
 
-_SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
-_DATABASE = "gateway/store/database.py"
+_SQLITE, _ROWS, _SQL = "gateway/store/sqlite/store.py", "gateway/store/sqlite/rows.py", "gateway/store/sqlite/sql.py"
+_DATABASE = "gateway/store/sqlite/database.py"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
     Equivalent(
-        "gateway/store/duetasks.py",
+        "gateway/store/sqlite/duetasks.py",
         "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1",
         "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",

@@ -6,7 +6,7 @@ made exactly once.
 
 from dataclasses import dataclass, field
 
-from gateway.model import CallbackState
+from gateway.core.model import CallbackState
 from tests.simulation.ledger import CallbackRow
 
 __all__ = ["Ask", "Asks"]

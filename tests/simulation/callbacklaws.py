@@ -7,7 +7,7 @@ import json
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from gateway.model import AttemptResult, CallbackState, TaskState
+from gateway.core.model import AttemptResult, CallbackState, TaskState
 from tests.simulation.asks import Asks
 from tests.simulation.ledger import TOLERANCE_MS, AttemptRow, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Attempt, World

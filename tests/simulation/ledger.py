@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gateway.clock import Clock
-from gateway.model import CallbackState, TaskState
-from gateway.store import sql
-from gateway.store.rows import body
+from gateway.core.clock import Clock
+from gateway.core.model import CallbackState, TaskState
+from gateway.store.sqlite import sql
+from gateway.store.sqlite.rows import body
 
 __all__ = ["AttemptRow", "CallbackRow", "Ledger", "Rows", "TaskRow"]
 

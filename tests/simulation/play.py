@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gateway.errors import StoreError
-from gateway.model import Callback, CallbackState
-from gateway.sender import Sender
+from gateway.core.errors import StoreError
+from gateway.core.model import Callback, CallbackState
+from gateway.webhook.sender import Sender
 from tests.life import Life, Transport, until
 from tests.simulation.asks import Ask
 from tests.simulation.callbacklaws import ATTEMPT_S, SCHEDULE_S

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import httpx
 
-from gateway.model import CallbackState, TaskState
+from gateway.core.model import CallbackState, TaskState
 from tests.life import SECRET
 from tests.simulation.callbacklaws import SCHEDULE_S
 from tests.simulation.keylaws import KeyLaws

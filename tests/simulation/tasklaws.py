@@ -5,7 +5,7 @@ As with callbacks, each change is worked out anew from what the upstream truly a
 
 import json
 
-from gateway.model import CallbackState, TaskState
+from gateway.core.model import CallbackState, TaskState
 from tests.simulation.callbacklaws import OUT_OF_TIME, QUEUE_GRACE_MS, RESTART_GRACE_MS
 from tests.simulation.ledger import TOLERANCE_MS, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Poll, World

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from gateway.addresses import address_text, is_loopback, parse_address
+from gateway.core.addresses import address_text, is_loopback, parse_address
 
 
 @pytest.mark.parametrize(

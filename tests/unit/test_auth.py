@@ -8,8 +8,8 @@ import pytest
 from gateway.api.auth import AuthMiddleware, Tokens
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
-from gateway.config import RateWindow
-from gateway.tokens import hash_line, make_token, parse_hashes, token_digest
+from gateway.config.tokens import hash_line, make_token, parse_hashes, token_digest
+from gateway.core.ratelimit import RateWindow
 
 
 class SteppedClock:

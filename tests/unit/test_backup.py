@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway import backup as module
-from gateway.backup import Backups
-from gateway.clock import SystemClock
-from gateway.errors import StoreError
+from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreError
+from gateway.loops import backup as module
+from gateway.loops.backup import Backups
 
 PATH = Path("gateway.db.backup")
 

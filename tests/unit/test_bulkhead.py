@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.bulkhead import Bulkhead
-from gateway.model import DueCallback, Lane
+from gateway.core.model import DueCallback, Lane
+from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import end_one, fill, lane, webhook, well
 
 A, B, C = lane("a"), lane("b", "bob"), lane("c", "cid")
@@ -77,7 +77,7 @@ def test_an_interrupted_attempt_says_nothing_about_its_receiver() -> None:
 
 def test_of_too_many_failing_lanes_the_longest_unheard_of_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting failures takes a bounded room; whoever failed, or was well, lately is remembered."""
-    monkeypatch.setattr("gateway.bulkhead._REMEMBERED", 2)
+    monkeypatch.setattr("gateway.webhook.bulkhead._REMEMBERED", 2)
     bulkhead = Bulkhead(100)
     for on in [A] * 5 + [B] * 5 + [A] + [C] * 5:
         end_one(bulkhead, on, delivered=False)

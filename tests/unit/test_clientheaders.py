@@ -6,9 +6,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from gateway.clientheaders import ClientHeaders, ClientWebhooks
-from gateway.model import DueCallback
+from gateway.core.model import DueCallback
 from gateway.signature import Signer, make_secret, parse_secrets
+from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
 DEFAULT, SHOP = parse_secrets(make_secret()), parse_secrets(make_secret())
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.config import ClientSettings, RateWindow, load
-from gateway.errors import ConfigError, SecretError
-from gateway.tokens import hash_line, token_digest
+from gateway.config.load import ClientSettings, load
+from gateway.config.tokens import hash_line, token_digest
+from gateway.core.errors import ConfigError, SecretError
+from gateway.core.ratelimit import RateWindow
 
 HASH = hash_line("canary-token")
 OTHER = hash_line("another-token")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.clock import FollowingClock, SystemClock, from_iso, to_iso, wait_for_event
+from gateway.core.clock import FollowingClock, SystemClock, from_iso, to_iso, wait_for_event
 
 LAST_AT = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from gateway.clock import FollowingClock
-from gateway.clocksteps import ClockSteps
-from gateway.errors import StoreError
+from gateway.core.clock import FollowingClock
+from gateway.core.errors import StoreError
+from gateway.loops.clocksteps import ClockSteps
 from tests.virtualtime import VirtualClock, run_virtual
 
 HOUR_MS = 3_600_000

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from gateway import model
 from gateway.api import schema
+from gateway.core import model
 
 _VALUES = (
     inspect.BoolType,

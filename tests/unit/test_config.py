@@ -9,18 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.cli import cli
-from gateway.config import (
-    SETTINGS,
-    RateWindow,
-    Settings,
-    config_dir,
-    database_path,
-    load,
-    load_some,
-)
-from gateway.errors import ConfigError, SecretError
-from gateway.preflight import configured_upstreams
+from gateway.app.preflight import configured_upstreams
+from gateway.cli.commands import cli
+from gateway.config.load import SETTINGS, Settings, config_dir, database_path, load, load_some
+from gateway.core.errors import ConfigError, SecretError
+from gateway.core.ratelimit import RateWindow
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-value-that-nobody-may-see"

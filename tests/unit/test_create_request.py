@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.api.create import read_create
-from gateway.errors import InvalidJson, InvalidRequest
+from gateway.core.errors import InvalidJson, InvalidRequest
 
 MEMBERS = ["callBackUrl", "callbackUrl"]
 URL = "https://app.example.com/hooks"

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from gateway import durations as module
-from gateway.durations import MAX_MODELS, REBUILD_S, WINDOW, Distribution, Durations
+from gateway.upstream import durations as module
+from gateway.upstream.durations import MAX_MODELS, REBUILD_S, WINDOW, Distribution, Durations
 
 
 def taught(*durations_s: float, model: str | None = "model") -> Durations:

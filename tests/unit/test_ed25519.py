@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gateway
-from gateway.errors import SecretError, VerificationError
+from gateway.core.errors import SecretError, VerificationError
 from gateway.signature import Signer, make_key_pair, parse_secret, parse_secrets, verify
 
 # The pair, the content and the signature that other senders and receivers of v1a test themselves with.

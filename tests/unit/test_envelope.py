@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import config_dir
-from gateway.envelope import error_envelope, record_envelope
-from gateway.model import Task, TaskState
-from gateway.outcome import PollKind, read_answer
-from gateway.profilefile import read_profiles
-from gateway.profiletext import parse_profile
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.config.profiletext import parse_profile
+from gateway.core.model import Task, TaskState
+from gateway.upstream.answer import PollKind, read_answer
+from gateway.upstream.envelope import error_envelope, record_envelope
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 PROFILE = PROFILES["aigptimage"]

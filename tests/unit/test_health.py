@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway import __version__
-from gateway.config import load, load_some
-from gateway.errors import ConfigError
-from gateway.health import check, config_of
+from gateway.cli.health import check, config_of
+from gateway.config.load import load, load_some
+from gateway.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")

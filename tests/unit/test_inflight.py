@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway import inflight as module
-from gateway.inflight import InFlight
+from gateway.loops import inflight as module
+from gateway.loops.inflight import InFlight
 from tests.virtualtime import VirtualClock, run_virtual
 
 

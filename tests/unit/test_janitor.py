@@ -4,10 +4,10 @@ from typing import cast
 
 import pytest
 
-from gateway.errors import StoreError
-from gateway.janitor import Janitor
+from gateway.core.errors import StoreError
+from gateway.loops.janitor import Janitor
+from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import Store
-from gateway.supervisor import HEARTBEAT_S
 from tests.virtualtime import VirtualClock, run_virtual
 
 DAY_MS = 86_400_000

@@ -8,14 +8,14 @@ from math import floor
 
 import pytest
 
-from gateway.budget import Budget
-from gateway.clock import Clock
-from gateway.config import RateWindow
-from gateway.errors import StoreError
-from gateway.key import NEUTRAL_TASK_ID, Key
-from gateway.outcome import PollKind, PollResult
-from gateway.telemetry import Metrics
-from gateway.turns import Waiter
+from gateway.core.clock import Clock
+from gateway.core.errors import StoreError
+from gateway.core.ratelimit import RateWindow
+from gateway.core.telemetry import Metrics
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.budget import Budget
+from gateway.upstream.key import NEUTRAL_TASK_ID, Key
+from gateway.upstream.turns import Waiter
 from tests.virtualtime import VirtualClock, run_virtual
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.logsink import LogSink, as_text_file
+from gateway.core.logsink import LogSink, as_text_file
 
 LIMIT_S = 20
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from gateway.masking import _PIECE, Mask
+from gateway.core.masking import _PIECE, Mask
 
 PLAIN = "sk-0a1B_c2.d3~e4f5g6h7"
 ODD = "sk-ab/c+d\"e\\f=gh&i<j>k'l%"

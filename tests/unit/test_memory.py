@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.memory import Memory
+from gateway.core.memory import Memory
 
 
 class Holder:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.model import AttemptResult, CallbackState, TaskState
+from gateway.core.model import AttemptResult, CallbackState, TaskState
 
 MIGRATIONS = sorted((Path(__file__).parents[2] / "gateway" / "store" / "migrations").glob("*.sql"))
 COLUMNS = [("tasks", "state", TaskState), ("callbacks", "state", CallbackState), ("attempts", "result", AttemptResult)]

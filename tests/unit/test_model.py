@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import sender
-from gateway.model import (
+from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
@@ -21,7 +20,8 @@ from gateway.model import (
     new_callback_id,
     receiver_of,
 )
-from gateway.netguard import Netguard
+from gateway.net.guard import Netguard
+from gateway.webhook import sender
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 NOW = 1_795_428_033_120

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.addresses import address_text
-from gateway.errors import AddressNotAllowed
-from gateway.netguard import AllowEntry, Netguard, Target, parse_allow
+from gateway.core.addresses import address_text
+from gateway.core.errors import AddressNotAllowed
+from gateway.net.guard import AllowEntry, Netguard, Target, parse_allow
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, embeddings, in_url
 
 GUARD = Netguard()
@@ -481,7 +481,7 @@ async def test_registration_accepts_a_name_that_does_not_resolve(failure: OSErro
 
 async def test_registration_does_not_wait_for_a_slow_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     """The look-up is bounded in time, so that a dead name server cannot hold a registration."""
-    monkeypatch.setattr("gateway.netguard._RESOLVE_S", 0.01)
+    monkeypatch.setattr("gateway.net.guard._RESOLVE_S", 0.01)
     cancelled = asyncio.Event()
 
     async def resolve(host: str, port: int) -> list[str]:

@@ -9,7 +9,6 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
-from gateway import errors
 from gateway.api.callbacks import Callbacks
 from gateway.api.openapi import document
 from gateway.api.operations import Operations
@@ -17,12 +16,13 @@ from gateway.api.problems import problem
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
 from gateway.api.tasks import Tasks
-from gateway.clock import SystemClock
-from gateway.config import config_dir
-from gateway.outcome import AbandonReason
-from gateway.profilefile import read_profiles
-from gateway.telemetry import Metrics
-from gateway.upstream import Upstream
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.core import errors
+from gateway.core.clock import SystemClock
+from gateway.core.telemetry import Metrics
+from gateway.upstream.answer import AbandonReason
+from gateway.upstream.api import Upstream
 
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
 CALLS = PROFILE.proxy

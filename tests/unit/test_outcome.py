@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import lenientjson
-from gateway.model import TaskState
-from gateway.outcome import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
-from gateway.profiletext import parse_profile
+from gateway.config.profiletext import parse_profile
+from gateway.core import lenientjson
+from gateway.core.model import TaskState
+from gateway.upstream.answer import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import Outcome, TaskState
-from gateway.outcome import abandoned, read_answer
-from gateway.payload import body_template
-from gateway.profiletext import parse_profile
+from gateway.config.profiletext import parse_profile
+from gateway.core.model import Outcome, TaskState
+from gateway.upstream.answer import abandoned, read_answer
+from gateway.webhook.body import body_template
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway.config import RateWindow, config_dir, load
-from gateway.errors import ConfigError
-from gateway.preflight import Preflight, configured_upstreams, preflight
-from gateway.tokens import hash_line
+from gateway.app.preflight import Preflight, configured_upstreams, preflight
+from gateway.config.load import config_dir, load
+from gateway.config.tokens import hash_line
+from gateway.core.errors import ConfigError
+from gateway.core.ratelimit import RateWindow
 
 KEY = {"GATEWAY_UPSTREAM_API_KEY": "sk-canary"}
 LIMITS = {"aigptimage": (RateWindow(2, 1.0), RateWindow(60, 60.0)), "kie": (RateWindow(10, 1.0),)}

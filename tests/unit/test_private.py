@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import private
+from gateway.core import private
 
 
 @pytest.fixture

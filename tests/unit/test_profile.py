@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import ConfigError
-from gateway.model import TaskState
-from gateway.outcome import PollKind, read_answer
-from gateway.profile import Profile, dig
-from gateway.profiletext import parse_profile
+from gateway.config.profile import Profile, dig
+from gateway.config.profiletext import parse_profile
+from gateway.core.errors import ConfigError
+from gateway.core.model import TaskState
+from gateway.upstream.answer import PollKind, read_answer
 
 SHIPPED = Path(__file__).parents[2] / "config" / "upstreams"
 

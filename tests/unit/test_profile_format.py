@@ -8,9 +8,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profile import Profile
-from gateway.profiletext import parse_profile
+from gateway.config.profile import Profile
+from gateway.config.profiletext import parse_profile
+from gateway.upstream.answer import PollKind, PollResult, read_answer
 
 
 def read(profile: Profile, task_id: str, answer: dict[str, Any], status: int = 200) -> PollResult:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway.config import RateWindow, config_dir
-from gateway.errors import ConfigError
-from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profile import Profile, dig
-from gateway.profilefile import read_profiles
-from gateway.profiletext import parse_profile
+from gateway.config.load import config_dir
+from gateway.config.profile import Profile, dig
+from gateway.config.profilefile import read_profiles
+from gateway.config.profiletext import parse_profile
+from gateway.core.errors import ConfigError
+from gateway.core.ratelimit import RateWindow
+from gateway.upstream.answer import PollKind, PollResult, read_answer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]

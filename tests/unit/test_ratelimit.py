@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import RateWindow
-from gateway.ratelimit import RateLimiter
+from gateway.core.ratelimit import RateLimiter, RateWindow
 
 Latency = Callable[[], tuple[float, float]]
 """Gives how long a request travels until the server counts it, and then how long its answer takes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.telemetry import Metrics
+from gateway.core.telemetry import Metrics
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

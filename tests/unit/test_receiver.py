@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import receiver
-from gateway.errors import VerificationError
-from gateway.receiver import Answer, ReceivedWebhook, Receiver, parse_answers, pretty, verify_saved
+from gateway.cli import receiver
+from gateway.cli.receiver import Answer, ReceivedWebhook, Receiver, parse_answers, pretty, verify_saved
+from gateway.core.errors import VerificationError
 from gateway.signature import Signer, parse_secrets
 
 SECRETS = parse_secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")

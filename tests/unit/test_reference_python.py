@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from gateway.errors import VerificationError
+from gateway.core.errors import VerificationError
 from gateway.signature import Signer, make_secret, parse_secret, parse_secrets, verify
 
 ids = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="."), min_size=1, max_size=60)

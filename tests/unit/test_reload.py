@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load
-from gateway.errors import ConfigError, SecretError
-from gateway.preflight import Preflight, configured_upstreams
-from gateway.reload import Changed, changes
+from gateway.app.preflight import Preflight, configured_upstreams
+from gateway.app.reload import Changed, changes
+from gateway.config.load import load
+from gateway.config.tokens import hash_line
+from gateway.core.errors import ConfigError, SecretError
 from gateway.signature import make_secret
-from gateway.tokens import hash_line
 
 SHOP = f'[clients.shop]\ntoken_hash = "{hash_line("shops")}"\n'
 KIE = '[upstreams.kie]\napi_key = "k1"\n'

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import AttemptResult
-from gateway.retry import RETRY_AFTER_CAP_S, Decision, RetryPolicy, parse_retry_after
+from gateway.core.model import AttemptResult
+from gateway.core.retryafter import parse_retry_after
+from gateway.webhook.retry import RETRY_AFTER_CAP_S, Decision, RetryPolicy
 
 DAY_S = 86_400.0
 DEFAULT = RetryPolicy((0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from gateway.durations import Distribution, Durations
-from gateway.schedule import FLOOR_PRICE_S, PollPrice, PollSchedule
+from gateway.upstream.durations import Distribution, Durations
+from gateway.upstream.schedule import FLOOR_PRICE_S, PollPrice, PollSchedule
 from tests.bench import schedule_lab as lab
 
 SCHEDULE = PollSchedule(1.0, 30.0)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.api.schema import BatchRequest, CallbackRequest, RedeliveriesRequest, batch_items, decode
-from gateway.errors import InvalidJson, InvalidRequest
+from gateway.core.errors import InvalidJson, InvalidRequest
 
 CALLBACK: Any = msgspec.json.Decoder(CallbackRequest)
 BATCH: Any = msgspec.json.Decoder(BatchRequest)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway import secretfile
-from gateway.errors import SecretError
-from gateway.model import CallbackState
-from gateway.secretfile import make, read, secret_path
+from gateway.config import secretfile
+from gateway.config.secretfile import make, read, secret_path
+from gateway.core.errors import SecretError
+from gateway.core.model import CallbackState
 from gateway.signature import make_secret, parse_secrets
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import SecretError, VerificationError
+from gateway.core.errors import SecretError, VerificationError
 from gateway.signature import Secret, Signer, make_secret, parse_secret, parse_secrets, verify
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -7,7 +7,7 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store import sql
+from gateway.store.sqlite import sql
 
 GIVEN = "WITH given (a, b, c) AS (VALUES ?) SELECT a, b, c FROM given WHERE a IS NOT NULL"
 values = st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary() | st.none()

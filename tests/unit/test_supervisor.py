@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway import supervisor as module
-from gateway.errors import StoreError
-from gateway.supervisor import HEARTBEAT_S, Supervisor
-from gateway.telemetry import Metrics
+from gateway.core.errors import StoreError
+from gateway.core.telemetry import Metrics
+from gateway.loops import supervisor as module
+from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
 
 T = TypeVar("T")
 NEVER = 1e9

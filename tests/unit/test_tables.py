@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.clock import from_iso
-from gateway.tables import attempt_table, callback_details, callback_table
-from gateway.terminal import display_width
+from gateway.cli.tables import attempt_table, callback_details, callback_table
+from gateway.core.clock import from_iso
+from gateway.core.terminal import display_width
 
 NOW = from_iso("2026-11-23T10:00:00.000Z")
 SOME_REFUSED = "accepts the key and refuses some of the tasks"

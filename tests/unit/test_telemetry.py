@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.model import receiver_of
-from gateway.telemetry import Metrics
+from gateway.core.model import receiver_of
+from gateway.core.telemetry import Metrics
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import terminal
-from gateway.errors import OutputClosed, OutputError
+from gateway.core import terminal
+from gateway.core.errors import OutputClosed, OutputError
 
 FULL = Path("/dev/full")
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway import secretfile, textfile
-from gateway.config import load
-from gateway.errors import ConfigError, SecretError
-from gateway.preflight import preflight
-from gateway.private import is_exposed
-from gateway.textfile import read_text
+from gateway.app.preflight import preflight
+from gateway.config import secretfile
+from gateway.config.load import load
+from gateway.core import textfile
+from gateway.core.errors import ConfigError, SecretError
+from gateway.core.private import is_exposed
+from gateway.core.textfile import read_text
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from gateway.model import DueTask
-from gateway.schedule import PollSchedule
-from gateway.timetable import Timetable
+from gateway.core.model import DueTask
+from gateway.upstream.schedule import PollSchedule
+from gateway.upstream.timetable import Timetable
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from gateway import troubled
-from gateway.model import DueTask
-from gateway.outcome import PollKind, PollResult
-from gateway.troubled import Troubled
+from gateway.core.model import DueTask
+from gateway.upstream import troubled
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.troubled import Troubled
 
 AT = 1_777_460_000_000  # the wall clock where the steady one says 0
 UNKNOWN, RUNNING = PollResult(kind=PollKind.NOT_KNOWN), PollResult(kind=PollKind.RUNNING)

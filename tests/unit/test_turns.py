@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from gateway.budget import Budget
-from gateway.config import RateWindow
-from gateway.turns import ClientTurns, Rotation, Waiter
+from gateway.core.ratelimit import RateWindow
+from gateway.upstream.budget import Budget
+from gateway.upstream.turns import ClientTurns, Rotation, Waiter
 from tests.virtualtime import VirtualClock, run_virtual
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.config import config_dir
-from gateway.outcome import PollKind, PollResult, read_answer
-from gateway.profilefile import read_profiles
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.upstream.answer import PollKind, PollResult, read_answer
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 TASK = "5064bd1a-025a-490b-b28f-6a9fa12eb88a"

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.clock import SystemClock
-from gateway.config import config_dir
-from gateway.memory import Memory
-from gateway.outcome import PollKind
-from gateway.profilefile import read_profiles
-from gateway.profiletext import parse_profile
-from gateway.upstream import Answer, Upstream
+from gateway.config.load import config_dir
+from gateway.config.profilefile import read_profiles
+from gateway.config.profiletext import parse_profile
+from gateway.core.clock import SystemClock
+from gateway.core.memory import Memory
+from gateway.upstream.answer import PollKind
+from gateway.upstream.api import Answer, Upstream
 from tests.life import sent_url
 
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.api.webpages import refuse_web_pages
-from gateway.errors import Forbidden, UnsupportedMediaType
+from gateway.core.errors import Forbidden, UnsupportedMediaType
 
 Headers = list[tuple[bytes, bytes]]
 HOST = (b"host", b"localhost:8080")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import StoreDefect, StoreError, StoreRefused
-from gateway.store.writer import Kind, Writer
+from gateway.core.errors import StoreDefect, StoreError, StoreRefused
+from gateway.store.sqlite.writer import Kind, Writer
 
 
 class Transactions:
@@ -43,7 +43,7 @@ class Transactions:
 @pytest.fixture
 def without_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long this machine takes for a turn: no batch is closed by the time."""
-    monkeypatch.setattr("gateway.store.writer._GATHER_S", 3600.0)
+    monkeypatch.setattr("gateway.store.sqlite.writer._GATHER_S", 3600.0)
 
 
 async def _in_turns(writer: Writer, kind: Kind, steps: Sequence[int], rows: int = 1) -> None:
@@ -283,7 +283,7 @@ async def test_nobody_waits_for_a_writer_that_has_ended(monkeypatch: pytest.Monk
     def raises(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("gateway.store.writer._log", SimpleNamespace(error=raises))
+    monkeypatch.setattr("gateway.store.sqlite.writer._log", SimpleNamespace(error=raises))
     transactions = Transactions(sqlite3.OperationalError("disk I/O error"))
     kind = Kind("some", transactions.apply)
     writer = Writer((kind,), transactions)

@@ -1,0 +1,207 @@
+"""The client of the gateway's own HTTP API that the commands use: never the database.
+
+Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
+has what the commands show of it. One method for each call.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from gateway.config.load import CONFIG_VARIABLE, load_some
+from gateway.core.errors import ConfigError, GatewayError
+
+__all__ = ["ApiError", "Client", "Unreachable", "find"]
+
+_TIMEOUT_S = 30.0
+
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+# What is read of the answers: another server's has something else, or of another type.
+class _Task(TypedDict):
+    state: str
+    polls: int
+    nextPollAt: _Instant | None
+    lastError: str | None
+
+
+class _Callback(TypedDict):
+    id: str
+    taskId: str
+    callbackUrl: str
+    upstream: str
+    state: str
+    attempts: int
+    createdAt: _Instant
+    expiresAt: _Instant
+    nextAttemptAt: _Instant | None
+    lastError: str | None
+    task: _Task
+
+
+class _Attempt(TypedDict):
+    number: int
+    startedAt: _Instant
+    durationMs: int
+    result: str
+    statusCode: int | None
+    error: str | None
+    excerpt: str | None
+
+
+class _Page(TypedDict):
+    data: list[_Callback]
+    nextCursor: str | None
+
+
+class _Attempts(TypedDict):
+    data: list[_Attempt]
+
+
+class _Ready(TypedDict):
+    reasons: list[Any]
+
+
+class ApiError(GatewayError):
+    """The gateway refused, or could not be reached; ``status`` is None for the latter."""
+
+    def __init__(self, message: str, status: int | None, problem: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = problem
+
+
+class Unreachable(ApiError):
+    """Nothing answers where the gateway should be; trying again may help."""
+
+    exit_code = 3
+
+
+def find(
+    environ: Mapping[str, str], config_path: Path | None, url: str | None, token: str | None
+) -> tuple[str, str | None]:
+    """Return where the gateway is and the token to send; ``url`` and ``token`` are the command line's.
+
+    Raises ConfigError for what was read and cannot be used.
+    """
+    named = {name: value for name, value in environ.items() if name != CONFIG_VARIABLE}
+    if not url:
+        url = load_some(named, None, ("url",))["url"]
+    if url:
+        # Perhaps not the gateway that the file of settings is for: nobody else gets its token.
+        environ, config_path = named, None
+    else:
+        url = _configured(environ, config_path)
+    if environ.get("GATEWAY_TOKEN", "").strip():
+        # The token to send: beside it a file may be named for the gateway that runs in the same container.
+        environ = {name: value for name, value in environ.items() if name != "GATEWAY_TOKEN_FILE"}
+    return url, token or load_some(environ, config_path, ("token",))["token"]
+
+
+def _configured(environ: Mapping[str, str], config_path: Path | None) -> str:
+    found: str | None = load_some(environ, config_path, ("url",))["url"]
+    if found is not None:
+        return found
+    at = load_some(environ, config_path, ("host", "port"))
+    host = f"[{at['host']}]" if ":" in at["host"] else at["host"]
+    return f"http://{host}:{at['port']}"
+
+
+class Client:
+    """Talks to one gateway; every method raises ApiError. Raises ConfigError for a URL or token that cannot be used."""
+
+    def __init__(self, base_url: str, token: str | None) -> None:
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._base_url = base_url
+        try:
+            url = httpx.URL(base_url)
+        except (httpx.InvalidURL, UnicodeError) as exc:
+            raise ConfigError([f"--url: {exc}; write it like http://127.0.0.1:8080"]) from exc
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ConfigError(["--url: write it like http://127.0.0.1:8080"])
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigError(["--token: write visible ASCII characters without spaces"])
+        # trust_env: a proxy of the surroundings has no business between a sidecar and its neighbour.
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._http.close()
+
+    def register(
+        self, task_id: str, url: str, metadata: Any, timeout_s: int | None, upstream: str | None = None
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"taskId": task_id, "callbackUrl": url}
+        if metadata is not None:
+            body["metadata"] = metadata
+        if timeout_s is not None:
+            body["timeoutSeconds"] = timeout_s
+        if upstream is not None:
+            body["upstream"] = upstream
+        return self._call("POST", "/v1/callbacks", _Callback, json=body)
+
+    def list_callbacks(self, **query: Any) -> dict[str, Any]:
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", "/v1/callbacks", _Page, params=given)
+
+    def get(self, callback_id: str) -> dict[str, Any]:
+        return self._call("GET", _path(callback_id), _Callback)
+
+    def attempts(self, callback_id: str) -> list[dict[str, Any]]:
+        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", _Attempts)["data"]
+        return attempts
+
+    def cancel(self, callback_id: str) -> None:
+        self._call("DELETE", _path(callback_id))
+
+    def redeliver(self, callback_id: str) -> dict[str, Any]:
+        return self._call("POST", f"{_path(callback_id)}/redeliver", _Callback)
+
+    def reasons(self) -> list[str]:
+        """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
+        try:
+            answer = self._call("GET", "/readyz", _Ready)
+        except ApiError as error:
+            answer = error.problem or {}
+        reasons = answer.get("reasons")
+        return [reason for reason in reasons if isinstance(reason, str)] if isinstance(reasons, list) else []
+
+    def _call(self, method: str, path: str, shape: Any = None, **options: Any) -> dict[str, Any]:
+        """Return the answer; ``shape`` is what a good one has at least."""
+        try:
+            response = self._http.request(method, path, **options)
+        except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
+            raise ApiError(f"The request cannot be made: {exc}.", None) from exc
+        except httpx.HTTPError as exc:
+            raise Unreachable(
+                f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url.",
+                None,
+            ) from exc
+        if response.status_code == 204:
+            return {}
+        try:
+            answer = response.json()
+            if response.is_success and shape is not None:
+                msgspec.convert(answer, shape)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.", None)
+        if response.is_success:
+            return answer
+        message = str(answer.get("detail") or response.reason_phrase)
+        if response.status_code == 401:
+            message += " Give the token with --token or GATEWAY_TOKEN."
+        raise ApiError(message, response.status_code, answer)
+
+
+def _path(callback_id: str) -> str:
+    return f"/v1/callbacks/{quote(callback_id, safe='', errors='replace')}"

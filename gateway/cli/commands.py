@@ -1,0 +1,366 @@
+"""The commands: their words, options and exit codes; no logic.
+
+What an exit code means stands with the errors (``exit_code``) and in the help. Imports stand inside the commands, so
+that each loads only what it needs.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway import __version__
+from gateway.cli.commandline import run_command
+from gateway.cli.options import FiniteRange
+from gateway.core import terminal
+
+if TYPE_CHECKING:
+    from gateway.cli.client import Client
+
+__all__ = ["main"]
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+_EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  refused or failed: the gateway said no, a signature does not verify, a port is taken
+  2  the command line, a setting, a secret or the database file is wrong
+  3  no gateway answers at the address
+"""
+
+
+class _Commands(click.Group):
+    """Loads the simulator only where its options are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "simulate"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "simulate":
+            return super().get_command(ctx, cmd_name)
+        from gateway.cli.simulate import simulate
+
+        return simulate
+
+
+@click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
+@click.version_option(__version__, prog_name="gateway")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; GATEWAY_CONFIG names it too.")
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
+    """Poll tasks once, in one place, and POST a signed webhook when each one ends."""
+    context.obj = config
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command(cli, "gateway")
+
+
+@cli.command()
+@click.pass_obj
+def serve(config: Path | None, /) -> None:
+    """Serve until SIGTERM."""
+    from gateway.app.preflight import preflight
+    from gateway.core.telemetry import configure_logging
+
+    read = partial(preflight, os.environ, config)
+    checked = read()
+    configure_logging(checked.settings.log_format, level=checked.settings.log_level)
+    from gateway.serve import process
+
+    process.serve(read, checked)
+
+
+@cli.command()
+def demo() -> None:
+    """Show the main job with a simulated upstream and a receiver; needs no key and no network."""
+    from gateway.cli.demo import run
+    from gateway.core.telemetry import configure_logging
+
+    configure_logging("console", level="error")
+    sys.exit(run(colour=terminal.use_colour(sys.stdout)))
+
+
+@cli.command("check-config")
+@click.pass_obj
+def check_config(config: Path | None, /) -> None:
+    """Check all that serve would refuse, report every mistake, and show what would be used."""
+    from gateway.app.preflight import preflight
+    from gateway.config.load import SETTINGS
+    from gateway.core import private
+
+    settings, upstreams = preflight(os.environ, config)
+    for setting in SETTINGS:
+        value = getattr(settings, setting.key)
+        shown = "***" if setting.secret and value is not None else _plain(value)
+        click.echo(f"{setting.env:<26} {shown}".rstrip())
+    for upstream, _, default in upstreams:
+        words = [upstream.profile, upstream.url, _plain(upstream.rate) or "no limit"]
+        words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if default else [])]
+        click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(map(str, words))}")
+    for path in settings.secret_files:
+        if private.is_exposed(Path(path)):
+            click.echo(f"warning: everybody on this machine may read {path}, which holds a secret", err=True)
+    for client in settings.clients:
+        click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
+
+
+@cli.command("make-secret")
+@click.option("--ed25519", is_flag=True, help="A key pair: whsk_… to sign with, then whpk_… for receivers.")
+@click.option("--token", is_flag=True, help="A client's token, then the line with its hash for the TOML file.")
+def make_secret(*, ed25519: bool, token: bool) -> None:
+    """Print a new webhook secret (whsec_…)."""
+    from gateway import signature
+    from gateway.config import tokens
+
+    if ed25519 and token:
+        raise click.UsageError("Give one of --ed25519 and --token.")
+    if token:
+        made = tokens.make_token()
+        lines: tuple[str, ...] = (made, f'token_hash = "{tokens.hash_line(made)}"')
+    else:
+        lines = signature.make_key_pair() if ed25519 else (signature.make_secret(),)
+    for line in lines:
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--config-of", "pid", type=click.IntRange(1), help="Take --config from this process's command line.")
+@click.pass_obj
+def health(config: Path | None, /, pid: int | None) -> None:
+    """Ask the gateway on this machine whether it makes progress: exit 0, or 1 with the reason; for containers."""
+    from gateway.cli.health import check, config_of
+
+    problem = check(os.environ, config or (None if pid is None else config_of(pid)))
+    if problem is not None:
+        click.echo(terminal.printable(problem), err=True)
+        sys.exit(1)
+
+
+def _client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what every command has that talks to a running gateway."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")(command)
+    command = click.option("--token", help="Your token at the gateway; default: GATEWAY_TOKEN.")(command)
+    return click.option(
+        "--url", help="Where the gateway is; default: GATEWAY_URL, else GATEWAY_HOST and GATEWAY_PORT."
+    )(command)
+
+
+@cli.command()
+@click.argument("task_id", metavar="TASK")
+@click.argument("callback_url", metavar="URL")
+@click.option("--metadata", help="A JSON object that the webhook echoes.")
+@click.option("--timeout-seconds", type=int, help="Give up after this long; default 86400.")
+@click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
+@_client_options
+@click.pass_obj
+def register(
+    config: Path | None,
+    /,
+    task_id: str,
+    callback_url: str,
+    metadata: str | None,
+    timeout_seconds: int | None,
+    upstream: str | None,
+    **options: Any,
+) -> None:
+    """Register a callback URL for a task."""
+    decoded = None if metadata is None else _metadata(metadata)
+    with _client(config, options) as client:
+        _show(client.register(task_id, callback_url, decoded, timeout_seconds, upstream), options)
+
+
+@cli.command("list")
+@click.option("--state", type=click.Choice(["waiting", "pending", "delivered", "dead", "cancelled"]))
+@click.option("--task", "task_id", help="Only callbacks of this task.")
+@click.option("--client", "whose", help="Only callbacks of this client; for the operator.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--cursor", help="The next page, as the page before named it.")
+@_client_options
+@click.pass_obj
+def list_callbacks(
+    config: Path | None,
+    /,
+    state: str | None,
+    task_id: str | None,
+    whose: str | None,
+    limit: int,
+    cursor: str | None,
+    **options: Any,
+) -> None:
+    """List callbacks, newest first."""
+    from gateway.cli.tables import callback_table
+
+    with _client(config, options) as client:
+        page = client.list_callbacks(state=state, taskId=task_id, client=whose, limit=limit, cursor=cursor)
+        if options["as_json"]:
+            click.echo(json.dumps(page, indent=2))
+            return
+        reasons = _reasons(client, page["data"])
+    click.echo(callback_table(page["data"], now=_now(), reasons=reasons, width=terminal.width()))
+    if page["nextCursor"]:
+        click.echo(f"\nmore: --cursor {terminal.printable(str(page['nextCursor']))}")
+
+
+@cli.command()
+@click.argument("callback_id", metavar="ID")
+@_client_options
+@click.pass_obj
+def show(config: Path | None, /, callback_id: str, **options: Any) -> None:
+    """Show one callback and its attempts."""
+    from gateway.cli.tables import attempt_table, callback_details
+
+    with _client(config, options) as client:
+        callback = client.get(callback_id)
+        attempts = client.attempts(callback_id)
+        if options["as_json"]:
+            click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
+            return
+        reasons = _reasons(client, [callback])
+    click.echo(callback_details(callback, now=_now(), reasons=reasons))
+    if attempts:
+        click.echo("\n" + attempt_table(attempts, width=terminal.width()))
+
+
+@cli.command()
+@click.argument("callback_id", metavar="ID")
+@_client_options
+@click.pass_obj
+def redeliver(config: Path | None, /, callback_id: str, **options: Any) -> None:
+    """Send a callback's webhook again, with a fresh attempt budget."""
+    with _client(config, options) as client:
+        _show(client.redeliver(callback_id), options)
+
+
+@cli.command()
+@click.argument("callback_id", metavar="ID")
+@_client_options
+@click.pass_obj
+def cancel(config: Path | None, /, callback_id: str, **options: Any) -> None:
+    """Cancel a callback that has not been delivered."""
+    with _client(config, options) as client:
+        client.cancel(callback_id)
+        _show(client.get(callback_id), options)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
+@click.option(
+    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
+)
+@click.option(
+    "--answer",
+    default="204",
+    show_default=True,
+    help="What a verified webhook gets: a status (500, 410, …), slow[:SECONDS] or hang. Several with commas: one for "
+    "each time the same webhook comes, the last from there on (500,slow,204).",
+)
+@click.pass_obj
+def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...], answer: str) -> None:
+    """Receive webhooks, verify each one and print it; answer as told, to see the gateway try again."""
+    from gateway.cli.listen import run
+    from gateway.cli.receiver import parse_answers
+
+    try:
+        answers = parse_answers(answer)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--answer") from exc
+    run(_secrets(config, secrets), host, port, answers, colour=terminal.use_colour(sys.stdout))
+
+
+@cli.command()
+@click.argument("body", type=click.File("rb"))
+@click.argument("headers", type=click.File("rb"))
+@click.option(
+    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
+)
+@click.option("--tolerance-seconds", type=FiniteRange(0), default=300, show_default=True, help="How old it may be.")
+@click.pass_obj
+def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, ...], tolerance_seconds: float) -> None:
+    """Verify a saved webhook: a file with its BODY and one with its HEADERS, a `name: value` a line."""
+    from gateway.cli.receiver import verify_saved
+
+    if body is headers:
+        raise click.UsageError("Only one of BODY and HEADERS can be standard input.")
+    try:
+        saved = body.read(), headers.read()
+    except OSError as exc:
+        raise click.UsageError(f"The files cannot be read: {exc.strerror}.") from exc
+    verified = verify_saved(*saved, _secrets(config, secrets), _now() / 1000, tolerance_seconds)
+    click.echo(f"verified: {verified.webhook_id}, signed at {verified.timestamp_s}")
+
+
+def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
+    """Return the secrets named on the command line, else the gateway's own."""
+    from gateway.config import secretfile
+    from gateway.config.load import load_some, path_of_database
+    from gateway.signature import parse_secrets
+
+    if given:
+        return parse_secrets(" ".join(given))
+
+    def database() -> Path:
+        return path_of_database(load_some(os.environ, config, ("database_url",))["database_url"])
+
+    found = secretfile.in_use(load_some(os.environ, config, ("webhook_secret",))["webhook_secret"], database)
+    if found is None:
+        path = secretfile.secret_path(database())
+        raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET: there is no secret in {path}.")
+    return parse_secrets(found)
+
+
+@contextmanager
+def _client(config: Path | None, options: dict[str, Any]) -> "Iterator[Client]":
+    from gateway.cli.client import Client, find
+
+    with Client(*find(os.environ, config, options["url"], options["token"])) as client:
+        yield client
+
+
+def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:
+    from gateway.cli.tables import callback_details
+
+    click.echo(json.dumps(callback, indent=2) if options["as_json"] else callback_details(callback, now=_now()))
+
+
+def _reasons(client: "Client", callbacks: list[dict[str, Any]]) -> list[str]:
+    """Ask the gateway what is wrong with its upstreams, where a callback waits for one."""
+    return client.reasons() if any(callback["state"] == "waiting" for callback in callbacks) else []
+
+
+def _now() -> int:
+    from gateway.core.clock import SystemClock
+
+    return SystemClock().now()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_plain(item) for item in value)
+    if hasattr(value, "window_s"):
+        return f"{value.limit}/{value.window_s:g}"
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _metadata(text: str) -> Any:
+    """Read the option's JSON as the API will, so that both give the same reasons."""
+    from gateway.api.schema import read_metadata
+    from gateway.core.errors import InvalidJson, InvalidRequest
+
+    try:
+        return read_metadata(text.encode("utf-8", "surrogateescape"))
+    except InvalidRequest as exc:
+        raise click.BadParameter(exc.message.removeprefix("metadata: "), param_hint="--metadata") from exc
+    except InvalidJson as exc:
+        reason = exc.message.partition(": ")[2]
+        raise click.BadParameter(f"not JSON: {reason}", param_hint="--metadata") from exc

@@ -1,0 +1,71 @@
+"""``gateway listen``: a receiver on a socket that prints each webhook until SIGINT or SIGTERM, or until nobody reads.
+
+Called by ``cli``.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Sequence
+
+import uvloop
+
+from gateway.api.webpages import PagesRefused
+from gateway.cli.receiver import Answer, ReceivedWebhook, Receiver, pretty
+from gateway.core.clock import SystemClock
+from gateway.core.errors import GatewayError, OutputError
+from gateway.serve.asgi import serve_asgi
+from gateway.signature import Key
+
+__all__ = ["run"]
+
+
+def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer], *, colour: bool) -> None:
+    """Listen until told to stop or until nobody reads; raise GatewayError where the address cannot be had.
+
+    Raises OutputError where what came cannot be printed.
+    """
+    try:
+        uvloop.run(_run(secrets, host, port, answers, colour=colour))
+    except OSError as exc:
+        raise GatewayError(
+            f"Cannot listen on {host}:{port} ({exc.strerror or exc}). Choose another --host or --port."
+        ) from exc
+
+
+async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer], *, colour: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    failure: OutputError | None = None
+
+    def show(webhook: ReceivedWebhook) -> None:
+        nonlocal failure
+        try:
+            print(pretty(webhook, colour=colour), end="\n\n", flush=True)
+        except OutputError as error:
+            # That is not its sender's fault, who gets the webhook's own answer; there is no use in a next one.
+            failure = error
+            stop.set()
+
+    receiver = PagesRefused(Receiver(secrets, SystemClock(), show, answers))
+    async with serve_asgi(receiver, host, port) as url:
+        print(f"listening on {url}; register callbacks with this URL, any path. Ctrl-C ends.\n", flush=True)
+        _call_when_nobody_reads(stop.set)
+        await stop.wait()
+    if failure is not None:
+        raise failure
+
+
+def _call_when_nobody_reads(callback: Callable[[], None]) -> None:
+    """Watch a pipe's other end: without it ``listen | head`` would stay until the next webhook comes."""
+    if sys.stdout is None:
+        return
+    output = sys.stdout.fileno()
+    # Of this kind only, nothing but the reader's end is ever reported as readable.
+    if stat.S_ISFIFO(os.fstat(output).st_mode) and fcntl.fcntl(output, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        asyncio.get_running_loop().add_reader(output, callback)

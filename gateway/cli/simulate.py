@@ -1,0 +1,84 @@
+"""``gateway simulate``: the simulated upstream as a process of its own.
+
+Owns its options. Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or
+SIGINT.
+"""
+
+import asyncio
+import signal
+
+import click
+import uvloop
+
+from gateway.cli.options import FiniteRange
+from gateway.core.clock import SystemClock
+from gateway.simulator.app import SimulatedUpstream, serve
+from gateway.simulator.scenario import PlanMix, Window, parse_windows
+
+__all__ = ["simulate"]
+
+_SHARE, _SIZE = FiniteRange(0, 1), FiniteRange(0)
+
+
+def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Window, ...]:
+    try:
+        return parse_windows(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+@click.command(help="Serve a simulated upstream to play with. Task ids like sim-success-1500-x carry their own plan.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
+@click.option("--key", "keys", multiple=True, help="A Bearer key to let in, repeatable; none: everybody is let in.")
+@click.option("--rate", callback=_windows, default="", help="Limit of recordInfo for each key, such as 2/1,60/60.")
+@click.option("--create-rate", callback=_windows, default="", help="Limit of createTask for each key.")
+@click.option("--retry-after-header", is_flag=True, help="Send the wait of a 429 as a header too.")
+@click.option(
+    "--duration-median-s", type=_SIZE, default=32.0, show_default=True, help="Median duration of created tasks."
+)
+@click.option(
+    "--duration-sigma", type=_SIZE, default=0.35, show_default=True, help="Spread of the lognormal durations."
+)
+@click.option("--fail-share", type=_SHARE, default=0.0, show_default=True, help="Share of created tasks that fail.")
+@click.option("--never-share", type=_SHARE, default=0.0, show_default=True, help="Share that never end.")
+@click.option("--seed", type=int, help="Makes durations and faults repeat.")
+@click.option("--max-tasks", default=100_000, show_default=True, help="Tasks remembered; the oldest are dropped.")
+def simulate(
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    rate: tuple[Window, ...],
+    create_rate: tuple[Window, ...],
+    retry_after_header: bool,
+    duration_median_s: float,
+    duration_sigma: float,
+    fail_share: float,
+    never_share: float,
+    seed: int | None,
+    max_tasks: int,
+) -> None:
+    simulator = SimulatedUpstream(
+        SystemClock(),
+        keys=keys,
+        rate=rate,
+        create_rate=create_rate,
+        retry_after_header=retry_after_header,
+        plans=PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share),
+        seed=seed,
+        max_tasks=max_tasks,
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(simulator, host, port))
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+async def _run(simulator: SimulatedUpstream, host: str, port: int) -> None:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    async with serve(simulator, host, port) as base_url:
+        click.echo(f"listening on {base_url}")
+        await stop.wait()

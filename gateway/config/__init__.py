@@ -1,0 +1,1 @@
+"""Settings, profiles and secrets: what the operator says, read and checked."""

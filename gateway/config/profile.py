@@ -1,0 +1,268 @@
+"""Upstream profiles: what a job API looks like, declared in TOML.
+
+Owns the shape of ``config/upstreams/*.toml``, which README explains to operators; pure: ``profilefile.py`` reads the
+files, ``profiletext.py`` what stands in them. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes requests
+by one, the proxy's routes and the rate limits are taken from one.
+
+A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
+array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
+"""
+
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from gateway.core.ratelimit import RateWindow
+
+__all__ = [
+    "PATH",
+    "TASK_ID",
+    "WAITING",
+    "Decode",
+    "Envelope",
+    "Fields",
+    "Limits",
+    "Profile",
+    "Proxy",
+    "Request",
+    "States",
+    "Units",
+    "Window",
+    "dig",
+    "listed",
+    "names_of",
+]
+
+PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
+type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
+# Checked in profiletext.py: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
+type_paths = str | list[str]
+type_url_path = Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#]*\Z")]
+type_member = Annotated[str, msgspec.Meta(min_length=1)]
+type_header = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]+\Z")]
+# A line break in a value would end the header and start another.
+type_header_value = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]*\Z")]
+type_word = str | int | bool
+type_kind = Literal["not_known", "throttled", "key_refused", "credits", "maintenance", "broken"]
+TASK_ID = "{task_id}"
+WAITING = "waiting"
+"""What a running task's state is told as: a word that ends none means that it runs."""
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[request]``: how a task's status is asked for."""
+
+    status_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s#]*\Z")]
+    """Path and query below the base URL; ``{task_id}`` is replaced, percent-encoded."""
+    method: Literal["GET", "POST"] = "GET"
+    body: dict[str, Any] | None = None
+    """The JSON object that a POST sends; ``{task_id}`` is replaced within its strings."""
+    task_id_has_slashes: bool = False
+    """Task ids are paths of their own (``operations/x``): their slashes go into the URL as they are."""
+    auth_header: type_header = "authorization"
+    """The header that carries the key."""
+    auth_prefix: type_header_value = "Bearer "
+    """What stands before the key; the empty text where the API wants it bare."""
+    headers: dict[type_header, type_header_value] = {}
+    """More headers of every request, such as the version of the API."""
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[envelope]``: what is wrapped around every answer, error answers included."""
+
+    code: type_path | None = None
+    """An error code of the API's own; where it is absent, or a word where ``ok`` and ``kinds`` have none, the HTTP
+    status alone counts."""
+    ok: tuple[int | str, ...] = (200,)
+    """The codes that are no error: numbers, which may arrive as text, or words."""
+    kinds: dict[str, type_kind] = {}
+    """What codes mean, the envelope's or HTTP's, where that is not what the family means by them."""
+    success: type_path | None = None
+    """A member that is false in an error answer, whatever its code."""
+    message: list[type_path] = []
+    """Paths that may hold a human's explanation; what is no text is shown as JSON."""
+    retry_after: type_path | None = None
+    """Seconds to wait, in the body of a 429."""
+    limit: type_path | None = None
+    """How many requests the key may make, in the body of a 429 …"""
+    window: type_path | None = None
+    """… within so many seconds."""
+
+
+class States(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[states]``: which values end a task. Any other value means that it still runs.
+
+    Values are words, whole numbers or true and false, all of one kind; numbers may arrive as text.
+    """
+
+    path: type_path
+    """Where the state stands."""
+    success: Annotated[list[type_word], msgspec.Meta(min_length=1)]
+    fail: Annotated[list[type_word], msgspec.Meta(min_length=1)]
+    not_known: list[type_word] = []
+    """Values that say that there is no such task: treated like a 404, never as the task's end."""
+    success_if: type_path | None = None
+    """It is a success only where this member is there as well: for an API that says no more than "done"."""
+    fail_if: type_path | None = None
+    """It is a failure only where this member is there as well."""
+    fail_if_set: list[type_path] = []
+    """Whatever the state, the task has failed where one of these members holds something: not null, false or empty."""
+    fail_if_false: list[type_path] = []
+    """Whatever the state, the task has failed where one of these members is false."""
+    ignore_case: bool = False
+    """Words are the same in capitals and in small letters."""
+    may_be_absent: bool = False
+    """An answer that names the task and no state means running: protobuf's JSON leaves out what is false or 0."""
+    progress: type_path | None = None
+    """How far a running task has come."""
+    progress_full: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """The progress of a finished task: 1, or 100 where it is told in percent."""
+
+
+class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[fields]``: where the members of the webhook's ``data`` stand in the answer; null where no path is given."""
+
+    root: type_path | None = None
+    """The object that describes the task; its members that no path names become ``extra``. None: the whole answer."""
+    task_id: type_path | None = None
+    """An answer that names another task than the one asked for is refused."""
+    task_id_may_be_part: bool = False
+    """The answer may name a part of the id that was asked for, between slashes: ``abc`` of ``video/requests/abc``."""
+    model: type_path | None = None
+    """Which model works on the task; how long tasks take is learned for each."""
+    result: type_paths | None = None
+    param: type_path | None = None
+    """The parameters that the task was created with."""
+    fail_code: type_paths | None = None
+    """Objects, arrays and numbers become their JSON text, here and in ``fail_msg``. Both are null but on failure."""
+    fail_msg: type_paths | None = None
+    cost_time: type_paths | None = None
+    """How long the task took."""
+    create_time: type_paths | None = None
+    complete_time: type_paths | None = None
+
+
+class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[json_in_string]``: which members are JSON inside a string. One that already is an object stays as it is."""
+
+    result: bool = False
+    param: bool = False
+
+
+class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[units]``: how times are written. In the webhook all of them are milliseconds."""
+
+    time: Literal["ms", "s", "iso"] = "ms"
+    """``create_time`` and ``complete_time``: since the epoch in milliseconds or seconds, or ISO 8601."""
+    zone: Annotated[str, msgspec.Meta(pattern=r"^(Z|[+-]\d\d:\d\d)\Z")] | None = None
+    """What ISO 8601 without a zone is in: ``Z`` or ``+08:00``. None: such a time is not told."""
+    cost: Literal["ms", "s"] = "ms"
+    """``cost_time``."""
+
+
+class Window(RateWindow, frozen=True, forbid_unknown_fields=True):
+    """At most ``limit`` requests in any ``window_s`` seconds: ``{ limit = 60, window_s = 60 }``."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+    window_s: Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[limits]``: what one key may do where the operator sets nothing else; all windows hold at once."""
+
+    query: tuple[Window, ...] = ()
+    """Asking for the state of tasks. Empty: the API's pages name no limit."""
+    create: tuple[Window, ...] = ()
+    """Creating tasks."""
+    poll_min_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Least seconds between two polls of one task, where the API's pages ask for that."""
+
+
+class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[proxy]``: the API's own calls, for clients that use the gateway as their base URL.
+
+    They are answered as the API would: what ``envelope.py`` cannot write that way is refused with it.
+    """
+
+    create_path: type_url_path
+    """Where tasks are created, with POST and a JSON object."""
+    created_id: type_path
+    """Where the new task's id stands in the answer to that."""
+    callback_members: Annotated[list[type_member], msgspec.Meta(min_length=1)]
+    """Members of the create request that name a callback URL: taken out of it, and registered."""
+    record_path: type_url_path
+    """Where a task's state is asked for, with GET."""
+    record_param: type_member
+    """The query parameter of that which names the task."""
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """One job API."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+    """What callbacks name it by; also the name of the file."""
+    base_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s?#]+\Z")]
+    request: Request
+    envelope: Envelope = Envelope()
+    states: States
+    fields: Fields = Fields()
+    json_in_string: Decode = Decode()
+    units: Units = Units()
+    limits: Limits = Limits()
+    proxy: Proxy | None = None
+    """None: the API has no calls that the gateway could stand in for."""
+
+    @cached_property
+    def named_members(self) -> frozenset[str]:
+        """The members of the object that describes the task which a path leads to; the others become ``extra``."""
+        prefix = () if self.fields.root is None else names_of(self.fields.root)
+        named = set()
+        for paths in (self.states.path, *msgspec.structs.astuple(self.fields)[1:]):
+            for path in listed(paths):
+                names = names_of(path)
+                if names[: len(prefix)] == prefix and len(names) > len(prefix):
+                    named.add(names[len(prefix)])
+        return frozenset(named)
+
+    @cached_property
+    def spellings(self) -> dict[str, str]:
+        """The words of the states as they are written here, by their spelling without case."""
+        states = self.states
+        words = (word for word in (*states.success, *states.fail, *states.not_known) if isinstance(word, str))
+        return {word.casefold(): word for word in words}
+
+    @cached_property
+    def codes_are_words(self) -> bool:
+        """Whether a word may be an error code."""
+        return any(not str(code).isdecimal() for code in (*self.envelope.ok, *self.envelope.kinds))
+
+
+def dig(answer: Any, path: str | list[str] | None) -> Any:
+    """Return what stands at a path, None where it or anything on the way is absent.
+
+    Of several paths the first one that holds something counts: neither null nor the empty text.
+    """
+    if path is None:
+        return None
+    if isinstance(path, list):
+        return next((found for one in path if (found := dig(answer, one)) not in (None, "")), None)
+    for name in names_of(path):
+        if isinstance(answer, dict):
+            answer = answer.get(name)
+        elif isinstance(answer, list) and name.isdecimal() and len(name) < 5 and int(name) < len(answer):
+            answer = answer[int(name)]
+        else:
+            return None
+    return answer
+
+
+@lru_cache(maxsize=1024)  # profiles have a few dozen paths, and each is followed in every answer
+def names_of(path: str) -> tuple[str, ...]:
+    """Return the members that a path names, outermost first."""
+    return tuple(path.split("."))
+
+
+def listed(paths: Any) -> list[str]:
+    """Return one path or several as a list; what is no path is none."""
+    return [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else []

@@ -1,0 +1,164 @@
+"""What a setting's text means: parsers from text to values, which say what to write instead.
+
+Pure: they read no file and no environment, and never repeat the text that they refuse.
+Used by the tables of ``settings``.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from gateway.core import addresses
+from gateway.core.ratelimit import RateWindow
+
+__all__ = [
+    "credential",
+    "database_url",
+    "gateway_url",
+    "host",
+    "items",
+    "log_level",
+    "number",
+    "one_of",
+    "rate",
+    "schedule",
+    "upstream_name",
+    "upstream_url",
+    "whole",
+    "words",
+]
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise ValueError(f"write a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float, unit: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:  # false for nan as well
+            raise ValueError(f"write a number of {unit} from {low:g} to {high:.0f}")
+        return value
+
+    return parse
+
+
+def host(text: str) -> str:
+    name = text.removeprefix("[").removesuffix("]")
+    if (address := addresses.parse_address(name)) is not None:
+        return addresses.address_text(address)
+    # A name of digits and dots alone is a mistyped address, and the resolver would take it for another one.
+    if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name, re.IGNORECASE):
+        raise ValueError("write an IP address or a host name alone, such as 127.0.0.1; the port goes into GATEWAY_PORT")
+    return name.lower()
+
+
+def database_url(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme in ("postgresql", "postgres"):
+        raise ValueError("PostgreSQL needs a later version; use sqlite:///… for now")
+    path = rest.removeprefix("/")
+    if scheme != "sqlite" or not rest.startswith("/") or not path or path.endswith("/") or path == ":memory:":
+        raise ValueError("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
+    if "?" in path or "#" in path:
+        raise ValueError("write the file's path without options: no ? and no #")
+    return text
+
+
+def upstream_url(text: str) -> str:
+    return _base_url(text, "https://aigptimage.com", "the key goes into GATEWAY_UPSTREAM_API_KEY")
+
+
+def gateway_url(text: str) -> str:
+    return _base_url(text, "http://127.0.0.1:8080", "the token goes into GATEWAY_TOKEN")
+
+
+def _base_url(text: str, example: str, secret: str) -> str:
+    advice = f"write an http or https URL, such as {example}"
+    try:
+        parts = urlsplit(text)
+        hostname, _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError:
+        raise ValueError(advice) from None
+    if parts.scheme not in ("http", "https") or not hostname or re.search(r"\s", text):
+        raise ValueError(advice)
+    if "@" in parts.netloc:
+        raise ValueError(f"write it without user and password; {secret}")
+    if "?" in text or "#" in text:
+        raise ValueError("write it without a query string and fragment")
+    return text.rstrip("/")
+
+
+def upstream_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", text):
+        raise ValueError("write the name of a profile or of a table [upstreams.NAME], such as kie")
+    return text
+
+
+def rate(text: str) -> tuple[RateWindow, ...]:
+    try:
+        pairs = [item.split("/") for item in items(text)]
+        windows = tuple(
+            RateWindow(whole(1, 1_000_000)(limit), number(0.001, 86_400, "seconds")(span)) for limit, span in pairs
+        )
+    except ValueError:
+        windows = ()
+    if not windows:
+        raise ValueError(
+            "write requests/seconds windows separated by commas, such as 2/1,60/60: "
+            "1 to 1000000 requests in 0.001 to 86400 seconds"
+        )
+    return windows
+
+
+def schedule(text: str) -> tuple[float, ...]:
+    spans = items(text)
+    if not spans:
+        raise ValueError("write at least one number of seconds: there is one attempt for each, 0 for an immediate one")
+    try:
+        return tuple(number(0, 2_592_000, "seconds")(item) for item in spans)
+    except ValueError as error:
+        raise ValueError(f"for each attempt, {error}, separated by commas") from None
+
+
+def items(text: str) -> tuple[str, ...]:
+    return tuple(item for part in text.split(",") if (item := part.strip()))
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def credential(text: str) -> str:
+    # It travels in an Authorization header, which anything else would break.
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("write visible ASCII characters without spaces")
+    return text
+
+
+def one_of(*words: str, absent: str = "") -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"write {' or '.join(words)}{absent}")
+        return text
+
+    return parse
+
+
+def log_level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError("write debug, info, warning or error")
+    return text.lower()

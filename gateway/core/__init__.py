@@ -1,0 +1,1 @@
+"""What everybody speaks in: the model, errors, clock, limits, telemetry. Imports nothing else of the package."""

@@ -1,0 +1,361 @@
+"""The nouns: task, callback, attempt, outcome; their states and the legal moves between them.
+
+Pure: no I/O, no clock. Every other module speaks in these types. ``store/migrations`` repeats the states as CHECK
+constraints and a test holds the two together.
+"""
+
+import secrets
+from collections.abc import Callable
+from enum import StrEnum
+from functools import lru_cache, wraps
+from typing import NamedTuple, TypeVar
+
+import httpx
+import msgspec
+
+from gateway.core.addresses import address_text, parse_address
+
+__all__ = [
+    "Attempt",
+    "AttemptRecord",
+    "AttemptResult",
+    "Backlog",
+    "Callback",
+    "CallbackState",
+    "DueCallback",
+    "DueTask",
+    "ExpiredTask",
+    "Lane",
+    "NewCallback",
+    "Outcome",
+    "PollRecord",
+    "Registration",
+    "Settlement",
+    "Task",
+    "TaskState",
+    "cached_by_url",
+    "new_callback_id",
+    "receiver_of",
+]
+
+T = TypeVar("T")
+
+_LONG_URL = 256
+
+
+class TaskState(StrEnum):
+    """What is known of the upstream's job. Being polled right now is a claim, not a state."""
+
+    WAITING = "waiting"  # created by register; poller settles → success | fail | abandoned
+    SUCCESS = "success"  # the upstream's last word; nothing moves it
+    FAIL = "fail"  # the upstream's last word; nothing moves it
+    ABANDONED = "abandoned"  # poller gave up: nobody waits any more; a new callback makes register move it → waiting
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the upstream itself has ended the task, so that asking again cannot change the answer."""
+        return self in (TaskState.SUCCESS, TaskState.FAIL)
+
+
+class CallbackState(StrEnum):
+    """What has become of one owed webhook. Being sent right now is a claim, not a state."""
+
+    WAITING = "waiting"  # created by register; poller's settle or expiry → pending; cancel → cancelled
+    PENDING = "pending"  # deliverer → delivered | dead; cancel → cancelled; redeliver stays pending
+    DELIVERED = "delivered"  # redeliver → pending; janitor removes
+    DEAD = "dead"  # redeliver → pending; janitor removes
+    CANCELLED = "cancelled"  # nothing moves it; janitor removes
+
+
+class AttemptResult(StrEnum):
+    """What one attempt came to, and with it what happens next."""
+
+    DELIVERED = "delivered"  # 2xx: done
+    RETRY = "retry"  # failed, and the schedule has a next attempt
+    DEAD = "dead"  # failed, and it was the last attempt or the receiver said 410
+    INTERRUPTED = "interrupted"  # the gateway shut down meanwhile; does not count, made again after the start
+
+
+_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
+_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
+
+
+def new_callback_id(now: int) -> str:
+    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
+
+    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
+    """
+    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
+
+
+@lru_cache(maxsize=64)  # many are made within a millisecond
+def _id_of_time(now: int) -> str:
+    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
+
+
+def cached_by_url(function: Callable[[str], T]) -> Callable[[str], T]:
+    """Remember what a function makes of the last 4,096 URLs: receivers are few, and parsing is dear.
+
+    Not of long ones, which may have 2 KiB each, are seldom the same, and would fill ten times the memory.
+    """
+    cached = lru_cache(maxsize=4096)(function)
+
+    @wraps(function)
+    def remembered(url: str) -> T:
+        return cached(url) if len(url) <= _LONG_URL else function(url)
+
+    return remembered
+
+
+@cached_by_url
+def receiver_of(url: str) -> str:
+    """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged.
+
+    However the URL is written, one receiver has one name: its host in ASCII, no default port, no final dot.
+    """
+    parts = httpx.URL(url)
+    where = parts.raw_host.decode("ascii").rstrip(".")
+    if ":" in where:
+        address = parse_address(where)
+        where = f"[{where if address is None else address_text(address)}]"
+    return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
+
+
+class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it."""
+
+
+class Outcome(_Noun, frozen=True, kw_only=True):
+    """How a task ended: a state other than waiting, and the members of the webhook's ``data`` that tell it.
+
+    ``data`` is the encoded JSON object of those members without ``callbackId`` and ``metadata``, which differ from
+    callback to callback. Its bytes are stored and never made again.
+    """
+
+    state: TaskState
+    data: bytes
+
+
+class Task(_Noun, frozen=True, kw_only=True):
+    """The upstream's job as the gateway knows it."""
+
+    seq: int
+    """The store's own number of the row."""
+    upstream: str
+    task_id: str
+    state: TaskState
+    polls: int
+    created_at: int
+    last_polled_at: int | None
+    next_poll_at: int | None
+    last_error: str | None
+    settled_at: int | None = None
+    outcome: bytes | None = None
+    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
+    outcome_bytes: int = 0
+    """How large that is."""
+    born_at: int | None = None
+    """As in DueTask."""
+    model: str | None = None
+    """As in DueTask."""
+
+
+class Callback(_Noun, frozen=True, kw_only=True):
+    """One registration and the one webhook it is owed."""
+
+    seq: int
+    """The store's own number of the row; grows with every registration."""
+    id: str
+    client: str
+    url: str
+    metadata: bytes
+    """The encoded JSON object, compact; ``{}`` where the client sent none."""
+    timeout_s: int
+    state: CallbackState
+    created_at: int
+    expires_at: int
+    attempts: int
+    next_attempt_at: int | None
+    delivered_at: int | None
+    last_error: str | None
+    task: Task
+
+
+class Attempt(_Noun, frozen=True, kw_only=True):
+    """One POST of a callback's webhook, as it is kept."""
+
+    number: int
+    started_at: int
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    result: AttemptResult
+    excerpt: str | None = None
+    """How the body of the answer began, at most 1 KiB; None where it was delivered or no body came."""
+
+
+class NewCallback(_Noun, frozen=True, kw_only=True):
+    """A registration on its way into the store."""
+
+    id: str
+    client: str
+    upstream: str
+    task_id: str
+    url: str
+    metadata: bytes
+    timeout_s: int
+    created_at: int
+    first_poll_at: int
+    model: str | None = None
+    """Which model works on the task, where its creation was seen."""
+
+    @property
+    def receiver(self) -> str:
+        """Scheme, host and port of the URL."""
+        return receiver_of(self.url)
+
+    @property
+    def expires_at(self) -> int:
+        return self.created_at + self.timeout_s * 1000
+
+    def same_request_as(self, existing: Callback) -> bool:
+        """Whether a registration that already exists asked for the same thing, whatever the key order."""
+        return self.timeout_s == existing.timeout_s and _canonical(self.metadata) == _canonical(existing.metadata)
+
+
+class PollRecord(_Noun, frozen=True, kw_only=True):
+    """What one poll that did not end its task leaves behind."""
+
+    seq: int
+    polled_at: int
+    next_poll_at: int
+    error: str | None
+    """Why the poll brought no usable answer, or None where the upstream said "still running"."""
+    born_at: int | None = None
+    """As in DueTask, where the answer told it; None keeps what is known."""
+    model: str | None = None
+    """As in DueTask, where the answer told it; None keeps what is known."""
+
+
+class Settlement(_Noun, frozen=True, kw_only=True):
+    """A task's end, to be stored together with the webhooks that it makes due."""
+
+    seq: int
+    upstream: str
+    outcome: Outcome
+    settled_at: int
+    polls: int
+    """Polls to add to the task's count: 1 where a poll brought the outcome, else 0."""
+    model: str | None = None
+    duration_ms: int | None = None
+    """How long the task took, kept with its model to learn from; None where that is not known."""
+    expired_by: int | None = None
+    """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
+
+
+class ExpiredTask(_Noun, frozen=True, kw_only=True):
+    """A waiting task with at least one callback whose time has passed."""
+
+    seq: int
+    task_id: str
+    expires_at: int
+    """The earliest passed ``expires_at`` among its waiting callbacks."""
+    last_polled_at: int | None
+    failures: int
+    """As in DueTask."""
+
+
+class AttemptRecord(_Noun, frozen=True, kw_only=True):
+    """An attempt and the state it moves its callback to, stored in one transaction."""
+
+    claim: "DueCallback"
+    attempt: Attempt
+    next_attempt_at: int | None
+    """When the next attempt is due; None where there is none."""
+
+
+class Registration(_Noun, frozen=True, kw_only=True):
+    """What the store made of a NewCallback: the callback that now stands, and whether this request created it."""
+
+    callback: Callback
+    created: bool
+
+
+class DueTask(_Noun, frozen=True, kw_only=True):
+    """A claimed task that is to be polled now."""
+
+    seq: int
+    """The store's own number of the row."""
+    upstream: str
+    watchers: str
+    """The clients that it is polled for, with a comma between two."""
+    task_id: str
+    created_at: int
+    """When the gateway began to watch it."""
+    born_at: int | None
+    """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
+    model: str | None
+    """Which model works on it; None until its creation or a poll has told."""
+    polls: int
+    failures: int
+    """Polls in a row that brought no usable answer."""
+    last_polled_at: int | None
+    due_at: int
+
+
+class Lane(NamedTuple):
+    """One client's webhooks to one receiver: what one of them does holds up no other."""
+
+    client: str
+    receiver: str
+
+
+class DueCallback(_Noun, frozen=True, kw_only=True):
+    """A claimed callback whose webhook is to be sent now."""
+
+    seq: int
+    """The store's own number of the row."""
+    id: str
+    task_id: str
+    client: str
+    url: str
+    receiver: str
+    """Scheme, host and port of the URL."""
+    body: bytes | None
+    """The webhook's bytes, where they are few; else the store is asked for them."""
+    body_bytes: int
+    """How many they are, but for the callback's own id and metadata."""
+    attempts: int
+    """Attempts made so far, interrupted ones included."""
+    budget_used: int
+    """Attempts made so far that count against the retry schedule."""
+    redeliveries: int
+    """How often a fresh budget was given; the claim is void for retries once this has moved on."""
+    due_at: int
+
+    @property
+    def retry(self) -> bool:
+        """Whether this is not the first attempt of its budget."""
+        return self.budget_used > 0
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.client, self.receiver)
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """How much waits."""
+
+    waiting: dict[str, tuple[int, int]]
+    """By upstream, how many tasks are watched, and when the next poll of any of them is or was due."""
+    pending: int
+    """Webhooks that are owed."""
+    oldest_due_at: int | None
+    """Since when the longest due one of these is; None where there is none."""
+    dead: int
+    """Dead callbacks."""
+
+
+def _canonical(data: bytes) -> bytes:
+    # Bytes are compared, because to Python 1, 1.0 and true are equal.
+    return msgspec.json.encode(msgspec.json.decode(data), order="sorted")

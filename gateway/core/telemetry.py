@@ -1,0 +1,217 @@
+"""Logs and metrics: their set-up and their names.
+
+Owns every metric and the log format. A log line is an event name and fields; never a secret, a body, or a URL's query
+string.
+"""
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.core.clock import SystemClock, to_iso
+from gateway.core.logsink import LogSink, as_text_file
+from gateway.core.terminal import use_colour
+
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
+
+_log = structlog.get_logger()
+_clock = SystemClock()
+_sink: LogSink | None = None
+_STANDARD_ERROR = 2
+_FLUSH_S = 2.0
+"""How long the end of the process may wait for the log's last lines."""
+
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+"""Up to the longest that an attempt or a poll usually may take."""
+disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter's time of birth, as one more line
+
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Every metric of one gateway, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        names: dict[str, Any] = {"registry": self.registry}
+        seconds = names | {"buckets": _BUCKETS_S}
+        self.registrations = Counter(
+            "gateway_registrations", "Registrations answered, by whether one was created.", ["created"], **names
+        )
+        self.polls = Counter("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"], **names)
+        self.poll_seconds = Histogram(
+            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"], **seconds
+        )
+        self.waiting = Gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"], **names)
+        self.poll_overdue_seconds = Gauge(
+            "gateway_oldest_poll_overdue_seconds",
+            "For how long the poll that is overdue the longest has been due.",
+            ["upstream"],
+            **names,
+        )
+        self.budget_used = Gauge(
+            "gateway_budget_used_ratio",
+            "Which part of the key's rate limit is used up, from 0 to 1: of its fullest window.",
+            ["upstream", "kind"],
+            **names,
+        )
+        self.upstream_refused = Gauge(
+            "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"], **names
+        )
+        self.upstream_nonsense = Gauge(
+            "gateway_upstream_nonsense",
+            "1 while what answers is not the upstream's API, or denies tasks that it has told of, else 0.",
+            ["upstream"],
+            **names,
+        )
+        self.upstream_limited = Gauge(
+            "gateway_upstream_limited",
+            "1 while the upstream allows fewer requests than are configured, by its own word, else 0.",
+            ["upstream"],
+            **names,
+        )
+        self.settled = Counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"], **names)
+        self.attempts = Counter("gateway_attempts", "Webhook attempts, by result.", ["result"], **names)
+        self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **seconds)
+        self.delivery_lag_seconds = Histogram(
+            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt.", **seconds
+        )
+        self.pending = Gauge("gateway_callbacks_pending", "Webhooks that are owed now.", **names)
+        self.oldest_due_seconds = Gauge(
+            "gateway_oldest_due_seconds", "For how long the longest due webhook has been due.", **names
+        )
+        self.dead = Gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.", **names)
+        self.loop_restarts = Counter(
+            "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"], **names
+        )
+        self.proxied_requests = Counter(
+            "gateway_proxied_requests",
+            "Requests for the upstream's own calls, by what became of them.",
+            ["call", "outcome"],
+            **names,
+        )
+        self.ready = Gauge("gateway_ready", "1 while /readyz answers 200, else 0.", **names)
+        build = Gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"], **names)
+        build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
+        self.registry.register(_LostLines())
+        ProcessCollector(registry=self.registry)
+
+    def render(self) -> bytes:
+        """Return all of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _LostLines(Collector):
+    """The log's own metric: it is the process's, whichever gateway of it is asked."""
+
+    def collect(self) -> Iterable[Metric]:
+        lost = 0 if _sink is None else _sink.lost
+        yield CounterMetricFamily("gateway_log_lines_lost", "Lines of the log that could not be written.", value=lost)
+
+
+def configure_logging(log_format: str | None, *, level: str = "info") -> None:
+    """Log to standard error: coloured lines on a terminal, JSON elsewhere, unless a format is named.
+
+    From here on nothing that is said there raises or waits, whoever says it: the package, its libraries, or Python
+    itself (warnings, exceptions that nobody caught).
+    """
+    global _sink
+    coloured = use_colour(sys.stderr)
+    if log_format is None:
+        log_format = "console" if os.isatty(_STANDARD_ERROR) else "json"
+    _sink = sink = LogSink(_STANDARD_ERROR, recovered=_tell_lost)
+    atexit.register(sink.flush, _FLUSH_S)
+    sys.stderr = as_text_file(sink, _STANDARD_ERROR)
+
+    class Line:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        debug = info = warning = error = critical = staticmethod(sink.line)
+
+    structlog.configure(
+        processors=[_render_json if log_format == "json" else _Console(coloured)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=Line,
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard module. Below a warning they tell of every step, and with it of what is secret.
+    logging.basicConfig(handlers=[_LibraryLines()], force=True)
+    logging.root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+
+
+def _tell_lost(lines: int) -> None:
+    _log.warning("log.lines_lost", since_start=lines)
+
+
+class _LibraryLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+            told = {"exc_info": record.exc_info} if record.exc_info else {}
+            _log.log(level, "library.logged", logger=record.name, message=record.getMessage(), **told)
+        except Exception:  # noqa: BLE001 - as every handler does
+            self.handleError(record)
+
+
+# Two lines for each task's life: with structlog's own renderer and clock they were a fifth of its cost.
+
+
+def _render_json(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+    """Return the line, whatever stands in it."""
+    try:
+        event["level"] = method
+        event["timestamp"] = to_iso(_clock.now())
+        if "exc_info" in event:
+            structlog.processors.format_exc_info(_logger, method, event)
+        return msgspec.json.encode(event, enc_hook=repr)
+    except Exception:  # noqa: BLE001 - half an emoji, or an object that cannot even say what it is
+        return msgspec.json.encode({_as_text(name): _field(value) for name, value in event.items()})
+
+
+class _Console:
+    def __init__(self, coloured: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=coloured)
+
+    def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+        kept = dict(event)
+        try:
+            event["level"] = method
+            event["timestamp"] = to_iso(_clock.now())
+            return self._render(logger, method, event).encode("utf-8", "backslashreplace")
+        except Exception:  # noqa: BLE001 - as above
+            return _render_json(logger, method, kept)
+
+
+def _field(value: Any) -> Any:
+    try:
+        return msgspec.Raw(msgspec.json.encode(value, enc_hook=repr))
+    except Exception:  # noqa: BLE001 - as above
+        return _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as exc:  # noqa: BLE001 - as above
+        text = f"<{type(value).__name__}, whose repr raised {type(exc).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()

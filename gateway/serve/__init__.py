@@ -1,0 +1,1 @@
+"""The listening process: sockets, signals, and what one client's connection may cost."""

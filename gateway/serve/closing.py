@@ -1,0 +1,149 @@
+"""How a server's connection ends: so that its last answer can be read, in bounded time, and its request with it.
+
+Owns the stages of closing, what still comes meanwhile, which is thrown away, and that nothing is done any more for a
+client that has gone. It must not know why a connection closes, nor a limit on requests. ``inbound`` builds on it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, cast
+
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
+
+from gateway.serve.serverprotocol import ServerProtocol
+
+__all__ = ["ClosingProtocol"]
+
+
+class _Transport:
+    """The connection's transport, of which closing is the protocol's, wherever in uvicorn it is called."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None], is_closing: Callable[[], bool]) -> None:
+        self._transport = transport
+        self.write = transport.write
+        self.close = close
+        self.is_closing = is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def let_go(self) -> None:
+        """Forget the protocol: each would keep the other, after the connection, until a garbage collection."""
+        self.close = self._transport.close
+        self.is_closing = self._transport.is_closing
+
+
+class ClosingProtocol(ServerProtocol):
+    """uvicorn's HTTP/1.1 connection, closed in stages; subclasses say when its client may still be sending.
+
+    A request is cancelled when its connection is lost, where uvicorn lets it go on: what must come to its end all the
+    same runs in a task of its own.
+    """
+
+    read_s: ClassVar[float] = 30.0
+    """For the client to take an answer that has been written, and with the last one to end what it is sending."""
+    max_dropped_bytes: ClassVar[int] = 128 * 1024 * 1024
+    """Of what is thrown away: clients that read once they have sent all must get there with the files people send."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._served: RequestResponseCycle | None = None  # the request that is being served, and its task
+        self._serving: asyncio.Task[None] | None = None
+        self._client_ended = False  # its side: it may still read
+        self._lingering = False  # nothing more is said, and what still comes is thrown away
+        self._dropped = 0
+        self._cut: asyncio.TimerHandle | None = None  # after which a closing connection is cut
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._connection = transport
+        self._closes_here = _Transport(transport, self._close, self._is_closing)
+        super().connection_made(cast("asyncio.Transport", self._closes_here))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._cut is not None:
+            self._cut.cancel()
+        self.pipeline.clear()
+        if self._served is not None and self._serving is not None and not self._serving.done():
+            self._served.disconnected = True
+            self._serving.cancel()
+        super().connection_lost(exc)
+        self._closes_here.let_go()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Replace uvicorn's, whose requests do not end with their client."""
+        self._served = cycle
+        self._serving = self.loop.create_task(cycle.run_asgi(partial(_for_its_client, cycle, app)))
+        self._serving.add_done_callback(self.tasks.discard)
+        self.tasks.add(self._serving)
+
+    def _client_sends(self) -> bool:
+        """Return whether the client may still be sending what nobody takes."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Close in bounded time, and in stages where the client may still be sending.
+
+        A socket that is closed with bytes unread, or that more bytes reach, answers them with a reset, and a reset
+        takes the last answer from a client that has not read it. So RFC 9112 §9.6 has a server end its own side, read
+        on until the client ends its side, and close then. What is read so never reaches the parser: the rest of a body
+        must not be taken for a request, and no request that follows is answered.
+        """
+        if self._is_closing():
+            return
+        self._cut_after(self.read_s)
+        if self._client_ended or not self._client_sends():
+            self.pipeline.clear()
+            self._connection.close()
+            return
+        self._lingering = True
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        self._connection.write_eof()
+        self.flow.resume_reading()  # it may have stopped at a body that nobody takes
+
+    def _drop(self, data: bytes) -> None:
+        """Throw away what has come, but not endlessly."""
+        self._dropped += len(data)
+        if self._dropped > self.max_dropped_bytes:
+            self._connection.abort()
+
+    def _is_closing(self) -> bool:
+        return self._lingering or self._connection.is_closing()
+
+    def _cut_after(self, seconds: float) -> None:
+        """Cut the closing connection then, or sooner where that was said: closing alone may wait for ever."""
+        if self._cut is not None:
+            if self._cut.when() <= self.loop.time() + seconds:
+                return
+            self._cut.cancel()
+        self._cut = self.loop.call_later(seconds, self._connection.abort)
+
+
+async def _for_its_client(
+    cycle: RequestResponseCycle,
+    app: ASGI3Application,
+    scope: Scope,
+    receive: ASGIReceiveCallable,
+    send: ASGISendCallable,
+) -> None:
+    """Serve a request, which is cancelled where its client goes, or at the stop: that is no failure."""
+    try:
+        await app(scope, receive, send)
+    except asyncio.CancelledError:
+        if cycle.disconnected:
+            return
+        if not cycle.response_started:
+            raise
+        # The rest of its answer will not come, which only the connection's end can tell.
+        cycle.disconnected = True
+        cycle.transport.abort()

@@ -1,0 +1,380 @@
+"""The connection to one SQLite file: opened, checked, brought up to date, and one statement at a time.
+
+Owns the pragmas, the migrations, transactions and the lock between those who read and the one who writes; knows no
+table but ``meta``. Called by ``sqlite.py``. Nothing is written once ``filewatch`` has found the file gone.
+
+One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second
+gateway off the file. Two coroutines on one connection share its transaction, so a lock is held around each
+transaction and each read.
+"""
+
+import asyncio
+import os
+import secrets
+import sqlite3
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+import structlog
+
+from gateway.core import private
+from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
+from gateway.store.sqlite import databasefile, sql
+from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed
+from gateway.store.sqlite.filewatch import ADVICE, CHANGES, FileWatch
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+_STATEMENTS_KEPT = 256  # compiled ones: those over rows are made in nine sizes each
+_LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
+_BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
+_BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
+_SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+_QUICK_CHECK = "PRAGMA quick_check(1)"
+_GIVE_UP_AGAIN_S = 0.05
+_CHECKED_BYTES = 256 * 1024 * 1024
+"""Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
+
+
+class Database:
+    """One SQLite file, which no other process can use meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep the path; nothing is opened."""
+        self._path = path
+        self._lock = asyncio.Lock()
+        self._reader = asyncio.Lock()  # of reads only one waits for the next: a write is never behind more than that
+        self._db: aiosqlite.Connection | None = None
+        self._damaged = False
+        self._answered = False  # whether the database has been asked at all, by who reads
+        self._watch = FileWatch(path)
+        self.lost: str | None = None
+        """What has become of the file, in words for everybody; None while it is what was opened."""
+        self.failing: str | None = None
+        """Why the last read failed; damage to the file, once met, until the process ends; None while all is well."""
+        self.set_back_ms = 0
+        """By how many milliseconds the clock was set back between the last write and the opening, as far as known."""
+
+    async def open(self) -> None:
+        """Open the file, or make it, and bring its schema up to date. Raises StoreUnusable, and lets it go again."""
+        databasefile.check_library()
+        try:
+            with suppress(OSError):  # it is there, or what follows says what is wrong
+                os.close(private.create(self._path))
+            # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
+            sqlite3.connect(self._path).close()
+            self.set_back_ms = self._written_ahead_ms()
+            if was_not_closed(self._path):
+                await self._look_without_writing()
+            # isolation_level None: transactions begin and end only where this file says so.
+            # Backups use it from a thread of their own, while they hold the lock.
+            self._db = await aiosqlite.connect(
+                self._path,
+                isolation_level=None,
+                timeout=_LOCK_WAIT_S,
+                check_same_thread=False,
+                cached_statements=_STATEMENTS_KEPT,
+            )
+            await self._prepare()
+        except sqlite3.Error as exc:
+            await self.close()
+            in_use = error_name(exc)[:2] == ["SQLITE", "BUSY"]
+            raise (StoreInUse if in_use else StoreUnusable)(explain(exc, self._path)) from exc
+        except OSError as exc:  # what had just been opened is not there any more
+            await self.close()
+            raise StoreUnusable(f"{self._path} cannot be used: {exc}.") from exc
+        except StoreUnusable:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Let the file go once the read or transaction that runs has ended. Safe when it is not open."""
+        async with self._lock:
+            db, self._db = self._db, None
+            self._watch.close()
+            if db is not None:
+                with suppress(sqlite3.Error):
+                    await db.close()
+
+    async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work`` in the database's thread within one transaction; return its result once that is durable.
+
+        Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and
+        does nothing, where the file is not the one that was opened.
+        """
+        async with self._lock:
+            try:
+                done: list[T] = []
+                self._note_lost(await self.call(self._watched_transaction, work, done))
+                self.require_file()
+                return done[0]
+            except sqlite3.DatabaseError as exc:
+                self._note_damage(exc)
+                raise
+
+    async def look(self) -> None:
+        """See whether the file is still there, and the one that was opened. Raises StoreError: it is not."""
+        async with self._lock:
+            self._note_lost(await self.call(self._problem))
+        self.require_file()
+
+    def require_file(self) -> None:
+        """Raise StoreError where the last look found that the file is not the one that was opened."""
+        if self.lost is not None:
+            raise StoreError(f"{self.lost[0].upper()}{self.lost[1:]}.")
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError."""
+        async with self._reader, self._lock:
+            self._answered = False
+            try:
+                yield
+            except sqlite3.Error as exc:
+                if not self._note_damage(exc):
+                    self.failing = f"the last read failed: {exc}"
+                raise StoreError(f"The database could not be read ({exc}).") from exc
+            else:
+                if self._answered and not self._damaged:
+                    self.failing = None
+
+    async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement while reading."""
+        async with self.reading():
+            return await self.rows(statement, parameters)
+
+    async def rows(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement while reading, and return its rows."""
+        return await self.call(lambda db: db.execute(statement, parameters).fetchall())
+
+    async def call(self, work: Callable[..., T], *args: Any) -> T:
+        """Run ``work`` in the database's thread while reading."""
+        # aiosqlite has no public name for it. Statement by statement through its public methods, a transaction took
+        # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
+        connection = self._connection
+        result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        self._answered = True
+        return result
+
+    async def backup(self, target: Path) -> int:
+        """Copy the database into a file, in the place of what was there; return its size in bytes.
+
+        Reads and writes go on: they have their turn after every few pages, and what they change is in the copy too. It
+        is checked and durable before it takes its name. Raises StoreError: what was there is there still.
+        """
+        part = target.with_name(target.name + ".part")
+        try:
+            try:
+                await self._copy(part)
+                await _check(part)
+                return await _in_thread(_put_in_place, part, target)
+            finally:
+                await _in_thread(partial(part.unlink, missing_ok=True))  # of a large file it takes a while
+        except (sqlite3.Error, OSError) as exc:
+            raise StoreError(f"The database could not be copied to {target} ({exc}).") from exc
+
+    async def _copy(self, part: Path) -> None:
+        loop = asyncio.get_running_loop()
+        connection = self._connection
+        given_up = threading.Event()
+        turns = count(1)
+
+        async def give_way(turn: int) -> None:
+            self._lock.release()
+            try:
+                if turn % _BACKUP_SYNC == 0:
+                    await loop.run_in_executor(None, _sync, part)
+            finally:
+                await self._lock.acquire()  # after all who wait
+            if given_up.is_set() or self._db is not connection:
+                raise StoreError("The gateway is shutting down.")
+
+        def after_pages(_status: int, _remaining: int, _total: int) -> None:
+            asyncio.run_coroutine_threadsafe(give_way(next(turns)), loop).result()
+
+        def copy() -> None:
+            part.unlink(missing_ok=True)
+            os.close(private.create(part))
+            with closing(sqlite3.connect(part, isolation_level=None)) as db:
+                # It is synced in the end; until then it may be lost.
+                db.execute("PRAGMA journal_mode = OFF")
+                db.execute("PRAGMA synchronous = OFF")
+                connection._conn.backup(db, pages=_BACKUP_PAGES, progress=after_pages)  # noqa: SLF001 - as in call
+
+        async with self._lock:
+            await _in_thread(copy, give_up=given_up.set)
+
+    @property
+    def _connection(self) -> aiosqlite.Connection:
+        if self._db is None:
+            raise StoreError("The store is closed: the gateway is starting or shutting down.")
+        return self._db
+
+    def _written_ahead_ms(self) -> int:
+        """Return how far in the future the last write was; 0 where it was in the past, or nobody can tell."""
+        last = beside(self._path, "-wal") if was_not_closed(self._path) else self._path
+        try:
+            # Both by the file system's clock, which may be another machine's.
+            with tempfile.TemporaryFile(dir=self._path.parent) as new:
+                now_ns = os.fstat(new.fileno()).st_mtime_ns
+        except OSError:
+            return 0
+        return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000
+
+    async def _look_without_writing(self) -> None:
+        """Refuse what is to be refused through a connection that cannot write.
+
+        Another one that is closed puts the rest of a killed process's work into the file, though it was refused.
+        """
+        with databasefile.read_only(self._path) as uri:
+            self._db = await aiosqlite.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_WAIT_S)
+            try:
+                await self._inspect()
+            except sqlite3.OperationalError as exc:
+                # On a full disk there is no room for the index that only this connection needs: do without the look.
+                if error_name(exc) != ["SQLITE", "IOERR", "SHMSIZE"]:
+                    raise
+            finally:
+                await self.close()
+
+    async def _inspect(self) -> int:
+        """Return the file's schema, 0 for a new one. Raises StoreUnusable for a file that this gateway cannot use."""
+        ((application, version, tables),) = await self.rows(databasefile.VERSION)
+        databasefile.check_version(self._path, application, version, tables)
+        ((size,),) = await self.rows(_SIZE)
+        if size <= _CHECKED_BYTES:
+            ((found,),) = await self.rows(_QUICK_CHECK)
+            if found != "ok":
+                raise StoreUnusable(damaged(self._path, " ".join(found.split())))
+        return int(version)
+
+    async def _prepare(self) -> None:
+        # Exclusive before anything reads: then the WAL index is kept in memory and no second process gets in.
+        await self.rows("PRAGMA locking_mode = EXCLUSIVE")
+        version = await self._inspect()
+        # Only now that the file is known to be ours: its mode is changed, and the journal mode is written into it. What
+        # SQLite makes beside it gets its mode.
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            private.tighten(beside(self._path, suffix))
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
+            await self.rows(f"PRAGMA {pragma}")
+        # Off, also where SQLite has them on by itself: a migration that makes a table anew drops the old one, and each
+        # row that refers to it would go too.
+        await self.rows("PRAGMA foreign_keys = OFF")
+        for number, script in databasefile.migrations().items():
+            if number <= version:
+                continue
+            await self._connection.executescript(
+                f"BEGIN IMMEDIATE;\nPRAGMA application_id = {databasefile.APPLICATION_ID};\n{script}\n"
+                f"PRAGMA user_version = {number};\nCOMMIT;"
+            )
+        await self.rows("PRAGMA foreign_keys = ON")
+        # Takes the exclusive lock now, and shows that the file can be written.
+        await self.call(_transaction, lambda db: db.execute(sql.INSERT_META, ("secret_key", secrets.token_bytes(32))))
+        await self.call(self._watch.begin)
+
+    def _watched_transaction(
+        self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], done: list[T]
+    ) -> str | None:
+        """Run a transaction and keep its result; or return what has become of the file, with nothing done."""
+        problem = self._problem(db, briefly=True)
+        if problem is None:
+            try:
+                done.append(_transaction(db, work))
+            finally:
+                self._watch.wrote()
+        return problem
+
+    def _problem(self, db: sqlite3.Connection, *, briefly: bool = False) -> str | None:
+        problem = self._watch.problem()
+        if problem is None:
+            return None if briefly else self._watch.read_only()
+        if self.lost is None and problem not in CHANGES:
+            # What was promised goes from the log into the file itself, which may be found again; and a log that another
+            # gateway would take for that of a new file at this path is left with nothing in it.
+            with suppress(sqlite3.Error):
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                ((size,),) = db.execute(_SIZE)
+                self._watch.emptied(size)
+        return problem
+
+    def _note_lost(self, problem: str | None) -> None:
+        known, self.lost = self.lost, problem
+        if problem == known:
+            return
+        if problem is None:
+            _log.warning("store.file_back", path=str(self._path))
+        else:
+            _log.error("store.file_lost", path=str(self._path), error=problem, advice=ADVICE.get(problem))
+
+    def _note_damage(self, exc: sqlite3.Error) -> bool:
+        """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""
+        if error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
+            return False
+        known, self._damaged = self._damaged, True
+        self.failing = f"the file is damaged: {exc}"
+        if not known:
+            _log.error("store.damaged", path=str(self._path), error=str(exc), advice=explain(exc, self._path))
+        return True
+
+
+def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(db)
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # some errors have already rolled it back
+            db.execute("ROLLBACK")
+        raise
+    return result
+
+
+async def _in_thread(work: Callable[..., T], *args: Any, give_up: Callable[[], None] | None = None) -> T:
+    """Run ``work`` in a thread. A caller that is cancelled calls ``give_up`` until it has ended, and waits for that."""
+    running = asyncio.get_running_loop().run_in_executor(None, work, *args)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            if give_up is not None:
+                give_up()
+            with suppress(asyncio.CancelledError):  # what the thread uses must not be closed under it
+                await asyncio.wait((running,), timeout=_GIVE_UP_AGAIN_S)
+        running.exception()  # nobody else takes it
+        raise
+
+
+async def _check(part: Path) -> None:
+    with closing(sqlite3.connect(part, check_same_thread=False)) as db:
+        # A check of many gigabytes must not hold up the shutdown. Interrupting does nothing before it has begun.
+        ((found,),) = await _in_thread(lambda: db.execute(_QUICK_CHECK).fetchall(), give_up=db.interrupt)
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"the copy is damaged, and so may be the database: {' '.join(found.split())}")
+
+
+def _put_in_place(part: Path, target: Path) -> int:
+    _sync(part)
+    size = part.stat().st_size
+    part.replace(target)
+    _sync(target.parent)
+    return size
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

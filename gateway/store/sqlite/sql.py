@@ -1,0 +1,460 @@
+"""Every statement the SQLite store runs, named. Rows come out in the column orders that ``rows.py`` unpacks.
+
+What many writes of one kind share is one statement over all their rows, which stand where it says ``(VALUES ?)``:
+``rows.py`` makes them, ``over_rows`` puts them in. One row at a time, handing the interpreter's lock back and forth
+cost as much as SQLite's own work; as a JSON array, taking it apart took a third of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from gateway.core.memory import SMALL
+from gateway.core.model import CallbackState
+
+_ROWS = "(VALUES ?)"
+_MOST_ROWS = 256  # what is bound to a statement stays in memory until its next use
+
+
+def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield a statement over rows, and its parameters, for so many of the rows at a time.
+
+    It is made for 1, 2, 4, 8, … rows, so that SQLite need not compile it for each number of them. The rest is filled
+    up with rows that begin with a NULL, which equals nothing.
+    """
+    for start in range(0, len(rows), _MOST_ROWS):
+        its = rows[start : start + _MOST_ROWS]
+        columns = len(its[0])
+        size = 1 << (len(its) - 1).bit_length()
+        values = [value for row in its for value in row]
+        values += [None, *[0] * (columns - 1)] * (size - len(its))  # a NULL takes longer to bind than a number
+        yield _sized(statement, columns, size), values
+
+
+@lru_cache(maxsize=128)  # ten statements in nine sizes
+def _sized(statement: str, columns: int, size: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
+
+
+# Registering: two steps in one transaction, each over all registrations that wait.
+
+INSERT_TASKS = """
+WITH new (upstream, task_id, created_at, next_poll_at, model, watchers) AS (VALUES ?)
+INSERT INTO tasks (upstream, task_id, created_at, next_poll_at, model, watchers)
+SELECT upstream, task_id, created_at, next_poll_at, model, watchers FROM new WHERE upstream IS NOT NULL
+ON CONFLICT (upstream, task_id) DO NOTHING
+RETURNING upstream, task_id, seq
+"""
+
+# The same client, task and URL again does nothing: SELECT_REGISTERED then finds the one that stands.
+INSERT_CALLBACKS = """
+WITH new (upstream, task_id, id, client, url, receiver, metadata, timeout_s, created_at, expires_at) AS (VALUES ?)
+INSERT INTO callbacks (task_seq, id, client, url, receiver, metadata, timeout_s, created_at, expires_at)
+SELECT t.seq, new.id, new.client, new.url, new.receiver, new.metadata, new.timeout_s, new.created_at, new.expires_at
+FROM new CROSS JOIN tasks AS t ON t.upstream = new.upstream AND t.task_id = new.task_id
+WHERE true
+ON CONFLICT (task_seq, client, url, cancelled) DO NOTHING
+RETURNING id, seq
+"""
+
+_CALLBACK = """
+c.seq, c.id, c.client, c.url, c.metadata, c.timeout_s, c.state, c.created_at, c.expires_at, c.attempts,
+c.next_attempt_at, c.delivered_at, c.last_error"""
+
+_TASK = """
+t.seq, t.upstream, t.task_id, t.state, t.polls, t.created_at, t.last_polled_at, t.next_poll_at, t.last_error,
+t.settled_at, t.born_at, t.model"""
+
+# As many rows as are wanted, in their places' order.
+SELECT_REGISTERED = f"""
+WITH wanted (upstream, task_id, client, url, place) AS (VALUES ?)
+SELECT {_CALLBACK}, {_TASK}
+FROM wanted
+CROSS JOIN tasks AS t ON t.upstream = wanted.upstream AND t.task_id = wanted.task_id
+CROSS JOIN callbacks AS c
+    ON c.task_seq = t.seq AND c.client = wanted.client AND c.url = wanted.url AND c.cancelled = 0
+ORDER BY wanted.place
+"""  # noqa: S608 - the interpolated parts are the constants above
+
+# A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
+# the new callback's sake. Of several at once the first one does.
+REVIVE_TASK = """
+UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
+    failures = 0, watchers = :client
+WHERE seq = :seq AND next_poll_at IS NULL
+"""
+
+# A further client watches the task, whose first poll may not be put off as far for it as for the others. Who does not
+# wait any more may stay named: it makes no difference to the others. Who is named already joins at no cost: to find out
+# who else waits, all of the task's callbacks are read. In one order, as the same clients have one turn.
+WATCH_TASK = """
+UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at), next_poll_at), watchers = (
+    SELECT group_concat(client) FROM (
+        SELECT DISTINCT client FROM callbacks INDEXED BY callbacks_waiting
+        WHERE task_seq = :seq AND state = 'waiting' ORDER BY client))
+WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', ',' || :client || ',') = 0
+RETURNING seq, upstream, watchers, next_poll_at
+"""
+
+# Reading for the API.
+
+SELECT_CALLBACK = f"""
+SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
+WHERE c.id = :id AND c.client = coalesce(:client, c.client)
+"""  # noqa: S608 - the interpolated parts are the constants above
+
+
+def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
+    """Build the list query: from a task's callbacks, or along the client's, or everybody's, newest first.
+
+    For everybody's in one state there is no index: it is asked for each client.
+    """
+    if by_task:
+        return _select_a_tasks(state, every_client=every_client)
+    index = "callbacks_client" if state is None else "callbacks_client_state"
+    source = f"callbacks AS c INDEXED BY {index} CROSS JOIN tasks AS t ON t.seq = c.task_seq"
+    where = ["c.client = :client", "c.seq < :before"]
+    if every_client:
+        source = "callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq"
+        where = ["c.seq < :before"]
+    if state is not None:
+        where.append(f"c.state = '{state.value}'")
+    return f"""
+    SELECT {_CALLBACK}, {_TASK} FROM {source}
+    WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
+    """  # noqa: S608 - constants, and a value of an enum
+
+
+def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
+    # It may have tens of thousands: which ones are listed is found in the indexes, and only these are read, whose
+    # metadata may be large. The plus sign keeps SQLite from going through all of the client's callbacks after all.
+    where = ["t.task_id = :task_id", "true" if every_client else "o.client = :client", "+o.seq < :before"]
+    if state is not None:
+        where.append(f"""EXISTS (
+            SELECT 1 FROM callbacks AS s INDEXED BY callbacks_client_state
+            WHERE s.client = o.client AND s.state = '{state.value}' AND s.seq = o.seq)""")  # noqa: S608 - as above
+    return f"""
+    SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
+    WHERE c.seq IN (
+        SELECT o.seq FROM tasks AS t CROSS JOIN callbacks AS o ON o.task_seq = t.seq
+        WHERE {" AND ".join(where)} ORDER BY o.seq DESC LIMIT :limit)
+    ORDER BY c.seq DESC
+    """  # noqa: S608 - as above
+
+
+# The outcome where it is small; what is large is asked for by itself, once there is room for it.
+SELECT_TASK = f"""
+SELECT {_TASK}, iif(length(t.outcome) <= {SMALL}, t.outcome, NULL), length(t.outcome) FROM tasks AS t
+WHERE t.task_id = :task_id AND (
+    EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client)
+    OR (:client IS NULL AND EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq)))
+ORDER BY t.seq DESC LIMIT 1
+"""  # noqa: S608 - the interpolated parts are constants above
+
+SELECT_OUTCOME_BYTES = "SELECT length(outcome) FROM tasks WHERE seq = ? AND outcome IS NOT NULL"
+
+SELECT_ATTEMPTS = """
+SELECT number, started_at, duration_ms, status_code, error, result, excerpt FROM attempts
+WHERE callback_seq = ? ORDER BY number
+"""
+
+SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
+
+# From one name to the next along the index, and not through all of the rows.
+SELECT_CLIENTS = """
+WITH RECURSIVE named (client) AS (
+    SELECT min(client) FROM callbacks
+    UNION ALL SELECT (SELECT min(client) FROM callbacks WHERE client > named.client) FROM named
+    WHERE named.client IS NOT NULL)
+SELECT client FROM named WHERE client IS NOT NULL
+"""
+
+SELECT_POLLED_UPSTREAMS = """
+WITH RECURSIVE named (upstream) AS (
+    SELECT min(upstream) FROM tasks WHERE next_poll_at IS NOT NULL
+    UNION ALL SELECT (
+        SELECT min(upstream) FROM tasks WHERE upstream > named.upstream AND next_poll_at IS NOT NULL) FROM named
+    WHERE named.upstream IS NOT NULL)
+SELECT upstream FROM named WHERE upstream IS NOT NULL
+"""
+COUNT_POLLED_TASKS = "SELECT count(*) FROM tasks WHERE upstream = ? AND next_poll_at IS NOT NULL"
+
+CANCEL_CALLBACK = """
+UPDATE callbacks SET state = 'cancelled', cancelled = seq, ended_at = ?, next_attempt_at = NULL
+WHERE seq = ? AND state IN ('waiting', 'pending')
+"""
+
+# Nobody waits for this task any more: stop asking. A new registration revives it.
+IDLE_TASK = """
+UPDATE tasks SET next_poll_at = NULL
+WHERE seq = :seq AND NOT EXISTS (
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting')
+"""
+
+_REDELIVER = """
+UPDATE callbacks SET state = 'pending', next_attempt_at = :now, budget_used = 0, redeliveries = redeliveries + 1,
+    ended_at = NULL, delivered_at = NULL
+"""
+
+REDELIVER_CALLBACK = (
+    f"{_REDELIVER} WHERE seq = :seq AND state IN ('pending', 'delivered', 'dead') RETURNING client, receiver"
+)
+
+REDELIVER_DEAD = f"""
+{_REDELIVER} WHERE seq IN (
+    SELECT seq FROM callbacks INDEXED BY callbacks_dead
+    WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
+    ORDER BY ended_at LIMIT :limit)
+RETURNING client, receiver
+"""  # noqa: S608 - the interpolated part is the constant above
+
+# Polling.
+
+# The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
+SELECT_DUE_TASKS = """
+SELECT seq, upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
+FROM tasks
+WHERE upstream = ? AND watchers = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
+ORDER BY next_poll_at LIMIT ?
+"""
+
+# Who watches what: from one group to the next along the index, with its earliest.
+SELECT_NEXT_WATCHERS = """
+SELECT upstream, watchers, next_poll_at FROM tasks INDEXED BY tasks_due
+WHERE next_poll_at IS NOT NULL AND (upstream, watchers) > (?, ?)
+ORDER BY upstream, watchers, next_poll_at LIMIT 1
+"""
+
+# The first of each who watch. By the rows' own order, and few of them: a long queue of others costs nothing.
+SELECT_NEW_TASKS = """
+SELECT min(seq), upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
+FROM tasks
+WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 AND created_at >= ?
+    AND +next_poll_at <= ? AND seq NOT IN (SELECT value FROM json_each(?))
+GROUP BY watchers ORDER BY min(seq)
+"""
+
+# A cancelled last callback may have idled the task while it was polled: then it stays so.
+RESCHEDULE_TASKS = """
+WITH poll (seq, polled_at, next_poll_at, error, born_at, model) AS (VALUES ?)
+UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
+    failures = iif(poll.error IS NULL, 0, failures + 1),
+    next_poll_at = iif(tasks.next_poll_at IS NULL, NULL, poll.next_poll_at),
+    born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model)
+FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
+"""
+
+POLL_NOW = """
+UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL
+RETURNING upstream, watchers, next_poll_at
+"""
+
+# Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
+# A body is stored where it cannot be made from its task's row: where the callback was given up. How the upstream has
+# ended a task, however large that is and for however many, stands in its row once: its callbacks' bodies are empty.
+
+# Materialized, limited and with a plus sign: from the settled tasks to their callbacks, and from these to their rows,
+# and not through all callbacks in search of them. SQLite 3.38 needs the limit; 3.39, and from 3.41 on, the sign.
+OWE_WEBHOOKS = """
+WITH settled (task_seq, expired_by, deliver_at, head, middle, tail) AS (VALUES ?),
+owed AS MATERIALIZED (
+    SELECT c.seq AS seq, settled.deliver_at AS deliver_at,
+        coalesce(CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB), x'') AS body
+    FROM settled CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting
+        ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
+    LIMIT -1
+)
+UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
+FROM owed WHERE callbacks.seq = +owed.seq
+RETURNING task_seq, id, client, receiver
+"""
+
+# The same for one callback registered after the upstream had ended its task.
+OWE_WEBHOOK = "UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'' WHERE id = :id"
+
+SETTLE_TASKS = """
+WITH settled (seq, state, outcome, at, polls) AS (VALUES ?)
+UPDATE tasks SET state = settled.state, outcome = settled.outcome, settled_at = settled.at,
+    next_poll_at = NULL, polls = tasks.polls + settled.polls,
+    last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
+    last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
+FROM settled
+WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
+"""
+
+# A large outcome is written into this, where its settlement stands.
+MAKE_ROOM_FOR_OUTCOME = "UPDATE tasks SET outcome = zeroblob(?) WHERE seq = ? AND length(outcome) = 0"
+
+# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
+# parameter keeps it from looking again and again through those that have expired for another upstream.
+SELECT_EXPIRED = """
+SELECT seq, task_id, min(expires_at), last_polled_at, failures FROM (
+    SELECT t.seq, t.task_id, c.expires_at, t.last_polled_at, t.failures
+    FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
+    WHERE c.state = 'waiting' AND c.expires_at BETWEEN ? AND ? AND t.upstream = ? ORDER BY c.expires_at LIMIT ?)
+GROUP BY seq ORDER BY min(expires_at)
+"""
+
+SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"
+
+# What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest. A seq counts an
+# upstream's durations, so that the models that ended a task last are known.
+
+INSERT_DURATIONS = """
+WITH learned (upstream, model, slot, seq, duration_ms) AS (VALUES ?)
+INSERT INTO durations (upstream, model, slot, seq, duration_ms)
+SELECT upstream, model, slot, seq, duration_ms FROM learned WHERE upstream IS NOT NULL
+ON CONFLICT (upstream, model, slot) DO UPDATE SET seq = excluded.seq, duration_ms = excluded.duration_ms
+"""
+
+SELECT_MODELS = "SELECT model FROM durations WHERE upstream = ? GROUP BY model ORDER BY max(seq) DESC"
+
+SELECT_DURATIONS = """
+SELECT model, slot, seq, duration_ms FROM durations
+WHERE upstream = ? AND model IN (SELECT value FROM json_each(?)) ORDER BY seq
+"""
+
+FORGET_MODEL = "DELETE FROM durations WHERE upstream = ? AND model = ?"
+
+# Delivering.
+
+# What a body is made of, the larger part only where it is small: the length of a value is known without reading it.
+_BODY = f"""
+iif(length(c.body) > 0, length(c.body), length(t.outcome)),
+iif(length(c.body) <= {SMALL}, c.body, NULL),
+iif(length(c.body) = 0 AND length(t.outcome) <= {SMALL}, t.outcome, NULL), t.state, t.settled_at, c.metadata"""
+
+# A lane's, claimed ones too: to have a statement pass over those took longer than to read them from the index.
+SELECT_NEXT_DUE = """
+SELECT seq, next_attempt_at FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' AND client = ? AND receiver = ? ORDER BY next_attempt_at LIMIT ?
+"""
+
+SELECT_FIRST_ATTEMPTS_DUE = """
+SELECT seq FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' AND client = ? AND receiver = ? AND next_attempt_at <= ? AND budget_used = 0
+ORDER BY next_attempt_at LIMIT ?
+"""
+
+SELECT_DUE_CALLBACKS = f"""
+SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.attempts, c.budget_used, c.redeliveries,
+    c.next_attempt_at, {_BODY}
+FROM json_each(?) AS due CROSS JOIN callbacks AS c ON c.seq = due.value CROSS JOIN tasks AS t ON t.seq = c.task_seq
+ORDER BY c.next_attempt_at
+"""  # noqa: S608 - the interpolated part is a constant above
+
+# The same of one webhook, but for its task's outcome. While it waited for room it may have been cancelled.
+SELECT_BODY = """
+SELECT t.seq, c.body, t.state, t.settled_at, c.metadata
+FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ? AND c.state = 'pending'
+"""
+
+SELECT_LANES = """
+SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' GROUP BY client, receiver
+"""
+
+# A callback that was cancelled and pruned during the attempt takes its log with it.
+INSERT_ATTEMPTS = """
+WITH made (callback_seq, number, started_at, duration_ms, status_code, error, result, excerpt) AS (VALUES ?)
+INSERT OR REPLACE INTO attempts (callback_seq, number, started_at, duration_ms, status_code, error, result, excerpt)
+SELECT c.seq, made.number, made.started_at, made.duration_ms, made.status_code, made.error, made.result, made.excerpt
+FROM made CROSS JOIN callbacks AS c ON c.seq = made.callback_seq
+"""
+
+# A redelivery since the claim fences this off, but for the good news.
+RECORD_ATTEMPTS = """
+WITH made (seq, number, error, state, next_attempt_at, ended_at, counts, redeliveries) AS (VALUES ?)
+UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),
+    budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
+    delivered_at = iif(made.state = 'delivered', made.ended_at, NULL),
+    ended_at = iif(made.state IN ('delivered', 'dead'), made.ended_at, NULL)
+FROM made WHERE callbacks.seq = made.seq AND callbacks.state = 'pending'
+AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
+"""
+
+# What was fenced off, or cancelled meanwhile, was made all the same.
+COUNT_ATTEMPTS = """
+WITH made (seq, number) AS (VALUES ?)
+UPDATE callbacks SET attempts = made.number
+FROM made WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number
+"""
+
+# Keeping house.
+
+PRUNE_CALLBACKS = """
+DELETE FROM callbacks WHERE seq IN (
+    SELECT seq FROM callbacks WHERE ended_at IS NOT NULL AND (
+        (state IN ('delivered', 'cancelled') AND ended_at < :ended_before)
+        OR (state = 'dead' AND ended_at < :dead_before))
+    LIMIT :limit)
+RETURNING task_seq
+"""
+
+PRUNE_TASK = """
+DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
+"""
+
+COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
+
+# Counting, so many rows at a time along an index: a million rows counted at once would hold up every write for a tenth
+# of a second.
+
+
+class Counted(NamedTuple):
+    """What is counted in parts. Parameters of both statements: the row before the part, and the part's size."""
+
+    part: str
+    """By label how many rows are in the part, and their earliest instant."""
+    end: str
+    """The part's last row, where it is full."""
+    start: tuple[Any, ...]
+    """Comes before every row."""
+
+
+def _counted(label: str, instant: str, source: str, condition: str, keys: str) -> Counted:
+    columns = keys.count(",") + 1
+    after = f"({keys}) > ({', '.join('?' * columns)})"
+    part = f"SELECT {keys} FROM {source} WHERE {condition} AND {after} ORDER BY {keys} LIMIT"  # noqa: S608 - as below
+    return Counted(
+        f"SELECT {label}, count(*), min({instant}) FROM ({part} ?) GROUP BY 1",  # noqa: S608 - the constants below
+        f"{part} 1 OFFSET ? - 1",
+        ("", *[0] * (columns - 1)),
+    )
+
+
+COUNT_WAITING = _counted(
+    "upstream",
+    "next_poll_at",
+    "tasks INDEXED BY tasks_due",
+    "next_poll_at IS NOT NULL",
+    "upstream, watchers, next_poll_at, seq",
+)
+COUNT_PENDING = _counted(
+    "''",
+    "next_attempt_at",
+    "callbacks INDEXED BY callbacks_due",
+    "state = 'pending'",
+    "client, receiver, next_attempt_at, budget_used, seq",
+)
+COUNT_DEAD = _counted(
+    "''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq"
+)
+
+# The database itself.
+
+SELECT_META = "SELECT value FROM meta WHERE key = ?"
+UPSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+
+# Following a wall clock that was set. A running task moves as a whole: its age is what it was.
+
+MOVE_TASKS = """
+UPDATE tasks SET next_poll_at = next_poll_at + :step, last_polled_at = last_polled_at + :step,
+    created_at = created_at + :step, born_at = born_at + :step
+WHERE next_poll_at IS NOT NULL
+"""
+MOVE_EXPIRIES = "UPDATE callbacks SET expires_at = expires_at + :step WHERE state = 'waiting'"
+MOVE_WEBHOOKS = "UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE state = 'pending'"

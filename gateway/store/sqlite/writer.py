@@ -1,0 +1,201 @@
+"""Group commit: the one writer takes every write that waits into one transaction.
+
+Owns the order of writes and their futures; knows no SQL. The store submits, and hands over how a transaction is run and
+how each kind of write is applied in it.
+
+Why: with ``synchronous=FULL`` each commit waits for the disk. One row per commit was measured at 2,800 rows/s, 256 per
+commit at 285,000.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.core.errors import StoreDefect, StoreError, StoreRefused
+
+__all__ = ["Kind", "Writer"]
+
+_log = structlog.get_logger()
+
+_VALUES_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
+"""What a write's own values bring about: a constraint, a size, a number, text that is not UTF-8."""
+
+_BATCH = 512  # rows per transaction or so, so that a reader never waits long
+_QUIET_TURNS = 3
+"""Turns of the event loop in a row that bring nobody, after which a batch is closed. Each turn brings a request or two,
+and who got an answer from the last commit needs a moment for the next request. Of 32 clients 21 shared a commit where
+it waited for 16 turns in all and for no quiet one; 32 do now, at an eighth less processor time for each."""
+_GATHER_S = 0.005  # a batch is closed after that at the latest: turns may take milliseconds of other work
+
+
+_Applied = tuple[list[Sequence[Any]], bool]
+"""What each kind of write answers, and whether any of them wrote anything."""
+
+Transaction = Callable[[Callable[[sqlite3.Connection], _Applied]], Awaitable[_Applied]]
+"""Runs a function in the database's thread, and returns what it returned once that is durable."""
+
+
+class Kind(msgspec.Struct, frozen=True, eq=False):
+    """A kind of write: how a batch of it is applied inside a transaction, and what follows the commit."""
+
+    name: str
+    apply: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+    """Takes the items, returns as many results. Runs in the database's thread, and touches nothing but the database."""
+    committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
+    """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
+    alone: bool = False
+    """Whether it shares its transaction with no write that was asked for earlier or later; later ones fail with it."""
+
+
+class _Write(msgspec.Struct, eq=False):
+    kind: Kind
+    item: Any
+    rows: int
+    future: "asyncio.Future[Any]"
+
+
+class Writer:
+    """The queue in front of the one write transaction."""
+
+    def __init__(self, kinds: Sequence[Kind], transaction: Transaction) -> None:
+        """Apply the kinds within a transaction in the order given."""
+        self._kinds = tuple(kinds)
+        self._transaction = transaction
+        self._waiting: deque[_Write] = deque()
+        self._waiting_rows = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self.failing: str | None = None
+        """Why the last transaction failed; None once one has written something: one that did not needs no disk."""
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="store-writer")
+
+    async def close(self) -> None:
+        """Commit what waits, then stop."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def submit(self, kind: Kind, item: Any, rows: int = 1) -> Any:
+        """Return the write's result once it is durable; ``rows`` is how much of a transaction it takes.
+
+        A caller that is cancelled meanwhile does not take its write back. Raises StoreError: nothing was written.
+        """
+        if self._closing or self._task is None or self._task.done():
+            raise StoreError("The store is closed: the gateway is shutting down.")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(kind, item, rows, future))
+        self._waiting_rows += rows
+        self._wake.set()
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    await self._gather()
+                    await self._write(self._next_batch())
+                if self._closing:
+                    return
+        finally:  # after a defect nobody may wait for ever
+            _fail(self._waiting, StoreError("The store's writer has ended. Nothing was stored."))
+
+    async def _gather(self) -> None:
+        """Let whoever is about to write join the batch, until a few turns in a row bring nobody or it is full."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _GATHER_S
+        quiet = 0
+        while quiet < _QUIET_TURNS and self._waiting_rows < _BATCH and loop.time() < until:
+            known = self._waiting_rows
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if self._waiting_rows == known else 0
+
+    def _next_batch(self) -> list[_Write]:
+        batch: list[_Write] = []
+        rows = 0
+        while self._waiting and rows < _BATCH and not (batch and (batch[0].kind.alone or self._waiting[0].kind.alone)):
+            batch.append(self._waiting.popleft())
+            rows += batch[-1].rows
+        self._waiting_rows -= rows
+        return batch
+
+    async def _write(self, batch: list[_Write]) -> None:
+        try:
+            results = await self._commit(batch)
+        except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
+            if batch[0].kind.alone or _is_the_databases(exc):
+                self._failed(batch, exc)
+            elif len(batch) > 1:
+                # One write that cannot be stored must not take the others down with it.
+                for write in batch:
+                    await self._write([write])
+            else:
+                _refuse(batch[0], exc)
+        else:
+            for write, result in results:
+                if not write.future.done():
+                    write.future.set_result(result)
+
+    def _failed(self, batch: list[_Write], exc: Exception) -> None:
+        self.failing = f"the last write failed: {exc}"
+        if batch[0].kind.alone:
+            # What waits was asked for as if this had been done.
+            batch = [*batch, *self._waiting]
+            self._waiting.clear()
+            self._waiting_rows = 0
+        _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
+        _log.error("store.write_failed", writes=len(batch), error=repr(exc))
+
+    async def _commit(self, batch: list[_Write]) -> list[tuple[_Write, Any]]:
+        groups = [(kind, group) for kind in self._kinds if (group := [w for w in batch if w.kind is kind])]
+
+        def work(db: sqlite3.Connection) -> _Applied:
+            before = db.total_changes
+            applied = [kind.apply(db, [write.item for write in group]) for kind, group in groups]
+            return applied, db.total_changes > before
+
+        applied, wrote = await self._transaction(work)
+        if wrote:
+            self.failing = None
+        results: list[tuple[_Write, Any]] = []
+        for (kind, group), answers in zip(groups, applied, strict=True):
+            if kind.committed is not None:
+                try:
+                    kind.committed([write.item for write in group], answers)
+                except Exception:  # noqa: BLE001 - a defect; what is on disk must not be said to have failed
+                    _log.exception("store.follow_up_failed", kind=kind.name)
+            results.extend(zip(group, answers, strict=True))
+        return results
+
+
+def _is_the_databases(exc: Exception) -> bool:
+    """Whether this is the database's trouble, and the next write's too; else it is about one write of the batch."""
+    if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
+        return getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR  # which is a wrong statement's
+    return isinstance(exc, StoreError | OSError | MemoryError)
+
+
+def _refuse(write: _Write, exc: Exception) -> None:
+    """Tell a write's caller that it cannot be stored, and whose fault that is."""
+    if isinstance(exc, _VALUES_FAULT):
+        _fail([write], StoreRefused(f"The database refused a write ({exc})."))
+        _log.error("store.write_refused", kind=write.kind.name, error=repr(exc))
+    else:
+        _fail([write], StoreDefect("The gateway failed on a write, and its log says why. Nothing was stored."))
+        _log.error("store.write_defect", kind=write.kind.name, exc_info=exc)
+
+
+def _fail(batch: Iterable[_Write], error: StoreError) -> None:
+    for write in batch:
+        if not write.future.done():
+            write.future.set_exception(error)

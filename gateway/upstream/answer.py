@@ -1,0 +1,369 @@
+"""Upstream answer → what it means: the task's fate, and why a poll brought no usable answer.
+
+Owns the classification; pure. Called by ``upstream.py`` with the raw answer, and by the proxy with that to a create.
+
+HTTP status and the envelope's own code count together, because members of the family answer errors with HTTP 200.
+Only the task's own state ends a task: an error answer about one poll is never its outcome, and a word that is not
+known means that it still runs.
+"""
+
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import msgspec
+
+from gateway.config.profile import Profile, dig
+from gateway.core import lenientjson
+from gateway.core.model import Outcome, TaskState
+from gateway.core.retryafter import parse_seconds
+from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time, decoded, to_ms
+
+__all__ = ["UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+
+UNREADABLE: Final = "unreadable"
+"""What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
+AbandonReason = Literal["timeout", "unreadable", "refused", "not_found"]
+"""Why a task was given up, as its webhook says."""
+
+
+class PollKind(StrEnum):
+    """What one poll came to, and with it the key's fate: refused, throttled, or accepted as far as is known."""
+
+    RUNNING = "running"
+    TERMINAL = "terminal"
+    NOT_KNOWN = "not_known"  # the API's own 404 or 422: a task too fresh, or one that does not exist
+    THROTTLED = "throttled"
+    KEY_REFUSED = "key_refused"  # 401 or 403: of the key, or of this task alone, which others' answers tell
+    CREDITS = "credits"
+    MAINTENANCE = "maintenance"
+    BROKEN = "broken"  # an answer that makes no sense, or a server error
+    UNREACHABLE = "unreachable"  # no answer at all
+
+
+class PollResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one poll came to, with the outcome where the task has ended."""
+
+    kind: PollKind
+    outcome: Outcome | None = None
+    error: str | None = None
+    """A sentence for people where the poll brought no usable answer."""
+    retry_after_s: float | None = None
+    """How long the upstream asked to be left alone, in seconds; at most an hour."""
+    task_created_at: int | None = None
+    """When the upstream created the task, where it says so."""
+    model: str | None = None
+    """What works on the task, where a running or ended task's answer says so."""
+    progress: float | None = None
+    """How far a running task has come, from 0 to 1, where the upstream says so."""
+    duration_s: float | None = None
+    """How long an ended task took from its creation to its end, in seconds, where that can be told."""
+    told_window: tuple[int, float] | None = None
+    """What a throttling answer says of the key's limit: so many requests within so many seconds."""
+    unreadable: bool = False
+    """Whether there was an answer, not an error's, of which nothing could be read: the task may have ended in it."""
+    oversized: bool = False
+    """Whether that was because of its size: each further try costs as much again."""
+    of_old_key: bool = False
+    """Whether a key was refused that another one has replaced meanwhile: that says nothing of this one."""
+    by_api: bool = True
+    """Whether the API said so, which has looked at the key; not its CDN or another proxy, nor the gateway by itself."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in metrics and logs."""
+        return UNREADABLE if self.unreadable else self.kind.value
+
+
+_KINDS = {
+    401: PollKind.KEY_REFUSED,
+    402: PollKind.CREDITS,
+    403: PollKind.KEY_REFUSED,
+    404: PollKind.NOT_KNOWN,
+    422: PollKind.NOT_KNOWN,
+    429: PollKind.THROTTLED,
+    433: PollKind.CREDITS,
+    455: PollKind.MAINTENANCE,
+    503: PollKind.MAINTENANCE,
+    505: PollKind.MAINTENANCE,
+}
+"""By HTTP status or envelope code; every other error is BROKEN. Source: the public documentation of the API family."""
+
+_MAX_ERROR = 300  # characters of a remote message that are kept
+_MAX_FOREIGN = 180  # … where advice follows
+_MAX_MODEL = 255  # characters, as of a client's word on it: what was learned is kept by this name
+_LONGEST_WAIT_S = 3600.0  # of an upstream's: one wrong number may not stop its polls for a day
+_LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
+_CDN_BLOCK = b"error code: 1010"
+
+
+def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: float | None, body: bytes) -> PollResult:
+    """Classify one answer of the status URL. Never raises on account of what the upstream sent."""
+    try:
+        answer = lenientjson.decode(body)
+    except ValueError as exc:
+        detail = f"not readable JSON ({exc}): {_excerpt(body)}"
+        if status == 403 and _CDN_BLOCK in body:
+            detail = "its CDN blocks requests with this User-Agent (error code: 1010); the key was not looked at"
+        return _failed(profile, status, retry_after_s, None, detail)
+    if not isinstance(answer, dict):
+        return _failed(profile, status, retry_after_s, None, f"not a JSON object: {_excerpt(body)}")
+    states = profile.states
+    state = _state(profile, answer)
+    failed = _said_to_fail(profile, answer)
+    told_id = as_id(dig(answer, profile.fields.task_id))
+    about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
+    # Under an error's status anything may have said "failed", a load balancer of itself.
+    told_of_us = 200 <= status < 300 or told_id not in (None, "") or _own_code(profile, answer) is not None
+    if state is not None and about_us and told_of_us:
+        if state in states.success and not failed and _holds(answer, states.success_if):
+            return _terminal(profile, task_id, TaskState.SUCCESS, answer)
+        if state in states.fail and _holds(answer, states.fail_if):
+            return _terminal(profile, task_id, TaskState.FAIL, answer)
+    code = _code(profile, status, answer)
+    if code is not None:
+        names_us = about_us and told_id not in (None, "")
+        return _failed(profile, code, retry_after_s, answer, _message(profile, answer), names_us=names_us)
+    if not about_us:
+        return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.", by_api=False)
+    if failed:
+        return _terminal(profile, task_id, TaskState.FAIL, answer)
+    if state is None and not (states.may_be_absent and told_id and not _holds(answer, states.path)):
+        error = f"The answer has no {states.path}: {_excerpt(body)}"
+        return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
+    if state in states.not_known:
+        return PollResult(kind=PollKind.NOT_KNOWN, error=f"The upstream answered: {state}")
+    return PollResult(
+        kind=PollKind.RUNNING,
+        retry_after_s=_wait_s(profile, answer, retry_after_s),
+        task_created_at=as_instant(as_time(profile, dig(answer, profile.fields.create_time))),
+        model=_model(profile, answer),
+        progress=_progress(profile, answer),
+    )
+
+
+def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple[Any, bool]:
+    """Return the id of a created task, where ``path`` has one, and whether the answer is a refusal that says why.
+
+    Never raises on account of what the upstream sent.
+    """
+    try:
+        answer = lenientjson.decode(body)
+    except ValueError:
+        answer = None
+    refused = _code(profile, status, answer if isinstance(answer, dict) else {}) is not None
+    return as_id(dig(answer, path)), refused
+
+
+def abandoned(task_id: str, reason: AbandonReason) -> Outcome:
+    """Return the outcome of a task that the gateway gives up."""
+    data: dict[str, Any] = {
+        "taskId": task_id,
+        "model": None,
+        "state": TaskState.ABANDONED,
+        "reason": reason,
+        "result": None,
+        "param": None,
+        "failCode": None,
+        "failMsg": None,
+        "costTime": None,
+        "createTime": None,
+        "completeTime": None,
+    }
+    return Outcome(state=TaskState.ABANDONED, data=msgspec.json.encode(data))
+
+
+def _state(profile: Profile, answer: dict[str, Any]) -> str | int | bool | None:
+    """Return the task's state, None where there is none of the kind that the profile names."""
+    value, kind = dig(answer, profile.states.path), type(profile.states.success[0])
+    if kind is int and isinstance(value, str | float):
+        value = as_number(value)
+    if profile.states.ignore_case and isinstance(value, str):
+        value = profile.spellings.get(value.casefold(), value)
+    # Compared by its exact type: True equals 1, and would end a task of an API that counts.
+    return value if type(value) is kind and value != "" else None
+
+
+def _holds(answer: dict[str, Any], path: str | None) -> bool:
+    return path is None or dig(answer, path) is not None
+
+
+def _said_to_fail(profile: Profile, answer: dict[str, Any]) -> bool:
+    """Whether a member that the profile names says that the task has failed, whatever its state."""
+    states = profile.states
+    if not states.fail_if_set and not states.fail_if_false:
+        return False  # most profiles name none, and polls are many
+    return any(dig(answer, path) for path in states.fail_if_set) or any(
+        dig(answer, path) is False for path in states.fail_if_false
+    )
+
+
+def _part_of(profile: Profile, told_id: Any, task_id: str) -> bool:
+    """Whether an answer's id is a part of the one that was asked for, where the profile allows for that."""
+    return profile.fields.task_id_may_be_part and isinstance(told_id, str) and f"/{told_id}/" in f"/{task_id}/"
+
+
+def _code(profile: Profile, status: int, answer: dict[str, Any]) -> int | str | None:
+    """Return the error this answer is, by its envelope's code or its HTTP status; None for a good one."""
+    envelope = profile.envelope
+    code = _own_code(profile, answer)
+    # A code that says nothing here (-1, 1001) must not hide a status that does (401, 429).
+    if code is not None and code not in envelope.ok and (_kind(profile, code) or _kind(profile, status) is None):
+        return code
+    if not 200 <= status < 300:
+        return status
+    return f"{envelope.success} false" if dig(answer, envelope.success) is False else None
+
+
+def _own_code(profile: Profile, answer: dict[str, Any]) -> int | str | None:
+    """Return the envelope's own code, None where there is none of a kind that the profile names."""
+    told = dig(answer, profile.envelope.code)
+    code: Any = told if type(told) is int else as_number(told)
+    if isinstance(told, str) and profile.codes_are_words and (code is None or told in profile.envelope.ok):
+        code = told
+    return code if isinstance(code, int | str) and code != "" else None
+
+
+def _like_the_apis(profile: Profile, answer: dict[str, Any]) -> bool:
+    """Whether an error's answer looks like the API's own: it has a code, or where there are none, an explanation."""
+    paths = [profile.envelope.code] if profile.envelope.code is not None else profile.envelope.message
+    return not paths or any(dig(answer, path) not in (None, "") for path in paths)
+
+
+def _says_unknown(profile: Profile, code: int | str, answer: dict[str, Any] | None) -> bool:
+    """Whether an error by which a task is not known is told by the envelope's own code, where the profile has one.
+
+    A web server or a proxy that does not know the URL answers 404 as well, often in JSON, and must not cost every task.
+    """
+    envelope = profile.envelope
+    return answer is None or envelope.code is None or str(code) in envelope.kinds or _own_code(profile, answer) == code
+
+
+def _kind(profile: Profile, code: int | str) -> PollKind | None:
+    """Return what an error code says, the envelope's or HTTP's; None where it says nothing."""
+    if (named := profile.envelope.kinds.get(str(code))) is not None:
+        return PollKind(named)
+    return _KINDS.get(code) if isinstance(code, int) else None
+
+
+def _failed(
+    profile: Profile,
+    code: int | str,
+    retry_after_s: float | None,
+    answer: dict[str, Any] | None,
+    detail: str,
+    *,
+    names_us: bool = False,
+) -> PollResult:
+    if answer is None and isinstance(code, int) and 200 <= code < 300:
+        error = f"The upstream's answer is {detail}"[:_MAX_ERROR]
+        return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
+    kind = _kind(profile, code) or PollKind.BROKEN
+    by_api = answer is not None and (names_us or _like_the_apis(profile, answer))
+    if kind is PollKind.NOT_KNOWN and not (by_api and _says_unknown(profile, code, answer)):
+        kind = PollKind.BROKEN
+        detail = f"{detail[:_MAX_FOREIGN]} (not as the API says it: check the base URL, and what stands before the API)"
+    return PollResult(
+        kind=kind,
+        error=f"The upstream answered {code}: {detail}"[:_MAX_ERROR],
+        retry_after_s=_wait_s(profile, answer, retry_after_s),
+        told_window=_told_window(profile, answer) if kind is PollKind.THROTTLED else None,
+        by_api=by_api,
+    )
+
+
+def _wait_s(profile: Profile, answer: dict[str, Any] | None, header_s: float | None) -> float | None:
+    """Return how long the upstream asks to be left alone: the longer of what its header and its body say."""
+    told = dig(answer, profile.envelope.retry_after)
+    if told is None and header_s is None:
+        return None  # nearly always
+    told_s = parse_seconds(told.strip()) if isinstance(told, str) else as_number(told)
+    if header_s is not None and (told_s is None or told_s < header_s):
+        told_s = header_s
+    # Capped before it is a float: the number may be too large for one, and no later arithmetic may overflow.
+    return None if told_s is None or told_s < 0 else float(min(told_s, _LONGEST_WAIT_S))
+
+
+def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, float] | None:
+    limit = as_number(dig(answer, profile.envelope.limit))
+    window_s = as_number(dig(answer, profile.envelope.window))
+    # A limit of nothing would stop the key for good, and one beyond these is no limit.
+    if limit is None or window_s is None or not (1 <= limit < 1e9 and 0 < window_s <= 86_400):
+        return None
+    return int(limit), float(window_s)
+
+
+def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str, Any]) -> PollResult:
+    fields = profile.fields
+    result, result_raw, result_error = decoded(dig(answer, fields.result), profile.json_in_string.result)
+    param, param_raw, param_error = decoded(dig(answer, fields.param), profile.json_in_string.param)
+    data: dict[str, Any] = {"taskId": task_id, "model": dig(answer, fields.model), "state": state, "result": result}
+    if result_error is not None:
+        data["resultRaw"] = result_raw
+    data["param"] = param
+    if param_error is not None:
+        data["paramRaw"] = param_raw
+    if result_error is not None or param_error is not None:
+        problems = (("result", result_error), ("param", param_error))
+        data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
+    failed = state is TaskState.FAIL  # else such a member says "ok"
+    data["failCode"] = as_text(dig(answer, fields.fail_code)) if failed else None
+    data["failMsg"] = as_text(dig(answer, fields.fail_msg)) if failed else None
+    cost = as_number(dig(answer, fields.cost_time))
+    data["costTime"] = cost if profile.units.cost == "ms" else to_ms(cost)
+    data["createTime"] = as_time(profile, dig(answer, fields.create_time))
+    data["completeTime"] = as_time(profile, dig(answer, fields.complete_time))
+    extra = _extra(profile, answer)
+    if extra:
+        data["extra"] = extra
+    return PollResult(
+        kind=PollKind.TERMINAL,
+        outcome=Outcome(state=state, data=msgspec.json.encode(data)),
+        task_created_at=as_instant(data["createTime"]),
+        model=_model(profile, answer),
+        duration_s=_duration_s(data),
+    )
+
+
+def _duration_s(data: dict[str, Any]) -> float | None:
+    """Return the time from creation to end; where one of them is not told, what the upstream calls the duration."""
+    created_at, completed_at = as_instant(data["createTime"]), as_instant(data["completeTime"])
+    # The instants come first: some APIs leave the time in their queue out of the duration.
+    span_ms = completed_at - created_at if created_at is not None and completed_at is not None else 0
+    duration_ms = span_ms if span_ms > 0 else data["costTime"]
+    return duration_ms / 1000 if duration_ms is not None and 0 < duration_ms <= _LONGEST_MS else None
+
+
+def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of the task object that no path of the profile names."""
+    root = answer if profile.fields.root is None else dig(answer, profile.fields.root)
+    if not isinstance(root, dict):
+        return {}
+    named = profile.named_members
+    return {name: value for name, value in root.items() if name not in named}
+
+
+def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
+    model = dig(answer, profile.fields.model)
+    return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None
+
+
+def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
+    value = dig(answer, profile.states.progress)
+    try:
+        share = float(value) / profile.states.progress_full  # "0.48" as well
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if share >= 0:
+        return min(share, 1.0)
+    return 0.0 if share < 0 else None  # NaN is neither
+
+
+def _message(profile: Profile, answer: dict[str, Any]) -> str:
+    found = [value for path in profile.envelope.message if (value := dig(answer, path)) not in (None, "")]
+    # A sentence under the second name says more to people than an object under the first.
+    found.sort(key=lambda value: not isinstance(value, str))
+    return (as_text(found[0]) if found else None) or "no reason given"
+
+
+def _excerpt(body: bytes) -> str:
+    return repr(body[:80].decode("utf-8", "replace"))

@@ -1,0 +1,87 @@
+"""Task → the upstream's own answer about it: the way back of ``outcome.py``.
+
+Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Called by the proxy. Members
+stand where the profile's paths say, in the order of the upstream's page. Times are milliseconds and states are words:
+a profile with calls to stand in for can have no others.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.config.profile import WAITING, Profile, dig
+from gateway.core.model import Task, TaskState
+
+__all__ = ["error_envelope", "record_envelope"]
+
+_OK_MESSAGE = "success"
+
+
+def record_envelope(profile: Profile, task: Task) -> bytes:
+    """Return the answer about a task that the upstream has ended, or that it still works on."""
+    fields, states, in_string = profile.fields, profile.states, profile.json_in_string
+    # Raw: numbers keep their digits, and what goes back into a string is its text already.
+    told: dict[str, Any] = (
+        {"model": task.model, "createTime": task.created_at if task.born_at is None else task.born_at}
+        if task.outcome is None
+        else msgspec.json.decode(task.outcome, type=dict[str, msgspec.Raw])
+    )
+    words = {TaskState.SUCCESS: states.success[0], TaskState.FAIL: states.fail[0]}
+    envelope: dict[str, Any] = {}
+    if profile.envelope.code is not None and profile.envelope.ok:  # else only errors have these two
+        _put(envelope, profile.envelope.code, profile.envelope.ok[0])
+        _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
+    _put(envelope, profile.envelope.success, True)
+    _put(envelope, fields.task_id, task.task_id)
+    _put(envelope, fields.model, told.get("model"))
+    _put(envelope, states.path, words.get(task.state, WAITING))
+    _put(envelope, fields.param, _member(told, "param", in_string.param))
+    _put(envelope, fields.result, _member(told, "result", in_string.result))
+    _put(envelope, fields.fail_code, told.get("failCode"))
+    _put(envelope, fields.fail_msg, told.get("failMsg"))
+    _put(envelope, fields.cost_time, told.get("costTime"))
+    _put(envelope, fields.complete_time, told.get("completeTime"))
+    _put(envelope, fields.create_time, told.get("createTime"))
+    if "extra" in told:
+        root = envelope if fields.root is None else _object(envelope, fields.root.split("."))
+        root.update(msgspec.json.decode(told["extra"], type=dict[str, msgspec.Raw]))
+    return msgspec.json.encode(envelope)
+
+
+def error_envelope(profile: Profile, code: int, message: str, retry_after_s: int | None = None) -> bytes:
+    """Return the answer to a request that failed; ``code`` is also its HTTP status."""
+    envelope: dict[str, Any] = {}
+    _put(envelope, profile.envelope.code, code)
+    _put(envelope, profile.envelope.success, False)
+    _put(envelope, next(iter(profile.envelope.message), None), message)
+    if retry_after_s is not None:
+        _put(envelope, profile.envelope.retry_after, retry_after_s)
+    elif dig(envelope, profile.fields.root) is None:
+        _put(envelope, profile.fields.root, None)
+    return msgspec.json.encode(envelope)
+
+
+def _put(envelope: dict[str, Any], path: str | list[str] | None, value: Any) -> None:
+    """Set the member at a path, the first where there are several."""
+    if not path:
+        return
+    *parents, name = (path if isinstance(path, str) else path[0]).split(".")
+    _object(envelope, parents)[name] = value
+
+
+def _object(envelope: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the object at a path; where there is none, make it."""
+    for name in names:
+        envelope = envelope.setdefault(name, {})
+    return envelope
+
+
+def _member(told: dict[str, Any], name: str, in_string: bool) -> Any:
+    """Return a decoded member as the upstream wrote it: JSON in a string again, or the text that was no JSON."""
+    if f"{name}Raw" in told:
+        return told[f"{name}Raw"]
+    value = told.get(name)
+    if value is None or not in_string or bytes(value) == b"null":
+        return value
+    return bytes(value).decode()

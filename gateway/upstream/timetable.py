@@ -1,0 +1,148 @@
+"""When each task of one upstream is polled: what has been learned, the schedule and the price, put together.
+
+Owns that combination; no I/O. The poller asks it after every poll and tells it of every ended task; the API asks it
+when a new task's first poll is due.
+
+The price is that of the clients who watch a task: it keeps each one's polls within its fair share of the budget, which
+is what the others leave of it, and at least an equal part. So a client with thousands of tasks has them polled more
+seldom, and nobody else's are.
+"""
+
+import random
+from collections import deque
+
+from gateway.core.clock import Clock
+from gateway.core.model import DueTask
+from gateway.upstream.durations import Durations
+from gateway.upstream.schedule import PollPrice, PollSchedule
+
+__all__ = ["Timetable"]
+
+_WELL_KNOWN = 8
+"""So many tasks of a model must have ended before the schedule rests on what was learned alone."""
+_MOST_HALVINGS = 8
+_COSTLY_MAX_S = 3600.0
+_SELDOM_SHARE = 0.1
+_SELDOM_MAX_S = (300.0, 3600.0)
+"""Tasks that are refused alone come to be asked about this seldom: while they are few, and however many they are."""
+_MOST_PRICES = 1000
+_ACTIVE_PER_S = 1e-3
+"""Whoever asks for fewer polls per second than this needs no part of the budget kept."""
+_CLOCK_ANSWERS = 16
+_CLOCK_MS = 60_000
+"""The upstream's clock is taken for right where one of so many answers told of a task that was new when registered."""
+
+
+class Timetable:
+    """Durations, schedule and price of one key's tasks."""
+
+    def __init__(self, schedule: PollSchedule, budget_per_s: float, clock: Clock, rng: random.Random) -> None:
+        """``budget_per_s``: polls per second that the key's windows allow in the long run."""
+        self._schedule = schedule
+        self._budget_per_s = self._most_per_s = budget_per_s
+        self._clock = clock
+        self._rng = rng
+        self._durations = Durations()
+        self._prices: dict[str, PollPrice] = {}  # by who watches
+        self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
+        self._off_ms = 0
+
+    def first_poll_at(self, now: int, watchers: str) -> int:
+        """Return when to ask for the first time about a task of which nothing but its id is known.
+
+        At once, while the budget is ample: the answer tells the model and the age, and whether there is such a task.
+        Once polls have a price, at the best time after the registration that was seen so far.
+        """
+        price = self._price(watchers)
+        if not price.short:
+            return now
+        return now + self._delay_ms(None, 0.0, price)
+
+    def first_poll_of_new_at(self, model: str | None, now: int, watchers: str) -> int:
+        """Return when to ask for the first time about a task that was created just now."""
+        return now + self._delay_ms(model, 0.0, self._price(watchers))
+
+    def running_poll_at(self, model: str | None, began_at: int, now: int, watchers: str) -> int:
+        """Return when to ask again about a task that still runs."""
+        age_s = max(now - began_at, 0) / 1000
+        price = self._price(watchers)
+        delay_ms = self._delay_ms(model, age_s, price)
+        if self._durations.seen(model) < _WELL_KNOWN and not price.short:
+            # The prior is a guess, and a wrong one would be paid with lag: explore, in steps that grow with the age.
+            delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
+        return now + delay_ms
+
+    def created(self, told_at: int, watched_from: int) -> None:
+        """Learn how far the upstream's clock is off, from when a task was created, by its word, and watched."""
+        if told_at <= watched_from:
+            self._behind_ms.append(watched_from - told_at)
+            least_ms = min(self._behind_ms)
+            self._off_ms = least_ms if least_ms > _CLOCK_MS else 0
+
+    def began_at(self, told_at: int | None, watched_from: int) -> int:
+        """Return when a task began to run, where the upstream says when it was created, or does not.
+
+        A clock or a zone may be off, and every task would be taken for too young or too old. None is watched before it
+        was created; and where all of the last ones were old when they were registered, it is the clock that is behind.
+        """
+        return watched_from if told_at is None else min(told_at + self._off_ms, watched_from)
+
+    def failed_poll_at(
+        self, failures: int, retry_after_s: float | None, now: int, *, costly: bool = False, seldom: int = 0
+    ) -> int:
+        """Return when to ask again after the ``failures``-th poll in a row without a usable answer.
+
+        ``costly``: each try is, as one that downloads what is too large: then it may be an hour.
+        ``seldom``: how many tasks the upstream refuses or denies while it answers for others, this one included; 0: it
+        is none of them.
+        """
+        max_s = max(_COSTLY_MAX_S, self._schedule.max_s) if costly else self._schedule.max_s
+        if seldom:
+            # However many there are, they leave nine tenths of the budget to the others.
+            share_s = seldom / (_SELDOM_SHARE * self._budget_per_s)
+            max_s = max(max_s, min(max(share_s, _SELDOM_MAX_S[0]), _SELDOM_MAX_S[1]))
+        delay_s = max(self._schedule.failed_delay_s(failures, max_s, self._rng), retry_after_s or 0.0)
+        return now + round(delay_s * 1000)
+
+    def urgency(self, task: DueTask) -> float:
+        """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first.
+
+        They count half for each poll in a row that brought nothing: whoever was refused ten times will be again.
+        """
+        distribution = self._durations.distribution(task.model, self._clock.monotonic())
+        began_at = self.began_at(task.born_at, task.created_at)
+        age_s = (self._clock.now() - began_at) / 1000
+        last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - began_at) / 1000
+        unnoticed_s = distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))
+        return unnoticed_s / (1 << min(task.failures, _MOST_HALVINGS))
+
+    def polled(self, task: DueTask, now: int) -> None:
+        """Count a poll that starts now."""
+        steady = self._clock.monotonic()
+        share_per_s = self._budget_per_s if len(self._prices) < 2 else self._share_per_s(task.watchers, steady)
+        self._price(task.watchers).polled(steady, (now - task.due_at) / 1000, share_per_s)
+
+    def limit_budget(self, per_s: float) -> None:
+        """Reckon with so many polls per second, where that is fewer: the upstream's own limit, while it is in force."""
+        self._budget_per_s = min(self._most_per_s, per_s)
+
+    def ended(self, model: str | None, duration_s: float) -> None:
+        """Learn how long a task took; None for the time from its registration, whatever its model."""
+        self._durations.observe(model, duration_s)
+
+    def _price(self, watchers: str) -> PollPrice:
+        price = self._prices.get(watchers)
+        if price is None:
+            if len(self._prices) >= _MOST_PRICES:
+                del self._prices[next(iter(self._prices))]
+            price = self._prices[watchers] = PollPrice(self._schedule.max_s)
+        return price
+
+    def _share_per_s(self, watchers: str, steady: float) -> float:
+        demands = [price.demand_per_s(steady) for name, price in self._prices.items() if name != watchers]
+        active = [demand for demand in demands if demand > _ACTIVE_PER_S]
+        return max(self._budget_per_s / (len(active) + 1), self._budget_per_s - sum(active))
+
+    def _delay_ms(self, model: str | None, age_s: float, price: PollPrice) -> int:
+        distribution = self._durations.distribution(model, self._clock.monotonic())
+        return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)

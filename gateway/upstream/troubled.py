@@ -1,0 +1,161 @@
+"""Tasks whose polls went wrong: what is remembered of them, and what that says of their upstream.
+
+Owns who is unknown, denied, refused or unreadable, and whether what answers makes any sense; pure: the time is passed
+in. Decides neither when to ask again nor what is stored. Called by the poller with every answer.
+
+A task that the upstream has told of once is not unknown to it, whatever it answers afterwards: that task is denied. So
+a proxy's 404, an upstream that has lost its database, or another account's key costs no task that has been paid for.
+Nor, while denials and nonsense are all that is heard, is a task given up that is new.
+
+All of it is in memory, and bounded: whoever is forgotten, by a restart too, is merely asked about for a while longer.
+"""
+
+from collections import OrderedDict
+from math import inf
+from typing import Protocol, TypeVar
+
+from gateway.core.model import DueTask
+from gateway.upstream.answer import PollKind, PollResult
+
+__all__ = ["Troubled"]
+
+_REMEMBERED = 20_000
+"""So many tasks of each kind at most; of more, those that were heard of the longest ago are forgotten."""
+_KEPT_S = 7200.0
+"""A refused or denied task that has not been asked about for so long is not watched any more."""
+_TOLD_S = 600.0
+"""For so long after the last refusal of a task alone, or the last nonsense, that is told to whoever asks."""
+_NONSENSE = 3
+"""So many answers that make no sense, and none in between that tells of a task, are no accident."""
+_NOT_FOUND_AFTER_MS = 120_000
+_NOT_FOUND_AFTER_POLLS = 5
+"""A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
+and an upstream in trouble may not know any for a while."""
+_TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})
+"""Answers that tell of a task."""
+
+T = TypeVar("T")
+
+
+class _Key(Protocol):
+    """The upstream's word on the key."""
+
+    refusal: str | None
+
+    @property
+    def doubted(self) -> bool: ...
+
+    def accepted_since(self, at: float) -> bool: ...
+
+
+class Troubled:
+    """The tasks of one upstream, by the store's number of their rows, whose last polls went wrong."""
+
+    def __init__(self, key: _Key) -> None:
+        self._key = key
+        self._unknown = _Last[tuple[float, int]]()  # since when (steady clock), and how many polls in a row
+        # When it was last, and whether it is this task's own trouble and not the key's.
+        self._denied = _Last[tuple[float, bool]]()
+        self._refused = _Last[tuple[float, bool]]()
+        self._unreadable = _Last[None]()
+        self._all = (self._unknown, self._denied, self._refused, self._unreadable)
+        self._nonsense = 0  # answers, since the last one that told of a task
+        self._nonsense_at = -inf
+
+    def note(self, task: DueTask, result: PollResult, steady: float) -> None:
+        """Take an answer about a watched task down; ``steady``: the steady clock."""
+        kind = result.kind
+        if kind in _TELLS:
+            self._nonsense = 0
+            self.forget(task.seq)
+            return
+        if kind is PollKind.NOT_KNOWN:
+            since, polls = self._unknown.get(task.seq, (steady, 0))
+            self._unknown.put(task.seq, (since, polls + 1))
+            self._unreadable.pop(task.seq, None)
+        else:
+            self._unknown.pop(task.seq, None)
+        denied = kind is PollKind.NOT_KNOWN and task.born_at is not None
+        if denied:
+            self._denied.put(task.seq, (steady, True))
+            _drop_before(self._denied, steady - _KEPT_S)
+        if kind is PollKind.KEY_REFUSED:
+            self._refuse(task.seq, steady)
+        else:
+            self._refused.pop(task.seq, None)
+        if result.unreadable:
+            self._unreadable.put(task.seq, None)
+        if denied or _is_foreign(result):
+            self._nonsense += 1
+            self._nonsense_at = steady
+
+    def forget(self, seq: int) -> None:
+        """A task is well again, or has ended."""
+        for kind in self._all:
+            kind.pop(seq, None)
+
+    def is_unknown(self, task: DueTask, now: int, steady: float) -> bool:
+        """Whether a task is to be given up as unknown, after an answer that says that it is.
+
+        Other failures in between say nothing about it: they start anew.
+        """
+        if task.born_at is not None or self.makes_no_sense(steady):
+            return False
+        since, polls = self._unknown.get(task.seq, (steady, 0))
+        for_ms = min((steady - since) * 1000, now - task.created_at)
+        return polls >= _NOT_FOUND_AFTER_POLLS and for_ms >= _NOT_FOUND_AFTER_MS
+
+    def is_refused(self, seq: int) -> bool:
+        """Whether a task was refused when it was last asked about."""
+        return seq in self._refused
+
+    def is_unreadable(self, seq: int) -> bool:
+        """Whether the last answer about a task that came could not be read."""
+        return seq in self._unreadable
+
+    def seldom(self, seq: int) -> int:
+        """Return how many tasks are refused alone or denied, where this is one of them; else 0.
+
+        A refused one is only where the key was accepted for others between two of its refusals. Until then its pauses
+        stay short: a key that is refused for all, and then accepted, must not be late.
+        """
+        if seq in self._denied or self._refused.get(seq, (0.0, False))[1]:
+            return len(self._denied) + len(self._refused)
+        return 0
+
+    def refuses_tasks(self, steady: float) -> bool:
+        """Whether the upstream refuses tasks, and not the key."""
+        if not self._refused or self._key.refusal is not None or self._key.doubted:
+            return False
+        return steady - self._refused[next(reversed(self._refused))][0] < _TOLD_S
+
+    def makes_no_sense(self, steady: float) -> bool:
+        """Whether what answers is not the API, or denies tasks that it has told of, and has told of none since."""
+        return self._nonsense >= _NONSENSE and steady - self._nonsense_at < _TOLD_S
+
+    def _refuse(self, seq: int, steady: float) -> None:
+        at, alone = self._refused.get(seq, (steady, False))
+        alone = self._key.refusal is None and (alone or self._key.accepted_since(at))
+        self._refused.put(seq, (steady, alone))
+        _drop_before(self._refused, steady - _KEPT_S)
+
+
+class _Last(OrderedDict[int, T]):
+    """What is known of some tasks, the one heard of the longest ago first."""
+
+    def put(self, seq: int, value: T) -> None:
+        self[seq] = value
+        self.move_to_end(seq)
+        if len(self) > _REMEMBERED:
+            self.popitem(last=False)
+
+
+def _drop_before(tasks: _Last[tuple[float, bool]], at: float) -> None:
+    while tasks[oldest := next(iter(tasks))][0] < at:
+        del tasks[oldest]
+
+
+def _is_foreign(result: PollResult) -> bool:
+    """Whether there was an answer, and not the API's."""
+    foreign = result.unreadable or not result.by_api
+    return result.kind is PollKind.BROKEN and foreign and not result.oversized

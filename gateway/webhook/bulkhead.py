@@ -1,0 +1,431 @@
+"""Who may have how many attempts in flight, and whose turn it is, so that bad receivers delay nobody else.
+
+Owns the counts, and the lanes that wait; pure: the time is handed in. A lane is one client's webhooks to one receiver.
+The store says which lanes have webhooks that are due and claims the shares that it is given; the deliverer says what
+becomes of each attempt.
+
+- A lane gets a place while it holds fewer than are free in all (a dynamic threshold: Choudhury & Hahne 1998). One alone
+  gets half of all places; however many hang, each further one finds half of the rest. One that failed ``_OPENS_AFTER``
+  times in a row gets one place, as a probe, until an attempt succeeds.
+- A client gets one while it holds fewer than three times as many as are free: one alone leaves a quarter to others.
+- Lanes without an attempt yet, and those whose last one failed, are newcomers. They leave a quarter of the places to
+  others, and one client's a quarter of the rest to another's. As any of them may hang, only one in eight of the places
+  that newcomers have left (in four, while few of theirs take long) may be filled within a fifteenth of an attempt's
+  time, a second by default: so there is one left for whoever comes next.
+- Retries leave a quarter of the places to first attempts, and each client's half of its own.
+- A look-up of a name that takes a second gives its place back until it has an answer.
+- The client with the fewest places is next; of its lanes one that holds none, by turns the one that came last, the one
+  that has waited for the longest, and one whose last attempt failed: a crowd delays neither who came before it nor who
+  comes after it, and however often it comes again it is not taken for somebody new.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple, TypeVar
+
+from gateway.core.model import DueCallback, Lane
+
+__all__ = ["Bulkhead", "Share"]
+
+T = TypeVar("T")
+_Whose = Lane | str | None
+"""A lane, a client, or all of them."""
+
+_OPENS_AFTER = 5
+_RETRY_SHARE = 0.75
+_NEWCOMER_SHARE = 0.75
+_CLIENT_FACTOR = 3
+_TURNOVER = 8
+_YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 21 of a client's 144 when the first end
+_REMEMBERED = 10_000  # lanes that are known to be well, or to fail: of more, the longest unheard of are forgotten
+
+
+_NONE: Counter[str | None] = Counter()
+
+
+class Share(NamedTuple):
+    """What may be claimed of a lane."""
+
+    lane: Lane
+    room: int
+    """So many webhooks at most."""
+    retries: bool
+    """Whether retries may be among them."""
+
+
+class Bulkhead:
+    """``limit`` places for attempts; ``lent`` of them at most are lent to others meanwhile, as names are looked up."""
+
+    def __init__(self, limit: int, lent: int = 0, attempt_s: float = 15.0) -> None:
+        """``attempt_s``: how long an attempt may take."""
+        self._limit = limit
+        self._most_lent = lent
+        self._young_s = attempt_s * _YOUNG_PART
+        self._now_s = 0.0
+        self._attempts: dict[int, _Attempt] = {}  # by their callbacks' seq
+        self._young: OrderedDict[int, _Attempt] = OrderedDict()  # the oldest first
+        # Places, without those that are lent.
+        self._total = 0
+        self._retries: Counter[str | None] = Counter()  # a client's, and all of them
+        self._of_client: Counter[str] = Counter()
+        self._newcomers = _Newcomers(int(limit * _NEWCOMER_SHARE))
+        self._of_lane: Counter[Lane] = Counter()  # with those that are lent
+        self._failures: OrderedDict[Lane, int] = OrderedDict()  # in a row
+        self._well: OrderedDict[Lane, None] = OrderedDict()
+        self._waiting = {newcomers: _Waiting() for newcomers in (False, True)}
+        self._full: set[Lane] = set()  # these wait until they may have more places, and hold some
+        self._only_retries = _Waiting()  # these until retries have a place: nothing else of them is due
+        self._last_first = False
+
+    @property
+    def free(self) -> int:
+        """How many places are free."""
+        return self._limit - self._total
+
+    @property
+    def waits(self) -> bool:
+        """Whether a lane waits for a place."""
+        return bool(self.in_line or self._full or self._only_retries.count)
+
+    @property
+    def in_line(self) -> int:
+        """How many lanes wait for their turn, and for nothing else."""
+        return self._waiting[False].count + self._waiting[True].count
+
+    @property
+    def next_turn_s(self) -> float | None:
+        """In how many seconds there may be a place for a lane that waits, though no attempt ends."""
+        if self.waits:
+            young = next(iter(self._young.values()), None)
+        elif not self.free:  # lanes may wait that nobody has told of yet, and a look-up lends its place
+            young = next((attempt for attempt in self._young.values() if attempt.looks_up), None)
+        else:
+            return None
+        return None if young is None else max(0.0, young.began_at + self._young_s - self._now_s)
+
+    def at(self, now_s: float) -> None:
+        """Hear what time it is (monotonic)."""
+        self._now_s = now_s
+        while self._young:
+            seq, attempt = next(iter(self._young.items()))
+            if now_s - attempt.began_at < self._young_s:
+                return
+            self._grown(seq)
+            if attempt.looks_up and len(self._attempts) - self._total < self._most_lent:
+                attempt.lent = True
+                self._hold(attempt, -1)
+
+    # Who waits, and whose turn it is
+
+    def wait(self, lane: Lane) -> None:
+        """Hear that a lane has webhooks that are due."""
+        self._only_retries.remove(lane)
+        if lane not in self._full:
+            waiting = self._waiting[lane not in self._well]
+            waiting.add(lane, holds=lane in self._of_lane, fails=lane in self._failures)
+
+    def wait_for_retries(self, lane: Lane) -> None:
+        """Hear that nothing is due on a lane but retries, which had no place when it was asked for."""
+        if self._room_for_retries(lane.client) > 0:
+            self.wait(lane)  # one has ended since, and told nobody: the lane did not wait yet
+        else:
+            self._only_retries.add(lane)
+
+    def shares(self, limit: int) -> list[Share]:
+        """Return of whom how much is to be claimed now, ``limit`` places at most; these lanes wait no longer."""
+        for lane in [lane for lane in self._full if self._room_of_lane(lane) > 0]:
+            self._full.remove(lane)
+            self.wait(lane)
+        retries: Counter[str | None] = Counter()
+        for client in self._only_retries.clients(last_first=self._last_first):
+            while self._room_for_retries(client, retries) > 0 and (again := self._only_retries.pop(client)) is not None:
+                self.wait(again)
+                retries.update((None, client))
+        shares: list[Share] = []
+        limit = min(limit, self.free)
+        retries.clear()
+        for newcomers in (False, True):
+            left = min(limit, self._newcomers.room) if newcomers else limit
+            for lane, room in self._turns(newcomers, left):
+                shares.append(Share(lane, room, self._room_for_retries(lane.client, retries) > 0))
+                retries.update({None: room, lane.client: room})
+                limit -= room
+        self._last_first ^= bool(shares)
+        return shares
+
+    def _turns(self, newcomers: bool, left: int) -> Iterator[tuple[Lane, int]]:
+        """Yield who is next, and how many of ``left`` places are for it: where many wait, one for each."""
+        waiting = self._waiting[newcomers]
+        clients = waiting.clients(last_first=self._last_first)
+        clients.sort(key=lambda client: self._of_client.get(client, 0))
+        for others, client in zip(range(len(clients) - 1, -1, -1), clients, strict=True):
+            its = min(-(-left // (others + 1)), self._room_of_client(client, newcomers))
+            while its > 0 and (lane := waiting.pop(client)) is not None:
+                room = min(-(-its // (waiting.count_of(client) + 1)), self._room_of_lane(lane))
+                if room > 0:
+                    yield lane, room
+                    its -= room
+                    left -= room
+                else:
+                    self._full.add(lane)
+
+    def _room_of_client(self, client: str, newcomers: bool) -> int:
+        room = _most(self.free, self._of_client.get(client, 0))
+        return min(room, self._newcomers.room_of_client(client)) if newcomers else room
+
+    def _room_for_retries(self, client: str, more: Counter[str | None] = _NONE) -> int:
+        left = int(self._limit * _RETRY_SHARE) - self._retries[None] - more[None]
+        return min(left, _half(self.free - more[None], self._retries[client] + more[client]))
+
+    def _room_of_lane(self, lane: Lane) -> int:
+        held = self._of_lane.get(lane, 0)
+        if self._failures.get(lane, 0) >= _OPENS_AFTER:
+            return 1 - held
+        room = _half(self.free, held)
+        return room if lane in self._well else min(room, self._newcomers.room_of_lane(lane))
+
+    # What becomes of attempts
+
+    def admit(self, callback: DueCallback) -> bool:
+        """Take a place for an attempt, or say no: to its lane, its client, newcomers or retries."""
+        lane = callback.lane
+        attempt = _Attempt(lane, callback.retry, lane not in self._well)
+        if self._room_of_lane(lane) <= 0 or not self._begins(callback.seq, attempt):
+            return False
+        self._attempts[callback.seq] = attempt
+        self._of_lane[lane] += 1
+        return True
+
+    def _begins(self, seq: int, attempt: "_Attempt") -> bool:
+        client, newcomer = attempt.lane.client, attempt.newcomer
+        if (
+            self._room_of_client(client, newcomer) <= 0
+            or (newcomer and self._newcomers.room <= 0)
+            or (attempt.retry and self._room_for_retries(client) <= 0)
+        ):
+            return False
+        attempt.began_at = self._now_s
+        self._young[seq] = attempt
+        if newcomer:
+            self._newcomers.grow(attempt.lane, 1)
+        self._hold(attempt, 1)
+        return True
+
+    def looks_up(self, callback: DueCallback) -> None:
+        """Hear that an attempt has to look its receiver's name up."""
+        self._attempts[callback.seq].looks_up = True
+
+    def found(self, callback: DueCallback) -> bool:
+        """Hear that it has done so; return whether it has a place: its own may have gone to another meanwhile."""
+        attempt = self._attempts[callback.seq]
+        attempt.looks_up = False
+        if attempt.lent:
+            attempt.lent = not self._begins(callback.seq, attempt)
+        return not attempt.lent
+
+    def ended(self, callback: DueCallback, *, delivered: bool | None) -> None:
+        """Give the place back; ``delivered`` is None for an attempt that says nothing about its receiver."""
+        if callback.seq in self._young:
+            self._grown(callback.seq)
+        attempt = self._attempts.pop(callback.seq)
+        lane = attempt.lane
+        if not attempt.lent:
+            self._hold(attempt, -1)
+        _count(self._of_lane, lane, -1)
+        waited = self._waiting[False].remove(lane) or self._waiting[True].remove(lane)
+        if delivered:
+            self._failures.pop(lane, None)
+            _remember(self._well, lane, None)
+        elif delivered is False:
+            self._well.pop(lane, None)
+            _remember(self._failures, lane, self._failures.get(lane, 0) + 1)
+        if waited:
+            self.wait(lane)  # with others, perhaps, than before
+
+    def _grown(self, seq: int) -> None:
+        attempt = self._young.pop(seq)
+        if attempt.newcomer:
+            self._newcomers.grow(attempt.lane, -1)
+
+    def _hold(self, attempt: "_Attempt", change: int) -> None:
+        self._total += change
+        client = attempt.lane.client
+        _count(self._of_client, client, change)
+        if attempt.retry:
+            for whose in (None, client):
+                _count(self._retries, whose, change)
+        if attempt.newcomer:
+            self._newcomers.hold(attempt.lane, change)
+
+
+class _Attempt:
+    """An attempt that is under way; ``lent``: somebody else has its place."""
+
+    __slots__ = ("began_at", "lane", "lent", "looks_up", "newcomer", "retry")
+
+    def __init__(self, lane: Lane, retry: bool, newcomer: bool) -> None:
+        self.lane = lane
+        self.retry = retry
+        self.newcomer = newcomer
+        self.began_at = 0.0
+        self.looks_up = False
+        self.lent = False
+
+
+class _Newcomers:
+    """The places of newcomers: how many of them all, a client's and a lane's hold, and how many of these are young."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: Counter[_Whose] = Counter()
+        self._young: Counter[_Whose] = Counter()
+
+    @property
+    def room(self) -> int:
+        """How many more may begin now."""
+        return _slowly(self._limit - self._held[None], self._young[None], self._held[None])
+
+    def room_of_client(self, client: str) -> int:
+        young = self._young[client]
+        return min(_slowly(self._left(client), young, self._held[client]), _half(self.room, young))
+
+    def room_of_lane(self, lane: Lane) -> int:
+        its = _half(self._left(lane.client), self._held[lane])
+        return min(its, _half(self.room_of_client(lane.client), self._young[lane]))
+
+    def _left(self, client: str) -> int:
+        return _most(self._limit - self._held[None], self._held[client])
+
+    def grow(self, lane: Lane, change: int) -> None:
+        """Hear that one more of a lane's attempts is young, or one less."""
+        for whose in (None, lane.client, lane):
+            _count(self._young, whose, change)
+
+    def hold(self, lane: Lane, change: int) -> None:
+        """Hear that a lane holds one more place, or one less."""
+        for whose in (None, lane.client, lane):
+            _count(self._held, whose, change)
+
+
+class _Waiting:
+    """Lanes that wait for their turn, by client."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lines: OrderedDict[str, _Line] = OrderedDict()
+
+    def clients(self, *, last_first: bool) -> list[str]:
+        """Return those who have a lane here, by turns the first and the last of those who are left.
+
+        With the last first, those who have none but failing lanes come behind the others.
+        """
+        if not last_first:
+            return _from_both_ends(list(self._lines))
+        fresh: list[str] = []
+        failing: list[str] = []
+        for client, line in reversed(self._lines.items()):
+            (failing if line.only_fails else fresh).append(client)
+        return _from_both_ends(fresh) + failing
+
+    def count_of(self, client: str) -> int:
+        return len(self._lines[client]) if client in self._lines else 0
+
+    def add(self, lane: Lane, *, holds: bool = False, fails: bool = False) -> None:
+        line = self._lines.get(lane.client)
+        if line is None:
+            line = self._lines[lane.client] = _Line()
+        self.count += line.add(lane, holds=holds, fails=fails)
+
+    def pop(self, client: str) -> Lane | None:
+        """Take out the client's next one."""
+        if client not in self._lines:
+            return None
+        lane = self._lines[client].next()
+        self.remove(lane)
+        return lane
+
+    def remove(self, lane: Lane) -> bool:
+        """Take a lane out, where it is here; return whether it was."""
+        line = self._lines.get(lane.client)
+        if line is None or not line.remove(lane):
+            return False
+        self.count -= 1
+        if not line:
+            del self._lines[lane.client]
+        return True
+
+
+class _Line:
+    """A client's lanes that wait: those that hold a place behind those that hold none, and that fail apart."""
+
+    def __init__(self) -> None:
+        self._fresh: OrderedDict[Lane, None] = OrderedDict()
+        self._failing: OrderedDict[Lane, None] = OrderedDict()
+        self._holding: OrderedDict[Lane, None] = OrderedDict()
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._failing) + len(self._holding)
+
+    @property
+    def only_fails(self) -> bool:
+        return not self._fresh
+
+    def add(self, lane: Lane, *, holds: bool, fails: bool) -> bool:
+        """Let a lane wait, where it does not yet; return whether that is new."""
+        if lane in self._fresh or lane in self._failing or lane in self._holding:
+            return False
+        (self._holding if holds else self._failing if fails else self._fresh)[lane] = None
+        return True
+
+    def next(self) -> Lane:
+        """Return by turns the last, the first, the last, and the first of those that fail."""
+        self._turn = (self._turn + 1) % 4
+        if self._failing and (self._turn == 0 or not self._fresh):
+            return next(iter(self._failing))
+        if self._fresh:
+            return next(reversed(self._fresh) if self._turn % 2 else iter(self._fresh))
+        return next(iter(self._holding))
+
+    def remove(self, lane: Lane) -> bool:
+        for lanes in (self._fresh, self._failing, self._holding):
+            if lane in lanes:
+                del lanes[lane]
+                return True
+        return False
+
+
+def _from_both_ends(clients: list[str]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(zip(clients, reversed(clients), strict=True))))
+
+
+def _half(free: int, held: int) -> int:
+    """Return how many places one may take that holds so many: each is one less that is free."""
+    return (free - held + 1) // 2
+
+
+def _most(free: int, held: int) -> int:
+    """Return the same for a client, which may hold three times as many as are left."""
+    return (_CLIENT_FACTOR * free - held + _CLIENT_FACTOR) // (_CLIENT_FACTOR + 1)
+
+
+def _slowly(free: int, young: int, held: int) -> int:
+    """Return how many more may begin now, so that not all places that are free are filled at once."""
+    few_are_slow = (held - young) * _TURNOVER < free
+    part = _TURNOVER // 2 if few_are_slow else _TURNOVER
+    return min(free, max(1, (free + young) // part) - young)
+
+
+def _count(counter: Counter[T], key: T, change: int) -> None:
+    if count := counter.get(key, 0) + change:
+        counter[key] = count
+    else:
+        del counter[key]
+
+
+def _remember(lanes: OrderedDict[Lane, T], lane: Lane, what: T) -> None:
+    lanes[lane] = what
+    lanes.move_to_end(lane)
+    if len(lanes) > _REMEMBERED:
+        lanes.popitem(last=False)

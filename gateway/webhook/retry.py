@@ -1,0 +1,55 @@
+"""When to try a webhook again, and when to stop.
+
+Owns the retry schedule and the rules that a receiver's answer sets; pure: the random source is passed in. Called by
+the deliverer after every attempt.
+"""
+
+import random
+
+import msgspec
+
+from gateway.core.model import AttemptResult
+
+__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy"]
+
+RETRY_AFTER_CAP_S = 86_400.0
+"""A receiver can put the next attempt off by at most a day."""
+
+_JITTER = 0.1  # added at most, as a share of the wait: receivers that failed together are not tried together
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What an attempt came to, and how long to wait before the next one (None: there is none)."""
+
+    result: AttemptResult
+    delay_s: float | None
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """``schedule_s``: seconds before each attempt; its length is the number of attempts."""
+
+    schedule_s: tuple[float, ...]
+
+    def decide(
+        self,
+        budget_used: int,
+        *,
+        delivered: bool,
+        status_code: int | None,
+        retry_after_s: float | None,
+        rng: random.Random,
+    ) -> Decision:
+        """Decide after an attempt; ``budget_used`` counts it and those before it.
+
+        410 is final (Standard Webhooks: the receiver wants no more). ``Retry-After`` never brings an attempt
+        forward, and puts it off by at most ``RETRY_AFTER_CAP_S``.
+        """
+        if delivered:
+            return Decision(AttemptResult.DELIVERED, None)
+        if status_code == 410 or budget_used >= len(self.schedule_s):
+            return Decision(AttemptResult.DEAD, None)
+        scheduled_s = self.schedule_s[budget_used]
+        delay_s = scheduled_s + scheduled_s * _JITTER * rng.random()
+        if retry_after_s is not None:
+            delay_s = max(delay_s, min(retry_after_s, RETRY_AFTER_CAP_S))
+        return Decision(AttemptResult.RETRY, delay_s)

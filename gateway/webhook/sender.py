@@ -1,0 +1,270 @@
+"""One POST of one webhook → ``SendResult``: what the receiver answered, or why there is no answer.
+
+Owns the time limit of an attempt, how much of an answer is read, and the words for what went wrong. Does not sign,
+retry, choose what happens next or open connections. Called by the deliverer; the transport under it carries the
+callback policy.
+"""
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol
+
+import httpx
+import msgspec
+
+from gateway.core.clock import Clock
+from gateway.core.errors import AddressNotAllowed, OutOfResources
+from gateway.core.model import cached_by_url
+from gateway.core.retryafter import parse_retry_after
+
+__all__ = ["Found", "Names", "Reason", "SendResult", "Sender"]
+
+Reason = Literal["dns", "refused", "tls", "timeout", "status", "blocked", "reset", "protocol"]
+
+_MAX_BODY = 64 * 1024
+_EXCERPT = 1024
+_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# The dearest part of making a request.
+_parse_url: Callable[[str], httpx.URL] = cached_by_url(httpx.URL)
+
+
+class SendResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one POST came to; ``reason`` and ``error`` are None when the receiver took it (2xx, read in time)."""
+
+    started_at: int
+    duration_ms: int
+    status_code: int | None
+    """What the receiver answered, also where reading on failed afterwards."""
+    reason: Reason | None
+    error: str | None
+    """A sentence for people: what went wrong and what to do. Never holds the URL's path or query."""
+    retry_after_s: float | None
+    """How long the receiver asked to be left alone; only with 429 and 503."""
+    excerpt: bytes
+    """The first 1 KiB of the answer's body."""
+
+
+class Names(Protocol):
+    """What a transport tells of the name in a URL, as ``PooledTransport`` does."""
+
+    def must_look_up(self, url: httpx.URL) -> bool:
+        """Whether a request would have to look the name up."""
+        ...
+
+    async def find(self, url: httpx.URL) -> Sequence[str]:
+        """Return what a request takes as its ``addresses`` extension; raises as the request would."""
+        ...
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What the look-up that begins an attempt came to, and how long it took: that is a part of the attempt's time."""
+
+    addresses: Sequence[str]
+    failure: Exception | None
+    took_s: float
+
+
+class Sender:
+    """Sends webhooks, each within one overall time limit: names, connecting, TLS, request and answer included."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        user_agent: str,
+        names: Names | None = None,
+    ) -> None:
+        """``names``: the transport, where it can look names up by themselves."""
+        self._transport = transport
+        self._names = names
+        self._clock = clock
+        self.timeout_s = timeout_s
+        # identity: a small compressed answer may unpack to gigabytes.
+        self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
+
+    def must_look_up(self, url: str) -> bool:
+        """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
+        try:
+            return self._names is not None and self._names.must_look_up(_parse_url(url))
+        except (AddressNotAllowed, httpx.InvalidURL, httpx.UnsupportedProtocol):
+            return False  # nor will it be sent
+
+    async def find(self, url: str) -> Found:
+        """Look the receiver's name up, as the first part of an attempt; what fails then is for ``send`` to say."""
+        assert self._names is not None  # noqa: S101 - else nothing must be looked up
+        started = self._clock.monotonic()
+        addresses: Sequence[str] = ()
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                addresses = await self._names.find(_parse_url(url))
+        except (AddressNotAllowed, httpx.HTTPError, TimeoutError) as exc:
+            failure = exc
+        return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
+
+    async def send(self, url: str, headers: dict[str, str], body: bytes, found: Found | None = None) -> SendResult:
+        """POST ``body`` once and read at most 64 KiB of the answer. Redirects are not followed.
+
+        ``headers`` have lower-case names; user-agent, accept and accept-encoding among them are replaced.
+        Whatever the receiver or the network does is a value.
+
+        Raises OutOfResources where this machine has no file or memory left to send with: nothing was sent.
+        """
+        started_at, started = self._clock.now(), self._clock.monotonic()
+        took_s = 0.0 if found is None else found.took_s
+        answer = _Answer()
+        failure: tuple[Reason, str] | None = None
+        try:
+            async with asyncio.timeout(self.timeout_s - took_s):
+                await self._exchange(url, headers, body, answer, found)
+        except AddressNotAllowed as exc:
+            failure = "blocked", exc.message
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+            failure = "blocked", "The callback URL cannot be read: register the callback again with a valid URL."
+        except TimeoutError:
+            failure = self._timed_out(url)
+        except httpx.HTTPError as exc:
+            if answer.status_code is None and _is_our_own(exc):
+                raise OutOfResources(f"No attempt could be made: {exc}") from exc
+            failure = self._timed_out(url) if isinstance(exc, httpx.TimeoutException) else _explain(exc, _where(url))
+        if answer.status_code is not None and not 200 <= answer.status_code < 300:
+            # The receiver has spoken, whatever became of the rest of its answer.
+            failure = "status", _explain_status(answer.status_code, _where(url))
+        return SendResult(
+            started_at=started_at - round(took_s * 1000),
+            duration_ms=round((self._clock.monotonic() - started + took_s) * 1000),
+            status_code=answer.status_code,
+            reason=failure and failure[0],
+            error=failure and failure[1],
+            retry_after_s=parse_retry_after(answer.retry_after, self._clock.now()),
+            excerpt=answer.excerpt,
+        )
+
+    async def _exchange(
+        self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer", found: Found | None
+    ) -> None:
+        if found is not None and found.failure is not None:
+            raise found.failure
+        # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
+        framing = {"host": _where(url), "content-length": str(len(body))}
+        fields = framing | headers | self._headers
+        request = httpx.Request("POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body))
+        if found is not None:
+            request.extensions["addresses"] = found.addresses
+        response = await self._transport.handle_async_request(request)
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
+        try:
+            answer.status_code = response.status_code
+            if response.status_code in (429, 503):
+                answer.retry_after = response.headers.get("retry-after")
+            size = 0
+            # The stream itself: response.aiter_raw() would leave a suspended generator behind when left early.
+            async for chunk in stream:
+                if size < _EXCERPT:
+                    answer.excerpt += chunk[: _EXCERPT - size]
+                size += len(chunk)
+                if size >= _MAX_BODY:
+                    break
+        finally:
+            await stream.aclose()
+
+    def _timed_out(self, url: str) -> tuple[Reason, str]:
+        return "timeout", (
+            f"{_where(url)} did not answer in full within {self.timeout_s:g} s: "
+            "let the receiver answer first and do its work afterwards."
+        )
+
+
+class _Answer:
+    """What has arrived so far; outlives a failure to read the rest."""
+
+    status_code: int | None = None
+    retry_after: str | None = None
+    excerpt: bytes = b""
+
+
+@cached_by_url
+def _where(url: str) -> str:
+    """Return the URL's host and port: all that an error may show of it."""
+    return _parse_url(url).netloc.decode("ascii")
+
+
+def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
+    """Say what a transport's failure means. The operating system's own error, where there is one, knows best."""
+    causes = list(_causes(exc))
+    for cause in reversed(causes):  # the deepest has the details
+        if isinstance(cause, socket.gaierror):
+            return "dns", (
+                f"The name of {where} could not be resolved ({cause.strerror or cause}): "
+                "check the callback URL's host and its DNS record."
+            )
+        if isinstance(cause, ssl.SSLError):
+            # Certificate errors have both attributes, others only the second.
+            why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None) or str(cause)
+            return "tls", (
+                f"No secure connection to {where} ({why.replace('_', ' ')}): "
+                "check the receiver's certificate, its chain, and that the name in it is the URL's."
+            )
+    if any(isinstance(cause, ConnectionError) and not isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return _reset(where)
+    if isinstance(exc, httpx.ConnectError):
+        why = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), "no details")
+        return "refused", (
+            f"{where} could not be reached ({why}): "
+            "check that the receiver runs, and that its firewall lets the gateway in."
+        )
+    if isinstance(exc, httpx.NetworkError):
+        return _reset(where)
+    why = f" ({exc})" if isinstance(exc, httpx.RemoteProtocolError) else ""
+    return "protocol", (
+        f"What {where} answered is not valid HTTP/1.1{why}: check that the callback URL's scheme and port are right."
+    )
+
+
+def _is_our_own(exc: httpx.HTTPError) -> bool:
+    """Whether this machine's lack of files or memory is behind a failure; name look-ups and TLS have own numbers."""
+    return any(
+        isinstance(cause, OSError) and not isinstance(cause, socket.gaierror | ssl.SSLError) and cause.errno in _OUR_OWN
+        for cause in _causes(exc)
+    )
+
+
+def _reset(where: str) -> tuple[Reason, str]:
+    return "reset", (
+        f"{where} closed the connection before its answer was complete: "
+        "look for a crash or a time limit in the receiver's log, or in the proxy's before it."
+    )
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    cause = exc.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _explain_status(status_code: int, where: str) -> str:
+    if 300 <= status_code < 400:
+        advice = "redirects are never followed, so register the URL that it points to"
+    elif status_code in (401, 403):
+        advice = "check the signature, or what the receiver (or a proxy before it) wants for authorization"
+    elif status_code == 407:
+        advice = "check what the proxy before the receiver wants for authorization"
+    elif status_code in (404, 405):
+        advice = "check the callback URL's path, and that it takes POST"
+    elif status_code == 410:
+        advice = "it wants no more webhooks; redeliver once it does again"
+    elif status_code == 429:
+        advice = "it takes no more requests for now"
+    elif status_code >= 500:
+        advice = "look into the receiver's log"
+    else:
+        advice = "only 2xx counts as delivered; the answer's text may say why"
+    return f"{where} answered {status_code}: {advice}."
