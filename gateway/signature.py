@@ -5,7 +5,7 @@ Pure: no I/O, no clock, no settings; the caller says what time it is. The delive
 and people's own Python receivers call ``verify``.
 
 The signature header is a list of ``version,signature`` entries. Each kind of key makes its own version of entry from
-the same content: a shared secret (``whsec_``) ``v1``, a key pair (``whsk_`` and ``whpk_``, in ``ed25519``) ``v1a``.
+the same content: a shared secret (``whsec_``) ``v1``, a key pair (``whsk_`` and ``whpk_``, in ``core.ed25519``) ``v1a``.
 """
 
 import hashlib
@@ -127,7 +127,7 @@ def _decode(text: str, prefix: str) -> bytes:
 
 def _ed25519() -> ModuleType:
     try:
-        from gateway import ed25519
+        from gateway.core import ed25519
     except ModuleNotFoundError as exc:
         raise SecretError(
             "keys that begin with whsk_ or whpk_ need a package that is not here: "

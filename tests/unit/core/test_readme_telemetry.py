@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.telemetry import Metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text("utf-8")
 LEVELS = ("debug", "info", "warning", "error")
 OTHERS = ("exception", "log")

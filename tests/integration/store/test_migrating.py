@@ -19,7 +19,7 @@ from gateway.core.errors import StoreUnusable
 from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
 from gateway.store.sqlite.store import SqliteStore
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "gateway" / "store" / "migrations"
 MIGRATIONS = sorted(FOLDER.glob("*.sql"))
 FIXTURES = ROOT / "tests" / "fixtures" / "databases"

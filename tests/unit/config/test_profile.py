@@ -11,7 +11,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.model import TaskState
 from gateway.upstream.answer import PollKind, read_answer
 
-SHIPPED = Path(__file__).parents[2] / "config" / "upstreams"
+SHIPPED = Path(__file__).parents[3] / "config" / "upstreams"
 
 MINIMAL = """
 name = "replicate"

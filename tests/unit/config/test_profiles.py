@@ -17,7 +17,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult, read_answer
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]
 NAMES = {"aigptimage", "kie", "kie-4o-image", "replicate", "runway", "luma", "openai-video"}
 

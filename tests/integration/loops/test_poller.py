@@ -22,7 +22,7 @@ from gateway.upstream.turns import Waiter
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "aigptimage"
 FAST = (RateWindow(1000, 1.0),)
 DONE = {"code": 200, "msg": "success", "data": {"taskId": "t", "state": "success", "resultJson": '{"resultUrls":[]}'}}
 SUCCESS = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t"}')

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gateway
+from gateway import core
 from gateway.core.errors import SecretError, VerificationError
 from gateway.signature import Signer, make_key_pair, parse_secret, parse_secrets, verify
 
@@ -113,8 +113,8 @@ def test_public_key_cannot_sign() -> None:
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared secrets work as ever; a key of a pair names the command that installs what it needs."""
-    monkeypatch.delattr(gateway, "ed25519", raising=False)
-    monkeypatch.setitem(sys.modules, "gateway.ed25519", None)
+    monkeypatch.delattr(core, "ed25519", raising=False)
+    monkeypatch.setitem(sys.modules, "gateway.core.ed25519", None)
     assert Signer(parse_secrets(SECRET)).sign(ID, AT, BODY) == SECRET_SIGNATURE
     for use in (lambda: parse_secret(SIGNING), lambda: parse_secret(PUBLIC), make_key_pair):
         with pytest.raises(SecretError, match=r"pip install 'cryptography>=45,<51' where"):

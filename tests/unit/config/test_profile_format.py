@@ -419,7 +419,7 @@ def test_a_failure_of_a_nested_object() -> None:
 
 def test_the_readme_explains_every_key() -> None:
     """Each section and each key of the format has its place in the README's table."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
     reference = readme.partition("### Profiles of your own")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in reference.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`\[?(\w+)\]?`", row)}
@@ -438,6 +438,6 @@ def keys_of(section: Any) -> list[str]:
 
 def test_the_readmes_example_can_be_used() -> None:
     """As it stands there."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
     text = readme.partition("### Profiles of your own")[2].partition("```toml\n")[2].partition("```")[0]
     assert parse_profile(text, "piapi.toml").name == "piapi"

@@ -18,7 +18,7 @@ from gateway.upstream.envelope import error_envelope, record_envelope
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 PROFILE = PROFILES["aigptimage"]
-EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
+EXAMPLES = Path(__file__).parents[2] / "fixtures" / "aigptimage"
 TASK = "task_xxx"
 CREATED_AT = 1777474689024
 

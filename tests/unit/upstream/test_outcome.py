@@ -14,7 +14,7 @@ from gateway.core import lenientjson
 from gateway.core.model import TaskState
 from gateway.upstream.answer import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
 PROFILE = parse_profile((ROOT / "config" / "upstreams" / "aigptimage.toml").read_text("utf-8"), "aigptimage.toml")
 TASK = "task_xxx"

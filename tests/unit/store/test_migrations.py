@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.model import AttemptResult, CallbackState, TaskState
 
-MIGRATIONS = sorted((Path(__file__).parents[2] / "gateway" / "store" / "migrations").glob("*.sql"))
+MIGRATIONS = sorted((Path(__file__).parents[3] / "gateway" / "store" / "sqlite" / "migrations").glob("*.sql"))
 COLUMNS = [("tasks", "state", TaskState), ("callbacks", "state", CallbackState), ("attempts", "result", AttemptResult)]
 
 

@@ -13,7 +13,7 @@ from gateway.core.model import Outcome, TaskState
 from gateway.upstream.answer import abandoned, read_answer
 from gateway.webhook.body import body_template
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
 PROFILE = parse_profile((ROOT / "config" / "upstreams" / "aigptimage.toml").read_text("utf-8"), "aigptimage.toml")
 SETTLED_AT = 1_795_428_033_120

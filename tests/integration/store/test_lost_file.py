@@ -19,7 +19,7 @@ from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.store.sqlite.filewatch import ADVICE, FileWatch
 from gateway.store.sqlite.store import SqliteStore
-from tests.integration.test_clients import Hooks
+from tests.integration.app.test_clients import Hooks
 from tests.running import Running, running
 
 GONE = "the database file has been removed or moved"

@@ -15,7 +15,7 @@ from gateway.config.load import SETTINGS, Settings, config_dir, database_path, l
 from gateway.core.errors import ConfigError, SecretError
 from gateway.core.ratelimit import RateWindow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECRET = "s3cr3t-value-that-nobody-may-see"
 
 

@@ -12,7 +12,7 @@ from gateway.cli.health import check, config_of
 from gateway.config.load import load, load_some
 from gateway.core.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 

@@ -27,7 +27,7 @@ from gateway.upstream.api import Upstream
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
 CALLS = PROFILE.proxy
 DOCUMENT = document(CALLS)
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 SCHEMA_KEYWORDS = {

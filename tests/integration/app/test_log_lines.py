@@ -20,7 +20,7 @@ from gateway.simulator import serve as serve_simulator
 from gateway.simulator.scenario import Plan
 from tests.running import Running, running
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Hooks:
