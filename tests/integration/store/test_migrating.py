@@ -20,7 +20,7 @@ from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskSt
 from gateway.store.sqlite.store import SqliteStore
 
 ROOT = Path(__file__).parents[3]
-FOLDER = ROOT / "gateway" / "store" / "migrations"
+FOLDER = ROOT / "gateway" / "store" / "sqlite" / "migrations"
 MIGRATIONS = sorted(FOLDER.glob("*.sql"))
 FIXTURES = ROOT / "tests" / "fixtures" / "databases"
 APPLICATION_ID = 0x57484757
