@@ -883,6 +883,27 @@ def test_an_address_found_long_ago_does_not_count(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("others", [1023, 1024])
+def test_what_is_found_is_kept_for_so_many_receivers(others: int, tmp_path: Path) -> None:
+    """Some never have their next turn, as those whose webhooks were cancelled: the first of too many is forgotten."""
+
+    async def main() -> None:
+        life, _ = slow_name_in_a_full_house(tmp_path, Receiver(httpx.Response(204), takes_s=0.5), 8)
+        kept = life.deliverer._found
+        for number in range(others):
+            kept[f"https://gone-{number}.example"] = Found(addresses=[], failure=None, took_s=0), 60.0
+        await life.start()
+        await owed(life, url="https://slow.example/hook")
+        for number in range(8):
+            await owed(life, 50, url=f"https://app-{number}.example/hook", client=f"client-{number}")
+        await until(lambda: "https://slow.example" in kept, limit_s=60, step_s=0.001)
+        assert len(kept) == 1024
+        assert ("https://gone-0.example" in kept) == (others == 1023)
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a later query of one claim fails, what the first ones found is sent after all, and no place is lost."""
 

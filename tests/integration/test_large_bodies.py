@@ -139,6 +139,21 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
         assert sorted(interrupted) == sorted(stand.receiver.began)
 
 
+async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(stand: Stand) -> None:
+    """Nobody has claimed it any more once the others are delivered, and nothing counts as an attempt."""
+    owed = await stand.owing(*(f"200000-{letter}" for letter in "abc"))
+    gateway, began = stand.one.gateway, stand.receiver.began
+    await until(lambda: stand.receiver.running == 2 and bool(gateway._memory._waiting))
+    (waits,) = set(owed) - set(began)
+    assert (await stand.one.client.delete(f"/v1/callbacks/{waits}")).status_code == 204
+    stand.receiver.takes_large.set()
+    for callback_id in began:
+        await stand.one.delivered(callback_id)
+    await until(lambda: not gateway._store._claimed_callbacks)
+    shown = (await stand.one.client.get(f"/v1/callbacks/{waits}")).json()
+    assert (shown["state"], shown["attempts"], len(began)) == ("cancelled", 0, 2)
+
+
 async def test_answers_that_are_larger_than_all_the_room_come_one_after_another(stand: Stand) -> None:
     """They are read, kept, delivered and shown, each alone."""
     stand.receiver.takes_large.set()
