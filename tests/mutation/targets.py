@@ -84,13 +84,50 @@ EQUIVALENT = (
         "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
-    *(
-        Equivalent(_SQLITE, was, now, "wakes the poller of no upstream, which there is not")
-        for was, now in (
-            ("if upstream is None:", "if False:"),
-            ("continue # it has settled meanwhile", "pass # it has settled meanwhile"),
-        )
+    Equivalent(
+        "gateway/model.py",
+        "cached = lru_cache(maxsize=4096)(function)",
+        "cached = lru_cache(maxsize=8192)(function)",
+        "how many URLs are remembered saves time, and nothing else",
     ),
+    Equivalent(_SQLITE, "if changed:", "if True:", "asks about none, which saves a statement"),
+    Equivalent(_SQLITE, "if forgotten:", "if True:", "forgets none, which saves a write at the start"),
+    Equivalent(
+        _SQLITE,
+        "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()",
+        "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 2)).fetchall()",
+        "the second one beyond the limit is never looked at",
+    ),
+    Equivalent(
+        _SQLITE,
+        "if bulkhead is not None and at is not None and at <= now and exhausted:",
+        "if (at is not None and at <= now and exhausted):",
+        "without one retries are asked for, and none of them is left",
+    ),
+    Equivalent(
+        _SQLITE,
+        "return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)",
+        "return (upstream, model, slot, self._seq, duration_ms), None if False else (upstream, forgotten)",
+        "no row is of the model NULL",
+    ),
+    Equivalent(
+        _SQLITE,
+        'with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:',
+        'with db.blobopen("tasks", "outcome", seq, readonly=False) as blob:',
+        "nobody writes into it",
+    ),
+    Equivalent(_SQLITE, "self._seq = 0", "self._seq = 1", "only their order counts"),
+    Equivalent(
+        _SQLITE,
+        "slot = self._next.get(model, 0) % WINDOW",
+        "slot = self._next.get(model, 1) % WINDOW",
+        "a ring may begin anywhere",
+    ),
+    *(
+        Equivalent(_SQLITE, "if len(one.outcome.data) > SMALL:", now, "what is there is not written: saves looking")
+        for now in ("if True:", "if (len(one.outcome.data) >= SMALL):")
+    ),
+    Equivalent("gateway/store/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
     Equivalent(
         _SQLITE,
         "expiries = [item for item, _ in items if item.expired_by is not None]",
