@@ -40,6 +40,7 @@ from gateway.store import sqlite as sqlite_store
 from gateway.store.database import Database
 from gateway.store.lanes import LanesDue
 from gateway.store.sqlite import SqliteStore, _in_parts
+from gateway.turns import Rotation
 from tests.lanes import fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -961,6 +962,15 @@ async def test_listing_a_tasks_newest_reads_no_others(store: SqliteStore) -> Non
             assert [callback.id for callback in found] == [callback.id for callback in its]
             assert taken() < 30 * len(made)
     assert await store.list_callbacks("ann", state=CallbackState.DEAD, task_id="t", before_seq=None, limit=2) == []
+
+
+async def test_a_claim_that_is_full_looks_at_nobody_elses_tasks(store: SqliteStore) -> None:
+    """Hundreds of clients wait for their turn: for one place one of them is read."""
+    await store.register([new(client=f"client-{n}") for n in range(300)])
+    taken = count_steps(store)
+    claims, next_due_at = await store.claim_tasks("up", NOW, 1, None, Rotation())
+    assert (len(claims), next_due_at) == (1, NOW)
+    assert taken() < 1000
 
 
 async def test_an_operators_list_of_one_state_reads_no_others(store: SqliteStore) -> None:
