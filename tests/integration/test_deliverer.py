@@ -898,6 +898,7 @@ def test_what_is_found_is_kept_for_so_many_receivers(others: int, tmp_path: Path
             await owed(life, 50, url=f"https://app-{number}.example/hook", client=f"client-{number}")
         await until(lambda: "https://slow.example" in kept, limit_s=60, step_s=0.001)
         assert len(kept) == 1024
+        assert kept["https://slow.example"][1] - life.clock.monotonic() == pytest.approx(60, abs=0.01)
         assert ("https://gone-0.example" in kept) == (others == 1023)
         await life.stop(0)
 
