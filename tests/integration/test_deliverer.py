@@ -552,6 +552,19 @@ def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_turn_that_is_due_by_now_is_looked_for_after_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that no attempt's end makes does not keep the loop busy until it is there."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(204)))
+        await life.store.open()
+        monkeypatch.setattr(Bulkhead, "next_turn_s", 0.0)
+        assert await life.deliverer.run_once() == 0.001
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_nobody_is_woken_for_a_place_that_nobody_waits_for(tmp_path: Path) -> None:
     """A delivery that ends with places enough is the end of it."""
 
@@ -858,6 +871,7 @@ def test_a_name_that_takes_long_to_find_is_sent_to_in_a_full_house(tmp_path: Pat
         await until(lambda: slow.id in receiver.ids, limit_s=60)
         assert len(receiver.ids) < 200
         assert names.asked == 1
+        assert receiver.most == 4, "nobody sends without a place"
         await until(lambda: life.claims == 0, limit_s=60)
         (attempt,) = await life.store.list_attempts("", slow.id) or []
         assert attempt.duration_ms == 500

@@ -137,6 +137,7 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
             await stand.one.gateway.drain()
         interrupted = [line["callback_id"] for line in log if line["event"] == "attempt.interrupted"]
         assert sorted(interrupted) == sorted(stand.receiver.began)
+        assert not stand.one.gateway._store._claimed_callbacks
 
 
 async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(stand: Stand) -> None:
