@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.asgi_server import serve_asgi
+from gateway.clientheaders import ClientHeaders
 from gateway.errors import StoreError
 from gateway.lenientjson import cost
 from gateway.model import DueCallback
@@ -218,6 +220,24 @@ async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypat
         "The database could not be read.",
         "There is no memory for its 400172 bytes.",
     ]
+
+
+async def test_a_large_webhook_is_signed_where_it_holds_up_nobody(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread for what is large; a small one is signed at once."""
+    headers, signed_in = ClientHeaders.headers, []
+
+    def noted(self: ClientHeaders, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
+        signed_in.append(threading.current_thread().name.partition("_")[0])
+        return headers(self, claim, body, timestamp_s)
+
+    monkeypatch.setattr(ClientHeaders, "headers", noted)
+    stand.receiver.takes_large.set()
+    for task_id in ("400000-a", "10-a"):
+        (callback_id,) = await stand.registered(task_id)
+        await stand.one.delivered(callback_id)
+    assert signed_in == ["large", "MainThread"]
 
 
 async def test_a_large_create_goes_on_as_it_came(stand: Stand) -> None:

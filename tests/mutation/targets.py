@@ -127,6 +127,12 @@ EQUIVALENT = (
         Equivalent(_SQLITE, "if len(one.outcome.data) > SMALL:", now, "what is there is not written: saves looking")
         for now in ("if True:", "if (len(one.outcome.data) >= SMALL):")
     ),
+    Equivalent(
+        "gateway/deliverer.py",
+        "if len(body) <= SMALL:",
+        "if (len(body) < SMALL):",
+        "one of just that size may be signed in either place",
+    ),
     Equivalent("gateway/store/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
     Equivalent(
         _SQLITE,
