@@ -946,6 +946,7 @@ async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteS
     assert (lanes.next_due_at, lanes.take(86_400_000), lanes.next_due_at) == (86_400_000, [on], None)
     for at in range(10_000, 0, -1):
         lanes.note(on, at)
+        assert lanes.next_due_at == at
     assert len(lanes._heap) < 100
     assert lanes.take(1) == [on]
 

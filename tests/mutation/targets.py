@@ -75,6 +75,7 @@ class Equivalent(NamedTuple):
 
 _SQLITE, _ROWS, _SQL = "gateway/store/sqlite.py", "gateway/store/rows.py", "gateway/store/sql.py"
 _DATABASE = "gateway/store/database.py"
+_HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
@@ -132,6 +133,15 @@ EQUIVALENT = (
         "if len(body) <= SMALL:",
         "if (len(body) < SMALL):",
         "one of just that size may be signed in either place",
+    ),
+    *(
+        Equivalent("gateway/store/lanes.py", was, now, "when exactly what is out of date is left out")
+        for was, now in (
+            (f"_OUT_OF_DATE = 64 {_HEAP_NOTE}", f"_OUT_OF_DATE = 65 {_HEAP_NOTE}"),
+            (f"_OUT_OF_DATE = 64 {_HEAP_NOTE}", f"_OUT_OF_DATE = 63 {_HEAP_NOTE}"),
+            (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if ({_HEAP} >= 2 * len(self._at) + _OUT_OF_DATE):"),
+            (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
+        )
     ),
     Equivalent("gateway/store/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
     Equivalent(
