@@ -153,6 +153,7 @@ async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(s
     for callback_id in began:
         await stand.one.delivered(callback_id)
     await until(lambda: not gateway._store._claimed_callbacks)
+    await until(lambda: f"attempt-{waits}" not in {task.get_name() for task in asyncio.all_tasks()})
     shown = (await stand.one.client.get(f"/v1/callbacks/{waits}")).json()
     assert (shown["state"], shown["attempts"], len(began)) == ("cancelled", 0, 2)
 
