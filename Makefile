@@ -49,10 +49,10 @@ attack: $(VENV)/.dev ## Set hostile clients, receivers, upstreams and neighbours
 fuzz: $(VENV)/.dev ## Give its parsers new inputs, half an hour for each; ARGS='--minutes 5 --only …'
 	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
 
-mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test notice; a quarter of an hour, ARGS='--only …'
+mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test notice; an hour or more, ARGS='--only …'
 	@$(VENV)/bin/python -m tests.mutation $(ARGS)
 
-cover: $(VENV)/.dev ## Check that the tests take every branch of the state machine; a minute
+cover: $(VENV)/.dev ## Check that the tests take every branch of the state machine; some minutes
 	@$(VENV)/bin/python -m tests.mutation --coverage
 
 check: lint format-check types test ## All that must hold before a commit: lint, format, types, test

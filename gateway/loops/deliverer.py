@@ -151,10 +151,8 @@ class Deliverer:
             raise
         except (OutOfResources, StoreError) as exc:
             await self._not_made(claim, exc.message)
-            return None
         except MemoryError:
             await self._not_made(claim, f"There is no memory for its {claim.body_bytes} bytes.")
-            return None
         except BaseException:
             # A defect: it must not knock at the receiver in a tight circle.
             try:
@@ -162,6 +160,7 @@ class Deliverer:
             finally:
                 self._store.release_callback(claim)
             raise
+        return None
 
     async def _find(self, claim: DueCallback) -> Found | None:
         """Look a receiver's name up; None where the place has gone to another meanwhile.
@@ -169,9 +168,9 @@ class Deliverer:
         What was found is kept for the receiver's next turn: else one whose name takes long never has a place. The time
         that it took is no part of that turn's attempt.
         """
-        found, counts_until = self._found.pop(claim.receiver, (None, 0.0))
-        if found is not None and self._clock.monotonic() < counts_until:
-            return found
+        known = self._found.pop(claim.receiver, None)
+        if known is not None and self._clock.monotonic() < known[1]:
+            return known[0]
         self._bulkhead.looks_up(claim)
         found = await self._sender.find(claim.url)
         if found.failure is not None or self._bulkhead.found(claim):

@@ -24,6 +24,8 @@ from tests.mutation.targets import COVERED, EQUIVALENT, LEAST_SCORE, MODULES, TE
 
 _BASE_LIMIT_S = 900
 _MUTANT_LIMIT_S = 180
+_TEST_LIMIT_S = 20
+"""What a mutant has in all, and for each test; where the measured run took longer, on a busy machine, so long."""
 
 
 @click.command()
@@ -77,8 +79,10 @@ class _Run:
                 while waiting and len(running) < jobs:
                     mutant = waiting.pop()
                     tests = self._selection.tests(mutant)
-                    work = partial(tested, path=mutant.path, source=mutant.source, tests=tests)
-                    running.append((mutant, len(tests), Forked(work, _MUTANT_LIMIT_S)))
+                    took_s = self._selection.seconds(tests)
+                    limit_s = max([_TEST_LIMIT_S, *took_s])
+                    work = partial(tested, path=mutant.path, source=mutant.source, tests=tests, limit_s=limit_s)
+                    running.append((mutant, len(tests), Forked(work, max(_MUTANT_LIMIT_S, sum(took_s)))))
                 ended = [one for one in running if one[2].ended()]
                 for one in ended:
                     running.remove(one)

@@ -42,7 +42,7 @@ _PRELOADED = (
     "uvicorn",
     "uvloop",
 )
-_TEST_LIMIT_S = 20
+_MEASURED_TEST_LIMIT_S = 120
 _MEMORY = 4 << 30  # a mutant may collect things for ever
 
 for _name in _PRELOADED:
@@ -149,8 +149,11 @@ class _Chosen:
             self.passed += 1
 
 
-def tested(folder: Path, path: str, source: str, tests: Sequence[str]) -> tuple[str | None, int]:
-    """Return by what a mutant was noticed, None: by nothing, and how many tests it passed."""
+def tested(folder: Path, path: str, source: str, tests: Sequence[str], limit_s: float) -> tuple[str | None, int]:
+    """Return by what a mutant was noticed, None: by nothing, and how many tests it passed.
+
+    A test that takes longer than ``limit_s`` seconds has noticed it.
+    """
     assert not any(name.split(".")[0] == "gateway" for name in sys.modules)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     mutated = _Mutated(path, source)
@@ -161,7 +164,7 @@ def tested(folder: Path, path: str, source: str, tests: Sequence[str]) -> tuple[
         return f"import: {exc!r}", 0
     assert module.__loader__ is mutated
     chosen = _Chosen(tests)
-    code = _pytest(folder, sorted({test.split("::")[0] for test in tests}), chosen)
+    code = _pytest(folder, sorted({test.split("::")[0] for test in tests}), chosen, limit_s)
     if chosen.failed is None and code != pytest.ExitCode.OK:
         return f"collection: exit {code}", 0
     return chosen.failed, chosen.passed
@@ -190,7 +193,7 @@ def measured(folder: Path, tests: Sequence[str], modules: Sequence[str], reporte
     watched = coverage.Coverage(data_file=str(folder / "coverage"), config_file=False, branch=True, include=[*modules])
     watched.start()
     watch = _Watch(watched)
-    code = _pytest(folder, tests, watch)
+    code = _pytest(folder, tests, watch, _MEASURED_TEST_LIMIT_S)
     watched.stop()
     data = watched.get_data()
     lines = {module: data.contexts_by_lineno(str(Path(module).absolute())) for module in modules}
@@ -211,11 +214,11 @@ settings.register_profile(
 )
 
 
-def _pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:
+def _pytest(folder: Path, tests: Sequence[str], plugin: object, limit_s: float) -> int:
     # Plain assertions: nobody reads how one failed, and those that explain take longer to import than to run.
     options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider"]
     options += ["--hypothesis-profile=mutation"]  # in the place of what the tests load themselves
     options += ["-p", "no:unraisableexception", f"--basetemp={folder / 'tests'}"]
     # An exception in the middle of a test may end up in a task that nobody waits for, and the test would never end.
-    options += ["-o", f"timeout={_TEST_LIMIT_S}", "-o", "timeout_method=thread"]
+    options += ["-o", f"timeout={limit_s}", "-o", "timeout_method=thread"]
     return pytest.main([*options, *tests], plugins=[plugin])

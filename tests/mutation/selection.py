@@ -31,6 +31,10 @@ class Selection:
         found = self._run_by((mutant.path, mutant.lines), set())
         return sorted(found, key=lambda test: (test not in noticed, self._seconds[test]))
 
+    def seconds(self, tests: list[str]) -> list[float]:
+        """Return how long each of them took where nothing was changed."""
+        return [self._seconds[test] for test in tests]
+
     def noticed(self, mutant: Mutant, by: str) -> None:
         """Hear which test noticed a mutant."""
         self._noticed.setdefault(mutant.path, set()).add(by)

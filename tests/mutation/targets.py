@@ -75,6 +75,7 @@ class Equivalent(NamedTuple):
 
 _SQLITE, _ROWS, _SQL = "gateway/store/sqlite/store.py", "gateway/store/sqlite/rows.py", "gateway/store/sqlite/sql.py"
 _DATABASE = "gateway/store/sqlite/database.py"
+_HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
@@ -84,13 +85,65 @@ EQUIVALENT = (
         "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
+    Equivalent(
+        "gateway/core/model.py",
+        "cached = lru_cache(maxsize=4096)(function)",
+        "cached = lru_cache(maxsize=8192)(function)",
+        "how many URLs are remembered saves time, and nothing else",
+    ),
+    Equivalent(_SQLITE, "if changed:", "if True:", "asks about none, which saves a statement"),
+    Equivalent(_SQLITE, "if forgotten:", "if True:", "forgets none, which saves a write at the start"),
+    Equivalent(
+        _SQLITE,
+        "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()",
+        "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 2)).fetchall()",
+        "the second one beyond the limit is never looked at",
+    ),
+    Equivalent(
+        _SQLITE,
+        "if bulkhead is not None and at is not None and at <= now and exhausted:",
+        "if (at is not None and at <= now and exhausted):",
+        "without one retries are asked for, and none of them is left",
+    ),
+    Equivalent(
+        _SQLITE,
+        "return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)",
+        "return (upstream, model, slot, self._seq, duration_ms), None if False else (upstream, forgotten)",
+        "no row is of the model NULL",
+    ),
+    Equivalent(
+        _SQLITE,
+        'with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:',
+        'with db.blobopen("tasks", "outcome", seq, readonly=False) as blob:',
+        "nobody writes into it",
+    ),
+    Equivalent(_SQLITE, "self._seq = 0", "self._seq = 1", "only their order counts"),
+    Equivalent(
+        _SQLITE,
+        "slot = self._next.get(model, 0) % WINDOW",
+        "slot = self._next.get(model, 1) % WINDOW",
+        "a ring may begin anywhere",
+    ),
     *(
-        Equivalent(_SQLITE, was, now, "wakes the poller of no upstream, which there is not")
+        Equivalent(_SQLITE, "if len(one.outcome.data) > SMALL:", now, "what is there is not written: saves looking")
+        for now in ("if True:", "if (len(one.outcome.data) >= SMALL):")
+    ),
+    Equivalent(
+        "gateway/loops/deliverer.py",
+        "if len(body) <= SMALL:",
+        "if (len(body) < SMALL):",
+        "one of just that size may be signed in either place",
+    ),
+    *(
+        Equivalent("gateway/store/sqlite/lanes.py", was, now, "when exactly what is out of date is left out")
         for was, now in (
-            ("if upstream is None:", "if False:"),
-            ("continue # it has settled meanwhile", "pass # it has settled meanwhile"),
+            (f"_OUT_OF_DATE = 64 {_HEAP_NOTE}", f"_OUT_OF_DATE = 65 {_HEAP_NOTE}"),
+            (f"_OUT_OF_DATE = 64 {_HEAP_NOTE}", f"_OUT_OF_DATE = 63 {_HEAP_NOTE}"),
+            (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if ({_HEAP} >= 2 * len(self._at) + _OUT_OF_DATE):"),
+            (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
         )
     ),
+    Equivalent("gateway/store/sqlite/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
     Equivalent(
         _SQLITE,
         "expiries = [item for item, _ in items if item.expired_by is not None]",

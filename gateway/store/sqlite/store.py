@@ -177,7 +177,7 @@ class SqliteStore:
         return [
             (
                 [Registration(callback=found[c.id], created=c.id in seqs) for c in item],
-                [joined[c.id] for c in item if c.id in joined] if joined else [],
+                [joined[c.id] for c in item if c.id in joined],
             )
             for item in items
         ]
@@ -372,7 +372,8 @@ class SqliteStore:
         self._due_tasks.rescheduled(items)
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        learned = None if settlement.duration_ms is None else self._rings[settlement.upstream].learn(settlement)
+        duration_ms, ring = settlement.duration_ms, self._rings[settlement.upstream]
+        learned = None if duration_ms is None else ring.learn(settlement, duration_ms)
         owed: list[tuple[str, Lane]] = await self._writer.submit(self._settle, (settlement, learned))
         return [callback_id for callback_id, _ in owed]
 
@@ -487,7 +488,7 @@ class SqliteStore:
             counts = Counter(callback.lane for callback in found)
             for share, at in zip(asked, later, strict=True):
                 exhausted = counts[share.lane] < share.room
-                if at is not None and at <= now and exhausted and not share.retries and bulkhead is not None:
+                if bulkhead is not None and at is not None and at <= now and exhausted:
                     # Whatever is still due are retries, which were not even asked for.
                     bulkhead.wait_for_retries(share.lane)
                 elif at is not None:
@@ -650,15 +651,15 @@ class _Rings:
             self._next.move_to_end(model)
             self._seq = max(seq, self._seq)
 
-    def learn(self, settlement: Settlement) -> _Learned:
-        """Return the duration's row, and the model that is forgotten for it; ``duration_ms`` is told."""
+    def learn(self, settlement: Settlement, duration_ms: int) -> _Learned:
+        """Return the duration's row, and the model that is forgotten for it."""
         model = settlement.model or ""
         slot = self._next.get(model, 0) % WINDOW
         self._next[model] = slot + 1
         self._next.move_to_end(model)
         self._seq += 1
         forgotten = self._next.popitem(last=False)[0] if len(self._next) > MAX_MODELS else None
-        upstream, duration_ms = settlement.upstream, settlement.duration_ms or 0
+        upstream = settlement.upstream
         return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
 
 

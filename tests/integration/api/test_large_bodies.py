@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from gateway.core.errors import StoreError
 from gateway.core.lenientjson import cost
 from gateway.core.model import DueCallback
 from gateway.serve.asgi import serve_asgi
+from gateway.webhook.headers import ClientHeaders
 from tests.running import LIMIT_S, Running, running
 
 MIB = 1024 * 1024
@@ -138,6 +140,23 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
             await stand.one.gateway.drain()
         interrupted = [line["callback_id"] for line in log if line["event"] == "attempt.interrupted"]
         assert sorted(interrupted) == sorted(stand.receiver.began)
+        assert not stand.one.gateway._store._claimed_callbacks
+
+
+async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(stand: Stand) -> None:
+    """Nobody has claimed it any more once the others are delivered, and nothing counts as an attempt."""
+    owed = await stand.owing(*(f"200000-{letter}" for letter in "abc"))
+    gateway, began = stand.one.gateway, stand.receiver.began
+    await until(lambda: stand.receiver.running == 2 and bool(gateway._memory._waiting))
+    (waits,) = set(owed) - set(began)
+    assert (await stand.one.client.delete(f"/v1/callbacks/{waits}")).status_code == 204
+    stand.receiver.takes_large.set()
+    for callback_id in began:
+        await stand.one.delivered(callback_id)
+    await until(lambda: not gateway._store._claimed_callbacks)
+    await until(lambda: f"attempt-{waits}" not in {task.get_name() for task in asyncio.all_tasks()})
+    shown = (await stand.one.client.get(f"/v1/callbacks/{waits}")).json()
+    assert (shown["state"], shown["attempts"], len(began)) == ("cancelled", 0, 2)
 
 
 async def test_an_attempt_that_waits_for_room_is_not_begun_by_the_stop(tmp_path: Path) -> None:
@@ -238,6 +257,24 @@ async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypat
         "The database could not be read.",
         "There is no memory for its 400172 bytes.",
     ]
+
+
+async def test_a_large_webhook_is_signed_where_it_holds_up_nobody(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread for what is large; a small one is signed at once."""
+    headers, signed_in = ClientHeaders.headers, []
+
+    def noted(self: ClientHeaders, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
+        signed_in.append(threading.current_thread().name.partition("_")[0])
+        return headers(self, claim, body, timestamp_s)
+
+    monkeypatch.setattr(ClientHeaders, "headers", noted)
+    stand.receiver.takes_large.set()
+    for task_id in ("400000-a", "10-a"):
+        (callback_id,) = await stand.registered(task_id)
+        await stand.one.delivered(callback_id)
+    assert signed_in == ["large", "MainThread"]
 
 
 async def test_a_large_create_goes_on_as_it_came(stand: Stand) -> None:

@@ -16,8 +16,8 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.upstream.turns import MOST_UNDER_WAY
-from tests.integration.conftest import RawServer
 from tests.integration.app.test_clients import Hooks
+from tests.integration.conftest import RawServer
 
 LIMIT_S = 20
 CREATE = "/api/v1/jobs/createTask"

@@ -558,6 +558,19 @@ def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_turn_that_is_due_by_now_is_looked_for_after_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that no attempt's end makes does not keep the loop busy until it is there."""
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", Receiver(httpx.Response(204)))
+        await life.store.open()
+        monkeypatch.setattr(Bulkhead, "next_turn_s", 0.0)
+        assert await life.deliverer.run_once() == 0.001
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_nobody_is_woken_for_a_place_that_nobody_waits_for(tmp_path: Path) -> None:
     """A delivery that ends with places enough is the end of it."""
 
@@ -905,6 +918,7 @@ def test_a_name_that_takes_long_to_find_is_sent_to_in_a_full_house(tmp_path: Pat
         await until(lambda: slow.id in receiver.ids, limit_s=60)
         assert len(receiver.ids) < 200
         assert names.asked == 1
+        assert receiver.most == 4, "nobody sends without a place"
         await until(lambda: life.claims == 0, limit_s=60)
         (attempt,) = await life.store.list_attempts("", slow.id) or []
         assert attempt.duration_ms == 500
@@ -925,6 +939,28 @@ def test_an_address_found_long_ago_does_not_count(tmp_path: Path) -> None:
         await until(lambda: slow.id in receiver.ids, limit_s=60)
         assert names.asked == 1
         assert not life.deliverer._found
+        await life.stop(0)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("others", [1023, 1024])
+def test_what_is_found_is_kept_for_so_many_receivers(others: int, tmp_path: Path) -> None:
+    """Some never have their next turn, as those whose webhooks were cancelled: the first of too many is forgotten."""
+
+    async def main() -> None:
+        life, _ = slow_name_in_a_full_house(tmp_path, Receiver(httpx.Response(204), takes_s=0.5), 8)
+        kept = life.deliverer._found
+        for number in range(others):
+            kept[f"https://gone-{number}.example"] = Found(addresses=[], failure=None, took_s=0), 60.0
+        await life.start()
+        await owed(life, url="https://slow.example/hook")
+        for number in range(8):
+            await owed(life, 50, url=f"https://app-{number}.example/hook", client=f"client-{number}")
+        await until(lambda: "https://slow.example" in kept, limit_s=60, step_s=0.001)
+        assert len(kept) == 1024
+        assert kept["https://slow.example"][1] - life.clock.monotonic() == pytest.approx(60, abs=0.01)
+        assert ("https://gone-0.example" in kept) == (others == 1023)
         await life.stop(0)
 
     run_virtual(main())

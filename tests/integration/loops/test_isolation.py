@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.clock import SystemClock
 from gateway.core.memory import Memory
-from gateway.core.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, TaskState, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Supervisor
@@ -113,12 +113,14 @@ async def test_names_that_nobody_answers_for_hold_no_places(stand: Stand, raw_se
 
 async def test_a_look_up_that_failed_needs_no_place(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is to be sent: the attempt has failed, and is not begun anew, though others have all places."""
-    monkeypatch.setattr(stand.deliverer._bulkhead, "found", lambda _: False)
+    asked: list[DueCallback] = []
+    monkeypatch.setattr(stand.deliverer._bulkhead, "found", asked.append)  # which says no
     stand.names["gone.test"] = NO_SUCH_NAME
     (gone,) = await stand.owe("http://gone.test/")
     await stand.attempted(gone)
     (attempt,) = await stand.store.list_attempts("ann", gone) or []
     assert "there is no such name" in (attempt.error or "")
+    assert not asked
 
 
 async def test_a_name_that_is_found_late_is_dialled_after_all(stand: Stand, raw_server: Any, answering: Any) -> None:

@@ -231,6 +231,25 @@ def test_new_tasks_of_a_refused_key_are_asked_about_now_and_then(tmp_path: Path)
     run_virtual(main())
 
 
+def test_a_new_task_waits_for_the_limits_in_a_pause_too(tmp_path: Path) -> None:
+    """What a refused key has asked counts as ever; when that is over the new one is asked about, in the pause still."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        rate = (RateWindow(2, 15.0),)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=rate).start()
+        await life.register("bad")
+        await until(lambda: life.key.refusal is not None)
+        assert [len(times) for times in jobs.asked.values()] == [1, 1]
+        jobs.ends_s["new"] = NEVER_S
+        await life.register("new")
+        await until(lambda: "new" in jobs.asked, limit_s=60)
+        assert 15.0 <= jobs.asked["new"][0] <= 16.2
+        await life.stop()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("neutral", [True, False])
 def test_one_accepted_task_of_ten(neutral: bool, tmp_path: Path) -> None:
     """The key is accepted for it, so it is polled on time, even where the upstream refuses ids that there are not."""
@@ -464,6 +483,36 @@ def test_a_key_recovers_when_the_tasks_that_refused_it_are_gone(tmp_path: Path) 
         for callback in callbacks:
             await life.store.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=60)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_key_that_its_tasks_refuse_stays_refused_while_none_of_them_is_due(tmp_path: Path) -> None:
+    """Nobody is asked meanwhile, as only their answers can tell; the first good one ends it."""
+
+    async def main() -> None:
+        jobs = Jobs({f"t{number}" for number in range(3)}, REFUSALS["HTTP 403"])
+        upstream = jobs.upstream
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream, rate=AMPLE, min_s=20, max_s=200)
+        await life.start()
+        callbacks = [await life.register(task_id) for task_id in sorted(jobs.refused)]
+
+        async def due_s() -> float:
+            due_at = [(await life.look(callback)).task.next_poll_at or 0 for callback in callbacks]
+            return (min(due_at) - life.clock.now()) / 1000
+
+        async def none_is_due_for_long() -> bool:
+            return life.key.refusal is not None and life.claims == 0 and await due_s() > 60
+
+        await until(none_is_due_for_long, limit_s=300)
+        since_s = VirtualClock().monotonic()
+        await asyncio.sleep(await due_s() - 1)
+        assert life.key.refusal is not None
+        assert not [at for times in jobs.asked.values() for at in times if at > since_s]
+        jobs.ends_s = dict.fromkeys(jobs.refused, NEVER_S)
+        jobs.refused.clear()
+        await until(lambda: life.key.refusal is None, limit_s=2)
         await life.stop()
 
     run_virtual(main())

@@ -327,7 +327,7 @@ async def test_a_read_only_file_system_is_noticed_without_a_write(
         patched.setattr(os, "statvfs", lambda path: read_only)
         with pytest.raises(StoreError, match="read-only"):
             await store.look()
-        assert store.lost == "the file system of the database is read-only"
+        assert store.lost == store.failing == "the file system of the database is read-only"
     await store.look()
     assert (store.lost, store.failing) == (None, None)
     await store.close()

@@ -39,6 +39,7 @@ from gateway.store.sqlite import store as sqlite_store
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
 from gateway.store.sqlite.store import SqliteStore, _in_parts
+from gateway.upstream.turns import Rotation
 from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import fill, lane, webhook, well
 
@@ -52,6 +53,28 @@ _numbers = count()
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "gateway.db"
+
+
+async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -> None:
+    """It was stored with its callback, and what its task ended with since may be something else."""
+    async with opened(path) as store:
+        await ended(store, "m", 7)
+    stored = b"x" * 100_000
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE callbacks SET body = ?", (stored,))
+    async with opened(path) as store:
+        (due,), _ = await store.claim_callbacks(NOW, 1)
+        assert (due.body, due.body_bytes) == (None, len(stored))
+        assert await store.body(due) == stored
+
+
+async def test_the_durations_of_further_models_take_the_place_of_others(path: Path) -> None:
+    """They are deleted as they come, and not at the next start only, which may be a year away."""
+    async with opened(path) as store:
+        for number in range(140):
+            await ended(store, f"m{number}", 7)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(DISTINCT model), count(*) FROM durations").fetchall() == [(128, 128)]
 
 
 async def test_durations_of_earlier_versions_are_bounded_too(path: Path) -> None:
@@ -954,6 +977,7 @@ async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteS
     assert (lanes.next_due_at, lanes.take(86_400_000), lanes.next_due_at) == (86_400_000, [on], None)
     for at in range(10_000, 0, -1):
         lanes.note(on, at)
+        assert lanes.next_due_at == at
     assert len(lanes._heap) < 100
     assert lanes.take(1) == [on]
 
@@ -970,6 +994,37 @@ async def test_listing_a_tasks_newest_reads_no_others(store: SqliteStore) -> Non
             assert [callback.id for callback in found] == [callback.id for callback in its]
             assert taken() < 30 * len(made)
     assert await store.list_callbacks("ann", state=CallbackState.DEAD, task_id="t", before_seq=None, limit=2) == []
+
+
+async def test_a_claim_that_is_full_looks_at_nobody_elses_tasks(store: SqliteStore) -> None:
+    """Hundreds of clients wait for their turn: for one place one of them is read."""
+    await store.register([new(client=f"client-{n}") for n in range(300)])
+    taken = count_steps(store)
+    claims, next_due_at = await store.claim_tasks("up", NOW, 1, None, Rotation())
+    assert (len(claims), next_due_at) == (1, NOW)
+    assert taken() < 1000
+
+
+async def test_an_operators_list_of_one_state_reads_no_others(store: SqliteStore) -> None:
+    """No index has everybody's in one state; those of each client do, however many wait beside them."""
+    made = [(await store.register([new(client=client) for _ in range(1000)]))[0].callback for client in ("ann", "bob")]
+    for callback in made:
+        await store.cancel(callback.client, callback.id, NOW)
+    taken = count_steps(store)
+    found = await store.list_callbacks(None, state=CallbackState.CANCELLED, task_id=None, before_seq=None, limit=9)
+    assert [callback.id for callback in found] == [callback.id for callback in reversed(made)]
+    assert taken() < 1000
+
+
+async def test_an_operators_other_lists_do_not_ask_each_client(store: SqliteStore) -> None:
+    """The newest of all, or those of one task: hundreds of clients make neither dearer."""
+    registrations = await store.register([new(task_id=f"t{n}", client=f"client-{n}") for n in range(300)])
+    last = registrations[-1].callback
+    taken = count_steps(store)
+    for state, task_id in ((None, None), (CallbackState.WAITING, "t299")):
+        found = await store.list_callbacks(None, state=state, task_id=task_id, before_seq=None, limit=1)
+        assert [callback.id for callback in found] == [last.id]
+        assert taken() < 1000
 
 
 async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.core.memory import SMALL
 from gateway.core.model import (
@@ -60,7 +61,9 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
 @pytest.fixture
 async def store(new_store: NewStore) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
-        yield await opened(new_store(), stack)
+        with capture_logs() as log:
+            yield await opened(new_store(), stack)
+    assert not [line for line in log if line["log_level"] == "error"], "a follow-up that fails is told to nobody else"
 
 
 async def opened(store: Store, stack: AsyncExitStack) -> Store:
@@ -263,10 +266,12 @@ async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, out
     """It gets the task's outcome with no further poll, and its own id and metadata."""
     other = await registered(store, new("other", first_poll_at=NOW + 1_000_000))
     await settle(store, await registered(store), outcome, at=NOW + 1)
-    asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9), new(client="eve", at=NOW + 9)]
+    urls = "https://app.example.com/1", "https://app.example.com/2"
+    asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9)]
+    asked += [new(client="eve", url=url, at=NOW + 9) for url in urls]
     late = [registration.callback for registration in await store.register(asked)]
-    assert [callback.state for callback in late] == [CallbackState.PENDING] * 2
-    assert [callback.next_attempt_at for callback in late] == [NOW + 9] * 2
+    assert [callback.state for callback in late] == [CallbackState.PENDING] * 3
+    assert [callback.next_attempt_at for callback in late] == [NOW + 9] * 3
     assert (late[0].task.state, late[0].task.polls) == (outcome.state, 1)
     assert (await store.claim_tasks("up", NOW + 99, 10))[0] == []
     due, _ = await store.claim_callbacks(NOW + 9, 10)
@@ -568,12 +573,14 @@ async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -
 
 
 async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
-    """The task is still being polled: nobody else may start a second poll."""
+    """The task is still being polled: nobody else may start a second poll, and the first one's answer counts."""
     short = await registered(store, new(timeout_s=10))
     await registered(store, new(client="bob", timeout_s=20))
-    await claim_task(store)
+    due = await claim_task(store)
     await settle(store, short, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
     assert (await store.claim_tasks("up", NOW + 10_000, 10))[0] == []
+    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 10_000, next_poll_at=NOW + 11_000, error=None))
+    assert (await claim_task(store, NOW + 11_000)).seq == due.seq
 
 
 async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
@@ -1083,6 +1090,29 @@ async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: 
     assert second.id == again.id
 
 
+async def test_a_claimed_first_attempt_is_not_claimed_again_while_retries_wait(store: Store) -> None:
+    """What a look for first attempts alone brings may be claimed: the next one is behind it."""
+    bulkhead = Bulkhead(16)
+    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(12)]
+    well(bulkhead, Lane("ann", "https://app.example.com"), *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
+    made = [await brought_to(store, CallbackState.PENDING, new(f"task-{number}")) for number in range(2)]
+    for callback in made:
+        (due,), _ = await store.claim_callbacks(NOW, 1, bulkhead)
+        assert due.id == callback.id
+
+
+async def test_newcomers_that_wait_for_their_turn_are_not_asked_for_at_once(store: Store) -> None:
+    """They have had all the places that there are for them: only time, or an attempt's end, makes more."""
+    made = await store.register([new(url=f"https://r{number}.example.com/") for number in range(64)])
+    await settle(store, made[0].callback)
+    bulkhead = Bulkhead(64)
+    claims, next_due_at = await store.claim_callbacks(NOW, 64, bulkhead)
+    assert claims
+    assert bulkhead.in_line
+    assert next_due_at is None
+
+
 async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Store) -> None:
     """Otherwise a webhook that is still being recorded would be sent again."""
     await brought_to(store, CallbackState.PENDING)
@@ -1346,7 +1376,7 @@ async def test_redelivering_what_is_not_there_or_not_ones_own(store: Store) -> N
 
 
 async def test_dead_callbacks_are_redelivered_by_when_they_died(store: Store) -> None:
-    """From ``since`` on, up to but without ``until``, and only this client's."""
+    """From ``since`` on, up to but without ``until``, only this client's, and none that dies later than now."""
     dead = {}
     for n, client in enumerate(("ann", "ann", "ann", "ann", "bob")):
         callback = await registered(store, new(f"task-{n}", client=client))
@@ -1363,6 +1393,8 @@ async def test_dead_callbacks_are_redelivered_by_when_they_died(store: Store) ->
     assert (await look(store, delivered)).state is CallbackState.DELIVERED
     assert await store.redeliver_dead("ann", 0, NOW, NOW + 500) == 0
     assert await store.redeliver_dead("eve", 0, NOW + 9999, NOW + 500) == 0
+    assert await store.redeliver_dead("ann", 0, NOW + 9999, died_at + 2) == 1
+    assert await store.redeliver_dead("ann", 0, NOW + 9999, died_at + 3) == 1
 
 
 # Reading for the API
