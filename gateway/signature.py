@@ -5,7 +5,7 @@ Pure: no I/O, no clock, no settings; the caller says what time it is. The delive
 and people's own Python receivers call ``verify``.
 
 The signature header is a list of ``version,signature`` entries. Each kind of key makes its own version of entry from
-the same content: a shared secret (``whsec_``) ``v1``, a key pair (``whsk_`` and ``whpk_``, in ``core.ed25519``) ``v1a``.
+the same content: a shared secret (``whsec_``) ``v1``, a key pair (``whsk_`` and ``whpk_``, ``core.ed25519``) ``v1a``.
 """
 
 import hashlib
