@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.crash.process import LIMIT_S
 from tests.manual import README, ROOT
 
@@ -59,6 +61,7 @@ async def shown(process: Process, pattern: str) -> str:
     return found[1]
 
 
+@pytest.mark.timeout(180)  # six processes, one after the other
 async def test_the_quick_start_works(tmp_path: Path) -> None:
     """Four terminals: the simulated upstream, the gateway, a receiver, and the tasks; both webhooks are verified."""
     url = r"(http://127\.0\.0\.1:\d+)"
