@@ -248,7 +248,7 @@ async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypat
             raise troubles.pop(0)
         return await body(claim)
 
-    monkeypatch.setattr(store, "body", fails)
+    monkeypatch.setattr(store.outbox, "body", fails)
     with capture_logs() as log:
         (callback_id,) = await stand.registered("400000-a")
         shown = await stand.one.delivered(callback_id)

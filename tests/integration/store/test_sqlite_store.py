@@ -938,7 +938,7 @@ async def test_a_redelivery_that_fails_in_the_middle_says_how_many_are_done(
             raise StoreError("The database could not write.")
         return await real(client, about)
 
-    monkeypatch.setattr(store, "_redeliver_some", some)
+    monkeypatch.setattr(store.registry, "_redeliver_some", some)
     with pytest.raises(StorePartly, match="20 are redelivered"):
         await store.registry.redeliver_dead("ann", 0, NOW + 100, NOW + 6)
     assert await store.registry.redeliver_dead("ann", 0, NOW + 100, NOW + 7) == 5
