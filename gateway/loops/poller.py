@@ -31,6 +31,7 @@ from gateway.upstream.key import Key
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.troubled import Troubled
 from gateway.upstream.turns import Rotation
+from gateway.webhook.body import body_template
 
 __all__ = ["MOST_POLLS", "Poller"]
 
@@ -261,6 +262,7 @@ class Poller:
                 upstream=self._upstream.name,
                 outcome=outcome,
                 settled_at=now,
+                frame=None if outcome.state.terminal else body_template(outcome, now).frame,
                 polls=1,
                 model=model,
                 duration_ms=None if duration_s is None else round(duration_s * 1000),
@@ -368,12 +370,14 @@ class Poller:
         if task.failures:  # else it was revived since, and begins anew
             reason = UNREADABLE if self._troubled.is_unreadable(task.seq) else reason
             reason = "refused" if self._troubled.is_refused(task.seq) else reason
+        outcome = abandoned(task.task_id, reason)
         owed = await self._tasks.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
-                outcome=abandoned(task.task_id, reason),
+                outcome=outcome,
                 settled_at=now,
+                frame=body_template(outcome, now).frame,
                 polls=0,
                 expired_by=expired_by,
             )

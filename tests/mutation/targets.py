@@ -106,12 +106,6 @@ EQUIVALENT = (
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
-        _OUTBOX,
-        "if bulkhead is not None and at is not None and at <= now and exhausted:",
-        "if (at is not None and at <= now and exhausted):",
-        "without one retries are asked for, and none of them is left",
-    ),
-    Equivalent(
         _TASKS,
         "return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)",
         "return (upstream, model, slot, self._seq, duration_ms), None if False else (upstream, forgotten)",

@@ -224,7 +224,8 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
     for claim in (
         store.tasks.claim("aigptimage", 2**50, 10),
         store.tasks.claim_new("aigptimage", 0, 2**50),
-        store.outbox.claim(2**50, 10),
+        store.outbox.waiting(2**50),
+        store.outbox.claim([], 2**50),
     ):
         with pytest.raises(StoreError, match=GONE[1:]):
             await claim
