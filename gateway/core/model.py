@@ -16,6 +16,8 @@ import msgspec
 from gateway.core.addresses import address_text, parse_address
 
 __all__ = [
+    "KEPT_DURATIONS",
+    "KEPT_MODELS",
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
@@ -23,6 +25,7 @@ __all__ = [
     "Callback",
     "CallbackState",
     "DueCallback",
+    "DueGroup",
     "DueTask",
     "ExpiredTask",
     "Lane",
@@ -40,6 +43,10 @@ __all__ = [
 
 T = TypeVar("T")
 
+KEPT_DURATIONS = 256
+"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
+KEPT_MODELS = 128
+"""… and of so many models of one upstream: those that ended a task last."""
 _LONG_URL = 256
 
 
@@ -301,6 +308,16 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     """Polls in a row that brought no usable answer."""
     last_polled_at: int | None
     due_at: int
+
+
+class DueGroup(NamedTuple):
+    """What the same clients watch of one upstream: a task that two of them watch waits behind neither's others."""
+
+    watchers: str
+    due_at: int
+    """When the longest due unclaimed one of its tasks is, or earlier than that."""
+    claimed: int
+    """How many of its tasks are claimed."""
 
 
 class Lane(NamedTuple):

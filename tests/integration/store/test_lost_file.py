@@ -222,8 +222,10 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
     await stand.look()
     store = stand.gateway._store
     for claim in (
-        store.tasks.claim("aigptimage", 2**50, 10),
-        store.tasks.claim_new("aigptimage", 0, 2**50),
+        store.tasks.waiting("aigptimage", 2**50),
+        store.tasks.longest_due("aigptimage", "", 2**50, 10),
+        store.tasks.never_polled("aigptimage", 0, 2**50),
+        store.tasks.claim([]),
         store.outbox.claim(2**50, 10),
     ):
         with pytest.raises(StoreError, match=GONE[1:]):
