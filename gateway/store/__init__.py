@@ -243,11 +243,15 @@ class Housekeeping(Protocol):
         ...
 
     async def load(self, key: str) -> bytes | None:
-        """Return what was saved under a key."""
+        """Return the small value that stands under a key."""
         ...
 
-    async def save(self, key: str, value: bytes) -> None:
-        """Keep a small value under a key, in the place of what was there."""
+    async def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        """Put a small value in the place of ``old`` (None: of nothing); False where something else stands there."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something, only to learn whether that is possible. Raises StoreError: it is not."""
         ...
 
     @property

@@ -455,8 +455,9 @@ COUNT_DEAD = _counted(
 # The database itself.
 
 SELECT_META = "SELECT value FROM meta WHERE key = ?"
-UPSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+SWAP_META = "UPDATE meta SET value = ? WHERE key = ? AND value = ?"
+PROBE = "INSERT INTO meta (key, value) VALUES ('probe', x'') ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 # Following a wall clock that was set. A running task moves as a whole: its age is what it was.
 

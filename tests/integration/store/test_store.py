@@ -1463,11 +1463,30 @@ async def test_what_is_saved_is_loaded(new_store: NewStore) -> None:
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert await store.load("queries") is None
-        await store.save("queries", b"1")
-        await asyncio.gather(store.save("queries", b"2"), store.save("creates", b"3"))
+        assert await store.swap("queries", None, b"1")
+        assert all(await asyncio.gather(store.swap("queries", b"1", b"2"), store.swap("creates", None, b"3")))
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert [await store.load(key) for key in ("queries", "creates", "else")] == [b"2", b"3", None]
+
+
+async def test_a_value_that_somebody_else_has_changed_stays(store: Store) -> None:
+    """Whoever knows an earlier one, or of none, changes nothing and hears so; of two at once one does."""
+    assert not await store.swap("queries", b"", b"1")
+    assert await store.swap("queries", None, b"1")
+    assert not await store.swap("queries", None, b"2")
+    assert not await store.swap("queries", b"2", b"3")
+    assert await store.load("queries") == b"1"
+    first, second = await asyncio.gather(store.swap("queries", b"1", b"4"), store.swap("queries", b"1", b"5"))
+    assert first is not second
+    assert await store.load("queries") == (b"4" if first else b"5")
+
+
+async def test_a_store_can_be_probed_again_and_again(store: Store) -> None:
+    """It is well, and nothing else is changed."""
+    await store.probe()
+    await store.probe()
+    assert store.failing is None
 
 
 async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
