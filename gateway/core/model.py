@@ -22,6 +22,7 @@ __all__ = [
     "AttemptRecord",
     "AttemptResult",
     "Backlog",
+    "BodyParts",
     "Callback",
     "CallbackState",
     "DueCallback",
@@ -34,6 +35,7 @@ __all__ = [
     "PollRecord",
     "Registration",
     "Settlement",
+    "Share",
     "Task",
     "TaskState",
     "cached_by_url",
@@ -256,6 +258,9 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     model: str | None = None
     duration_ms: int | None = None
     """How long the task took, kept with its model to learn from; None where that is not known."""
+    frame: tuple[bytes, bytes, bytes] | None = None
+    """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
+    these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -327,6 +332,24 @@ class Lane(NamedTuple):
     receiver: str
 
 
+class Share(NamedTuple):
+    """What may be claimed of a lane."""
+
+    lane: Lane
+    room: int
+    """So many webhooks at most."""
+    retries: bool
+    """Whether retries may be among them."""
+
+
+class BodyParts(_Noun, frozen=True, kw_only=True):
+    """What the body of a webhook is made of, but for its callback's id; the same for every attempt."""
+
+    outcome: Outcome
+    settled_at: int
+    metadata: bytes
+
+
 class DueCallback(_Noun, frozen=True, kw_only=True):
     """A claimed callback whose webhook is to be sent now."""
 
@@ -338,10 +361,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     url: str
     receiver: str
     """Scheme, host and port of the URL."""
-    body: bytes | None
-    """The webhook's bytes, where they are few; else the store is asked for them."""
+    body: BodyParts | bytes | None
+    """What the webhook's body is made of, or the body itself, where it is small; else the store is asked for it."""
     body_bytes: int
-    """How many they are, but for the callback's own id and metadata."""
+    """How large it is, but for the callback's own id and metadata."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int

@@ -28,9 +28,10 @@ from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import Key
-from gateway.upstream.shares import Shares
+from gateway.upstream.shares import Shares, least_failed
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.troubled import Troubled
+from gateway.webhook.body import body_template
 
 __all__ = ["MOST_POLLS", "Poller"]
 
@@ -125,7 +126,7 @@ class Poller:
             # Clients take turns. Of one's tasks, where it is not the budget that is short, who waited longest is next.
             rank = None
             if wanted and (refused or available < room):
-                rank = _least_failed if refused else self._timetable.urgency
+                rank = least_failed if refused else self._timetable.urgency
             claims, next_due_at = await self._shares.claim(now, wanted, self._in_flight.free, rank)
             started += await self._start_polls(claims, now)
             if refused and not claims:
@@ -258,6 +259,7 @@ class Poller:
                 upstream=self._upstream.name,
                 outcome=outcome,
                 settled_at=now,
+                frame=None if outcome.state.terminal else body_template(outcome, now).frame,
                 polls=1,
                 model=model,
                 duration_ms=None if duration_s is None else round(duration_s * 1000),
@@ -365,12 +367,14 @@ class Poller:
         if task.failures:  # else it was revived since, and begins anew
             reason = UNREADABLE if self._troubled.is_unreadable(task.seq) else reason
             reason = "refused" if self._troubled.is_refused(task.seq) else reason
+        outcome = abandoned(task.task_id, reason)
         owed = await self._tasks.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
-                outcome=abandoned(task.task_id, reason),
+                outcome=outcome,
                 settled_at=now,
+                frame=body_template(outcome, now).frame,
                 polls=0,
                 expired_by=expired_by,
             )
@@ -384,10 +388,6 @@ class Poller:
             callbacks=len(owed),
             callback_ids=owed[:_CALLBACKS_TOLD],
         )
-
-
-def _least_failed(task: DueTask) -> float:
-    return -task.failures
 
 
 def _duration_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:

@@ -10,30 +10,43 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
     Backlog,
+    BodyParts,
     Callback,
     CallbackState,
     DueCallback,
     DueGroup,
     DueTask,
     ExpiredTask,
+    Lane,
     NewCallback,
     PollRecord,
     Registration,
     Settlement,
+    Share,
     Task,
 )
-from gateway.webhook.bulkhead import Bulkhead
 
-__all__ = ["Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
+__all__ = ["Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
+
+
+class Claimed(NamedTuple):
+    """What a claim of webhooks has brought."""
+
+    webhooks: list[DueCallback]
+    """The longest due first."""
+    only_retries: list[Lane]
+    """Of these, nothing is left that is due but retries, which their shares left out: nobody is told of them again."""
+    next_due_at: int | None
+    """When the next webhook falls due, of the lanes that are not in the caller's hands; None where none does."""
 
 
 class Registry(Protocol):
@@ -186,23 +199,27 @@ class Outbox(Protocol):
     due: asyncio.Event
     """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
 
-    async def claim(
-        self, now: int, limit: int, bulkhead: Bulkhead | None = None
-    ) -> tuple[list[DueCallback], int | None]:
-        """Claim due webhooks: of the lanes that ``bulkhead`` says, and as many as it says, the longest due ones.
+    async def waiting(self, now: int) -> list[Lane]:
+        """Return the lanes that have webhooks that are due, that of the longest due one first.
 
-        It is told which lanes have become due; those that it gives no share yet are its own to remember. (None: all
-        lanes have equal shares.) Also return when the next lane will be due. A claim ends with record or
-        release; its place in the bulkhead is the caller's to give back.
+        Each is told of once: it is in the caller's hands until it is claimed of, or something more is due on it.
         """
         ...
 
-    async def body(self, claim: DueCallback) -> bytes | None:
-        """Return a claimed webhook's bytes, the same each time; None where it was cancelled meanwhile."""
+    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
+        """Claim due webhooks: of each lane as many as its share says, the longest due ones, with retries or without.
+
+        What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all its
+        lanes are told of again. Each webhook is its claimer's until record or release.
+        """
         ...
 
-    def release(self, claim: DueCallback) -> None:
-        """Give a claim back with nothing recorded."""
+    async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
+        """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile."""
+        ...
+
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        """Give claims back with nothing recorded."""
         ...
 
     async def record(self, record: AttemptRecord) -> None:

@@ -14,13 +14,18 @@ from typing import Protocol
 from gateway.core.model import DueGroup, DueTask
 from gateway.upstream.turns import Rotation
 
-__all__ = ["Rank", "Shares"]
+__all__ = ["Rank", "Shares", "least_failed"]
 
 Rank = Callable[[DueTask], float]
 """How urgent a task is."""
 
 _CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
 _ORDER_MS = 1000  # for how long an order holds: the tasks in it have been due for longer than it matters
+
+
+def least_failed(task: DueTask) -> float:
+    """Rank those first that have failed the fewest times in a row."""
+    return -task.failures
 
 
 class _Tasks(Protocol):

@@ -19,6 +19,7 @@ from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.upstream.turns import Waiter
+from tests.lanes import body_sent, claim_webhooks
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -221,9 +222,9 @@ def test_an_upstream_that_never_answers(tmp_path: Path) -> None:
 
 
 async def body_of(life: Life, callback: Callback) -> dict[str, Any]:
-    claims, _ = await life.store.outbox.claim(life.clock.now() + 1, 10)
+    claims, _ = await claim_webhooks(life.store, life.clock.now() + 1, 10)
     (claim,) = [claim for claim in claims if claim.id == callback.id]
-    body: dict[str, Any] = json.loads(claim.body)
+    body: dict[str, Any] = json.loads(body_sent(claim))
     return body
 
 

@@ -31,6 +31,7 @@ from gateway.core.model import (
     NewCallback,
     Outcome,
     Settlement,
+    Share,
     TaskState,
     new_callback_id,
 )
@@ -41,7 +42,7 @@ from gateway.store.sqlite.store import SqliteStore
 from gateway.store.sqlite.tasks import _in_parts
 from gateway.webhook.bulkhead import Bulkhead
 from tests.claims import claim_tasks
-from tests.lanes import fill, lane, webhook, well
+from tests.lanes import claim_webhooks, fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -63,7 +64,7 @@ async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE callbacks SET body = ?", (stored,))
     async with opened(path) as store:
-        (due,), _ = await store.outbox.claim(NOW, 1)
+        (due,), _ = await claim_webhooks(store, NOW, 1)
         assert (due.body, due.body_bytes) == (None, len(stored))
         assert await store.outbox.body(due) == stored
 
@@ -421,7 +422,7 @@ async def test_a_closed_store_says_so(path: Path) -> None:
         with pytest.raises(StoreError, match="closed"):
             await store.registry.backlog()
         with pytest.raises(StoreError, match="closed"):
-            await store.outbox.claim(NOW, 1)
+            await store.outbox.claim([Share(lane("app"), 1, True)], NOW)
         with pytest.raises(StoreError, match="closed"):
             await store.registry.register([new()])
         await store.open()
@@ -526,24 +527,24 @@ def failed(due: DueCallback, next_attempt_at: int) -> AttemptRecord:
 async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: SqliteStore) -> None:
     """Once they are found to be all that is due with a receiver; a first attempt is found at once all the same."""
     await settled(store, new())
-    (due,), _ = await store.outbox.claim(NOW, 10)
+    (due,), _ = await claim_webhooks(store, NOW, 10)
     await store.outbox.record(failed(due, NOW + 1))
     bulkhead = Bulkhead(8)
     others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
     well(bulkhead, due.lane, *(other.lane for other in others))
     assert all(map(bulkhead.admit, others))
-    assert await store.outbox.claim(NOW + 1, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 1, 2, bulkhead) == ([], None)
     assert bulkhead.waits
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    assert await store.outbox.claim(NOW + 2, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 2, 2, bulkhead) == ([], None)
     assert bulkhead.waits
     assert statements == []
     bulkhead.ended(others[0], delivered=True)
-    (again,), _ = await store.outbox.claim(NOW + 2, 2, bulkhead)
+    (again,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
     assert again.seq == due.seq
     await settled(store, new(), at=NOW + 3)
-    (first,), _ = await store.outbox.claim(NOW + 3, 2, bulkhead)
+    (first,), _ = await claim_webhooks(store, NOW + 3, 2, bulkhead)
     assert first.budget_used == 0
 
 
@@ -557,25 +558,25 @@ async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) 
     held = fill(bulkhead, on)
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    assert await store.outbox.claim(NOW, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW, 2, bulkhead) == ([], None)
     assert statements == []
     bulkhead.ended(held[0], delivered=True)
-    (due,), _ = await store.outbox.claim(NOW, 2, bulkhead)
+    (due,), _ = await claim_webhooks(store, NOW, 2, bulkhead)
     assert due.receiver == callback.receiver
 
 
 async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
     """Only what is due now has to wait: the loop comes round for what is due later."""
     await settled(store, new())
-    (due,), _ = await store.outbox.claim(NOW, 10)
+    (due,), _ = await claim_webhooks(store, NOW, 10)
     await store.outbox.record(failed(due, NOW + 50))
     bulkhead = Bulkhead(8)
     others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
     well(bulkhead, due.lane, *(other.lane for other in others))
     assert all(map(bulkhead.admit, others))
-    assert await store.outbox.claim(NOW, 2, bulkhead) == ([], NOW + 50)
+    assert await claim_webhooks(store, NOW, 2, bulkhead) == ([], NOW + 50)
     assert not bulkhead.waits
-    assert await store.outbox.claim(NOW + 50, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 50, 2, bulkhead) == ([], None)
     assert bulkhead.waits
 
 
@@ -590,7 +591,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     await store.tasks.settle(Settlement(upstream="up", seq=polled.seq, outcome=outcome, settled_at=NOW, polls=1))
     await waiting
-    (due,), _ = await store.outbox.claim(NOW, 1)
+    (due,), _ = await claim_webhooks(store, NOW, 1)
     made_at = Attempt(
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
@@ -813,21 +814,21 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     for registration in made:
         seq = registration.callback.task.seq
         await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
-    (first,), _ = await store.outbox.claim(NOW, 1)
+    (first,), _ = await claim_webhooks(store, NOW, 1)
     call = store._database.call
 
     async def given_back_meanwhile(*args: object) -> object:
         result = await call(*args)  # type: ignore[arg-type]
-        store.outbox.release(first)
+        await store.outbox.release([first])
         return result
 
     monkeypatch.setattr(store._database, "call", given_back_meanwhile)
-    (second,), next_due_at = await store.outbox.claim(NOW, 10)
+    (second,), next_due_at = await claim_webhooks(store, NOW, 10)
     monkeypatch.undo()
     assert second.seq != first.seq
     assert next_due_at is not None
     assert next_due_at <= NOW
-    assert (await store.outbox.claim(NOW, 10))[0] == [first]
+    assert (await claim_webhooks(store, NOW, 10))[0] == [first]
 
 
 def count_steps(store: SqliteStore) -> Callable[[], int]:
@@ -893,7 +894,7 @@ async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monke
     await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
 
     async def die(at: int) -> None:
-        due, _ = await store.outbox.claim(NOW + 9, 1000)
+        due, _ = await claim_webhooks(store, NOW + 9, 1000)
         for claim in due:
             record = failed(claim, 0)
             attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=at)
@@ -924,7 +925,7 @@ async def test_a_redelivery_that_fails_in_the_middle_says_how_many_are_done(
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = made[0].callback.task.seq
     await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
-    for claim in (await store.outbox.claim(NOW + 9, 1000))[0]:
+    for claim in (await claim_webhooks(store, NOW + 9, 1000))[0]:
         record = failed(claim, 0)
         attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=NOW)
         await store.outbox.record(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
@@ -961,7 +962,7 @@ async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: S
     callback = new()
     await settled(store, callback)
     looked = 0
-    (due,), next_due_at = await store.outbox.claim(NOW, 10, Bulkhead(256))
+    (due,), next_due_at = await claim_webhooks(store, NOW, 10, Bulkhead(256))
     assert (due.id, next_due_at) == (callback.id, NOW + 3_600_000)
     assert looked < 100
 
@@ -1326,7 +1327,11 @@ async def test_a_read_that_fails_is_a_store_error(store: SqliteStore) -> None:
     settlement = Settlement(upstream="up", seq=made.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
     await store.tasks.settle(settlement)
     await connection(store).execute("ALTER TABLE callbacks RENAME TO gone")
-    for read in (store.registry.backlog(), store.outbox.claim(NOW, 1), store.registry.get_callback("ann", "cb_none")):
+    for read in (
+        store.registry.backlog(),
+        claim_webhooks(store, NOW, 1),
+        store.registry.get_callback("ann", "cb_none"),
+    ):
         with pytest.raises(StoreError, match="could not be read"):
             await read
 
