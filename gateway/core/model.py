@@ -14,6 +14,8 @@ import msgspec
 from gateway.core.urls import receiver_of
 
 __all__ = [
+    "KEPT_DURATIONS",
+    "KEPT_MODELS",
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
@@ -22,6 +24,7 @@ __all__ = [
     "Callback",
     "CallbackState",
     "DueCallback",
+    "DueGroup",
     "DueTask",
     "ExpiredTask",
     "Lane",
@@ -35,6 +38,11 @@ __all__ = [
     "TaskState",
     "new_callback_id",
 ]
+
+KEPT_DURATIONS = 256
+"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
+KEPT_MODELS = 128
+"""… and of so many models of one upstream: those that ended a task last."""
 
 
 class TaskState(StrEnum):
@@ -273,6 +281,16 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     """Polls in a row that brought no usable answer."""
     last_polled_at: int | None
     due_at: int
+
+
+class DueGroup(NamedTuple):
+    """What the same clients watch of one upstream: a task that two of them watch waits behind neither's others."""
+
+    watchers: str
+    due_at: int
+    """When the longest due unclaimed one of its tasks is, or earlier than that."""
+    claimed: int
+    """How many of its tasks are claimed."""
 
 
 class Lane(NamedTuple):

@@ -20,6 +20,7 @@ from gateway.core.model import (
     Callback,
     CallbackState,
     DueCallback,
+    DueGroup,
     DueTask,
     ExpiredTask,
     Lane,
@@ -30,12 +31,8 @@ from gateway.core.model import (
     Share,
     Task,
 )
-from gateway.upstream.turns import Rotation
 
-__all__ = ["Claimed", "Housekeeping", "Outbox", "Rank", "Registry", "Store", "TaskQueue", "Turn"]
-
-Rank = Callable[[DueTask], float]
-"""How urgent a task is."""
+__all__ = ["Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
@@ -136,42 +133,40 @@ class TaskQueue(Protocol):
     """Tasks that are to be polled."""
 
     def due(self, upstream: str) -> asyncio.Event:
-        """Return what is set when a task may be due earlier than its upstream's poller knows. It only wakes.
+        """Return what is set when a task is registered, released or moved with the clock. It only wakes.
 
-        Correctness never depends on it.
+        Correctness never depends on it. Who reschedules a task knows when it is due by himself.
         """
         ...
 
-    async def claim(
-        self,
-        upstream: str,
-        now: int,
-        limit: int,
-        rank: Rank | None = None,
-        rotation: Rotation | None = None,
-        places: int | None = None,
-    ) -> tuple[list[DueTask], int | None]:
-        """Claim due tasks; also return when the next unclaimed one that may be claimed by then will be due.
+    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
+        """Return the groups in which something may be due, and when the first task of all the others will be."""
+        ...
 
-        Where more than ``limit`` are due, the clients that watch them have a share each, in the order of ``rotation``.
-        Of each one's, those with the highest rank (of the 1,000 that have been due the longest) come first, without
-        ``rank`` the longest due. A claim ends with reschedule, settle or release.
+    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
 
-        ``places``: how many are free of those that polls have. A client may have one more while its claimed tasks are
-        fewer than these (as in ``bulkhead``): it has half of all alone, and leaves some to whoever comes. While some
-        are free, those of its tasks that wait for one of its own to end are not counted as due.
+        Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
+        time.
         """
         ...
 
-    async def claim_new(self, upstream: str, since: int, now: int, rotation: Rotation | None = None) -> list[DueTask]:
-        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one.
+    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        """Return of each group the first that is due, unclaimed and registered since then.
 
-        The first of them, or of the client whose turn it is.
+        It looks at the last 1,000 that were registered.
         """
         ...
 
-    def release(self, claim: DueTask) -> None:
-        """Give a claim back with nothing recorded."""
+    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
+        """Claim tasks that were read, be it a moment ago; return those that nobody had claimed.
+
+        A claim ends with reschedule, settle or release.
+        """
+        ...
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        """Give claims back with nothing recorded, and wake the poller."""
         ...
 
     async def reschedule(self, record: PollRecord) -> None:
@@ -265,11 +260,15 @@ class Housekeeping(Protocol):
         ...
 
     async def load(self, key: str) -> bytes | None:
-        """Return what was saved under a key."""
+        """Return the small value that stands under a key."""
         ...
 
-    async def save(self, key: str, value: bytes) -> None:
-        """Keep a small value under a key, in the place of what was there."""
+    async def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        """Put a small value in the place of ``old`` (None: of nothing); False where something else stands there."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something, only to learn whether that is possible. Raises StoreError: it is not."""
         ...
 
     @property

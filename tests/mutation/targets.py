@@ -40,6 +40,7 @@ MODULES = (
     "gateway/webhook/bulkhead.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
+    "gateway/upstream/shares.py",
 )
 
 TESTS = (
@@ -53,6 +54,8 @@ TESTS = (
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
     "tests/unit/upstream/test_turns.py",
+    "tests/unit/upstream/test_shares.py",
+    "tests/integration/upstream/test_shares.py",
     "tests/unit/store/test_writer.py",
     "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
@@ -92,8 +95,8 @@ _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for 
 EQUIVALENT = (
     Equivalent(
         "gateway/store/sqlite/duetasks.py",
-        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1",
-        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
+        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 1",
+        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
@@ -125,8 +128,8 @@ EQUIVALENT = (
     Equivalent(_TASKS, "self._seq = 0", "self._seq = 1", "only their order counts"),
     Equivalent(
         _TASKS,
-        "slot = self._next.get(model, 0) % WINDOW",
-        "slot = self._next.get(model, 1) % WINDOW",
+        "slot = self._next.get(model, 0) % KEPT_DURATIONS",
+        "slot = self._next.get(model, 1) % KEPT_DURATIONS",
         "a ring may begin anywhere",
     ),
     *(
@@ -148,7 +151,7 @@ EQUIVALENT = (
             (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
         )
     ),
-    Equivalent("gateway/store/sqlite/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
+    Equivalent("gateway/store/sqlite/duetasks.py", "group.note(0)", "group.note(1)", "long ago"),
     Equivalent(
         _TASKS,
         "expiries = [item for item, _ in items if item.expired_by is not None]",

@@ -381,8 +381,9 @@ COUNT_DEAD = counted("''", "ended_at", "callbacks INDEXED BY callbacks_dead", "s
 # The database itself.
 
 SELECT_META = "SELECT value FROM meta WHERE key = ?"
-UPSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+SWAP_META = "UPDATE meta SET value = ? WHERE key = ? AND value = ?"
+PROBE = "INSERT INTO meta (key, value) VALUES ('probe', x'') ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 # Following a wall clock that was set. A running task moves as a whole: its age is what it was.
 

@@ -19,6 +19,7 @@ from gateway.core.errors import StoreUnusable
 from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
 from gateway.store.sqlite.store import SqliteStore
 from gateway.webhook.body import webhook_body
+from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
 
 ROOT = Path(__file__).parents[3]
@@ -115,7 +116,7 @@ async def webhooks(store: SqliteStore) -> dict[str, bytes]:
 
 async def polled(store: SqliteStore) -> set[tuple[str, str, int]]:
     """Return which tasks would be polled, for whom and when."""
-    due = [task for upstream in ("up", "other") for task in (await store.tasks.claim(upstream, AT + 10_000_000, 9))[0]]
+    due = [task for upstream in ("up", "other") for task in (await claim_tasks(store, upstream, AT + 10_000_000, 9))[0]]
     return {(task.task_id, task.watchers, task.due_at - AT) for task in due}
 
 
@@ -143,7 +144,7 @@ async def nothing_is_missing(path: Path, version: int) -> None:
         task = await store.registry.get_task("ann", "task-success")
         assert task is not None
         assert (task.state, task.settled_at) == (TaskState.SUCCESS, AT + 30_000)
-        ((due,), _) = await store.tasks.claim("up", AT + 60_000, 9)
+        ((due,), _) = await claim_tasks(store, "up", AT + 60_000, 9)
         assert (due.task_id, due.polls, due.failures, due.due_at) == ("task-waiting", 3, 1, AT + 11_000)
         ((owed,), _) = await claim_webhooks(store, AT + 200_000, 9)
         assert (owed.id, owed.body, owed.attempts, owed.budget_used) == ("cb_pending", b'{"n":2}', 2, 1)

@@ -41,7 +41,7 @@ from gateway.store.sqlite.lanes import LanesDue
 from gateway.store.sqlite.statements import Counted, over_rows
 from gateway.store.sqlite.store import SqliteStore
 from gateway.store.sqlite.tasks import _in_parts
-from gateway.upstream.turns import Rotation
+from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks, lane
 
 NOW = 1_777_460_000_000
@@ -352,7 +352,7 @@ async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -
         await store.registry.backlog()
     assert store.failing == "the last read failed: interrupted"
     await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
-    assert await store.tasks.claim("up", NOW, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], None)
     assert store.failing == "the last read failed: interrupted", "a claim of what is known not to be due reads nothing"
     await store.registry.backlog()
     assert store.failing is None
@@ -441,7 +441,7 @@ async def test_a_killed_process_loses_nothing_committed(store: SqliteStore, path
     assert (crashed / "gateway.db-wal").stat().st_size > 0
     async with opened(crashed / "gateway.db") as after:
         assert [await after.registry.get_callback("ann", callback.id) for callback in made] == made
-        assert len((await after.tasks.claim("up", NOW, 10))[0]) == 4
+        assert len((await claim_tasks(after, "up", NOW, 10))[0]) == 4
 
 
 async def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
@@ -531,7 +531,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     await store.registry.wait_settled(seq, 0.001)
     assert store.tasks._settle_waiters == {}
     waiting = asyncio.create_task(store.registry.wait_settled(seq, 3600))
-    (polled,), _ = await store.tasks.claim("up", NOW, 1)
+    (polled,), _ = await claim_tasks(store, "up", NOW, 1)
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     await store.tasks.settle(Settlement(upstream="up", seq=polled.seq, outcome=outcome, settled_at=NOW, polls=1))
     await waiting
@@ -652,7 +652,7 @@ async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None
     with pytest.raises(StoreError):
         await store.registry.register([good, new(metadata="text")])
     assert await store.registry.get_callback("ann", good.id) is None
-    assert await store.tasks.claim("up", NOW, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], None)
 
 
 async def test_a_cancelled_caller_does_not_take_its_write_back(store: SqliteStore) -> None:
@@ -738,7 +738,7 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     await applied.wait()
     readers = [
         asyncio.create_task(store.registry.get_callback("ann", asked.id)),
-        asyncio.create_task(store.tasks.claim("up", NOW, 10)),
+        asyncio.create_task(store.tasks.longest_due("up", "ann", NOW, 10)),
     ]
     for _ in range(10):
         await asyncio.sleep(0)
@@ -825,7 +825,7 @@ async def test_who_watches_a_task_with_others_joins_it_again_at_no_cost(store: S
         assert taken() < 1000
     await store.registry.register([new(task_id="t", client="bo")])
     assert taken() > 1000
-    (due,), _ = await store.tasks.claim("up", NOW, 1)
+    (due,), _ = await claim_tasks(store, "up", NOW, 1)
     assert (due.task_id, due.watchers) == ("t", "ann,bo,bob")
 
 
@@ -948,13 +948,34 @@ async def test_listing_a_tasks_newest_reads_no_others(store: SqliteStore) -> Non
     )
 
 
-async def test_a_claim_that_is_full_looks_at_nobody_elses_tasks(store: SqliteStore) -> None:
+async def test_a_group_is_read_without_the_others(store: SqliteStore) -> None:
     """Hundreds of clients wait for their turn: for one place one of them is read."""
     await store.registry.register([new(client=f"client-{n}") for n in range(300)])
     taken = count_steps(store)
-    claims, next_due_at = await store.tasks.claim("up", NOW, 1, None, Rotation())
-    assert (len(claims), next_due_at) == (1, NOW)
+    assert len((await store.tasks.waiting("up", NOW))[0]) == 300
+    tasks, next_due_at = await store.tasks.longest_due("up", "client-7", NOW, 1)
+    assert (len(tasks), next_due_at) == (1, None)
     assert taken() < 1000
+
+
+async def test_a_task_given_back_while_others_are_read_is_not_forgotten(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was claimed when that began, and so is not among them: it is due all the same."""
+    await store.registry.register([new(task_id="a"), new(task_id="b")])
+    (first,), _ = await claim_tasks(store, "up", NOW, 1)
+    call = store._database.call
+
+    async def given_back_meanwhile(*args: object) -> object:
+        result = await call(*args)  # type: ignore[arg-type]
+        await store.tasks.release([first])
+        return result
+
+    monkeypatch.setattr(store._database, "call", given_back_meanwhile)
+    (second,), _ = await claim_tasks(store, "up", NOW, 10)
+    monkeypatch.undo()
+    assert second.seq != first.seq
+    assert (await claim_tasks(store, "up", NOW, 10))[0] == [first]
 
 
 async def test_an_operators_list_of_one_state_reads_no_others(store: SqliteStore) -> None:
@@ -1220,7 +1241,7 @@ async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
     try:
         async with opened(copy) as store:
-            assert len((await store.tasks.claim("up", NOW, 500))[0]) == 201
+            assert len((await claim_tasks(store, "up", NOW, 500))[0]) == 201
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -1228,14 +1249,14 @@ async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
 async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
     """Whoever holds a claim decides what follows; nobody else may take the row meanwhile."""
     (made,) = await store.registry.register([new()])
-    (due,), _ = await store.tasks.claim("up", NOW, 1)
+    (due,), _ = await claim_tasks(store, "up", NOW, 1)
     ((pages,),) = await store._database.read("PRAGMA page_count")
     await store._database.read(f"PRAGMA max_page_count = {pages}")
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"a":"' + b"x" * 100_000 + b'"}')
     settlement = Settlement(upstream="up", seq=due.seq, outcome=outcome, settled_at=NOW, polls=1)
     with pytest.raises(StoreError):
         await store.tasks.settle(settlement)
-    assert await store.tasks.claim("up", NOW, 1) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 1) == ([], None)
     await store._database.read("PRAGMA max_page_count = 1000000")
     await store.tasks.settle(settlement)
     after = await store.registry.get_callback("ann", made.callback.id)

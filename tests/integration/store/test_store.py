@@ -22,6 +22,7 @@ from gateway.core.model import (
     Callback,
     CallbackState,
     DueCallback,
+    DueGroup,
     DueTask,
     NewCallback,
     Outcome,
@@ -32,10 +33,10 @@ from gateway.core.model import (
     TaskState,
     new_callback_id,
 )
-from gateway.store import Rank, Store
+from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
-from gateway.upstream.turns import Rotation
 from gateway.webhook.body import body_template, webhook_body
+from tests.claims import claim_tasks
 from tests.lanes import body_sent, claim_webhooks, lane
 
 NOW = 1_777_460_000_000
@@ -134,8 +135,17 @@ async def claim(store: Store, at: int = NOW) -> DueCallback:
 
 
 async def claim_task(store: Store, at: int = NOW) -> DueTask:
-    (due,), _ = await store.tasks.claim("up", at, 10)
+    (due,), _ = await claim_tasks(store, "up", at, 10)
     return due
+
+
+async def longest_due(store: Store, watchers: str, limit: int = 99, at: int = NOW) -> list[DueTask]:
+    tasks, _ = await store.tasks.longest_due("up", watchers, at, limit)
+    return tasks
+
+
+def names(tasks: Iterable[DueTask]) -> list[str]:
+    return [task.task_id for task in tasks]
 
 
 def attempt_of(
@@ -261,7 +271,7 @@ async def test_ten_callbacks_on_one_task_share_it(store: Store) -> None:
     """However many wait on a task, it is one row, and one poll stream."""
     found = await store.registry.register([new(url=f"https://app.example.com/{n}") for n in range(10)])
     assert len({r.callback.task.seq for r in found}) == 1
-    due, next_due_at = await store.tasks.claim("up", NOW, 100)
+    due, next_due_at = await claim_tasks(store, "up", NOW, 100)
     assert [task.task_id for task in due] == ["task-1"]
     assert next_due_at is None
 
@@ -278,7 +288,7 @@ async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, out
     assert [callback.state for callback in late] == [CallbackState.PENDING] * 3
     assert [callback.next_attempt_at for callback in late] == [NOW + 9] * 3
     assert (late[0].task.state, late[0].task.polls) == (outcome.state, 1)
-    assert (await store.tasks.claim("up", NOW + 99, 10))[0] == []
+    assert (await claim_tasks(store, "up", NOW + 99, 10))[0] == []
     due, _ = await claim_webhooks(store, NOW + 9, 10)
     bodies = {callback.id: body_sent(callback) for callback in due}
     template = body_template(outcome, NOW + 1)
@@ -322,12 +332,12 @@ async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
     idle = await registered(store)
     other = await registered(store, new("task-2"))
     for callback in (idle, other):
-        due, _ = await store.tasks.claim("up", NOW, 1)
+        due, _ = await claim_tasks(store, "up", NOW, 1)
         await store.tasks.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
         await store.registry.cancel("ann", callback.id, NOW)
     asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
     await store.registry.register(asked)
-    (due,), next_due_at = await store.tasks.claim("up", NOW + 999, 10)
+    (due,), next_due_at = await claim_tasks(store, "up", NOW + 999, 10)
     assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
     assert next_due_at is None
 
@@ -583,7 +593,7 @@ async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
     await registered(store, new(client="bob", timeout_s=20))
     due = await claim_task(store)
     await settle(store, short, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
-    assert (await store.tasks.claim("up", NOW + 10_000, 10))[0] == []
+    assert (await claim_tasks(store, "up", NOW + 10_000, 10))[0] == []
     await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 10_000, next_poll_at=NOW + 11_000, error=None))
     assert (await claim_task(store, NOW + 11_000)).seq == due.seq
 
@@ -644,17 +654,17 @@ async def test_what_a_poll_told_of_its_task_is_kept(store: Store) -> None:
     await store.registry.register([new("task-1"), new("task-2")])
     told: list[tuple[int | None, str | None]] = [(NOW - 9000, "m"), (None, None), (NOW - 8000, "n")]
     for born_at, model in told:
-        (one, other), _ = await store.tasks.claim("up", NOW, 10)
-        store.tasks.release(other)
+        (one, other), _ = await claim_tasks(store, "up", NOW, 10)
+        await store.tasks.release([other])
         await store.tasks.reschedule(
             PollRecord(seq=one.seq, polled_at=NOW, next_poll_at=NOW - 1, error=None, born_at=born_at, model=model)
         )
-        (one, other), _ = await store.tasks.claim("up", NOW, 10)
+        (one, other), _ = await claim_tasks(store, "up", NOW, 10)
         expected = (born_at or NOW - 9000, model or "m")
         assert (one.born_at, one.model) == expected
         assert (other.born_at, other.model, other.polls, other.due_at) == (None, None, 0, NOW)
-        store.tasks.release(one)
-        store.tasks.release(other)
+        await store.tasks.release([one])
+        await store.tasks.release([other])
 
 
 async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
@@ -673,7 +683,7 @@ async def test_a_reschedule_does_not_wake_an_idle_task(store: Store) -> None:
     due = await claim_task(store)
     await store.registry.cancel("ann", callback.id, NOW)
     await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
-    assert await store.tasks.claim("up", NOW + 99, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW + 99, 10) == ([], None)
 
 
 async def test_tasks_are_claimed_once_the_longest_due_first(store: Store) -> None:
@@ -681,166 +691,32 @@ async def test_tasks_are_claimed_once_the_longest_due_first(store: Store) -> Non
     await store.registry.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(5)])
     await registered(store, new("later", first_poll_at=NOW + 500))
     await registered(store, new("elsewhere", upstream="other"))
-    first, next_due_at = await store.tasks.claim("up", NOW, 2)
+    first, next_due_at = await claim_tasks(store, "up", NOW, 2)
     assert [task.task_id for task in first] == ["task-4", "task-3"]
     assert next_due_at == NOW - 2  # more is due already
-    rest, next_due_at = await store.tasks.claim("up", NOW, 10)
+    rest, next_due_at = await claim_tasks(store, "up", NOW, 10)
     assert [task.task_id for task in rest] == ["task-2", "task-1", "task-0"]
     assert next_due_at == NOW + 500
-    assert await store.tasks.claim("up", NOW, 10) == ([], NOW + 500)
-    assert await store.tasks.claim("up", NOW, 0) == ([], NOW + 500)
-
-
-def by_number(task: DueTask) -> float:
-    return float(task.task_id.removeprefix("task-"))
-
-
-async def ranked(store: Store, at: int, limit: int) -> list[str]:
-    """Claim by rank, where more is due than may be claimed, and return whose turn it is."""
-    due, next_due_at = await store.tasks.claim("up", at, limit, by_number)
-    assert next_due_at is not None
-    assert next_due_at <= at
-    return [task.task_id for task in due]
-
-
-async def test_the_highest_rank_is_claimed_first_where_more_is_due(store: Store) -> None:
-    """An order holds for a second; then it is made anew of what is due by then."""
-    await store.registry.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(10)])
-    assert await ranked(store, NOW, 2) == ["task-9", "task-8"]
-    await registered(store, new("task-99", first_poll_at=NOW))
-    assert await ranked(store, NOW, 1) == ["task-7"]
-    assert await ranked(store, NOW + 999, 1) == ["task-6"]
-    assert await ranked(store, NOW + 1000, 2) == ["task-99", "task-5"]
-    assert await ranked(store, NOW + 1000, 4) == ["task-4", "task-3", "task-2", "task-1"]
-
-
-async def test_an_order_does_not_outlive_a_clock_that_is_set_back(store: Store) -> None:
-    """An order of the future is none."""
-    await store.registry.register([new(f"task-{n}", first_poll_at=NOW - 9999) for n in range(5)])
-    assert await ranked(store, NOW, 1) == ["task-4"]
-    await registered(store, new("task-99", first_poll_at=NOW - 9999))
-    assert await ranked(store, NOW - 1, 1) == ["task-99"]
-
-
-async def test_an_order_does_not_outlive_a_claim_without_one(store: Store) -> None:
-    """What was claimed for having waited longest is not claimed by rank once more."""
-    await store.registry.register([new(f"task-{n}", first_poll_at=NOW - 9 + n) for n in range(6)])
-    assert await ranked(store, NOW, 1) == ["task-5"]
-    assert await ranked(store, NOW, 0) == []
-    due, _ = await store.tasks.claim("up", NOW, 1)
-    assert [task.task_id for task in due] == ["task-0"]
-    assert await ranked(store, NOW, 1) == ["task-4"]
-    for _ in range(3):
-        due, _ = await store.tasks.claim("up", NOW, 1, by_number)
-        assert [task.task_id for task in due] != ["task-0"]
-
-
-async def test_what_is_due_this_very_moment_is_ranked_too(store: Store) -> None:
-    """As what has been due for long is."""
-    await store.registry.register([new(f"task-{n}") for n in range(3)])
-    assert await ranked(store, NOW, 2) == ["task-2", "task-1"]
-
-
-async def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed(store: Store) -> None:
-    """They come in the order of their time, and the next one's is told."""
-    await store.registry.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(3)])
-    await registered(store, new("task-later", first_poll_at=NOW + 1))
-    due, next_due_at = await store.tasks.claim("up", NOW, 3, by_number)
-    assert [task.task_id for task in due] == ["task-2", "task-1", "task-0"]
-    assert next_due_at == NOW + 1
-
-
-async def test_an_order_gives_way_where_all_that_is_left_may_be_claimed(store: Store) -> None:
-    """The last of them are looked up, so that the loop hears when the next one after them is due."""
-    await store.registry.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(4)])
-    await registered(store, new("task-later", first_poll_at=NOW + 1))
-    assert await ranked(store, NOW, 2) == ["task-3", "task-2"]
-    due, next_due_at = await store.tasks.claim("up", NOW, 2, by_number)
-    assert [task.task_id for task in due] == ["task-1", "task-0"]
-    assert next_due_at == NOW + 1
+    assert await claim_tasks(store, "up", NOW, 10) == ([], NOW + 500)
+    assert await claim_tasks(store, "up", NOW, 0) == ([], NOW + 500)
 
 
 # Several clients.
 
 
-async def turns(store: Store, limit: int, rotation: Rotation, rank: Rank | None = None, at: int = NOW) -> list[str]:
-    due, _ = await store.tasks.claim("up", at, limit, rank, rotation)
-    return [task.task_id for task in due]
-
-
-async def test_clients_share_what_may_be_claimed(store: Store) -> None:
-    """Each has an equal part, in turns; what one does not need goes to the others, its own order stays."""
-    await store.registry.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
-    await store.registry.register([new(f"task-{n}", client="bob", first_poll_at=NOW - 99 + n) for n in range(50, 53)])
-    rotation = Rotation()
-    assert await turns(store, 1, rotation) == ["task-0"]
-    assert await turns(store, 1, rotation) == ["task-50"]
-    await registered(store, new("task-90", client="eve"))
-    assert await turns(store, 3, rotation) == ["task-90", "task-1", "task-51"]
-    assert await turns(store, 6, rotation) == ["task-2", "task-3", "task-4", "task-52", "task-5", "task-6"]
-    assert await turns(store, 2, rotation, by_number) == ["task-19", "task-18"]
-    assert len(await turns(store, 99, rotation)) == 11
-    assert await store.tasks.claim("up", NOW, 9, None, rotation) == ([], None)
-
-
-async def test_a_client_has_as_many_places_as_are_free_beside_it(store: Store) -> None:
-    """Half of all alone; what comes then finds some, and a client whose own are full is told of when one of them ends.
-
-    Its tasks that wait for that are not due while others' may be: else the poller would ask again and again.
-    """
-    await store.registry.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(30)])
-
-    async def claimed(limit: int, places: int, rank: Rank | None = None) -> tuple[list[DueTask], int | None]:
-        return await store.tasks.claim("up", NOW, limit, rank, rotation, places)
-
-    rotation = Rotation()
-    first, next_due_at = await claimed(16, 16, by_number)
-    assert [task.task_id for task in first] == [f"task-{n}" for n in range(8)]  # nothing but a place is short
-    assert next_due_at is None
-    assert await claimed(8, 8) == ([], None)
-    await registered(store, new("later", client="bob", first_poll_at=NOW + 500))
-    assert await claimed(8, 8) == ([], NOW + 500)
-    await store.registry.register([new(f"task-{n}", client="bob", first_poll_at=NOW) for n in range(50, 59)])
-    others, next_due_at = await claimed(8, 8)
-    assert [task.task_id for task in others] == [f"task-{n}" for n in range(50, 54)]
-    assert next_due_at is None
-    await store.registry.register([new(f"task-{n}", client="eve", first_poll_at=NOW) for n in range(70, 79)])
-    others, _ = await claimed(1, 4, by_number)
-    assert [task.task_id for task in others] == ["task-78"]  # the budget is short: the most urgent
-    others, next_due_at = await claimed(3, 3)
-    assert [task.task_id for task in others] == ["task-70"]
-    store.tasks.due("up").clear()
-    store.tasks.release(first[0])
-    assert store.tasks.due("up").is_set()
-    assert await claimed(2, 2) == ([], None)  # ann has 7, bob 4, eve 2
-    for task in first[1:]:
-        store.tasks.release(task)
-    again, _ = await claimed(10, 10)
-    assert [task.task_id for task in again] == [f"task-{n}" for n in (0, 1, 2, 54, 55, 71, 72)]
-    assert await claimed(0, 3) == ([], NOW - 96)
-    assert await claimed(3, 0) == ([], NOW - 96)  # a full house: whichever ends, there is more
-
-
 async def test_a_task_of_two_clients_waits_behind_neithers_others(store: Store) -> None:
-    """It has a turn of its own, from the moment on that the second client registers for it, claimed or not."""
+    """It is of a group of its own, from the moment on that the second client registers for it, claimed or not."""
     await store.registry.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
-    rotation = Rotation()
-    assert await turns(store, 1, rotation) == ["task-0"]
+    assert names(await store.tasks.claim(await longest_due(store, "ann", 1))) == ["task-0"]
     for task_id in ("task-0", "task-19"):
         await registered(store, new(task_id, client="bob"))
-    assert await turns(store, 1, rotation) == ["task-19"]
+    due, _ = await store.tasks.waiting("up", NOW)
+    assert {group.watchers: group.claimed for group in due if group.watchers != "bob"} == {"ann": 0, "ann,bob": 1}
+    assert names(await store.tasks.claim(await longest_due(store, "ann,bob"))) == ["task-19"]
     seq = (await store.registry.get_task("bob", "task-0")).seq  # type: ignore[union-attr]
     await store.tasks.reschedule(PollRecord(seq=seq, polled_at=NOW, next_poll_at=NOW, error=None))
-    assert await turns(store, 3, rotation) == ["task-1", "task-0", "task-2"]
-
-
-async def test_new_tasks_are_claimed_in_turns(store: Store) -> None:
-    """A client with many new ones holds up no other's only one."""
-    await store.registry.register([new(f"task-{n}", client="ann") for n in range(5)])
-    await registered(store, new("task-9", client="bob"))
-    rotation = Rotation()
-    claims = [task.task_id for _ in range(4) for task in await store.tasks.claim_new("up", NOW, NOW, rotation)]
-    assert claims == ["task-0", "task-9", "task-1", "task-2"]
+    assert names(await longest_due(store, "ann,bob")) == ["task-0"]
+    assert names(await longest_due(store, "ann", 2)) == ["task-1", "task-2"]
 
 
 async def test_two_clients_that_register_a_task_at_once_both_watch_it(store: Store) -> None:
@@ -852,8 +728,8 @@ async def test_two_clients_that_register_a_task_at_once_both_watch_it(store: Sto
     )
     assert later[0].created
     assert sooner[0].callback.task.next_poll_at == NOW
-    due, _ = await store.tasks.claim("up", NOW, 2, None, Rotation())
-    assert {task.task_id: task.watchers for task in due} == {"task-0": "ann", "task-9": "ann,bob"}
+    assert names(await longest_due(store, "ann,bob")) == ["task-9"]
+    assert len(await longest_due(store, "ann")) == 9
 
 
 async def test_a_task_that_is_watched_again_is_the_new_clients(store: Store) -> None:
@@ -861,45 +737,67 @@ async def test_a_task_that_is_watched_again_is_the_new_clients(store: Store) -> 
     mine = await registered(store, new("task-1", client="ann"))
     await store.registry.cancel("ann", mine.id, NOW)
     await registered(store, new("task-1", client="bob"))
-    (due,), _ = await store.tasks.claim("up", NOW, 9)
+    (due,), _ = await claim_tasks(store, "up", NOW, 9)
     assert due.watchers == "bob"
 
 
 async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
-    """Callers that ask at the same moment get different tasks, and together all of them."""
+    """Callers that have read the same ones get different tasks, and together all of them."""
     await store.registry.register([new(f"task-{n}") for n in range(40)])
-    found = await asyncio.gather(*(store.tasks.claim("up", NOW, 7) for _ in range(8)))
-    names = [task.task_id for due, _ in found for task in due]
-    assert sorted(names) == sorted(f"task-{n}" for n in range(40))
+    read = await asyncio.gather(*(longest_due(store, "ann") for _ in range(8)))
+    found = await asyncio.gather(*(store.tasks.claim(tasks[5 * n :] + tasks[: 5 * n]) for n, tasks in enumerate(read)))
+    assert sorted(name for claims in found for name in names(claims)) == sorted(f"task-{n}" for n in range(40))
 
 
-async def test_a_new_task_is_claimed_alone_and_once(store: Store) -> None:
-    """One that is due, registered since then and never polled; an order made before does not hand it out again."""
-    await store.registry.register([new(f"task-{n}") for n in range(4)])
+async def test_of_each_group_one_new_task_is_told(store: Store) -> None:
+    """The first that is due, registered since then, never polled and unclaimed."""
+    await store.registry.register([new(f"task-{n}") for n in range(3)])
+    await registered(store, new("task-9", client="bob"))
     await registered(store, new("later", first_poll_at=NOW + 500))
     await registered(store, new("elsewhere", upstream="other"))
-    assert await ranked(store, NOW, 1) == ["task-3"]
-    assert await store.tasks.claim_new("up", NOW + 1, NOW) == []
-    claims = [task.task_id for _ in range(4) for task in await store.tasks.claim_new("up", NOW, NOW)]
-    assert claims == ["task-0", "task-1", "task-2"]
-    assert (await store.tasks.claim("up", NOW, 1, by_number))[0] == []
-    (later,) = await store.tasks.claim_new("up", NOW, NOW + 500)
+    assert await store.tasks.never_polled("up", NOW + 1, NOW) == []
+    claims = []
+    while found := await store.tasks.never_polled("up", NOW, NOW):
+        claims.append(names(await store.tasks.claim(found)))
+    assert claims == [["task-0", "task-9"], ["task-1"], ["task-2"]]
+    (later,) = await store.tasks.claim(await store.tasks.never_polled("up", NOW, NOW + 500))
     await store.tasks.reschedule(PollRecord(seq=later.seq, polled_at=NOW + 500, next_poll_at=NOW + 500, error="x"))
-    assert await store.tasks.claim_new("up", NOW, NOW + 500) == []
+    assert await store.tasks.never_polled("up", NOW, NOW + 500) == []
+
+
+async def test_who_watches_is_told_with_what_is_due_and_claimed(store: Store) -> None:
+    """Of this upstream, and of who has something due; of the others when the first of theirs will be."""
+    assert await store.tasks.waiting("up", NOW) == ([], None)
+    await store.registry.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 9 + n) for n in range(5)])
+    await store.registry.register([new(f"later-{n}", client="bob", first_poll_at=NOW + 9 - n) for n in range(5)])
+    await registered(store, new("elsewhere", client="bob", upstream="other", first_poll_at=NOW - 100))
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 9, 0)], NOW + 5)
+    first, *others = await longest_due(store, "ann", 3)
+    assert names([first, *others]) == ["task-0", "task-1", "task-2"]
+    await store.tasks.claim(others)
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 9, 2)], NOW + 5)
+    await store.tasks.claim([first])
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 6, 3)], NOW + 5)
+    assert await store.tasks.longest_due("up", "ann", NOW, 9) == (await longest_due(store, "ann", 2), None)
+    await store.tasks.claim(await longest_due(store, "ann"))
+    assert await store.tasks.waiting("up", NOW) == ([], NOW + 5)
+    await store.tasks.release([first, others[1]])
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 9, 3)], NOW + 5)
+    assert await store.tasks.longest_due("up", "bob", NOW, 9) == ([], NOW + 5)
 
 
 async def test_a_released_task_can_be_claimed_again(store: Store) -> None:
     """A claim that is given back leaves no trace and wakes the poller."""
     await registered(store)
     due = await claim_task(store)
-    assert (await store.tasks.claim("up", NOW, 10))[0] == []
+    assert (await claim_tasks(store, "up", NOW, 10))[0] == []
     store.tasks.due("up").clear()
-    store.tasks.release(due)
+    await store.tasks.release([due])
     assert store.tasks.due("up").is_set()
     assert await claim_task(store) == due
-    store.tasks.release(due)
-    store.tasks.release(due)
-    assert await store.tasks.claim("up", NOW, 0) == ([], NOW)
+    await store.tasks.release([due])
+    await store.tasks.release([due])
+    assert await claim_tasks(store, "up", NOW, 0) == ([], NOW)
     assert await claim_task(store) == due
 
 
@@ -910,30 +808,11 @@ async def test_a_claim_holds_until_its_write_is_committed(store: Store) -> None:
     record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 100, error=None)
     write = asyncio.create_task(store.tasks.reschedule(record))
     while not write.done():
-        assert (await store.tasks.claim("up", NOW, 10))[0] == []
+        assert (await claim_tasks(store, "up", NOW, 10))[0] == []
         await asyncio.sleep(0)  # a claim that finds nothing due asks nobody
     await write
-    assert await store.tasks.claim("up", NOW, 10) == ([], NOW + 100)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], NOW + 100)
     assert (await claim_task(store, NOW + 100)).polls == 1
-
-
-async def test_a_poller_that_knows_of_nothing_earlier_is_woken(store: Store) -> None:
-    """While it is polled, a task is not among those its poller knows: its next poll may be the earliest of all."""
-    await store.registry.register([new("a"), new("b", first_poll_at=NOW + 1000)])
-    due = await claim_task(store)
-    store.tasks.due("up").clear()
-    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 500, error=None))
-    assert store.tasks.due("up").is_set()
-
-
-@pytest.mark.parametrize("later_ms", [0, 500])
-async def test_a_poller_that_knows_of_something_as_early_is_left_alone(store: Store, later_ms: int) -> None:
-    """It comes round for that one anyway, and hears of this one then."""
-    await store.registry.register([new("a"), new("b", first_poll_at=NOW + 1000)])
-    due = await claim_task(store)
-    store.tasks.due("up").clear()
-    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1000 + later_ms, error=None))
-    assert not store.tasks.due("up").is_set()
 
 
 async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
@@ -1271,7 +1150,7 @@ async def test_cancelling_the_last_callback_idles_its_task(store: Store) -> None
     await store.registry.cancel("bob", second.id, NOW)
     task = (await look(store, second)).task
     assert (task.state, task.next_poll_at) == (TaskState.WAITING, None)
-    assert await store.tasks.claim("up", NOW + 99_999, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW + 99_999, 10) == ([], None)
 
 
 async def test_cancelling_what_is_not_there_or_not_ones_own(store: Store) -> None:
@@ -1494,7 +1373,7 @@ async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
     await store.follow_clock(step_ms)
     after = await look(store, running)
     assert after.expires_at == running.expires_at + step_ms
-    (due,), _ = await store.tasks.claim("up", NOW, 10)
+    (due,), _ = await claim_tasks(store, "up", NOW, 10)
     assert (due.created_at, due.born_at, due.last_polled_at, due.due_at) == (
         NOW + step_ms,
         NOW - 7 + step_ms,
@@ -1525,11 +1404,30 @@ async def test_what_is_saved_is_loaded(new_store: NewStore) -> None:
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert await store.load("queries") is None
-        await store.save("queries", b"1")
-        await asyncio.gather(store.save("queries", b"2"), store.save("creates", b"3"))
+        assert await store.swap("queries", None, b"1")
+        assert all(await asyncio.gather(store.swap("queries", b"1", b"2"), store.swap("creates", None, b"3")))
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert [await store.load(key) for key in ("queries", "creates", "else")] == [b"2", b"3", None]
+
+
+async def test_a_value_that_somebody_else_has_changed_stays(store: Store) -> None:
+    """Whoever knows an earlier one, or of none, changes nothing and hears so; of two at once one does."""
+    assert not await store.swap("queries", b"", b"1")
+    assert await store.swap("queries", None, b"1")
+    assert not await store.swap("queries", None, b"2")
+    assert not await store.swap("queries", b"2", b"3")
+    assert await store.load("queries") == b"1"
+    first, second = await asyncio.gather(store.swap("queries", b"1", b"4"), store.swap("queries", b"1", b"5"))
+    assert first is not second
+    assert await store.load("queries") == (b"4" if first else b"5")
+
+
+async def test_a_store_can_be_probed_again_and_again(store: Store) -> None:
+    """It is well, and nothing else is changed."""
+    await store.probe()
+    await store.probe()
+    assert store.failing is None
 
 
 async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
@@ -1572,39 +1470,39 @@ async def test_everything_survives_a_restart(new_store: NewStore) -> None:
         assert await claim_task(store) == polled
 
 
+@pytest.mark.parametrize("newly_read_first", [False, True], ids=["read before", "read since"])
 @pytest.mark.parametrize("cancels", [False, True], ids=["joins", "takes over"])
-async def test_a_task_whose_watchers_change_while_it_is_in_an_order_is_claimed_once(
-    store: Store, cancels: bool
+async def test_a_task_whose_watchers_change_between_reading_and_claiming_is_claimed_once(
+    store: Store, cancels: bool, newly_read_first: bool
 ) -> None:
     """And again when its next poll is due: its claim is not forgotten where it was before."""
     made = await store.registry.register([new(f"task-{n}", client="ann") for n in range(9)])
-    rotation = Rotation()
-    claims, _ = await store.tasks.claim("up", NOW, 1, by_number, rotation)
+    read = [await longest_due(store, "ann")]
     if cancels:
         await store.registry.cancel("ann", made[5].callback.id, NOW)
     await registered(store, new("task-5", client="bob"))
-    for _ in range(8):
-        due, _ = await store.tasks.claim("up", NOW, 1, by_number, rotation)
-        claims += due
-    names = sorted(task.task_id for task in claims)
-    assert names == [f"task-{n}" for n in range(9)]
+    read.insert(not newly_read_first, await longest_due(store, "bob" if cancels else "ann,bob"))
+    claims = [task for tasks in read for task in await store.tasks.claim(tasks)]
+    assert sorted(names(claims)) == [f"task-{n}" for n in range(9)]
     for task in claims:
         await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
-    again, _ = await store.tasks.claim("up", NOW + 1, 20, None, rotation)
-    assert sorted(task.task_id for task in again) == names
+    again, _ = await claim_tasks(store, "up", NOW + 1, 20)
+    assert sorted(names(again)) == sorted(names(claims))
 
 
 async def test_tasks_that_were_claimed_before_others_watch_them_are_theirs_then(store: Store) -> None:
     """All that are due for these may be claimed already: there is nothing more to claim, and it is polled again."""
     await store.registry.register([new(f"task-{n}", client="ann") for n in range(9)])
-    claims, _ = await store.tasks.claim("up", NOW, 1, by_number)
+    read = await longest_due(store, "ann")
     for task_id in ("task-5", "task-6", "task-7"):
         await registered(store, new(task_id, client="bob"))
-    async with asyncio.timeout(20):
-        while due := (await store.tasks.claim("up", NOW, 1, by_number))[0]:
-            claims += due
-    assert [task.task_id for task in claims] == [f"task-{n}" for n in range(8, -1, -1)]
+    claims = await store.tasks.claim(read)
+    assert names(claims) == names(read)
+    async with asyncio.timeout(LIMIT_S):
+        while (found := await store.tasks.longest_due("up", "ann,bob", NOW, 1)) != ([], None):
+            assert found[0] == []
+    assert await claim_tasks(store, "up", NOW + 1, 9) == ([], None)
     for task in claims:
         await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
-    again, _ = await store.tasks.claim("up", NOW + 1, 20)
+    again, _ = await claim_tasks(store, "up", NOW + 1, 20)
     assert len(again) == 9
