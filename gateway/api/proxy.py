@@ -44,8 +44,9 @@ from gateway.core.errors import (
     UpstreamTimeout,
 )
 from gateway.core.memory import SMALL
-from gateway.core.model import NewCallback, Task, new_callback_id, receiver_of
+from gateway.core.model import NewCallback, Task, new_callback_id
 from gateway.core.telemetry import Metrics
+from gateway.core.urls import receiver_of
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.budget import Budget
