@@ -23,7 +23,7 @@ from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, StoreError, StorePartly
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Attempts", "CallbackPage", "Callbacks", "Redelivered"]
 
@@ -48,10 +48,10 @@ class Redelivered(Wire, frozen=True, kw_only=True):
 
 
 class Callbacks:
-    """The calls, over a store; ``upstreams`` are polled."""
+    """The calls, over the registry; ``upstreams`` are polled."""
 
-    def __init__(self, store: Store, clock: Clock, upstreams: Collection[str]) -> None:
-        self._store = store
+    def __init__(self, registry: Registry, clock: Clock, upstreams: Collection[str]) -> None:
+        self._registry = registry
         self._clock = clock
         self._upstreams = upstreams
         self._cursors: URLSafeSerializer | None = None
@@ -65,7 +65,7 @@ class Callbacks:
         client = _whose(request, query.get("client"))
         # One more than asked for tells whether there is a next page.
         read = partial(
-            self._store.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
+            self._registry.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
         )
         async with share(request, READ + limit):
             found = await read()
@@ -84,14 +84,14 @@ class Callbacks:
 
     async def attempts(self, request: Request) -> Response:
         async with share(request, 2 * READ):
-            attempts = await self._store.list_attempts(scope_of(request), request.path_params["id"])
+            attempts = await self._registry.list_attempts(scope_of(request), request.path_params["id"])
         if attempts is None:
             raise _not_found(request)
         return json_response(Attempts(data=[attempt_view(attempt) for attempt in attempts]))
 
     async def cancel(self, request: Request) -> Response:
         async with share(request, 1):
-            found = await self._store.cancel(scope_of(request), request.path_params["id"], self._clock.now())
+            found = await self._registry.cancel(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found in (CallbackState.DELIVERED, CallbackState.DEAD):
@@ -100,7 +100,7 @@ class Callbacks:
 
     async def redeliver(self, request: Request) -> Response:
         async with share(request, 1):
-            found = await self._store.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
+            found = await self._registry.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found is CallbackState.WAITING:
@@ -121,12 +121,12 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
-        count = await self._store.redeliver_dead(whose, since, until, now, lambda: whole_share(request))
+        count = await self._registry.redeliver_dead(whose, since, until, now, lambda: whole_share(request))
         return json_response(Redelivered(count=count), 202)
 
     async def _callback(self, request: Request) -> Callback:
         async with share(request, READ):
-            callback = await self._store.get_callback(scope_of(request), request.path_params["id"])
+            callback = await self._registry.get_callback(scope_of(request), request.path_params["id"])
         if callback is None:
             raise _not_found(request)
         return callback
@@ -139,7 +139,7 @@ class Callbacks:
         if self._cursors is None:
             # itsdangerous' defaults are SHA-1 and a plain concatenation: name better ones.
             self._cursors = URLSafeSerializer(
-                await self._store.secret_key(),
+                await self._registry.secret_key(),
                 salt="callbacks-cursor",
                 signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
             )

@@ -18,7 +18,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.core.model import NewCallback, new_callback_id, receiver_of
 from gateway.core.telemetry import Metrics
-from gateway.store import Store
+from gateway.store import Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.key import Key
 from gateway.upstream.timetable import Timetable
@@ -41,7 +41,7 @@ class Creating:
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
         clock: Clock,
         metrics: Metrics,
         upstream: Upstream,
@@ -52,7 +52,7 @@ class Creating:
         draining: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
-        self._store = store
+        self._registry = registry
         self._clock = clock
         self._metrics = metrics
         self._upstream = upstream
@@ -147,7 +147,7 @@ class Creating:
                 # Anew each time: the clock may have been set since the last.
                 new = self._new_callback(client, task_id, url, model)
                 try:
-                    (registration,) = await self._store.register([new])
+                    (registration,) = await self._registry.register([new])
                 except StoreError as exc:
                     pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
                     tries += 1

@@ -18,7 +18,7 @@ from gateway.api.views import json_response
 from gateway.core.clock import Clock
 from gateway.core.errors import Unavailable
 from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["Health", "NotReady", "Operations", "Readiness", "Trouble"]
 
@@ -50,7 +50,7 @@ class Operations:
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -58,7 +58,7 @@ class Operations:
         troubles: Callable[[], Sequence[Trouble]],
     ) -> None:
         self._metrics = metrics
-        backlog = BacklogMetrics(store, clock, metrics)
+        backlog = BacklogMetrics(registry, clock, metrics)
         self._scrapes = Scrapes(clock, backlog.refresh, self._render)
         self._unhealthy = unhealthy
         self._troubles = troubles

@@ -45,7 +45,7 @@ from gateway.core.errors import (
 )
 from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
 from gateway.core.telemetry import Metrics
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["BatchAnswers", "Registering"]
 
@@ -71,11 +71,11 @@ class BatchAnswers(Wire, frozen=True, kw_only=True):
 
 
 class Registering:
-    """Both calls, over a store; ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses."""
+    """Both calls; ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses."""
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -89,7 +89,7 @@ class Registering:
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name.
         """
-        self._store = store
+        self._registry = registry
         self._clock = clock
         self._registrations = {created: metrics.registrations.labels(created) for created in (True, False)}
         self._check_url = check_url
@@ -170,7 +170,7 @@ class Registering:
             some = new[len(registrations) :][: piece(request)]
             try:
                 async with share_for_piece(request, len(some)):
-                    registrations += await self._store.register(some)
+                    registrations += await self._registry.register(some)
             except (StoreRefused, StoreDefect):
                 # Each by itself: one that cannot be stored must not take the others down with it.
                 registrations += await asyncio.gather(*(self._registered_by_itself(request, one) for one in some))
@@ -189,7 +189,7 @@ class Registering:
     async def _registered(self, request: Request, new: NewCallback) -> Registration | RequestError:
         try:
             async with share(request, 1):
-                (registration,) = await self._store.register([new])
+                (registration,) = await self._registry.register([new])
         except StoreRefused as error:
             return InvalidRequest(f"This callback cannot be stored. {error.message}")
         except StoreDefect as error:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
-from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -50,7 +49,10 @@ def calls(*, proxied: bool = True) -> list[Call]:
     registering = Registering(
         nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
     )
-    proxy = UpstreamProxy(Mock(), nothing, nothing, upstream, nothing, nothing, check_url=nothing, draining=nothing)
+    proxy = UpstreamProxy(
+        nothing, nothing, nothing, nothing, upstream, nothing, nothing,
+        check_url=nothing, poller_wake=nothing, draining=nothing,
+    )  # fmt: skip
     return table(
         registering,
         Callbacks(nothing, nothing, ()),
