@@ -48,7 +48,7 @@ class Redelivered(Wire, frozen=True, kw_only=True):
 
 
 class Callbacks:
-    """The calls, over the registry; ``upstreams`` are polled."""
+    """These calls, over the registry; ``upstreams`` are polled."""
 
     def __init__(self, registry: Registry, clock: Clock, upstreams: Collection[str]) -> None:
         self._registry = registry

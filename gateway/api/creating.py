@@ -37,7 +37,7 @@ _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
 
 class Creating:
-    """Forwards creates to one upstream; ``spawn`` runs what outlives its client. Until ``draining`` is set."""
+    """Forwards creates to one upstream until ``draining`` is set; ``spawn`` runs what outlives its client."""
 
     def __init__(
         self,

@@ -1,20 +1,20 @@
 """The API as an OpenAPI 3.1 document, and what receivers are sent with it.
 
 Owns its form, and the words about errors and webhooks. Paths come from the table of calls and schemas from the wire
-types, so that neither can drift; examples are instances of these. Imported when ``/openapi.json`` is first asked for.
+types, so that neither can drift. Imported when ``/openapi.json`` is first asked for.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 import msgspec
 
 from gateway import __version__
+from gateway.api import examples
 from gateway.api.auth import PUBLIC
-from gateway.api.examples import ABANDONED, CALLBACK_ID, EXAMPLES, FAILED, METADATA, SUCCEEDED
 from gateway.api.routing import Call, Parameter, Schema
-from gateway.api.views import Instant, Outcome
+from gateway.api.views import Instant
 from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from gateway.upstream.answer import AbandonReason
 
@@ -40,11 +40,10 @@ _OUTCOME = (
     f"The members of the webhook's data; an abandoned task's reason is one of {', '.join(get_args(AbandonReason))}."
 )
 _WEBHOOKS = {"name": "webhooks", "description": "What a callback URL receives, signed as Standard Webhooks 1.0 asks."}
-
 _EVENTS = {
-    "task.succeeded": ("taskSucceeded", "A task has succeeded", SUCCEEDED),
-    "task.failed": ("taskFailed", "A task has failed", FAILED),
-    "task.abandoned": ("taskAbandoned", "The gateway has given a task up", ABANDONED),
+    "task.succeeded": ("taskSucceeded", "A task has succeeded"),
+    "task.failed": ("taskFailed", "A task has failed"),
+    "task.abandoned": ("taskAbandoned", "The gateway has given a task up"),
 }
 _HEADERS = {
     ID_HEADER: "The callback's id, the same in every attempt and redelivery: receivers know a repetition by it.",
@@ -57,6 +56,26 @@ _ANSWERS = {
     "410": "Nobody wants it: it is not sent again.",
     "default": "It is sent again on the schedule; after 429 and 503 not before the seconds in Retry-After.",
 }
+
+
+class Outcome(TypedDict):
+    """How a task ended; ``result`` and ``param`` are decoded, or null with the upstream's text beside them."""
+
+    taskId: str
+    model: Any
+    state: Literal["success", "fail", "abandoned"]
+    reason: NotRequired[AbandonReason]
+    result: Any
+    resultRaw: NotRequired[str]
+    param: Any
+    paramRaw: NotRequired[str]
+    decodeError: NotRequired[str]
+    failCode: str | None
+    failMsg: str | None
+    costTime: float | None
+    createTime: float | None
+    completeTime: float | None
+    extra: NotRequired[dict[str, Any]]
 
 
 class WebhookData(Outcome, TypedDict):
@@ -81,8 +100,8 @@ def document(calls: Sequence[Call]) -> dict[str, Any]:
     types = list(dict.fromkeys(body for body in (*bodies, Webhook, Outcome) if isinstance(body, type)))
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(types, references, strict=True))
-    for kind, example in EXAMPLES.items():
-        schemas[kind.__name__]["examples"] = [msgspec.json.decode(msgspec.json.encode(example))]
+    for kind, example in examples.EXAMPLES.items():
+        schemas[kind.__name__]["examples"] = [example]
     outcome = schemas["TaskView"]["properties"]["outcome"]
     outcome |= {"anyOf": [known[Outcome], {"type": "null"}], "description": _OUTCOME}
     paths: dict[str, Any] = {}
@@ -145,9 +164,8 @@ def _webhooks(schema: dict[str, Any]) -> dict[str, Any]:
     ]
     responses = {status: {"description": text} for status, text in _ANSWERS.items()}
     told: dict[str, Any] = {}
-    for event, (operation_id, summary, outcome) in _EVENTS.items():
-        data = {"callbackId": CALLBACK_ID, **outcome, "metadata": METADATA}
-        body = {"type": event, "timestamp": "2026-11-23T10:00:33.120Z", "data": data}
+    for event, (operation_id, summary) in _EVENTS.items():
+        content = {"application/json": {"schema": schema, "example": examples.WEBHOOKS[event]}}
         told[event] = {
             "post": {
                 "operationId": operation_id,
@@ -155,7 +173,7 @@ def _webhooks(schema: dict[str, Any]) -> dict[str, Any]:
                 "summary": summary,
                 "security": [],
                 "parameters": parameters,
-                "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": body}}},
+                "requestBody": {"required": True, "content": content},
                 "responses": responses,
             }
         }

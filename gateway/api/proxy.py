@@ -1,7 +1,7 @@
 """The upstream's own calls, for clients that use the gateway as their base URL.
 
-Owns what is answered from the gateway's state and what is forwarded, and that a forwarded create's callback is not
-lost. Must not poll, settle or deliver. Its paths are those of the default upstream's profile.
+Owns what is answered from the gateway's state and what is forwarded; ``creating`` has a create from there on. Must not
+poll, settle or deliver. Its paths are those of the default upstream's profile.
 
 Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
 spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out
@@ -67,7 +67,7 @@ _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
 class UpstreamProxy:
-    """The routes, over a store and one upstream's key."""
+    """Both calls, over the registry and one upstream's key."""
 
     def __init__(
         self,

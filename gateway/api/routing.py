@@ -16,7 +16,7 @@ from gateway.api.large import send_response
 from gateway.api.problems import PROBLEM_TYPE, Problem
 from gateway.core.errors import InvalidRequest
 
-__all__ = ["Call", "Group", "Handler", "Parameter", "Schema", "routes"]
+__all__ = ["Call", "Group", "Parameter", "Schema", "routes"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 Schema = Any

@@ -40,7 +40,7 @@ MAX_BATCH = 1000
 
 T = TypeVar("T")
 
-_COST = 4  # times its size is what a request takes at most: itself, what is read of it, its answer
+_COST = 4  # a request takes at most so many times its size: itself, what is read of it, its answer
 _EXPLAINED = 64 * 1024  # bytes of a body up to which it is looked at again to say what is wrong with it
 _LENGTH_DIGITS = 18
 

@@ -21,7 +21,7 @@ __all__ = ["MAX_WAIT_S", "Tasks", "whole"]
 MAX_WAIT_S = 60.0
 _RECHECK_S = 15.0
 """A task may be settled by another process: look again after this long."""
-_COST = 4  # times its outcome's size is what a task takes that is read: in two spellings, and on its way
+_COST = 4  # a task that is read takes so many times its outcome's size: in two spellings, and on its way
 
 
 async def whole(registry: Registry, request: Request, task: Task) -> Task:

@@ -5,7 +5,7 @@ which tells of these types.
 """
 
 from collections.abc import Container
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any
 
 import msgspec
 from starlette.responses import Response
@@ -13,14 +13,11 @@ from starlette.responses import Response
 from gateway.api.schema import Wire
 from gateway.core.clock import to_iso
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Task, TaskState
-from gateway.upstream.answer import AbandonReason
 
 __all__ = [
     "AttemptView",
     "CallbackView",
     "Instant",
-    "Outcome",
-    "TaskSummary",
     "TaskView",
     "attempt_view",
     "callback_view",
@@ -59,26 +56,6 @@ class CallbackView(Wire, frozen=True, kw_only=True):
     delivered_at: Instant | None
     last_error: str | None
     task: TaskSummary
-
-
-class Outcome(TypedDict):
-    """How a task ended; ``result`` and ``param`` are decoded, or null with the upstream's text beside them."""
-
-    taskId: str
-    model: Any
-    state: Literal["success", "fail", "abandoned"]
-    reason: NotRequired[AbandonReason]
-    result: Any
-    resultRaw: NotRequired[str]
-    param: Any
-    paramRaw: NotRequired[str]
-    decodeError: NotRequired[str]
-    failCode: str | None
-    failMsg: str | None
-    costTime: float | None
-    createTime: float | None
-    completeTime: float | None
-    extra: NotRequired[dict[str, Any]]
 
 
 class TaskView(Wire, frozen=True, kw_only=True):
