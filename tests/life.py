@@ -106,8 +106,8 @@ class Life:
         if isinstance(upstream, httpx.AsyncBaseTransport):
             profile = parse_profile(PROFILE_FILE.read_text("utf-8"), PROFILE_FILE.name)
             upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
-        queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.save, "queries"))
-        creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.save, "creates"))
+        queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.swap, "queries"))
+        creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
         self.key = Key(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
         self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))

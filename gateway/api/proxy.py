@@ -233,7 +233,7 @@ class UpstreamProxy:
         if self._housekeeping.failing is None:
             return
         try:
-            await self._housekeeping.save("probe", b"")  # only another write can tell whether it still fails
+            await self._housekeeping.probe()  # only another write can tell whether it still fails
         except StoreError:
             raise _store_unavailable() from None
 

@@ -177,7 +177,7 @@ class Gateway:
         return _Watch(upstream, transport, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
-        return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
+        return Budget(windows, clock, partial(self._store.load, key), partial(self._store.swap, key))
 
     def _loops(self, settings: Settings, clock: Clock, metrics: Metrics) -> list[Loop]:
         deliverer = Deliverer(

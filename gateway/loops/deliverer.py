@@ -1,7 +1,7 @@
 """Due callbacks → sign → send → record.
 
 Owns the life of one attempt; who may have how many at once is for ``bulkhead`` to say. Run by the supervisor; talks to
-the store and to the sender. A large webhook is read when its attempt starts, and waits for room before that: at the
+the outbox and to the sender. A large webhook is read when its attempt starts, and waits for room before that: at the
 stop it goes back, as an attempt that begins then may be cut short.
 
 An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
@@ -25,12 +25,13 @@ from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import Outbox
+from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
 
-__all__ = ["Deliverer"]
+__all__ = ["Deliverer", "claim_due"]
 
 _log = structlog.get_logger()
 
@@ -88,7 +89,7 @@ class Deliverer:
         wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
         if bulkhead.free:
             now = self._clock.now()
-            claims, next_due_at = await self._outbox.claim(now, bulkhead.free, bulkhead)
+            claims, next_due_at = await claim_due(self._outbox, bulkhead, now, bulkhead.free)
             for claim in claims:
                 self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
             if next_due_at is not None and bulkhead.free:
@@ -133,11 +134,11 @@ class Deliverer:
                 found = await self._find(claim)
                 began = None
                 if found is None:
-                    self._outbox.release(claim)
+                    await self._outbox.release([claim])
                     return None
-            body = claim.body or await self._large_body(claim)
+            body = await self._large_body(claim) if claim.body is None else webhook_body(claim.id, claim.body)
             if body is None:
-                self._outbox.release(claim)
+                await self._outbox.release([claim])
                 return None
             began = started_at, _ = self._clock.now(), self._clock.monotonic()
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
@@ -145,7 +146,7 @@ class Deliverer:
             return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
         except asyncio.CancelledError:
             if began is None:
-                self._outbox.release(claim)
+                await self._outbox.release([claim])
             else:
                 await self._interrupted(claim, *began)
             raise
@@ -158,7 +159,7 @@ class Deliverer:
             try:
                 await asyncio.sleep(_DEFECT_PAUSE_S)
             finally:
-                self._outbox.release(claim)
+                await self._outbox.release([claim])
             raise
         return None
 
@@ -196,7 +197,8 @@ class Deliverer:
             await self._memory.hold(2 * claim.body_bytes, f"client {claim.client}", "webhooks", claim.receiver)
         finally:
             self._wait_for_room.discard(task)
-        return await self._outbox.body(claim)
+        body = await self._outbox.body(claim)
+        return None if body is None else await self._memory.work(webhook_body, claim.id, body)
 
     async def _headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         if len(body) <= SMALL:
@@ -290,7 +292,26 @@ class Deliverer:
             _log.warning("attempt.not_made", **_whose(claim), error=error, again_in_s=_NOT_MADE_PAUSE_S)
             await asyncio.sleep(_NOT_MADE_PAUSE_S)
         finally:
-            self._outbox.release(claim)
+            await self._outbox.release([claim])
+
+
+async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
+    """Claim what there are places for, ``limit`` at most; also return when there is more, though no attempt ends."""
+    for lane in await outbox.waiting(now):
+        bulkhead.wait(lane)
+    shares = bulkhead.shares(limit)
+    found, only_retries, next_due_at = await outbox.claim(shares, now)
+    for lane in only_retries:
+        bulkhead.wait_for_retries(lane)
+    claims: list[DueCallback] = []
+    refused: list[DueCallback] = []
+    for one in found:
+        (claims if bulkhead.admit(one) else refused).append(one)
+    if refused:  # their places have gone to others meanwhile
+        await outbox.release(refused)
+    # Others may have the places that these had no webhooks for.
+    more = bulkhead.in_line and len(claims) < sum(share.room for share in shares)
+    return claims, now if more or refused else next_due_at
 
 
 def _whose(claim: DueCallback) -> dict[str, str]:

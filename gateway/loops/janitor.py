@@ -37,7 +37,7 @@ class Janitor:
         await self._housekeeping.look()
         if self._housekeeping.failing is not None:
             # Nobody else may write while the gateway is not ready: find out whether it works again.
-            await self._housekeeping.save("probe", b"")
+            await self._housekeeping.probe()
             await self._housekeeping.load("probe")
         if self._clock.monotonic() < self._next:
             return HEARTBEAT_S

@@ -10,33 +10,43 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
     Backlog,
+    BodyParts,
     Callback,
     CallbackState,
     DueCallback,
+    DueGroup,
     DueTask,
     ExpiredTask,
+    Lane,
     NewCallback,
     PollRecord,
     Registration,
     Settlement,
+    Share,
     Task,
 )
-from gateway.upstream.turns import Rotation
-from gateway.webhook.bulkhead import Bulkhead
 
-__all__ = ["Housekeeping", "Outbox", "Rank", "Registry", "Store", "TaskQueue", "Turn"]
-
-Rank = Callable[[DueTask], float]
-"""How urgent a task is."""
+__all__ = ["Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
+
+
+class Claimed(NamedTuple):
+    """What a claim of webhooks has brought."""
+
+    webhooks: list[DueCallback]
+    """The longest due first."""
+    only_retries: list[Lane]
+    """Of these, nothing is left that is due but retries, which their shares left out: nobody is told of them again."""
+    next_due_at: int | None
+    """When the next webhook falls due, of the lanes that are not in the caller's hands; None where none does."""
 
 
 class Registry(Protocol):
@@ -123,42 +133,40 @@ class TaskQueue(Protocol):
     """Tasks that are to be polled."""
 
     def due(self, upstream: str) -> asyncio.Event:
-        """Return what is set when a task may be due earlier than its upstream's poller knows. It only wakes.
+        """Return what is set when a task is registered, released or moved with the clock. It only wakes.
 
-        Correctness never depends on it.
+        Correctness never depends on it. Who reschedules a task knows when it is due by himself.
         """
         ...
 
-    async def claim(
-        self,
-        upstream: str,
-        now: int,
-        limit: int,
-        rank: Rank | None = None,
-        rotation: Rotation | None = None,
-        places: int | None = None,
-    ) -> tuple[list[DueTask], int | None]:
-        """Claim due tasks; also return when the next unclaimed one that may be claimed by then will be due.
+    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
+        """Return the groups in which something may be due, and when the first task of all the others will be."""
+        ...
 
-        Where more than ``limit`` are due, the clients that watch them have a share each, in the order of ``rotation``.
-        Of each one's, those with the highest rank (of the 1,000 that have been due the longest) come first, without
-        ``rank`` the longest due. A claim ends with reschedule, settle or release.
+    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
 
-        ``places``: how many are free of those that polls have. A client may have one more while its claimed tasks are
-        fewer than these (as in ``bulkhead``): it has half of all alone, and leaves some to whoever comes. While some
-        are free, those of its tasks that wait for one of its own to end are not counted as due.
+        Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
+        time.
         """
         ...
 
-    async def claim_new(self, upstream: str, since: int, now: int, rotation: Rotation | None = None) -> list[DueTask]:
-        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one.
+    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        """Return of each group the first that is due, unclaimed and registered since then.
 
-        The first of them, or of the client whose turn it is.
+        It looks at the last 1,000 that were registered.
         """
         ...
 
-    def release(self, claim: DueTask) -> None:
-        """Give a claim back with nothing recorded."""
+    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
+        """Claim tasks that were read, be it a moment ago; return those that nobody had claimed.
+
+        A claim ends with reschedule, settle or release.
+        """
+        ...
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        """Give claims back with nothing recorded, and wake the poller."""
         ...
 
     async def reschedule(self, record: PollRecord) -> None:
@@ -191,23 +199,27 @@ class Outbox(Protocol):
     due: asyncio.Event
     """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
 
-    async def claim(
-        self, now: int, limit: int, bulkhead: Bulkhead | None = None
-    ) -> tuple[list[DueCallback], int | None]:
-        """Claim due webhooks: of the lanes that ``bulkhead`` says, and as many as it says, the longest due ones.
+    async def waiting(self, now: int) -> list[Lane]:
+        """Return the lanes that have webhooks that are due, that of the longest due one first.
 
-        It is told which lanes have become due; those that it gives no share yet are its own to remember. (None: all
-        lanes have equal shares.) Also return when the next lane will be due. A claim ends with record or
-        release; its place in the bulkhead is the caller's to give back.
+        Each is told of once: it is in the caller's hands until it is claimed of, or something more is due on it.
         """
         ...
 
-    async def body(self, claim: DueCallback) -> bytes | None:
-        """Return a claimed webhook's bytes, the same each time; None where it was cancelled meanwhile."""
+    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
+        """Claim due webhooks: of each lane as many as its share says, the longest due ones, with retries or without.
+
+        What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all its
+        lanes are told of again. Each webhook is its claimer's until record or release.
+        """
         ...
 
-    def release(self, claim: DueCallback) -> None:
-        """Give a claim back with nothing recorded."""
+    async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
+        """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile."""
+        ...
+
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        """Give claims back with nothing recorded."""
         ...
 
     async def record(self, record: AttemptRecord) -> None:
@@ -248,11 +260,15 @@ class Housekeeping(Protocol):
         ...
 
     async def load(self, key: str) -> bytes | None:
-        """Return what was saved under a key."""
+        """Return the small value that stands under a key."""
         ...
 
-    async def save(self, key: str, value: bytes) -> None:
-        """Keep a small value under a key, in the place of what was there."""
+    async def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        """Put a small value in the place of ``old`` (None: of nothing); False where something else stands there."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something, only to learn whether that is possible. Raises StoreError: it is not."""
         ...
 
     @property

@@ -11,6 +11,7 @@ LEAST_SCORE = 0.85
 
 COVERED = (
     "gateway/core/model.py",
+    "gateway/core/urls.py",
     "gateway/store/sqlite/store.py",
     "gateway/store/sqlite/registry.py",
     "gateway/store/sqlite/tasks.py",
@@ -30,6 +31,7 @@ COVERED = (
 MODULES = (
     *COVERED,
     "gateway/store/sqlite/sql.py",
+    "gateway/store/sqlite/statements.py",
     "gateway/store/sqlite/database.py",
     "gateway/store/sqlite/databasefile.py",
     "gateway/store/sqlite/filewatch.py",
@@ -38,6 +40,7 @@ MODULES = (
     "gateway/webhook/bulkhead.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
+    "gateway/upstream/shares.py",
 )
 
 TESTS = (
@@ -45,12 +48,16 @@ TESTS = (
     "tests/unit/loops/test_inflight.py",
     "tests/unit/loops/test_janitor.py",
     "tests/unit/core/test_model.py",
+    "tests/unit/core/test_urls.py",
     "tests/unit/webhook/test_retry.py",
-    "tests/unit/store/test_sql.py",
+    "tests/unit/store/test_statements.py",
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
     "tests/unit/upstream/test_turns.py",
+    "tests/unit/upstream/test_shares.py",
+    "tests/integration/upstream/test_shares.py",
     "tests/unit/store/test_writer.py",
+    "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
     "tests/integration/loops/test_deliverer.py",
     "tests/integration/loops/test_isolation.py",
@@ -80,6 +87,7 @@ class Equivalent(NamedTuple):
 _REGISTRY, _TASKS = "gateway/store/sqlite/registry.py", "gateway/store/sqlite/tasks.py"
 _OUTBOX, _OUTCOMES = "gateway/store/sqlite/outbox.py", "gateway/store/sqlite/outcomes.py"
 _ROWS, _SQL = "gateway/store/sqlite/rows.py", "gateway/store/sqlite/sql.py"
+_STATEMENTS = "gateway/store/sqlite/statements.py"
 _DATABASE = "gateway/store/sqlite/database.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
@@ -87,12 +95,12 @@ _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for 
 EQUIVALENT = (
     Equivalent(
         "gateway/store/sqlite/duetasks.py",
-        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1",
-        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
+        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 1",
+        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
-        "gateway/core/model.py",
+        "gateway/core/urls.py",
         "cached = lru_cache(maxsize=4096)(function)",
         "cached = lru_cache(maxsize=8192)(function)",
         "how many URLs are remembered saves time, and nothing else",
@@ -104,12 +112,6 @@ EQUIVALENT = (
         "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()",
         "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 2)).fetchall()",
         "the second one beyond the limit is never looked at",
-    ),
-    Equivalent(
-        _OUTBOX,
-        "if bulkhead is not None and at is not None and at <= now and exhausted:",
-        "if (at is not None and at <= now and exhausted):",
-        "without one retries are asked for, and none of them is left",
     ),
     Equivalent(
         _TASKS,
@@ -126,8 +128,8 @@ EQUIVALENT = (
     Equivalent(_TASKS, "self._seq = 0", "self._seq = 1", "only their order counts"),
     Equivalent(
         _TASKS,
-        "slot = self._next.get(model, 0) % WINDOW",
-        "slot = self._next.get(model, 1) % WINDOW",
+        "slot = self._next.get(model, 0) % KEPT_DURATIONS",
+        "slot = self._next.get(model, 1) % KEPT_DURATIONS",
         "a ring may begin anywhere",
     ),
     *(
@@ -149,7 +151,7 @@ EQUIVALENT = (
             (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
         )
     ),
-    Equivalent("gateway/store/sqlite/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
+    Equivalent("gateway/store/sqlite/duetasks.py", "group.note(0)", "group.note(1)", "long ago"),
     Equivalent(
         _TASKS,
         "expiries = [item for item, _ in items if item.expired_by is not None]",
@@ -167,7 +169,7 @@ EQUIVALENT = (
         "as late, and as high",
     ),
     Equivalent(
-        _SQL,
+        _STATEMENTS,
         "values += [None, *[0] * (columns - 1)] * (size - len(its)) # a NULL takes longer to bind than a number",
         "values += [None, *[1] * (columns - 1)] * (size - len(its)) # a NULL takes longer to bind than a number",
         "a row that begins with a NULL is never looked at",

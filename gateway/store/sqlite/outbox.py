@@ -5,16 +5,16 @@ know. The statements stand in ``sql.py``, the mapping of rows in ``rows.py``. Ca
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from sqlite3 import Connection
 
-from gateway.core.model import AttemptRecord, AttemptResult, DueCallback, Lane
-from gateway.store.sqlite import outcomes, rows, sql
+from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
+from gateway.store import Claimed
+from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
 from gateway.store.sqlite.writer import Kind, Writer
-from gateway.webhook.bulkhead import Bulkhead, Share
 
 __all__ = ["SqliteOutbox"]
 
@@ -46,56 +46,43 @@ class SqliteOutbox:
         self._lanes.move(step_ms)
         self.due.set()
 
-    async def claim(
-        self, now: int, limit: int, bulkhead: Bulkhead | None = None
-    ) -> tuple[list[DueCallback], int | None]:
-        # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
-        async with self._database.reading():
-            self._database.require_file()
-            asked = self._shares(now, limit, bulkhead)
-            claimed = [frozenset(self._claimed.get(share.lane, ())) for share in asked]
-            try:
-                found, later = await self._database.call(_due_callbacks, now, asked, claimed)
-            except BaseException:
-                for share in asked:
-                    self._lanes.note(share.lane, now)
-                raise
-            counts = Counter(callback.lane for callback in found)
-            for share, at in zip(asked, later, strict=True):
-                exhausted = counts[share.lane] < share.room
-                if bulkhead is not None and at is not None and at <= now and exhausted:
-                    # Whatever is still due are retries, which were not even asked for.
-                    bulkhead.wait_for_retries(share.lane)
-                elif at is not None:
-                    self._lanes.note(share.lane, at)
-            claims: list[DueCallback] = []
-            for callback in found:
-                if bulkhead is None or bulkhead.admit(callback):
+    async def waiting(self, now: int) -> list[Lane]:
+        self._database.require_file()
+        return self._lanes.take(now)
+
+    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
+        if not shares:
+            return Claimed([], [], self._lanes.next_due_at)
+        try:
+            # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
+            async with self._database.reading():
+                self._database.require_file()
+                for share in shares:
+                    self._lanes.forget(share.lane, now)  # what has fallen due since it was told of is seen now
+                claimed = [frozenset(self._claimed.get(share.lane, ())) for share in shares]
+                found, left = await self._database.call(_due_callbacks, now, shares, claimed)
+                only_retries = []
+                for share, (next_due_at, is_retry) in zip(shares, left, strict=True):
+                    if is_retry:
+                        only_retries.append(share.lane)
+                    elif next_due_at is not None:
+                        self._lanes.note(share.lane, next_due_at)
+                for callback in found:
                     self._claimed[callback.lane].add(callback.seq)
-                    claims.append(callback)
-                else:
-                    self._lanes.note(callback.lane, callback.due_at)
-            if bulkhead is not None and bulkhead.in_line and len(claims) < sum(share.room for share in asked):
-                return claims, now  # others may have the places that these had no webhooks for
-            return claims, self._lanes.next_due_at
+                return Claimed(found, only_retries, self._lanes.next_due_at)
+        except BaseException:
+            for share in shares:
+                self._lanes.note(share.lane, now)
+            raise
 
-    def _shares(self, now: int, limit: int, bulkhead: Bulkhead | None) -> list[Share]:
-        due = self._lanes.take(now)
-        if bulkhead is not None:
-            for lane in due:
-                bulkhead.wait(lane)
-            return bulkhead.shares(limit)
-        for lane in due[limit:]:
-            self._lanes.note(lane, now)
-        return [Share(lane, max(1, limit // len(due)), True) for lane in due[:limit]]
-
-    async def body(self, claim: DueCallback) -> bytes | None:
+    async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
         async with self._database.reading():
-            return await self._database.call(_body, claim)
+            return await self._database.call(_body, claim.seq)
 
-    def release(self, claim: DueCallback) -> None:
-        self._end_claim(claim)
-        self.note(claim.lane, 0)  # as in _recorded
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        for claim in claims:
+            self._end_claim(claim)
+            self.note(claim.lane, 0)  # as in _recorded
 
     def _end_claim(self, claim: DueCallback) -> None:
         lane = claim.lane
@@ -108,9 +95,9 @@ class SqliteOutbox:
         await self._writer.submit(self.record_kind, record)
 
     def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
-        sql.run_over_rows(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
-        sql.run_over_rows(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
-        sql.run_over_rows(db, sql.COUNT_ATTEMPTS, rows.counted(items))
+        statements.run(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
+        statements.run(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
+        statements.run(db, sql.COUNT_ATTEMPTS, rows.counted(items))
         return [None] * len(items)
 
     def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
@@ -123,15 +110,16 @@ class SqliteOutbox:
 
 
 def _due_callbacks(
-    db: Connection, now: int, asked: Sequence[Share], claimed: Sequence[Collection[int]]
-) -> tuple[list[DueCallback], list[int | None]]:
-    """Return due webhooks of the lanes, the first ones first, and when the next one of each lane falls due.
+    db: Connection, now: int, shares: Sequence[Share], claimed: Sequence[Collection[int]]
+) -> tuple[list[DueCallback], list[tuple[int | None, bool]]]:
+    """Return due webhooks of the lanes, the first ones first; and when the next one of each lane falls due.
 
-    ``claimed``: of each lane, which ones are claimed already.
+    With that, whether it is due already, and a retry for which the lane's share has no room. ``claimed``: of each lane,
+    which ones are claimed already.
     """
     found: list[int] = []
-    later: list[int | None] = []
-    for share, known in zip(asked, claimed, strict=True):
+    left: list[tuple[int | None, bool]] = []
+    for share, known in zip(shares, claimed, strict=True):
         limit = share.room + len(known)
         waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()
         if share.retries:
@@ -141,13 +129,15 @@ def _due_callbacks(
             due = [seq for seq in due if seq not in known]
         due = due[: share.room]
         taken = {*known, *due}
-        later.append(next((at for seq, at in waiting if seq not in taken), None))
+        next_due_at = next((at for seq, at in waiting if seq not in taken), None)
+        is_due = next_due_at is not None and next_due_at <= now
+        left.append((next_due_at, is_due and len(due) < share.room))
         found += due
     claimable = db.execute(sql.SELECT_DUE_CALLBACKS, (rows.array(found),)) if found else ()
-    return [rows.due_callback(row) for row in claimable], later
+    return [rows.due_callback(row) for row in claimable], left
 
 
-def _body(db: Connection, claim: DueCallback) -> bytes | None:
-    for task_seq, stored, *parts in db.execute(sql.SELECT_BODY, (claim.seq,)).fetchall():
-        return rows.body(claim.id, [stored, None if stored else outcomes.read_outcome(db, task_seq), *parts])
+def _body(db: Connection, seq: int) -> BodyParts | bytes | None:
+    for task_seq, stored, *told in db.execute(sql.SELECT_BODY, (seq,)).fetchall():
+        return rows.body(stored, None if stored else outcomes.read_outcome(db, task_seq), *told)
     return None

@@ -35,7 +35,8 @@ class SqliteStore:
         self.tasks = SqliteTaskQueue(self._database, self._writer, self.outbox, delay_ms)
         self.registry = SqliteRegistry(self._database, self._writer, self.tasks, self.outbox, delay_ms)
         self._prune = Kind("prune", self._apply_prune)
-        self._save = Kind("save", self._apply_save)
+        self._swap = Kind("swap", self._apply_swap)
+        self._probe = Kind("probe", self._apply_probe)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
         # The order in which kinds are applied within one transaction: settling before registering means that a
         # callback which arrives with its task's end becomes pending at once.
@@ -49,7 +50,8 @@ class SqliteStore:
             self.registry.redeliver_kind,
             self.registry.redeliver_dead_kind,
             self._prune,
-            self._save,
+            self._swap,
+            self._probe,
             self.tasks.forget_models_kind,
             self._follow_clock,
         )
@@ -81,12 +83,23 @@ class SqliteStore:
         found = await self._database.read(sql.SELECT_META, (key,))
         return bytes(found[0][0]) if found else None
 
-    async def save(self, key: str, value: bytes) -> None:
-        await self._writer.submit(self._save, (key, value))
+    async def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        swapped: bool = await self._writer.submit(self._swap, (key, old, new))
+        return swapped
 
-    def _apply_save(self, db: Connection, items: Sequence[tuple[str, bytes]]) -> list[None]:
-        db.executemany(sql.UPSERT_META, items)
-        return [None] * len(items)
+    def _apply_swap(self, db: Connection, items: Sequence[tuple[str, bytes | None, bytes]]) -> list[bool]:
+        swapped = []
+        for key, old, new in items:
+            statement, values = (sql.INSERT_META, (key, new)) if old is None else (sql.SWAP_META, (new, key, old))
+            swapped.append(db.execute(statement, values).rowcount > 0)
+        return swapped
+
+    async def probe(self) -> None:
+        await self._writer.submit(self._probe, None)
+
+    def _apply_probe(self, db: Connection, items: Sequence[None]) -> list[None]:
+        db.execute(sql.PROBE)
+        return [*items]
 
     # Following the clock
 

@@ -11,15 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from sqlite3 import Connection
 
 from gateway.core.memory import SMALL
-from gateway.core.model import DueTask, ExpiredTask, Lane, PollRecord, Settlement
-from gateway.store import Rank
-from gateway.store.sqlite import outcomes, rows, sql
+from gateway.core.model import (
+    KEPT_DURATIONS,
+    KEPT_MODELS,
+    DueGroup,
+    DueTask,
+    ExpiredTask,
+    Lane,
+    PollRecord,
+    Settlement,
+)
+from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
 from gateway.store.sqlite.outbox import SqliteOutbox
 from gateway.store.sqlite.writer import Kind, Writer
-from gateway.upstream.durations import MAX_MODELS, WINDOW
-from gateway.upstream.turns import Rotation
 
 __all__ = ["SqliteTaskQueue"]
 
@@ -72,28 +78,26 @@ class SqliteTaskQueue:
         self._no_expiry_before.clear()
         self._due_tasks.forget_times()
 
-    async def claim(
-        self,
-        upstream: str,
-        now: int,
-        limit: int,
-        rank: Rank | None = None,
-        rotation: Rotation | None = None,
-        places: int | None = None,
-    ) -> tuple[list[DueTask], int | None]:
-        return await self._due_tasks.claim(upstream, now, limit, rank, rotation, places)
+    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
+        return self._due_tasks.waiting(upstream, now)
 
-    async def claim_new(self, upstream: str, since: int, now: int, rotation: Rotation | None = None) -> list[DueTask]:
-        return await self._due_tasks.claim_new(upstream, since, now, rotation)
+    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        return await self._due_tasks.longest_due(upstream, watchers, now, limit)
 
-    def release(self, claim: DueTask) -> None:
-        self._due_tasks.release(claim)
+    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        return await self._due_tasks.never_polled(upstream, since, now)
+
+    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
+        return self._due_tasks.claim(tasks)
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        self._due_tasks.release(claims)
 
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self.reschedule_kind, record)
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
-        sql.run_over_rows(db, sql.RESCHEDULE_TASKS, rows.polls(items))
+        statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(items))
         return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
@@ -117,14 +121,14 @@ class SqliteTaskQueue:
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
-            for seq, callback_id, client, receiver in sql.run_over_rows(db, sql.OWE_WEBHOOKS, its):
+            for seq, callback_id, client, receiver in statements.run(db, sql.OWE_WEBHOOKS, its):
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
-            sql.run_over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
+            statements.run(db, sql.SETTLE_TASKS, rows.settled(settled))
             for one in settled:
                 if len(one.outcome.data) > SMALL:
                     outcomes.write_outcome(db, one.seq, one.outcome.data)
         if learned := [one for _, one in items if one is not None]:
-            sql.run_over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            statements.run(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
             db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
@@ -175,7 +179,7 @@ class SqliteTaskQueue:
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
         models = rows.first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
-        kept, forgotten = models[:MAX_MODELS], models[MAX_MODELS:]
+        kept, forgotten = models[:KEPT_MODELS], models[KEPT_MODELS:]
         if forgotten:
             await self._writer.submit(self.forget_models_kind, (upstream, forgotten), len(forgotten))
         found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
@@ -216,11 +220,11 @@ class _Rings:
     def learn(self, settlement: Settlement, duration_ms: int) -> _Learned:
         """Return the duration's row, and the model that is forgotten for it."""
         model = settlement.model or ""
-        slot = self._next.get(model, 0) % WINDOW
+        slot = self._next.get(model, 0) % KEPT_DURATIONS
         self._next[model] = slot + 1
         self._next.move_to_end(model)
         self._seq += 1
-        forgotten = self._next.popitem(last=False)[0] if len(self._next) > MAX_MODELS else None
+        forgotten = self._next.popitem(last=False)[0] if len(self._next) > KEPT_MODELS else None
         upstream = settlement.upstream
         return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreError
 from gateway.core.lenientjson import cost
-from gateway.core.model import DueCallback
+from gateway.core.model import BodyParts, DueCallback
 from gateway.serve.asgi import serve_asgi
 from gateway.webhook.headers import ClientHeaders
 from tests.running import LIMIT_S, Running, running
@@ -243,7 +243,7 @@ async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypat
     troubles: list[Exception] = [StoreError("The database could not be read."), MemoryError()]
     body = store.outbox.body
 
-    async def fails(claim: DueCallback) -> bytes | None:
+    async def fails(claim: DueCallback) -> BodyParts | bytes | None:
         if troubles:
             raise troubles.pop(0)
         return await body(claim)

@@ -20,7 +20,6 @@ from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
-    DueCallback,
     Lane,
     Outcome,
     Settlement,
@@ -29,12 +28,13 @@ from gateway.core.model import (
 from gateway.loops.deliverer import _speaks_for_its_receiver
 from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
 from gateway.signature import Signer, parse_secrets
+from gateway.store import Claimed
 from gateway.store.sqlite import outbox as sqlite_outbox
 from gateway.upstream.answer import PollResult
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 from gateway.webhook.sender import Found, Sender, SendResult
-from tests.lanes import lane, webhook, well
+from tests.lanes import claim_webhooks, lane, webhook, well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -542,14 +542,13 @@ def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
         await life.store.open()
         await owed(life, client="ann")
         await owed(life, client="bob")
-        (first, second), _ = await life.store.outbox.claim(life.clock.now(), 2)
+        (first, second), _ = await claim_webhooks(life.store, life.clock.now(), 2)
         found = [[], [first], [second]]
         bulkhead = life.deliverer._bulkhead = Bulkhead(2)
         well(bulkhead, first.lane, second.lane)
 
-        async def claim(now: int, *_: object) -> tuple[list[DueCallback], int]:
-            assert all(map(bulkhead.admit, found[0]))
-            return found.pop(0), now - 5
+        async def claim(_: object, now: int) -> Claimed:
+            return Claimed(found.pop(0), [], now - 5)
 
         life.store.outbox.claim = claim  # type: ignore[method-assign]
         assert [await life.deliverer.run_once() for _ in range(3)] == [0.001, 0.001, HEARTBEAT_S]

@@ -19,6 +19,7 @@ from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.upstream.turns import Waiter
+from tests.lanes import body_sent, claim_webhooks
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -221,9 +222,9 @@ def test_an_upstream_that_never_answers(tmp_path: Path) -> None:
 
 
 async def body_of(life: Life, callback: Callback) -> dict[str, Any]:
-    claims, _ = await life.store.outbox.claim(life.clock.now() + 1, 10)
+    claims, _ = await claim_webhooks(life.store, life.clock.now() + 1, 10)
     (claim,) = [claim for claim in claims if claim.id == callback.id]
-    body: dict[str, Any] = json.loads(claim.body)
+    body: dict[str, Any] = json.loads(body_sent(claim))
     return body
 
 
@@ -1173,26 +1174,26 @@ def test_a_client_that_has_its_places_full_does_not_keep_the_poller_looking(tmp_
             return PollResult(kind=PollKind.RUNNING, model="m")
 
         life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll), rate=FAST)
-        claims = 0
-        claim_tasks = life.store.tasks.claim
+        looks = 0
+        waiting = life.store.tasks.waiting
 
         async def counted(*args: Any) -> Any:
-            nonlocal claims
-            claims += 1
-            return await claim_tasks(*args)
+            nonlocal looks
+            looks += 1
+            return await waiting(*args)
 
-        life.store.tasks.claim = counted  # type: ignore[method-assign]
+        life.store.tasks.waiting = counted  # type: ignore[method-assign]
         await life.start()
         await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(200)))
         await until(lambda: len(asked) == MOST_POLLS // 2)
         await life.register("mine", client="few")
         await asyncio.sleep(1)
-        before, mine = claims, asked.count("mine")
+        before, mine = looks, asked.count("mine")
         assert mine
         await asyncio.sleep(100)
         polled = asked.count("mine") - mine
         assert polled >= 3
-        assert claims - before <= 20 + 3 * polled
+        assert looks - before <= 20 + 3 * polled
         go.set()
         await until(lambda: len({task_id for task_id in asked if task_id != "mine"}) == 200)
         await life.stop()

@@ -18,6 +18,9 @@ import pytest
 from gateway.core.errors import StoreUnusable
 from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
 from gateway.store.sqlite.store import SqliteStore
+from gateway.webhook.body import webhook_body
+from tests.claims import claim_tasks
+from tests.lanes import claim_webhooks
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "gateway" / "store" / "sqlite" / "migrations"
@@ -105,15 +108,15 @@ async def opened(path: Path, look: Callable[[SqliteStore], Awaitable[T]]) -> T:
         await store.close()
 
 
-async def webhooks(store: SqliteStore) -> dict[str, bytes | None]:
+async def webhooks(store: SqliteStore) -> dict[str, bytes]:
     """Return the bytes of each webhook that is owed, as they would be sent."""
-    owed, _ = await store.outbox.claim(AT + 10_000_000, 100)
-    return {claim.id: await store.outbox.body(claim) for claim in owed}
+    owed, _ = await claim_webhooks(store, AT + 10_000_000, 100)
+    return {claim.id: webhook_body(claim.id, await store.outbox.body(claim) or b"") for claim in owed}
 
 
 async def polled(store: SqliteStore) -> set[tuple[str, str, int]]:
     """Return which tasks would be polled, for whom and when."""
-    due = [task for upstream in ("up", "other") for task in (await store.tasks.claim(upstream, AT + 10_000_000, 9))[0]]
+    due = [task for upstream in ("up", "other") for task in (await claim_tasks(store, upstream, AT + 10_000_000, 9))[0]]
     return {(task.task_id, task.watchers, task.due_at - AT) for task in due}
 
 
@@ -141,9 +144,9 @@ async def nothing_is_missing(path: Path, version: int) -> None:
         task = await store.registry.get_task("ann", "task-success")
         assert task is not None
         assert (task.state, task.settled_at) == (TaskState.SUCCESS, AT + 30_000)
-        ((due,), _) = await store.tasks.claim("up", AT + 60_000, 9)
+        ((due,), _) = await claim_tasks(store, "up", AT + 60_000, 9)
         assert (due.task_id, due.polls, due.failures, due.due_at) == ("task-waiting", 3, 1, AT + 11_000)
-        ((owed,), _) = await store.outbox.claim(AT + 200_000, 9)
+        ((owed,), _) = await claim_webhooks(store, AT + 200_000, 9)
         assert (owed.id, owed.body, owed.attempts, owed.budget_used) == ("cb_pending", b'{"n":2}', 2, 1)
         assert await store.tasks.durations("up") == [("m", 30_000)]
         assert await store.registry.secret_key() == b"0123456789abcdef0123456789abcdef"

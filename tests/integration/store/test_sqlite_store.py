@@ -31,17 +31,18 @@ from gateway.core.model import (
     NewCallback,
     Outcome,
     Settlement,
+    Share,
     TaskState,
     new_callback_id,
 )
 from gateway.store.sqlite import database, databasefile, registry, sql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
+from gateway.store.sqlite.statements import Counted, over_rows
 from gateway.store.sqlite.store import SqliteStore
 from gateway.store.sqlite.tasks import _in_parts
-from gateway.upstream.turns import Rotation
-from gateway.webhook.bulkhead import Bulkhead
-from tests.lanes import fill, lane, webhook, well
+from tests.claims import claim_tasks
+from tests.lanes import claim_webhooks, lane
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -63,7 +64,7 @@ async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE callbacks SET body = ?", (stored,))
     async with opened(path) as store:
-        (due,), _ = await store.outbox.claim(NOW, 1)
+        (due,), _ = await claim_webhooks(store, NOW, 1)
         assert (due.body, due.body_bytes) == (None, len(stored))
         assert await store.outbox.body(due) == stored
 
@@ -351,7 +352,7 @@ async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -
         await store.registry.backlog()
     assert store.failing == "the last read failed: interrupted"
     await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
-    assert await store.tasks.claim("up", NOW, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], None)
     assert store.failing == "the last read failed: interrupted", "a claim of what is known not to be due reads nothing"
     await store.registry.backlog()
     assert store.failing is None
@@ -421,7 +422,7 @@ async def test_a_closed_store_says_so(path: Path) -> None:
         with pytest.raises(StoreError, match="closed"):
             await store.registry.backlog()
         with pytest.raises(StoreError, match="closed"):
-            await store.outbox.claim(NOW, 1)
+            await store.outbox.claim([Share(lane("app"), 1, True)], NOW)
         with pytest.raises(StoreError, match="closed"):
             await store.registry.register([new()])
         await store.open()
@@ -440,7 +441,7 @@ async def test_a_killed_process_loses_nothing_committed(store: SqliteStore, path
     assert (crashed / "gateway.db-wal").stat().st_size > 0
     async with opened(crashed / "gateway.db") as after:
         assert [await after.registry.get_callback("ann", callback.id) for callback in made] == made
-        assert len((await after.tasks.claim("up", NOW, 10))[0]) == 4
+        assert len((await claim_tasks(after, "up", NOW, 10))[0]) == 4
 
 
 async def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
@@ -523,62 +524,6 @@ def failed(due: DueCallback, next_attempt_at: int) -> AttemptRecord:
     return AttemptRecord(claim=due, attempt=attempt, next_attempt_at=next_attempt_at)
 
 
-async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: SqliteStore) -> None:
-    """Once they are found to be all that is due with a receiver; a first attempt is found at once all the same."""
-    await settled(store, new())
-    (due,), _ = await store.outbox.claim(NOW, 10)
-    await store.outbox.record(failed(due, NOW + 1))
-    bulkhead = Bulkhead(8)
-    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
-    well(bulkhead, due.lane, *(other.lane for other in others))
-    assert all(map(bulkhead.admit, others))
-    assert await store.outbox.claim(NOW + 1, 2, bulkhead) == ([], None)
-    assert bulkhead.waits
-    statements: list[str] = []
-    await connection(store).set_trace_callback(statements.append)
-    assert await store.outbox.claim(NOW + 2, 2, bulkhead) == ([], None)
-    assert bulkhead.waits
-    assert statements == []
-    bulkhead.ended(others[0], delivered=True)
-    (again,), _ = await store.outbox.claim(NOW + 2, 2, bulkhead)
-    assert again.seq == due.seq
-    await settled(store, new(), at=NOW + 3)
-    (first,), _ = await store.outbox.claim(NOW + 3, 2, bulkhead)
-    assert first.budget_used == 0
-
-
-async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) -> None:
-    """Its webhooks, of which there may be thousands, are passed over until one of its places is free."""
-    callback = new()
-    await settled(store, callback)
-    bulkhead = Bulkhead(8)
-    on = Lane(callback.client, callback.receiver)
-    well(bulkhead, on)
-    held = fill(bulkhead, on)
-    statements: list[str] = []
-    await connection(store).set_trace_callback(statements.append)
-    assert await store.outbox.claim(NOW, 2, bulkhead) == ([], None)
-    assert statements == []
-    bulkhead.ended(held[0], delivered=True)
-    (due,), _ = await store.outbox.claim(NOW, 2, bulkhead)
-    assert due.receiver == callback.receiver
-
-
-async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
-    """Only what is due now has to wait: the loop comes round for what is due later."""
-    await settled(store, new())
-    (due,), _ = await store.outbox.claim(NOW, 10)
-    await store.outbox.record(failed(due, NOW + 50))
-    bulkhead = Bulkhead(8)
-    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
-    well(bulkhead, due.lane, *(other.lane for other in others))
-    assert all(map(bulkhead.admit, others))
-    assert await store.outbox.claim(NOW, 2, bulkhead) == ([], NOW + 50)
-    assert not bulkhead.waits
-    assert await store.outbox.claim(NOW + 50, 2, bulkhead) == ([], None)
-    assert bulkhead.waits
-
-
 async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     """A process that runs for months must not remember every task and receiver that it ever had."""
     (made,) = await store.registry.register([new()])
@@ -586,11 +531,11 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     await store.registry.wait_settled(seq, 0.001)
     assert store.tasks._settle_waiters == {}
     waiting = asyncio.create_task(store.registry.wait_settled(seq, 3600))
-    (polled,), _ = await store.tasks.claim("up", NOW, 1)
+    (polled,), _ = await claim_tasks(store, "up", NOW, 1)
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     await store.tasks.settle(Settlement(upstream="up", seq=polled.seq, outcome=outcome, settled_at=NOW, polls=1))
     await waiting
-    (due,), _ = await store.outbox.claim(NOW, 1)
+    (due,), _ = await claim_webhooks(store, NOW, 1)
     made_at = Attempt(
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
@@ -707,7 +652,7 @@ async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None
     with pytest.raises(StoreError):
         await store.registry.register([good, new(metadata="text")])
     assert await store.registry.get_callback("ann", good.id) is None
-    assert await store.tasks.claim("up", NOW, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], None)
 
 
 async def test_a_cancelled_caller_does_not_take_its_write_back(store: SqliteStore) -> None:
@@ -793,7 +738,7 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     await applied.wait()
     readers = [
         asyncio.create_task(store.registry.get_callback("ann", asked.id)),
-        asyncio.create_task(store.tasks.claim("up", NOW, 10)),
+        asyncio.create_task(store.tasks.longest_due("up", "ann", NOW, 10)),
     ]
     for _ in range(10):
         await asyncio.sleep(0)
@@ -813,21 +758,21 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     for registration in made:
         seq = registration.callback.task.seq
         await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
-    (first,), _ = await store.outbox.claim(NOW, 1)
+    (first,), _ = await claim_webhooks(store, NOW, 1)
     call = store._database.call
 
     async def given_back_meanwhile(*args: object) -> object:
         result = await call(*args)  # type: ignore[arg-type]
-        store.outbox.release(first)
+        await store.outbox.release([first])
         return result
 
     monkeypatch.setattr(store._database, "call", given_back_meanwhile)
-    (second,), next_due_at = await store.outbox.claim(NOW, 10)
+    (second,), next_due_at = await claim_webhooks(store, NOW, 10)
     monkeypatch.undo()
     assert second.seq != first.seq
     assert next_due_at is not None
     assert next_due_at <= NOW
-    assert (await store.outbox.claim(NOW, 10))[0] == [first]
+    assert (await claim_webhooks(store, NOW, 10))[0] == [first]
 
 
 def count_steps(store: SqliteStore) -> Callable[[], int]:
@@ -880,7 +825,7 @@ async def test_who_watches_a_task_with_others_joins_it_again_at_no_cost(store: S
         assert taken() < 1000
     await store.registry.register([new(task_id="t", client="bo")])
     assert taken() > 1000
-    (due,), _ = await store.tasks.claim("up", NOW, 1)
+    (due,), _ = await claim_tasks(store, "up", NOW, 1)
     assert (due.task_id, due.watchers) == ("t", "ann,bo,bob")
 
 
@@ -893,7 +838,7 @@ async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monke
     await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
 
     async def die(at: int) -> None:
-        due, _ = await store.outbox.claim(NOW + 9, 1000)
+        due, _ = await claim_webhooks(store, NOW + 9, 1000)
         for claim in due:
             record = failed(claim, 0)
             attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=at)
@@ -924,7 +869,7 @@ async def test_a_redelivery_that_fails_in_the_middle_says_how_many_are_done(
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = made[0].callback.task.seq
     await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
-    for claim in (await store.outbox.claim(NOW + 9, 1000))[0]:
+    for claim in (await claim_webhooks(store, NOW + 9, 1000))[0]:
         record = failed(claim, 0)
         attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=NOW)
         await store.outbox.record(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
@@ -961,7 +906,7 @@ async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: S
     callback = new()
     await settled(store, callback)
     looked = 0
-    (due,), next_due_at = await store.outbox.claim(NOW, 10, Bulkhead(256))
+    (due,), next_due_at = await claim_webhooks(store, NOW, 10)
     assert (due.id, next_due_at) == (callback.id, NOW + 3_600_000)
     assert looked < 100
 
@@ -1003,13 +948,34 @@ async def test_listing_a_tasks_newest_reads_no_others(store: SqliteStore) -> Non
     )
 
 
-async def test_a_claim_that_is_full_looks_at_nobody_elses_tasks(store: SqliteStore) -> None:
+async def test_a_group_is_read_without_the_others(store: SqliteStore) -> None:
     """Hundreds of clients wait for their turn: for one place one of them is read."""
     await store.registry.register([new(client=f"client-{n}") for n in range(300)])
     taken = count_steps(store)
-    claims, next_due_at = await store.tasks.claim("up", NOW, 1, None, Rotation())
-    assert (len(claims), next_due_at) == (1, NOW)
+    assert len((await store.tasks.waiting("up", NOW))[0]) == 300
+    tasks, next_due_at = await store.tasks.longest_due("up", "client-7", NOW, 1)
+    assert (len(tasks), next_due_at) == (1, None)
     assert taken() < 1000
+
+
+async def test_a_task_given_back_while_others_are_read_is_not_forgotten(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was claimed when that began, and so is not among them: it is due all the same."""
+    await store.registry.register([new(task_id="a"), new(task_id="b")])
+    (first,), _ = await claim_tasks(store, "up", NOW, 1)
+    call = store._database.call
+
+    async def given_back_meanwhile(*args: object) -> object:
+        result = await call(*args)  # type: ignore[arg-type]
+        await store.tasks.release([first])
+        return result
+
+    monkeypatch.setattr(store._database, "call", given_back_meanwhile)
+    (second,), _ = await claim_tasks(store, "up", NOW, 10)
+    monkeypatch.undo()
+    assert second.seq != first.seq
+    assert (await claim_tasks(store, "up", NOW, 10))[0] == [first]
 
 
 async def test_an_operators_list_of_one_state_reads_no_others(store: SqliteStore) -> None:
@@ -1275,7 +1241,7 @@ async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
     try:
         async with opened(copy) as store:
-            assert len((await store.tasks.claim("up", NOW, 500))[0]) == 201
+            assert len((await claim_tasks(store, "up", NOW, 500))[0]) == 201
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -1283,14 +1249,14 @@ async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
 async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
     """Whoever holds a claim decides what follows; nobody else may take the row meanwhile."""
     (made,) = await store.registry.register([new()])
-    (due,), _ = await store.tasks.claim("up", NOW, 1)
+    (due,), _ = await claim_tasks(store, "up", NOW, 1)
     ((pages,),) = await store._database.read("PRAGMA page_count")
     await store._database.read(f"PRAGMA max_page_count = {pages}")
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"a":"' + b"x" * 100_000 + b'"}')
     settlement = Settlement(upstream="up", seq=due.seq, outcome=outcome, settled_at=NOW, polls=1)
     with pytest.raises(StoreError):
         await store.tasks.settle(settlement)
-    assert await store.tasks.claim("up", NOW, 1) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 1) == ([], None)
     await store._database.read("PRAGMA max_page_count = 1000000")
     await store.tasks.settle(settlement)
     after = await store.registry.get_callback("ann", made.callback.id)
@@ -1305,7 +1271,11 @@ async def test_a_read_that_fails_is_a_store_error(store: SqliteStore) -> None:
     settlement = Settlement(upstream="up", seq=made.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
     await store.tasks.settle(settlement)
     await connection(store).execute("ALTER TABLE callbacks RENAME TO gone")
-    for read in (store.registry.backlog(), store.outbox.claim(NOW, 1), store.registry.get_callback("ann", "cb_none")):
+    for read in (
+        store.registry.backlog(),
+        claim_webhooks(store, NOW, 1),
+        store.registry.get_callback("ann", "cb_none"),
+    ):
         with pytest.raises(StoreError, match="could not be read"):
             await read
 
@@ -1390,7 +1360,7 @@ def test_no_statement_goes_through_a_whole_table(name: str) -> None:
 def test_no_statement_over_rows_goes_through_a_whole_table(name: str, count: int) -> None:
     """Many rows do not make SQLite think that it is the other table that is small."""
     rows = [tuple(OVER_ROWS[name].split(", "))] * count
-    ((statement, parameters),) = sql.over_rows(STATEMENTS[name], rows)
+    ((statement, parameters),) = over_rows(STATEMENTS[name], rows)
     steps = plan(statement, parameters)
     assert not [step for step in steps if re.match("SCAN (callbacks|tasks|attempts|durations|[ct])\\b", step)], steps
     assert not [step for step in steps if "AUTOMATIC" in step], steps
@@ -1402,7 +1372,7 @@ def test_no_statement_over_rows_goes_through_a_whole_table(name: str, count: int
 def test_checking_a_row_makes_no_table(name: str) -> None:
     """A CHECK with a list of values, which SQLite puts into a table for each row, costs more than the row's indexes."""
     rows = [tuple(OVER_ROWS[name].split(", "))] * 4
-    ((statement, parameters),) = sql.over_rows(STATEMENTS[name], rows)
+    ((statement, parameters),) = over_rows(STATEMENTS[name], rows)
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(SCHEMA)
         made = [row for row in db.execute(f"EXPLAIN {statement}", parameters) if row[1] == "OpenEphemeral"]
@@ -1410,10 +1380,10 @@ def test_checking_a_row_makes_no_table(name: str) -> None:
     assert not [row for row in made if row[5] is not None]
 
 
-@pytest.mark.parametrize("name", [name for name, value in vars(sql).items() if isinstance(value, sql.Counted)])
+@pytest.mark.parametrize("name", [name for name, value in vars(sql).items() if isinstance(value, Counted)])
 def test_what_is_counted_in_parts_is_neither_sorted_nor_gone_through(name: str) -> None:
     """Each part begins where the one before it ended."""
-    counted: sql.Counted = getattr(sql, name)
+    counted: Counted = getattr(sql, name)
     for statement in (counted.part, counted.end):
         steps = plan(statement, (*counted.start, 10))
         assert any(re.match(r"SEARCH \w+ USING INDEX \w+ \(\(.*\)>\(\?", step) for step in steps), steps
