@@ -43,7 +43,8 @@ from gateway.core.errors import (
     TooLarge,
     Unavailable,
 )
-from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import Callback, NewCallback, Registration
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
