@@ -16,7 +16,7 @@ from gateway.store import Registry
 __all__ = ["BacklogMetrics"]
 
 _PAUSE = 20
-"""After counting, for so many times as long as that took nobody counts again."""
+"""For so many times as long as the last count took, nobody counts again."""
 _PATIENCE_S = 1.0
 """Who asks while it is counted for longer than this gets the figures of before."""
 

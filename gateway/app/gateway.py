@@ -26,7 +26,10 @@ from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations, Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
+from gateway.api.registering import Registering
+from gateway.api.routing import routes
 from gateway.api.shares import Shares
+from gateway.api.table import table
 from gateway.api.tasks import Tasks
 from gateway.app.preflight import ConfiguredUpstream, configured_upstreams
 from gateway.app.reload import Changed
@@ -120,13 +123,13 @@ class Gateway:
         self._supervisor = Supervisor(self._loops(settings, clock, metrics), clock, metrics, self._clock_steps)
         default = next((watch for watch in self._watches if watch.default), None)
         proxied = None if default is None or default.upstream.profile.proxy is None else default
-        self._callbacks = self._build_callbacks(default, settings, clock, metrics)
+        self._registering = self._build_registering(default, settings, clock, metrics)
         self._proxy = None if proxied is None else self._build_proxy(proxied, clock, metrics)
         self._errors = ErrorAnswers(None if proxied is None else proxied.upstream.profile)
         self._tokens = Tokens(*_tokens(settings))
         self._limits = ClientLimits(_rates(settings), clock)
         self._app = Starlette(
-            routes=self._routes(proxied, clock, metrics),
+            routes=self._routes(clock, metrics),
             middleware=[Middleware(AuthMiddleware, tokens=self._tokens, limits=self._limits, errors=self._errors)],
             exception_handlers=self._errors.handlers(),
         )
@@ -196,10 +199,10 @@ class Gateway:
         janitor = Janitor(self._store, clock, settings.retention_days)
         return [*(watch.poller for watch in self._watches), deliverer, janitor]
 
-    def _build_callbacks(
+    def _build_registering(
         self, default: "_Watch | None", settings: Settings, clock: Clock, metrics: Metrics
-    ) -> Callbacks:
-        return Callbacks(
+    ) -> Registering:
+        return Registering(
             self._store.registry,
             clock,
             metrics,
@@ -223,18 +226,14 @@ class Gateway:
             draining=self._draining,
         )
 
-    def _routes(self, proxied: "_Watch | None", clock: Clock, metrics: Metrics) -> list[Route]:
-        tasks = Tasks(self._store.registry, clock, self._draining, [watch.upstream.name for watch in self._watches])
+    def _routes(self, clock: Clock, metrics: Metrics) -> list[Route]:
+        upstreams = [watch.upstream.name for watch in self._watches]
+        callbacks = Callbacks(self._store.registry, clock, upstreams)
+        tasks = Tasks(self._store.registry, clock, self._draining, upstreams)
         operations = Operations(
-            self._store.registry,
-            clock,
-            metrics,
-            unhealthy=self._supervisor.problem,
-            troubles=self._troubles,
-            calls=None if proxied is None else proxied.upstream.profile.proxy,
+            self._store.registry, clock, metrics, unhealthy=self._supervisor.problem, troubles=self._troubles
         )
-        routes = [*self._callbacks.routes(), *tasks.routes(), *operations.routes()]
-        return routes if self._proxy is None else [*routes, *self._proxy.routes()]
+        return routes(table(self._registering, callbacks, tasks, operations, self._proxy))
 
     async def _check_url(self, url: str) -> None:
         await self._guard.check_registration(url, self._resolver.resolve)
@@ -302,7 +301,7 @@ class Gateway:
         self._tell_exposed(settings)
         self._tokens.replace(*_tokens(settings))
         self._limits.replace(_rates(settings))
-        self._callbacks.client_upstreams = _client_upstreams(settings)
+        self._registering.client_upstreams = _client_upstreams(settings)
         self.secret = changed.secret
         signer = Signer(parse_secrets(self.secret))
         self._client_headers.use(signer, _client_webhooks(settings, signer), _signing_secrets(settings, self.secret))

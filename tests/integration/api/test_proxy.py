@@ -507,7 +507,7 @@ async def test_a_create_that_may_have_been_made(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A create without an answer is 504 and says how to try again; that finds the task, and registers it."""
-    monkeypatch.setattr("gateway.api.proxy._CREATE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gateway.api.creating._TIMEOUT_S", 0.3)
     stand = await start()
     simulator.faults.add(Fault(kind=FaultKind.HANG, endpoint="createTask", times=1))
     lost = await stand.create()
@@ -515,7 +515,7 @@ async def test_a_create_that_may_have_been_made(
     request_id = lost.headers["x-request-id"]
     assert f"X-Request-ID: {request_id}" in envelope(lost)["msg"]
     assert await stand.callbacks() == []
-    monkeypatch.setattr("gateway.api.proxy._CREATE_TIMEOUT_S", 30.0)
+    monkeypatch.setattr("gateway.api.creating._TIMEOUT_S", 30.0)
     found = await stand.create(**{"X-Request-ID": request_id})
     assert len(simulator._tasks) == 1
     assert [callback["taskId"] for callback in await stand.callbacks()] == [found.json()["data"]["taskId"]]
@@ -645,7 +645,7 @@ async def test_a_registration_is_not_lost(
     start: Callable[..., Awaitable[Stand]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the store fails the registration is tried again and the answer held back; then both come."""
-    monkeypatch.setattr("gateway.api.proxy._RETRY_S", (0.001,))
+    monkeypatch.setattr("gateway.api.creating._RETRY_S", (0.001,))
     stand = await start()
     failing = Failing(stand.store)
     created = asyncio.create_task(stand.create())
@@ -665,8 +665,8 @@ async def test_a_client_is_not_kept_for_ever(
     start: Callable[..., Awaitable[Stand]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while the client gets its answer although the store still fails; the registration goes on."""
-    monkeypatch.setattr("gateway.api.proxy._RETRY_S", (0.001,))
-    monkeypatch.setattr("gateway.api.proxy._REGISTRATION_WAIT_S", 0.01)
+    monkeypatch.setattr("gateway.api.creating._RETRY_S", (0.001,))
+    monkeypatch.setattr("gateway.api.creating._REGISTRATION_WAIT_S", 0.01)
     stand = await start()
     failing = Failing(stand.store)
     assert (await stand.create()).status_code == 200
@@ -720,7 +720,7 @@ async def test_what_is_lost_at_the_end_is_told(
     start: Callable[..., Awaitable[Stand]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that has to stop while the store fails names the task in its log; it creates nothing any more."""
-    monkeypatch.setattr("gateway.api.proxy._REGISTRATION_WAIT_S", 0.01)
+    monkeypatch.setattr("gateway.api.creating._REGISTRATION_WAIT_S", 0.01)
     stand = await start(GATEWAY_DRAIN_S="0")
     Failing(stand.store)
     with capture_logs() as logs:
