@@ -536,7 +536,11 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     unpacked = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True, timeout=20)
     found = subprocess.run(
-        [sys.executable, "-c", "import gateway.config as c, gateway; print(gateway.__file__); print(c.config_dir())"],
+        [
+            sys.executable,
+            "-c",
+            "import gateway.config.profilefile as c, gateway; print(gateway.__file__); print(c.config_dir())",
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -16,8 +16,7 @@ from gateway.api.problems import problem
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
 from gateway.api.tasks import Tasks
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import errors
 from gateway.core.clock import SystemClock
 from gateway.core.telemetry import Metrics
