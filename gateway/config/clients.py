@@ -9,12 +9,11 @@ from typing import Any
 
 from gateway.config.parsers import header_problem
 from gateway.config.reading import HIDDEN, Reader, shown
-from gateway.config.settings import CLIENT_KEYS, DEFAULT_CLIENT, ClientSettings
+from gateway.config.settings import CLIENT_KEYS, CLIENTS, DEFAULT_CLIENT, ClientSettings
 from gateway.config.tokens import token_digest
 
-__all__ = ["CLIENTS", "callers", "check_tokens", "open_to_all", "read_clients", "upstream_of"]
+__all__ = ["callers", "check_tokens", "open_to_all", "read_clients", "upstream_of"]
 
-CLIENTS = "clients"
 _OPERATOR = "GATEWAY_OPERATOR_TOKEN"
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gateway.config.clients import CLIENTS, check_tokens, open_to_all, read_clients
+from gateway.config.clients import check_tokens, open_to_all, read_clients
 from gateway.config.reading import Reader, shown, suggest
-from gateway.config.settings import PREFIX, SETTINGS, Setting, Settings
-from gateway.config.upstreams import UPSTREAMS, join_upstreams, read_upstreams
+from gateway.config.settings import CLIENTS, PREFIX, SETTINGS, UPSTREAMS, Setting, Settings
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError
 
@@ -53,6 +52,9 @@ def load(
 
     Raises ConfigError that holds every mistake, one line for each: its name, what was given, what to write instead.
     """
+    # Late: a command that asks a running gateway needs no profiles, and some are started every few seconds.
+    from gateway.config.upstreams import join_upstreams, read_upstreams
+
     if strangers := validators.keys() - {setting.key for setting in SETTINGS}:
         raise LookupError(f"validators for no setting: {', '.join(sorted(strangers))}")
     reader = Reader(validators)

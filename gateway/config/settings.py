@@ -8,21 +8,25 @@ by the rest of ``config``, which reads and reports, and by whoever is handed set
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from gateway.config import parsers
-from gateway.config.profile import Profile
 from gateway.config.tokens import parse_hashes
 from gateway.core.ratelimit import RateWindow
 
+if TYPE_CHECKING:  # a command that asks a running gateway needs no profiles, and starts often
+    from gateway.config.profile import Profile
+
 __all__ = [
+    "CLIENTS",
     "CLIENT_KEYS",
     "DEFAULT_CLIENT",
     "DEFAULT_UPSTREAM",
     "PREFIX",
     "SETTINGS",
+    "UPSTREAMS",
     "UPSTREAM_KEYS",
     "ClientSettings",
     "Setting",
@@ -69,7 +73,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream: what its table, GATEWAY_UPSTREAM_… and its profile say together. Its repr hides the key."""
 
     name: str
-    profile: Annotated[Profile, Setting(str)]
+    profile: Annotated["Profile", Setting(str)]
     """In the table it is named; not named, it is that of the table's name."""
     url: Annotated[str, Setting(parsers.upstream_url)]
     api_key: Annotated[str | None, Setting(parsers.credential, secret=True)]
@@ -306,11 +310,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def _declared(group: type[msgspec.Struct]) -> dict[str, Setting]:
     """Return the settings among a struct's fields, by key."""
-    annotated = ((field.name, getattr(field.type, "__metadata__", ())) for field in msgspec.structs.fields(group))
-    return {name: msgspec.structs.replace(setting, key=name) for name, of_field in annotated for setting in of_field}
+    declared = ((name, getattr(kind, "__metadata__", ())) for name, kind in group.__annotations__.items())
+    return {name: msgspec.structs.replace(setting, key=name) for name, of_field in declared for setting in of_field}
 
 
 SETTINGS = tuple(_declared(Settings).values())
+UPSTREAMS, CLIENTS = "upstreams", "clients"
+"""The groups of tables in the TOML file."""
 UPSTREAM_KEYS = _declared(UpstreamSettings)
 """What a table ``[upstreams.NAME]`` may hold."""
 CLIENT_KEYS = _declared(ClientSettings)

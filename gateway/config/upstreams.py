@@ -12,13 +12,11 @@ from urllib.parse import urlsplit
 from gateway.config.clients import callers, upstream_of
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.config.reading import Reader
-from gateway.config.settings import UPSTREAM_KEYS, ClientSettings, UpstreamSettings
+from gateway.config.settings import UPSTREAM_KEYS, UPSTREAMS, ClientSettings, UpstreamSettings
 from gateway.core.addresses import is_loopback_host
 from gateway.core.ratelimit import RateWindow
 
-__all__ = ["UPSTREAMS", "join_upstreams", "key_missing", "read_upstreams"]
-
-UPSTREAMS = "upstreams"
+__all__ = ["join_upstreams", "key_missing", "read_upstreams"]
 
 
 def read_upstreams(reader: Reader) -> dict[str, dict[str, Any]]:
