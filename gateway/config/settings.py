@@ -2,7 +2,7 @@
 
 A field of ``Settings`` is the variable GATEWAY_FIELD and a key of the TOML file; a field of ``UpstreamSettings`` or
 ``ClientSettings`` is a key of the file's tables ``[upstreams.NAME]`` and ``[clients.NAME]``. Tests hold
-``config/gateway.toml`` and the README to it. Where a setting is given and what it is used for is not known here. Called
+``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here. Called
 by the rest of ``config``, which reads and reports, and by whoever is handed settings.
 """
 
@@ -109,7 +109,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator decided. Its repr hides secrets.
 
-    The settings are in the order of the README's table and of ``config/gateway.toml``.
+    The settings are in the order of the manual's table and of ``config/gateway.toml``.
     """
 
     host: Annotated[
