@@ -1,6 +1,6 @@
 """Who is asking: bearer token → client name, or the operator, for every path that is not public.
 
-Owns the comparison of tokens, and that a client's rate is counted; the operator has none. Where no token is asked for
+Owns the comparison of tokens, and that a client's rate is counted; the operator has none. Where no token is asked for,
 ``webpages`` judges who may be asking, on public paths too. An ASGI middleware, so that a route which is added later is
 closed unless it is listed here.
 """

@@ -56,7 +56,7 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
 
 
 async def _hold(scope: Scope, size: int) -> None:
-    # Nobody has the operator's None for a name: all are in small letters.
+    # The operator's is "client None", which is nobody's: clients' names are in small letters.
     await _memory(scope).hold(size, f"client {scope.get('client_name')}", "requests")
 
 

@@ -1,21 +1,24 @@
-"""``/openapi.json``: the API as an OpenAPI 3.1 document.
+"""The API as an OpenAPI 3.1 document, and what receivers are sent with it.
 
-The schemas come from the wire types, so they cannot drift; paths and sentences are written here, and a test holds
-them against the routes.
+Owns its form, and the words about errors and webhooks. Paths come from the table of calls and schemas from the wire
+types, so that neither can drift. Imported when ``/openapi.json`` is first asked for.
 """
 
-from typing import Any, get_args
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 import msgspec
 
 from gateway import __version__
-from gateway.api.problems import PROBLEM_TYPE
-from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
-from gateway.config.profile import Proxy
-from gateway.core.model import CallbackState
+from gateway.api import examples
+from gateway.api.auth import PUBLIC
+from gateway.api.routing import Call, Parameter, Schema
+from gateway.api.views import Instant
+from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from gateway.upstream.answer import AbandonReason
 
-__all__ = ["document"]
+__all__ = ["Webhook", "document"]
 
 _ERRORS = {
     400: "The body is not JSON.",
@@ -33,15 +36,78 @@ _ERRORS = {
     503: "Try again after the seconds in Retry-After.",
     504: "The upstream took too long.",
 }
+_OUTCOME = (
+    f"The members of the webhook's data; an abandoned task's reason is one of {', '.join(get_args(AbandonReason))}."
+)
+_WEBHOOKS = {"name": "webhooks", "description": "What a callback URL receives, signed as Standard Webhooks 1.0 asks."}
+_EVENTS = {
+    "task.succeeded": ("taskSucceeded", "A task has succeeded"),
+    "task.failed": ("taskFailed", "A task has failed"),
+    "task.abandoned": ("taskAbandoned", "The gateway has given a task up"),
+}
+_HEADERS = {
+    ID_HEADER: "The callback's id, the same in every attempt and redelivery: receivers know a repetition by it.",
+    TIMESTAMP_HEADER: "When this attempt was made, in whole seconds since the epoch.",
+    SIGNATURE_HEADER: "One entry for each active secret, with blanks between them: v1, and the base64 of HMAC-SHA256 "
+    "over webhook-id.webhook-timestamp.body; with a key pair also v1a, and an ed25519 signature.",
+}
+_ANSWERS = {
+    "2XX": "Delivered, where it comes within the time limit.",
+    "410": "Nobody wants it: it is not sent again.",
+    "default": "It is sent again on the schedule; after 429 and 503 not before the seconds in Retry-After.",
+}
 
 
-def document(calls: Proxy | None) -> dict[str, Any]:
-    """Return the whole document; ``calls`` are the upstream's own that the gateway serves."""
-    types = (CallbackRequest, CallbackView, RedeliveriesRequest, TaskView, AttemptView)
+class Outcome(TypedDict):
+    """How a task ended; ``result`` and ``param`` are decoded, or null with the upstream's text beside them."""
+
+    taskId: str
+    model: Any
+    state: Literal["success", "fail", "abandoned"]
+    reason: NotRequired[AbandonReason]
+    result: Any
+    resultRaw: NotRequired[str]
+    param: Any
+    paramRaw: NotRequired[str]
+    decodeError: NotRequired[str]
+    failCode: str | None
+    failMsg: str | None
+    costTime: float | None
+    createTime: float | None
+    completeTime: float | None
+    extra: NotRequired[dict[str, Any]]
+
+
+class WebhookData(Outcome, TypedDict):
+    callbackId: str
+    metadata: dict[str, Any]
+
+
+class Webhook(TypedDict):
+    """The body of a webhook."""
+
+    type: Literal["task.succeeded", "task.failed", "task.abandoned"]
+    timestamp: Instant
+    data: WebhookData
+
+
+def document(calls: Sequence[Call]) -> dict[str, Any]:
+    """Return the whole document of a table of calls."""
+    groups = list({call.group.tag: call.group for call in calls}.values())
+    bodies = [group.error_body for group in groups]
+    for call in calls:
+        bodies += [call.body, *(body for _, body in call.answers.values())]
+    types = list(dict.fromkeys(body for body in (*bodies, Webhook, Outcome) if isinstance(body, type)))
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    request, callback, redeliveries, task, attempt = references
-    schemas["Problem"] = _PROBLEM
-    schemas["TaskView"]["properties"]["outcome"]["description"] = _OUTCOME
+    known = dict(zip(types, references, strict=True))
+    for kind, example in examples.EXAMPLES.items():
+        schemas[kind.__name__]["examples"] = [example]
+    outcome = schemas["TaskView"]["properties"]["outcome"]
+    outcome |= {"anyOf": [known[Outcome], {"type": "null"}], "description": _OUTCOME}
+    paths: dict[str, Any] = {}
+    for call in calls:
+        item = paths.setdefault(re.sub(r":\w+}", "}", call.path), {})
+        item.setdefault(call.method.lower(), _operation(call, known))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,14 +116,9 @@ def document(calls: Proxy | None) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "security": [{}, {"token": []}],
-        "paths": {
-            **_many_callbacks(request, callback),
-            **_one_callback(callback, attempt),
-            **_redeliveries(redeliveries),
-            **_tasks(task),
-            **_operators(),
-            **({} if calls is None else _proxied(calls)),
-        },
+        "tags": [*({"name": group.tag, "description": group.text} for group in groups), _WEBHOOKS],
+        "paths": paths,
+        "webhooks": _webhooks(known[Webhook]),
         "components": {
             "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -65,242 +126,55 @@ def document(calls: Proxy | None) -> dict[str, Any]:
     }
 
 
-def _many_callbacks(request: dict[str, Any], callback: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "/v1/callbacks": {
-            "post": _operation(
-                "Register a callback for a task",
-                {201: {"the new callback": callback}, 200: {"the one already registered": callback}},
-                (400, 401, 408, 409, 413, 415, 422, 503),
-                body=request,
-            ),
-            "get": _operation(
-                "List callbacks, newest first",
-                {200: {"a page": _page(callback)}},
-                (401, 422, 503),
-                parameters=[
-                    _query("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
-                    _query("taskId", {"type": "string"}),
-                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
-                    _query("cursor", {"type": "string"}),
-                    _query("client", {"type": "string", "description": "For the operator alone."}),
-                ],
-            ),
-        },
-        "/v1/callbacks/batch": {
-            "post": _operation(
-                "Register up to 1,000 callbacks; each is judged by itself",
-                {200: {"an answer for each, in the order sent": _data(_BATCH_ITEM)}},
-                (400, 401, 408, 413, 415, 422, 503),
-                body={
-                    "type": "object",
-                    "required": ["callbacks"],
-                    "additionalProperties": False,
-                    "properties": {"callbacks": {"type": "array", "items": request, "minItems": 1, "maxItems": 1000}},
-                },
-            )
-        },
-    }
+def _operation(call: Call, known: Mapping[Schema, dict[str, Any]]) -> dict[str, Any]:
+    def content(body: Schema, media_type: str) -> dict[str, Any]:
+        return {"content": {media_type: {"schema": body if isinstance(body, dict) else known[body]}}}
 
-
-def _one_callback(callback: dict[str, Any], attempt: dict[str, Any]) -> dict[str, Any]:
-    a_callback = {"the callback": callback}
-    return {
-        "/v1/callbacks/{id}": {
-            "get": _operation("Read a callback", {200: a_callback}, (401, 404, 422, 503), parameters=[_ID]),
-            "delete": _operation(
-                "Cancel a callback", {204: {"cancelled": None}}, (401, 404, 409, 422, 503), parameters=[_ID]
-            ),
-        },
-        "/v1/callbacks/{id}/attempts": {
-            "get": _operation(
-                "List a callback's attempts",
-                {200: {"the attempts": _data(attempt)}},
-                (401, 404, 422, 503),
-                parameters=[_ID],
-            )
-        },
-        "/v1/callbacks/{id}/redeliver": {
-            "post": _operation(
-                "Send a webhook again, with a fresh attempt budget and the same webhook-id",
-                {202: a_callback},
-                (401, 404, 409, 422, 503),
-                parameters=[_ID],
-            )
-        },
-    }
-
-
-def _redeliveries(asked: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "/v1/redeliveries": {
-            "post": _operation(
-                "Redeliver every callback that died within a span of time",
-                {202: {"how many": {"type": "object", "properties": {"count": {"type": "integer"}}}}},
-                (400, 401, 408, 413, 415, 422, 503),
-                body=asked,
-            )
-        },
-    }
-
-
-def _tasks(task: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "/v1/tasks/{taskId}": {
-            "get": _operation(
-                "Read a task with its decoded outcome",
-                {200: {"the task": task}},
-                (401, 404, 422, 503),
-                parameters=[
-                    {"name": "taskId", "in": "path", "required": True, "schema": {"type": "string"}},
-                    _query("wait", {"type": "number", "minimum": 0, "maximum": 60, "default": 0}),
-                ],
-            )
-        },
-    }
-
-
-def _operators() -> dict[str, Any]:
-    return {
-        "/healthz": {"get": _public("Whether the gateway makes progress", "application/json")},
-        "/readyz": {"get": _public("Whether the gateway is ready, and what is wrong", "application/json", _READY)},
-        "/metrics": {"get": _public("Metrics in Prometheus' text format", "text/plain")},
-        "/openapi.json": {"get": _public("This document", "application/json")},
-    }
-
-
-_OUTCOME = (
-    f"The members of the webhook's data; an abandoned task's reason is one of {', '.join(get_args(AbandonReason))}."
-)
-
-_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
-}
-
-_READY: dict[str, Any] = {
-    "type": "object",
-    "required": ["status", "reasons"],
-    "properties": {
-        "status": {"const": "ok"},
-        "reasons": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "What is wrong and does not stop new work. The answer 503 has the member too.",
-        },
-    },
-}
-
-_BATCH_ITEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {
-        "status": {"type": "integer"},
-        "callback": {"$ref": "#/components/schemas/CallbackView"},
-        "error": {"$ref": "#/components/schemas/Problem"},
-    },
-}
-
-
-_ENVELOPE: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
-
-
-def _proxied(calls: Proxy) -> dict[str, Any]:
-    """Return the upstream's own calls; their answers and errors have its envelope."""
-    request_id = {"name": "X-Request-ID", "in": "header", "schema": {"type": "string", "maxLength": 255}}
-    callback_url = {"type": ["string", "null"], "maxLength": 2048}
-    read = {
-        "summary": "Read a task as the upstream tells it; one with a registered callback costs it no request",
-        "parameters": [{**_query(calls.record_param, {"type": "string"}), "required": True}],
-        "responses": _enveloped("the task, in the upstream's envelope", (401, 403, 422, 429, 502, 503, 504)),
-    }
-    create = {
-        "summary": "Create a task at the upstream, and register its callback where one is named",
-        "parameters": [request_id],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "properties": dict.fromkeys(calls.callback_members, callback_url),
-                        "additionalProperties": True,
-                    }
-                }
-            },
-        },
-        "responses": _enveloped("the upstream's answer", (400, 401, 403, 413, 415, 422, 429, 502, 503, 504)),
-    }
-    return {calls.record_path: {"get": read}, calls.create_path: {"post": create}}
-
-
-def _enveloped(answer: str, errors: tuple[int, ...]) -> dict[str, Any]:
-    described = {200: answer, **{status: _ERRORS[status] for status in errors}}
-    return {str(status): {"description": text, "content": _ENVELOPE} for status, text in described.items()}
-
-
-def _data(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": ["data"], "properties": {"data": {"type": "array", "items": item}}}
-
-
-def _page(item: dict[str, Any]) -> dict[str, Any]:
-    page = _data(item)
-    page["required"].append("nextCursor")
-    page["properties"]["nextCursor"] = {"type": ["string", "null"]}
-    return page
-
-
-def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": schema}
-
-
-def _operation(
-    summary: str,
-    answers: dict[int, dict[str, Any]],
-    errors: tuple[int, ...],
-    *,
-    body: dict[str, Any] | None = None,
-    parameters: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+    group = call.group
     responses: dict[str, Any] = {}
-    for status, answer in answers.items():
-        for description, schema in answer.items():
-            content = {} if schema is None else {"content": {"application/json": {"schema": schema}}}
-            responses[str(status)] = {"description": description, **content}
-    problem = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status in sorted({*errors, 403, 429}):
-        responses[str(status)] = {"description": _ERRORS[status], "content": problem}
-    operation: dict[str, Any] = {"summary": summary, "responses": responses}
-    if parameters is not None:
-        operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    for status, (text, body) in call.answers.items():
+        good_type = "text/plain" if body is str else "application/json"
+        holds = {} if body is None else content(body, good_type if status < 400 else group.error_type)
+        responses[str(status)] = {"description": text, **holds}
+    for status in sorted({*group.errors, *call.errors} - call.answers.keys()):
+        responses[str(status)] = {"description": _ERRORS[status], **content(group.error_body, group.error_type)}
+    in_path = [Parameter(name, {"type": "string"}, "path", required=True) for name in re.findall(r"{(\w+)", call.path)]
+    operation: dict[str, Any] = {
+        "operationId": call.id,
+        "tags": [group.tag],
+        "summary": call.summary,
+        "parameters": [
+            {"name": name, "in": place, "required": required, "schema": schema}
+            for name, schema, place, required in (*in_path, *call.parameters)
+        ],
+        "responses": responses,
+    }
+    if call.body is not None:
+        operation["requestBody"] = {"required": True, **content(call.body, "application/json")}
+    if call.path in PUBLIC:
+        operation["security"] = []
     return operation
 
 
-def _public(summary: str, media_type: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
-    content = {media_type: {} if schema is None else {"schema": schema}}
-    return {
-        "summary": summary,
-        "security": [],
-        "responses": {
-            "200": {"description": "yes", "content": content},
-            **{str(status): {"description": _ERRORS[status]} for status in (403, 503)},
-        },
-    }
+def _webhooks(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of each webhook; ``schema`` is that of its body."""
+    parameters = [
+        {"name": name, "in": "header", "required": True, "schema": {"type": "string"}, "description": text}
+        for name, text in _HEADERS.items()
+    ]
+    responses = {status: {"description": text} for status, text in _ANSWERS.items()}
+    told: dict[str, Any] = {}
+    for event, (operation_id, summary) in _EVENTS.items():
+        content = {"application/json": {"schema": schema, "example": examples.WEBHOOKS[event]}}
+        told[event] = {
+            "post": {
+                "operationId": operation_id,
+                "tags": [_WEBHOOKS["name"]],
+                "summary": summary,
+                "security": [],
+                "parameters": parameters,
+                "requestBody": {"required": True, "content": content},
+                "responses": responses,
+            }
+        }
+    return told

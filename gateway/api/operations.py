@@ -1,29 +1,40 @@
-"""``/healthz``, ``/readyz``, ``/metrics`` and ``/openapi.json``: what operators and their machines ask.
+"""``/healthz``, ``/readyz`` and ``/metrics``: what operators and their machines ask.
 
 These need no token and so show no URL, task or secret.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gateway.api.backlog import BacklogMetrics
-from gateway.api.openapi import document
-from gateway.api.problems import PROBLEM_TYPE, problem
-from gateway.api.routing import route
-from gateway.api.schema import json_response
+from gateway.api.problems import PROBLEM_TYPE, Problem, problem
+from gateway.api.schema import Wire
 from gateway.api.scrapes import Scrapes
-from gateway.config.profile import Proxy
+from gateway.api.views import json_response
 from gateway.core.clock import Clock
 from gateway.core.errors import Unavailable
 from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
-from gateway.store import Store
+from gateway.store import Registry
 
-__all__ = ["Operations", "Trouble"]
+__all__ = ["Health", "NotReady", "Operations", "Readiness", "Trouble"]
+
+
+class Health(Wire, frozen=True, kw_only=True):
+    status: Literal["ok"]
+
+
+class Readiness(Health, frozen=True, kw_only=True):
+    reasons: Annotated[list[str], msgspec.Meta(description="What is wrong and does not stop new work.")]
+
+
+class NotReady(Problem):
+    """Why new work is not taken; ``reasons`` has all that is wrong."""
+
+    reasons: list[str]
 
 
 class Trouble(NamedTuple):
@@ -35,42 +46,32 @@ class Trouble(NamedTuple):
 
 
 class Operations:
-    """The routes; ``unhealthy`` returns why, or None, and ``troubles`` all that is wrong."""
+    """The calls; ``unhealthy`` returns why, or None, and ``troubles`` all that is wrong."""
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
         clock: Clock,
         metrics: Metrics,
         *,
         unhealthy: Callable[[], str | None],
         troubles: Callable[[], Sequence[Trouble]],
-        calls: Proxy | None,
     ) -> None:
-        """``calls``: the upstream's own calls, where the gateway serves them."""
         self._metrics = metrics
-        backlog = BacklogMetrics(store, clock, metrics)
+        backlog = BacklogMetrics(registry, clock, metrics)
         self._scrapes = Scrapes(clock, backlog.refresh, self._render)
         self._unhealthy = unhealthy
         self._troubles = troubles
-        self._calls = calls
-        self._openapi: bytes | None = None
-
-    def routes(self) -> list[Route]:
-        return [
-            route("/healthz", query=None, GET=self.healthz),
-            route("/readyz", query=None, GET=self.readyz),
-            route("/metrics", query=None, GET=self.metrics),
-            route("/openapi.json", query=None, GET=self.openapi),
-        ]
 
     async def healthz(self, request: Request) -> Response:
-        return _verdict(self._unhealthy(), "The gateway makes no progress")
+        return _verdict(self._unhealthy(), "The gateway makes no progress", Health(status="ok"))
 
     async def readyz(self, request: Request) -> Response:
         troubles = sorted(self._troubles(), key=lambda trouble: not trouble.stops_work)
         stops = troubles[0].reason if troubles and troubles[0].stops_work else None
-        return _verdict(stops, "The gateway is not ready", reasons=[trouble.reason for trouble in troubles])
+        reasons = [trouble.reason for trouble in troubles]
+        good = Readiness(status="ok", reasons=reasons)
+        return _verdict(stops, "The gateway is not ready", good, reasons=reasons)
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._scrapes.text(), media_type=METRICS_CONTENT_TYPE)
@@ -79,14 +80,10 @@ class Operations:
         self._metrics.ready.set(not any(trouble.stops_work for trouble in self._troubles()))
         return self._metrics.render()
 
-    async def openapi(self, request: Request) -> Response:
-        if self._openapi is None:
-            self._openapi = msgspec.json.encode(document(self._calls))
-        return Response(self._openapi, media_type="application/json")
 
-
-def _verdict(reason: str | None, what: str, **members: Any) -> Response:
+def _verdict(reason: str | None, what: str, good: Health, **members: Any) -> Response:
+    """Return ``good``, or where there is a reason against it, a problem with the members."""
     if reason is None:
-        return json_response({"status": "ok", **members})
+        return json_response(good)
     error = Unavailable(f"{what}: {reason}.")
     return Response(msgspec.json.encode({**problem(error), **members}), error.status, error.headers, PROBLEM_TYPE)

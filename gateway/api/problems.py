@@ -5,7 +5,7 @@ envelope; everywhere else ``application/problem+json`` (RFC 9457). Used by the w
 token check, and by the batch route for its items.
 """
 
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 import structlog
@@ -25,7 +25,7 @@ from gateway.core.errors import (
 )
 from gateway.upstream.envelope import error_envelope
 
-__all__ = ["PROBLEM_TYPE", "ErrorAnswers", "problem"]
+__all__ = ["PROBLEM_TYPE", "ErrorAnswers", "Problem", "problem"]
 
 _log = structlog.get_logger()
 
@@ -33,9 +33,25 @@ PROBLEM_TYPE = "application/problem+json"
 _STORE_RETRY_AFTER_S = 5
 
 
-def problem(error: RequestError) -> dict[str, Any]:
+class FieldError(TypedDict):
+    field: str
+    message: str
+
+
+class Problem(TypedDict):
+    """An error as RFC 9457 has it; clients go by ``code``, which stays the same."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: NotRequired[list[FieldError]]
+
+
+def problem(error: RequestError) -> Problem:
     """Return the problem document of an error."""
-    document: dict[str, Any] = {
+    document: Problem = {
         "type": f"urn:webhook-gateway:problem:{error.code.replace('_', '-')}",
         "title": error.title,
         "status": error.status,

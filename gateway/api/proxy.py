@@ -1,7 +1,7 @@
 """The upstream's own calls, for clients that use the gateway as their base URL.
 
-Owns what is answered from the gateway's state and what is forwarded, and that a forwarded create's callback is not
-lost. Must not poll, settle or deliver. Its paths are those of the default upstream's profile.
+Owns what is answered from the gateway's state and what is forwarded; ``creating`` has a create from there on. Must not
+poll, settle or deliver. Its paths are those of the default upstream's profile.
 
 Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
 spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out
@@ -10,7 +10,6 @@ rate limit or the upstream ends with the last client that waits for it.
 """
 
 import asyncio
-import hashlib
 import math
 import re
 from collections import Counter
@@ -19,16 +18,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gateway.api import large
 from gateway.api.auth import client_of, scope_of
-from gateway.api.create import CreateRequest, read_create
-from gateway.api.routing import route
-from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID, read_any_body
+from gateway.api.createrequest import read_create
+from gateway.api.creating import Creating, stopped
+from gateway.api.schema import TASK_ID, read_any_body
 from gateway.api.shares import READ, share
 from gateway.api.tasks import whole
 from gateway.core.clock import Clock
@@ -44,9 +41,9 @@ from gateway.core.errors import (
     UpstreamTimeout,
 )
 from gateway.core.memory import SMALL
-from gateway.core.model import NewCallback, Task, new_callback_id, receiver_of
+from gateway.core.model import Task
 from gateway.core.telemetry import Metrics
-from gateway.store import Store
+from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.envelope import record_envelope
@@ -56,21 +53,11 @@ from gateway.upstream.turns import Waiter
 
 __all__ = ["UpstreamProxy"]
 
-_log = structlog.get_logger()
-
 T = TypeVar("T")
 
 _MAX_BODY = 1024 * 1024
 _PATIENCE_S = 10.0
 """How long a client's request waits for its turn in the rate limit."""
-_CREATE_TIMEOUT_S = 60.0
-_REGISTRATION_WAIT_S = 10.0
-"""How long the answer to a create is held back for its callback to be durable."""
-_MAX_TOLD = 4000  # characters of an answer in which no id was found, which its client is shown
-_RETRY_S = (0.5, 1.0, 2.0, 5.0)
-"""Pauses between tries to register, while the store fails."""
-
-_STOPPED = "The gateway shut down before the upstream answered."
 
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
 _PASSED_ON = ("content-type", "retry-after")
@@ -80,11 +67,12 @@ _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
 class UpstreamProxy:
-    """The routes, over a store and one upstream's key."""
+    """Both calls, over the registry and one upstream's key."""
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
+        housekeeping: Housekeeping,
         clock: Clock,
         metrics: Metrics,
         upstream: Upstream,
@@ -92,6 +80,7 @@ class UpstreamProxy:
         timetable: Timetable,
         *,
         check_url: Callable[[str], Awaitable[object]],
+        poller_wake: asyncio.Event,
         draining: asyncio.Event,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
@@ -101,25 +90,22 @@ class UpstreamProxy:
         """
         calls = upstream.profile.proxy
         assert calls is not None  # noqa: S101 - the wiring looks first
-        self._calls = calls
-        self._store = store
+        self.calls = calls
+        self._registry = registry
+        self._housekeeping = housekeeping
         self._clock = clock
         self._metrics = metrics
         self._upstream = upstream
         self._key = key
-        self._timetable = timetable
+        self._creating = Creating(
+            registry, clock, metrics, upstream, calls, key, timetable, draining=draining, spawn=self._spawn
+        )
         self._check_url = check_url
         self._draining = draining
-        self._poller_wake = store.tasks_due(upstream.name)
+        self._poller_wake = poller_wake
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    def routes(self) -> list[Route]:
-        return [
-            route(self._calls.record_path, query=None, GET=self.read),
-            route(self._calls.create_path, query=None, POST=self.create),
-        ]
 
     async def read(self, request: Request) -> Response:
         return await self._counted("read", self._read(request))
@@ -150,15 +136,15 @@ class UpstreamProxy:
     # Reading
 
     async def _read(self, request: Request) -> tuple[str, Response]:
-        name = self._calls.record_param
+        name = self.calls.record_param
         task_id = request.query_params.get(name, "")
         if not TASK_ID.fullmatch(task_id):
             raise InvalidRequest(f"{name}: must be 1 to 255 printable ASCII characters without spaces.")
         client = scope_of(request)
         async with share(request, READ):
-            task = await self._store.get_task(client, task_id)
+            task = await self._registry.get_task(client, task_id)
         if task is not None and self._knows(task):
-            return "answered", await self._answered(request, await whole(self._store, request, task))
+            return "answered", await self._answered(request, await whole(self._registry, request, task))
         outcome = "shared"
         if task_id not in self._reads:
             outcome = "forwarded"
@@ -195,7 +181,7 @@ class UpstreamProxy:
     async def _forward_read(self, task_id: str, waiter: Waiter) -> Answer | RequestError:
         if (refused := await self._turn(self._key.queries, waiter)) is not None:
             return refused
-        path = f"{self._calls.record_path}?{quote(self._calls.record_param)}={quote(task_id, safe='')}"
+        path = f"{self.calls.record_path}?{quote(self.calls.record_param)}={quote(task_id, safe='')}"
         asked_at = self._clock.monotonic()
         try:
             answer = await self._upstream.forward("GET", path, whose=waiter.client)
@@ -215,9 +201,9 @@ class UpstreamProxy:
         client = client_of(request)
         body = await read_any_body(request, _MAX_BODY)
         if len(body) <= SMALL:
-            asked = read_create(body, self._calls.callback_members)
+            asked = read_create(body, self.calls.callback_members)
         else:
-            asked = await large.work(request, read_create, body, self._calls.callback_members)
+            asked = await large.work(request, read_create, body, self.calls.callback_members)
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():
@@ -226,14 +212,14 @@ class UpstreamProxy:
         if (refused := await self._turn(self._key.creates, waiter)) is not None:
             raise refused
         # From here on it is no longer the client's to stop.
-        work = self._spawn(self._forward_create(asked, request_id, waiter), name=f"proxy-create-{request_id}")
+        work = self._spawn(self._creating.forward(asked, request_id, waiter), name=f"proxy-create-{request_id}")
         try:
             with large.waiting(request):
                 answer = await _result(work)
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         except asyncio.CancelledError:
             if self._draining.is_set():  # the client has to know the ID, if it is there
-                raise _not_created(NoAnswer(error=_STOPPED), request_id) from None
+                raise stopped(request_id) from None
             raise
         return "forwarded", _passed_on(answer)
 
@@ -244,110 +230,12 @@ class UpstreamProxy:
         except AddressNotAllowed as error:
             message = f"{member}: {error.message} (rule: {error.rule}) Nothing was created."
             raise CallbackNotAllowed(message) from None
-        if self._store.failing is None:
+        if self._housekeeping.failing is None:
             return
         try:
-            await self._store.save("probe", b"")  # only another write can tell whether it still fails
+            await self._housekeeping.save("probe", b"")  # only another write can tell whether it still fails
         except StoreError:
             raise _store_unavailable() from None
-
-    async def _forward_create(self, asked: CreateRequest, request_id: str, waiter: Waiter) -> Answer | RequestError:
-        """Forward a create whose turn in the rate limit ``waiter`` has had."""
-        client = waiter.client
-        headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
-        if self._draining.is_set():
-            self._key.creates.give_back(1, waiter)
-            return Unavailable("The gateway is shutting down; nothing was created.")
-        try:
-            answer = await self._upstream.forward(
-                "POST",
-                self._calls.create_path,
-                headers=headers,
-                content=asked.body,
-                timeout_s=_CREATE_TIMEOUT_S,
-                whose=client,
-            )
-            task_id, declined = (None, False) if isinstance(answer, NoAnswer) else await self._read_created(answer)
-        except asyncio.CancelledError:  # the drain's time was up
-            _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
-            return _not_created(NoAnswer(error=_STOPPED), request_id)
-        finally:
-            self._key.creates.end(waiter)
-        if isinstance(answer, NoAnswer):
-            return _not_created(answer, request_id)
-        url = None if asked.callback is None else asked.callback[1]
-        registration: asyncio.Task[None] | None = None
-        if url is not None and task_id is not None:
-            # Before anything else is made of the answer: the task is paid for.
-            work = self._register(client, task_id, url, asked.model)
-            registration = self._spawn(work, f"proxy-register-{task_id}")
-        self._key.judge_create(await self._upstream.read("", answer))
-        _log.info(
-            "proxy.created",
-            upstream=self._upstream.name,
-            status=answer.status,
-            task_id=task_id,
-            model=asked.model,
-            receiver=None if url is None else receiver_of(url),
-            client=client,
-        )
-        if registration is not None:
-            await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
-        elif url is not None and not declined:
-            return self._without_id(answer, receiver_of(url))
-        return self._upstream.without_key(answer)
-
-    async def _read_created(self, answer: Answer) -> tuple[str | None, bool]:
-        """Return the new task's id, and whether the upstream says that it made none."""
-        found, refused = await self._upstream.read_created(answer, self._calls.created_id)
-        return (found if isinstance(found, str) and TASK_ID.fullmatch(found) else None), refused
-
-    def _without_id(self, answer: Answer, receiver: str) -> RequestError:
-        """Return the answer to a create that may have been charged for, and whose webhook cannot be promised."""
-        _log.error("proxy.created_without_id", upstream=self._upstream.name, status=answer.status, receiver=receiver)
-        text = self._upstream.without_key(answer).body.decode("utf-8", "replace")
-        return UpstreamFailed(
-            f"The upstream answered {answer.status}, and no {self._calls.created_id} can be found in that: a task may "
-            "have been created, and no webhook will come for it. Once its id is known, register it with POST "
-            f"/v1/callbacks. The answer was: {text[:_MAX_TOLD]}"
-        )
-
-    def _new_callback(self, client: str, task_id: str, url: str, model: str | None) -> NewCallback:
-        now = self._clock.now()
-        return NewCallback(
-            id=new_callback_id(now),
-            client=client,
-            upstream=self._upstream.name,
-            task_id=task_id,
-            url=url,
-            metadata=b"{}",
-            timeout_s=DEFAULT_TIMEOUT_S,
-            created_at=now,
-            first_poll_at=self._timetable.first_poll_of_new_at(model, now, client),
-            model=model,
-        )
-
-    async def _register(self, client: str, task_id: str, url: str, model: str | None) -> None:
-        """Register a callback, however long the store fails: its task is paid for."""
-        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
-        tries = 0
-        try:
-            while True:
-                # Anew each time: the clock may have been set since the last.
-                new = self._new_callback(client, task_id, url, model)
-                try:
-                    (registration,) = await self._store.register([new])
-                except StoreError as exc:
-                    pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
-                    tries += 1
-                    _log.error("proxy.registration_failed", **told, error=exc.message, next_in_s=pause_s)
-                    await asyncio.sleep(pause_s)
-                else:
-                    self._metrics.registrations.labels(registration.created).inc()
-                    return
-        except BaseException:  # the drain's time was up, or a defect
-            _log.error("proxy.registration_lost", **told)  # by hand: `gateway register`
-            raise
 
     # Both
 
@@ -406,23 +294,6 @@ def _passed_on(answer: Answer) -> Response:
     headers = {name: value for name, value in found.items() if value.isascii() and value.isprintable()}
     status = answer.status if answer.status in _STATUSES else UpstreamFailed.status
     return Response(answer.body, status, headers)
-
-
-def _upstream_request_id(client: str, request_id: str) -> str:
-    """Return the id that the upstream sees: the same for a repeated request, another for another client's equal id.
-
-    The upstream answers an id that it has seen with the task of that time, whoever sends it.
-    """
-    return hashlib.sha256(f"{client}\0{request_id}".encode()).hexdigest()[:32]
-
-
-def _not_created(answer: NoAnswer, request_id: str) -> RequestError:
-    if not answer.sent:
-        return UpstreamFailed(f"{answer.error} Nothing was created.")
-    return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
-        f"{answer.error} The task may have been created: send the same request again with X-Request-ID: {request_id}, "
-        "so that it is not created twice."
-    )
 
 
 def _store_unavailable() -> Unavailable:

@@ -1,9 +1,11 @@
-"""One route for each path, with a handler for each method: so a 405 names all the methods that are allowed there.
+"""What a row of the table of calls holds, and the routes that are made of the rows.
 
-Owns which parameters a path's query may have: a typo in one must not pass in silence.
+Owns that a path has one route, so that a 405 names all methods that are allowed there; and which parameters a query may
+have: a typo in one must not pass in silence. The rows themselves are in ``table``.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,22 +13,67 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.large import send_response
+from gateway.api.problems import PROBLEM_TYPE, Problem
 from gateway.core.errors import InvalidRequest
 
-__all__ = ["route"]
+__all__ = ["Call", "Group", "Parameter", "Schema", "routes"]
 
 Handler = Callable[[Request], Awaitable[Response]]
+Schema = Any
+"""A type that goes over the wire, or a JSON Schema."""
 
 
-def route(path: str, *, query: Sequence[str] | None = (), **handlers: Handler) -> Route:
-    """Serve ``path``; the keywords are methods. HEAD goes where GET does.
+class Parameter(NamedTuple):
+    """A part of a query or of the path, or a header."""
 
-    ``query``: the parameters that GET takes; all others are refused, and other methods take none. None: not for us to
-    say.
-    """
-    if "GET" in handlers:
-        handlers["HEAD"] = handlers["GET"]
-    return Route(path, _Endpoint(handlers, query), methods=list(handlers))
+    name: str
+    schema: dict[str, Any]
+    place: str = "query"
+    required: bool = False
+
+
+class Group(NamedTuple):
+    """Calls that are alike: what holds of each of them."""
+
+    tag: str
+    text: str
+    errors: tuple[int, ...]
+    error_type: str = PROBLEM_TYPE
+    """The content type of errors."""
+    error_body: Schema = Problem
+    any_query: bool = False
+    """Whether a query may have parameters that the call does not name."""
+
+
+class Call(NamedTuple):
+    """One call of the API: what serves it, and all that ``/openapi.json`` says of it."""
+
+    group: Group
+    method: str
+    path: str
+    """As the router takes it: ``{name:path}`` may hold slashes."""
+    handler: Handler
+    id: str
+    """Its operationId: generated clients name their functions by it."""
+    summary: str
+    answers: Mapping[int, tuple[str, Schema | None]]
+    """By status, what an answer means and holds; of errors those that hold more than others."""
+    errors: tuple[int, ...] = ()
+    """Those beside the group's."""
+    body: Schema | None = None
+    parameters: Sequence[Parameter] = ()
+    """Of the query and the headers; the path names its own."""
+
+
+def routes(calls: Iterable[Call]) -> list[Route]:
+    """Return one route for each path, in the order of the calls. HEAD goes where GET does."""
+    paths: dict[str, dict[str, Call]] = {}
+    for call in calls:
+        methods = paths.setdefault(call.path, {})
+        methods.setdefault(call.method, call)
+        if call.method == "GET":
+            methods.setdefault("HEAD", call)
+    return [Route(path, _Endpoint(methods), methods=list(methods)) for path, methods in paths.items()]
 
 
 class _Endpoint:
@@ -35,15 +82,15 @@ class _Endpoint:
     What it wraps around a function catches exceptions once more than the one place that answers them.
     """
 
-    def __init__(self, handlers: dict[str, Handler], query: Sequence[str] | None) -> None:
-        self._handlers = handlers
-        self._query = query
+    def __init__(self, calls: Mapping[str, Call]) -> None:
+        self._calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        if scope["query_string"] and self._query is not None:
-            _refuse_unknown(request, self._query if scope["method"] in ("GET", "HEAD") else ())
-        response = await self._handlers[scope["method"]](request)
+        call = self._calls[scope["method"]]
+        if scope["query_string"] and not call.group.any_query:
+            _refuse_unknown(request, [one.name for one in call.parameters if one.place == "query"])
+        response = await call.handler(request)
         await send_response(response, scope, receive, send)
 
 

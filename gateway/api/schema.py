@@ -1,47 +1,38 @@
-"""What goes over the wire: request bodies, answers, and the names they have there.
+"""Request bodies: what they may hold, and how they are read.
 
-Owns camelCase and the decoding of bodies; the only place that knows either. Used by the routes.
+Owns their names on the wire, and what is said of a mistake in one. Used by the routes; answers are ``views``.
 """
 
 import codecs
 import json
 import re
-from collections.abc import Container
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from gateway.api.large import hold
 from gateway.api.rawjson import items, members
-from gateway.core.clock import to_iso
 from gateway.core.errors import InvalidJson, InvalidRequest, RequestError, TooLarge, UnsupportedMediaType
-from gateway.core.model import Attempt, Callback, Task, TaskState
 
 __all__ = [
-    "AttemptView",
     "BatchRequest",
     "CallbackRequest",
-    "CallbackView",
     "RedeliveriesRequest",
-    "TaskView",
-    "attempt_view",
+    "Wire",
     "batch_items",
-    "callback_view",
     "decode",
     "encode_metadata",
     "is_json",
-    "json_response",
     "read_any_body",
     "read_body",
     "read_metadata",
-    "task_view",
-    "told",
 ]
 
 DEFAULT_TIMEOUT_S = 86_400
+MAX_BODY = 64 * 1024
+"""Bytes of a body, but of a batch's."""
 MAX_METADATA = 8 * 1024
 MAX_DEPTH = 100
 """Objects and arrays within one another, in ``metadata``: many a receiver's reader takes few more."""
@@ -49,7 +40,7 @@ MAX_BATCH = 1000
 
 T = TypeVar("T")
 
-_COST = 4  # times its size is what a request takes at most: itself, what is read of it, its answer
+_COST = 4  # a request takes at most so many times its size: itself, what is read of it, its answer
 _EXPLAINED = 64 * 1024  # bytes of a body up to which it is looked at again to say what is wrong with it
 _LENGTH_DIGITS = 18
 
@@ -62,11 +53,11 @@ TASK_ID = re.compile(r"[!-~]{1,255}")
 TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK_ID)]
 
 
-class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """Never part of a cycle, metadata decoded from JSON included: the garbage collector need not look at it."""
 
 
-class CallbackRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CallbackRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /v1/callbacks``."""
 
     task_id: TaskId
@@ -77,140 +68,22 @@ class CallbackRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     upstream: str | None = None
 
 
-class BatchRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+_Unread = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/CallbackRequest"})]
+
+
+class BatchRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /v1/callbacks/batch``; each item is decoded by itself."""
 
-    callbacks: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+    callbacks: Annotated[list[_Unread], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
-class RedeliveriesRequest(_Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RedeliveriesRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /v1/redeliveries``; the instants are RFC 3339."""
 
     state: Literal["dead"]
     since: str | None = None
     until: str | None = None
     client: str | None = None
-
-
-class _TaskSummary(_Wire, frozen=True, kw_only=True):
-    state: TaskState
-    polls: int
-    last_polled_at: str | None
-    next_poll_at: str | None
-    last_error: str | None
-
-
-class CallbackView(_Wire, frozen=True, kw_only=True):
-    """A callback as clients see it; the operator is also told whose it is."""
-
-    id: str
-    client: str | msgspec.UnsetType = msgspec.UNSET
-    task_id: str
-    callback_url: str
-    metadata: msgspec.Raw
-    timeout_seconds: int
-    upstream: str
-    state: str
-    created_at: str
-    expires_at: str
-    attempts: int
-    next_attempt_at: str | None
-    delivered_at: str | None
-    last_error: str | None
-    task: _TaskSummary
-
-
-class TaskView(_Wire, frozen=True, kw_only=True):
-    """A task as clients see it; ``outcome`` has the members of the webhook's ``data`` once it has ended."""
-
-    task_id: str
-    upstream: str
-    state: TaskState
-    polls: int
-    created_at: str
-    last_polled_at: str | None
-    next_poll_at: str | None
-    last_error: str | None
-    settled_at: str | None
-    outcome: msgspec.Raw | None
-
-
-class AttemptView(_Wire, frozen=True, kw_only=True):
-    number: int
-    started_at: str
-    duration_ms: int
-    status_code: int | None
-    error: str | None
-    result: str
-    excerpt: str | None
-
-
-def callback_view(callback: Callback, client: str | msgspec.UnsetType = msgspec.UNSET) -> CallbackView:
-    """Return what is shown of a callback; ``client`` is for the operator."""
-    task = callback.task
-    return CallbackView(
-        id=callback.id,
-        client=client,
-        task_id=task.task_id,
-        callback_url=callback.url,
-        metadata=msgspec.Raw(callback.metadata),
-        timeout_seconds=callback.timeout_s,
-        upstream=task.upstream,
-        state=callback.state,
-        created_at=to_iso(callback.created_at),
-        expires_at=to_iso(callback.expires_at),
-        attempts=callback.attempts,
-        next_attempt_at=_iso(callback.next_attempt_at),
-        delivered_at=_iso(callback.delivered_at),
-        last_error=callback.last_error,
-        task=_TaskSummary(
-            state=task.state,
-            polls=task.polls,
-            last_polled_at=_iso(task.last_polled_at),
-            next_poll_at=_iso(task.next_poll_at),
-            last_error=task.last_error,
-        ),
-    )
-
-
-def told(task: Task, upstreams: Container[str]) -> Task:
-    """Return a task as it is told: one that nobody polls, as its upstream is not configured, says so."""
-    if task.next_poll_at is None or task.upstream in upstreams:
-        return task
-    return msgspec.structs.replace(
-        task, last_error=f"The upstream {task.upstream} is not configured: nobody polls this task.", next_poll_at=None
-    )
-
-
-def task_view(task: Task) -> TaskView:
-    return TaskView(
-        task_id=task.task_id,
-        upstream=task.upstream,
-        state=task.state,
-        polls=task.polls,
-        created_at=to_iso(task.created_at),
-        last_polled_at=_iso(task.last_polled_at),
-        next_poll_at=_iso(task.next_poll_at),
-        last_error=task.last_error,
-        settled_at=_iso(task.settled_at),
-        outcome=None if task.outcome is None else msgspec.Raw(task.outcome),
-    )
-
-
-def attempt_view(attempt: Attempt) -> AttemptView:
-    return AttemptView(
-        number=attempt.number,
-        started_at=to_iso(attempt.started_at),
-        duration_ms=attempt.duration_ms,
-        status_code=attempt.status_code,
-        error=attempt.error,
-        result=attempt.result,
-        excerpt=attempt.excerpt,
-    )
-
-
-def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
 def is_json(content_type: str) -> bool:
@@ -384,7 +257,3 @@ def _explain(text: str) -> tuple[str, str]:
     if found := _MISSING.match(reason):
         return ".".join(filter(None, (parent, found["name"]))), "is missing"
     return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]
-
-
-def _iso(at: int | None) -> str | None:
-    return None if at is None else to_iso(at)

@@ -13,7 +13,7 @@ from gateway.core.clock import Clock
 __all__ = ["Scrapes"]
 
 _PAUSE = 20
-"""After a text was made, for so many times as long as that took, none is made: whoever asks then waits for the next."""
+"""For so many times as long as the last text took, no other is made: whoever asks meanwhile waits for the next."""
 _MAX_PAUSE_S = 1.0
 
 

@@ -23,8 +23,8 @@ _ITEMS = 50  # two milliseconds
 _ALONE = 256
 """Rows written at once for a client while no other wants anything."""
 _TOGETHER = 512
-"""… of a batch: those of one transaction take a quarter of the time that they take one by one. Two pieces of these are
-asked for at once, else the database waits for the second: batches were a third slower."""
+"""… of a batch: in one transaction they take a quarter of the time that they take one by one. A client's share has room
+for two such pieces: with one the database waits for the next, and batches were a third slower."""
 _BESIDE = 64
 """… beside others: about two milliseconds for each of them."""
 READ = 32

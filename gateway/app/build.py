@@ -18,7 +18,10 @@ from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
+from gateway.api.registering import Registering
+from gateway.api.routing import routes
 from gateway.api.shares import Shares
+from gateway.api.table import table
 from gateway.api.tasks import Tasks
 from gateway.app.gateway import Api, Gateway, client_rates, client_upstreams, token_owners
 from gateway.app.readiness import Readiness
@@ -102,7 +105,7 @@ def _deliverer(settings: Settings, shared: Shared, transport: PooledTransport, h
         transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT, names=transport
     )
     return Deliverer(
-        shared.store,
+        shared.store.outbox,
         sender,
         headers,
         RetryPolicy(settings.retry_schedule),
@@ -120,12 +123,12 @@ def _api(
     readiness: Readiness,
     check_url: Callable[[str], Awaitable[None]],
 ) -> Api:
-    store, clock, metrics, *_ = shared
+    registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics
     names = [watch.upstream.name for watch in watches]
     default = next((watch for watch in watches if watch.default), None)
     proxied = default if default is not None and default.upstream.profile.proxy is not None else None
-    callbacks = Callbacks(
-        store,
+    registering = Registering(
+        registry,
         clock,
         metrics,
         check_url=check_url,
@@ -135,32 +138,27 @@ def _api(
     )
     proxy = None if proxied is None else _proxy(proxied, shared, check_url, readiness.draining)
     operations = Operations(
-        store,
-        clock,
-        metrics,
-        unhealthy=readiness.supervisor.problem,
-        troubles=readiness.troubles,
-        calls=None if proxied is None else proxied.upstream.profile.proxy,
+        registry, clock, metrics, unhealthy=readiness.supervisor.problem, troubles=readiness.troubles
     )
-    tasks = Tasks(store, clock, readiness.draining, names)
-    routes = [*callbacks.routes(), *tasks.routes(), *operations.routes(), *([] if proxy is None else proxy.routes())]
+    callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, readiness.draining, names)
     errors = ErrorAnswers(None if proxied is None else proxied.upstream.profile)
     tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
     app = Starlette(
-        routes=routes,
+        routes=routes(table(registering, callbacks, tasks, operations, proxy)),
         middleware=[Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
         exception_handlers=errors.handlers(),
     )
     app.state.memory = shared.memory
     app.state.shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
-    return Api(app, tokens, limits, callbacks, proxy, errors)
+    return Api(app, tokens, limits, registering, proxy, errors)
 
 
 def _proxy(
     watch: Watch, shared: Shared, check_url: Callable[[str], Awaitable[None]], draining: asyncio.Event
 ) -> UpstreamProxy:
     return UpstreamProxy(
+        shared.store.registry,
         shared.store,
         shared.clock,
         shared.metrics,
@@ -168,5 +166,6 @@ def _proxy(
         watch.key,
         watch.timetable,
         check_url=check_url,
+        poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
     )

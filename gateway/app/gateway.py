@@ -15,10 +15,10 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.auth import PUBLIC, Tokens
-from gateway.api.callbacks import Callbacks
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
+from gateway.api.registering import Registering
 from gateway.app.readiness import Readiness
 from gateway.app.reload import Changed
 from gateway.app.watch import Watch
@@ -35,7 +35,7 @@ from gateway.loops.supervisor import Supervisor
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.signature import Signer, parse_secrets
-from gateway.store.sqlite.store import SqliteStore
+from gateway.store import Store
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
 __all__ = ["PUBLIC", "Api", "Gateway", "client_rates", "client_upstreams", "token_owners"]
@@ -51,7 +51,7 @@ class Api(NamedTuple):
     app: ASGIApp
     tokens: Tokens
     limits: ClientLimits
-    callbacks: Callbacks
+    registering: Registering
     proxy: UpstreamProxy | None
     errors: ErrorAnswers
 
@@ -62,7 +62,7 @@ class Gateway:
 
     settings: Settings
     """Those that it was built with."""
-    store: SqliteStore
+    store: Store
     clock_steps: ClockSteps
     supervisor: Supervisor
     watches: Sequence[Watch]
@@ -106,7 +106,7 @@ class Gateway:
         self._sign(self.settings, await self._find_secret())
         for watch in self.watches:
             await watch.poller.prepare()
-        for name, tasks in (await self.store.tasks_of_others([w.upstream.name for w in self.watches])).items():
+        for name, tasks in (await self.store.registry.tasks_of_others([w.upstream.name for w in self.watches])).items():
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self.supervisor.start()
         self.started.set()
@@ -119,7 +119,7 @@ class Gateway:
         kept = secretfile.in_use(configured, lambda: database)
         if kept is None:
             # Only now that the database is open, and known to owe nothing that the lost one was to sign.
-            callbacks = await self.store.count_callbacks()
+            callbacks = await self.store.registry.count_callbacks()
             kept = secretfile.make(path, callbacks)
             known = sum(callbacks.values())
             _log.log(logging.WARNING if known else logging.INFO, "secret.made", source=str(path), callbacks=known)
@@ -148,13 +148,13 @@ class Gateway:
         _tell_exposed(settings)
         self.api.tokens.replace(*token_owners(settings))
         self.api.limits.replace(client_rates(settings))
-        self.api.callbacks.client_upstreams = client_upstreams(settings)
+        self.api.registering.client_upstreams = client_upstreams(settings)
         self._sign(settings, changed.secret)
         for watch in self.watches:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
                 watch.key.renewed()
-                self.store.tasks_due(watch.upstream.name).set()
+                self.store.tasks.due(watch.upstream.name).set()
 
     def begin_backup(self) -> None:
         """Begin to copy the database into a file beside it."""

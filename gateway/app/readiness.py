@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from gateway.api.operations import Trouble
 from gateway.app.watch import Watch
 from gateway.loops.supervisor import Supervisor
-from gateway.store.sqlite.store import SqliteStore
+from gateway.store import Store
 
 __all__ = ["Readiness"]
 
@@ -17,9 +17,7 @@ __all__ = ["Readiness"]
 class Readiness:
     """The state of one gateway: whether it has started, whether it is shutting down, and what its parts say."""
 
-    def __init__(
-        self, store: SqliteStore, watches: Sequence[Watch], supervisor: Supervisor, *, needs_all: bool
-    ) -> None:
+    def __init__(self, store: Store, watches: Sequence[Watch], supervisor: Supervisor, *, needs_all: bool) -> None:
         """``needs_all``: every upstream has to accept its key, not just any."""
         self.started = asyncio.Event()
         """Set once the store is open and the loops run."""

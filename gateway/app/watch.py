@@ -16,7 +16,7 @@ from gateway.core.telemetry import Metrics
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
-from gateway.store.sqlite.store import SqliteStore
+from gateway.store import Store
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.key import Key
@@ -36,7 +36,7 @@ _UNLIMITED_PER_S = 1e6
 class Shared(NamedTuple):
     """What many parts of a gateway are made with."""
 
-    store: SqliteStore
+    store: Store
     clock: Clock
     metrics: Metrics
     memory: Memory
@@ -80,12 +80,12 @@ def build_watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Wa
     schedule = PollSchedule(min_s, max(settings.poll_max_s, min_s))
     per_s = min((window.limit / window.window_s for window in own.rate), default=_UNLIMITED_PER_S)
     timetable = Timetable(schedule, per_s, clock, random.Random())  # noqa: S311 - jitter, not a secret
-    poller = Poller(store, upstream, key, timetable, clock, metrics)
+    poller = Poller(store.tasks, upstream, key, timetable, clock, metrics)
     _show(metrics, name, key, poller)
     return Watch(upstream, transport, key, timetable, poller, own.default)
 
 
-def _budget(name: str, windows: Sequence[RateWindow], store: SqliteStore, clock: Clock) -> Budget:
+def _budget(name: str, windows: Sequence[RateWindow], store: Store, clock: Clock) -> Budget:
     return Budget(windows, clock, partial(store.load, name), partial(store.save, name))
 
 

@@ -2,7 +2,7 @@
 
 Owns the claims, in memory, and when the first unclaimed task of each group falls due, so that a claim asks only for
 those of which something is. Whose turn it is, and which task is the most urgent, is for the caller to say. Called by
-``sqlite.py``.
+``tasks.py``.
 
 A group is what the same clients watch of one upstream: a task that two of them watch waits behind neither's others.
 """
@@ -72,7 +72,7 @@ class DueTasks:
     async def claim(
         self, upstream: str, now: int, limit: int, rank: Rank | None, rotation: Rotation | None, places: int | None
     ) -> tuple[list[DueTask], int | None]:
-        """As ``Store.claim_tasks``."""
+        """As ``TaskQueue.claim``."""
         claims: list[DueTask] = []
 
         def room(group: _Group) -> int:
@@ -110,7 +110,7 @@ class DueTasks:
             return claims, next_due_at
 
     async def claim_new(self, upstream: str, since: int, now: int, rotation: Rotation | None) -> list[DueTask]:
-        """As ``Store.claim_new_task``."""
+        """As ``TaskQueue.claim_new``."""
         async with self._database.reading():
             self._database.require_file()
             about = upstream, since, now, rows.array(list(self._claimed))
@@ -126,7 +126,7 @@ class DueTasks:
             return found[:1]
 
     def release(self, claim: DueTask) -> None:
-        """As ``Store.release_task``."""
+        """As ``TaskQueue.release``."""
         group = self._end(claim.seq)
         if group is not None:
             group.note(claim.due_at)

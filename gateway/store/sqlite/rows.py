@@ -1,9 +1,9 @@
 """Rows → ``gateway.core.model`` types, and those types → the parameters of statements.
 
-Owns the column orders of ``sql.py``'s SELECTs and of its rows; pure. Called by ``sqlite.py``.
+Owns the column orders of ``sql.py``'s SELECTs and of its rows; pure. Called by the store's ports.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -42,6 +42,7 @@ __all__ = [
     "due_task",
     "durations",
     "expired_task",
+    "first_column",
     "new_callbacks",
     "new_tasks",
     "owed",
@@ -342,3 +343,8 @@ def durations(learned: Sequence[Duration]) -> Rows:
 def array(values: Sequence[Any]) -> str:
     """Return a JSON parameter."""
     return msgspec.json.encode(values).decode()
+
+
+def first_column(found: Iterable[Any]) -> list[Any]:
+    """Return what stands first in each row."""
+    return [row[0] for row in found]

@@ -7,6 +7,7 @@ cost as much as SQLite's own work; as a JSON array, taking it apart took a third
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from gateway.core.memory import SMALL
@@ -29,6 +30,14 @@ def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple
         values = [value for row in its for value in row]
         values += [None, *[0] * (columns - 1)] * (size - len(its))  # a NULL takes longer to bind than a number
         yield _sized(statement, columns, size), values
+
+
+def run_over_rows(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Run a statement over rows, and return what it returns."""
+    found: list[Any] = []
+    for text, parameters in over_rows(statement, rows):
+        found += db.execute(text, parameters).fetchall()
+    return found
 
 
 @lru_cache(maxsize=128)  # ten statements in nine sizes

@@ -248,7 +248,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
     async with serve_asgi(upstream) as url:
         stand = await start(url)
         arrived = 0
-        get_task = stand.store.get_task
+        get_task = stand.store.registry.get_task
 
         async def counted(client: str, task_id: str) -> Any:
             nonlocal arrived
@@ -256,7 +256,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
             arrived += 1
             return found
 
-        stand.store.get_task = counted
+        stand.store.registry.get_task = counted
         transport = httpx.ASGITransport(stand.gateway)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             first = asyncio.create_task(client.get(RECORD, params={"taskId": "t"}))
@@ -416,7 +416,7 @@ async def test_a_create_registers_its_callback(
         assert created.headers["x-request-id"]
         (callback,) = await stand.callbacks()
         assert (callback["taskId"], callback["metadata"], callback["timeoutSeconds"]) == (task_id, {}, 86400)
-        assert (await stand.store.get_task("default", task_id)).model == "m"
+        assert (await stand.store.registry.get_task("default", task_id)).model == "m"
         async with asyncio.timeout(LIMIT_S):
             event = await posts.get()
     assert (event["type"], event["data"]["taskId"], event["data"]["param"]) == ("task.succeeded", task_id, TASK)
@@ -507,7 +507,7 @@ async def test_a_create_that_may_have_been_made(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A create without an answer is 504 and says how to try again; that finds the task, and registers it."""
-    monkeypatch.setattr("gateway.api.proxy._CREATE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gateway.api.creating._TIMEOUT_S", 0.3)
     stand = await start()
     simulator.faults.add(Fault(kind=FaultKind.HANG, endpoint="createTask", times=1))
     lost = await stand.create()
@@ -515,7 +515,7 @@ async def test_a_create_that_may_have_been_made(
     request_id = lost.headers["x-request-id"]
     assert f"X-Request-ID: {request_id}" in envelope(lost)["msg"]
     assert await stand.callbacks() == []
-    monkeypatch.setattr("gateway.api.proxy._CREATE_TIMEOUT_S", 30.0)
+    monkeypatch.setattr("gateway.api.creating._TIMEOUT_S", 30.0)
     found = await stand.create(**{"X-Request-ID": request_id})
     assert len(simulator._tasks) == 1
     assert [callback["taskId"] for callback in await stand.callbacks()] == [found.json()["data"]["taskId"]]
@@ -624,14 +624,14 @@ async def test_a_refusal_under_200_is_still_the_upstreams(start: Callable[..., A
 
 
 class Failing:
-    """Makes ``store.register`` fail until it is let go."""
+    """Makes ``store.registry.register`` fail until it is let go."""
 
     def __init__(self, store: Any) -> None:
-        self.real = store.register
+        self.real = store.registry.register
         self.tries = 0
         self.tried = asyncio.Event()
         self.works = False
-        store.register = self
+        store.registry.register = self
 
     async def __call__(self, new: Any) -> Any:
         self.tries += 1
@@ -645,7 +645,7 @@ async def test_a_registration_is_not_lost(
     start: Callable[..., Awaitable[Stand]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the store fails the registration is tried again and the answer held back; then both come."""
-    monkeypatch.setattr("gateway.api.proxy._RETRY_S", (0.001,))
+    monkeypatch.setattr("gateway.api.creating._RETRY_S", (0.001,))
     stand = await start()
     failing = Failing(stand.store)
     created = asyncio.create_task(stand.create())
@@ -665,8 +665,8 @@ async def test_a_client_is_not_kept_for_ever(
     start: Callable[..., Awaitable[Stand]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while the client gets its answer although the store still fails; the registration goes on."""
-    monkeypatch.setattr("gateway.api.proxy._RETRY_S", (0.001,))
-    monkeypatch.setattr("gateway.api.proxy._REGISTRATION_WAIT_S", 0.01)
+    monkeypatch.setattr("gateway.api.creating._RETRY_S", (0.001,))
+    monkeypatch.setattr("gateway.api.creating._REGISTRATION_WAIT_S", 0.01)
     stand = await start()
     failing = Failing(stand.store)
     assert (await stand.create()).status_code == 200
@@ -720,7 +720,7 @@ async def test_what_is_lost_at_the_end_is_told(
     start: Callable[..., Awaitable[Stand]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that has to stop while the store fails names the task in its log; it creates nothing any more."""
-    monkeypatch.setattr("gateway.api.proxy._REGISTRATION_WAIT_S", 0.01)
+    monkeypatch.setattr("gateway.api.creating._REGISTRATION_WAIT_S", 0.01)
     stand = await start(GATEWAY_DRAIN_S="0")
     Failing(stand.store)
     with capture_logs() as logs:
@@ -803,9 +803,9 @@ async def test_a_defect_has_the_envelope_too(start: Callable[..., Awaitable[Stan
     async def unreadable(client: str, task_id: str) -> None:
         raise StoreError("no")
 
-    stand.store.get_task = unreadable
+    stand.store.registry.get_task = unreadable
     assert envelope(await stand.read("t"))["code"] == 503
-    stand.store.get_task = defect
+    stand.store.registry.get_task = defect
     transport = httpx.ASGITransport(stand.gateway, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert envelope(await client.get(RECORD, params={"taskId": "t"}))["code"] == 500

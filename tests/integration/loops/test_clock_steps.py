@@ -11,9 +11,10 @@ from unittest.mock import AsyncMock
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 
-from gateway.api.callbacks import Callbacks
 from gateway.api.proxy import UpstreamProxy
+from gateway.api.registering import Registering
 from gateway.api.shares import Shares
 from gateway.core.errors import StoreError
 from gateway.core.model import Callback, CallbackState, Lane, Outcome, TaskState
@@ -323,34 +324,29 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
         async def look_up(_: str) -> None:
             await asyncio.sleep(15)
 
-        callbacks = Callbacks(
-            life.store,
+        registering = Registering(
+            life.store.registry,
             life.clock,
             life.metrics,
             check_url=look_up,
             first_poll_at={"up": life.timetable.first_poll_at},
             default_upstream="up",
         )
-        (route,) = (route for route in callbacks.routes() if route.path == f"/v1/callbacks{path}")
+        handler = registering.register_batch if path else registering.register
         app = Starlette()
         app.state.shares = Shares()
         asked = {"taskId": "t", "callbackUrl": "https://app.example.com/hooks", "timeoutSeconds": 600}
         body = json.dumps({"callbacks": [asked]} if path else asked).encode()
         headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers, "app": app}
-        answers: list[Any] = []
+        scope = {"type": "http", "method": "POST", "headers": headers, "app": app, "client_name": ""}
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def send(message: Any) -> None:
-            answers.append(message)
-
-        registering = asyncio.create_task(route.app(scope | {"client_name": ""}, receive, send))
+        storing = asyncio.create_task(handler(Request(scope, receive)))
         await asyncio.sleep(0.5)
         world.clock.step(step_s)
-        await registering
-        assert answers[0]["status"] in (200, 201)
+        assert (await storing).status_code in (200, 201)
         stored_s = world.clock.monotonic()
         await asyncio.sleep(5)
         assert world.polled_between(stored_s, stored_s + 5)
@@ -376,11 +372,11 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         life = await Life(tmp_path / "db", machine, upstream=Transport(answer), rate=FAST).start()
         upstream = life.poller._upstream
         proxy = UpstreamProxy(
-            life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
-            check_url=AsyncMock(), draining=asyncio.Event(),
+            life.store.registry, life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
+            check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
         )  # fmt: skip
         life.connection.broken = "disk full"
-        registering = asyncio.create_task(proxy._register("", "t", "https://app.example.com/hooks", None))
+        registering = asyncio.create_task(proxy._creating.register("", "t", "https://app.example.com/hooks", None))
         await asyncio.sleep(1)
         machine.step(step_s)
         await asyncio.sleep(20)

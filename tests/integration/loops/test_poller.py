@@ -221,7 +221,7 @@ def test_an_upstream_that_never_answers(tmp_path: Path) -> None:
 
 
 async def body_of(life: Life, callback: Callback) -> dict[str, Any]:
-    claims, _ = await life.store.claim_callbacks(life.clock.now() + 1, 10)
+    claims, _ = await life.store.outbox.claim(life.clock.now() + 1, 10)
     (claim,) = [claim for claim in claims if claim.id == callback.id]
     body: dict[str, Any] = json.loads(claim.body)
     return body
@@ -442,7 +442,7 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
             await reserve(count)
 
         life.key.queries.reserve = counted  # type: ignore[method-assign]
-        await life.store.cancel("", callback.id, life.clock.now())
+        await life.store.registry.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=600)
         assert upstream.probed == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210, 510)]
         assert reserved == {0: reserved[0], 1: 4}
@@ -672,7 +672,7 @@ def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
             learned.clear()
             assert task.polls == (2 if model == "n" else 3)
         assert asked == [("m", born_at - 1000), ("m", born_at), ("m", born_at)]
-        assert set(await life.store.durations("up")) == {("n", 20_000), ("m", 30_000)}
+        assert set(await life.store.tasks.durations("up")) == {("n", 20_000), ("m", 30_000)}
         await life.stop()
 
     run_virtual(main())
@@ -686,10 +686,10 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
         await life.store.open()
         life.key.queries.polls_waiting = True
-        poll_now = life.store.poll_now
-        life.store.poll_now = unwanted  # type: ignore[method-assign]
+        poll_now = life.store.tasks.poll_now
+        life.store.tasks.poll_now = unwanted  # type: ignore[method-assign]
         assert await life.poller.run_once() == HEARTBEAT_S
-        life.store.poll_now = poll_now  # type: ignore[method-assign]
+        life.store.tasks.poll_now = poll_now  # type: ignore[method-assign]
         assert not life.key.queries.polls_waiting
         callback = await life.register("t", timeout_s=30)
         assert await life.poller.run_once() == 30.0
@@ -698,7 +698,7 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         assert next_poll_at is not None
         assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
         assert not life.key.queries.polls_waiting
-        await life.store.poll_now([callback.task.seq], life.clock.now() + 60_000)
+        await life.store.tasks.poll_now([callback.task.seq], life.clock.now() + 60_000)
         await asyncio.sleep(30.5)
         upstream.script = [unreachable]
         assert await life.poller.run_once() <= 1.0
@@ -1174,14 +1174,14 @@ def test_a_client_that_has_its_places_full_does_not_keep_the_poller_looking(tmp_
 
         life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll), rate=FAST)
         claims = 0
-        claim_tasks = life.store.claim_tasks
+        claim_tasks = life.store.tasks.claim
 
         async def counted(*args: Any) -> Any:
             nonlocal claims
             claims += 1
             return await claim_tasks(*args)
 
-        life.store.claim_tasks = counted  # type: ignore[method-assign]
+        life.store.tasks.claim = counted  # type: ignore[method-assign]
         await life.start()
         await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(200)))
         await until(lambda: len(asked) == MOST_POLLS // 2)

@@ -333,7 +333,7 @@ def test_the_webhook_of_a_refused_task_says_so(tmp_path: Path) -> None:
         callback = await life.register("t", timeout_s=600)
         await asyncio.sleep(631)
         assert [at for at in jobs.asked["t"] if 600 <= at <= 601]
-        claims, _ = await life.store.claim_callbacks(life.clock.now() + 1, 10)
+        claims, _ = await life.store.outbox.claim(life.clock.now() + 1, 10)
         assert [claim.id for claim in claims] == [callback.id]
         data = json.loads(claims[0].body)["data"]
         assert (data["state"], data["reason"]) == ("abandoned", "refused")
@@ -480,7 +480,7 @@ def test_a_key_recovers_when_the_tasks_that_refused_it_are_gone(tmp_path: Path) 
         callbacks = [await life.register(task_id) for task_id in sorted(jobs.refused)]
         await until(lambda: life.key.refusal is not None, limit_s=60)
         for callback in callbacks:
-            await life.store.cancel("", callback.id, life.clock.now())
+            await life.store.registry.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=60)
         await life.stop()
 

@@ -222,9 +222,9 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
     await stand.look()
     store = stand.gateway.store
     for claim in (
-        store.claim_tasks("aigptimage", 2**50, 10),
-        store.claim_new_task("aigptimage", 0, 2**50),
-        store.claim_callbacks(2**50, 10),
+        store.tasks.claim("aigptimage", 2**50, 10),
+        store.tasks.claim_new("aigptimage", 0, 2**50),
+        store.outbox.claim(2**50, 10),
     ):
         with pytest.raises(StoreError, match=GONE[1:]):
             await claim
@@ -271,7 +271,7 @@ async def test_a_backup_can_be_made_of_a_file_that_was_removed(stand: Stand) -> 
     await stand.gateway.store.backup(backup)
     after = SqliteStore(backup)
     await after.open()
-    assert len(await after.list_callbacks(None, state=None, task_id=None, before_seq=None, limit=10)) == 1
+    assert len(await after.registry.list_callbacks(None, state=None, task_id=None, before_seq=None, limit=10)) == 1
     await after.close()
 
 

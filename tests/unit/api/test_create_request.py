@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.create import read_create
+from gateway.api.createrequest import read_create
 from gateway.core.errors import InvalidJson, InvalidRequest
 
 MEMBERS = ["callBackUrl", "callbackUrl"]

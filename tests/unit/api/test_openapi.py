@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from typing import Any, cast, get_args
-from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -13,21 +12,27 @@ from gateway.api.openapi import document
 from gateway.api.operations import Operations
 from gateway.api.problems import problem
 from gateway.api.proxy import UpstreamProxy
-from gateway.api.schema import AttemptView, CallbackRequest, CallbackView, RedeliveriesRequest, TaskView
+from gateway.api.registering import Registering
+from gateway.api.routing import Call, routes
+from gateway.api.schema import CallbackRequest, RedeliveriesRequest
+from gateway.api.table import table
 from gateway.api.tasks import Tasks
+from gateway.api.views import AttemptView, CallbackView, TaskView
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import errors
 from gateway.core.clock import SystemClock
 from gateway.core.telemetry import Metrics
 from gateway.upstream.answer import AbandonReason
 from gateway.upstream.api import Upstream
+from tests.jsonschema import faults
 from tests.manual import page
 
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
-CALLS = PROFILE.proxy
-DOCUMENT = document(CALLS)
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
+OPERATION = {
+    "operationId", "summary", "description", "parameters", "requestBody", "responses", "security", "tags",
+}  # fmt: skip
 SCHEMA_KEYWORDS = {
     "$ref", "additionalProperties", "allOf", "anyOf", "const", "default", "description", "enum", "examples", "format",
     "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "oneOf", "pattern", "properties",
@@ -35,22 +40,37 @@ SCHEMA_KEYWORDS = {
 }  # fmt: skip
 
 
-def routes() -> set[tuple[str, str]]:
-    """Return path and method of everything that the API serves; HEAD goes without saying."""
+def calls(*, proxied: bool = True) -> list[Call]:
+    """Return the table of a gateway that has nothing behind it."""
     nothing = cast(Any, None)
     upstream = Upstream(PROFILE, nothing, SystemClock(), base_url=PROFILE.base_url, api_key=None)
-    found = [
-        *Callbacks(
-            nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
-        ).routes(),
-        *Tasks(nothing, nothing, nothing, nothing).routes(),
-        *Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing, calls=CALLS).routes(),
-        *UpstreamProxy(
-            Mock(), nothing, nothing, upstream, nothing, nothing, check_url=nothing, draining=nothing
-        ).routes(),
-    ]
+    registering = Registering(
+        nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
+    )
+    proxy = UpstreamProxy(
+        nothing, nothing, nothing, nothing, upstream, nothing, nothing,
+        check_url=nothing, poller_wake=nothing, draining=nothing,
+    )  # fmt: skip
+    return table(
+        registering,
+        Callbacks(nothing, nothing, ()),
+        Tasks(nothing, nothing, nothing, ()),
+        Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing),
+        proxy if proxied else None,
+    )
+
+
+CALLS = calls()
+DOCUMENT = document(CALLS)
+
+
+def served() -> set[tuple[str, str]]:
+    """Return path and method of everything that the API serves; HEAD goes without saying."""
     return {
-        (nameless(route.path), method.lower()) for route in found for method in route.methods or () if method != "HEAD"
+        (nameless(route.path), method.lower())
+        for route in routes(CALLS)
+        for method in route.methods or ()
+        if method != "HEAD"
     }
 
 
@@ -97,7 +117,17 @@ def schemas() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_exactly_what_is_served_is_described() -> None:
     """Every route stands in the document with its methods, and the document promises nothing else."""
-    assert {(nameless(path), method) for path, method in operations()} == routes()
+    assert {(nameless(path), method) for path, method in operations()} == served()
+
+
+def test_the_manual_names_every_call() -> None:
+    """Those of the gateway's own, and of each only statuses that it may answer."""
+    rows = re.findall(r"^\| `([A-Z]+) (/v1/[^`? ]+).*?\| (.*) \|$", page("api"), re.MULTILINE)
+    named = {(path, method.lower()): told for method, path, told in rows}
+    assert len(named) == len(rows)
+    assert named.keys() == {(path, method) for path, method in operations() if path.startswith("/v1/")}
+    for call, told in named.items():
+        assert set(re.findall(r"`(\d{3})`", told)) <= operations()[call]["responses"].keys(), call
 
 
 def test_every_reason_of_an_abandoned_task_is_told() -> None:
@@ -111,14 +141,15 @@ def test_every_reason_of_an_abandoned_task_is_told() -> None:
 
 def test_it_is_json() -> None:
     """The document is plain JSON, and the same each time."""
-    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document(CALLS)
+    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document(calls())
 
 
 def test_the_frame_of_the_document() -> None:
     """Version, title and the other fixed fields are those of OpenAPI 3.1."""
     assert re.fullmatch(r"3\.1\.\d", DOCUMENT["openapi"])
     assert DOCUMENT["info"].keys() >= {"title", "version"}
-    assert DOCUMENT.keys() <= {"openapi", "info", "servers", "security", "paths", "components", "tags", "externalDocs"}
+    frame = {"openapi", "info", "servers", "security", "paths", "webhooks", "components", "tags", "externalDocs"}
+    assert DOCUMENT.keys() <= frame
     assert DOCUMENT["components"].keys() <= {"schemas", "responses", "parameters", "securitySchemes"}
     for name in DOCUMENT["components"]["schemas"]:
         assert re.fullmatch(r"[a-zA-Z0-9._-]+", name)
@@ -130,7 +161,7 @@ def test_an_operation_is_well_formed(path: str, method: str) -> None:
     operation = operations()[path, method]
     assert path.startswith("/")
     assert method in METHODS
-    assert operation.keys() <= {"summary", "description", "parameters", "requestBody", "responses", "security", "tags"}
+    assert operation.keys() <= OPERATION
     assert operation["summary"]
     assert operation["responses"]
     for status, response in operation["responses"].items():
@@ -156,6 +187,46 @@ def test_an_operations_parameters(path: str, method: str) -> None:
     assert in_path == set(re.findall(r"\{(\w+)\}", path))
     named = [(parameter["in"], parameter["name"]) for parameter in parameters]
     assert len(named) == len(set(named))
+
+
+def test_names_for_generated_clients() -> None:
+    """Each operation and webhook has a name of its own that is one in any language, and a tag that is explained."""
+    webhooks = [item["post"] for item in DOCUMENT["webhooks"].values()]
+    named = [operation["operationId"] for operation in (*operations().values(), *webhooks)]
+    assert len(named) == len(set(named)) == len(CALLS) + 3
+    assert all(re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", name) for name in named)
+    tags = [tag["name"] for tag in DOCUMENT["tags"]]
+    assert len(tags) == len(set(tags))
+    assert all(tag["description"] for tag in DOCUMENT["tags"])
+    assert {tag for operation in (*operations().values(), *webhooks) for tag in operation["tags"]} == set(tags)
+
+
+def test_webhooks_are_described() -> None:
+    """Each event has its headers, an example of its own, and what a receiver's answers mean."""
+    for event, item in DOCUMENT["webhooks"].items():
+        assert item.keys() == {"post"}
+        operation = item["post"]
+        assert operation.keys() <= OPERATION
+        assert operation["security"] == []
+        headers = [parameter["name"] for parameter in operation["parameters"]]
+        assert headers == ["webhook-id", "webhook-timestamp", "webhook-signature"]
+        assert all(parameter["in"] == "header" and parameter["description"] for parameter in operation["parameters"])
+        assert operation["responses"].keys() == {"2XX", "410", "default"}
+        content = operation["requestBody"]["content"]["application/json"]
+        assert content["example"]["type"] == event
+        assert list(faults(content["example"], content["schema"], DOCUMENT["components"]["schemas"])) == []
+
+
+def test_examples_are_of_their_schema() -> None:
+    """What is sent has an example, and what is answered of one thing; each is what its schema says."""
+    known = DOCUMENT["components"]["schemas"]
+    with_example = {name for name, schema in known.items() if "examples" in schema}
+    assert with_example == {
+        "AttemptView", "CallbackRequest", "CallbackView", "Problem", "RedeliveriesRequest", "TaskView",
+    }  # fmt: skip
+    for name in with_example:
+        for example in known[name]["examples"]:
+            assert list(faults(example, known[name], known)) == []
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -208,7 +279,7 @@ def test_requests_refuse_what_they_do_not_know() -> None:
 
 def test_an_upstream_without_calls_adds_none() -> None:
     """The upstream's own calls stand in the document only where the gateway serves them."""
-    assert [path for path in document(None)["paths"] if path.startswith("/api/")] == []
+    assert [path for path in document(calls(proxied=False))["paths"] if path.startswith("/api/")] == []
 
 
 def test_a_problem_is_what_the_schema_says() -> None:
@@ -216,7 +287,7 @@ def test_a_problem_is_what_the_schema_says() -> None:
     schema = DOCUMENT["components"]["schemas"]["Problem"]
     told = problem(errors.InvalidRequest("taskId: is missing", errors=[("taskId", "is missing")]))
     assert told.keys() == schema["properties"].keys()
-    assert told["errors"][0].keys() == schema["properties"]["errors"]["items"]["properties"].keys()
+    assert told["errors"][0].keys() == DOCUMENT["components"]["schemas"]["FieldError"]["properties"].keys()
     assert problem(errors.NotFound("no")).keys() == set(schema["required"])
 
 

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.errors import StoreError
 from gateway.loops.janitor import Janitor
 from gateway.loops.supervisor import HEARTBEAT_S
-from gateway.store import Store
+from gateway.store import Housekeeping
 from tests.virtualtime import VirtualClock, run_virtual
 
 DAY_MS = 86_400_000
@@ -56,7 +56,7 @@ class Shelf:
 
 
 def janitor(shelf: Shelf, clock: Clock, retention_days: float = 7.0) -> Janitor:
-    return Janitor(cast("Store", shelf), clock, retention_days)
+    return Janitor(cast("Housekeeping", shelf), clock, retention_days)
 
 
 async def test_what_ended_long_ago_goes_and_dead_letters_stay_three_times_as_long() -> None:
@@ -113,7 +113,7 @@ def test_it_waits_as_long_as_it_is_told_to() -> None:
     """Nothing wakes it: what may go may go a little later."""
 
     async def main() -> float:
-        loop = Janitor(cast("Store", Shelf()), VirtualClock(), 7.0)
+        loop = Janitor(cast("Housekeeping", Shelf()), VirtualClock(), 7.0)
         await loop.wait(12.5)
         await loop.drain(10)
         return VirtualClock().monotonic()

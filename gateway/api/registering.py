@@ -1,0 +1,269 @@
+"""``POST /v1/callbacks``, of one callback and of a batch: what is asked is checked, and then registered.
+
+Owns that nothing is registered whose URL the callback policy refuses, and that one item of a batch does not touch the
+others. Called by the routes.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.auth import client_of
+from gateway.api.large import work
+from gateway.api.problems import Problem, problem
+from gateway.api.schema import (
+    DEFAULT_TIMEOUT_S,
+    MAX_BODY,
+    CallbackRequest,
+    Wire,
+    batch_items,
+    decode,
+    encode_metadata,
+    read_body,
+)
+from gateway.api.shares import paced, piece, share, share_for_piece
+from gateway.api.views import CallbackView, callback_view, json_response
+from gateway.core.clock import Clock
+from gateway.core.errors import (
+    AddressNotAllowed,
+    CallbackNotAllowed,
+    Conflict,
+    InvalidRequest,
+    RequestError,
+    StoreDefect,
+    StoreError,
+    StoreRefused,
+    TooLarge,
+    Unavailable,
+)
+from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
+from gateway.core.telemetry import Metrics
+from gateway.store import Registry
+
+__all__ = ["BatchAnswers", "Registering"]
+
+_MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
+_READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
+_BATCH_LOOKUPS = 64
+"""How many names of one batch are looked up at once. Each is two questions, and forwarders such as dnsmasq take no more
+than 150 from everybody."""
+
+_one = msgspec.json.Decoder(CallbackRequest)
+
+
+class BatchAnswer(Wire, frozen=True, kw_only=True):
+    """What became of one item: its callback, or why there is none."""
+
+    status: int
+    callback: CallbackView | UnsetType = UNSET
+    error: Problem | UnsetType = UNSET
+
+
+class BatchAnswers(Wire, frozen=True, kw_only=True):
+    data: list[BatchAnswer]
+
+
+class Registering:
+    """Both calls; ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        check_url: Callable[[str], Awaitable[object]],
+        first_poll_at: Mapping[str, Callable[[int, str], int]],
+        default_upstream: str | None,
+        client_upstreams: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """``first_poll_at``: for each upstream, when a task that a client registers now is first polled.
+
+        ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
+        for clients with another default upstream, its name.
+        """
+        self._registry = registry
+        self._clock = clock
+        self._registrations = {created: metrics.registrations.labels(created) for created in (True, False)}
+        self._check_url = check_url
+        self._first_poll_at = first_poll_at
+        self._default_upstream = default_upstream
+        self.client_upstreams = client_upstreams
+
+    async def register(self, request: Request) -> Response:
+        client = client_of(request)
+        asked = decode(await read_body(request, MAX_BODY), _one)
+        await self._check(asked.callback_url)
+        # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
+        new = self._new_callback(client, asked, encode_metadata(asked.metadata), self._clock.now())
+        registration = await self._registered(request, new)
+        if isinstance(registration, RequestError):
+            raise registration
+        self._registrations[registration.created].inc()
+        if not registration.created and not new.same_request_as(registration.callback):
+            raise _conflict(registration.callback)
+        callback = registration.callback
+        return json_response(
+            callback_view(callback),
+            201 if registration.created else 200,
+            {"location": f"/v1/callbacks/{callback.id}"},
+        )
+
+    async def register_batch(self, request: Request) -> Response:
+        """Register each item by itself: one that is refused does not touch the others."""
+        client = client_of(request)
+        body = await read_body(request, _MAX_BATCH_BODY)
+        read = await work(request, _read_batch, body) if len(body) > _READ_AT_ONCE else _read_batch(body)
+        del body
+        verdicts = await self._verdicts({item.asked.callback_url for item in read if isinstance(item, _Item)})
+        now = self._clock.now()
+        checked = [
+            verdicts[item.asked.callback_url] or self._new_item(client, item, now) if isinstance(item, _Item) else item
+            async for item in paced(read)
+        ]
+        new = [item for item in checked if isinstance(item, NewCallback)]
+        registrations = iter(await self._registered_batch(request, new))
+        answers = [
+            _batch_answer(item, next(registrations)) if isinstance(item, NewCallback) else _refused(item)
+            async for item in paced(checked)
+        ]
+        for status, count in Counter(answer.status for answer in answers if answer.callback is not UNSET).items():
+            self._registrations[status == 201].inc(count)
+        return json_response(BatchAnswers(data=answers))
+
+    def _new_callback(self, client: str, asked: CallbackRequest, metadata: bytes, now: int) -> NewCallback:
+        upstream = asked.upstream
+        if upstream is None:
+            upstream = self.client_upstreams.get(client, self._default_upstream)
+        if upstream is None or upstream not in self._first_poll_at:
+            what = "is missing" if upstream is None else "is not configured"
+            message = f"{what}; there is: {', '.join(self._first_poll_at)}"
+            raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
+        return NewCallback(
+            id=new_callback_id(now),
+            client=client,
+            upstream=upstream,
+            task_id=asked.task_id,
+            url=asked.callback_url,
+            metadata=metadata,
+            timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
+            created_at=now,
+            first_poll_at=self._first_poll_at[upstream](now, client),
+        )
+
+    async def _registered_batch(
+        self, request: Request, new: list[NewCallback]
+    ) -> Sequence[Registration | RequestError]:
+        """Register them in pieces, so that a transaction of many rows delays nobody else's request.
+
+        Raises StoreError where nothing was stored; where some of them were, each of the others is refused by itself.
+        """
+        registrations: list[Registration | RequestError] = []
+        while len(registrations) < len(new):
+            some = new[len(registrations) :][: piece(request)]
+            try:
+                async with share_for_piece(request, len(some)):
+                    registrations += await self._registry.register(some)
+            except (StoreRefused, StoreDefect):
+                # Each by itself: one that cannot be stored must not take the others down with it.
+                registrations += await asyncio.gather(*(self._registered_by_itself(request, one) for one in some))
+            except StoreError:
+                if not registrations:
+                    raise
+                registrations += [_not_stored()] * (len(new) - len(registrations))
+        return registrations
+
+    async def _registered_by_itself(self, request: Request, new: NewCallback) -> Registration | RequestError:
+        try:
+            return await self._registered(request, new)
+        except StoreError:  # others beside it may be stored
+            return _not_stored()
+
+    async def _registered(self, request: Request, new: NewCallback) -> Registration | RequestError:
+        try:
+            async with share(request, 1):
+                (registration,) = await self._registry.register([new])
+        except StoreRefused as error:
+            return InvalidRequest(f"This callback cannot be stored. {error.message}")
+        except StoreDefect as error:
+            return Unavailable(error.message)
+        return registration
+
+    def _new_item(self, client: str, item: "_Item", now: int) -> NewCallback | RequestError:
+        try:
+            return self._new_callback(client, item.asked, item.metadata, now)
+        except RequestError as error:
+            return error
+
+    async def _verdicts(self, urls: Collection[str]) -> dict[str, RequestError | None]:
+        """Return for each URL why it is refused, if it is."""
+        places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
+        async with asyncio.TaskGroup() as group:
+            tasks = {url: group.create_task(self._verdict(url, places)) async for url in paced(urls)}
+        return {url: task.result() for url, task in tasks.items()}
+
+    async def _verdict(self, url: str, places: asyncio.Semaphore) -> RequestError | None:
+        try:
+            async with places:
+                await self._check(url)
+        except RequestError as error:
+            return error
+        return None
+
+    async def _check(self, url: str) -> None:
+        try:
+            await self._check_url(url)
+        except AddressNotAllowed as error:
+            raise CallbackNotAllowed(error.message, errors=[("callbackUrl", error.message)]) from None
+
+
+class _Item(msgspec.Struct, frozen=True, gc=False):
+    """One registration of a batch, its metadata as it is kept: as an object it may take many times as much."""
+
+    asked: CallbackRequest
+    metadata: bytes
+
+
+def _read_batch(body: bytes) -> list[_Item | RequestError]:
+    return [_read_item(item) for item in batch_items(body)]
+
+
+def _read_item(item: msgspec.Raw) -> _Item | RequestError:
+    if len(memoryview(item)) > MAX_BODY:
+        return TooLarge(f"A registration may have at most {MAX_BODY} bytes.")
+    try:
+        asked = decode(item, _one)
+        return _Item(replace(asked, metadata=None) if asked.metadata else asked, encode_metadata(asked.metadata))
+    except RequestError as error:
+        error.__context__ = None  # as its traceback, it would keep what was read until the answer
+        return error.with_traceback(None)
+
+
+def _batch_answer(new: NewCallback, registration: Registration | RequestError) -> BatchAnswer:
+    if isinstance(registration, RequestError):
+        return _refused(registration)
+    if not registration.created and not new.same_request_as(registration.callback):
+        return _refused(_conflict(registration.callback))
+    return BatchAnswer(status=201 if registration.created else 200, callback=callback_view(registration.callback))
+
+
+def _refused(error: RequestError) -> BatchAnswer:
+    return BatchAnswer(status=error.status, error=problem(error))
+
+
+def _conflict(existing: Callback) -> Conflict:
+    return Conflict(
+        f"{existing.id} is registered for this task and URL with another metadata or timeoutSeconds; "
+        "cancel it first, or send the same request."
+    )
+
+
+def _not_stored() -> Unavailable:
+    return Unavailable("The database cannot be used at the moment; this callback was not stored.")

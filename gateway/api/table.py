@@ -1,0 +1,149 @@
+"""The table of the API's calls: each with its path, method, handler, body, answers and errors.
+
+Owns which calls there are. What is served and what ``/openapi.json`` says are both made of it, so that neither can have
+what the other has not. Called by the wiring; a row's handler must answer nothing but what stands in its row.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.callbacks import DEFAULT_LIMIT, MAX_LIMIT, Attempts, CallbackPage, Callbacks, Redelivered
+from gateway.api.operations import Health, NotReady, Operations, Readiness
+from gateway.api.proxy import UpstreamProxy
+from gateway.api.registering import BatchAnswers, Registering
+from gateway.api.routing import Call, Group, Parameter
+from gateway.api.schema import BatchRequest, CallbackRequest, RedeliveriesRequest
+from gateway.api.tasks import MAX_WAIT_S, Tasks
+from gateway.api.views import CallbackView, TaskView
+from gateway.core.model import CallbackState
+
+__all__ = ["table"]
+
+_TEXT = {"type": "string"}
+_OBJECT: dict[str, Any] = {"type": "object"}
+_URL = {"type": ["string", "null"], "maxLength": 2048}
+_STATE = {"type": "string", "enum": [state.value for state in CallbackState]}
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+_CURSOR = {"type": "string", "description": "The nextCursor of the page before."}
+_CLIENT = {"type": "string", "description": "For the operator alone."}
+_WAIT = {
+    "type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0,
+    "description": "Seconds to wait for the task's end.",
+}  # fmt: skip
+_LIST = (
+    Parameter("state", _STATE),
+    Parameter("taskId", _TEXT),
+    Parameter("limit", _LIMIT),
+    Parameter("cursor", _CURSOR),
+    Parameter("client", _CLIENT),
+)
+_CALLBACK = ("the callback", CallbackView)
+_BODY = (400, 408, 413, 415)
+"""What a body may be refused with, beside its members."""
+
+_CALLBACKS = Group(
+    "callbacks",
+    "One callback is a task, where its webhook goes, and the one webhook that is owed.",
+    (401, 403, 422, 429, 503),
+)
+_TASKS = _CALLBACKS._replace(tag="tasks", text="What the gateway knows of the upstream's tasks.")
+# Some probes add a parameter against caches.
+_OPERATING = Group("operating", "For operators and their machines; needs no token.", (403, 503), any_query=True)
+_UPSTREAM = Group(
+    "upstream",
+    "The upstream's own calls, for clients that use the gateway as their base URL. What the upstream answers is passed "
+    "on, errors too; those of the gateway have the upstream's envelope.",
+    (401, 403, 422, 429, 502, 503, 504),
+    "application/json",
+    _OBJECT,
+    any_query=True,
+)
+
+
+class _Description:
+    """Serves the document of a table of calls."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._document: bytes | None = None
+
+    async def get(self, request: Request) -> Response:
+        if self._document is None:
+            from gateway.api.openapi import document  # here: few gateways are ever asked
+
+            self._document = msgspec.json.encode(document(self._calls))
+        return Response(self._document, media_type="application/json")
+
+
+# One row is one call, in the order of Call's members: what serves it, and below it what it answers.
+# fmt: off
+def table(
+    registering: Registering, callbacks: Callbacks, tasks: Tasks, operations: Operations, proxy: UpstreamProxy | None
+) -> list[Call]:
+    """Return all calls; ``proxy`` where the upstream's own are served."""
+    calls = [
+        Call(_CALLBACKS, "POST", "/v1/callbacks", registering.register, "registerCallback",
+             "Register a callback for a task",
+             {201: ("the new callback", CallbackView), 200: ("the one already registered", CallbackView)},
+             (*_BODY, 409), body=CallbackRequest),
+        Call(_CALLBACKS, "GET", "/v1/callbacks", callbacks.list_all, "listCallbacks",
+             "List callbacks, newest first",
+             {200: ("a page", CallbackPage)}, parameters=_LIST),
+        Call(_CALLBACKS, "POST", "/v1/callbacks/batch", registering.register_batch, "registerCallbacks",
+             "Register up to 1,000 callbacks; each is judged by itself",
+             {200: ("an answer for each, in the order sent", BatchAnswers)}, _BODY, body=BatchRequest),
+        Call(_CALLBACKS, "GET", "/v1/callbacks/{id}", callbacks.get, "getCallback",
+             "Read a callback",
+             {200: _CALLBACK}, (404,)),
+        Call(_CALLBACKS, "DELETE", "/v1/callbacks/{id}", callbacks.cancel, "cancelCallback",
+             "Cancel a callback",
+             {204: ("cancelled", None)}, (404, 409)),
+        Call(_CALLBACKS, "GET", "/v1/callbacks/{id}/attempts", callbacks.attempts, "listAttempts",
+             "List a callback's attempts",
+             {200: ("the attempts", Attempts)}, (404,)),
+        Call(_CALLBACKS, "POST", "/v1/callbacks/{id}/redeliver", callbacks.redeliver, "redeliverCallback",
+             "Send a webhook again, with a fresh attempt budget and the same webhook-id",
+             {202: _CALLBACK}, (404, 409, 415)),
+        Call(_CALLBACKS, "POST", "/v1/redeliveries", callbacks.redeliver_dead, "redeliverCallbacks",
+             "Redeliver every callback that died within a span of time",
+             {202: ("how many", Redelivered)}, _BODY, body=RedeliveriesRequest),
+        Call(_TASKS, "GET", "/v1/tasks/{taskId:path}", tasks.get, "getTask",
+             "Read a task with its decoded outcome",
+             {200: ("the task", TaskView)}, (404,), parameters=(Parameter("wait", _WAIT),)),
+        Call(_OPERATING, "GET", "/healthz", operations.healthz, "getHealth",
+             "Whether the gateway makes progress",
+             {200: ("yes", Health)}),
+        Call(_OPERATING, "GET", "/readyz", operations.readyz, "getReadiness",
+             "Whether the gateway is ready, and what is wrong",
+             {200: ("yes", Readiness), 503: ("no", NotReady)}),
+        Call(_OPERATING, "GET", "/metrics", operations.metrics, "getMetrics",
+             "Metrics in Prometheus' text format",
+             {200: ("the metrics", str)}),
+    ]
+    description = _Description(calls)  # of itself too, and of what is added below
+    calls.append(
+        Call(_OPERATING, "GET", "/openapi.json", description.get, "getDescription",
+             "This document",
+             {200: ("an OpenAPI document", _OBJECT)}))
+    if proxy is not None:
+        calls += _upstream(proxy)
+    return calls
+
+
+def _upstream(proxy: UpstreamProxy) -> Sequence[Call]:
+    own = proxy.calls
+    urls = {"type": "object", "properties": dict.fromkeys(own.callback_members, _URL), "additionalProperties": True}
+    return (
+        Call(_UPSTREAM, "GET", own.record_path, proxy.read, "readUpstreamTask",
+             "Read a task as the upstream tells it; one with a registered callback costs it no request",
+             {200: ("the task, in the upstream's envelope", _OBJECT)},
+             parameters=(Parameter(own.record_param, _TEXT, required=True),)),
+        Call(_UPSTREAM, "POST", own.create_path, proxy.create, "createUpstreamTask",
+             "Create a task at the upstream, and register its callback where one is named",
+             {200: ("the upstream's answer", _OBJECT)}, (400, 413, 415), body=urls,
+             parameters=(Parameter("X-Request-ID", {"type": "string", "maxLength": 255}, "header"),)),
+    )
