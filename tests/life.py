@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
 from gateway.core.ids import new_callback_id
@@ -85,7 +85,7 @@ class ScriptedSender(Sender):
 
 
 class Life:
-    """Store, key, timetable, poller and deliverer on one file, as ``gateway.app.gateway`` ties them together."""
+    """Store, key, timetable, poller and deliverer on one file, as ``gateway.app.build`` ties them together."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.app.build import build
 from gateway.app.gateway import Gateway
 from gateway.config.load import load
 from gateway.core.clock import Clock, SystemClock
@@ -74,7 +75,7 @@ async def running(
             **environ,
         }
     )
-    gateway = Gateway(settings, clock or SystemClock())
+    gateway = build(settings, clock or SystemClock())
     try:
         await gateway.start()
         async with (

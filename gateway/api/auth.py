@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.api.webpages import refuse_web_pages
-from gateway.config.load import DEFAULT_CLIENT
+from gateway.config.settings import DEFAULT_CLIENT
 from gateway.config.tokens import token_digest
 from gateway.core.errors import Forbidden, RequestError, Unauthorized
 

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.schema import is_json
-from gateway.config.settings import is_loopback
+from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import Forbidden, UnsupportedMediaType
 
 __all__ = ["PagesRefused", "refuse_web_pages"]
@@ -84,8 +84,8 @@ def _is_loopback(host: bytes) -> bool:
     if found is None:
         return False
     if found["v6"] is not None:
-        return ":" in found["v6"] and is_loopback(found["v6"])
-    return is_loopback(found["name"].removesuffix("."))
+        return ":" in found["v6"] and is_loopback_host(found["v6"])
+    return is_loopback_host(found["name"].removesuffix("."))
 
 
 def _is_own(origin: bytes, host: bytes) -> bool:

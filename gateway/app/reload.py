@@ -5,16 +5,16 @@ read in a thread; all that changes does so at once, between two steps of the eve
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
 
-from gateway.app.preflight import ConfiguredUpstream, Preflight, callers, upstream_of
 from gateway.config import secretfile
-from gateway.config.load import SETTINGS, Settings, database_path
-from gateway.config.settings import is_loopback, open_to_all
+from gateway.config.clients import callers, open_to_all, upstream_of
+from gateway.config.settings import SETTINGS, Settings, UpstreamSettings, database_path
+from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError, GatewayError, SecretError
 
 __all__ = ["Changed", "Reloads", "changes"]
@@ -43,19 +43,51 @@ class Changed(NamedTuple):
 class Reloadable(Protocol):
     """The running gateway."""
 
-    started: asyncio.Event
-    """Set once it runs; only then can it change."""
     secret: str
     """What signs for clients without a secret of their own."""
+
+    @property
+    def started(self) -> asyncio.Event:
+        """Set once it runs; only then can it change."""
 
     def reload(self, changed: Changed) -> None:
         """Take the changes over."""
 
 
-def changes(running: Preflight, secret: str, new: Preflight) -> Changed:
+def changes(running: Settings, secret: str, new: Settings) -> Changed:
     """Compare what runs with what was read. Raises ConfigError and SecretError for what would not be right together."""
-    settings = msgspec.structs.replace(running.settings, **{key: getattr(new.settings, key) for key in _RELOADED})
-    there = {upstream.settings.name for upstream in running.upstreams}
+    settings = msgspec.structs.replace(running, **{key: getattr(new, key) for key in _RELOADED})
+    if problems := _not_together(settings):
+        raise ConfigError(problems)
+    database = database_path(settings.database_url)
+    secret_path = secretfile.secret_path(database)
+    new_secret = secretfile.in_use(settings.webhook_secret, lambda: database)
+    if new_secret is None:
+        raise SecretError(f"{secret_path}: there is no secret any more; put it back, or set GATEWAY_WEBHOOK_SECRET")
+    differing = [row for row in SETTINGS if getattr(running, row.key) != getattr(new, row.key)]
+    names = [row.env for row in differing if row.key in _RELOADED]
+    if new_secret != secret and "GATEWAY_WEBHOOK_SECRET" not in names:
+        names.append(str(secret_path))
+    clients, others = _by_name(running.clients), _by_name(new.clients)
+    names += [f"[clients.{name}]" for name in clients | others if clients.get(name) != others.get(name)]
+    restart = [row.env for row in differing if row.key not in (*_RELOADED, *_NOT_OURS)]
+    old, found = _by_name(running.upstreams), _by_name(new.upstreams)
+    keys = {}
+    for name in old.keys() | found.keys():
+        before, after = old.get(name), found.get(name)
+        if before is None or after is None or before != _with_key(after, before.api_key):
+            restart.append(f"[upstreams.{name}]")
+        elif before.api_key != after.api_key:
+            keys[name] = after.api_key
+            names.append(f"[upstreams.{name}] api_key")
+    upstreams = tuple(_with_key(one, keys.get(one.name, one.api_key)) for one in running.upstreams)
+    settings = msgspec.structs.replace(settings, upstreams=upstreams)
+    return Changed(settings, keys, new_secret, names, sorted(restart))
+
+
+def _not_together(settings: Settings) -> list[str]:
+    """Return the mistakes of settings of which some are new, and the others those that the process began with."""
+    there = {upstream.name for upstream in settings.upstreams}
     wanted = {
         client: upstream_of(client, settings.clients, settings.upstream)
         for client in callers(settings.token, settings.clients)
@@ -65,37 +97,16 @@ def changes(running: Preflight, secret: str, new: Preflight) -> Changed:
         for client, upstream in wanted.items()
         if upstream not in there
     ]
-    if not is_loopback(settings.host) and open_to_all(settings.token, [c for c in settings.clients if c.token_hashes]):
+    with_tokens = [client for client in settings.clients if client.token_hashes]
+    if not is_loopback_host(settings.host) and open_to_all(settings.token, with_tokens):
         problems.append(f"GATEWAY_HOST: it still listens on {settings.host}: without a token anyone could use it")
-    if problems:
-        raise ConfigError(problems)
-    secret_path = secretfile.secret_path(database_path(settings))
-    new_secret = secretfile.in_use(settings.webhook_secret, lambda: database_path(settings))
-    if new_secret is None:
-        raise SecretError(f"{secret_path}: there is no secret any more; put it back, or set GATEWAY_WEBHOOK_SECRET")
-    names = [row.env for row in SETTINGS if row.key in _RELOADED and _differ(row.key, running, new)]
-    if new_secret != secret and "GATEWAY_WEBHOOK_SECRET" not in names:
-        names.append(str(secret_path))
-    names += [f"[clients.{name}]" for name in _differing(running.settings.clients, new.settings.clients)]
-    restart = [
-        row.env for row in SETTINGS if row.key not in (*_RELOADED, *_NOT_OURS) and _differ(row.key, running, new)
-    ]
-    old, found = (_by_name(preflight.upstreams) for preflight in (running, new))
-    keys = {}
-    for name in old.keys() | found.keys():
-        before, after = old.get(name), found.get(name)
-        if before is None or after is None or _without_key(before) != _without_key(after):
-            restart.append(f"[upstreams.{name}]")
-        elif before.settings.api_key != after.settings.api_key:
-            keys[name] = after.settings.api_key
-            names.append(f"[upstreams.{name}] api_key")
-    return Changed(settings, keys, new_secret, names, sorted(restart))
+    return problems
 
 
 class Reloads:
     """Reloads one after another; ``read`` reads everything anew. It begins with what the gateway was started with."""
 
-    def __init__(self, gateway: Reloadable, running: Preflight, read: Callable[[], Preflight]) -> None:
+    def __init__(self, gateway: Reloadable, running: Settings, read: Callable[[], Settings]) -> None:
         self._gateway = gateway
         self._running = running
         self._read = read
@@ -131,30 +142,15 @@ class Reloads:
             _log.error("config.refused", problems=list(problems))  # what was before stays in force
             return
         self._gateway.reload(changed)
-        upstreams = tuple(_with_key(upstream, changed.keys) for upstream in self._running.upstreams)
-        self._running = Preflight(changed.settings, upstreams)
+        self._running = changed.settings
         _log.info("config.reloaded", changed=changed.names)
         if changed.restart:
             _log.warning("config.restart_needed", settings=changed.restart)
 
 
-def _differ(key: str, running: Preflight, new: Preflight) -> bool:
-    return bool(getattr(running.settings, key) != getattr(new.settings, key))
+def _by_name(group: Sequence[Any]) -> dict[str, Any]:
+    return {one.name: one for one in group}
 
 
-def _differing(old: Any, new: Any) -> list[str]:
-    before, after = ({one.name: one for one in group} for group in (old, new))
-    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
-
-
-def _by_name(upstreams: tuple[ConfiguredUpstream, ...]) -> dict[str, ConfiguredUpstream]:
-    return {upstream.settings.name: upstream for upstream in upstreams}
-
-
-def _without_key(upstream: ConfiguredUpstream) -> ConfiguredUpstream:
-    return upstream._replace(settings=msgspec.structs.replace(upstream.settings, api_key=None))
-
-
-def _with_key(upstream: ConfiguredUpstream, keys: Mapping[str, str | None]) -> ConfiguredUpstream:
-    own = upstream.settings
-    return upstream._replace(settings=msgspec.structs.replace(own, api_key=keys.get(own.name, own.api_key)))
+def _with_key(upstream: UpstreamSettings, api_key: str | None) -> UpstreamSettings:
+    return msgspec.structs.replace(upstream, api_key=api_key)

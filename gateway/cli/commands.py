@@ -73,11 +73,11 @@ def serve(config: Path | None, /) -> None:
     from gateway.core.telemetry import configure_logging
 
     read = partial(preflight, os.environ, config)
-    checked = read()
-    configure_logging(checked.settings.log_format, level=checked.settings.log_level)
+    settings = read()
+    configure_logging(settings.log_format, level=settings.log_level)
     from gateway.serve import process
 
-    process.serve(read, checked)
+    process.serve(read, settings)
 
 
 @cli.command()
@@ -95,18 +95,18 @@ def demo() -> None:
 def check_config(config: Path | None, /) -> None:
     """Check all that serve would refuse, report every mistake, and show what would be used."""
     from gateway.app.preflight import preflight
-    from gateway.config.load import SETTINGS
+    from gateway.config.settings import SETTINGS
     from gateway.core import private
 
-    settings, upstreams = preflight(os.environ, config)
+    settings = preflight(os.environ, config)
     for setting in SETTINGS:
         value = getattr(settings, setting.key)
         shown = "***" if setting.secret and value is not None else _plain(value)
         click.echo(f"{setting.env:<26} {shown}".rstrip())
-    for upstream, _, default in upstreams:
-        words = [upstream.profile, upstream.url, _plain(upstream.rate) or "no limit"]
-        words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if default else [])]
-        click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(map(str, words))}")
+    for upstream in settings.upstreams:
+        words = [upstream.profile.name, upstream.url, _plain(upstream.rate) or "no limit"]
+        words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if upstream.default else [])]
+        click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(words)}")
     for path in settings.secret_files:
         if private.is_exposed(Path(path)):
             click.echo(f"warning: everybody on this machine may read {path}, which holds a secret", err=True)
@@ -303,14 +303,15 @@ def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, 
 def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
     """Return the secrets named on the command line, else the gateway's own."""
     from gateway.config import secretfile
-    from gateway.config.load import load_some, path_of_database
+    from gateway.config.load import load_some
+    from gateway.config.settings import database_path
     from gateway.signature import parse_secrets
 
     if given:
         return parse_secrets(" ".join(given))
 
     def database() -> Path:
-        return path_of_database(load_some(os.environ, config, ("database_url",))["database_url"])
+        return database_path(load_some(os.environ, config, ("database_url",))["database_url"])
 
     found = secretfile.in_use(load_some(os.environ, config, ("webhook_secret",))["webhook_secret"], database)
     if found is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop
 
 from gateway.api.webpages import PagesRefused
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.cli.client import Client
 from gateway.cli.receiver import ReceivedWebhook, Receiver, pretty
 from gateway.config.load import load
@@ -69,7 +69,7 @@ async def _run(*, colour: bool) -> int:
                     "GATEWAY_POLL_MIN_S": "0.5",
                 }
             )
-            gateway = Gateway(settings, clock)
+            gateway = build(settings, clock)
             try:
                 await gateway.start()
                 async with serve_asgi(gateway) as gateway_url:

@@ -1,8 +1,8 @@
 """Upstream profiles: what a job API looks like, declared in TOML.
 
-Owns the shape of ``config/upstreams/*.toml``, which the manual explains to operators; pure: ``profilefile.py`` reads
-the files, ``profiletext.py`` what stands in them. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes
-requests by one, the proxy's routes and the rate limits are taken from one.
+Owns the shape of ``config/upstreams/*.toml``, which the manual explains to operators; pure: ``profilefile`` reads the
+files. ``upstream.answer`` reads answers by a profile, ``upstream.api`` makes requests by one; the proxy's routes and
+the rate limits are taken from one.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
@@ -36,7 +36,7 @@ __all__ = [
 
 PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
 type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
-# Checked in profiletext.py: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
+# Checked in profilefile.py: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
 type_paths = str | list[str]
 type_url_path = Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#]*\Z")]
 type_member = Annotated[str, msgspec.Meta(min_length=1)]
@@ -182,7 +182,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[proxy]``: the API's own calls, for clients that use the gateway as their base URL.
 
-    They are answered as the API would: what ``envelope.py`` cannot write that way is refused with it.
+    They are answered as the API would: what ``upstream.envelope`` cannot write that way is refused with it.
     """
 
     create_path: type_url_path

@@ -1,17 +1,30 @@
-"""The profiles' files: folders of TOML → profiles by name.
+"""The profiles' files: folders of TOML → profiles by name, and everything that is wrong with one at once.
 
-Owns the reading; what a profile may say is ``profile.py``'s. Called by the wiring, before anything starts.
+Owns the reading by the shape that ``profile`` declares, and what the parts of a profile may not say against one
+another. Called by ``upstreams``, before anything starts.
 """
 
-from collections.abc import Sequence
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
 
-from gateway.config.profile import Profile
-from gateway.config.profiletext import parse_profile
+import msgspec
+
+from gateway.config.profile import PATH, TASK_ID, WAITING, Fields, Profile, listed, names_of
 from gateway.core.errors import ConfigError
 from gateway.core.textfile import read_text
 
-__all__ = ["read_profiles"]
+__all__ = ["config_dir", "parse_profile", "read_profiles"]
+
+
+def config_dir() -> Path:
+    """Return the folder of the shipped configuration: inside an installed wheel, or the checkout's ``config``."""
+    package = Path(__file__).parents[1]
+    installed = package / "_config"
+    return installed if installed.is_dir() else package.parent / "config"
 
 
 def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
@@ -46,3 +59,263 @@ def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str
                     problems.append(f"{path}: name: got {profile.name!r}; write the name of the file, {path.stem!r}")
                 profiles[profile.name] = profile
     return profiles, problems
+
+
+def parse_profile(text: str, source: str) -> Profile:
+    """Read one profile.
+
+    Raises ConfigError with a line for each mistake: ``source``, the key and the reason.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError([f"{source}: not valid TOML: {exc}"]) from exc
+    try:
+        profile = msgspec.convert(table, Profile)
+    except msgspec.ValidationError:
+        problems = [*_mistakes(table, Profile, ""), *_contradictions(_draft(table, Profile))]
+    else:
+        problems = [*_contradictions(profile)]
+        if not problems:
+            return profile
+    raise ConfigError([f"{source}: {problem}" for problem in problems])
+
+
+# Each key by itself: msgspec stops at the first mistake.
+
+
+def _mistakes(value: Any, to: Any, key: str) -> Iterator[str]:
+    """Yield what keeps a value from being of a type: of its parts, else of itself."""
+    try:
+        msgspec.convert(value, to)
+    except msgspec.ValidationError as exc:
+        found = [problem for part, kind, name in _parts(value, to, key) for problem in _mistakes(part, kind, name)]
+        found.extend(_wrong_keys(value, to, key))
+        yield from found or [_line(key, str(exc).partition(" - at ")[0])]
+
+
+def _parts(value: Any, to: Any, key: str) -> Iterator[tuple[Any, Any, str]]:
+    """Yield what a value is made of, each part with its type and name."""
+    for kind in _alternatives(to):
+        args = get_args(kind)
+        if isinstance(value, list) and get_origin(kind) in (list, tuple):
+            yield from ((item, args[0], f"{key}[{number}]") for number, item in enumerate(value))
+        elif isinstance(value, dict) and get_origin(kind) is dict:
+            for name, item in value.items():
+                yield name, args[0], f"{key}[{name!r}]"
+                yield item, args[1], f"{key}[{name!r}]"
+        elif isinstance(value, dict) and _is_section(kind):
+            fields = msgspec.structs.fields(kind)
+            yield from ((value[one.name], one.type, _below(key, one.name)) for one in fields if one.name in value)
+
+
+def _wrong_keys(value: Any, to: Any, key: str) -> Iterator[str]:
+    section = _section(value, to)
+    if section is not None:
+        fields = {field.name: field for field in msgspec.structs.fields(section)}
+        yield from (_line(key, f"Object contains unknown field `{name}`") for name in value if name not in fields)
+        missing = (name for name, field in fields.items() if field.required and name not in value)
+        yield from (_line(key, f"Object missing required field `{name}`") for name in missing)
+
+
+def _section(value: Any, to: Any) -> Any:
+    """Return the section that a value is to be, None where it is to be none or is no table."""
+    return next(filter(_is_section, _alternatives(to)), None) if isinstance(value, dict) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _alternatives(to: Any) -> tuple[Any, ...]:
+    """Return the types that a value may be of."""
+    if get_origin(to) is Annotated:
+        to = get_args(to)[0]
+    return (to,) if isinstance(to, type) or get_origin(to) in (list, tuple, dict) else get_args(to)
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _line(key: str, reason: str) -> str:
+    return f"{key}: {reason}" if key else reason
+
+
+# The parts against one another.
+
+
+class _Mistaken(Exception):
+    """Nothing can be said of a key: it is reported already."""
+
+
+class _Draft:
+    """Of a section what could be read; whoever asks for more stops."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._values:
+            raise _Mistaken
+        return self._values[name]
+
+
+def _draft(table: dict[str, Any], to: Any) -> _Draft:
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(to):
+        if field.name not in table:
+            if field.default is not msgspec.NODEFAULT:
+                values[field.name] = field.default
+            elif field.default_factory is not msgspec.NODEFAULT:
+                values[field.name] = field.default_factory()
+        elif (section := _section(table[field.name], field.type)) is not None:
+            values[field.name] = _draft(table[field.name], section)
+        else:
+            with suppress(msgspec.ValidationError):
+                values[field.name] = msgspec.convert(table[field.name], field.type)
+    return _Draft(values)
+
+
+def _contradictions(profile: Any) -> Iterator[str]:
+    """Yield what the parts of a profile, or of the draft of one, say against one another."""
+    for check in _CHECKS:
+        with suppress(_Mistaken):
+            yield from check(profile)
+
+
+def _words_of_one_kind(profile: Any) -> Iterator[str]:
+    if len({type(word) for word in _words(profile)}) > 1:
+        yield "states: success, fail and not_known need values of one kind: all text, all numbers, or true and false"
+
+
+def _words_of_one_case(profile: Any) -> Iterator[str]:
+    if profile.states.ignore_case and len(_without_case(profile)) < len(set(_alike(profile))):
+        yield "states.ignore_case: some of the values differ in nothing but their case"
+
+
+def _codes(profile: Any) -> Iterator[str]:
+    if both := sorted({str(code) for code in profile.envelope.ok} & profile.envelope.kinds.keys()):
+        yield f"envelope.kinds: {both} cannot be errors and ok"
+
+
+def _zone(profile: Any) -> Iterator[str]:
+    if profile.units.zone is not None and profile.units.time != "iso":
+        yield 'units.zone: only times with time = "iso" have a zone'
+
+
+def _ends_apart(profile: Any) -> Iterator[str]:
+    states = profile.states
+    overlap = set(states.success) & set(states.fail)
+    if overlap and (states.success_if is None or states.fail_if is None) and _alike(profile):
+        yield f"states: {sorted(overlap)} cannot mean both success and fail without success_if and fail_if"
+
+
+def _not_known_ends_none(profile: Any) -> Iterator[str]:
+    states = profile.states
+    overlap = set(states.not_known) & {*states.success, *states.fail}
+    if overlap and _alike(profile):
+        yield f"states.not_known: {sorted(overlap)} cannot end the task as well"
+
+
+def _paths(profile: Any) -> Iterator[str]:
+    for key in ("result", "fail_code", "fail_msg", "cost_time", "create_time", "complete_time"):
+        with suppress(_Mistaken):
+            if wrong := [path for path in listed(getattr(profile.fields, key)) if not re.match(PATH, path)]:
+                yield f"fields.{key}: {wrong} cannot be paths; write names with dots between them, such as data.result"
+
+
+def _absent_states(profile: Any) -> Iterator[str]:
+    if profile.states.may_be_absent and profile.fields.task_id is None:
+        yield "states.may_be_absent: needs fields.task_id, else any answer at all would mean running"
+
+
+def _part_of_id(profile: Any) -> Iterator[str]:
+    if profile.fields.task_id_may_be_part and profile.fields.task_id is None:
+        yield "fields.task_id_may_be_part: needs fields.task_id"
+
+
+def _headers(profile: Any) -> Iterator[str]:
+    request = profile.request
+    if request.auth_header.lower() in {name.lower() for name in request.headers}:
+        yield f"request.headers: {request.auth_header} carries the key; see request.auth_header"
+
+
+def _body(profile: Any) -> Iterator[str]:
+    if profile.request.body is not None and profile.request.method != "POST":
+        yield 'request.body: needs method = "POST"'
+
+
+def _task_id(profile: Any) -> Iterator[str]:
+    if TASK_ID not in profile.request.status_path and not _holds_task_id(profile.request.body):
+        yield f"request.status_path: has no {TASK_ID}, which may stand in request.body instead"
+
+
+# What keeps the gateway from writing answers as the API does.
+
+
+def _proxy_words(profile: Any) -> Iterator[str]:
+    if profile.proxy is None:
+        return
+    words = _alike(profile)
+    if not all(isinstance(word, str) for word in words):
+        yield "proxy: needs states that are words"
+    elif WAITING in words or (profile.states.ignore_case and WAITING in _without_case(profile)):
+        yield f"proxy: a running task is told as {WAITING}, which cannot be one of the states that end it"
+
+
+def _proxy_ends(profile: Any) -> Iterator[str]:
+    if profile.proxy is not None and (profile.states.success_if is not None or profile.states.fail_if is not None):
+        yield "proxy: an end is told by the state alone, without states.success_if and fail_if"
+
+
+def _proxy_units(profile: Any) -> Iterator[str]:
+    if profile.proxy is not None and (profile.units.time, profile.units.cost) != ("ms", "ms"):
+        yield "proxy: needs [units] that are milliseconds"
+
+
+def _proxy_paths(profile: Any) -> Iterator[str]:
+    if profile.proxy is None:
+        return
+    envelope, root = profile.envelope, profile.fields.root
+    # Of several paths the first is written. The root is there already where something stands below it.
+    own = [getattr(profile.fields, name) for name in Fields.__struct_fields__ if name != "root"]
+    members = (envelope.code, envelope.success, envelope.message, profile.states.path, *own)
+    paths = [names_of(several[0]) for several in map(listed, members) if several]
+    if numbers := [".".join(names) for names in paths if any(map(str.isdecimal, names))]:
+        yield f"proxy: {numbers} cannot be written: a number picks an item of an array"
+    if root is not None:
+        paths.append((*names_of(root), "*"))
+    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in paths)]:
+        yield f"proxy: {taken} cannot be written: other members stand below"
+
+
+_CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
+    *(_words_of_one_kind, _headers, _body, _task_id, _words_of_one_case, _codes, _zone, _ends_apart),
+    *(_not_known_ends_none, _paths, _absent_states, _part_of_id),
+    *(_proxy_words, _proxy_ends, _proxy_units, _proxy_paths),
+)
+"""One for each contradiction: of a draft those are passed over that need what is mistaken."""
+
+
+def _words(profile: Any) -> list[Any]:
+    states = profile.states
+    return [*states.success, *states.fail, *states.not_known]
+
+
+def _alike(profile: Any) -> list[Any]:
+    """Return the states' values; where they are of several kinds that is the mistake, and all to be said of them."""
+    words = _words(profile)
+    if len({type(word) for word in words}) > 1:
+        raise _Mistaken
+    return words
+
+
+def _without_case(profile: Any) -> set[str]:
+    return {word.casefold() if isinstance(word, str) else word for word in _alike(profile)}
+
+
+def _holds_task_id(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_task_id, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and TASK_ID in value

@@ -7,7 +7,7 @@ compare it or to keep it. Which addresses a callback may reach is for ``netguard
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-__all__ = ["Address", "address_text", "is_loopback", "parse_address"]
+__all__ = ["Address", "address_text", "is_loopback", "is_loopback_host", "parse_address"]
 
 Address = IPv4Address | IPv6Address
 
@@ -30,3 +30,9 @@ def is_loopback(address: Address) -> bool:
     """Whether only this machine reaches the address, also where it is an IPv4 one within an IPv6 one."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether only this machine reaches the host; a name other than localhost never counts."""
+    address = parse_address(host)
+    return host.lower() == "localhost" if address is None else is_loopback(address)

@@ -20,9 +20,10 @@ import structlog
 import uvicorn
 import uvloop
 
-from gateway.app.gateway import PUBLIC, Gateway, own_files
-from gateway.app.preflight import Preflight
+from gateway.app.build import build, own_files
+from gateway.app.gateway import PUBLIC, Gateway
 from gateway.app.reload import Reloads
+from gateway.config.settings import Settings
 from gateway.core.clock import SystemClock, wait_for_event
 from gateway.core.errors import GatewayError
 from gateway.serve.asgi import open_listener
@@ -126,20 +127,19 @@ class _Server(uvicorn.Server):
                 signal.signal(number, signal.SIG_IGN)  # they never end a gateway, nor cut its end short
 
 
-def serve(read: Callable[[], Preflight], checked: Preflight) -> None:
+def serve(read: Callable[[], Settings], settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start.
 
-    ``read`` has read ``checked``, and reads the settings anew at each SIGHUP.
+    ``read`` has read ``settings``, and reads them anew at each SIGHUP.
     """
     _give_freed_memory_back()
-    uvloop.run(_serve(read, checked))
+    uvloop.run(_serve(read, settings))
 
 
-async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
-    settings = checked.settings
+async def _serve(read: Callable[[], Settings], settings: Settings) -> None:
     listener = _listen(settings.host, settings.port)
     try:
-        gateway = Gateway(settings, SystemClock(), checked.upstreams)
+        gateway = build(settings, SystemClock())
         config = uvicorn.Config(
             gateway,
             http=_Inbound,
@@ -150,10 +150,10 @@ async def _serve(read: Callable[[], Preflight], checked: Preflight) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=_connection_limit(own_files(len(checked.upstreams))),
+            limit_concurrency=_connection_limit(own_files(len(settings.upstreams))),
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
-        server = _Server(config, gateway, Reloads(gateway, checked, read), settings.drain_s)
+        server = _Server(config, gateway, Reloads(gateway, settings, read), settings.drain_s)
         try:
             await server.serve([listener])
         except BaseException:

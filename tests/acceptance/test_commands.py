@@ -537,7 +537,7 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     unpacked = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True, timeout=20)
     found = subprocess.run(
-        [sys.executable, "-c", "from gateway.config import load; print(load.__file__); print(load.config_dir())"],
+        [sys.executable, "-c", "from gateway.config import profilefile as p; print(p.__file__); print(p.config_dir())"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

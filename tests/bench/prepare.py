@@ -14,9 +14,9 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.config.load import DEFAULT_CLIENT, DEFAULT_UPSTREAM, config_dir
 from gateway.config.profile import Profile
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
+from gateway.config.settings import DEFAULT_CLIENT, DEFAULT_UPSTREAM
 from gateway.core.ids import new_callback_id
 from gateway.core.model import NewCallback, Outcome, Settlement
 from gateway.store.sqlite.store import SqliteStore

@@ -15,9 +15,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from gateway.config.load import config_dir
 from gateway.config.profile import Profile, dig, listed, names_of
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import lenientjson
 from gateway.core.model import Task
 from gateway.upstream.answer import PollKind, PollResult, read_answer, read_created

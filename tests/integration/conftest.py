@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from gateway.app import gateway as app
+from gateway.app import build
 from gateway.net.resolver import Resolver
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -17,7 +17,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 @pytest.fixture(autouse=True)
 def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole gateways ask no name server of this machine: a port where nobody listens refuses at once."""
-    monkeypatch.setattr(app, "Resolver", partial(Resolver, nameservers=["127.0.0.1:9"]))
+    monkeypatch.setattr(build, "Resolver", partial(Resolver, nameservers=["127.0.0.1:9"]))
 
 
 class RawServer:

@@ -25,7 +25,7 @@ FLOORS = (
 )
 
 # The machine's clock, chance and environment are handed in everywhere else, so that tests can own them.
-AMBIENT = ("core.clock", "core.terminal", "config.load", "app.gateway", "simulator", "cli")
+AMBIENT = ("core.clock", "core.terminal", "config.load", "app", "simulator", "cli")
 # What Python's versions tell differently: see gateway.core.addresses.
 KNOWS_IPADDRESS = ("core.addresses", "net.guard")
 AMBIENT_NAMES = {"os.environ", "os.getenv", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
@@ -153,7 +153,7 @@ def test_tests_lie_in_folders_of_the_same_names(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "breach"),
     [
-        ("gateway.core.errors", "from gateway.config.load import Settings", "core must not know config"),
+        ("gateway.core.errors", "from gateway.config.settings import Settings", "core must not know config"),
         ("gateway.core.errors", "def f():\n    import gateway.store.sqlite", "core must not know store"),
         ("gateway.core.errors", "from gateway import config", "core must not know config"),
         ("gateway.signature", "from gateway.net import guard", "signature must not know net"),
@@ -163,7 +163,7 @@ def test_tests_lie_in_folders_of_the_same_names(module: str) -> None:
         ("gateway.store.sqlite.store", "from gateway.loops.poller import Poller", "store must not know loops"),
         ("gateway.loops.poller", "from gateway.api.tasks import routes", "loops must not know api"),
         ("gateway.api.tasks", "from gateway.loops.poller import Poller", "api must not know loops"),
-        ("gateway.api.tasks", "from gateway.app.gateway import build", "api must not know app"),
+        ("gateway.api.tasks", "from gateway.app.build import build", "api must not know app"),
         ("gateway.app.gateway", "from gateway.cli.commands import main", "app must not know cli"),
         ("gateway.app.gateway", "import gateway.novelty", "stands on no floor in tests/unit/"),
         ("gateway.novelty", "", "stands on no floor: put it into a folder, or the folder into FLOORS in tests/unit/"),
@@ -209,7 +209,7 @@ def test_missing_docstring_is_found() -> None:
         ("gateway.app.gateway", "from gateway.api import routes\nfrom gateway.loops.poller import Poller"),
         (
             "gateway.cli.demo",
-            "from gateway.app.gateway import build\nfrom gateway.cli.client import call\nprint('ready')",
+            "from gateway.app.build import build\nfrom gateway.cli.client import call\nprint('ready')",
         ),
         ("gateway.core.model", "import timeit\nfrom datetime import datetime\nself.clock.now()"),
     ],

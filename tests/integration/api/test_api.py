@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app import gateway as app
-from gateway.app.gateway import Gateway
+from gateway.app import build as app
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError, StoreRefused
@@ -36,7 +36,7 @@ async def gateway_client(tmp_path: Path, **environ: str) -> AsyncIterator[httpx.
                 **environ,
             }
         )
-        gateway = Gateway(settings, SystemClock())
+        gateway = build(settings, SystemClock())
         await gateway.start()
         try:
             transport = httpx.ASGITransport(gateway)

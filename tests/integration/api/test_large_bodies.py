@@ -140,20 +140,20 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
             await stand.one.gateway.drain()
         interrupted = [line["callback_id"] for line in log if line["event"] == "attempt.interrupted"]
         assert sorted(interrupted) == sorted(stand.receiver.began)
-        assert not stand.one.gateway._store.outbox._claimed
+        assert not stand.one.gateway.store.outbox._claimed
 
 
 async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(stand: Stand) -> None:
     """Nobody has claimed it any more once the others are delivered, and nothing counts as an attempt."""
     owed = await stand.owing(*(f"200000-{letter}" for letter in "abc"))
     gateway, began = stand.one.gateway, stand.receiver.began
-    await until(lambda: stand.receiver.running == 2 and bool(gateway._memory._waiting))
+    await until(lambda: stand.receiver.running == 2 and bool(gateway.memory._waiting))
     (waits,) = set(owed) - set(began)
     assert (await stand.one.client.delete(f"/v1/callbacks/{waits}")).status_code == 204
     stand.receiver.takes_large.set()
     for callback_id in began:
         await stand.one.delivered(callback_id)
-    await until(lambda: not gateway._store.outbox._claimed)
+    await until(lambda: not gateway.store.outbox._claimed)
     await until(lambda: f"attempt-{waits}" not in {task.get_name() for task in asyncio.all_tasks()})
     shown = (await stand.one.client.get(f"/v1/callbacks/{waits}")).json()
     assert (shown["state"], shown["attempts"], len(began)) == ("cancelled", 0, 2)
@@ -164,7 +164,7 @@ async def test_an_attempt_that_waits_for_room_is_not_begun_by_the_stop(tmp_path:
     async with stand_at(tmp_path, GATEWAY_DRAIN_S="300") as stand:
         owed = await stand.owing(*(f"200000-{letter}" for letter in "abcd"))
         await until(lambda: stand.receiver.running == 2)
-        memory = stand.one.gateway._memory
+        memory = stand.one.gateway.memory
         await until(lambda: bool(memory._waiting))
         drain = asyncio.create_task(stand.one.gateway.drain())
         await until(lambda: not memory._waiting)
@@ -198,7 +198,7 @@ async def test_a_reader_that_does_not_read_gives_its_room_back_when_it_goes(stan
     url = urlsplit(str(stand.one.client.base_url))
     _, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
     writer.write(b"GET /v1/tasks/16000000-a HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-    memory = stand.one.gateway._memory
+    memory = stand.one.gateway.memory
     await until(lambda: memory._held[()] > 16_000_000)
     next_one = asyncio.create_task(stand.one.client.get("/v1/tasks/16000000-a"))
     await until(lambda: bool(memory._waiting))
@@ -212,7 +212,7 @@ async def test_a_reader_that_does_not_read_holds_what_it_is_sent_alone(stand: St
     stand.receiver.takes_large.set()
     (callback_id,) = await stand.registered("16000000-a")
     await stand.one.delivered(callback_id)
-    memory = stand.one.gateway._memory
+    memory = stand.one.gateway.memory
     await until(lambda: not memory._held)
     url = urlsplit(str(stand.one.client.base_url))
     reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1024)
@@ -229,7 +229,7 @@ async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stan
         for task_id in ("100000-a", *(f"400000-{letter}" for letter in "abcde")):
             url = await receivers.enter_async_context(serve_asgi(stand.receiver))
             await stand.pending(await stand.one.registered(task_id, f"{url}/hook"))
-        await until(lambda: len(stand.one.gateway._memory._shares) == 6)  # each has room, or waits for it
+        await until(lambda: len(stand.one.gateway.memory._shares) == 6)  # each has room, or waits for it
         answer = await stand.one.client.get("/v1/tasks/100000-a")
         assert len(answer.json()["outcome"]["result"]["image"]) == 100_000
         stand.receiver.takes_large.set()
@@ -239,7 +239,7 @@ async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypat
     """That is the database's trouble, or the machine's, and is not counted as the receiver's."""
     monkeypatch.setattr("gateway.loops.deliverer._NOT_MADE_PAUSE_S", 0.01)
     stand.receiver.takes_large.set()
-    store = stand.one.gateway._store
+    store = stand.one.gateway.store
     troubles: list[Exception] = [StoreError("The database could not be read."), MemoryError()]
     body = store.outbox.body
 

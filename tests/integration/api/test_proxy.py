@@ -15,7 +15,7 @@ from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from gateway.api.proxy import _passed_on
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
@@ -37,7 +37,7 @@ class Stand(Running):
 
     @property
     def store(self) -> Any:
-        return self.gateway._store
+        return self.gateway.store
 
     async def read(self, task_id: str) -> httpx.Response:
         return await self.client.get(RECORD, params={"taskId": task_id})
@@ -871,7 +871,7 @@ async def test_nothing_new_is_created_once_the_drain_began(
 
 async def _queued(here: Stand) -> bool:
     await here.client.get("/healthz")
-    return here.gateway._watches[0].key.creates._turns.waiting == 1
+    return here.gateway.watches[0].key.creates._turns.waiting == 1
 
 
 async def test_nothing_is_sent_before_it_is_known_what_was_spent(tmp_path: Path, simulator: SimulatedUpstream) -> None:
@@ -882,7 +882,7 @@ async def test_nothing_is_sent_before_it_is_known_what_was_spent(tmp_path: Path,
             "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9",
         }
     )
-    gateway = Gateway(settings, SystemClock())
+    gateway = build(settings, SystemClock())
     try:
         transport = httpx.ASGITransport(gateway)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -11,7 +11,7 @@ import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.config.tokens import hash_line, make_token
 from gateway.core.clock import SystemClock
@@ -79,7 +79,7 @@ async def asking(folder: Path, *, started: bool = True, **environ: str) -> Async
             "GATEWAY_POLL_MIN_S": "0.05",
             "GATEWAY_DRAIN_S": "0.1",
         }
-        gateway = Gateway(load(own | environ), SystemClock())
+        gateway = build(load(own | environ), SystemClock())
         if started:
             await gateway.start()
         try:

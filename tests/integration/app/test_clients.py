@@ -12,6 +12,7 @@ import standardwebhooks
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.app.build import build
 from gateway.app.gateway import Gateway
 from gateway.app.preflight import preflight
 from gateway.config.load import load
@@ -94,7 +95,7 @@ class Clients:
             "GATEWAY_WEBHOOK_SECRET": DEFAULT_SECRET,
             "GATEWAY_TOKEN": TOKENS["default"],
         }
-        self.gateway = Gateway(load(self.environ, path), SystemClock())
+        self.gateway = build(load(self.environ, path), SystemClock())
         stack.push_async_callback(self.gateway.close)
         await self.gateway.start()
         stack.push_async_callback(self.gateway.drain)
@@ -227,7 +228,7 @@ async def test_a_client_that_is_taken_out_of_the_settings(clients: Clients) -> N
     await clients.gateway.drain()
     await clients.gateway.close()
     clients.simulators["aigptimage"].faults.clear()
-    clients.gateway = gateway = Gateway(load(clients.environ), SystemClock())
+    clients.gateway = gateway = build(load(clients.environ), SystemClock())
     await gateway.start()
     try:
         async with clients.client(TOKENS["shop"]) as shop:
@@ -255,8 +256,7 @@ async def test_only_another_upstream_is_wanted(tmp_path: Path, named: bool) -> N
             "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
             **({"GATEWAY_UPSTREAM": "kie"} if named else {}),
         }
-        settings, upstreams = preflight(environ, path)
-        gateway = Gateway(settings, SystemClock(), upstreams)
+        gateway = build(preflight(environ, path), SystemClock())
         stack.push_async_callback(gateway.close)
         await gateway.start()
         stack.push_async_callback(gateway.drain)

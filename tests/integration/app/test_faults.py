@@ -24,7 +24,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.app import gateway as app
+from gateway.app import build, watch
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreUnusable
 from gateway.loops.janitor import Janitor
@@ -66,7 +66,7 @@ async def hooks() -> AsyncIterator[Hooks]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The upstream has less time for an answer than it usually has."""
-    monkeypatch.setattr(app, "Upstream", partial(Upstream, timeout_s=0.2))
+    monkeypatch.setattr(watch, "Upstream", partial(Upstream, timeout_s=0.2))
 
 
 # The upstream
@@ -194,7 +194,7 @@ async def test_names_that_do_not_resolve_and_then_do(
     upstream = await raw_server(answers)
     port = httpx.URL(hooks.url).port
     async with serve_names(up_test=SERVER_FAILURE, hooks_test=NO_SUCH_NAME) as names:
-        monkeypatch.setattr(app, "Resolver", partial(Resolver, nameservers=[names.address]))
+        monkeypatch.setattr(build, "Resolver", partial(Resolver, nameservers=[names.address]))
         url = f"http://up.test:{upstream.port}"
         async with running(tmp_path, url, GATEWAY_CALLBACK_ALLOW="hooks.test,127.0.0.1") as gateway:
             callback_id = await gateway.registered("t", f"http://hooks.test:{port}/hook")
@@ -253,12 +253,12 @@ class PageLimit(Disk):
     """SQLite's own limit on the file's size: what it does at the limit is what it does on a full disk."""
 
     async def fill(self) -> None:
-        database = self.gateway.gateway._store._database
+        database = self.gateway.gateway.store._database
         ((pages,),) = await database.read("PRAGMA page_count")
         await database.read(f"PRAGMA max_page_count = {pages}")
 
     async def free(self) -> None:
-        await self.gateway.gateway._store._database.read("PRAGMA max_page_count = 1000000")
+        await self.gateway.gateway.store._database.read("PRAGMA max_page_count = 1000000")
 
 
 @contextmanager
@@ -389,7 +389,7 @@ async def test_a_damaged_page_that_is_met_while_running(
     async with serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url:
         async with running(tmp_path, upstream_url) as gateway:
             callback_id = await gateway.registered("sim-never-0-a", hooks.url)
-            ((page,),) = await gateway.gateway._store._database.read(
+            ((page,),) = await gateway.gateway.store._database.read(
                 "SELECT rootpage FROM sqlite_schema WHERE name = 'attempts'"
             )
         content = bytearray((tmp_path / "gateway.db").read_bytes())

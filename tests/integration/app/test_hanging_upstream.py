@@ -8,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.app.gateway import _UPSTREAM_CONNECTIONS, Gateway, own_files
+from gateway.app.build import build, own_files
+from gateway.app.gateway import Gateway
+from gateway.app.watch import MOST_CONNECTIONS
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.loops.poller import MOST_POLLS
@@ -67,7 +69,7 @@ async def stand(tmp_path: Path, raw_server: Callable[..., Awaitable[RawServer]])
             "GATEWAY_POLL_MIN_S": "0.05",
             "GATEWAY_DRAIN_S": "0.2",
         }
-        made.gateway = Gateway(load(environ, path), SystemClock())
+        made.gateway = build(load(environ, path), SystemClock())
         stack.push_async_callback(made.gateway.close)
         await made.gateway.start()
         stack.push_async_callback(made.gateway.drain)
@@ -95,8 +97,8 @@ async def test_an_upstream_that_hangs_holds_up_no_other(stand: Stand) -> None:
 
 async def test_a_pool_has_a_connection_for_each_request_that_there_may_be() -> None:
     """Nobody waits for one: neither polls for creates that hang, nor creates for polls; and the files are counted."""
-    assert _UPSTREAM_CONNECTIONS == MOST_POLLS + 2 * MOST_UNDER_WAY
-    assert own_files(3) - own_files(1) >= 2 * _UPSTREAM_CONNECTIONS
+    assert MOST_CONNECTIONS == MOST_POLLS + 2 * MOST_UNDER_WAY
+    assert own_files(3) - own_files(1) >= 2 * MOST_CONNECTIONS
 
 
 async def test_the_drain_is_as_long_as_is_allowed(stand: Stand) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.net.resolver import Resolver
@@ -65,7 +65,7 @@ async def api(tmp_path: Path, upstream_url: str, names: "Names") -> AsyncIterato
             "GATEWAY_RETRY_SCHEDULE": "0",
         }
     )
-    gateway = Gateway(settings, SystemClock())
+    gateway = build(settings, SystemClock())
     await gateway.start()
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://localhost") as client:

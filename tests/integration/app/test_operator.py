@@ -12,6 +12,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.app.build import build
 from gateway.app.gateway import Gateway
 from gateway.config.load import load
 from gateway.config.tokens import hash_line
@@ -67,7 +68,7 @@ class Stand:
             "GATEWAY_TOKEN": CLIENTS["default"],
             "GATEWAY_OPERATOR_TOKEN": OPERATOR,
         }
-        self.gateway = gateway = Gateway(load(settings | environ, path), SystemClock())
+        self.gateway = gateway = build(load(settings | environ, path), SystemClock())
         try:
             await gateway.start()
             yield gateway

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream, parse_windows
@@ -40,7 +40,7 @@ class Stand:
             "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
             **environ,
         }
-        gateway = Gateway(load(settings, path), SystemClock())
+        gateway = build(load(settings, path), SystemClock())
         self._stack.push_async_callback(gateway.close)
         await gateway.start()
         self._stack.push_async_callback(gateway.drain)

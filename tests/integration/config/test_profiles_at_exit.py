@@ -7,8 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 CODE = """
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 read_profiles([config_dir() / "upstreams"])[0]
 """
 

@@ -10,9 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.config.load import config_dir
 from gateway.config.profile import Profile
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.model import Callback, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult

@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.clock import SystemClock
 from gateway.net.http1 import Connection
 from gateway.net.transport import PooledTransport

@@ -116,7 +116,7 @@ async def test_a_create_whose_large_answer_waits_for_room_names_its_id_too(tmp_p
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     async with serve_asgi(upstream) as url, running(tmp_path, url) as one:
-        memory = one.gateway._memory
+        memory = one.gateway.memory
         owner = ("client default", "requests")
 
         async def hold() -> None:

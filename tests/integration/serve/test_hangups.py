@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from starlette.requests import Request
 
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
@@ -92,7 +92,7 @@ async def bench(folder: Path, **environ: str) -> AsyncIterator[Bench]:
             },
             folder / "gateway.toml" if (folder / "gateway.toml").exists() else None,
         )
-        gateway = Gateway(settings, SystemClock())
+        gateway = build(settings, SystemClock())
         try:
             await gateway.start()
             async with serve_asgi(gateway, protocol=Soon) as url:

@@ -127,7 +127,7 @@ async def test_an_item_that_the_database_refuses(one: Running) -> None:
         "CREATE TRIGGER refuse BEFORE INSERT ON callbacks WHEN new.url LIKE '%/refused' "
         "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
     )
-    await one.gateway._store._database.transaction(lambda db: [db.execute(trigger)])
+    await one.gateway.store._database.transaction(lambda db: [db.execute(trigger)])
     answer = await one.register("sim-never-0-a", f"{HOOKS}/refused")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert "not this one" in answer.json()["detail"]
@@ -146,7 +146,7 @@ async def test_an_item_that_the_gateway_fails_on(one: Running) -> None:
         when = "BEFORE INSERT ON callbacks WHEN new.url LIKE '%/defect'"
         return [db.execute(f"CREATE TRIGGER defect {when} BEGIN SELECT defect(); END")]
 
-    await one.gateway._store._database.transaction(install)
+    await one.gateway.store._database.transaction(install)
     with capture_logs() as log:
         answer = await one.register("sim-never-0-a", f"{HOOKS}/defect")
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")

@@ -50,7 +50,7 @@ class Stand(Running):
     async def look(self) -> None:
         """Look as the janitor does at each heartbeat."""
         with suppress(StoreError):
-            await self.gateway._store.look()
+            await self.gateway.store.look()
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
     await stand.delivered(callback_id)
     stand.path.unlink()
     await stand.look()
-    store = stand.gateway._store
+    store = stand.gateway.store
     for claim in (
         store.tasks.waiting("aigptimage", 2**50),
         store.tasks.longest_due("aigptimage", "", 2**50, 10),
@@ -272,7 +272,7 @@ async def test_a_backup_can_be_made_of_a_file_that_was_removed(stand: Stand) -> 
     stand.path.unlink()
     await stand.look()
     backup = stand.path.with_name("saved.db")
-    await stand.gateway._store.backup(backup)
+    await stand.gateway.store.backup(backup)
     after = SqliteStore(backup)
     await after.open()
     assert len(await after.registry.list_callbacks(None, state=None, task_id=None, before_seq=None, limit=10)) == 1
@@ -381,7 +381,7 @@ async def test_what_is_cut_short_in_the_middle_of_a_write_is_not_taken_for_its_w
     stand: Stand, deed: Callable[[Path], None], reason: str
 ) -> None:
     """The next look would find all as that write left it."""
-    database = stand.gateway._store._database
+    database = stand.gateway.store._database
     await database.transaction(lambda db: deed(stand.path))
     assert await stand.status("sim-never-0-again") == 503
     assert await stand.reasons() == [reason]

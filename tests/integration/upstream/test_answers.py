@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 from gateway.cli.receiver import ReceivedWebhook, Receiver
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.clock import SystemClock
 from gateway.core.model import Callback, TaskState
 from gateway.net.resolver import Resolver

@@ -18,8 +18,7 @@ from gateway.api.schema import CallbackRequest, RedeliveriesRequest
 from gateway.api.table import table
 from gateway.api.tasks import Tasks
 from gateway.api.views import AttemptView, CallbackView, TaskView
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import errors
 from gateway.core.clock import SystemClock
 from gateway.core.telemetry import Metrics

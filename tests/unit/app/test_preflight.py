@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.app.preflight import Preflight, configured_upstreams, preflight
-from gateway.config.load import config_dir, load
+from gateway.app.preflight import preflight
+from gateway.config.load import load
+from gateway.config.profilefile import config_dir
+from gateway.config.settings import Settings
 from gateway.config.tokens import hash_line
 from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
@@ -20,10 +22,10 @@ SHOP = f'[clients.shop]\ntoken_hash = "{hash_line("shops")}"\n'
 
 
 @pytest.fixture
-def checked(tmp_path: Path) -> Callable[..., Preflight]:
+def checked(tmp_path: Path) -> Callable[..., Settings]:
     """Check settings with a database in an empty folder: the environment's, and the TOML file's text."""
 
-    def check(text: str = "", /, **environ: str) -> Preflight:
+    def check(text: str = "", /, **environ: str) -> Settings:
         path = tmp_path / "gateway.toml"
         path.write_text(text)
         database = tmp_path / "data" / "gateway.db"
@@ -34,7 +36,7 @@ def checked(tmp_path: Path) -> Callable[..., Preflight]:
 
 
 @pytest.fixture
-def refused(checked: Callable[..., Preflight], tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+def refused(checked: Callable[..., Settings], tmp_path: Path) -> Callable[..., tuple[str, ...]]:
     """The same for settings that must be refused; return the report. Nothing is written, and no secret shown."""
 
     def check(text: str = "", /, **environ: str) -> tuple[str, ...]:
@@ -47,8 +49,8 @@ def refused(checked: Callable[..., Preflight], tmp_path: Path) -> Callable[..., 
     return check
 
 
-def by_name(result: Preflight) -> dict[str, Any]:
-    return {upstream.settings.name: upstream for upstream in result.upstreams}
+def by_name(result: Settings) -> dict[str, Any]:
+    return {upstream.name: upstream for upstream in result.upstreams}
 
 
 # Which upstreams there are.
@@ -57,41 +59,41 @@ def by_name(result: Preflight) -> dict[str, Any]:
 def test_the_default_upstream_is_what_its_profile_says(checked: Any) -> None:
     """Without settings of its own: URL and limits of the shipped profile."""
     (only,) = checked(**KEY).upstreams
-    assert (only.settings.name, only.settings.url, only.settings.api_key) == (
+    assert (only.name, only.url, only.api_key) == (
         *("aigptimage", "https://aigptimage.com"),
         "sk-canary",
     )
-    assert (only.settings.rate, only.default) == (LIMITS["aigptimage"], True)
+    assert (only.rate, only.default) == (LIMITS["aigptimage"], True)
 
 
 def test_gateway_upstream_names_a_profile_without_a_table(checked: Any) -> None:
     """What GATEWAY_UPSTREAM_… says is then about that one, and its base URL and limits are its own profile's."""
     (only,) = checked(GATEWAY_UPSTREAM="kie", **KEY).upstreams
-    assert (only.settings.name, only.profile.name, only.default) == ("kie", "kie", True)
-    assert (only.settings.url, only.settings.api_key) == ("https://api.kie.ai", "sk-canary")
-    assert only.settings.rate == LIMITS[only.profile.name]
+    assert (only.name, only.profile.name, only.default) == ("kie", "kie", True)
+    assert (only.url, only.api_key) == ("https://api.kie.ai", "sk-canary")
+    assert only.rate == LIMITS[only.profile.name]
     (only,) = checked(
         GATEWAY_UPSTREAM="kie", GATEWAY_UPSTREAM_URL="http://127.0.0.1:9", GATEWAY_UPSTREAM_RATE="1/1"
     ).upstreams
-    assert (only.settings.url, only.settings.rate) == ("http://127.0.0.1:9", (RateWindow(1, 1.0),))
+    assert (only.url, only.rate) == ("http://127.0.0.1:9", (RateWindow(1, 1.0),))
 
 
 def test_gateway_upstream_names_a_table(checked: Any) -> None:
     """The others stand beside it; no key is asked for an upstream that nobody configured."""
     text = '[upstreams.luma]\napi_key = "l"\n[upstreams.second]\nprofile = "kie"\napi_key = "sk-canary"\nrate = "5/1"\n'
     result = checked(text, GATEWAY_UPSTREAM="second")
-    assert [(u.settings.name, u.default) for u in result.upstreams] == [("second", True), ("luma", False)]
+    assert [(u.name, u.default) for u in result.upstreams] == [("second", True), ("luma", False)]
     second = by_name(result)["second"]
-    assert (second.profile.name, second.settings.api_key) == ("kie", "sk-canary")
-    assert second.settings.rate == (RateWindow(5, 1.0),)
+    assert (second.profile.name, second.api_key) == ("kie", "sk-canary")
+    assert second.rate == (RateWindow(5, 1.0),)
 
 
 def test_the_default_upstream_may_have_a_table(checked: Any) -> None:
     """Its keys and GATEWAY_UPSTREAM_… together make it."""
     text = '[upstreams.aigptimage]\ncreate_rate = "5/1,180/60"\nrate = "9/1"\n'
     (only,) = checked(text, **KEY).upstreams
-    assert only.settings.create_rate == (RateWindow(5, 1.0), RateWindow(180, 60.0))
-    assert (only.settings.rate, only.settings.api_key) == ((RateWindow(9, 1.0),), "sk-canary")
+    assert only.create_rate == (RateWindow(5, 1.0), RateWindow(180, 60.0))
+    assert (only.rate, only.api_key) == ((RateWindow(9, 1.0),), "sk-canary")
 
 
 def test_one_fact_about_the_default_upstream_has_one_place(refused: Any) -> None:
@@ -115,7 +117,7 @@ def test_one_fact_about_the_default_upstream_has_one_place(refused: Any) -> None
 def test_no_key_is_asked_for_a_default_upstream_that_nobody_uses(checked: Any, text: str, environ: Any) -> None:
     """Where every client that may call has another upstream: then there is no default, and none to be named."""
     result = checked(f'[upstreams.kie]\napi_key = "k"\n{text}', **environ)
-    assert [(u.settings.name, u.default) for u in result.upstreams] == [("kie", False)]
+    assert [(u.name, u.default) for u in result.upstreams] == [("kie", False)]
 
 
 @pytest.mark.parametrize(
@@ -151,11 +153,11 @@ def test_own_profiles_stand_beside_the_shipped_ones(checked: Any, tmp_path: Path
         (folder / f"{name}.toml").write_text(text)
     text = "[upstreams.kie]\n[upstreams.mine]\n[upstreams.luma]\napi_key = 'l'\n"
     result = checked(text, GATEWAY_PROFILES=str(folder), **KEY)
-    urls = {name: upstream.settings.url for name, upstream in by_name(result).items()}
+    urls = {name: upstream.url for name, upstream in by_name(result).items()}
     assert (urls["kie"], urls["mine"]) == ("http://127.0.0.1:1", "http://127.0.0.1:2")
     assert urls["luma"] == "https://api.lumalabs.ai"
     # The same without the checks, as who builds a gateway from settings gets them.
-    assert configured_upstreams(load({"GATEWAY_PROFILES": str(folder), "GATEWAY_UPSTREAM": "mine"}))[0].default
+    assert load({"GATEWAY_PROFILES": str(folder), "GATEWAY_UPSTREAM": "mine"}).upstreams[0].default
 
 
 # What is refused.

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.preflight import Preflight, configured_upstreams
 from gateway.app.reload import Changed, changes
 from gateway.config.load import load
+from gateway.config.settings import Settings
 from gateway.config.tokens import hash_line
 from gateway.core.errors import ConfigError, SecretError
 from gateway.signature import make_secret
@@ -18,30 +18,29 @@ SECRET = make_secret()
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., Preflight]:
+def read(tmp_path: Path) -> Callable[..., Settings]:
     """Read settings: the environment's, and the TOML file's text."""
 
-    def reads(text: str = "", /, **environ: str) -> Preflight:
+    def reads(text: str = "", /, **environ: str) -> Settings:
         path = tmp_path / "gateway.toml"
         path.write_text(text)
         own = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}", "GATEWAY_WEBHOOK_SECRET": SECRET}
-        settings = load(own | environ, path)
-        return Preflight(settings, configured_upstreams(settings))
+        return load(own | environ, path)
 
     return reads
 
 
-def found(old: Preflight, new: Preflight) -> Changed:
+def found(old: Settings, new: Settings) -> Changed:
     return changes(old, SECRET, new)
 
 
-def test_nothing_has_changed(read: Callable[..., Preflight]) -> None:
+def test_nothing_has_changed(read: Callable[..., Settings]) -> None:
     """Two readings of the same files are the same."""
     changed = found(read(KIE + SHOP), read(KIE + SHOP))
     assert (changed.names, changed.restart, changed.keys, changed.secret) == ([], [], {}, SECRET)
 
 
-def test_what_counts_at_once(read: Callable[..., Preflight]) -> None:
+def test_what_counts_at_once(read: Callable[..., Settings]) -> None:
     """Secrets, tokens, clients and the upstreams' keys, each by its name; no value of theirs is in a name."""
     new_secret = make_secret()
     changed = found(
@@ -69,7 +68,7 @@ def test_what_counts_at_once(read: Callable[..., Preflight]) -> None:
     assert [client.name for client in changed.settings.clients] == ["shop", "new"]
 
 
-def test_what_needs_a_restart(read: Callable[..., Preflight]) -> None:
+def test_what_needs_a_restart(read: Callable[..., Settings]) -> None:
     """It is named, and stays what it was; what else has changed counts. Where clients look is no business of ours."""
     old = read(KIE, GATEWAY_PORT="1")
     new = read(
@@ -89,7 +88,7 @@ def test_what_needs_a_restart(read: Callable[..., Preflight]) -> None:
     assert (changed.settings.port, changed.settings.drain_s, changed.settings.token) == (1, 10.0, "t")
 
 
-def test_a_client_of_an_upstream_that_needs_a_restart(read: Callable[..., Preflight]) -> None:
+def test_a_client_of_an_upstream_that_needs_a_restart(read: Callable[..., Settings]) -> None:
     """Its callbacks could not be registered: the whole is refused, and nothing changes by halves."""
     with pytest.raises(ConfigError, match=r"\[clients.shop\]: upstream: luma is not there before a restart"):
         found(read(KIE), read("[upstreams.luma]\n" + SHOP + 'upstream = "luma"\n'))
@@ -104,32 +103,32 @@ def test_a_client_of_an_upstream_that_needs_a_restart(read: Callable[..., Prefli
     ],
 )
 def test_a_client_of_a_default_upstream_that_needs_a_restart(
-    read: Callable[..., Preflight], text: str, environ: dict[str, str], whose: str
+    read: Callable[..., Settings], text: str, environ: dict[str, str], whose: str
 ) -> None:
     """Runs without a default upstream, which nobody used: who would use it cannot come before it does."""
     shop = KIE + SHOP + 'upstream = "kie"\n'
     old = read(shop)
-    assert [upstream.settings.name for upstream in old.upstreams] == ["kie"]
+    assert [upstream.name for upstream in old.upstreams] == ["kie"]
     new = read(shop + text, GATEWAY_UPSTREAM_API_KEY="a", **environ)
     with pytest.raises(ConfigError) as caught:
         found(old, new)
     assert caught.value.problems == (f"[clients.{whose}]: upstream: aigptimage is not there before a restart",)
 
 
-def test_a_client_that_leaves_its_upstream_for_one_that_is_not_there(read: Callable[..., Preflight]) -> None:
+def test_a_client_that_leaves_its_upstream_for_one_that_is_not_there(read: Callable[..., Settings]) -> None:
     """A table's line that goes is a change like one that comes."""
     shop = KIE + SHOP
     with pytest.raises(ConfigError, match=r"\[clients.shop\]: upstream: aigptimage is not there"):
         found(read(shop + 'upstream = "kie"\n'), read(shop, GATEWAY_UPSTREAM_API_KEY="a"))
 
 
-def test_a_table_of_nobody_who_may_call(read: Callable[..., Preflight]) -> None:
+def test_a_table_of_nobody_who_may_call(read: Callable[..., Settings]) -> None:
     """Without GATEWAY_TOKEN nobody is the client default: its upstream can wait for the restart."""
     new = read(KIE + "[upstreams.luma]\n" + SHOP + '[clients.default]\nupstream = "luma"\n')
     assert found(read(KIE + SHOP), new).restart == ["[upstreams.luma]"]
 
 
-def test_the_last_token_stays_where_everybody_could_call(read: Callable[..., Preflight]) -> None:
+def test_the_last_token_stays_where_everybody_could_call(read: Callable[..., Settings]) -> None:
     """The new file may listen elsewhere; this process still listens where it does."""
     old = read(GATEWAY_HOST="0.0.0.0", GATEWAY_TOKEN="t")
     with pytest.raises(ConfigError, match="it still listens on 0"):
@@ -137,7 +136,7 @@ def test_the_last_token_stays_where_everybody_could_call(read: Callable[..., Pre
     assert found(old, read(SHOP)).settings.token is None
 
 
-def test_the_secret_beside_the_database(read: Callable[..., Preflight], tmp_path: Path) -> None:
+def test_the_secret_beside_the_database(read: Callable[..., Settings], tmp_path: Path) -> None:
     """It is read anew, and one that has gone or is broken is refused: never is another one made meanwhile."""
     path = tmp_path / "gateway.secret"
     old, new = read(GATEWAY_WEBHOOK_SECRET=""), read(GATEWAY_WEBHOOK_SECRET="")

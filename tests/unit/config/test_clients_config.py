@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.config.load import ClientSettings, load
+from gateway.config.load import load
+from gateway.config.settings import ClientSettings
 from gateway.config.tokens import hash_line, token_digest
 from gateway.core.errors import ConfigError, SecretError
 from gateway.core.ratelimit import RateWindow

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.app.preflight import configured_upstreams
 from gateway.cli.commands import cli
-from gateway.config.load import SETTINGS, Settings, config_dir, database_path, load, load_some
+from gateway.config.load import load, load_some
+from gateway.config.profilefile import config_dir
+from gateway.config.settings import SETTINGS, Settings, database_path
 from gateway.core.errors import ConfigError, SecretError
 from gateway.core.ratelimit import RateWindow
 from tests.manual import MANUAL, README, ROOT, page
@@ -49,7 +50,7 @@ def toml(tmp_path: Path) -> Any:
 
 def test_defaults() -> None:
     """With nothing given every setting has its documented default."""
-    assert load({}) == Settings(
+    assert msgspec.structs.replace(load({}), upstreams=()) == Settings(
         host="127.0.0.1",
         port=8080,
         database_url="sqlite:///gateway.db",
@@ -178,7 +179,7 @@ def test_repr_hides_secrets() -> None:
 )
 def test_database_path(url: str, path: str) -> None:
     """Three slashes are a path from the working directory on, four an absolute one; both are told whole."""
-    assert database_path(load({"GATEWAY_DATABASE_URL": url})) == Path.cwd() / path
+    assert database_path(load({"GATEWAY_DATABASE_URL": url}).database_url) == Path.cwd() / path
 
 
 # Mistakes.
@@ -532,7 +533,6 @@ def test_shipped_file_holds_the_defaults(tmp_path: Path) -> None:
     assert load({}, shipped) == load({})
     changed = {"upstream_url": None, "upstream_rate": None}  # given they are what the profile says, as seen below
     assert msgspec.structs.replace(load({}, uncommented), **changed) == load({})
-    assert configured_upstreams(load({}, uncommented)) == configured_upstreams(load({}))
 
 
 def test_shipped_file_names_commands_that_there_are() -> None:
@@ -559,10 +559,12 @@ def test_more_upstreams_stand_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(UPSTREAMS)
     settings = load({}, path)
-    runway, second = settings.upstreams
-    assert (runway.name, runway.profile, runway.url, runway.api_key) == ("runway", "runway", None, "sk-canary")
+    default, runway, second = settings.upstreams
+    assert (default.name, default.default, runway.default) == ("aigptimage", True, False)
+    assert (runway.name, runway.profile.name, runway.api_key) == ("runway", "runway", "sk-canary")
+    assert runway.url == runway.profile.base_url
     assert runway.rate == (RateWindow(2, 1.0), RateWindow(100, 60.0))
-    assert (second.profile, second.url, second.api_key) == ("kie", "http://127.0.0.1:9", None)
+    assert (second.profile.name, second.url, second.api_key) == ("kie", "http://127.0.0.1:9", None)
     assert second.create_rate == (RateWindow(20, 10.0),)
     assert "canary" not in repr(settings)
 
@@ -572,7 +574,7 @@ def test_an_upstreams_key_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None
     (tmp_path / "key").write_text("sk-from-file\n")
     path = tmp_path / "gateway.toml"
     path.write_text(f'[upstreams.kie]\napi_key_file = "{tmp_path / "key"}"\n')
-    assert load({}, path).upstreams[0].api_key == "sk-from-file"
+    assert load({}, path).upstreams[1].api_key == "sk-from-file"
 
 
 @pytest.mark.parametrize(

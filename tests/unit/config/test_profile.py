@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.profile import Profile, dig
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import parse_profile
 from gateway.core.errors import ConfigError
 from gateway.core.model import TaskState
 from gateway.upstream.answer import PollKind, read_answer

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.config.profile import Profile
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import parse_profile
 from gateway.upstream.answer import PollKind, PollResult, read_answer
 from tests.manual import page
 

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.config.load import config_dir
 from gateway.config.profile import Profile, dig
-from gateway.config.profilefile import read_profiles
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult, read_answer

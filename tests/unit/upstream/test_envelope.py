@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.model import Task, TaskState
 from gateway.upstream.answer import PollKind, read_answer
 from gateway.upstream.envelope import error_envelope, record_envelope

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import parse_profile
 from gateway.core import lenientjson
 from gateway.core.model import TaskState
 from gateway.upstream.answer import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
+from gateway.config.profilefile import config_dir, read_profiles
 from gateway.upstream.answer import PollKind, PollResult, read_answer
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]

@@ -8,9 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.config.load import config_dir
-from gateway.config.profilefile import read_profiles
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.clock import SystemClock
 from gateway.core.memory import Memory
 from gateway.upstream.answer import PollKind

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.profiletext import parse_profile
+from gateway.config.profilefile import parse_profile
 from gateway.core.model import Outcome, TaskState
 from gateway.upstream.answer import abandoned, read_answer
 from gateway.webhook.body import body_template

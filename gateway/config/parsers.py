@@ -1,7 +1,7 @@
 """What a setting's text means: parsers from text to values, which say what to write instead.
 
-Pure: they read no file and no environment, and never repeat the text that they refuse.
-Used by the tables of ``settings``.
+Pure: they read no file and no environment, and never repeat the text that they refuse. Called by ``settings`` where a
+setting is declared, and by ``clients`` for extra headers.
 """
 
 import math
@@ -16,6 +16,7 @@ __all__ = [
     "credential",
     "database_url",
     "gateway_url",
+    "header_problem",
     "host",
     "items",
     "log_level",
@@ -28,6 +29,16 @@ __all__ = [
     "whole",
     "words",
 ]
+
+# The gateway's own, those that frame the message, and those that belong to one connection (RFC 9110 §7.6.1).
+_OUR_HEADERS = re.compile(
+    r"webhook-.*|content-.*|host|user-agent|accept|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"
+    r"|transfer-encoding|upgrade|http2-settings"
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 §5.6.2
+# Visible ASCII, with spaces and tabs inside: above all no line break, which would begin a header of its own.
+_HEADER_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
+_MAX_HEADER_VALUE = 4096
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -162,3 +173,14 @@ def log_level(text: str) -> str:
     if text.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError("write debug, info, warning or error")
     return text.lower()
+
+
+def header_problem(name: str, value: str) -> str | None:
+    """Return what is wrong with a client's extra header, or None; a name is repeated only where it is one."""
+    if not _HEADER_NAME.fullmatch(name):
+        return "a header's name is not one; write letters, digits and hyphens, such as Authorization"
+    if _OUR_HEADERS.fullmatch(name.lower()):
+        return f"{name}: the gateway sets or forbids this header itself; remove it"
+    if not _HEADER_VALUE.fullmatch(value) or len(value) > _MAX_HEADER_VALUE:
+        return f"{name}: write 1 to {_MAX_HEADER_VALUE} visible ASCII characters, spaces within, no line breaks"
+    return None

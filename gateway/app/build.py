@@ -1,0 +1,171 @@
+"""The wiring: the only place that builds the objects and ties them together.
+
+Owns what a gateway is made of. Validates nothing, since the settings are checked, and opens, writes and starts nothing:
+the gateway does that. Called by whoever runs one: ``serve``, the demonstration, tests.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from gateway import __version__
+from gateway.api.auth import AuthMiddleware, Tokens
+from gateway.api.callbacks import Callbacks
+from gateway.api.limits import ClientLimits
+from gateway.api.operations import Operations
+from gateway.api.problems import ErrorAnswers
+from gateway.api.proxy import UpstreamProxy
+from gateway.api.registering import Registering
+from gateway.api.routing import routes
+from gateway.api.shares import Shares
+from gateway.api.table import table
+from gateway.api.tasks import Tasks
+from gateway.app.gateway import Api, Gateway, client_rates, client_upstreams, token_owners
+from gateway.app.readiness import Readiness
+from gateway.app.watch import MOST_CONNECTIONS, MOST_IDLE, Shared, Watch, build_watch
+from gateway.config.settings import Settings, database_path
+from gateway.core.clock import Clock, FollowingClock
+from gateway.core.memory import Memory
+from gateway.core.telemetry import Metrics
+from gateway.loops.backup import Backups
+from gateway.loops.clocksteps import ClockSteps
+from gateway.loops.deliverer import Deliverer
+from gateway.loops.janitor import Janitor
+from gateway.loops.supervisor import Loop, Supervisor
+from gateway.net.guard import Netguard, parse_allow
+from gateway.net.resolver import Resolver
+from gateway.net.transport import PooledTransport
+from gateway.store.sqlite.store import SqliteStore
+from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.retry import RetryPolicy
+from gateway.webhook.sender import Sender
+
+__all__ = ["build", "own_files"]
+
+_USER_AGENT = f"webhook-bridging-gateway/{__version__}"
+_CONNECTIONS = 256  # towards receivers, all together
+_IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
+_OTHER_FILES = 64  # the database, the event loop, the name server, the log
+
+
+def own_files(upstreams: int) -> int:
+    """Return how many files the gateway may have open beside its clients' connections, with so many upstreams."""
+    return _CONNECTIONS + _IDLE_CONNECTIONS + upstreams * (MOST_CONNECTIONS + MOST_IDLE) + _OTHER_FILES
+
+
+def build(settings: Settings, clock: Clock) -> Gateway:
+    """Build a gateway of checked settings."""
+    database = database_path(settings.database_url)
+    store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
+    following = FollowingClock(clock)
+    shared = Shared(store, following, Metrics(), Memory(settings.memory_bytes), Resolver())
+    guard = Netguard(parse_allow(",".join(settings.callback_allow)))
+    callback_transport = PooledTransport(
+        guard=guard,
+        resolve=shared.resolver.resolve,
+        limit=_CONNECTIONS,
+        limit_idle=_IDLE_CONNECTIONS,
+        repeats_posts=True,  # receivers know a webhook by its id
+    )
+    watches = [build_watch(upstream, settings, shared) for upstream in settings.upstreams]
+    client_headers = ClientHeaders()
+    deliverer = _deliverer(settings, shared, callback_transport, client_headers)
+    janitor = Janitor(store, following, settings.retention_days)
+    clock_steps = ClockSteps(store, following)
+    loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
+    supervisor = Supervisor(loops, following, shared.metrics, clock_steps)
+    readiness = Readiness(store, watches, supervisor, needs_all=settings.ready_upstreams == "all")
+
+    async def check_url(url: str) -> None:
+        await guard.check_registration(url, shared.resolver.resolve)
+
+    backup = database.with_name(database.name + ".backup")
+    return Gateway(
+        settings=settings,
+        store=store,
+        clock_steps=clock_steps,
+        supervisor=supervisor,
+        watches=watches,
+        client_headers=client_headers,
+        api=_api(settings, shared, watches, readiness, check_url),
+        readiness=readiness,
+        backup=backup,
+        backups=Backups(store, following, backup),
+        callback_transport=callback_transport,
+        resolver=shared.resolver,
+        memory=shared.memory,
+    )
+
+
+def _deliverer(settings: Settings, shared: Shared, transport: PooledTransport, headers: ClientHeaders) -> Deliverer:
+    sender = Sender(
+        transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT, names=transport
+    )
+    return Deliverer(
+        shared.store.outbox,
+        sender,
+        headers,
+        RetryPolicy(settings.retry_schedule),
+        shared.memory,
+        shared.clock,
+        shared.metrics,
+        random.Random(),  # noqa: S311 - jitter, not a secret
+    )
+
+
+def _api(
+    settings: Settings,
+    shared: Shared,
+    watches: Sequence[Watch],
+    readiness: Readiness,
+    check_url: Callable[[str], Awaitable[None]],
+) -> Api:
+    registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics
+    names = [watch.upstream.name for watch in watches]
+    default = next((watch for watch in watches if watch.default), None)
+    proxied = default if default is not None and default.upstream.profile.proxy is not None else None
+    registering = Registering(
+        registry,
+        clock,
+        metrics,
+        check_url=check_url,
+        first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in watches},
+        default_upstream=None if default is None else default.upstream.name,
+        client_upstreams=client_upstreams(settings),
+    )
+    proxy = None if proxied is None else _proxy(proxied, shared, check_url, readiness.draining)
+    operations = Operations(
+        registry, clock, metrics, unhealthy=readiness.supervisor.problem, troubles=readiness.troubles
+    )
+    callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, readiness.draining, names)
+    errors = ErrorAnswers(None if proxied is None else proxied.upstream.profile)
+    tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
+    app = Starlette(
+        routes=routes(table(registering, callbacks, tasks, operations, proxy)),
+        middleware=[Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
+        exception_handlers=errors.handlers(),
+    )
+    app.state.memory = shared.memory
+    app.state.shares = Shares()
+    app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
+    return Api(app, tokens, limits, registering, proxy, errors)
+
+
+def _proxy(
+    watch: Watch, shared: Shared, check_url: Callable[[str], Awaitable[None]], draining: asyncio.Event
+) -> UpstreamProxy:
+    return UpstreamProxy(
+        shared.store.registry,
+        shared.store,
+        shared.clock,
+        shared.metrics,
+        watch.upstream,
+        watch.key,
+        watch.timetable,
+        check_url=check_url,
+        poller_wake=shared.store.tasks.due(watch.upstream.name),
+        draining=draining,
+    )
