@@ -27,7 +27,7 @@ def read_clients(reader: Reader, upstreams: Sequence[str | None]) -> list[Client
         headers = _read_headers(reader, section, table)
         hashes = values.pop("token_hash", ()) + values.pop("token_hashes", ())
         if name == DEFAULT_CLIENT:
-            if "webhook_secret" in values:
+            if "webhook_secret" in table or "webhook_secret_file" in table:
                 reader.problems.append(f"{section}: webhook_secret: the default client's is GATEWAY_WEBHOOK_SECRET")
         elif not any(key.startswith("token_hash") for key in table):
             reader.problems.append(
