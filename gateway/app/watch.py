@@ -86,7 +86,7 @@ def build_watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Wa
 
 
 def _budget(name: str, windows: Sequence[RateWindow], store: Store, clock: Clock) -> Budget:
-    return Budget(windows, clock, partial(store.load, name), partial(store.save, name))
+    return Budget(windows, clock, partial(store.load, name), partial(store.swap, name))
 
 
 def _show(metrics: Metrics, name: str, key: Key, poller: Poller) -> None:
