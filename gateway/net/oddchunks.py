@@ -9,7 +9,8 @@ is when it is asked to go on alone.
 import re
 
 import httptools
-import httpx
+
+from gateway.net.errors import ExchangeFailed
 
 __all__ = ["OddChunks"]
 
@@ -35,7 +36,7 @@ class OddChunks:
     def feed(self, data: bytes) -> list[memoryview]:
         """Return the parts of the body in ``data``. Raises HttpParserError where nobody could read it.
 
-        Raises RemoteProtocolError where it could be read, and may cost too much.
+        Raises ExchangeFailed where it could be read, and may cost too much.
         """
         parts = []
         view = memoryview(data)  # most often nobody wants the parts
@@ -95,4 +96,4 @@ class OddChunks:
         if size < _SMALL:
             self._small += 1
             if self._small > _MOST_SMALL:
-                raise httpx.RemoteProtocolError(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes")
+                raise ExchangeFailed(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes", "protocol")

@@ -18,6 +18,7 @@ from gateway.config.load import config_dir
 from gateway.config.profilefile import read_profiles
 from gateway.core.clock import SystemClock
 from gateway.core.model import Callback, TaskState
+from gateway.net.errors import ExchangeFailed
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.serve.asgi import serve_asgi
@@ -341,7 +342,7 @@ def test_an_outage_at_the_end_changes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async def answer(_: httpx.Request) -> httpx.Response:
             if VirtualClock().monotonic() - began > 40:
-                raise httpx.ConnectError("refused")
+                raise ExchangeFailed("refused", "refused", sent=False)
             return httpx.Response(200, content=b"<html>")
 
         began = VirtualClock().monotonic()
