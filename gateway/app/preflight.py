@@ -31,7 +31,7 @@ from gateway.config.profilefile import read_profiles
 from gateway.config.settings import is_loopback, open_to_all
 from gateway.core.errors import ConfigError, SecretError
 from gateway.core.ratelimit import RateWindow
-from gateway.net.guard import parse_allow
+from gateway.net.allow import parse_allow
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import peek
 from gateway.store.sqlite.databasefile import beside
