@@ -105,11 +105,7 @@ class Gateway:
         self._resolver = Resolver()
         resolve = self._resolver.resolve
         self._callback_transport = PooledTransport(
-            guard=self._guard,
-            resolve=resolve,
-            limit=_CONNECTIONS,
-            limit_idle=_IDLE_CONNECTIONS,
-            repeats_posts=True,  # receivers know a webhook by its id
+            guard=self._guard, resolve=resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
         )
         self._memory = Memory(settings.memory_bytes)
         self._store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])

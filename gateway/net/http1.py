@@ -35,7 +35,7 @@ _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the
 class Connection(asyncio.Protocol):
     """One connection; ``unusable`` is called where it ends, or its peer speaks unasked, between two requests."""
 
-    def __init__(self, unusable: Callable[["Connection"], None]) -> None:
+    def __init__(self, unusable: Callable[["Connection"], object]) -> None:
         self._unusable = unusable
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)

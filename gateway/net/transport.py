@@ -50,6 +50,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query. Its
     ``addresses`` are what ``find`` has returned for its URL; without them a name is looked up before a place is taken.
+    ``repeatable`` says that a POST may be sent twice.
     """
 
     def __init__(
@@ -59,15 +60,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
         resolve: Resolve,
         limit: int,
         limit_idle: int = 128,
-        repeats_posts: bool = False,
         verify: ssl.SSLContext | None = None,
         keepalive_s: float = 15,
     ) -> None:
-        """``verify``: None trusts the system's authorities. ``repeats_posts``: a POST may be sent twice, as below."""
+        """``verify``: None trusts the system's authorities."""
         self._guard = guard
         self._places = asyncio.Semaphore(limit)
         self._limit_idle = limit_idle
-        self._repeatable = _IDEMPOTENT | {"POST"} if repeats_posts else _IDEMPOTENT
         self._tls = verify
         self._keepalive_s = keepalive_s
         self._resolve = resolve
@@ -93,7 +92,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             try:
                 await connection.ask(message, no_body=no_body)
             except ExchangeFailed:
-                repeatable = request.method in self._repeatable or request.extensions.get("repeatable", False)
+                repeatable = request.method in _IDEMPOTENT or request.extensions.get("repeatable", False)
                 if not (kept and connection.silent and repeatable):
                     raise
                 self._busy.discard(connection)
@@ -194,7 +193,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             # uvloop and asyncio close the socket where this fails or is cancelled.
             _, connection = await loop.create_connection(
-                lambda: Connection(self._forget_unusable),
+                lambda: Connection(self._forget),
                 sock=await self._connected_socket(destination, addresses, no_file),
                 ssl=self._tls_context() if destination.scheme == "https" else None,
                 server_hostname=destination.host.rstrip(".") if destination.scheme == "https" else None,
@@ -254,9 +253,6 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if ":" in address:
             return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
         return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
-
-    def _forget_unusable(self, connection: Connection) -> None:
-        self._forget(connection)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:

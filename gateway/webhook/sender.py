@@ -7,7 +7,7 @@ callback policy.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import httpx
 import msgspec
@@ -18,8 +18,9 @@ from gateway.core.model import cached_by_url
 from gateway.core.retryafter import parse_retry_after
 from gateway.net import errors
 from gateway.net.errors import ExchangeFailed
+from gateway.net.transport import PooledTransport
 
-__all__ = ["Found", "Names", "Reason", "SendResult", "Sender"]
+__all__ = ["Found", "Reason", "SendResult", "Sender"]
 
 Reason = Literal[errors.Reason, "status"]
 
@@ -68,18 +69,6 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     """The first 1 KiB of the answer's body."""
 
 
-class Names(Protocol):
-    """What a transport tells of the name in a URL, as ``PooledTransport`` does."""
-
-    def must_look_up(self, url: httpx.URL) -> bool:
-        """Whether a request would have to look the name up."""
-        ...
-
-    async def find(self, url: httpx.URL) -> Sequence[str]:
-        """Return what a request takes as its ``addresses`` extension; raises as the request would."""
-        ...
-
-
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What the look-up that begins an attempt came to, and how long it took: that is a part of the attempt's time."""
 
@@ -98,7 +87,7 @@ class Sender:
         *,
         timeout_s: float,
         user_agent: str,
-        names: Names | None = None,
+        names: PooledTransport | None = None,
     ) -> None:
         """``names``: the transport, where it can look names up by themselves."""
         self._transport = transport
@@ -174,9 +163,11 @@ class Sender:
         # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
         framing = {"host": _where(url), "content-length": str(len(body))}
         fields = framing | headers | self._headers
-        request = httpx.Request("POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body))
-        if found is not None:
-            request.extensions["addresses"] = found.addresses
+        # Receivers know a webhook by its id: it may be sent twice.
+        extensions = {"repeatable": True, "addresses": None if found is None else found.addresses}
+        request = httpx.Request(
+            "POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body), extensions=extensions
+        )
         response = await self._transport.handle_async_request(request)
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface

@@ -814,13 +814,13 @@ async def test_idle_connection_that_ends_as_it_is_used(make, raw_server, read_re
         await reader.read()
 
     server = await raw_server(handle)
-    for repeats, asks in ((False, False), (True, False), (False, True)):
+    for repeatable in (False, True):
         server.connections = 0
-        transport = make(repeats_posts=repeats)
+        transport = make()
         await post(transport, server.url())
-        extensions = {"repeatable": asks}  # of one request: a POST that only asks
+        extensions = {"repeatable": repeatable}  # such as a POST that only asks
         again = transport.handle_async_request(httpx.Request(method, server.url(), content=b"", extensions=extensions))
-        if method == "POST" and not repeats and not asks:
+        if method == "POST" and not repeatable:
             with failing("reset"):
                 await again
             assert server.connections == 1

@@ -140,6 +140,25 @@ async def test_connection_is_reused(make, raw_server, answering) -> None:
     assert server.connections == 1
 
 
+async def test_a_kept_connection_that_ends_as_it_is_used(make, raw_server, read_request) -> None:
+    """The webhook is sent once more, on a new one: its receiver knows it by its id."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(answer("200 OK"))
+        if server.connections == 1:
+            await read_request(reader)
+            writer.transport.abort()
+            return
+        await reader.read()
+
+    server = await raw_server(handle)
+    sender = make()
+    for _ in range(2):
+        assert (await sender.send(server.url(), {}, b"{}")).status_code == 200
+    assert server.connections == 2
+
+
 async def test_big_body_is_capped(make, raw_server, read_request) -> None:
     """Of an endless answer 64 KiB are read, 1 KiB is kept, and the connection is closed; the 2xx counts."""
     written = 0
