@@ -16,7 +16,7 @@ __all__ = ["OddChunks"]
 
 _SIZE = re.compile(rb"0*[0-9A-Fa-f]{1,15}[ \t]*(?:;.*)?\r*", re.DOTALL)
 _PLAIN = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")  # most are; all else is read line by line
-_SMALL = 16  # bytes of a chunk; six on the wire, with one byte in each, take as long to read as a hundred
+_SMALL = 16  # bytes of a chunk: one with a single byte takes six on the wire, and as long to read as a hundred
 _MOST_SMALL = 8192
 
 

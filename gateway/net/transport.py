@@ -140,7 +140,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def _connect(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
         if self._closed:
             raise _not_sent("The transport is closed.", "refused")
-        # Whoever waited for a place found a connection then, and it has been taken since.
+        # A request that waited for a place had a kept connection in view, and no address: it may be gone by now.
         connection = await self._dial(destination, addresses or await self._addresses(destination))
         self._busy.add(connection)
         return connection
