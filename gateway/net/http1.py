@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._feed(raw)
 
     def _parse(self, data: bytes) -> httptools.HttpParserError | None:
-        """Return the parser's refusal: raised while another error is handled it would lose its context, which tells why."""
+        """Return the parser's refusal: raised while another error is handled it would lose its context, the reason."""
         self._found = 0
         try:
             self._parser.feed_data(data)
