@@ -4,25 +4,25 @@ Pure: no I/O, no clock. Every other module speaks in these types. ``store/migrat
 constraints and a test holds the two together.
 """
 
-import secrets
-from collections.abc import Callable
 from enum import StrEnum
-from functools import lru_cache, wraps
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import httpx
 import msgspec
 
-from gateway.core.addresses import address_text, parse_address
+from gateway.core.urls import receiver_of
 
 __all__ = [
+    "KEPT_DURATIONS",
+    "KEPT_MODELS",
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
     "Backlog",
+    "BodyParts",
     "Callback",
     "CallbackState",
     "DueCallback",
+    "DueGroup",
     "DueTask",
     "ExpiredTask",
     "Lane",
@@ -31,16 +31,15 @@ __all__ = [
     "PollRecord",
     "Registration",
     "Settlement",
+    "Share",
     "Task",
     "TaskState",
-    "cached_by_url",
-    "new_callback_id",
-    "receiver_of",
 ]
 
-T = TypeVar("T")
-
-_LONG_URL = 256
+KEPT_DURATIONS = 256
+"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
+KEPT_MODELS = 128
+"""… and of so many models of one upstream: those that ended a task last."""
 
 
 class TaskState(StrEnum):
@@ -76,53 +75,11 @@ class AttemptResult(StrEnum):
     INTERRUPTED = "interrupted"  # the gateway shut down meanwhile; does not count, made again after the start
 
 
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
-_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
+class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it.
 
-
-def new_callback_id(now: int) -> str:
-    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
-
-    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
+    Array-like: a store makes them of rows, whose columns stand in the order of the fields.
     """
-    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
-
-
-@lru_cache(maxsize=64)  # many are made within a millisecond
-def _id_of_time(now: int) -> str:
-    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
-
-
-def cached_by_url(function: Callable[[str], T]) -> Callable[[str], T]:
-    """Remember what a function makes of the last 4,096 URLs: receivers are few, and parsing is dear.
-
-    Not of long ones, which may have 2 KiB each, are seldom the same, and would fill ten times the memory.
-    """
-    cached = lru_cache(maxsize=4096)(function)
-
-    @wraps(function)
-    def remembered(url: str) -> T:
-        return cached(url) if len(url) <= _LONG_URL else function(url)
-
-    return remembered
-
-
-@cached_by_url
-def receiver_of(url: str) -> str:
-    """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged.
-
-    However the URL is written, one receiver has one name: its host in ASCII, no default port, no final dot.
-    """
-    parts = httpx.URL(url)
-    where = parts.raw_host.decode("ascii").rstrip(".")
-    if ":" in where:
-        address = parse_address(where)
-        where = f"[{where if address is None else address_text(address)}]"
-    return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
-
-
-class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it."""
 
 
 class Outcome(_Noun, frozen=True, kw_only=True):
@@ -150,14 +107,14 @@ class Task(_Noun, frozen=True, kw_only=True):
     next_poll_at: int | None
     last_error: str | None
     settled_at: int | None = None
-    outcome: bytes | None = None
-    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
-    outcome_bytes: int = 0
-    """How large that is."""
     born_at: int | None = None
     """As in DueTask."""
     model: str | None = None
     """As in DueTask."""
+    outcome: bytes | None = None
+    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
+    outcome_bytes: int = 0
+    """How large that is."""
 
 
 class Callback(_Noun, frozen=True, kw_only=True):
@@ -249,6 +206,9 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     model: str | None = None
     duration_ms: int | None = None
     """How long the task took, kept with its model to learn from; None where that is not known."""
+    frame: tuple[bytes, bytes, bytes] | None = None
+    """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
+    these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -303,11 +263,39 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     due_at: int
 
 
+class DueGroup(NamedTuple):
+    """What the same clients watch of one upstream: a task that two of them watch waits behind neither's others."""
+
+    watchers: str
+    due_at: int
+    """When the longest due unclaimed one of its tasks is, or earlier than that."""
+    claimed: int
+    """How many of its tasks are claimed."""
+
+
 class Lane(NamedTuple):
     """One client's webhooks to one receiver: what one of them does holds up no other."""
 
     client: str
     receiver: str
+
+
+class Share(NamedTuple):
+    """What may be claimed of a lane."""
+
+    lane: Lane
+    room: int
+    """So many webhooks at most."""
+    retries: bool
+    """Whether retries may be among them."""
+
+
+class BodyParts(_Noun, frozen=True, kw_only=True):
+    """What the body of a webhook is made of, but for its callback's id; the same for every attempt."""
+
+    outcome: Outcome
+    settled_at: int
+    metadata: bytes
 
 
 class DueCallback(_Noun, frozen=True, kw_only=True):
@@ -321,10 +309,6 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     url: str
     receiver: str
     """Scheme, host and port of the URL."""
-    body: bytes | None
-    """The webhook's bytes, where they are few; else the store is asked for them."""
-    body_bytes: int
-    """How many they are, but for the callback's own id and metadata."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int
@@ -332,6 +316,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     redeliveries: int
     """How often a fresh budget was given; the claim is void for retries once this has moved on."""
     due_at: int
+    body_bytes: int
+    """How large its body is, but for its own id and metadata."""
+    body: BodyParts | bytes | None
+    """What the body is made of, or the body itself, where it is small; else the store is asked for it."""
 
     @property
     def retry(self) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.core.addresses import Address, address_text
 from gateway.core.errors import AddressNotAllowed
-from gateway.core.model import cached_by_url
+from gateway.core.urls import cached_by_url
 from gateway.net.allow import AllowEntry
 from gateway.net.hosts import METADATA_NAMES, is_local, is_metadata, read_host, special_range
 

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.core.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import NewCallback, Outcome, Settlement, TaskState
 from gateway.serve.asgi import serve_asgi
 from gateway.store.sqlite.store import SqliteStore
 from tests.acceptance.test_limits import peak_bytes
@@ -127,9 +128,9 @@ async def owe(path: Path, url: str, count: int, size: int) -> None:
     ]
     ends = [
         Settlement(upstream="aigptimage", seq=made.callback.task.seq, outcome=outcome, settled_at=now, polls=1)
-        for made in await store.register(new)
+        for made in await store.registry.register(new)
     ]
-    await asyncio.gather(*map(store.settle, ends))
+    await asyncio.gather(*map(store.tasks.settle, ends))
     await store.close()
 
 

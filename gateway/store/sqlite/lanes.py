@@ -1,6 +1,6 @@
 """When each lane's next webhook falls due: what need not be asked of the database for every one of 100,000 receivers.
 
-Owns the times, in memory; whose turn it is is for ``bulkhead`` to say. Called by ``sqlite.py``, which fills it from the
+Owns the times, in memory; whose turn it is is for the caller to say. Called by ``outbox.py``, which fills it from the
 rows at the start and notes whatever changes them.
 """
 
@@ -37,6 +37,11 @@ class LanesDue:
             del self._at[lane]
             lanes.append(lane)
         return lanes
+
+    def forget(self, lane: Lane, now: int) -> None:
+        """Take a lane, where it is due."""
+        if self._at.get(lane, now + 1) <= now:
+            del self._at[lane]
 
     @property
     def next_due_at(self) -> int | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.model import NewCallback, Outcome, TaskState, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import NewCallback, Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.faults import Fault, FaultKind
@@ -174,7 +175,7 @@ def test_ten_thousand_tasks_that_finish_at_the_same_second(tmp_path: Path, capsy
         await life.start()
         for first in range(0, many, 1000):
             now = clock.now()
-            await life.store.register(
+            await life.store.registry.register(
                 [
                     NewCallback(
                         id=new_callback_id(now),
