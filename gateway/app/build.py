@@ -35,7 +35,8 @@ from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Janitor
 from gateway.loops.supervisor import Loop, Supervisor
-from gateway.net.guard import Netguard, parse_allow
+from gateway.net.allow import parse_allow
+from gateway.net.guard import Netguard
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.store.sqlite.store import SqliteStore
@@ -68,7 +69,6 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         resolve=shared.resolver.resolve,
         limit=_CONNECTIONS,
         limit_idle=_IDLE_CONNECTIONS,
-        repeats_posts=True,  # receivers know a webhook by its id
     )
     watches = [build_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()

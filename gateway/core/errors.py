@@ -9,6 +9,7 @@
     ├── OutputError            what a command prints cannot be written
     │   └── OutputClosed       nobody reads it any more, which is no failure
     ├── AddressNotAllowed      a callback may not reach this host, address or port
+    ├── ExchangeFailed         a request got no whole answer (in ``net.errors``, as it is httpx's TransportError too)
     ├── OutOfResources         this machine has no file or memory left for a connection
     ├── StoreError             the database cannot answer; callers may try again
     │   ├── StoreRefused       it will not take this write's values, whoever tries again

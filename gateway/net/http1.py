@@ -1,9 +1,7 @@
 """One HTTP/1.1 connection as a client sees it: a request goes out, its answer comes in through httptools' parser.
 
 Owns the answer's framing (RFC 9112), the bounds on its head, and the flow control of its body. Does not dial, pool,
-follow redirects or limit time. Used by ``transport``, which turns its errors over unchanged: each is an
-``httpx.TransportError`` with the operating system's own error, where there is one, as its cause. A RemoteProtocolError
-says why the answer cannot be read, in words that quote nothing of it.
+follow redirects or limit time. Used by ``transport``, which turns its errors over unchanged.
 
 The parser reads strictly. A head that it refuses is read again by ``oddhead``, and where it refuses how chunks are
 framed, ``oddchunks`` reads on. Either way the connection serves no second request.
@@ -19,8 +17,8 @@ from collections.abc import Callable
 from typing import cast
 
 import httptools
-import httpx
 
+from gateway.net.errors import ExchangeFailed, cut_off
 from gateway.net.oddchunks import OddChunks
 from gateway.net.oddhead import OddHead
 
@@ -37,12 +35,12 @@ _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the
 class Connection(asyncio.Protocol):
     """One connection; ``unusable`` is called where it ends, or its peer speaks unasked, between two requests."""
 
-    def __init__(self, unusable: Callable[["Connection"], None]) -> None:
+    def __init__(self, unusable: Callable[["Connection"], object]) -> None:
         self._unusable = unusable
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
-        self._error: httpx.TransportError | None = None
+        self._error: ExchangeFailed | None = None
         self._asking = False  # a request has been sent whose answer is not complete
         self._no_body = False
         self._paused = False
@@ -88,7 +86,7 @@ class Connection(asyncio.Protocol):
     async def ask(self, request: bytes, *, no_body: bool) -> None:
         """Send a request and return when the head of its answer is in ``status``, ``reason`` and ``headers``.
 
-        ``no_body``: as for HEAD. Raises ReadError or RemoteProtocolError.
+        ``no_body``: as for HEAD. Raises ExchangeFailed.
         """
         self._begin()
         self._no_body = no_body
@@ -98,7 +96,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._transport.write(request)
             except RuntimeError as exc:  # uvloop on a socket that is closed already
-                self._fail(_caused(httpx.ReadError("the connection was closed before it was asked"), exc))
+                self._fail(cut_off(exc, answered=False))
         while not self.status and self._error is None:
             await self._changed()
         if not self.status and self._error is not None:
@@ -157,10 +155,9 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
             return
         except httptools.HttpParserError as exc:
-            malformed = _caused(httpx.RemoteProtocolError(str(exc)), exc)
-            self._fail(_ours(exc) or malformed)
+            self._fail(_ours(exc) or ExchangeFailed(str(exc), "protocol"))
             return
-        except httpx.RemoteProtocolError as exc:
+        except ExchangeFailed as exc:
             self._fail(exc)
             return
         if self._asking and self._unclaimed > _MAX_HEAD:
@@ -198,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._feed(raw)
 
     def _parse(self, data: bytes) -> httptools.HttpParserError | None:
-        """Return the parser's refusal, to be judged where Python puts no error in the place of its context."""
+        """Return the parser's refusal: raised while another error is handled it would lose its context, the reason."""
         self._found = 0
         try:
             self._parser.feed_data(data)
@@ -230,14 +227,14 @@ class Connection(asyncio.Protocol):
         if self._asking and exc is None and self.status and not self._framed:
             self._asking = False  # the body that lasts until the connection ends has ended
             self._wake()
-        self._fail(_caused(httpx.ReadError("the connection was closed before the answer was complete"), exc))
+        self._fail(cut_off(exc, answered=bool(self.status)))
 
     # What the parser finds
 
     def on_message_begin(self) -> None:
         if not self._asking:
             # Taken for the answer to the next request, it would settle the wrong webhook.
-            raise httpx.RemoteProtocolError("it came before it was asked for")
+            raise ExchangeFailed("it came before it was asked for", "protocol")
 
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
@@ -247,7 +244,7 @@ class Connection(asyncio.Protocol):
             return  # a trailer
         self.headers.append((name, value))
         if len(self.headers) > _MAX_HEADERS:
-            raise httpx.RemoteProtocolError(f"its head has more than {_MAX_HEADERS} headers")
+            raise ExchangeFailed(f"its head has more than {_MAX_HEADERS} headers", "protocol")
         field = name.lower()
         if field == b"content-length":
             self._framed = True
@@ -296,7 +293,7 @@ class Connection(asyncio.Protocol):
             self._odd_chunks = None
             self._wake()
 
-    def _fail(self, error: httpx.TransportError) -> None:
+    def _fail(self, error: ExchangeFailed) -> None:
         idle = not self._asking
         if self._error is None:
             self._error = error
@@ -322,16 +319,11 @@ def _after_heads(data: bytes, count: int) -> bytes:
     return data[at:]
 
 
-def _ours(refusal: httptools.HttpParserError) -> httpx.TransportError | None:
+def _ours(refusal: httptools.HttpParserError) -> ExchangeFailed | None:
     """Return what a callback of the parser's raised."""
     context = refusal.__context__
-    return context if isinstance(context, httpx.TransportError) else None
+    return context if isinstance(context, ExchangeFailed) else None
 
 
-def _too_large() -> httpx.RemoteProtocolError:
-    return httpx.RemoteProtocolError(f"its head or trailer is larger than {_MAX_HEAD} bytes")
-
-
-def _caused(error: httpx.TransportError, cause: BaseException | None) -> httpx.TransportError:
-    error.__cause__ = cause
-    return error
+def _too_large() -> ExchangeFailed:
+    return ExchangeFailed(f"its head or trailer is larger than {_MAX_HEAD} bytes", "protocol")

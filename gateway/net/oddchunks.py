@@ -9,13 +9,14 @@ is when it is asked to go on alone.
 import re
 
 import httptools
-import httpx
+
+from gateway.net.errors import ExchangeFailed
 
 __all__ = ["OddChunks"]
 
 _SIZE = re.compile(rb"0*[0-9A-Fa-f]{1,15}[ \t]*(?:;.*)?\r*", re.DOTALL)
 _PLAIN = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")  # most are; all else is read line by line
-_SMALL = 16  # bytes of a chunk; six on the wire, with one byte in each, take as long to read as a hundred
+_SMALL = 16  # bytes of a chunk: one with a single byte takes six on the wire, and as long to read as a hundred
 _MOST_SMALL = 8192
 
 
@@ -35,7 +36,7 @@ class OddChunks:
     def feed(self, data: bytes) -> list[memoryview]:
         """Return the parts of the body in ``data``. Raises HttpParserError where nobody could read it.
 
-        Raises RemoteProtocolError where it could be read, and may cost too much.
+        Raises ExchangeFailed where it could be read, and may cost too much.
         """
         parts = []
         view = memoryview(data)  # most often nobody wants the parts
@@ -95,4 +96,4 @@ class OddChunks:
         if size < _SMALL:
             self._small += 1
             if self._small > _MOST_SMALL:
-                raise httpx.RemoteProtocolError(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes")
+                raise ExchangeFailed(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes", "protocol")

@@ -1,7 +1,7 @@
 """Names → addresses by c-ares, which asks name servers over a socket instead of keeping a thread for each name.
 
 Owns the look-ups: how long one may take, that a name asked for twice at once is asked once, and the words for what went
-wrong. Knows no policy. The transports use it as netguard's ``Resolve``, and so does the check of a new callback's URL.
+wrong. Knows no policy. The transports use it as ``guard``'s ``Resolve``, and so does the check of a new callback's URL.
 
 The system's own getaddrinfo takes a thread for as long as a name server is silent, and nothing ends it early: a few
 hundred dead names held up every other one. c-ares has one thread, and reads /etc/hosts and /etc/resolv.conf with its

@@ -9,9 +9,7 @@ limit is a cancellation.
 """
 
 import asyncio
-import errno
 import re
-import resource
 import socket
 import ssl
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ import httpx
 from aiohappyeyeballs import AddrInfoType
 
 from gateway.core.addresses import parse_address
+from gateway.net.errors import ExchangeFailed, Reason, not_connected
 from gateway.net.guard import Netguard, Resolve
 from gateway.net.http1 import Connection
 
@@ -40,17 +39,18 @@ _NEXT_PAIR_S = 3.0  # after this two addresses that have not answered make room 
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
-    """Send requests whose body is in memory; every failure is an ``httpx.TransportError`` or AddressNotAllowed.
+    """Send requests whose body is in memory; every failure is ExchangeFailed or AddressNotAllowed.
 
-    The operating system's error stands in the ``__cause__`` chain. A cancelled request closes its connection and gives
-    its place back at once. ``limit`` connections are in use at once; ``limit_idle`` more are kept for ``keepalive_s``
-    seconds after their use, of more the longest unused is closed.
+    A cancelled request closes its connection and gives its place back at once. ``limit`` connections are in use at
+    once; ``limit_idle`` more are kept for ``keepalive_s`` seconds after their use, of more than that the longest unused
+    is closed.
 
     A kept connection may end just as it is used again. Where it does before any answer came, a request that may be sent
     twice is sent once more, on a new one (RFC 9112 §9.3.1).
 
     A request's ``target`` extension (as httpx and httpcore know it) takes the place of its URL's path and query. Its
     ``addresses`` are what ``find`` has returned for its URL; without them a name is looked up before a place is taken.
+    ``repeatable`` says that a POST may be sent twice.
     """
 
     def __init__(
@@ -60,15 +60,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
         resolve: Resolve,
         limit: int,
         limit_idle: int = 128,
-        repeats_posts: bool = False,
         verify: ssl.SSLContext | None = None,
         keepalive_s: float = 15,
     ) -> None:
-        """``verify``: None trusts the system's authorities. ``repeats_posts``: a POST may be sent twice, as below."""
+        """``verify``: None trusts the system's authorities."""
         self._guard = guard
         self._places = asyncio.Semaphore(limit)
         self._limit_idle = limit_idle
-        self._repeatable = _IDEMPOTENT | {"POST"} if repeats_posts else _IDEMPOTENT
         self._tls = verify
         self._keepalive_s = keepalive_s
         self._resolve = resolve
@@ -93,8 +91,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
             no_body = request.method == "HEAD"
             try:
                 await connection.ask(message, no_body=no_body)
-            except httpx.ReadError:
-                repeatable = request.method in self._repeatable or request.extensions.get("repeatable", False)
+            except ExchangeFailed:
+                repeatable = request.method in _IDEMPOTENT or request.extensions.get("repeatable", False)
                 if not (kept and connection.silent and repeatable):
                     raise
                 self._busy.discard(connection)
@@ -141,8 +139,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     async def _connect(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
         if self._closed:
-            raise httpx.ConnectError("The transport is closed.")
-        # Whoever waited for a place found a connection then, and it has been taken since.
+            raise _not_sent("The transport is closed.", "refused")
+        # A request that waited for a place had a kept connection in view, and no address: it may be gone by now.
         connection = await self._dial(destination, addresses or await self._addresses(destination))
         self._busy.add(connection)
         return connection
@@ -191,18 +189,18 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     async def _dial(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
         loop = asyncio.get_running_loop()
-        no_socket: list[OSError] = []
+        no_file: list[OSError] = []
         try:
             # uvloop and asyncio close the socket where this fails or is cancelled.
             _, connection = await loop.create_connection(
-                lambda: Connection(self._forget_unusable),
-                sock=await self._connected_socket(destination, addresses, no_socket),
+                lambda: Connection(self._forget),
+                sock=await self._connected_socket(destination, addresses, no_file),
                 ssl=self._tls_context() if destination.scheme == "https" else None,
                 server_hostname=destination.host.rstrip(".") if destination.scheme == "https" else None,
             )
         except (OSError, RuntimeError) as exc:  # RuntimeError: uvloop on a closed socket
             # Of several addresses that fail in different ways only the words would be left, and no error number.
-            raise _failure(destination, no_socket[0] if no_socket else exc) from (no_socket[0] if no_socket else exc)
+            raise not_connected(destination, no_file[0] if no_file else exc) from (no_file[0] if no_file else exc)
         return connection
 
     async def _connected_socket(
@@ -243,7 +241,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             if not addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         except (OSError, RuntimeError) as exc:
-            raise _failure(destination, exc) from exc
+            raise not_connected(destination, exc) from exc
         if self._guard is not None:
             await self._guard.check_addresses(host, port, addresses, destination.scheme)
         return _by_turns(addresses)[:_MOST_ADDRESSES]
@@ -256,9 +254,6 @@ class PooledTransport(httpx.AsyncBaseTransport):
             return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
         return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
 
-    def _forget_unusable(self, connection: Connection) -> None:
-        self._forget(connection)
-
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = ssl.create_default_context()
@@ -267,10 +262,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     def _new_destination(self, scheme: str, raw_host: bytes, port: int | None) -> "_Destination":
         if scheme not in _DEFAULT_PORTS:
-            raise httpx.UnsupportedProtocol("The URL must start with http:// or https://.")
+            raise _not_sent("The URL must start with http:// or https://.", "blocked")
         port = _DEFAULT_PORTS[scheme] if port is None else port
         if not raw_host or not 0 <= port < 65536:
-            raise httpx.UnsupportedProtocol("The URL has no valid host and port.")
+            raise _not_sent("The URL has no valid host and port.", "blocked")
         destination = _Destination(scheme, raw_host.decode("ascii"), port)
         if self._guard is not None:
             self._guard.check_target(*destination)
@@ -325,13 +320,13 @@ def _message(request: httpx.Request) -> bytes:
         raise httpx.RequestNotRead
     target: bytes = request.extensions.get("target") or request.url.raw_path
     if not _TARGET.fullmatch(target):
-        raise httpx.LocalProtocolError("The request's target holds a space, a control character or more than ASCII.")
+        raise _not_sent("The request's target holds a space, a control character or more than ASCII.", "protocol")
     fields = request.headers.raw
     first = b"%b %b HTTP/1.1" % (request.method.encode("ascii"), target)
     head = b"\r\n".join([first, *map(b": ".join, fields), b"", b""])
     # A line break inside a value would add a header, or a whole request.
     if head.count(b"\r") != len(fields) + 2 or head.count(b"\n") != len(fields) + 2 or b"\0" in head:
-        raise httpx.LocalProtocolError("A request header holds a line break or a zero byte.")
+        raise _not_sent("A request header holds a line break or a zero byte.", "protocol")
     return b"".join((head, *request.stream))
 
 
@@ -343,12 +338,5 @@ def _by_turns(addresses: Sequence[str]) -> list[str]:
     return [address for pair in zip_longest(same, other) for address in pair if address is not None]
 
 
-def _failure(destination: _Destination, reason: BaseException) -> httpx.TransportError:
-    kind = httpx.ConnectTimeout if isinstance(reason, TimeoutError) else httpx.ConnectError
-    return kind(f"{destination}: {_words(reason)}")
-
-
-def _words(exc: BaseException) -> str:
-    if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
-        return f"{exc.strerror}: this process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} (ulimit -n)"
-    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
+def _not_sent(message: str, reason: Reason) -> ExchangeFailed:
+    return ExchangeFailed(message, reason, sent=False)

@@ -11,6 +11,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -31,7 +32,7 @@ async def serve_asgi(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    protocol: type[asyncio.Protocol] = ServerProtocol,
+    protocol: type[ServerProtocol] = ServerProtocol,
 ) -> AsyncIterator[str]:
     """Yield the base URL (no slash at its end) once ``app`` is listening; stop serving when the block ends.
 
@@ -52,15 +53,10 @@ async def serve_asgi(
     )
     config.load()
     state = ServerState()
-
-    def make_protocol() -> asyncio.Protocol:
-        make: Any = config.http_protocol_class
-        connection: asyncio.Protocol = make(config=config, server_state=state, app_state={})
-        return connection
-
+    connection = partial(protocol, config=config, server_state=state, app_state={})
     listener = open_listener(host, port, config.backlog)
     name = f"[{host}]" if ":" in host else host
-    server = await asyncio.get_running_loop().create_server(make_protocol, sock=listener, backlog=config.backlog)
+    server = await asyncio.get_running_loop().create_server(connection, sock=listener, backlog=config.backlog)
     try:
         yield f"http://{name}:{listener.getsockname()[1]}"
     finally:

@@ -1,7 +1,8 @@
 """How a server's connection ends: so that its last answer can be read, in bounded time, and its request with it.
 
-Owns the stages of closing, what still comes meanwhile, which is thrown away, and that nothing is done any more for a
-client that has gone. It must not know why a connection closes, nor a limit on requests. ``inbound`` builds on it.
+Owns the stages of closing, the answer to a client that is refused, that what still comes meanwhile is thrown away, and
+that nothing is done any more for a client that has gone. It must not know why a connection closes, nor a limit on
+requests. ``inbound`` builds on it.
 """
 
 import asyncio
@@ -9,11 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, cast
 
+import msgspec
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.api.problems import PROBLEM_TYPE, problem
+from gateway.core.errors import RequestError
 from gateway.serve.serverprotocol import ServerProtocol
 
 __all__ = ["ClosingProtocol"]
@@ -46,6 +50,8 @@ class ClosingProtocol(ServerProtocol):
 
     read_s: ClassVar[float] = 30.0
     """For the client to take an answer that has been written, and with the last one to end what it is sending."""
+    linger_s: ClassVar[float] = 2.0
+    """For the client to read why it was refused, or to go when the gateway ends."""
     max_dropped_bytes: ClassVar[int] = 128 * 1024 * 1024
     """Of what is thrown away: clients that read once they have sent all must get there with the files people send."""
 
@@ -86,9 +92,27 @@ class ClosingProtocol(ServerProtocol):
         self._serving.add_done_callback(self.tasks.discard)
         self.tasks.add(self._serving)
 
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._cut_after(self.linger_s)
+
     def _client_sends(self) -> bool:
         """Return whether the client may still be sending what nobody takes."""
         raise NotImplementedError
+
+    def _answer(self, refusal: RequestError) -> None:
+        """Write why nothing more is taken from this client, and close."""
+        body = msgspec.json.encode(problem(refusal))
+        headers = refusal.headers | {
+            "content-type": PROBLEM_TYPE,
+            "content-length": str(len(body)),
+            "connection": "close",
+        }
+        pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers + pairs)
+        self.transport.write(STATUS_LINE[refusal.status] + head + b"\r\n" + body)
+        self.transport.close()
+        self._cut_after(self.linger_s)
 
     def _close(self) -> None:
         """Close in bounded time, and in stages where the client may still be sending.

@@ -13,13 +13,11 @@ import asyncio
 from typing import Any, ClassVar, cast
 
 import httptools
-import msgspec
 import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.core.errors import HeadTooLarge, MalformedRequest, RequestError, RequestTimeout, Unavailable
 from gateway.serve.closing import ClosingProtocol
 from gateway.serve.places import places_of
@@ -61,8 +59,6 @@ class InboundProtocol(ClosingProtocol):
     """From the end of the head to the end of a body that is wanted."""
     least_bytes_per_s: ClassVar[float] = 32 * 1024
     """In which a client takes an answer in parts, as large ones are: it may be late by ``read_s`` in all."""
-    linger_s: ClassVar[float] = 2.0
-    """For the client to read why it was refused, or to go when the gateway ends."""
     ended_s: ClassVar[float] = 5.0
     """From the client's end of its side to the answer that it may still wait for: most often it has gone for good."""
 
@@ -334,10 +330,6 @@ class InboundProtocol(ClosingProtocol):
             self._forget_deadline()  # it was for a body that is wanted, or for what came while another was served
             self._await_client()
 
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._cut_after(self.linger_s)
-
     # The end of the connection
 
     def _client_sends(self) -> bool:
@@ -370,20 +362,6 @@ class InboundProtocol(ClosingProtocol):
                     self.pipeline.popleft()  # the same, but it has not begun
                 return
         self._answer(refusal)
-
-    def _answer(self, refusal: RequestError) -> None:
-        """Write the refusal and close."""
-        body = msgspec.json.encode(problem(refusal))
-        headers = refusal.headers | {
-            "content-type": PROBLEM_TYPE,
-            "content-length": str(len(body)),
-            "connection": "close",
-        }
-        pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
-        head = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers + pairs)
-        self.transport.write(STATUS_LINE[refusal.status] + head + b"\r\n" + body)
-        self.transport.close()
-        self._cut_after(self.linger_s)
 
     def _has_place(self) -> bool:
         """Whether there is a place for this connection, for which another one may have had to give way."""

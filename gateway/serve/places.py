@@ -51,7 +51,7 @@ class Places:
         self._waiting.pop(connection, None)
 
     def hold(self, connection: Waited, size: int) -> bool:
-        """Note how much memory it takes by now; whoever is waited for gives way where that is too much with theirs.
+        """Note how much memory it takes now; while all take too much together, those that are waited for give way.
 
         Return whether all is within the bound then.
         """

@@ -20,6 +20,7 @@ from gateway.core.clock import Clock
 from gateway.core.masking import Mask
 from gateway.core.memory import SMALL, Memory
 from gateway.core.retryafter import parse_retry_after
+from gateway.net.errors import ExchangeFailed
 from gateway.upstream import answer as outcome
 from gateway.upstream.answer import PollKind, PollResult, read_answer
 
@@ -41,7 +42,6 @@ _MOST_CODINGS = 8  # a body may be made that decompresses to itself, for ever
 _PIECE = 16 * 1024  # bytes that are decompressed at once
 _LONGEST_CODING = 7  # characters
 _KEYS_KEPT = 8  # that were in use before, and may still come in answers
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -183,12 +183,11 @@ class Upstream:
                     await response.stream.aclose()
         except TimeoutError:
             return NoAnswer(error=f"The upstream did not answer within {timeout_s:g} s.", timed_out=True)
-        except httpx.RemoteProtocolError as exc:  # its text quotes nothing of the answer, which may repeat the key
-            return NoAnswer(error=f"The upstream's answer is not valid HTTP/1.1: {str(exc).rstrip('.')}.")
-        except httpx.HTTPError as exc:
-            sent = not isinstance(exc, _UNSENT)
-            what = "gave no answer" if sent else "could not be reached"
-            return NoAnswer(error=f"The upstream {what}: {str(exc)[:250].rstrip('.')}.", sent=sent)
+        except ExchangeFailed as exc:
+            what = " could not be reached"
+            if exc.sent:
+                what = "'s answer is not valid HTTP/1.1" if exc.reason == "protocol" else " gave no answer"
+            return NoAnswer(error=f"The upstream{what}: {exc.message[:250].rstrip('.')}.", sent=exc.sent)
         if body is not None and not body.startswith(_PLAIN):
             codings = _codings(response.headers)
             if codings:

@@ -1,12 +1,12 @@
-"""Who may have how many attempts in flight, and whose turn it is, so that bad receivers delay nobody else.
+"""Who may have how many attempts in flight, so that bad receivers delay nobody else.
 
-Owns the counts, and the lanes that wait; pure: the time is handed in. A lane is one client's webhooks to one receiver.
+Owns the counts; pure: the time is handed in. A lane is one client's webhooks to one receiver.
 The deliverer says which lanes have webhooks that are due, claims the shares that it is given, and says what becomes of
 each attempt.
 
 - A lane gets a place while it holds fewer than are free in all (a dynamic threshold: Choudhury & Hahne 1998). One alone
   gets half of all places; however many hang, each further one finds half of the rest. One that failed ``_OPENS_AFTER``
-  times in a row gets one place, as a probe, until an attempt succeeds.
+  times in a row gets one place, as a probe, until an attempt succeeds: a circuit breaker, half-open.
 - A client gets one while it holds fewer than three times as many as are free: one alone leaves a quarter to others.
 - Lanes without an attempt yet, and those whose last one failed, are newcomers. They leave a quarter of the places to
   others, and one client's a quarter of the rest to another's. As any of them may hang, only one in eight of the places
@@ -14,17 +14,15 @@ each attempt.
   time, a second by default: so there is one left for whoever comes next.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
 - A look-up of a name that takes a second gives its place back until it has an answer.
-- The client with the fewest places is next; of its lanes one that holds none, by turns the one that came last, the one
-  that has waited for the longest, and one whose last attempt failed: a crowd delays neither who came before it nor who
-  comes after it, and however often it comes again it is not taken for somebody new.
+- The client with the fewest places is next: ``waiting`` says which of several, and which of its lanes.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from itertools import chain
 from typing import TypeVar
 
 from gateway.core.model import DueCallback, Lane, Share
+from gateway.webhook.waiting import Waiting
 
 __all__ = ["Bulkhead"]
 
@@ -63,9 +61,9 @@ class Bulkhead:
         self._of_lane: Counter[Lane] = Counter()  # with those that are lent
         self._failures: OrderedDict[Lane, int] = OrderedDict()  # in a row
         self._well: OrderedDict[Lane, None] = OrderedDict()
-        self._waiting = {newcomers: _Waiting() for newcomers in (False, True)}
+        self._waiting = {newcomers: Waiting() for newcomers in (False, True)}
         self._full: set[Lane] = set()  # these wait until they may have more places, and hold some
-        self._only_retries = _Waiting()  # these until retries have a place: nothing else of them is due
+        self._only_retries = Waiting()  # these until retries have a place: nothing else of them is due
         self._last_first = False
 
     @property
@@ -296,98 +294,6 @@ class _Newcomers:
         """Hear that a lane holds one more place, or one less."""
         for whose in (None, lane.client, lane):
             _count(self._held, whose, change)
-
-
-class _Waiting:
-    """Lanes that wait for their turn, by client."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._lines: OrderedDict[str, _Line] = OrderedDict()
-
-    def clients(self, *, last_first: bool) -> list[str]:
-        """Return those who have a lane here, by turns the first and the last of those who are left.
-
-        With the last first, those who have none but failing lanes come behind the others.
-        """
-        if not last_first:
-            return _from_both_ends(list(self._lines))
-        fresh: list[str] = []
-        failing: list[str] = []
-        for client, line in reversed(self._lines.items()):
-            (failing if line.only_fails else fresh).append(client)
-        return _from_both_ends(fresh) + failing
-
-    def count_of(self, client: str) -> int:
-        return len(self._lines[client]) if client in self._lines else 0
-
-    def add(self, lane: Lane, *, holds: bool = False, fails: bool = False) -> None:
-        line = self._lines.get(lane.client)
-        if line is None:
-            line = self._lines[lane.client] = _Line()
-        self.count += line.add(lane, holds=holds, fails=fails)
-
-    def pop(self, client: str) -> Lane | None:
-        """Take out the client's next one."""
-        if client not in self._lines:
-            return None
-        lane = self._lines[client].next()
-        self.remove(lane)
-        return lane
-
-    def remove(self, lane: Lane) -> bool:
-        """Take a lane out, where it is here; return whether it was."""
-        line = self._lines.get(lane.client)
-        if line is None or not line.remove(lane):
-            return False
-        self.count -= 1
-        if not line:
-            del self._lines[lane.client]
-        return True
-
-
-class _Line:
-    """A client's lanes that wait: those that hold a place behind those that hold none, and that fail apart."""
-
-    def __init__(self) -> None:
-        self._fresh: OrderedDict[Lane, None] = OrderedDict()
-        self._failing: OrderedDict[Lane, None] = OrderedDict()
-        self._holding: OrderedDict[Lane, None] = OrderedDict()
-        self._turn = 0
-
-    def __len__(self) -> int:
-        return len(self._fresh) + len(self._failing) + len(self._holding)
-
-    @property
-    def only_fails(self) -> bool:
-        return not self._fresh
-
-    def add(self, lane: Lane, *, holds: bool, fails: bool) -> bool:
-        """Let a lane wait, where it does not yet; return whether that is new."""
-        if lane in self._fresh or lane in self._failing or lane in self._holding:
-            return False
-        (self._holding if holds else self._failing if fails else self._fresh)[lane] = None
-        return True
-
-    def next(self) -> Lane:
-        """Return by turns the last, the first, the last, and the first of those that fail."""
-        self._turn = (self._turn + 1) % 4
-        if self._failing and (self._turn == 0 or not self._fresh):
-            return next(iter(self._failing))
-        if self._fresh:
-            return next(reversed(self._fresh) if self._turn % 2 else iter(self._fresh))
-        return next(iter(self._holding))
-
-    def remove(self, lane: Lane) -> bool:
-        for lanes in (self._fresh, self._failing, self._holding):
-            if lane in lanes:
-                del lanes[lane]
-                return True
-        return False
-
-
-def _from_both_ends(clients: list[str]) -> list[str]:
-    return list(dict.fromkeys(chain.from_iterable(zip(clients, reversed(clients), strict=True))))
 
 
 def _half(free: int, held: int) -> int:

@@ -6,11 +6,8 @@ callback policy.
 """
 
 import asyncio
-import errno
-import socket
-import ssl
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import httpx
 import msgspec
@@ -19,14 +16,38 @@ from gateway.core.clock import Clock
 from gateway.core.errors import AddressNotAllowed, OutOfResources
 from gateway.core.retryafter import parse_retry_after
 from gateway.core.urls import cached_by_url
+from gateway.net import errors
+from gateway.net.errors import ExchangeFailed
+from gateway.net.transport import PooledTransport
 
-__all__ = ["Found", "Names", "Reason", "SendResult", "Sender"]
+__all__ = ["Found", "Reason", "SendResult", "Sender"]
 
-Reason = Literal["dns", "refused", "tls", "timeout", "status", "blocked", "reset", "protocol"]
+Reason = Literal[errors.Reason, "status"]
 
 _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
-_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SENTENCES: dict[Reason, str] = {
+    "dns": "The name of {where} could not be resolved ({why}): check the callback URL's host and its DNS record.",
+    "refused": (
+        "{where} could not be reached ({why}): check that the receiver runs, and that its firewall lets the gateway in."
+    ),
+    "tls": (
+        "No secure connection to {where} ({why}): "
+        "check the receiver's certificate, its chain, and that the name in it is the URL's."
+    ),
+    "timeout": (
+        "{where} did not answer in full within {timeout_s:g} s: "
+        "let the receiver answer first and do its work afterwards."
+    ),
+    "reset": (
+        "{where} closed the connection before its answer was complete: "
+        "look for a crash or a time limit in the receiver's log, or in the proxy's before it."
+    ),
+    "protocol": (
+        "What {where} answered is not valid HTTP/1.1 ({why}): check that the callback URL's scheme and port are right."
+    ),
+    "blocked": "The callback URL cannot be read: register the callback again with a valid URL.",
+}
 
 # The dearest part of making a request.
 _parse_url: Callable[[str], httpx.URL] = cached_by_url(httpx.URL)
@@ -48,18 +69,6 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     """The first 1 KiB of the answer's body."""
 
 
-class Names(Protocol):
-    """What a transport tells of the name in a URL, as ``PooledTransport`` does."""
-
-    def must_look_up(self, url: httpx.URL) -> bool:
-        """Whether a request would have to look the name up."""
-        ...
-
-    async def find(self, url: httpx.URL) -> Sequence[str]:
-        """Return what a request takes as its ``addresses`` extension; raises as the request would."""
-        ...
-
-
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What the look-up that begins an attempt came to, and how long it took: that is a part of the attempt's time."""
 
@@ -78,7 +87,7 @@ class Sender:
         *,
         timeout_s: float,
         user_agent: str,
-        names: Names | None = None,
+        names: PooledTransport | None = None,
     ) -> None:
         """``names``: the transport, where it can look names up by themselves."""
         self._transport = transport
@@ -92,7 +101,7 @@ class Sender:
         """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
         try:
             return self._names is not None and self._names.must_look_up(_parse_url(url))
-        except (AddressNotAllowed, httpx.InvalidURL, httpx.UnsupportedProtocol):
+        except (AddressNotAllowed, ExchangeFailed, httpx.InvalidURL):
             return False  # nor will it be sent
 
     async def find(self, url: str) -> Found:
@@ -104,7 +113,7 @@ class Sender:
         try:
             async with asyncio.timeout(self.timeout_s):
                 addresses = await self._names.find(_parse_url(url))
-        except (AddressNotAllowed, httpx.HTTPError, TimeoutError) as exc:
+        except (AddressNotAllowed, ExchangeFailed, TimeoutError) as exc:
             failure = exc
         return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
 
@@ -125,14 +134,14 @@ class Sender:
                 await self._exchange(url, headers, body, answer, found)
         except AddressNotAllowed as exc:
             failure = "blocked", exc.message
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-            failure = "blocked", "The callback URL cannot be read: register the callback again with a valid URL."
+        except httpx.InvalidURL:
+            failure = "blocked", _SENTENCES["blocked"]
         except TimeoutError:
-            failure = self._timed_out(url)
-        except httpx.HTTPError as exc:
-            if answer.status_code is None and _is_our_own(exc):
-                raise OutOfResources(f"No attempt could be made: {exc}") from exc
-            failure = self._timed_out(url) if isinstance(exc, httpx.TimeoutException) else _explain(exc, _where(url))
+            failure = self._explained("timeout", url)
+        except ExchangeFailed as exc:
+            if exc.reason == "resources":
+                raise OutOfResources(f"No attempt could be made: {exc.message}") from exc
+            failure = self._explained(exc.reason, url, exc.why)
         if answer.status_code is not None and not 200 <= answer.status_code < 300:
             # The receiver has spoken, whatever became of the rest of its answer.
             failure = "status", _explain_status(answer.status_code, _where(url))
@@ -154,9 +163,11 @@ class Sender:
         # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
         framing = {"host": _where(url), "content-length": str(len(body))}
         fields = framing | headers | self._headers
-        request = httpx.Request("POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body))
-        if found is not None:
-            request.extensions["addresses"] = found.addresses
+        # Receivers know a webhook by its id: it may be sent twice.
+        extensions = {"repeatable": True, "addresses": None if found is None else found.addresses}
+        request = httpx.Request(
+            "POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body), extensions=extensions
+        )
         response = await self._transport.handle_async_request(request)
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
@@ -175,11 +186,8 @@ class Sender:
         finally:
             await stream.aclose()
 
-    def _timed_out(self, url: str) -> tuple[Reason, str]:
-        return "timeout", (
-            f"{_where(url)} did not answer in full within {self.timeout_s:g} s: "
-            "let the receiver answer first and do its work afterwards."
-        )
+    def _explained(self, reason: Reason, url: str, why: str = "") -> tuple[Reason, str]:
+        return reason, _SENTENCES[reason].format(where=_where(url), why=why, timeout_s=self.timeout_s)
 
 
 class _Answer:
@@ -194,60 +202,6 @@ class _Answer:
 def _where(url: str) -> str:
     """Return the URL's host and port: all that an error may show of it."""
     return _parse_url(url).netloc.decode("ascii")
-
-
-def _explain(exc: httpx.HTTPError, where: str) -> tuple[Reason, str]:
-    """Say what a transport's failure means. The operating system's own error, where there is one, knows best."""
-    causes = list(_causes(exc))
-    for cause in reversed(causes):  # the deepest has the details
-        if isinstance(cause, socket.gaierror):
-            return "dns", (
-                f"The name of {where} could not be resolved ({cause.strerror or cause}): "
-                "check the callback URL's host and its DNS record."
-            )
-        if isinstance(cause, ssl.SSLError):
-            # Certificate errors have both attributes, others only the second.
-            why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None) or str(cause)
-            return "tls", (
-                f"No secure connection to {where} ({why.replace('_', ' ')}): "
-                "check the receiver's certificate, its chain, and that the name in it is the URL's."
-            )
-    if any(isinstance(cause, ConnectionError) and not isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return _reset(where)
-    if isinstance(exc, httpx.ConnectError):
-        why = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), "no details")
-        return "refused", (
-            f"{where} could not be reached ({why}): "
-            "check that the receiver runs, and that its firewall lets the gateway in."
-        )
-    if isinstance(exc, httpx.NetworkError):
-        return _reset(where)
-    why = f" ({exc})" if isinstance(exc, httpx.RemoteProtocolError) else ""
-    return "protocol", (
-        f"What {where} answered is not valid HTTP/1.1{why}: check that the callback URL's scheme and port are right."
-    )
-
-
-def _is_our_own(exc: httpx.HTTPError) -> bool:
-    """Whether this machine's lack of files or memory is behind a failure; name look-ups and TLS have own numbers."""
-    return any(
-        isinstance(cause, OSError) and not isinstance(cause, socket.gaierror | ssl.SSLError) and cause.errno in _OUR_OWN
-        for cause in _causes(exc)
-    )
-
-
-def _reset(where: str) -> tuple[Reason, str]:
-    return "reset", (
-        f"{where} closed the connection before its answer was complete: "
-        "look for a crash or a time limit in the receiver's log, or in the proxy's before it."
-    )
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    cause = exc.__cause__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
 
 
 def _explain_status(status_code: int, where: str) -> str:

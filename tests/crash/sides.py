@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 import standardwebhooks
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
+from gateway.serve.serverprotocol import ServerProtocol
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET
@@ -207,11 +207,11 @@ class _Busy:
         if self._count == 0:
             self.idle.set()
 
-    def protocol(self) -> type[asyncio.Protocol]:
+    def protocol(self) -> type[ServerProtocol]:
         """Return uvicorn's protocol with its connections counted here."""
         busy = self
 
-        class Connection(HttpToolsProtocol):
+        class Connection(ServerProtocol):
             def connection_made(self, transport: Any) -> None:
                 busy.__enter__()
                 super().connection_made(transport)

@@ -2,7 +2,7 @@
 
 What must hold: however its bytes are cut, an answer is read the same; one that h11 and Python's http.client both read,
 and alike, is read so here; a connection is used again only where both of them mean that the answer ended there, so
-that no answer can be slipped under the next request; nothing but httpx's errors is raised, with words that quote
+that no answer can be slipped under the next request; nothing but ExchangeFailed is raised, with words that quote
 nothing.
 """
 
@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 
 import h11
-import httpx
 from hypothesis import strategies as st
 
+from gateway.net.errors import ExchangeFailed
 from gateway.net.http1 import Connection
 from tests.fuzz.target import Target, mangled, pieces_of
 from tests.fuzz.wire import Steps, Wire
@@ -109,7 +109,7 @@ async def _read(connection: Connection, read: _Read) -> None:
         while part := await connection.read():
             read.body += part
         read.end = "complete"
-    except (httpx.ReadError, httpx.RemoteProtocolError) as exc:
+    except ExchangeFailed as exc:
         read.end = str(exc)
     except asyncio.CancelledError:
         read.end = "open"

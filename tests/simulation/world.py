@@ -4,7 +4,6 @@ Owns what truly happened: when each task ended, which polls and attempts came, a
 """
 
 import asyncio
-import errno
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from gateway.net.errors import ExchangeFailed
 from tests.simulation.scenario import RECEIVERS, Scenario
 from tests.virtualtime import VirtualClock
 
@@ -208,7 +208,7 @@ class World:
             if mood in ("late", "late error"):
                 await asyncio.sleep(self.rng.uniform(15, 29))
             if mood == "gone":
-                raise httpx.ConnectError("refused")
+                raise ExchangeFailed("refused", "refused", sent=False)
             answer, kind, state, retry_after_s = self._answer(mood, task_id)
             await self._travel()
             poll.kind, poll.state, poll.retry_after_s = kind, state, retry_after_s
@@ -264,10 +264,10 @@ class World:
                 await asyncio.sleep(self.rng.uniform(1, 14))
             attempt.gone_wrong = mood in ("unreachable", "out of files")
             if mood == "unreachable":
-                raise httpx.ConnectError("no route")
+                raise ExchangeFailed("no route", "refused", sent=False)
             if mood == "out of files":
                 attempt.not_made = True
-                raise httpx.ConnectError("no file") from OSError(errno.EMFILE, "Too many open files")
+                raise ExchangeFailed("no file", "resources", sent=False)
             answer, retry_after_s = self._word(mood)
             attempt.said = answer.status_code
             await self._travel()

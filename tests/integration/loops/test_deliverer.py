@@ -1,7 +1,6 @@
 """The life of one attempt: when it is made, what its answer leads to, and that it is never lost. In virtual time."""
 
 import asyncio
-import errno
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from gateway.core.model import (
 )
 from gateway.loops.deliverer import _speaks_for_its_receiver
 from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
+from gateway.net.errors import ExchangeFailed
 from gateway.signature import Signer, parse_secrets
 from gateway.store import Claimed
 from gateway.store.sqlite import outbox as sqlite_outbox
@@ -38,6 +38,7 @@ from tests.lanes import claim_webhooks, lane, webhook, well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
+REFUSED = ExchangeFailed("no", "refused", sent=False)
 _tasks = count()
 
 
@@ -48,7 +49,7 @@ async def unused(task_id: str) -> PollResult:
 class Receiver:
     """Answers from a script, its last word for ever; notes when each attempt came, and with which id and body."""
 
-    def __init__(self, *script: httpx.Response | type[Exception], takes_s: float = 0.0) -> None:
+    def __init__(self, *script: httpx.Response | Exception, takes_s: float = 0.0) -> None:
         self.script = list(script)
         self.takes_s = takes_s
         self.times: list[float] = []
@@ -70,7 +71,7 @@ class Receiver:
         word = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(word, httpx.Response):
             return httpx.Response(word.status_code, headers=word.headers, content=word.content)
-        raise word("no")
+        raise word
 
     def sender(self) -> Sender:
         return Sender(Transport(self.answer), VirtualClock(), timeout_s=15, user_agent="test")
@@ -133,9 +134,9 @@ async def results(life: Life, callback: Callback) -> list[str]:
 
 @pytest.mark.parametrize(
     ("seed", "word"),
-    list(enumerate([httpx.Response(500), httpx.Response(302, headers={"location": "/"}), httpx.ConnectError])),
+    list(enumerate([httpx.Response(500), httpx.Response(302, headers={"location": "/"}), REFUSED])),
 )
-def test_the_schedule_is_kept_to_the_end(word: httpx.Response | type[Exception], seed: int, tmp_path: Path) -> None:
+def test_the_schedule_is_kept_to_the_end(word: httpx.Response | Exception, seed: int, tmp_path: Path) -> None:
     """Every wait is the schedule's and up to a tenth more; then the callback is dead. Its bytes stay the same."""
 
     async def main() -> None:
@@ -431,9 +432,7 @@ def test_what_a_refusing_receiver_said_is_kept(tmp_path: Path, content: bytes, k
     """The answer's first 1 KiB stands with each attempt that failed, read as UTF-8, and with none that delivered."""
 
     async def main() -> None:
-        receiver = Receiver(
-            httpx.Response(500, content=content), httpx.ConnectError, httpx.Response(410, content=content)
-        )
+        receiver = Receiver(httpx.Response(500, content=content), REFUSED, httpx.Response(410, content=content))
         life = await new_life(tmp_path / "db", receiver).start()
         (callback,) = await owed(life)
         await until(lambda: len(receiver.times) == 3, limit_s=1000)
@@ -655,7 +654,7 @@ def test_an_attempt_that_cannot_be_made_is_nobodys_failure(lacks: int, tmp_path:
         async def answer(self, request: httpx.Request) -> httpx.Response:
             if len(tried) < lacks:
                 tried.append(VirtualClock().monotonic())
-                raise httpx.ConnectError("hook: Too many open files") from OSError(errno.EMFILE, "Too many open files")
+                raise ExchangeFailed("hook: Too many open files", "resources", sent=False)
             return await super().answer(request)
 
     async def main() -> None:

@@ -16,6 +16,7 @@ from gateway.core.model import Callback, CallbackState, DueTask, ExpiredTask, Ou
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.poller import MOST_POLLS, _duration_s
 from gateway.loops.supervisor import HEARTBEAT_S
+from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.upstream.turns import Waiter
@@ -66,11 +67,11 @@ class Upstream:
 
 
 def unreachable() -> httpx.Response:
-    raise httpx.ConnectError("refused")
+    raise ExchangeFailed("refused", "refused", sent=False)
 
 
 def broken_off() -> httpx.Response:
-    raise httpx.ReadError("reset")
+    raise ExchangeFailed("reset", "reset")
 
 
 def done() -> httpx.Response:

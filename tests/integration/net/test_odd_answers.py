@@ -13,6 +13,7 @@ import pytest
 
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.clock import SystemClock
+from gateway.net.errors import ExchangeFailed
 from gateway.net.http1 import Connection
 from gateway.net.transport import PooledTransport
 from gateway.upstream.answer import PollKind
@@ -183,7 +184,7 @@ async def test_refused_answer_says_why(
     """What nobody reads is refused at once, though the peer does not end it, with the parser's reason and no more."""
     answer, reason = REFUSED[name]
     server = await raw_server(in_pieces(answer, size))
-    with pytest.raises(httpx.RemoteProtocolError, match=reason) as caught:
+    with pytest.raises(ExchangeFailed, match=reason) as caught:
         await post(transport, server.url())
     assert KEY not in str(caught.value)
 
@@ -197,7 +198,7 @@ async def test_chunks_that_cost_more_than_they_bring(
     server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunk * 8000 + last, 10_000))
     assert len((await post(transport, server.url())).content) == 8000 * chunk.count(b"x")
     server = await raw_server(in_pieces(OK + CHUNKED + b"\r\n" + chunk * 20_000 + last, 10_000))
-    with pytest.raises(httpx.RemoteProtocolError, match="more than 8192 chunks below 16 bytes"):
+    with pytest.raises(ExchangeFailed, match="more than 8192 chunks below 16 bytes"):
         await post(transport, server.url())
 
 
@@ -227,7 +228,7 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
         while await connection.read():
             pass
 
-    with pytest.raises(httpx.RemoteProtocolError, match=r"larger than 32768 bytes|more than 1000 headers"):
+    with pytest.raises(ExchangeFailed, match=r"larger than 32768 bytes|more than 1000 headers"):
         await answer()
 
 
@@ -246,7 +247,7 @@ async def test_odd_head_without_end(transport: PooledTransport, raw_server: Call
             sent += len(line) * 1000
 
     server = await raw_server(handle)
-    with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
+    with pytest.raises(ExchangeFailed, match="is larger than 32768 bytes"):
         await post(transport, server.url())
     assert sent < 16 * 1024 * 1024
 
@@ -255,7 +256,7 @@ async def test_odd_head_that_is_too_large(transport: PooledTransport, raw_server
     """Nor is one taken that ends beyond the bound, though it comes with its end at once."""
     answer = OK + b"X-A: \x01\r\n" * 5000 + LENGTH + b"\r\n" + BODY
     server = await raw_server(in_pieces(answer, len(answer)))
-    with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
+    with pytest.raises(ExchangeFailed, match="is larger than 32768 bytes"):
         await post(transport, server.url())
 
 
@@ -265,7 +266,7 @@ async def test_headers_without_number(transport: PooledTransport, raw_server: Ca
     few = OK + line * 900 + LENGTH + b"\r\n" + BODY
     assert (await post(transport, (await raw_server(in_pieces(few, len(few)))).url())).status_code == 200
     many = OK + line * 1001 + LENGTH + b"\r\n" + BODY
-    with pytest.raises(httpx.RemoteProtocolError, match="more than 1000 headers"):
+    with pytest.raises(ExchangeFailed, match="more than 1000 headers"):
         await post(transport, (await raw_server(in_pieces(many, len(many)))).url())
 
 
@@ -280,7 +281,7 @@ async def test_loose_trailer_without_end(transport: PooledTransport, raw_server:
             await writer.drain()
 
     server = await raw_server(handle)
-    with pytest.raises(httpx.RemoteProtocolError, match="is larger than 32768 bytes"):
+    with pytest.raises(ExchangeFailed, match="is larger than 32768 bytes"):
         await post(transport, server.url())
 
 
@@ -298,7 +299,7 @@ async def test_loose_extension_without_end(
             await writer.drain()
 
     server = await raw_server(handle)
-    with pytest.raises(httpx.RemoteProtocolError, match="larger than 32768 bytes"):
+    with pytest.raises(ExchangeFailed, match="larger than 32768 bytes"):
         await post(transport, server.url())
 
 

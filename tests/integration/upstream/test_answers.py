@@ -17,6 +17,7 @@ from gateway.cli.receiver import ReceivedWebhook, Receiver
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.clock import SystemClock
 from gateway.core.model import Callback, TaskState
+from gateway.net.errors import ExchangeFailed
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.serve.asgi import serve_asgi
@@ -340,7 +341,7 @@ def test_an_outage_at_the_end_changes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async def answer(_: httpx.Request) -> httpx.Response:
             if VirtualClock().monotonic() - began > 40:
-                raise httpx.ConnectError("refused")
+                raise ExchangeFailed("refused", "refused", sent=False)
             return httpx.Response(200, content=b"<html>")
 
         began = VirtualClock().monotonic()

@@ -7,12 +7,16 @@ import socket
 import ssl
 import subprocess
 from email.utils import formatdate
+from typing import get_args
 
 import httpx
 import pytest
 
 from gateway.core.clock import SystemClock
-from gateway.net.guard import Netguard, parse_allow
+from gateway.net import errors
+from gateway.net.allow import parse_allow
+from gateway.net.errors import ExchangeFailed
+from gateway.net.guard import Netguard
 from gateway.net.transport import PooledTransport
 from gateway.webhook.sender import Sender
 
@@ -134,6 +138,25 @@ async def test_connection_is_reused(make, raw_server, answering) -> None:
     for _ in range(5):
         assert (await sender.send(server.url(), {}, b"{}")).status_code == 500
     assert server.connections == 1
+
+
+async def test_a_kept_connection_that_ends_as_it_is_used(make, raw_server, read_request) -> None:
+    """The webhook is sent once more, on a new one: its receiver knows it by its id."""
+
+    async def handle(reader, writer) -> None:
+        await read_request(reader)
+        writer.write(answer("200 OK"))
+        if server.connections == 1:
+            await read_request(reader)
+            writer.transport.abort()
+            return
+        await reader.read()
+
+    server = await raw_server(handle)
+    sender = make()
+    for _ in range(2):
+        assert (await sender.send(server.url(), {}, b"{}")).status_code == 200
+    assert server.connections == 2
 
 
 async def test_big_body_is_capped(make, raw_server, read_request) -> None:
@@ -408,44 +431,26 @@ class Raising(httpx.AsyncBaseTransport):
         raise self.failure
 
 
-def caused(failure: BaseException, cause: BaseException) -> BaseException:
-    failure.__cause__ = cause
-    return failure
-
-
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
-        (httpx.ConnectError("x?canary"), "refused"),
-        (caused(httpx.ConnectError("x"), ConnectionRefusedError(111, "Connection refused")), "refused"),
-        (caused(httpx.ConnectError("x"), OSError(113, "No route to host")), "refused"),
-        (caused(httpx.ConnectError("x"), ConnectionResetError(104, "reset")), "reset"),
-        (caused(httpx.ConnectError("x"), socket.gaierror(-3, "Try again")), "dns"),
-        (caused(httpx.ConnectError("x"), ssl.SSLError(1, "[SSL] handshake failure")), "tls"),
-        (caused(httpx.ReadError("x"), caused(OSError("x"), ssl.SSLError(1, "certificate required"))), "tls"),
-        (httpx.ConnectTimeout("x"), "timeout"),
-        (httpx.ReadTimeout("x"), "timeout"),
-        (httpx.WriteTimeout("x"), "timeout"),
-        (httpx.PoolTimeout("x"), "timeout"),
+        *(
+            (ExchangeFailed("x?canary", reason, sent=sent, why="brief"), reason)
+            for reason in get_args(errors.Reason)
+            for sent in (False, True)
+            if reason != "resources"
+        ),
         (TimeoutError(), "timeout"),
-        (httpx.ReadError("x"), "reset"),
-        (httpx.WriteError("x"), "reset"),
-        (httpx.CloseError("x"), "reset"),
-        (httpx.RemoteProtocolError("x"), "protocol"),
-        (httpx.LocalProtocolError("x"), "protocol"),
-        (httpx.UnsupportedProtocol("x"), "blocked"),
-        (httpx.ProxyError("x"), "protocol"),
-        (httpx.DecodingError("x"), "protocol"),
-        (httpx.TooManyRedirects("x"), "protocol"),
-        (httpx.InvalidURL("x"), "blocked"),
+        (httpx.InvalidURL("x?canary"), "blocked"),
     ],
 )
 async def test_every_transport_failure_has_a_reason(failure: BaseException, reason: str) -> None:
-    """No httpx exception leaves the sender: each becomes a reason and a sentence without the URL's query."""
+    """None leaves the sender: each keeps its reason, and gets a sentence with what is known and what to do."""
     result = await over(Raising(failure)).send("https://hooks.example.test/?canary", {}, b"{}")
     assert (result.status_code, result.reason) == (None, reason)
     assert result.error is not None
     assert result.error.endswith(".")
+    assert ("brief" in result.error) == (reason in ("dns", "refused", "tls", "protocol"))
     assert "canary" not in result.error
 
 
