@@ -4,8 +4,8 @@ A file that was removed or replaced is written on all the same, and is gone with
 in it. Owns the look, and the words for what it finds, which name no path, as readiness tells them to everybody. Called
 by ``database`` in its thread, around each transaction and at each heartbeat: a look takes some microseconds.
 
-It opens the file only through SQLite: where other code closes it, the system lets go of this process's locks on it. The
-log has none.
+Where a file is closed the system lets go of this process's locks on it: so both are opened once, and closed with the
+database.
 """
 
 import os
@@ -46,6 +46,9 @@ _MARKS = "SELECT application_id, user_version FROM pragma_application_id, pragma
 _SCHEMA = "PRAGMA schema_version"
 _LOG_HEAD = 32  # bytes, other ones each time that the log begins anew
 _LOG_STAYS = 12  # but for these
+_FILE_HEAD = 100  # bytes, by SQLite's file format
+_FILE_STAYS = (slice(16), slice(40, 44), slice(60, 64), slice(68, 72))
+"""Of these: the magic string, and the numbers of the schema, of its version and of the application."""
 
 
 class FileWatch:
@@ -56,7 +59,8 @@ class FileWatch:
         self._log = path  # until it is open
         self._file = self._log_file = (0, 0)
         self._written = self._log_written = 0, 0  # when, and how large it was then
-        self._log_number = -1  # open: there may be no file left when it is to be looked at
+        self._file_number = self._log_number = -1  # open: there may be no file left when it is to be looked at
+        self._file_head: list[bytes] = []
         self._log_head = b""
         self._log_emptied = False
         self._marks: object = None
@@ -68,17 +72,20 @@ class FileWatch:
             db.execute("PRAGMA wal_checkpoint")
         self._log = beside(self._path, "-wal")
         self._file = _identity(self._path.stat())
-        self._log_number = os.open(self._log, os.O_RDONLY)  # no lock is taken on it, which closing would let go of
+        self._log_number = os.open(self._log, os.O_RDONLY)
+        self._file_number = os.open(self._path, os.O_RDONLY)
+        self._file_head = self._stays()
         self._log_file = _identity(os.fstat(self._log_number))
         self._marks = _marks(db)
         self._written = _written(self._path.stat())
         self.wrote()
 
     def close(self) -> None:
-        """Look no more."""
-        if self._log_number != -1:
-            os.close(self._log_number)
-            self._log_number = -1
+        """Look no more: the database has been closed."""
+        for number in (self._file_number, self._log_number):
+            if number != -1:
+                os.close(number)
+        self._file_number = self._log_number = -1
 
     def emptied(self, size: int) -> None:
         """Note that all that was in the log is in the file now, of so many bytes, wherever the two are."""
@@ -146,7 +153,10 @@ class FileWatch:
             with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?immutable=1", uri=True)) as db:
                 same = _marks(db) == self._marks
         except sqlite3.Error as exc:
-            # Out of files or memory nobody can tell: the next look may.
+            # Out of files or memory nobody can tell: the next look may. On a full disk SQLite puts only a part of the
+            # log into the file, and does so again later: what cannot be read may be ours, the log has it whole.
+            if error_name(exc)[:2] == ["SQLITE", "CORRUPT"]:
+                return self._stays() == self._file_head
             return error_name(exc)[:2] in (["SQLITE", "CANTOPEN"], ["SQLITE", "NOMEM"])
         if same:
             self._written = _written(found)
@@ -162,6 +172,10 @@ class FileWatch:
 
     def _head(self) -> bytes:
         return os.pread(self._log_number, _LOG_HEAD, 0)
+
+    def _stays(self) -> list[bytes]:
+        head = os.pread(self._file_number, _FILE_HEAD, 0)
+        return [head[part] for part in _FILE_STAYS]
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -249,6 +249,18 @@ class SmallDisk(Disk):
         (self.folder / "filler").unlink()
 
 
+class FullAtTheCheckpoint(SmallDisk):
+    """One with room for the write-ahead log, and for half of what is then put from it into the file."""
+
+    LEFT = 1_500_000  # bytes, beside the log that SQLite lets grow to 1,000 pages
+
+    def _fill(self) -> None:
+        log = (self.folder / "gateway.db-wal").stat().st_size
+        room = os.statvfs(self.folder)
+        size = room.f_bavail * room.f_frsize - (4_200_000 - log) - self.LEFT
+        (self.folder / "filler").write_bytes(bytes(size))
+
+
 class PageLimit(Disk):
     """SQLite's own limit on the file's size: what it does at the limit is what it does on a full disk."""
 
@@ -262,9 +274,9 @@ class PageLimit(Disk):
 
 
 @contextmanager
-def mounted(folder: Path) -> Iterator[None]:
-    """Mount a file system of 4 MB; skip where this user may not."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+def mounted(folder: Path, megabytes: int) -> Iterator[None]:
+    """Mount a small file system; skip where this user may not."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         reason = made.stderr.strip() if made.returncode else ""
@@ -282,8 +294,16 @@ def mounted(folder: Path) -> Iterator[None]:
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    with mounted(folder):
+    with mounted(folder, 4):
         yield SmallDisk(folder)
+
+
+@pytest.fixture
+def full_at_the_checkpoint(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with mounted(folder, 8):
+        yield FullAtTheCheckpoint(folder)
 
 
 @pytest.fixture
@@ -291,7 +311,7 @@ def page_limit(tmp_path: Path) -> PageLimit:
     return PageLimit(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["small_disk", "page_limit"])
+@pytest.mark.parametrize("kind", ["small_disk", "full_at_the_checkpoint", "page_limit"])
 async def test_a_full_disk(kind: str, hooks: Hooks, request: pytest.FixtureRequest) -> None:
     """503 with Retry-After and no false 201 while it is full; with room again everything goes on by itself."""
     disk: Disk = request.getfixturevalue(kind)
