@@ -43,8 +43,9 @@ from gateway.core.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from gateway.core.ids import new_callback_id
 from gateway.core.memory import SMALL
-from gateway.core.model import NewCallback, Task, new_callback_id
+from gateway.core.model import NewCallback, Task
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Housekeeping, Registry

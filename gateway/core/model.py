@@ -4,9 +4,7 @@ Pure: no I/O, no clock. Every other module speaks in these types. ``store/migrat
 constraints and a test holds the two together.
 """
 
-import secrets
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +34,6 @@ __all__ = [
     "Share",
     "Task",
     "TaskState",
-    "new_callback_id",
 ]
 
 KEPT_DURATIONS = 256
@@ -76,23 +73,6 @@ class AttemptResult(StrEnum):
     RETRY = "retry"  # failed, and the schedule has a next attempt
     DEAD = "dead"  # failed, and it was the last attempt or the receiver said 410
     INTERRUPTED = "interrupted"  # the gateway shut down meanwhile; does not count, made again after the start
-
-
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
-_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
-
-
-def new_callback_id(now: int) -> str:
-    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
-
-    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
-    """
-    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
-
-
-@lru_cache(maxsize=64)  # many are made within a millisecond
-def _id_of_time(now: int) -> str:
-    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
 
 
 class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):

@@ -219,7 +219,7 @@ class Outbox(Protocol):
         ...
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
-        """Give claims back with nothing recorded."""
+        """Give claims back with nothing recorded. Raises nothing: what cannot be given back ends by itself."""
         ...
 
     async def record(self, record: AttemptRecord) -> None:

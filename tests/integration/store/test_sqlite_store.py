@@ -21,6 +21,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
+from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -33,7 +34,6 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
-    new_callback_id,
 )
 from gateway.store.sqlite import database, databasefile, registry, sql
 from gateway.store.sqlite.database import Database

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     AttemptResult,
     Callback,
@@ -14,7 +15,6 @@ from gateway.core.model import (
     NewCallback,
     Task,
     TaskState,
-    new_callback_id,
 )
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
