@@ -39,6 +39,7 @@ MODULES = (
     "gateway/loops/supervisor.py",
     "gateway/loops/inflight.py",
     "gateway/webhook/bulkhead.py",
+    "gateway/webhook/waiting.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
     "gateway/upstream/shares.py",
