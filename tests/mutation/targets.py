@@ -42,6 +42,7 @@ TESTS = (
     "tests/unit/loops/test_janitor.py",
     "tests/unit/core/test_model.py",
     "tests/unit/webhook/test_retry.py",
+    "tests/unit/store/test_moves.py",
     "tests/unit/store/test_sql.py",
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
