@@ -1,6 +1,7 @@
 """Upstream answer → what it means: the task's fate, and why a poll brought no usable answer.
 
-Owns the classification; pure. Called by ``upstream.py`` with the raw answer, and by the proxy with that to a create.
+Owns the classification; pure: must not ask again, nor decide what follows. Called by ``gateway.upstream.api`` with the
+raw answer to a poll, a client's read or a create.
 
 HTTP status and the envelope's own code count together, because members of the family answer errors with HTTP 200.
 Only the task's own state ends a task: an error answer about one poll is never its outcome, and a word that is not
@@ -18,7 +19,7 @@ from gateway.core.model import Outcome, TaskState
 from gateway.core.retryafter import parse_seconds
 from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time, decoded, to_ms
 
-__all__ = ["UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+__all__ = ["TELLS", "UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
 
 UNREADABLE: Final = "unreadable"
 """What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
@@ -40,6 +41,10 @@ class PollKind(StrEnum):
     UNREACHABLE = "unreachable"  # no answer at all
 
 
+TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})
+"""Answers that tell of a task: only an accepted key gets them."""
+
+
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one poll came to, with the outcome where the task has ended."""
 
@@ -53,8 +58,6 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """When the upstream created the task, where it says so."""
     model: str | None = None
     """What works on the task, where a running or ended task's answer says so."""
-    progress: float | None = None
-    """How far a running task has come, from 0 to 1, where the upstream says so."""
     duration_s: float | None = None
     """How long an ended task took from its creation to its end, in seconds, where that can be told."""
     told_window: tuple[int, float] | None = None
@@ -137,7 +140,6 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         task_created_at=as_instant(as_time(profile, dig(answer, profile.fields.create_time))),
         model=_model(profile, answer),
-        progress=_progress(profile, answer),
     )
 
 
@@ -345,17 +347,6 @@ def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
 def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
     model = dig(answer, profile.fields.model)
     return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None
-
-
-def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
-    value = dig(answer, profile.states.progress)
-    try:
-        share = float(value) / profile.states.progress_full  # "0.48" as well
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if share >= 0:
-        return min(share, 1.0)
-    return 0.0 if share < 0 else None  # NaN is neither
 
 
 def _message(profile: Profile, answer: dict[str, Any]) -> str:

@@ -56,8 +56,7 @@ class ClientTurns:
     however many of others hang, whoever has none finds a place. Of those that wait it is the same.
     """
 
-    def __init__(self, most_under_way: int = MOST_UNDER_WAY, most_waiting: int = _MOST_WAITING) -> None:
-        self._most_under_way = most_under_way
+    def __init__(self, most_waiting: int = _MOST_WAITING) -> None:
         self._most_waiting = most_waiting
         self._rotation = Rotation()
         self._queues: dict[str, deque[Waiter]] = {}
@@ -120,7 +119,7 @@ class ClientTurns:
         self._next()
 
     def _may_go(self, client: str) -> bool:
-        return self._under_way.get(client, 0) < self._most_under_way - self._count
+        return self._under_way.get(client, 0) < MOST_UNDER_WAY - self._count
 
     def _next(self) -> None:
         if self._taken or not self._queues:
