@@ -2,7 +2,7 @@
 
 Owns the log's file, and that nothing which happens to it reaches whoever logs: a closed pipe, a full disk, a reader
 that stops reading. Such lines are lost, and counted; a line that broke off in its middle does not spoil the next. It
-must not know what a line says. Called by ``telemetry``.
+must not know what a line says. Called by ``gateway.core.telemetry``.
 
 A thread, because a blocking write would stop the event loop with every poll and webhook, and O_NONBLOCK would hold for
 every process that shares the terminal. It gathers lines for a moment: one write for ten of them costs the event loop
