@@ -49,7 +49,7 @@ async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[P
         try:
             print(pretty(webhook, colour=colour), end="\n\n", flush=True)
         except OutputError as error:
-            # That is not its sender's fault, who gets the webhook's own answer; there is no use in a next one.
+            # Its sender is not to blame, and gets the usual answer; a further webhook could not be shown.
             failure = error
             stop.set()
 
@@ -67,6 +67,6 @@ def _call_when_nobody_reads(callback: Callable[[], None]) -> None:
     if sys.stdout is None:
         return
     output = sys.stdout.fileno()
-    # Of this kind only, nothing but the reader's end is ever reported as readable.
+    # Only of the end of a pipe that is written to, "readable" means nothing but that its reader has gone.
     if stat.S_ISFIFO(os.fstat(output).st_mode) and fcntl.fcntl(output, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
         asyncio.get_running_loop().add_reader(output, callback)

@@ -23,10 +23,10 @@ _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MOST_TEXTS = 100_000  # that are looked at one by one
 _MAX_DIGITS = 4300  # from there on int() refuses, and msgspec would not write it
 _LEVELS = 64  # nobody's paths are as long
-_MOST_BRACKETS = 150_000  # or rows of them: a tenth of a second; ordinary answers have some hundreds
+_MOST_BRACKETS = 150_000  # brackets, or rows of them: a tenth of a second; ordinary answers have some hundreds
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LIGHT = 4096  # values, and bytes: two milliseconds where each is looked at
+_LIGHT = 4096  # values, or bytes: two milliseconds where each is looked at
 _BRACKETS = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[{]++|[\]}]++)', re.DOTALL)
 
 

@@ -83,7 +83,7 @@ def _spellings(character: str) -> bytes:
     if _is_plain(character):
         return re.escape(character.encode())
     number = ord(character)
-    # A backslash, with those that escape it; anything else, with any that escape it.
+    # Found with the backslashes that escape it, a backslash itself too.
     itself = rb"\\++" if character == "\\" else rb"\\*+" + re.escape(character.encode())
     percent = b"".join(rb"%%(?:25)*(?i:%02x)" % byte for byte in character.encode())
     found = [percent, rb"\\++u(?i:%04x)" % number, rb"&#0*+%d;" % number, rb"&#[xX]0*+(?i:%x);" % number]

@@ -129,7 +129,7 @@ class Memory:
         for group, member in holder.places:
             self._waiting.setdefault(group, {}).setdefault(member)
         if holder.held:
-            # Else what is given beyond a part would go round, until each of its own holds nearly all it needs.
+            # Else room beyond a part would go from one to the next, until each of them held nearly all that it needs.
             self._waiting[holder.owner] = dict.fromkeys(sorted(self._waiting[holder.owner], key=_most_first))
         self._goes_on(holder, -holder.held)
 
@@ -145,7 +145,7 @@ class Memory:
             self._wait_no_more(holder)
             for group, member in holder.places:
                 members = self._waiting.get(group, {})
-                if member in members:  # its others come after everybody who waits by now
+                if member in members:  # the rest of it comes after all that wait by now
                     members[member] = members.pop(member)
             self._count(holder, holder.more)
             self._goes_on(holder, holder.held)
@@ -156,7 +156,7 @@ class Memory:
         """Return who of a group is given its room now."""
         for member in self._waiting.get(group, ()):
             holder = member if isinstance(member, _Holder) else self._next(member)
-            if holder is not None:  # else nobody behind it is to wait for what is short for its own alone
+            if holder is not None:  # None: only its own part is short, for which those behind it need not wait
                 return holder if self._has_room(group, holder.more) else None
         return None
 

@@ -34,7 +34,7 @@ class PollKind(StrEnum):
     TERMINAL = "terminal"
     NOT_KNOWN = "not_known"  # the API's own 404 or 422: a task too fresh, or one that does not exist
     THROTTLED = "throttled"
-    KEY_REFUSED = "key_refused"  # 401 or 403: of the key, or of this task alone, which others' answers tell
+    KEY_REFUSED = "key_refused"  # 401 or 403: the key is refused, or this task alone; other tasks' answers tell which
     CREDITS = "credits"
     MAINTENANCE = "maintenance"
     BROKEN = "broken"  # an answer that makes no sense, or a server error
@@ -93,8 +93,8 @@ _KINDS = {
 
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_FOREIGN = 180  # … where advice follows
-_MAX_MODEL = 255  # characters, as of a client's word on it: what was learned is kept by this name
-_LONGEST_WAIT_S = 3600.0  # of an upstream's: one wrong number may not stop its polls for a day
+_MAX_MODEL = 255  # characters, as many as a client may give: what is learned is kept by this name
+_LONGEST_WAIT_S = 3600.0  # of those an upstream asks for: one wrong number must not stop its polls for a day
 _LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 _CDN_BLOCK = b"error code: 1010"
 
@@ -115,7 +115,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     failed = _said_to_fail(profile, answer)
     told_id = as_id(dig(answer, profile.fields.task_id))
     about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
-    # Under an error's status anything may have said "failed", a load balancer of itself.
+    # Under an error's status the word may be another's: a load balancer says "failed" of itself.
     told_of_us = 200 <= status < 300 or told_id not in (None, "") or _own_code(profile, answer) is not None
     if state is not None and about_us and told_of_us:
         if state in states.success and not failed and _holds(answer, states.success_if):
@@ -307,7 +307,7 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
     if result_error is not None or param_error is not None:
         problems = (("result", result_error), ("param", param_error))
         data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
-    failed = state is TaskState.FAIL  # else such a member says "ok"
+    failed = state is TaskState.FAIL  # after a success they may say "ok"
     data["failCode"] = as_text(dig(answer, fields.fail_code)) if failed else None
     data["failMsg"] = as_text(dig(answer, fields.fail_msg)) if failed else None
     cost = as_number(dig(answer, fields.cost_time))

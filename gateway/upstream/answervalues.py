@@ -67,7 +67,7 @@ def as_id(value: Any) -> Any:
 
 def to_ms(seconds: int | float | None) -> int | None:
     """Return milliseconds; None where there are none to tell."""
-    # Beyond any time, and multiplied it might be too large to round.
+    # Nothing larger is a time, and a thousand times that may be too large to round.
     return round(seconds * 1000) if seconds is not None and abs(seconds) < 1e11 else None
 
 

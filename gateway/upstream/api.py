@@ -34,7 +34,7 @@ _ON_ITS_WORD = 8  # up to this part of all memory, an answer is given its room a
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
-_GZIP = b"\x1f\x8b"  # how each file within one begins
+_GZIP = b"\x1f\x8b"  # how a gzip file begins; a body may be several
 _PLAIN = (b"{", b"[")
 """How JSON begins, and nothing compressed: it is not, whatever the headers say."""
 _MOST_CODINGS = 8  # a body can be made that decompresses to itself, for ever
@@ -354,7 +354,7 @@ def _members(body: bytes, bits: int, limit: int) -> Iterator[bytes]:
     member = zlib.decompressobj(bits)
     at = 0
     while at < len(body) and limit > 0:
-        # A piece at a time: what follows a member is handed back as a copy, and there may be very many.
+        # A piece at a time: whatever follows a file is copied when it ends, and there may be very many of them.
         piece = body[at : at + _PIECE]
         plain = member.decompress(piece, limit)
         yield plain

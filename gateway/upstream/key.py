@@ -231,7 +231,7 @@ class Key:
     def _pause(self, refused_at: float, result: PollResult) -> None:
         if result.kind is PollKind.KEY_REFUSED:
             self.refusal = result.error
-            # Of one that its tasks refuse a new task is to be asked about soon: it may be the first of the key's own.
+            # Where old tasks convicted it, new ones are asked about soon: one may be this key's own.
             self._pauses = 1 if self._refused_tasks else min(self._pauses + 1, len(_PROBE_S))
         self.refused_at = refused_at
         self._task_heard = False

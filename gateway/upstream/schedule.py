@@ -74,7 +74,7 @@ class PollSchedule(msgspec.Struct, frozen=True):
         """
         age_s = max(age_s, 0.0)
         if age_s >= distribution.end_s:
-            # Nothing is known any more: the upper bound, which short-lived models come to in steps.
+            # It has outlived all that was seen: wait for half of its age, as far as the bounds allow.
             return self._bounded(age_s / 2)
         delay_s = _solution(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
         return self._bounded(delay_s + self.min_s * _JITTER * rng.uniform(-1, 1))
@@ -162,7 +162,7 @@ class _Solution:
         self._max_s = max_s
         ages = array("d", _ages_s(distribution, price_s, min_s, max_s))
         last = len(ages) - 1
-        # Past the end it is max_s for ever: half of it late, and a poll for each in the time that is left on average.
+        # Past the end polls are max_s apart: the lag is half of that, and each max_s that is left on average is a poll.
         ages.extend(distribution.end_s + max_s * quarter / 4 for quarter in range(1, 5))
         after_s = price_s * (1 + distribution.end_s / max_s) + max_s / 2
         alive = [distribution.survival_at(age) for age in ages]

@@ -125,7 +125,7 @@ class ClientTurns:
         if self._taken or not self._queues:
             return
         for client in self._rotation.order(self._queues):
-            # Who has gone away is still there until its own task has run.
+            # A waiter that was cancelled stands here until its own asyncio task has run.
             waiter = next((one for one in self._queues[client] if one.turn and not one.turn.done()), None)
             if waiter is not None and waiter.turn is not None and self._may_go(client):
                 self._taken = True
