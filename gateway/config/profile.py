@@ -1,8 +1,8 @@
 """Upstream profiles: what a job API looks like, declared in TOML.
 
-Owns the shape of ``config/upstreams/*.toml``, which README explains to operators; pure: ``profilefile.py`` reads the
-files, ``profiletext.py`` what stands in them. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes requests
-by one, the proxy's routes and the rate limits are taken from one.
+Owns the shape of ``config/upstreams/*.toml``, which the manual explains to operators; pure: ``profilefile.py`` reads
+the files, ``profiletext.py`` what stands in them. ``outcome.py`` reads answers by a profile, ``upstream.py`` makes
+requests by one, the proxy's routes and the rate limits are taken from one.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.

@@ -1,6 +1,6 @@
 """What the settings are: one table with each one's name, default, parser and sentence of documentation.
 
-The only owner of that knowledge; a test holds ``config/gateway.toml`` and the README to it. What a setting is used for
+The only owner of that knowledge; a test holds ``config/gateway.toml`` and the manual to it. What a setting is used for
 is not known here; how its text is read stands in ``settingtexts``. Called by ``config``, which reads and reports; the
 rest of the package takes these names from there.
 """
@@ -285,7 +285,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Where commands such as gateway list find the gateway. Not set: at the host and port above.",
     ),
 )
-"""Every setting, in the order of the README's table and of ``config/gateway.toml``."""
+"""Every setting, in the order of the manual's table and of ``config/gateway.toml``."""
 
 UPSTREAM_KEYS: dict[str, TableKey] = {
     "profile": TableKey(str),

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
+from tests.manual import MANUAL
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -519,7 +520,7 @@ def test_help_says_what_exit_codes_mean(tmp_path: Path) -> None:
 
 
 def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
-    """The wheel carries the profiles and defaults: it loads them from a folder that is not the checkout."""
+    """The wheel carries profiles, defaults and the manual: it finds them in a folder that is not the checkout."""
     pytest.importorskip("hatchling", reason="the build backend is installed by `make test`")
     built = subprocess.run(
         [
@@ -536,7 +537,7 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     unpacked = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked)], check=True, timeout=20)
     found = subprocess.run(
-        [sys.executable, "-c", "import gateway.config as c, gateway; print(gateway.__file__); print(c.config_dir())"],
+        [sys.executable, "-c", "from gateway.config import load; print(load.__file__); print(load.config_dir())"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -548,3 +549,5 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert module.startswith(str(unpacked))
     assert (Path(folder) / "upstreams" / "aigptimage.toml").is_file()
     assert folder.startswith(str(unpacked))
+    manual = {path.name for path in (unpacked / "gateway" / "manual").iterdir()}
+    assert manual == {path.name for path in MANUAL.iterdir()}

@@ -1,4 +1,4 @@
-"""The README's command that makes the database smaller, as it stands there."""
+"""The manual's command that makes the database smaller, as it stands there."""
 
 import asyncio
 import re
@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+from tests.manual import page
+
 PLENTY = {"note": "x" * 7000}
 
 
 def vacuum(folder: Path) -> subprocess.CompletedProcess[str]:
-    (command,) = re.findall(r"^ *(python3 -c .*VACUUM.*)$", README, re.MULTILINE)
+    (command,) = re.findall(r"^ *(python3 -c .*VACUUM.*)$", page("operating"), re.MULTILINE)
     return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=50, check=False)
 
 

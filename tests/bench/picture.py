@@ -1,4 +1,4 @@
-"""The README's picture: lives per second of the gateway and of its peers, as horizontal bars in SVG.
+"""The manual's picture: lives per second of the gateway and of its peers, as horizontal bars in SVG.
 
 Owns how it looks, on a light page and on a dark one.
 """

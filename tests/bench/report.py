@@ -1,4 +1,4 @@
-"""How a session is shown: the table for a terminal, the README's, and JSON, from which it can be shown again.
+"""How a session is shown: the table for a terminal, the manual's, and JSON, from which it can be shown again.
 
 Owns the columns and how a number is written. Measures nothing.
 """
@@ -53,7 +53,7 @@ def table(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return the README's table: what is the gateway's, with its peers as ratios."""
+    """Return the manual's table: what is the gateway's, with its peers as ratios."""
     lines = ["| figure | measured | spread | target | | beside it |", "|---|---|---|---|---|---|"]
     for figure in report.figures:
         if figure.peer:

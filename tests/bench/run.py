@@ -43,7 +43,7 @@ MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
 UNASKED = [name for name in MEASUREMENTS if name != "soak"]
 """What is measured where nothing is named."""
 RECEIVERS = 100
-PICTURE = Path(__file__).with_name("bench.svg")
+PICTURE = Path(__file__).parents[2] / "gateway" / "manual" / "bench.svg"
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="of each measurement; 5, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="small counts: whether it works, in about a minute")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--markdown", action="store_true", help="print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="print the manual's table")
     parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE.name} as well")
     parser.add_argument("--minutes", type=float, default=30, help="how long soak runs; it runs where it is named only")
     parser.add_argument("--read", type=Path, metavar="FILE", help="show what --json printed instead of measuring")

@@ -25,7 +25,7 @@ SCHEDULE = PollSchedule(MIN_S, MAX_S)
 TAUGHT = 200
 TIE = 1.02
 """For memoryless durations a fixed interval is the best there is: as much as learning from 200 tasks may lose to it."""
-PICTURE = Path(__file__).with_name("schedule.svg")
+PICTURE = Path(__file__).parents[2] / "gateway" / "manual" / "schedule.svg"
 
 Sampler = Callable[[random.Random, float], float]
 """A duration in seconds, from a random source and how much of the experiment is over (0 to 1)."""

@@ -2,7 +2,7 @@
 
 What must hold: however its bytes are cut, a connection serves the same requests and gives the same answers; what h11
 reads as a request is the same request here, so that nothing in front of the gateway sees another one; every answer is
-whole and one that README names; nothing is raised, left running or answered after the end.
+whole and one that the manual names; nothing is raised, left running or answered after the end.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 What must hold: nothing but VerificationError is raised, and SecretError for a secret, whose words hold nothing of it;
 whatever is accepted the standardwebhooks library accepts too, as does the plain arithmetic of HMAC; whatever that
-accepts is accepted here, but for what README and the docstrings refuse on purpose: ids with a full stop, timestamps
+accepts is accepted here, but for what the manual and the docstrings refuse on purpose: ids with a full stop, timestamps
 that are no whole numbers, other spellings of one signature, and lists without end.
 """
 

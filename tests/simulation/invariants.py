@@ -1,7 +1,7 @@
 """What must hold after every transaction, at every poll and attempt, and at the end of a simulated run.
 
 Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws`` and ``requestlaws``. They
-are read off the states' own comments in ``core.model`` and the README, and look at the database, the gateway's clock
+are read off the states' own comments in ``core.model`` and the manual, and look at the database, the gateway's clock
 and the world, never at its memory; and at readiness' word on the key.
 """
 

@@ -10,7 +10,10 @@ from gateway import signature
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-PLACES = ("*.md", "*.toml", "Dockerfile", "Makefile", "LICENSE", ".ci/*", "gateway/**/*.py", "config/**/*.toml")
+PLACES = (
+    *("*.md", "*.toml", "Dockerfile", "Makefile", "LICENSE", ".ci/*"),
+    *("gateway/**/*.py", "gateway/manual/*.md", "config/**/*.toml"),
+)
 TEXTS = [path for place in PLACES for path in sorted(ROOT.glob(place))]
 PUBLISHED = {"standardwebhooks", "cryptography", "uv"}
 

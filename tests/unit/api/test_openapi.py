@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast, get_args
 from unittest.mock import Mock
 
@@ -23,11 +22,11 @@ from gateway.core.clock import SystemClock
 from gateway.core.telemetry import Metrics
 from gateway.upstream.answer import AbandonReason
 from gateway.upstream.api import Upstream
+from tests.manual import page
 
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
 CALLS = PROFILE.proxy
 DOCUMENT = document(CALLS)
-README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 SCHEMA_KEYWORDS = {
@@ -103,11 +102,11 @@ def test_exactly_what_is_served_is_described() -> None:
 
 
 def test_every_reason_of_an_abandoned_task_is_told() -> None:
-    """Those that a webhook may give and no other, in the document and in the README's words about webhooks."""
+    """Those that a webhook may give and no other, in the document and in the manual's words about webhooks."""
     told = DOCUMENT["components"]["schemas"]["TaskView"]["properties"]["outcome"]["description"]
     assert told.split(" is one of ")[1] == "timeout, unreadable, refused, not_found."
-    (paragraph,) = re.findall(r"has `state` `abandoned` and a `reason`\n\((.*?)\)\.", README, re.DOTALL)
-    assert re.findall(r"`(\w+)`", paragraph) == ["timeout", "unreadable", "refused", "not_found"]
+    table = page("webhook").partition("| `reason` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == ["timeout", "unreadable", "refused", "not_found"]
     assert get_args(AbandonReason) == ("timeout", "unreadable", "refused", "not_found")
 
 

@@ -14,8 +14,8 @@ from gateway.cli.commands import cli
 from gateway.config.load import SETTINGS, Settings, config_dir, database_path, load, load_some
 from gateway.core.errors import ConfigError, SecretError
 from gateway.core.ratelimit import RateWindow
+from tests.manual import MANUAL, README, ROOT, page
 
-ROOT = Path(__file__).parents[3]
 SECRET = "s3cr3t-value-that-nobody-may-see"
 
 
@@ -604,19 +604,18 @@ def test_config_dir_of_the_checkout() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda row: row.env)
-def test_readme_documents_every_setting(setting: Any) -> None:
-    """The README's configuration table has a row for each variable that also shows its default."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    rows = [line for line in readme.splitlines() if line.startswith("|") and f"`{setting.env}`" in line]
-    assert rows, f"README.md: add a row for `{setting.env}` (default `{setting.default}`): {setting.doc}"
+def test_the_manual_documents_every_setting(setting: Any) -> None:
+    """The manual's table of settings has a row for each variable that also shows its default."""
+    rows = [line for line in page("configuration").splitlines() if line.startswith("|") and f"`{setting.env}`" in line]
+    assert rows, f"configuration.md: add a row for `{setting.env}` (default `{setting.default}`): {setting.doc}"
     assert not setting.default or any(f"`{setting.default}`" in row for row in rows), (
-        f"README.md: the row of `{setting.env}` does not show its default, `{setting.default}`"
+        f"configuration.md: the row of `{setting.env}` does not show its default, `{setting.default}`"
     )
 
 
-def test_readme_documents_no_other_variable() -> None:
-    """The README names no GATEWAY_ variable that the gateway would refuse."""
-    readme = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("path", [README, *sorted(MANUAL.glob("*.md"))], ids=lambda path: path.name)
+def test_no_other_variable_is_documented(path: Path) -> None:
+    """README and the manual name no GATEWAY_ variable that the gateway would refuse."""
     known = {row.env for row in SETTINGS} | {f"{row.env}_FILE" for row in SETTINGS if row.secret} | {"GATEWAY_CONFIG"}
     known |= {f"{row.env}_DEFAULT" for row in SETTINGS if row.default}
-    assert set(re.findall(r"\bGATEWAY_[A-Z0-9_]*[A-Z0-9]\b", readme)) <= known
+    assert set(re.findall(r"\bGATEWAY_[A-Z0-9_]*[A-Z0-9]\b", path.read_text("utf-8"))) <= known

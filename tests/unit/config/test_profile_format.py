@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -11,6 +10,7 @@ import pytest
 from gateway.config.profile import Profile
 from gateway.config.profiletext import parse_profile
 from gateway.upstream.answer import PollKind, PollResult, read_answer
+from tests.manual import page
 
 
 def read(profile: Profile, task_id: str, answer: dict[str, Any], status: int = 200) -> PollResult:
@@ -417,10 +417,9 @@ def test_a_failure_of_a_nested_object() -> None:
 # The reference.
 
 
-def test_the_readme_explains_every_key() -> None:
-    """Each section and each key of the format has its place in the README's table."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    reference = readme.partition("### Profiles of your own")[2].partition("\n## ")[0]
+def test_the_manual_explains_every_key() -> None:
+    """Each section and each key of the format has its place in the manual's table."""
+    reference = page("upstreams").partition("\n## Profiles of your own")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in reference.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`\[?(\w+)\]?`", row)}
     described = {name for line in reference.splitlines() for name in re.findall(r"`(\w+)`", line)}
@@ -436,8 +435,7 @@ def keys_of(section: Any) -> list[str]:
     return [field.name for field in msgspec.structs.fields(struct)]
 
 
-def test_the_readmes_example_can_be_used() -> None:
+def test_the_manuals_example_can_be_used() -> None:
     """As it stands there."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    text = readme.partition("### Profiles of your own")[2].partition("```toml\n")[2].partition("```")[0]
+    text = page("upstreams").partition("\n## Profiles of your own")[2].partition("```toml\n")[2].partition("```")[0]
     assert parse_profile(text, "piapi.toml").name == "piapi"

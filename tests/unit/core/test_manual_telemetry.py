@@ -1,4 +1,4 @@
-"""The README's tables of metrics and of log events, held against the code: operators build alarms on them."""
+"""The manual's tables of metrics and of log events, held against the code: operators build alarms on them."""
 
 import ast
 import re
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.core.telemetry import Metrics
+from tests.manual import ROOT, page
 
-ROOT = Path(__file__).parents[3]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = page("telemetry")
 LEVELS = ("debug", "info", "warning", "error")
 OTHERS = ("exception", "log")
 
@@ -36,15 +36,15 @@ def metric_rows() -> list[str]:
 
 
 @pytest.mark.parametrize("row", metric_rows())
-def test_a_metric_stands_in_the_readme(row: str) -> None:
+def test_a_metric_stands_in_the_manual(row: str) -> None:
     """With its type, its labels and its meaning, as /metrics tells them."""
-    assert row in README.splitlines(), f"README.md, Metrics: add\n{row}"
+    assert row in PAGE.splitlines(), f"telemetry.md, Metrics: add\n{row}"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the process's metrics are read from /proc")
-def test_the_readme_names_no_other_metric() -> None:
+def test_the_manual_names_no_other_metric() -> None:
     """Nothing is told that /metrics does not show."""
-    named = {line for line in README.splitlines() if re.match(r"\| `(gateway|process)_[a-z_]+` \|", line)}
+    named = {line for line in PAGE.splitlines() if re.match(r"\| `(gateway|process)_[a-z_]+` \|", line)}
     assert named == set(metric_rows())
 
 
@@ -113,19 +113,19 @@ EVENTS = events()
 ROWS = {
     event: (set(levels.split(", ")), set(re.findall(r"`(\w+)`", fields)), meaning)
     for event, levels, fields, meaning in re.findall(
-        r"^\| `([a-z_]+\.[a-z_]+)` \| ([a-z, ]+) \| (.*?) \| (.+) \|$", README, re.MULTILINE
+        r"^\| `([a-z_]+\.[a-z_]+)` \| ([a-z, ]+) \| (.*?) \| (.+) \|$", PAGE, re.MULTILINE
     )
 }
 
 
 @pytest.mark.parametrize("event", sorted(EVENTS.keys() | ROWS.keys()))
-def test_an_event_stands_in_the_readme(event: str) -> None:
+def test_an_event_stands_in_the_manual(event: str) -> None:
     """With the levels and the fields that the code gives it, and with a meaning; no other event does."""
     its_levels, its_fields = EVENTS[event] if event in EVENTS else pytest.fail(f"nothing logs {event}")
     shown = ", ".join(f"`{field}`" for field in sorted(its_fields))
     row = f"| `{event}` | {', '.join(sorted(its_levels, key=LEVELS.index))} | {shown} | … |"
-    assert event in ROWS, f"README.md, Log events: add\n{row}"
-    assert ROWS[event][:2] == (its_levels, its_fields), f"README.md, Log events: it is\n{row}"
+    assert event in ROWS, f"telemetry.md, Log events: add\n{row}"
+    assert ROWS[event][:2] == (its_levels, its_fields), f"telemetry.md, Log events: it is\n{row}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gateway").rglob("*.py")), ids=lambda path: path.stem)
