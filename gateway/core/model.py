@@ -1,7 +1,7 @@
 """The nouns: task, callback, attempt, outcome; their states, and who moves them from one to the next.
 
-Owns the two tables of moves; tests hold the store's statements, the schema's CHECKs and the API's refusals to them.
-Pure: no I/O, no clock. Every other module speaks in these types.
+Owns the two tables of moves, which the manual prints; tests hold to them the store's statements, the schema's CHECKs and
+the API's refusals. Pure: no I/O, no clock. Every other module speaks in these types.
 """
 
 import secrets
