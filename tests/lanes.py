@@ -1,11 +1,15 @@
-"""Webhooks on lanes of a test's own, for what needs no store."""
+"""Webhooks: on lanes of a test's own for what needs no store, and claimed from one."""
 
+import asyncio
 from itertools import count
 
-from gateway.core.model import DueCallback, Lane
+from gateway.core.model import DueCallback, Lane, Share
+from gateway.loops.deliverer import claim_due
+from gateway.store import Store
+from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
 
-__all__ = ["end_one", "fill", "lane", "webhook", "well"]
+__all__ = ["body_sent", "claim_webhooks", "end_one", "fill", "lane", "webhook", "well"]
 
 _seqs = count(-1, -1)  # none that a store gives
 
@@ -52,3 +56,22 @@ def end_one(bulkhead: Bulkhead, on: Lane, *, delivered: bool | None) -> None:
     one = webhook(on)
     assert bulkhead.admit(one)
     bulkhead.ended(one, delivered=delivered)
+
+
+async def claim_webhooks(
+    store: Store, now: int, limit: int, bulkhead: Bulkhead | None = None
+) -> tuple[list[DueCallback], int | None]:
+    """Claim due webhooks and say when there is more: as the deliverer does, or with the same share for each lane."""
+    await asyncio.sleep(0)  # where nothing is due nobody is waited for
+    if bulkhead is not None:
+        return await claim_due(store.outbox, bulkhead, now, limit)
+    lanes = await store.outbox.waiting(now)
+    rooms = [max(1, limit // len(lanes)) if place < limit else 0 for place in range(len(lanes))]
+    claimed = await store.outbox.claim([Share(*one, retries=True) for one in zip(lanes, rooms, strict=True)], now)
+    return claimed.webhooks, claimed.next_due_at
+
+
+def body_sent(claim: DueCallback) -> bytes:
+    """Return the body that came with a claim, as it is sent."""
+    assert claim.body is not None
+    return webhook_body(claim.id, claim.body)

@@ -106,19 +106,19 @@ class Life:
         if isinstance(upstream, httpx.AsyncBaseTransport):
             profile = parse_profile(PROFILE_FILE.read_text("utf-8"), PROFILE_FILE.name)
             upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
-        queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.save, "queries"))
-        creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.save, "creates"))
+        queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.swap, "queries"))
+        creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
         self.key = Key(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
         self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
-        self.poller = Poller(self.store, upstream, self.key, self.timetable, clock, self.metrics)
+        self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
             headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
             retry = RetryPolicy(schedule_s)
             rng = random.Random(seed + 1)
             self.memory = Memory(memory_bytes)
-            self.deliverer = Deliverer(self.store, sender, headers, retry, self.memory, clock, self.metrics, rng)
+            self.deliverer = Deliverer(self.store.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng)
             loops.append(self.deliverer)
         self.clock_steps = ClockSteps(self.store, clock)
         self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)
@@ -168,18 +168,18 @@ class Life:
             created_at=now,
             first_poll_at=self.timetable.first_poll_at(now, client),
         )
-        (registration,) = await self.store.register([new])
+        (registration,) = await self.store.registry.register([new])
         return registration.callback
 
     async def look(self, callback: Callback) -> Callback:
-        found = await self.store.get_callback("", callback.id)
+        found = await self.store.registry.get_callback("", callback.id)
         assert found is not None
         return found
 
     @property
     def claims(self) -> int:
         """How many tasks and callbacks are claimed."""
-        return self.store._due_tasks.claimed + sum(map(len, self.store._claimed_callbacks.values()))
+        return self.store.tasks._due_tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
 
 
 def _is_ours(name: str) -> bool:

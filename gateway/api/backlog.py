@@ -11,7 +11,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.model import Backlog
 from gateway.core.telemetry import Metrics
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["BacklogMetrics"]
 
@@ -24,8 +24,8 @@ _PATIENCE_S = 1.0
 class BacklogMetrics:
     """The gauges that are counted in the store."""
 
-    def __init__(self, store: Store, clock: Clock, metrics: Metrics) -> None:
-        self._store = store
+    def __init__(self, registry: Registry, clock: Clock, metrics: Metrics) -> None:
+        self._registry = registry
         self._clock = clock
         self._metrics = metrics
         self._counting: asyncio.Task[None] | None = None
@@ -45,7 +45,7 @@ class BacklogMetrics:
     async def _count(self) -> None:
         began = self._clock.monotonic()
         try:
-            self._last = await self._store.backlog()
+            self._last = await self._registry.backlog()
         except StoreError:
             pass  # gateway_ready tells of it
         finally:

@@ -54,7 +54,7 @@ from gateway.core.errors import (
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
 from gateway.core.telemetry import Metrics
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["Callbacks"]
 
@@ -78,7 +78,7 @@ class Callbacks:
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -92,7 +92,7 @@ class Callbacks:
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name.
         """
-        self._store = store
+        self._registry = registry
         self._clock = clock
         self._registrations = {created: metrics.registrations.labels(created) for created in (True, False)}
         self._check_url = check_url
@@ -161,7 +161,7 @@ class Callbacks:
         client = _whose(request, query.get("client"))
         # One more than asked for tells whether there is a next page.
         read = partial(
-            self._store.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
+            self._registry.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
         )
         async with share(request, READ + limit):
             found = await read()
@@ -179,14 +179,14 @@ class Callbacks:
 
     async def attempts(self, request: Request) -> Response:
         async with share(request, 2 * READ):
-            attempts = await self._store.list_attempts(scope_of(request), request.path_params["id"])
+            attempts = await self._registry.list_attempts(scope_of(request), request.path_params["id"])
         if attempts is None:
             raise _not_found(request)
         return json_response({"data": [attempt_view(attempt) for attempt in attempts]})
 
     async def cancel(self, request: Request) -> Response:
         async with share(request, 1):
-            found = await self._store.cancel(scope_of(request), request.path_params["id"], self._clock.now())
+            found = await self._registry.cancel(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found in (CallbackState.DELIVERED, CallbackState.DEAD):
@@ -195,7 +195,7 @@ class Callbacks:
 
     async def redeliver(self, request: Request) -> Response:
         async with share(request, 1):
-            found = await self._store.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
+            found = await self._registry.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
         if found is None:
             raise _not_found(request)
         if found is CallbackState.WAITING:
@@ -216,12 +216,12 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
-        count = await self._store.redeliver_dead(whose, since, until, now, lambda: whole_share(request))
+        count = await self._registry.redeliver_dead(whose, since, until, now, lambda: whole_share(request))
         return json_response({"count": count}, 202)
 
     async def _callback(self, request: Request) -> Callback:
         async with share(request, READ):
-            callback = await self._store.get_callback(scope_of(request), request.path_params["id"])
+            callback = await self._registry.get_callback(scope_of(request), request.path_params["id"])
         if callback is None:
             raise _not_found(request)
         return callback
@@ -262,7 +262,7 @@ class Callbacks:
             some = new[len(registrations) :][: piece(request)]
             try:
                 async with share_for_piece(request, len(some)):
-                    registrations += await self._store.register(some)
+                    registrations += await self._registry.register(some)
             except (StoreRefused, StoreDefect):
                 # Each by itself: one that cannot be stored must not take the others down with it.
                 registrations += await asyncio.gather(*(self._registered_by_itself(request, one) for one in some))
@@ -281,7 +281,7 @@ class Callbacks:
     async def _registered(self, request: Request, new: NewCallback) -> Registration | RequestError:
         try:
             async with share(request, 1):
-                (registration,) = await self._store.register([new])
+                (registration,) = await self._registry.register([new])
         except StoreRefused as error:
             return InvalidRequest(f"This callback cannot be stored. {error.message}")
         except StoreDefect as error:
@@ -322,7 +322,7 @@ class Callbacks:
         if self._cursors is None:
             # itsdangerous' defaults are SHA-1 and a plain concatenation: name better ones.
             self._cursors = URLSafeSerializer(
-                await self._store.secret_key(),
+                await self._registry.secret_key(),
                 salt="callbacks-cursor",
                 signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
             )

@@ -21,7 +21,7 @@ from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import Unavailable
 from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["Operations", "Trouble"]
 
@@ -39,7 +39,7 @@ class Operations:
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -49,7 +49,7 @@ class Operations:
     ) -> None:
         """``calls``: the upstream's own calls, where the gateway serves them."""
         self._metrics = metrics
-        backlog = BacklogMetrics(store, clock, metrics)
+        backlog = BacklogMetrics(registry, clock, metrics)
         self._scrapes = Scrapes(clock, backlog.refresh, self._render)
         self._unhealthy = unhealthy
         self._troubles = troubles

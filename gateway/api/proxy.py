@@ -46,7 +46,7 @@ from gateway.core.errors import (
 from gateway.core.memory import SMALL
 from gateway.core.model import NewCallback, Task, new_callback_id, receiver_of
 from gateway.core.telemetry import Metrics
-from gateway.store import Store
+from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.envelope import record_envelope
@@ -84,7 +84,8 @@ class UpstreamProxy:
 
     def __init__(
         self,
-        store: Store,
+        registry: Registry,
+        housekeeping: Housekeeping,
         clock: Clock,
         metrics: Metrics,
         upstream: Upstream,
@@ -92,6 +93,7 @@ class UpstreamProxy:
         timetable: Timetable,
         *,
         check_url: Callable[[str], Awaitable[object]],
+        poller_wake: asyncio.Event,
         draining: asyncio.Event,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
@@ -102,7 +104,8 @@ class UpstreamProxy:
         calls = upstream.profile.proxy
         assert calls is not None  # noqa: S101 - the wiring looks first
         self._calls = calls
-        self._store = store
+        self._registry = registry
+        self._housekeeping = housekeeping
         self._clock = clock
         self._metrics = metrics
         self._upstream = upstream
@@ -110,7 +113,7 @@ class UpstreamProxy:
         self._timetable = timetable
         self._check_url = check_url
         self._draining = draining
-        self._poller_wake = store.tasks_due(upstream.name)
+        self._poller_wake = poller_wake
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -156,9 +159,9 @@ class UpstreamProxy:
             raise InvalidRequest(f"{name}: must be 1 to 255 printable ASCII characters without spaces.")
         client = scope_of(request)
         async with share(request, READ):
-            task = await self._store.get_task(client, task_id)
+            task = await self._registry.get_task(client, task_id)
         if task is not None and self._knows(task):
-            return "answered", await self._answered(request, await whole(self._store, request, task))
+            return "answered", await self._answered(request, await whole(self._registry, request, task))
         outcome = "shared"
         if task_id not in self._reads:
             outcome = "forwarded"
@@ -244,10 +247,10 @@ class UpstreamProxy:
         except AddressNotAllowed as error:
             message = f"{member}: {error.message} (rule: {error.rule}) Nothing was created."
             raise CallbackNotAllowed(message) from None
-        if self._store.failing is None:
+        if self._housekeeping.failing is None:
             return
         try:
-            await self._store.save("probe", b"")  # only another write can tell whether it still fails
+            await self._housekeeping.probe()  # only another write can tell whether it still fails
         except StoreError:
             raise _store_unavailable() from None
 
@@ -336,7 +339,7 @@ class UpstreamProxy:
                 # Anew each time: the clock may have been set since the last.
                 new = self._new_callback(client, task_id, url, model)
                 try:
-                    (registration,) = await self._store.register([new])
+                    (registration,) = await self._registry.register([new])
                 except StoreError as exc:
                     pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
                     tries += 1

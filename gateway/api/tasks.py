@@ -16,7 +16,7 @@ from gateway.api.shares import READ, share
 from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.model import Task, TaskState
-from gateway.store import Store
+from gateway.store import Registry
 
 __all__ = ["Tasks", "whole"]
 
@@ -26,21 +26,21 @@ _RECHECK_S = 15.0
 _COST = 4  # times its outcome's size is what a task takes that is read: in two spellings, and on its way
 
 
-async def whole(store: Store, request: Request, task: Task) -> Task:
+async def whole(registry: Registry, request: Request, task: Task) -> Task:
     """Return a task with its outcome, once there is room for that where it is large."""
     if not task.outcome_bytes or task.outcome is not None:
         return task
     await hold(request, _COST * task.outcome_bytes)
     async with share(request, READ):
-        return msgspec.structs.replace(task, outcome=await store.outcome(task.seq))
+        return msgspec.structs.replace(task, outcome=await registry.outcome(task.seq))
 
 
 class Tasks:
     """The route, over a store; ``draining`` is set when requests may no longer be held. ``upstreams`` are polled."""
 
-    def __init__(self, store: Store, clock: Clock, draining: asyncio.Event, upstreams: Collection[str]) -> None:
+    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event, upstreams: Collection[str]) -> None:
         self._upstreams = upstreams
-        self._store = store
+        self._registry = registry
         self._clock = clock
         self._draining = draining
 
@@ -58,7 +58,7 @@ class Tasks:
                 if left_s <= 0:
                     break
                 settled = asyncio.create_task(
-                    self._store.wait_settled(task.seq, min(left_s, _RECHECK_S)), name="task-wait-settled"
+                    self._registry.wait_settled(task.seq, min(left_s, _RECHECK_S)), name="task-wait-settled"
                 )
                 # It listens from here on; a task that settled just before shows when looked at once more.
                 await asyncio.sleep(0)
@@ -71,12 +71,12 @@ class Tasks:
             drained.cancel()
             if settled is not None:
                 settled.cancel()
-        return json_response(task_view(told(await whole(self._store, request, task), self._upstreams)))
+        return json_response(task_view(told(await whole(self._registry, request, task), self._upstreams)))
 
     async def _task(self, request: Request) -> Task:
         task_id = request.path_params["task_id"]
         async with share(request, READ):
-            task = await self._store.get_task(scope_of(request), task_id)
+            task = await self._registry.get_task(scope_of(request), task_id)
         if task is None:
             raise NotFound(f"No callback was registered for the task {task_id}.")
         return task

@@ -168,17 +168,17 @@ class Gateway:
         min_s = max(bounds.poll_min_s, profile.limits.poll_min_s or 0.0)
         schedule = PollSchedule(min_s, max(bounds.poll_max_s, min_s))
         timetable = Timetable(schedule, min((w.limit / w.window_s for w in rate), default=_UNLIMITED_PER_S), clock, rng)
-        poller = Poller(self._store, upstream, key, timetable, clock, metrics)
+        poller = Poller(self._store.tasks, upstream, key, timetable, clock, metrics)
         metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
         metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
         return _Watch(upstream, transport, key, timetable, poller, is_default)
 
     def _budget(self, key: str, windows: Sequence[RateWindow], clock: Clock) -> Budget:
-        return Budget(windows, clock, partial(self._store.load, key), partial(self._store.save, key))
+        return Budget(windows, clock, partial(self._store.load, key), partial(self._store.swap, key))
 
     def _loops(self, settings: Settings, clock: Clock, metrics: Metrics) -> list[Loop]:
         deliverer = Deliverer(
-            self._store,
+            self._store.outbox,
             Sender(
                 self._callback_transport,
                 clock,
@@ -200,7 +200,7 @@ class Gateway:
         self, default: "_Watch | None", settings: Settings, clock: Clock, metrics: Metrics
     ) -> Callbacks:
         return Callbacks(
-            self._store,
+            self._store.registry,
             clock,
             metrics,
             check_url=self._check_url,
@@ -211,6 +211,7 @@ class Gateway:
 
     def _build_proxy(self, proxied: "_Watch", clock: Clock, metrics: Metrics) -> UpstreamProxy:
         return UpstreamProxy(
+            self._store.registry,
             self._store,
             clock,
             metrics,
@@ -218,13 +219,14 @@ class Gateway:
             proxied.key,
             proxied.timetable,
             check_url=self._check_url,
+            poller_wake=self._store.tasks.due(proxied.upstream.name),
             draining=self._draining,
         )
 
     def _routes(self, proxied: "_Watch | None", clock: Clock, metrics: Metrics) -> list[Route]:
-        tasks = Tasks(self._store, clock, self._draining, [watch.upstream.name for watch in self._watches])
+        tasks = Tasks(self._store.registry, clock, self._draining, [watch.upstream.name for watch in self._watches])
         operations = Operations(
-            self._store,
+            self._store.registry,
             clock,
             metrics,
             unhealthy=self._supervisor.problem,
@@ -264,7 +266,9 @@ class Gateway:
         )
         for watch in self._watches:
             await watch.poller.prepare()
-        for name, tasks in (await self._store.tasks_of_others([w.upstream.name for w in self._watches])).items():
+        for name, tasks in (
+            await self._store.registry.tasks_of_others([w.upstream.name for w in self._watches])
+        ).items():
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self._supervisor.start()
         self.started.set()
@@ -281,7 +285,7 @@ class Gateway:
         kept = secretfile.in_use(configured, lambda: self._database)
         if kept is None:
             # Only now that the database is open, and known to owe nothing that the lost one was to sign.
-            callbacks = await self._store.count_callbacks()
+            callbacks = await self._store.registry.count_callbacks()
             kept = secretfile.make(path, callbacks)
             known = sum(callbacks.values())
             _log.log(logging.WARNING if known else logging.INFO, "secret.made", source=str(path), callbacks=known)
@@ -306,7 +310,7 @@ class Gateway:
             if watch.upstream.name in changed.keys:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
                 watch.key.renewed()
-                self._store.tasks_due(watch.upstream.name).set()
+                self._store.tasks.due(watch.upstream.name).set()
 
     def begin_backup(self) -> None:
         """Begin to copy the database into a file beside it."""

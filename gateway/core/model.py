@@ -1,7 +1,7 @@
 """The nouns: task, callback, attempt, outcome; their states, and who moves them from one to the next.
 
-Owns the two tables of moves, which the manual prints; tests hold to them the store's statements, the schema's CHECKs and
-the API's refusals. Pure: no I/O, no clock. Every other module speaks in these types.
+Owns the two tables of moves, which the manual prints; tests hold the store's statements, the schema's CHECKs and the
+API's refusals to them. Pure: no I/O, no clock. Every other module speaks in these types.
 """
 
 import secrets
@@ -17,14 +17,18 @@ from gateway.core.addresses import address_text, parse_address
 
 __all__ = [
     "CALLBACK_MOVES",
+    "KEPT_DURATIONS",
+    "KEPT_MODELS",
     "TASK_MOVES",
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
     "Backlog",
+    "BodyParts",
     "Callback",
     "CallbackState",
     "DueCallback",
+    "DueGroup",
     "DueTask",
     "ExpiredTask",
     "Lane",
@@ -33,6 +37,7 @@ __all__ = [
     "PollRecord",
     "Registration",
     "Settlement",
+    "Share",
     "Task",
     "TaskState",
     "cached_by_url",
@@ -42,6 +47,10 @@ __all__ = [
 
 T = TypeVar("T")
 
+KEPT_DURATIONS = 256
+"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
+KEPT_MODELS = 128
+"""… and of so many models of one upstream: those that ended a task last."""
 _LONG_URL = 256
 
 
@@ -282,6 +291,9 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     model: str | None = None
     duration_ms: int | None = None
     """How long the task took, kept with its model to learn from; None where that is not known."""
+    frame: tuple[bytes, bytes, bytes] | None = None
+    """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
+    these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -336,11 +348,39 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     due_at: int
 
 
+class DueGroup(NamedTuple):
+    """What the same clients watch of one upstream: a task that two of them watch waits behind neither's others."""
+
+    watchers: str
+    due_at: int
+    """When the longest due unclaimed one of its tasks is, or earlier than that."""
+    claimed: int
+    """How many of its tasks are claimed."""
+
+
 class Lane(NamedTuple):
     """One client's webhooks to one receiver: what one of them does holds up no other."""
 
     client: str
     receiver: str
+
+
+class Share(NamedTuple):
+    """What may be claimed of a lane."""
+
+    lane: Lane
+    room: int
+    """So many webhooks at most."""
+    retries: bool
+    """Whether retries may be among them."""
+
+
+class BodyParts(_Noun, frozen=True, kw_only=True):
+    """What the body of a webhook is made of, but for its callback's id; the same for every attempt."""
+
+    outcome: Outcome
+    settled_at: int
+    metadata: bytes
 
 
 class DueCallback(_Noun, frozen=True, kw_only=True):
@@ -354,10 +394,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     url: str
     receiver: str
     """Scheme, host and port of the URL."""
-    body: bytes | None
-    """The webhook's bytes, where they are few; else the store is asked for them."""
+    body: BodyParts | bytes | None
+    """What the webhook's body is made of, or the body itself, where it is small; else the store is asked for it."""
     body_bytes: int
-    """How many they are, but for the callback's own id and metadata."""
+    """How large it is, but for the callback's own id and metadata."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int

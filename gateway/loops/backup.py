@@ -11,7 +11,7 @@ import structlog
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
-from gateway.store import Store
+from gateway.store import Housekeeping
 
 __all__ = ["Backups"]
 
@@ -21,8 +21,8 @@ _log = structlog.get_logger()
 class Backups:
     """Makes backups beside the database, the next one in the place of the last."""
 
-    def __init__(self, store: Store, clock: Clock, path: Path) -> None:
-        self._store = store
+    def __init__(self, housekeeping: Housekeeping, clock: Clock, path: Path) -> None:
+        self._housekeeping = housekeeping
         self._clock = clock
         self._path = path
         self._task: asyncio.Task[None] | None = None
@@ -44,7 +44,7 @@ class Backups:
         started = self._clock.monotonic()
         _log.info("backup.started", path=str(self._path))
         try:
-            size = await self._store.backup(self._path)
+            size = await self._housekeeping.backup(self._path)
         except StoreError as exc:
             _log.error("backup.failed", path=str(self._path), error=exc.message)
         else:

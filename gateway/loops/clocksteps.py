@@ -14,7 +14,7 @@ import structlog
 
 from gateway.core.clock import STEP_MS, FollowingClock, wait_for_event
 from gateway.core.errors import StoreError
-from gateway.store import Store
+from gateway.store import Housekeeping
 
 __all__ = ["ClockSteps"]
 
@@ -27,8 +27,8 @@ _LET_FINISH_S = 5.0
 class ClockSteps:
     """What stands around the loops' rounds."""
 
-    def __init__(self, store: Store, clock: FollowingClock) -> None:
-        self._store = store
+    def __init__(self, housekeeping: Housekeeping, clock: FollowingClock) -> None:
+        self._housekeeping = housekeeping
         self._clock = clock
         self._following = asyncio.Lock()
         self._rounds = 0
@@ -40,8 +40,8 @@ class ClockSteps:
 
         One that was set forward looks like a gateway that was down for longer.
         """
-        if (back_ms := self._store.set_back_ms) > STEP_MS:
-            await self._store.follow_clock(-back_ms)
+        if (back_ms := self._housekeeping.set_back_ms) > STEP_MS:
+            await self._housekeeping.follow_clock(-back_ms)
             _log.warning("clock.stepped", by_s=-back_ms / 1000)
 
     async def finish(self) -> None:
@@ -75,7 +75,7 @@ class ClockSteps:
         # written after has the new one, and does not.
         self._clock.follow(step_ms)
         try:
-            await self._store.follow_clock(step_ms)
+            await self._housekeeping.follow_clock(step_ms)
         except StoreError:
             self._clock.follow(-step_ms)
             raise

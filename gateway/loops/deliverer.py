@@ -1,7 +1,7 @@
 """Due callbacks → sign → send → record.
 
 Owns the life of one attempt; who may have how many at once is for ``bulkhead`` to say. Run by the supervisor; talks to
-the store and to the sender. A large webhook is read when its attempt starts, and waits for room before that: at the
+the outbox and to the sender. A large webhook is read when its attempt starts, and waits for room before that: at the
 stop it goes back, as an attempt that begins then may be cut short.
 
 An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
@@ -24,13 +24,14 @@ from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallbac
 from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
 from gateway.loops.supervisor import HEARTBEAT_S
-from gateway.store import Store
+from gateway.store import Outbox
+from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
 
-__all__ = ["Deliverer"]
+__all__ = ["Deliverer", "claim_due"]
 
 _log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ class Deliverer:
 
     def __init__(
         self,
-        store: Store,
+        outbox: Outbox,
         sender: Sender,
         client_headers: ClientHeaders,
         retry: RetryPolicy,
@@ -66,7 +67,7 @@ class Deliverer:
         metrics: Metrics,
         rng: random.Random,
     ) -> None:
-        self._store = store
+        self._outbox = outbox
         self._sender = sender
         self._client_headers = client_headers
         self._retry = retry
@@ -75,7 +76,7 @@ class Deliverer:
         self._metrics = metrics
         self._rng = rng
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
-        self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, store.callbacks_due)
+        self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, outbox.due)
         self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
         self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
         self._wait_for_room: set[asyncio.Task[Any]] = set()
@@ -88,7 +89,7 @@ class Deliverer:
         wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
         if bulkhead.free:
             now = self._clock.now()
-            claims, next_due_at = await self._store.claim_callbacks(now, bulkhead.free, bulkhead)
+            claims, next_due_at = await claim_due(self._outbox, bulkhead, now, bulkhead.free)
             for claim in claims:
                 self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
             if next_due_at is not None and bulkhead.free:
@@ -97,8 +98,8 @@ class Deliverer:
         return wait_s if next_turn_s is None else min(wait_s, max(next_turn_s, 0.001))
 
     async def wait(self, timeout_s: float) -> None:
-        await wait_for_event(self._store.callbacks_due, timeout_s)
-        self._store.callbacks_due.clear()
+        await wait_for_event(self._outbox.due, timeout_s)
+        self._outbox.due.clear()
 
     async def drain(self, timeout_s: float) -> None:
         self._draining = True
@@ -133,11 +134,11 @@ class Deliverer:
                 found = await self._find(claim)
                 began = None
                 if found is None:
-                    self._store.release_callback(claim)
+                    await self._outbox.release([claim])
                     return None
-            body = claim.body or await self._large_body(claim)
+            body = await self._large_body(claim) if claim.body is None else webhook_body(claim.id, claim.body)
             if body is None:
-                self._store.release_callback(claim)
+                await self._outbox.release([claim])
                 return None
             began = started_at, _ = self._clock.now(), self._clock.monotonic()
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
@@ -145,7 +146,7 @@ class Deliverer:
             return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
         except asyncio.CancelledError:
             if began is None:
-                self._store.release_callback(claim)
+                await self._outbox.release([claim])
             else:
                 await self._interrupted(claim, *began)
             raise
@@ -158,7 +159,7 @@ class Deliverer:
             try:
                 await asyncio.sleep(_DEFECT_PAUSE_S)
             finally:
-                self._store.release_callback(claim)
+                await self._outbox.release([claim])
             raise
         return None
 
@@ -196,7 +197,8 @@ class Deliverer:
             await self._memory.hold(2 * claim.body_bytes, f"client {claim.client}", "webhooks", claim.receiver)
         finally:
             self._wait_for_room.discard(task)
-        return await self._store.body(claim)
+        body = await self._outbox.body(claim)
+        return None if body is None else await self._memory.work(webhook_body, claim.id, body)
 
     async def _headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         if len(body) <= SMALL:
@@ -251,7 +253,7 @@ class Deliverer:
         failures = 0
         while True:
             try:
-                await self._store.record_attempt(record)
+                await self._outbox.record(record)
             except StoreError as exc:
                 pause_s = _STORE_RETRY_S[min(failures, len(_STORE_RETRY_S) - 1)]
                 failures += 1
@@ -275,9 +277,7 @@ class Deliverer:
             result=AttemptResult.INTERRUPTED,
         )
         try:
-            await self._store.record_attempt(
-                AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=self._clock.now())
-            )
+            await self._outbox.record(AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=self._clock.now()))
         except StoreError as exc:
             # It is still pending, and due: nothing but the line in its log is missing.
             _log.warning("attempt.not_recorded", **_whose(claim), error=exc.message)
@@ -292,7 +292,26 @@ class Deliverer:
             _log.warning("attempt.not_made", **_whose(claim), error=error, again_in_s=_NOT_MADE_PAUSE_S)
             await asyncio.sleep(_NOT_MADE_PAUSE_S)
         finally:
-            self._store.release_callback(claim)
+            await self._outbox.release([claim])
+
+
+async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
+    """Claim what there are places for, ``limit`` at most; also return when there is more, though no attempt ends."""
+    for lane in await outbox.waiting(now):
+        bulkhead.wait(lane)
+    shares = bulkhead.shares(limit)
+    found, only_retries, next_due_at = await outbox.claim(shares, now)
+    for lane in only_retries:
+        bulkhead.wait_for_retries(lane)
+    claims: list[DueCallback] = []
+    refused: list[DueCallback] = []
+    for one in found:
+        (claims if bulkhead.admit(one) else refused).append(one)
+    if refused:  # their places have gone to others meanwhile
+        await outbox.release(refused)
+    # Others may have the places that these had no webhooks for.
+    more = bulkhead.in_line and len(claims) < sum(share.room for share in shares)
+    return claims, now if more or refused else next_due_at
 
 
 def _whose(claim: DueCallback) -> dict[str, str]:

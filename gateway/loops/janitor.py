@@ -9,7 +9,7 @@ import structlog
 
 from gateway.core.clock import Clock
 from gateway.loops.supervisor import HEARTBEAT_S
-from gateway.store import Store
+from gateway.store import Housekeeping
 
 __all__ = ["Janitor"]
 
@@ -26,23 +26,25 @@ class Janitor:
 
     name = "janitor"
 
-    def __init__(self, store: Store, clock: Clock, retention_days: float) -> None:
-        self._store = store
+    def __init__(self, housekeeping: Housekeeping, clock: Clock, retention_days: float) -> None:
+        self._housekeeping = housekeeping
         self._clock = clock
         self._retention_ms = round(retention_days * _DAY_MS)
         self._next = clock.monotonic()
 
     async def run_once(self) -> float:
         """Delete one batch, if it is time; return the seconds until the next one."""
-        await self._store.look()
-        if self._store.failing is not None:
+        await self._housekeeping.look()
+        if self._housekeeping.failing is not None:
             # Nobody else may write while the gateway is not ready: find out whether it works again.
-            await self._store.save("probe", b"")
-            await self._store.load("probe")
+            await self._housekeeping.probe()
+            await self._housekeeping.load("probe")
         if self._clock.monotonic() < self._next:
             return HEARTBEAT_S
         now = self._clock.now()
-        count = await self._store.prune(now - self._retention_ms, now - _DEAD_FACTOR * self._retention_ms, _BATCH)
+        count = await self._housekeeping.prune(
+            now - self._retention_ms, now - _DEAD_FACTOR * self._retention_ms, _BATCH
+        )
         if count:
             _log.info("callbacks.pruned", count=count)
         if count < _BATCH:

@@ -24,13 +24,14 @@ from gateway.core.model import DueTask, ExpiredTask, Outcome, PollRecord, Settle
 from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
 from gateway.loops.supervisor import HEARTBEAT_S
-from gateway.store import Store
+from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import Key
+from gateway.upstream.shares import Shares, least_failed
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.troubled import Troubled
-from gateway.upstream.turns import Rotation
+from gateway.webhook.body import body_template
 
 __all__ = ["MOST_POLLS", "Poller"]
 
@@ -59,10 +60,10 @@ class Poller:
     """The loop that watches the tasks of one upstream."""
 
     def __init__(
-        self, store: Store, upstream: Upstream, key: Key, timetable: Timetable, clock: Clock, metrics: Metrics
+        self, tasks: TaskQueue, upstream: Upstream, key: Key, timetable: Timetable, clock: Clock, metrics: Metrics
     ) -> None:
         self.name = f"poller-{upstream.name}"
-        self._store = store
+        self._tasks = tasks
         self._upstream = upstream
         self._key = key
         self._timetable = timetable
@@ -70,8 +71,8 @@ class Poller:
         self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in (*PollKind, UNREADABLE)}
         self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
-        self._rotation = Rotation()
-        self._wake = store.tasks_due(upstream.name)
+        self._shares = Shares(tasks, upstream.name)
+        self._wake = tasks.due(upstream.name)
         self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
@@ -92,7 +93,7 @@ class Poller:
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
         await self._key.restore()
-        for model, duration_ms in await self._store.durations(self._upstream.name):
+        for model, duration_ms in await self._tasks.durations(self._upstream.name):
             self._timetable.ended(model, duration_ms / 1000)
 
     async def run_once(self) -> float:
@@ -125,10 +126,8 @@ class Poller:
             # Clients take turns. Of one's tasks, where it is not the budget that is short, who waited longest is next.
             rank = None
             if wanted and (refused or available < room):
-                rank = _least_failed if refused else self._timetable.urgency
-            claims, next_due_at = await self._store.claim_tasks(
-                self._upstream.name, now, wanted, rank, self._rotation, self._in_flight.free
-            )
+                rank = least_failed if refused else self._timetable.urgency
+            claims, next_due_at = await self._shares.claim(now, wanted, self._in_flight.free, rank)
             started += await self._start_polls(claims, now)
             if refused and not claims:
                 if not self._key.refused_by_tasks:
@@ -164,7 +163,7 @@ class Poller:
         started = 0
         try:
             since = now - round((steady - self._key.refused_at) * 1000)
-            claims = await self._store.claim_new_task(self._upstream.name, since, now, self._rotation)
+            claims = await self._shares.claim_new(since, now)
             started = await self._start_polls(claims, now)
         finally:
             queries.give_back(1 - started)
@@ -172,19 +171,15 @@ class Poller:
 
     async def _start_polls(self, claims: Sequence[DueTask], now: int) -> int:
         """Ask about these tasks, in places taken; return how many that took. Raises StoreError."""
-        await self._reserve(claims)
+        try:
+            await self._key.queries.reserve(len(claims))
+        except BaseException:
+            await self._tasks.release(claims)
+            raise
         for claim in claims:
             self._timetable.polled(claim, now)
             self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
         return len(claims)
-
-    async def _reserve(self, claims: Sequence[DueTask]) -> None:
-        try:
-            await self._key.queries.reserve(len(claims))
-        except BaseException:
-            for claim in claims:
-                self._store.release_task(claim)
-            raise
 
     async def _poll(self, claim: DueTask) -> None:
         try:
@@ -195,13 +190,13 @@ class Poller:
                 # Nothing is lost: the task stays due and is polled again.
                 _log.warning("poll.not_stored", upstream=self._upstream.name, task_id=claim.task_id, error=exc.message)
                 await asyncio.sleep(_FAILED_PAUSE_S)
-                self._store.release_task(claim)
+                await self._tasks.release([claim])
             except Exception:
                 # A defect: it must not use up the key's budget in a tight circle.
                 await asyncio.sleep(_FAILED_PAUSE_S)
                 raise
         except BaseException:
-            self._store.release_task(claim)
+            await self._tasks.release([claim])
             raise
         finally:
             if self._in_flight.count >= self._in_flight.free:
@@ -249,18 +244,22 @@ class Poller:
             await self._settle(claim, result, abandoned(claim.task_id, "not_found"), now)
             self._troubled.forget(claim.seq)
         else:
-            await self._store.reschedule(self._rescheduled(claim, result, now))
+            record = self._rescheduled(claim, result, now)
+            await self._tasks.reschedule(record)
+            if self._shares.is_news(record.next_poll_at):
+                self._wake.set()
 
     async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
         model = result.model or claim.model
         began_at = self._began_at(claim, result)
         duration_s = _duration_s(claim, result, began_at, now) if outcome.state.terminal else None
-        owed = await self._store.settle(
+        owed = await self._tasks.settle(
             Settlement(
                 seq=claim.seq,
                 upstream=self._upstream.name,
                 outcome=outcome,
                 settled_at=now,
+                frame=None if outcome.state.terminal else body_template(outcome, now).frame,
                 polls=1,
                 model=model,
                 duration_ms=None if duration_s is None else round(duration_s * 1000),
@@ -331,7 +330,7 @@ class Poller:
 
     async def _expire(self, now: int) -> float:
         """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
-        expired, next_expiry_at = await self._store.expired_tasks(self._upstream.name, now, _EXPIRY_BATCH)
+        expired, next_expiry_at = await self._tasks.expired(self._upstream.name, now, _EXPIRY_BATCH)
         self._last_polls.intersection_update((task.seq, task.expires_at) for task in expired)
         over = [(task, expired_by) for task in expired if (expired_by := self._expired_by(task, now)) is not None]
         # Together, so that they share a transaction.
@@ -339,7 +338,7 @@ class Poller:
         given_up = {task.seq for task, _ in over}
         ask_again = {(task.seq, task.expires_at) for task in expired if task.seq not in given_up} - self._last_polls
         if ask_again:
-            await self._store.poll_now([seq for seq, _ in ask_again], now)
+            await self._tasks.poll_now([seq for seq, _ in ask_again], now)
             self._last_polls |= ask_again
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000
         # Those that wait for their last poll wake the loop when it ends; their grace is checked every second.
@@ -368,12 +367,14 @@ class Poller:
         if task.failures:  # else it was revived since, and begins anew
             reason = UNREADABLE if self._troubled.is_unreadable(task.seq) else reason
             reason = "refused" if self._troubled.is_refused(task.seq) else reason
-        owed = await self._store.settle(
+        outcome = abandoned(task.task_id, reason)
+        owed = await self._tasks.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
-                outcome=abandoned(task.task_id, reason),
+                outcome=outcome,
                 settled_at=now,
+                frame=body_template(outcome, now).frame,
                 polls=0,
                 expired_by=expired_by,
             )
@@ -387,10 +388,6 @@ class Poller:
             callbacks=len(owed),
             callback_ids=owed[:_CALLBACKS_TOLD],
         )
-
-
-def _least_failed(task: DueTask) -> float:
-    return -task.failures
 
 
 def _duration_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:

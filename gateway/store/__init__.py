@@ -1,83 +1,56 @@
-"""What the gateway remembers: the interface that the API and the loops see, whatever the database.
+"""What the gateway remembers: four ports, each what one kind of caller asks of it, whatever the database.
 
-The API and the loops meet only here. All SQL lives in this package; rows leave it as ``core.model`` types. Every write
-returns once it is durable, and is never half done; a caller that is cancelled meanwhile does not undo it. Every
-method may raise ``StoreError`` (nothing was written; try again) or, at ``open``, ``StoreUnusable``.
+The API and the loops meet only here: the API asks the ``Registry``, the pollers the ``TaskQueue``, the deliverer the
+``Outbox``, and what runs the store ``Housekeeping``. All SQL lives in this package; rows leave it as ``core.model``
+types. Every write returns once it is durable, and is never half done; a caller that is cancelled meanwhile does not
+undo it. Every method may raise ``StoreError`` (nothing was written; try again) or, at ``open``, ``StoreUnusable``.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
     Backlog,
+    BodyParts,
     Callback,
     CallbackState,
     DueCallback,
+    DueGroup,
     DueTask,
     ExpiredTask,
+    Lane,
     NewCallback,
     PollRecord,
     Registration,
     Settlement,
+    Share,
     Task,
 )
-from gateway.upstream.turns import Rotation
-from gateway.webhook.bulkhead import Bulkhead
 
-__all__ = ["Rank", "Store", "Turn"]
-
-Rank = Callable[[DueTask], float]
-"""How urgent a task is."""
+__all__ = ["Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
 
 
-class Store(Protocol):
-    """Durable tasks, callbacks and attempts."""
+class Claimed(NamedTuple):
+    """What a claim of webhooks has brought."""
 
-    callbacks_due: asyncio.Event
-    """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
+    webhooks: list[DueCallback]
+    """The longest due first."""
+    only_retries: list[Lane]
+    """Of these, nothing is left that is due but retries, which their shares left out: nobody is told of them again."""
+    next_due_at: int | None
+    """When the next webhook falls due, of the lanes that are not in the caller's hands; None where none does."""
 
-    def tasks_due(self, upstream: str) -> asyncio.Event:
-        """Return the same for one upstream's tasks and its poller."""
-        ...
 
-    async def open(self) -> None:
-        """Open the database and bring its schema up to date."""
-        ...
-
-    async def close(self) -> None:
-        """Finish the writes that wait, then let the database go."""
-        ...
-
-    @property
-    def failing(self) -> str | None:
-        """Why the last write or read failed, or that the file is damaged or gone; None where all is well."""
-        ...
-
-    @property
-    def lost(self) -> str | None:
-        """What has become of the database's file, in words for everybody; None while it is the one that was opened.
-
-        Meanwhile nothing is written and nothing can be claimed.
-        """
-        ...
-
-    async def look(self) -> None:
-        """See whether the database's file is still the one that was opened. Raises StoreError: it is not."""
-        ...
-
-    async def secret_key(self) -> bytes:
-        """Return 32 random bytes made when this database was; they sign list cursors."""
-        ...
-
-    # What the API asks.
+class Registry(Protocol):
+    """What the API reads and changes."""
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
         """Create each callback, or find the one that its client already registered for that task and URL.
@@ -139,40 +112,61 @@ class Store(Protocol):
         """
         ...
 
-    # What the poller asks.
+    async def secret_key(self) -> bytes:
+        """Return 32 random bytes made when this database was; they sign list cursors."""
+        ...
 
-    async def claim_tasks(
-        self,
-        upstream: str,
-        now: int,
-        limit: int,
-        rank: Rank | None = None,
-        rotation: Rotation | None = None,
-        places: int | None = None,
-    ) -> tuple[list[DueTask], int | None]:
-        """Claim due tasks; also return when the next unclaimed one that may be claimed by then will be due.
+    async def count_callbacks(self) -> dict[CallbackState, int]:
+        """Return how many callbacks are in each state that any are in; it reads through all of them."""
+        ...
 
-        Where more than ``limit`` are due, the clients that watch them have a share each, in the order of ``rotation``.
-        Of each one's, those with the highest rank (of the 1,000 that have been due the longest) come first, without
-        ``rank`` the longest due. A claim ends with reschedule, settle or release_task.
+    async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
+        """Return of each upstream that is none of these how many tasks callbacks still wait for."""
+        ...
 
-        ``places``: how many are free of those that polls have. A client may have one more while its claimed tasks are
-        fewer than these (as in ``bulkhead``): it has half of all alone, and leaves some to whoever comes. While some
-        are free, those of its tasks that wait for one of its own to end are not counted as due.
+    async def backlog(self) -> Backlog:
+        """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""
+        ...
+
+
+class TaskQueue(Protocol):
+    """Tasks that are to be polled."""
+
+    def due(self, upstream: str) -> asyncio.Event:
+        """Return what is set when a task is registered, released or moved with the clock. It only wakes.
+
+        Correctness never depends on it. Who reschedules a task knows when it is due by himself.
         """
         ...
 
-    async def claim_new_task(
-        self, upstream: str, since: int, now: int, rotation: Rotation | None = None
-    ) -> list[DueTask]:
-        """Claim one due task, of the last 1,000, that was registered since then and never polled, if there is one.
+    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
+        """Return the groups in which something may be due, and when the first task of all the others will be."""
+        ...
 
-        The first of them, or of the client whose turn it is.
+    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
+
+        Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
+        time.
         """
         ...
 
-    def release_task(self, claim: DueTask) -> None:
-        """Give a claim back with nothing recorded."""
+    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        """Return of each group the first that is due, unclaimed and registered since then.
+
+        It looks at the last 1,000 that were registered.
+        """
+        ...
+
+    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
+        """Claim tasks that were read, be it a moment ago; return those that nobody had claimed.
+
+        A claim ends with reschedule, settle or release.
+        """
+        ...
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        """Give claims back with nothing recorded, and wake the poller."""
         ...
 
     async def reschedule(self, record: PollRecord) -> None:
@@ -186,7 +180,7 @@ class Store(Protocol):
         """
         ...
 
-    async def expired_tasks(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
+    async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""
         ...
 
@@ -198,36 +192,37 @@ class Store(Protocol):
         """Return model and duration (ms) of the tasks that settled last, 256 of each model, the oldest first."""
         ...
 
-    async def load(self, key: str) -> bytes | None:
-        """Return what was saved under a key."""
-        ...
 
-    async def save(self, key: str, value: bytes) -> None:
-        """Keep a small value under a key, in the place of what was there."""
-        ...
+class Outbox(Protocol):
+    """Webhooks that are to be sent."""
 
-    # What the deliverer asks.
+    due: asyncio.Event
+    """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
 
-    async def claim_callbacks(
-        self, now: int, limit: int, bulkhead: Bulkhead | None = None
-    ) -> tuple[list[DueCallback], int | None]:
-        """Claim due webhooks: of the lanes that ``bulkhead`` says, and as many as it says, the longest due ones.
+    async def waiting(self, now: int) -> list[Lane]:
+        """Return the lanes that have webhooks that are due, that of the longest due one first.
 
-        It is told which lanes have become due; those that it gives no share yet are its own to remember. (None: all
-        lanes have equal shares.) Also return when the next lane will be due. A claim ends with record_attempt or
-        release_callback; its place in the bulkhead is the caller's to give back.
+        Each is told of once: it is in the caller's hands until it is claimed of, or something more is due on it.
         """
         ...
 
-    async def body(self, claim: DueCallback) -> bytes | None:
-        """Return a claimed webhook's bytes, the same each time; None where it was cancelled meanwhile."""
+    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
+        """Claim due webhooks: of each lane as many as its share says, the longest due ones, with retries or without.
+
+        What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all its
+        lanes are told of again. Each webhook is its claimer's until record or release.
+        """
         ...
 
-    def release_callback(self, claim: DueCallback) -> None:
-        """Give a claim back with nothing recorded."""
+    async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
+        """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile."""
         ...
 
-    async def record_attempt(self, record: AttemptRecord) -> None:
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        """Give claims back with nothing recorded."""
+        ...
+
+    async def record(self, record: AttemptRecord) -> None:
         """Store an attempt and its callback's next state in one transaction.
 
         A callback that was cancelled meanwhile stays cancelled; one that was redelivered meanwhile keeps its fresh
@@ -235,7 +230,46 @@ class Store(Protocol):
         """
         ...
 
-    # What the loops ask together.
+
+class Housekeeping(Protocol):
+    """What keeps a store open, watched, backed up, small and in step with the clock; and small durable values."""
+
+    async def open(self) -> None:
+        """Open the database and bring its schema up to date."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the writes that wait, then let the database go."""
+        ...
+
+    @property
+    def failing(self) -> str | None:
+        """Why the last write or read failed, or that the file is damaged or gone; None where all is well."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """What has become of the database's file, in words for everybody; None while it is the one that was opened.
+
+        Meanwhile nothing is written and nothing can be claimed.
+        """
+        ...
+
+    async def look(self) -> None:
+        """See whether the database's file is still the one that was opened. Raises StoreError: it is not."""
+        ...
+
+    async def load(self, key: str) -> bytes | None:
+        """Return the small value that stands under a key."""
+        ...
+
+    async def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        """Put a small value in the place of ``old`` (None: of nothing); False where something else stands there."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something, only to learn whether that is possible. Raises StoreError: it is not."""
+        ...
 
     @property
     def set_back_ms(self) -> int:
@@ -248,8 +282,6 @@ class Store(Protocol):
         Every write that was asked for before moves too, none that is asked for after does.
         """
         ...
-
-    # What the janitor asks.
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         """Delete callbacks that were delivered or cancelled before ``ended_before`` or died before ``dead_before``.
@@ -267,14 +299,15 @@ class Store(Protocol):
         """
         ...
 
-    async def count_callbacks(self) -> dict[CallbackState, int]:
-        """Return how many callbacks are in each state that any are in; it reads through all of them."""
-        ...
 
-    async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
-        """Return of each upstream that is none of these how many tasks callbacks still wait for."""
-        ...
+class Store(Housekeeping, Protocol):
+    """One database: it keeps its own house, and has the other three ports."""
 
-    async def backlog(self) -> Backlog:
-        """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""
-        ...
+    @property
+    def registry(self) -> Registry: ...
+
+    @property
+    def tasks(self) -> TaskQueue: ...
+
+    @property
+    def outbox(self) -> Outbox: ...

@@ -5,7 +5,7 @@ Owns the count, and who is next: the polls, or one of the clients, which take tu
 
 A restart must not forget what was spent. So requests are reserved durably before they are sent, some at a time, with
 what has ended and what is in flight by then. After a start, whatever is not known to have ended counts as sent just
-then: even a gateway that is killed exceeds no window.
+then: even a gateway that is killed exceeds no window. What another process has stored as spent counts here too.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _UNANSWERED_S = 10.0
 """When to come again while every place is held by a request that the upstream has not answered."""
 
 Load = Callable[[], Awaitable[bytes | None]]
-Save = Callable[[bytes], Awaitable[None]]
+Swap = Callable[[bytes | None, bytes], Awaitable[bool]]
 
 
 class _Spent(msgspec.Struct, frozen=True):
@@ -38,15 +38,17 @@ class _Spent(msgspec.Struct, frozen=True):
 
 
 class Budget:
-    """The requests of one kind that a key may make; ``save`` keeps what must outlive the process, ``load`` has it."""
+    """The requests of one kind that a key may make; ``swap`` keeps what must outlive the process, ``load`` has it."""
 
-    def __init__(self, windows: Sequence[RateWindow], clock: Clock, load: Load, save: Save) -> None:
+    def __init__(self, windows: Sequence[RateWindow], clock: Clock, load: Load, swap: Swap) -> None:
         self._load = load
         self._limiter = RateLimiter(windows)
         self._clock = clock
-        self._save = save
-        longest = max(windows, key=lambda window: window.window_s, default=None)
-        self._chunk = 0 if longest is None else max(1, longest.limit // _CHUNKS)
+        self._swap = swap
+        longest = max(windows, key=lambda window: window.window_s, default=RateWindow(0, 0.0))
+        self._longest_ms = round(longest.window_s * 1000)
+        self._chunk = max(1, longest.limit // _CHUNKS) if windows else 0
+        self._stored: bytes | None = None  # as far as this process knows
         self._left = 0  # reserved, and not sent yet
         self._saving = asyncio.Lock()
         self._turns = ClientTurns()
@@ -57,10 +59,10 @@ class Budget:
 
     async def restore(self) -> None:
         """Count what an earlier process sent, and what it may have sent as late as now. Raises StoreError."""
-        saved = await self._load()
-        if saved is None:
+        self._stored = await self._load()
+        if self._stored is None:
             return
-        spent = msgspec.json.decode(saved, type=_Spent)
+        spent = msgspec.json.decode(self._stored, type=_Spent)
         now, steady = self._clock.now(), self._clock.monotonic()
         for at, count in spent.ended:
             self._limiter.restore(count, steady - max(0, now - at) / 1000)
@@ -124,14 +126,41 @@ class Budget:
         async with self._saving:
             if count > self._left:
                 more = max(self._chunk, count)
-                now, steady = self._clock.now(), self._clock.monotonic()
-                # One more millisecond, because the wall clock was rounded down.
-                ended = [(now + 1 - floor((steady - at) * 1000), n) for at, n in self._limiter.spent(steady)]
-                # In flight are also those for which this is called: they are what is left and a part of the new ones.
-                still_open = self._limiter.in_flight + self._left + more - count
-                await self._save(msgspec.json.encode(_Spent(ended, still_open)))
+                while not await self._store(more - count):
+                    await self._count_others()
                 self._left += more
             self._left -= count
+
+    async def _store(self, more: int) -> bool:
+        """Store what is spent, with so many more places; return False where another process has stored something."""
+        now, steady = self._clock.now(), self._clock.monotonic()
+        # One more millisecond, because the wall clock was rounded down.
+        ended = [(now + 1 - floor((steady - at) * 1000), n) for at, n in self._limiter.spent(steady)]
+        # In flight are also those for which this is called: they are what is left and a part of the new ones.
+        value = msgspec.json.encode(_Spent(ended, self._limiter.in_flight + self._left + more))
+        try:
+            stored = await self._swap(self._stored, value)
+        except asyncio.CancelledError:
+            self._stored = value  # it is written all the same
+            raise
+        if stored:
+            self._stored = value
+        return stored
+
+    async def _count_others(self) -> None:
+        """Count what another process has spent since ours was stored; when is not known: as late as now."""
+        found = await self._load()
+        for _ in range(self._spent(found) - self._spent(self._stored)):
+            self._limiter.start()
+            self._limiter.end(self._clock.monotonic())
+        self._stored = found
+
+    def _spent(self, stored: bytes | None) -> int:
+        if stored is None:
+            return 0
+        spent = msgspec.json.decode(stored, type=_Spent)
+        since = self._clock.now() - self._longest_ms
+        return spent.open + sum(count for at, count in spent.ended if at > since)
 
     def end(self, waiter: Waiter | None = None) -> None:
         """Say that a request has been answered, or has failed; ``waiter``: a client's, as it was acquired."""

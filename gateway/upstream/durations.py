@@ -3,7 +3,7 @@
 Owns the estimate; pure: the time is passed in. Must not decide when to poll (``gateway.upstream.schedule``). Called by
 ``gateway.upstream.timetable``, which reports each ended task and asks for the distribution of the next one.
 
-**Learning.** A model keeps its last ``WINDOW`` durations; a duration weighs half as much as one ``HALF_LIFE`` tasks
+**Learning.** A model keeps its last ``KEPT_DURATIONS``; a duration weighs half as much as one ``HALF_LIFE`` tasks
 later, so that drift is followed. Each is spread evenly over an interval of *logarithmic* time as wide as the way to its
 k-th neighbour (nearest-neighbour kernels: Loftsgaarden & Quesenberry 1965; Breiman, Meisel & Purcell 1977). A narrow
 peak so stays narrow, and two peaks keep the valley between them, without a word about the shape. The longest tenth is
@@ -15,7 +15,8 @@ together, one half from a broad lognormal (median 30 s, a factor 3.3 up or down 
 all there is for a model never seen, and are outweighed after a handful of tasks.
 
 **Cost.** A distribution is some 150 points, made on demand in about 2 ms, and made anew only when a good part of what
-it rests on is new, and then not within ``REBUILD_S``. Of more than ``MAX_MODELS`` the longest unheard of are forgotten.
+it rests on is new, and then not within ``REBUILD_S``. Of more models than ``KEPT_MODELS`` the longest unheard of are
+forgotten.
 """
 
 import math
@@ -26,12 +27,12 @@ from itertools import accumulate
 from operator import mul
 from typing import Final
 
+from gateway.core.model import KEPT_DURATIONS, KEPT_MODELS
+
 __all__ = ["Distribution", "Durations"]
 
-WINDOW: Final = 256
 HALF_LIFE: Final = 128
 PRIOR_TASKS: Final = 2.0
-MAX_MODELS: Final = 128
 REBUILD_S: Final = 10.0
 _EAGER_TASKS: Final = 64
 """Up to this many tasks seen, each one changes the picture: ``REBUILD_S`` does not apply."""
@@ -149,7 +150,7 @@ class Durations:
         window = self._models.get(model)
         if window is None:
             window = self._models[model] = _Samples()
-            if len(self._models) > MAX_MODELS:
+            if len(self._models) > KEPT_MODELS:
                 self._models.popitem(last=False)
         else:
             self._models.move_to_end(model)
@@ -162,7 +163,7 @@ class _Samples:
     __slots__ = ("_built_s", "_built_seen", "_durations_s", "distribution", "seen")
 
     def __init__(self) -> None:
-        self._durations_s: deque[float] = deque(maxlen=WINDOW)
+        self._durations_s: deque[float] = deque(maxlen=KEPT_DURATIONS)
         self.seen = 0
         self._built_seen = -1
         self._built_s = 0.0

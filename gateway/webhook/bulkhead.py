@@ -1,8 +1,8 @@
 """Who may have how many attempts in flight, and whose turn it is, so that bad receivers delay nobody else.
 
 Owns the counts, and the lanes that wait; pure: the time is handed in. A lane is one client's webhooks to one receiver.
-The store says which lanes have webhooks that are due and claims the shares that it is given; the deliverer says what
-becomes of each attempt.
+The deliverer says which lanes have webhooks that are due, claims the shares that it is given, and says what becomes of
+each attempt.
 
 - A lane gets a place while it holds fewer than are free in all (a dynamic threshold: Choudhury & Hahne 1998). One alone
   gets half of all places; however many hang, each further one finds half of the rest. One that failed ``_OPENS_AFTER``
@@ -22,11 +22,11 @@ becomes of each attempt.
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from gateway.core.model import DueCallback, Lane
+from gateway.core.model import DueCallback, Lane, Share
 
-__all__ = ["Bulkhead", "Share"]
+__all__ = ["Bulkhead"]
 
 T = TypeVar("T")
 _Whose = Lane | str | None
@@ -42,16 +42,6 @@ _REMEMBERED = 10_000  # lanes that are known to be well, or to fail: of more, th
 
 
 _NONE: Counter[str | None] = Counter()
-
-
-class Share(NamedTuple):
-    """What may be claimed of a lane."""
-
-    lane: Lane
-    room: int
-    """So many webhooks at most."""
-    retries: bool
-    """Whether retries may be among them."""
 
 
 class Bulkhead:

@@ -127,9 +127,9 @@ async def owe(path: Path, url: str, count: int, size: int) -> None:
     ]
     ends = [
         Settlement(upstream="aigptimage", seq=made.callback.task.seq, outcome=outcome, settled_at=now, polls=1)
-        for made in await store.register(new)
+        for made in await store.registry.register(new)
     ]
-    await asyncio.gather(*map(store.settle, ends))
+    await asyncio.gather(*map(store.tasks.settle, ends))
     await store.close()
 
 

@@ -52,7 +52,7 @@ async def _backlog(database: Path, count: int, receiver_urls: Sequence[str]) -> 
             _callback(f"task-{n}", f"{receiver_urls[n % len(receiver_urls)]}/hook")
             for n in range(first, min(first + CHUNK, count))
         ]
-        registered = [registration.callback.task for registration in await store.register(new)]
+        registered = [registration.callback.task for registration in await store.registry.register(new)]
         settlements = [
             Settlement(
                 seq=task.seq,
@@ -63,7 +63,7 @@ async def _backlog(database: Path, count: int, receiver_urls: Sequence[str]) -> 
             )
             for task in registered
         ]
-        await asyncio.gather(*map(store.settle, settlements))  # together, so that they share transactions
+        await asyncio.gather(*map(store.tasks.settle, settlements))  # together, so that they share transactions
     await store.close()
 
 
@@ -71,7 +71,7 @@ async def _watched(database: Path, count: int) -> None:
     store = SqliteStore(database)
     await store.open()
     for first in range(0, count, CHUNK):
-        await store.register(
+        await store.registry.register(
             [
                 _callback(f"run-{uuid.uuid4()}", f"https://app.example.com/hooks/{n}", b'{"orderId":7}')
                 for n in range(first, min(first + CHUNK, count))

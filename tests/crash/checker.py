@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.store.sqlite.rows import body as body_of
+from gateway.webhook.body import webhook_body
 from tests.crash.scenario import Item
 from tests.crash.sides import Arrival, Sides
 
@@ -154,7 +155,8 @@ class Checker:
                 snapshot.attempts.setdefault(row["id"], []).append(row)
         for callback_id, row in snapshot.callbacks.items():
             parts = [row[name] for name in ("body", "outcome", "task_state", "settled_at", "metadata")]
-            if (made := body_of(callback_id, parts)) is not None:
+            if (owed := body_of(*parts)) is not None:
+                made = webhook_body(callback_id, owed)
                 snapshot.bodies[callback_id] = hashlib.sha256(made).digest()
         return snapshot
 

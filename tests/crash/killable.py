@@ -20,7 +20,9 @@ from typing import Any
 
 from gateway.cli import commands as cli
 from gateway.store.sqlite import database
-from gateway.store.sqlite.store import SqliteStore
+from gateway.store.sqlite.outbox import SqliteOutbox
+from gateway.store.sqlite.registry import SqliteRegistry
+from gateway.store.sqlite.tasks import SqliteTaskQueue
 from gateway.upstream.api import Upstream
 from gateway.webhook.sender import Sender, SendResult
 
@@ -77,17 +79,17 @@ def arm(point: str, nth: int) -> None:
     bomb = Bomb(point, nth)
     match point:
         case "registered":
-            after(SqliteStore, "register", bomb)
+            after(SqliteRegistry, "register", bomb)
         case "polled":
             after(Upstream, "poll", bomb, lambda result: result.outcome is not None)
         case "settled":
-            after(SqliteStore, "settle", bomb)
+            after(SqliteTaskQueue, "settle", bomb)
         case "answered":
             after(Sender, "send", bomb, _taken)
         case "uncommitted":
             before_commit(bomb)
         case "recorded":
-            after(SqliteStore, "record_attempt", bomb)
+            after(SqliteOutbox, "record", bomb)
         case _:
             raise SystemExit(f"no such point: {point}")
 

@@ -12,8 +12,12 @@ LEAST_SCORE = 0.85
 COVERED = (
     "gateway/core/model.py",
     "gateway/store/sqlite/store.py",
+    "gateway/store/sqlite/registry.py",
+    "gateway/store/sqlite/tasks.py",
     "gateway/store/sqlite/duetasks.py",
+    "gateway/store/sqlite/outbox.py",
     "gateway/store/sqlite/lanes.py",
+    "gateway/store/sqlite/outcomes.py",
     "gateway/store/sqlite/rows.py",
     "gateway/store/sqlite/writer.py",
     "gateway/loops/poller.py",
@@ -34,6 +38,7 @@ MODULES = (
     "gateway/webhook/bulkhead.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
+    "gateway/upstream/shares.py",
 )
 
 TESTS = (
@@ -47,6 +52,8 @@ TESTS = (
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
     "tests/unit/upstream/test_turns.py",
+    "tests/unit/upstream/test_shares.py",
+    "tests/integration/upstream/test_shares.py",
     "tests/unit/store/test_writer.py",
     "tests/integration/loops/test_clock_steps.py",
     "tests/integration/loops/test_deliverer.py",
@@ -74,7 +81,9 @@ class Equivalent(NamedTuple):
     why: str
 
 
-_SQLITE, _ROWS, _SQL = "gateway/store/sqlite/store.py", "gateway/store/sqlite/rows.py", "gateway/store/sqlite/sql.py"
+_REGISTRY, _TASKS = "gateway/store/sqlite/registry.py", "gateway/store/sqlite/tasks.py"
+_OUTBOX, _OUTCOMES = "gateway/store/sqlite/outbox.py", "gateway/store/sqlite/outcomes.py"
+_ROWS, _SQL = "gateway/store/sqlite/rows.py", "gateway/store/sqlite/sql.py"
 _DATABASE = "gateway/store/sqlite/database.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
@@ -82,8 +91,8 @@ _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for 
 EQUIVALENT = (
     Equivalent(
         "gateway/store/sqlite/duetasks.py",
-        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1",
-        "about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 2",
+        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 1",
+        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
@@ -92,41 +101,35 @@ EQUIVALENT = (
         "cached = lru_cache(maxsize=8192)(function)",
         "how many URLs are remembered saves time, and nothing else",
     ),
-    Equivalent(_SQLITE, "if changed:", "if True:", "asks about none, which saves a statement"),
-    Equivalent(_SQLITE, "if forgotten:", "if True:", "forgets none, which saves a write at the start"),
+    Equivalent(_REGISTRY, "if changed:", "if True:", "asks about none, which saves a statement"),
+    Equivalent(_TASKS, "if forgotten:", "if True:", "forgets none, which saves a write at the start"),
     Equivalent(
-        _SQLITE,
+        _OUTBOX,
         "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()",
         "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 2)).fetchall()",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
-        _SQLITE,
-        "if bulkhead is not None and at is not None and at <= now and exhausted:",
-        "if (at is not None and at <= now and exhausted):",
-        "without one retries are asked for, and none of them is left",
-    ),
-    Equivalent(
-        _SQLITE,
+        _TASKS,
         "return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)",
         "return (upstream, model, slot, self._seq, duration_ms), None if False else (upstream, forgotten)",
         "no row is of the model NULL",
     ),
     Equivalent(
-        _SQLITE,
+        _OUTCOMES,
         'with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:',
         'with db.blobopen("tasks", "outcome", seq, readonly=False) as blob:',
         "nobody writes into it",
     ),
-    Equivalent(_SQLITE, "self._seq = 0", "self._seq = 1", "only their order counts"),
+    Equivalent(_TASKS, "self._seq = 0", "self._seq = 1", "only their order counts"),
     Equivalent(
-        _SQLITE,
-        "slot = self._next.get(model, 0) % WINDOW",
-        "slot = self._next.get(model, 1) % WINDOW",
+        _TASKS,
+        "slot = self._next.get(model, 0) % KEPT_DURATIONS",
+        "slot = self._next.get(model, 1) % KEPT_DURATIONS",
         "a ring may begin anywhere",
     ),
     *(
-        Equivalent(_SQLITE, "if len(one.outcome.data) > SMALL:", now, "what is there is not written: saves looking")
+        Equivalent(_TASKS, "if len(one.outcome.data) > SMALL:", now, "what is there is not written: saves looking")
         for now in ("if True:", "if (len(one.outcome.data) >= SMALL):")
     ),
     Equivalent(
@@ -144,15 +147,15 @@ EQUIVALENT = (
             (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
         )
     ),
-    Equivalent("gateway/store/sqlite/duetasks.py", "group.due_at = 0", "group.due_at = 1", "long ago"),
+    Equivalent("gateway/store/sqlite/duetasks.py", "group.note(0)", "group.note(1)", "long ago"),
     Equivalent(
-        _SQLITE,
+        _TASKS,
         "expiries = [item for item, _ in items if item.expired_by is not None]",
         "expiries = [item for item, _ in items if True]",
         "an end that is written a second time finds nothing that waits",
     ),
     *(
-        Equivalent(_SQLITE, f"self._webhook_due({whose}, 0){note}", f"self._webhook_due({whose}, 1){note}", "long ago")
+        Equivalent(_OUTBOX, f"self.note({whose}, 0){note}", f"self.note({whose}, 1){note}", "long ago")
         for whose, note in (("claim.lane", " # as in _recorded"), ("item.claim.lane", ""))
     ),
     Equivalent(

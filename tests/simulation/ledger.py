@@ -13,6 +13,7 @@ from gateway.core.clock import Clock
 from gateway.core.model import CallbackState, TaskState
 from gateway.store.sqlite import sql
 from gateway.store.sqlite.rows import body
+from gateway.webhook.body import webhook_body
 
 __all__ = ["AttemptRow", "CallbackRow", "Ledger", "Rows", "TaskRow"]
 
@@ -281,5 +282,6 @@ class Ledger:
 
 
 def _callback(row: list[Any]) -> CallbackRow:
-    fields = [*row[:3], body(row[0], row[3:8]), *row[8:]]
+    owed = body(*row[3:8])
+    fields = [*row[:3], None if owed is None else webhook_body(row[0], owed), *row[8:]]
     return CallbackRow(*fields)

@@ -177,11 +177,11 @@ class _Run:
         ask = self.laws.asks.begin(Ask(event.kind, None if everything else callback_id, now, since, until))
         asked: Awaitable[CallbackState | int | None]
         if everything:
-            asked = store.redeliver_dead("", ask.since, ask.until, now)
+            asked = store.registry.redeliver_dead("", ask.since, ask.until, now)
         elif event.kind == "cancel":
-            asked = store.cancel("", callback_id, now)
+            asked = store.registry.cancel("", callback_id, now)
         else:
-            asked = store.redeliver("", callback_id, now)
+            asked = store.registry.redeliver("", callback_id, now)
         try:
             self.laws.asks.answered(ask, await asked)
         except StoreError as error:

@@ -212,7 +212,7 @@ def test_missing_docstring_is_found() -> None:
         ("gateway.net.transport", "from gateway.net.guard import check"),
         (
             "gateway.loops.poller",
-            "from gateway.store import Store\nimport random\ndef f(rng: random.Random): rng.random()",
+            "from gateway.store import TaskQueue\nimport random\ndef f(rng: random.Random): rng.random()",
         ),
         ("gateway.api.tasks", "from gateway.api.problems import answer\nfrom gateway import __version__"),
         ("gateway.app.gateway", "from gateway.api import routes\nfrom gateway.loops.poller import Poller"),

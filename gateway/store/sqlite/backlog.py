@@ -1,6 +1,6 @@
 """Counts what waits, without holding up who writes.
 
-Owns how large the parts are in which it is counted; the statements stand in ``sql.py``. Called by ``sqlite.py``.
+Owns how large the parts are in which it is counted; the statements stand in ``sql.py``. Called by ``registry.py``.
 
 Where all of it is one part, the counts are exact. Of more, what moves while it is counted may be missed or counted
 twice.

@@ -1,7 +1,7 @@
 """The connection to one SQLite file: opened, checked, brought up to date, and one statement at a time.
 
 Owns the pragmas, the migrations, transactions and the lock between those who read and the one who writes; knows no
-table but ``meta``. Called by ``sqlite.py``. Nothing is written once ``filewatch`` has found the file gone.
+table but ``meta``. Called by the store's ports. Nothing is written once ``filewatch`` has found the file gone.
 
 One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second
 gateway off the file. Two coroutines on one connection share its transaction, so a lock is held around each

@@ -1,8 +1,8 @@
 """Which tasks are due, and which of them are claimed: by upstream, and by the clients that watch them.
 
-Owns the claims, in memory, and when the first unclaimed task of each group falls due, so that a claim asks only for
-those of which something is. Whose turn it is, and which task is the most urgent, is for the caller to say. Called by
-``sqlite.py``.
+Owns the claims, in memory, and when the first unclaimed task of each group falls due, so that only those are asked for
+of which something is. Whose turn it is, and which task is the most urgent, is for the caller to say. Called by
+``tasks.py``.
 
 A group is what the same clients watch of one upstream: a task that two of them watch waits behind neither's others.
 """
@@ -11,16 +11,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from gateway.core.model import DueTask, PollRecord
-from gateway.store import Rank
+from gateway.core.model import DueGroup, DueTask, PollRecord
 from gateway.store.sqlite import rows, sql
 from gateway.store.sqlite.database import Database
-from gateway.upstream.turns import Rotation
 
 __all__ = ["DueTasks"]
-
-_CANDIDATES = 1000  # due tasks that are ranked, where more are due than may be polled
-_RANKED_MS = 1000  # for how long a ranking holds: the tasks in it have been due for longer than it matters
 
 
 class DueTasks:
@@ -30,11 +25,10 @@ class DueTasks:
         self._database = database
         self._groups: defaultdict[str, dict[str, _Group]] = defaultdict(dict)  # per upstream, by who watches
         self._claimed: dict[int, _Group] = {}
-        self._told: dict[str, int | None] = {}  # per upstream, what its poller last heard
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     def event(self, upstream: str) -> asyncio.Event:
-        """Return what is set where a task may be due earlier than its poller knows."""
+        """As ``TaskQueue.due``."""
         return self._events[upstream]
 
     @property
@@ -62,142 +56,94 @@ class DueTasks:
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due: whatever is may be so earlier now."""
-        self._told.clear()
         for upstream, groups in self._groups.items():
             for group in groups.values():
-                group.due_at = 0
-                group.ranked = None
+                group.note(0)
             self._events[upstream].set()
 
-    async def claim(
-        self, upstream: str, now: int, limit: int, rank: Rank | None, rotation: Rotation | None, places: int | None
-    ) -> tuple[list[DueTask], int | None]:
-        """As ``Store.claim_tasks``."""
-        claims: list[DueTask] = []
+    def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
+        """As ``TaskQueue.waiting``."""
+        self._database.require_file()
+        groups = self._groups[upstream]
+        due: list[DueGroup] = []
+        next_due_at = None
+        for watchers, group in list(groups.items()):
+            due_at = group.due_at
+            if due_at is None:
+                if not group.claimed:
+                    del groups[watchers]
+            elif due_at <= now:
+                due.append(DueGroup(watchers, due_at, len(group.claimed)))
+            else:
+                next_due_at = _earlier(next_due_at, due_at)
+        return due, next_due_at
 
-        def room(group: _Group) -> int:
-            """Return how many more of this group's may be claimed, one after the other."""
-            if places is None:
-                return limit + 1  # they are not what is short
-            return max(0, (places - len(claims) - len(group.claimed) + 1) // 2)
-
-        # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
+    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        """As ``TaskQueue.longest_due``."""
         async with self._database.reading():
             self._database.require_file()
-            groups = self._groups[upstream]
-            names = [name for name, group in groups.items() if group.is_due(now) and (room(group) or not limit)]
-            names = names if rotation is None else rotation.order(names)
-            while names:
-                share = max(1, (limit - len(claims)) // len(names))
-                for name in names:
-                    group_room = room(groups[name])
-                    wanted = min(share, limit - len(claims), group_room)
-                    if limit and not wanted:
-                        continue  # where none may be claimed they are looked at: when the next is due is to be told
-                    # What only waits for a place of its own group's has nothing to be urgent for.
-                    found = await self._take(groups[name], now, wanted, rank if wanted < group_room else None)
-                    claims += found
-                    if found and rotation is not None:
-                        rotation.served(name)
-                more = len(claims) < limit
-                names = [name for name in names if more and groups[name].is_due(now) and room(groups[name])]
-            for name in [name for name, group in groups.items() if group.is_empty]:
-                del groups[name]
-            some_free = places is None or places > len(claims)
-            waiting = [group for group in groups.values() if not limit or not some_free or room(group)]
-            next_due_at = min((group.due_at for group in waiting if group.due_at is not None), default=None)
-            self._told[upstream] = next_due_at
-            return claims, next_due_at
+            group = self._group(upstream, watchers)
+            group.noted = None  # what is given back during the query must not be overwritten
+            about = upstream, watchers, rows.array(list(group.claimed)), limit + 1
+            due: list[DueTask] = []
+            next_due_at = None
+            for place, row in enumerate(await self._database.rows(sql.SELECT_DUE_TASKS, about)):
+                task = rows.due_task(row)
+                if task.due_at > now or place == limit:
+                    next_due_at = task.due_at
+                    break
+                if self._end(task.seq) is None:
+                    due.append(task)
+                else:
+                    # It was claimed when others watched it, and is this group's from now on.
+                    self._begin(task.seq, group)
+            group.read(due, next_due_at)
+            return due, next_due_at
 
-    async def claim_new(self, upstream: str, since: int, now: int, rotation: Rotation | None) -> list[DueTask]:
-        """As ``Store.claim_new_task``."""
+    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        """As ``TaskQueue.never_polled``."""
         async with self._database.reading():
             self._database.require_file()
             about = upstream, since, now, rows.array(list(self._claimed))
-            found = [rows.due_task(row) for row in await self._database.rows(sql.SELECT_NEW_TASKS, about)]
-            if rotation is not None and found:
-                name = rotation.order(task.watchers for task in found)[0]
-                rotation.served(name)
-                found = [task for task in found if task.watchers == name]
-            for task in found[:1]:
-                group = self._group(upstream, task.watchers)
-                self._begin(task.seq, group)
-                group.ranked = None
-            return found[:1]
+            return [rows.due_task(row) for row in await self._database.rows(sql.SELECT_NEW_TASKS, about)]
 
-    def release(self, claim: DueTask) -> None:
-        """As ``Store.release_task``."""
-        group = self._end(claim.seq)
-        if group is not None:
-            group.note(claim.due_at)
-        self._events[claim.upstream].set()
+    def claim(self, tasks: Iterable[DueTask]) -> list[DueTask]:
+        """As ``TaskQueue.claim``."""
+        self._database.require_file()
+        free = [task for task in tasks if task.seq not in self._claimed]
+        for task in free:
+            self._begin(task.seq, self._group(task.upstream, task.watchers))
+        return free
+
+    def release(self, claims: Iterable[DueTask]) -> None:
+        """As ``TaskQueue.release``."""
+        for claim in claims:
+            group = self._end(claim.seq)
+            if group is not None:
+                group.note(claim.due_at)
+            self._events[claim.upstream].set()
 
     def rescheduled(self, records: Iterable[PollRecord]) -> None:
         """End the claims of tasks that are due again then."""
         for record in records:
             group = self._end(record.seq)
-            if group is None:
-                continue  # it has settled meanwhile
-            group.note(record.next_poll_at)
-            # While it was claimed, its poller was told of later ones only.
-            told = self._told.get(group.upstream)
-            if told is None or record.next_poll_at < told:
-                self._events[group.upstream].set()
+            if group is not None:  # else it has settled meanwhile
+                group.note(record.next_poll_at)
 
     def settled(self, seq: int) -> None:
         """End the claim of a task that has ended."""
         self._end(seq)
 
-    async def _take(self, group: "_Group", now: int, limit: int, rank: Rank | None) -> list[DueTask]:
-        ranked = group.ranked
-        if rank is None or ranked is None or not ranked.serves(now, limit):
-            group.ranked = None
-            # Forgotten meanwhile: what a claim that is given back during the query notes must not be overwritten.
-            later, group.due_at = group.due_at, None
-            try:
-                due, later = await self._due(group, now, limit)
-                if rank is not None and later is not None and later <= now:
-                    candidates, _ = await self._due(group, now, _CANDIDATES)
-                    later = candidates[0].due_at if candidates else now
-                    ranked = group.ranked = _Ranked(candidates, rank, now)
-                else:
-                    ranked = None
-            finally:
-                if later is not None:
-                    group.note(later)
-        # An order may be out of date: somebody else may have claimed a task of it, for whom it is by now.
-        taken = due if ranked is None else [task for task in ranked.take(limit) if task.seq not in self._claimed]
-        for task in taken:
-            self._begin(task.seq, group)
-        return taken
-
-    async def _due(self, group: "_Group", now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        """Return unclaimed due tasks, the longest due first, and when the one after them is due.
-
-        One that was claimed when others watched it is this group's from now on: it is polled once all the same.
-        """
-        about = group.upstream, group.watchers, rows.array(list(group.claimed)), limit + 1
-        due: list[DueTask] = []
-        for place, row in enumerate(await self._database.rows(sql.SELECT_DUE_TASKS, about)):
-            task = rows.due_task(row)
-            if task.due_at > now or place == limit:
-                return due, task.due_at
-            if self._end(task.seq) is None:
-                due.append(task)
-            else:
-                self._begin(task.seq, group)
-        return due, None
-
     def _group(self, upstream: str, watchers: str) -> "_Group":
         groups = self._groups[upstream]
         group = groups.get(watchers)
         if group is None:
-            group = groups[watchers] = _Group(upstream, watchers)
+            group = groups[watchers] = _Group()
         return group
 
     def _begin(self, seq: int, group: "_Group") -> None:
         self._claimed[seq] = group
-        group.claimed.add(seq)
+        group.begin(seq)
 
     def _end(self, seq: int) -> "_Group | None":
         group = self._claimed.pop(seq, None)
@@ -209,42 +155,37 @@ class DueTasks:
 class _Group:
     """What the same clients watch of one upstream."""
 
-    __slots__ = ("claimed", "due_at", "ranked", "upstream", "watchers")
+    __slots__ = ("_ahead", "_others_at", "claimed", "noted")
 
-    def __init__(self, upstream: str, watchers: str) -> None:
-        self.upstream = upstream
-        self.watchers = watchers
+    def __init__(self) -> None:
         self.claimed: set[int] = set()
-        self.due_at: int | None = None
-        """When its first unclaimed task is due, or earlier than that; None where it has none."""
-        self.ranked: _Ranked | None = None
-
-    def note(self, due_at: int) -> None:
-        if self.due_at is None or due_at < self.due_at:
-            self.due_at = due_at
-
-    def is_due(self, now: int) -> bool:
-        return self.due_at is not None and self.due_at <= now
+        self.noted: int | None = None
+        """The earliest that was noted since this was cleared."""
+        self._ahead: dict[int, int] = {}  # those that were read last and are unclaimed: when each is due
+        self._others_at: int | None = None  # when the first unclaimed one of all others is, or earlier
 
     @property
-    def is_empty(self) -> bool:
-        return self.due_at is None and not self.claimed
+    def due_at(self) -> int | None:
+        """When its first unclaimed task is due, or earlier than that; None where it has none."""
+        if not self._ahead:
+            return self._others_at
+        return _earlier(self._others_at, next(iter(self._ahead.values())))
+
+    def note(self, due_at: int) -> None:
+        """Hear that one of its tasks is due then, or later than that."""
+        self.noted = _earlier(self.noted, due_at)
+        self._others_at = _earlier(self._others_at, due_at)
+
+    def read(self, due: Iterable[DueTask], next_due_at: int | None) -> None:
+        """Know its longest due ones, and when the one after them is due."""
+        self._ahead = {task.seq: task.due_at for task in due}
+        self._others_at = self.noted if next_due_at is None else _earlier(self.noted, next_due_at)
+
+    def begin(self, seq: int) -> None:
+        """Hear that one of its tasks is claimed."""
+        self.claimed.add(seq)
+        self._ahead.pop(seq, None)
 
 
-class _Ranked:
-    """Due tasks in the order in which a short budget polls them; made anew every second, as it takes milliseconds."""
-
-    def __init__(self, due: list[DueTask], rank: Rank, now: int) -> None:
-        self._due = sorted(due, key=rank)  # the most urgent last
-        self._made_at = now
-
-    def serves(self, now: int, limit: int) -> bool:
-        return 0 <= now - self._made_at < _RANKED_MS and len(self._due) > limit
-
-    def take(self, limit: int) -> list[DueTask]:
-        if limit == 0:
-            return []
-        taken = self._due[-limit:]
-        del self._due[-limit:]
-        taken.reverse()
-        return taken
+def _earlier(known: int | None, at: int) -> int:
+    return at if known is None or at < known else known

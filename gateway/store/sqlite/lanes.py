@@ -1,6 +1,6 @@
 """When each lane's next webhook falls due: what need not be asked of the database for every one of 100,000 receivers.
 
-Owns the times, in memory; whose turn it is is for ``bulkhead`` to say. Called by ``sqlite.py``, which fills it from the
+Owns the times, in memory; whose turn it is is for the caller to say. Called by ``outbox.py``, which fills it from the
 rows at the start and notes whatever changes them.
 """
 
@@ -37,6 +37,10 @@ class LanesDue:
             del self._at[lane]
             lanes.append(lane)
         return lanes
+
+    def forget(self, lane: Lane) -> None:
+        """Know nothing of a lane: what it has is looked at now, and noted anew."""
+        self._at.pop(lane, None)
 
     @property
     def next_due_at(self) -> int | None:

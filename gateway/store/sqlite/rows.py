@@ -1,9 +1,9 @@
 """Rows → ``gateway.core.model`` types, and those types → the parameters of statements.
 
-Owns the column orders of ``sql.py``'s SELECTs and of its rows; pure. Called by ``sqlite.py``.
+Owns the column orders of ``sql.py``'s SELECTs and of its rows; pure. Called by the store's ports.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from gateway.core.model import (
     Attempt,
     AttemptRecord,
     AttemptResult,
+    BodyParts,
     Callback,
     CallbackState,
     DueCallback,
@@ -25,7 +26,6 @@ from gateway.core.model import (
     Task,
     TaskState,
 )
-from gateway.webhook.body import TAIL, body_template
 
 __all__ = [
     "FOREVER",
@@ -42,6 +42,7 @@ __all__ = [
     "due_task",
     "durations",
     "expired_task",
+    "first_column",
     "new_callbacks",
     "new_tasks",
     "owed",
@@ -177,7 +178,7 @@ def due_callback(row: Any) -> DueCallback:
         client=client,
         url=url,
         receiver=receiver,
-        body=body(callback_id, parts),
+        body=body(*parts),
         body_bytes=size,
         attempts=attempts,
         budget_used=budget_used,
@@ -186,12 +187,13 @@ def due_callback(row: Any) -> DueCallback:
     )
 
 
-def body(callback_id: str, parts: Sequence[Any]) -> bytes | None:
-    """Return a webhook's bytes: the stored ones, or made from its task's outcome; None where neither is among them."""
-    stored, outcome, state, settled_at, metadata = parts
+def body(
+    stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes
+) -> BodyParts | bytes | None:
+    """Return a webhook's stored body, or what it is made of; None where neither is here."""
     if outcome is None:
         return stored or None
-    return body_template(Outcome(state=TaskState(state), data=outcome), settled_at).fill(callback_id, metadata)
+    return BodyParts(outcome=Outcome(state=TaskState(state), data=outcome), settled_at=settled_at, metadata=metadata)
 
 
 def expired_task(row: Any) -> ExpiredTask:
@@ -268,15 +270,15 @@ def polls(records: Sequence[PollRecord]) -> Rows:
 
 def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:
     """Return OWE_WEBHOOKS' rows; the webhooks fall due ``delay_ms`` milliseconds after their task's end."""
-    return [_owed(one, delay_ms) for one in settled]
-
-
-def _owed(one: Settlement, delay_ms: int) -> tuple[Any, ...]:
-    about = (one.seq, FOREVER if one.expired_by is None else one.expired_by, one.settled_at + delay_ms)
-    if one.outcome.state.terminal:
-        return (*about, None, None, None)  # the body is made from what the task's row says for good
-    template = body_template(one.outcome, one.settled_at)
-    return (*about, template.head, template.middle, TAIL)
+    return [
+        (
+            one.seq,
+            FOREVER if one.expired_by is None else one.expired_by,
+            one.settled_at + delay_ms,
+            *(one.frame or (None, None, None)),
+        )
+        for one in settled
+    ]
 
 
 def settled(ended: Sequence[Settlement]) -> Rows:
@@ -342,3 +344,8 @@ def durations(learned: Sequence[Duration]) -> Rows:
 def array(values: Sequence[Any]) -> str:
     """Return a JSON parameter."""
     return msgspec.json.encode(values).decode()
+
+
+def first_column(found: Iterable[Any]) -> list[Any]:
+    """Return what stands first in each row."""
+    return [row[0] for row in found]

@@ -7,6 +7,7 @@ cost as much as SQLite's own work; as a JSON array, taking it apart took a third
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from gateway.core.memory import SMALL
@@ -29,6 +30,14 @@ def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple
         values = [value for row in its for value in row]
         values += [None, *[0] * (columns - 1)] * (size - len(its))  # a NULL takes longer to bind than a number
         yield _sized(statement, columns, size), values
+
+
+def run_over_rows(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Run a statement over rows, and return what it returns."""
+    found: list[Any] = []
+    for text, parameters in over_rows(statement, rows):
+        found += db.execute(text, parameters).fetchall()
+    return found
 
 
 @lru_cache(maxsize=128)  # ten statements in nine sizes
@@ -448,8 +457,9 @@ COUNT_DEAD = _counted(
 # The database itself.
 
 SELECT_META = "SELECT value FROM meta WHERE key = ?"
-UPSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 INSERT_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+SWAP_META = "UPDATE meta SET value = ? WHERE key = ? AND value = ?"
+PROBE = "INSERT INTO meta (key, value) VALUES ('probe', x'') ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 # Following a wall clock that was set. A running task moves as a whole: its age is what it was.
 

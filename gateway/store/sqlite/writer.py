@@ -1,6 +1,6 @@
 """Group commit: the one writer takes every write that waits into one transaction.
 
-Owns the order of writes and their futures; knows no SQL. The store submits, and hands over how a transaction is run and
+Owns the order of writes and their futures; knows no SQL. The ports submit, and hand over how a transaction is run and
 how each kind of write is applied in it.
 
 Why: with ``synchronous=FULL`` each commit waits for the disk. One row per commit was measured at 2,800 rows/s, 256 per
@@ -63,8 +63,8 @@ class Writer:
     """The queue in front of the one write transaction."""
 
     def __init__(self, kinds: Sequence[Kind], transaction: Transaction) -> None:
-        """Apply the kinds within a transaction in the order given."""
-        self._kinds = tuple(kinds)
+        """Apply the kinds within a transaction in the order given; they may be given until the first write."""
+        self._kinds = kinds
         self._transaction = transaction
         self._waiting: deque[_Write] = deque()
         self._waiting_rows = 0

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreError
 from gateway.core.lenientjson import cost
-from gateway.core.model import DueCallback
+from gateway.core.model import BodyParts, DueCallback
 from gateway.serve.asgi import serve_asgi
 from gateway.webhook.headers import ClientHeaders
 from tests.running import LIMIT_S, Running, running
@@ -140,7 +140,7 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
             await stand.one.gateway.drain()
         interrupted = [line["callback_id"] for line in log if line["event"] == "attempt.interrupted"]
         assert sorted(interrupted) == sorted(stand.receiver.began)
-        assert not stand.one.gateway._store._claimed_callbacks
+        assert not stand.one.gateway._store.outbox._claimed
 
 
 async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(stand: Stand) -> None:
@@ -153,7 +153,7 @@ async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(s
     stand.receiver.takes_large.set()
     for callback_id in began:
         await stand.one.delivered(callback_id)
-    await until(lambda: not gateway._store._claimed_callbacks)
+    await until(lambda: not gateway._store.outbox._claimed)
     await until(lambda: f"attempt-{waits}" not in {task.get_name() for task in asyncio.all_tasks()})
     shown = (await stand.one.client.get(f"/v1/callbacks/{waits}")).json()
     assert (shown["state"], shown["attempts"], len(began)) == ("cancelled", 0, 2)
@@ -241,14 +241,14 @@ async def test_a_body_that_cannot_be_read_is_tried_again(stand: Stand, monkeypat
     stand.receiver.takes_large.set()
     store = stand.one.gateway._store
     troubles: list[Exception] = [StoreError("The database could not be read."), MemoryError()]
-    body = store.body
+    body = store.outbox.body
 
-    async def fails(claim: DueCallback) -> bytes | None:
+    async def fails(claim: DueCallback) -> BodyParts | bytes | None:
         if troubles:
             raise troubles.pop(0)
         return await body(claim)
 
-    monkeypatch.setattr(store, "body", fails)
+    monkeypatch.setattr(store.outbox, "body", fails)
     with capture_logs() as log:
         (callback_id,) = await stand.registered("400000-a")
         shown = await stand.one.delivered(callback_id)

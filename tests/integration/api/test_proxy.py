@@ -248,7 +248,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
     async with serve_asgi(upstream) as url:
         stand = await start(url)
         arrived = 0
-        get_task = stand.store.get_task
+        get_task = stand.store.registry.get_task
 
         async def counted(client: str, task_id: str) -> Any:
             nonlocal arrived
@@ -256,7 +256,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
             arrived += 1
             return found
 
-        stand.store.get_task = counted
+        stand.store.registry.get_task = counted
         transport = httpx.ASGITransport(stand.gateway)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             first = asyncio.create_task(client.get(RECORD, params={"taskId": "t"}))
@@ -416,7 +416,7 @@ async def test_a_create_registers_its_callback(
         assert created.headers["x-request-id"]
         (callback,) = await stand.callbacks()
         assert (callback["taskId"], callback["metadata"], callback["timeoutSeconds"]) == (task_id, {}, 86400)
-        assert (await stand.store.get_task("default", task_id)).model == "m"
+        assert (await stand.store.registry.get_task("default", task_id)).model == "m"
         async with asyncio.timeout(LIMIT_S):
             event = await posts.get()
     assert (event["type"], event["data"]["taskId"], event["data"]["param"]) == ("task.succeeded", task_id, TASK)
@@ -624,14 +624,14 @@ async def test_a_refusal_under_200_is_still_the_upstreams(start: Callable[..., A
 
 
 class Failing:
-    """Makes ``store.register`` fail until it is let go."""
+    """Makes ``store.registry.register`` fail until it is let go."""
 
     def __init__(self, store: Any) -> None:
-        self.real = store.register
+        self.real = store.registry.register
         self.tries = 0
         self.tried = asyncio.Event()
         self.works = False
-        store.register = self
+        store.registry.register = self
 
     async def __call__(self, new: Any) -> Any:
         self.tries += 1
@@ -803,9 +803,9 @@ async def test_a_defect_has_the_envelope_too(start: Callable[..., Awaitable[Stan
     async def unreadable(client: str, task_id: str) -> None:
         raise StoreError("no")
 
-    stand.store.get_task = unreadable
+    stand.store.registry.get_task = unreadable
     assert envelope(await stand.read("t"))["code"] == 503
-    stand.store.get_task = defect
+    stand.store.registry.get_task = defect
     transport = httpx.ASGITransport(stand.gateway, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert envelope(await client.get(RECORD, params={"taskId": "t"}))["code"] == 500

@@ -324,7 +324,7 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
             await asyncio.sleep(15)
 
         callbacks = Callbacks(
-            life.store,
+            life.store.registry,
             life.clock,
             life.metrics,
             check_url=look_up,
@@ -376,8 +376,8 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         life = await Life(tmp_path / "db", machine, upstream=Transport(answer), rate=FAST).start()
         upstream = life.poller._upstream
         proxy = UpstreamProxy(
-            life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
-            check_url=AsyncMock(), draining=asyncio.Event(),
+            life.store.registry, life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
+            check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
         )  # fmt: skip
         life.connection.broken = "disk full"
         registering = asyncio.create_task(proxy._register("", "t", "https://app.example.com/hooks", None))

@@ -20,7 +20,6 @@ from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
-    DueCallback,
     Lane,
     Outcome,
     Settlement,
@@ -29,12 +28,13 @@ from gateway.core.model import (
 from gateway.loops.deliverer import _speaks_for_its_receiver
 from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
 from gateway.signature import Signer, parse_secrets
-from gateway.store.sqlite import store as sqlite_store
+from gateway.store import Claimed
+from gateway.store.sqlite import outbox as sqlite_outbox
 from gateway.upstream.answer import PollResult
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 from gateway.webhook.sender import Found, Sender, SendResult
-from tests.lanes import lane, webhook, well
+from tests.lanes import claim_webhooks, lane, webhook, well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -100,7 +100,7 @@ async def owed(
     now = life.clock.now()
     await asyncio.gather(
         *(
-            life.store.settle(
+            life.store.tasks.settle(
                 Settlement(seq=callback.task.seq, upstream="up", outcome=outcome, settled_at=now, polls=1)
             )
             for callback in callbacks
@@ -122,7 +122,7 @@ async def known(life: Life, receiver: Receiver, *lanes: Lane) -> None:
 
 
 async def results(life: Life, callback: Callback) -> list[str]:
-    attempts = await life.store.list_attempts("", callback.id)
+    attempts = await life.store.registry.list_attempts("", callback.id)
     assert attempts is not None
     assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
     return [attempt.result.value for attempt in attempts]
@@ -312,16 +312,16 @@ def test_a_house_full_of_hanging_receivers_waits_for_a_place(tmp_path: Path) -> 
             await owed(life, 256, url=url, client=client)
         await asyncio.sleep(1)
         assert receiver.running == 256
-        claim, asked = life.store.claim_callbacks, 0
+        claim, asked = life.store.outbox.claim, 0
 
         async def counted(*args: Any) -> Any:
             nonlocal asked
             asked += 1
             return await claim(*args)
 
-        life.store.claim_callbacks = counted  # type: ignore[method-assign]
+        life.store.outbox.claim = counted  # type: ignore[method-assign]
         await life.register("t", url="https://other.example/hook")
-        life.store.callbacks_due.set()
+        life.store.outbox.due.set()
         await asyncio.sleep(12)
         assert asked == 0
         await asyncio.sleep(2)
@@ -366,7 +366,7 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
         await life.supervisor.drain(10)
         assert task.cancelled() == (results_then == ["interrupted"])
         assert await results(life, callback) == results_then
-        (attempt,) = await life.store.list_attempts("", callback.id) or []
+        (attempt,) = await life.store.registry.list_attempts("", callback.id) or []
         assert attempt.duration_ms == pytest.approx(min(takes_s, 10.0) * 1000, abs=200)
         assert life.claims == 0
         await life.store.close()
@@ -438,10 +438,10 @@ def test_what_a_refusing_receiver_said_is_kept(tmp_path: Path, content: bytes, k
         (callback,) = await owed(life)
         await until(lambda: len(receiver.times) == 3, limit_s=1000)
         await asyncio.sleep(1)
-        await life.store.redeliver("", callback.id, life.clock.now())
+        await life.store.registry.redeliver("", callback.id, life.clock.now())
         receiver.script = [httpx.Response(200, content=content)]
         await asyncio.sleep(1)
-        attempts = await life.store.list_attempts("", callback.id) or []
+        attempts = await life.store.registry.list_attempts("", callback.id) or []
         assert [(attempt.result.value, attempt.excerpt) for attempt in attempts] == [
             ("retry", kept),
             ("retry", None),
@@ -465,7 +465,7 @@ def test_what_a_receiver_said_is_not_kept_where_it_was_told_a_clients_headers(tm
         await life.start()
         (callback,) = await owed(life)
         await asyncio.sleep(1)
-        (attempt,) = await life.store.list_attempts("", callback.id) or []
+        (attempt,) = await life.store.registry.list_attempts("", callback.id) or []
         assert (attempt.status_code, attempt.excerpt) == (500, None)
         await life.stop()
 
@@ -498,7 +498,7 @@ def test_how_often_a_failing_store_is_asked_to_record(tmp_path: Path) -> None:
 
     async def main() -> None:
         life = await new_life(tmp_path / "db", Receiver(httpx.Response(200))).start()
-        record, tried = life.store.record_attempt, []
+        record, tried = life.store.outbox.record, []
 
         async def failing(attempt: AttemptRecord) -> None:
             tried.append(VirtualClock().monotonic())
@@ -506,7 +506,7 @@ def test_how_often_a_failing_store_is_asked_to_record(tmp_path: Path) -> None:
                 raise StoreError("disk full")
             await record(attempt)
 
-        life.store.record_attempt = failing  # type: ignore[method-assign]
+        life.store.outbox.record = failing  # type: ignore[method-assign]
         (callback,) = await owed(life)
         await asyncio.sleep(30)
         assert [at - tried[0] for at in tried] == [pytest.approx(at) for at in (0, 0.1, 0.6, 1.6, 6.6, 11.6, 16.6)]
@@ -542,16 +542,15 @@ def test_how_soon_the_deliverer_looks_for_what_is_left(tmp_path: Path) -> None:
         await life.store.open()
         await owed(life, client="ann")
         await owed(life, client="bob")
-        (first, second), _ = await life.store.claim_callbacks(life.clock.now(), 2)
+        (first, second), _ = await claim_webhooks(life.store, life.clock.now(), 2)
         found = [[], [first], [second]]
         bulkhead = life.deliverer._bulkhead = Bulkhead(2)
         well(bulkhead, first.lane, second.lane)
 
-        async def claim(now: int, *_: object) -> tuple[list[DueCallback], int]:
-            assert all(map(bulkhead.admit, found[0]))
-            return found.pop(0), now - 5
+        async def claim(_: object, now: int) -> Claimed:
+            return Claimed(found.pop(0), [], now - 5)
 
-        life.store.claim_callbacks = claim  # type: ignore[method-assign]
+        life.store.outbox.claim = claim  # type: ignore[method-assign]
         assert [await life.deliverer.run_once() for _ in range(3)] == [0.001, 0.001, HEARTBEAT_S]
         await life.stop(0)
 
@@ -578,11 +577,11 @@ def test_nobody_is_woken_for_a_place_that_nobody_waits_for(tmp_path: Path) -> No
         life = new_life(tmp_path / "db", Receiver(httpx.Response(204), takes_s=1.0))
         await life.store.open()
         await owed(life)
-        life.store.callbacks_due.clear()
+        life.store.outbox.due.clear()
         await life.deliverer.run_once()
         await asyncio.sleep(2)
         assert life.claims == 0
-        assert not life.store.callbacks_due.is_set()
+        assert not life.store.outbox.due.is_set()
         await life.stop()
 
     run_virtual(main())
@@ -753,7 +752,7 @@ def test_a_redelivery_goes_out_at_once(tmp_path: Path) -> None:
         life = await new_life(tmp_path / "db", receiver).start()
         (callback,) = await owed(life)
         await asyncio.sleep(1000.5)
-        await life.store.redeliver("", callback.id, life.clock.now())
+        await life.store.registry.redeliver("", callback.id, life.clock.now())
         await asyncio.sleep(0.1)
         assert receiver.times[1] == pytest.approx(1000.5, abs=0.01)
         assert await results(life, callback) == ["dead", "delivered"]
@@ -770,7 +769,7 @@ def test_a_cancelled_callback_is_not_sent_again(tmp_path: Path) -> None:
         life = await new_life(tmp_path / "db", receiver).start()
         (callback,) = await owed(life)
         await until(lambda: len(receiver.times) == 1)
-        await life.store.cancel("", callback.id, life.clock.now())
+        await life.store.registry.cancel("", callback.id, life.clock.now())
         await asyncio.sleep(86_400)
         assert (await life.look(callback)).state is CallbackState.CANCELLED
         assert (len(receiver.times), life.claims) == (1, 0)
@@ -859,14 +858,14 @@ def test_a_retry_does_not_wait_for_a_heartbeat_where_a_place_became_free_meanwhi
         well(bulkhead, *others)
         taken = [webhook(on, retry=True) for on in others]
         assert all(map(bulkhead.admit, taken))
-        look = sqlite_store._due_callbacks
+        look = sqlite_outbox._due_callbacks
 
         def due_callbacks(*args: Any) -> Any:
             if taken:
                 bulkhead.ended(taken.pop(), delivered=True)
             return look(*args)
 
-        monkeypatch.setattr(sqlite_store, "_due_callbacks", due_callbacks)
+        monkeypatch.setattr(sqlite_outbox, "_due_callbacks", due_callbacks)
         assert await life.deliverer.run_once() < 1
         await life.deliverer.run_once()
         await until(lambda: len(receiver.times) == 2)
@@ -920,7 +919,7 @@ def test_a_name_that_takes_long_to_find_is_sent_to_in_a_full_house(tmp_path: Pat
         assert names.asked == 1
         assert receiver.most == 4, "nobody sends without a place"
         await until(lambda: life.claims == 0, limit_s=60)
-        (attempt,) = await life.store.list_attempts("", slow.id) or []
+        (attempt,) = await life.store.registry.list_attempts("", slow.id) or []
         assert attempt.duration_ms == 500
         await life.stop(0)
 
@@ -972,7 +971,7 @@ def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: 
     async def main() -> None:
         receiver = Receiver(httpx.Response(204), takes_s=1)
         life = await new_life(tmp_path / "gateway.db", receiver).start()
-        look, broken = sqlite_store._due_callbacks, 0
+        look, broken = sqlite_outbox._due_callbacks, 0
 
         def due_callbacks(*args: Any) -> Any:
             nonlocal broken
@@ -982,7 +981,7 @@ def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: 
                 raise sqlite3.OperationalError("disk I/O error")
             return found
 
-        monkeypatch.setattr(sqlite_store, "_due_callbacks", due_callbacks)
+        monkeypatch.setattr(sqlite_outbox, "_due_callbacks", due_callbacks)
         callbacks = await owed(life, 400)
         await until(lambda: len(set(receiver.ids)) == 400, limit_s=60)
         await until(lambda: life.claims == 0, limit_s=60)

@@ -46,13 +46,13 @@ class Stand:
         retry = RetryPolicy((0.0, 600.0))
         rng = random.Random(0)
         self.memory = Memory(1024 * 1024)
-        self.deliverer = Deliverer(self.store, sender, headers, retry, self.memory, clock, metrics, rng)
+        self.deliverer = Deliverer(self.store.outbox, sender, headers, retry, self.memory, clock, metrics, rng)
         self.supervisor = Supervisor([self.deliverer], clock, metrics)
 
     async def owe(self, *urls: str, client: str = "ann", task_id: str = "t", result: str = "") -> list[str]:
         """Register callbacks of a task that has ended; return their ids."""
         now = self.clock.now()
-        made = await self.store.register(
+        made = await self.store.registry.register(
             [
                 NewCallback(
                     id=new_callback_id(now),
@@ -71,11 +71,11 @@ class Stand:
         data = json.dumps({"taskId": task_id, "state": "success", "result": result}).encode()
         outcome = Outcome(state=TaskState.SUCCESS, data=data)
         seq = made[0].callback.task.seq
-        await self.store.settle(Settlement(seq=seq, upstream="up", outcome=outcome, settled_at=now, polls=1))
+        await self.store.tasks.settle(Settlement(seq=seq, upstream="up", outcome=outcome, settled_at=now, polls=1))
         return [one.callback.id for one in made]
 
     async def attempts(self, callback_id: str, client: str = "ann") -> int:
-        return len(await self.store.list_attempts(client, callback_id) or [])
+        return len(await self.store.registry.list_attempts(client, callback_id) or [])
 
     async def attempted(self, callback_id: str, client: str = "ann") -> None:
         async with asyncio.timeout(LIMIT_S):
@@ -103,7 +103,7 @@ async def test_names_that_nobody_answers_for_hold_no_places(stand: Stand, raw_se
     bulkhead = stand.deliverer._bulkhead
     async with asyncio.timeout(LIMIT_S):
         while len(bulkhead._attempts) - (256 - bulkhead.free) < 20:
-            await stand.store.backlog()
+            await stand.store.registry.backlog()
     for url in (f"http://good.test:{server.port}/", server.url()):
         (callback_id,) = await stand.owe(url)
         await stand.attempted(callback_id)
@@ -118,7 +118,7 @@ async def test_a_look_up_that_failed_needs_no_place(stand: Stand, monkeypatch: p
     stand.names["gone.test"] = NO_SUCH_NAME
     (gone,) = await stand.owe("http://gone.test/")
     await stand.attempted(gone)
-    (attempt,) = await stand.store.list_attempts("ann", gone) or []
+    (attempt,) = await stand.store.registry.list_attempts("ann", gone) or []
     assert "there is no such name" in (attempt.error or "")
     assert not asked
 
@@ -131,10 +131,10 @@ async def test_a_name_that_is_found_late_is_dialled_after_all(stand: Stand, raw_
     async with asyncio.timeout(LIMIT_S):
         while not any(attempt.lent for attempt in bulkhead._attempts.values()):
             bulkhead.at(stand.clock.monotonic())
-            await stand.store.backlog()
+            await stand.store.registry.backlog()
     stand.names.update({f"late{number}.test": ["127.0.0.1"] for number in range(4)})
     await stand.attempted(late)
-    (attempt,) = await stand.store.list_attempts("ann", late) or []
+    (attempt,) = await stand.store.registry.list_attempts("ann", late) or []
     assert attempt.status_code == 204
     assert attempt.duration_ms >= 1000
     assert bulkhead.free >= 252
@@ -156,7 +156,7 @@ async def test_a_crowd_that_hangs_with_large_webhooks_leaves_room_for_another_cl
     crowd = await stand.owe(*(f"http://{name}:{hanging.port}/" for name in names), task_id="a", result=result)
     async with asyncio.timeout(LIMIT_S):
         while len(stand.memory._holders) < len(names):  # each of them has room, or waits for it
-            await stand.store.backlog()
+            await stand.store.registry.backlog()
     (callback_id,) = await stand.owe(good.url(), client="bob", task_id="b", result=result)
     await stand.attempted(callback_id, "bob")
     assert [await stand.attempts(one) for one in crowd] == [0] * len(crowd)

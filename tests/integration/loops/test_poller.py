@@ -19,6 +19,7 @@ from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.upstream.turns import Waiter
+from tests.lanes import body_sent, claim_webhooks
 from tests.life import Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -221,9 +222,9 @@ def test_an_upstream_that_never_answers(tmp_path: Path) -> None:
 
 
 async def body_of(life: Life, callback: Callback) -> dict[str, Any]:
-    claims, _ = await life.store.claim_callbacks(life.clock.now() + 1, 10)
+    claims, _ = await claim_webhooks(life.store, life.clock.now() + 1, 10)
     (claim,) = [claim for claim in claims if claim.id == callback.id]
-    body: dict[str, Any] = json.loads(claim.body)
+    body: dict[str, Any] = json.loads(body_sent(claim))
     return body
 
 
@@ -442,7 +443,7 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
             await reserve(count)
 
         life.key.queries.reserve = counted  # type: ignore[method-assign]
-        await life.store.cancel("", callback.id, life.clock.now())
+        await life.store.registry.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=600)
         assert upstream.probed == [pytest.approx(at, abs=1) for at in (0, 30, 90, 210, 510)]
         assert reserved == {0: reserved[0], 1: 4}
@@ -672,7 +673,7 @@ def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
             learned.clear()
             assert task.polls == (2 if model == "n" else 3)
         assert asked == [("m", born_at - 1000), ("m", born_at), ("m", born_at)]
-        assert set(await life.store.durations("up")) == {("n", 20_000), ("m", 30_000)}
+        assert set(await life.store.tasks.durations("up")) == {("n", 20_000), ("m", 30_000)}
         await life.stop()
 
     run_virtual(main())
@@ -686,10 +687,10 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
         await life.store.open()
         life.key.queries.polls_waiting = True
-        poll_now = life.store.poll_now
-        life.store.poll_now = unwanted  # type: ignore[method-assign]
+        poll_now = life.store.tasks.poll_now
+        life.store.tasks.poll_now = unwanted  # type: ignore[method-assign]
         assert await life.poller.run_once() == HEARTBEAT_S
-        life.store.poll_now = poll_now  # type: ignore[method-assign]
+        life.store.tasks.poll_now = poll_now  # type: ignore[method-assign]
         assert not life.key.queries.polls_waiting
         callback = await life.register("t", timeout_s=30)
         assert await life.poller.run_once() == 30.0
@@ -698,7 +699,7 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         assert next_poll_at is not None
         assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
         assert not life.key.queries.polls_waiting
-        await life.store.poll_now([callback.task.seq], life.clock.now() + 60_000)
+        await life.store.tasks.poll_now([callback.task.seq], life.clock.now() + 60_000)
         await asyncio.sleep(30.5)
         upstream.script = [unreachable]
         assert await life.poller.run_once() <= 1.0
@@ -1173,26 +1174,26 @@ def test_a_client_that_has_its_places_full_does_not_keep_the_poller_looking(tmp_
             return PollResult(kind=PollKind.RUNNING, model="m")
 
         life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll), rate=FAST)
-        claims = 0
-        claim_tasks = life.store.claim_tasks
+        looks = 0
+        waiting = life.store.tasks.waiting
 
         async def counted(*args: Any) -> Any:
-            nonlocal claims
-            claims += 1
-            return await claim_tasks(*args)
+            nonlocal looks
+            looks += 1
+            return await waiting(*args)
 
-        life.store.claim_tasks = counted  # type: ignore[method-assign]
+        life.store.tasks.waiting = counted  # type: ignore[method-assign]
         await life.start()
         await asyncio.gather(*(life.register(f"t{i}", client="many") for i in range(200)))
         await until(lambda: len(asked) == MOST_POLLS // 2)
         await life.register("mine", client="few")
         await asyncio.sleep(1)
-        before, mine = claims, asked.count("mine")
+        before, mine = looks, asked.count("mine")
         assert mine
         await asyncio.sleep(100)
         polled = asked.count("mine") - mine
         assert polled >= 3
-        assert claims - before <= 20 + 3 * polled
+        assert looks - before <= 20 + 3 * polled
         go.set()
         await until(lambda: len({task_id for task_id in asked if task_id != "mine"}) == 200)
         await life.stop()

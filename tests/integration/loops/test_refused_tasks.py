@@ -18,6 +18,7 @@ from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import NEUTRAL_TASK_ID
+from tests.lanes import body_sent, claim_webhooks
 from tests.life import FREE, Life, ScriptedUpstream, Transport, until
 from tests.virtualtime import VirtualClock, run_virtual
 
@@ -334,9 +335,9 @@ def test_the_webhook_of_a_refused_task_says_so(tmp_path: Path) -> None:
         callback = await life.register("t", timeout_s=600)
         await asyncio.sleep(631)
         assert [at for at in jobs.asked["t"] if 600 <= at <= 601]
-        claims, _ = await life.store.claim_callbacks(life.clock.now() + 1, 10)
+        claims, _ = await claim_webhooks(life.store, life.clock.now() + 1, 10)
         assert [claim.id for claim in claims] == [callback.id]
-        data = json.loads(claims[0].body)["data"]
+        data = json.loads(body_sent(claims[0]))["data"]
         assert (data["state"], data["reason"]) == ("abandoned", "refused")
         assert not life.poller._troubled.is_refused(callback.task.seq)
         await life.stop()
@@ -481,7 +482,7 @@ def test_a_key_recovers_when_the_tasks_that_refused_it_are_gone(tmp_path: Path) 
         callbacks = [await life.register(task_id) for task_id in sorted(jobs.refused)]
         await until(lambda: life.key.refusal is not None, limit_s=60)
         for callback in callbacks:
-            await life.store.cancel("", callback.id, life.clock.now())
+            await life.store.registry.cancel("", callback.id, life.clock.now())
         await until(lambda: life.key.refusal is None, limit_s=60)
         await life.stop()
 

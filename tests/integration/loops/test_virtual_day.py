@@ -174,7 +174,7 @@ def test_ten_thousand_tasks_that_finish_at_the_same_second(tmp_path: Path, capsy
         await life.start()
         for first in range(0, many, 1000):
             now = clock.now()
-            await life.store.register(
+            await life.store.registry.register(
                 [
                     NewCallback(
                         id=new_callback_id(now),

@@ -37,7 +37,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 async def register(store: SqliteStore) -> None:
-    await store.register(
+    await store.registry.register(
         [
             NewCallback(
                 id=new_callback_id(NOW),
@@ -89,7 +89,7 @@ async def test_what_an_older_gateway_made_becomes_private(path: Path) -> None:
         again = SqliteStore(path)
         await again.open()
         assert modes(path.parent) == {"gateway.db": 0o600, "gateway.db-wal": 0o600}
-        assert await again.count_callbacks() == {"waiting": 1}
+        assert await again.registry.count_callbacks() == {"waiting": 1}
         await again.close()
     said = [(line["event"], Path(line["path"]).name, line["mode"]) for line in lines]
     assert said == [("file.made_private", "gateway.db", "0664"), ("file.made_private", "gateway.db-wal", "0664")]

@@ -222,9 +222,12 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
     await stand.look()
     store = stand.gateway._store
     for claim in (
-        store.claim_tasks("aigptimage", 2**50, 10),
-        store.claim_new_task("aigptimage", 0, 2**50),
-        store.claim_callbacks(2**50, 10),
+        store.tasks.waiting("aigptimage", 2**50),
+        store.tasks.longest_due("aigptimage", "", 2**50, 10),
+        store.tasks.never_polled("aigptimage", 0, 2**50),
+        store.tasks.claim([]),
+        store.outbox.waiting(2**50),
+        store.outbox.claim([], 2**50),
     ):
         with pytest.raises(StoreError, match=GONE[1:]):
             await claim
@@ -271,7 +274,7 @@ async def test_a_backup_can_be_made_of_a_file_that_was_removed(stand: Stand) -> 
     await stand.gateway._store.backup(backup)
     after = SqliteStore(backup)
     await after.open()
-    assert len(await after.list_callbacks(None, state=None, task_id=None, before_seq=None, limit=10)) == 1
+    assert len(await after.registry.list_callbacks(None, state=None, task_id=None, before_seq=None, limit=10)) == 1
     await after.close()
 
 
@@ -282,13 +285,13 @@ async def test_what_only_looks_like_it_takes_nothing_out_of_service(tmp_path: Pa
     store = SqliteStore(path)
     await store.open()
     for number in range(writes):
-        await store.save(f"key-{number}", b"x" * 40_000)
+        await store.swap(f"key-{number}", None, b"x" * 40_000)
     os.utime(path, (1, 1))
     os.link(path, tmp_path / "another name")
     path.chmod(0o400)
     await store.look()
     path.touch()
-    await store.save("key", b"")
+    await store.swap("key", None, b"")
     await store.look()
     assert (store.lost, store.failing) == (None, None)
     # The look itself, which opens the file, has not let go of it.
@@ -338,7 +341,7 @@ async def test_many_writes_and_checkpoints_are_its_own(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "db")
     await store.open()
     for number in range(300):
-        await store.save(f"key-{number}", b"x" * 40_000)
+        await store.swap(f"key-{number}", None, b"x" * 40_000)
         await store.look()
     assert (tmp_path / "db").stat().st_size > 10_000_000
     await store.close()

@@ -18,6 +18,9 @@ import pytest
 from gateway.core.errors import StoreUnusable
 from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
 from gateway.store.sqlite.store import SqliteStore
+from gateway.webhook.body import webhook_body
+from tests.claims import claim_tasks
+from tests.lanes import claim_webhooks
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "gateway" / "store" / "sqlite" / "migrations"
@@ -105,15 +108,15 @@ async def opened(path: Path, look: Callable[[SqliteStore], Awaitable[T]]) -> T:
         await store.close()
 
 
-async def webhooks(store: SqliteStore) -> dict[str, bytes | None]:
+async def webhooks(store: SqliteStore) -> dict[str, bytes]:
     """Return the bytes of each webhook that is owed, as they would be sent."""
-    owed, _ = await store.claim_callbacks(AT + 10_000_000, 100)
-    return {claim.id: await store.body(claim) for claim in owed}
+    owed, _ = await claim_webhooks(store, AT + 10_000_000, 100)
+    return {claim.id: webhook_body(claim.id, await store.outbox.body(claim) or b"") for claim in owed}
 
 
 async def polled(store: SqliteStore) -> set[tuple[str, str, int]]:
     """Return which tasks would be polled, for whom and when."""
-    due = [task for upstream in ("up", "other") for task in (await store.claim_tasks(upstream, AT + 10_000_000, 9))[0]]
+    due = [task for upstream in ("up", "other") for task in (await claim_tasks(store, upstream, AT + 10_000_000, 9))[0]]
     return {(task.task_id, task.watchers, task.due_at - AT) for task in due}
 
 
@@ -122,7 +125,7 @@ async def nothing_is_missing(path: Path, version: int) -> None:
     store = SqliteStore(path)
     await store.open()
     try:
-        callbacks = await store.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=50)
+        callbacks = await store.registry.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=50)
         shown = {c.id: (c.state, c.task.task_id, c.url, c.metadata, c.timeout_s, c.attempts) for c in callbacks}
         assert shown == {
             "cb_cancelled": (CallbackState.CANCELLED, "task-cancelled", "https://d.example/5", b"{}", 3600, 0),
@@ -132,21 +135,21 @@ async def nothing_is_missing(path: Path, version: int) -> None:
             "cb_waiting": (CallbackState.WAITING, "task-waiting", "https://a.example/1", b'{"n":1}', 3600, 0),
         }
         assert [*shown][::4] == ["cb_cancelled", "cb_waiting"]
-        attempts = await store.list_attempts("ann", "cb_pending")
+        attempts = await store.registry.list_attempts("ann", "cb_pending")
         assert attempts is not None
         assert [(a.number, a.result, a.status_code, a.excerpt) for a in attempts] == [
             (1, AttemptResult.INTERRUPTED, None, None),
             (2, AttemptResult.RETRY, 500, "oops"),
         ]
-        task = await store.get_task("ann", "task-success")
+        task = await store.registry.get_task("ann", "task-success")
         assert task is not None
         assert (task.state, task.settled_at) == (TaskState.SUCCESS, AT + 30_000)
-        ((due,), _) = await store.claim_tasks("up", AT + 60_000, 9)
+        ((due,), _) = await claim_tasks(store, "up", AT + 60_000, 9)
         assert (due.task_id, due.polls, due.failures, due.due_at) == ("task-waiting", 3, 1, AT + 11_000)
-        ((owed,), _) = await store.claim_callbacks(AT + 200_000, 9)
+        ((owed,), _) = await claim_webhooks(store, AT + 200_000, 9)
         assert (owed.id, owed.body, owed.attempts, owed.budget_used) == ("cb_pending", b'{"n":2}', 2, 1)
-        assert await store.durations("up") == [("m", 30_000)]
-        assert await store.secret_key() == b"0123456789abcdef0123456789abcdef"
+        assert await store.tasks.durations("up") == [("m", 30_000)]
+        assert await store.registry.secret_key() == b"0123456789abcdef0123456789abcdef"
     finally:
         await store.close()
     with closing(sqlite3.connect(path)) as db:
@@ -202,7 +205,7 @@ async def test_no_number_is_given_twice(version: int, tmp_path: Path) -> None:
     store = SqliteStore(path)
     await store.open()
     try:
-        (made,) = await store.register(
+        (made,) = await store.registry.register(
             [
                 NewCallback(
                     id="cb_new",

@@ -31,17 +31,18 @@ from gateway.core.model import (
     NewCallback,
     Outcome,
     Settlement,
+    Share,
     TaskState,
     new_callback_id,
 )
-from gateway.store.sqlite import database, databasefile, sql
-from gateway.store.sqlite import store as sqlite_store
+from gateway.store.sqlite import database, databasefile, registry, sql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
-from gateway.store.sqlite.store import SqliteStore, _in_parts
-from gateway.upstream.turns import Rotation
+from gateway.store.sqlite.store import SqliteStore
+from gateway.store.sqlite.tasks import _in_parts
 from gateway.webhook.bulkhead import Bulkhead
-from tests.lanes import fill, lane, webhook, well
+from tests.claims import claim_tasks
+from tests.lanes import claim_webhooks, fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -63,9 +64,9 @@ async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE callbacks SET body = ?", (stored,))
     async with opened(path) as store:
-        (due,), _ = await store.claim_callbacks(NOW, 1)
+        (due,), _ = await claim_webhooks(store, NOW, 1)
         assert (due.body, due.body_bytes) == (None, len(stored))
-        assert await store.body(due) == stored
+        assert await store.outbox.body(due) == stored
 
 
 async def test_the_durations_of_further_models_take_the_place_of_others(path: Path) -> None:
@@ -87,9 +88,9 @@ async def test_durations_of_earlier_versions_are_bounded_too(path: Path) -> None
             "INSERT INTO durations VALUES (?, ?, ?, ?, ?)", [row for row in of_models if row[3] >= row[4] - 2]
         )
     async with opened(path) as store:
-        assert {duration_ms for _, duration_ms in await store.durations("up")} == {*range(172, 300)}
+        assert {duration_ms for _, duration_ms in await store.tasks.durations("up")} == {*range(172, 300)}
         await ended(store, "m299", 7)
-        assert (await store.durations("up"))[-1] == ("m299", 7)
+        assert (await store.tasks.durations("up"))[-1] == ("m299", 7)
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(DISTINCT model), max(seq) FROM durations").fetchall() == [(128, 300)]
         # In its ring it stands behind the last one.
@@ -110,8 +111,8 @@ async def ended(store: SqliteStore, model: str, duration_ms: int) -> None:
         created_at=NOW,
         first_poll_at=NOW,
     )
-    (registration,) = await store.register([new])
-    await store.settle(
+    (registration,) = await store.registry.register([new])
+    await store.tasks.settle(
         Settlement(
             seq=registration.callback.task.seq,
             upstream="up",
@@ -190,7 +191,7 @@ def files(folder: Path) -> dict[str, bytes]:
 async def test_a_second_store_is_refused(store: SqliteStore, path: Path, impatient: None) -> None:
     """Two gateways on one file: the second one says so, the first one goes on."""
     assert "in use by another process, perhaps a second gateway" in await unusable(path)
-    await store.register([new()])
+    await store.registry.register([new()])
 
 
 async def test_a_second_process_is_kept_out(store: SqliteStore, path: Path) -> None:
@@ -232,10 +233,10 @@ async def killed_copy(path: Path, *changes: str) -> Path:
     copy = path.parent / "killed" / path.name
     copy.parent.mkdir()
     async with opened(path) as store:
-        await store.register([new() for _ in range(200)])
+        await store.registry.register([new() for _ in range(200)])
         await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
         store._database._watch.emptied(size_of(path))
-        await store.register([new()])
+        await store.registry.register([new()])
         for change in changes:
             await store._database.read(change)
         for file in path.parent.glob("gateway.db*"):
@@ -330,15 +331,15 @@ async def test_a_damaged_page_that_is_met_later_fails_what_needs_it(
         "gateway.store.sqlite.database._log.error", lambda event, **_: said.append(event), raising=False
     )
     async with opened(path) as store:
-        (made,) = await store.register([new()])
+        (made,) = await store.registry.register([new()])
     damage(path, "attempts")
     async with opened(path) as store:
         assert store.failing is None
         for _ in range(2):
             with pytest.raises(StoreError, match="malformed"):
-                await store.list_attempts("ann", made.callback.id)
-        assert await store.get_callback("ann", made.callback.id) == made.callback
-        await store.register([new()])
+                await store.registry.list_attempts("ann", made.callback.id)
+        assert await store.registry.get_callback("ann", made.callback.id) == made.callback
+        await store.registry.register([new()])
         assert store.failing is not None
         assert "the file is damaged" in store.failing
     assert said == ["store.damaged"]
@@ -348,12 +349,12 @@ async def test_a_read_that_fails_counts_until_one_succeeds(store: SqliteStore) -
     """The store is failing when it cannot be read, as when it cannot be written."""
     await connection(store).set_progress_handler(lambda: 1, 1)
     with pytest.raises(StoreError, match="interrupted"):
-        await store.backlog()
+        await store.registry.backlog()
     assert store.failing == "the last read failed: interrupted"
     await connection(store).set_progress_handler(None, 1)  # type: ignore[arg-type]
-    assert await store.claim_tasks("up", NOW, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], None)
     assert store.failing == "the last read failed: interrupted", "a claim of what is known not to be due reads nothing"
-    await store.backlog()
+    await store.registry.backlog()
     assert store.failing is None
 
 
@@ -370,7 +371,7 @@ async def test_an_empty_file_is_a_new_database(path: Path) -> None:
     """Such as ``touch`` or an upload tool leaves behind."""
     overwrite(path, b"")
     async with opened(path) as store:
-        await store.register([new()])
+        await store.registry.register([new()])
 
 
 async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -419,28 +420,28 @@ async def test_a_closed_store_says_so(path: Path) -> None:
     store = SqliteStore(path)
     for _ in range(2):
         with pytest.raises(StoreError, match="closed"):
-            await store.backlog()
+            await store.registry.backlog()
         with pytest.raises(StoreError, match="closed"):
-            await store.claim_callbacks(NOW, 1)
+            await store.outbox.claim([Share(lane("app"), 1, True)], NOW)
         with pytest.raises(StoreError, match="closed"):
-            await store.register([new()])
+            await store.registry.register([new()])
         await store.open()
         await store.close()
 
 
 async def test_a_killed_process_loses_nothing_committed(store: SqliteStore, path: Path, tmp_path: Path) -> None:
     """The files as they lie there without a close are what a crash leaves: all that was answered is in them."""
-    made = [(await store.register([new()]))[0].callback for _ in range(5)]
-    await store.cancel("ann", made[0].id, NOW)
-    made[0] = await store.get_callback("ann", made[0].id) or made[0]
+    made = [(await store.registry.register([new()]))[0].callback for _ in range(5)]
+    await store.registry.cancel("ann", made[0].id, NOW)
+    made[0] = await store.registry.get_callback("ann", made[0].id) or made[0]
     crashed = tmp_path / "crashed"
     crashed.mkdir()
     for file in path.parent.glob("gateway.db*"):
         shutil.copy(file, crashed)
     assert (crashed / "gateway.db-wal").stat().st_size > 0
     async with opened(crashed / "gateway.db") as after:
-        assert [await after.get_callback("ann", callback.id) for callback in made] == made
-        assert len((await after.claim_tasks("up", NOW, 10))[0]) == 4
+        assert [await after.registry.get_callback("ann", callback.id) for callback in made] == made
+        assert len((await claim_tasks(after, "up", NOW, 10))[0]) == 4
 
 
 async def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
@@ -454,7 +455,7 @@ async def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
 
 async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> None:
     """Fifty writes of three kinds at once: one commit, also where its statements' rows are no power of two."""
-    first = await store.register([new(), new(), new()])
+    first = await store.registry.register([new(), new(), new()])
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
     settlements = [
@@ -468,8 +469,8 @@ async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> Non
         )
         for registration in first
     ]
-    writes = [store.register([new()]) for _ in range(46)]
-    await asyncio.gather(*writes, *map(store.settle, settlements), store.cancel("ann", "cb_none", NOW))
+    writes = [store.registry.register([new()]) for _ in range(46)]
+    await asyncio.gather(*writes, *map(store.tasks.settle, settlements), store.registry.cancel("ann", "cb_none", NOW))
     assert statements.count("COMMIT") == 1
 
 
@@ -478,7 +479,7 @@ async def test_a_transaction_has_a_bounded_size(store: SqliteStore, writes: int,
     """No reader waits for more than some five hundred rows and the rest of one write."""
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    await asyncio.gather(*(store.register([new() for _ in range(rows)]) for _ in range(writes)))
+    await asyncio.gather(*(store.registry.register([new() for _ in range(rows)]) for _ in range(writes)))
     assert statements.count("COMMIT") == commits
 
 
@@ -489,26 +490,26 @@ async def test_what_is_known_is_not_asked_for(store: SqliteStore) -> None:
     """
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    await store.register([new(task_id="a"), new(task_id="b")])
+    await store.registry.register([new(task_id="a"), new(task_id="b")])
     assert len(statements) == 2 + 2  # and the transaction's
     statements.clear()
-    await store.register([new(task_id="a", url="https://elsewhere.example")])
+    await store.registry.register([new(task_id="a", url="https://elsewhere.example")])
     assert len(statements) == 2 + 4
     statements.clear()
-    await store.register([new(task_id="a", client="bob")])
+    await store.registry.register([new(task_id="a", client="bob")])
     assert len(statements) == 2 + 5
-    await store.expired_tasks("up", NOW, 10)
+    await store.tasks.expired("up", NOW, 10)
     statements.clear()
-    assert await store.expired_tasks("up", NOW + 1, 10) == ([], NOW + 3_600_000)
+    assert await store.tasks.expired("up", NOW + 1, 10) == ([], NOW + 3_600_000)
     assert statements == []
 
 
 async def settled(store: SqliteStore, callback: NewCallback, at: int = NOW) -> None:
     """Register a callback, and settle its task: its webhook is due."""
-    (made,) = await store.register([callback])
+    (made,) = await store.registry.register([callback])
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = made.callback.task.seq
-    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=at, polls=1))
+    await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=at, polls=1))
 
 
 def failed(due: DueCallback, next_attempt_at: int) -> AttemptRecord:
@@ -526,24 +527,24 @@ def failed(due: DueCallback, next_attempt_at: int) -> AttemptRecord:
 async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: SqliteStore) -> None:
     """Once they are found to be all that is due with a receiver; a first attempt is found at once all the same."""
     await settled(store, new())
-    (due,), _ = await store.claim_callbacks(NOW, 10)
-    await store.record_attempt(failed(due, NOW + 1))
+    (due,), _ = await claim_webhooks(store, NOW, 10)
+    await store.outbox.record(failed(due, NOW + 1))
     bulkhead = Bulkhead(8)
     others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
     well(bulkhead, due.lane, *(other.lane for other in others))
     assert all(map(bulkhead.admit, others))
-    assert await store.claim_callbacks(NOW + 1, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 1, 2, bulkhead) == ([], None)
     assert bulkhead.waits
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    assert await store.claim_callbacks(NOW + 2, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 2, 2, bulkhead) == ([], None)
     assert bulkhead.waits
     assert statements == []
     bulkhead.ended(others[0], delivered=True)
-    (again,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    (again,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
     assert again.seq == due.seq
     await settled(store, new(), at=NOW + 3)
-    (first,), _ = await store.claim_callbacks(NOW + 3, 2, bulkhead)
+    (first,), _ = await claim_webhooks(store, NOW + 3, 2, bulkhead)
     assert first.budget_used == 0
 
 
@@ -557,51 +558,51 @@ async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) 
     held = fill(bulkhead, on)
     statements: list[str] = []
     await connection(store).set_trace_callback(statements.append)
-    assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW, 2, bulkhead) == ([], None)
     assert statements == []
     bulkhead.ended(held[0], delivered=True)
-    (due,), _ = await store.claim_callbacks(NOW, 2, bulkhead)
+    (due,), _ = await claim_webhooks(store, NOW, 2, bulkhead)
     assert due.receiver == callback.receiver
 
 
 async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
     """Only what is due now has to wait: the loop comes round for what is due later."""
     await settled(store, new())
-    (due,), _ = await store.claim_callbacks(NOW, 10)
-    await store.record_attempt(failed(due, NOW + 50))
+    (due,), _ = await claim_webhooks(store, NOW, 10)
+    await store.outbox.record(failed(due, NOW + 50))
     bulkhead = Bulkhead(8)
     others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
     well(bulkhead, due.lane, *(other.lane for other in others))
     assert all(map(bulkhead.admit, others))
-    assert await store.claim_callbacks(NOW, 2, bulkhead) == ([], NOW + 50)
+    assert await claim_webhooks(store, NOW, 2, bulkhead) == ([], NOW + 50)
     assert not bulkhead.waits
-    assert await store.claim_callbacks(NOW + 50, 2, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 50, 2, bulkhead) == ([], None)
     assert bulkhead.waits
 
 
 async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     """A process that runs for months must not remember every task and receiver that it ever had."""
-    (made,) = await store.register([new()])
+    (made,) = await store.registry.register([new()])
     seq = made.callback.task.seq
-    await store.wait_settled(seq, 0.001)
-    assert store._settle_waiters == {}
-    waiting = asyncio.create_task(store.wait_settled(seq, 3600))
-    (polled,), _ = await store.claim_tasks("up", NOW, 1)
+    await store.registry.wait_settled(seq, 0.001)
+    assert store.tasks._settle_waiters == {}
+    waiting = asyncio.create_task(store.registry.wait_settled(seq, 3600))
+    (polled,), _ = await claim_tasks(store, "up", NOW, 1)
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
-    await store.settle(Settlement(upstream="up", seq=polled.seq, outcome=outcome, settled_at=NOW, polls=1))
+    await store.tasks.settle(Settlement(upstream="up", seq=polled.seq, outcome=outcome, settled_at=NOW, polls=1))
     await waiting
-    (due,), _ = await store.claim_callbacks(NOW, 1)
+    (due,), _ = await claim_webhooks(store, NOW, 1)
     made_at = Attempt(
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
-    await store.record_attempt(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
-    assert (store._settle_waiters, store._due_tasks.claimed, dict(store._claimed_callbacks)) == ({}, 0, {})
-    assert (store._lanes._at, store._lanes._heap) == ({}, [])
+    await store.outbox.record(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
+    assert (store.tasks._settle_waiters, store.tasks._due_tasks.claimed, dict(store.outbox._claimed)) == ({}, 0, {})
+    assert (store.outbox._lanes._at, store.outbox._lanes._heap) == ({}, [])
 
 
 def test_settlements_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order; one that is larger alone is a part of its own."""
-    monkeypatch.setattr("gateway.store.sqlite.store._PART_BYTES", 10)
+    monkeypatch.setattr("gateway.store.sqlite.tasks._PART_BYTES", 10)
 
     def settlement(size: int) -> Settlement:
         outcome = Outcome(state=TaskState.SUCCESS, data=b"x" * size)
@@ -621,7 +622,7 @@ async def test_a_writer_that_was_cancelled_takes_nothing_more(store: SqliteStore
     store._writer._task.cancel()
     await asyncio.wait([store._writer._task])
     with pytest.raises(StoreError, match="closed"):
-        await store.register([new()])
+        await store.registry.register([new()])
     store._writer._task = None
 
 
@@ -643,12 +644,12 @@ async def test_a_write_that_cannot_be_stored_fails_alone(
     What no request can hold is the gateway's own fault.
     """
     good = [new() for _ in range(9)]
-    writes = [store.register([callback]) for callback in [*good[:5], new(**poison), *good[5:]]]
+    writes = [store.registry.register([callback]) for callback in [*good[:5], new(**poison), *good[5:]]]
     results = await asyncio.gather(*writes, return_exceptions=True)
     refused = results.pop(5)
     assert type(refused) is fault
     assert not [result for result in results if isinstance(result, BaseException)]
-    assert [await store.get_callback("ann", callback.id) is not None for callback in good] == [True] * 9
+    assert [await store.registry.get_callback("ann", callback.id) is not None for callback in good] == [True] * 9
     assert store.failing is None
 
 
@@ -656,10 +657,10 @@ async def test_what_waits_moves_with_the_clock_and_what_comes_after_does_not(sto
     """A registration asked for just before the clock is followed has the old time, one just after it the new one."""
     before, after = new(task_id="before"), new(task_id="after", created_at=NOW - 3_600_000)
     results = await asyncio.gather(
-        *(store.register([before]), store.follow_clock(-3_600_000), store.register([after])),
+        *(store.registry.register([before]), store.follow_clock(-3_600_000), store.registry.register([after])),
     )
     assert results[1] is None
-    found = [await store.get_callback("ann", one.id) for one in (before, after)]
+    found = [await store.registry.get_callback("ann", one.id) for one in (before, after)]
     assert [one and one.expires_at for one in found] == [NOW, NOW]
 
 
@@ -677,7 +678,7 @@ async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
         path = await killed_copy(path)
     else:
         async with opened(path) as store:
-            await store.register([new()])
+            await store.registry.register([new()])
     for file in path.parent.glob("gateway.db*"):
         write_an_hour_ahead(file)
     again = tmp_path_factory.mktemp("again") / "folder"
@@ -693,7 +694,7 @@ async def test_a_clock_that_was_set_back_meanwhile_is_noticed_once(
 async def test_an_empty_log_tells_nothing_of_the_last_write(path: Path) -> None:
     """It may be there without having been written; the database's own time counts then."""
     async with opened(path) as store:
-        await store.register([new()])
+        await store.registry.register([new()])
     write_an_hour_ahead(path)
     path.with_name("gateway.db-wal").write_bytes(b"")
     assert SqliteStore(path).set_back_ms == 0
@@ -705,57 +706,57 @@ async def test_a_batch_is_stored_whole_or_not_at_all(store: SqliteStore) -> None
     """One item that cannot be stored takes its own batch down, with the tasks it would have made."""
     good = new()
     with pytest.raises(StoreError):
-        await store.register([good, new(metadata="text")])
-    assert await store.get_callback("ann", good.id) is None
-    assert await store.claim_tasks("up", NOW, 10) == ([], None)
+        await store.registry.register([good, new(metadata="text")])
+    assert await store.registry.get_callback("ann", good.id) is None
+    assert await claim_tasks(store, "up", NOW, 10) == ([], None)
 
 
 async def test_a_cancelled_caller_does_not_take_its_write_back(store: SqliteStore) -> None:
     """A client that hangs up may have been registered; nothing is done by halves."""
     asked = new()
-    caller = asyncio.create_task(store.register([asked]))
+    caller = asyncio.create_task(store.registry.register([asked]))
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    await store.register([new()])
-    assert await store.get_callback("ann", asked.id) is not None
+    await store.registry.register([new()])
+    assert await store.registry.get_callback("ann", asked.id) is not None
 
 
 async def test_of_two_writes_one_may_fail(store: SqliteStore) -> None:
     """The other one is stored."""
     good = new()
-    writes = [store.register([new(metadata="text")]), store.register([good])]
+    writes = [store.registry.register([new(metadata="text")]), store.registry.register([good])]
     with capture_logs() as log:
         failed, (made,) = await asyncio.gather(*writes, return_exceptions=True)  # type: ignore[misc]
     assert [line["event"] for line in log] == ["store.write_refused"]
     assert isinstance(failed, StoreError)
     assert made.created
-    assert await store.get_callback("ann", good.id) is not None
+    assert await store.registry.get_callback("ann", good.id) is not None
 
 
 async def test_a_write_whose_caller_gave_up_may_fail(store: SqliteStore) -> None:
     """Nobody hears of it, and the writer goes on with the next one."""
-    caller = asyncio.create_task(store.register([new(metadata="text")]))
+    caller = asyncio.create_task(store.registry.register([new(metadata="text")]))
     await asyncio.sleep(0)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    (made,) = await store.register([new()])
+    (made,) = await store.registry.register([new()])
     assert made.created
 
 
 async def test_a_cancelled_read_disturbs_nobody(store: SqliteStore) -> None:
     """The lock is free again and the connection in order, whenever the reader gave up."""
-    (made,) = await store.register([new()])
+    (made,) = await store.registry.register([new()])
     for turns in range(6):
-        reader = asyncio.create_task(store.get_callback("ann", made.callback.id))
+        reader = asyncio.create_task(store.registry.get_callback("ann", made.callback.id))
         for _ in range(turns):
             await asyncio.sleep(0)
         reader.cancel()
         await asyncio.wait([reader])
         async with asyncio.timeout(LIMIT_S):
-            await store.register([new()])
+            await store.registry.register([new()])
 
 
 async def test_closing_commits_what_waits(path: Path) -> None:
@@ -763,16 +764,18 @@ async def test_closing_commits_what_waits(path: Path) -> None:
     asked = [new() for _ in range(20)]
     store = SqliteStore(path)
     await store.open()
-    writes = [asyncio.create_task(store.register([callback])) for callback in asked]
+    writes = [asyncio.create_task(store.registry.register([callback])) for callback in asked]
     await asyncio.sleep(0)
     closing = asyncio.create_task(store.close())
     await asyncio.sleep(0)
     with pytest.raises(StoreError, match="shutting down"):
-        await store.register([new()])
+        await store.registry.register([new()])
     await closing
     assert len(await asyncio.gather(*writes)) == 20
     async with opened(path) as after:
-        assert len(await after.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=50)) == 20
+        assert (
+            len(await after.registry.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=50)) == 20
+        )
 
 
 async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None:
@@ -782,7 +785,7 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     loop = asyncio.get_running_loop()
 
     def work(db: sqlite3.Connection) -> None:
-        store._apply_register(db, [[asked]])
+        store.registry._apply_register(db, [[asked]])
         loop.call_soon_threadsafe(applied.set)
         assert go_on.wait(LIMIT_S)
         raise ZeroDivisionError
@@ -790,8 +793,8 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     writing = asyncio.create_task(store._database.transaction(work))
     await applied.wait()
     readers = [
-        asyncio.create_task(store.get_callback("ann", asked.id)),
-        asyncio.create_task(store.claim_tasks("up", NOW, 10)),
+        asyncio.create_task(store.registry.get_callback("ann", asked.id)),
+        asyncio.create_task(store.tasks.longest_due("up", "ann", NOW, 10)),
     ]
     for _ in range(10):
         await asyncio.sleep(0)
@@ -806,26 +809,26 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is given back while the next claim reads was claimed when that began: it is due all the same."""
-    made = await store.register([new(task_id="a"), new(task_id="b")])
+    made = await store.registry.register([new(task_id="a"), new(task_id="b")])
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     for registration in made:
         seq = registration.callback.task.seq
-        await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
-    (first,), _ = await store.claim_callbacks(NOW, 1)
+        await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    (first,), _ = await claim_webhooks(store, NOW, 1)
     call = store._database.call
 
     async def given_back_meanwhile(*args: object) -> object:
         result = await call(*args)  # type: ignore[arg-type]
-        store.release_callback(first)
+        await store.outbox.release([first])
         return result
 
     monkeypatch.setattr(store._database, "call", given_back_meanwhile)
-    (second,), next_due_at = await store.claim_callbacks(NOW, 10)
+    (second,), next_due_at = await claim_webhooks(store, NOW, 10)
     monkeypatch.undo()
     assert second.seq != first.seq
     assert next_due_at is not None
     assert next_due_at <= NOW
-    assert (await store.claim_callbacks(NOW, 10))[0] == [first]
+    assert (await claim_webhooks(store, NOW, 10))[0] == [first]
 
 
 def count_steps(store: SqliteStore) -> Callable[[], int]:
@@ -847,86 +850,86 @@ def count_steps(store: SqliteStore) -> Callable[[], int]:
 
 async def test_what_a_task_had_before_costs_its_next_callbacks_nothing(store: SqliteStore) -> None:
     """Cancelling and settling beside 2,000 cancelled callbacks of the same task look at none of these."""
-    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
+    made = await store.registry.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
     first, *others = made
-    await asyncio.gather(*(store.cancel("ann", other.callback.id, NOW) for other in others))
+    await asyncio.gather(*(store.registry.cancel("ann", other.callback.id, NOW) for other in others))
     taken = count_steps(store)
-    await store.cancel("ann", first.callback.id, NOW)
+    await store.registry.cancel("ann", first.callback.id, NOW)
     assert taken() < 500
-    (again,) = await store.register([new(task_id="t")])
+    (again,) = await store.registry.register([new(task_id="t")])
     taken()
-    (others_own,) = await store.register([new(task_id="t", client="eve")])
+    (others_own,) = await store.registry.register([new(task_id="t", client="eve")])
     assert taken() < 1000
-    await store.cancel("eve", others_own.callback.id, NOW)
+    await store.registry.cancel("eve", others_own.callback.id, NOW)
     taken()
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     settlement = Settlement(upstream="up", seq=again.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
-    assert await store.settle(settlement) == [again.callback.id]
+    assert await store.tasks.settle(settlement) == [again.callback.id]
     assert taken() < 1000
-    assert await store.get_task("bob", "t") is None
-    assert await store.list_callbacks("bob", state=None, task_id="t", before_seq=None, limit=9) == []
+    assert await store.registry.get_task("bob", "t") is None
+    assert await store.registry.list_callbacks("bob", state=None, task_id="t", before_seq=None, limit=9) == []
     assert taken() < 500
 
 
 async def test_who_watches_a_task_with_others_joins_it_again_at_no_cost(store: SqliteStore) -> None:
     """Its callbacks may be thousands, and are not read through for each further one."""
-    await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
-    await store.register([new(task_id="t", client="bob")])
+    await store.registry.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(2000)])
+    await store.registry.register([new(task_id="t", client="bob")])
     taken = count_steps(store)
     for client in ("ann", "bob"):
-        await store.register([new(task_id="t", client=client, url="https://app.example.com/more")])
+        await store.registry.register([new(task_id="t", client=client, url="https://app.example.com/more")])
         assert taken() < 1000
-    await store.register([new(task_id="t", client="bo")])
+    await store.registry.register([new(task_id="t", client="bo")])
     assert taken() > 1000
-    (due,), _ = await store.claim_tasks("up", NOW, 1)
+    (due,), _ = await claim_tasks(store, "up", NOW, 1)
     assert (due.task_id, due.watchers) == ("t", "ann,bo,bob")
 
 
 async def test_dead_callbacks_are_redelivered_in_parts(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others write in between, whatever there are; the count is of all of them, and none is redelivered twice."""
-    monkeypatch.setattr(sqlite_store, "_REDELIVERED_AT_ONCE", 10)
-    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(95)])
+    monkeypatch.setattr(registry, "_REDELIVERED_AT_ONCE", 10)
+    made = await store.registry.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(95)])
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = made[0].callback.task.seq
-    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
 
     async def die(at: int) -> None:
-        due, _ = await store.claim_callbacks(NOW + 9, 1000)
+        due, _ = await claim_webhooks(store, NOW + 9, 1000)
         for claim in due:
             record = failed(claim, 0)
             attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=at)
-            await store.record_attempt(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
+            await store.outbox.record(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
 
     await die(NOW)
-    redelivering = asyncio.create_task(store.redeliver_dead(None, 0, NOW + 100, NOW + 6))
+    redelivering = asyncio.create_task(store.registry.redeliver_dead(None, 0, NOW + 100, NOW + 6))
     written = 0
     while not redelivering.done():
-        await store.register([new()])
+        await store.registry.register([new()])
         written += 1
     assert await redelivering == 95
     assert written >= 9
     await die(NOW + 50)
-    dying = asyncio.create_task(store.redeliver_dead(None, 0, NOW + 100, NOW + 60))
+    dying = asyncio.create_task(store.registry.redeliver_dead(None, 0, NOW + 100, NOW + 60))
     while not dying.done():
         await die(NOW + 70)  # at once again: what answers 410 must not keep it going
     assert await dying == 95
-    assert await store.redeliver_dead("ann", 0, NOW + 100, NOW + 5) == 0
+    assert await store.registry.redeliver_dead("ann", 0, NOW + 100, NOW + 5) == 0
 
 
 async def test_a_redelivery_that_fails_in_the_middle_says_how_many_are_done(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And asked for again, it redelivers the rest."""
-    monkeypatch.setattr(sqlite_store, "_REDELIVERED_AT_ONCE", 10)
-    made = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(25)])
+    monkeypatch.setattr(registry, "_REDELIVERED_AT_ONCE", 10)
+    made = await store.registry.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(25)])
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = made[0].callback.task.seq
-    await store.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
-    for claim in (await store.claim_callbacks(NOW + 9, 1000))[0]:
+    await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    for claim in (await claim_webhooks(store, NOW + 9, 1000))[0]:
         record = failed(claim, 0)
         attempt = msgspec.structs.replace(record.attempt, result=AttemptResult.DEAD, started_at=NOW)
-        await store.record_attempt(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
-    real = store._redeliver_some
+        await store.outbox.record(msgspec.structs.replace(record, attempt=attempt, next_attempt_at=None))
+    real = store.registry._redeliver_some
     fails_at = 3
 
     async def some(client: str, about: dict[str, int]) -> int:
@@ -936,10 +939,10 @@ async def test_a_redelivery_that_fails_in_the_middle_says_how_many_are_done(
             raise StoreError("The database could not write.")
         return await real(client, about)
 
-    monkeypatch.setattr(store, "_redeliver_some", some)
+    monkeypatch.setattr(store.registry, "_redeliver_some", some)
     with pytest.raises(StorePartly, match="20 are redelivered"):
-        await store.redeliver_dead("ann", 0, NOW + 100, NOW + 6)
-    assert await store.redeliver_dead("ann", 0, NOW + 100, NOW + 7) == 5
+        await store.registry.redeliver_dead("ann", 0, NOW + 100, NOW + 6)
+    assert await store.registry.redeliver_dead("ann", 0, NOW + 100, NOW + 7) == 5
 
 
 async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: SqliteStore) -> None:
@@ -955,11 +958,11 @@ async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: S
         __eq__ = str.__eq__
 
     for number in range(100_000):
-        store._lanes.note(Lane("ann", Counted(f"https://r{number}.example.com")), NOW + 3_600_000 + number)
+        store.outbox._lanes.note(Lane("ann", Counted(f"https://r{number}.example.com")), NOW + 3_600_000 + number)
     callback = new()
     await settled(store, callback)
     looked = 0
-    (due,), next_due_at = await store.claim_callbacks(NOW, 10, Bulkhead(256))
+    (due,), next_due_at = await claim_webhooks(store, NOW, 10, Bulkhead(256))
     assert (due.id, next_due_at) == (callback.id, NOW + 3_600_000)
     assert looked < 100
 
@@ -984,53 +987,84 @@ async def test_lanes_that_are_noted_again_and_again_leave_nothing(store: SqliteS
 
 async def test_listing_a_tasks_newest_reads_no_others(store: SqliteStore) -> None:
     """Of a task's 1,000 callbacks those that are not listed cost looks at the indexes, and no row is made of them."""
-    registrations = await store.register([new(task_id="t", url=f"https://app.example.com/{n}") for n in range(1000)])
+    registrations = await store.registry.register(
+        [new(task_id="t", url=f"https://app.example.com/{n}") for n in range(1000)]
+    )
     made = [one.callback for one in registrations]
-    other = (await store.register([new(client="bob", task_id="t")]))[0].callback
+    other = (await store.registry.register([new(client="bob", task_id="t")]))[0].callback
     taken = count_steps(store)
     for state in (None, CallbackState.WAITING):
         for client, its in (("ann", [made[-1], made[-2]]), (None, [other, made[-1]])):
-            found = await store.list_callbacks(client, state=state, task_id="t", before_seq=None, limit=2)
+            found = await store.registry.list_callbacks(client, state=state, task_id="t", before_seq=None, limit=2)
             assert [callback.id for callback in found] == [callback.id for callback in its]
             assert taken() < 30 * len(made)
-    assert await store.list_callbacks("ann", state=CallbackState.DEAD, task_id="t", before_seq=None, limit=2) == []
+    assert (
+        await store.registry.list_callbacks("ann", state=CallbackState.DEAD, task_id="t", before_seq=None, limit=2)
+        == []
+    )
 
 
-async def test_a_claim_that_is_full_looks_at_nobody_elses_tasks(store: SqliteStore) -> None:
+async def test_a_group_is_read_without_the_others(store: SqliteStore) -> None:
     """Hundreds of clients wait for their turn: for one place one of them is read."""
-    await store.register([new(client=f"client-{n}") for n in range(300)])
+    await store.registry.register([new(client=f"client-{n}") for n in range(300)])
     taken = count_steps(store)
-    claims, next_due_at = await store.claim_tasks("up", NOW, 1, None, Rotation())
-    assert (len(claims), next_due_at) == (1, NOW)
+    assert len((await store.tasks.waiting("up", NOW))[0]) == 300
+    tasks, next_due_at = await store.tasks.longest_due("up", "client-7", NOW, 1)
+    assert (len(tasks), next_due_at) == (1, None)
     assert taken() < 1000
+
+
+async def test_a_task_given_back_while_others_are_read_is_not_forgotten(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was claimed when that began, and so is not among them: it is due all the same."""
+    await store.registry.register([new(task_id="a"), new(task_id="b")])
+    (first,), _ = await claim_tasks(store, "up", NOW, 1)
+    call = store._database.call
+
+    async def given_back_meanwhile(*args: object) -> object:
+        result = await call(*args)  # type: ignore[arg-type]
+        await store.tasks.release([first])
+        return result
+
+    monkeypatch.setattr(store._database, "call", given_back_meanwhile)
+    (second,), _ = await claim_tasks(store, "up", NOW, 10)
+    monkeypatch.undo()
+    assert second.seq != first.seq
+    assert (await claim_tasks(store, "up", NOW, 10))[0] == [first]
 
 
 async def test_an_operators_list_of_one_state_reads_no_others(store: SqliteStore) -> None:
     """No index has everybody's in one state; those of each client do, however many wait beside them."""
-    made = [(await store.register([new(client=client) for _ in range(1000)]))[0].callback for client in ("ann", "bob")]
+    made = [
+        (await store.registry.register([new(client=client) for _ in range(1000)]))[0].callback
+        for client in ("ann", "bob")
+    ]
     for callback in made:
-        await store.cancel(callback.client, callback.id, NOW)
+        await store.registry.cancel(callback.client, callback.id, NOW)
     taken = count_steps(store)
-    found = await store.list_callbacks(None, state=CallbackState.CANCELLED, task_id=None, before_seq=None, limit=9)
+    found = await store.registry.list_callbacks(
+        None, state=CallbackState.CANCELLED, task_id=None, before_seq=None, limit=9
+    )
     assert [callback.id for callback in found] == [callback.id for callback in reversed(made)]
     assert taken() < 1000
 
 
 async def test_an_operators_other_lists_do_not_ask_each_client(store: SqliteStore) -> None:
     """The newest of all, or those of one task: hundreds of clients make neither dearer."""
-    registrations = await store.register([new(task_id=f"t{n}", client=f"client-{n}") for n in range(300)])
+    registrations = await store.registry.register([new(task_id=f"t{n}", client=f"client-{n}") for n in range(300)])
     last = registrations[-1].callback
     taken = count_steps(store)
     for state, task_id in ((None, None), (CallbackState.WAITING, "t299")):
-        found = await store.list_callbacks(None, state=state, task_id=task_id, before_seq=None, limit=1)
+        found = await store.registry.list_callbacks(None, state=state, task_id=task_id, before_seq=None, limit=1)
         assert [callback.id for callback in found] == [last.id]
         assert taken() < 1000
 
 
 async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: SqliteStore) -> None:
     """Thousands that wait for another upstream's last word are not looked through again and again."""
-    await store.register([new(upstream="down", timeout_s=60) for _ in range(2000)])
-    await store.register([new(timeout_s=number) for number in (70, 80, 90)])
+    await store.registry.register([new(upstream="down", timeout_s=60) for _ in range(2000)])
+    await store.registry.register([new(timeout_s=number) for number in (70, 80, 90)])
     steps = 0
 
     def count() -> None:
@@ -1041,7 +1075,7 @@ async def test_what_has_expired_elsewhere_costs_an_upstream_nothing(store: Sqlit
     costs = []
     for now_s in (65, 75, 85):
         steps = 0
-        expired, next_expiry_at = await store.expired_tasks("up", NOW + now_s * 1000, 1000)
+        expired, next_expiry_at = await store.tasks.expired("up", NOW + now_s * 1000, 1000)
         costs.append(steps)
     assert [task.expires_at - NOW for task in expired] == [70_000, 80_000]
     assert next_expiry_at == NOW + 90_000
@@ -1052,12 +1086,12 @@ async def test_an_expiry_is_found_though_a_look_for_it_failed(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a read that failed did not see is seen by the next one."""
-    (made,) = await store.register([new(timeout_s=60)])
+    (made,) = await store.registry.register([new(timeout_s=60)])
     with monkeypatch.context() as broken:
         broken.setattr(sql, "SELECT_EXPIRED", "SELECT absent")
         with pytest.raises(StoreError):
-            await store.expired_tasks("up", NOW + 90_000, 10)
-    expired, _ = await store.expired_tasks("up", NOW + 90_000, 10)
+            await store.tasks.expired("up", NOW + 90_000, 10)
+    expired, _ = await store.tasks.expired("up", NOW + 90_000, 10)
     assert [task.seq for task in expired] == [made.callback.task.seq]
 
 
@@ -1091,14 +1125,14 @@ async def test_writes_go_on_during_a_backup(
 
     monkeypatch.setattr(database, "_check", noted)
     before = [new() for _ in range(500)]
-    await store.register(before)
+    await store.registry.register(before)
     target = path.with_name("gateway.db.backup")
     backup = asyncio.create_task(store.backup(target))
     during: list[str] = []
     while not backup.done():
-        (made,) = await store.register([new()])
+        (made,) = await store.registry.register([new()])
         during.append(made.callback.id)
-        await store.cancel("ann", before[len(during)].id, NOW)
+        await store.registry.cancel("ann", before[len(during)].id, NOW)
     size = await backup
     assert len(during) > 20
     found = ids(target)
@@ -1108,21 +1142,21 @@ async def test_writes_go_on_during_a_backup(
     assert size == target.stat().st_size
     async with opened(target) as restored:
         for callback in before:
-            assert await restored.get_callback("ann", callback.id) is not None
+            assert await restored.registry.get_callback("ann", callback.id) is not None
 
 
 async def test_a_write_that_is_rolled_back_is_not_in_a_backup(
     store: SqliteStore, path: Path, page_by_page: None
 ) -> None:
     """Not even one that was so large that the database had begun to write it down."""
-    await store.register([new() for _ in range(100)])
+    await store.registry.register([new() for _ in range(100)])
     await store._database.read("PRAGMA cache_size = 10")
     target = path.with_name("gateway.db.backup")
     backup = asyncio.create_task(store.backup(target))
     big = b'{"a":"' + b"x" * 8000 + b'"}'
     for _ in range(3):
         with pytest.raises(StoreError):
-            await store.register([*(new(metadata=big) for _ in range(50)), new(metadata="text")])
+            await store.registry.register([*(new(metadata=big) for _ in range(50)), new(metadata="text")])
         assert not backup.done()
     await backup
     assert len(ids(target)) == 100
@@ -1133,22 +1167,22 @@ async def test_a_backup_that_is_given_up_leaves_the_last_one(
 ) -> None:
     """Whenever that is: the file is the old one, there is none beside it, and the store goes on."""
     target = path.with_name("gateway.db.backup")
-    await store.register([new() for _ in range(2000)])
+    await store.registry.register([new() for _ in range(2000)])
     await store.backup(target)
     last = files(path.parent)[target.name]
     assert len(last) > 100 * 4096
     for turns in (1, 5, 20):
         backup = asyncio.create_task(store.backup(target))
         for _ in range(turns):
-            await store.register([new()])
+            await store.registry.register([new()])
         backup.cancel()
         further = 0
         while not backup.done():
-            await store.register([new()])
+            await store.registry.register([new()])
             further += 1
         assert backup.cancelled()
         assert further < 50  # it does not copy the rest first
-        await store.register([new()])
+        await store.registry.register([new()])
     found = files(path.parent)
     assert found[target.name] == last
     assert set(found) == {"gateway.db", "gateway.db-wal", "gateway.db.backup"}
@@ -1168,16 +1202,16 @@ async def test_a_backup_is_given_up_while_it_is_checked(
     await asyncio.wait((backup,), timeout=LIMIT_S)
     assert backup.cancelled()
     assert set(files(path.parent)) == {"gateway.db", "gateway.db-wal"}
-    await store.register([new()])
+    await store.registry.register([new()])
 
 
 async def test_closing_ends_a_backup(path: Path, page_by_page: None) -> None:
     """It does not hold up the shutdown, nor use a connection that is gone."""
     store = SqliteStore(path)
     await store.open()
-    await store.register([new() for _ in range(200)])
+    await store.registry.register([new() for _ in range(200)])
     backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
-    await store.register([new()])
+    await store.registry.register([new()])
     await store.close()
     with pytest.raises(StoreError, match="shutting down"):
         await backup
@@ -1191,14 +1225,14 @@ async def test_a_backup_that_fails_leaves_the_last_one(path: Path, monkeypatch: 
     async with opened(path) as store:
         with pytest.raises(StoreError, match="could not be copied"):
             await store.backup(path.parent / "missing" / "gateway.db.backup")
-        await store.register([new()])
+        await store.registry.register([new()])
         await store.backup(target)
     last = files(path.parent)
     damage(path, "attempts")
     async with opened(path) as store:
         with pytest.raises(StoreError, match="damaged"):
             await store.backup(target)
-        await store.register([new()])
+        await store.registry.register([new()])
     assert set(files(path.parent)) == set(last)
     assert files(path.parent)[target.name] == last[target.name]
 
@@ -1208,22 +1242,22 @@ async def test_a_backup_that_fails_leaves_the_last_one(path: Path, monkeypatch: 
 
 async def test_a_full_disk_fails_every_write_and_is_recovered_from(store: SqliteStore) -> None:
     """All that wait get a StoreError and nothing is stored; reads go on; with room again so do writes."""
-    (before,) = await store.register([new()])
+    (before,) = await store.registry.register([new()])
     ((pages,),) = await store._database.read("PRAGMA page_count")
     await store._database.read(f"PRAGMA max_page_count = {pages}")
     big = b'{"a":"' + b"x" * 8000 + b'"}'
     asked = [new(metadata=big) for _ in range(32)]
-    writes = [store.register([callback]) for callback in asked]
+    writes = [store.registry.register([callback]) for callback in asked]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert {type(result) for result in results} == {StoreError}
     assert "full" in str(results[0])
     assert store.failing is not None
     assert "full" in store.failing
-    assert await store.get_callback("ann", before.callback.id) == before.callback
-    assert [await store.get_callback("ann", callback.id) for callback in asked] == [None] * 32
+    assert await store.registry.get_callback("ann", before.callback.id) == before.callback
+    assert [await store.registry.get_callback("ann", callback.id) for callback in asked] == [None] * 32
     await store._database.read("PRAGMA max_page_count = 1000000")
     for callback in asked:
-        await store.register([callback])
+        await store.registry.register([callback])
     assert store.failing is None
 
 
@@ -1251,7 +1285,7 @@ async def test_every_kind_of_damage_is_damage(store: SqliteStore) -> None:
     with pytest.raises(StoreError, match="malformed"):
         async with store._database.reading():
             raise damage
-    await store.backlog()
+    await store.registry.backlog()
     assert store.failing is not None
     assert "damaged" in store.failing
 
@@ -1263,37 +1297,41 @@ async def test_a_killed_process_is_followed_on_a_full_disk(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
     try:
         async with opened(copy) as store:
-            assert len((await store.claim_tasks("up", NOW, 500))[0]) == 201
+            assert len((await claim_tasks(store, "up", NOW, 500))[0]) == 201
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def test_a_write_that_failed_keeps_its_claim(store: SqliteStore) -> None:
     """Whoever holds a claim decides what follows; nobody else may take the row meanwhile."""
-    (made,) = await store.register([new()])
-    (due,), _ = await store.claim_tasks("up", NOW, 1)
+    (made,) = await store.registry.register([new()])
+    (due,), _ = await claim_tasks(store, "up", NOW, 1)
     ((pages,),) = await store._database.read("PRAGMA page_count")
     await store._database.read(f"PRAGMA max_page_count = {pages}")
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"a":"' + b"x" * 100_000 + b'"}')
     settlement = Settlement(upstream="up", seq=due.seq, outcome=outcome, settled_at=NOW, polls=1)
     with pytest.raises(StoreError):
-        await store.settle(settlement)
-    assert await store.claim_tasks("up", NOW, 1) == ([], None)
+        await store.tasks.settle(settlement)
+    assert await claim_tasks(store, "up", NOW, 1) == ([], None)
     await store._database.read("PRAGMA max_page_count = 1000000")
-    await store.settle(settlement)
-    after = await store.get_callback("ann", made.callback.id)
+    await store.tasks.settle(settlement)
+    after = await store.registry.get_callback("ann", made.callback.id)
     assert after is not None
     assert after.state is CallbackState.PENDING
 
 
 async def test_a_read_that_fails_is_a_store_error(store: SqliteStore) -> None:
     """The driver's exceptions stop at the store, those of claims included."""
-    (made,) = await store.register([new()])
+    (made,) = await store.registry.register([new()])
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     settlement = Settlement(upstream="up", seq=made.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
-    await store.settle(settlement)
+    await store.tasks.settle(settlement)
     await connection(store).execute("ALTER TABLE callbacks RENAME TO gone")
-    for read in (store.backlog(), store.claim_callbacks(NOW, 1), store.get_callback("ann", "cb_none")):
+    for read in (
+        store.registry.backlog(),
+        claim_webhooks(store, NOW, 1),
+        store.registry.get_callback("ann", "cb_none"),
+    ):
         with pytest.raises(StoreError, match="could not be read"):
             await read
 

@@ -4,6 +4,7 @@ A second store comes under it through a parameter of ``new_store``.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from itertools import count
@@ -21,6 +22,7 @@ from gateway.core.model import (
     Callback,
     CallbackState,
     DueCallback,
+    DueGroup,
     DueTask,
     Lane,
     NewCallback,
@@ -28,15 +30,16 @@ from gateway.core.model import (
     PollRecord,
     Registration,
     Settlement,
+    Share,
     TaskState,
     new_callback_id,
 )
-from gateway.store import Rank, Store
+from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
-from gateway.upstream.turns import Rotation
-from gateway.webhook.body import body_template
+from gateway.webhook.body import body_template, webhook_body
 from gateway.webhook.bulkhead import Bulkhead
-from tests.lanes import lane, webhook, well
+from tests.claims import claim_tasks
+from tests.lanes import body_sent, claim_webhooks, lane, webhook, well
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -97,7 +100,7 @@ def new(
 
 
 async def register(store: Store, callback: NewCallback) -> Registration:
-    (registration,) = await store.register([callback])
+    (registration,) = await store.registry.register([callback])
     return registration
 
 
@@ -106,7 +109,7 @@ async def registered(store: Store, callback: NewCallback | None = None) -> Callb
 
 
 async def look(store: Store, callback: Callback | DueCallback) -> Callback:
-    found = await store.get_callback(callback.client, callback.id)
+    found = await store.registry.get_callback(callback.client, callback.id)
     assert found is not None
     return found
 
@@ -114,23 +117,37 @@ async def look(store: Store, callback: Callback | DueCallback) -> Callback:
 async def settle(
     store: Store, callback: Callback, outcome: Outcome = SUCCESS, *, at: int = NOW, expired_by: int | None = None
 ) -> None:
-    polls = 1 if expired_by is None else 0
-    await store.settle(
+    await store.tasks.settle(
         Settlement(
-            upstream="up", seq=callback.task.seq, outcome=outcome, settled_at=at, polls=polls, expired_by=expired_by
+            upstream="up",
+            seq=callback.task.seq,
+            outcome=outcome,
+            settled_at=at,
+            frame=None if outcome.state.terminal else body_template(outcome, at).frame,
+            polls=1 if expired_by is None else 0,
+            expired_by=expired_by,
         )
     )
 
 
 async def claim(store: Store, at: int = NOW) -> DueCallback:
     """Claim the one webhook that is due."""
-    (due,), _ = await store.claim_callbacks(at, 10)
+    (due,), _ = await claim_webhooks(store, at, 10)
     return due
 
 
 async def claim_task(store: Store, at: int = NOW) -> DueTask:
-    (due,), _ = await store.claim_tasks("up", at, 10)
+    (due,), _ = await claim_tasks(store, "up", at, 10)
     return due
+
+
+async def longest_due(store: Store, watchers: str, limit: int = 99, at: int = NOW) -> list[DueTask]:
+    tasks, _ = await store.tasks.longest_due("up", watchers, at, limit)
+    return tasks
+
+
+def names(tasks: Iterable[DueTask]) -> list[str]:
+    return [task.task_id for task in tasks]
 
 
 def attempt_of(
@@ -161,15 +178,15 @@ async def brought_to(store: Store, state: CallbackState, callback: NewCallback |
     if state is CallbackState.WAITING:
         return made
     if state is CallbackState.CANCELLED:
-        await store.cancel(made.client, made.id, NOW)
+        await store.registry.cancel(made.client, made.id, NOW)
         return await look(store, made)
     await settle(store, made)
     if state is not CallbackState.PENDING:
-        for due in (await store.claim_callbacks(NOW, 10))[0]:
+        for due in (await claim_webhooks(store, NOW, 10))[0]:
             if due.id == made.id:
-                await store.record_attempt(attempt_of(due, AttemptResult(state.value)))
+                await store.outbox.record(attempt_of(due, AttemptResult(state.value)))
             else:
-                store.release_callback(due)
+                await store.outbox.release([due])
     return await look(store, made)
 
 
@@ -221,7 +238,7 @@ async def test_a_cancelled_callback_does_not_count(store: Store) -> None:
         registration = await register(store, new())
         assert registration.created
         ids.add(registration.callback.id)
-        await store.cancel("ann", registration.callback.id, NOW)
+        await store.registry.cancel("ann", registration.callback.id, NOW)
     assert (await register(store, new())).created
     assert len(ids) == 3
 
@@ -230,7 +247,7 @@ async def test_a_batch_answers_in_order_with_duplicates_inside(store: Store) -> 
     """Each item of a batch gets its registration; the second of two equal ones finds the first."""
     known = await registered(store, new("known"))
     batch = [new("b"), new("a"), new("known"), new("b"), new("b", client="bob")]
-    found = await store.register(batch)
+    found = await store.registry.register(batch)
     assert [r.callback.task.task_id for r in found] == ["b", "a", "known", "b", "b"]
     assert [r.created for r in found] == [True, True, False, False, True]
     assert found[2].callback.id == known.id
@@ -241,7 +258,7 @@ async def test_a_batch_answers_in_order_with_duplicates_inside(store: Store) -> 
 
 async def test_an_empty_batch_is_no_error(store: Store) -> None:
     """Nothing to register is nothing registered."""
-    assert await store.register([]) == []
+    assert await store.registry.register([]) == []
 
 
 async def test_registrations_at_once_are_all_made(store: Store) -> None:
@@ -254,9 +271,9 @@ async def test_registrations_at_once_are_all_made(store: Store) -> None:
 
 async def test_ten_callbacks_on_one_task_share_it(store: Store) -> None:
     """However many wait on a task, it is one row, and one poll stream."""
-    found = await store.register([new(url=f"https://app.example.com/{n}") for n in range(10)])
+    found = await store.registry.register([new(url=f"https://app.example.com/{n}") for n in range(10)])
     assert len({r.callback.task.seq for r in found}) == 1
-    due, next_due_at = await store.claim_tasks("up", NOW, 100)
+    due, next_due_at = await claim_tasks(store, "up", NOW, 100)
     assert [task.task_id for task in due] == ["task-1"]
     assert next_due_at is None
 
@@ -269,13 +286,13 @@ async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, out
     urls = "https://app.example.com/1", "https://app.example.com/2"
     asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9)]
     asked += [new(client="eve", url=url, at=NOW + 9) for url in urls]
-    late = [registration.callback for registration in await store.register(asked)]
+    late = [registration.callback for registration in await store.registry.register(asked)]
     assert [callback.state for callback in late] == [CallbackState.PENDING] * 3
     assert [callback.next_attempt_at for callback in late] == [NOW + 9] * 3
     assert (late[0].task.state, late[0].task.polls) == (outcome.state, 1)
-    assert (await store.claim_tasks("up", NOW + 99, 10))[0] == []
-    due, _ = await store.claim_callbacks(NOW + 9, 10)
-    bodies = {callback.id: callback.body for callback in due}
+    assert (await claim_tasks(store, "up", NOW + 99, 10))[0] == []
+    due, _ = await claim_webhooks(store, NOW + 9, 10)
+    bodies = {callback.id: body_sent(callback) for callback in due}
     template = body_template(outcome, NOW + 1)
     assert [bodies[new.id] for new in asked] == [template.fill(new.id, new.metadata) for new in asked]
     assert await look(store, other) == other
@@ -297,7 +314,7 @@ async def test_an_abandoned_task_is_polled_again_for_a_new_callback(store: Store
     assert (late.state, late.task.state) == (CallbackState.WAITING, TaskState.WAITING)
     assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None)
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
-    task = await store.get_task("bob", "task-1")
+    task = await store.registry.get_task("bob", "task-1")
     assert task is not None
     assert task.outcome is None
     assert (await look(store, first)).state is CallbackState.PENDING  # what was owed stays owed
@@ -306,7 +323,7 @@ async def test_an_abandoned_task_is_polled_again_for_a_new_callback(store: Store
 async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> None:
     """A task that everybody had cancelled wakes up with the next callback."""
     first = await registered(store)
-    await store.cancel("ann", first.id, NOW)
+    await store.registry.cancel("ann", first.id, NOW)
     late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
     assert late.task.next_poll_at == NOW + 7
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
@@ -317,12 +334,12 @@ async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
     idle = await registered(store)
     other = await registered(store, new("task-2"))
     for callback in (idle, other):
-        due, _ = await store.claim_tasks("up", NOW, 1)
-        await store.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
-        await store.cancel("ann", callback.id, NOW)
+        due, _ = await claim_tasks(store, "up", NOW, 1)
+        await store.tasks.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+        await store.registry.cancel("ann", callback.id, NOW)
     asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
-    await store.register(asked)
-    (due,), next_due_at = await store.claim_tasks("up", NOW + 999, 10)
+    await store.registry.register(asked)
+    (due,), next_due_at = await claim_tasks(store, "up", NOW + 999, 10)
     assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
     assert next_due_at is None
 
@@ -330,18 +347,18 @@ async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
 async def test_one_name_at_two_upstreams_is_two_tasks(store: Store) -> None:
     """The same registration again finds the one that was made for its upstream."""
     made = [await registered(store, new(upstream=upstream)) for upstream in ("up", "other")]
-    again = await store.register([new(upstream=upstream) for upstream in ("other", "up")])
+    again = await store.registry.register([new(upstream=upstream) for upstream in ("other", "up")])
     assert [registration.callback.id for registration in again] == [made[1].id, made[0].id]
 
 
 async def test_registering_wakes_the_poller(store: Store) -> None:
     """A new task may be due earlier than anything its poller knows of; the same registration again makes none."""
     await registered(store)
-    assert store.tasks_due("up").is_set()
-    assert not store.tasks_due("another").is_set()
-    store.tasks_due("up").clear()
+    assert store.tasks.due("up").is_set()
+    assert not store.tasks.due("another").is_set()
+    store.tasks.due("up").clear()
     await registered(store)
-    assert not store.tasks_due("up").is_set()
+    assert not store.tasks.due("up").is_set()
 
 
 async def test_the_same_registration_again_wakes_no_task(store: Store) -> None:
@@ -364,17 +381,17 @@ async def test_settling_makes_exactly_the_waiting_callbacks_due(store: Store) ->
     ]
     cancelled = await brought_to(store, CallbackState.CANCELLED, new(client="eve"))
     other = await registered(store, new("task-2"))
-    store.callbacks_due.clear()
+    store.outbox.due.clear()
     await settle(store, waiting[0], at=NOW + 50)
-    assert store.callbacks_due.is_set()
-    due, next_due_at = await store.claim_callbacks(NOW + 50, 10)
+    assert store.outbox.due.is_set()
+    due, next_due_at = await claim_webhooks(store, NOW + 50, 10)
     template = body_template(SUCCESS, NOW + 50)
-    assert {d.id: d.body for d in due} == {c.id: template.fill(c.id, c.metadata) for c in waiting}
+    assert {d.id: body_sent(d) for d in due} == {c.id: template.fill(c.id, c.metadata) for c in waiting}
     assert next_due_at is None
     assert {d.due_at for d in due} == {NOW + 50}
     assert (await look(store, cancelled)).state is CallbackState.CANCELLED
     assert (await look(store, other)).state is CallbackState.WAITING
-    task = await store.get_task("ann", "task-1")
+    task = await store.registry.get_task("ann", "task-1")
     assert task is not None
     assert (task.state, task.settled_at, task.outcome) == (TaskState.SUCCESS, NOW + 50, SUCCESS.data)
     assert (task.polls, task.last_polled_at, task.next_poll_at) == (1, NOW + 50, None)
@@ -393,11 +410,11 @@ async def test_a_large_webhook_is_read_by_itself(new_store: NewStore) -> None:
             store = await opened(new_store(), stack)
             due = await claim(store, NOW + 1)
             assert (due.body, due.body_bytes) == (None, len(large.data))
-            bodies.append(await store.body(due))
-            task = await store.get_task("ann", "task-1")
+            bodies.append(webhook_body(due.id, await store.outbox.body(due) or b""))
+            task = await store.registry.get_task("ann", "task-1")
             assert task is not None
             assert (task.outcome, task.outcome_bytes) == (None, len(large.data))
-            assert await store.outcome(task.seq) == large.data
+            assert await store.registry.outcome(task.seq) == large.data
     assert bodies == [body_template(large, NOW + 1).fill(callback.id, b'{"n":1}')] * 2
 
 
@@ -406,11 +423,11 @@ async def test_a_claimed_webhook_that_was_cancelled_has_no_body(store: Store) ->
     callback = await registered(store)
     await settle(store, callback)
     due = await claim(store)
-    assert await store.body(due) == due.body
-    await store.cancel("ann", callback.id, NOW)
-    assert await store.body(due) is None
+    assert await store.outbox.body(due) == due.body
+    await store.registry.cancel("ann", callback.id, NOW)
+    assert await store.outbox.body(due) is None
     assert await store.prune(NOW + 1, 0, 10) == 1
-    assert await store.body(due) is None
+    assert await store.outbox.body(due) is None
 
 
 async def test_a_large_outcome_is_written_once(store: Store) -> None:
@@ -419,17 +436,17 @@ async def test_a_large_outcome_is_written_once(store: Store) -> None:
     first, second = (Outcome(state=TaskState.SUCCESS, data=b'{"a":"%b"}' % (one * (SMALL + 1))) for one in (b"1", b"2"))
     await settle(store, callback, first)
     await settle(store, callback, second)
-    assert await store.outcome(callback.task.seq) == first.data
-    assert await store.outcome(callback.task.seq + 1) is None
+    assert await store.registry.outcome(callback.task.seq) == first.data
+    assert await store.registry.outcome(callback.task.seq + 1) is None
 
 
 async def test_tasks_of_upstreams_that_nobody_polls_are_counted(store: Store) -> None:
     """By their names, so that they can be told of; those that have ended are nobody's concern."""
     for upstream, task_id in (("up", "a"), ("gone", "a"), ("gone", "b"), ("older", "a")):
         callback = await registered(store, new(task_id, upstream=upstream))
-    await store.cancel("ann", callback.id, NOW)
-    assert await store.tasks_of_others(["up"]) == {"gone": 2}
-    assert await store.tasks_of_others(["up", "gone"]) == {}
+    await store.registry.cancel("ann", callback.id, NOW)
+    assert await store.registry.tasks_of_others(["up"]) == {"gone": 2}
+    assert await store.registry.tasks_of_others(["up", "gone"]) == {}
 
 
 async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
@@ -441,7 +458,7 @@ async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
         late = await registered(store, new(client="bob", at=NOW + 10))
         assert (await look(store, first)).next_attempt_at == NOW + 2500
         assert late.next_attempt_at == NOW + 2510
-        assert await store.claim_callbacks(NOW + 2499, 10) == ([], NOW + 2500)
+        assert await claim_webhooks(store, NOW + 2499, 10) == ([], NOW + 2500)
 
 
 async def test_a_task_settles_once(store: Store) -> None:
@@ -449,10 +466,10 @@ async def test_a_task_settles_once(store: Store) -> None:
     callback = await registered(store)
     await asyncio.gather(settle(store, callback, SUCCESS, at=NOW), settle(store, callback, FAIL, at=NOW + 1))
     await settle(store, callback, FAIL, at=NOW + 2)
-    task = await store.get_task("ann", "task-1")
+    task = await store.registry.get_task("ann", "task-1")
     assert task is not None
     assert (task.state, task.settled_at, task.polls) == (TaskState.SUCCESS, NOW, 1)
-    assert (await claim(store)).body == body_template(SUCCESS, NOW).fill(callback.id, b"{}")
+    assert body_sent(await claim(store)) == body_template(SUCCESS, NOW).fill(callback.id, b"{}")
 
 
 async def test_only_expired_callbacks_are_abandoned(store: Store) -> None:
@@ -464,8 +481,8 @@ async def test_only_expired_callbacks_are_abandoned(store: Store) -> None:
     still = await look(store, long)
     assert (still.state, still.task.state, still.task.next_poll_at) == (CallbackState.WAITING, TaskState.WAITING, NOW)
     await settle(store, long, SUCCESS, at=NOW + 12_000)
-    due, _ = await store.claim_callbacks(NOW + 99_000, 10)
-    assert {d.id: d.body for d in due} == {
+    due, _ = await claim_webhooks(store, NOW + 99_000, 10)
+    assert {d.id: body_sent(d) for d in due} == {
         short.id: body_template(ABANDONED, NOW + 11_000).fill(short.id, b"{}"),
         long.id: body_template(SUCCESS, NOW + 12_000).fill(long.id, b"{}"),
     }
@@ -483,7 +500,7 @@ async def test_the_earliest_webhook_of_those_settled_together_is_found(store: St
     """The deliverer looks when the first of them is due, not the last."""
     first, second = [await registered(store, new(f"task-{number}")) for number in range(2)]
     await asyncio.gather(settle(store, first, at=NOW), settle(store, second, at=NOW + 100))
-    assert await store.claim_callbacks(NOW - 1, 10) == ([], NOW)
+    assert await claim_webhooks(store, NOW - 1, 10) == ([], NOW)
     assert (await claim(store)).id == first.id
 
 
@@ -492,7 +509,7 @@ async def test_the_last_error_is_what_the_last_poll_said(store: Store, outcome: 
     """A poll that brought the end was none; a time-out is no poll."""
     callback = await registered(store, new(timeout_s=10))
     due = await claim_task(store)
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
     await settle(store, callback, outcome, at=NOW + 10_000, expired_by=NOW + 10_000 if kept else None)
     task = (await look(store, callback)).task
     assert (task.state, task.last_error) == (outcome.state, kept)
@@ -502,7 +519,7 @@ async def test_the_last_error_is_what_the_last_poll_said(store: Store, outcome: 
 async def test_a_task_that_nobody_waits_for_does_not_end_with_another(store: Store) -> None:
     """Idle, it has no callback that would be told: only its own end may end it."""
     idle = await registered(store, new("idle"))
-    await store.cancel("ann", idle.id, NOW)
+    await store.registry.cancel("ann", idle.id, NOW)
     before = (await look(store, idle)).task
     await settle(store, await registered(store))
     assert (await look(store, idle)).task == before
@@ -512,16 +529,16 @@ async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -
     """The newest one takes the oldest one's place, in the next life too; other models keep theirs."""
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
-        assert await store.durations("up") == []
+        assert await store.tasks.durations("up") == []
         await ended_after(store, "m", range(257))
         await ended_after(store, None, [7])
-        assert await store.durations("other") == []
+        assert await store.tasks.durations("other") == []
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
-        kept = [duration_ms for model, duration_ms in await store.durations("up") if model == "m"]
+        kept = [duration_ms for model, duration_ms in await store.tasks.durations("up") if model == "m"]
         assert kept == [*range(1, 257)]
         await ended_after(store, "m", [257, 258])
-        found = await store.durations("up")
+        found = await store.tasks.durations("up")
         assert [duration_ms for model, duration_ms in found if model == "m"] == [*range(3, 259)]
         assert [duration_ms for model, duration_ms in found if model is None] == [7]
 
@@ -533,21 +550,21 @@ async def test_the_durations_of_the_last_128_models_are_kept(new_store: NewStore
         for number in range(200):
             await ended_after(store, f"m{number}", [number])
             await ended_after(store, "often", [1000 + number])
-        found = await store.durations("up")
+        found = await store.tasks.durations("up")
         assert [duration_ms for model, duration_ms in found if model != "often"] == [*range(73, 200)]
         assert [duration_ms for model, duration_ms in found if model == "often"] == [*range(1000, 1200)]
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
-        assert await store.durations("up") == found
+        assert await store.tasks.durations("up") == found
         await ended_after(store, "new", [1])
-        assert {"new", "often", "m199", "m74"} <= {model for model, _ in await store.durations("up")}
-        assert "m73" not in {model for model, _ in await store.durations("up")}
+        assert {"new", "often", "m199", "m74"} <= {model for model, _ in await store.tasks.durations("up")}
+        assert "m73" not in {model for model, _ in await store.tasks.durations("up")}
 
 
 async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
     """Settle a task for each duration, in their order."""
     made = {one: new(f"{model}-{one}") for one in durations_ms}
-    found = await store.register(list(made.values()))
+    found = await store.registry.register(list(made.values()))
     settlements = [
         Settlement(
             upstream="up",
@@ -560,7 +577,7 @@ async def ended_after(store: Store, model: str | None, durations_ms: Iterable[in
         )
         for duration_ms, registration in zip(made, found, strict=True)
     ]
-    await asyncio.gather(*(store.settle(settlement) for settlement in settlements))
+    await asyncio.gather(*(store.tasks.settle(settlement) for settlement in settlements))
 
 
 async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -> None:
@@ -578,16 +595,16 @@ async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
     await registered(store, new(client="bob", timeout_s=20))
     due = await claim_task(store)
     await settle(store, short, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
-    assert (await store.claim_tasks("up", NOW + 10_000, 10))[0] == []
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 10_000, next_poll_at=NOW + 11_000, error=None))
+    assert (await claim_tasks(store, "up", NOW + 10_000, 10))[0] == []
+    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 10_000, next_poll_at=NOW + 11_000, error=None))
     assert (await claim_task(store, NOW + 11_000)).seq == due.seq
 
 
 async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
     """wait_settled returns long before its time when the task settles, for each that waits."""
     callback = await registered(store)
-    waiters = [asyncio.create_task(store.wait_settled(callback.task.seq, 3600)) for _ in range(2)]
-    cancelled = asyncio.create_task(store.wait_settled(callback.task.seq, 3600))
+    waiters = [asyncio.create_task(store.registry.wait_settled(callback.task.seq, 3600)) for _ in range(2)]
+    cancelled = asyncio.create_task(store.registry.wait_settled(callback.task.seq, 3600))
     await asyncio.sleep(0)
     cancelled.cancel()
     await settle(store, callback)
@@ -598,8 +615,8 @@ async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
 async def test_who_gives_up_waiting_for_a_task_takes_nobody_along(store: Store) -> None:
     """Those who still wait for it are woken by its end."""
     callback = await registered(store)
-    patient = asyncio.create_task(store.wait_settled(callback.task.seq, 3600))
-    await store.wait_settled(callback.task.seq, 0.001)
+    patient = asyncio.create_task(store.registry.wait_settled(callback.task.seq, 3600))
+    await store.registry.wait_settled(callback.task.seq, 0.001)
     await settle(store, callback)
     async with asyncio.timeout(LIMIT_S):
         await patient
@@ -609,7 +626,7 @@ async def test_waiting_for_a_task_ends_with_its_time(store: Store) -> None:
     """A task that does not settle is waited for no longer than asked."""
     callback = await registered(store)
     async with asyncio.timeout(LIMIT_S):
-        await store.wait_settled(callback.task.seq, 0.001)
+        await store.registry.wait_settled(callback.task.seq, 0.001)
 
 
 # Polling
@@ -622,10 +639,10 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
     for n, error in enumerate(("refused", "refused again", None), 1):
         due = await claim_task(store, NOW + n * 1000)
         failures.append(due.failures)
-        await store.reschedule(
+        await store.tasks.reschedule(
             PollRecord(seq=due.seq, polled_at=NOW + n, next_poll_at=NOW + (n + 1) * 1000, error=error)
         )
-        task = await store.get_task("ann", "task-1")
+        task = await store.registry.get_task("ann", "task-1")
         assert task is not None
         assert (task.polls, task.last_polled_at, task.last_error) == (n, NOW + n, error)
         assert task.next_poll_at == NOW + (n + 1) * 1000
@@ -636,20 +653,20 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
 
 async def test_what_a_poll_told_of_its_task_is_kept(store: Store) -> None:
     """Its model and its birth, until another poll tells them anew; of that task alone."""
-    await store.register([new("task-1"), new("task-2")])
+    await store.registry.register([new("task-1"), new("task-2")])
     told: list[tuple[int | None, str | None]] = [(NOW - 9000, "m"), (None, None), (NOW - 8000, "n")]
     for born_at, model in told:
-        (one, other), _ = await store.claim_tasks("up", NOW, 10)
-        store.release_task(other)
-        await store.reschedule(
+        (one, other), _ = await claim_tasks(store, "up", NOW, 10)
+        await store.tasks.release([other])
+        await store.tasks.reschedule(
             PollRecord(seq=one.seq, polled_at=NOW, next_poll_at=NOW - 1, error=None, born_at=born_at, model=model)
         )
-        (one, other), _ = await store.claim_tasks("up", NOW, 10)
+        (one, other), _ = await claim_tasks(store, "up", NOW, 10)
         expected = (born_at or NOW - 9000, model or "m")
         assert (one.born_at, one.model) == expected
         assert (other.born_at, other.model, other.polls, other.due_at) == (None, None, 0, NOW)
-        store.release_task(one)
-        store.release_task(other)
+        await store.tasks.release([one])
+        await store.tasks.release([other])
 
 
 async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
@@ -657,7 +674,7 @@ async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
     callback = await registered(store)
     due = await claim_task(store)
     await settle(store, callback)
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error="late"))
+    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error="late"))
     task = (await look(store, callback)).task
     assert (task.polls, task.next_poll_at, task.last_error) == (1, None, None)
 
@@ -666,235 +683,123 @@ async def test_a_reschedule_does_not_wake_an_idle_task(store: Store) -> None:
     """The last callback was cancelled during the poll: nobody waits, so nothing is asked again."""
     callback = await registered(store)
     due = await claim_task(store)
-    await store.cancel("ann", callback.id, NOW)
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
-    assert await store.claim_tasks("up", NOW + 99, 10) == ([], None)
+    await store.registry.cancel("ann", callback.id, NOW)
+    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+    assert await claim_tasks(store, "up", NOW + 99, 10) == ([], None)
 
 
 async def test_tasks_are_claimed_once_the_longest_due_first(store: Store) -> None:
     """A claim takes at most what was asked for, in order; the next call goes on behind it."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(5)])
+    await store.registry.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(5)])
     await registered(store, new("later", first_poll_at=NOW + 500))
     await registered(store, new("elsewhere", upstream="other"))
-    first, next_due_at = await store.claim_tasks("up", NOW, 2)
+    first, next_due_at = await claim_tasks(store, "up", NOW, 2)
     assert [task.task_id for task in first] == ["task-4", "task-3"]
     assert next_due_at == NOW - 2  # more is due already
-    rest, next_due_at = await store.claim_tasks("up", NOW, 10)
+    rest, next_due_at = await claim_tasks(store, "up", NOW, 10)
     assert [task.task_id for task in rest] == ["task-2", "task-1", "task-0"]
     assert next_due_at == NOW + 500
-    assert await store.claim_tasks("up", NOW, 10) == ([], NOW + 500)
-    assert await store.claim_tasks("up", NOW, 0) == ([], NOW + 500)
-
-
-def by_number(task: DueTask) -> float:
-    return float(task.task_id.removeprefix("task-"))
-
-
-async def ranked(store: Store, at: int, limit: int) -> list[str]:
-    """Claim by rank, where more is due than may be claimed, and return whose turn it is."""
-    due, next_due_at = await store.claim_tasks("up", at, limit, by_number)
-    assert next_due_at is not None
-    assert next_due_at <= at
-    return [task.task_id for task in due]
-
-
-async def test_the_highest_rank_is_claimed_first_where_more_is_due(store: Store) -> None:
-    """An order holds for a second; then it is made anew of what is due by then."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(10)])
-    assert await ranked(store, NOW, 2) == ["task-9", "task-8"]
-    await registered(store, new("task-99", first_poll_at=NOW))
-    assert await ranked(store, NOW, 1) == ["task-7"]
-    assert await ranked(store, NOW + 999, 1) == ["task-6"]
-    assert await ranked(store, NOW + 1000, 2) == ["task-99", "task-5"]
-    assert await ranked(store, NOW + 1000, 4) == ["task-4", "task-3", "task-2", "task-1"]
-
-
-async def test_an_order_does_not_outlive_a_clock_that_is_set_back(store: Store) -> None:
-    """An order of the future is none."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - 9999) for n in range(5)])
-    assert await ranked(store, NOW, 1) == ["task-4"]
-    await registered(store, new("task-99", first_poll_at=NOW - 9999))
-    assert await ranked(store, NOW - 1, 1) == ["task-99"]
-
-
-async def test_an_order_does_not_outlive_a_claim_without_one(store: Store) -> None:
-    """What was claimed for having waited longest is not claimed by rank once more."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - 9 + n) for n in range(6)])
-    assert await ranked(store, NOW, 1) == ["task-5"]
-    assert await ranked(store, NOW, 0) == []
-    due, _ = await store.claim_tasks("up", NOW, 1)
-    assert [task.task_id for task in due] == ["task-0"]
-    assert await ranked(store, NOW, 1) == ["task-4"]
-    for _ in range(3):
-        due, _ = await store.claim_tasks("up", NOW, 1, by_number)
-        assert [task.task_id for task in due] != ["task-0"]
-
-
-async def test_what_is_due_this_very_moment_is_ranked_too(store: Store) -> None:
-    """As what has been due for long is."""
-    await store.register([new(f"task-{n}") for n in range(3)])
-    assert await ranked(store, NOW, 2) == ["task-2", "task-1"]
-
-
-async def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed(store: Store) -> None:
-    """They come in the order of their time, and the next one's is told."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(3)])
-    await registered(store, new("task-later", first_poll_at=NOW + 1))
-    due, next_due_at = await store.claim_tasks("up", NOW, 3, by_number)
-    assert [task.task_id for task in due] == ["task-2", "task-1", "task-0"]
-    assert next_due_at == NOW + 1
-
-
-async def test_an_order_gives_way_where_all_that_is_left_may_be_claimed(store: Store) -> None:
-    """The last of them are looked up, so that the loop hears when the next one after them is due."""
-    await store.register([new(f"task-{n}", first_poll_at=NOW - n) for n in range(4)])
-    await registered(store, new("task-later", first_poll_at=NOW + 1))
-    assert await ranked(store, NOW, 2) == ["task-3", "task-2"]
-    due, next_due_at = await store.claim_tasks("up", NOW, 2, by_number)
-    assert [task.task_id for task in due] == ["task-1", "task-0"]
-    assert next_due_at == NOW + 1
+    assert await claim_tasks(store, "up", NOW, 10) == ([], NOW + 500)
+    assert await claim_tasks(store, "up", NOW, 0) == ([], NOW + 500)
 
 
 # Several clients.
 
 
-async def turns(store: Store, limit: int, rotation: Rotation, rank: Rank | None = None, at: int = NOW) -> list[str]:
-    due, _ = await store.claim_tasks("up", at, limit, rank, rotation)
-    return [task.task_id for task in due]
-
-
-async def test_clients_share_what_may_be_claimed(store: Store) -> None:
-    """Each has an equal part, in turns; what one does not need goes to the others, its own order stays."""
-    await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
-    await store.register([new(f"task-{n}", client="bob", first_poll_at=NOW - 99 + n) for n in range(50, 53)])
-    rotation = Rotation()
-    assert await turns(store, 1, rotation) == ["task-0"]
-    assert await turns(store, 1, rotation) == ["task-50"]
-    await registered(store, new("task-90", client="eve"))
-    assert await turns(store, 3, rotation) == ["task-90", "task-1", "task-51"]
-    assert await turns(store, 6, rotation) == ["task-2", "task-3", "task-4", "task-52", "task-5", "task-6"]
-    assert await turns(store, 2, rotation, by_number) == ["task-19", "task-18"]
-    assert len(await turns(store, 99, rotation)) == 11
-    assert await store.claim_tasks("up", NOW, 9, None, rotation) == ([], None)
-
-
-async def test_a_client_has_as_many_places_as_are_free_beside_it(store: Store) -> None:
-    """Half of all alone; what comes then finds some, and a client whose own are full is told of when one of them ends.
-
-    Its tasks that wait for that are not due while others' may be: else the poller would ask again and again.
-    """
-    await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(30)])
-
-    async def claimed(limit: int, places: int, rank: Rank | None = None) -> tuple[list[DueTask], int | None]:
-        return await store.claim_tasks("up", NOW, limit, rank, rotation, places)
-
-    rotation = Rotation()
-    first, next_due_at = await claimed(16, 16, by_number)
-    assert [task.task_id for task in first] == [f"task-{n}" for n in range(8)]  # nothing but a place is short
-    assert next_due_at is None
-    assert await claimed(8, 8) == ([], None)
-    await registered(store, new("later", client="bob", first_poll_at=NOW + 500))
-    assert await claimed(8, 8) == ([], NOW + 500)
-    await store.register([new(f"task-{n}", client="bob", first_poll_at=NOW) for n in range(50, 59)])
-    others, next_due_at = await claimed(8, 8)
-    assert [task.task_id for task in others] == [f"task-{n}" for n in range(50, 54)]
-    assert next_due_at is None
-    await store.register([new(f"task-{n}", client="eve", first_poll_at=NOW) for n in range(70, 79)])
-    others, _ = await claimed(1, 4, by_number)
-    assert [task.task_id for task in others] == ["task-78"]  # the budget is short: the most urgent
-    others, next_due_at = await claimed(3, 3)
-    assert [task.task_id for task in others] == ["task-70"]
-    store.tasks_due("up").clear()
-    store.release_task(first[0])
-    assert store.tasks_due("up").is_set()
-    assert await claimed(2, 2) == ([], None)  # ann has 7, bob 4, eve 2
-    for task in first[1:]:
-        store.release_task(task)
-    again, _ = await claimed(10, 10)
-    assert [task.task_id for task in again] == [f"task-{n}" for n in (0, 1, 2, 54, 55, 71, 72)]
-    assert await claimed(0, 3) == ([], NOW - 96)
-    assert await claimed(3, 0) == ([], NOW - 96)  # a full house: whichever ends, there is more
-
-
 async def test_a_task_of_two_clients_waits_behind_neithers_others(store: Store) -> None:
-    """It has a turn of its own, from the moment on that the second client registers for it, claimed or not."""
-    await store.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
-    rotation = Rotation()
-    assert await turns(store, 1, rotation) == ["task-0"]
+    """It is of a group of its own, from the moment on that the second client registers for it, claimed or not."""
+    await store.registry.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 99 + n) for n in range(20)])
+    assert names(await store.tasks.claim(await longest_due(store, "ann", 1))) == ["task-0"]
     for task_id in ("task-0", "task-19"):
         await registered(store, new(task_id, client="bob"))
-    assert await turns(store, 1, rotation) == ["task-19"]
-    seq = (await store.get_task("bob", "task-0")).seq  # type: ignore[union-attr]
-    await store.reschedule(PollRecord(seq=seq, polled_at=NOW, next_poll_at=NOW, error=None))
-    assert await turns(store, 3, rotation) == ["task-1", "task-0", "task-2"]
-
-
-async def test_new_tasks_are_claimed_in_turns(store: Store) -> None:
-    """A client with many new ones holds up no other's only one."""
-    await store.register([new(f"task-{n}", client="ann") for n in range(5)])
-    await registered(store, new("task-9", client="bob"))
-    rotation = Rotation()
-    claims = [task.task_id for _ in range(4) for task in await store.claim_new_task("up", NOW, NOW, rotation)]
-    assert claims == ["task-0", "task-9", "task-1", "task-2"]
+    due, _ = await store.tasks.waiting("up", NOW)
+    assert {group.watchers: group.claimed for group in due if group.watchers != "bob"} == {"ann": 0, "ann,bob": 1}
+    assert names(await store.tasks.claim(await longest_due(store, "ann,bob"))) == ["task-19"]
+    seq = (await store.registry.get_task("bob", "task-0")).seq  # type: ignore[union-attr]
+    await store.tasks.reschedule(PollRecord(seq=seq, polled_at=NOW, next_poll_at=NOW, error=None))
+    assert names(await longest_due(store, "ann,bob")) == ["task-0"]
+    assert names(await longest_due(store, "ann", 2)) == ["task-1", "task-2"]
 
 
 async def test_two_clients_that_register_a_task_at_once_both_watch_it(store: Store) -> None:
     """In one transaction too; and the first poll is the earlier one of theirs."""
-    await store.register([new(f"task-{n}", client="ann") for n in range(9)])
+    await store.registry.register([new(f"task-{n}", client="ann") for n in range(9)])
     later, sooner = await asyncio.gather(
-        store.register([new("task-9", client="ann", first_poll_at=NOW + 5000)]),
-        store.register([new("task-9", client="bob", first_poll_at=NOW)]),
+        store.registry.register([new("task-9", client="ann", first_poll_at=NOW + 5000)]),
+        store.registry.register([new("task-9", client="bob", first_poll_at=NOW)]),
     )
     assert later[0].created
     assert sooner[0].callback.task.next_poll_at == NOW
-    due, _ = await store.claim_tasks("up", NOW, 2, None, Rotation())
-    assert {task.task_id: task.watchers for task in due} == {"task-0": "ann", "task-9": "ann,bob"}
+    assert names(await longest_due(store, "ann,bob")) == ["task-9"]
+    assert len(await longest_due(store, "ann")) == 9
 
 
 async def test_a_task_that_is_watched_again_is_the_new_clients(store: Store) -> None:
     """Who cancelled has no part in it any more."""
     mine = await registered(store, new("task-1", client="ann"))
-    await store.cancel("ann", mine.id, NOW)
+    await store.registry.cancel("ann", mine.id, NOW)
     await registered(store, new("task-1", client="bob"))
-    (due,), _ = await store.claim_tasks("up", NOW, 9)
+    (due,), _ = await claim_tasks(store, "up", NOW, 9)
     assert due.watchers == "bob"
 
 
 async def test_no_task_is_claimed_twice_at_once(store: Store) -> None:
-    """Callers that ask at the same moment get different tasks, and together all of them."""
-    await store.register([new(f"task-{n}") for n in range(40)])
-    found = await asyncio.gather(*(store.claim_tasks("up", NOW, 7) for _ in range(8)))
-    names = [task.task_id for due, _ in found for task in due]
-    assert sorted(names) == sorted(f"task-{n}" for n in range(40))
+    """Callers that have read the same ones get different tasks, and together all of them."""
+    await store.registry.register([new(f"task-{n}") for n in range(40)])
+    read = await asyncio.gather(*(longest_due(store, "ann") for _ in range(8)))
+    found = await asyncio.gather(*(store.tasks.claim(tasks[5 * n :] + tasks[: 5 * n]) for n, tasks in enumerate(read)))
+    assert sorted(name for claims in found for name in names(claims)) == sorted(f"task-{n}" for n in range(40))
 
 
-async def test_a_new_task_is_claimed_alone_and_once(store: Store) -> None:
-    """One that is due, registered since then and never polled; an order made before does not hand it out again."""
-    await store.register([new(f"task-{n}") for n in range(4)])
+async def test_of_each_group_one_new_task_is_told(store: Store) -> None:
+    """The first that is due, registered since then, never polled and unclaimed."""
+    await store.registry.register([new(f"task-{n}") for n in range(3)])
+    await registered(store, new("task-9", client="bob"))
     await registered(store, new("later", first_poll_at=NOW + 500))
     await registered(store, new("elsewhere", upstream="other"))
-    assert await ranked(store, NOW, 1) == ["task-3"]
-    assert await store.claim_new_task("up", NOW + 1, NOW) == []
-    claims = [task.task_id for _ in range(4) for task in await store.claim_new_task("up", NOW, NOW)]
-    assert claims == ["task-0", "task-1", "task-2"]
-    assert (await store.claim_tasks("up", NOW, 1, by_number))[0] == []
-    (later,) = await store.claim_new_task("up", NOW, NOW + 500)
-    await store.reschedule(PollRecord(seq=later.seq, polled_at=NOW + 500, next_poll_at=NOW + 500, error="x"))
-    assert await store.claim_new_task("up", NOW, NOW + 500) == []
+    assert await store.tasks.never_polled("up", NOW + 1, NOW) == []
+    claims = []
+    while found := await store.tasks.never_polled("up", NOW, NOW):
+        claims.append(names(await store.tasks.claim(found)))
+    assert claims == [["task-0", "task-9"], ["task-1"], ["task-2"]]
+    (later,) = await store.tasks.claim(await store.tasks.never_polled("up", NOW, NOW + 500))
+    await store.tasks.reschedule(PollRecord(seq=later.seq, polled_at=NOW + 500, next_poll_at=NOW + 500, error="x"))
+    assert await store.tasks.never_polled("up", NOW, NOW + 500) == []
+
+
+async def test_who_watches_is_told_with_what_is_due_and_claimed(store: Store) -> None:
+    """Of this upstream, and of who has something due; of the others when the first of theirs will be."""
+    assert await store.tasks.waiting("up", NOW) == ([], None)
+    await store.registry.register([new(f"task-{n}", client="ann", first_poll_at=NOW - 9 + n) for n in range(5)])
+    await store.registry.register([new(f"later-{n}", client="bob", first_poll_at=NOW + 9 - n) for n in range(5)])
+    await registered(store, new("elsewhere", client="bob", upstream="other", first_poll_at=NOW - 100))
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 9, 0)], NOW + 5)
+    first, *others = await longest_due(store, "ann", 3)
+    assert names([first, *others]) == ["task-0", "task-1", "task-2"]
+    await store.tasks.claim(others)
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 9, 2)], NOW + 5)
+    await store.tasks.claim([first])
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 6, 3)], NOW + 5)
+    assert await store.tasks.longest_due("up", "ann", NOW, 9) == (await longest_due(store, "ann", 2), None)
+    await store.tasks.claim(await longest_due(store, "ann"))
+    assert await store.tasks.waiting("up", NOW) == ([], NOW + 5)
+    await store.tasks.release([first, others[1]])
+    assert await store.tasks.waiting("up", NOW) == ([DueGroup("ann", NOW - 9, 3)], NOW + 5)
+    assert await store.tasks.longest_due("up", "bob", NOW, 9) == ([], NOW + 5)
 
 
 async def test_a_released_task_can_be_claimed_again(store: Store) -> None:
     """A claim that is given back leaves no trace and wakes the poller."""
     await registered(store)
     due = await claim_task(store)
-    assert (await store.claim_tasks("up", NOW, 10))[0] == []
-    store.tasks_due("up").clear()
-    store.release_task(due)
-    assert store.tasks_due("up").is_set()
+    assert (await claim_tasks(store, "up", NOW, 10))[0] == []
+    store.tasks.due("up").clear()
+    await store.tasks.release([due])
+    assert store.tasks.due("up").is_set()
     assert await claim_task(store) == due
-    store.release_task(due)
-    store.release_task(due)
-    assert await store.claim_tasks("up", NOW, 0) == ([], NOW)
+    await store.tasks.release([due])
+    await store.tasks.release([due])
+    assert await claim_tasks(store, "up", NOW, 0) == ([], NOW)
     assert await claim_task(store) == due
 
 
@@ -903,32 +808,13 @@ async def test_a_claim_holds_until_its_write_is_committed(store: Store) -> None:
     await registered(store)
     due = await claim_task(store)
     record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 100, error=None)
-    write = asyncio.create_task(store.reschedule(record))
+    write = asyncio.create_task(store.tasks.reschedule(record))
     while not write.done():
-        assert (await store.claim_tasks("up", NOW, 10))[0] == []
+        assert (await claim_tasks(store, "up", NOW, 10))[0] == []
         await asyncio.sleep(0)  # a claim that finds nothing due asks nobody
     await write
-    assert await store.claim_tasks("up", NOW, 10) == ([], NOW + 100)
+    assert await claim_tasks(store, "up", NOW, 10) == ([], NOW + 100)
     assert (await claim_task(store, NOW + 100)).polls == 1
-
-
-async def test_a_poller_that_knows_of_nothing_earlier_is_woken(store: Store) -> None:
-    """While it is polled, a task is not among those its poller knows: its next poll may be the earliest of all."""
-    await store.register([new("a"), new("b", first_poll_at=NOW + 1000)])
-    due = await claim_task(store)
-    store.tasks_due("up").clear()
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 500, error=None))
-    assert store.tasks_due("up").is_set()
-
-
-@pytest.mark.parametrize("later_ms", [0, 500])
-async def test_a_poller_that_knows_of_something_as_early_is_left_alone(store: Store, later_ms: int) -> None:
-    """It comes round for that one anyway, and hears of this one then."""
-    await store.register([new("a"), new("b", first_poll_at=NOW + 1000)])
-    due = await claim_task(store)
-    store.tasks_due("up").clear()
-    await store.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1000 + later_ms, error=None))
-    assert not store.tasks_due("up").is_set()
 
 
 async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
@@ -937,7 +823,7 @@ async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
     earlier = await registered(store, new("earlier", first_poll_at=NOW - 5000))
     ended = await registered(store, new("ended"))
     await settle(store, ended)
-    await store.poll_now([c.task.seq for c in (later, earlier, ended)], NOW)
+    await store.tasks.poll_now([c.task.seq for c in (later, earlier, ended)], NOW)
     assert (await look(store, later)).task.next_poll_at == NOW
     assert (await look(store, earlier)).task.next_poll_at == NOW - 5000
     assert (await look(store, ended)).task.next_poll_at is None
@@ -946,11 +832,11 @@ async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
 async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
     """Also one that was registered after its poller had heard of a later one."""
     await registered(store, new("late", timeout_s=60))
-    assert await store.expired_tasks("up", NOW, 10) == ([], NOW + 60_000)
+    assert await store.tasks.expired("up", NOW, 10) == ([], NOW + 60_000)
     await registered(store, new("early", timeout_s=1))
-    assert await store.expired_tasks("up", NOW + 999, 10) == ([], NOW + 1000)
-    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 1000, 10))[0]] == ["early"]
-    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 60_000, 10))[0]] == ["early", "late"]
+    assert await store.tasks.expired("up", NOW + 999, 10) == ([], NOW + 1000)
+    assert [task.task_id for task in (await store.tasks.expired("up", NOW + 1000, 10))[0]] == ["early"]
+    assert [task.task_id for task in (await store.tasks.expired("up", NOW + 60_000, 10))[0]] == ["early", "late"]
 
 
 async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> None:
@@ -963,14 +849,14 @@ async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> Non
     await registered(store, new("elsewhere", upstream="other", timeout_s=1))
     for timeout_s in (1, 50):
         cancelled = await registered(store, new("cancelled", timeout_s=timeout_s))
-        await store.cancel("ann", cancelled.id, NOW)
+        await store.registry.cancel("ann", cancelled.id, NOW)
     await settle(store, await registered(store, new("ended", timeout_s=1)))
-    expired, next_expiry_at = await store.expired_tasks("up", NOW + 10_000, 10)
+    expired, next_expiry_at = await store.tasks.expired("up", NOW + 10_000, 10)
     assert [(task.task_id, task.expires_at) for task in expired] == [("a", NOW + 5000), ("b", NOW + 7000)]
     assert {task.last_polled_at for task in expired} == {None}
     assert next_expiry_at == NOW + 60_000
-    assert [task.task_id for task in (await store.expired_tasks("up", NOW + 10_000, 1))[0]] == ["a"]
-    assert (await store.expired_tasks("up", NOW + 99_000, 10))[1] is None
+    assert [task.task_id for task in (await store.tasks.expired("up", NOW + 10_000, 1))[0]] == ["a"]
+    assert (await store.tasks.expired("up", NOW + 99_000, 10))[1] is None
 
 
 # Delivering
@@ -981,13 +867,13 @@ async def test_webhooks_are_claimed_once_the_longest_due_first(store: Store) -> 
     for n in range(4):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW - n)
     await settle(store, await registered(store, new("later")), at=NOW + 700)
-    first, next_due_at = await store.claim_callbacks(NOW, 1)
+    first, next_due_at = await claim_webhooks(store, NOW, 1)
     assert [due.due_at for due in first] == [NOW - 3]
     assert next_due_at == NOW - 2
-    rest, next_due_at = await store.claim_callbacks(NOW, 10)
+    rest, next_due_at = await claim_webhooks(store, NOW, 10)
     assert [due.due_at for due in rest] == [NOW - 2, NOW - 1, NOW]
     assert next_due_at == NOW + 700
-    assert await store.claim_callbacks(NOW, 10) == ([], NOW + 700)
+    assert await claim_webhooks(store, NOW, 10) == ([], NOW + 700)
 
 
 async def test_each_receiver_has_its_own_next_webhook(store: Store) -> None:
@@ -996,66 +882,68 @@ async def test_each_receiver_has_its_own_next_webhook(store: Store) -> None:
         callback = await registered(store, new(f"task-{at}", url=f"https://{host}.example.com/"))
         await settle(store, callback, at=at)
     for at, next_at in ((NOW, NOW + 50), (NOW + 50, NOW + 100), (NOW + 100, None)):
-        (due,), next_due_at = await store.claim_callbacks(at, 10)
+        (due,), next_due_at = await claim_webhooks(store, at, 10)
         assert (due.due_at, next_due_at) == (at, next_at)
 
 
-async def test_places_are_shared_among_receivers(store: Store) -> None:
-    """One alone may have them all; where there are more receivers than places, each place is another's."""
-    await settle(store, await registered(store, new("later", url="https://later.example.com/")), at=NOW + 999)
-    for host in ("a", "b", "c"):
-        made = await store.register([new(f"task-{host}", url=f"https://{host}.example.com/{n}") for n in range(4)])
-        await settle(store, made[0].callback, at=NOW)
-        if host == "a":
-            alone, next_due_at = await store.claim_callbacks(NOW, 4)
-            assert (len(alone), next_due_at) == (4, NOW + 999)
-            for due in alone:
-                store.release_callback(due)
-    due, next_due_at = await store.claim_callbacks(NOW, 2)
-    assert len({one.receiver for one in due}) == len(due) == 2
-    assert next_due_at == NOW
-    rest, next_due_at = await store.claim_callbacks(NOW, 6)
-    assert [one.receiver for one in rest].count("https://c.example.com") == 2
-    assert len(rest) == 6
-    assert next_due_at == NOW
+async def test_a_claim_takes_of_each_lane_what_its_share_says(store: Store) -> None:
+    """As many, and of retries only with leave; what is left is told of again, but for retries that have none."""
+    urls = [f"https://{host}.example.com/{number}" for host in ("a", "b", "c") for number in range(3)]
+    made = await store.registry.register([new(url=url) for url in urls])
+    await settle(store, made[0].callback)
+    due, _ = await claim_webhooks(store, NOW, 9)
+    for one in due:
+        if one.lane == lane("c"):
+            await store.outbox.record(attempt_of(one, AttemptResult.RETRY, next_at=NOW + 1))
+    await store.outbox.release([one for one in due if one.lane != lane("c")])
+    assert sorted(await store.outbox.waiting(NOW + 1)) == [lane("a"), lane("b"), lane("c")]
+    assert await store.outbox.waiting(NOW + 1) == []
+    shares = [Share(lane("a"), 2, False), Share(lane("b"), 9, False), Share(lane("c"), 2, False)]
+    found, only_retries, next_due_at = await store.outbox.claim(shares, NOW + 1)
+    assert Counter(one.lane for one in found) == {lane("a"): 2, lane("b"): 3}
+    assert (only_retries, next_due_at) == ([lane("c")], NOW)
+    assert await store.outbox.waiting(NOW + 1) == [lane("a")]
+    found, only_retries, next_due_at = await store.outbox.claim([Share(lane("c"), 2, True)], NOW + 1)
+    assert ([one.lane for one in found], only_retries, next_due_at) == ([lane("c")] * 2, [], NOW + 1)
 
 
 async def test_no_webhook_is_claimed_twice_at_once(store: Store) -> None:
     """Callers that ask at the same moment get different webhooks, and together all of them."""
-    made = await store.register([new(url=f"https://app.example.com/{n}") for n in range(40)])
+    made = await store.registry.register([new(url=f"https://app.example.com/{n}") for n in range(40)])
     await settle(store, made[0].callback)
-    found = await asyncio.gather(*(store.claim_callbacks(NOW, 7) for _ in range(8)))
-    assert sorted(d.id for due, _ in found for d in due) == sorted(r.callback.id for r in made)
+    shares = [Share(on, 7, True) for on in await store.outbox.waiting(NOW)]
+    found = await asyncio.gather(*(store.outbox.claim(shares, NOW) for _ in range(8)))
+    assert sorted(one.id for claimed in found for one in claimed.webhooks) == sorted(r.callback.id for r in made)
 
 
 async def test_a_released_webhook_can_be_claimed_again(store: Store) -> None:
     """A claim that is given back leaves no trace and wakes the deliverer."""
     await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    assert (await store.claim_callbacks(NOW, 10))[0] == []
-    store.callbacks_due.clear()
-    store.release_callback(due)
-    assert store.callbacks_due.is_set()
+    assert (await claim_webhooks(store, NOW, 10))[0] == []
+    store.outbox.due.clear()
+    await store.outbox.release([due])
+    assert store.outbox.due.is_set()
     assert await claim(store) == due
 
 
 async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) -> None:
     """What finds no place is not claimed: it is found again as soon as there is one."""
     urls = [f"https://{name}.example.com/{number}" for name in ("a", "b") for number in range(4)]
-    made = await store.register([new(url=url) for url in urls])
+    made = await store.registry.register([new(url=url) for url in urls])
     await settle(store, made[0].callback)
-    for due in (await store.claim_callbacks(NOW, 10))[0]:
-        await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
+    for due in (await claim_webhooks(store, NOW, 10))[0]:
+        await store.outbox.record(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
     bulkhead = Bulkhead(8)
     well(bulkhead, lane("a"), lane("b"))
-    first, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
+    first, _ = await claim_webhooks(store, NOW + 1, 8, bulkhead)
     assert len(first) == 4
-    assert await store.claim_callbacks(NOW + 1, 8, bulkhead) == ([], None)
+    assert await claim_webhooks(store, NOW + 1, 8, bulkhead) == ([], None)
     assert bulkhead.waits
     for due in first:
         bulkhead.ended(due, delivered=True)
-        await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
-    rest, _ = await store.claim_callbacks(NOW + 1, 8, bulkhead)
+        await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    rest, _ = await claim_webhooks(store, NOW + 1, 8, bulkhead)
     assert len(rest) == 4
 
 
@@ -1068,25 +956,25 @@ async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
     well(bulkhead, lane("busy"), lane("idle"))
     assert bulkhead.admit(webhook(lane("busy")))
     for host in ("idle", "busy"):
-        (due,), _ = await store.claim_callbacks(NOW + 9, 1, bulkhead)
+        (due,), _ = await claim_webhooks(store, NOW + 9, 1, bulkhead)
         assert due.receiver == f"https://{host}.example.com"
 
 
 async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: Store) -> None:
     """While retries hold their share, they take no first attempt's place in what a receiver's look brings either."""
     again = await brought_to(store, CallbackState.PENDING, new("again"))
-    await store.record_attempt(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
+    await store.outbox.record(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
     bulkhead = Bulkhead(8)
     others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
     well(bulkhead, Lane("ann", "https://app.example.com"), *(other.lane for other in others))
     assert all(map(bulkhead.admit, others))
     fresh = await brought_to(store, CallbackState.PENDING, new("fresh", at=NOW + 2))
-    (first,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    (first,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
     assert first.id == fresh.id
-    assert (await store.claim_callbacks(NOW + 2, 2, bulkhead))[0] == []
+    assert (await claim_webhooks(store, NOW + 2, 2, bulkhead))[0] == []
     for other in others:
         bulkhead.ended(other, delivered=True)
-    (second,), _ = await store.claim_callbacks(NOW + 2, 2, bulkhead)
+    (second,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
     assert second.id == again.id
 
 
@@ -1098,16 +986,16 @@ async def test_a_claimed_first_attempt_is_not_claimed_again_while_retries_wait(s
     assert all(map(bulkhead.admit, others))
     made = [await brought_to(store, CallbackState.PENDING, new(f"task-{number}")) for number in range(2)]
     for callback in made:
-        (due,), _ = await store.claim_callbacks(NOW, 1, bulkhead)
+        (due,), _ = await claim_webhooks(store, NOW, 1, bulkhead)
         assert due.id == callback.id
 
 
 async def test_newcomers_that_wait_for_their_turn_are_not_asked_for_at_once(store: Store) -> None:
     """They have had all the places that there are for them: only time, or an attempt's end, makes more."""
-    made = await store.register([new(url=f"https://r{number}.example.com/") for number in range(64)])
+    made = await store.registry.register([new(url=f"https://r{number}.example.com/") for number in range(64)])
     await settle(store, made[0].callback)
     bulkhead = Bulkhead(64)
-    claims, next_due_at = await store.claim_callbacks(NOW, 64, bulkhead)
+    claims, next_due_at = await claim_webhooks(store, NOW, 64, bulkhead)
     assert claims
     assert bulkhead.in_line
     assert next_due_at is None
@@ -1117,33 +1005,33 @@ async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Stor
     """Otherwise a webhook that is still being recorded would be sent again."""
     await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    write = asyncio.create_task(store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 100)))
+    write = asyncio.create_task(store.outbox.record(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 100)))
     while not write.done():
-        assert (await store.claim_callbacks(NOW, 10))[0] == []
+        assert (await claim_webhooks(store, NOW, 10))[0] == []
     await write
-    assert await store.claim_callbacks(NOW, 10) == ([], NOW + 100)
+    assert await claim_webhooks(store, NOW, 10) == ([], NOW + 100)
 
 
 async def test_a_delivered_webhook_is_done(store: Store) -> None:
     """2xx: delivered when the attempt ended, nothing left to send."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    store.callbacks_due.clear()
-    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED, at=NOW + 5))
-    assert not store.callbacks_due.is_set()
+    store.outbox.due.clear()
+    await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED, at=NOW + 5))
+    assert not store.outbox.due.is_set()
     after = await look(store, callback)
     assert (after.state, after.attempts, after.delivered_at) == (CallbackState.DELIVERED, 1, NOW + 17)
     assert (after.next_attempt_at, after.last_error) == (None, None)
-    assert await store.claim_callbacks(NOW + 99_999, 10) == ([], None)
+    assert await claim_webhooks(store, NOW + 99_999, 10) == ([], None)
 
 
 async def test_a_failed_attempt_is_retried_with_the_same_bytes(store: Store) -> None:
     """RETRY: due again when the schedule says, the count and the error kept, the body unchanged."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    store.callbacks_due.clear()
-    await store.record_attempt(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 5000, error="503"))
-    assert store.callbacks_due.is_set()  # the deliverer did not know of it while it was claimed
+    store.outbox.due.clear()
+    await store.outbox.record(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 5000, error="503"))
+    assert store.outbox.due.is_set()  # the deliverer did not know of it while it was claimed
     after = await look(store, callback)
     assert (after.state, after.attempts, after.next_attempt_at) == (CallbackState.PENDING, 1, NOW + 5000)
     assert (after.last_error, after.delivered_at) == ("503", None)
@@ -1154,16 +1042,16 @@ async def test_a_failed_attempt_is_retried_with_the_same_bytes(store: Store) -> 
 async def test_the_last_failed_attempt_leaves_a_dead_callback(store: Store) -> None:
     """DEAD: kept with its error, never due."""
     callback = await brought_to(store, CallbackState.PENDING)
-    await store.record_attempt(attempt_of(await claim(store), AttemptResult.DEAD, error="410"))
+    await store.outbox.record(attempt_of(await claim(store), AttemptResult.DEAD, error="410"))
     after = await look(store, callback)
     assert (after.state, after.last_error, after.delivered_at) == (CallbackState.DEAD, "410", None)
-    assert await store.claim_callbacks(NOW + 99_999, 10) == ([], None)
+    assert await claim_webhooks(store, NOW + 99_999, 10) == ([], None)
 
 
 async def test_an_interrupted_attempt_does_not_count(store: Store) -> None:
     """It is logged and numbered, but the schedule's budget is untouched."""
     callback = await brought_to(store, CallbackState.PENDING)
-    await store.record_attempt(attempt_of(await claim(store), AttemptResult.INTERRUPTED, next_at=NOW + 1))
+    await store.outbox.record(attempt_of(await claim(store), AttemptResult.INTERRUPTED, next_at=NOW + 1))
     after = await look(store, callback)
     assert (after.state, after.attempts) == (CallbackState.PENDING, 1)
     again = await claim(store, NOW + 1)
@@ -1175,12 +1063,12 @@ async def test_a_callback_cancelled_during_its_attempt_stays_cancelled(store: St
     for result in (AttemptResult.DELIVERED, AttemptResult.RETRY):
         callback = await brought_to(store, CallbackState.PENDING, new(result.value))
         due = await claim(store)
-        await store.cancel("ann", callback.id, NOW)
-        await store.record_attempt(attempt_of(due, result, next_at=NOW + 1 if result is AttemptResult.RETRY else None))
+        await store.registry.cancel("ann", callback.id, NOW)
+        await store.outbox.record(attempt_of(due, result, next_at=NOW + 1 if result is AttemptResult.RETRY else None))
         after = await look(store, callback)
         assert (after.state, after.attempts) == (CallbackState.CANCELLED, 1)
         assert (after.next_attempt_at, after.delivered_at) == (None, None)
-        assert len(await store.list_attempts("ann", callback.id) or []) == 1
+        assert len(await store.registry.list_attempts("ann", callback.id) or []) == 1
 
 
 @pytest.mark.parametrize("result", [AttemptResult.RETRY, AttemptResult.DEAD, AttemptResult.INTERRUPTED])
@@ -1188,11 +1076,11 @@ async def test_a_redelivery_fences_off_the_attempt_before_it(store: Store, resul
     """The fresh budget is not spent, nor the callback buried, by an attempt that was under way."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    await store.redeliver("ann", callback.id, NOW + 10)
-    store.callbacks_due.clear()
+    await store.registry.redeliver("ann", callback.id, NOW + 10)
+    store.outbox.due.clear()
     next_at = None if result is AttemptResult.DEAD else NOW + 60_000
-    await store.record_attempt(attempt_of(due, result, next_at=next_at, error="503"))
-    assert store.callbacks_due.is_set()
+    await store.outbox.record(attempt_of(due, result, next_at=next_at, error="503"))
+    assert store.outbox.due.is_set()
     after = await look(store, callback)
     assert (after.state, after.next_attempt_at, after.attempts) == (CallbackState.PENDING, NOW + 10, 1)
     again = await claim(store, NOW + 10)
@@ -1203,8 +1091,8 @@ async def test_good_news_is_taken_despite_a_redelivery(store: Store) -> None:
     """The receiver has the webhook: sending it once more would serve nobody."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    await store.redeliver("ann", callback.id, NOW + 10)
-    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    await store.registry.redeliver("ann", callback.id, NOW + 10)
+    await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
     assert (await look(store, callback)).state is CallbackState.DELIVERED
 
 
@@ -1212,18 +1100,18 @@ async def test_an_attempt_recorded_twice_is_logged_once(store: Store) -> None:
     """A record that is repeated because its first answer was lost replaces itself."""
     callback = await brought_to(store, CallbackState.PENDING)
     record = attempt_of(await claim(store), AttemptResult.DELIVERED)
-    await store.record_attempt(record)
-    await store.record_attempt(record)
-    assert await store.list_attempts("ann", callback.id) == [record.attempt]
+    await store.outbox.record(record)
+    await store.outbox.record(record)
+    assert await store.registry.list_attempts("ann", callback.id) == [record.attempt]
 
 
 async def test_attempts_are_never_numbered_twice(store: Store) -> None:
     """Though the record of one comes once more after the next one's: the one after them is the third."""
     await brought_to(store, CallbackState.PENDING)
     first = attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1)
-    await store.record_attempt(first)
-    await store.record_attempt(attempt_of(await claim(store, NOW + 1), AttemptResult.RETRY, next_at=NOW + 2))
-    await store.record_attempt(first)
+    await store.outbox.record(first)
+    await store.outbox.record(attempt_of(await claim(store, NOW + 1), AttemptResult.RETRY, next_at=NOW + 2))
+    await store.outbox.record(first)
     assert (await claim(store, NOW + 2)).attempts == 2
 
 
@@ -1241,27 +1129,27 @@ async def test_attempts_are_listed_in_order(store: Store) -> None:
             error=f"error {n}",
             excerpt=[None, "bu\u20acy\n\x1b", ""][n],
         )
-        await store.record_attempt(record)
+        await store.outbox.record(record)
         made.append(record.attempt)
     assert [attempt.number for attempt in made] == [1, 2, 3]
-    assert await store.list_attempts("ann", callback.id) == made
+    assert await store.registry.list_attempts("ann", callback.id) == made
 
 
 async def test_a_retry_is_found_though_the_clock_was_set_back_during_its_attempt(store: Store) -> None:
     """The next attempt is due by the new time, not an hour later by the old one."""
     await brought_to(store, CallbackState.PENDING, new(at=NOW + 3_600_000))
     due = await claim(store, NOW + 3_600_000)
-    await store.record_attempt(attempt_of(due, AttemptResult.RETRY, at=NOW, next_at=NOW + 5000))
-    assert await store.claim_callbacks(NOW, 10) == ([], NOW + 5000)
+    await store.outbox.record(attempt_of(due, AttemptResult.RETRY, at=NOW, next_at=NOW + 5000))
+    assert await claim_webhooks(store, NOW, 10) == ([], NOW + 5000)
     assert (await claim(store, NOW + 5000)).seq == due.seq
 
 
 async def test_an_expired_task_is_found_though_the_clock_was_set_back(store: Store) -> None:
     """Until it has had its last poll it is expired whenever its time has passed, by whatever clock."""
     callback = await registered(store, new(timeout_s=60))
-    assert [task.seq for task in (await store.expired_tasks("up", NOW + 3_600_000, 10))[0]] == [callback.task.seq]
-    assert (await store.expired_tasks("up", NOW + 1000, 10))[0] == []
-    assert [task.seq for task in (await store.expired_tasks("up", NOW + 61_000, 10))[0]] == [callback.task.seq]
+    assert [task.seq for task in (await store.tasks.expired("up", NOW + 3_600_000, 10))[0]] == [callback.task.seq]
+    assert (await store.tasks.expired("up", NOW + 1000, 10))[0] == []
+    assert [task.seq for task in (await store.tasks.expired("up", NOW + 61_000, 10))[0]] == [callback.task.seq]
 
 
 async def test_large_outcomes_settle_together(store: Store) -> None:
@@ -1272,11 +1160,11 @@ async def test_large_outcomes_settle_together(store: Store) -> None:
         for number in range(6)
     ]
     await asyncio.gather(*(settle(store, *pair) for pair in zip(callbacks, outcomes, strict=True)))
-    due, _ = await store.claim_callbacks(NOW, 10)
+    due, _ = await claim_webhooks(store, NOW, 10)
     assert {callback.id for callback in callbacks} == {one.id for one in due}
     for owed in due:
         number = next(i for i, callback in enumerate(callbacks) if callback.id == owed.id)
-        assert outcomes[number].data[1:-1] in (await store.body(owed) or b"")
+        assert outcomes[number].data[1:-1] in webhook_body(owed.id, await store.outbox.body(owed) or b"")
 
 
 async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) -> None:
@@ -1285,17 +1173,17 @@ async def test_a_nul_in_what_others_say_is_shown_as_a_replacement(store: Store) 
     record = attempt_of(
         await claim(store, NOW), AttemptResult.RETRY, at=NOW, next_at=NOW + 1, error="a\0b", excerpt="\0busy\0\n"
     )
-    await store.record_attempt(record)
-    (attempt,) = await store.list_attempts("ann", callback.id) or []
+    await store.outbox.record(record)
+    (attempt,) = await store.registry.list_attempts("ann", callback.id) or []
     assert (attempt.error, attempt.excerpt) == ("a\ufffdb", "\ufffdbusy\ufffd\n")
 
 
 async def test_attempts_of_nobody_and_of_others(store: Store) -> None:
     """No attempts yet is an empty list; no such callback, or another client's, is None."""
     callback = await registered(store)
-    assert await store.list_attempts("ann", callback.id) == []
-    assert await store.list_attempts("bob", callback.id) is None
-    assert await store.list_attempts("ann", "cb_none") is None
+    assert await store.registry.list_attempts("ann", callback.id) == []
+    assert await store.registry.list_attempts("bob", callback.id) is None
+    assert await store.registry.list_attempts("ann", "cb_none") is None
 
 
 # Changing for the API
@@ -1305,17 +1193,17 @@ async def test_attempts_of_nobody_and_of_others(store: Store) -> None:
 async def test_what_is_not_over_can_be_cancelled(store: Store, state: CallbackState) -> None:
     """A waiting or pending callback is cancelled: it is never due again."""
     callback = await brought_to(store, state)
-    assert await store.cancel("ann", callback.id, NOW + 1) is state
+    assert await store.registry.cancel("ann", callback.id, NOW + 1) is state
     after = await look(store, callback)
     assert (after.state, after.next_attempt_at) == (CallbackState.CANCELLED, None)
-    assert await store.claim_callbacks(NOW + 99_999, 10) == ([], None)
+    assert await claim_webhooks(store, NOW + 99_999, 10) == ([], None)
 
 
 @pytest.mark.parametrize("state", [CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED])
 async def test_what_is_over_cannot_be_cancelled(store: Store, state: CallbackState) -> None:
     """The state is told and nothing changes."""
     callback = await brought_to(store, state)
-    assert await store.cancel("ann", callback.id, NOW + 1) is state
+    assert await store.registry.cancel("ann", callback.id, NOW + 1) is state
     assert await look(store, callback) == callback
 
 
@@ -1323,19 +1211,19 @@ async def test_cancelling_the_last_callback_idles_its_task(store: Store) -> None
     """While somebody waits the task is polled; once nobody does it is not."""
     first = await registered(store)
     second = await registered(store, new(client="bob"))
-    await store.cancel("ann", first.id, NOW)
+    await store.registry.cancel("ann", first.id, NOW)
     assert (await look(store, second)).task.next_poll_at == NOW
-    await store.cancel("bob", second.id, NOW)
+    await store.registry.cancel("bob", second.id, NOW)
     task = (await look(store, second)).task
     assert (task.state, task.next_poll_at) == (TaskState.WAITING, None)
-    assert await store.claim_tasks("up", NOW + 99_999, 10) == ([], None)
+    assert await claim_tasks(store, "up", NOW + 99_999, 10) == ([], None)
 
 
 async def test_cancelling_what_is_not_there_or_not_ones_own(store: Store) -> None:
     """None, and another client's callback is not touched."""
     callback = await registered(store)
-    assert await store.cancel("ann", "cb_none", NOW) is None
-    assert await store.cancel("bob", callback.id, NOW) is None
+    assert await store.registry.cancel("ann", "cb_none", NOW) is None
+    assert await store.registry.cancel("bob", callback.id, NOW) is None
     assert await look(store, callback) == callback
 
 
@@ -1348,10 +1236,10 @@ async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: Call
     due = await claim(store)
     result = AttemptResult.RETRY if state is CallbackState.PENDING else AttemptResult(state.value)
     next_at = NOW + 60_000 if state is CallbackState.PENDING else None
-    await store.record_attempt(attempt_of(due, result, next_at=next_at))
-    store.callbacks_due.clear()
-    assert await store.redeliver("ann", callback.id, NOW + 50) is state
-    assert store.callbacks_due.is_set()
+    await store.outbox.record(attempt_of(due, result, next_at=next_at))
+    store.outbox.due.clear()
+    assert await store.registry.redeliver("ann", callback.id, NOW + 50) is state
+    assert store.outbox.due.is_set()
     after = await look(store, callback)
     assert (after.state, after.next_attempt_at, after.delivered_at) == (CallbackState.PENDING, NOW + 50, None)
     again = await claim(store, NOW + 50)
@@ -1363,15 +1251,15 @@ async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: Call
 async def test_what_is_owed_nothing_cannot_be_redelivered(store: Store, state: CallbackState) -> None:
     """A waiting callback has no webhook yet, a cancelled one none any more."""
     callback = await brought_to(store, state)
-    assert await store.redeliver("ann", callback.id, NOW) is state
+    assert await store.registry.redeliver("ann", callback.id, NOW) is state
     assert await look(store, callback) == callback
 
 
 async def test_redelivering_what_is_not_there_or_not_ones_own(store: Store) -> None:
     """None, and another client's callback is not touched."""
     callback = await brought_to(store, CallbackState.DEAD)
-    assert await store.redeliver("ann", "cb_none", NOW) is None
-    assert await store.redeliver("bob", callback.id, NOW) is None
+    assert await store.registry.redeliver("ann", "cb_none", NOW) is None
+    assert await store.registry.redeliver("bob", callback.id, NOW) is None
     assert await look(store, callback) == callback
 
 
@@ -1382,19 +1270,19 @@ async def test_dead_callbacks_are_redelivered_by_when_they_died(store: Store) ->
         callback = await registered(store, new(f"task-{n}", client=client))
         await settle(store, callback)
         record = attempt_of(await claim(store), AttemptResult.DEAD, at=NOW + n)
-        await store.record_attempt(record)
+        await store.outbox.record(record)
         dead[n] = callback
     delivered = await brought_to(store, CallbackState.DELIVERED, new("fine"))
     died_at = NOW + 12  # an attempt that started at NOW takes 12 ms
-    assert await store.redeliver_dead("ann", died_at + 1, died_at + 3, NOW + 500) == 2
+    assert await store.registry.redeliver_dead("ann", died_at + 1, died_at + 3, NOW + 500) == 2
     states = {n: (await look(store, callback)).state for n, callback in dead.items()}
     assert [n for n, state in states.items() if state is CallbackState.PENDING] == [1, 2]
     assert (await look(store, dead[1])).next_attempt_at == NOW + 500
     assert (await look(store, delivered)).state is CallbackState.DELIVERED
-    assert await store.redeliver_dead("ann", 0, NOW, NOW + 500) == 0
-    assert await store.redeliver_dead("eve", 0, NOW + 9999, NOW + 500) == 0
-    assert await store.redeliver_dead("ann", 0, NOW + 9999, died_at + 2) == 1
-    assert await store.redeliver_dead("ann", 0, NOW + 9999, died_at + 3) == 1
+    assert await store.registry.redeliver_dead("ann", 0, NOW, NOW + 500) == 0
+    assert await store.registry.redeliver_dead("eve", 0, NOW + 9999, NOW + 500) == 0
+    assert await store.registry.redeliver_dead("ann", 0, NOW + 9999, died_at + 2) == 1
+    assert await store.registry.redeliver_dead("ann", 0, NOW + 9999, died_at + 3) == 1
 
 
 # Reading for the API
@@ -1402,11 +1290,11 @@ async def test_dead_callbacks_are_redelivered_by_when_they_died(store: Store) ->
 
 async def test_lists_are_newest_first_and_paged_by_seq(store: Store) -> None:
     """Each page goes on below the last seq of the one before, whatever is registered meanwhile."""
-    made = [r.callback.id for r in await store.register([new(f"task-{n}") for n in range(7)])]
+    made = [r.callback.id for r in await store.registry.register([new(f"task-{n}") for n in range(7)])]
     seen: list[str] = []
     before_seq = None
     for extra in count():
-        page = await store.list_callbacks("ann", state=None, task_id=None, before_seq=before_seq, limit=3)
+        page = await store.registry.list_callbacks("ann", state=None, task_id=None, before_seq=before_seq, limit=3)
         if not page:
             break
         seen += [callback.id for callback in page]
@@ -1419,29 +1307,31 @@ async def test_lists_are_filtered_by_state_and_task(store: Store) -> None:
     """Both filters hold together; each state finds its own."""
     made = {state: await brought_to(store, state, new(f"task-{state}")) for state in CallbackState}
     for state, callback in made.items():
-        found = await store.list_callbacks("ann", state=state, task_id=None, before_seq=None, limit=10)
+        found = await store.registry.list_callbacks("ann", state=state, task_id=None, before_seq=None, limit=10)
         assert found == [await look(store, callback)]
     other = await registered(store, new("task-dead", url="https://other.example.com/"))
     assert other.state is CallbackState.PENDING  # its task has ended
-    by_task = await store.list_callbacks("ann", state=None, task_id="task-dead", before_seq=None, limit=10)
+    by_task = await store.registry.list_callbacks("ann", state=None, task_id="task-dead", before_seq=None, limit=10)
     assert [callback.id for callback in by_task] == [other.id, made[CallbackState.DEAD].id]
-    both = await store.list_callbacks("ann", state=CallbackState.DEAD, task_id="task-dead", before_seq=None, limit=10)
+    both = await store.registry.list_callbacks(
+        "ann", state=CallbackState.DEAD, task_id="task-dead", before_seq=None, limit=10
+    )
     assert [callback.id for callback in both] == [made[CallbackState.DEAD].id]
-    older = await store.list_callbacks("ann", state=None, task_id="task-dead", before_seq=other.seq, limit=10)
+    older = await store.registry.list_callbacks("ann", state=None, task_id="task-dead", before_seq=other.seq, limit=10)
     assert older == both
-    assert await store.list_callbacks("ann", state=None, task_id="none", before_seq=None, limit=10) == []
+    assert await store.registry.list_callbacks("ann", state=None, task_id="none", before_seq=None, limit=10) == []
 
 
 async def test_other_clients_callbacks_cannot_be_seen(store: Store) -> None:
     """Not in lists, not by id."""
     mine = await registered(store)
     theirs = await registered(store, new(client="bob"))
-    assert await store.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=10) == [mine]
-    assert await store.list_callbacks("ann", state=None, task_id="task-1", before_seq=None, limit=10) == [mine]
-    assert await store.list_callbacks("ann", state=CallbackState.WAITING, task_id=None, before_seq=None, limit=10) == [
-        mine
-    ]
-    assert await store.get_callback("ann", theirs.id) is None
+    assert await store.registry.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=10) == [mine]
+    assert await store.registry.list_callbacks("ann", state=None, task_id="task-1", before_seq=None, limit=10) == [mine]
+    assert await store.registry.list_callbacks(
+        "ann", state=CallbackState.WAITING, task_id=None, before_seq=None, limit=10
+    ) == [mine]
+    assert await store.registry.get_callback("ann", theirs.id) is None
 
 
 async def test_a_task_is_seen_by_those_who_registered_for_it(store: Store) -> None:
@@ -1449,11 +1339,11 @@ async def test_a_task_is_seen_by_those_who_registered_for_it(store: Store) -> No
     await registered(store, new(client="ann", upstream="up"))
     await registered(store, new(client="bob", upstream="other"))
     for client, upstream in (("ann", "up"), ("bob", "other")):
-        task = await store.get_task(client, "task-1")
+        task = await store.registry.get_task(client, "task-1")
         assert task is not None
         assert task.upstream == upstream
-    assert await store.get_task("eve", "task-1") is None
-    assert await store.get_task("ann", "task-2") is None
+    assert await store.registry.get_task("eve", "task-1") is None
+    assert await store.registry.get_task("ann", "task-2") is None
 
 
 # Keeping house
@@ -1465,12 +1355,12 @@ async def test_pruning_removes_what_ended_long_ago(store: Store) -> None:
     ended_at = NOW + 12
     assert await store.prune(NOW, ended_at, 100) == 0
     assert await store.prune(ended_at + 1, ended_at, 100) == 2
-    gone = {state for state, c in made.items() if await store.get_callback("ann", c.id) is None}
+    gone = {state for state, c in made.items() if await store.registry.get_callback("ann", c.id) is None}
     assert gone == {CallbackState.DELIVERED, CallbackState.CANCELLED}
-    assert await store.list_attempts("ann", made[CallbackState.DELIVERED].id) is None
-    assert await store.get_task("ann", "task-delivered") is None
+    assert await store.registry.list_attempts("ann", made[CallbackState.DELIVERED].id) is None
+    assert await store.registry.get_task("ann", "task-delivered") is None
     assert await store.prune(0, ended_at + 1, 100) == 1
-    assert await store.get_callback("ann", made[CallbackState.DEAD].id) is None
+    assert await store.registry.get_callback("ann", made[CallbackState.DEAD].id) is None
     assert await store.prune(ended_at * 2, ended_at * 2, 100) == 0
     assert (await look(store, made[CallbackState.WAITING])).state is CallbackState.WAITING
     assert (await look(store, made[CallbackState.PENDING])).state is CallbackState.PENDING
@@ -1482,11 +1372,11 @@ async def test_a_task_goes_with_its_last_callback(store: Store) -> None:
     first = await brought_to(store, CallbackState.DELIVERED)
     second = await registered(store, new(client="bob"))
     assert await store.prune(NOW + 99_999, 0, 100) == 1
-    assert await store.get_callback("ann", first.id) is None
+    assert await store.registry.get_callback("ann", first.id) is None
     assert (await registered(store, new(client="eve"))).state is CallbackState.PENDING
-    await store.cancel("bob", second.id, NOW)
-    (eve,) = await store.list_callbacks("eve", state=None, task_id=None, before_seq=None, limit=10)
-    await store.cancel("eve", eve.id, NOW)
+    await store.registry.cancel("bob", second.id, NOW)
+    (eve,) = await store.registry.list_callbacks("eve", state=None, task_id=None, before_seq=None, limit=10)
+    await store.registry.cancel("eve", eve.id, NOW)
     assert await store.prune(NOW + 99_999, 0, 100) == 2
     anew = await registered(store)
     assert (anew.task.state, anew.task.polls) == (TaskState.WAITING, 0)  # nothing was left of the old one
@@ -1494,8 +1384,8 @@ async def test_a_task_goes_with_its_last_callback(store: Store) -> None:
 
 async def test_pruning_stops_at_its_limit(store: Store) -> None:
     """No write waits long: the rest goes in the next rounds."""
-    for registration in await store.register([new(f"task-{n}") for n in range(5)]):
-        await store.cancel("ann", registration.callback.id, NOW)
+    for registration in await store.registry.register([new(f"task-{n}") for n in range(5)]):
+        await store.registry.cancel("ann", registration.callback.id, NOW)
     assert [await store.prune(NOW + 1, 0, 2) for _ in range(4)] == [2, 2, 1, 0]
 
 
@@ -1503,11 +1393,11 @@ async def test_an_attempt_on_a_pruned_callback_is_dropped(store: Store) -> None:
     """Cancelled and pruned while its attempt was under way: no error, and no other callback inherits it."""
     callback = await brought_to(store, CallbackState.PENDING)
     due = await claim(store)
-    await store.cancel("ann", callback.id, NOW)
+    await store.registry.cancel("ann", callback.id, NOW)
     await store.prune(NOW + 1, 0, 100)
     other = await brought_to(store, CallbackState.PENDING, new("task-2"))
     assert other.seq > callback.seq
-    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
+    await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
     after = await look(store, other)
     assert (after.state, after.attempts) == (CallbackState.PENDING, 0)
 
@@ -1516,7 +1406,7 @@ async def test_an_attempt_on_a_pruned_callback_is_dropped(store: Store) -> None:
 async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
     monkeypatch.setattr("gateway.store.sqlite.backlog._PART", part)
-    assert await store.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
+    assert await store.registry.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
     for n in range(3):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)
     for n in range(4):
@@ -1525,11 +1415,11 @@ async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatc
         await registered(store, new(f"waits-{n}", at=NOW + n // 3))
     await registered(store, new("waits too", upstream="other", at=NOW - 1))
     expected = Backlog(waiting={"up": (5, NOW), "other": (1, NOW - 1)}, pending=3, oldest_due_at=NOW, dead=4)
-    assert await store.backlog() == expected
-    (due,), _ = await store.claim_callbacks(NOW, 1)
-    assert await store.backlog() == expected
-    await store.record_attempt(attempt_of(due, AttemptResult.DELIVERED))
-    left = await store.backlog()
+    assert await store.registry.backlog() == expected
+    (due,), _ = await claim_webhooks(store, NOW, 1)
+    assert await store.registry.backlog() == expected
+    await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    left = await store.registry.backlog()
     assert (left.pending, left.oldest_due_at) == (2, NOW + 1)
 
 
@@ -1538,7 +1428,7 @@ async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
     step_ms = -3_600_000
     running = await registered(store, new("running", timeout_s=60))
     due = await claim_task(store)
-    await store.reschedule(
+    await store.tasks.reschedule(
         PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error=None, born_at=NOW - 7)
     )
     owed = await brought_to(store, CallbackState.PENDING, new("owed", at=NOW + 20))
@@ -1549,14 +1439,14 @@ async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
     await store.follow_clock(step_ms)
     after = await look(store, running)
     assert after.expires_at == running.expires_at + step_ms
-    (due,), _ = await store.claim_tasks("up", NOW, 10)
+    (due,), _ = await claim_tasks(store, "up", NOW, 10)
     assert (due.created_at, due.born_at, due.last_polled_at, due.due_at) == (
         NOW + step_ms,
         NOW - 7 + step_ms,
         NOW + 5 + step_ms,
         NOW + 9 + step_ms,
     )
-    assert await store.claim_callbacks(NOW + step_ms - 1, 10) == ([], NOW + step_ms)
+    assert await claim_webhooks(store, NOW + step_ms - 1, 10) == ([], NOW + step_ms)
     assert (await claim(store, NOW + step_ms)).id == owed.id
     assert (await look(store, owed)).expires_at == owed.expires_at
     assert [await look(store, callback) for callback in over] == over
@@ -1565,11 +1455,11 @@ async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
 async def test_a_clock_that_is_set_wakes_the_loops(store: Store) -> None:
     """What they know of when to come round is of the old time."""
     await registered(store)
-    store.tasks_due("up").clear()
-    store.callbacks_due.clear()
+    store.tasks.due("up").clear()
+    store.outbox.due.clear()
     await store.follow_clock(1000)
-    assert store.tasks_due("up").is_set()
-    assert store.callbacks_due.is_set()
+    assert store.tasks.due("up").is_set()
+    assert store.outbox.due.is_set()
 
 
 # From one life to the next
@@ -1580,11 +1470,30 @@ async def test_what_is_saved_is_loaded(new_store: NewStore) -> None:
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert await store.load("queries") is None
-        await store.save("queries", b"1")
-        await asyncio.gather(store.save("queries", b"2"), store.save("creates", b"3"))
+        assert await store.swap("queries", None, b"1")
+        assert all(await asyncio.gather(store.swap("queries", b"1", b"2"), store.swap("creates", None, b"3")))
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert [await store.load(key) for key in ("queries", "creates", "else")] == [b"2", b"3", None]
+
+
+async def test_a_value_that_somebody_else_has_changed_stays(store: Store) -> None:
+    """Whoever knows an earlier one, or of none, changes nothing and hears so; of two at once one does."""
+    assert not await store.swap("queries", b"", b"1")
+    assert await store.swap("queries", None, b"1")
+    assert not await store.swap("queries", None, b"2")
+    assert not await store.swap("queries", b"2", b"3")
+    assert await store.load("queries") == b"1"
+    first, second = await asyncio.gather(store.swap("queries", b"1", b"4"), store.swap("queries", b"1", b"5"))
+    assert first is not second
+    assert await store.load("queries") == (b"4" if first else b"5")
+
+
+async def test_a_store_can_be_probed_again_and_again(store: Store) -> None:
+    """It is well, and nothing else is changed."""
+    await store.probe()
+    await store.probe()
+    assert store.failing is None
 
 
 async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
@@ -1593,7 +1502,7 @@ async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
     for _ in range(2):
         async with AsyncExitStack() as stack:
             store = await opened(new_store(), stack)
-            keys.append(await store.secret_key())
+            keys.append(await store.registry.secret_key())
     assert len(keys[0]) == 32
     assert keys[0] == keys[1]
 
@@ -1606,7 +1515,7 @@ async def test_the_first_webhook_of_a_receiver_is_found_after_a_restart(new_stor
             await settle(store, await registered(store, new(f"task-{number}")), at=at)
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
-        assert await store.claim_callbacks(NOW - 1, 10) == ([], NOW)
+        assert await claim_webhooks(store, NOW - 1, 10) == ([], NOW)
         assert (await claim(store)).due_at == NOW
 
 
@@ -1616,50 +1525,50 @@ async def test_everything_survives_a_restart(new_store: NewStore) -> None:
         store = await opened(new_store(), stack)
         made = [await brought_to(store, state, new(f"task-{state}")) for state in CallbackState]
         before = [await look(store, callback) for callback in made]
-        attempts = [await store.list_attempts("ann", callback.id) for callback in made]
+        attempts = [await store.registry.list_attempts("ann", callback.id) for callback in made]
         claimed = await claim(store)
         polled = await claim_task(store)
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         assert [await look(store, callback) for callback in made] == before
-        assert [await store.list_attempts("ann", callback.id) for callback in made] == attempts
+        assert [await store.registry.list_attempts("ann", callback.id) for callback in made] == attempts
         assert await claim(store) == claimed
         assert await claim_task(store) == polled
 
 
+@pytest.mark.parametrize("newly_read_first", [False, True], ids=["read before", "read since"])
 @pytest.mark.parametrize("cancels", [False, True], ids=["joins", "takes over"])
-async def test_a_task_whose_watchers_change_while_it_is_in_an_order_is_claimed_once(
-    store: Store, cancels: bool
+async def test_a_task_whose_watchers_change_between_reading_and_claiming_is_claimed_once(
+    store: Store, cancels: bool, newly_read_first: bool
 ) -> None:
     """And again when its next poll is due: its claim is not forgotten where it was before."""
-    made = await store.register([new(f"task-{n}", client="ann") for n in range(9)])
-    rotation = Rotation()
-    claims, _ = await store.claim_tasks("up", NOW, 1, by_number, rotation)
+    made = await store.registry.register([new(f"task-{n}", client="ann") for n in range(9)])
+    read = [await longest_due(store, "ann")]
     if cancels:
-        await store.cancel("ann", made[5].callback.id, NOW)
+        await store.registry.cancel("ann", made[5].callback.id, NOW)
     await registered(store, new("task-5", client="bob"))
-    for _ in range(8):
-        due, _ = await store.claim_tasks("up", NOW, 1, by_number, rotation)
-        claims += due
-    names = sorted(task.task_id for task in claims)
-    assert names == [f"task-{n}" for n in range(9)]
+    read.insert(not newly_read_first, await longest_due(store, "bob" if cancels else "ann,bob"))
+    claims = [task for tasks in read for task in await store.tasks.claim(tasks)]
+    assert sorted(names(claims)) == [f"task-{n}" for n in range(9)]
     for task in claims:
-        await store.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
-    again, _ = await store.claim_tasks("up", NOW + 1, 20, None, rotation)
-    assert sorted(task.task_id for task in again) == names
+        await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+    again, _ = await claim_tasks(store, "up", NOW + 1, 20)
+    assert sorted(names(again)) == sorted(names(claims))
 
 
 async def test_tasks_that_were_claimed_before_others_watch_them_are_theirs_then(store: Store) -> None:
     """All that are due for these may be claimed already: there is nothing more to claim, and it is polled again."""
-    await store.register([new(f"task-{n}", client="ann") for n in range(9)])
-    claims, _ = await store.claim_tasks("up", NOW, 1, by_number)
+    await store.registry.register([new(f"task-{n}", client="ann") for n in range(9)])
+    read = await longest_due(store, "ann")
     for task_id in ("task-5", "task-6", "task-7"):
         await registered(store, new(task_id, client="bob"))
-    async with asyncio.timeout(20):
-        while due := (await store.claim_tasks("up", NOW, 1, by_number))[0]:
-            claims += due
-    assert [task.task_id for task in claims] == [f"task-{n}" for n in range(8, -1, -1)]
+    claims = await store.tasks.claim(read)
+    assert names(claims) == names(read)
+    async with asyncio.timeout(LIMIT_S):
+        while (found := await store.tasks.longest_due("up", "ann,bob", NOW, 1)) != ([], None):
+            assert found[0] == []
+    assert await claim_tasks(store, "up", NOW + 1, 9) == ([], None)
     for task in claims:
-        await store.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
-    again, _ = await store.claim_tasks("up", NOW + 1, 20)
+        await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+    again, _ = await claim_tasks(store, "up", NOW + 1, 20)
     assert len(again) == 9

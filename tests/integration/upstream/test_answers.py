@@ -325,7 +325,7 @@ def test_why_a_task_was_given_up(body: bytes, reason: str, tmp_path: Path) -> No
 
         await until(abandoned, step_s=0.5)
         found: Callback = await life.look(callback)
-        task = await life.store.get_task("", "t")
+        task = await life.store.registry.get_task("", "t")
         assert task is not None
         assert task.outcome is not None
         assert json.loads(task.outcome)["reason"] == reason
@@ -349,7 +349,7 @@ def test_an_outage_at_the_end_changes_nothing(tmp_path: Path) -> None:
         await life.register("t", timeout_s=60)
 
         async def abandoned() -> bool:
-            task = await life.store.get_task("", "t")
+            task = await life.store.registry.get_task("", "t")
             return task is not None and task.outcome is not None and b'"reason":"unreadable"' in task.outcome
 
         await until(abandoned, step_s=0.5, limit_s=600)

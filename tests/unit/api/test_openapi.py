@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from typing import Any, cast, get_args
-from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -47,7 +46,16 @@ def routes() -> set[tuple[str, str]]:
         *Tasks(nothing, nothing, nothing, nothing).routes(),
         *Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing, calls=CALLS).routes(),
         *UpstreamProxy(
-            Mock(), nothing, nothing, upstream, nothing, nothing, check_url=nothing, draining=nothing
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            upstream,
+            nothing,
+            nothing,
+            check_url=nothing,
+            poller_wake=nothing,
+            draining=nothing,
         ).routes(),
     ]
     return {

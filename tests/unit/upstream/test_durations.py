@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from gateway.core.model import KEPT_DURATIONS, KEPT_MODELS
 from gateway.upstream import durations as module
-from gateway.upstream.durations import MAX_MODELS, REBUILD_S, WINDOW, Distribution, Durations
+from gateway.upstream.durations import REBUILD_S, Distribution, Durations
 
 
 def taught(*durations_s: float, model: str | None = "model") -> Durations:
@@ -151,7 +152,7 @@ def test_recent_durations_weigh_more() -> None:
     """When a model slows from 20 s to 60 s, the estimate is there long before the window is."""
     distribution = taught(*lognormal(20, 0.1, 150), *lognormal(60, 0.1, 100)).distribution("model", 0.0)
     assert distribution.survival_at(40) > 0.47
-    moved = taught(*lognormal(20, 0.1, 150), *lognormal(60, 0.1, WINDOW)).distribution("model", 0.0)
+    moved = taught(*lognormal(20, 0.1, 150), *lognormal(60, 0.1, KEPT_DURATIONS)).distribution("model", 0.0)
     assert moved.survival_at(40) > 0.95
 
 
@@ -176,18 +177,18 @@ def test_time_since_registration_is_kept_apart() -> None:
 def test_memory_is_bounded() -> None:
     """A million durations and any number of models cost a bounded window each, and the oldest models go."""
     durations = Durations()
-    for i in range(MAX_MODELS + 50):
+    for i in range(KEPT_MODELS + 50):
         durations.observe(f"model-{i}", 10.0)
         durations.observe("kept", 10.0)
-    for _ in range(3 * WINDOW):
+    for _ in range(3 * KEPT_DURATIONS):
         durations.observe("kept", 10.0)
-    assert len(durations._models) == MAX_MODELS
+    assert len(durations._models) == KEPT_MODELS
     assert "kept" in durations._models
     assert "model-0" not in durations._models
-    assert len(durations._models["kept"]._durations_s) == WINDOW
-    for i in range(2 * MAX_MODELS):
+    assert len(durations._models["kept"]._durations_s) == KEPT_DURATIONS
+    for i in range(2 * KEPT_MODELS):
         durations.distribution(f"asked-{i}", 0.0)
-    assert len(durations._models) == MAX_MODELS
+    assert len(durations._models) == KEPT_MODELS
 
 
 def test_distribution_is_made_anew_only_when_enough_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_distribution_is_made_anew_only_when_enough_is_new(monkeypatch: pytest.M
     assert durations.distribution("model", 0.0) is first
     durations.observe("model", 50.0)
     assert durations.distribution("model", 0.0) is not first
-    for _ in range(WINDOW):
+    for _ in range(KEPT_DURATIONS):
         durations.observe("model", 10.0)
     full = durations.distribution("model", 1.0)
     monkeypatch.setattr(module, "_estimate", counting)
@@ -215,6 +216,6 @@ def test_distribution_is_made_anew_only_when_enough_is_new(monkeypatch: pytest.M
     assert made == 0
     assert durations.distribution("model", 1.0 + REBUILD_S) is not full
     few = durations.distribution("model", 1.0 + REBUILD_S)
-    for _ in range(WINDOW // 8):
+    for _ in range(KEPT_DURATIONS // 8):
         durations.observe("model", 10.0)
     assert durations.distribution("model", 1000.0) is few

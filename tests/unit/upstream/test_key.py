@@ -26,24 +26,28 @@ class Disk:
 
     def __init__(self) -> None:
         self.value: bytes | None = None
-        self.writes = 0
+        self.writes = self.loads = 0
         self.delay_s = 0.0
         self.broken = False
 
     async def load(self) -> bytes | None:
+        self.loads += 1
         return self.value
 
-    async def save(self, value: bytes) -> None:
+    async def swap(self, old: bytes | None, new: bytes) -> bool:
         self.writes += 1
-        await asyncio.sleep(self.delay_s)
+        await asyncio.sleep(self.delay_s / 2)
         if self.broken:
             raise StoreError("full")
-        self.value = value
+        swapped = self.value == old
+        self.value = new if swapped else self.value
+        await asyncio.sleep(self.delay_s / 2)
+        return swapped
 
 
 def budget(windows: Sequence[RateWindow] = FREE, disk: Disk | None = None, clock: Clock | None = None) -> Budget:
     disk = disk or Disk()
-    return Budget(windows, clock or VirtualClock(), disk.load, disk.save)
+    return Budget(windows, clock or VirtualClock(), disk.load, disk.swap)
 
 
 def key(windows: Sequence[RateWindow] = FREE) -> Key:
@@ -126,6 +130,52 @@ def test_what_cannot_be_reserved_is_not_sent() -> None:
         disk.broken = False
         await poll_now(b)
         assert disk.value is not None
+        assert disk.loads == 0
+
+    run_virtual(main())
+
+
+def test_what_another_process_spends_of_a_key_counts_here_too() -> None:
+    """Once, and as soon as both have something to store: neither's is lost."""
+
+    async def main() -> None:
+        disk = Disk()
+        a, b = (budget((RateWindow(40, 60.0),), disk) for _ in range(2))
+        for one in (a, b):
+            await one.restore()
+        await poll_now(a, 4)
+        await poll_now(b, 2)
+        assert (a.available(), b.available()) == (36, 34)
+        for _ in range(3):
+            await asyncio.sleep(1)
+            await poll_now(a, 2)
+            await poll_now(b, 2)
+        assert (a.available(), b.available()) == (40 - 16, 40 - 18 + 2 - 2)
+        await asyncio.sleep(60)
+        await poll_now(a, 2)
+        assert a.available() >= 40 - 2 - 2
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("at_s", [0.1, 0.4], ids=["before it is written", "after that"])
+def test_who_goes_away_while_places_are_reserved_costs_no_more(at_s: float) -> None:
+    """The write that was under way is taken for this process's own, and not for another's."""
+
+    async def main() -> None:
+        disk = Disk()
+        b = budget((RateWindow(40, 60.0),), disk)
+        await poll_now(b, 2)
+        disk.delay_s = 0.5
+        b.take(2)
+        leaving = asyncio.create_task(b.reserve(2))
+        await asyncio.sleep(at_s)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        b.give_back(2)
+        await poll_now(b, 2)
+        assert b.available() == 40 - 4
+        assert disk.loads == (at_s < 0.25)
 
     run_virtual(main())
 

@@ -14,10 +14,10 @@ def budget(*windows: RateWindow) -> Budget:
     async def load() -> bytes | None:
         return None
 
-    async def save(value: bytes) -> None:
-        return None
+    async def swap(old: bytes | None, new: bytes) -> bool:
+        return True
 
-    return Budget(windows, VirtualClock(), load, save)
+    return Budget(windows, VirtualClock(), load, swap)
 
 
 async def settle() -> None:

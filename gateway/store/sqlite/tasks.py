@@ -1,0 +1,243 @@
+"""Tasks that are to be polled: claimed, put off, settled.
+
+Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. The statements
+stand in ``sql.py``, the mapping of rows in ``rows.py``. Called through ``gateway.store.TaskQueue``; tells ``outbox.py``
+of the webhooks that a settlement makes due.
+"""
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from sqlite3 import Connection
+
+from gateway.core.memory import SMALL
+from gateway.core.model import (
+    KEPT_DURATIONS,
+    KEPT_MODELS,
+    DueGroup,
+    DueTask,
+    ExpiredTask,
+    Lane,
+    PollRecord,
+    Settlement,
+)
+from gateway.store.sqlite import outcomes, rows, sql
+from gateway.store.sqlite.database import Database
+from gateway.store.sqlite.duetasks import DueTasks
+from gateway.store.sqlite.outbox import SqliteOutbox
+from gateway.store.sqlite.writer import Kind, Writer
+
+__all__ = ["SqliteTaskQueue"]
+
+_PART_BYTES = 256 * 1024
+
+_Learned = tuple[rows.Duration, tuple[str, str] | None]
+"""A duration, and the upstream's model whose durations are forgotten for it."""
+
+
+class SqliteTaskQueue:
+    """``gateway.store.TaskQueue`` on one SQLite file."""
+
+    def __init__(self, database: Database, writer: Writer, outbox: SqliteOutbox, first_attempt_delay_ms: int) -> None:
+        """Tell the outbox of what falls due; a webhook does so that long after its task's end."""
+        self._database = database
+        self._writer = writer
+        self._outbox = outbox
+        self._first_attempt_delay_ms = first_attempt_delay_ms
+        self._due_tasks = DueTasks(database)
+        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
+        self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
+        self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
+        self.settle_kind = Kind("settle", self._apply_settle, self._settled)
+        self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled)
+        self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
+        self.forget_models_kind = Kind("forget_models", self._apply_forget_models)
+
+    async def open(self) -> None:
+        """Find out who watches what. Raises StoreError."""
+        await self._due_tasks.open()
+
+    def due(self, upstream: str) -> asyncio.Event:
+        return self._due_tasks.event(upstream)
+
+    def registered(self, upstream: str, expires_at: Iterable[int]) -> None:
+        """Hear of new callbacks on an upstream's tasks, and wake its poller."""
+        self._due_tasks.event(upstream).set()
+        self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
+
+    def note(self, upstream: str, watchers: str, due_at: int) -> None:
+        """Hear that a task falls due then, or later than that."""
+        self._due_tasks.note(upstream, watchers, due_at)
+
+    def moved(self, seq: int, upstream: str, watchers: str, due_at: int) -> None:
+        """Hear that others watch a task from now on."""
+        self._due_tasks.moved(seq, upstream, watchers, due_at)
+
+    def forget_times(self) -> None:
+        """Know nothing of when tasks are due, or callbacks expire: the clock was set."""
+        self._no_expiry_before.clear()
+        self._due_tasks.forget_times()
+
+    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
+        return self._due_tasks.waiting(upstream, now)
+
+    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
+        return await self._due_tasks.longest_due(upstream, watchers, now, limit)
+
+    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
+        return await self._due_tasks.never_polled(upstream, since, now)
+
+    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
+        return self._due_tasks.claim(tasks)
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        self._due_tasks.release(claims)
+
+    async def reschedule(self, record: PollRecord) -> None:
+        await self._writer.submit(self.reschedule_kind, record)
+
+    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
+        sql.run_over_rows(db, sql.RESCHEDULE_TASKS, rows.polls(items))
+        return [None] * len(items)
+
+    def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
+        self._due_tasks.rescheduled(items)
+
+    async def settle(self, settlement: Settlement) -> list[str]:
+        duration_ms, ring = settlement.duration_ms, self._rings[settlement.upstream]
+        learned = None if duration_ms is None else ring.learn(settlement, duration_ms)
+        owed: list[tuple[str, Lane]] = await self._writer.submit(self.settle_kind, (settlement, learned))
+        return [callback_id for callback_id, _ in owed]
+
+    def _apply_settle(
+        self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
+    ) -> list[list[tuple[str, Lane]]]:
+        """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
+        # Whoever settled a task first has settled it.
+        ends = list({item.seq: item for item, _ in reversed(items) if item.expired_by is None}.values())
+        expiries = [item for item, _ in items if item.expired_by is not None]
+        owed: defaultdict[tuple[int, bool], list[tuple[str, Lane]]] = defaultdict(list)
+        # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
+        for settled in (*_in_parts(ends), *_in_parts(expiries)):
+            expired = settled[0].expired_by is not None
+            its = rows.owed(settled, self._first_attempt_delay_ms)
+            for seq, callback_id, client, receiver in sql.run_over_rows(db, sql.OWE_WEBHOOKS, its):
+                owed[seq, expired].append((callback_id, Lane(client, receiver)))
+            sql.run_over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
+            for one in settled:
+                if len(one.outcome.data) > SMALL:
+                    outcomes.write_outcome(db, one.seq, one.outcome.data)
+        if learned := [one for _, one in items if one is not None]:
+            sql.run_over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
+        # Each webhook is told of once.
+        return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
+
+    def _settled(
+        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, Lane]]]
+    ) -> None:
+        for item, _ in items:
+            # A settlement by time-out claims nothing: the task may be being polled.
+            if item.expired_by is None:
+                self._due_tasks.settled(item.seq)
+            for future in self._settle_waiters.pop(item.seq, ()):
+                future.set_result(None)
+        earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
+        for lane in {lane for owed in results for _, lane in owed}:
+            self._outbox.note(lane, earliest)
+
+    async def wait_settled(self, seq: int, timeout_s: float) -> None:
+        """As ``Registry.wait_settled``."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._settle_waiters.setdefault(seq, set())
+        waiters.add(future)
+        try:
+            await asyncio.wait((future,), timeout=timeout_s)
+        finally:
+            waiters.discard(future)
+            if not waiters and self._settle_waiters.get(seq) is waiters:
+                del self._settle_waiters[seq]
+
+    async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
+        before = self._no_expiry_before[upstream]
+        if now < before:
+            return [], before
+        # Whatever is registered from here on lowers it; a read that fails has found nothing out.
+        self._no_expiry_before[upstream] = rows.FOREVER
+        again_at = [before]
+        try:
+            async with self._database.reading():
+                found = await self._database.rows(sql.SELECT_EXPIRED, (before, now, upstream, limit))
+                ((next_expiry_at,),) = await self._database.rows(sql.SELECT_NEXT_EXPIRY, (now,))
+            expired = [rows.expired_task(row) for row in found]
+            # Expired ones stay so until they are settled: they are asked for again.
+            again_at = [task.expires_at for task in expired]
+            again_at += [] if next_expiry_at is None else [next_expiry_at]
+        finally:
+            self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
+        return expired, next_expiry_at
+
+    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
+        models = rows.first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
+        kept, forgotten = models[:KEPT_MODELS], models[KEPT_MODELS:]
+        if forgotten:
+            await self._writer.submit(self.forget_models_kind, (upstream, forgotten), len(forgotten))
+        found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
+        self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
+        return [(model or None, duration_ms) for model, _, _, duration_ms in found]
+
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+        db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
+        return [None] * len(items)
+
+    async def poll_now(self, seqs: Sequence[int], now: int) -> None:
+        await self._writer.submit(self.poll_now_kind, (seqs, now))
+
+    def _apply_poll_now(
+        self, db: Connection, items: Sequence[tuple[Sequence[int], int]]
+    ) -> list[list[tuple[str, str, int]]]:
+        return [[row for seq in seqs for row in db.execute(sql.POLL_NOW, (now, seq)).fetchall()] for seqs, now in items]
+
+    def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
+        for row in (row for result in results for row in result):
+            self._due_tasks.note(*row)
+
+
+class _Rings:
+    """Where each model's next duration goes, of one upstream and the models that ended a task last."""
+
+    def __init__(self) -> None:
+        self._next: OrderedDict[str, int] = OrderedDict()  # the model heard of the longest ago first
+        self._seq = 0
+
+    def restore(self, stored: Iterable[tuple[str, int, int]]) -> None:
+        """Take up what is stored: model, slot and seq, the oldest first."""
+        for model, slot, seq in stored:
+            self._next[model] = slot + 1
+            self._next.move_to_end(model)
+            self._seq = max(seq, self._seq)
+
+    def learn(self, settlement: Settlement, duration_ms: int) -> _Learned:
+        """Return the duration's row, and the model that is forgotten for it."""
+        model = settlement.model or ""
+        slot = self._next.get(model, 0) % KEPT_DURATIONS
+        self._next[model] = slot + 1
+        self._next.move_to_end(model)
+        self._seq += 1
+        forgotten = self._next.popitem(last=False)[0] if len(self._next) > KEPT_MODELS else None
+        upstream = settlement.upstream
+        return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
+
+
+def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
+    """Yield them in parts whose outcomes have a bounded size: a statement keeps what was last bound to it."""
+    part: list[Settlement] = []
+    size = 0
+    for settlement in settlements:
+        if part and size + len(settlement.outcome.data) > _PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(settlement)
+        size += len(settlement.outcome.data)
+    if part:
+        yield part
