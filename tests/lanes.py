@@ -4,7 +4,6 @@ import asyncio
 from itertools import count
 
 from gateway.core.model import DueCallback, Lane, Share
-from gateway.loops.deliverer import claim_due
 from gateway.store import Store
 from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
@@ -58,13 +57,9 @@ def end_one(bulkhead: Bulkhead, on: Lane, *, delivered: bool | None) -> None:
     bulkhead.ended(one, delivered=delivered)
 
 
-async def claim_webhooks(
-    store: Store, now: int, limit: int, bulkhead: Bulkhead | None = None
-) -> tuple[list[DueCallback], int | None]:
-    """Claim due webhooks and say when there is more: as the deliverer does, or with the same share for each lane."""
+async def claim_webhooks(store: Store, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
+    """Claim due webhooks, of each lane as many as of another; also return when there is more."""
     await asyncio.sleep(0)  # where nothing is due nobody is waited for
-    if bulkhead is not None:
-        return await claim_due(store.outbox, bulkhead, now, limit)
     lanes = await store.outbox.waiting(now)
     rooms = [max(1, limit // len(lanes)) if place < limit else 0 for place in range(len(lanes))]
     claimed = await store.outbox.claim([Share(*one, retries=True) for one in zip(lanes, rooms, strict=True)], now)

@@ -51,8 +51,9 @@ from gateway.core.errors import (
     TooLarge,
     Unavailable,
 )
+from gateway.core.ids import new_callback_id
 from gateway.core.memory import SMALL
-from gateway.core.model import Callback, CallbackState, NewCallback, Registration, new_callback_id
+from gateway.core.model import Callback, CallbackState, NewCallback, Registration
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 

@@ -43,9 +43,11 @@ from gateway.core.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from gateway.core.ids import new_callback_id
 from gateway.core.memory import SMALL
-from gateway.core.model import NewCallback, Task, new_callback_id, receiver_of
+from gateway.core.model import NewCallback, Task
 from gateway.core.telemetry import Metrics
+from gateway.core.urls import receiver_of
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.budget import Budget

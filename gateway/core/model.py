@@ -4,16 +4,13 @@ Owns the two tables of moves, which the manual prints; tests hold the store's st
 API's refusals to them. Pure: no I/O, no clock. Every other module speaks in these types.
 """
 
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache, wraps
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import httpx
 import msgspec
 
-from gateway.core.addresses import address_text, parse_address
+from gateway.core.urls import receiver_of
 
 __all__ = [
     "CALLBACK_MOVES",
@@ -40,18 +37,12 @@ __all__ = [
     "Share",
     "Task",
     "TaskState",
-    "cached_by_url",
-    "new_callback_id",
-    "receiver_of",
 ]
-
-T = TypeVar("T")
 
 KEPT_DURATIONS = 256
 """Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
 KEPT_MODELS = 128
 """… and of so many models of one upstream: those that ended a task last."""
-_LONG_URL = 256
 
 
 class TaskState(StrEnum):
@@ -118,53 +109,11 @@ class AttemptResult(StrEnum):
     INTERRUPTED = "interrupted"  # the gateway shut down meanwhile; does not count, made again after the start
 
 
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
-_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
+class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it.
 
-
-def new_callback_id(now: int) -> str:
-    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
-
-    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
+    Array-like: a store makes them of rows, whose columns stand in the order of the fields.
     """
-    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
-
-
-@lru_cache(maxsize=64)  # many are made within a millisecond
-def _id_of_time(now: int) -> str:
-    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
-
-
-def cached_by_url(function: Callable[[str], T]) -> Callable[[str], T]:
-    """Remember what a function makes of the last 4,096 URLs: receivers are few, and parsing is dear.
-
-    Not of long ones, which may have 2 KiB each, are seldom the same, and would fill ten times the memory.
-    """
-    cached = lru_cache(maxsize=4096)(function)
-
-    @wraps(function)
-    def remembered(url: str) -> T:
-        return cached(url) if len(url) <= _LONG_URL else function(url)
-
-    return remembered
-
-
-@cached_by_url
-def receiver_of(url: str) -> str:
-    """Return scheme, host and port of a callback URL: who receives, and all of it that may be logged.
-
-    However the URL is written, one receiver has one name: its host in ASCII, no default port, no final dot.
-    """
-    parts = httpx.URL(url)
-    where = parts.raw_host.decode("ascii").rstrip(".")
-    if ":" in where:
-        address = parse_address(where)
-        where = f"[{where if address is None else address_text(address)}]"
-    return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
-
-
-class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it."""
 
 
 class Outcome(_Noun, frozen=True, kw_only=True):
@@ -192,14 +141,14 @@ class Task(_Noun, frozen=True, kw_only=True):
     next_poll_at: int | None
     last_error: str | None
     settled_at: int | None = None
-    outcome: bytes | None = None
-    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
-    outcome_bytes: int = 0
-    """How large that is."""
     born_at: int | None = None
     """As in DueTask."""
     model: str | None = None
     """As in DueTask."""
+    outcome: bytes | None = None
+    """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
+    outcome_bytes: int = 0
+    """How large that is."""
 
 
 class Callback(_Noun, frozen=True, kw_only=True):
@@ -394,10 +343,6 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     url: str
     receiver: str
     """Scheme, host and port of the URL."""
-    body: BodyParts | bytes | None
-    """What the webhook's body is made of, or the body itself, where it is small; else the store is asked for it."""
-    body_bytes: int
-    """How large it is, but for the callback's own id and metadata."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int
@@ -405,6 +350,10 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     redeliveries: int
     """How often a fresh budget was given; the claim is void for retries once this has moved on."""
     due_at: int
+    body_bytes: int
+    """How large its body is, but for its own id and metadata."""
+    body: BodyParts | bytes | None
+    """What the body is made of, or the body itself, where it is small; else the store is asked for it."""
 
     @property
     def retry(self) -> bool:

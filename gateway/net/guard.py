@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.core.addresses import Address, address_text
 from gateway.core.errors import AddressNotAllowed
-from gateway.core.model import cached_by_url
+from gateway.core.urls import cached_by_url
 
 __all__ = ["AllowEntry", "Netguard", "Resolve", "Target", "parse_allow"]
 

@@ -17,8 +17,8 @@ import msgspec
 
 from gateway.core.clock import Clock
 from gateway.core.errors import AddressNotAllowed, OutOfResources
-from gateway.core.model import cached_by_url
 from gateway.core.retryafter import parse_retry_after
+from gateway.core.urls import cached_by_url
 
 __all__ = ["Found", "Names", "Reason", "SendResult", "Sender"]
 

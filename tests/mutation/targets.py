@@ -11,6 +11,8 @@ LEAST_SCORE = 0.85
 
 COVERED = (
     "gateway/core/model.py",
+    "gateway/core/ids.py",
+    "gateway/core/urls.py",
     "gateway/store/sqlite/store.py",
     "gateway/store/sqlite/registry.py",
     "gateway/store/sqlite/tasks.py",
@@ -30,6 +32,7 @@ COVERED = (
 MODULES = (
     *COVERED,
     "gateway/store/sqlite/sql.py",
+    "gateway/store/sqlite/statements.py",
     "gateway/store/sqlite/database.py",
     "gateway/store/sqlite/databasefile.py",
     "gateway/store/sqlite/filewatch.py",
@@ -46,15 +49,17 @@ TESTS = (
     "tests/unit/loops/test_inflight.py",
     "tests/unit/loops/test_janitor.py",
     "tests/unit/core/test_model.py",
+    "tests/unit/core/test_urls.py",
     "tests/unit/webhook/test_retry.py",
     "tests/unit/store/test_moves.py",
-    "tests/unit/store/test_sql.py",
+    "tests/unit/store/test_statements.py",
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
     "tests/unit/upstream/test_turns.py",
     "tests/unit/upstream/test_shares.py",
     "tests/integration/upstream/test_shares.py",
     "tests/unit/store/test_writer.py",
+    "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
     "tests/integration/loops/test_deliverer.py",
     "tests/integration/loops/test_isolation.py",
@@ -84,6 +89,7 @@ class Equivalent(NamedTuple):
 _REGISTRY, _TASKS = "gateway/store/sqlite/registry.py", "gateway/store/sqlite/tasks.py"
 _OUTBOX, _OUTCOMES = "gateway/store/sqlite/outbox.py", "gateway/store/sqlite/outcomes.py"
 _ROWS, _SQL = "gateway/store/sqlite/rows.py", "gateway/store/sqlite/sql.py"
+_STATEMENTS = "gateway/store/sqlite/statements.py"
 _DATABASE = "gateway/store/sqlite/database.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
@@ -96,7 +102,7 @@ EQUIVALENT = (
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
-        "gateway/core/model.py",
+        "gateway/core/urls.py",
         "cached = lru_cache(maxsize=4096)(function)",
         "cached = lru_cache(maxsize=8192)(function)",
         "how many URLs are remembered saves time, and nothing else",
@@ -165,7 +171,7 @@ EQUIVALENT = (
         "as late, and as high",
     ),
     Equivalent(
-        _SQL,
+        _STATEMENTS,
         "values += [None, *[0] * (columns - 1)] * (size - len(its)) # a NULL takes longer to bind than a number",
         "values += [None, *[1] * (columns - 1)] * (size - len(its)) # a NULL takes longer to bind than a number",
         "a row that begins with a NULL is never looked at",

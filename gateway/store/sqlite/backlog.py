@@ -12,6 +12,7 @@ from typing import Any
 from gateway.core.model import Backlog
 from gateway.store.sqlite import sql
 from gateway.store.sqlite.database import Database
+from gateway.store.sqlite.statements import Counted
 
 __all__ = ["count_backlog"]
 
@@ -26,7 +27,7 @@ async def count_backlog(database: Database) -> Backlog:
     return Backlog(waiting=waiting, pending=pending, oldest_due_at=oldest_due_at, dead=dead)
 
 
-async def _counts(database: Database, counted: sql.Counted) -> dict[str, tuple[int, int]]:
+async def _counts(database: Database, counted: Counted) -> dict[str, tuple[int, int]]:
     """Return by label how many there are, and their earliest instant."""
     counts: dict[str, tuple[int, int]] = {}
     after: Any = counted.start
@@ -39,7 +40,7 @@ async def _counts(database: Database, counted: sql.Counted) -> dict[str, tuple[i
     return counts
 
 
-def _part(db: Connection, counted: sql.Counted, after: Any) -> tuple[list[tuple[str, int, int]], Any]:
+def _part(db: Connection, counted: Counted, after: Any) -> tuple[list[tuple[str, int, int]], Any]:
     found = db.execute(counted.part, (*after, _PART)).fetchall()
     more = sum(count for _, count, _ in found) == _PART
     return found, db.execute(counted.end, (*after, _PART)).fetchone() if more else None

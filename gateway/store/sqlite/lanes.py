@@ -38,9 +38,10 @@ class LanesDue:
             lanes.append(lane)
         return lanes
 
-    def forget(self, lane: Lane) -> None:
-        """Know nothing of a lane: what it has is looked at now, and noted anew."""
-        self._at.pop(lane, None)
+    def forget(self, lane: Lane, now: int) -> None:
+        """Take a lane, where it is due."""
+        if self._at.get(lane, now + 1) <= now:
+            del self._at[lane]
 
     @property
     def next_due_at(self) -> int | None:

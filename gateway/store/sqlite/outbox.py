@@ -11,7 +11,7 @@ from sqlite3 import Connection
 
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
 from gateway.store import Claimed
-from gateway.store.sqlite import outcomes, rows, sql
+from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
 from gateway.store.sqlite.writer import Kind, Writer
@@ -51,7 +51,6 @@ class SqliteOutbox:
         return self._lanes.take(now)
 
     async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
-        self._database.require_file()
         if not shares:
             return Claimed([], [], self._lanes.next_due_at)
         try:
@@ -59,7 +58,7 @@ class SqliteOutbox:
             async with self._database.reading():
                 self._database.require_file()
                 for share in shares:
-                    self._lanes.forget(share.lane)  # what was noted until now is seen now
+                    self._lanes.forget(share.lane, now)  # what has fallen due since it was told of is seen now
                 claimed = [frozenset(self._claimed.get(share.lane, ())) for share in shares]
                 found, left = await self._database.call(_due_callbacks, now, shares, claimed)
                 only_retries = []
@@ -96,9 +95,9 @@ class SqliteOutbox:
         await self._writer.submit(self.record_kind, record)
 
     def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
-        sql.run_over_rows(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
-        sql.run_over_rows(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
-        sql.run_over_rows(db, sql.COUNT_ATTEMPTS, rows.counted(items))
+        statements.run(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
+        statements.run(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
+        statements.run(db, sql.COUNT_ATTEMPTS, rows.counted(items))
         return [None] * len(items)
 
     def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:

@@ -20,10 +20,10 @@ from gateway.core.model import (
     NewCallback,
     Registration,
     Task,
-    receiver_of,
 )
+from gateway.core.urls import receiver_of
 from gateway.store import Turn
-from gateway.store.sqlite import outcomes, rows, sql
+from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.backlog import count_backlog
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
@@ -72,9 +72,9 @@ class SqliteRegistry:
     ) -> list[tuple[list[Registration], list[_Watched]]]:
         """Return what became of each item's registrations, and which tasks further clients watch now."""
         new = [callback for item in items for callback in item]
-        inserted = sql.run_over_rows(db, sql.INSERT_TASKS, rows.new_tasks(new))
+        inserted = statements.run(db, sql.INSERT_TASKS, rows.new_tasks(new))
         task_seqs = {(upstream, task_id): seq for upstream, task_id, seq in inserted}
-        seqs = dict(sql.run_over_rows(db, sql.INSERT_CALLBACKS, rows.new_callbacks(new)))
+        seqs = dict(statements.run(db, sql.INSERT_CALLBACKS, rows.new_callbacks(new)))
         first: dict[tuple[str, str], NewCallback] = {}
         found: dict[str, Callback] = {}
         joining: list[tuple[NewCallback, int]] = []
@@ -279,5 +279,5 @@ class SqliteRegistry:
 
 def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[str, Callback]:
     """Return the callback that stands for each of these registrations, by the id that was made for it."""
-    found = [rows.callback(row) for row in sql.run_over_rows(db, sql.SELECT_REGISTERED, rows.wanted(new))]
+    found = [rows.callback(row) for row in statements.run(db, sql.SELECT_REGISTERED, rows.wanted(new))]
     return {c.id: callback for c, callback in zip(new, found, strict=True)}

@@ -1,12 +1,14 @@
-"""Rows → ``gateway.core.model`` types, and those types → the parameters of statements.
+"""Rows → ``gateway.core.model`` types, whose fields stand in the columns' order; those types → statements' parameters.
 
-Owns the column orders of ``sql.py``'s SELECTs and of its rows; pure. Called by the store's ports.
+Owns what of a row is not as its type has it, and the columns of ``sql.py``'s VALUES; pure. Called by the store's ports.
 """
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec import convert
 
 from gateway.core.memory import SMALL
 from gateway.core.model import (
@@ -20,12 +22,12 @@ from gateway.core.model import (
     DueTask,
     ExpiredTask,
     NewCallback,
-    Outcome,
     PollRecord,
     Settlement,
     Task,
     TaskState,
 )
+from gateway.store.sqlite.sql import NEW_CALLBACK
 
 __all__ = [
     "FOREVER",
@@ -54,11 +56,14 @@ __all__ = [
 ]
 
 Rows = list[tuple[Any, ...]]
-"""What ``sql.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
+"""What ``statements.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
 
 Duration = tuple[str, str, int, int, int]
 """Upstream, model, slot, seq, duration_ms."""
 
+_CALLBACK_COLUMNS = len(Callback.__struct_fields__) - 1  # then its task's
+_DUE_COLUMNS = len(DueCallback.__struct_fields__) - 1  # then those of its body
+_NEW_CALLBACK = attrgetter("upstream", "task_id", *NEW_CALLBACK)
 FOREVER = 2**62  # later than any instant, above any seq
 _NEXT_STATE = {
     AttemptResult.DELIVERED: CallbackState.DELIVERED,
@@ -69,138 +74,38 @@ _NEXT_STATE = {
 
 
 def callback(row: Any) -> Callback:
-    (
-        seq,
-        callback_id,
-        client,
-        url,
-        metadata,
-        timeout_s,
-        state,
-        created_at,
-        expires_at,
-        attempts,
-        next_attempt_at,
-        delivered_at,
-        last_error,
-        *task_columns,
-    ) = row
-    return Callback(
-        seq=seq,
-        id=callback_id,
-        client=client,
-        url=url,
-        metadata=metadata,
-        timeout_s=timeout_s,
-        state=CallbackState(state),
-        created_at=created_at,
-        expires_at=expires_at,
-        attempts=attempts,
-        next_attempt_at=next_attempt_at,
-        delivered_at=delivered_at,
-        last_error=last_error,
-        # A callback is shown with its task but without the outcome, which may be large.
-        task=task((*task_columns, None, 0)),
-    )
+    return convert((*row[:_CALLBACK_COLUMNS], row[_CALLBACK_COLUMNS:]), Callback)
 
 
 def task(row: Any) -> Task:
-    (
-        seq,
-        upstream,
-        task_id,
-        state,
-        polls,
-        created_at,
-        last_polled_at,
-        next_poll_at,
-        last_error,
-        settled_at,
-        born_at,
-        model,
-        outcome,
-        outcome_bytes,
-    ) = row
-    return Task(
-        seq=seq,
-        upstream=upstream,
-        task_id=task_id,
-        state=TaskState(state),
-        polls=polls,
-        created_at=created_at,
-        last_polled_at=last_polled_at,
-        next_poll_at=next_poll_at,
-        last_error=last_error,
-        settled_at=settled_at,
-        outcome=outcome,
-        outcome_bytes=outcome_bytes or 0,
-        born_at=born_at,
-        model=model,
-    )
+    return convert(row, Task)
 
 
 def attempt(row: Any) -> Attempt:
-    number, started_at, duration_ms, status_code, error, result, excerpt = row
-    return Attempt(
-        number=number,
-        started_at=started_at,
-        duration_ms=duration_ms,
-        status_code=status_code,
-        error=error,
-        result=AttemptResult(result),
-        excerpt=excerpt,
-    )
+    return convert(row, Attempt)
 
 
 def due_task(row: Any) -> DueTask:
-    seq, upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, due_at = row
-    return DueTask(
-        seq=seq,
-        upstream=upstream,
-        watchers=watchers,
-        task_id=task_id,
-        created_at=created_at,
-        born_at=born_at,
-        model=model,
-        polls=polls,
-        failures=failures,
-        last_polled_at=last_polled_at,
-        due_at=due_at,
-    )
+    return convert(row, DueTask)
 
 
 def due_callback(row: Any) -> DueCallback:
-    seq, callback_id, task_id, client, url, receiver, attempts, budget_used, redeliveries, due_at, size, *parts = row
-    return DueCallback(
-        seq=seq,
-        id=callback_id,
-        task_id=task_id,
-        client=client,
-        url=url,
-        receiver=receiver,
-        body=body(*parts),
-        body_bytes=size,
-        attempts=attempts,
-        budget_used=budget_used,
-        redeliveries=redeliveries,
-        due_at=due_at,
-    )
+    return convert((*row[:_DUE_COLUMNS], _body(*row[_DUE_COLUMNS:])), DueCallback)
 
 
 def body(
     stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes
 ) -> BodyParts | bytes | None:
     """Return a webhook's stored body, or what it is made of; None where neither is here."""
-    if outcome is None:
-        return stored or None
-    return BodyParts(outcome=Outcome(state=TaskState(state), data=outcome), settled_at=settled_at, metadata=metadata)
+    return convert(_body(stored, outcome, state, settled_at, metadata), BodyParts | bytes | None)
+
+
+def _body(stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes) -> Any:
+    return (stored or None) if outcome is None else ((state, outcome), settled_at, metadata)
 
 
 def expired_task(row: Any) -> ExpiredTask:
-    seq, task_id, expires_at, last_polled_at, failures = row
-    return ExpiredTask(
-        seq=seq, task_id=task_id, expires_at=expires_at, last_polled_at=last_polled_at, failures=failures
-    )
+    return convert(row, ExpiredTask)
 
 
 def new_tasks(new: Sequence[NewCallback]) -> Rows:
@@ -210,21 +115,7 @@ def new_tasks(new: Sequence[NewCallback]) -> Rows:
 
 def new_callbacks(new: Sequence[NewCallback]) -> Rows:
     """Return INSERT_CALLBACKS' rows."""
-    return [
-        (
-            c.upstream,
-            c.task_id,
-            c.id,
-            c.client,
-            c.url,
-            c.receiver,
-            c.metadata,
-            c.timeout_s,
-            c.created_at,
-            c.expires_at,
-        )
-        for c in new
-    ]
+    return list(map(_NEW_CALLBACK, new))
 
 
 def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: int) -> Callback:

@@ -1,50 +1,12 @@
-"""Every statement the SQLite store runs, named. Rows come out in the column orders that ``rows.py`` unpacks.
+"""Every statement the SQLite store runs, named. Rows come out in the order of a type's fields.
 
 What many writes of one kind share is one statement over all their rows, which stand where it says ``(VALUES ?)``:
-``rows.py`` makes them, ``over_rows`` puts them in. One row at a time, handing the interpreter's lock back and forth
-cost as much as SQLite's own work; as a JSON array, taking it apart took a third of it.
+``rows.py`` makes them, ``statements.py`` puts them in.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from sqlite3 import Connection
-from typing import Any, NamedTuple
-
 from gateway.core.memory import SMALL
-from gateway.core.model import CallbackState
-
-_ROWS = "(VALUES ?)"
-_MOST_ROWS = 256  # what is bound to a statement stays in memory until its next use
-
-
-def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield a statement over rows, and its parameters, for so many of the rows at a time.
-
-    It is made for 1, 2, 4, 8, … rows, so that SQLite need not compile it for each number of them. The rest is filled
-    up with rows that begin with a NULL, which equals nothing.
-    """
-    for start in range(0, len(rows), _MOST_ROWS):
-        its = rows[start : start + _MOST_ROWS]
-        columns = len(its[0])
-        size = 1 << (len(its) - 1).bit_length()
-        values = [value for row in its for value in row]
-        values += [None, *[0] * (columns - 1)] * (size - len(its))  # a NULL takes longer to bind than a number
-        yield _sized(statement, columns, size), values
-
-
-def run_over_rows(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Run a statement over rows, and return what it returns."""
-    found: list[Any] = []
-    for text, parameters in over_rows(statement, rows):
-        found += db.execute(text, parameters).fetchall()
-    return found
-
-
-@lru_cache(maxsize=128)  # ten statements in nine sizes
-def _sized(statement: str, columns: int, size: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
-
+from gateway.core.model import Attempt, Callback, CallbackState, Task
+from gateway.store.sqlite.statements import counted
 
 # Registering: two steps in one transaction, each over all registrations that wait.
 
@@ -56,24 +18,23 @@ ON CONFLICT (upstream, task_id) DO NOTHING
 RETURNING upstream, task_id, seq
 """
 
+NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at")
+"""What a registration sets of a callback's row."""
+
 # The same client, task and URL again does nothing: SELECT_REGISTERED then finds the one that stands.
-INSERT_CALLBACKS = """
-WITH new (upstream, task_id, id, client, url, receiver, metadata, timeout_s, created_at, expires_at) AS (VALUES ?)
-INSERT INTO callbacks (task_seq, id, client, url, receiver, metadata, timeout_s, created_at, expires_at)
-SELECT t.seq, new.id, new.client, new.url, new.receiver, new.metadata, new.timeout_s, new.created_at, new.expires_at
+INSERT_CALLBACKS = f"""
+WITH new (upstream, task_id, {", ".join(NEW_CALLBACK)}) AS (VALUES ?)
+INSERT INTO callbacks (task_seq, {", ".join(NEW_CALLBACK)})
+SELECT t.seq, {", ".join(f"new.{name}" for name in NEW_CALLBACK)}
 FROM new CROSS JOIN tasks AS t ON t.upstream = new.upstream AND t.task_id = new.task_id
 WHERE true
 ON CONFLICT (task_seq, client, url, cancelled) DO NOTHING
 RETURNING id, seq
-"""
+"""  # noqa: S608 - the interpolated parts are the constant above
 
-_CALLBACK = """
-c.seq, c.id, c.client, c.url, c.metadata, c.timeout_s, c.state, c.created_at, c.expires_at, c.attempts,
-c.next_attempt_at, c.delivered_at, c.last_error"""
-
-_TASK = """
-t.seq, t.upstream, t.task_id, t.state, t.polls, t.created_at, t.last_polled_at, t.next_poll_at, t.last_error,
-t.settled_at, t.born_at, t.model"""
+# A callback is shown with its task but without the outcome, which may be large.
+_CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name != "task")
+_TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
 
 # As many rows as are wanted, in their places' order.
 SELECT_REGISTERED = f"""
@@ -154,7 +115,8 @@ def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
 
 # The outcome where it is small; what is large is asked for by itself, once there is room for it.
 SELECT_TASK = f"""
-SELECT {_TASK}, iif(length(t.outcome) <= {SMALL}, t.outcome, NULL), length(t.outcome) FROM tasks AS t
+SELECT {_TASK}, iif(length(t.outcome) <= {SMALL}, t.outcome, NULL), coalesce(length(t.outcome), 0)
+FROM tasks AS t
 WHERE t.task_id = :task_id AND (
     EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client)
     OR (:client IS NULL AND EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq)))
@@ -163,10 +125,9 @@ ORDER BY t.seq DESC LIMIT 1
 
 SELECT_OUTCOME_BYTES = "SELECT length(outcome) FROM tasks WHERE seq = ? AND outcome IS NOT NULL"
 
-SELECT_ATTEMPTS = """
-SELECT number, started_at, duration_ms, status_code, error, result, excerpt FROM attempts
-WHERE callback_seq = ? ORDER BY number
-"""
+_ATTEMPT = ", ".join(Attempt.__struct_fields__)
+
+SELECT_ATTEMPTS = f"SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = ? ORDER BY number"  # noqa: S608 - as above
 
 SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
 
@@ -368,12 +329,12 @@ WHERE state = 'pending' GROUP BY client, receiver
 """
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.
-INSERT_ATTEMPTS = """
-WITH made (callback_seq, number, started_at, duration_ms, status_code, error, result, excerpt) AS (VALUES ?)
-INSERT OR REPLACE INTO attempts (callback_seq, number, started_at, duration_ms, status_code, error, result, excerpt)
-SELECT c.seq, made.number, made.started_at, made.duration_ms, made.status_code, made.error, made.result, made.excerpt
+INSERT_ATTEMPTS = f"""
+WITH made (callback_seq, {_ATTEMPT}) AS (VALUES ?)
+INSERT OR REPLACE INTO attempts (callback_seq, {_ATTEMPT})
+SELECT c.seq, {", ".join(f"made.{name}" for name in Attempt.__struct_fields__)}
 FROM made CROSS JOIN callbacks AS c ON c.seq = made.callback_seq
-"""
+"""  # noqa: S608 - the interpolated parts are the fields of a type
 
 # A redelivery since the claim fences this off, but for the good news.
 RECORD_ATTEMPTS = """
@@ -413,46 +374,11 @@ COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
 # Counting, so many rows at a time along an index: a million rows counted at once would hold up every write for a tenth
 # of a second.
 
-
-class Counted(NamedTuple):
-    """What is counted in parts. Parameters of both statements: the row before the part, and the part's size."""
-
-    part: str
-    """By label how many rows are in the part, and their earliest instant."""
-    end: str
-    """The part's last row, where it is full."""
-    start: tuple[Any, ...]
-    """Comes before every row."""
-
-
-def _counted(label: str, instant: str, source: str, condition: str, keys: str) -> Counted:
-    columns = keys.count(",") + 1
-    after = f"({keys}) > ({', '.join('?' * columns)})"
-    part = f"SELECT {keys} FROM {source} WHERE {condition} AND {after} ORDER BY {keys} LIMIT"  # noqa: S608 - as below
-    return Counted(
-        f"SELECT {label}, count(*), min({instant}) FROM ({part} ?) GROUP BY 1",  # noqa: S608 - the constants below
-        f"{part} 1 OFFSET ? - 1",
-        ("", *[0] * (columns - 1)),
-    )
-
-
-COUNT_WAITING = _counted(
-    "upstream",
-    "next_poll_at",
-    "tasks INDEXED BY tasks_due",
-    "next_poll_at IS NOT NULL",
-    "upstream, watchers, next_poll_at, seq",
-)
-COUNT_PENDING = _counted(
-    "''",
-    "next_attempt_at",
-    "callbacks INDEXED BY callbacks_due",
-    "state = 'pending'",
-    "client, receiver, next_attempt_at, budget_used, seq",
-)
-COUNT_DEAD = _counted(
-    "''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq"
-)
+_POLLED = "next_poll_at IS NOT NULL", "upstream, watchers, next_poll_at, seq"
+_OWED = "state = 'pending'", "client, receiver, next_attempt_at, budget_used, seq"
+COUNT_WAITING = counted("upstream", "next_poll_at", "tasks INDEXED BY tasks_due", *_POLLED)
+COUNT_PENDING = counted("''", "next_attempt_at", "callbacks INDEXED BY callbacks_due", *_OWED)
+COUNT_DEAD = counted("''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq")
 
 # The database itself.
 

@@ -21,7 +21,7 @@ from gateway.core.model import (
     PollRecord,
     Settlement,
 )
-from gateway.store.sqlite import outcomes, rows, sql
+from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
 from gateway.store.sqlite.outbox import SqliteOutbox
@@ -97,7 +97,7 @@ class SqliteTaskQueue:
         await self._writer.submit(self.reschedule_kind, record)
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
-        sql.run_over_rows(db, sql.RESCHEDULE_TASKS, rows.polls(items))
+        statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(items))
         return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
@@ -121,14 +121,14 @@ class SqliteTaskQueue:
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
-            for seq, callback_id, client, receiver in sql.run_over_rows(db, sql.OWE_WEBHOOKS, its):
+            for seq, callback_id, client, receiver in statements.run(db, sql.OWE_WEBHOOKS, its):
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
-            sql.run_over_rows(db, sql.SETTLE_TASKS, rows.settled(settled))
+            statements.run(db, sql.SETTLE_TASKS, rows.settled(settled))
             for one in settled:
                 if len(one.outcome.data) > SMALL:
                     outcomes.write_outcome(db, one.seq, one.outcome.data)
         if learned := [one for _, one in items if one is not None]:
-            sql.run_over_rows(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
+            statements.run(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
             db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]

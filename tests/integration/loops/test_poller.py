@@ -12,7 +12,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, TaskState
+from gateway.core.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, PollRecord, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.poller import MOST_POLLS, _duration_s
 from gateway.loops.supervisor import HEARTBEAT_S
@@ -1158,6 +1158,33 @@ def test_polls_that_hang_for_one_client_leave_places_to_another(tmp_path: Path) 
         assert VirtualClock().monotonic() - began < 60
         assert len([task_id for task_id in asked if not task_id.startswith("mine")]) == MOST_POLLS // 2
         await life.stop()
+
+
+def test_a_poll_that_is_stored_late_is_followed_by_the_next_in_its_time(tmp_path: Path) -> None:
+    """Until it is stored, a task is not among those its poller knows: its next poll may be the earliest of all."""
+
+    async def main() -> None:
+        asked: list[float] = []
+
+        async def poll(task_id: str) -> PollResult:
+            asked.append(VirtualClock().monotonic())
+            return PollResult(kind=PollKind.RUNNING, model="m")
+
+        life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll))
+        reschedule = life.store.tasks.reschedule
+
+        async def late(record: PollRecord) -> None:
+            await asyncio.sleep(0.1)
+            await reschedule(record)
+
+        life.store.tasks.reschedule = late  # type: ignore[method-assign]
+        await life.start()
+        await life.register("t")
+        await until(lambda: len(asked) == 4)
+        assert max(then - before for before, then in pairwise(asked)) < HEARTBEAT_S / 2
+        await life.stop()
+
+    run_virtual(main())
 
 
 def test_a_client_that_has_its_places_full_does_not_keep_the_poller_looking(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError, StoreUnusable
+from gateway.core.model import Lane, Share
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
@@ -227,7 +228,7 @@ async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) ->
         store.tasks.never_polled("aigptimage", 0, 2**50),
         store.tasks.claim([]),
         store.outbox.waiting(2**50),
-        store.outbox.claim([], 2**50),
+        store.outbox.claim([Share(Lane("a", stand.hooks.url), 1, True)], 2**50),
     ):
         with pytest.raises(StoreError, match=GONE[1:]):
             await claim

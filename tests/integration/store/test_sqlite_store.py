@@ -21,6 +21,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
+from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -33,16 +34,15 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
-    new_callback_id,
 )
 from gateway.store.sqlite import database, databasefile, registry, sql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
+from gateway.store.sqlite.statements import Counted, over_rows
 from gateway.store.sqlite.store import SqliteStore
 from gateway.store.sqlite.tasks import _in_parts
-from gateway.webhook.bulkhead import Bulkhead
 from tests.claims import claim_tasks
-from tests.lanes import claim_webhooks, fill, lane, webhook, well
+from tests.lanes import claim_webhooks, lane
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -524,62 +524,6 @@ def failed(due: DueCallback, next_attempt_at: int) -> AttemptRecord:
     return AttemptRecord(claim=due, attempt=attempt, next_attempt_at=next_attempt_at)
 
 
-async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: SqliteStore) -> None:
-    """Once they are found to be all that is due with a receiver; a first attempt is found at once all the same."""
-    await settled(store, new())
-    (due,), _ = await claim_webhooks(store, NOW, 10)
-    await store.outbox.record(failed(due, NOW + 1))
-    bulkhead = Bulkhead(8)
-    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
-    well(bulkhead, due.lane, *(other.lane for other in others))
-    assert all(map(bulkhead.admit, others))
-    assert await claim_webhooks(store, NOW + 1, 2, bulkhead) == ([], None)
-    assert bulkhead.waits
-    statements: list[str] = []
-    await connection(store).set_trace_callback(statements.append)
-    assert await claim_webhooks(store, NOW + 2, 2, bulkhead) == ([], None)
-    assert bulkhead.waits
-    assert statements == []
-    bulkhead.ended(others[0], delivered=True)
-    (again,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
-    assert again.seq == due.seq
-    await settled(store, new(), at=NOW + 3)
-    (first,), _ = await claim_webhooks(store, NOW + 3, 2, bulkhead)
-    assert first.budget_used == 0
-
-
-async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) -> None:
-    """Its webhooks, of which there may be thousands, are passed over until one of its places is free."""
-    callback = new()
-    await settled(store, callback)
-    bulkhead = Bulkhead(8)
-    on = Lane(callback.client, callback.receiver)
-    well(bulkhead, on)
-    held = fill(bulkhead, on)
-    statements: list[str] = []
-    await connection(store).set_trace_callback(statements.append)
-    assert await claim_webhooks(store, NOW, 2, bulkhead) == ([], None)
-    assert statements == []
-    bulkhead.ended(held[0], delivered=True)
-    (due,), _ = await claim_webhooks(store, NOW, 2, bulkhead)
-    assert due.receiver == callback.receiver
-
-
-async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
-    """Only what is due now has to wait: the loop comes round for what is due later."""
-    await settled(store, new())
-    (due,), _ = await claim_webhooks(store, NOW, 10)
-    await store.outbox.record(failed(due, NOW + 50))
-    bulkhead = Bulkhead(8)
-    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
-    well(bulkhead, due.lane, *(other.lane for other in others))
-    assert all(map(bulkhead.admit, others))
-    assert await claim_webhooks(store, NOW, 2, bulkhead) == ([], NOW + 50)
-    assert not bulkhead.waits
-    assert await claim_webhooks(store, NOW + 50, 2, bulkhead) == ([], None)
-    assert bulkhead.waits
-
-
 async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     """A process that runs for months must not remember every task and receiver that it ever had."""
     (made,) = await store.registry.register([new()])
@@ -962,7 +906,7 @@ async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: S
     callback = new()
     await settled(store, callback)
     looked = 0
-    (due,), next_due_at = await claim_webhooks(store, NOW, 10, Bulkhead(256))
+    (due,), next_due_at = await claim_webhooks(store, NOW, 10)
     assert (due.id, next_due_at) == (callback.id, NOW + 3_600_000)
     assert looked < 100
 
@@ -1416,7 +1360,7 @@ def test_no_statement_goes_through_a_whole_table(name: str) -> None:
 def test_no_statement_over_rows_goes_through_a_whole_table(name: str, count: int) -> None:
     """Many rows do not make SQLite think that it is the other table that is small."""
     rows = [tuple(OVER_ROWS[name].split(", "))] * count
-    ((statement, parameters),) = sql.over_rows(STATEMENTS[name], rows)
+    ((statement, parameters),) = over_rows(STATEMENTS[name], rows)
     steps = plan(statement, parameters)
     assert not [step for step in steps if re.match("SCAN (callbacks|tasks|attempts|durations|[ct])\\b", step)], steps
     assert not [step for step in steps if "AUTOMATIC" in step], steps
@@ -1428,7 +1372,7 @@ def test_no_statement_over_rows_goes_through_a_whole_table(name: str, count: int
 def test_checking_a_row_makes_no_table(name: str) -> None:
     """A CHECK with a list of values, which SQLite puts into a table for each row, costs more than the row's indexes."""
     rows = [tuple(OVER_ROWS[name].split(", "))] * 4
-    ((statement, parameters),) = sql.over_rows(STATEMENTS[name], rows)
+    ((statement, parameters),) = over_rows(STATEMENTS[name], rows)
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(SCHEMA)
         made = [row for row in db.execute(f"EXPLAIN {statement}", parameters) if row[1] == "OpenEphemeral"]
@@ -1436,10 +1380,10 @@ def test_checking_a_row_makes_no_table(name: str) -> None:
     assert not [row for row in made if row[5] is not None]
 
 
-@pytest.mark.parametrize("name", [name for name, value in vars(sql).items() if isinstance(value, sql.Counted)])
+@pytest.mark.parametrize("name", [name for name, value in vars(sql).items() if isinstance(value, Counted)])
 def test_what_is_counted_in_parts_is_neither_sorted_nor_gone_through(name: str) -> None:
     """Each part begins where the one before it ended."""
-    counted: sql.Counted = getattr(sql, name)
+    counted: Counted = getattr(sql, name)
     for statement in (counted.part, counted.end):
         steps = plan(statement, (*counted.start, 10))
         assert any(re.match(r"SEARCH \w+ USING INDEX \w+ \(\(.*\)>\(\?", step) for step in steps), steps

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.ids import new_callback_id
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
@@ -24,7 +25,6 @@ from gateway.core.model import (
     DueCallback,
     DueGroup,
     DueTask,
-    Lane,
     NewCallback,
     Outcome,
     PollRecord,
@@ -32,14 +32,12 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
-    new_callback_id,
 )
 from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
 from gateway.webhook.body import body_template, webhook_body
-from gateway.webhook.bulkhead import Bulkhead
 from tests.claims import claim_tasks
-from tests.lanes import body_sent, claim_webhooks, lane, webhook, well
+from tests.lanes import body_sent, claim_webhooks, lane
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -907,6 +905,16 @@ async def test_a_claim_takes_of_each_lane_what_its_share_says(store: Store) -> N
     assert ([one.lane for one in found], only_retries, next_due_at) == ([lane("c")] * 2, [], NOW + 1)
 
 
+async def test_what_falls_due_between_the_look_and_the_claim_is_told_of_once(store: Store) -> None:
+    """It is claimed with what was there: a look at nothing is not asked for."""
+    await brought_to(store, CallbackState.PENDING, new("a"))
+    (on,) = await store.outbox.waiting(NOW)
+    await brought_to(store, CallbackState.PENDING, new("b"))
+    found, _, next_due_at = await store.outbox.claim([Share(on, 9, True)], NOW)
+    assert (len(found), next_due_at) == (2, None)
+    assert await store.outbox.waiting(NOW) == []
+
+
 async def test_no_webhook_is_claimed_twice_at_once(store: Store) -> None:
     """Callers that ask at the same moment get different webhooks, and together all of them."""
     made = await store.registry.register([new(url=f"https://app.example.com/{n}") for n in range(40)])
@@ -925,80 +933,6 @@ async def test_a_released_webhook_can_be_claimed_again(store: Store) -> None:
     await store.outbox.release([due])
     assert store.outbox.due.is_set()
     assert await claim(store) == due
-
-
-async def test_retries_of_one_claim_take_no_more_than_their_share(store: Store) -> None:
-    """What finds no place is not claimed: it is found again as soon as there is one."""
-    urls = [f"https://{name}.example.com/{number}" for name in ("a", "b") for number in range(4)]
-    made = await store.registry.register([new(url=url) for url in urls])
-    await settle(store, made[0].callback)
-    for due in (await claim_webhooks(store, NOW, 10))[0]:
-        await store.outbox.record(attempt_of(due, AttemptResult.RETRY, next_at=NOW + 1))
-    bulkhead = Bulkhead(8)
-    well(bulkhead, lane("a"), lane("b"))
-    first, _ = await claim_webhooks(store, NOW + 1, 8, bulkhead)
-    assert len(first) == 4
-    assert await claim_webhooks(store, NOW + 1, 8, bulkhead) == ([], None)
-    assert bulkhead.waits
-    for due in first:
-        bulkhead.ended(due, delivered=True)
-        await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
-    rest, _ = await claim_webhooks(store, NOW + 1, 8, bulkhead)
-    assert len(rest) == 4
-
-
-async def test_who_has_the_fewest_places_comes_first(store: Store) -> None:
-    """Though another receiver's webhook has been due for longer."""
-    for number, host in enumerate(("busy", "idle")):
-        callback = await registered(store, new(f"task-{host}", url=f"https://{host}.example.com/"))
-        await settle(store, callback, at=NOW + number)
-    bulkhead = Bulkhead(8)
-    well(bulkhead, lane("busy"), lane("idle"))
-    assert bulkhead.admit(webhook(lane("busy")))
-    for host in ("idle", "busy"):
-        (due,), _ = await claim_webhooks(store, NOW + 9, 1, bulkhead)
-        assert due.receiver == f"https://{host}.example.com"
-
-
-async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: Store) -> None:
-    """While retries hold their share, they take no first attempt's place in what a receiver's look brings either."""
-    again = await brought_to(store, CallbackState.PENDING, new("again"))
-    await store.outbox.record(attempt_of(await claim(store), AttemptResult.RETRY, next_at=NOW + 1))
-    bulkhead = Bulkhead(8)
-    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(6)]
-    well(bulkhead, Lane("ann", "https://app.example.com"), *(other.lane for other in others))
-    assert all(map(bulkhead.admit, others))
-    fresh = await brought_to(store, CallbackState.PENDING, new("fresh", at=NOW + 2))
-    (first,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
-    assert first.id == fresh.id
-    assert (await claim_webhooks(store, NOW + 2, 2, bulkhead))[0] == []
-    for other in others:
-        bulkhead.ended(other, delivered=True)
-    (second,), _ = await claim_webhooks(store, NOW + 2, 2, bulkhead)
-    assert second.id == again.id
-
-
-async def test_a_claimed_first_attempt_is_not_claimed_again_while_retries_wait(store: Store) -> None:
-    """What a look for first attempts alone brings may be claimed: the next one is behind it."""
-    bulkhead = Bulkhead(16)
-    others = [webhook(lane(f"r{n}", f"client-{n}"), retry=True) for n in range(12)]
-    well(bulkhead, Lane("ann", "https://app.example.com"), *(other.lane for other in others))
-    assert all(map(bulkhead.admit, others))
-    made = [await brought_to(store, CallbackState.PENDING, new(f"task-{number}")) for number in range(2)]
-    for callback in made:
-        (due,), _ = await claim_webhooks(store, NOW, 1, bulkhead)
-        assert due.id == callback.id
-
-
-async def test_newcomers_that_wait_for_their_turn_are_not_asked_for_at_once(store: Store) -> None:
-    """They have had all the places that there are for them: only time, or an attempt's end, makes more."""
-    made = await store.registry.register([new(url=f"https://r{number}.example.com/") for number in range(64)])
-    await settle(store, made[0].callback)
-    bulkhead = Bulkhead(64)
-    claims, next_due_at = await claim_webhooks(store, NOW, 64, bulkhead)
-    assert claims
-    assert bulkhead.in_line
-    assert next_due_at is None
 
 
 async def test_a_webhooks_claim_holds_until_its_attempt_is_committed(store: Store) -> None:

@@ -42,7 +42,7 @@ def only_values(info: inspect.Type, above: tuple[type, ...] = ()) -> bool:
     match info:
         case inspect.Metadata(type=described):
             return only_values(described, above)
-        case inspect.UnionType(types):
+        case inspect.UnionType(types) | inspect.TupleType(types):
             return all(only_values(one, above) for one in types)
         case inspect.ListType(item_type):
             return only_values(item_type, above)

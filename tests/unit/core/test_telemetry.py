@@ -1,28 +1,6 @@
-"""What may be logged of a URL, and the metrics' registry."""
+"""The metrics' registry."""
 
-import pytest
-
-from gateway.core.model import receiver_of
 from gateway.core.telemetry import Metrics
-
-
-@pytest.mark.parametrize(
-    ("url", "receiver"),
-    [
-        ("https://app.example.com/hooks", "https://app.example.com"),
-        ("https://app.example.com/hooks?token=secret#part", "https://app.example.com"),
-        ("https://user:secret@app.example.com/hooks", "https://app.example.com"),
-        ("https://APP.example.com.:0443/", "https://app.example.com"),
-        ("http://app.example.com:80/", "http://app.example.com"),
-        ("https://bücher.example/", "https://xn--bcher-kva.example"),
-        ("http://127.0.0.1:9000/secret", "http://127.0.0.1:9000"),
-        ("https://[2001:db8::1]:8443/secret", "https://[2001:db8::1]:8443"),
-        ("https://app.example.com?secret", "https://app.example.com"),
-    ],
-)
-def test_only_scheme_host_and_port_are_logged(url: str, receiver: str) -> None:
-    """Path, query, fragment and credentials of a callback URL never reach the log."""
-    assert receiver_of(url) == receiver
 
 
 def test_two_gateways_in_one_process_count_apart() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.core.model import CALLBACK_MOVES, TASK_MOVES, CallbackState, TaskState
 from gateway.store.sqlite import rows, sql
+from gateway.store.sqlite.statements import over_rows
 
 MIGRATIONS = sorted(Path(sql.__file__).with_name("migrations").glob("*.sql"))
 
@@ -100,7 +101,7 @@ def runs(name: str, text: str) -> Iterator[tuple[str, Any]]:
     choices = {"state": STATES.get(name, [1]), "next_attempt_at": [None, 1]}
     columns = header[1].split(", ")
     for values in product(*[choices.get(column, [VALUES.get(column, 1)]) for column in columns]):
-        yield from sql.over_rows(text, [values])
+        yield from over_rows(text, [values])
 
 
 def state_after(db: sqlite3.Connection, table: str) -> str | None:

@@ -7,7 +7,7 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.sqlite import sql
+from gateway.store.sqlite.statements import over_rows
 
 GIVEN = "WITH given (a, b, c) AS (VALUES ?) SELECT a, b, c FROM given WHERE a IS NOT NULL"
 values = st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary() | st.none()
@@ -15,7 +15,7 @@ rows = st.lists(st.tuples(st.integers(1, 9), values, values), max_size=40)
 
 
 def found(db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    return [row for text, values in sql.over_rows(statement, rows) for row in db.execute(text, values)]
+    return [row for text, values in over_rows(statement, rows) for row in db.execute(text, values)]
 
 
 @given(rows=rows)
@@ -31,7 +31,7 @@ def test_few_texts_serve_any_number_of_rows() -> None:
     with closing(sqlite3.connect(":memory:")) as db:
         for count in (*range(1, 66), 256, 257, 1511):
             rows = [(number, None, "x") for number in range(1, count + 1)]
-            texts |= {text for text, _ in sql.over_rows(GIVEN, rows)}
+            texts |= {text for text, _ in over_rows(GIVEN, rows)}
             assert found(db, GIVEN, rows) == rows
     assert sorted(text.count("?") for text in texts) == [3 * 2**power for power in range(9)]
 

@@ -1,0 +1,212 @@
+"""What the deliverer claims: of a real store, what the bulkhead has places for."""
+
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from gateway.core.ids import new_callback_id
+from gateway.core.model import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    Callback,
+    DueCallback,
+    Lane,
+    NewCallback,
+    Outcome,
+    Settlement,
+    Share,
+    TaskState,
+)
+from gateway.loops.deliverer import claim_due
+from gateway.store.sqlite.store import SqliteStore
+from gateway.webhook.bulkhead import Bulkhead
+from tests.lanes import claim_webhooks, fill, lane, webhook, well
+
+NOW = 1_777_460_000_000
+APP = "https://app.example.com/hooks"
+
+_numbers = count()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "gateway.db")
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def owed(store: SqliteStore, *urls: str, at: int = NOW) -> list[Callback]:
+    """Register callbacks on a task, and settle it: their webhooks are due."""
+    task_id = f"task-{next(_numbers)}"
+    made = await store.registry.register(
+        [
+            NewCallback(
+                id=new_callback_id(at),
+                client="ann",
+                upstream="up",
+                task_id=task_id,
+                url=url,
+                metadata=b"{}",
+                timeout_s=3600,
+                created_at=at,
+                first_poll_at=at,
+            )
+            for url in urls
+        ]
+    )
+    callbacks = [one.callback for one in made]
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = callbacks[0].task.seq
+    await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=at, polls=1))
+    return callbacks
+
+
+async def ended(store: SqliteStore, due: DueCallback, result: AttemptResult, next_at: int | None = None) -> None:
+    """Record an attempt."""
+    made = Attempt(number=due.attempts + 1, started_at=NOW, duration_ms=1, status_code=None, error=None, result=result)
+    await store.outbox.record(AttemptRecord(claim=due, attempt=made, next_attempt_at=next_at))
+
+
+async def retried(store: SqliteStore, *urls: str, at: int) -> list[DueCallback]:
+    """Let the first attempts of webhooks fail: these are due again then."""
+    await owed(store, *urls)
+    found, _ = await claim_webhooks(store, NOW, len(urls))
+    for due in found:
+        await ended(store, due, AttemptResult.RETRY, at)
+    return found
+
+
+def full_of_retries(limit: int, *lanes: Lane) -> tuple[Bulkhead, list[DueCallback]]:
+    """Return a bulkhead in which no retry has a place, and those that have one; these lanes are well."""
+    bulkhead = Bulkhead(limit)
+    others = [webhook(lane(f"r{number}", f"client-{number}"), retry=True) for number in range(limit * 3 // 4)]
+    well(bulkhead, *lanes, *(other.lane for other in others))
+    assert all(map(bulkhead.admit, others))
+    return bulkhead, others
+
+
+async def test_retries_of_one_claim_take_no_more_than_their_share(store: SqliteStore) -> None:
+    """What finds no place is not claimed: it is found again as soon as there is one."""
+    urls = [f"https://{name}.example.com/{number}" for name in ("a", "b") for number in range(4)]
+    await retried(store, *urls, at=NOW + 1)
+    bulkhead = Bulkhead(8)
+    well(bulkhead, lane("a"), lane("b"))
+    first, _ = await claim_due(store.outbox, bulkhead, NOW + 1, 8)
+    assert len(first) == 4
+    assert await claim_due(store.outbox, bulkhead, NOW + 1, 8) == ([], None)
+    assert bulkhead.waits
+    for due in first:
+        bulkhead.ended(due, delivered=True)
+        await ended(store, due, AttemptResult.DELIVERED)
+    rest, _ = await claim_due(store.outbox, bulkhead, NOW + 1, 8)
+    assert len(rest) == 4
+
+
+async def test_who_has_the_fewest_places_comes_first(store: SqliteStore) -> None:
+    """Though another receiver's webhook has been due for longer."""
+    for number, host in enumerate(("busy", "idle")):
+        await owed(store, f"https://{host}.example.com/", at=NOW + number)
+    bulkhead = Bulkhead(8)
+    well(bulkhead, lane("busy"), lane("idle"))
+    assert bulkhead.admit(webhook(lane("busy")))
+    for host in ("idle", "busy"):
+        (due,), _ = await claim_due(store.outbox, bulkhead, NOW + 9, 1)
+        assert due.lane == lane(host)
+
+
+async def test_first_attempts_are_found_behind_retries_that_have_to_wait(store: SqliteStore) -> None:
+    """While retries hold their share, they take no first attempt's place in what a receiver's look brings either."""
+    (again,) = await retried(store, APP, at=NOW + 1)
+    bulkhead, others = full_of_retries(8, again.lane)
+    (fresh,) = await owed(store, APP)
+    (first,), _ = await claim_due(store.outbox, bulkhead, NOW + 2, 2)
+    assert first.id == fresh.id
+    assert (await claim_due(store.outbox, bulkhead, NOW + 2, 2))[0] == []
+    for other in others:
+        bulkhead.ended(other, delivered=True)
+    (second,), _ = await claim_due(store.outbox, bulkhead, NOW + 2, 2)
+    assert second.id == again.id
+
+
+async def test_a_claimed_first_attempt_is_not_claimed_again_while_retries_wait(store: SqliteStore) -> None:
+    """What a look for first attempts alone brings may be claimed: the next one is behind it."""
+    bulkhead, _ = full_of_retries(16, lane("app"))
+    made = [callback for _ in range(2) for callback in await owed(store, APP)]
+    for callback in made:
+        (due,), _ = await claim_due(store.outbox, bulkhead, NOW, 1)
+        assert due.id == callback.id
+
+
+async def test_newcomers_that_wait_for_their_turn_are_not_asked_for_at_once(store: SqliteStore) -> None:
+    """They have had all the places that there are for them: only time, or an attempt's end, makes more."""
+    await owed(store, *(f"https://r{number}.example.com/" for number in range(64)))
+    bulkhead = Bulkhead(64)
+    claims, next_due_at = await claim_due(store.outbox, bulkhead, NOW, 64)
+    assert claims
+    assert bulkhead.in_line
+    assert next_due_at is None
+
+
+async def test_retries_are_not_looked_for_while_they_may_have_no_place(store: SqliteStore) -> None:
+    """Once they are found to be all that is due with a receiver; a first attempt is found at once all the same."""
+    (due,) = await retried(store, APP, at=NOW + 1)
+    bulkhead, others = full_of_retries(8, due.lane)
+    assert await claim_due(store.outbox, bulkhead, NOW + 1, 2) == ([], None)
+    assert bulkhead.waits
+    assert bulkhead.shares(2) == []
+    bulkhead.ended(others[0], delivered=True)
+    (again,), _ = await claim_due(store.outbox, bulkhead, NOW + 2, 2)
+    assert again.seq == due.seq
+    await owed(store, APP, at=NOW + 3)
+    (first,), _ = await claim_due(store.outbox, bulkhead, NOW + 3, 2)
+    assert first.budget_used == 0
+
+
+async def test_a_receiver_that_has_no_room_is_not_looked_at(store: SqliteStore) -> None:
+    """Its webhooks, of which there may be thousands, are passed over until one of its places is free."""
+    await owed(store, APP)
+    bulkhead = Bulkhead(8)
+    well(bulkhead, lane("app"))
+    held = fill(bulkhead, lane("app"))
+    assert await claim_due(store.outbox, bulkhead, NOW, 2) == ([], None)
+    assert bulkhead.waits
+    assert bulkhead.shares(2) == []
+    bulkhead.ended(held[0], delivered=True)
+    (due,), _ = await claim_due(store.outbox, bulkhead, NOW, 2)
+    assert due.lane == lane("app")
+
+
+async def test_a_later_retry_of_a_receiver_is_told_while_retries_have_no_place(store: SqliteStore) -> None:
+    """Only what is due now has to wait: the loop comes round for what is due later."""
+    (due,) = await retried(store, APP, at=NOW + 50)
+    bulkhead, _ = full_of_retries(8, due.lane)
+    assert await claim_due(store.outbox, bulkhead, NOW, 2) == ([], NOW + 50)
+    assert not bulkhead.waits
+    assert await claim_due(store.outbox, bulkhead, NOW + 50, 2) == ([], None)
+    assert bulkhead.waits
+
+
+async def test_what_finds_its_place_taken_is_given_back(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt whose name was looked up may take it while the store is asked; the webhook is due all the same."""
+    await owed(store, APP)
+    bulkhead = Bulkhead(2)
+    others = lane("b", "bob"), lane("c", "cat")
+    well(bulkhead, lane("app"), *others)
+    found = bulkhead.shares
+    taken: list[DueCallback] = []
+
+    def shares(limit: int) -> list[Share]:
+        computed = found(limit)
+        taken.extend(one for on in others for one in fill(bulkhead, on))
+        return computed
+
+    monkeypatch.setattr(bulkhead, "shares", shares)
+    assert await claim_due(store.outbox, bulkhead, NOW, 1) == ([], NOW)
+    monkeypatch.undo()
+    assert not store.outbox._claimed
+    bulkhead.ended(taken[0], delivered=True)
+    assert len((await claim_due(store.outbox, bulkhead, NOW, 1))[0]) == 1
