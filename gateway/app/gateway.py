@@ -52,7 +52,7 @@ from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
@@ -138,7 +138,7 @@ class Gateway:
         settings, profile, is_default = configured
         name, rate = settings.name, settings.rate or ()
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        key = Key(
+        key = UpstreamKey(
             name,
             self._budget(f"queries:{name}", rate, clock),
             self._budget(f"creates:{name}", settings.create_rate or (), clock),
@@ -379,7 +379,7 @@ class _Watch(NamedTuple):
 
     upstream: Upstream
     transport: PooledTransport
-    key: Key
+    key: UpstreamKey
     timetable: Timetable
     poller: Poller
     default: bool

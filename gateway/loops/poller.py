@@ -27,7 +27,7 @@ from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
 from gateway.upstream.api import Upstream
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 from gateway.upstream.shares import Shares, least_failed
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.troubled import Troubled
@@ -60,7 +60,13 @@ class Poller:
     """The loop that watches the tasks of one upstream."""
 
     def __init__(
-        self, tasks: TaskQueue, upstream: Upstream, key: Key, timetable: Timetable, clock: Clock, metrics: Metrics
+        self,
+        tasks: TaskQueue,
+        upstream: Upstream,
+        key: UpstreamKey,
+        timetable: Timetable,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self.name = f"poller-{upstream.name}"
         self._tasks = tasks

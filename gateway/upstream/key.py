@@ -41,7 +41,7 @@ from gateway.core.telemetry import Metrics
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.budget import Budget
 
-__all__ = ["NEUTRAL_TASK_ID", "Key"]
+__all__ = ["NEUTRAL_TASK_ID", "UpstreamKey"]
 
 _log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ _SEEMS_ACCEPTED = frozenset({PollKind.NOT_KNOWN, PollKind.THROTTLED, PollKind.CR
 """As a rule only an accepted key gets these too. A proxy's error page or a time-out says nothing about the key."""
 
 
-class Key:
+class UpstreamKey:
     """The budgets of one key, and the upstream's word on it."""
 
     def __init__(self, upstream: str, queries: Budget, creates: Budget, metrics: Metrics) -> None:

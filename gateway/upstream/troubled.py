@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from gateway.core.model import DueTask
 from gateway.upstream.answer import TELLS, PollKind, PollResult
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 
 __all__ = ["Troubled"]
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Troubled:
     """The tasks of one upstream, by the store's number of their rows, whose last polls went wrong."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: UpstreamKey) -> None:
         self._key = key
         self._unknown = _Last[tuple[float, int]]()  # since when (steady clock), and how many polls in a row
         # When it was last, and whether it is this task's own trouble and not the key's.
