@@ -86,7 +86,7 @@ class _Turn:
     def __init__(self, shares: Shares, client: str | None, cost: int) -> None:
         self._shares = shares
         self._client = client
-        self._cost = cost
+        self._cost = max(1, cost)  # what takes nothing is still there
 
     async def __aenter__(self) -> None:
         await self._shares.take(self._client, self._cost)

@@ -81,6 +81,15 @@ async def test_beside_others_a_share_is_smaller_and_nobody_waits_for_another_cli
         assert work.begun[-1] == "ann 8"
 
 
+async def test_what_takes_next_to_nothing_is_counted_until_it_ends() -> None:
+    """The smallest pieces of batches, several at once: none of them ends another's share."""
+    async with working() as work:
+        for number in range(3):
+            await work.ask(f"ann {number}", 0)
+        for number in range(3):
+            await work.end(f"ann {number}")
+
+
 async def test_what_is_more_than_a_share_passes_alone() -> None:
     """Nothing is too large to be done."""
     async with working() as work:
