@@ -189,7 +189,10 @@ class TaskQueue(Protocol):
         ...
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        """Return model and duration (ms) of the tasks that settled last, 256 of each model, the oldest first."""
+        """Return model and duration (ms) of the tasks that settled last, the oldest first.
+
+        ``KEPT_DURATIONS`` of each model, ``KEPT_MODELS`` models.
+        """
         ...
 
 
@@ -219,7 +222,7 @@ class Outbox(Protocol):
         ...
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
-        """Give claims back with nothing recorded."""
+        """Give claims back with nothing recorded. Raises nothing: what cannot be given back ends by itself."""
         ...
 
     async def record(self, record: AttemptRecord) -> None:

@@ -67,8 +67,7 @@ class PollShares:
         due, next_due_at = await self._tasks.waiting(self._upstream, now)
         claims: list[DueTask] = []
         groups = {group.watchers: _GroupNow(group) for group in due}
-        if self._orders:
-            self._orders = {name: order for name, order in self._orders.items() if name in groups}
+        self._orders = {name: order for name, order in self._orders.items() if name in groups}
 
         def room(group: _GroupNow) -> int:
             """Return how many more of this group's may be claimed, one after the other."""

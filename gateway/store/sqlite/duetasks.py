@@ -11,6 +11,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
+from msgspec import convert
+
 from gateway.core.model import DueGroup, DueTask, PollRecord
 from gateway.store.sqlite import rows, sql
 from gateway.store.sqlite.database import Database
@@ -88,7 +90,7 @@ class DueTasks:
             due: list[DueTask] = []
             next_due_at = None
             for place, row in enumerate(await self._database.rows(sql.SELECT_DUE_TASKS, about)):
-                task = rows.due_task(row)
+                task = convert(row, DueTask)
                 if task.due_at > now or place == limit:
                     next_due_at = task.due_at
                     break
@@ -105,7 +107,7 @@ class DueTasks:
         async with self._database.reading():
             self._database.require_file()
             about = upstream, since, now, rows.array(list(self._claimed))
-            return [rows.due_task(row) for row in await self._database.rows(sql.SELECT_NEW_TASKS, about)]
+            return convert(await self._database.rows(sql.SELECT_NEW_TASKS, about), list[DueTask])
 
     def claim(self, tasks: Iterable[DueTask]) -> list[DueTask]:
         """As ``TaskQueue.claim``."""

@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from sqlite3 import Connection
 from typing import Any
 
+from msgspec import convert
+
 from gateway.core.errors import StoreError, StorePartly
 from gateway.core.model import (
     Attempt,
@@ -169,11 +171,11 @@ class SqliteRegistry:
         found = await self._database.read(sql.SELECT_STATE, {"id": callback_id, "client": client})
         if not found:
             return None
-        return [rows.attempt(row) for row in await self._database.read(sql.SELECT_ATTEMPTS, (found[0][0],))]
+        return convert(await self._database.read(sql.SELECT_ATTEMPTS, (found[0][0],)), list[Attempt])
 
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._database.read(sql.SELECT_TASK, {"client": client, "task_id": task_id})
-        return rows.task(found[0]) if found else None
+        return convert(found[0], Task) if found else None
 
     async def outcome(self, seq: int) -> bytes | None:
         async with self._database.reading():

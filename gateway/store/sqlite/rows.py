@@ -1,6 +1,7 @@
 """Rows → ``gateway.core.model`` types, whose fields stand in the columns' order; those types → statements' parameters.
 
-Owns what of a row is not as its type has it, and the columns of ``sql.py``'s VALUES; pure. Called by the store's ports.
+Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure. Called by the
+store's ports.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +20,6 @@ from gateway.core.model import (
     Callback,
     CallbackState,
     DueCallback,
-    DueTask,
-    ExpiredTask,
     NewCallback,
     PollRecord,
     Settlement,
@@ -34,16 +33,13 @@ __all__ = [
     "Duration",
     "Rows",
     "array",
-    "attempt",
     "attempts",
     "body",
     "callback",
     "counted",
     "created_callback",
     "due_callback",
-    "due_task",
     "durations",
-    "expired_task",
     "first_column",
     "new_callbacks",
     "new_tasks",
@@ -51,7 +47,6 @@ __all__ = [
     "polls",
     "recorded",
     "settled",
-    "task",
     "wanted",
 ]
 
@@ -77,35 +72,15 @@ def callback(row: Any) -> Callback:
     return convert((*row[:_CALLBACK_COLUMNS], row[_CALLBACK_COLUMNS:]), Callback)
 
 
-def task(row: Any) -> Task:
-    return convert(row, Task)
-
-
-def attempt(row: Any) -> Attempt:
-    return convert(row, Attempt)
-
-
-def due_task(row: Any) -> DueTask:
-    return convert(row, DueTask)
-
-
 def due_callback(row: Any) -> DueCallback:
-    return convert((*row[:_DUE_COLUMNS], _body(*row[_DUE_COLUMNS:])), DueCallback)
+    return convert((*row[:_DUE_COLUMNS], body(*row[_DUE_COLUMNS:])), DueCallback)
 
 
 def body(
     stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes
 ) -> BodyParts | bytes | None:
     """Return a webhook's stored body, or what it is made of; None where neither is here."""
-    return convert(_body(stored, outcome, state, settled_at, metadata), BodyParts | bytes | None)
-
-
-def _body(stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes) -> Any:
-    return (stored or None) if outcome is None else ((state, outcome), settled_at, metadata)
-
-
-def expired_task(row: Any) -> ExpiredTask:
-    return convert(row, ExpiredTask)
+    return (stored or None) if outcome is None else convert(((state, outcome), settled_at, metadata), BodyParts)
 
 
 def new_tasks(new: Sequence[NewCallback]) -> Rows:

@@ -10,6 +10,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from sqlite3 import Connection
 
+from msgspec import convert
+
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     KEPT_DURATIONS,
@@ -169,7 +171,7 @@ class SqliteTaskQueue:
             async with self._database.reading():
                 found = await self._database.rows(sql.SELECT_EXPIRED, (before, now, upstream, limit))
                 ((next_expiry_at,),) = await self._database.rows(sql.SELECT_NEXT_EXPIRY, (now,))
-            expired = [rows.expired_task(row) for row in found]
+            expired = convert(found, list[ExpiredTask])
             # Expired ones stay so until they are settled: they are asked for again.
             again_at = [task.expires_at for task in expired]
             again_at += [] if next_expiry_at is None else [next_expiry_at]
