@@ -26,7 +26,7 @@ from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.answer import PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders
@@ -109,7 +109,7 @@ class Life:
             upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
         queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.swap, "queries"))
         creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
-        self.key = Key(upstream.name, queries, creates, self.metrics)
+        self.key = UpstreamKey(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
         self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
         self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)

@@ -22,7 +22,7 @@ from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import Waiter
 
@@ -48,7 +48,7 @@ class Creating:
         metrics: Metrics,
         upstream: Upstream,
         calls: Proxy,
-        key: Key,
+        key: UpstreamKey,
         timetable: Timetable,
         *,
         draining: asyncio.Event,

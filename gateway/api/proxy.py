@@ -47,7 +47,7 @@ from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.envelope import record_envelope
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import Waiter
 
@@ -76,7 +76,7 @@ class UpstreamProxy:
         clock: Clock,
         metrics: Metrics,
         upstream: Upstream,
-        key: Key,
+        key: UpstreamKey,
         timetable: Timetable,
         *,
         check_url: Callable[[str], Awaitable[object]],

@@ -35,7 +35,7 @@ class Shares:
     """What each client has asked of the database and not got yet."""
 
     def __init__(self) -> None:
-        self._clients: dict[str | None, _Share] = {}
+        self._clients: dict[str | None, _Part] = {}
 
     @property
     def size(self) -> int:
@@ -50,7 +50,7 @@ class Shares:
         """Wait for room in a client's share, which is taken until it is given back."""
         share = self._clients.get(client)
         if share is None:
-            share = self._clients[client] = _Share()
+            share = self._clients[client] = _Part()
         if share.row or (share.taken and share.taken + cost > self.size):
             await self._wait(client, share, cost)
         else:
@@ -68,7 +68,7 @@ class Shares:
         if not share.taken:
             del self._clients[client]
 
-    async def _wait(self, client: str | None, share: "_Share", cost: int) -> None:
+    async def _wait(self, client: str | None, share: "_Part", cost: int) -> None:
         room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         share.row.append((cost, room))
         try:
@@ -95,7 +95,7 @@ class _Turn:
         self._shares.give(self._client, self._cost)
 
 
-class _Share:
+class _Part:
     """One client's."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Tasks
 from gateway.app.gateway import Api, Gateway, client_rates, client_upstreams, token_owners
-from gateway.app.readiness import Readiness
+from gateway.app.readiness import ReadyCheck
 from gateway.app.watch import MOST_CONNECTIONS, MOST_IDLE, Shared, Watch, build_watch
 from gateway.config.settings import Settings, database_path
 from gateway.core.clock import Clock, FollowingClock
@@ -77,7 +77,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     clock_steps = ClockSteps(store, following)
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
     supervisor = Supervisor(loops, following, shared.metrics, clock_steps)
-    readiness = Readiness(store, watches, supervisor, needs_all=settings.ready_upstreams == "all")
+    readiness = ReadyCheck(store, watches, supervisor, needs_all=settings.ready_upstreams == "all")
 
     async def check_url(url: str) -> None:
         await guard.check_registration(url, shared.resolver.resolve)
@@ -120,7 +120,7 @@ def _api(
     settings: Settings,
     shared: Shared,
     watches: Sequence[Watch],
-    readiness: Readiness,
+    readiness: ReadyCheck,
     check_url: Callable[[str], Awaitable[None]],
 ) -> Api:
     registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics

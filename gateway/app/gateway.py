@@ -19,7 +19,7 @@ from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
-from gateway.app.readiness import Readiness
+from gateway.app.readiness import ReadyCheck
 from gateway.app.reload import Changed
 from gateway.app.watch import Watch
 from gateway.config import secretfile
@@ -68,7 +68,7 @@ class Gateway:
     watches: Sequence[Watch]
     client_headers: ClientHeaders
     api: Api
-    readiness: Readiness
+    readiness: ReadyCheck
     backup: Path
     backups: Backups
     callback_transport: PooledTransport

@@ -11,10 +11,10 @@ from gateway.app.watch import Watch
 from gateway.loops.supervisor import Supervisor
 from gateway.store import Store
 
-__all__ = ["Readiness"]
+__all__ = ["ReadyCheck"]
 
 
-class Readiness:
+class ReadyCheck:
     """The state of one gateway: whether it has started, whether it is shutting down, and what its parts say."""
 
     def __init__(self, store: Store, watches: Sequence[Watch], supervisor: Supervisor, *, needs_all: bool) -> None:

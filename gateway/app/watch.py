@@ -19,7 +19,7 @@ from gateway.net.transport import PooledTransport
 from gateway.store import Store
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
-from gateway.upstream.key import Key
+from gateway.upstream.key import UpstreamKey
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
@@ -48,7 +48,7 @@ class Watch(NamedTuple):
 
     upstream: Upstream
     transport: PooledTransport
-    key: Key
+    key: UpstreamKey
     timetable: Timetable
     poller: Poller
     default: bool
@@ -58,7 +58,7 @@ class Watch(NamedTuple):
 def build_watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
     store, clock, metrics, memory, resolver = shared
     name, limits = own.name, own.profile.limits
-    key = Key(
+    key = UpstreamKey(
         name,
         _budget(f"queries:{name}", own.rate, store, clock),
         _budget(f"creates:{name}", own.create_rate, store, clock),
@@ -89,7 +89,7 @@ def _budget(name: str, windows: Sequence[RateWindow], store: Store, clock: Clock
     return Budget(windows, clock, partial(store.load, name), partial(store.swap, name))
 
 
-def _show(metrics: Metrics, name: str, key: Key, poller: Poller) -> None:
+def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None:
     for kind, budget in (("query", key.queries), ("create", key.creates)):
         metrics.budget_used.labels(name, kind).set_function(budget.used)
     for gauge in (metrics.waiting, metrics.poll_overdue_seconds):

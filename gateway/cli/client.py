@@ -1,7 +1,8 @@
-"""The client of the gateway's own HTTP API that the commands use: never the database.
+"""The client of the gateway's own HTTP API, one method for each call.
 
 Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
-has what the commands show of it. One method for each call.
+has what the commands show of it. Must not open the database. Called by ``gateway.cli.commands`` and
+``gateway.cli.demo``.
 """
 
 from collections.abc import Mapping
@@ -24,14 +25,14 @@ _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 # What is read of the answers: another server's has something else, or of another type.
-class _Task(TypedDict):
+class _ShownTask(TypedDict):
     state: str
     polls: int
     nextPollAt: _Instant | None
     lastError: str | None
 
 
-class _Callback(TypedDict):
+class _ShownCallback(TypedDict):
     id: str
     taskId: str
     callbackUrl: str
@@ -42,10 +43,10 @@ class _Callback(TypedDict):
     expiresAt: _Instant
     nextAttemptAt: _Instant | None
     lastError: str | None
-    task: _Task
+    task: _ShownTask
 
 
-class _Attempt(TypedDict):
+class _ShownAttempt(TypedDict):
     number: int
     startedAt: _Instant
     durationMs: int
@@ -55,16 +56,16 @@ class _Attempt(TypedDict):
     excerpt: str | None
 
 
-class _Page(TypedDict):
-    data: list[_Callback]
+class _ShownPage(TypedDict):
+    data: list[_ShownCallback]
     nextCursor: str | None
 
 
-class _Attempts(TypedDict):
-    data: list[_Attempt]
+class _ShownAttempts(TypedDict):
+    data: list[_ShownAttempt]
 
 
-class _Ready(TypedDict):
+class _ShownReadiness(TypedDict):
     reasons: list[Any]
 
 
@@ -146,29 +147,29 @@ class Client:
             body["timeoutSeconds"] = timeout_s
         if upstream is not None:
             body["upstream"] = upstream
-        return self._call("POST", "/v1/callbacks", _Callback, json=body)
+        return self._call("POST", "/v1/callbacks", _ShownCallback, json=body)
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
         given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", "/v1/callbacks", _Page, params=given)
+        return self._call("GET", "/v1/callbacks", _ShownPage, params=given)
 
     def get(self, callback_id: str) -> dict[str, Any]:
-        return self._call("GET", _path(callback_id), _Callback)
+        return self._call("GET", _path(callback_id), _ShownCallback)
 
     def attempts(self, callback_id: str) -> list[dict[str, Any]]:
-        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", _Attempts)["data"]
+        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", _ShownAttempts)["data"]
         return attempts
 
     def cancel(self, callback_id: str) -> None:
         self._call("DELETE", _path(callback_id))
 
     def redeliver(self, callback_id: str) -> dict[str, Any]:
-        return self._call("POST", f"{_path(callback_id)}/redeliver", _Callback)
+        return self._call("POST", f"{_path(callback_id)}/redeliver", _ShownCallback)
 
     def reasons(self) -> list[str]:
         """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
         try:
-            answer = self._call("GET", "/readyz", _Ready)
+            answer = self._call("GET", "/readyz", _ShownReadiness)
         except ApiError as error:
             answer = error.problem or {}
         reasons = answer.get("reasons")

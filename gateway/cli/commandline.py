@@ -1,7 +1,7 @@
 """How a program of the package runs its command line: what is raised on purpose becomes a message and an exit code.
 
-Owns the standard files around a command; what an exit code means stands with the errors (``exit_code``). It must not
-know what a command does. Called by ``cli`` and by the simulator's command line.
+Owns the standard files around a command; what an exit code means stands in ``gateway.core.errors``. Must not know what
+a command does. Called by ``gateway.cli.commands``.
 """
 
 import io

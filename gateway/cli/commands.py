@@ -1,7 +1,7 @@
-"""The commands: their words, options and exit codes; no logic.
+"""The commands: their words and options.
 
-What an exit code means stands with the errors (``exit_code``) and in the help. Imports stand inside the commands, so
-that each loads only what it needs.
+Must hold no logic. What an exit code means stands in ``gateway.core.errors`` and in the help. Imports stand inside the
+commands, so that each loads only what it needs. Called by ``gateway.__main__``.
 """
 
 import json

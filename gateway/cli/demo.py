@@ -1,6 +1,7 @@
 """``gateway demo``: a simulated upstream, a gateway and a receiver on this machine, and three tasks end to end.
 
-No key and no network: everything listens on 127.0.0.1 and forgets itself at the end. Called by ``cli``.
+Owns the three tasks, and what must have come of them. Must need no key and no network: everything listens on 127.0.0.1
+and forgets itself at the end. Called by ``gateway.cli.commands``.
 """
 
 import asyncio

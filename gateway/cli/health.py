@@ -1,7 +1,7 @@
 """Whether a gateway on this machine makes progress, asked where its own settings say that it listens.
 
-For a container's health check, which knows neither the port nor the file of settings that the gateway was given. Called
-by the command line; loads little, because it is started every few seconds.
+For a container's health check, which knows neither the port nor the file of settings that the gateway was given. Must
+load little, because it is started every few seconds. Called by ``gateway.cli.commands``.
 """
 
 import http.client

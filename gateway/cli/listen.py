@@ -1,6 +1,7 @@
 """``gateway listen``: a receiver on a socket that prints each webhook until SIGINT or SIGTERM, or until nobody reads.
 
-Called by ``cli``.
+Owns the socket and the end; what a webhook is answered is for ``gateway.cli.receiver``. Called by
+``gateway.cli.commands``.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 import uvloop
 
 from gateway.api.webpages import PagesRefused
-from gateway.cli.receiver import Answer, ReceivedWebhook, Receiver, pretty
+from gateway.cli.receiver import PlannedAnswer, ReceivedWebhook, Receiver, pretty
 from gateway.core.clock import SystemClock
 from gateway.core.errors import GatewayError, OutputError
 from gateway.serve.asgi import serve_asgi
@@ -23,7 +24,7 @@ from gateway.signature import Key
 __all__ = ["run"]
 
 
-def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer], *, colour: bool) -> None:
+def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[PlannedAnswer], *, colour: bool) -> None:
     """Listen until told to stop or until nobody reads; raise GatewayError where the address cannot be had.
 
     Raises OutputError where what came cannot be printed.
@@ -36,7 +37,7 @@ def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer],
         ) from exc
 
 
-async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[Answer], *, colour: bool) -> None:
+async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[PlannedAnswer], *, colour: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -48,7 +49,7 @@ async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[A
         try:
             print(pretty(webhook, colour=colour), end="\n\n", flush=True)
         except OutputError as error:
-            # That is not its sender's fault, who gets the webhook's own answer; there is no use in a next one.
+            # Its sender is not to blame, and gets the usual answer; a further webhook could not be shown.
             failure = error
             stop.set()
 
@@ -66,6 +67,6 @@ def _call_when_nobody_reads(callback: Callable[[], None]) -> None:
     if sys.stdout is None:
         return
     output = sys.stdout.fileno()
-    # Of this kind only, nothing but the reader's end is ever reported as readable.
+    # Only of the end of a pipe that is written to, "readable" means nothing but that its reader has gone.
     if stat.S_ISFIFO(os.fstat(output).st_mode) and fcntl.fcntl(output, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
         asyncio.get_running_loop().add_reader(output, callback)

@@ -1,4 +1,4 @@
-"""Option types that click lacks. Called by ``cli`` and the simulator's command line."""
+"""Option types that click lacks. Called by ``gateway.cli.commands`` and ``gateway.cli.simulate``."""
 
 import math
 from typing import Any

@@ -1,8 +1,8 @@
 """A webhook receiver for trying things out: takes POSTs, verifies them, prints them.
 
 Owns the ASGI app behind ``gateway listen`` and ``gateway demo``, the readable print of one webhook, and the check of a
-saved webhook for ``gateway verify``. It must not open sockets (the caller serves the app) nor act on what a webhook
-says. Everything that arrives is untrusted, verified or not: bodies are bounded, printed text is escaped.
+saved webhook for ``gateway verify``. Must not open sockets (the caller serves the app) nor act on what a webhook says.
+Everything that arrives is untrusted, verified or not: bodies are bounded, printed text is escaped.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from gateway.core.errors import VerificationError
 from gateway.core.terminal import printable
 from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Key, VerifiedWebhook, verify
 
-__all__ = ["Answer", "ReceivedWebhook", "Receiver", "parse_answers", "pretty", "verify_saved"]
+__all__ = ["PlannedAnswer", "ReceivedWebhook", "Receiver", "parse_answers", "pretty", "verify_saved"]
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024  # a result may hold images
 _MAX_SEEN_IDS = 10_000
@@ -34,7 +34,7 @@ _ANSWER = re.compile(r"(?P<status>[2-5][0-9]{2})|slow(:(?P<delay_s>[0-9]{1,5}(\.
 _BOLD, _GREEN, _RED, _YELLOW, _DIM, _RESET = "\x1b[1m", "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 
 
-class Answer(NamedTuple):
+class PlannedAnswer(NamedTuple):
     """What a verified webhook is answered, for trying out what the gateway makes of it."""
 
     status: int = 204
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
         return f"{self.status} after {self.delay_s:g} s" if self.delay_s else str(self.status)
 
 
-def parse_answers(text: str) -> tuple[Answer, ...]:
+def parse_answers(text: str) -> tuple[PlannedAnswer, ...]:
     """Read a comma list of answers: a status, ``slow`` or ``slow:SECONDS``, or ``hang``. Raises ValueError."""
     answers = []
     for part in text.split(","):
@@ -56,9 +56,9 @@ def parse_answers(text: str) -> tuple[Answer, ...]:
         if found is None or delay_s > _MAX_SLOW_S:
             raise ValueError(f"{part.strip()!r} is none of 200 to 599, slow, slow:SECONDS (at most a day) and hang")
         if found["status"]:
-            answers.append(Answer(int(found["status"])))
+            answers.append(PlannedAnswer(int(found["status"])))
         else:
-            answers.append(Answer(delay_s=None if part.strip() == "hang" else delay_s))
+            answers.append(PlannedAnswer(delay_s=None if part.strip() == "hang" else delay_s))
     return tuple(answers)
 
 
@@ -82,10 +82,9 @@ class ReceivedWebhook(msgspec.Struct, frozen=True, kw_only=True):
 class Receiver:
     """An ASGI app that answers 204 to a verified webhook and 401 to any other POST, on every path.
 
-    ``answers`` takes the place of the 204: the first time an id comes it gets the first, then the second, and the last
-    from there on.
-    ``on_webhook`` is called for both before the answer is sent; when it raises, the answer is a 500 and the gateway
-    sends again. The last 10,000 verified ids are remembered to mark duplicates; nothing is filtered out.
+    ``answers`` take the place of the 204: the first one the first time that an id comes, then the second, and the last
+    from there on. ``on_webhook`` is called for each, verified or not, before it is answered; when it raises, the
+    answer is a 500 and the gateway sends again. The last 10,000 verified ids are remembered, to mark duplicates.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Receiver:
         secrets: Sequence[Key],
         clock: Clock,
         on_webhook: Callable[[ReceivedWebhook], None],
-        answers: Sequence[Answer] = (Answer(),),
+        answers: Sequence[PlannedAnswer] = (PlannedAnswer(),),
     ) -> None:
         self._secrets = tuple(secrets)
         self._clock = clock
@@ -141,10 +140,10 @@ class Receiver:
             body=body,
             event=_decode(body),
             duplicate=duplicate,
-            answer=None if answer is None or answer == Answer() else str(answer),
+            answer=None if answer is None or answer == PlannedAnswer() else str(answer),
         )
 
-    def _answer_to(self, webhook_id: str) -> Answer:
+    def _answer_to(self, webhook_id: str) -> PlannedAnswer:
         return self._answers[min(self._seen.get(webhook_id, 0), len(self._answers) - 1)]
 
     def _remember(self, webhook_id: str) -> None:

@@ -1,7 +1,7 @@
 """``gateway simulate``: the simulated upstream as a process of its own.
 
 Owns its options. Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or
-SIGINT.
+SIGINT. Called by ``gateway.cli.commands``.
 """
 
 import asyncio
@@ -12,15 +12,16 @@ import uvloop
 
 from gateway.cli.options import FiniteRange
 from gateway.core.clock import SystemClock
+from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream, serve
-from gateway.simulator.scenario import PlanMix, Window, parse_windows
+from gateway.simulator.scenario import PlanMix, parse_windows
 
 __all__ = ["simulate"]
 
 _SHARE, _SIZE = FiniteRange(0, 1), FiniteRange(0)
 
 
-def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Window, ...]:
+def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[RateWindow, ...]:
     try:
         return parse_windows(value)
     except ValueError as error:
@@ -48,8 +49,8 @@ def simulate(
     host: str,
     port: int,
     keys: tuple[str, ...],
-    rate: tuple[Window, ...],
-    create_rate: tuple[Window, ...],
+    rate: tuple[RateWindow, ...],
+    create_rate: tuple[RateWindow, ...],
     retry_after_header: bool,
     duration_median_s: float,
     duration_sigma: float,

@@ -1,6 +1,6 @@
 """Standard input, output and error: makes sure that a process has all three.
 
-Called first of all by every program of the package.
+Called by ``gateway.cli.commandline``, first of all.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What the commands print of callbacks and attempts for people: aligned plain text.
 
 Owns no data; remote text is shown with its control characters escaped. On a terminal a table is as wide as that at
-most; elsewhere nothing is cut. Called by ``cli``.
+most; elsewhere nothing is cut. Called by ``gateway.cli.commands``.
 """
 
 import json

@@ -115,7 +115,7 @@ class States(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     may_be_absent: bool = False
     """An answer that names the task and no state means running: protobuf's JSON leaves out what is false or 0."""
     progress: type_path | None = None
-    """How far a running task has come."""
+    """How far a running task has come; nothing is made of it yet."""
     progress_full: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     """The progress of a finished task: 1, or 100 where it is told in percent."""
 

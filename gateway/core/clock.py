@@ -1,7 +1,8 @@
 """The only reader of the machine's clocks.
 
-Instants are whole milliseconds since the Unix epoch (UTC) and their names end in ``_at``; spans are seconds and
-their names end in ``_s``. Everything that needs the time is handed a ``Clock``, so that tests can own it.
+Owns what an instant is: whole milliseconds since the Unix epoch (UTC), in names that end in ``_at``; spans are seconds,
+in names that end in ``_s``. Must not wait for a time. Everything that needs the time is handed a ``Clock``, so that
+tests can own it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ __all__ = ["STEP_MS", "Clock", "FollowingClock", "SystemClock", "from_iso", "to_
 
 
 STEP_MS = 10_000
-"""What the wall clock may be put right by at once and still be followed silently."""
+"""A step of the wall clock up to this is followed silently."""
 
 
 class Clock(Protocol):

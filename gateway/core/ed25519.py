@@ -1,8 +1,8 @@
 """Key pairs for webhooks: the ``v1a`` entries of the signature header (ed25519, RFC 8032).
 
 Owns both kinds of key: the one that signs (``whsk_``) stays with the sender, receivers verify with the other
-(``whpk_``), which forges nothing. Needs the package's extra of the same name, so only ``signature`` imports it, where
-it meets such a key. Pure: no I/O, no clock, no settings.
+(``whpk_``), which forges nothing. Needs the package's extra of the same name, so only ``gateway.signature`` imports it,
+where it meets such a key. Pure: no I/O, no clock, no settings.
 """
 
 from binascii import a2b_base64, b2a_base64

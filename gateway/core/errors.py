@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose, as one tree.
+"""Every error this package raises on purpose, as one tree. Must not know who catches it.
 
 ::
 
@@ -66,6 +66,7 @@ __all__ = [
     "StoreDefect",
     "StoreError",
     "StoreInUse",
+    "StorePartly",
     "StoreRefused",
     "StoreUnusable",
     "TooLarge",

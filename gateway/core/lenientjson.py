@@ -1,7 +1,7 @@
 """JSON as common readers take it: one lenient reader for all that the upstream sends, JSON in its strings included.
 
-Owns what is taken beyond RFC 8259, and that what it returns can be encoded again; pure. What a value means is not known
-here. Called by ``outcome`` for answers, and by the proxy for what goes on to the upstream.
+Owns what is taken beyond RFC 8259, and that what it returns can be encoded again; pure. Must not know what a value
+means. Called by ``gateway.upstream`` for answers, and by ``gateway.api`` for what goes on to the upstream.
 
 Taken are a byte order mark, UTF-16 and UTF-32, control characters within text, and what cannot be told again: half an
 emoji and bytes that are no UTF-8 become U+FFFD; NaN, Infinity and numbers beyond a float become null. Where a value is
@@ -18,14 +18,15 @@ import msgspec
 __all__ = ["cost", "decode", "is_light"]
 
 _VALUE = 72  # bytes of the largest empty value, and of its place
-_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # or all that is left: else each quote within begins one
+# A text without an end takes all that is left: else each quote in it began a search.
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _MOST_TEXTS = 100_000  # that are looked at one by one
 _MAX_DIGITS = 4300  # from there on int() refuses, and msgspec would not write it
 _LEVELS = 64  # nobody's paths are as long
-_MOST_BRACKETS = 150_000  # or rows of them: a tenth of a second; ordinary answers have some hundreds
+_MOST_BRACKETS = 150_000  # brackets, or rows of them: a tenth of a second; ordinary answers have some hundreds
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LIGHT = 4096  # values, and bytes: two milliseconds where each is looked at
+_LIGHT = 4096  # values, or bytes: two milliseconds where each is looked at
 _BRACKETS = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[{]++|[\]}]++)', re.DOTALL)
 
 

@@ -2,7 +2,7 @@
 
 Owns the log's file, and that nothing which happens to it reaches whoever logs: a closed pipe, a full disk, a reader
 that stops reading. Such lines are lost, and counted; a line that broke off in its middle does not spoil the next. It
-must not know what a line says. Called by ``telemetry``.
+must not know what a line says. Called by ``gateway.core.telemetry``.
 
 A thread, because a blocking write would stop the event loop with every poll and webhook, and O_NONBLOCK would hold for
 every process that shares the terminal. It gathers lines for a moment: one write for ten of them costs the event loop
@@ -34,7 +34,7 @@ class LogSink:
         self._file = file
         self._limit = limit
         self._recovered = recovered
-        # SimpleQueue: a finalizer that says something in the middle of a put must not wait for itself.
+        # SimpleQueue: where a finalizer logs in the middle of a put, another queue would wait for itself.
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
         self._pause = threading.Event()  # never set
         self._refused = 0
@@ -64,7 +64,7 @@ class LogSink:
     def _run(self) -> None:
         while True:
             taken = [self._queue.get()]
-            self._pause.wait(_PAUSE_S)  # who says something is in the middle of something: not now
+            self._pause.wait(_PAUSE_S)  # whoever logs is in the middle of its work: that goes first
             try:
                 while True:
                     taken.append(self._queue.get_nowait())

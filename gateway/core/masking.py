@@ -1,7 +1,7 @@
 """Secrets out of texts: what the other side sends back may repeat what it was sent, or knows.
 
-Owns in which spellings a secret is found; pure. The edges put through it what an upstream or a receiver answered,
-before anything of that is kept, logged or passed on.
+Owns in which spellings a secret is found; pure: must not keep a text. ``gateway.upstream.api`` and
+``gateway.webhook.headers`` put through it what was answered, before anything of that is kept, logged or passed on.
 
 Found are the secret itself and what common encoders make of it: the escapes of JSON, at any depth of JSON in JSON, of
 URLs and of HTML, UTF-16 and UTF-32. This is against echoes, in an error's text or on a debugging page. Whoever has a
@@ -34,8 +34,8 @@ class Mask:
     def masked(self, text: bytes) -> bytes:
         """Return the text with stars in the place of each secret: the same object where there is none."""
         for needle, pattern in self._secrets:
-            # Answers are many, and looking for bytes takes a hundredth of a pattern's time. Only two or four bytes for
-            # each character hide the needle.
+            # Answers are many, and looking for bytes takes a hundredth of a pattern's time. Only in UTF-16 and UTF-32,
+            # whose text begins with a zero byte among four, the needle is not found so.
             if needle in text or b"\0" in text[:4]:
                 text = _replaced(pattern, text)
         return text
@@ -83,7 +83,7 @@ def _spellings(character: str) -> bytes:
     if _is_plain(character):
         return re.escape(character.encode())
     number = ord(character)
-    # A backslash, with those that escape it; anything else, with any that escape it.
+    # Found with the backslashes that escape it, a backslash itself too.
     itself = rb"\\++" if character == "\\" else rb"\\*+" + re.escape(character.encode())
     percent = b"".join(rb"%%(?:25)*(?i:%02x)" % byte for byte in character.encode())
     found = [percent, rb"\\++u(?i:%04x)" % number, rb"&#0*+%d;" % number, rb"&#[xX]0*+(?i:%x);" % number]

@@ -1,11 +1,11 @@
 """How much of what is large is in memory at once: answers, webhooks, requests and their answers, in one budget.
 
-Owns the count, who waits for room, and the one thread in which what is large is read and made; knows nothing of what it
-counts. What is small is not counted: it is bounded by the number of its connections and places, and is most there is.
-Used by the upstream client, the deliverer and the API.
+Owns the count, who waits for room, and the one thread in which what is large is read and made. Must not know what it
+counts. What is small is not counted: most of all is small, and bounded by the number of connections and places. Called
+by ``gateway.upstream.api``, ``gateway.loops.deliverer`` and ``gateway.api``.
 
-An asyncio task holds what it was given until it ends, however that comes, and until the thread has done what it wanted
-done: nothing is given back too early, or never. What it needs no longer it may give back before.
+An asyncio task holds what it was given until it ends, however it does, and until the thread has done its work: nothing
+is given back too early, or never. What it needs no longer it may give back before.
 """
 
 import asyncio
@@ -52,10 +52,10 @@ class Memory:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._shares: dict[asyncio.Task[Any], _Share] = {}
+        self._holders: dict[asyncio.Task[Any], _Holder] = {}
         self._held: Counter[_Group] = Counter()
         self._busy: Counter[_Group] = Counter()  # of that, what those hold who do not wait
-        self._waiting: dict[_Group, dict[_Group | _Share, None]] = {}  # of each group, in the order of their turns
+        self._waiting: dict[_Group, dict[_Group | _Holder, None]] = {}  # of each group, in the order of their turns
         self._thread: ThreadPoolExecutor | None = None
 
     async def hold(self, size: int, *owner: str) -> None:
@@ -65,47 +65,47 @@ class Memory:
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs this
-        share = self._shares.get(task)
-        if share is None:
-            share = self._shares[task] = _Share(owner)
+        holder = self._holders.get(task)
+        if holder is None:
+            holder = self._holders[task] = _Holder(owner)
             task.add_done_callback(self._ended)
-        if size <= share.held:
+        if size <= holder.held:
             return
-        share.more = size - share.held
-        share.room = asyncio.get_running_loop().create_future()
-        self._wait(share)
+        holder.more = size - holder.held
+        holder.room = asyncio.get_running_loop().create_future()
+        self._wait(holder)
         try:
             self._give()
-            await share.room
+            await holder.room
         finally:
-            if share in self._waiting.get(share.owner, ()):  # it was cancelled
-                self._wait_no_more(share)
-                self._goes_on(share, share.held)
+            if holder in self._waiting.get(holder.owner, ()):  # it was cancelled
+                self._wait_no_more(holder)
+                self._goes_on(holder, holder.held)
                 self._give()
 
     def keep(self, size: int) -> None:
         """Give back what the calling task holds beyond so many bytes."""
         task = asyncio.current_task()
-        share = None if task is None else self._shares.get(task)
-        if share is not None and size < share.held:
-            self._goes_on(share, size - share.held)
-            self._count(share, size - share.held)
+        holder = None if task is None else self._holders.get(task)
+        if holder is not None and size < holder.held:
+            self._goes_on(holder, size - holder.held)
+            self._count(holder, size - holder.held)
             self._give()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Say that the calling task goes on only after another one, which may want room itself."""
         task = asyncio.current_task()
-        share = None if task is None else self._shares.get(task)
-        if share is None:
+        holder = None if task is None else self._holders.get(task)
+        if holder is None:
             yield
             return
-        self._goes_on(share, -share.held)
+        self._goes_on(holder, -holder.held)
         self._give()
         try:
             yield
         finally:
-            self._goes_on(share, share.held)
+            self._goes_on(holder, holder.held)
 
     async def work(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on something large where it holds up nobody; one at a time, each for its whole cost."""
@@ -116,8 +116,8 @@ class Memory:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is not None and (share := self._shares.get(task)) is not None:
-                share.left = work
+            if task is not None and (holder := self._holders.get(task)) is not None:
+                holder.left = work
             raise
 
     def close(self) -> None:
@@ -125,39 +125,39 @@ class Memory:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _wait(self, share: "_Share") -> None:
-        for group, member in share.places:
+    def _wait(self, holder: "_Holder") -> None:
+        for group, member in holder.places:
             self._waiting.setdefault(group, {}).setdefault(member)
-        if share.held:
-            # Else what is given beyond a part would go round, until each of its own holds nearly all it needs.
-            self._waiting[share.owner] = dict.fromkeys(sorted(self._waiting[share.owner], key=_most_first))
-        self._goes_on(share, -share.held)
+        if holder.held:
+            # Else room beyond a part would go from one to the next, until each of them held nearly all that it needs.
+            self._waiting[holder.owner] = dict.fromkeys(sorted(self._waiting[holder.owner], key=_most_first))
+        self._goes_on(holder, -holder.held)
 
-    def _wait_no_more(self, share: "_Share") -> None:
-        for group, member in reversed(share.places):
+    def _wait_no_more(self, holder: "_Holder") -> None:
+        for group, member in reversed(holder.places):
             del self._waiting[group][member]
             if self._waiting[group]:
                 return
             del self._waiting[group]
 
     def _give(self) -> None:
-        while (share := self._next(())) is not None:
-            self._wait_no_more(share)
-            for group, member in share.places:
+        while (holder := self._next(())) is not None:
+            self._wait_no_more(holder)
+            for group, member in holder.places:
                 members = self._waiting.get(group, {})
-                if member in members:  # its others come after everybody who waits by now
+                if member in members:  # the rest of it comes after all that wait by now
                     members[member] = members.pop(member)
-            self._count(share, share.more)
-            self._goes_on(share, share.held)
-            if not share.room.done():
-                share.room.set_result(None)
+            self._count(holder, holder.more)
+            self._goes_on(holder, holder.held)
+            if not holder.room.done():
+                holder.room.set_result(None)
 
-    def _next(self, group: _Group) -> "_Share | None":
+    def _next(self, group: _Group) -> "_Holder | None":
         """Return who of a group is given its room now."""
         for member in self._waiting.get(group, ()):
-            share = member if isinstance(member, _Share) else self._next(member)
-            if share is not None:  # else nobody behind it is to wait for what is short for its own alone
-                return share if self._has_room(group, share.more) else None
+            holder = member if isinstance(member, _Holder) else self._next(member)
+            if holder is not None:  # None: only its own part is short, for which those behind it need not wait
+                return holder if self._has_room(group, holder.more) else None
         return None
 
     def _has_room(self, group: _Group, more: int) -> bool:
@@ -166,33 +166,33 @@ class Memory:
         return self._held[group] + more <= self.limit * _EIGHTHS[len(group)] // 8
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        share = self._shares.pop(task)
-        if share.left is None or share.left.done():
-            self._give_back(share)
+        holder = self._holders.pop(task)
+        if holder.left is None or holder.left.done():
+            self._give_back(holder)
         else:
-            left = asyncio.wrap_future(share.left, loop=task.get_loop())
-            left.add_done_callback(partial(self._worked, share))
+            left = asyncio.wrap_future(holder.left, loop=task.get_loop())
+            left.add_done_callback(partial(self._worked, holder))
 
-    def _worked(self, share: "_Share", left: "asyncio.Future[Any]") -> None:
+    def _worked(self, holder: "_Holder", left: "asyncio.Future[Any]") -> None:
         if not left.cancelled():
             left.exception()  # nobody else would take it
-        self._give_back(share)
+        self._give_back(holder)
 
-    def _give_back(self, share: "_Share") -> None:
-        self._goes_on(share, -share.held)
-        self._count(share, -share.held)
+    def _give_back(self, holder: "_Holder") -> None:
+        self._goes_on(holder, -holder.held)
+        self._count(holder, -holder.held)
         self._give()
 
-    def _goes_on(self, share: "_Share", size: int) -> None:
-        """Count so much of a share as held by somebody who waits for nothing."""
-        _add(self._busy, share, size)
+    def _goes_on(self, holder: "_Holder", size: int) -> None:
+        """Count so much of what a holder has as held by somebody who waits for nothing."""
+        _add(self._busy, holder, size)
 
-    def _count(self, share: "_Share", more: int) -> None:
-        share.held += more
-        _add(self._held, share, more)
+    def _count(self, holder: "_Holder", more: int) -> None:
+        holder.held += more
+        _add(self._held, holder, more)
 
 
-class _Share:
+class _Holder:
     """What one asyncio task holds, and what more it waits for."""
 
     room: "asyncio.Future[None]"
@@ -206,17 +206,17 @@ class _Share:
         """What it was cancelled in, which the thread goes on with all the same."""
 
     @property
-    def places(self) -> "list[tuple[_Group, _Group | _Share]]":
+    def places(self) -> "list[tuple[_Group, _Group | _Holder]]":
         """Where it waits: in each group the next smaller one does for it, in the smallest itself."""
         return [*pairwise(self.groups), (self.owner, self)]
 
 
-def _most_first(member: "_Group | _Share") -> int:
-    return -member.held if isinstance(member, _Share) else 0
+def _most_first(member: "_Group | _Holder") -> int:
+    return -member.held if isinstance(member, _Holder) else 0
 
 
-def _add(counts: Counter[_Group], share: _Share, size: int) -> None:
-    for group in share.groups:
+def _add(counts: Counter[_Group], holder: _Holder, size: int) -> None:
+    for group in holder.groups:
         counts[group] += size
         if not counts[group]:
             del counts[group]

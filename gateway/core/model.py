@@ -1,9 +1,10 @@
-"""The nouns: task, callback, attempt, outcome; their states and the legal moves between them.
+"""The nouns: task, callback, attempt, outcome; their states, and who moves them from one to the next.
 
-Pure: no I/O, no clock. Every other module speaks in these types. ``store/migrations`` repeats the states as CHECK
-constraints and a test holds the two together.
+Owns the two tables of moves, which the manual prints; tests hold the store's statements, the schema's CHECKs and the
+API's refusals to them. Pure: no I/O, no clock. Every other module speaks in these types.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ import msgspec
 from gateway.core.urls import receiver_of
 
 __all__ = [
+    "CALLBACK_MOVES",
     "KEPT_DURATIONS",
     "KEPT_MODELS",
+    "TASK_MOVES",
     "Attempt",
     "AttemptRecord",
     "AttemptResult",
@@ -45,10 +48,10 @@ KEPT_MODELS = 128
 class TaskState(StrEnum):
     """What is known of the upstream's job. Being polled right now is a claim, not a state."""
 
-    WAITING = "waiting"  # created by register; poller settles → success | fail | abandoned
-    SUCCESS = "success"  # the upstream's last word; nothing moves it
-    FAIL = "fail"  # the upstream's last word; nothing moves it
-    ABANDONED = "abandoned"  # poller gave up: nobody waits any more; a new callback makes register move it → waiting
+    WAITING = "waiting"
+    SUCCESS = "success"
+    FAIL = "fail"
+    ABANDONED = "abandoned"  # the gateway gave up
 
     @property
     def terminal(self) -> bool:
@@ -59,11 +62,42 @@ class TaskState(StrEnum):
 class CallbackState(StrEnum):
     """What has become of one owed webhook. Being sent right now is a claim, not a state."""
 
-    WAITING = "waiting"  # created by register; poller's settle or expiry → pending; cancel → cancelled
-    PENDING = "pending"  # deliverer → delivered | dead; cancel → cancelled; redeliver stays pending
-    DELIVERED = "delivered"  # redeliver → pending; janitor removes
-    DEAD = "dead"  # redeliver → pending; janitor removes
-    CANCELLED = "cancelled"  # nothing moves it; janitor removes
+    WAITING = "waiting"  # for its task's end
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"  # no attempt is left
+    CANCELLED = "cancelled"
+
+
+TASK_MOVES: Mapping[TaskState | None, Mapping[TaskState | None, str]] = {
+    None: {TaskState.WAITING: "API"},
+    TaskState.WAITING: {
+        TaskState.WAITING: "API",  # all its callbacks were cancelled, and a new one came
+        TaskState.SUCCESS: "poller",
+        TaskState.FAIL: "poller",
+        TaskState.ABANDONED: "poller",
+        None: "janitor",
+    },
+    TaskState.SUCCESS: {None: "janitor"},
+    TaskState.FAIL: {None: "janitor"},
+    TaskState.ABANDONED: {TaskState.WAITING: "API", None: "janitor"},  # to waiting: a new callback came
+}
+"""State → {next state: who moves it there}; None: there is no such task yet, or no more."""
+
+CALLBACK_MOVES: Mapping[CallbackState | None, Mapping[CallbackState | None, str]] = {
+    None: {CallbackState.WAITING: "API", CallbackState.PENDING: "API"},  # to pending: its task had ended before
+    CallbackState.WAITING: {CallbackState.PENDING: "poller", CallbackState.CANCELLED: "API"},
+    CallbackState.PENDING: {
+        CallbackState.PENDING: "deliverer, API",  # for a retry; for a redelivery
+        CallbackState.DELIVERED: "deliverer",
+        CallbackState.DEAD: "deliverer",
+        CallbackState.CANCELLED: "API",
+    },
+    CallbackState.DELIVERED: {CallbackState.PENDING: "API", None: "janitor"},  # to pending: a redelivery
+    CallbackState.DEAD: {CallbackState.PENDING: "API", None: "janitor"},
+    CallbackState.CANCELLED: {None: "janitor"},
+}
+"""The same of callbacks."""
 
 
 class AttemptResult(StrEnum):

@@ -1,7 +1,8 @@
 """Files that only their owner may read and write, whatever the umask is: callback URLs hold tokens.
 
 Owns the mode of every file that the gateway writes: the database with what belongs to it, its backup, the webhook
-secret. Those that an operator has written stay as they are. Called by the store, the secret's file and the wiring.
+secret. Must not touch those that an operator has written. Called by ``gateway.store``, ``gateway.config.secretfile``
+and ``gateway.app``.
 """
 
 import os

@@ -1,6 +1,7 @@
 """How fast to ask: several windows over one key, none of them ever exceeded.
 
-Owns the count; pure: the time is passed in, in seconds of any steady clock. Called by the poller.
+Owns the count; pure: the time is passed in, in seconds of any steady clock. Must not wait or send. Called by
+``gateway.upstream.budget`` for requests to an upstream, and by ``gateway.api.limits`` for those of a client.
 
 A request counts from the moment it is sent until a window's length after its answer came. Whenever between the two
 the other side counted it, and however its window is cut, it never sees more than the limit.
@@ -32,18 +33,18 @@ _MOST_TOLD = 3
 _TOLD_S = 3600.0
 """For so long a window holds after it was named; a lower tier's next 429 names it again."""
 _MOST_COUNTED = 10_000
-"""Of a named window that allows more requests it is this part of it that holds, so that no more are remembered."""
+"""A named window of more requests is kept to as a shorter one of the same rate: so no more are remembered."""
 _LONG_PAUSE_S = 60.0
 _SLOTS = 60
-"""Into so many parts of the longest window its requests are put together, to be kept."""
+"""What outlives the process are counts, of so many parts of the longest window."""
 
 
 class RateLimiter:
     """Sliding windows over the requests of one key."""
 
     def __init__(self, windows: Sequence[RateWindow]) -> None:
-        self._windows = [_Window(window.limit, window.window_s) for window in windows]
-        self._told: list[_Window] = []  # the one whose time is up first comes first
+        self._windows = [_WindowLog(window.limit, window.window_s) for window in windows]
+        self._told: list[_WindowLog] = []  # the one whose time is up first comes first
         self._blocked_until = 0.0
         self._held_until = 0.0
         self.in_flight = 0
@@ -145,9 +146,9 @@ class RateLimiter:
         self._told = [*[other for other in self._told if other is not held][1 - _MOST_TOLD :], window]
         return news
 
-    def _counting(self, limit: int, length_s: float, held: "_Window | None") -> "_Window":
+    def _counting(self, limit: int, length_s: float, held: "_WindowLog | None") -> "_WindowLog":
         """Return a new window that counts what the one before it remembers, or the longest configured one."""
-        added = _Window(limit, length_s, limit)
+        added = _WindowLog(limit, length_s, limit)
         if held is not None:
             added.leaves_at.extend(held.leaves_at)
         elif self._windows:
@@ -155,7 +156,7 @@ class RateLimiter:
             added.leaves_at.extend(at - longest.length_s + length_s for at in longest.leaves_at)
         return added
 
-    def _all(self) -> "Iterable[_Window]":
+    def _all(self) -> "Iterable[_WindowLog]":
         return chain(self._windows, self._told) if self._told else self._windows
 
     def _end_told(self, now: float) -> None:
@@ -163,7 +164,9 @@ class RateLimiter:
             del self._told[0]
 
 
-class _Window:
+class _WindowLog:
+    """What one sliding window counts."""
+
     until = math.inf
     """When it holds no longer."""
 

@@ -1,6 +1,7 @@
 """How long a server asks to wait: what its header says, in seconds.
 
-Owns ``Retry-After`` (RFC 9110 §10.2.3); pure. Read by the upstream's client and the sender.
+Owns ``Retry-After`` (RFC 9110 §10.2.3); pure: must not cap what it reads. Called by ``gateway.upstream`` and
+``gateway.webhook.sender``.
 """
 
 import re

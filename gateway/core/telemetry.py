@@ -1,7 +1,7 @@
 """Logs and metrics: their set-up and their names.
 
-Owns every metric and the log format. A log line is an event name and fields; never a secret, a body, or a URL's query
-string.
+Owns every metric and the log format. A log line is an event name and fields; must never hold a secret, a body, or a
+URL's query string. Set up by ``gateway.cli`` and ``gateway.app``; whoever counts is handed the ``Metrics``.
 """
 
 import atexit
@@ -142,7 +142,7 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     atexit.register(sink.flush, _FLUSH_S)
     sys.stderr = as_text_file(sink, _STANDARD_ERROR)
 
-    class Line:
+    class LineLogger:
         def __init__(self, *_: Any) -> None:
             pass
 
@@ -151,7 +151,7 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     structlog.configure(
         processors=[_render_json if log_format == "json" else _Console(coloured)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=Line,
+        logger_factory=LineLogger,
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard module. Below a warning they tell of every step, and with it of what is secret.

@@ -1,7 +1,7 @@
 """What commands write to: a standard output whose failures have a name, its width, and whether it takes colour.
 
-Owns standard output while a command runs, and which text a terminal can be trusted with. It must not know what is
-printed. Called by ``cli``; whoever colours or prints what others wrote asks here.
+Owns standard output while a command runs, and which text a terminal can be trusted with. Must not know what is
+printed. Called by ``gateway.cli``, and by ``gateway.core.telemetry`` for colour.
 """
 
 import io

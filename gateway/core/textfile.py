@@ -1,7 +1,7 @@
 """Reads the small text files that an operator names: settings, profiles, secrets.
 
-Owns that none of them holds up a start, whatever stands under its name, nor fills the memory. Knows nothing of what
-they say. Called by whoever reads one.
+Owns that none of them holds up a start, whatever stands under its name, nor fills the memory. Must not know what they
+say. Called by ``gateway.config``.
 """
 
 import errno
@@ -15,7 +15,7 @@ from gateway.core.clock import SystemClock
 __all__ = ["read_text"]
 
 _PATIENCE_S = 5.0
-"""For who writes into a pipe, such as the ``<(…)`` of a shell, to have written all."""
+"""How long the writer of a pipe, such as a shell's ``<(…)``, may take for all of it."""
 _MAX_BYTES = 4 * 1024 * 1024
 
 

@@ -27,8 +27,8 @@ from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
 from gateway.upstream.api import Upstream
-from gateway.upstream.key import Key
-from gateway.upstream.shares import Shares, least_failed
+from gateway.upstream.key import UpstreamKey
+from gateway.upstream.shares import PollShares, least_failed
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.troubled import Troubled
 from gateway.webhook.body import body_template
@@ -60,7 +60,13 @@ class Poller:
     """The loop that watches the tasks of one upstream."""
 
     def __init__(
-        self, tasks: TaskQueue, upstream: Upstream, key: Key, timetable: Timetable, clock: Clock, metrics: Metrics
+        self,
+        tasks: TaskQueue,
+        upstream: Upstream,
+        key: UpstreamKey,
+        timetable: Timetable,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self.name = f"poller-{upstream.name}"
         self._tasks = tasks
@@ -71,7 +77,7 @@ class Poller:
         self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in (*PollKind, UNREADABLE)}
         self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
-        self._shares = Shares(tasks, upstream.name)
+        self._shares = PollShares(tasks, upstream.name)
         self._wake = tasks.due(upstream.name)
         self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._started = clock.monotonic()

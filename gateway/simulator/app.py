@@ -1,7 +1,7 @@
 """The simulated upstream's HTTP: a raw ASGI application, and ``serve`` to put it on a socket.
 
 Owns the tasks, and the order in which a request meets key check, rate limit, fault and answer. Must not wait without
-a timer or a socket event. Called by ``gateway demo``, the tests, the benchmarks and ``__main__``.
+a timer or a socket event. Called by ``gateway.cli``, the tests and the benchmarks.
 
 Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; and for control, never limited or spoiled,
 ``GET /_sim/stats`` and ``POST /_sim/faults`` with a JSON array of faults, which replaces those in force.
@@ -23,15 +23,16 @@ import msgspec
 from gateway.api.webpages import PagesRefused
 from gateway.core import lenientjson
 from gateway.core.clock import Clock
+from gateway.core.ratelimit import RateWindow
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.serverprotocol import ServerProtocol
 from gateway.simulator.faults import (
     REPLACING,
-    Answer,
     Endpoint,
     Fault,
     FaultKind,
     Faults,
+    SimResponse,
     distort_body,
     distort_envelope,
     replacement,
@@ -39,12 +40,11 @@ from gateway.simulator.faults import (
 from gateway.simulator.scenario import (
     DEFAULT_MODEL,
     DEFAULT_PARAM,
+    KeyedLimiter,
     Plan,
     PlanMix,
-    RateLimiter,
     Refusal,
     SimTask,
-    Window,
     drop_oldest,
     encode_text,
     error_envelope,
@@ -80,9 +80,8 @@ class SimulatedUpstream:
         clock: Clock,
         *,
         keys: Iterable[str] = (),
-        rate: Sequence[Window] = (),
-        create_rate: Sequence[Window] = (),
-        tier: str = "basic",
+        rate: Sequence[RateWindow] = (),
+        create_rate: Sequence[RateWindow] = (),
         retry_after_header: bool = False,
         plans: Plan | PlanMix | None = None,
         seed: int | None = None,
@@ -90,11 +89,10 @@ class SimulatedUpstream:
     ) -> None:
         self._clock = clock
         self._authorizations = frozenset(f"Bearer {key}" for key in keys)
-        self._limiters: dict[Endpoint, RateLimiter] = {
-            "recordInfo": RateLimiter(rate),
-            "createTask": RateLimiter(create_rate),
+        self._limiters: dict[Endpoint, KeyedLimiter] = {
+            "recordInfo": KeyedLimiter(rate),
+            "createTask": KeyedLimiter(create_rate),
         }
-        self._tier = tier
         self._retry_after_header = retry_after_header
         self._plans = PlanMix() if plans is None else plans
         # One each: how often a fault is drawn must not change what tasks do.
@@ -105,25 +103,13 @@ class SimulatedUpstream:
         self.faults = Faults(faults_rng)
         self.stats = Stats()
 
-    def add_task(
-        self,
-        task_id: str,
-        plan: Plan,
-        *,
-        created_at: int | None = None,
-        model: str = DEFAULT_MODEL,
-        input: Any = None,  # noqa: A002 - the upstream's own word
-        param: str | None = None,
-    ) -> None:
+    def add_task(self, task_id: str, plan: Plan, *, created_at: int | None = None, param: str = DEFAULT_PARAM) -> None:
         """Make a task known, or replace it. ``created_at`` (ms) is now where not given.
 
-        ``param`` stands in the answers as it is, JSON or not; without it, it is made of ``model`` and ``input``.
+        ``param`` stands in the answers as it is, JSON or not.
         """
-        if param is None:
-            param = encode_text({"model": model, "input": {"prompt": "A cat"} if input is None else input})
-        self._remember(
-            task_id, SimTask(self._clock.now() if created_at is None else created_at, plan, model, param, None)
-        )
+        at = self._clock.now() if created_at is None else created_at
+        self._remember(task_id, SimTask(at, plan, DEFAULT_MODEL, param, None))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -215,14 +201,14 @@ class SimulatedUpstream:
             drop_oldest(self._tasks, self._max_tasks)
         self._tasks[task_id] = task
 
-    def _too_many(self, refusal: Refusal) -> Answer:
+    def _too_many(self, refusal: Refusal) -> SimResponse:
         window, wait_s = refusal
-        data = {"retryAfter": wait_s, "limit": window.limit, "tier": self._tier, "windowSeconds": window.seconds}
+        data = {"retryAfter": wait_s, "limit": window.limit, "tier": "basic", "windowSeconds": window.window_s}
         msg = f"Rate limit exceeded. Please try again in {wait_s} seconds."
         headers = [(b"retry-after", b"%d" % wait_s)] if self._retry_after_header else []
-        return Answer(429, _encode(error_envelope(429, msg, data)), headers=headers)
+        return SimResponse(429, _encode(error_envelope(429, msg, data)), headers=headers)
 
-    def _replace_faults(self, body: bytes) -> Answer:
+    def _replace_faults(self, body: bytes) -> SimResponse:
         try:
             faults = _faults_decoder.decode(body.removeprefix(codecs.BOM_UTF8))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -231,7 +217,7 @@ class SimulatedUpstream:
         self.faults.add(*faults)
         return _json(200, {"faults": self.faults.active})
 
-    async def _finish(self, send: Send, answer: Answer) -> None:
+    async def _finish(self, send: Send, answer: SimResponse) -> None:
         self.stats.statuses[answer.status] += 1
         await _send(send, answer)
 
@@ -239,7 +225,7 @@ class SimulatedUpstream:
         self, fault: Fault, envelope: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
         body = distort_body(fault, _encode(distort_envelope(fault, envelope)))
-        answer = Answer(envelope["code"], body)
+        answer = SimResponse(envelope["code"], body)
         if fault.kind is FaultKind.HANG:
             await _client_gone(receive)
         elif fault.kind is FaultKind.RESET:
@@ -291,8 +277,8 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-def _json(status: int, value: Any) -> Answer:
-    return Answer(status, _encode(value))
+def _json(status: int, value: Any) -> SimResponse:
+    return SimResponse(status, _encode(value))
 
 
 async def _read_body(receive: Receive) -> bytes:
@@ -312,17 +298,17 @@ async def _client_gone(receive: Receive) -> None:
         pass
 
 
-async def _send(send: Send, answer: Answer) -> None:
+async def _send(send: Send, answer: SimResponse) -> None:
     await _send_start(send, answer)
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _send_start(send: Send, answer: Answer) -> None:
+async def _send_start(send: Send, answer: SimResponse) -> None:
     headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
 
 
-async def _send_half_and_reset(transport: asyncio.Transport, send: Send, answer: Answer) -> None:
+async def _send_half_and_reset(transport: asyncio.Transport, send: Send, answer: SimResponse) -> None:
     await _send_start(send, answer)
     await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
     # The event loop writes at the end of its turn; an abort before that would throw the half answer away.

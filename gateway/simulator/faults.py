@@ -1,7 +1,7 @@
 """What can go wrong with the simulated upstream's answers, when, and how the answer is spoiled.
 
-Pure but for the random numbers, which are passed in. ``app`` asks ``Faults.pick`` once for each request and performs
-what needs a socket (hang, slow, reset) itself; the rest is ``replacement`` and ``distort_envelope``/``distort_body``.
+Pure: random numbers are passed in. Called by ``gateway.simulator.app``, which asks ``Faults.pick`` once for each
+request and does itself what needs a socket: hang, slow, reset.
 """
 
 import copy
@@ -16,11 +16,11 @@ from gateway.simulator.scenario import error_envelope
 
 __all__ = [
     "REPLACING",
-    "Answer",
     "Endpoint",
     "Fault",
     "FaultKind",
     "Faults",
+    "SimResponse",
     "distort_body",
     "distort_envelope",
     "replacement",
@@ -86,8 +86,8 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="ca
     state: str = "generating"
 
 
-class Answer(NamedTuple):
-    """A complete HTTP answer."""
+class SimResponse(NamedTuple):
+    """A complete HTTP response."""
 
     status: int
     body: bytes
@@ -125,23 +125,23 @@ class Faults:
         return None
 
 
-def replacement(fault: Fault) -> Answer:
+def replacement(fault: Fault) -> SimResponse:
     """Build the answer that stands in place of the request's own; for the kinds in ``REPLACING``."""
     headers = [(name.lower().encode(), value.encode()) for name, value in fault.headers.items()]
     match fault.kind:
         case FaultKind.KEY_REFUSED:
-            return Answer(401, msgspec.json.encode(error_envelope(401, "API key is invalid")))
+            return SimResponse(401, msgspec.json.encode(error_envelope(401, "API key is invalid")))
         case FaultKind.BLOCKED:
-            return Answer(403, b"error code: 1010", b"text/plain; charset=UTF-8")
+            return SimResponse(403, b"error code: 1010", b"text/plain; charset=UTF-8")
         case FaultKind.HTML:
             status = fault.status or 502
             page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1><hr>nginx</body></html>"
-            return Answer(status, page.encode(), b"text/html", headers)
+            return SimResponse(status, page.encode(), b"text/html", headers)
         case _:
             status = fault.status or 500
             code = status if fault.code is None else fault.code
             body = msgspec.json.encode(error_envelope(code, fault.msg, fault.data))
-            return Answer(status, body, headers=headers)
+            return SimResponse(status, body, headers=headers)
 
 
 def distort_envelope(fault: Fault, envelope: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """What the simulated upstream does when nothing goes wrong: plans, tasks, envelopes and rate limits.
 
-Pure: no I/O; the time and the random numbers are passed in. Called by ``app``. The envelopes repeat the upstream's
-documentation of its recordInfo endpoint: members, order and types.
+Pure: the time and the random numbers are passed in. Called by ``gateway.simulator.app``. The envelopes repeat the
+upstream's documentation of its recordInfo endpoint: members, order and types.
 """
 
 import functools
@@ -15,15 +15,16 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from gateway.core.ratelimit import RateWindow
+
 __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_PARAM",
+    "KeyedLimiter",
     "Plan",
     "PlanMix",
-    "RateLimiter",
     "Refusal",
     "SimTask",
-    "Window",
     "drop_oldest",
     "encode_text",
     "error_envelope",
@@ -138,35 +139,28 @@ def error_envelope(code: int, msg: str, data: Any = None) -> dict[str, Any]:
     return {"code": code, "msg": msg, "data": data}
 
 
-class Window(NamedTuple):
-    """At most ``limit`` requests in any ``seconds``."""
-
-    limit: int
-    seconds: int
-
-
 class Refusal(NamedTuple):
     """Which window refused a request, and the whole seconds until it would not."""
 
-    window: Window
+    window: RateWindow
     retry_after_s: int
 
 
-def parse_windows(text: str) -> tuple[Window, ...]:
+def parse_windows(text: str) -> tuple[RateWindow, ...]:
     """Parse ``2/1,60/60`` (requests/seconds); an empty text is no limit. Raises ValueError for anything else."""
     windows = []
     for part in text.split(",") if text.strip() else []:
         match = _WINDOW.fullmatch(part)
         if match is None:
             raise ValueError(f"{part!r} is not requests/seconds, for example 2/1,60/60")
-        windows.append(Window(int(match[1]), int(match[2])))
+        windows.append(RateWindow(int(match[1]), int(match[2])))
     return tuple(windows)
 
 
-class RateLimiter:
+class KeyedLimiter:
     """Sliding windows for each key; a refused request does not count against any."""
 
-    def __init__(self, windows: Sequence[Window]) -> None:
+    def __init__(self, windows: Sequence[RateWindow]) -> None:
         self._windows = tuple(windows)
         self._accepted: dict[str, deque[float]] = {}
         self._longest = max((window.limit for window in windows), default=0)
@@ -183,7 +177,7 @@ class RateLimiter:
         for window in self._windows:
             # The limit-th newest request must have left the window before there is room for one more.
             if len(accepted) >= window.limit:
-                left_s = accepted[-window.limit] + window.seconds - now_s
+                left_s = accepted[-window.limit] + window.window_s - now_s
                 if left_s > wait_s:
                     wait_s, full = left_s, window
         if full is None:

@@ -1,6 +1,7 @@
 """What the simulated upstream counts, for tests and benchmarks to read.
 
-Pure: the time is passed in. Memory is bounded: polls are counted for the newest ``POLLS_KEPT`` task ids only.
+Pure: the time is passed in. Memory is bounded: polls are counted for the newest ``POLLS_KEPT`` task ids only. Called by
+``gateway.simulator.app``.
 """
 
 from collections import Counter, deque

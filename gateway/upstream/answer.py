@@ -1,6 +1,7 @@
 """Upstream answer → what it means: the task's fate, and why a poll brought no usable answer.
 
-Owns the classification; pure. Called by ``upstream.py`` with the raw answer, and by the proxy with that to a create.
+Owns the classification; pure: must not ask again, nor decide what follows. Called by ``gateway.upstream.api`` with the
+raw answer to a poll, a client's read or a create.
 
 HTTP status and the envelope's own code count together, because members of the family answer errors with HTTP 200.
 Only the task's own state ends a task: an error answer about one poll is never its outcome, and a word that is not
@@ -18,7 +19,7 @@ from gateway.core.model import Outcome, TaskState
 from gateway.core.retryafter import parse_seconds
 from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time, decoded, to_ms
 
-__all__ = ["UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+__all__ = ["TELLS", "UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
 
 UNREADABLE: Final = "unreadable"
 """What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
@@ -33,11 +34,15 @@ class PollKind(StrEnum):
     TERMINAL = "terminal"
     NOT_KNOWN = "not_known"  # the API's own 404 or 422: a task too fresh, or one that does not exist
     THROTTLED = "throttled"
-    KEY_REFUSED = "key_refused"  # 401 or 403: of the key, or of this task alone, which others' answers tell
+    KEY_REFUSED = "key_refused"  # 401 or 403: the key is refused, or this task alone; other tasks' answers tell which
     CREDITS = "credits"
     MAINTENANCE = "maintenance"
     BROKEN = "broken"  # an answer that makes no sense, or a server error
     UNREACHABLE = "unreachable"  # no answer at all
+
+
+TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})
+"""Answers that tell of a task: only an accepted key gets them."""
 
 
 class PollResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +58,6 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """When the upstream created the task, where it says so."""
     model: str | None = None
     """What works on the task, where a running or ended task's answer says so."""
-    progress: float | None = None
-    """How far a running task has come, from 0 to 1, where the upstream says so."""
     duration_s: float | None = None
     """How long an ended task took from its creation to its end, in seconds, where that can be told."""
     told_window: tuple[int, float] | None = None
@@ -90,8 +93,8 @@ _KINDS = {
 
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_FOREIGN = 180  # … where advice follows
-_MAX_MODEL = 255  # characters, as of a client's word on it: what was learned is kept by this name
-_LONGEST_WAIT_S = 3600.0  # of an upstream's: one wrong number may not stop its polls for a day
+_MAX_MODEL = 255  # characters, as many as a client may give: what is learned is kept by this name
+_LONGEST_WAIT_S = 3600.0  # of those an upstream asks for: one wrong number must not stop its polls for a day
 _LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 _CDN_BLOCK = b"error code: 1010"
 
@@ -112,7 +115,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     failed = _said_to_fail(profile, answer)
     told_id = as_id(dig(answer, profile.fields.task_id))
     about_us = told_id in (None, "", task_id) or _part_of(profile, told_id, task_id)
-    # Under an error's status anything may have said "failed", a load balancer of itself.
+    # Under an error's status the word may be another's: a load balancer says "failed" of itself.
     told_of_us = 200 <= status < 300 or told_id not in (None, "") or _own_code(profile, answer) is not None
     if state is not None and about_us and told_of_us:
         if state in states.success and not failed and _holds(answer, states.success_if):
@@ -137,7 +140,6 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         task_created_at=as_instant(as_time(profile, dig(answer, profile.fields.create_time))),
         model=_model(profile, answer),
-        progress=_progress(profile, answer),
     )
 
 
@@ -305,7 +307,7 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
     if result_error is not None or param_error is not None:
         problems = (("result", result_error), ("param", param_error))
         data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
-    failed = state is TaskState.FAIL  # else such a member says "ok"
+    failed = state is TaskState.FAIL  # after a success they may say "ok"
     data["failCode"] = as_text(dig(answer, fields.fail_code)) if failed else None
     data["failMsg"] = as_text(dig(answer, fields.fail_msg)) if failed else None
     cost = as_number(dig(answer, fields.cost_time))
@@ -345,17 +347,6 @@ def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
 def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
     model = dig(answer, profile.fields.model)
     return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None
-
-
-def _progress(profile: Profile, answer: dict[str, Any]) -> float | None:
-    value = dig(answer, profile.states.progress)
-    try:
-        share = float(value) / profile.states.progress_full  # "0.48" as well
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if share >= 0:
-        return min(share, 1.0)
-    return 0.0 if share < 0 else None  # NaN is neither
 
 
 def _message(profile: Profile, answer: dict[str, Any]) -> str:

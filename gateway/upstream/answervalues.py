@@ -1,7 +1,7 @@
 """One value of an upstream's answer, as it is meant: the family writes the same in many ways.
 
-Owns which numbers, texts, ids and times are read, and which are none; pure. What they mean is for ``outcome`` to say,
-which calls it.
+Owns which numbers, texts, ids and times are read, and which are none; pure. Must not know what they mean: that is for
+``gateway.upstream.answer``, which calls it.
 """
 
 from typing import Any
@@ -67,7 +67,7 @@ def as_id(value: Any) -> Any:
 
 def to_ms(seconds: int | float | None) -> int | None:
     """Return milliseconds; None where there are none to tell."""
-    # Beyond any time, and multiplied it might be too large to round.
+    # Nothing larger is a time, and a thousand times that may be too large to round.
     return round(seconds * 1000) if seconds is not None and abs(seconds) < 1e11 else None
 
 

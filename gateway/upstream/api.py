@@ -1,7 +1,8 @@
-"""The only file that speaks the upstream's HTTP.
+"""The upstream's HTTP, which nothing else speaks.
 
-Owns the requests and the bounds around them. The poller asks for a task's state, the proxy forwards what clients ask;
-what comes back is a value, whatever went wrong.
+Owns the key, the requests and the bounds around them; what comes back is a value, whatever went wrong. Must not say
+what an answer means (``gateway.upstream.answer``), nor when to ask. Called by ``gateway.loops.poller`` for a task's
+state, and by ``gateway.api.proxy`` for what clients ask.
 """
 
 import asyncio
@@ -21,24 +22,23 @@ from gateway.core.masking import Mask
 from gateway.core.memory import SMALL, Memory
 from gateway.core.retryafter import parse_retry_after
 from gateway.net.errors import ExchangeFailed
-from gateway.upstream import answer as outcome
-from gateway.upstream.answer import PollKind, PollResult, read_answer
+from gateway.upstream.answer import PollKind, PollResult, read_answer, read_created
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
 _MAX_ERROR_ANSWER = SMALL
-"""Bytes of an answer whose status is an error's: more is not read, as all that counts stands at its beginning."""
+"""Bytes that are read of an error's answer: all that counts stands at its beginning."""
 _MOST_COST = 192 * 1024 * 1024
 """Bytes that reading one answer may take, or three times GATEWAY_MEMORY_BYTES where that is more. The largest images
 take less; a few megabytes of empty lists take more."""
-_ON_ITS_WORD = 8  # there is room for an answer that is announced up to a quarter of all, as its bytes are counted twice
+_ON_ITS_WORD = 8  # up to this part of all memory, an answer is given its room as soon as it is announced
 _USER_AGENT = "Mozilla/5.0 (compatible; webhook-bridging-gateway)"
 """Members of the family sit behind a CDN that answers 403 to anything not like a browser."""
 _RETRY_AFTER = b"retry-after"
-_GZIP = b"\x1f\x8b"  # how each member of it begins
+_GZIP = b"\x1f\x8b"  # how a gzip file begins; a body may be several
 _PLAIN = (b"{", b"[")
 """How JSON begins, and nothing compressed: it is not, whatever the headers say."""
-_MOST_CODINGS = 8  # a body may be made that decompresses to itself, for ever
+_MOST_CODINGS = 8  # a body can be made that decompresses to itself, for ever
 _PIECE = 16 * 1024  # bytes that are decompressed at once
 _LONGEST_CODING = 7  # characters
 _KEYS_KEPT = 8  # that were in use before, and may still come in answers
@@ -280,11 +280,11 @@ class Upstream:
         return await self._memory.work(self._read_answer, task_id, answer)
 
     async def read_created(self, answer: Answer, path: str) -> tuple[Any, bool]:
-        """As in ``outcome``, of an answer to a create."""
+        """Read an answer to a create, as ``answer.read_created``."""
         if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
-            return outcome.read_created(self.profile, answer.status, answer.body, path)
+            return read_created(self.profile, answer.status, answer.body, path)
         body = answer.body if await self._has_room(answer) else b""
-        return await self._memory.work(outcome.read_created, self.profile, answer.status, body, path)
+        return await self._memory.work(read_created, self.profile, answer.status, body, path)
 
     async def _has_room(self, answer: Answer) -> bool:
         """Wait for room to decode this; False where that is out of all proportion."""
@@ -353,7 +353,7 @@ def _members(body: bytes, bits: int, limit: int) -> Iterator[bytes]:
     member = zlib.decompressobj(bits)
     at = 0
     while at < len(body) and limit > 0:
-        # A piece at a time: what follows a member is handed back as a copy, and there may be very many.
+        # A piece at a time: whatever follows a file is copied when it ends, and there may be very many of them.
         piece = body[at : at + _PIECE]
         plain = member.decompress(piece, limit)
         yield plain

@@ -1,12 +1,11 @@
 """The requests of one kind that a key may make: polls and clients' reads, or creates.
 
-Owns the count, and who is next: the polls, or one of the clients, which take turns. The poller and the proxy spend from
-it; ``gateway.upstream.key`` pauses it. Sends nothing.
+Owns the count, and who is next: the polls, or one of the clients, which take turns. Sends nothing.
+``gateway.loops.poller`` and ``gateway.api.proxy`` spend from it; ``gateway.upstream.key`` pauses it.
 
-A restart must not forget what was spent: before requests are sent a small number of them is reserved durably, together
-with what has ended by then and what is in flight. After a start, what is not known to have ended earlier counts as
-sent just then. So a window is not exceeded even by a gateway that is killed. Where another process has stored what it
-spent, that counts here too.
+A restart must not forget what was spent. So requests are reserved durably before they are sent, some at a time, with
+what has ended and what is in flight by then. After a start, whatever is not known to have ended counts as sent just
+then: even a gateway that is killed exceeds no window. What another process has stored as spent counts here too.
 """
 
 import asyncio

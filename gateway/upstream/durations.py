@@ -1,7 +1,7 @@
 """How long tasks take: learned per model from those that have ended.
 
-Owns the estimate; pure: no I/O, and the time is passed in. Must not decide when to poll: that is the schedule's. Called
-by the poller, which reports each ended task and asks for the distribution of the next one.
+Owns the estimate; pure: the time is passed in. Must not decide when to poll (``gateway.upstream.schedule``). Called by
+``gateway.upstream.timetable``, which reports each ended task and asks for the distribution of the next one.
 
 **Learning.** A model keeps its last ``KEPT_DURATIONS``; a duration weighs half as much as one ``HALF_LIFE`` tasks
 later, so that drift is followed. Each is spread evenly over an interval of *logarithmic* time as wide as the way to its
@@ -87,9 +87,6 @@ class Distribution:
             return self.area_s[-1] - self.survival[-1] * self.end_s * math.expm1((self.end_s - age_s) / self.end_s)
         return self._within(max(age_s, 0.0))[1]
 
-    def mean_s(self) -> float:
-        return self.area_s[-1] + self.survival[-1] * self.end_s
-
     def expected_unnoticed_s(self, last_poll_age_s: float, age_s: float) -> float:
         """Return E[(age - D)+ | D > last_poll_age], D the duration: what a poll now is worth, in seconds of lag.
 
@@ -112,9 +109,9 @@ class Durations:
     """What is known of the durations of one upstream's tasks. About 10 kB a model at most."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str | None, _Window] = OrderedDict()
-        self._pool = _Window()
-        self._unknown = _Window()
+        self._models: OrderedDict[str | None, _Samples] = OrderedDict()
+        self._pool = _Samples()
+        self._unknown = _Samples()
 
     def observe(self, model: str | None, duration_s: float) -> None:
         """Learn from one ended task, in microseconds; at a start, from the stored ones, newest last.
@@ -149,10 +146,10 @@ class Durations:
         window.rebuild([(pool.distribution, PRIOR_TASKS / 2), (_PRIOR, PRIOR_TASKS / 2)], now_s)
         return window.distribution
 
-    def _window(self, model: str | None) -> "_Window":
+    def _window(self, model: str | None) -> "_Samples":
         window = self._models.get(model)
         if window is None:
-            window = self._models[model] = _Window()
+            window = self._models[model] = _Samples()
             if len(self._models) > KEPT_MODELS:
                 self._models.popitem(last=False)
         else:
@@ -160,7 +157,7 @@ class Durations:
         return window
 
 
-class _Window:
+class _Samples:
     """The last durations of one model, and the distribution that was made of them."""
 
     __slots__ = ("_built_s", "_built_seen", "_durations_s", "distribution", "seen")

@@ -1,8 +1,8 @@
-"""Task → the upstream's own answer about it: the way back of ``outcome.py``.
+"""Task → the upstream's own answer about it: the way back of ``gateway.upstream.answer``.
 
-Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Called by the proxy. Members
-stand where the profile's paths say, in the order of the upstream's page. Times are milliseconds and states are words:
-a profile with calls to stand in for can have no others.
+Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Must not know HTTP. Called by
+``gateway.api.proxy`` and ``gateway.api.problems``. Members stand where the profile's paths say, in the order of the
+upstream's page. Times are milliseconds and states are words: a profile with a ``[proxy]`` can have no others.
 """
 
 from collections.abc import Sequence

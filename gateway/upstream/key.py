@@ -1,7 +1,7 @@
 """One key of one upstream: whether the upstream accepts it, and who asks next to learn that.
 
-Owns the key's fate. The poller and the proxy spend from the same budgets; every answer is judged here, so that what
-one of them learns (a 429, a refusal) holds for both. Sends nothing itself.
+Owns the key's fate. ``gateway.loops.poller`` and ``gateway.api.proxy`` spend from the same budgets, and have every
+answer judged here: what one of them learns (a 429, a refusal) holds for both. Sends nothing itself.
 
 A refusal (401, 403) may be about one task or about the key, and only the answers about others can tell. An answer that
 tells of a task vouches for the key. So do "unknown task", "too many" and "no credits", until three tasks are refused:
@@ -38,15 +38,15 @@ from math import inf
 import structlog
 
 from gateway.core.telemetry import Metrics
-from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.budget import Budget
 
-__all__ = ["NEUTRAL_TASK_ID", "Key"]
+__all__ = ["NEUTRAL_TASK_ID", "UpstreamKey"]
 
 _log = structlog.get_logger()
 
 NEUTRAL_TASK_ID = "gateway-key-probe"
-"""An id that no task has: of an accepted key's question about it comes "unknown task"."""
+"""An id that no task has: asked about it, an upstream that accepts the key says "unknown task"."""
 _VOUCHES_S = 5.0
 """For so long an accepted answer explains other tasks' refusals: a doubted key is asked about this often at most."""
 _CONVICTING = 3
@@ -55,13 +55,11 @@ _PROBE_S = (30.0, 60.0, 120.0, 300.0)
 """Pauses between probes of a refused key, in seconds."""
 _THROTTLED_S = 5.0
 """The pause after a 429 that does not say how long."""
-_TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})
-"""Answers that tell of a task: only an accepted key gets them."""
 _SEEMS_ACCEPTED = frozenset({PollKind.NOT_KNOWN, PollKind.THROTTLED, PollKind.CREDITS})
-"""As a rule these need one too. A proxy's error page or a time-out says nothing about the key."""
+"""As a rule only an accepted key gets these too. A proxy's error page or a time-out says nothing about the key."""
 
 
-class Key:
+class UpstreamKey:
     """The budgets of one key, and the upstream's word on it."""
 
     def __init__(self, upstream: str, queries: Budget, creates: Budget, metrics: Metrics) -> None:
@@ -160,7 +158,7 @@ class Key:
 
     def _vouches(self, result: PollResult) -> bool:
         seems = result.kind in _SEEMS_ACCEPTED and len(self._refused_tasks) < _CONVICTING
-        return result.by_api and (result.kind in _TELLS or seems)
+        return result.by_api and (result.kind in TELLS or seems)
 
     def _vouched(self, task_id: str, asked_at: float, result: PollResult) -> None:
         if self.refusal is not None:
@@ -168,7 +166,7 @@ class Key:
                 return
             self._accept()
         self._vouched_at = max(self._vouched_at, asked_at)
-        if result.kind in _TELLS:
+        if result.kind in TELLS:
             self._refused_tasks.clear()
             if asked_at >= self._told_at:
                 self._told_at = asked_at
@@ -233,7 +231,7 @@ class Key:
     def _pause(self, refused_at: float, result: PollResult) -> None:
         if result.kind is PollKind.KEY_REFUSED:
             self.refusal = result.error
-            # Of one that its tasks refuse a new task is to be asked about soon: it may be the first of the key's own.
+            # Where old tasks convicted it, new ones are asked about soon: one may be this key's own.
             self._pauses = 1 if self._refused_tasks else min(self._pauses + 1, len(_PROBE_S))
         self.refused_at = refused_at
         self._task_heard = False

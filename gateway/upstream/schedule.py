@@ -1,7 +1,8 @@
 """When to poll a task next, and what a poll may cost.
 
-Owns the policy; pure: age, time and random source are passed in. Called by the poller. How long tasks take is for
-``durations`` to learn, and that a limit is never exceeded for ``ratelimit`` to see to.
+Owns the policy; pure: age, time and random source are passed in. Must neither learn how long tasks take
+(``gateway.upstream.durations``) nor keep to a limit (``gateway.core.ratelimit``). Called by
+``gateway.upstream.timetable``.
 
 **The schedule.** Let D be how long a task takes, S(t) = P(D > t). Polls at the ages t1 < t2 < … notice its end at the
 first of them that is not before D; the time between is its lag. What is minimised is
@@ -73,9 +74,9 @@ class PollSchedule(msgspec.Struct, frozen=True):
         """
         age_s = max(age_s, 0.0)
         if age_s >= distribution.end_s:
-            # Nothing is known any more: the upper bound, which short-lived models come to in steps.
+            # It has outlived all that was seen: wait for half of its age, as far as the bounds allow.
             return self._bounded(age_s / 2)
-        delay_s = _plan(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
+        delay_s = _solution(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
         return self._bounded(delay_s + self.min_s * _JITTER * rng.uniform(-1, 1))
 
     def failed_delay_s(self, failures: int, max_s: float, rng: random.Random) -> float:
@@ -107,12 +108,11 @@ class PollPrice:
     then makes more of the budget than a still higher price does.
     """
 
-    def __init__(self, max_s: float, floor_s: float = FLOOR_PRICE_S) -> None:
+    def __init__(self, max_s: float) -> None:
         """Start at the floor. ``max_s`` is the schedule's."""
-        self._floor_s = floor_s
-        self._headroom = max(math.log(max_s * _CEILING_SHARE / floor_s), 0.0)
+        self._headroom = max(math.log(max_s * _CEILING_SHARE / FLOOR_PRICE_S), 0.0)
         self._log = 0.0
-        self.price_s = floor_s
+        self.price_s = FLOOR_PRICE_S
         """The present price, for ``PollSchedule.next_delay_s``."""
         self._rate_per_s = 0.0
         self._late_s = 0.0
@@ -122,7 +122,7 @@ class PollPrice:
     @property
     def short(self) -> bool:
         """Whether the budget is short: polls cost more than the floor."""
-        return self.price_s > self._floor_s
+        return self.price_s > FLOOR_PRICE_S
 
     def demand_per_s(self, now_s: float) -> float:
         """Return how many polls per second are asked for, late ones included, as far as the last ones tell."""
@@ -144,14 +144,14 @@ class PollPrice:
             demand = self._rate_per_s * (1 + self._late_s / span_s)
             pressure = min(max(math.log(max(demand, 1e-9) / (_BUDGET_SHARE * budget_per_s)), -2.0), 2.0)
             self._log = min(max(self._log + pressure * elapsed_s / span_s, 0.0), self._headroom)
-            self.price_s = self._floor_s * _RUNG ** round(self._log / math.log(_RUNG))
+            self.price_s = FLOOR_PRICE_S * _RUNG ** round(self._log / math.log(_RUNG))
         kept = math.exp(-elapsed_s / span_s)
         self._rate_per_s = self._rate_per_s * kept + 1 / span_s
         share = min(1.0, 1 / (self._rate_per_s * span_s))
         self._late_s += (max(late_s, 0.0) - self._late_s) * share
 
 
-class _Plan:
+class _Solution:
     """The solved recursion for one distribution and price."""
 
     __slots__ = ("_ages_s", "_distribution", "_max_s", "_min_s", "_rest_s")
@@ -162,7 +162,7 @@ class _Plan:
         self._max_s = max_s
         ages = array("d", _ages_s(distribution, price_s, min_s, max_s))
         last = len(ages) - 1
-        # Past the end it is max_s for ever: half of it late, and a poll for each in the time that is left on average.
+        # Past the end polls are max_s apart: the lag is half of that, and each max_s that is left on average is a poll.
         ages.extend(distribution.end_s + max_s * quarter / 4 for quarter in range(1, 5))
         after_s = price_s * (1 + distribution.end_s / max_s) + max_s / 2
         alive = [distribution.survival_at(age) for age in ages]
@@ -180,7 +180,7 @@ class _Plan:
         self._rest_s = rest
 
     def next_age_s(self, age_s: float) -> float:
-        """Return the age of the best next poll after ``age_s``, which need not be one of the plan's own ages."""
+        """Return the age of the best next poll after ``age_s``, which need not be one of its own ages."""
         alive = self._distribution.survival_at(age_s)
         first, last = age_s + self._min_s, age_s + self._max_s
         start, stop = bisect_left(self._ages_s, first), bisect_right(self._ages_s, last)
@@ -196,7 +196,7 @@ class _Plan:
         return self._rest_s[i - 1] + share * (self._rest_s[i] - self._rest_s[i - 1])
 
 
-_plan = lru_cache(maxsize=256)(_Plan)
+_solution = lru_cache(maxsize=256)(_Solution)
 
 
 def _ages_s(distribution: Distribution, price_s: float, min_s: float, max_s: float) -> Iterator[float]:

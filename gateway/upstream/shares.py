@@ -14,7 +14,7 @@ from typing import Protocol
 from gateway.core.model import DueGroup, DueTask
 from gateway.upstream.turns import Rotation
 
-__all__ = ["Rank", "Shares", "least_failed"]
+__all__ = ["PollShares", "Rank", "least_failed"]
 
 Rank = Callable[[DueTask], float]
 """How urgent a task is."""
@@ -28,7 +28,7 @@ def least_failed(task: DueTask) -> float:
     return -task.failures
 
 
-class _Tasks(Protocol):
+class _PolledTasks(Protocol):
     """What is asked of ``gateway.store.TaskQueue``."""
 
     async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]: ...
@@ -44,10 +44,10 @@ class _Tasks(Protocol):
     async def release(self, claims: Sequence[DueTask]) -> None: ...
 
 
-class Shares:
+class PollShares:
     """Who has which part of the polls of one upstream."""
 
-    def __init__(self, tasks: _Tasks, upstream: str) -> None:
+    def __init__(self, tasks: _PolledTasks, upstream: str) -> None:
         self._tasks = tasks
         self._upstream = upstream
         self._rotation = Rotation()
@@ -66,10 +66,10 @@ class Shares:
         self._next_due_at = None  # what falls due meanwhile is news, whenever it does
         due, next_due_at = await self._tasks.waiting(self._upstream, now)
         claims: list[DueTask] = []
-        groups = {group.watchers: _Group(group) for group in due}
+        groups = {group.watchers: _GroupNow(group) for group in due}
         self._orders = {name: order for name, order in self._orders.items() if name in groups}
 
-        def room(group: _Group) -> int:
+        def room(group: _GroupNow) -> int:
             """Return how many more of this group's may be claimed, one after the other."""
             return max(0, (places - len(claims) - group.claimed + 1) // 2)
 
@@ -111,7 +111,7 @@ class Shares:
         """Whether a task that is due then is so earlier than ``claim`` has told."""
         return self._next_due_at is None or due_at < self._next_due_at
 
-    async def _take(self, name: str, group: "_Group", now: int, limit: int, rank: Rank | None) -> list[DueTask]:
+    async def _take(self, name: str, group: "_GroupNow", now: int, limit: int, rank: Rank | None) -> list[DueTask]:
         order = self._orders.get(name)
         if rank is None or order is None or not order.serves(now, limit):
             self._orders.pop(name, None)
@@ -129,7 +129,7 @@ class Shares:
         return taken
 
 
-class _Group:
+class _GroupNow:
     """What has become of a group since it was looked at."""
 
     def __init__(self, group: DueGroup) -> None:

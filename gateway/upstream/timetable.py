@@ -1,7 +1,7 @@
 """When each task of one upstream is polled: what has been learned, the schedule and the price, put together.
 
-Owns that combination; no I/O. The poller asks it after every poll and tells it of every ended task; the API asks it
-when a new task's first poll is due.
+Owns that combination; no I/O. ``gateway.loops.poller`` asks it after every poll and tells it of every ended task; the
+API asks it when a new task's first poll is due.
 
 The price is that of the clients who watch a task: it keeps each one's polls within its fair share of the budget, which
 is what the others leave of it, and at least an equal part. So a client with thousands of tasks has them polled more

@@ -1,7 +1,7 @@
 """Tasks whose polls went wrong: what is remembered of them, and what that says of their upstream.
 
 Owns who is unknown, denied, refused or unreadable, and whether what answers makes any sense; pure: the time is passed
-in. Decides neither when to ask again nor what is stored. Called by the poller with every answer.
+in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops.poller`` with every answer.
 
 A task that the upstream has told of once is not unknown to it, whatever it answers afterwards: that task is denied. So
 a proxy's 404, an upstream that has lost its database, or another account's key costs no task that has been paid for.
@@ -12,10 +12,11 @@ All of it is in memory, and bounded: whoever is forgotten, by a restart too, is 
 
 from collections import OrderedDict
 from math import inf
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from gateway.core.model import DueTask
-from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.answer import TELLS, PollKind, PollResult
+from gateway.upstream.key import UpstreamKey
 
 __all__ = ["Troubled"]
 
@@ -31,27 +32,14 @@ _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
 and an upstream in trouble may not know any for a while."""
-_TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})
-"""Answers that tell of a task."""
 
 T = TypeVar("T")
-
-
-class _Key(Protocol):
-    """The upstream's word on the key."""
-
-    refusal: str | None
-
-    @property
-    def doubted(self) -> bool: ...
-
-    def accepted_since(self, at: float) -> bool: ...
 
 
 class Troubled:
     """The tasks of one upstream, by the store's number of their rows, whose last polls went wrong."""
 
-    def __init__(self, key: _Key) -> None:
+    def __init__(self, key: UpstreamKey) -> None:
         self._key = key
         self._unknown = _Last[tuple[float, int]]()  # since when (steady clock), and how many polls in a row
         # When it was last, and whether it is this task's own trouble and not the key's.
@@ -65,7 +53,7 @@ class Troubled:
     def note(self, task: DueTask, result: PollResult, steady: float) -> None:
         """Take an answer about a watched task down; ``steady``: the steady clock."""
         kind = result.kind
-        if kind in _TELLS:
+        if kind in TELLS:
             self._nonsense = 0
             self.forget(task.seq)
             return

@@ -56,8 +56,7 @@ class ClientTurns:
     however many of others hang, whoever has none finds a place. Of those that wait it is the same.
     """
 
-    def __init__(self, most_under_way: int = MOST_UNDER_WAY, most_waiting: int = _MOST_WAITING) -> None:
-        self._most_under_way = most_under_way
+    def __init__(self, most_waiting: int = _MOST_WAITING) -> None:
         self._most_waiting = most_waiting
         self._rotation = Rotation()
         self._queues: dict[str, deque[Waiter]] = {}
@@ -120,13 +119,13 @@ class ClientTurns:
         self._next()
 
     def _may_go(self, client: str) -> bool:
-        return self._under_way.get(client, 0) < self._most_under_way - self._count
+        return self._under_way.get(client, 0) < MOST_UNDER_WAY - self._count
 
     def _next(self) -> None:
         if self._taken or not self._queues:
             return
         for client in self._rotation.order(self._queues):
-            # Who has gone away is still there until its own task has run.
+            # A waiter that was cancelled stands here until its own asyncio task has run.
             waiter = next((one for one in self._queues[client] if one.turn and not one.turn.done()), None)
             if waiter is not None and waiter.turn is not None and self._may_go(client):
                 self._taken = True

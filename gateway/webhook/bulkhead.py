@@ -51,8 +51,8 @@ class Bulkhead:
         self._most_lent = lent
         self._young_s = attempt_s * _YOUNG_PART
         self._now_s = 0.0
-        self._attempts: dict[int, _Attempt] = {}  # by their callbacks' seq
-        self._young: OrderedDict[int, _Attempt] = OrderedDict()  # the oldest first
+        self._attempts: dict[int, _UnderWay] = {}  # by their callbacks' seq
+        self._young: OrderedDict[int, _UnderWay] = OrderedDict()  # the oldest first
         # Places, without those that are lent.
         self._total = 0
         self._retries: Counter[str | None] = Counter()  # a client's, and all of them
@@ -178,14 +178,14 @@ class Bulkhead:
     def admit(self, callback: DueCallback) -> bool:
         """Take a place for an attempt, or say no: to its lane, its client, newcomers or retries."""
         lane = callback.lane
-        attempt = _Attempt(lane, callback.retry, lane not in self._well)
+        attempt = _UnderWay(lane, callback.retry, lane not in self._well)
         if self._room_of_lane(lane) <= 0 or not self._begins(callback.seq, attempt):
             return False
         self._attempts[callback.seq] = attempt
         self._of_lane[lane] += 1
         return True
 
-    def _begins(self, seq: int, attempt: "_Attempt") -> bool:
+    def _begins(self, seq: int, attempt: "_UnderWay") -> bool:
         client, newcomer = attempt.lane.client, attempt.newcomer
         if (
             self._room_of_client(client, newcomer) <= 0
@@ -236,7 +236,7 @@ class Bulkhead:
         if attempt.newcomer:
             self._newcomers.grow(attempt.lane, -1)
 
-    def _hold(self, attempt: "_Attempt", change: int) -> None:
+    def _hold(self, attempt: "_UnderWay", change: int) -> None:
         self._total += change
         client = attempt.lane.client
         _count(self._of_client, client, change)
@@ -247,7 +247,7 @@ class Bulkhead:
             self._newcomers.hold(attempt.lane, change)
 
 
-class _Attempt:
+class _UnderWay:
     """An attempt that is under way; ``lent``: somebody else has its place."""
 
     __slots__ = ("began_at", "lane", "lent", "looks_up", "newcomer", "retry")

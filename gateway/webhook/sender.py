@@ -127,7 +127,7 @@ class Sender:
         """
         started_at, started = self._clock.now(), self._clock.monotonic()
         took_s = 0.0 if found is None else found.took_s
-        answer = _Answer()
+        answer = _Arrived()
         failure: tuple[Reason, str] | None = None
         try:
             async with asyncio.timeout(self.timeout_s - took_s):
@@ -156,7 +156,7 @@ class Sender:
         )
 
     async def _exchange(
-        self, url: str, headers: dict[str, str], body: bytes, answer: "_Answer", found: Found | None
+        self, url: str, headers: dict[str, str], body: bytes, answer: "_Arrived", found: Found | None
     ) -> None:
         if found is not None and found.failure is not None:
             raise found.failure
@@ -190,7 +190,7 @@ class Sender:
         return reason, _SENTENCES[reason].format(where=_where(url), why=why, timeout_s=self.timeout_s)
 
 
-class _Answer:
+class _Arrived:
     """What has arrived so far; outlives a failure to read the rest."""
 
     status_code: int | None = None

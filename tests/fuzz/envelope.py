@@ -84,7 +84,6 @@ def _check_json(body: bytes) -> None:
 def _check_bounds(result: PollResult) -> None:
     assert result.error is None or len(result.error) <= 300
     assert result.retry_after_s is None or 0 <= result.retry_after_s <= _LONGEST_WAIT_S
-    assert result.progress is None or 0 <= result.progress <= 1
     assert result.duration_s is None or (math.isfinite(result.duration_s) and result.duration_s > 0)
     assert result.task_created_at is None or 1e12 <= result.task_created_at < 1e13
     for text in (result.error, result.model):

@@ -52,6 +52,7 @@ TESTS = (
     "tests/unit/core/test_model.py",
     "tests/unit/core/test_urls.py",
     "tests/unit/webhook/test_retry.py",
+    "tests/unit/store/test_moves.py",
     "tests/unit/store/test_statements.py",
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",

@@ -1,6 +1,7 @@
 """The package's one rule of direction, and what only some modules may touch, read from the source itself."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,6 +149,24 @@ def test_each_folder_has_one_floor() -> None:
 def test_tests_lie_in_folders_of_the_same_names(module: str) -> None:
     """Whoever looks for the tests of a folder finds some under its name."""
     assert [*(ROOT / "tests").glob(f"*/{folder(module)}/test_*.py")], f"no tests of {folder(module)}"
+
+
+def test_one_name_means_one_class() -> None:
+    """No two classes share a name, with or without an underscore; those of /openapi.json are named by it."""
+    classes: dict[str, list[str]] = {}
+    for module in MODULES.keys() - {"gateway.api.openapi"}:
+        for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name.lstrip("_"), []).append(f"{module}.{node.name}")
+    assert [sorted(places) for places in classes.values() if len(places) > 1] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_module_is_said_to_know_is_there(module: str) -> None:
+    """Where a docstring or a comment names a module as ``gateway.folder.module``, there is one."""
+    names = r"``(gateway(?:\.(?!db\b|secret\b)[a-z_0-9]+)+)"  # but for the files of these names
+    named = re.findall(names, MODULES[module].read_text("utf-8"))
+    assert not (missing := {*named} - MODULES.keys()), f"{module} names {', '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize(

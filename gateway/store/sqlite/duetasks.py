@@ -25,8 +25,8 @@ class DueTasks:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._groups: defaultdict[str, dict[str, _Group]] = defaultdict(dict)  # per upstream, by who watches
-        self._claimed: dict[int, _Group] = {}
+        self._groups: defaultdict[str, dict[str, _WatchedTasks]] = defaultdict(dict)  # per upstream, by who watches
+        self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     def event(self, upstream: str) -> asyncio.Event:
@@ -136,25 +136,25 @@ class DueTasks:
         """End the claim of a task that has ended."""
         self._end(seq)
 
-    def _group(self, upstream: str, watchers: str) -> "_Group":
+    def _group(self, upstream: str, watchers: str) -> "_WatchedTasks":
         groups = self._groups[upstream]
         group = groups.get(watchers)
         if group is None:
-            group = groups[watchers] = _Group()
+            group = groups[watchers] = _WatchedTasks()
         return group
 
-    def _begin(self, seq: int, group: "_Group") -> None:
+    def _begin(self, seq: int, group: "_WatchedTasks") -> None:
         self._claimed[seq] = group
         group.begin(seq)
 
-    def _end(self, seq: int) -> "_Group | None":
+    def _end(self, seq: int) -> "_WatchedTasks | None":
         group = self._claimed.pop(seq, None)
         if group is not None:
             group.claimed.discard(seq)
         return group
 
 
-class _Group:
+class _WatchedTasks:
     """What the same clients watch of one upstream."""
 
     __slots__ = ("_ahead", "_others_at", "claimed", "noted")

@@ -52,7 +52,7 @@ ORDER BY wanted.place
 REVIVE_TASK = """
 UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
     failures = 0, watchers = :client
-WHERE seq = :seq AND next_poll_at IS NULL
+WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 """
 
 # A further client watches the task, whose first poll may not be put off as far for it as for the others. Who does not
@@ -241,7 +241,9 @@ RETURNING task_seq, id, client, receiver
 """
 
 # The same for one callback registered after the upstream had ended its task.
-OWE_WEBHOOK = "UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'' WHERE id = :id"
+OWE_WEBHOOK = """
+UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'' WHERE id = :id AND state = 'waiting'
+"""
 
 SETTLE_TASKS = """
 WITH settled (seq, state, outcome, at, polls) AS (VALUES ?)

@@ -229,7 +229,7 @@ async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stan
         for task_id in ("100000-a", *(f"400000-{letter}" for letter in "abcde")):
             url = await receivers.enter_async_context(serve_asgi(stand.receiver))
             await stand.pending(await stand.one.registered(task_id, f"{url}/hook"))
-        await until(lambda: len(stand.one.gateway.memory._shares) == 6)  # each has room, or waits for it
+        await until(lambda: len(stand.one.gateway.memory._holders) == 6)  # each has room, or waits for it
         answer = await stand.one.client.get("/v1/tasks/100000-a")
         assert len(answer.json()["outcome"]["result"]["image"]) == 100_000
         stand.receiver.takes_large.set()

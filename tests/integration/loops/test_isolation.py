@@ -157,7 +157,7 @@ async def test_a_crowd_that_hangs_with_large_webhooks_leaves_room_for_another_cl
     result = "x" * 80_000
     crowd = await stand.owe(*(f"http://{name}:{hanging.port}/" for name in names), task_id="a", result=result)
     async with asyncio.timeout(LIMIT_S):
-        while len(stand.memory._shares) < len(names):  # each of them has room, or waits for it
+        while len(stand.memory._holders) < len(names):  # each of them has room, or waits for it
             await stand.store.registry.backlog()
     (callback_id,) = await stand.owe(good.url(), client="bob", task_id="b", result=result)
     await stand.attempted(callback_id, "bob")

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, Plan, PlanMix, SimulatedUpstream, parse_windows, serve
+from gateway.simulator.scenario import encode_text
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
@@ -106,7 +107,8 @@ async def test_answers_are_those_of_the_upstreams_page(
     wanted = json.loads(example)
     clock.at = 1_777_480_000_000
     data = wanted["data"]
-    simulator.add_task(data["taskId"], plan, created_at=data["createTime"], input={"prompt": prompt})
+    param = encode_text({"model": data["model"], "input": {"prompt": prompt}})
+    simulator.add_task(data["taskId"], plan, created_at=data["createTime"], param=param)
     response = await ask(client, data["taskId"])
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.ids import new_callback_id
 from gateway.core.model import DueTask, NewCallback, PollRecord, Registration
 from gateway.store.sqlite.store import SqliteStore
-from gateway.upstream.shares import Shares
+from gateway.upstream.shares import PollShares
 
 NOW = 1_777_460_000_000
 PLACES = 1000  # nobody's tasks wait for one of their own
@@ -56,7 +56,7 @@ async def test_a_task_whose_watchers_change_while_it_is_in_an_order_is_claimed_o
 ) -> None:
     """And again when its next poll is due: its claim is not forgotten where it was before."""
     made = await registered(store, *range(9), client="ann")
-    shares = Shares(store.tasks, "up")
+    shares = PollShares(store.tasks, "up")
     claims, _ = await shares.claim(NOW, 1, PLACES, by_number)
     if cancels:
         await store.registry.cancel("ann", made[5].callback.id, NOW)
@@ -74,7 +74,7 @@ async def test_a_task_whose_watchers_change_while_it_is_in_an_order_is_claimed_o
 async def test_tasks_that_were_claimed_before_others_watch_them_are_theirs_then(store: SqliteStore) -> None:
     """All that are due for these may be claimed already: there is nothing more to claim, and it is polled again."""
     await registered(store, *range(9), client="ann")
-    shares = Shares(store.tasks, "up")
+    shares = PollShares(store.tasks, "up")
     claims, _ = await shares.claim(NOW, 1, PLACES, by_number)
     await registered(store, 5, 6, 7, client="bob")
     async with asyncio.timeout(20):

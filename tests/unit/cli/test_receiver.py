@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.cli import receiver
-from gateway.cli.receiver import Answer, ReceivedWebhook, Receiver, parse_answers, pretty, verify_saved
+from gateway.cli.receiver import PlannedAnswer, ReceivedWebhook, Receiver, parse_answers, pretty, verify_saved
 from gateway.core.errors import VerificationError
 from gateway.signature import Signer, parse_secrets
 
@@ -149,15 +149,18 @@ async def test_body_at_the_limit_is_taken_and_over_it_answered_413(inbox: Inbox)
 @pytest.mark.parametrize(
     ("text", "answers"),
     [
-        ("204", [Answer()]),
-        ("410", [Answer(410)]),
-        ("slow", [Answer(204, 20.0)]),
-        ("slow:0.5", [Answer(204, 0.5)]),
-        ("hang", [Answer(204, None)]),
-        ("500, slow:3,hang ,204", [Answer(500), Answer(204, 3.0), Answer(204, None), Answer()]),
+        ("204", [PlannedAnswer()]),
+        ("410", [PlannedAnswer(410)]),
+        ("slow", [PlannedAnswer(204, 20.0)]),
+        ("slow:0.5", [PlannedAnswer(204, 0.5)]),
+        ("hang", [PlannedAnswer(204, None)]),
+        (
+            "500, slow:3,hang ,204",
+            [PlannedAnswer(500), PlannedAnswer(204, 3.0), PlannedAnswer(204, None), PlannedAnswer()],
+        ),
     ],
 )
-def test_answers_are_read(text: str, answers: list[Answer]) -> None:
+def test_answers_are_read(text: str, answers: list[PlannedAnswer]) -> None:
     """A status, a delay or neither; several with commas."""
     assert parse_answers(text) == tuple(answers)
 

@@ -70,25 +70,17 @@ def test_what_is_shipped() -> None:
     [
         (
             "kie",
-            PollResult(
-                kind=PollKind.RUNNING,
-                task_created_at=1698765400000,
-                model="grok-imagine/text-to-image",
-                progress=0.45,
-            ),
+            PollResult(kind=PollKind.RUNNING, task_created_at=1698765400000, model="grok-imagine/text-to-image"),
         ),
-        ("kie-4o-image", PollResult(kind=PollKind.RUNNING, task_created_at=1672561200000, progress=0.48)),
+        ("kie-4o-image", PollResult(kind=PollKind.RUNNING, task_created_at=1672561200000)),
         ("replicate", PollResult(kind=PollKind.RUNNING, task_created_at=1694189974766, model="replicate/hello-world")),
-        ("runway", PollResult(kind=PollKind.RUNNING, task_created_at=1719517772334, progress=0.3)),
+        ("runway", PollResult(kind=PollKind.RUNNING, task_created_at=1719517772334)),
         ("luma", PollResult(kind=PollKind.RUNNING, task_created_at=1685620800000, model="ray-2")),
-        (
-            "openai-video",
-            PollResult(kind=PollKind.RUNNING, task_created_at=1758941485000, model="sora-2", progress=0.33),
-        ),
+        ("openai-video", PollResult(kind=PollKind.RUNNING, task_created_at=1758941485000, model="sora-2")),
     ],
 )
 def test_running(name: str, result: PollResult) -> None:
-    """A running task tells when it was created, its model and its progress, where the API has them."""
+    """A running task tells when it was created and its model, where the API has them."""
     assert recorded(name, "running") == result
 
 
@@ -529,7 +521,7 @@ def test_several_paths_and_an_item_of_an_array(
     assert (data["extra"], poll.duration_s) == ({"request_counts": counts}, 3600.0)
 
 
-# Numbers, times and progress as APIs write them.
+# Numbers and times as APIs write them.
 
 
 @pytest.mark.parametrize(
@@ -591,20 +583,6 @@ units = {{ time = "{unit}" }}
     result = read(parse_profile(text, "x.toml"), "t", {"s": "y", "t": value})
     assert told(result)["createTime"] == at
     assert result.task_created_at == at
-
-
-@pytest.mark.parametrize(
-    ("value", "progress"),
-    [
-        *((0, 0.0), (33, 0.33), ("50", 0.5), (100, 1.0), (250, 1.0), (-1, 0.0), ("1e400", 1.0)),
-        *(("half", None), ("nan", None), (None, None), ([], None)),
-    ],
-)
-def test_progress_is_a_share(value: object, progress: float | None) -> None:
-    """Progress goes from 0 to 1 however it is counted, and is nothing where it makes no sense."""
-    task = TASKS["openai-video"]
-    answer = {"id": task, "status": "in_progress", "progress": value}
-    assert read(SHIPPED["openai-video"], task, answer).progress == progress
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ async def test_whoever_is_cancelled_takes_no_turn_from_its_clients_others() -> N
     gone.task.cancel()
     await turns()
     assert await in_turn(first, mine, other) == [0, 1, 2]
-    assert [memory._waiting, memory._held, memory._busy, memory._shares] == [{}] * 4
+    assert [memory._waiting, memory._held, memory._busy, memory._holders] == [{}] * 4
 
 
 async def test_whoever_is_cancelled_gives_back_what_it_held_and_its_place() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.core.ids import new_callback_id
 from gateway.core.model import (
+    TASK_MOVES,
     AttemptResult,
     Callback,
     CallbackState,
@@ -77,6 +78,7 @@ def test_the_words_of_the_states() -> None:
 def test_only_the_upstream_ends_a_task_for_good() -> None:
     """Success and fail are the upstream's last word; a task that was given up may be asked about again."""
     assert {state for state in TaskState if state.terminal} == {TaskState.SUCCESS, TaskState.FAIL}
+    assert {state for state in TaskState if TASK_MOVES[state].keys() == {None}} == {TaskState.SUCCESS, TaskState.FAIL}
 
 
 @given(now=moments)

@@ -5,12 +5,13 @@ from random import Random
 import msgspec
 import pytest
 
-from gateway.simulator import Fault, FaultKind, Faults, Plan, PlanMix, Window, parse_windows
+from gateway.core.ratelimit import RateWindow
+from gateway.simulator import Fault, FaultKind, Faults, Plan, PlanMix, parse_windows
 from gateway.simulator.faults import distort_body, distort_envelope, replacement
 from gateway.simulator.scenario import (
     DEFAULT_MODEL,
     DEFAULT_PARAM,
-    RateLimiter,
+    KeyedLimiter,
     SimTask,
     drop_oldest,
     plan_from_task_id,
@@ -96,7 +97,7 @@ def test_a_mix_keeps_its_median_and_shares() -> None:
 
 def test_windows_are_parsed_from_the_settings_form() -> None:
     """``2/1,60/60`` is two windows; an empty text is none."""
-    assert parse_windows("2/1, 60/60") == (Window(2, 1), Window(60, 60))
+    assert parse_windows("2/1, 60/60") == (RateWindow(2, 1), RateWindow(60, 60))
     assert parse_windows("") == ()
 
 
@@ -109,20 +110,20 @@ def test_a_malformed_window_is_refused(text: str) -> None:
 
 def test_the_window_with_the_longest_wait_answers() -> None:
     """With both windows full the wait is that of the minute, in whole seconds rounded up."""
-    limiter = RateLimiter(parse_windows("2/1,3/60"))
+    limiter = KeyedLimiter(parse_windows("2/1,3/60"))
     assert [limiter.check("k", at) for at in (0.0, 0.1)] == [None, None]
     refusal = limiter.check("k", 0.2)
     assert refusal is not None
-    assert (refusal.window, refusal.retry_after_s) == (Window(2, 1), 1)
+    assert (refusal.window, refusal.retry_after_s) == (RateWindow(2, 1), 1)
     assert limiter.check("k", 1.0) is None
     refusal = limiter.check("k", 1.05)
     assert refusal is not None
-    assert (refusal.window, refusal.retry_after_s) == (Window(3, 60), 59)
+    assert (refusal.window, refusal.retry_after_s) == (RateWindow(3, 60), 59)
 
 
 def test_a_window_never_lets_more_through_than_its_limit() -> None:
     """Asked all the time, each window passes exactly its limit in any span of its length; refusals do not count."""
-    limiter = RateLimiter([Window(5, 1), Window(20, 10)])
+    limiter = KeyedLimiter([RateWindow(5, 1), RateWindow(20, 10)])
     passed = [tick / 100 for tick in range(3_000) if limiter.check("k", tick / 100) is None]
     for limit, seconds in ((5, 1), (20, 10)):
         assert max(sum(at <= other < at + seconds for other in passed) for at in passed) == limit
@@ -131,7 +132,7 @@ def test_a_window_never_lets_more_through_than_its_limit() -> None:
 
 def test_keys_are_limited_apart() -> None:
     """One key's requests take nothing from another's."""
-    limiter = RateLimiter([Window(1, 60)])
+    limiter = KeyedLimiter([RateWindow(1, 60)])
     assert limiter.check("a", 0) is None
     assert limiter.check("b", 0) is None
     assert limiter.check("a", 0) is not None
@@ -139,7 +140,7 @@ def test_keys_are_limited_apart() -> None:
 
 def test_without_windows_there_is_no_limit() -> None:
     """The default lets everything through."""
-    limiter = RateLimiter([])
+    limiter = KeyedLimiter([])
     assert all(limiter.check("k", 0) is None for _ in range(1_000))
 
 

@@ -14,7 +14,7 @@ from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.budget import Budget
-from gateway.upstream.key import NEUTRAL_TASK_ID, Key
+from gateway.upstream.key import NEUTRAL_TASK_ID, UpstreamKey
 from gateway.upstream.turns import Waiter
 from tests.virtualtime import VirtualClock, run_virtual
 
@@ -50,8 +50,8 @@ def budget(windows: Sequence[RateWindow] = FREE, disk: Disk | None = None, clock
     return Budget(windows, clock or VirtualClock(), disk.load, disk.swap)
 
 
-def key(windows: Sequence[RateWindow] = FREE) -> Key:
-    return Key("up", budget(windows), budget(windows), Metrics())
+def key(windows: Sequence[RateWindow] = FREE) -> UpstreamKey:
+    return UpstreamKey("up", budget(windows), budget(windows), Metrics())
 
 
 async def poll_now(of: Budget, count: int = 1) -> None:
@@ -439,17 +439,17 @@ NOTHING = [PollResult(kind=kind, error="x") for kind in (PollKind.UNREACHABLE, P
 PAGE = PollResult(kind=PollKind.THROTTLED, error="x", by_api=False)
 
 
-def says(k: Key, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0, again: bool = False) -> None:
+def says(k: UpstreamKey, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0, again: bool = False) -> None:
     """Let the key hear an answer about a task, or to a client's question."""
     k.judge(task_id, VirtualClock().monotonic() - asked_s_ago, result, again=again)
 
 
-def probed(k: Key, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0) -> None:
+def probed(k: UpstreamKey, task_id: str, result: PollResult, *, asked_s_ago: float = 0.0) -> None:
     """Let it hear the answer to the gateway's own question about the key."""
     k.judge(task_id, VirtualClock().monotonic() - asked_s_ago, result, probe=True)
 
 
-def refused_key() -> Key:
+def refused_key() -> UpstreamKey:
     """Return a key that has just been refused, for a task and for the neutral one."""
     k = key()
     says(k, "t", REFUSED)
@@ -458,7 +458,7 @@ def refused_key() -> Key:
     return k
 
 
-def standing(k: Key) -> tuple[bool, bool, int]:
+def standing(k: UpstreamKey) -> tuple[bool, bool, int]:
     """Return whether the key is doubted, whether it is refused, and how many requests it may make now."""
     return k.doubted, k.refusal is not None, k.queries.available()
 
@@ -902,7 +902,7 @@ def test_the_metric_follows_the_refusal() -> None:
 
     async def main() -> None:
         metrics = Metrics()
-        k = Key("up", budget(), budget(), metrics)
+        k = UpstreamKey("up", budget(), budget(), metrics)
 
         def shown() -> float | None:
             return metrics.registry.get_sample_value("gateway_upstream_refused", {"upstream": "up"})

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.errors import StoreError
 from gateway.core.model import DueGroup, DueTask
-from gateway.upstream.shares import Shares
+from gateway.upstream.shares import PollShares
 
 NOW = 1_777_460_000_000
 AMPLE = 1000  # places: nobody's tasks wait for one of their own
@@ -77,10 +77,10 @@ class Queue:
         self.tasks = [task for task in self.tasks if task not in claims]
 
 
-def run(test: Callable[[Queue, Shares], Awaitable[None]]) -> None:
+def run(test: Callable[[Queue, PollShares], Awaitable[None]]) -> None:
     async def main() -> None:
         queue = Queue()
-        await test(queue, Shares(queue, "up"))
+        await test(queue, PollShares(queue, "up"))
 
     asyncio.run(main())
 
@@ -97,7 +97,7 @@ def numbered(*numbers: int) -> list[str]:
     return [f"task-{number}" for number in numbers]
 
 
-async def ranked(shares: Shares, at: int, limit: int) -> list[str]:
+async def ranked(shares: PollShares, at: int, limit: int) -> list[str]:
     """Claim by rank, where more is due than may be claimed, and return whose turn it is."""
     due, next_due_at = await shares.claim(at, limit, AMPLE, by_number)
     assert next_due_at is not None
@@ -108,7 +108,7 @@ async def ranked(shares: Shares, at: int, limit: int) -> list[str]:
 def test_the_highest_rank_is_claimed_first_where_more_is_due() -> None:
     """An order holds for a second, and costs no further look; then it is made anew of what is due by then."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(10), due_at=lambda n: NOW - n)
         assert await ranked(shares, NOW, 2) == numbered(9, 8)
         queue.add(99)
@@ -125,7 +125,7 @@ def test_the_highest_rank_is_claimed_first_where_more_is_due() -> None:
 def test_an_order_does_not_outlive_a_clock_that_is_set_back() -> None:
     """An order of the future is none."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(5), due_at=lambda _: NOW - 9999)
         assert await ranked(shares, NOW, 1) == numbered(4)
         queue.add(99, due_at=lambda _: NOW - 9999)
@@ -137,7 +137,7 @@ def test_an_order_does_not_outlive_a_clock_that_is_set_back() -> None:
 def test_an_order_does_not_outlive_a_claim_without_one() -> None:
     """What was claimed for having waited longest is not claimed by rank once more."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(6), due_at=lambda n: NOW - 9 + n)
         assert await ranked(shares, NOW, 1) == numbered(5)
         assert await ranked(shares, NOW, 0) == []
@@ -153,7 +153,7 @@ def test_an_order_does_not_outlive_a_claim_without_one() -> None:
 def test_what_somebody_else_claims_of_an_order_is_passed_over() -> None:
     """The next in it has its turn."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(6))
         assert await ranked(shares, NOW, 1) == numbered(5)
         await queue.claim([task for task in queue.tasks if task.task_id == "task-4"])
@@ -165,7 +165,7 @@ def test_what_somebody_else_claims_of_an_order_is_passed_over() -> None:
 def test_an_order_ends_with_what_is_due() -> None:
     """However many groups have come and gone, none is kept of those with nothing due."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         for name in ("ann", "bob"):
             queue.add(*range(3), watchers=name)
         await shares.claim(NOW, 2, AMPLE, by_number)
@@ -180,7 +180,7 @@ def test_an_order_ends_with_what_is_due() -> None:
 def test_what_is_due_this_very_moment_is_ranked_too() -> None:
     """As what has been due for long is."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(3))
         assert await ranked(shares, NOW, 2) == numbered(2, 1)
 
@@ -190,7 +190,7 @@ def test_what_is_due_this_very_moment_is_ranked_too() -> None:
 def test_of_more_than_a_thousand_those_that_are_due_the_longest_are_ranked() -> None:
     """Reading them all would take too long."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(1005), due_at=lambda n: NOW - 2000 + n)
         assert await ranked(shares, NOW, 1) == numbered(999)
 
@@ -200,7 +200,7 @@ def test_of_more_than_a_thousand_those_that_are_due_the_longest_are_ranked() -> 
 def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed() -> None:
     """They come in the order of their time, and the next one's is told, with one look."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(3), due_at=lambda n: NOW - n)
         queue.add(50, due_at=lambda _: NOW + 1)
         due, next_due_at = await shares.claim(NOW, 3, AMPLE, by_number)
@@ -212,7 +212,7 @@ def test_rank_does_not_matter_where_all_that_is_due_may_be_claimed() -> None:
 def test_an_order_gives_way_where_all_that_is_left_may_be_claimed() -> None:
     """The last of them are looked up, so that the loop hears when the next one after them is due."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(4), due_at=lambda n: NOW - n)
         queue.add(50, due_at=lambda _: NOW + 1)
         assert await ranked(shares, NOW, 2) == numbered(3, 2)
@@ -225,7 +225,7 @@ def test_an_order_gives_way_where_all_that_is_left_may_be_claimed() -> None:
 def test_clients_share_what_may_be_claimed() -> None:
     """Each has an equal part, in turns; what one does not need goes to the others, its own order stays."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         async def turns(limit: int, *rank: Callable[[DueTask], float]) -> list[str]:
             return names((await shares.claim(NOW, limit, AMPLE, *rank))[0])
 
@@ -246,7 +246,7 @@ def test_clients_share_what_may_be_claimed() -> None:
 def test_a_claim_that_is_full_looks_at_nobody_elses_tasks() -> None:
     """Hundreds of clients wait for their turn: for one place one of them is read."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         for number in range(300):
             queue.add(number, watchers=f"client-{number}")
         claims, next_due_at = await shares.claim(NOW, 1, AMPLE)
@@ -261,7 +261,7 @@ def test_a_client_has_as_many_places_as_are_free_beside_it() -> None:
     Its tasks that wait for that are not due while others' may be: else the poller would ask again and again.
     """
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         async def claimed(
             limit: int, places: int, *rank: Callable[[DueTask], float]
         ) -> tuple[list[DueTask], int | None]:
@@ -297,7 +297,7 @@ def test_a_client_has_as_many_places_as_are_free_beside_it() -> None:
 def test_new_tasks_are_claimed_in_turns() -> None:
     """A client with many new ones holds up no other's only one."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(5))
         queue.add(9, watchers="bob")
         claims = [names(await shares.claim_new(NOW - 1, NOW)) for _ in range(4)]
@@ -309,7 +309,7 @@ def test_new_tasks_are_claimed_in_turns() -> None:
 def test_an_order_does_not_outlive_the_claim_of_a_new_task() -> None:
     """What was asked about meanwhile, and is due again, has no place in it."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(*range(4))
         assert await ranked(shares, NOW, 1) == numbered(3)
         assert names(await shares.claim_new(NOW - 1, NOW)) == numbered(0)
@@ -325,7 +325,7 @@ def test_an_order_does_not_outlive_the_claim_of_a_new_task() -> None:
 def test_what_is_due_earlier_than_was_told_is_news(at: int, news: bool) -> None:
     """While it is polled, a task is not among those its poller knows: its next poll may be the earliest of all."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         assert shares.is_news(NOW + at)
         queue.add(1, due_at=lambda _: NOW + 1000)
         await shares.claim(NOW, 1, AMPLE)
@@ -337,7 +337,7 @@ def test_what_is_due_earlier_than_was_told_is_news(at: int, news: bool) -> None:
 def test_all_is_news_while_a_claim_is_made() -> None:
     """Whatever it will tell is from before."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(1, due_at=lambda _: NOW - 1)
         await shares.claim(NOW, 0, AMPLE)
         assert not shares.is_news(NOW)
@@ -356,7 +356,7 @@ def test_all_is_news_while_a_claim_is_made() -> None:
 def test_what_was_claimed_before_a_read_fails_is_given_back() -> None:
     """Nobody would poll it, and it would be claimed until the next start."""
 
-    async def test(queue: Queue, shares: Shares) -> None:
+    async def test(queue: Queue, shares: PollShares) -> None:
         queue.add(1)
         queue.add(2, watchers="bob")
         read = queue.longest_due
