@@ -97,10 +97,11 @@ class ErrorAnswers:
         return self.answer(request.url.path, error)
 
     async def _store_error(self, request: Request, error: Exception) -> Response:
-        _log.warning("request.store_failed", path=request.url.path, error=str(error))
         told = "The database cannot be used at the moment; nothing was stored."
+        why: BaseException = error
         if isinstance(error, StorePartly):
-            told = error.message
+            told, why = error.message, error.__cause__ or error
+        _log.warning("request.store_failed", path=request.url.path, error=str(why))
         return self.answer(request.url.path, Unavailable(told, retry_after_s=_STORE_RETRY_AFTER_S))
 
     async def _out_of_memory(self, request: Request, error: Exception) -> Response:

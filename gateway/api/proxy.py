@@ -117,6 +117,12 @@ class UpstreamProxy:
         except RequestError as error:
             error.headers["x-request-id"] = request_id
             raise
+        except asyncio.CancelledError:  # where it was forwarded, _create has an answer
+            if not self._draining.is_set():
+                raise
+            cut = Unavailable("The gateway shut down before this was forwarded: nothing was created. Send it again.")
+            cut.headers["x-request-id"] = request_id
+            raise cut from None
         response.headers["x-request-id"] = request_id
         return response
 

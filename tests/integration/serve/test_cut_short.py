@@ -107,6 +107,24 @@ async def test_a_create_that_was_forwarded_then_names_its_id(tmp_path: Path, sil
         assert f"X-Request-ID: {request_id.decode()}" in answer["msg"]
 
 
+async def test_a_create_that_waits_for_its_turn_then_is_answered_with_its_id(tmp_path: Path, silent_url: str) -> None:
+    """As each answer to a create is; and it says that nothing was created."""
+    async with running(tmp_path, silent_url) as one:
+        first = [Asked(one.gateway, "POST", CREATE, b'{"model":"m"}') for _ in range(3)]
+        await held(one, "proxy-create")
+        queue = one.gateway.watches[0].key.creates
+        async with asyncio.timeout(LIMIT_S):
+            while not queue._turns._waiting:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        one.gateway.begin_drain()
+        answers = [await asked.cut_short() for asked in first]
+        told = [answer["msg"] for status, answer in answers if status == 503]
+        assert told
+        assert all("nothing was created" in text.lower() for text in told)
+        for asked in first:
+            assert b"x-request-id" in dict(asked.sent[0]["headers"])
+
+
 async def test_a_create_whose_large_answer_waits_for_room_names_its_id_too(tmp_path: Path) -> None:
     """The task is there, and paid for: to be told to send it again is not enough."""
 
