@@ -110,7 +110,12 @@ class Metrics:
             **names,
         )
         self.ready = Gauge("gateway_ready", "1 while /readyz answers 200, else 0.", **names)
-        build = Gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"], **names)
+        self._add_the_process()
+
+    def _add_the_process(self) -> None:
+        build = Gauge(
+            "gateway_build_info", "Which gateway this is; always 1.", ["version", "python"], registry=self.registry
+        )
         build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
         self.registry.register(_LostLines())
         ProcessCollector(registry=self.registry)

@@ -29,7 +29,7 @@ from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollRes
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.shares import PollShares, least_failed
-from gateway.upstream.timetable import Timetable
+from gateway.upstream.timetable import Timetable, took_s
 from gateway.upstream.troubled import Troubled
 from gateway.webhook.body import body_template
 
@@ -258,7 +258,7 @@ class Poller:
     async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
         model = result.model or claim.model
         began_at = self._began_at(claim, result)
-        duration_s = _duration_s(claim, result, began_at, now) if outcome.state.terminal else None
+        duration_s = took_s(claim, result, began_at, now) if outcome.state.terminal else None
         owed = await self._tasks.settle(
             Settlement(
                 seq=claim.seq,
@@ -394,11 +394,3 @@ class Poller:
             callbacks=len(owed),
             callback_ids=owed[:_CALLBACKS_TOLD],
         )
-
-
-def _duration_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:
-    """Return how long a task took: what the upstream says, else half way between the last two polls."""
-    if result.duration_s is not None:
-        return result.duration_s
-    last_at = max(claim.last_polled_at or began_at, began_at)
-    return max((last_at + now) / 2 - began_at, 0.0) / 1000

@@ -13,10 +13,11 @@ from collections import deque
 
 from gateway.core.clock import Clock
 from gateway.core.model import DueTask
+from gateway.upstream.answer import PollResult
 from gateway.upstream.durations import Durations
 from gateway.upstream.schedule import PollPrice, PollSchedule
 
-__all__ = ["Timetable"]
+__all__ = ["Timetable", "took_s"]
 
 _WELL_KNOWN = 8
 """So many tasks of a model must have ended before the schedule rests on what was learned alone."""
@@ -146,3 +147,11 @@ class Timetable:
     def _delay_ms(self, model: str | None, age_s: float, price: PollPrice) -> int:
         distribution = self._durations.distribution(model, self._clock.monotonic())
         return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)
+
+
+def took_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:
+    """Return how long a task took: what the upstream says, else half way between the last two polls."""
+    if result.duration_s is not None:
+        return result.duration_s
+    last_at = max(claim.last_polled_at or began_at, began_at)
+    return max((last_at + now) / 2 - began_at, 0.0) / 1000

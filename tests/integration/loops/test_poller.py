@@ -14,11 +14,12 @@ from structlog.testing import capture_logs
 
 from gateway.core.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, PollRecord, TaskState
 from gateway.core.ratelimit import RateWindow
-from gateway.loops.poller import MOST_POLLS, _duration_s
+from gateway.loops.poller import MOST_POLLS
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
+from gateway.upstream.timetable import took_s
 from gateway.upstream.turns import Waiter
 from tests.lanes import body_sent, claim_webhooks
 from tests.life import Life, ScriptedUpstream, Transport, until
@@ -622,7 +623,7 @@ def test_how_long_a_task_took(told: dict[str, Any], task: DueTask, duration_s: f
     """What the upstream says; else it ended half way between the last two polls, and began when it was created."""
     result = PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS, **told)
     began_at = result.task_created_at or task.born_at or task.created_at
-    assert _duration_s(task, result, began_at, EPOCH + 100_000) == duration_s
+    assert took_s(task, result, began_at, EPOCH + 100_000) == duration_s
 
 
 async def unwanted(*args: object) -> None:
