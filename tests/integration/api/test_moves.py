@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.app.gateway import Gateway
+from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.core.model import CALLBACK_MOVES, CallbackState
@@ -35,7 +35,7 @@ async def test_only_what_the_model_lets_the_api_move_is_granted(
         return found
 
     monkeypatch.setattr(SqliteRegistry, call, answer)
-    gateway = Gateway(load({"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}"}), SystemClock())
+    gateway = build(load({"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}"}), SystemClock())
     await gateway.start()
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://localhost") as api:
