@@ -185,7 +185,7 @@ class TaskQueue(Protocol):
         ...
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
-        """Make waiting tasks due now."""
+        """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
         ...
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:

@@ -216,7 +216,8 @@ FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
 POLL_NOW = """
-UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL
+UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL AND EXISTS (
+    SELECT 1 FROM callbacks AS c WHERE c.task_seq = tasks.seq AND c.state = 'waiting' AND c.expires_at <= ?)
 RETURNING upstream, watchers, next_poll_at
 """
 

@@ -198,7 +198,9 @@ class SqliteTaskQueue:
     def _apply_poll_now(
         self, db: Connection, items: Sequence[tuple[Sequence[int], int]]
     ) -> list[list[tuple[str, str, int]]]:
-        return [[row for seq in seqs for row in db.execute(sql.POLL_NOW, (now, seq)).fetchall()] for seqs, now in items]
+        return [
+            [row for seq in seqs for row in db.execute(sql.POLL_NOW, (now, seq, now)).fetchall()] for seqs, now in items
+        ]
 
     def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
         for row in (row for result in results for row in result):

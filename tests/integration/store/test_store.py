@@ -816,15 +816,22 @@ async def test_a_claim_holds_until_its_write_is_committed(store: Store) -> None:
 
 
 async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
-    """Only tasks that wait for a later poll move; a settled one does not come back."""
-    later = await registered(store, new("later", first_poll_at=NOW + 5000))
-    earlier = await registered(store, new("earlier", first_poll_at=NOW - 5000))
-    ended = await registered(store, new("ended"))
+    """Only tasks that wait for a later poll move; a settled one does not come back.
+
+    Nor does one move of whose callbacks none has passed: the one that had was cancelled as the question was on its way.
+    """
+    later = await registered(store, new("later", first_poll_at=NOW + 5000, timeout_s=1))
+    earlier = await registered(store, new("earlier", first_poll_at=NOW - 5000, timeout_s=1))
+    ended = await registered(store, new("ended", timeout_s=1))
     await settle(store, ended)
-    await store.tasks.poll_now([c.task.seq for c in (later, earlier, ended)], NOW)
-    assert (await look(store, later)).task.next_poll_at == NOW
+    cancelled = await registered(store, new("cancelled", first_poll_at=NOW + 5000, timeout_s=1))
+    await registered(store, new("cancelled", url="https://hooks.test/other", first_poll_at=NOW + 5000))
+    await store.registry.cancel("ann", cancelled.id, NOW)
+    await store.tasks.poll_now([c.task.seq for c in (later, earlier, ended, cancelled)], NOW + 1000)
+    assert (await look(store, later)).task.next_poll_at == NOW + 1000
     assert (await look(store, earlier)).task.next_poll_at == NOW - 5000
     assert (await look(store, ended)).task.next_poll_at is None
+    assert (await look(store, cancelled)).task.next_poll_at == NOW + 5000
 
 
 async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
