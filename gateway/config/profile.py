@@ -15,24 +15,7 @@ import msgspec
 
 from gateway.core.ratelimit import RateWindow
 
-__all__ = [
-    "PATH",
-    "TASK_ID",
-    "WAITING",
-    "Decode",
-    "Envelope",
-    "Fields",
-    "Limits",
-    "Profile",
-    "Proxy",
-    "Request",
-    "States",
-    "Units",
-    "Window",
-    "dig",
-    "listed",
-    "names_of",
-]
+__all__ = ["PATH", "TASK_ID", "WAITING", "Fields", "Profile", "Proxy", "dig", "listed", "names_of"]
 
 PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
 type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
@@ -161,19 +144,12 @@ class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """``cost_time``."""
 
 
-class Window(RateWindow, frozen=True, forbid_unknown_fields=True):
-    """At most ``limit`` requests in any ``window_s`` seconds: ``{ limit = 60, window_s = 60 }``."""
-
-    limit: Annotated[int, msgspec.Meta(ge=1)]
-    window_s: Annotated[float, msgspec.Meta(gt=0)]
-
-
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[limits]``: what one key may do where the operator sets nothing else; all windows hold at once."""
 
-    query: tuple[Window, ...] = ()
+    query: tuple[RateWindow, ...] = ()
     """Asking for the state of tasks. Empty: the API's pages name no limit."""
-    create: tuple[Window, ...] = ()
+    create: tuple[RateWindow, ...] = ()
     """Creating tasks."""
     poll_min_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Least seconds between two polls of one task, where the API's pages ask for that."""

@@ -15,17 +15,18 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Annotated
 
 import msgspec
 
 __all__ = ["RateLimiter", "RateWindow"]
 
 
-class RateWindow(msgspec.Struct, frozen=True):
-    """At most ``limit`` requests in any ``window_s`` seconds."""
+class RateWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most ``limit`` requests in any ``window_s`` seconds: in a profile ``{ limit = 60, window_s = 60 }``."""
 
-    limit: int
-    window_s: float
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+    window_s: Annotated[float, msgspec.Meta(gt=0)]
 
 
 _MOST_TOLD = 3
