@@ -136,15 +136,7 @@ def task_view(task: Task) -> TaskView:
 
 
 def attempt_view(attempt: Attempt) -> AttemptView:
-    return AttemptView(
-        number=attempt.number,
-        started_at=to_iso(attempt.started_at),
-        duration_ms=attempt.duration_ms,
-        status_code=attempt.status_code,
-        error=attempt.error,
-        result=attempt.result,
-        excerpt=attempt.excerpt,
-    )
+    return AttemptView(**{**msgspec.structs.asdict(attempt), "started_at": to_iso(attempt.started_at)})
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
