@@ -1,8 +1,7 @@
-"""The client of the gateway's own HTTP API, one method for each call.
+"""The client of the gateway's own HTTP API, one method for each call. Must not open the database.
 
 Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
-has what the commands show of it. Must not open the database. Called by ``gateway.cli.commands`` and
-``gateway.cli.demo``.
+has what the commands show of it. Called by ``gateway.cli.commands`` and ``gateway.cli.demo``.
 """
 
 from collections.abc import Mapping
@@ -133,11 +132,10 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self._http.close()
 
-    def register(
-        self, task_id: str, url: str, metadata: Any, timeout_s: int | None, upstream: str | None = None
-    ) -> dict[str, Any]:
-        asked = {"taskId": task_id, "callbackUrl": url, "metadata": metadata, "timeoutSeconds": timeout_s}
-        return self._call("POST", "/v1/callbacks", _ShownCallback, json=_given(asked | {"upstream": upstream}))
+    # What is asked has the names that it has in the API; what is None is left out.
+
+    def register(self, **members: Any) -> dict[str, Any]:
+        return self._call("POST", "/v1/callbacks", _ShownCallback, json=_given(members))
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
         return self._call("GET", "/v1/callbacks", _ShownPage, params=_given(query))

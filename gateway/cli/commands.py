@@ -172,9 +172,10 @@ def register(
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
+    asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_seconds, "upstream": upstream}
     decoded = None if metadata is None else _metadata(metadata)
     with _client(config, options) as client:
-        _show(client.register(task_id, callback_url, decoded, timeout_seconds, upstream), options)
+        _show(client.register(metadata=decoded, **asked), options)
 
 
 @cli.command("list")
