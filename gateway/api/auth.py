@@ -1,9 +1,8 @@
 """Who is asking, and how often: bearer token → client name, or the operator, for every path that is not public.
 
-Owns the comparison of tokens, and the count of each client's requests against its ``rate``, in memory: it protects this
-process, nothing that anyone pays for, and a restart forgets it. The operator has none. Where no token is asked for,
-``webpages`` judges who may be asking, on public paths too. An ASGI middleware, so that a route which is added later is
-closed unless it is listed here.
+Owns the comparison of tokens, and the count of each client's requests: in memory, as it protects this process, nothing
+that anyone pays for. Where no token is asked for, ``webpages`` judges who may be asking, on public paths too. An ASGI
+middleware, so that a route which is added later is closed unless it is listed here.
 """
 
 import hmac

@@ -1,7 +1,6 @@
-"""The upstream's own calls, for clients that use the gateway as their base URL.
+"""The upstream's own calls, for clients that use the gateway as their base URL. Must not poll, settle or deliver.
 
-Owns what is answered from the gateway's state and what is forwarded; ``creating`` has a create from there on. Must not
-poll, settle or deliver. Its paths are those of the default upstream's profile.
+Owns what is answered from the gateway's state and what is forwarded; ``creating`` has a create from there on.
 
 Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
 spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out

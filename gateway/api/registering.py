@@ -1,7 +1,6 @@
 """``POST /v1/callbacks``, of one callback and of a batch: what is asked is checked, and then registered.
 
-Owns that nothing is registered whose URL the callback policy refuses, and that one item of a batch does not touch the
-others. Called by the routes.
+Owns that no URL is registered which the callback policy refuses, and that no item of a batch touches the others.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """What answers look like: callbacks, tasks and attempts as clients see them, and the names they have there.
 
-Owns camelCase of answers, and makes each of the store's nouns; decides nothing. Used by the routes, and by ``openapi``,
-which tells of these types.
+Made of the store's nouns for the routes; decides nothing. ``openapi`` tells of these types.
 """
 
 from collections.abc import Container

@@ -1,7 +1,6 @@
-"""``gateway simulate``: the simulated upstream as a process of its own.
+"""``gateway simulate``: the simulated upstream as a process of its own. Called by ``commands``.
 
-Owns its options. Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or
-SIGINT. Called by ``gateway.cli.commands``.
+Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or SIGINT.
 """
 
 import asyncio

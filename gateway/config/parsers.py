@@ -1,7 +1,6 @@
 """What a setting's text means: parsers from text to values, which say what to write instead.
 
-Pure: they read no file and no environment, and never repeat the text that they refuse. Called by ``settings`` where a
-setting is declared, and by ``clients`` for extra headers.
+Pure: they read no file and no environment, and never repeat the text that they refuse. ``settings`` names them.
 """
 
 import math

@@ -1,8 +1,7 @@
-"""Upstream profiles: what a job API looks like, declared in TOML.
+"""Upstream profiles: what a job API looks like, declared in TOML; which the manual explains to operators.
 
-Owns the shape of ``config/upstreams/*.toml``, which the manual explains to operators; pure: ``profilefile`` reads the
-files. ``upstream.answer`` reads answers by a profile, ``upstream.api`` makes requests by one; the proxy's routes and
-the rate limits are taken from one.
+Pure: ``profilefile`` reads the files. Answers are read and requests made by a profile, and the proxy's routes and the
+rate limits taken from one.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.

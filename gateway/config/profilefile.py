@@ -1,7 +1,6 @@
 """The profiles' files: folders of TOML → profiles by name, and everything that is wrong with one at once.
 
-Owns the reading by the shape that ``profile`` declares, and what the parts of a profile may not say against one
-another. Called by ``upstreams``, before anything starts.
+Owns the reading by ``profile``'s shape, and what parts may not say against one another. Called by ``upstreams``.
 """
 
 import re

@@ -2,8 +2,7 @@
 
 A field of ``Settings`` is the variable GATEWAY_FIELD and a key of the TOML file; a field of ``UpstreamSettings`` or
 ``ClientSettings`` is a key of the file's tables ``[upstreams.NAME]`` and ``[clients.NAME]``. Tests hold
-``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here. Called
-by the rest of ``config``, which reads and reports, and by whoever is handed settings.
+``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here.
 """
 
 from collections.abc import Callable, Mapping

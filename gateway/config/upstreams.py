@@ -1,7 +1,6 @@
 """The upstreams: the TOML file's tables ``[upstreams.NAME]``, GATEWAY_UPSTREAM_… and the profiles, put together.
 
-Owns which upstreams there are, which is the default one, and what of it decides each of their settings. Called by
-``load``.
+Owns which there are, which is the default one, and what of it decides each of their settings. Called by ``load``.
 """
 
 from collections.abc import Mapping, Sequence
