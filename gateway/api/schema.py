@@ -100,10 +100,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_any_body(request: Request, limit: int) -> bytes:
-    """Return a request's body, whatever it calls itself, with room for what is made of it.
-
-    Raises TooLarge above ``limit`` bytes.
-    """
+    """Return a request's body, whatever it calls itself, with room for what is made of it. Raises TooLarge."""
     announced = request.headers.get("content-length", "").lstrip("0")  # Python reads no number of thousands of digits
     if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > limit):
         raise _too_large(limit)
