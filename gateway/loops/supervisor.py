@@ -33,15 +33,12 @@ class Loop(Protocol):
 
     async def run_once(self) -> float:
         """Do what is due; return in how many seconds to come round again at the latest."""
-        ...
 
     async def wait(self, timeout_s: float) -> None:
         """Return after ``timeout_s`` seconds, or as soon as something may be due."""
-        ...
 
     async def drain(self, timeout_s: float) -> None:
         """Finish what is in flight within ``timeout_s`` seconds, then stop the rest."""
-        ...
 
 
 class Rounds(Protocol):
@@ -49,11 +46,9 @@ class Rounds(Protocol):
 
     async def begin_round(self) -> None:
         """Return once a round may begin."""
-        ...
 
     def end_round(self) -> None:
         """Hear that it has ended, or failed."""
-        ...
 
 
 class Supervisor:
