@@ -1346,7 +1346,7 @@ async def test_an_attempt_on_a_pruned_callback_is_dropped(store: Store) -> None:
 @pytest.mark.parametrize("part", [1, 2, 3, 4, 2000])
 async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
-    monkeypatch.setattr("gateway.store.sqlite.backlog._PART", part)
+    monkeypatch.setattr("gateway.store.sqlite.registry._PART", part)
     assert await store.registry.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
     for n in range(3):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)
