@@ -180,7 +180,7 @@ class Life:
     @property
     def claims(self) -> int:
         """How many tasks and callbacks are claimed."""
-        return self.store.tasks._due_tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
+        return self.store.tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
 
 
 def _is_ours(name: str) -> bool:

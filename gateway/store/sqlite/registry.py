@@ -5,7 +5,7 @@ through ``gateway.store.Registry``; tells ``tasks.py`` and ``outbox.py`` what ha
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from sqlite3 import Connection
 from typing import Any
@@ -226,8 +226,7 @@ class SqliteRegistry:
             while more:
                 try:
                     async with turn():
-                        item = {**about, "client": one}
-                        some, _ = await self._writer.submit(self.redeliver_dead_kind, item, _REDELIVERED_AT_ONCE)
+                        some = await self._redeliver_some(one, about)
                 except StoreError as exc:
                     if not count:
                         raise
@@ -237,9 +236,12 @@ class SqliteRegistry:
                 more = some == _REDELIVERED_AT_ONCE
         return count
 
-    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[tuple[int, list[Lane]]]:
-        redelivered = ([Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)] for item in items)
-        return [(len(lanes), lanes) for lanes in redelivered]
+    async def _redeliver_some(self, client: str, about: Mapping[str, int]) -> int:
+        item = {**about, "client": client}
+        return len((await self._writer.submit(self.redeliver_dead_kind, item, _REDELIVERED_AT_ONCE))[1])
+
+    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[tuple[None, list[Lane]]]:
+        return [(None, [Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)]) for item in items]
 
     # Counting, and what else is asked
 
