@@ -30,10 +30,9 @@ from gateway.config.settings import Settings, database_path
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.memory import Memory
 from gateway.core.telemetry import Metrics
-from gateway.loops.backup import Backups
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
-from gateway.loops.janitor import Janitor
+from gateway.loops.janitor import Backups, Janitor
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.net.allow import parse_allow
 from gateway.net.guard import Netguard

@@ -29,8 +29,8 @@ from gateway.core import private
 from gateway.core.errors import StoreError, Unavailable
 from gateway.core.memory import Memory
 from gateway.core.ratelimit import RateWindow
-from gateway.loops.backup import Backups
 from gateway.loops.clocksteps import ClockSteps
+from gateway.loops.janitor import Backups
 from gateway.loops.supervisor import Supervisor
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
