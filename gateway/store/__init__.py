@@ -135,16 +135,10 @@ class TaskQueue(Protocol):
         """
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        """Return of each group the first that is due, unclaimed and registered since then.
-
-        It looks at the last 1,000 that were registered.
-        """
+        """Return each group's first that is due, unclaimed and registered since then, of the last 1,000 registered."""
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
-        """Claim tasks that were read, be it a moment ago; return those that nobody had claimed.
-
-        A claim ends with reschedule, settle or release.
-        """
+        """Claim tasks read before; return those nobody had claimed. A claim ends with reschedule, settle or release."""
 
     async def release(self, claims: Sequence[DueTask]) -> None:
         """Give claims back with nothing recorded, and wake the poller."""
@@ -153,10 +147,7 @@ class TaskQueue(Protocol):
         """Store a poll that did not end the task and when the next one is due."""
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        """End a task and make its callbacks' webhooks due, in one transaction; return these callbacks' ids.
-
-        Does nothing to a settled task.
-        """
+        """End a task, unless it has, and make its webhooks due, in one transaction; return their callbacks' ids."""
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""

@@ -97,9 +97,8 @@ class SqliteStore:
     async def probe(self) -> None:
         await self._writer.submit(self._probe, None)
 
-    def _apply_probe(self, db: Connection, items: Sequence[None]) -> list[None]:
+    def _apply_probe(self, db: Connection, _: object) -> None:
         db.execute(sql.PROBE)
-        return [*items]
 
     # Following the clock
 
@@ -110,11 +109,10 @@ class SqliteStore:
     async def follow_clock(self, step_ms: int) -> None:
         await self._writer.submit(self._follow_clock, step_ms)
 
-    def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> list[None]:
+    def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> None:
         for step_ms in items:
             for statement in (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS):
                 db.execute(statement, {"step": step_ms})
-        return [None] * len(items)
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
         step_ms = sum(items)

@@ -58,9 +58,8 @@ class SqliteTaskQueue(DueTasks):
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self.reschedule_kind, record)
 
-    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
+    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> None:
         statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(items))
-        return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
         for item in items:
@@ -151,9 +150,8 @@ class SqliteTaskQueue(DueTasks):
         self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
         return [(model or None, duration_ms) for model, _, _, duration_ms in found]
 
-    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> None:
         db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
-        return [None] * len(items)
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self.poll_now_kind, (seqs, now))
