@@ -42,7 +42,7 @@ MODULES = (
     "gateway/webhook/waiting.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
-    "gateway/upstream/shares.py",
+    "gateway/loops/pollshares.py",
 )
 
 TESTS = (
@@ -57,8 +57,8 @@ TESTS = (
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
     "tests/unit/upstream/test_turns.py",
-    "tests/unit/upstream/test_shares.py",
-    "tests/integration/upstream/test_shares.py",
+    "tests/unit/loops/test_pollshares.py",
+    "tests/integration/loops/test_pollshares.py",
     "tests/unit/store/test_writer.py",
     "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
