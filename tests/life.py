@@ -115,7 +115,8 @@ class Life:
         self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
-            headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
+            headers = ClientHeaders()
+            headers.use(Signer(parse_secrets(SECRET)), {})
             retry = RetryPolicy(schedule_s)
             rng = random.Random(seed + 1)
             self.memory = Memory(memory_bytes)

@@ -99,9 +99,11 @@ def check_version(path: Path, application: int, version: int, tables: int) -> No
 
 
 def migrations() -> dict[int, str]:
-    """Return the scripts that make the schema by their numbers, the oldest first."""
-    files = sorted((file for file in _MIGRATIONS.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in files}
+    """Return the scripts that make the schema by their numbers, the oldest first; the last is its ``user_version``.
+
+    A file that has been released is never edited: a change is a new file. The numbers 2 to 4 were given to others once.
+    """
+    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in sorted(_MIGRATIONS.glob("*.sql"))}
 
 
 def error_name(exc: sqlite3.Error) -> list[str]:

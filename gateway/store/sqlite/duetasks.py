@@ -25,7 +25,8 @@ class DueTasks:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._groups: defaultdict[str, dict[str, _WatchedTasks]] = defaultdict(dict)  # per upstream, by who watches
+        # Per upstream, by who watches.
+        self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -46,14 +47,14 @@ class DueTasks:
 
     def note(self, upstream: str, watchers: str, due_at: int) -> None:
         """Hear that a task falls due then, or later than that."""
-        self._group(upstream, watchers).note(due_at)
+        self._groups[upstream][watchers].note(due_at)
 
     def moved(self, seq: int, upstream: str, watchers: str, due_at: int) -> None:
         """Hear that others watch a task from now on."""
         self.note(upstream, watchers, due_at)
         if seq in self._claimed:
             self._end(seq)
-            self._begin(seq, self._group(upstream, watchers))
+            self._begin(seq, self._groups[upstream][watchers])
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due: whatever is may be so earlier now."""
@@ -81,7 +82,7 @@ class DueTasks:
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         async with self._database.reading():
             self._database.require_file()
-            group = self._group(upstream, watchers)
+            group = self._groups[upstream][watchers]
             group.noted = None  # what is given back during the query must not be overwritten
             about = upstream, watchers, rows.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
@@ -109,7 +110,7 @@ class DueTasks:
         self._database.require_file()
         free = [task for task in tasks if task.seq not in self._claimed]
         for task in free:
-            self._begin(task.seq, self._group(task.upstream, task.watchers))
+            self._begin(task.seq, self._groups[task.upstream][task.watchers])
         return free
 
     async def release(self, claims: Sequence[DueTask]) -> None:
@@ -118,13 +119,6 @@ class DueTasks:
             if group is not None:
                 group.note(claim.due_at)
             self._events[claim.upstream].set()
-
-    def _group(self, upstream: str, watchers: str) -> "_WatchedTasks":
-        groups = self._groups[upstream]
-        group = groups.get(watchers)
-        if group is None:
-            group = groups[watchers] = _WatchedTasks()
-        return group
 
     def _begin(self, seq: int, group: "_WatchedTasks") -> None:
         self._claimed[seq] = group

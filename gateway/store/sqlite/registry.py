@@ -54,8 +54,6 @@ class SqliteRegistry:
         self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered)
         self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
 
-    # Registering
-
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
         registrations: list[Registration]
         registrations, _ = await self._writer.submit(self.register_kind, new, len(new))
@@ -131,8 +129,6 @@ class SqliteRegistry:
         for upstream, expires_at in expiries.items():
             self._tasks.registered(upstream, expires_at)
 
-    # Reading
-
     async def get_callback(self, client: str | None, callback_id: str) -> Callback | None:
         found = await self._database.read(sql.SELECT_CALLBACK, {"id": callback_id, "client": client})
         return rows.callback(found[0]) if found else None
@@ -175,8 +171,6 @@ class SqliteRegistry:
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         await self._tasks.wait_settled(seq, timeout_s)
-
-    # Changing
 
     async def cancel(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         state: CallbackState | None = await self._writer.submit(self.cancel_kind, (client, callback_id, now))
@@ -242,8 +236,6 @@ class SqliteRegistry:
 
     def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[tuple[None, list[Lane]]]:
         return [(None, [Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)]) for item in items]
-
-    # Counting, and what else is asked
 
     async def count_callbacks(self) -> dict[CallbackState, int]:
         return {CallbackState(state): count for state, count in await self._database.read(sql.COUNT_CALLBACKS)}

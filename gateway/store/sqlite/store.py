@@ -77,8 +77,6 @@ class SqliteStore:
     async def look(self) -> None:
         await self._database.look()
 
-    # Small values
-
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))
         return bytes(found[0][0]) if found else None
@@ -100,8 +98,6 @@ class SqliteStore:
     def _apply_probe(self, db: Connection, _: object) -> None:
         db.execute(sql.PROBE)
 
-    # Following the clock
-
     @property
     def set_back_ms(self) -> int:
         return self._database.set_back_ms
@@ -118,8 +114,6 @@ class SqliteStore:
         step_ms = sum(items)
         self.outbox.move(step_ms)
         self.tasks.forget_times()
-
-    # Retention and backups
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         count: int = await self._writer.submit(
