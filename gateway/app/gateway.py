@@ -5,7 +5,7 @@ Knows no signals and no sockets that listen: ``process`` has those. What it is m
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,6 @@ from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.app.readiness import ReadyCheck
-from gateway.app.reload import Changed
 from gateway.app.watch import Watch
 from gateway.config import secretfile
 from gateway.config.settings import DEFAULT_CLIENT, Settings, database_path
@@ -38,7 +37,7 @@ from gateway.signature import Signer, parse_secrets
 from gateway.store import Store
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
-__all__ = ["PUBLIC", "Api", "Gateway", "client_rates", "client_upstreams", "token_owners"]
+__all__ = ["PUBLIC", "Api", "Changed", "Gateway", "client_rates", "client_upstreams", "token_owners"]
 
 _log = structlog.get_logger()
 
@@ -54,6 +53,21 @@ class Api(NamedTuple):
     registering: Registering
     proxy: UpstreamProxy | None
     errors: ErrorAnswers
+
+
+class Changed(NamedTuple):
+    """What a reload comes to."""
+
+    settings: Settings
+    """Those that are in force from then on."""
+    keys: Mapping[str, str | None]
+    """By upstream, each key that is another one."""
+    secret: str
+    """What signs for clients without a secret of their own."""
+    names: list[str]
+    """What has changed, and counts from then on."""
+    restart: list[str]
+    """What has changed, and counts after a restart only."""
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -155,10 +169,6 @@ class Gateway:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
                 watch.key.renewed()
                 self.store.tasks.due(watch.upstream.name).set()
-
-    def begin_backup(self) -> None:
-        """Begin to copy the database into a file beside it."""
-        self.backups.begin()
 
     def begin_drain(self) -> None:
         """Answer requests that are held, and stop being ready."""

@@ -119,7 +119,7 @@ class _Server(uvicorn.Server):
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
-        loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
+        loop.add_signal_handler(signal.SIGUSR1, self._gateway.backups.begin)
         loop.add_signal_handler(signal.SIGHUP, self._reloads.begin)
         try:
             yield
