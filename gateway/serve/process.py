@@ -26,7 +26,7 @@ from gateway.app.reload import Reloads
 from gateway.config.settings import Settings
 from gateway.core.clock import SystemClock, wait_for_event
 from gateway.core.errors import GatewayError
-from gateway.serve.asgi import open_listener
+from gateway.serve.asgi import open_listener, server_config
 from gateway.serve.inbound import InboundProtocol
 
 __all__ = ["serve"]
@@ -38,7 +38,6 @@ _LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: thre
 _LOOKED_AT_ALL = 200
 """Such second looks, before it looks at all there is. With a great number of tasks and connections at work that took
 140 ms, in which nothing else is done, every few seconds."""
-_KEEP_ALIVE_S = 75
 _LAST_WORDS_S = 1.0  # for answers to requests that are cut short
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8
@@ -143,19 +142,8 @@ async def _serve(read: Callable[[], Settings], settings: Settings) -> None:
     listener = _listen(settings.host, settings.port)
     try:
         gateway = build(settings, SystemClock())
-        config = uvicorn.Config(
-            gateway,
-            http=_Inbound,
-            ws="none",
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=_connection_limit(own_files(len(settings.upstreams))),
-            timeout_keep_alive=_KEEP_ALIVE_S,
-        )
+        connections = _connection_limit(own_files(len(settings.upstreams)))
+        config = server_config(gateway, _Inbound, server_header=False, limit_concurrency=connections)
         server = _Server(config, gateway, Reloads(gateway, settings, read), settings.drain_s)
         try:
             await server.serve([listener])
