@@ -20,8 +20,9 @@ import structlog
 import uvicorn
 import uvloop
 
+from gateway.api.auth import PUBLIC
 from gateway.app.build import build, own_files
-from gateway.app.gateway import PUBLIC, Gateway
+from gateway.app.gateway import Gateway
 from gateway.app.reload import Reloads
 from gateway.config.settings import Settings
 from gateway.core.clock import SystemClock, wait_for_event
