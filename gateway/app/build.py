@@ -14,9 +14,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from gateway import __version__
-from gateway.api.auth import AuthMiddleware, Tokens
+from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
-from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy

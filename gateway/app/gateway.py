@@ -14,8 +14,7 @@ from typing import NamedTuple
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.auth import PUBLIC, Tokens
-from gateway.api.limits import ClientLimits
+from gateway.api.auth import PUBLIC, ClientLimits, Tokens
 from gateway.api.operations import Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
