@@ -37,8 +37,7 @@ from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Janitor
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.store import Store

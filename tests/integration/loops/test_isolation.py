@@ -16,8 +16,7 @@ from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, Ta
 from gateway.core.telemetry import Metrics
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Supervisor
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.signature import Signer, parse_secrets
