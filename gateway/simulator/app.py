@@ -1,7 +1,7 @@
 """The simulated upstream's HTTP: a raw ASGI application, and ``serve`` to put it on a socket.
 
-Owns the tasks, and the order in which a request meets key check, rate limit, fault and answer. Must not wait without
-a timer or a socket event. Called by ``gateway.cli``, the tests and the benchmarks.
+Owns the tasks, what is counted, and the order in which a request meets key check, rate limit, fault and answer. Must
+not wait without a timer or a socket event. Called by ``gateway.cli``, the tests and the benchmarks.
 
 Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; and for control, never limited or spoiled,
 ``GET /_sim/stats`` and ``POST /_sim/faults`` with a JSON array of faults, which replaces those in force.
@@ -11,6 +11,7 @@ import asyncio
 import codecs
 import socket
 import struct
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from random import Random
@@ -51,13 +52,14 @@ from gateway.simulator.scenario import (
     plan_from_task_id,
     task_envelope,
 )
-from gateway.simulator.stats import Stats
 
-__all__ = ["SimulatedUpstream", "serve"]
+__all__ = ["POLLS_KEPT", "PeakRate", "SimulatedUpstream", "Stats", "serve"]
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
 _MAX_BODY_BYTES = 1 << 20
+POLLS_KEPT = 10_000
+"""Of so many task ids, the newest, polls are counted."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -65,6 +67,61 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _encode = msgspec.json.Encoder().encode
 _faults_decoder = msgspec.json.Decoder(list[Fault])
+
+
+class PeakRate:
+    """The most requests within any one second, exactly: a sliding second, not the clock's."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque()
+        self.peak = 0
+
+    def count(self, now_s: float) -> None:
+        """Count a request at ``now_s`` (monotonic seconds)."""
+        recent = self._recent
+        recent.append(now_s)
+        while recent[0] <= now_s - 1:
+            recent.popleft()
+        self.peak = max(self.peak, len(recent))
+
+
+class Stats:
+    """Counts since the start; control requests are left out."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        """By endpoint: recordInfo, createTask, other. Counted on arrival, refused ones included."""
+        self.statuses: Counter[int] = Counter()
+        """By HTTP status of complete answers; a hang or a reset has none."""
+        self.faults: Counter[str] = Counter()
+        self.polls: dict[str, int] = {}
+        """recordInfo requests by task id, known to the simulator or not."""
+        self.connections_open = 0
+        self.connections_opened = 0
+        self._rates = {"recordInfo": PeakRate(), "createTask": PeakRate(), "other": PeakRate()}
+
+    def count_request(self, endpoint: str, now_s: float) -> None:
+        self.requests[endpoint] += 1
+        self._rates[endpoint].count(now_s)
+
+    def count_poll(self, task_id: str) -> None:
+        polls = self.polls
+        if task_id not in polls:
+            drop_oldest(polls, POLLS_KEPT)
+            polls[task_id] = 1
+        else:
+            polls[task_id] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as the control route shows it."""
+        return {
+            "requests": self.requests,
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "faults": self.faults,
+            "peakPerSecond": {endpoint: rate.peak for endpoint, rate in self._rates.items()},
+            "polls": self.polls,
+            "connections": {"open": self.connections_open, "opened": self.connections_opened},
+        }
 
 
 class SimulatedUpstream:

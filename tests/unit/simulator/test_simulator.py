@@ -7,6 +7,7 @@ import pytest
 
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator import Fault, FaultKind, Faults, Plan, PlanMix, parse_windows
+from gateway.simulator.app import POLLS_KEPT, PeakRate, Stats
 from gateway.simulator.faults import distort_body, distort_envelope, replacement
 from gateway.simulator.scenario import (
     DEFAULT_MODEL,
@@ -17,7 +18,6 @@ from gateway.simulator.scenario import (
     plan_from_task_id,
     task_envelope,
 )
-from gateway.simulator.stats import POLLS_KEPT, PeakRate, Stats
 
 
 def make_task(plan: Plan, created_at: int = 1_000) -> SimTask:
