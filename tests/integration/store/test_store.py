@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.ids import new_callback_id
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
@@ -32,6 +31,7 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
+    new_callback_id,
 )
 from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
