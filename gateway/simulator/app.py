@@ -27,19 +27,8 @@ from gateway.core.clock import Clock
 from gateway.core.ratelimit import RateWindow
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.serverprotocol import ServerProtocol
-from gateway.simulator.faults import (
-    REPLACING,
-    Endpoint,
-    Fault,
-    FaultKind,
-    Faults,
-    SimResponse,
-    distort_body,
-    distort_envelope,
-    replacement,
-)
+from gateway.simulator.faults import REPLACING, Endpoint, Fault, FaultKind, Faults, SimResponse
 from gateway.simulator.scenario import (
-    DEFAULT_MODEL,
     DEFAULT_PARAM,
     KeyedLimiter,
     Plan,
@@ -50,7 +39,6 @@ from gateway.simulator.scenario import (
     encode_text,
     error_envelope,
     plan_from_task_id,
-    task_envelope,
 )
 
 __all__ = ["POLLS_KEPT", "PeakRate", "SimulatedUpstream", "Stats", "serve"]
@@ -166,7 +154,7 @@ class SimulatedUpstream:
         ``param`` stands in the answers as it is, JSON or not.
         """
         at = self._clock.now() if created_at is None else created_at
-        self._remember(task_id, SimTask(at, plan, DEFAULT_MODEL, param, None))
+        self._remember(task_id, SimTask(at, plan, param=param))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -202,7 +190,7 @@ class SimulatedUpstream:
         if fault is not None:
             self.stats.faults[fault.kind] += 1
             if fault.kind in REPLACING:
-                await self._finish(send, replacement(fault))
+                await self._finish(send, fault.replacement())
                 return
         if body is None:
             envelope = self._record_info(task_id, key)
@@ -221,12 +209,12 @@ class SimulatedUpstream:
         if task is None:
             plan = plan_from_task_id(task_id)
             if plan is not None:
-                task = SimTask(now, plan, DEFAULT_MODEL, DEFAULT_PARAM, None)
+                task = SimTask(now, plan)
                 self._remember(task_id, task)
         # As the real one: another key's task is not told from one that does not exist.
         if task is None or task.key not in (None, key):
             return error_envelope(404, "Task not found")
-        return task_envelope(task_id, task, now)
+        return task.envelope(task_id, now)
 
     def _create_task(self, body: bytes, key: str, request_id: str) -> dict[str, Any]:
         try:
@@ -281,7 +269,7 @@ class SimulatedUpstream:
     async def _finish_with_fault(
         self, fault: Fault, envelope: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        body = distort_body(fault, _encode(distort_envelope(fault, envelope)))
+        body = fault.spoil_body(_encode(fault.spoil_envelope(envelope)))
         answer = SimResponse(envelope["code"], body)
         if fault.kind is FaultKind.HANG:
             await _client_gone(receive)
