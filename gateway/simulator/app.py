@@ -12,7 +12,7 @@ import codecs
 import socket
 import struct
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from random import Random
 from typing import Any
@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 from uuid import uuid4
 
 import msgspec
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.webpages import PagesRefused
 from gateway.core import lenientjson
@@ -48,10 +49,6 @@ CREATE_TASK = "/api/v1/jobs/createTask"
 _MAX_BODY_BYTES = 1 << 20
 POLLS_KEPT = 10_000
 """Of so many task ids, the newest, polls are counted."""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _encode = msgspec.json.Encoder().encode
 _faults_decoder = msgspec.json.Decoder(list[Fault])
@@ -93,12 +90,9 @@ class Stats:
         self._rates[endpoint].count(now_s)
 
     def count_poll(self, task_id: str) -> None:
-        polls = self.polls
-        if task_id not in polls:
-            drop_oldest(polls, POLLS_KEPT)
-            polls[task_id] = 1
-        else:
-            polls[task_id] += 1
+        if task_id not in self.polls:
+            drop_oldest(self.polls, POLLS_KEPT)
+        self.polls[task_id] = self.polls.get(task_id, 0) + 1
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as the control route shows it."""
