@@ -1,7 +1,6 @@
 """The wiring: the only place that builds the objects and ties them together.
 
-Owns what a gateway is made of. Validates nothing, since the settings are checked, and opens, writes and starts nothing:
-the gateway does that. Called by whoever runs one: ``serve``, the demonstration, tests.
+Owns what a gateway is made of. Validates, opens, writes and starts nothing. Called by ``serve``, ``demo`` and tests.
 """
 
 import asyncio
@@ -88,10 +87,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     shared = Shared(store, following, Metrics(), Memory(settings.memory_bytes), Resolver())
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
-        guard=guard,
-        resolve=shared.resolver.resolve,
-        limit=_CONNECTIONS,
-        limit_idle=_IDLE_CONNECTIONS,
+        guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
     )
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()

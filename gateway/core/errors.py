@@ -133,11 +133,7 @@ class RequestError(GatewayError):
     title: ClassVar[str] = "Internal error"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        errors: Sequence[tuple[str, str]] = (),
-        headers: Mapping[str, str] | None = None,
+        self, message: str, *, errors: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(message)
         self.errors = tuple(errors)

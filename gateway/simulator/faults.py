@@ -155,7 +155,6 @@ class Faults:
         self.active.extend(copy.copy(fault) for fault in faults)
 
     def clear(self) -> None:
-        """Go back to right answers."""
         self.active.clear()
 
     def pick(self, endpoint: Endpoint, task_id: str | None) -> Fault | None:
