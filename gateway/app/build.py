@@ -13,9 +13,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from gateway import __version__
-from gateway.api.auth import AuthMiddleware, Tokens
+from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
-from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
@@ -30,10 +29,9 @@ from gateway.core.clock import Clock, FollowingClock
 from gateway.core.memory import Memory
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
-from gateway.loops.backup import Backups
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
-from gateway.loops.janitor import Janitor
+from gateway.loops.janitor import Backups, Janitor
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.net.guard import Netguard, parse_allow

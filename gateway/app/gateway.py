@@ -14,8 +14,7 @@ from typing import NamedTuple
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.auth import PUBLIC, Tokens
-from gateway.api.limits import ClientLimits
+from gateway.api.auth import PUBLIC, ClientLimits, Tokens
 from gateway.api.operations import Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
@@ -27,8 +26,8 @@ from gateway.core import private
 from gateway.core.errors import StoreError, Unavailable
 from gateway.core.memory import Memory
 from gateway.core.ratelimit import RateWindow
-from gateway.loops.backup import Backups
 from gateway.loops.clocksteps import ClockSteps
+from gateway.loops.janitor import Backups
 from gateway.loops.poller import Poller
 from gateway.loops.supervisor import Supervisor
 from gateway.net.resolver import Resolver
