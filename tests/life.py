@@ -12,9 +12,8 @@ import httpx
 from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
-from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import Callback, NewCallback
+from gateway.core.model import Callback, NewCallback, new_callback_id
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -17,6 +16,7 @@ from gateway.core.model import (
     Registration,
     Settlement,
     TaskState,
+    new_callback_id,
 )
 from gateway.store import Store
 from gateway.webhook.body import body_template

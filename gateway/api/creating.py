@@ -16,8 +16,7 @@ from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback
+from gateway.core.model import NewCallback, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry

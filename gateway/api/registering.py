@@ -43,8 +43,7 @@ from gateway.core.errors import (
     TooLarge,
     Unavailable,
 )
-from gateway.core.ids import new_callback_id
-from gateway.core.model import Callback, NewCallback, Registration
+from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 

@@ -1,7 +1,6 @@
 """The wiring: the only place that builds the objects and ties them together.
 
-Owns what a gateway is made of. Validates nothing, since the settings are checked, and opens, writes and starts nothing:
-the gateway does that. Called by whoever runs one: ``serve``, the demonstration, tests.
+Owns what a gateway is made of. Validates, opens, writes and starts nothing. Called by ``serve``, ``demo`` and tests.
 """
 
 import asyncio
@@ -35,8 +34,7 @@ from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Backups, Janitor
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.store import Store
@@ -87,10 +85,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     shared = Shared(store, following, Metrics(), Memory(settings.memory_bytes), Resolver())
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
-        guard=guard,
-        resolve=shared.resolver.resolve,
-        limit=_CONNECTIONS,
-        limit_idle=_IDLE_CONNECTIONS,
+        guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
     )
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -19,6 +18,7 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
+    new_callback_id,
 )
 from gateway.loops.deliverer import claim_due
 from gateway.store.sqlite.store import SqliteStore

@@ -21,7 +21,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -34,6 +33,7 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
+    new_callback_id,
 )
 from gateway.store.sqlite import database, databasefile, registry, sql
 from gateway.store.sqlite.database import Database

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     TASK_MOVES,
     AttemptResult,
@@ -16,6 +15,7 @@ from gateway.core.model import (
     NewCallback,
     Task,
     TaskState,
+    new_callback_id,
 )
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
