@@ -33,11 +33,6 @@ class DueTasks:
     def due(self, upstream: str) -> asyncio.Event:
         return self._events[upstream]
 
-    @property
-    def claimed(self) -> int:
-        """How many are claimed."""
-        return len(self._claimed)
-
     async def open(self) -> None:
         """Find out who watches what. Raises StoreError."""
         upstream = watchers = ""
