@@ -31,6 +31,7 @@ from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
+from tests.claims import Claiming
 from tests.virtualtime import InlineConnection
 
 __all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
@@ -111,7 +112,8 @@ class Life:
         self.key = UpstreamKey(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
         self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
-        self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)
+        self.tasks, self.outbox = Claiming(self.store.tasks), Claiming(self.store.outbox)
+        self.poller = Poller(self.tasks, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
             headers = ClientHeaders()
@@ -119,7 +121,7 @@ class Life:
             retry = RetryPolicy(schedule_s)
             rng = random.Random(seed + 1)
             self.memory = Memory(memory_bytes)
-            self.deliverer = Deliverer(self.store.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng)
+            self.deliverer = Deliverer(self.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng)
             loops.append(self.deliverer)
         self.clock_steps = ClockSteps(self.store, clock)
         self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)
@@ -179,8 +181,8 @@ class Life:
 
     @property
     def claims(self) -> int:
-        """How many tasks and callbacks are claimed."""
-        return self.store.tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
+        """How many tasks and callbacks the loops have claimed."""
+        return len(self.tasks.held) + len(self.outbox.held)
 
 
 def _is_ours(name: str) -> bool:

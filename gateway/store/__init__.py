@@ -130,8 +130,7 @@ class TaskQueue(Protocol):
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
 
-        Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
-        time.
+        Fewer than ``limit`` though more are due: others watched those that are claimed; they are passed over next.
         """
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:

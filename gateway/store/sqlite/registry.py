@@ -1,7 +1,6 @@
 """What the API reads and changes: registrations, callbacks and their attempts, tasks, and the counts of all.
 
-Owns what each of these writes does. The statements stand in ``sql.py``, the mapping of rows in ``rows.py``. Called
-through ``gateway.store.Registry``; tells ``tasks.py`` and ``outbox.py`` what has fallen due.
+Owns what each of these writes does. Called through ``gateway.store.Registry``; tells the two queues what is due.
 """
 
 from collections import defaultdict

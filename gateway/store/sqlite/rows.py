@@ -1,7 +1,6 @@
 """Rows → ``gateway.core.model`` types, whose fields stand in the columns' order; those types → statements' parameters.
 
-Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure. Called by the
-store's ports.
+Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure.
 """
 
 from collections.abc import Iterable, Sequence

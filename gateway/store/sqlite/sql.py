@@ -372,8 +372,7 @@ DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
 
-# Counting, so many rows at a time along an index: a million rows counted at once would hold up every write for a tenth
-# of a second.
+# Counting, so many rows at a time along an index: a million counted at once would hold up every write for 0.1 s.
 
 _POLLED = "next_poll_at IS NOT NULL", "upstream, watchers, next_poll_at, seq"
 _OWED = "state = 'pending'", "client, receiver, next_attempt_at, budget_used, seq"

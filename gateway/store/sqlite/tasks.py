@@ -1,8 +1,7 @@
 """Tasks that are to be polled: put off, settled, and what is learned of them.
 
-Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. The statements
-stand in ``sql.py``, the mapping of rows in ``rows.py``. Called through ``gateway.store.TaskQueue``; tells ``outbox.py``
-of the webhooks that a settlement makes due.
+Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. Called through
+``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a settlement makes due.
 """
 
 import asyncio
