@@ -28,6 +28,7 @@ class DueTasks:
         self._groups: defaultdict[str, dict[str, _WatchedTasks]] = defaultdict(dict)  # per upstream, by who watches
         self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # two at once would forget a note
 
     def event(self, upstream: str) -> asyncio.Event:
         """As ``TaskQueue.due``."""
@@ -82,7 +83,7 @@ class DueTasks:
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """As ``TaskQueue.longest_due``."""
-        async with self._database.reading():
+        async with self._looking[upstream], self._database.reading():
             self._database.require_file()
             group = self._group(upstream, watchers)
             group.noted = None  # what is given back during the query must not be overwritten

@@ -28,6 +28,7 @@ class SqliteOutbox:
         self._writer = writer
         self._claimed: defaultdict[Lane, set[int]] = defaultdict(set)
         self._lanes = LanesDue()
+        self._claiming = asyncio.Lock()  # else two that read at once claim the same
         self.due = asyncio.Event()
         self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
 
@@ -55,7 +56,7 @@ class SqliteOutbox:
             return Claimed([], [], self._lanes.next_due_at)
         try:
             # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
-            async with self._database.reading():
+            async with self._claiming, self._database.reading():
                 self._database.require_file()
                 for share in shares:
                     self._lanes.forget(share.lane, now)  # what has fallen due since it was told of is seen now
