@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from sqlite3 import Connection
 
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
-from gateway.store import Claimed
+from gateway.store import Choose, Claimed
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
@@ -47,19 +47,15 @@ class SqliteOutbox:
         self._lanes.move(step_ms)
         self.due.set()
 
-    async def waiting(self, now: int) -> list[Lane]:
-        self._database.require_file()
-        return self._lanes.take(now)
-
-    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
-        if not shares:
-            return Claimed([], [], self._lanes.next_due_at)
+    async def claim(self, choose: Choose, now: int) -> Claimed:
+        shares: Sequence[Share] = ()
         try:
             # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
             async with self._claiming, self._database.reading():
                 self._database.require_file()
-                for share in shares:
-                    self._lanes.forget(share.lane, now)  # what has fallen due since it was told of is seen now
+                shares = choose(self._lanes.take(now))
+                if not shares:
+                    return Claimed([], [], self._lanes.next_due_at)
                 claimed = [frozenset(self._claimed.get(share.lane, ())) for share in shares]
                 found, left = await self._database.call(_due_callbacks, now, shares, claimed)
                 only_retries = []
