@@ -93,8 +93,10 @@ class SqliteOutbox:
 
     def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
         statements.run(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
+        before = db.total_changes
         statements.run(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
-        statements.run(db, sql.COUNT_ATTEMPTS, rows.counted(items))
+        if db.total_changes - before < len(items):
+            statements.run(db, sql.COUNT_ATTEMPTS, rows.counted(items))
         return [None] * len(items)
 
     def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
