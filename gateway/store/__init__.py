@@ -32,10 +32,16 @@ from gateway.core.model import (
     Task,
 )
 
-__all__ = ["Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
+__all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
+
+
+Choose = Callable[[list[Lane]], Sequence[Share]]
+"""Takes the lanes that have webhooks that are due, that of the longest due one first; returns what is to be claimed.
+
+It is asked as late as can be, when the database is free: who asked before would miss what has fallen due meanwhile."""
 
 
 class Claimed(NamedTuple):
@@ -167,17 +173,12 @@ class Outbox(Protocol):
     due: asyncio.Event
     """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
 
-    async def waiting(self, now: int) -> list[Lane]:
-        """Return the lanes that have webhooks that are due, that of the longest due one first.
-
-        Each is told of once: it is in the caller's hands until it is claimed of, or something more is due on it.
-        """
-
-    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
+    async def claim(self, choose: Choose, now: int) -> Claimed:
         """Claim due webhooks: of each lane as many as its share says, the longest due ones, with retries or without.
 
-        What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all its
-        lanes are told of again. Each webhook is its claimer's until record or release.
+        Of a lane ``choose`` is told once: it is in the caller's hands until it is claimed of, or something more is due
+        on it. What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all
+        lanes that it has shares of are told of again. Each webhook is its claimer's until record or release.
         """
 
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:

@@ -27,6 +27,7 @@ class DueTasks:
         self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # two at once would forget a note
 
     def due(self, upstream: str) -> asyncio.Event:
         return self._events[upstream]
@@ -73,7 +74,7 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        async with self._database.reading():
+        async with self._looking[upstream], self._database.reading():
             self._database.require_file()
             group = self._groups[upstream][watchers]
             group.noted = None  # what is given back during the query must not be overwritten

@@ -42,7 +42,7 @@ from gateway.store.sqlite.statements import Counted, over_rows
 from gateway.store.sqlite.store import SqliteStore
 from gateway.store.sqlite.tasks import _in_parts
 from tests.claims import claim_tasks
-from tests.lanes import claim_webhooks, lane
+from tests.lanes import claim_webhooks, lane, told_of
 
 NOW = 1_777_460_000_000
 LIMIT_S = 10
@@ -422,7 +422,7 @@ async def test_a_closed_store_says_so(path: Path) -> None:
         with pytest.raises(StoreError, match="closed"):
             await store.registry.backlog()
         with pytest.raises(StoreError, match="closed"):
-            await store.outbox.claim([Share(lane("app"), 1, True)], NOW)
+            await store.outbox.claim(lambda _: [Share(lane("app"), 1, True)], NOW)
         with pytest.raises(StoreError, match="closed"):
             await store.registry.register([new()])
         await store.open()
@@ -701,6 +701,22 @@ async def test_a_cancelled_read_disturbs_nobody(store: SqliteStore) -> None:
         await asyncio.wait([reader])
         async with asyncio.timeout(LIMIT_S):
             await store.registry.register([new()])
+
+
+async def test_what_falls_due_while_a_claim_waits_for_a_write_is_in_it(store: SqliteStore) -> None:
+    """It may be that write which makes it due: the next claim would wait for one more."""
+    (made,) = await store.registry.register([new()])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = made.callback.task.seq
+    await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    (on,) = await told_of(store, NOW)
+    async with store._database._lock.writing():
+        claiming = asyncio.create_task(claim_webhooks(store, NOW, 9))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        store.outbox.note(on, NOW)
+    found, next_due_at = await claiming
+    assert ([one.id for one in found], next_due_at) == ([made.callback.id], None)
 
 
 async def test_closing_commits_what_waits(path: Path) -> None:
