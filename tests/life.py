@@ -27,6 +27,7 @@ from gateway.upstream.answer import PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.key import UpstreamKey
+from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders
@@ -111,7 +112,8 @@ class Life:
         creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
         self.key = UpstreamKey(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
-        self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
+        learned = Learned(partial(self.store.load, "durations"), partial(self.store.swap, "durations"))
+        self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed), learned)
         self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
@@ -156,8 +158,15 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400, client: str = ""
+        self,
+        task_id: str,
+        *,
+        url: str = "https://app.example/hook",
+        timeout_s: int = 86_400,
+        client: str = "",
+        at_once: bool = True,
     ) -> Callback:
+        """Register a callback as the API does; ``at_once``: its task is due whatever the timetable says."""
         now = self.clock.now()
         new = NewCallback(
             id=new_callback_id(now),
@@ -168,7 +177,7 @@ class Life:
             metadata=b"{}",
             timeout_s=timeout_s,
             created_at=now,
-            first_poll_at=self.timetable.first_poll_at(now, client),
+            first_poll_at=now if at_once else self.timetable.first_poll_at(now, client),
         )
         (registration,) = await self.store.registry.register([new])
         return registration.callback

@@ -14,8 +14,6 @@ from gateway.core.urls import receiver_of
 
 __all__ = [
     "CALLBACK_MOVES",
-    "KEPT_DURATIONS",
-    "KEPT_MODELS",
     "TASK_MOVES",
     "Attempt",
     "AttemptRecord",
@@ -38,11 +36,6 @@ __all__ = [
     "Task",
     "TaskState",
 ]
-
-KEPT_DURATIONS = 256
-"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
-KEPT_MODELS = 128
-"""… and of so many models of one upstream: those that ended a task last."""
 
 
 class TaskState(StrEnum):
@@ -238,8 +231,6 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     polls: int
     """Polls to add to the task's count: 1 where a poll brought the outcome, else 0."""
     model: str | None = None
-    duration_ms: int | None = None
-    """How long the task took, kept with its model to learn from; None where that is not known."""
     frame: tuple[bytes, bytes, bytes] | None = None
     """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
     these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""

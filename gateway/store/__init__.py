@@ -155,12 +155,6 @@ class TaskQueue(Protocol):
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
 
-    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        """Return model and duration (ms) of the tasks that settled last, the oldest first.
-
-        ``KEPT_DURATIONS`` of each model, ``KEPT_MODELS`` models.
-        """
-
 
 class Outbox(Protocol):
     """Webhooks that are to be sent."""

@@ -31,8 +31,6 @@ from gateway.store.sqlite.sql import NEW_CALLBACK
 Rows = list[tuple[Any, ...]]
 """What ``statements.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
 
-Duration = tuple[str, str, int, int, int]
-"""Upstream, model, slot, seq, duration_ms."""
 
 _CALLBACK_COLUMNS = len(Callback.__struct_fields__) - 1  # then its task's
 _DUE_COLUMNS = len(DueCallback.__struct_fields__) - 1  # then those of its body
@@ -170,11 +168,6 @@ def counted(records: Sequence[AttemptRecord]) -> Rows:
 def _text(text: str | None) -> str | None:
     # SQLite keeps a NUL in a text, and its functions end it there.
     return None if text is None else text.replace("\0", "\ufffd")
-
-
-def durations(learned: Sequence[Duration]) -> Rows:
-    """Return INSERT_DURATIONS' rows."""
-    return [(upstream, _text(model), *rest) for upstream, model, *rest in learned]
 
 
 def array(values: Sequence[Any]) -> str:

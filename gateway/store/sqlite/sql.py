@@ -272,25 +272,6 @@ GROUP BY seq ORDER BY min(expires_at)
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"
 
-# What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest. A seq counts an
-# upstream's durations, so that the models that ended a task last are known.
-
-INSERT_DURATIONS = """
-WITH learned (upstream, model, slot, seq, duration_ms) AS (VALUES ?)
-INSERT INTO durations (upstream, model, slot, seq, duration_ms)
-SELECT upstream, model, slot, seq, duration_ms FROM learned WHERE upstream IS NOT NULL
-ON CONFLICT (upstream, model, slot) DO UPDATE SET seq = excluded.seq, duration_ms = excluded.duration_ms
-"""
-
-SELECT_MODELS = "SELECT model FROM durations WHERE upstream = ? GROUP BY model ORDER BY max(seq) DESC"
-
-SELECT_DURATIONS = """
-SELECT model, slot, seq, duration_ms FROM durations
-WHERE upstream = ? AND model IN (SELECT value FROM json_each(?)) ORDER BY seq
-"""
-
-FORGET_MODEL = "DELETE FROM durations WHERE upstream = ? AND model = ?"
-
 # Delivering.
 
 # What a body is made of, the larger part only where it is small: the length of a value is known without reading it.
