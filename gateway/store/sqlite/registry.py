@@ -116,8 +116,7 @@ class SqliteRegistry:
         if task.state.terminal:
             db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
-            about = {"seq": task.seq, "client": new.client, "now": new.created_at, "first_poll_at": new.first_poll_at}
-            db.execute(sql.REVIVE_TASK, about)
+            db.execute(sql.REVIVE_TASK, {"seq": task.seq, "client": new.client, "now": new.created_at})
         return True
 
     def _registered(

@@ -48,9 +48,9 @@ ORDER BY wanted.place
 """  # noqa: S608 - the interpolated parts are the constants above
 
 # A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
-# the new callback's sake. Of several at once the first one does.
+# the new callback's sake, and now, as it is older than a new one. Of several at once the first one does.
 REVIVE_TASK = """
-UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
+UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
     failures = 0, watchers = :client
 WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 """

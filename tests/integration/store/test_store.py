@@ -308,9 +308,9 @@ async def test_an_abandoned_task_is_polled_again_for_a_new_callback(store: Store
     first = await registered(store)
     await settle(store, first, ABANDONED, expired_by=first.expires_at)
     assert (await look(store, first)).task.state is TaskState.ABANDONED
-    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    late = await registered(store, new(client="bob", at=NOW + 7, first_poll_at=NOW + 999))
     assert (late.state, late.task.state) == (CallbackState.WAITING, TaskState.WAITING)
-    assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None)
+    assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None), "at once: it is no new task"
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
     task = await store.registry.get_task("bob", "task-1")
     assert task is not None
@@ -322,7 +322,7 @@ async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> 
     """A task that everybody had cancelled wakes up with the next callback."""
     first = await registered(store)
     await store.registry.cancel("ann", first.id, NOW)
-    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    late = await registered(store, new(client="bob", at=NOW + 7, first_poll_at=NOW + 999))
     assert late.task.next_poll_at == NOW + 7
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
 
@@ -338,7 +338,7 @@ async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
     asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
     await store.registry.register(asked)
     (due,), next_due_at = await claim_tasks(store, "up", NOW + 999, 10)
-    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
+    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 50, 0)
     assert next_due_at is None
 
 
