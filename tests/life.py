@@ -155,7 +155,13 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400, client: str = ""
+        self,
+        task_id: str,
+        *,
+        url: str = "https://app.example/hook",
+        timeout_s: int = 86_400,
+        client: str = "",
+        model: str | None = None,
     ) -> Callback:
         now = self.clock.now()
         new = NewCallback(
@@ -167,7 +173,8 @@ class Life:
             metadata=b"{}",
             timeout_s=timeout_s,
             created_at=now,
-            first_poll_at=self.timetable.first_poll_at(now, client),
+            first_poll_at=self.timetable.first_poll_at(now, client, model),
+            model=model,
         )
         (registration,) = await self.store.registry.register([new])
         return registration.callback

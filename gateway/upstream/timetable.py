@@ -48,20 +48,17 @@ class Timetable:
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
         self._off_ms = 0
 
-    def first_poll_at(self, now: int, watchers: str) -> int:
-        """Return when to ask for the first time about a task of which nothing but its id is known.
+    def first_poll_at(self, now: int, watchers: str, model: str | None) -> int:
+        """Return when to ask for the first time about a task that is registered now.
 
-        At once, while the budget is ample: the answer tells the model and the age, and whether there is such a task.
-        Once polls have a price, at the best time after the registration that was seen so far.
+        With its model known, at the best time for one that was created just now. Else at once, while the budget is
+        ample: the answer tells the model and the age, and whether there is such a task. Once polls have a price, at the
+        best time after the registration that was seen so far.
         """
         price = self._price(watchers)
-        if not price.short:
+        if model is None and not price.short:
             return now
-        return now + self._delay_ms(None, 0.0, price)
-
-    def first_poll_of_new_at(self, model: str | None, now: int, watchers: str) -> int:
-        """Return when to ask for the first time about a task that was created just now."""
-        return now + self._delay_ms(model, 0.0, self._price(watchers))
+        return now + self._delay_ms(model, 0.0, price)
 
     def running_poll_at(self, model: str | None, began_at: int, now: int, watchers: str) -> int:
         """Return when to ask again about a task that still runs."""

@@ -99,6 +99,10 @@ class SqliteRegistry:
             ):
                 joined[c.id] = watched
                 changed.append(c)
+        for c in new:
+            if c.model is not None and found[c.id].task.model is None:
+                db.execute(sql.NAME_MODEL, rows.named(found[c.id].task, c.model))
+                changed.append(c)
         if changed:
             found |= _registered_callbacks(db, changed)
         return [

@@ -41,6 +41,7 @@ __all__ = [
     "due_callback",
     "durations",
     "first_column",
+    "named",
     "new_callbacks",
     "new_tasks",
     "owed",
@@ -122,6 +123,11 @@ def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: i
             model=_text(first.model),
         ),
     )
+
+
+def named(task: Task, model: str) -> dict[str, Any]:
+    """Return NAME_MODEL's parameters."""
+    return {"seq": task.seq, "model": _text(model)}
 
 
 def wanted(new: Sequence[NewCallback]) -> Rows:

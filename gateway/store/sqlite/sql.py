@@ -67,6 +67,9 @@ WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', 
 RETURNING seq, upstream, watchers, next_poll_at
 """
 
+# For a task of which neither the upstream nor an earlier registration has told it.
+NAME_MODEL = "UPDATE tasks SET model = :model WHERE seq = :seq AND model IS NULL"
+
 # Reading for the API.
 
 SELECT_CALLBACK = f"""
@@ -366,9 +369,7 @@ DELETE FROM callbacks WHERE seq IN (
 RETURNING task_seq
 """
 
-PRUNE_TASK = """
-DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
-"""
+PRUNE_TASK = "DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)"
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
 

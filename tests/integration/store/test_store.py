@@ -83,6 +83,7 @@ def new(
     timeout_s: int = 3600,
     at: int = NOW,
     first_poll_at: int | None = None,
+    model: str | None = None,
 ) -> NewCallback:
     return NewCallback(
         id=new_callback_id(at),
@@ -94,6 +95,7 @@ def new(
         timeout_s=timeout_s,
         created_at=at,
         first_poll_at=at if first_poll_at is None else first_poll_at,
+        model=model,
     )
 
 
@@ -367,6 +369,66 @@ async def test_the_same_registration_again_wakes_no_task(store: Store) -> None:
     assert not again.created
     assert again.callback.task.state is TaskState.ABANDONED
     assert await look(store, callback) == again.callback
+
+
+async def model_of(store: Store, callback: Callback) -> str | None:
+    task = await store.registry.get_task(callback.client, callback.task.task_id)
+    assert task is not None
+    assert task.model == (await look(store, callback)).task.model
+    return task.model
+
+
+async def test_a_model_is_kept_with_its_task(store: Store) -> None:
+    """The poller is told of it with the task; a NUL in it, at which SQLite would end it, is replaced."""
+    told = await registered(store, new(model="m", first_poll_at=NOW + 9))
+    odd = await registered(store, new("odd", model="a\0b", first_poll_at=NOW + 9))
+    assert (told.task.model, odd.task.model) == ("m", "a\ufffdb")
+    assert await look(store, told) == told
+    assert [task.model for task in (await claim_tasks(store, "up", NOW + 9, 10))[0]] == ["m", "a\ufffdb"]
+
+
+@pytest.mark.parametrize("joins", [{}, {"url": "https://other.example.com/"}, {"client": "bob"}])
+async def test_a_later_registration_may_tell_the_model(store: Store, joins: dict[str, str]) -> None:
+    """Whoever knows it tells it, with the same registration again too; the first word stands, and is no conflict."""
+    first = await registered(store)
+    again = [await register(store, new(model=model, **joins)) for model in ("m", None, "n")]  # type: ignore[arg-type]
+    assert [one.created for one in again] == [bool(joins), False, False]
+    assert [one.callback.task.model for one in again] == ["m", "m", "m"]
+    assert await model_of(store, first) == "m"
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_of_registrations_at_once_the_first_that_knows_it_tells_the_model(store: Store, known: bool) -> None:
+    """So it is where they make the task, and where it is there."""
+    if known:
+        await registered(store)
+    asked = [new(url=f"https://app.example.com/{model}", model=model) for model in (None, "m", "n")]
+    found = [registration.callback for registration in await store.registry.register(asked)]
+    assert [await model_of(store, callback) for callback in found] == ["m", "m", "m"]
+    assert (await claim_task(store)).model == "m"
+
+
+async def test_the_upstreams_word_on_the_model_counts(store: Store) -> None:
+    """It takes the place of a client's, and no later registration changes it."""
+    callback = await registered(store, new(model="m"))
+    due = await claim_task(store)
+    record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None, model="its own")
+    await store.tasks.reschedule(record)
+    await register(store, new(client="bob", model="n"))
+    assert await model_of(store, callback) == "its own"
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, ABANDONED])
+async def test_a_task_that_has_ended_is_registered_with_its_model(store: Store, outcome: Outcome) -> None:
+    """The upstream's last word is told at once, without a poll; a task that was given up is polled again at once."""
+    first = await registered(store)
+    await settle(store, first, outcome, expired_by=None if outcome is SUCCESS else first.expires_at)
+    late = await registered(store, new(client="bob", model="m", at=NOW + 9, first_poll_at=NOW + 9999))
+    polled, _ = await claim_tasks(store, "up", NOW + 9, 10)
+    if outcome is SUCCESS:
+        assert (late.state, late.next_attempt_at, polled) == (CallbackState.PENDING, NOW + 9, [])
+    else:
+        assert (late.state, [task.model for task in polled]) == (CallbackState.WAITING, ["m"])
 
 
 # Settling

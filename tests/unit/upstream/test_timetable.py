@@ -42,6 +42,24 @@ def test_a_refusal_may_ask_for_more_time() -> None:
     assert timetable().failed_poll_at(1, 700.0, EPOCH, seldom=1) == EPOCH + 700_000
 
 
+def test_a_task_whose_model_is_known_is_first_asked_about_when_it_pays() -> None:
+    """One whose model nobody told is asked about at once; with it, as for a create, what was learned counts."""
+
+    async def main() -> list[float]:
+        delays_s = []
+        for duration_s in (8.0, 25.0):
+            table = timetable()
+            for _ in range(40):
+                table.ended("m", duration_s)
+            delays_s += [(table.first_poll_at(EPOCH, "", model) - EPOCH) / 1000 for model in ("m", None)]
+        return delays_s
+
+    quick_s, of_unknown_s, slow_s, of_another_s = run_virtual(main())
+    assert 5 < quick_s < 12
+    assert 15 < slow_s <= 30
+    assert of_unknown_s == of_another_s == 0
+
+
 HOUR_MS = 3_600_000
 
 
@@ -145,8 +163,8 @@ def test_a_short_budget_is_short_for_those_who_want_more_than_their_share() -> N
         assert many == pytest.approx(9.8, abs=0.1), "all that the other leaves"
         assert few == pytest.approx(5.0), "at least an equal part"
         assert new == pytest.approx(10 / 3)
-        assert table.first_poll_at(EPOCH, "few") == table.first_poll_at(EPOCH, "new") == EPOCH
-        assert table.first_poll_at(EPOCH, "many") > EPOCH + 1000
+        assert table.first_poll_at(EPOCH, "few", None) == table.first_poll_at(EPOCH, "new", None) == EPOCH
+        assert table.first_poll_at(EPOCH, "many", None) > EPOCH + 1000
 
     run_virtual(judged())
 
