@@ -138,7 +138,13 @@ class Client:
         self._http.close()
 
     def register(
-        self, task_id: str, url: str, metadata: Any, timeout_s: int | None, upstream: str | None = None
+        self,
+        task_id: str,
+        url: str,
+        metadata: Any,
+        timeout_s: int | None,
+        upstream: str | None = None,
+        model: str | None = None,
     ) -> dict[str, Any]:
         body: dict[str, Any] = {"taskId": task_id, "callbackUrl": url}
         if metadata is not None:
@@ -147,6 +153,8 @@ class Client:
             body["timeoutSeconds"] = timeout_s
         if upstream is not None:
             body["upstream"] = upstream
+        if model is not None:
+            body["model"] = model
         return self._call("POST", "/v1/callbacks", _ShownCallback, json=body)
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
