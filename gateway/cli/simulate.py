@@ -9,6 +9,7 @@ import signal
 
 import click
 import uvloop
+from msgspec.structs import replace
 
 from gateway.cli.options import FiniteRange
 from gateway.core.clock import SystemClock
@@ -41,6 +42,14 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Ra
 @click.option(
     "--duration-sigma", type=_SIZE, default=0.35, show_default=True, help="Spread of the lognormal durations."
 )
+@click.option(
+    "--model",
+    "models",
+    type=(str, _SIZE),
+    multiple=True,
+    metavar="MODEL SECONDS",
+    help="The median of this model's durations, repeatable; of others: --duration-median-s.",
+)
 @click.option("--fail-share", type=_SHARE, default=0.0, show_default=True, help="Share of created tasks that fail.")
 @click.option("--never-share", type=_SHARE, default=0.0, show_default=True, help="Share that never end.")
 @click.option("--seed", type=int, help="Makes durations and faults repeat.")
@@ -54,18 +63,21 @@ def simulate(
     retry_after_header: bool,
     duration_median_s: float,
     duration_sigma: float,
+    models: tuple[tuple[str, float], ...],
     fail_share: float,
     never_share: float,
     seed: int | None,
     max_tasks: int,
 ) -> None:
+    plans = PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share)
     simulator = SimulatedUpstream(
         SystemClock(),
         keys=keys,
         rate=rate,
         create_rate=create_rate,
         retry_after_header=retry_after_header,
-        plans=PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share),
+        plans=plans,
+        models={model: replace(plans, median_s=median_s) for model, median_s in models},
         seed=seed,
         max_tasks=max_tasks,
     )
