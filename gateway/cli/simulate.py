@@ -1,17 +1,17 @@
-"""``gateway simulate``: the simulated upstream as a process of its own.
+"""``gateway simulate``: the simulated upstream as a process of its own. Called by ``commands``.
 
-Owns its options. Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or
-SIGINT. Called by ``gateway.cli.commands``.
+Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or SIGINT.
 """
 
 import asyncio
 import signal
+from typing import Any
 
 import click
 import uvloop
 from msgspec.structs import replace
 
-from gateway.cli.options import FiniteRange
+from gateway.cli.commandline import FiniteRange
 from gateway.core.clock import SystemClock
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream, serve
@@ -57,30 +57,16 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Ra
 def simulate(
     host: str,
     port: int,
-    keys: tuple[str, ...],
-    rate: tuple[RateWindow, ...],
-    create_rate: tuple[RateWindow, ...],
-    retry_after_header: bool,
     duration_median_s: float,
     duration_sigma: float,
     models: tuple[tuple[str, float], ...],
     fail_share: float,
     never_share: float,
-    seed: int | None,
-    max_tasks: int,
+    **options: Any,
 ) -> None:
     plans = PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share)
-    simulator = SimulatedUpstream(
-        SystemClock(),
-        keys=keys,
-        rate=rate,
-        create_rate=create_rate,
-        retry_after_header=retry_after_header,
-        plans=plans,
-        models={model: replace(plans, median_s=median_s) for model, median_s in models},
-        seed=seed,
-        max_tasks=max_tasks,
-    )
+    of_models = {model: replace(plans, median_s=median_s) for model, median_s in models}
+    simulator = SimulatedUpstream(SystemClock(), plans=plans, models=of_models, **options)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(simulator, host, port))
