@@ -159,6 +159,7 @@ def _client_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--metadata", help="A JSON object that the webhook echoes.")
 @click.option("--timeout-seconds", type=int, help="Give up after this long; default 86400.")
 @click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
+@click.option("--model", help="Which model works on it: the first poll is then made when it pays, not at once.")
 @_client_options
 @click.pass_obj
 def register(
@@ -169,10 +170,12 @@ def register(
     metadata: str | None,
     timeout_seconds: int | None,
     upstream: str | None,
+    model: str | None,
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
-    asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_seconds, "upstream": upstream}
+    asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_seconds}
+    asked |= {"upstream": upstream, "model": model}
     decoded = None if metadata is None else _metadata(metadata)
     with _client(config, options) as client:
         _show(client.register(metadata=decoded, **asked), options)

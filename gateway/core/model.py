@@ -191,7 +191,7 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     created_at: int
     first_poll_at: int
     model: str | None = None
-    """Which model works on the task, where its creation was seen."""
+    """Which model works on the task, where the client has told, in the registration or its create."""
 
     @property
     def receiver(self) -> str:
@@ -280,7 +280,7 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     born_at: int | None
     """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
     model: str | None
-    """Which model works on it; None until its creation or a poll has told."""
+    """Which model works on it; None until its client, its creation or a poll has told."""
     polls: int
     failures: int
     """Polls in a row that brought no usable answer."""

@@ -65,7 +65,7 @@ class Timetable:
         """Keep what was learned, where it is time to, or ``now``. Raises StoreError."""
         await self._learned.save(self._clock.monotonic(), now=now)
 
-    def first_poll_at(self, now: int, watchers: str, model: str | None = None) -> int:
+    def first_poll_at(self, now: int, watchers: str, model: str | None) -> int:
         """Return when to ask for the first time about a task that is registered now.
 
         At the best time for one of its model that began just now; without one, for those that this client registers:

@@ -101,6 +101,11 @@ def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: i
     )
 
 
+def named(task: Task, model: str) -> dict[str, Any]:
+    """Return NAME_MODEL's parameters."""
+    return {"seq": task.seq, "model": _text(model)}
+
+
 def wanted(new: Sequence[NewCallback]) -> Rows:
     """Return SELECT_REGISTERED's rows."""
     return [(c.upstream, c.task_id, c.client, c.url, place) for place, c in enumerate(new)]

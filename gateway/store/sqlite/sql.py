@@ -48,9 +48,9 @@ ORDER BY wanted.place
 """  # noqa: S608 - the interpolated parts are the constants above
 
 # A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
-# the new callback's sake. Of several at once the first one does.
+# the new callback's sake, and now, as it is older than a new one. Of several at once the first one does.
 REVIVE_TASK = """
-UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
+UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
     failures = 0, watchers = :client
 WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 """
@@ -66,6 +66,9 @@ UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at)
 WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', ',' || :client || ',') = 0
 RETURNING seq, upstream, watchers, next_poll_at
 """
+
+# For a task of which neither the upstream nor an earlier registration has told it.
+NAME_MODEL = "UPDATE tasks SET model = :model WHERE seq = :seq AND model IS NULL"
 
 # Reading for the API.
 
@@ -347,9 +350,7 @@ DELETE FROM callbacks WHERE seq IN (
 RETURNING task_seq
 """
 
-PRUNE_TASK = """
-DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
-"""
+PRUNE_TASK = "DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)"
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
 

@@ -23,7 +23,7 @@ from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.upstream.timetable import took_s
 from gateway.upstream.turns import Waiter
 from tests.lanes import body_sent, claim_webhooks
-from tests.life import Life, ScriptedUpstream, Transport, until
+from tests.life import Life, ScriptedUpstream, Transport, teach, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "aigptimage"
@@ -842,6 +842,36 @@ def test_a_new_registration_is_polled_at_once(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_registration_with_a_model_is_polled_when_it_pays(tmp_path: Path) -> None:
+    """A model that takes 20 s is asked about then, and the upstream's own word on it counts from there on."""
+
+    async def main() -> None:
+        async def reply(request: httpx.Request) -> httpx.Response:
+            task_id, age_s = request.url.params["taskId"], VirtualClock().monotonic() - 1000
+            asked.append((task_id, age_s))
+            state = {"state": "success", "costTime": 20_000} if age_s >= 20 else {"state": "waiting"}
+            return answer(200, {"code": 200, "data": {"taskId": task_id, "model": "its own", **state}})
+
+        asked: list[tuple[str, float]] = []
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(reply)).start()
+        teach(life.timetable, "m", (20 + number / 100 for number in range(40)))
+        await asyncio.sleep(1000)
+        told = await life.register("told", model="m")
+        untold = await life.register("untold")
+        assert told.task.model == "m"
+        await asyncio.sleep(60)
+        first_s = {task_id: next(at for of, at in asked if of == task_id) for task_id in ("told", "untold")}
+        assert first_s["untold"] < 1
+        assert 15 < first_s["told"] < 25
+        polls = {one.task.task_id: (await life.look(one)).task.polls for one in (told, untold)}
+        assert polls["told"] < polls["untold"]
+        known = life.timetable._durations
+        assert [known.known(of_model(model)) for model in ("m", "its own")] == [40, 2]
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) -> None:
     """Of many due tasks those are asked about whose end has probably gone unnoticed the longest."""
 
@@ -852,8 +882,7 @@ def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) ->
         for i in range(5):
             await life.register(f"t{i}")
             await asyncio.sleep(20)
-        for _ in range(50):
-            life.timetable.ended(due(), None, EPOCH, 30.0)
+        teach(life.timetable, None, [30.0] * 50)
         worth = {"t3": 9.0, "t1": 8.0}
         life.timetable.urgency = lambda task: 0.0 if task.polls else worth.get(task.task_id, 1.0)  # type: ignore[method-assign]
         life.supervisor.start()

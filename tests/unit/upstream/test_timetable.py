@@ -166,8 +166,8 @@ def test_a_short_budget_is_short_for_those_who_want_more_than_their_share() -> N
         assert many == pytest.approx(9.8, abs=0.1), "all that the other leaves"
         assert few == pytest.approx(5.0), "at least an equal part"
         assert new == pytest.approx(10 / 3)
-        assert table.first_poll_at(EPOCH, "many") > EPOCH + 1000
-        assert table.first_poll_at(EPOCH, "new") == EPOCH
+        assert table.first_poll_at(EPOCH, "many", None) > EPOCH + 1000
+        assert table.first_poll_at(EPOCH, "new", None) == EPOCH
 
     run_virtual(judged())
 
@@ -183,11 +183,11 @@ def test_nothing_is_known_of_the_first_task() -> None:
 
     async def main() -> None:
         table = timetable(budget_per_s=10.0)
-        first = [table.first_poll_at(EPOCH, client) for client in ("ann", "ann", "bob")]
+        first = [table.first_poll_at(EPOCH, client, None) for client in ("ann", "ann", "bob")]
         assert first[0] == EPOCH
         assert min(first[1:]) > EPOCH + 3000
         await asyncio.sleep(1)
-        assert table.first_poll_at(EPOCH, "bob") == EPOCH, "an idle budget has polls for it again"
+        assert table.first_poll_at(EPOCH, "bob", None) == EPOCH, "an idle budget has polls for it again"
 
     run_virtual(main())
 
@@ -199,7 +199,7 @@ def test_a_small_budget_has_fewer_polls_that_only_explore() -> None:
         table = timetable(budget_per_s=0.2)
         at = []
         for _ in range(100):
-            at.append(table.first_poll_at(EPOCH, "ann") == EPOCH)
+            at.append(table.first_poll_at(EPOCH, "ann", None) == EPOCH)
             await asyncio.sleep(1)
         assert (sum(at), at[0]) == (2, True)
 
@@ -225,7 +225,7 @@ def test_who_registers_what_has_ended_is_told_at_once() -> None:
         table = timetable()
         taught(table, 20.0, late_s=60.0)
         assert table.first_poll_at(EPOCH, "ann", "m") == EPOCH
-        assert table.first_poll_at(EPOCH, "ann") < EPOCH + 1500
+        assert table.first_poll_at(EPOCH, "ann", None) < EPOCH + 1500
         assert table.first_poll_at(EPOCH, "bob", "m") > EPOCH + 15_000
 
     run_virtual(main())
