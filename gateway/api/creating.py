@@ -135,7 +135,7 @@ class Creating:
             metadata=b"{}",
             timeout_s=DEFAULT_TIMEOUT_S,
             created_at=now,
-            first_poll_at=self._timetable.first_poll_of_new_at(model, now, client),
+            first_poll_at=self._timetable.first_poll_at(now, client, model),
             model=model,
         )
 

@@ -52,6 +52,8 @@ Timeout = Annotated[int, msgspec.Meta(ge=1, le=2_592_000)]
 _TASK_ID = r"^[!-~]+(?![\s\S])"
 TASK_ID = re.compile(r"[!-~]{1,255}")
 TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK_ID)]
+_MODEL = "Which model works on the task, in the upstream's words: the first poll is then made when it pays."
+Model = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description=_MODEL)]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -67,6 +69,7 @@ class CallbackRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     metadata: dict[str, Any] | None = {}
     timeout_seconds: Timeout | None = DEFAULT_TIMEOUT_S
     upstream: str | None = None
+    model: Model | None = None
 
 
 _Unread = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/CallbackRequest"})]

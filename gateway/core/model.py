@@ -14,10 +14,6 @@ import msgspec
 
 from gateway.core.urls import receiver_of
 
-KEPT_DURATIONS = 256
-"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
-KEPT_MODELS = 128
-"""… and of so many models of one upstream: those that ended a task last."""
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
 _ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
 
@@ -172,7 +168,7 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     created_at: int
     first_poll_at: int
     model: str | None = None
-    """Which model works on the task, where its creation was seen."""
+    """Which model works on the task, where the client has told, in the registration or its create."""
 
     @property
     def receiver(self) -> str:
@@ -210,8 +206,6 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     polls: int
     """Polls to add to the task's count: 1 where a poll brought the outcome, else 0."""
     model: str | None = None
-    duration_ms: int | None = None
-    """How long the task took, kept with its model to learn from; None where that is not known."""
     frame: tuple[bytes, bytes, bytes] | None = None
     """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
     these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""
@@ -259,7 +253,7 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     born_at: int | None
     """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
     model: str | None
-    """Which model works on it; None until its creation or a poll has told."""
+    """Which model works on it; None until its client, its creation or a poll has told."""
     polls: int
     failures: int
     """Polls in a row that brought no usable answer."""

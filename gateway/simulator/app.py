@@ -12,9 +12,10 @@ import codecs
 import socket
 import struct
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from random import Random
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -30,6 +31,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.serve.serverprotocol import ServerProtocol
 from gateway.simulator.faults import REPLACING, Endpoint, Fault, FaultKind, Faults, SimResponse
 from gateway.simulator.scenario import (
+    DEFAULT_MODEL,
     DEFAULT_PARAM,
     KeyedLimiter,
     Plan,
@@ -110,8 +112,9 @@ class SimulatedUpstream:
     """The upstream's two endpoints as an ASGI application.
 
     ``keys``: Bearer keys that are let in; none: everybody is. ``rate`` and ``create_rate``: limits for each key of
-    recordInfo and createTask; none: no limit. ``plans``: what tasks made by createTask do. ``seed``: makes durations
-    and faults repeat. ``max_tasks``: how many tasks are remembered, the oldest being dropped.
+    recordInfo and createTask; none: no limit. ``plans``: what tasks made by createTask do; ``models``: what those of
+    some models do in place of that. ``seed``: makes durations and faults repeat. ``max_tasks``: how many tasks are
+    remembered, the oldest being dropped.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class SimulatedUpstream:
         create_rate: Sequence[RateWindow] = (),
         retry_after_header: bool = False,
         plans: Plan | PlanMix | None = None,
+        models: Mapping[str, Plan | PlanMix] = MappingProxyType({}),
         seed: int | None = None,
         max_tasks: int = 100_000,
     ) -> None:
@@ -134,6 +138,7 @@ class SimulatedUpstream:
         }
         self._retry_after_header = retry_after_header
         self._plans = PlanMix() if plans is None else plans
+        self._models = models
         # One each: how often a fault is drawn must not change what tasks do.
         self._rng, faults_rng = Random(seed), Random(seed)  # noqa: S311 - repeatable on purpose, nothing secret
         self._max_tasks = max_tasks
@@ -142,13 +147,21 @@ class SimulatedUpstream:
         self.faults = Faults(faults_rng)
         self.stats = Stats()
 
-    def add_task(self, task_id: str, plan: Plan, *, created_at: int | None = None, param: str = DEFAULT_PARAM) -> None:
+    def add_task(
+        self,
+        task_id: str,
+        plan: Plan,
+        *,
+        created_at: int | None = None,
+        model: str = DEFAULT_MODEL,
+        param: str = DEFAULT_PARAM,
+    ) -> None:
         """Make a task known, or replace it. ``created_at`` (ms) is now where not given.
 
         ``param`` stands in the answers as it is, JSON or not.
         """
         at = self._clock.now() if created_at is None else created_at
-        self._remember(task_id, SimTask(at, plan, param=param))
+        self._remember(task_id, SimTask(at, plan, model, param))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -227,7 +240,8 @@ class SimulatedUpstream:
         if task_id is None:
             # Never from the seed: a restart must not hand out the ids of the run before it.
             task_id = str(uuid4())
-            plan = self._plans if isinstance(self._plans, Plan) else self._plans.draw(self._rng)
+            plans = self._models.get(model, self._plans)
+            plan = plans if isinstance(plans, Plan) else plans.draw(self._rng)
             # The whole body: a member that the gateway should have taken out is seen in `param`.
             self._remember(task_id, SimTask(self._clock.now(), plan, model, encode_text(wanted), key))
             if seen_as:

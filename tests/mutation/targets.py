@@ -115,7 +115,6 @@ EQUIVALENT = (
         "how many URLs are remembered saves time, and nothing else",
     ),
     Equivalent(_REGISTRY, "if changed:", "if True:", "asks about none, which saves a statement"),
-    Equivalent(_TASKS, "if forgotten:", "if True:", "forgets none, which saves a write at the start"),
     Equivalent(
         _OUTBOX,
         "waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()",
@@ -123,23 +122,10 @@ EQUIVALENT = (
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
-        _TASKS,
-        "return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)",
-        "return (upstream, model, slot, self._seq, duration_ms), None if False else (upstream, forgotten)",
-        "no row is of the model NULL",
-    ),
-    Equivalent(
         _OUTCOMES,
         'with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:',
         'with db.blobopen("tasks", "outcome", seq, readonly=False) as blob:',
         "nobody writes into it",
-    ),
-    Equivalent(_TASKS, "self._seq = 0", "self._seq = 1", "only their order counts"),
-    Equivalent(
-        _TASKS,
-        "slot = self._next.get(model, 0) % KEPT_DURATIONS",
-        "slot = self._next.get(model, 1) % KEPT_DURATIONS",
-        "a ring may begin anywhere",
     ),
     *(
         Equivalent(_TASKS, "if len(one.outcome.data) > SMALL:", now, "what is there is not written: saves looking")

@@ -49,7 +49,6 @@ class SqliteStore:
             self._prune,
             self._swap,
             self._probe,
-            self.tasks.forget_models_kind,
             self._follow_clock,
         )
 
