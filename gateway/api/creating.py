@@ -135,7 +135,7 @@ class Creating:
             metadata=b"{}",
             timeout_s=DEFAULT_TIMEOUT_S,
             created_at=now,
-            first_poll_at=self._timetable.first_poll_at(now, client, model),
+            first_poll_at=self._timetable.first_poll_at(now, client, model, new=True),
             model=model,
         )
 

@@ -25,7 +25,9 @@ _WELL_KNOWN = 8
 """Of a model so many of whose tasks were seen, the schedule rests on what was learned alone."""
 _EXPLORING_SHARE = 0.1
 _EXPLORING_S = 1.0
-"""Tasks of which nothing is known are asked about at once with that share of the budget, and that seldom."""
+_EXPLORED_AT_ONCE = 4
+"""Tasks of which nothing is known are asked about at once with that share of the budget, and that seldom; and so many
+where none was for a while."""
 _MOST_HALVINGS = 8
 _COSTLY_MAX_S = 3600.0
 _SELDOM_SHARE = 0.1
@@ -52,7 +54,7 @@ class Timetable:
         self._rng = rng
         self._learned = learned
         self._durations = learned.durations
-        self._explored_at = -math.inf
+        self._explored_until = -math.inf
         self._prices: dict[str, PollPrice] = {}  # by who watches
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
         self._off_ms = 0
@@ -65,26 +67,23 @@ class Timetable:
         """Keep what was learned, where it is time to, or ``now``. Raises StoreError."""
         await self._learned.save(self._clock.monotonic(), now=now)
 
-    def first_poll_at(self, now: int, watchers: str, model: str | None) -> int:
-        """Return when to ask for the first time about a task that is registered now.
+    def first_poll_at(self, now: int, watchers: str, model: str | None, *, new: bool = False) -> int:
+        """Return when to ask for the first time about a task that is registered now; ``new``: it was created just now.
 
-        At the best time for one of its model that began just now; without one, for those that this client registers:
-        one that registers tasks that have ended long since has that learned too. Where nothing is known of them, at
-        once: the answer tells the model and the age, and whether there is such a task. But of many that come together
-        only few are, where the budget is not idle.
+        At the best time for one of its model that begins now; without one, for those that this client registers: one
+        that registers tasks that have ended long since has that learned too. Where nothing is known of them, at once:
+        the answer tells the model and the age, and whether there is such a task. But of many that come together only
+        few are, where the budget is not idle.
         """
         price = self._price(watchers)
         own = of_client(watchers)
-        if model is None:
-            if not self._durations.known(own) and not price.short and self._may_explore():
-                return now
-            return now + self._delay_ms(own, 0.0, price)
-        delay_ms = self._delay_ms(of_model(model), 0.0, price)
-        if self._durations.known(own):
-            ended = 1 - self._durations.distribution(own, self._clock.monotonic()).survival_at(self._schedule.min_s)
-            if ended * delay_ms > price.price_s * 1000:
-                return now  # too many of his are not new
-        return now + delay_ms
+        if new or model is not None:
+            delay_ms = self._delay_ms(of_model(model), 0.0, price)
+            # Where too many of his were not new when he registered them, this one may have ended.
+            return now if not new and self._ended_already(own) * delay_ms > price.price_s * 1000 else now + delay_ms
+        if not self._durations.known(own) and not price.short and self._may_explore():
+            return now
+        return now + self._delay_ms(own, 0.0, price)
 
     def running(self, task: DueTask, model: str | None, began_at: int, now: int) -> int:
         """Learn that a task still ran when it was polled now; return when to ask again."""
@@ -172,12 +171,19 @@ class Timetable:
         active = [demand for demand in demands if demand > _ACTIVE_PER_S]
         return max(self._budget_per_s / (len(active) + 1), self._budget_per_s - sum(active))
 
+    def _ended_already(self, client: Stream) -> float:
+        """Return the share of what a client registers that has ended by then, or does so within a moment."""
+        if not self._durations.known(client):
+            return 0.0
+        return 1 - self._durations.distribution(client, self._clock.monotonic()).survival_at(self._schedule.min_s)
+
     def _may_explore(self) -> bool:
         """Whether the budget is idle enough for a poll that only tells what a task is; from then on it is less so."""
         steady = self._clock.monotonic()
-        if steady - self._explored_at < max(_EXPLORING_S, 1 / (_EXPLORING_SHARE * self._budget_per_s)):
+        apart_s = max(_EXPLORING_S, 1 / (_EXPLORING_SHARE * self._budget_per_s))
+        if self._explored_until > steady + (_EXPLORED_AT_ONCE - 1) * apart_s:
             return False
-        self._explored_at = steady
+        self._explored_until = max(self._explored_until, steady) + apart_s
         return True
 
     def _delay_ms(self, stream: Stream, age_s: float, price: PollPrice) -> int:

@@ -435,7 +435,6 @@ async def test_writes_that_wait_share_one_transaction(store: SqliteStore) -> Non
             outcome=Outcome(state=TaskState.FAIL, data=b"{}"),
             settled_at=NOW,
             polls=1,
-            duration_ms=1,
         )
         for registration in first
     ]
