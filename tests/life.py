@@ -155,9 +155,19 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400, client: str = ""
+        self,
+        task_id: str,
+        *,
+        url: str = "https://app.example/hook",
+        timeout_s: int = 86_400,
+        client: str = "",
+        model: str | None = None,
     ) -> Callback:
-        now = self.clock.now()
+        now, timetable = self.clock.now(), self.timetable
+        if model is None:
+            first_poll_at = timetable.first_poll_at(now, client)
+        else:
+            first_poll_at = timetable.first_poll_of_new_at(model, now, client)
         new = NewCallback(
             id=new_callback_id(now),
             client=client,
@@ -167,7 +177,8 @@ class Life:
             metadata=b"{}",
             timeout_s=timeout_s,
             created_at=now,
-            first_poll_at=self.timetable.first_poll_at(now, client),
+            first_poll_at=first_poll_at,
+            model=model,
         )
         (registration,) = await self.store.registry.register([new])
         return registration.callback

@@ -18,17 +18,14 @@ import msgspec
 from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.scenario import Plan, SimTask, task_envelope
 from gateway.upstream.answer import PollResult, read_answer
-from gateway.upstream.timetable import Timetable
 from tests.bench.policies import MAX_S, MIN_S, Figures, figures
 from tests.life import PROFILE_FILE, Life, ScriptedUpstream
 from tests.virtualtime import VirtualClock, run_virtual
 
-__all__ = ["Job", "Orders", "Seen", "Upstream", "first_poll_at", "measured", "play"]
+__all__ = ["Job", "Orders", "Seen", "Upstream", "measured", "play"]
 
 
 class Job(NamedTuple):
@@ -119,11 +116,6 @@ class Upstream:
                 await self._ended.wait()
 
 
-def first_poll_at(timetable: Timetable, now: int, model: str | None) -> int:
-    """Return when a registration's first poll is due, as the API has it from the timetable."""
-    return timetable.first_poll_at(now, "") if model is None else timetable.first_poll_of_new_at(model, now, "")
-
-
 def play(orders: Orders, seed: int) -> list[Seen]:
     """Run it all; return what became of the tasks that are measured, in their order."""
     with TemporaryDirectory() as folder:
@@ -188,22 +180,8 @@ class _Run:
     async def _registered(self, task_id: str, model: str | None) -> None:
         """Register until it is stored: the gateway may be on its way down."""
         while True:
-            life = self._life
-            now = life.clock.now()
-            new = NewCallback(
-                id=new_callback_id(now),
-                client="",
-                upstream="up",
-                task_id=task_id,
-                url="https://app.example/hook",
-                metadata=b"{}",
-                timeout_s=86_400,
-                created_at=now,
-                first_poll_at=first_poll_at(life.timetable, now, model),
-                model=model,
-            )
             try:
-                await life.store.registry.register([new])
+                await self._life.register(task_id, model=model)
             except StoreError:
                 await asyncio.sleep(0.1)
             else:
