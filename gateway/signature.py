@@ -10,7 +10,8 @@ the same content: a shared secret (``whsec_``) ``v1``, a key pair (``whsk_`` and
 
 import hashlib
 import re
-from binascii import a2b_base64, b2a_base64
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
@@ -85,7 +86,7 @@ class Secret:
 
     def entry(self, content: bytes) -> str:
         """Sign the content as one ``v1,…`` entry of the signature header."""
-        return "v1," + b2a_base64(_hmac_sha256(self.key, content), newline=False).decode("ascii")
+        return "v1," + b64encode(_hmac_sha256(self.key, content)).decode("ascii")
 
     def matches(self, content: bytes, entries: Sequence[str]) -> bool:
         """Tell whether one of the ``v1,…`` entries is this key's, in constant time."""
@@ -154,7 +155,7 @@ def parse_secrets(text: str) -> tuple[Key, ...]:
 
 def make_secret() -> str:
     """Make a new random secret in its written form."""
-    return _PREFIX + b2a_base64(token_bytes(_NEW_KEY_BYTES), newline=False).decode("ascii")
+    return _PREFIX + b64encode(token_bytes(_NEW_KEY_BYTES)).decode("ascii")
 
 
 def make_key_pair() -> tuple[str, str]:
@@ -163,10 +164,7 @@ def make_key_pair() -> tuple[str, str]:
     Raises SecretError where the extra is not installed.
     """
     signing, public = _ed25519().make_key_pair()
-    return (
-        _SIGNING_PREFIX + b2a_base64(signing, newline=False).decode("ascii"),
-        _PUBLIC_PREFIX + b2a_base64(public, newline=False).decode("ascii"),
-    )
+    return _SIGNING_PREFIX + b64encode(signing).decode("ascii"), _PUBLIC_PREFIX + b64encode(public).decode("ascii")
 
 
 class Signer:

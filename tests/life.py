@@ -115,7 +115,8 @@ class Life:
         self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
-            headers = ClientHeaders(Signer(parse_secrets(SECRET)), {})
+            headers = ClientHeaders()
+            headers.use(Signer(parse_secrets(SECRET)), {})
             retry = RetryPolicy(schedule_s)
             rng = random.Random(seed + 1)
             self.memory = Memory(memory_bytes)
@@ -191,7 +192,7 @@ class Life:
     @property
     def claims(self) -> int:
         """How many tasks and callbacks are claimed."""
-        return self.store.tasks._due_tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
+        return self.store.tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
 
 
 def _is_ours(name: str) -> bool:

@@ -1,25 +1,27 @@
-"""Who is asking: bearer token → client name, or the operator, for every path that is not public.
+"""Who is asking, and how often: bearer token → client name, or the operator, for every path that is not public.
 
-Owns the comparison of tokens, and that a client's rate is counted; the operator has none. Where no token is asked for,
-``webpages`` judges who may be asking, on public paths too. An ASGI middleware, so that a route which is added later is
-closed unless it is listed here.
+Owns the comparison of tokens, and the count of each client's requests: in memory, as it protects this process, nothing
+that anyone pays for. Where no token is asked for, ``webpages`` judges who may be asking, on public paths too. An ASGI
+middleware, so that a route which is added later is closed unless it is listed here.
 """
 
 import hmac
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.limits import ClientLimits
 from gateway.api.problems import ErrorAnswers
 from gateway.api.webpages import refuse_web_pages
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.config.tokens import token_digest
-from gateway.core.errors import Forbidden, RequestError, Unauthorized
+from gateway.core.clock import Clock
+from gateway.core.errors import Forbidden, RateLimited, RequestError, Unauthorized
+from gateway.core.ratelimit import RateLimiter, RateWindow
 
-__all__ = ["PUBLIC", "AuthMiddleware", "Tokens", "client_of", "scope_of"]
+__all__ = ["PUBLIC", "AuthMiddleware", "ClientLimits", "Tokens", "client_of", "scope_of"]
 
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
 """What needs no token, and so shows no URL, task or secret."""
@@ -73,6 +75,41 @@ class Tokens:
         if found is None:
             raise Unauthorized("The token is not one of this gateway's.")
         return found
+
+
+class ClientLimits:
+    """One limiter for each client that has ``windows``; the others are not limited."""
+
+    def __init__(self, windows: Mapping[str, Sequence[RateWindow]], clock: Clock) -> None:
+        self._windows: Mapping[str, Sequence[RateWindow]] = {}
+        self._limiters: dict[str, RateLimiter] = {}
+        self._clock = clock
+        self.replace(windows)
+
+    def replace(self, windows: Mapping[str, Sequence[RateWindow]]) -> None:
+        """Take others from now on; who keeps its windows keeps its count."""
+        self._limiters = {
+            client: self._limiters[client] if self._windows.get(client) == its else RateLimiter(its)
+            for client, its in windows.items()
+        }
+        self._windows = dict(windows)
+
+    def count(self, client: str) -> None:
+        """Count one request; raise RateLimited, and count nothing, where there is no room for it."""
+        limiter = self._limiters.get(client)
+        if limiter is None:
+            return
+        now = self._clock.monotonic()
+        if limiter.available(now) <= 0:
+            at = limiter.next_available(now)
+            wait_s = 1.0 if at is None else at - now  # None cannot be: nothing is ever in flight
+            retry_after_s = max(1, math.ceil(wait_s))
+            raise RateLimited(
+                f"This client has used up its rate; try again in {retry_after_s} s.", retry_after_s=retry_after_s
+            )
+        # A request counts when it comes, however long it is held.
+        limiter.start()
+        limiter.end(now)
 
 
 class AuthMiddleware:

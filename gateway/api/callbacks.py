@@ -4,8 +4,9 @@ Owns what a list's query may say, and its cursors. Called by the routes; ``regis
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 from itsdangerous import BadSignature, URLSafeSerializer
@@ -16,8 +17,8 @@ from starlette.responses import Response
 
 from gateway.api.auth import scope_of
 from gateway.api.large import hold
-from gateway.api.schema import MAX_BODY, RedeliveriesRequest, Wire, decode, read_body
-from gateway.api.shares import READ, share, whole_share
+from gateway.api.schema import MAX_BODY, RedeliveriesRequest, Wire, decode, invalid, read_body
+from gateway.api.shares import READ, WHOLE, share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response, told
 from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, StoreError, StorePartly
@@ -26,6 +27,8 @@ from gateway.core.model import Callback, CallbackState
 from gateway.store import Registry
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Attempts", "CallbackPage", "Callbacks", "Redelivered"]
+
+T = TypeVar("T")
 
 _ROW = 600  # bytes of a callback in a list, but for its metadata and URL
 DEFAULT_LIMIT = 50
@@ -80,35 +83,26 @@ class Callbacks:
         return json_response(CallbackPage(data=views, next_cursor=cursor))
 
     async def get(self, request: Request) -> Response:
-        return json_response(self._view(request, await self._callback(request)))
+        return json_response(self._view(request, await _asked(request, READ, self._registry.get_callback)))
 
     async def attempts(self, request: Request) -> Response:
-        async with share(request, 2 * READ):
-            attempts = await self._registry.list_attempts(scope_of(request), request.path_params["id"])
-        if attempts is None:
-            raise _not_found(request)
+        attempts = await _asked(request, 2 * READ, self._registry.list_attempts)
         return json_response(Attempts(data=[attempt_view(attempt) for attempt in attempts]))
 
     async def cancel(self, request: Request) -> Response:
-        async with share(request, 1):
-            found = await self._registry.cancel(scope_of(request), request.path_params["id"], self._clock.now())
-        if found is None:
-            raise _not_found(request)
+        found = await _asked(request, 1, lambda whose, one: self._registry.cancel(whose, one, self._clock.now()))
         if found in (CallbackState.DELIVERED, CallbackState.DEAD):
             raise Conflict(f"The callback is {found} already: there is nothing left to cancel.")
         return Response(status_code=204)
 
     async def redeliver(self, request: Request) -> Response:
-        async with share(request, 1):
-            found = await self._registry.redeliver(scope_of(request), request.path_params["id"], self._clock.now())
-        if found is None:
-            raise _not_found(request)
+        found = await _asked(request, 1, lambda whose, one: self._registry.redeliver(whose, one, self._clock.now()))
         if found is CallbackState.WAITING:
             raise Conflict("The task still runs: there is no webhook to redeliver yet.")
         if found is CallbackState.CANCELLED:
             raise Conflict("The callback was cancelled; register it anew.")
         try:
-            callback = await self._callback(request)
+            callback = await _asked(request, READ, self._registry.get_callback)
         except StoreError as exc:
             raise StorePartly("The callback is redelivered; the database cannot be read for it at the moment.") from exc
         return json_response(self._view(request, callback), 202)
@@ -121,15 +115,8 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
-        count = await self._registry.redeliver_dead(whose, since, until, now, lambda: whole_share(request))
+        count = await self._registry.redeliver_dead(whose, since, until, now, lambda: share(request, WHOLE))
         return json_response(Redelivered(count=count), 202)
-
-    async def _callback(self, request: Request) -> Callback:
-        async with share(request, READ):
-            callback = await self._registry.get_callback(scope_of(request), request.path_params["id"])
-        if callback is None:
-            raise _not_found(request)
-        return callback
 
     def _view(self, request: Request, callback: Callback) -> CallbackView:
         callback = replace(callback, task=told(callback.task, self._upstreams))
@@ -153,13 +140,18 @@ class Callbacks:
         except BadSignature:
             seq = None
         if not isinstance(seq, int):
-            message = "is not one that this gateway gave out; take nextCursor of the page before"
-            raise InvalidRequest(f"cursor: {message}", errors=[("cursor", message)])
+            raise invalid("cursor", "is not one that this gateway gave out; take nextCursor of the page before")
         return seq
 
 
-def _not_found(request: Request) -> NotFound:
-    return NotFound(f"There is no callback {request.path_params['id']}.")
+async def _asked(request: Request, cost: int, question: Callable[[str | None, str], Awaitable[T | None]]) -> T:
+    """Ask the registry about the callback that the path names. Raises NotFound."""
+    callback_id = request.path_params["id"]
+    async with share(request, cost):
+        found = await question(scope_of(request), callback_id)
+    if found is None:
+        raise NotFound(f"There is no callback {callback_id}.")
+    return found
 
 
 def _whose(request: Request, named: str | None) -> str | None:
@@ -176,16 +168,14 @@ def _state(text: str | None) -> CallbackState | None:
     try:
         return CallbackState(text)
     except ValueError:
-        message = f"must be one of {', '.join(CallbackState)}"
-        raise InvalidRequest(f"state: {message}", errors=[("state", message)]) from None
+        raise invalid("state", f"must be one of {', '.join(CallbackState)}") from None
 
 
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= MAX_LIMIT):
-        message = f"must be a whole number from 1 to {MAX_LIMIT}"
-        raise InvalidRequest(f"limit: {message}", errors=[("limit", message)])
+        raise invalid("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
     return int(text)
 
 
@@ -195,5 +185,4 @@ def _instant(field: str, text: str | None, default: int) -> int:
     try:
         return from_iso(text)
     except ValueError:
-        message = "must be an instant with a zone, such as 2026-11-23T10:00:00Z"
-        raise InvalidRequest(f"{field}: {message}", errors=[(field, message)]) from None
+        raise invalid(field, "must be an instant with a zone, such as 2026-11-23T10:00:00Z") from None

@@ -1,7 +1,6 @@
-"""What the proxy reads of a create request, and what of it goes on to the upstream.
+"""What the proxy reads of a create request, and what of it goes on to the upstream; no I/O.
 
-Owns the taking out of the callback URL; no I/O. Used by the proxy. Everything else goes on byte for byte, as the
-upstream may read what the gateway would not.
+All but the callback URL goes on byte for byte, as the upstream may read what the gateway would not.
 """
 
 import re

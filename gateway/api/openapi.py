@@ -1,7 +1,6 @@
-"""The API as an OpenAPI 3.1 document, and what receivers are sent with it.
+"""The API as an OpenAPI 3.1 document, and what receivers are sent with it; imported when it is first asked for.
 
-Owns its form, and the words about errors and webhooks. Paths come from the table of calls and schemas from the wire
-types, so that neither can drift. Imported when ``/openapi.json`` is first asked for.
+Owns the words about errors and webhooks: paths are the table's, and schemas the wire types', so that none can drift.
 """
 
 import re

@@ -10,10 +10,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.backlog import BacklogMetrics
 from gateway.api.problems import PROBLEM_TYPE, Problem, problem
 from gateway.api.schema import Wire
-from gateway.api.scrapes import Scrapes
+from gateway.api.scrapes import BacklogMetrics, Scrapes
 from gateway.api.views import json_response
 from gateway.core.clock import Clock
 from gateway.core.errors import Unavailable

@@ -1,8 +1,7 @@
 """Errors → answers, for everything that HTTP clients can do wrong.
 
-Owns the error formats and which of them a path gets: below the upstream's own paths, which the proxy serves, its
-envelope; everywhere else ``application/problem+json`` (RFC 9457). Used by the wiring as exception handlers, by the
-token check, and by the batch route for its items.
+Owns their formats: below the upstream's own paths, which the proxy serves, its envelope; everywhere else
+``application/problem+json`` (RFC 9457). Used as exception handlers, by the token check, and for a batch's items.
 """
 
 from typing import Any, NotRequired, TypedDict
@@ -92,11 +91,10 @@ class ErrorAnswers:
         body = error_envelope(self._profile, error.status, error.message, retry_after_s)
         return Response(body, error.status, error.headers, "application/json")
 
-    async def _request_error(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestError)  # noqa: S101 - registered for this class
+    async def _request_error(self, request: Request, error: RequestError) -> Response:
         return self.answer(request.url.path, error)
 
-    async def _store_error(self, request: Request, error: Exception) -> Response:
+    async def _store_error(self, request: Request, error: StoreError) -> Response:
         told = "The database cannot be used at the moment; nothing was stored."
         why: BaseException = error
         if isinstance(error, StorePartly):
@@ -108,9 +106,8 @@ class ErrorAnswers:
         _log.error("request.out_of_memory", method=request.method, path=request.url.path)
         return self.answer(request.url.path, Unavailable("The gateway has no memory left for this request."))
 
-    async def _http_exception(self, request: Request, error: Exception) -> Response:
+    async def _http_exception(self, request: Request, error: HTTPException) -> Response:
         """Answer what Starlette's router refuses."""
-        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
         if error.status_code == MethodNotAllowed.status:
             allowed = (error.headers or {}).get("Allow", "")
             refused: RequestError = MethodNotAllowed(f"{request.method} is not allowed here; use {allowed}.")

@@ -1,7 +1,6 @@
-"""The upstream's own calls, for clients that use the gateway as their base URL.
+"""The upstream's own calls, for clients that use the gateway as their base URL. Must not poll, settle or deliver.
 
-Owns what is answered from the gateway's state and what is forwarded; ``creating`` has a create from there on. Must not
-poll, settle or deliver. Its paths are those of the default upstream's profile.
+Owns what is answered from the gateway's state and what is forwarded; ``creating`` has a create from there on.
 
 Reading a task that the gateway watches costs no request to the upstream, however often a client asks. Everything else
 spends from the key's budgets, as the polls do. A create costs money: whatever would spoil its callback is found out
@@ -14,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -174,10 +174,8 @@ class UpstreamProxy:
             del self._reads[task_id]
 
     async def _answered(self, request: Request, task: Task) -> Response:
-        if task.outcome_bytes <= SMALL:
-            body = record_envelope(self._upstream.profile, task)
-        else:
-            body = await large.work(request, record_envelope, self._upstream.profile, task)
+        made = partial(record_envelope, self._upstream.profile, task)
+        body = made() if task.outcome_bytes <= SMALL else await large.work(request, made)
         return Response(body, media_type="application/json")
 
     def _knows(self, task: Task) -> bool:
@@ -206,10 +204,8 @@ class UpstreamProxy:
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
         client = client_of(request)
         body = await read_any_body(request, _MAX_BODY)
-        if len(body) <= SMALL:
-            asked = read_create(body, self.calls.callback_members)
-        else:
-            asked = await large.work(request, read_create, body, self.calls.callback_members)
+        read = partial(read_create, body, self.calls.callback_members)
+        asked = read() if len(body) <= SMALL else await large.work(request, read)
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():

@@ -1,8 +1,7 @@
 """JSON text taken apart unread: the members of an object and the items of an array, each where it stands in the bytes.
 
-Owns where one part ends and the next begins; pure. Whether a part is JSON it does not say: whoever takes it reads it.
-Used where parts are to go on byte for byte, or where one must not spoil the others. A decoder cannot do this: it reads
-what it passes over, and stops at half an emoji or at a thousand brackets.
+Pure. Whether a part is JSON whoever takes it finds out. Used where parts go on byte for byte, or where one must not
+spoil the others: a decoder reads what it passes over, and stops at half an emoji or at a thousand brackets.
 """
 
 import re

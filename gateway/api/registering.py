@@ -1,7 +1,6 @@
 """``POST /v1/callbacks``, of one callback and of a batch: what is asked is checked, and then registered.
 
-Owns that nothing is registered whose URL the callback policy refuses, and that one item of a batch does not touch the
-others. Called by the routes.
+Owns that no URL is registered which the callback policy refuses, and that no item of a batch touches the others.
 """
 
 import asyncio
@@ -26,6 +25,7 @@ from gateway.api.schema import (
     batch_items,
     decode,
     encode_metadata,
+    invalid,
     read_body,
 )
 from gateway.api.shares import paced, piece, share, share_for_piece
@@ -145,8 +145,7 @@ class Registering:
             upstream = self.client_upstreams.get(client, self._default_upstream)
         if upstream is None or upstream not in self._first_poll_at:
             what = "is missing" if upstream is None else "is not configured"
-            message = f"{what}; there is: {', '.join(self._first_poll_at)}"
-            raise InvalidRequest(f"upstream: {message}", errors=[("upstream", message)])
+            raise invalid("upstream", f"{what}; there is: {', '.join(self._first_poll_at)}")
         return NewCallback(
             id=new_callback_id(now),
             client=client,

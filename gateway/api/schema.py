@@ -24,6 +24,7 @@ __all__ = [
     "batch_items",
     "decode",
     "encode_metadata",
+    "invalid",
     "is_json",
     "read_any_body",
     "read_body",
@@ -140,7 +141,7 @@ def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         field, message = _explain(str(exc))
-        raise _invalid(field, message) from None
+        raise invalid(field, message) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _unreadable(bytes(body), exc) from None
 
@@ -176,11 +177,11 @@ def encode_metadata(metadata: dict[str, Any] | None) -> bytes:
     try:
         encoded = msgspec.json.encode(metadata)
     except RecursionError:
-        raise _invalid("metadata", _TOO_DEEP) from None
+        raise invalid("metadata", _TOO_DEEP) from None
     if len(encoded) > MAX_METADATA:
-        raise _invalid("metadata", f"may have at most {MAX_METADATA} bytes as JSON, has {len(encoded)}")
+        raise invalid("metadata", f"may have at most {MAX_METADATA} bytes as JSON, has {len(encoded)}")
     if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH and _is_deeper(metadata, MAX_DEPTH):
-        raise _invalid("metadata", _TOO_DEEP)
+        raise invalid("metadata", _TOO_DEEP)
     return encoded
 
 
@@ -189,7 +190,8 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return inner is not None and (depth == 0 or any(_is_deeper(one, depth - 1) for one in inner))
 
 
-def _invalid(field: str, message: str) -> InvalidRequest:
+def invalid(field: str, message: str) -> InvalidRequest:
+    """Return what is said of one mistaken member, or parameter; without a name, of the whole."""
     return InvalidRequest(f"{field}: {message}" if field else message, errors=[(field, message)])
 
 
@@ -203,7 +205,7 @@ def _unreadable(body: bytes, error: Exception) -> RequestError:
         for part in members(body):
             message = _fault(b"{%b}" % body[part.start : part.end])
             if message is not None:
-                return _invalid(part.name, message)
+                return invalid(part.name, message)
     except ValueError as exc:
         error = exc
     return InvalidJson(f"The body could not be read as JSON: {error}.")

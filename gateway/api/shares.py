@@ -1,10 +1,9 @@
 """A client's share of the gateway's time, so that one with hundreds of requests, or large ones, holds up nobody.
 
-Owns how much of the database's work is asked for at once for one client, and each client's own row for what is more:
-the database does one thing after the other, in the order in which it was asked. And it owns how many items of a batch
-are looked at before others have their turn. Used by the routes around the calls of the store that a client's requests
-make, but for those of a create: it has its turn at the key, and from there on is paid for, so that the one row of its
-callback waits for nothing else of its client's.
+Owns how much of the database's work is asked for at once for one client, each client's own row for what is more, as the
+database does one thing after the other, and how many items of a batch are looked at before others have their turn. Used
+around the calls of the store that a client's requests make, but for those of a create: it has its turn at the key, and
+from there on is paid for, so that the one row of its callback waits for nothing else of its client's.
 """
 
 import asyncio
@@ -15,13 +14,13 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-__all__ = ["READ", "Shares", "paced", "piece", "share", "share_for_piece", "whole_share"]
+__all__ = ["READ", "WHOLE", "Shares", "paced", "piece", "share", "share_for_piece"]
 
 T = TypeVar("T")
 
 _ITEMS = 50  # two milliseconds
-_ALONE = 256
-"""Rows written at once for a client while no other wants anything."""
+WHOLE = 256
+"""Rows written at once for a client while no other wants anything: all of its share."""
 _TOGETHER = 512
 """… of a batch: in one transaction they take a quarter of the time that they take one by one. A client's share has room
 for two such pieces: with one the database waits for the next, and batches were a third slower."""
@@ -40,7 +39,7 @@ class Shares:
     @property
     def size(self) -> int:
         """How much one client may have at once, now."""
-        return _ALONE if len(self._clients) < 2 else _BESIDE
+        return WHOLE if len(self._clients) < 2 else _BESIDE
 
     def of(self, client: str | None, cost: int) -> "_Turn":
         """Wait for room in a client's share, and keep it until the block ends; more than all of it passes alone."""
@@ -51,10 +50,18 @@ class Shares:
         share = self._clients.get(client)
         if share is None:
             share = self._clients[client] = _Part()
-        if share.row or (share.taken and share.taken + cost > self.size):
-            await self._wait(client, share, cost)
-        else:
+        if not share.row and (not share.taken or share.taken + cost <= self.size):
             share.taken += cost
+            return
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        share.row.append((cost, room))
+        try:
+            await room
+        except asyncio.CancelledError:
+            # Who gives passes over what is cancelled; it stays in the row until then.
+            if not room.cancelled():
+                self.give(client, cost)
+            raise
 
     def give(self, client: str | None, cost: int) -> None:
         """Give back what was taken; whoever of the client's comes next has it."""
@@ -67,17 +74,6 @@ class Shares:
                 room.set_result(None)
         if not share.taken:
             del self._clients[client]
-
-    async def _wait(self, client: str | None, share: "_Part", cost: int) -> None:
-        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        share.row.append((cost, room))
-        try:
-            await room
-        except asyncio.CancelledError:
-            # Who gives passes over what is cancelled; it stays in the row until then.
-            if not room.cancelled():
-                self.give(client, cost)
-            raise
 
 
 class _Turn:
@@ -111,17 +107,12 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 def piece(request: Request) -> int:
     """Return how many rows of a batch are written together, now."""
     size = _shares(request).size
-    return _TOGETHER if size == _ALONE else size
+    return _TOGETHER if size == WHOLE else size
 
 
 def share_for_piece(request: Request, rows: int) -> AbstractAsyncContextManager[None]:
     """Wait for room for a piece of a batch."""
     return share(request, rows * _BESIDE // _shares(request).size)
-
-
-def whole_share(request: Request) -> AbstractAsyncContextManager[None]:
-    """Wait until nothing else is asked for, for the client."""
-    return share(request, _ALONE)
 
 
 def _shares(request: Request) -> Shares:

@@ -9,10 +9,11 @@ from starlette.responses import Response
 
 from gateway.api.auth import scope_of
 from gateway.api.large import hold
+from gateway.api.schema import invalid
 from gateway.api.shares import READ, share
 from gateway.api.views import json_response, task_view, told
 from gateway.core.clock import Clock
-from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.errors import NotFound
 from gateway.core.model import Task, TaskState
 from gateway.store import Registry
 
@@ -85,6 +86,5 @@ def _wait(text: str | None) -> float:
     except ValueError:
         wait_s = -1.0
     if not 0 <= wait_s <= MAX_WAIT_S:
-        message = f"must be a number of seconds from 0 to {MAX_WAIT_S:g}"
-        raise InvalidRequest(f"wait: {message}", errors=[("wait", message)])
+        raise invalid("wait", f"must be a number of seconds from 0 to {MAX_WAIT_S:g}")
     return wait_s

@@ -1,7 +1,6 @@
 """What answers look like: callbacks, tasks and attempts as clients see them, and the names they have there.
 
-Owns camelCase of answers, and makes each of the store's nouns; decides nothing. Used by the routes, and by ``openapi``,
-which tells of these types.
+Made of the store's nouns for the routes; decides nothing. ``openapi`` tells of these types.
 """
 
 from collections.abc import Container
@@ -136,15 +135,7 @@ def task_view(task: Task) -> TaskView:
 
 
 def attempt_view(attempt: Attempt) -> AttemptView:
-    return AttemptView(
-        number=attempt.number,
-        started_at=to_iso(attempt.started_at),
-        duration_ms=attempt.duration_ms,
-        status_code=attempt.status_code,
-        error=attempt.error,
-        result=attempt.result,
-        excerpt=attempt.excerpt,
-    )
+    return AttemptView(**{**msgspec.structs.asdict(attempt), "started_at": to_iso(attempt.started_at)})
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -7,14 +7,15 @@ the gateway does that. Called by whoever runs one: ``serve``, the demonstration,
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from gateway import __version__
-from gateway.api.auth import AuthMiddleware, Tokens
+from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
-from gateway.api.limits import ClientLimits
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
@@ -23,38 +24,59 @@ from gateway.api.routing import routes
 from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Tasks
-from gateway.app.gateway import Api, Gateway, client_rates, client_upstreams, token_owners
-from gateway.app.readiness import ReadyCheck
-from gateway.app.watch import MOST_CONNECTIONS, MOST_IDLE, Shared, Watch, build_watch
-from gateway.config.settings import Settings, database_path
+from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, client_upstreams, token_owners
+from gateway.config.settings import Settings, UpstreamSettings, database_path
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.memory import Memory
+from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
-from gateway.loops.backup import Backups
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
-from gateway.loops.janitor import Janitor
+from gateway.loops.janitor import Backups, Janitor
+from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.net.allow import parse_allow
 from gateway.net.guard import Netguard
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
+from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
+from gateway.upstream.api import Upstream
+from gateway.upstream.budget import Budget
+from gateway.upstream.key import UpstreamKey
+from gateway.upstream.schedule import PollSchedule
+from gateway.upstream.timetable import Timetable
+from gateway.upstream.turns import MOST_UNDER_WAY
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender
 
-__all__ = ["build", "own_files"]
+__all__ = ["MOST_CONNECTIONS", "build", "own_files"]
 
 _USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
 _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _OTHER_FILES = 64  # the database, the event loop, the name server, the log
+MOST_CONNECTIONS = MOST_POLLS + 2 * MOST_UNDER_WAY
+"""To one upstream: as many as there are requests, so that none waits."""
+_MOST_IDLE = 64
+"""Connections to one upstream that are kept for the next request."""
+_UNLIMITED_PER_S = 1e6
+
+
+class Shared(NamedTuple):
+    """What many parts of a gateway are made with."""
+
+    store: Store
+    clock: Clock
+    metrics: Metrics
+    memory: Memory
+    resolver: Resolver
 
 
 def own_files(upstreams: int) -> int:
     """Return how many files the gateway may have open beside its clients' connections, with so many upstreams."""
-    return _CONNECTIONS + _IDLE_CONNECTIONS + upstreams * (MOST_CONNECTIONS + MOST_IDLE) + _OTHER_FILES
+    return _CONNECTIONS + _IDLE_CONNECTIONS + upstreams * (MOST_CONNECTIONS + _MOST_IDLE) + _OTHER_FILES
 
 
 def build(settings: Settings, clock: Clock) -> Gateway:
@@ -70,7 +92,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         limit=_CONNECTIONS,
         limit_idle=_IDLE_CONNECTIONS,
     )
-    watches = [build_watch(upstream, settings, shared) for upstream in settings.upstreams]
+    watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
     deliverer = _deliverer(settings, shared, callback_transport, client_headers)
     janitor = Janitor(store, following, settings.retention_days)
@@ -98,6 +120,49 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         resolver=shared.resolver,
         memory=shared.memory,
     )
+
+
+def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
+    store, clock, metrics, memory, resolver = shared
+    name, limits = own.name, own.profile.limits
+    key = UpstreamKey(
+        name,
+        _budget(f"queries:{name}", own.rate, store, clock),
+        _budget(f"creates:{name}", own.create_rate, store, clock),
+        metrics,
+    )
+    # Of its own: one that hangs holds all of its connections, and nobody else's.
+    transport = PooledTransport(guard=None, resolve=resolver.resolve, limit=MOST_CONNECTIONS, limit_idle=_MOST_IDLE)
+    upstream = Upstream(
+        own.profile,
+        transport,
+        clock,
+        base_url=own.url,
+        api_key=own.api_key,
+        name=name,
+        max_answer=settings.result_max_bytes,
+        memory=memory,
+    )
+    min_s = max(settings.poll_min_s, limits.poll_min_s or 0.0)
+    schedule = PollSchedule(min_s, max(settings.poll_max_s, min_s))
+    per_s = min((window.limit / window.window_s for window in own.rate), default=_UNLIMITED_PER_S)
+    timetable = Timetable(schedule, per_s, clock, random.Random())  # noqa: S311 - jitter, not a secret
+    poller = Poller(store.tasks, upstream, key, timetable, clock, metrics)
+    _show(metrics, name, key, poller)
+    return Watch(upstream, transport, key, timetable, poller, own.default)
+
+
+def _budget(name: str, windows: Sequence[RateWindow], store: Store, clock: Clock) -> Budget:
+    return Budget(windows, clock, partial(store.load, name), partial(store.swap, name))
+
+
+def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None:
+    for kind, budget in (("query", key.queries), ("create", key.creates)):
+        metrics.budget_used.labels(name, kind).set_function(budget.used)
+    for gauge in (metrics.waiting, metrics.poll_overdue_seconds):
+        gauge.labels(name)  # stands at 0 from the start
+    metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
+    metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
 
 
 def _deliverer(settings: Settings, shared: Shared, transport: PooledTransport, headers: ClientHeaders) -> Deliverer:

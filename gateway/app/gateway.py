@@ -1,11 +1,11 @@
-"""One gateway, of ready parts: in which order it starts, drains and closes, and what a reload changes.
+"""One gateway, of ready parts: how it starts, drains and closes, what a reload changes, and whether it is ready.
 
 Knows no signals and no sockets that listen: ``process`` has those. What it is made of ``build`` knows, which makes it.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +14,11 @@ from typing import NamedTuple
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.auth import PUBLIC, Tokens
-from gateway.api.limits import ClientLimits
+from gateway.api.auth import PUBLIC, ClientLimits, Tokens
+from gateway.api.operations import Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
-from gateway.app.readiness import ReadyCheck
-from gateway.app.reload import Changed
-from gateway.app.watch import Watch
 from gateway.config import secretfile
 from gateway.config.settings import DEFAULT_CLIENT, Settings, database_path
 from gateway.config.tokens import token_digest
@@ -29,16 +26,20 @@ from gateway.core import private
 from gateway.core.errors import StoreError, Unavailable
 from gateway.core.memory import Memory
 from gateway.core.ratelimit import RateWindow
-from gateway.loops.backup import Backups
 from gateway.loops.clocksteps import ClockSteps
+from gateway.loops.janitor import Backups
+from gateway.loops.poller import Poller
 from gateway.loops.supervisor import Supervisor
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.signature import Signer, parse_secrets
 from gateway.store import Store
+from gateway.upstream.api import Upstream
+from gateway.upstream.key import UpstreamKey
+from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
-__all__ = ["PUBLIC", "Api", "Gateway", "client_rates", "client_upstreams", "token_owners"]
+__all__ = ["Api", "Changed", "Gateway", "ReadyCheck", "Watch", "client_rates", "client_upstreams", "token_owners"]
 
 _log = structlog.get_logger()
 
@@ -54,6 +55,81 @@ class Api(NamedTuple):
     registering: Registering
     proxy: UpstreamProxy | None
     errors: ErrorAnswers
+
+
+class Watch(NamedTuple):
+    """One upstream's."""
+
+    upstream: Upstream
+    transport: PooledTransport
+    key: UpstreamKey
+    timetable: Timetable
+    poller: Poller
+    default: bool
+    """Whether callbacks mean it that name none."""
+
+
+class ReadyCheck:
+    """Whether a gateway has started, whether it is shutting down, and what its parts say, for everybody to see.
+
+    So no message of an upstream, a database or an exception is among it.
+    """
+
+    def __init__(self, store: Store, watches: Sequence[Watch], supervisor: Supervisor, *, needs_all: bool) -> None:
+        """``needs_all``: every upstream has to accept its key, not just any."""
+        self.started = asyncio.Event()
+        """Set once the store is open and the loops run."""
+        self.draining = asyncio.Event()
+        """Set once it is to take nothing more."""
+        self.supervisor = supervisor
+        self._store = store
+        self._watches = watches
+        self._needs_all = needs_all
+
+    def troubles(self) -> list[Trouble]:
+        """Return all that is wrong."""
+        found = []
+        if self.draining.is_set():
+            found.append(Trouble("it is shutting down", stops_work=True))
+        elif not self.started.is_set():
+            found.append(Trouble("it is starting", stops_work=True))
+        if (lost := self._store.lost) is not None:
+            found.append(Trouble(lost, stops_work=True))
+        elif self._store.failing is not None:
+            found.append(Trouble("the store is failing", stops_work=True))
+        found.extend(self._of_upstreams())
+        if (problem := self.supervisor.problem()) is not None:
+            found.append(Trouble(problem, stops_work=True))
+        return found
+
+    def _of_upstreams(self) -> Iterator[Trouble]:
+        refused = [watch.upstream.name for watch in self._watches if watch.key.refusal is not None]
+        stops_work = self._needs_all or len(refused) == len(self._watches)
+        for name in refused:
+            yield Trouble(f"the upstream {name} refuses the key", stops_work)
+        flaws = (
+            ("accepts the key and refuses some of the tasks", lambda watch: watch.poller.refuses_tasks),
+            ("answers nonsense, or denies tasks that it has told of", lambda watch: watch.poller.makes_no_sense),
+            ("allows fewer requests than are configured", lambda watch: watch.key.limited),
+        )
+        for words, holds in flaws:
+            for watch in filter(holds, self._watches):
+                yield Trouble(f"the upstream {watch.upstream.name} {words}", stops_work=False)
+
+
+class Changed(NamedTuple):
+    """What a reload comes to."""
+
+    settings: Settings
+    """Those that are in force from then on."""
+    keys: Mapping[str, str | None]
+    """By upstream, each key that is another one."""
+    secret: str
+    """What signs for clients without a secret of their own."""
+    names: list[str]
+    """What has changed, and counts from then on."""
+    restart: list[str]
+    """What has changed, and counts after a restart only."""
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -155,10 +231,6 @@ class Gateway:
                 watch.upstream.use_key(changed.keys[watch.upstream.name])
                 watch.key.renewed()
                 self.store.tasks.due(watch.upstream.name).set()
-
-    def begin_backup(self) -> None:
-        """Begin to copy the database into a file beside it."""
-        self.backups.begin()
 
     def begin_drain(self) -> None:
         """Answer requests that are held, and stop being ready."""

@@ -18,8 +18,7 @@ from gateway.config.upstreams import key_missing
 from gateway.core.errors import SecretError
 from gateway.net.allow import parse_allow
 from gateway.signature import Signer, parse_secrets
-from gateway.store.sqlite import peek
-from gateway.store.sqlite.databasefile import beside
+from gateway.store.sqlite import databasefile
 
 __all__ = ["preflight"]
 
@@ -68,7 +67,7 @@ def _check_files(values: Mapping[str, Any]) -> Iterator[str]:
     if problem is not None:
         yield f"GATEWAY_DATABASE_URL: {problem}; mend that, or name another"
         return
-    if (problem := peek.unusable(path)) is not None:
+    if (problem := databasefile.unusable(path)) is not None:
         yield problem
     if values.get("webhook_secret", "mistaken") is None:  # then the one beside the database signs
         problem = _secret_problem(path)
@@ -78,7 +77,7 @@ def _check_files(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _place_problem(path: Path) -> str | None:
     # Where a link leads, SQLite makes its files beside the file itself.
-    folders = dict.fromkeys((path.parent, beside(path, "").parent))
+    folders = dict.fromkeys((path.parent, databasefile.beside(path, "").parent))
     for folder in folders:
         if not folder.is_dir():
             return f"there is no folder {folder}"
@@ -98,4 +97,6 @@ def _secret_problem(database: Path) -> str | None:
         kept = secretfile.in_use(None, lambda: database)
     except SecretError as error:
         return error.message
-    return None if kept else secretfile.missing(secretfile.secret_path(database), peek.count_callbacks(database))
+    if kept:
+        return None
+    return secretfile.missing(secretfile.secret_path(database), databasefile.count_callbacks(database))

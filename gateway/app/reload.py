@@ -5,53 +5,25 @@ read in a thread; all that changes does so at once, between two steps of the eve
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
 
+from gateway.app.gateway import Changed, Gateway
 from gateway.config import secretfile
 from gateway.config.clients import callers, open_to_all, upstream_of
 from gateway.config.settings import SETTINGS, Settings, UpstreamSettings, database_path
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError, GatewayError, SecretError
 
-__all__ = ["Changed", "Reloads", "changes"]
+__all__ = ["Reloads", "changes"]
 
 _log = structlog.get_logger()
 
 _RELOADED = ("webhook_secret", "token", "operator_token", "clients")
 _NOT_OURS = ("url", "upstream_api_key")  # the client commands', and what the upstreams' keys are made of
-
-
-class Changed(NamedTuple):
-    """What a reload comes to."""
-
-    settings: Settings
-    """Those that are in force from then on."""
-    keys: Mapping[str, str | None]
-    """By upstream, each key that is another one."""
-    secret: str
-    """What signs for clients without a secret of their own."""
-    names: list[str]
-    """What has changed, and counts from then on."""
-    restart: list[str]
-    """What has changed, and counts after a restart only."""
-
-
-class Reloadable(Protocol):
-    """The running gateway."""
-
-    secret: str
-    """What signs for clients without a secret of their own."""
-
-    @property
-    def started(self) -> asyncio.Event:
-        """Set once it runs; only then can it change."""
-
-    def reload(self, changed: Changed) -> None:
-        """Take the changes over."""
 
 
 def changes(running: Settings, secret: str, new: Settings) -> Changed:
@@ -106,7 +78,7 @@ def _not_together(settings: Settings) -> list[str]:
 class Reloads:
     """Reloads one after another; ``read`` reads everything anew. It begins with what the gateway was started with."""
 
-    def __init__(self, gateway: Reloadable, running: Settings, read: Callable[[], Settings]) -> None:
+    def __init__(self, gateway: Gateway, running: Settings, read: Callable[[], Settings]) -> None:
         self._gateway = gateway
         self._running = running
         self._read = read

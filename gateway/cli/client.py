@@ -1,13 +1,13 @@
-"""The client of the gateway's own HTTP API, one method for each call.
+"""The client of the gateway's own HTTP API, one method for each call. Must not open the database.
 
 Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
-has what the commands show of it. Must not open the database. Called by ``gateway.cli.commands`` and
-``gateway.cli.demo``.
+has what the commands show of it. Called by ``gateway.cli.commands`` and ``gateway.cli.demo``.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
@@ -65,16 +65,11 @@ class _ShownAttempts(TypedDict):
     data: list[_ShownAttempt]
 
 
-class _ShownReadiness(TypedDict):
-    reasons: list[Any]
-
-
 class ApiError(GatewayError):
-    """The gateway refused, or could not be reached; ``status`` is None for the latter."""
+    """The gateway refused, then with its ``problem``, or could not be reached."""
 
-    def __init__(self, message: str, status: int | None, problem: dict[str, Any] | None = None) -> None:
+    def __init__(self, message: str, problem: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__(message)
-        self.status = status
         self.problem = problem
 
 
@@ -137,21 +132,13 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self._http.close()
 
-    def register(
-        self, task_id: str, url: str, metadata: Any, timeout_s: int | None, upstream: str | None = None
-    ) -> dict[str, Any]:
-        body: dict[str, Any] = {"taskId": task_id, "callbackUrl": url}
-        if metadata is not None:
-            body["metadata"] = metadata
-        if timeout_s is not None:
-            body["timeoutSeconds"] = timeout_s
-        if upstream is not None:
-            body["upstream"] = upstream
-        return self._call("POST", "/v1/callbacks", _ShownCallback, json=body)
+    # What is asked has the names that it has in the API; what is None is left out.
+
+    def register(self, **members: Any) -> dict[str, Any]:
+        return self._call("POST", "/v1/callbacks", _ShownCallback, json=_given(members))
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", "/v1/callbacks", _ShownPage, params=given)
+        return self._call("GET", "/v1/callbacks", _ShownPage, params=_given(query))
 
     def get(self, callback_id: str) -> dict[str, Any]:
         return self._call("GET", _path(callback_id), _ShownCallback)
@@ -169,10 +156,9 @@ class Client:
     def reasons(self) -> list[str]:
         """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
         try:
-            answer = self._call("GET", "/readyz", _ShownReadiness)
+            reasons = self._call("GET", "/readyz").get("reasons")
         except ApiError as error:
-            answer = error.problem or {}
-        reasons = answer.get("reasons")
+            reasons = error.problem.get("reasons")
         return [reason for reason in reasons if isinstance(reason, str)] if isinstance(reasons, list) else []
 
     def _call(self, method: str, path: str, shape: Any = None, **options: Any) -> dict[str, Any]:
@@ -180,11 +166,10 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
-            raise ApiError(f"The request cannot be made: {exc}.", None) from exc
+            raise ApiError(f"The request cannot be made: {exc}.") from exc
         except httpx.HTTPError as exc:
             raise Unreachable(
-                f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url.",
-                None,
+                f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url."
             ) from exc
         if response.status_code == 204:
             return {}
@@ -195,13 +180,17 @@ class Client:
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.", None)
+            raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.")
         if response.is_success:
             return answer
         message = str(answer.get("detail") or response.reason_phrase)
         if response.status_code == 401:
             message += " Give the token with --token or GATEWAY_TOKEN."
-        raise ApiError(message, response.status_code, answer)
+        raise ApiError(message, answer)
+
+
+def _given(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _path(callback_id: str) -> str:

@@ -1,24 +1,36 @@
-"""How a program of the package runs its command line: what is raised on purpose becomes a message and an exit code.
+"""How a command line is run: what is raised on purpose becomes a message and an exit code.
 
-Owns the standard files around a command; what an exit code means stands in ``gateway.core.errors``. Must not know what
-a command does. Called by ``gateway.cli.commands``.
+Owns the standard files around a command, and the type of option that click lacks; what an exit code means stands in
+``gateway.core.errors``. Must not know what a command does. Called by ``gateway.cli.commands``.
 """
 
 import io
+import math
+import os
 import sys
+from typing import Any
 
 import click
 
-from gateway.cli.standardfiles import open_missing
 from gateway.core import terminal
 from gateway.core.errors import ConfigError, GatewayError, OutputClosed
 
-__all__ = ["run_command"]
+__all__ = ["FiniteRange", "run_command"]
+
+
+class FiniteRange(click.FloatRange):
+    """A number between bounds. click lets NaN pass: it compares false with either bound, and then with every other."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def run_command(command: click.Command, name: str) -> None:
     """Run the command that the process was started with; returns where it is done, else ends the process."""
-    open_missing()
+    _open_missing()
     try:
         with terminal.standard_output():
             command.main(prog_name=name, standalone_mode=False)
@@ -34,6 +46,21 @@ def run_command(command: click.Command, name: str) -> None:
         sys.exit(error.exit_code)
     except GatewayError as error:
         _fail(error.exit_code, error.message)
+
+
+def _open_missing() -> None:
+    """Open the null device in the place of each standard file that was closed before the process began.
+
+    Else the next file that is opened takes its number: a log line would go into the database, and the event loop's
+    library aborts when it closes a file that has one of these numbers.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
 
 
 def _fail(exit_code: int, message: str) -> None:

@@ -7,8 +7,7 @@ commands, so that each loads only what it needs. Called by ``gateway.__main__``.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway import __version__
-from gateway.cli.commandline import run_command
-from gateway.cli.options import FiniteRange
+from gateway.cli.commandline import FiniteRange, run_command
 from gateway.core import terminal
 
 if TYPE_CHECKING:
@@ -174,9 +172,10 @@ def register(
     **options: Any,
 ) -> None:
     """Register a callback URL for a task."""
+    asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_seconds, "upstream": upstream}
     decoded = None if metadata is None else _metadata(metadata)
     with _client(config, options) as client:
-        _show(client.register(task_id, callback_url, decoded, timeout_seconds, upstream), options)
+        _show(client.register(metadata=decoded, **asked), options)
 
 
 @cli.command("list")
@@ -252,12 +251,15 @@ def cancel(config: Path | None, /, callback_id: str, **options: Any) -> None:
         _show(client.get(callback_id), options)
 
 
+_secrets_option = click.option(
+    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
+)
+
+
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
-@click.option(
-    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
-)
+@_secrets_option
 @click.option(
     "--answer",
     default="204",
@@ -281,9 +283,7 @@ def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...
 @cli.command()
 @click.argument("body", type=click.File("rb"))
 @click.argument("headers", type=click.File("rb"))
-@click.option(
-    "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
-)
+@_secrets_option
 @click.option("--tolerance-seconds", type=FiniteRange(0), default=300, show_default=True, help="How old it may be.")
 @click.pass_obj
 def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, ...], tolerance_seconds: float) -> None:
@@ -320,12 +320,10 @@ def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
     return parse_secrets(found)
 
 
-@contextmanager
-def _client(config: Path | None, options: dict[str, Any]) -> "Iterator[Client]":
+def _client(config: Path | None, options: dict[str, Any]) -> "Client":
     from gateway.cli.client import Client, find
 
-    with Client(*find(os.environ, config, options["url"], options["token"])) as client:
-        yield client
+    return Client(*find(os.environ, config, options["url"], options["token"]))
 
 
 def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:

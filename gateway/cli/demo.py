@@ -1,7 +1,6 @@
 """``gateway demo``: a simulated upstream, a gateway and a receiver on this machine, and three tasks end to end.
 
-Owns the three tasks, and what must have come of them. Must need no key and no network: everything listens on 127.0.0.1
-and forgets itself at the end. Called by ``gateway.cli.commands``.
+Must need no key and no network: everything listens on 127.0.0.1 and forgets itself at the end. Called by ``commands``.
 """
 
 import asyncio
@@ -88,7 +87,8 @@ async def _register(simulator: SimulatedUpstream, clock: Clock, gateway_url: str
     with Client(gateway_url, None) as client:
         for number, (task_id, plan, timeout_s) in enumerate(_TASKS, 1):
             simulator.add_task(task_id, plan, created_at=clock.now())
-            callback = await asyncio.to_thread(client.register, task_id, callback_url, {"orderId": number}, timeout_s)
+            asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_s}
+            callback = await asyncio.to_thread(client.register, metadata={"orderId": number}, **asked)
             print(f"POST /v1/callbacks  {task_id:<13} → 201  {callback['id']}  (waits {timeout_s} s)")
     print("\nFrom here on nobody polls but the gateway. Its webhooks, as they arrive:\n")
 

@@ -1,7 +1,6 @@
 """``gateway listen``: a receiver on a socket that prints each webhook until SIGINT or SIGTERM, or until nobody reads.
 
-Owns the socket and the end; what a webhook is answered is for ``gateway.cli.receiver``. Called by
-``gateway.cli.commands``.
+Owns the socket and the end; what a webhook is answered is for ``gateway.cli.receiver``. Called by ``commands``.
 """
 
 import asyncio

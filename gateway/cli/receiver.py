@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import msgspec
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.clock import Clock
@@ -105,7 +106,8 @@ class Receiver:
             # The answer the ASGI specification asks of an app that does not know a protocol; servers expect it.
             raise NotImplementedError(f"no {scope['type']} here, only http")
         if scope["method"] != "POST":
-            await _answer(send, 405, "webhooks are sent with POST", allow="POST")
+            refused = JSONResponse({"error": "webhooks are sent with POST"}, 405, {"allow": "POST"})
+            await refused(scope, receive, send)
             return
         headers = _joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         body = await _read_body(receive)
@@ -113,17 +115,18 @@ class Receiver:
             return
         if len(body) > _MAX_BODY_BYTES:
             # Closing spares both sides the rest of the body.
-            await _answer(send, 413, f"the body is larger than {_MAX_BODY_BYTES} bytes", connection="close")
+            problem = f"the body is larger than {_MAX_BODY_BYTES} bytes"
+            await JSONResponse({"error": problem}, 413, {"connection": "close"})(scope, receive, send)
             return
         webhook = self._check(headers, body)
         self._on_webhook(webhook)
         if not webhook.verified:
-            await _answer(send, 401, webhook.problem)
+            await JSONResponse({"error": webhook.problem}, 401)(scope, receive, send)
             return
         answer = self._answer_to(headers[ID_HEADER])
         self._remember(headers[ID_HEADER])
         if answer.delay_s == 0 or not await _sender_goes(receive, answer.delay_s):
-            await _answer(send, answer.status)
+            await Response(status_code=answer.status)(scope, receive, send)
 
     def _check(self, headers: dict[str, str], body: bytes) -> ReceivedWebhook:
         problem: str | None = None
@@ -174,18 +177,6 @@ async def _sender_goes(receive: Receive, within_s: float | None) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _answer(send: Send, status: int, problem: str | None = None, **headers: str) -> None:
-    body = b""
-    if problem is not None:
-        body = msgspec.json.encode({"error": problem})
-        headers["content-type"] = "application/json"
-    if status != 204:
-        headers["content-length"] = str(len(body))
-    pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
 
 
 def verify_saved(

@@ -1,16 +1,16 @@
-"""``gateway simulate``: the simulated upstream as a process of its own.
+"""``gateway simulate``: the simulated upstream as a process of its own. Called by ``commands``.
 
-Owns its options. Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or
-SIGINT. Called by ``gateway.cli.commands``.
+Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or SIGINT.
 """
 
 import asyncio
 import signal
+from typing import Any
 
 import click
 import uvloop
 
-from gateway.cli.options import FiniteRange
+from gateway.cli.commandline import FiniteRange
 from gateway.core.clock import SystemClock
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream, serve
@@ -48,27 +48,14 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Ra
 def simulate(
     host: str,
     port: int,
-    keys: tuple[str, ...],
-    rate: tuple[RateWindow, ...],
-    create_rate: tuple[RateWindow, ...],
-    retry_after_header: bool,
     duration_median_s: float,
     duration_sigma: float,
     fail_share: float,
     never_share: float,
-    seed: int | None,
-    max_tasks: int,
+    **options: Any,
 ) -> None:
-    simulator = SimulatedUpstream(
-        SystemClock(),
-        keys=keys,
-        rate=rate,
-        create_rate=create_rate,
-        retry_after_header=retry_after_header,
-        plans=PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share),
-        seed=seed,
-        max_tasks=max_tasks,
-    )
+    plans = PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share)
+    simulator = SimulatedUpstream(SystemClock(), plans=plans, **options)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(simulator, host, port))

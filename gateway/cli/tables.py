@@ -1,7 +1,6 @@
-"""What the commands print of callbacks and attempts for people: aligned plain text.
+"""What the commands print of callbacks and attempts for people: aligned plain text, remote text with escapes.
 
-Owns no data; remote text is shown with its control characters escaped. On a terminal a table is as wide as that at
-most; elsewhere nothing is cut. Called by ``gateway.cli.commands``.
+On a terminal a table is as wide as that at most; elsewhere nothing is cut. Called by ``commands``.
 """
 
 import json

@@ -1,7 +1,6 @@
-"""The clients: the TOML file's tables ``[clients.NAME]``, and who may call by what they say.
+"""The clients: the TOML file's tables ``[clients.NAME]``, and who may call by what they say. Called by ``load``.
 
-Owns what a client's table may hold together, and that a token is one client's alone; what its keys mean stands in
-``settings``. Called by ``load``, and for who may call by ``upstreams`` and the reload.
+Owns what a table may hold together, and that a token is one client's alone; what its keys mean ``settings`` says.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,9 +1,8 @@
 """The only reader of the environment, and with it of all that settings are made of: all mistakes in one report.
 
 Owns where a setting is looked for, which of several places counts, and which settings do not go together. Never shows
-a secret's value, and knows nothing of what a setting is used for: checks that need more than ``config`` may know are
-handed in, so that what they find joins the same report. Called by ``cli`` and the wiring; modules below them are given
-plain values.
+a secret's value. Checks that need more than ``config`` may know are handed in, so that what they find joins the same
+report. Called by ``cli`` and the wiring; modules below them are given plain values.
 """
 
 import re

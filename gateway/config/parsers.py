@@ -1,7 +1,6 @@
 """What a setting's text means: parsers from text to values, which say what to write instead.
 
-Pure: they read no file and no environment, and never repeat the text that they refuse. Called by ``settings`` where a
-setting is declared, and by ``clients`` for extra headers.
+Pure: they read no file and no environment, and never repeat the text that they refuse. ``settings`` names them.
 """
 
 import math
@@ -89,28 +88,27 @@ def database_url(text: str) -> str:
     return text
 
 
-def upstream_url(text: str) -> str:
-    return _base_url(text, "https://aigptimage.com", "the key goes into GATEWAY_UPSTREAM_API_KEY")
+def base_url(example: str, secret: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        advice = f"write an http or https URL, such as {example}"
+        try:
+            parts = urlsplit(text)
+            hostname, _ = parts.hostname, parts.port  # reading the port checks it
+        except ValueError:
+            raise ValueError(advice) from None
+        if parts.scheme not in ("http", "https") or not hostname or re.search(r"\s", text):
+            raise ValueError(advice)
+        if "@" in parts.netloc:
+            raise ValueError(f"write it without user and password; {secret}")
+        if "?" in text or "#" in text:
+            raise ValueError("write it without a query string and fragment")
+        return text.rstrip("/")
+
+    return parse
 
 
-def gateway_url(text: str) -> str:
-    return _base_url(text, "http://127.0.0.1:8080", "the token goes into GATEWAY_TOKEN")
-
-
-def _base_url(text: str, example: str, secret: str) -> str:
-    advice = f"write an http or https URL, such as {example}"
-    try:
-        parts = urlsplit(text)
-        hostname, _ = parts.hostname, parts.port  # reading the port checks it
-    except ValueError:
-        raise ValueError(advice) from None
-    if parts.scheme not in ("http", "https") or not hostname or re.search(r"\s", text):
-        raise ValueError(advice)
-    if "@" in parts.netloc:
-        raise ValueError(f"write it without user and password; {secret}")
-    if "?" in text or "#" in text:
-        raise ValueError("write it without a query string and fragment")
-    return text.rstrip("/")
+upstream_url = base_url("https://aigptimage.com", "the key goes into GATEWAY_UPSTREAM_API_KEY")
+gateway_url = base_url("http://127.0.0.1:8080", "the token goes into GATEWAY_TOKEN")
 
 
 def upstream_name(text: str) -> str:
@@ -163,16 +161,14 @@ def credential(text: str) -> str:
 def one_of(*words: str, absent: str = "") -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
-            raise ValueError(f"write {' or '.join(words)}{absent}")
+            raise ValueError(f"write {', '.join(words[:-1])} or {words[-1]}{absent}")
         return text
 
     return parse
 
 
 def log_level(text: str) -> str:
-    if text.lower() not in ("debug", "info", "warning", "error"):
-        raise ValueError("write debug, info, warning or error")
-    return text.lower()
+    return one_of("debug", "info", "warning", "error")(text.lower())
 
 
 def header_problem(name: str, value: str) -> str | None:

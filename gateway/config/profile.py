@@ -1,8 +1,7 @@
-"""Upstream profiles: what a job API looks like, declared in TOML.
+"""Upstream profiles: what a job API looks like, declared in TOML; which the manual explains to operators.
 
-Owns the shape of ``config/upstreams/*.toml``, which the manual explains to operators; pure: ``profilefile`` reads the
-files. ``upstream.answer`` reads answers by a profile, ``upstream.api`` makes requests by one; the proxy's routes and
-the rate limits are taken from one.
+Pure: ``profilefile`` reads the files. Answers are read and requests made by a profile, and the proxy's routes and the
+rate limits taken from one.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
@@ -15,24 +14,7 @@ import msgspec
 
 from gateway.core.ratelimit import RateWindow
 
-__all__ = [
-    "PATH",
-    "TASK_ID",
-    "WAITING",
-    "Decode",
-    "Envelope",
-    "Fields",
-    "Limits",
-    "Profile",
-    "Proxy",
-    "Request",
-    "States",
-    "Units",
-    "Window",
-    "dig",
-    "listed",
-    "names_of",
-]
+__all__ = ["PATH", "TASK_ID", "WAITING", "Fields", "Profile", "Proxy", "dig", "listed", "names_of"]
 
 PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
 type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
@@ -161,19 +143,12 @@ class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """``cost_time``."""
 
 
-class Window(RateWindow, frozen=True, forbid_unknown_fields=True):
-    """At most ``limit`` requests in any ``window_s`` seconds: ``{ limit = 60, window_s = 60 }``."""
-
-    limit: Annotated[int, msgspec.Meta(ge=1)]
-    window_s: Annotated[float, msgspec.Meta(gt=0)]
-
-
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[limits]``: what one key may do where the operator sets nothing else; all windows hold at once."""
 
-    query: tuple[Window, ...] = ()
+    query: tuple[RateWindow, ...] = ()
     """Asking for the state of tasks. Empty: the API's pages name no limit."""
-    create: tuple[Window, ...] = ()
+    create: tuple[RateWindow, ...] = ()
     """Creating tasks."""
     poll_min_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Least seconds between two polls of one task, where the API's pages ask for that."""

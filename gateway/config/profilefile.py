@@ -1,12 +1,11 @@
 """The profiles' files: folders of TOML → profiles by name, and everything that is wrong with one at once.
 
-Owns the reading by the shape that ``profile`` declares, and what the parts of a profile may not say against one
-another. Called by ``upstreams``, before anything starts.
+Owns the reading by ``profile``'s shape, and what parts may not say against one another. Called by ``upstreams``.
 """
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -184,24 +183,9 @@ def _contradictions(profile: Any) -> Iterator[str]:
             yield from check(profile)
 
 
-def _words_of_one_kind(profile: Any) -> Iterator[str]:
-    if len({type(word) for word in _words(profile)}) > 1:
-        yield "states: success, fail and not_known need values of one kind: all text, all numbers, or true and false"
-
-
-def _words_of_one_case(profile: Any) -> Iterator[str]:
-    if profile.states.ignore_case and len(_without_case(profile)) < len(set(_alike(profile))):
-        yield "states.ignore_case: some of the values differ in nothing but their case"
-
-
 def _codes(profile: Any) -> Iterator[str]:
     if both := sorted({str(code) for code in profile.envelope.ok} & profile.envelope.kinds.keys()):
         yield f"envelope.kinds: {both} cannot be errors and ok"
-
-
-def _zone(profile: Any) -> Iterator[str]:
-    if profile.units.zone is not None and profile.units.time != "iso":
-        yield 'units.zone: only times with time = "iso" have a zone'
 
 
 def _ends_apart(profile: Any) -> Iterator[str]:
@@ -225,53 +209,10 @@ def _paths(profile: Any) -> Iterator[str]:
                 yield f"fields.{key}: {wrong} cannot be paths; write names with dots between them, such as data.result"
 
 
-def _absent_states(profile: Any) -> Iterator[str]:
-    if profile.states.may_be_absent and profile.fields.task_id is None:
-        yield "states.may_be_absent: needs fields.task_id, else any answer at all would mean running"
-
-
-def _part_of_id(profile: Any) -> Iterator[str]:
-    if profile.fields.task_id_may_be_part and profile.fields.task_id is None:
-        yield "fields.task_id_may_be_part: needs fields.task_id"
-
-
 def _headers(profile: Any) -> Iterator[str]:
     request = profile.request
     if request.auth_header.lower() in {name.lower() for name in request.headers}:
         yield f"request.headers: {request.auth_header} carries the key; see request.auth_header"
-
-
-def _body(profile: Any) -> Iterator[str]:
-    if profile.request.body is not None and profile.request.method != "POST":
-        yield 'request.body: needs method = "POST"'
-
-
-def _task_id(profile: Any) -> Iterator[str]:
-    if TASK_ID not in profile.request.status_path and not _holds_task_id(profile.request.body):
-        yield f"request.status_path: has no {TASK_ID}, which may stand in request.body instead"
-
-
-# What keeps the gateway from writing answers as the API does.
-
-
-def _proxy_words(profile: Any) -> Iterator[str]:
-    if profile.proxy is None:
-        return
-    words = _alike(profile)
-    if not all(isinstance(word, str) for word in words):
-        yield "proxy: needs states that are words"
-    elif WAITING in words or (profile.states.ignore_case and WAITING in _without_case(profile)):
-        yield f"proxy: a running task is told as {WAITING}, which cannot be one of the states that end it"
-
-
-def _proxy_ends(profile: Any) -> Iterator[str]:
-    if profile.proxy is not None and (profile.states.success_if is not None or profile.states.fail_if is not None):
-        yield "proxy: an end is told by the state alone, without states.success_if and fail_if"
-
-
-def _proxy_units(profile: Any) -> Iterator[str]:
-    if profile.proxy is not None and (profile.units.time, profile.units.cost) != ("ms", "ms"):
-        yield "proxy: needs [units] that are milliseconds"
 
 
 def _proxy_paths(profile: Any) -> Iterator[str]:
@@ -290,12 +231,44 @@ def _proxy_paths(profile: Any) -> Iterator[str]:
         yield f"proxy: {taken} cannot be written: other members stand below"
 
 
-_CHECKS: tuple[Callable[[Any], Iterator[str]], ...] = (
-    *(_words_of_one_kind, _headers, _body, _task_id, _words_of_one_case, _codes, _zone, _ends_apart),
-    *(_not_known_ends_none, _paths, _absent_states, _part_of_id),
-    *(_proxy_words, _proxy_ends, _proxy_units, _proxy_paths),
+def _rule(problem: str, holds: Callable[[Any], bool]) -> Callable[[Any], Iterable[str]]:
+    return lambda profile: () if holds(profile) else (problem,)
+
+
+# One row for each contradiction: of a draft those are passed over that need what is mistaken. Those of the proxy are
+# what keeps the gateway from writing answers as the API does.
+# fmt: off
+_CHECKS: tuple[Callable[[Any], Iterable[str]], ...] = (
+    _rule("states: success, fail and not_known need values of one kind: all text, all numbers, or true and false",
+          lambda profile: len({type(word) for word in _words(profile)}) <= 1),
+    _headers,
+    _rule('request.body: needs method = "POST"',
+          lambda profile: profile.request.body is None or profile.request.method == "POST"),
+    _rule(f"request.status_path: has no {TASK_ID}, which may stand in request.body instead",
+          lambda profile: TASK_ID in profile.request.status_path or _holds_task_id(profile.request.body)),
+    _rule("states.ignore_case: some of the values differ in nothing but their case",
+          lambda profile: not profile.states.ignore_case or len(_without_case(profile)) == len(set(_alike(profile)))),
+    _codes,
+    _rule('units.zone: only times with time = "iso" have a zone',
+          lambda profile: profile.units.zone is None or profile.units.time == "iso"),
+    _ends_apart, _not_known_ends_none, _paths,
+    _rule("states.may_be_absent: needs fields.task_id, else any answer at all would mean running",
+          lambda profile: not profile.states.may_be_absent or profile.fields.task_id is not None),
+    _rule("fields.task_id_may_be_part: needs fields.task_id",
+          lambda profile: not profile.fields.task_id_may_be_part or profile.fields.task_id is not None),
+    _rule("proxy: needs states that are words",
+          lambda profile: profile.proxy is None or all(isinstance(word, str) for word in _alike(profile))),
+    _rule(f"proxy: a running task is told as {WAITING}, which cannot be one of the states that end it",
+          lambda profile: profile.proxy is None or (WAITING not in _alike(profile) and not (
+              profile.states.ignore_case and WAITING in _without_case(profile)))),
+    _rule("proxy: an end is told by the state alone, without states.success_if and fail_if",
+          lambda profile: profile.proxy is None or (
+              profile.states.success_if is None and profile.states.fail_if is None)),
+    _rule("proxy: needs [units] that are milliseconds",
+          lambda profile: profile.proxy is None or (profile.units.time, profile.units.cost) == ("ms", "ms")),
+    _proxy_paths,
 )
-"""One for each contradiction: of a draft those are passed over that need what is mistaken."""
+# fmt: on
 
 
 def _words(profile: Any) -> list[Any]:

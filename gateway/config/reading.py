@@ -1,7 +1,6 @@
 """How settings are read, wherever they stand: every value, file of a secret and table goes through one ``Reader``.
 
-Owns the report of mistakes and its wording, and knows no setting by name. Called by ``load`` and by what it hands the
-reader to: ``upstreams`` and ``clients``.
+Owns the report of mistakes and its wording, and knows no setting by name. ``load`` makes it, and hands it on.
 """
 
 import re
@@ -35,12 +34,8 @@ class Reader:
     def read_file(self, place: str, path: Path) -> None:
         """Read the TOML file that ``place`` names."""
         self.file, self.keys = str(path), None
-        try:
-            text = read_text(path)
-        except (OSError, ValueError) as error:
-            self.problems.append(
-                f"{place}: got {self.file!r}; {_reason(error)}, write the path of a readable TOML file"
-            )
+        text = self._read(path, f"{place}: got {self.file!r}", "a readable TOML file")
+        if text is None:
             return
         import tomllib  # late: a command that asks a running gateway needs none
 
@@ -52,18 +47,19 @@ class Reader:
     def read_secret(self, place: str, path: str) -> str | None:
         """Return what stands in the file of a secret that ``place`` names, None where that is a mistake."""
         # What is no absolute path may be the secret itself, put into the wrong variable.
-        told = repr(path) if path.startswith("/") else "a path that is not shown here"
+        given = f"{place}: got {repr(path) if path.startswith('/') else 'a path that is not shown here'}"
+        text = self._read(Path(path), given, "a file that holds the secret")
+        if text is not None and not text.strip():
+            self.problems.append(f"{given}; the file is empty, write the secret into it")
+        return (text or "").strip() or None
+
+    def _read(self, path: Path, given: str, wanted: str) -> str | None:
         try:
-            text = read_text(Path(path)).strip()
+            return read_text(path)
         except (OSError, ValueError) as error:
-            self.problems.append(
-                f"{place}: got {told}; {_reason(error)}, write the path of a file that holds the secret"
-            )
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not a text file"
+            self.problems.append(f"{given}; {reason}, write the path of {wanted}")
             return None
-        if not text:
-            self.problems.append(f"{place}: got {told}; the file is empty, write the secret into it")
-            return None
-        return text
 
     def read_value(self, setting: Setting, place: str, raw: object, values: dict[str, Any]) -> None:
         """Put what is given for a setting into ``values``, by its key, where it is no mistake."""
@@ -140,7 +136,3 @@ def _as_text(raw: object, separator: str) -> str:
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         return str(raw)
     raise ValueError(f"write a string or a number{', or an array of them' if separator else ''}")
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "it is not a text file"

@@ -1,7 +1,6 @@
 """The webhook secret that is made on the first start, in a file beside the database that only its owner may read.
 
-Owns the file, and that it counts where no secret is configured. Called by the gateway's start and reload, the checks
-before a start and the commands that verify.
+Owns the file, and that it counts where no secret is configured: for the gateway as for commands that verify.
 """
 
 import os

@@ -2,8 +2,7 @@
 
 A field of ``Settings`` is the variable GATEWAY_FIELD and a key of the TOML file; a field of ``UpstreamSettings`` or
 ``ClientSettings`` is a key of the file's tables ``[upstreams.NAME]`` and ``[clients.NAME]``. Tests hold
-``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here. Called
-by the rest of ``config``, which reads and reports, and by whoever is handed settings.
+``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here.
 """
 
 from collections.abc import Callable, Mapping
@@ -112,187 +111,69 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     The settings are in the order of the manual's table and of ``config/gateway.toml``.
     """
 
-    host: Annotated[
-        str, Setting(parsers.host, "127.0.0.1", "Address it listens on. Anything but loopback needs a token.")
-    ]
-    port: Annotated[int, Setting(parsers.whole(0, 65535), "8080", "TCP port it listens on; 0 takes a free one.")]
-    database_url: Annotated[
-        str,
-        Setting(
-            parsers.database_url,
-            "sqlite:///gateway.db",
-            "SQLite file: sqlite:///relative.db (three slashes) or sqlite:////absolute.db (four).",
-        ),
-    ]
-    upstream: Annotated[
-        str,
-        Setting(
-            parsers.upstream_name,
-            DEFAULT_UPSTREAM,
-            "Upstream of callbacks that name none, and of the proxy's root paths: "
-            "a profile, or a table [upstreams.NAME].",
-        ),
-    ]
+    # A setting's name, type, parser and default, and below them its sentence.
+    # fmt: off
+    host: Annotated[str, Setting(parsers.host, "127.0.0.1",
+        "Address it listens on. Anything but loopback needs a token.")]
+    port: Annotated[int, Setting(parsers.whole(0, 65535), "8080",
+        "TCP port it listens on; 0 takes a free one.")]
+    database_url: Annotated[str, Setting(parsers.database_url, "sqlite:///gateway.db",
+        "SQLite file: sqlite:///relative.db (three slashes) or sqlite:////absolute.db (four).")]
+    upstream: Annotated[str, Setting(parsers.upstream_name, DEFAULT_UPSTREAM,
+        "Upstream of callbacks that name none, and of the proxy's root paths: "
+        "a profile, or a table [upstreams.NAME].")]
     """The default upstream's name."""
-    upstream_url: Annotated[
-        str | None,
-        Setting(
-            parsers.upstream_url,
-            "https://aigptimage.com",
-            "Base URL of that upstream; default: its profile's.",
-            of_profile=True,
-        ),
-    ]
+    upstream_url: Annotated[str | None, Setting(parsers.upstream_url, "https://aigptimage.com",
+        "Base URL of that upstream; default: its profile's.", of_profile=True)]
     """Without a slash at its end. None: what its table says, else its profile; so with its rate."""
-    upstream_api_key: Annotated[
-        str | None,
-        Setting(
-            parsers.credential, "", "That upstream's Bearer key: never logged, never sent anywhere else.", secret=True
-        ),
-    ]
-    upstream_rate: Annotated[
-        tuple[RateWindow, ...] | None,
-        Setting(
-            parsers.rate,
-            "2/1,60/60",
-            "Requests/seconds windows for that key, all of them at once; default: its profile's.",
-            separator=",",
-            of_profile=True,
-        ),
-    ]
-    profiles: Annotated[
-        str | None, Setting(str, "", "Folder of further upstream profiles, NAME.toml, read beside the shipped ones.")
-    ]
-    webhook_secret: Annotated[
-        tuple[str, ...] | None,
-        Setting(
-            parsers.words,
-            "",
-            "whsec_…, several separated by spaces: all sign. Not set: made on first start, beside the database.",
-            separator=" ",
-            secret=True,
-        ),
-    ]
-    token: Annotated[
-        str | None,
-        Setting(
-            parsers.credential,
-            "",
-            "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.",
-            secret=True,
-        ),
-    ]
-    operator_token: Annotated[
-        str | None,
-        Setting(
-            parsers.credential,
-            "",
-            "Token that reads, redelivers and cancels for all clients, and registers nothing.",
-            secret=True,
-        ),
-    ]
-    callback_allow: Annotated[
-        tuple[str, ...],
-        Setting(
-            parsers.items,
-            "",
-            "Hosts, host:port or CIDRs, separated by commas, that callbacks may reach besides public https hosts.",
-            absent=(),
-            separator=",",
-        ),
-    ]
-    poll_min_s: Annotated[
-        float,
-        Setting(
-            parsers.number(0.001, 86_400, "seconds"),
-            "1",
-            "Least time between two polls of one task, in seconds; fractions allowed.",
-        ),
-    ]
-    poll_max_s: Annotated[
-        float,
-        Setting(
-            parsers.number(0.001, 86_400, "seconds"),
-            "30",
-            "Greatest time between two polls of one task, in seconds; fractions allowed.",
-        ),
-    ]
-    result_max_bytes: Annotated[
-        int,
-        Setting(
-            parsers.whole(1024, 134_217_728),
-            "33554432",
-            "Largest answer of the upstream that is taken, in bytes: images in it count.",
-        ),
-    ]
-    memory_bytes: Annotated[
-        int,
-        Setting(
-            parsers.whole(1_048_576, 68_719_476_736),
-            "67108864",
-            "Bytes of large answers, webhooks and requests in memory, all together; one that is larger comes alone.",
-        ),
-    ]
-    retry_schedule: Annotated[
-        tuple[float, ...],
-        Setting(
-            parsers.schedule,
-            "0,5,300,1800,7200,18000,36000,50400,72000,86400",
-            "Seconds before each attempt to deliver, separated by commas; its length is the number of attempts.",
-            separator=",",
-        ),
-    ]
+    upstream_api_key: Annotated[str | None, Setting(parsers.credential, "",
+        "That upstream's Bearer key: never logged, never sent anywhere else.", secret=True)]
+    upstream_rate: Annotated[tuple[RateWindow, ...] | None, Setting(parsers.rate, "2/1,60/60",
+        "Requests/seconds windows for that key, all of them at once; default: its profile's.",
+        separator=",", of_profile=True)]
+    profiles: Annotated[str | None, Setting(str, "",
+        "Folder of further upstream profiles, NAME.toml, read beside the shipped ones.")]
+    webhook_secret: Annotated[tuple[str, ...] | None, Setting(parsers.words, "",
+        "whsec_…, several separated by spaces: all sign. Not set: made on first start, beside the database.",
+        separator=" ", secret=True)]
+    token: Annotated[str | None, Setting(parsers.credential, "",
+        "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.", secret=True)]
+    operator_token: Annotated[str | None, Setting(parsers.credential, "",
+        "Token that reads, redelivers and cancels for all clients, and registers nothing.", secret=True)]
+    callback_allow: Annotated[tuple[str, ...], Setting(parsers.items, "",
+        "Hosts, host:port or CIDRs, separated by commas, that callbacks may reach besides public https hosts.",
+        absent=(), separator=",")]
+    poll_min_s: Annotated[float, Setting(parsers.number(0.001, 86_400, "seconds"), "1",
+        "Least time between two polls of one task, in seconds; fractions allowed.")]
+    poll_max_s: Annotated[float, Setting(parsers.number(0.001, 86_400, "seconds"), "30",
+        "Greatest time between two polls of one task, in seconds; fractions allowed.")]
+    result_max_bytes: Annotated[int, Setting(parsers.whole(1024, 134_217_728), "33554432",
+        "Largest answer of the upstream that is taken, in bytes: images in it count.")]
+    memory_bytes: Annotated[int, Setting(parsers.whole(1_048_576, 68_719_476_736), "67108864",
+        "Bytes of large answers, webhooks and requests in memory, all together; one that is larger comes alone.")]
+    retry_schedule: Annotated[tuple[float, ...], Setting(
+        parsers.schedule, "0,5,300,1800,7200,18000,36000,50400,72000,86400",
+        "Seconds before each attempt to deliver, separated by commas; its length is the number of attempts.",
+        separator=",")]
     """Seconds before each attempt, at least one."""
-    attempt_timeout_s: Annotated[
-        float,
-        Setting(
-            parsers.number(0.001, 3600, "seconds"),
-            "15",
-            "Time limit of one attempt in seconds: DNS, connect, TLS, sending and the answer, all included.",
-        ),
-    ]
-    drain_s: Annotated[
-        float,
-        Setting(
-            parsers.number(0, 3600, "seconds"), "10", "Seconds it may take at SIGTERM to finish what is in flight."
-        ),
-    ]
-    retention_days: Annotated[
-        float,
-        Setting(
-            parsers.number(0.001, 36_500, "days"),
-            "30",
-            "Days that delivered and cancelled callbacks are kept; dead ones three times that.",
-        ),
-    ]
-    ready_upstreams: Annotated[
-        Literal["any", "all"],
-        Setting(
-            parsers.one_of("any", "all"), "any", "/readyz needs any upstream that accepts its key, or all of them to."
-        ),
-    ]
-    log_format: Annotated[
-        Literal["console", "json"] | None,
-        Setting(
-            parsers.one_of("console", "json", absent=", or leave it out: console on a terminal, else json"),
-            "",
-            "console or json. Not set: console on a terminal, else json.",
-        ),
-    ]
+    attempt_timeout_s: Annotated[float, Setting(parsers.number(0.001, 3600, "seconds"), "15",
+        "Time limit of one attempt in seconds: DNS, connect, TLS, sending and the answer, all included.")]
+    drain_s: Annotated[float, Setting(parsers.number(0, 3600, "seconds"), "10",
+        "Seconds it may take at SIGTERM to finish what is in flight.")]
+    retention_days: Annotated[float, Setting(parsers.number(0.001, 36_500, "days"), "30",
+        "Days that delivered and cancelled callbacks are kept; dead ones three times that.")]
+    ready_upstreams: Annotated[Literal["any", "all"], Setting(parsers.one_of("any", "all"), "any",
+        "/readyz needs any upstream that accepts its key, or all of them to.")]
+    log_format: Annotated[Literal["console", "json"] | None, Setting(
+        parsers.one_of("console", "json", absent=", or leave it out: console on a terminal, else json"), "",
+        "console or json. Not set: console on a terminal, else json.")]
     """None: ``console`` on a terminal, else ``json``."""
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Setting(parsers.log_level, "info", "The least that is logged: debug, info, warning or error."),
-    ]
-    url: Annotated[
-        str | None,
-        Setting(
-            parsers.gateway_url,
-            "",
-            "Where commands such as gateway list find the gateway. Not set: at the host and port above.",
-        ),
-    ]
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Setting(parsers.log_level, "info",
+        "The least that is logged: debug, info, warning or error.")]
+    url: Annotated[str | None, Setting(parsers.gateway_url, "",
+        "Where commands such as gateway list find the gateway. Not set: at the host and port above.")]
     """Where the commands that are clients find the gateway."""
+    # fmt: on
     upstreams: tuple[UpstreamSettings, ...] = ()
     """The default one first, where there is one, then those of the tables."""
     clients: tuple[ClientSettings, ...] = ()

@@ -1,6 +1,4 @@
-"""Clients' tokens and their hashes, as the TOML file has them: ``sha256:`` and the hex digest of the token.
-
-Pure. ``settings`` reads hashes, the API compares digests, ``gateway make-secret`` makes tokens.
+"""Clients' tokens and their hashes, as the TOML file has them: ``sha256:`` and the hex digest of the token. Pure.
 
 SHA-256 without salt and stretching is enough for tokens that were made here, with 256 random bits: nobody finds them by
 trying. It would not be for a password.

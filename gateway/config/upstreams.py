@@ -1,7 +1,6 @@
 """The upstreams: the TOML file's tables ``[upstreams.NAME]``, GATEWAY_UPSTREAM_… and the profiles, put together.
 
-Owns which upstreams there are, which is the default one, and what of it decides each of their settings. Called by
-``load``.
+Owns which there are, which is the default one, and what of it decides each of their settings. Called by ``load``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from gateway.config.profilefile import config_dir, read_profiles
 from gateway.config.reading import Reader
 from gateway.config.settings import UPSTREAM_KEYS, UPSTREAMS, ClientSettings, UpstreamSettings
 from gateway.core.addresses import is_loopback_host
-from gateway.core.ratelimit import RateWindow
 
 __all__ = ["join_upstreams", "key_missing", "read_upstreams"]
 
@@ -56,8 +54,8 @@ def join_upstreams(
             profile=profile,
             url=table.get("url", profile.base_url),
             api_key=table.get("api_key"),
-            rate=table.get("rate", _windows(profile.limits.query)),
-            create_rate=table.get("create_rate", _windows(profile.limits.create)),
+            rate=table.get("rate", profile.limits.query),
+            create_rate=table.get("create_rate", profile.limits.create),
             default=name == default,
         )
         # A default that nobody uses needs no key, where there are others: then there is none.
@@ -77,10 +75,6 @@ def _with_own(reader: Reader, name: str, table: dict[str, Any], values: Mapping[
         if key in table
     )
     return table | given
-
-
-def _windows(of_profile: Sequence[RateWindow]) -> tuple[RateWindow, ...]:
-    return tuple(RateWindow(window.limit, window.window_s) for window in of_profile)
 
 
 def _is_used(default: str, values: Mapping[str, Any]) -> bool:

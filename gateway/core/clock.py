@@ -14,7 +14,8 @@ from typing import Protocol
 
 __all__ = ["STEP_MS", "Clock", "FollowingClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
 
-
+# Where there is one that goes on while the machine sleeps: that is time that passes, not a clock that is set.
+_STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 STEP_MS = 10_000
 """A step of the wall clock up to this is followed silently."""
 
@@ -24,11 +25,9 @@ class Clock(Protocol):
 
     def now(self) -> int:
         """Return the wall clock in milliseconds since the epoch; it may jump."""
-        ...
 
     def monotonic(self) -> float:
         """Return seconds since an arbitrary start; never runs backwards."""
-        ...
 
 
 class SystemClock:
@@ -37,16 +36,8 @@ class SystemClock:
     def now(self) -> int:
         return time.time_ns() // 1_000_000
 
-    if hasattr(time, "CLOCK_BOOTTIME"):
-
-        def monotonic(self) -> float:
-            # It goes on while the machine sleeps: that is time that passes, not a clock that is set.
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    else:
-
-        def monotonic(self) -> float:
-            return time.monotonic()
+    def monotonic(self) -> float:
+        return time.clock_gettime(_STEADY)
 
 
 class FollowingClock:

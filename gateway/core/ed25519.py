@@ -5,7 +5,8 @@ Owns both kinds of key: the one that signs (``whsk_``) stays with the sender, re
 where it meets such a key. Pure: no I/O, no clock, no settings.
 """
 
-from binascii import a2b_base64, b2a_base64
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,22 +16,28 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from gateway.core.errors import SecretError
 
-__all__ = ["PublicKey", "SigningKey", "make_key_pair", "read_public_key", "read_signing_key"]
+__all__ = ["PairKey", "make_key_pair", "read_public_key", "read_signing_key"]
 
 _KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class PublicKey:
-    """What receivers verify with."""
+class PairKey:
+    """Both keys of a pair, or the public one alone, which verifies only. Neither repr nor str shows them."""
 
     version: ClassVar[str] = "v1a"
-    signs: ClassVar[bool] = False
-    key: Ed25519PublicKey = field(repr=False)
+    public: Ed25519PublicKey = field(repr=False)
+    private: Ed25519PrivateKey | None = field(default=None, repr=False)
+
+    @property
+    def signs(self) -> bool:
+        return self.private is not None
 
     def entry(self, content: bytes) -> str:
-        """Refuse: a public key signs nothing."""
-        raise SecretError("a public key (whpk_) verifies only; sign with its whsk_ key")
+        """Sign the content as one ``v1a,…`` entry of the signature header. Raises SecretError for a public key."""
+        if self.private is None:
+            raise SecretError("a public key (whpk_) verifies only; sign with its whsk_ key")
+        return "v1a," + b64encode(self.private.sign(content)).decode("ascii")
 
     def matches(self, content: bytes, entries: Sequence[str]) -> bool:
         """Tell whether one of the ``v1a,…`` entries is a signature of the content."""
@@ -40,33 +47,15 @@ class PublicKey:
         try:
             signature = a2b_base64(encoded, strict_mode=True)
             # Only one spelling of a signature counts, as with v1: base64 leaves some bits of its end open.
-            if b2a_base64(signature, newline=False).decode("ascii") != encoded:
+            if b64encode(signature).decode("ascii") != encoded:
                 return False
-            self.key.verify(signature, content)
+            self.public.verify(signature, content)
         except (ValueError, InvalidSignature):
             return False
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """What the sender signs with; it verifies too. Neither repr nor str shows it."""
-
-    version: ClassVar[str] = "v1a"
-    signs: ClassVar[bool] = True
-    key: Ed25519PrivateKey = field(repr=False)
-    public: PublicKey = field(repr=False)
-
-    def entry(self, content: bytes) -> str:
-        """Sign the content as one ``v1a,…`` entry of the signature header."""
-        return "v1a," + b2a_base64(self.key.sign(content), newline=False).decode("ascii")
-
-    def matches(self, content: bytes, entries: Sequence[str]) -> bool:
-        """Tell whether one of the ``v1a,…`` entries is a signature of the content."""
-        return self.public.matches(content, entries)
-
-
-def read_signing_key(raw: bytes) -> SigningKey:
+def read_signing_key(raw: bytes) -> PairKey:
     """Read the bytes of a ``whsk_`` key: a seed of 32, or the 64 of the seed and its public key.
 
     Raises SecretError for another length, or a public key that is not the seed's.
@@ -77,14 +66,14 @@ def read_signing_key(raw: bytes) -> SigningKey:
     public = key.public_key()
     if raw[_KEY_BYTES:] not in (b"", public.public_bytes_raw()):
         raise SecretError("the whsk_ key's second half is not the public key of its first")
-    return SigningKey(key, PublicKey(public))
+    return PairKey(public, key)
 
 
-def read_public_key(raw: bytes) -> PublicKey:
+def read_public_key(raw: bytes) -> PairKey:
     """Read the 32 bytes of a ``whpk_`` key; raises SecretError for another length."""
     if len(raw) != _KEY_BYTES:
         raise SecretError(f"the whpk_ key has {len(raw)} bytes; it must have {_KEY_BYTES}")
-    return PublicKey(Ed25519PublicKey.from_public_bytes(raw))
+    return PairKey(Ed25519PublicKey.from_public_bytes(raw))
 
 
 def make_key_pair() -> tuple[bytes, bytes]:

@@ -66,11 +66,10 @@ def decode(data: bytes | str) -> Any:
     text = data.decode(json.detect_encoding(data), "replace") if isinstance(data, bytes) else data
     text = text.removeprefix("\ufeff")
     try:
-        mended = _mended if _ESCAPED_SURROGATE.search(text) else _as_it_is
         try:
-            return mended(_lenient.decode(text))
+            return _read(text)
         except RecursionError:
-            return mended(_lenient.decode(_shallow(text)))
+            return _read(_shallow(text))
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
     except json.JSONDecodeError as exc:
@@ -112,23 +111,18 @@ def _whole(text: str) -> int | None:
     return int(text) if len(text) - text.startswith("-") <= _MAX_DIGITS else None
 
 
-def _null(_constant: str) -> None:
-    return None
+_lenient = json.JSONDecoder(strict=False, parse_float=_number, parse_int=_whole, parse_constant=lambda _: None)
 
 
-_lenient = json.JSONDecoder(strict=False, parse_float=_number, parse_int=_whole, parse_constant=_null)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+def _read(text: str) -> Any:
+    value = _lenient.decode(text)
+    return _mended(value) if _ESCAPED_SURROGATE.search(text) else value
 
 
 def _mended(value: Any) -> Any:
     """Return a value without lone surrogates, which no encoding has."""
     if isinstance(value, str):
-        if value.isascii():
-            return value
-        return _SURROGATE.sub("\ufffd", value)
+        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
         return [_mended(item) for item in value]
     if isinstance(value, dict):

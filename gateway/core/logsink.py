@@ -15,6 +15,7 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -110,14 +111,7 @@ class LogSink:
             pass
         if written:
             self._torn = data[written - 1] != ord("\n")
-        whole = 0
-        end = len(start)
-        for line in lines:
-            end += len(line)
-            if end > written:
-                break
-            whole += 1
-        return whole
+        return sum(len(start) + end <= written for end in accumulate(map(len, lines)))
 
 
 def _pieces(lines: list[bytes]) -> list[list[bytes]]:

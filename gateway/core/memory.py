@@ -52,7 +52,7 @@ class Memory:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._holders: dict[asyncio.Task[Any], _Holder] = {}
+        self._holders: dict[asyncio.Task[Any] | None, _Holder] = {}
         self._held: Counter[_Group] = Counter()
         self._busy: Counter[_Group] = Counter()  # of that, what those hold who do not wait
         self._waiting: dict[_Group, dict[_Group | _Holder, None]] = {}  # of each group, in the order of their turns
@@ -85,8 +85,7 @@ class Memory:
 
     def keep(self, size: int) -> None:
         """Give back what the calling task holds beyond so many bytes."""
-        task = asyncio.current_task()
-        holder = None if task is None else self._holders.get(task)
+        holder = self._holders.get(asyncio.current_task())
         if holder is not None and size < holder.held:
             self._goes_on(holder, size - holder.held)
             self._count(holder, size - holder.held)
@@ -95,8 +94,7 @@ class Memory:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Say that the calling task goes on only after another one, which may want room itself."""
-        task = asyncio.current_task()
-        holder = None if task is None else self._holders.get(task)
+        holder = self._holders.get(asyncio.current_task())
         if holder is None:
             yield
             return
@@ -115,8 +113,7 @@ class Memory:
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and (holder := self._holders.get(task)) is not None:
+            if (holder := self._holders.get(asyncio.current_task())) is not None:
                 holder.left = work
             raise
 

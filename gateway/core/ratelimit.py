@@ -1,7 +1,7 @@
 """How fast to ask: several windows over one key, none of them ever exceeded.
 
 Owns the count; pure: the time is passed in, in seconds of any steady clock. Must not wait or send. Called by
-``gateway.upstream.budget`` for requests to an upstream, and by ``gateway.api.limits`` for those of a client.
+``gateway.upstream.budget`` for requests to an upstream, and by ``gateway.api.auth`` for those of a client.
 
 A request counts from the moment it is sent until a window's length after its answer came. Whenever between the two
 the other side counted it, and however its window is cut, it never sees more than the limit.
@@ -15,17 +15,18 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Annotated
 
 import msgspec
 
 __all__ = ["RateLimiter", "RateWindow"]
 
 
-class RateWindow(msgspec.Struct, frozen=True):
-    """At most ``limit`` requests in any ``window_s`` seconds."""
+class RateWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most ``limit`` requests in any ``window_s`` seconds: in a profile ``{ limit = 60, window_s = 60 }``."""
 
-    limit: int
-    window_s: float
+    limit: Annotated[int, msgspec.Meta(ge=1)]
+    window_s: Annotated[float, msgspec.Meta(gt=0)]
 
 
 _MOST_TOLD = 3

@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, MutableMapping
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -52,70 +54,60 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        names: dict[str, Any] = {"registry": self.registry}
-        seconds = names | {"buckets": _BUCKETS_S}
-        self.registrations = Counter(
-            "gateway_registrations", "Registrations answered, by whether one was created.", ["created"], **names
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        seconds = partial(Histogram, registry=self.registry, buckets=_BUCKETS_S)
+        self.registrations = counter(
+            "gateway_registrations", "Registrations answered, by whether one was created.", ["created"]
         )
-        self.polls = Counter("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"], **names)
-        self.poll_seconds = Histogram(
-            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"], **seconds
+        self.polls = counter("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"])
+        self.poll_seconds = seconds(
+            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"]
         )
-        self.waiting = Gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"], **names)
-        self.poll_overdue_seconds = Gauge(
+        self.waiting = gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"])
+        self.poll_overdue_seconds = gauge(
             "gateway_oldest_poll_overdue_seconds",
             "For how long the poll that is overdue the longest has been due.",
             ["upstream"],
-            **names,
         )
-        self.budget_used = Gauge(
+        self.budget_used = gauge(
             "gateway_budget_used_ratio",
             "Which part of the key's rate limit is used up, from 0 to 1: of its fullest window.",
             ["upstream", "kind"],
-            **names,
         )
-        self.upstream_refused = Gauge(
-            "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"], **names
+        self.upstream_refused = gauge(
+            "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"]
         )
-        self.upstream_nonsense = Gauge(
+        self.upstream_nonsense = gauge(
             "gateway_upstream_nonsense",
             "1 while what answers is not the upstream's API, or denies tasks that it has told of, else 0.",
             ["upstream"],
-            **names,
         )
-        self.upstream_limited = Gauge(
+        self.upstream_limited = gauge(
             "gateway_upstream_limited",
             "1 while the upstream allows fewer requests than are configured, by its own word, else 0.",
             ["upstream"],
-            **names,
         )
-        self.settled = Counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"], **names)
-        self.attempts = Counter("gateway_attempts", "Webhook attempts, by result.", ["result"], **names)
-        self.attempt_seconds = Histogram("gateway_attempt_seconds", "How long an attempt took.", **seconds)
-        self.delivery_lag_seconds = Histogram(
-            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt.", **seconds
+        self.settled = counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"])
+        self.attempts = counter("gateway_attempts", "Webhook attempts, by result.", ["result"])
+        self.attempt_seconds = seconds("gateway_attempt_seconds", "How long an attempt took.")
+        self.delivery_lag_seconds = seconds(
+            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt."
         )
-        self.pending = Gauge("gateway_callbacks_pending", "Webhooks that are owed now.", **names)
-        self.oldest_due_seconds = Gauge(
-            "gateway_oldest_due_seconds", "For how long the longest due webhook has been due.", **names
+        self.pending = gauge("gateway_callbacks_pending", "Webhooks that are owed now.")
+        self.oldest_due_seconds = gauge(
+            "gateway_oldest_due_seconds", "For how long the longest due webhook has been due."
         )
-        self.dead = Gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.", **names)
-        self.loop_restarts = Counter(
-            "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"], **names
+        self.dead = gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
+        self.loop_restarts = counter(
+            "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"]
         )
-        self.proxied_requests = Counter(
+        self.proxied_requests = counter(
             "gateway_proxied_requests",
             "Requests for the upstream's own calls, by what became of them.",
             ["call", "outcome"],
-            **names,
         )
-        self.ready = Gauge("gateway_ready", "1 while /readyz answers 200, else 0.", **names)
-        self._add_the_process()
-
-    def _add_the_process(self) -> None:
-        build = Gauge(
-            "gateway_build_info", "Which gateway this is; always 1.", ["version", "python"], registry=self.registry
-        )
+        self.ready = gauge("gateway_ready", "1 while /readyz answers 200, else 0.")
+        build = gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"])
         build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
         self.registry.register(_LostLines())
         ProcessCollector(registry=self.registry)
@@ -147,16 +139,11 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     atexit.register(sink.flush, _FLUSH_S)
     sys.stderr = as_text_file(sink, _STANDARD_ERROR)
 
-    class LineLogger:
-        def __init__(self, *_: Any) -> None:
-            pass
-
-        debug = info = warning = error = critical = staticmethod(sink.line)
-
+    lines = SimpleNamespace(**dict.fromkeys(("debug", "info", "warning", "error", "critical"), sink.line))
     structlog.configure(
         processors=[_render_json if log_format == "json" else _Console(coloured)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=LineLogger,
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard module. Below a warning they tell of every step, and with it of what is secret.

@@ -1,17 +1,20 @@
-"""Retention: removes callbacks that ended long ago, and tasks that no callback is left for; looks after the store.
+"""Removes callbacks that ended long ago, and tasks that no callback is left for; looks after the store; backs it up.
 
-Owns when; the store owns how. Run by the supervisor.
+Owns when, where a backup stands, and that one is made at a time; the store owns how. The janitor is run by the
+supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file that the gateway holds.
 """
 
 import asyncio
+from pathlib import Path
 
 import structlog
 
 from gateway.core.clock import Clock
+from gateway.core.errors import StoreError
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import Housekeeping
 
-__all__ = ["Janitor"]
+__all__ = ["Backups", "Janitor"]
 
 _log = structlog.get_logger()
 
@@ -56,3 +59,37 @@ class Janitor:
 
     async def drain(self, timeout_s: float) -> None:
         """Nothing is in flight between two batches."""
+
+
+class Backups:
+    """Makes backups beside the database, the next one in the place of the last."""
+
+    def __init__(self, housekeeping: Housekeeping, clock: Clock, path: Path) -> None:
+        self._housekeeping = housekeeping
+        self._clock = clock
+        self._path = path
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Begin a backup, where none is being made."""
+        if self._task is not None and not self._task.done():
+            _log.warning("backup.refused", reason="one is being made")
+            return
+        self._task = asyncio.create_task(self._make(), name="backup")
+
+    async def stop(self) -> None:
+        """Give up the one that is being made; the last one stays."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _make(self) -> None:
+        started = self._clock.monotonic()
+        _log.info("backup.started", path=str(self._path))
+        try:
+            size = await self._housekeeping.backup(self._path)
+        except StoreError as exc:
+            _log.error("backup.failed", path=str(self._path), error=exc.message)
+        else:
+            took_s = round(self._clock.monotonic() - started, 3)
+            _log.info("backup.finished", path=str(self._path), bytes=size, took_s=took_s)

@@ -23,12 +23,12 @@ from gateway.core.errors import StoreError
 from gateway.core.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement, TaskState
 from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
+from gateway.loops.pollshares import PollShares, least_failed
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import UpstreamKey
-from gateway.upstream.shares import PollShares, least_failed
 from gateway.upstream.timetable import Timetable, took_s
 from gateway.upstream.troubled import Troubled
 from gateway.webhook.body import body_template

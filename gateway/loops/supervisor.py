@@ -13,8 +13,9 @@ import structlog
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.telemetry import Metrics
+from gateway.loops.clocksteps import ClockSteps
 
-__all__ = ["HEARTBEAT_S", "Loop", "Rounds", "Supervisor"]
+__all__ = ["HEARTBEAT_S", "Loop", "Supervisor"]
 
 _log = structlog.get_logger()
 
@@ -33,33 +34,18 @@ class Loop(Protocol):
 
     async def run_once(self) -> float:
         """Do what is due; return in how many seconds to come round again at the latest."""
-        ...
 
     async def wait(self, timeout_s: float) -> None:
         """Return after ``timeout_s`` seconds, or as soon as something may be due."""
-        ...
 
     async def drain(self, timeout_s: float) -> None:
         """Finish what is in flight within ``timeout_s`` seconds, then stop the rest."""
-        ...
-
-
-class Rounds(Protocol):
-    """What stands around every round of every loop."""
-
-    async def begin_round(self) -> None:
-        """Return once a round may begin."""
-        ...
-
-    def end_round(self) -> None:
-        """Hear that it has ended, or failed."""
-        ...
 
 
 class Supervisor:
     """Runs each loop in a task of its own."""
 
-    def __init__(self, loops: Sequence[Loop], clock: Clock, metrics: Metrics, rounds: Rounds | None = None) -> None:
+    def __init__(self, loops: Sequence[Loop], clock: Clock, metrics: Metrics, rounds: ClockSteps | None = None) -> None:
         self._loops = tuple(loops)
         self._rounds = rounds
         self._clock = clock

@@ -12,9 +12,9 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import httpx
-import msgspec
 
 from gateway.core.addresses import Address, address_text
 from gateway.core.errors import AddressNotAllowed
@@ -22,30 +22,28 @@ from gateway.core.urls import cached_by_url
 from gateway.net.allow import AllowEntry
 from gateway.net.hosts import METADATA_NAMES, is_local, is_metadata, read_host, special_range
 
-__all__ = ["Netguard", "Resolve", "Target"]
+__all__ = ["DEFAULT_PORTS", "Netguard", "Resolve", "Target"]
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → every address of the host, as text. Raises OSError where there is none."""
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL = 2048
 _RESOLVE_S = 3.0
 _CHECKED_AT_ONCE = 64  # addresses: less than a millisecond
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
 _AUTHORITY = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#]*)", re.ASCII | re.IGNORECASE)
 _PORT = re.compile(r"(?:|[0-9]{1,5})", re.ASCII)
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a callback goes: the host in lower case, in its ASCII form, without brackets or a final dot."""
+class Target(NamedTuple):
+    """Whom a connection is made for; as text the entry of GATEWAY_CALLBACK_ALLOW that names just this."""
 
     scheme: str
     host: str
+    """In its ASCII form, without brackets."""
     port: int
 
-    @property
-    def entry(self) -> str:
-        """The entry of GATEWAY_CALLBACK_ALLOW that names just this."""
+    def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -55,48 +53,41 @@ class Netguard:
     def __init__(self, allow: Sequence[AllowEntry] = ()) -> None:
         self._allow = tuple(allow)
         # The same few URLs are registered again and again, and reading one takes a third of a registration.
-        self._checked: Callable[[str], Target] = cached_by_url(lambda url: self.check_target(*_split(url)))
+        self._checked: Callable[[str], Target] = cached_by_url(lambda url: self.check_target(_split(url)))
 
     def check_url(self, url: str) -> Target:
-        """Check a callback URL as far as it can be without the network.
+        """Check a callback URL as far as it can be without the network; its host comes out as it is written one way.
 
         Raises AddressNotAllowed. Where an entry names a network, a name may still resolve into it: what only that
         can decide is left to ``check_address``.
         """
         return self._checked(url)
 
-    def check_target(self, scheme: str, host: str, port: int) -> Target:
-        """Check scheme, host (as the URL's parser left it, without brackets) and port; as ``check_url``."""
-        address, name = read_host(host)
-        target = Target(scheme=scheme, host=name, port=port)
+    def check_target(self, target: Target) -> Target:
+        """As ``check_url``, of what the URL's parser has found."""
+        address, name = read_host(target.host)
+        port, target = target.port, target._replace(host=name)
         if not 0 < port < 65536:
             raise _refusal("port", f"{port} is not a port: it must lie between 1 and 65535.")
         if address is not None:
             self._check(target, address)
-            return target
-        if name in METADATA_NAMES:
+        elif name in METADATA_NAMES:
             raise _metadata_refusal(name)
-        if any(entry.covers_name(name, port) for entry in self._allow):
-            return target
-        if any(entry.network is not None and entry.covers_port(port) for entry in self._allow):
-            return target
-        _check_public(target)
+        elif not any(entry.host in (None, name) and entry.covers_port(port) for entry in self._allow):
+            _check_public(target)  # and no network is allowed, which the name might resolve into
         return target
 
-    def check_address(self, target_host: str, port: int, ip: str, scheme: str) -> None:
-        """Check an address that is about to be dialled for ``target_host``; raises AddressNotAllowed."""
-        _, name = read_host(target_host)
-        self._check(Target(scheme=scheme, host=name, port=port), ip_address(ip))
+    def check_address(self, target: Target, address: str) -> None:
+        """Check an address that is about to be dialled for a target; raises AddressNotAllowed."""
+        self._check(target._replace(host=read_host(target.host)[1]), ip_address(address))
 
-    async def check_addresses(self, target_host: str, port: int, addresses: Sequence[str], scheme: str) -> None:
+    async def check_addresses(self, target: Target, addresses: Sequence[str]) -> None:
         """Check every address of a name; raises AddressNotAllowed where even one is forbidden.
 
         A name may have thousands of them: others have their turn in between.
         """
-        _, name = read_host(target_host)
-        target = Target(scheme=scheme, host=name, port=port)
         for place, address in enumerate(addresses, 1):
-            self._check(target, ip_address(address))
+            self.check_address(target, address)
             if place % _CHECKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
@@ -114,7 +105,7 @@ class Netguard:
                 addresses = await resolve(target.host, target.port)
         except OSError:  # a TimeoutError is one as well
             return target
-        await self.check_addresses(target.host, target.port, addresses, target.scheme)
+        await self.check_addresses(target, addresses)
         return target
 
     def _check(self, target: Target, address: Address) -> None:
@@ -130,8 +121,8 @@ class Netguard:
         _check_public(target)
 
 
-def _split(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of a URL that is written without tricks."""
+def _split(url: str) -> Target:
+    """Return the target of a URL that is written without tricks."""
     if len(url) > _MAX_URL:
         raise _refusal("length", f"The URL has {len(url)} characters; at most {_MAX_URL} are allowed.")
     if " " in url or not url.isprintable():
@@ -142,7 +133,7 @@ def _split(url: str) -> tuple[str, str, int]:
     if match is None:
         raise _refusal("syntax", "The URL must be absolute, for example https://app.example.com/hooks.")
     scheme, authority = match["scheme"].lower(), match["authority"]
-    if scheme not in _DEFAULT_PORTS:
+    if scheme not in DEFAULT_PORTS:
         raise _refusal("scheme", "Callbacks go to https URLs only.")
     if "@" in authority:
         raise _refusal("userinfo", "The URL must not hold a user name or password before its host.")
@@ -155,8 +146,8 @@ def _split(url: str) -> tuple[str, str, int]:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         raise _refusal("host", "The URL's host is not a valid name or address.") from None
-    port = parsed.port
-    return scheme, parsed.raw_host.decode("ascii"), _DEFAULT_PORTS[scheme] if port is None else port
+    port = DEFAULT_PORTS[scheme] if parsed.port is None else parsed.port
+    return Target(scheme, parsed.raw_host.decode("ascii"), port)
 
 
 def _check_public(target: Target) -> None:
@@ -171,7 +162,7 @@ def _check_public(target: Target) -> None:
 
 def _refusal(rule: str, message: str, target: Target | None = None) -> AddressNotAllowed:
     if target is not None:
-        message = f"{message} GATEWAY_CALLBACK_ALLOW={target.entry} would allow it."
+        message = f"{message} GATEWAY_CALLBACK_ALLOW={target} would allow it."
     return AddressNotAllowed(rule, message)
 
 

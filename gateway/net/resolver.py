@@ -98,7 +98,9 @@ class Resolver:
             finally:
                 look_up.waiters -= 1
                 if not look_up.waiters and not look_up.answer.done():
-                    self._abandon(host, look_up)
+                    del self._look_ups[host]
+                    self._abandoned.add(look_up.answer)
+                    self._forget_abandoned()
 
     async def _fresh_channel(self) -> aiodns.DNSResolver:
         if self._closed:
@@ -114,11 +116,6 @@ class Resolver:
             self._abandoned.clear()
             await old.close()
         return self._channel
-
-    def _abandon(self, host: str, look_up: "_LookUp") -> None:
-        del self._look_ups[host]
-        self._abandoned.add(look_up.answer)
-        self._forget_abandoned()
 
     def _ended(self, host: str, answer: asyncio.Future[AddrInfoResult]) -> None:
         self._abandoned.discard(answer)

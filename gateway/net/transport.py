@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import zip_longest
-from typing import NamedTuple
 
 import aiohappyeyeballs
 import httpx
@@ -24,12 +23,11 @@ from aiohappyeyeballs import AddrInfoType
 
 from gateway.core.addresses import parse_address
 from gateway.net.errors import ExchangeFailed, Reason, not_connected
-from gateway.net.guard import Netguard, Resolve
+from gateway.net.guard import DEFAULT_PORTS, Netguard, Resolve, Target
 from gateway.net.http1 import Connection
 
 __all__ = ["PooledTransport"]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before
@@ -72,8 +70,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._resolve = resolve
         self._closed = False
         self._busy: set[Connection] = set()
-        self._idle: dict[Connection, tuple[_Destination, float]] = {}  # and since when, the longest idle first
-        self._idle_at: dict[_Destination, list[Connection]] = {}
+        self._idle: dict[Connection, tuple[Target, float]] = {}  # and since when, the longest idle first
+        self._idle_at: dict[Target, list[Connection]] = {}  # shared by target, never by address
         self._sweep: asyncio.TimerHandle | None = None
         # Receivers are few and requests many: their policy verdict is worked out once.
         self._destination = lru_cache(maxsize=4096)(self._new_destination)
@@ -127,7 +125,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     # The pool
 
-    async def _connection(self, destination: "_Destination", addresses: Sequence[str]) -> tuple[Connection, bool]:
+    async def _connection(self, destination: Target, addresses: Sequence[str]) -> tuple[Connection, bool]:
         """Return a connection, and whether it was kept from a request before."""
         idle = self._idle_at.get(destination)
         if not idle:
@@ -137,7 +135,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._busy.add(connection)
         return connection, True
 
-    async def _connect(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
+    async def _connect(self, destination: Target, addresses: Sequence[str]) -> Connection:
         if self._closed:
             raise _not_sent("The transport is closed.", "refused")
         # A request that waited for a place had a kept connection in view, and no address: it may be gone by now.
@@ -145,7 +143,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._busy.add(connection)
         return connection
 
-    def _give_back(self, connection: Connection | None, destination: "_Destination") -> None:
+    def _give_back(self, connection: Connection | None, destination: Target) -> None:
         """Free a place; keep its connection where it can serve again, else close it. Never waits."""
         self._places.release()
         if connection is None:
@@ -183,11 +181,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     # Dialling
 
-    async def _find(self, destination: "_Destination") -> Sequence[str]:
+    async def _find(self, destination: Target) -> Sequence[str]:
         """Return what is to be dialled; nothing where a connection is kept."""
         return () if destination in self._idle_at or self._closed else await self._addresses(destination)
 
-    async def _dial(self, destination: "_Destination", addresses: Sequence[str]) -> Connection:
+    async def _dial(self, destination: Target, addresses: Sequence[str]) -> Connection:
         loop = asyncio.get_running_loop()
         no_file: list[OSError] = []
         try:
@@ -204,7 +202,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return connection
 
     async def _connected_socket(
-        self, destination: "_Destination", addresses: Sequence[str], failures: list[OSError]
+        self, destination: Target, addresses: Sequence[str], failures: list[OSError]
     ) -> socket.socket:
         """Return the first socket that connects to one of the addresses, of which two are tried at a time."""
         infos = [self._addr_info(address, destination) for address in addresses]
@@ -231,28 +229,26 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 self._forget(next(iter(self._idle))).close()
             raise
 
-    async def _addresses(self, destination: "_Destination") -> Sequence[str]:
+    async def _addresses(self, destination: Target) -> Sequence[str]:
         """Return a host's addresses, v6 and v4 by turns. Raises AddressNotAllowed where even one is forbidden."""
-        host, port = destination.host, destination.port
-        if parse_address(host) is not None:
-            return (host,)
+        if parse_address(destination.host) is not None:
+            return (destination.host,)
         try:
-            addresses = await self._resolve(host, port)
+            addresses = await self._resolve(destination.host, destination.port)
             if not addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         except (OSError, RuntimeError) as exc:
             raise not_connected(destination, exc) from exc
         if self._guard is not None:
-            await self._guard.check_addresses(host, port, addresses, destination.scheme)
+            await self._guard.check_addresses(destination, addresses)
         return _by_turns(addresses)[:_MOST_ADDRESSES]
 
-    def _addr_info(self, address: str, destination: "_Destination") -> AddrInfoType:
-        host, port = destination.host, destination.port
+    def _addr_info(self, address: str, destination: Target) -> AddrInfoType:
         if self._guard is not None:
-            self._guard.check_address(host, port, address, destination.scheme)
+            self._guard.check_address(destination, address)
         if ":" in address:
-            return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
-        return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
+            return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, destination.port, 0, 0)
+        return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, destination.port)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -260,33 +256,22 @@ class PooledTransport(httpx.AsyncBaseTransport):
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _new_destination(self, scheme: str, raw_host: bytes, port: int | None) -> "_Destination":
-        if scheme not in _DEFAULT_PORTS:
+    def _new_destination(self, scheme: str, raw_host: bytes, port: int | None) -> Target:
+        if scheme not in DEFAULT_PORTS:
             raise _not_sent("The URL must start with http:// or https://.", "blocked")
-        port = _DEFAULT_PORTS[scheme] if port is None else port
+        port = DEFAULT_PORTS[scheme] if port is None else port
         if not raw_host or not 0 <= port < 65536:
             raise _not_sent("The URL has no valid host and port.", "blocked")
-        destination = _Destination(scheme, raw_host.decode("ascii"), port)
+        destination = Target(scheme, raw_host.decode("ascii"), port)
         if self._guard is not None:
-            self._guard.check_target(*destination)
+            self._guard.check_target(destination)
         return destination
-
-
-class _Destination(NamedTuple):
-    """Whom a connection was made for: connections are shared by these, never by address."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class _Body(httpx.AsyncByteStream):
     """The answer's body as it comes, undecoded; its end gives the connection back, anything else closes it."""
 
-    def __init__(self, transport: PooledTransport, connection: Connection, destination: _Destination) -> None:
+    def __init__(self, transport: PooledTransport, connection: Connection, destination: Target) -> None:
         self._transport = transport
         self._connection: Connection | None = connection
         self._destination = destination

@@ -3,7 +3,7 @@
 Owns: listening, and a close that takes less than a second whatever the clients do. uvicorn's HTTP protocol is used
 without ``uvicorn.Server``, which captures signals, exits the process when a port is taken and closes in steps of
 100 ms. Must not know what it serves. Called by the simulator, the demo's receiver and the tests; the gateway itself
-runs under ``uvicorn.Server``, and has only its socket from here.
+runs under ``uvicorn.Server``, and has only its socket and uvicorn's settings from here.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from gateway.serve.serverprotocol import ServerProtocol
 
-__all__ = ["open_listener", "serve_asgi"]
+__all__ = ["open_listener", "serve_asgi", "server_config"]
 
 _GRACE_S = 0.4
 # Longer than the time between two polls of one task, so that the poller's connections are not cut under it.
@@ -40,17 +40,7 @@ async def serve_asgi(
     Raises OSError where the address cannot be bound. At the end idle connections are closed at once, requests in
     flight get 0.4 s, then their connections are cut and what still runs is cancelled.
     """
-    config = uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        interface="asgi3",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
+    config = server_config(app, protocol)
     config.load()
     state = ServerState()
     connection = partial(protocol, config=config, server_state=state, app_state={})
@@ -62,6 +52,22 @@ async def serve_asgi(
     finally:
         server.close()
         await _close_connections(state)
+
+
+def server_config(app: Callable[..., Any], protocol: type[ServerProtocol], **more: Any) -> uvicorn.Config:
+    """Return uvicorn's settings without what is done here in another way, or not at all."""
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        **more,
+    )
 
 
 def open_listener(host: str, port: int, backlog: int) -> socket.socket:

@@ -12,9 +12,7 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.core.errors import RequestError
@@ -55,20 +53,12 @@ class ClosingProtocol(ServerProtocol):
     max_dropped_bytes: ClassVar[int] = 128 * 1024 * 1024
     """Of what is thrown away: clients that read once they have sent all must get there with the files people send."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._served: RequestResponseCycle | None = None  # the request that is being served, and its task
-        self._serving: asyncio.Task[None] | None = None
-        self._client_ended = False  # its side: it may still read
-        self._lingering = False  # nothing more is said, and what still comes is thrown away
-        self._dropped = 0
-        self._cut: asyncio.TimerHandle | None = None  # after which a closing connection is cut
+    _served: RequestResponseCycle | None = None  # the request that is being served, and its task
+    _serving: asyncio.Task[None] | None = None
+    _client_ended = False  # its side: it may still read
+    _lingering = False  # nothing more is said, and what still comes is thrown away
+    _dropped = 0
+    _cut: asyncio.TimerHandle | None = None  # after which a closing connection is cut
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._connection = transport

@@ -62,14 +62,8 @@ class InboundProtocol(ClosingProtocol):
     ended_s: ClassVar[float] = 5.0
     """From the client's end of its side to the answer that it may still wait for: most often it has gone for good."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, config: Config, server_state: ServerState, **others: Any) -> None:
+        super().__init__(config, server_state, **others)
         self._max_connections = config.limit_concurrency or self.max_connections
         self.limit_concurrency = None  # uvicorn's own check answers in plain text
         self._places = places_of(server_state)
@@ -253,8 +247,7 @@ class InboundProtocol(ClosingProtocol):
                 wanted = self._in_body and not self.cycle.response_complete
                 self._deadline = self.loop.call_later(self.body_s if wanted else self.head_s, self._overdue)
             return
-        if self._deadline is not None:
-            self._forget_deadline()
+        self._forget_deadline()
         if self.cycle.response_complete and self.timeout_keep_alive_task is None:
             # Its answer came before the end of its body, which took the place of the idle time that began with it.
             self.timeout_keep_alive_task = self.loop.call_later(

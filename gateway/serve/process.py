@@ -20,13 +20,14 @@ import structlog
 import uvicorn
 import uvloop
 
+from gateway.api.auth import PUBLIC
 from gateway.app.build import build, own_files
-from gateway.app.gateway import PUBLIC, Gateway
+from gateway.app.gateway import Gateway
 from gateway.app.reload import Reloads
 from gateway.config.settings import Settings
 from gateway.core.clock import SystemClock, wait_for_event
 from gateway.core.errors import GatewayError
-from gateway.serve.asgi import open_listener
+from gateway.serve.asgi import open_listener, server_config
 from gateway.serve.inbound import InboundProtocol
 
 __all__ = ["serve"]
@@ -38,7 +39,6 @@ _LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: thre
 _LOOKED_AT_ALL = 200
 """Such second looks, before it looks at all there is. With a great number of tasks and connections at work that took
 140 ms, in which nothing else is done, every few seconds."""
-_KEEP_ALIVE_S = 75
 _LAST_WORDS_S = 1.0  # for answers to requests that are cut short
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8
@@ -119,7 +119,7 @@ class _Server(uvicorn.Server):
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
-        loop.add_signal_handler(signal.SIGUSR1, self._gateway.begin_backup)
+        loop.add_signal_handler(signal.SIGUSR1, self._gateway.backups.begin)
         loop.add_signal_handler(signal.SIGHUP, self._reloads.begin)
         try:
             yield
@@ -143,19 +143,8 @@ async def _serve(read: Callable[[], Settings], settings: Settings) -> None:
     listener = _listen(settings.host, settings.port)
     try:
         gateway = build(settings, SystemClock())
-        config = uvicorn.Config(
-            gateway,
-            http=_Inbound,
-            ws="none",
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=_connection_limit(own_files(len(settings.upstreams))),
-            timeout_keep_alive=_KEEP_ALIVE_S,
-        )
+        connections = _connection_limit(own_files(len(settings.upstreams)))
+        config = server_config(gateway, _Inbound, server_header=False, limit_concurrency=connections)
         server = _Server(config, gateway, Reloads(gateway, settings, read), settings.drain_s)
         try:
             await server.serve([listener])

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import MutableMapping, Sequence
 from itertools import islice
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -40,6 +40,7 @@ _DEFAULT_RESULT = '{"resultUrls":["https://cdn.example.com/result.png"]}'
 _TASK_ID_WITH_PLAN = re.compile(r"sim-(?:(success|fail)-(\d{1,9})|never)(?:-.*)?")
 _WINDOW = re.compile(r"\s*([1-9]\d{0,8})/([1-9]\d{0,8})\s*")
 _KEYS_KEPT = 10_000
+_Outcome = Literal["success", "fail", "never"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     duration_s: float = 0.0
     """From the task's creation to its end; means nothing where the outcome is never."""
-    outcome: Literal["success", "fail", "never"] = "success"
+    outcome: _Outcome = "success"
     result: Any = _DEFAULT_RESULT
     """A str stands in ``resultJson`` as it is, JSON or not; anything else is encoded."""
     fail_code: str = "400"
@@ -85,21 +86,14 @@ class SimTask(msgspec.Struct, frozen=True, gc=False):
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(outcome: Literal["success", "fail"], duration_ms: int) -> Plan:
+def _plan(outcome: _Outcome, duration_ms: int) -> Plan:
     return Plan(outcome=outcome, duration_s=duration_ms / 1000)
-
-
-_NEVER = Plan(outcome="never")
 
 
 def plan_from_task_id(task_id: str) -> Plan | None:
     """Read the plan out of ``sim-success-MS-…``, ``sim-fail-MS-…`` or ``sim-never-…``; None for any other id."""
     match = _TASK_ID_WITH_PLAN.fullmatch(task_id)
-    if match is None:
-        return None
-    if match[1] is None:
-        return _NEVER
-    return _plan("success" if match[1] == "success" else "fail", int(match[2]))
+    return None if match is None else _plan(cast(_Outcome, match[1] or "never"), int(match[2] or 0))
 
 
 def encode_text(value: Any) -> str:

@@ -58,13 +58,11 @@ class Registry(Protocol):
         All of them share one transaction. A callback on a task that the upstream has ended is pending at once, with
         no further poll; one on a task that nobody watches any more makes it polled again.
         """
-        ...
 
     # Whose callbacks: ``client`` None means everybody's, those of clients that are no longer configured included.
 
     async def get_callback(self, client: str | None, callback_id: str) -> Callback | None:
         """Return one callback."""
-        ...
 
     async def list_callbacks(
         self,
@@ -76,31 +74,24 @@ class Registry(Protocol):
         limit: int,
     ) -> list[Callback]:
         """Return callbacks, newest first, with ``seq`` below ``before_seq``."""
-        ...
 
     async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
         """Return a callback's attempts in order; None where there is no such callback."""
-        ...
 
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         """Return the task, where the client has registered a callback for it."""
-        ...
 
     async def outcome(self, seq: int) -> bytes | None:
         """Return a task's outcome, however large; None where it has none any more."""
-        ...
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         """Return when the task settles in this process, or after ``timeout_s`` seconds. A hint: ask again then."""
-        ...
 
     async def cancel(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         """Cancel a waiting or pending callback; return the state found, None where there is no such callback."""
-        ...
 
     async def redeliver(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         """Make a pending, delivered or dead callback due now with a fresh budget; return the state found."""
-        ...
 
     async def redeliver_dead(
         self, client: str | None, since: int, until: int, now: int, turn: Turn = nullcontext
@@ -110,23 +101,18 @@ class Registry(Protocol):
         In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
         redelivered by then: the same call redelivers the rest.
         """
-        ...
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""
-        ...
 
     async def count_callbacks(self) -> dict[CallbackState, int]:
         """Return how many callbacks are in each state that any are in; it reads through all of them."""
-        ...
 
     async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
         """Return of each upstream that is none of these how many tasks callbacks still wait for."""
-        ...
 
     async def backlog(self) -> Backlog:
         """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""
-        ...
 
 
 class TaskQueue(Protocol):
@@ -137,11 +123,9 @@ class TaskQueue(Protocol):
 
         Correctness never depends on it. Who reschedules a task knows when it is due by himself.
         """
-        ...
 
     async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
         """Return the groups in which something may be due, and when the first task of all the others will be."""
-        ...
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
@@ -149,51 +133,33 @@ class TaskQueue(Protocol):
         Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
         time.
         """
-        ...
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        """Return of each group the first that is due, unclaimed and registered since then.
-
-        It looks at the last 1,000 that were registered.
-        """
-        ...
+        """Return each group's first that is due, unclaimed and registered since then, of the last 1,000 registered."""
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
-        """Claim tasks that were read, be it a moment ago; return those that nobody had claimed.
-
-        A claim ends with reschedule, settle or release.
-        """
-        ...
+        """Claim tasks read before; return those nobody had claimed. A claim ends with reschedule, settle or release."""
 
     async def release(self, claims: Sequence[DueTask]) -> None:
         """Give claims back with nothing recorded, and wake the poller."""
-        ...
 
     async def reschedule(self, record: PollRecord) -> None:
         """Store a poll that did not end the task and when the next one is due."""
-        ...
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        """End a task and make its callbacks' webhooks due, in one transaction; return these callbacks' ids.
-
-        Does nothing to a settled task.
-        """
-        ...
+        """End a task, unless it has, and make its webhooks due, in one transaction; return their callbacks' ids."""
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""
-        ...
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
-        ...
 
     async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
         """Return model and duration (ms) of the tasks that settled last, the oldest first.
 
         ``KEPT_DURATIONS`` of each model, ``KEPT_MODELS`` models.
         """
-        ...
 
 
 class Outbox(Protocol):
@@ -207,7 +173,6 @@ class Outbox(Protocol):
 
         Each is told of once: it is in the caller's hands until it is claimed of, or something more is due on it.
         """
-        ...
 
     async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
         """Claim due webhooks: of each lane as many as its share says, the longest due ones, with retries or without.
@@ -215,15 +180,12 @@ class Outbox(Protocol):
         What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all its
         lanes are told of again. Each webhook is its claimer's until record or release.
         """
-        ...
 
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
         """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile."""
-        ...
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
         """Give claims back with nothing recorded. Raises nothing: what cannot be given back ends by itself."""
-        ...
 
     async def record(self, record: AttemptRecord) -> None:
         """Store an attempt and its callback's next state in one transaction.
@@ -231,7 +193,6 @@ class Outbox(Protocol):
         A callback that was cancelled meanwhile stays cancelled; one that was redelivered meanwhile keeps its fresh
         budget, unless the attempt delivered it.
         """
-        ...
 
 
 class Housekeeping(Protocol):
@@ -239,16 +200,13 @@ class Housekeeping(Protocol):
 
     async def open(self) -> None:
         """Open the database and bring its schema up to date."""
-        ...
 
     async def close(self) -> None:
         """Finish the writes that wait, then let the database go."""
-        ...
 
     @property
     def failing(self) -> str | None:
         """Why the last write or read failed, or that the file is damaged or gone; None where all is well."""
-        ...
 
     @property
     def lost(self) -> str | None:
@@ -256,35 +214,28 @@ class Housekeeping(Protocol):
 
         Meanwhile nothing is written and nothing can be claimed.
         """
-        ...
 
     async def look(self) -> None:
         """See whether the database's file is still the one that was opened. Raises StoreError: it is not."""
-        ...
 
     async def load(self, key: str) -> bytes | None:
         """Return the small value that stands under a key."""
-        ...
 
     async def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
         """Put a small value in the place of ``old`` (None: of nothing); False where something else stands there."""
-        ...
 
     async def probe(self) -> None:
         """Write something, only to learn whether that is possible. Raises StoreError: it is not."""
-        ...
 
     @property
     def set_back_ms(self) -> int:
         """By how many milliseconds the wall clock was set back while the store was closed; 0 where nobody can tell."""
-        ...
 
     async def follow_clock(self, step_ms: int) -> None:
         """Move all that is still to happen by so much, as the wall clock was; what is history stays.
 
         Every write that was asked for before moves too, none that is asked for after does.
         """
-        ...
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         """Delete callbacks that were delivered or cancelled before ``ended_before`` or died before ``dead_before``.
@@ -292,7 +243,6 @@ class Housekeeping(Protocol):
         Their attempts go with them, and tasks that no callback is left for. Return how many callbacks went; at most
         ``limit`` at once, so that no write waits long.
         """
-        ...
 
     async def backup(self, target: Path) -> int:
         """Copy everything into a file, in the place of what was there; return its size in bytes.
@@ -300,7 +250,6 @@ class Housekeeping(Protocol):
         All that was durable before the call is in it. Reads and writes go on meanwhile. A call that fails or is
         cancelled leaves what was there.
         """
-        ...
 
 
 class Store(Housekeeping, Protocol):

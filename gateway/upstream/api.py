@@ -127,23 +127,21 @@ class Upstream:
 
     async def poll(self, task_id: str, whose: str = "") -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
-        safe = "/" if self.profile.request.task_id_has_slashes else ""
+        asked = self.profile.request
+        safe = "/" if asked.task_id_has_slashes else ""
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
             # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
             told = "No task has an id with . or .. as a part of its path."
             return PollResult(kind=PollKind.NOT_KNOWN, error=told, by_api=False)
-        path = self.profile.request.status_path.replace(TASK_ID, quote(task_id, safe=safe))
-        if self.profile.request.method == "GET":
-            return await self.read(task_id, await self.forward("GET", path, whose=whose))
-        return await self.read(task_id, await self._poll_by_post(task_id, path, whose))
-
-    async def _poll_by_post(self, task_id: str, path: str, whose: str) -> "Answer | NoAnswer":
+        path = asked.status_path.replace(TASK_ID, quote(task_id, safe=safe))
         headers: dict[str, str] = {}
-        body = b""
+        by_post = asked.method == "POST"
+        body = b"" if by_post else None
         if self._poll_body is not None:
             headers = {"content-type": "application/json"}
             body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
-        return await self.forward("POST", path, headers=headers, content=body, asks_only=True, whose=whose)
+        answer = await self.forward(asked.method, path, headers=headers, content=body, asks_only=by_post, whose=whose)
+        return await self.read(task_id, answer)
 
     async def forward(
         self,

@@ -1,6 +1,6 @@
 """Whose turn it is: clients that want more than there is take turns, so that one with thousands holds up nobody.
 
-Owns the order and the counts; sends nothing and knows no limit of the upstream. ``Rotation`` is asked by ``shares``
+Owns the order and the counts; sends nothing and knows no limit of the upstream. ``Rotation`` is asked by ``pollshares``
 for the polls that are due, ``ClientTurns`` by the budget for requests that clients wait for.
 """
 

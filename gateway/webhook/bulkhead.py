@@ -21,6 +21,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import TypeVar
 
+import msgspec
+
 from gateway.core.model import DueCallback, Lane, Share
 from gateway.webhook.waiting import Waiting
 
@@ -247,18 +249,15 @@ class Bulkhead:
             self._newcomers.hold(attempt.lane, change)
 
 
-class _UnderWay:
+class _UnderWay(msgspec.Struct, eq=False):
     """An attempt that is under way; ``lent``: somebody else has its place."""
 
-    __slots__ = ("began_at", "lane", "lent", "looks_up", "newcomer", "retry")
-
-    def __init__(self, lane: Lane, retry: bool, newcomer: bool) -> None:
-        self.lane = lane
-        self.retry = retry
-        self.newcomer = newcomer
-        self.began_at = 0.0
-        self.looks_up = False
-        self.lent = False
+    lane: Lane
+    retry: bool
+    newcomer: bool
+    began_at: float = 0.0
+    looks_up: bool = False
+    lent: bool = False
 
 
 class _Newcomers:

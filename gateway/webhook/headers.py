@@ -5,7 +5,6 @@ Owns that no client's secret or header gets into another's webhooks. Called by t
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import structlog
 
@@ -28,19 +27,16 @@ class ClientWebhooks:
 
 
 class ClientHeaders:
-    """Knows every client's; ``default`` serves clients whose table is gone: their webhooks are still owed."""
+    """Knows every client's, from the first ``use`` on, which comes before the first attempt."""
 
-    def __init__(
-        self, default: Signer | None = None, clients: Mapping[str, ClientWebhooks] = MappingProxyType({})
-    ) -> None:
-        """Without arguments it knows nobody's: ``use`` comes before the first attempt."""
+    def __init__(self) -> None:
         self._adding: set[str] = set()
-        self._mask = Mask(())
-        if default is not None:
-            self.use(default, clients)
 
     def use(self, default: Signer, clients: Mapping[str, ClientWebhooks], secrets: Iterable[str] = ()) -> None:
-        """Take these from now on; ``secrets``: all that these sign with, as they are written."""
+        """Take these from now on; ``secrets``: all that these sign with, as they are written.
+
+        ``default`` serves clients whose table is gone: their webhooks are still owed.
+        """
         # Receivers know them with what stands before them, and without.
         self._mask = Mask([secret.rpartition("_")[2].rstrip("=") for secret in secrets])
         self._default = ClientWebhooks(default, {})

@@ -93,7 +93,7 @@ def _serve(case: Case, pieces: list[bytes], *, settle: bool) -> _Seen:
     config = uvicorn.Config(application, interface="asgi3", lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
-    protocol = InboundProtocol(config, state, {}, steps.loop)
+    protocol = InboundProtocol(config, state, app_state={}, _loop=steps.loop)
     wire = Wire(steps.loop, protocol)
     try:
         for piece in pieces:

@@ -124,6 +124,8 @@ def _changes(text: str) -> Iterator[tuple[str, int, int, str]]:
             if word.text != ")":
                 begins = word.text in ("WHERE", "ON", "SET") and after.text != "CONFLICT"
                 levels.append(_List("SET" if word.text == "SET" else "WHERE", after.start) if begins else None)
+            elif not levels:
+                levels.append(None)  # what it closes was opened in another text
     if (here := levels[-1]) is not None:
         here.parts.append(_Part(here.begins, words[-1].end))
         yield from _part_changes(text, here)

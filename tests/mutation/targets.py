@@ -42,7 +42,7 @@ MODULES = (
     "gateway/webhook/waiting.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
-    "gateway/upstream/shares.py",
+    "gateway/loops/pollshares.py",
 )
 
 TESTS = (
@@ -57,8 +57,8 @@ TESTS = (
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",
     "tests/unit/upstream/test_turns.py",
-    "tests/unit/upstream/test_shares.py",
-    "tests/integration/upstream/test_shares.py",
+    "tests/unit/loops/test_pollshares.py",
+    "tests/integration/loops/test_pollshares.py",
     "tests/unit/store/test_writer.py",
     "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
@@ -70,7 +70,10 @@ TESTS = (
     "tests/integration/loops/test_poller.py",
     "tests/integration/loops/test_refused_tasks.py",
     "tests/integration/store/test_sqlite_store.py",
-    "tests/integration/store/test_store.py",
+    "tests/integration/store/test_registry.py",
+    "tests/integration/store/test_tasks.py",
+    "tests/integration/store/test_outbox.py",
+    "tests/integration/store/test_housekeeping.py",
     "tests/integration/test_simulation.py::test_each_callback_has_a_grace_of_its_own",
     "tests/integration/test_simulation.py::test_a_retry_keeps_its_distance_until_it_is_recorded",
     *(f"tests/integration/test_simulation.py::test_a_seed[{seed}]" for seed in range(5)),

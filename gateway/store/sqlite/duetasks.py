@@ -1,19 +1,19 @@
 """Which tasks are due, and which of them are claimed: by upstream, and by the clients that watch them.
 
 Owns the claims, in memory, and when the first unclaimed task of each group falls due, so that only those are asked for
-of which something is. Whose turn it is, and which task is the most urgent, is for the caller to say. Called by
-``tasks.py``.
+of which something is; writes nothing. Whose turn it is, and which task is the most urgent, is for the caller to say.
+Called through ``gateway.store.TaskQueue``, the rest of which is in ``tasks.py``.
 
 A group is what the same clients watch of one upstream: a task that two of them watch waits behind neither's others.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import convert
 
-from gateway.core.model import DueGroup, DueTask, PollRecord
+from gateway.core.model import DueGroup, DueTask
 from gateway.store.sqlite import rows, sql
 from gateway.store.sqlite.database import Database
 
@@ -21,16 +21,16 @@ __all__ = ["DueTasks"]
 
 
 class DueTasks:
-    """The due and the claimed tasks of one database."""
+    """What ``gateway.store.TaskQueue`` tells and claims, of one database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._groups: defaultdict[str, dict[str, _WatchedTasks]] = defaultdict(dict)  # per upstream, by who watches
+        # Per upstream, by who watches.
+        self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
-    def event(self, upstream: str) -> asyncio.Event:
-        """As ``TaskQueue.due``."""
+    def due(self, upstream: str) -> asyncio.Event:
         return self._events[upstream]
 
     @property
@@ -47,14 +47,14 @@ class DueTasks:
 
     def note(self, upstream: str, watchers: str, due_at: int) -> None:
         """Hear that a task falls due then, or later than that."""
-        self._group(upstream, watchers).note(due_at)
+        self._groups[upstream][watchers].note(due_at)
 
     def moved(self, seq: int, upstream: str, watchers: str, due_at: int) -> None:
         """Hear that others watch a task from now on."""
         self.note(upstream, watchers, due_at)
         if seq in self._claimed:
             self._end(seq)
-            self._begin(seq, self._group(upstream, watchers))
+            self._begin(seq, self._groups[upstream][watchers])
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due: whatever is may be so earlier now."""
@@ -63,8 +63,7 @@ class DueTasks:
                 group.note(0)
             self._events[upstream].set()
 
-    def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
-        """As ``TaskQueue.waiting``."""
+    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
         self._database.require_file()
         groups = self._groups[upstream]
         due: list[DueGroup] = []
@@ -81,10 +80,9 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        """As ``TaskQueue.longest_due``."""
         async with self._database.reading():
             self._database.require_file()
-            group = self._group(upstream, watchers)
+            group = self._groups[upstream][watchers]
             group.noted = None  # what is given back during the query must not be overwritten
             about = upstream, watchers, rows.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
@@ -103,45 +101,24 @@ class DueTasks:
             return due, next_due_at
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        """As ``TaskQueue.never_polled``."""
         async with self._database.reading():
             self._database.require_file()
             about = upstream, since, now, rows.array(list(self._claimed))
             return convert(await self._database.rows(sql.SELECT_NEW_TASKS, about), list[DueTask])
 
-    def claim(self, tasks: Iterable[DueTask]) -> list[DueTask]:
-        """As ``TaskQueue.claim``."""
+    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
         self._database.require_file()
         free = [task for task in tasks if task.seq not in self._claimed]
         for task in free:
-            self._begin(task.seq, self._group(task.upstream, task.watchers))
+            self._begin(task.seq, self._groups[task.upstream][task.watchers])
         return free
 
-    def release(self, claims: Iterable[DueTask]) -> None:
-        """As ``TaskQueue.release``."""
+    async def release(self, claims: Sequence[DueTask]) -> None:
         for claim in claims:
             group = self._end(claim.seq)
             if group is not None:
                 group.note(claim.due_at)
             self._events[claim.upstream].set()
-
-    def rescheduled(self, records: Iterable[PollRecord]) -> None:
-        """End the claims of tasks that are due again then."""
-        for record in records:
-            group = self._end(record.seq)
-            if group is not None:  # else it has settled meanwhile
-                group.note(record.next_poll_at)
-
-    def settled(self, seq: int) -> None:
-        """End the claim of a task that has ended."""
-        self._end(seq)
-
-    def _group(self, upstream: str, watchers: str) -> "_WatchedTasks":
-        groups = self._groups[upstream]
-        group = groups.get(watchers)
-        if group is None:
-            group = groups[watchers] = _WatchedTasks()
-        return group
 
     def _begin(self, seq: int, group: "_WatchedTasks") -> None:
         self._claimed[seq] = group

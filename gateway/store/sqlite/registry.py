@@ -13,28 +13,20 @@ from typing import Any
 from msgspec import convert
 
 from gateway.core.errors import StoreError, StorePartly
-from gateway.core.model import (
-    Attempt,
-    Backlog,
-    Callback,
-    CallbackState,
-    Lane,
-    NewCallback,
-    Registration,
-    Task,
-)
+from gateway.core.model import Attempt, Backlog, Callback, CallbackState, Lane, NewCallback, Registration, Task
 from gateway.core.urls import receiver_of
 from gateway.store import Turn
 from gateway.store.sqlite import outcomes, rows, sql, statements
-from gateway.store.sqlite.backlog import count_backlog
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
+from gateway.store.sqlite.statements import Counted
 from gateway.store.sqlite.tasks import SqliteTaskQueue
 from gateway.store.sqlite.writer import Kind, Writer
 
 __all__ = ["SqliteRegistry"]
 
 _REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
+_PART = 2000  # rows that are counted at once: a millisecond at most
 
 _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
@@ -60,9 +52,7 @@ class SqliteRegistry:
         self.register_kind = Kind("register", self._apply_register, self._registered)
         self.cancel_kind = Kind("cancel", self._apply_cancel)
         self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered)
-        self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._dead_redelivered)
-
-    # Registering
+        self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
         registrations: list[Registration]
@@ -139,8 +129,6 @@ class SqliteRegistry:
         for upstream, expires_at in expiries.items():
             self._tasks.registered(upstream, expires_at)
 
-    # Reading
-
     async def get_callback(self, client: str | None, callback_id: str) -> Callback | None:
         found = await self._database.read(sql.SELECT_CALLBACK, {"id": callback_id, "client": client})
         return rows.callback(found[0]) if found else None
@@ -184,8 +172,6 @@ class SqliteRegistry:
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         await self._tasks.wait_settled(seq, timeout_s)
 
-    # Changing
-
     async def cancel(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         state: CallbackState | None = await self._writer.submit(self.cancel_kind, (client, callback_id, now))
         return state
@@ -202,27 +188,25 @@ class SqliteRegistry:
 
     async def redeliver(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         state: CallbackState | None
-        state, _ = await self._writer.submit(self.redeliver_kind, (client, callback_id, now))
+        state, _ = await self._writer.submit(self.redeliver_kind, {"client": client, "id": callback_id, "now": now})
         return state
 
     def _apply_redeliver(
-        self, db: Connection, items: Sequence[tuple[str | None, str, int]]
+        self, db: Connection, items: Sequence[dict[str, Any]]
     ) -> list[tuple[CallbackState | None, list[Lane]]]:
         results: list[tuple[CallbackState | None, list[Lane]]] = []
-        for client, callback_id, now in items:
-            found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
+        for item in items:
+            found = db.execute(sql.SELECT_STATE, item).fetchall()
             lanes: list[Lane] = []
             for seq, _, _ in found:
-                lanes += map(Lane._make, db.execute(sql.REDELIVER_CALLBACK, {"seq": seq, "now": now}))
+                lanes += map(Lane._make, db.execute(sql.REDELIVER_CALLBACK, {**item, "seq": seq}))
             results.append((CallbackState(found[0][2]) if found else None, lanes))
         return results
 
-    def _redelivered(
-        self, items: Sequence[tuple[str | None, str, int]], results: Sequence[tuple[object, Sequence[Lane]]]
-    ) -> None:
-        for (_, _, now), (_, lanes) in zip(items, results, strict=True):
-            for lane in lanes:
-                self._outbox.note(lane, now)
+    def _redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[tuple[object, Sequence[Lane]]]) -> None:
+        for item, (_, lanes) in zip(items, results, strict=True):
+            for lane in set(lanes):
+                self._outbox.note(lane, item["now"])
 
     async def redeliver_dead(
         self, client: str | None, since: int, until: int, now: int, turn: Turn = nullcontext
@@ -248,17 +232,10 @@ class SqliteRegistry:
 
     async def _redeliver_some(self, client: str, about: Mapping[str, int]) -> int:
         item = {**about, "client": client}
-        return len(await self._writer.submit(self.redeliver_dead_kind, item, _REDELIVERED_AT_ONCE))
+        return len((await self._writer.submit(self.redeliver_dead_kind, item, _REDELIVERED_AT_ONCE))[1])
 
-    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[list[Lane]]:
-        return [[Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)] for item in items]
-
-    def _dead_redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[Sequence[Lane]]) -> None:
-        for item, lanes in zip(items, results, strict=True):
-            for lane in set(lanes):
-                self._outbox.note(lane, item["now"])
-
-    # Counting, and what else is asked
+    def _apply_redeliver_dead(self, db: Connection, items: Sequence[dict[str, Any]]) -> list[tuple[None, list[Lane]]]:
+        return [(None, [Lane(*row) for row in db.execute(sql.REDELIVER_DEAD, item)]) for item in items]
 
     async def count_callbacks(self) -> dict[CallbackState, int]:
         return {CallbackState(state): count for state, count in await self._database.read(sql.COUNT_CALLBACKS)}
@@ -272,7 +249,25 @@ class SqliteRegistry:
         return counts
 
     async def backlog(self) -> Backlog:
-        return await count_backlog(self._database)
+        waiting = await self._counts(sql.COUNT_WAITING)
+        pending, oldest_due_at = (await self._counts(sql.COUNT_PENDING)).get("", (0, None))
+        dead, _ = (await self._counts(sql.COUNT_DEAD)).get("", (0, None))
+        return Backlog(waiting=waiting, pending=pending, oldest_due_at=oldest_due_at, dead=dead)
+
+    async def _counts(self, counted: Counted) -> dict[str, tuple[int, int]]:
+        """Return by label how many there are, and their earliest instant; writes have their turn in between.
+
+        Of more than one part, what moves while it is counted may be missed or counted twice.
+        """
+        counts: dict[str, tuple[int, int]] = {}
+        after: Any = counted.start
+        while after is not None:
+            async with self._database.reading():
+                found, after = await self._database.call(_part, counted, after)
+            for label, count, earliest in found:
+                counted_before, earliest_before = counts.get(label, (0, earliest))
+                counts[label] = counted_before + count, min(earliest_before, earliest)
+        return counts
 
     async def secret_key(self) -> bytes:
         ((key,),) = await self._database.read(sql.SELECT_META, ("secret_key",))
@@ -283,3 +278,9 @@ def _registered_callbacks(db: Connection, new: Sequence[NewCallback]) -> dict[st
     """Return the callback that stands for each of these registrations, by the id that was made for it."""
     found = [rows.callback(row) for row in statements.run(db, sql.SELECT_REGISTERED, rows.wanted(new))]
     return {c.id: callback for c, callback in zip(new, found, strict=True)}
+
+
+def _part(db: Connection, counted: Counted, after: Any) -> tuple[list[tuple[str, int, int]], Any]:
+    found = db.execute(counted.part, (*after, _PART)).fetchall()
+    more = sum(count for _, count, _ in found) == _PART
+    return found, db.execute(counted.end, (*after, _PART)).fetchone() if more else None

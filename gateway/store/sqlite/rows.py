@@ -28,28 +28,6 @@ from gateway.core.model import (
 )
 from gateway.store.sqlite.sql import NEW_CALLBACK
 
-__all__ = [
-    "FOREVER",
-    "Duration",
-    "Rows",
-    "array",
-    "attempts",
-    "body",
-    "callback",
-    "counted",
-    "created_callback",
-    "due_callback",
-    "durations",
-    "first_column",
-    "new_callbacks",
-    "new_tasks",
-    "owed",
-    "polls",
-    "recorded",
-    "settled",
-    "wanted",
-]
-
 Rows = list[tuple[Any, ...]]
 """What ``statements.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
 
@@ -59,6 +37,7 @@ Duration = tuple[str, str, int, int, int]
 _CALLBACK_COLUMNS = len(Callback.__struct_fields__) - 1  # then its task's
 _DUE_COLUMNS = len(DueCallback.__struct_fields__) - 1  # then those of its body
 _NEW_CALLBACK = attrgetter("upstream", "task_id", *NEW_CALLBACK)
+_MADE = attrgetter("number", "started_at", "duration_ms", "status_code")
 FOREVER = 2**62  # later than any instant, above any seq
 _NEXT_STATE = {
     AttemptResult.DELIVERED: CallbackState.DELIVERED,
@@ -158,20 +137,11 @@ def _small(data: bytes) -> bytes:
 
 def attempts(records: Sequence[AttemptRecord]) -> Rows:
     """Return INSERT_ATTEMPTS' rows."""
-    return [_attempt(record.claim.seq, record.attempt) for record in records]
-
-
-def _attempt(callback_seq: int, made: Attempt) -> tuple[Any, ...]:
-    return (
-        callback_seq,
-        made.number,
-        made.started_at,
-        made.duration_ms,
-        made.status_code,
-        _text(made.error),
-        made.result.value,
-        _text(made.excerpt),
-    )
+    return [
+        (record.claim.seq, *_MADE(made), _text(made.error), made.result.value, _text(made.excerpt))
+        for record in records
+        for made in [record.attempt]
+    ]
 
 
 def recorded(records: Sequence[AttemptRecord]) -> Rows:

@@ -77,8 +77,6 @@ class SqliteStore:
     async def look(self) -> None:
         await self._database.look()
 
-    # Small values
-
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))
         return bytes(found[0][0]) if found else None
@@ -97,11 +95,8 @@ class SqliteStore:
     async def probe(self) -> None:
         await self._writer.submit(self._probe, None)
 
-    def _apply_probe(self, db: Connection, items: Sequence[None]) -> list[None]:
+    def _apply_probe(self, db: Connection, _: object) -> None:
         db.execute(sql.PROBE)
-        return [*items]
-
-    # Following the clock
 
     @property
     def set_back_ms(self) -> int:
@@ -110,18 +105,15 @@ class SqliteStore:
     async def follow_clock(self, step_ms: int) -> None:
         await self._writer.submit(self._follow_clock, step_ms)
 
-    def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> list[None]:
+    def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> None:
         for step_ms in items:
             for statement in (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS):
                 db.execute(statement, {"step": step_ms})
-        return [None] * len(items)
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
         step_ms = sum(items)
         self.outbox.move(step_ms)
         self.tasks.forget_times()
-
-    # Retention and backups
 
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         count: int = await self._writer.submit(

@@ -1,4 +1,4 @@
-"""Tasks that are to be polled: claimed, put off, settled.
+"""Tasks that are to be polled: put off, settled, and what is learned of them.
 
 Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. The statements
 stand in ``sql.py``, the mapping of rows in ``rows.py``. Called through ``gateway.store.TaskQueue``; tells ``outbox.py``
@@ -13,16 +13,7 @@ from sqlite3 import Connection
 from msgspec import convert
 
 from gateway.core.memory import SMALL
-from gateway.core.model import (
-    KEPT_DURATIONS,
-    KEPT_MODELS,
-    DueGroup,
-    DueTask,
-    ExpiredTask,
-    Lane,
-    PollRecord,
-    Settlement,
-)
+from gateway.core.model import KEPT_DURATIONS, KEPT_MODELS, ExpiredTask, Lane, PollRecord, Settlement
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
@@ -37,16 +28,15 @@ _Learned = tuple[rows.Duration, tuple[str, str] | None]
 """A duration, and the upstream's model whose durations are forgotten for it."""
 
 
-class SqliteTaskQueue:
+class SqliteTaskQueue(DueTasks):
     """``gateway.store.TaskQueue`` on one SQLite file."""
 
     def __init__(self, database: Database, writer: Writer, outbox: SqliteOutbox, first_attempt_delay_ms: int) -> None:
         """Tell the outbox of what falls due; a webhook does so that long after its task's end."""
-        self._database = database
+        super().__init__(database)
         self._writer = writer
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self._due_tasks = DueTasks(database)
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
@@ -55,55 +45,27 @@ class SqliteTaskQueue:
         self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
         self.forget_models_kind = Kind("forget_models", self._apply_forget_models)
 
-    async def open(self) -> None:
-        """Find out who watches what. Raises StoreError."""
-        await self._due_tasks.open()
-
-    def due(self, upstream: str) -> asyncio.Event:
-        return self._due_tasks.event(upstream)
-
     def registered(self, upstream: str, expires_at: Iterable[int]) -> None:
         """Hear of new callbacks on an upstream's tasks, and wake its poller."""
-        self._due_tasks.event(upstream).set()
+        self._events[upstream].set()
         self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
-
-    def note(self, upstream: str, watchers: str, due_at: int) -> None:
-        """Hear that a task falls due then, or later than that."""
-        self._due_tasks.note(upstream, watchers, due_at)
-
-    def moved(self, seq: int, upstream: str, watchers: str, due_at: int) -> None:
-        """Hear that others watch a task from now on."""
-        self._due_tasks.moved(seq, upstream, watchers, due_at)
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due, or callbacks expire: the clock was set."""
         self._no_expiry_before.clear()
-        self._due_tasks.forget_times()
-
-    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
-        return self._due_tasks.waiting(upstream, now)
-
-    async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        return await self._due_tasks.longest_due(upstream, watchers, now, limit)
-
-    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        return await self._due_tasks.never_polled(upstream, since, now)
-
-    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
-        return self._due_tasks.claim(tasks)
-
-    async def release(self, claims: Sequence[DueTask]) -> None:
-        self._due_tasks.release(claims)
+        super().forget_times()
 
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self.reschedule_kind, record)
 
-    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> list[None]:
+    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> None:
         statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(items))
-        return [None] * len(items)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
-        self._due_tasks.rescheduled(items)
+        for item in items:
+            group = self._end(item.seq)
+            if group is not None:  # else it has settled meanwhile
+                group.note(item.next_poll_at)
 
     async def settle(self, settlement: Settlement) -> list[str]:
         duration_ms, ring = settlement.duration_ms, self._rings[settlement.upstream]
@@ -141,7 +103,7 @@ class SqliteTaskQueue:
         for item, _ in items:
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
-                self._due_tasks.settled(item.seq)
+                self._end(item.seq)
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
         earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
@@ -188,9 +150,8 @@ class SqliteTaskQueue:
         self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
         return [(model or None, duration_ms) for model, _, _, duration_ms in found]
 
-    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> list[None]:
+    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> None:
         db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
-        return [None] * len(items)
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self.poll_now_kind, (seqs, now))
@@ -204,7 +165,7 @@ class SqliteTaskQueue:
 
     def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
         for row in (row for result in results for row in result):
-            self._due_tasks.note(*row)
+            self.note(*row)
 
 
 class _Rings:

@@ -44,8 +44,8 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """A kind of write: how a batch of it is applied inside a transaction, and what follows the commit."""
 
     name: str
-    apply: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
-    """Takes the items, returns as many results. Runs in the database's thread, and touches nothing but the database."""
+    apply: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any] | None]
+    """Takes the items, returns as many results, if any. Runs in the database's thread, and touches nothing else."""
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
     alone: bool = False
@@ -161,7 +161,7 @@ class Writer:
 
         def work(db: sqlite3.Connection) -> _Applied:
             before = db.total_changes
-            applied = [kind.apply(db, [write.item for write in group]) for kind, group in groups]
+            applied = [kind.apply(db, [w.item for w in group]) or [None] * len(group) for kind, group in groups]
             return applied, db.total_changes > before
 
         applied, wrote = await self._transaction(work)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
-from gateway.api.backlog import BacklogMetrics
+from gateway.api.scrapes import BacklogMetrics
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
 from gateway.core.ids import new_callback_id
@@ -133,7 +133,7 @@ async def test_who_asks_at_once_shares_a_count_and_does_not_wait_for_long(
     await register(store, "a")
     await backlog.refresh()
     await register(store, "b")
-    monkeypatch.setattr("gateway.api.backlog._PATIENCE_S", 0.01)
+    monkeypatch.setattr("gateway.api.scrapes._PATIENCE_S", 0.01)
     store.held = asyncio.Event()
     await asyncio.gather(*(backlog.refresh() for _ in range(20)))
     assert store.counts == 2

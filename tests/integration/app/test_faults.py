@@ -24,7 +24,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.app import build, watch
+from gateway.app import build
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreUnusable
 from gateway.loops.janitor import Janitor
@@ -66,7 +66,7 @@ async def hooks() -> AsyncIterator[Hooks]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The upstream has less time for an answer than it usually has."""
-    monkeypatch.setattr(watch, "Upstream", partial(Upstream, timeout_s=0.2))
+    monkeypatch.setattr(build, "Upstream", partial(Upstream, timeout_s=0.2))
 
 
 # The upstream

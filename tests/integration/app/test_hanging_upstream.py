@@ -8,9 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.app.build import build, own_files
+from gateway.app.build import MOST_CONNECTIONS, build, own_files
 from gateway.app.gateway import Gateway
-from gateway.app.watch import MOST_CONNECTIONS
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.loops.poller import MOST_POLLS

@@ -32,7 +32,7 @@ from gateway.store import Claimed
 from gateway.store.sqlite import outbox as sqlite_outbox
 from gateway.upstream.answer import PollResult
 from gateway.webhook.bulkhead import Bulkhead
-from gateway.webhook.headers import ClientHeaders, ClientWebhooks
+from gateway.webhook.headers import ClientWebhooks
 from gateway.webhook.sender import Found, Sender, SendResult
 from tests.lanes import claim_webhooks, lane, webhook, well
 from tests.life import SCHEDULE_S, SECRET, Life, ScriptedSender, ScriptedUpstream, Transport, until
@@ -460,7 +460,7 @@ def test_what_a_receiver_said_is_not_kept_where_it_was_told_a_clients_headers(tm
         life = new_life(tmp_path / "db", receiver)
         signer = Signer(parse_secrets(SECRET))
         webhooks = ClientWebhooks(signer, {"authorization": "Bearer s3cret"})
-        life.deliverer._client_headers = ClientHeaders(signer, {"": webhooks})
+        life.deliverer._client_headers.use(signer, {"": webhooks})
         await life.start()
         (callback,) = await owed(life)
         await asyncio.sleep(1)

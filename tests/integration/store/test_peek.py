@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.errors import StoreUnusable
-from gateway.store.sqlite import databasefile, peek
+from gateway.store.sqlite import databasefile
 from gateway.store.sqlite.store import SqliteStore
 
 
@@ -94,7 +94,7 @@ async def test_what_is_refused(path: Path, spoil: Callable[[Path], object], expe
         pass
     spoil(path)
     before = files(path.parent)
-    found = peek.unusable(path)
+    found = databasefile.unusable(path)
     assert found is not None
     assert expected in found
     assert found == await said_at_the_start(path)
@@ -105,7 +105,7 @@ async def test_what_a_killed_process_left_counts(path: Path) -> None:
     """Its last writes stand beside the file: a newer schema there is seen, and nothing more is left there."""
     copy = await killed(path, "PRAGMA user_version = 999")
     before = files(copy.parent)
-    assert peek.unusable(copy) == await said_at_the_start(copy)
+    assert databasefile.unusable(copy) == await said_at_the_start(copy)
     assert files(copy.parent) == before
 
 
@@ -116,7 +116,7 @@ def test_a_new_database(path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
     before = files(path.parent)
-    assert peek.unusable(path) is None
+    assert databasefile.unusable(path) is None
     assert files(path.parent) == before
 
 
@@ -125,13 +125,13 @@ async def test_an_older_schema_is_no_mistake(path: Path) -> None:
     async with opened(path):
         pass
     changed("PRAGMA user_version = 0")(path)
-    assert peek.unusable(path) is None
+    assert databasefile.unusable(path) is None
 
 
 async def test_an_old_sqlite_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there is no file yet."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
-    assert peek.unusable(path) == await said_at_the_start(path)
+    assert databasefile.unusable(path) == await said_at_the_start(path)
 
 
 @pytest.mark.parametrize("truncated", [False, True])
@@ -142,8 +142,8 @@ async def test_the_process_that_has_it_keeps_it(path: Path, truncated: bool) -> 
             await store._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
         assert databasefile.was_not_closed(path) is not truncated
         before = stamps(path.parent)  # reading the files here would take the lock away, as no look must
-        assert peek.unusable(path) is None
-        peek.count_callbacks(path)
+        assert databasefile.unusable(path) is None
+        databasefile.count_callbacks(path)
         assert stamps(path.parent) == before
         script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT * FROM tasks')"
         other = await asyncio.create_subprocess_exec(sys.executable, "-c", script, path, stderr=asyncio.subprocess.PIPE)
@@ -155,14 +155,14 @@ async def test_what_changes_under_the_look_is_not_told(path: Path, monkeypatch: 
     async with opened(path):
         pass
     overwritten(100)(path)
-    explain = peek.explain
+    explain = databasefile.explain
 
     def open_meanwhile(error: sqlite3.Error, at: Path) -> str:
         databasefile.beside(at, "-wal").write_bytes(b"begun")
         return explain(error, at)
 
-    monkeypatch.setattr(peek, "explain", open_meanwhile)
-    assert peek.unusable(path) is None
+    monkeypatch.setattr(databasefile, "explain", open_meanwhile)
+    assert databasefile.unusable(path) is None
 
 
 async def test_behind_a_link(path: Path, tmp_path: Path) -> None:
@@ -170,5 +170,5 @@ async def test_behind_a_link(path: Path, tmp_path: Path) -> None:
     copy = await killed(path, "PRAGMA user_version = 999")
     link = tmp_path / "gateway.db"
     link.symlink_to(copy)
-    assert peek.unusable(link) == await said_at_the_start(link)
+    assert databasefile.unusable(link) == await said_at_the_start(link)
     assert files(tmp_path).keys() == {"data", "gateway.db"}

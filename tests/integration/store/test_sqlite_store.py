@@ -540,7 +540,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
     await store.outbox.record(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
-    assert (store.tasks._settle_waiters, store.tasks._due_tasks.claimed, dict(store.outbox._claimed)) == ({}, 0, {})
+    assert (store.tasks._settle_waiters, store.tasks.claimed, dict(store.outbox._claimed)) == ({}, 0, {})
     assert (store.outbox._lanes._at, store.outbox._lanes._heap) == ({}, [])
 
 

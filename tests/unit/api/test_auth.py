@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.auth import AuthMiddleware, Tokens
-from gateway.api.limits import ClientLimits
+from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.problems import ErrorAnswers
 from gateway.config.tokens import hash_line, make_token, parse_hashes, token_digest
 from gateway.core.ratelimit import RateWindow

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.reload import Changed, changes
+from gateway.app.gateway import Changed
+from gateway.app.reload import changes
 from gateway.config.load import load
 from gateway.config.settings import Settings
 from gateway.config.tokens import hash_line

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
-from gateway.loops import backup as module
-from gateway.loops.backup import Backups
+from gateway.loops import janitor as module
+from gateway.loops.janitor import Backups
 
 PATH = Path("gateway.db.backup")
 

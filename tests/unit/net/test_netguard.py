@@ -29,7 +29,7 @@ def refused(guard: Netguard, url: str) -> AddressNotAllowed:
 def rule_of(address: str, guard: Netguard = GUARD, host: str = "hooks.example.com") -> str | None:
     """The rule that refuses an address a name resolves to, None where it is allowed."""
     try:
-        guard.check_address(host, 443, address, "https")
+        guard.check_address(Target("https", host, 443), address)
     except AddressNotAllowed as exc:
         return exc.rule
     return None
@@ -93,7 +93,7 @@ def test_metadata_name_is_never_allowed(name: str) -> None:
     guard = Netguard([AllowEntry(host=name.lower().rstrip(".")), *parse_allow("0.0.0.0/0")])
     assert refused(guard, f"http://{name}/").rule == "metadata"
     with pytest.raises(AddressNotAllowed, match="metadata"):
-        guard.check_address(name, 443, "8.8.8.8", "https")
+        guard.check_address(Target("https", name, 443), "8.8.8.8")
 
 
 @given(st.ip_addresses(v=4))
@@ -192,7 +192,7 @@ def test_refusal_names_the_setting_that_would_allow_it(url: str, way_out: str) -
     assert "canary" not in refusal.message
     entry = refusal.message.partition("GATEWAY_CALLBACK_ALLOW=")[2].split(" ")[0]
     target = Netguard(parse_allow(entry)).check_url(url)
-    assert target.entry == entry
+    assert str(target) == entry
 
 
 @given(st.text())
@@ -389,7 +389,7 @@ def test_bad_entry_gets_advice(entry: str, advice: str) -> None:
 def test_a_name_that_resolves_to_an_address_in_disguise() -> None:
     """The refusal writes it the one way, whichever way the resolver and this Python write it."""
     with pytest.raises(AddressNotAllowed) as caught:
-        GUARD.check_address("hooks.example.com", 443, "::ffff:a00:1", "https")
+        GUARD.check_address(Target("https", "hooks.example.com", 443), "::ffff:a00:1")
     assert caught.value.message.startswith("hooks.example.com resolves to ::ffff:10.0.0.1, which is in a range")
 
 
@@ -411,24 +411,24 @@ def test_address_check_decides_what_the_url_left_open() -> None:
     """With a network allowed, a name over http passes the URL check, and the address then decides."""
     guard = Netguard(parse_allow("10.0.0.0/8:8080"))
     assert guard.check_url("http://receiver:8080/")
-    guard.check_address("receiver", 8080, "10.1.2.3", "http")
+    guard.check_address(Target("http", "receiver", 8080), "10.1.2.3")
     for address, rule in (("192.168.0.1", "private"), ("8.8.8.8", "local_name")):
         with pytest.raises(AddressNotAllowed) as caught:
-            guard.check_address("receiver", 8080, address, "http")
+            guard.check_address(Target("http", "receiver", 8080), address)
         assert caught.value.rule == rule
     for scheme, port, rule in (("http", 8080, "scheme"), ("https", 8080, "port"), ("http", 80, "scheme")):
         with pytest.raises(AddressNotAllowed) as caught:
-            guard.check_address("hooks.example.com", port, "8.8.8.8", scheme)
+            guard.check_address(Target(scheme, "hooks.example.com", port), "8.8.8.8")
         assert caught.value.rule == rule
 
 
 def test_host_entry_opens_the_addresses_behind_it() -> None:
     """A host that is allowed by name may live at a private address, under that name only."""
     guard = Netguard(parse_allow("receiver:8080"))
-    guard.check_address("Receiver.", 8080, "172.18.0.5", "http")
+    guard.check_address(Target("http", "Receiver.", 8080), "172.18.0.5")
     for host, port in (("receiver", 8081), ("other", 8080)):
         with pytest.raises(AddressNotAllowed):
-            guard.check_address(host, port, "172.18.0.5", "http")
+            guard.check_address(Target("http", host, port), "172.18.0.5")
 
 
 # --- registration ------------------------------------------------------------------------------------------------

@@ -35,7 +35,9 @@ def made() -> ClientHeaders:
     """The default client, and one with a secret and a header of its own."""
     shop = ClientWebhooks(Signer(SHOP), {"authorization": "Bearer s3cret-value"})
     assert "s3cret" not in repr(shop)
-    return ClientHeaders(Signer(DEFAULT), {"default": ClientWebhooks(Signer(DEFAULT), {}), "shop": shop})
+    made = ClientHeaders()
+    made.use(Signer(DEFAULT), {"default": ClientWebhooks(Signer(DEFAULT), {}), "shop": shop})
+    return made
 
 
 def test_each_client_has_its_own(made: Any) -> None:

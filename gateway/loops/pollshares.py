@@ -8,10 +8,10 @@ the others. A group may have one more place while its claimed tasks are fewer th
 it has half of all alone, and leaves some to whoever comes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from gateway.core.model import DueGroup, DueTask
+from gateway.store import TaskQueue
 from gateway.upstream.turns import Rotation
 
 __all__ = ["PollShares", "Rank", "least_failed"]
@@ -28,26 +28,10 @@ def least_failed(task: DueTask) -> float:
     return -task.failures
 
 
-class _PolledTasks(Protocol):
-    """What is asked of ``gateway.store.TaskQueue``."""
-
-    async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]: ...
-
-    async def longest_due(
-        self, upstream: str, watchers: str, now: int, limit: int
-    ) -> tuple[list[DueTask], int | None]: ...
-
-    async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]: ...
-
-    async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]: ...
-
-    async def release(self, claims: Sequence[DueTask]) -> None: ...
-
-
 class PollShares:
     """Who has which part of the polls of one upstream."""
 
-    def __init__(self, tasks: _PolledTasks, upstream: str) -> None:
+    def __init__(self, tasks: TaskQueue, upstream: str) -> None:
         self._tasks = tasks
         self._upstream = upstream
         self._rotation = Rotation()

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.core.ids import new_callback_id
 from gateway.core.model import DueTask, NewCallback, PollRecord, Registration
+from gateway.loops.pollshares import PollShares
 from gateway.store.sqlite.store import SqliteStore
-from gateway.upstream.shares import PollShares
 
 NOW = 1_777_460_000_000
 PLACES = 1000  # nobody's tasks wait for one of their own

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.errors import StoreError
 from gateway.core.model import DueGroup, DueTask
-from gateway.upstream.shares import PollShares
+from gateway.loops.pollshares import PollShares
 
 NOW = 1_777_460_000_000
 AMPLE = 1000  # places: nobody's tasks wait for one of their own

@@ -1,0 +1,469 @@
+"""What the API reads and changes in a store, whatever its database: written against the ``Registry`` port alone."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from itertools import count
+
+import pytest
+
+from gateway.core.model import (
+    AttemptResult,
+    Backlog,
+    CallbackState,
+    NewCallback,
+    Outcome,
+    PollRecord,
+    TaskState,
+)
+from gateway.store import Store
+from gateway.webhook.body import body_template
+from tests.claims import claim_tasks
+from tests.lanes import body_sent, claim_webhooks
+from tests.storing import (
+    ABANDONED,
+    FAIL,
+    LIMIT_S,
+    NOW,
+    SUCCESS,
+    NewStore,
+    attempt_of,
+    brought_to,
+    claim,
+    claim_task,
+    look,
+    new,
+    opened,
+    register,
+    registered,
+    settle,
+)
+
+
+async def test_a_registration_is_stored_with_its_task(store: Store) -> None:
+    """A new callback waits, and so does its task, which is due at its first poll."""
+    asked = new(metadata=b'{"orderId":7}', timeout_s=60, first_poll_at=NOW + 500)
+    registration = await register(store, asked)
+    callback = registration.callback
+    assert registration.created
+    assert (callback.id, callback.client, callback.url) == (asked.id, "ann", asked.url)
+    assert (callback.metadata, callback.timeout_s) == (b'{"orderId":7}', 60)
+    assert (callback.state, callback.attempts) == (CallbackState.WAITING, 0)
+    assert (callback.created_at, callback.expires_at) == (NOW, NOW + 60_000)
+    assert (callback.next_attempt_at, callback.delivered_at, callback.last_error) == (None, None, None)
+    assert (callback.task.task_id, callback.task.upstream) == ("task-1", "up")
+    assert (callback.task.state, callback.task.polls) == (TaskState.WAITING, 0)
+    assert callback.task.next_poll_at == NOW + 500
+    assert await look(store, callback) == callback
+
+
+async def test_the_same_registration_again_finds_the_first(store: Store) -> None:
+    """Client, task and URL the same: nothing is made, and what stands is returned as it was asked for first."""
+    first = await registered(store, new(metadata=b'{"a":1}', timeout_s=60))
+    again = await register(store, new(metadata=b'{"a":2}', timeout_s=90, at=NOW + 5))
+    assert not again.created
+    assert again.callback == first
+    assert not new(metadata=b'{"a":2}', timeout_s=60).same_request_as(again.callback)
+    assert new(metadata=b'{ "a": 1 }', timeout_s=60).same_request_as(again.callback)
+
+
+@pytest.mark.parametrize(
+    "other", [new(client="bob"), new(url="https://other.example.com/"), new("task-2"), new(upstream="up-2")]
+)
+async def test_another_client_url_task_or_upstream_is_another_callback(store: Store, other: NewCallback) -> None:
+    """Only all four together make a registration the same."""
+    first = await registered(store)
+    second = await register(store, other)
+    assert second.created
+    assert second.callback.id != first.id
+
+
+async def test_a_cancelled_callback_does_not_count(store: Store) -> None:
+    """The same registration after a cancellation makes a new callback, as often as that happens."""
+    ids = set()
+    for _ in range(3):
+        registration = await register(store, new())
+        assert registration.created
+        ids.add(registration.callback.id)
+        await store.registry.cancel("ann", registration.callback.id, NOW)
+    assert (await register(store, new())).created
+    assert len(ids) == 3
+
+
+async def test_a_batch_answers_in_order_with_duplicates_inside(store: Store) -> None:
+    """Each item of a batch gets its registration; the second of two equal ones finds the first."""
+    known = await registered(store, new("known"))
+    batch = [new("b"), new("a"), new("known"), new("b"), new("b", client="bob")]
+    found = await store.registry.register(batch)
+    assert [r.callback.task.task_id for r in found] == ["b", "a", "known", "b", "b"]
+    assert [r.created for r in found] == [True, True, False, False, True]
+    assert found[2].callback.id == known.id
+    assert found[3].callback == found[0].callback
+    seqs = [r.callback.seq for r in found if r.created]
+    assert seqs == sorted(seqs)
+
+
+async def test_an_empty_batch_is_no_error(store: Store) -> None:
+    """Nothing to register is nothing registered."""
+    assert await store.registry.register([]) == []
+
+
+async def test_registrations_at_once_are_all_made(store: Store) -> None:
+    """Concurrent callers share transactions, never results; equal ones make one callback."""
+    found = await asyncio.gather(*(register(store, new(f"task-{n % 20}")) for n in range(60)))
+    assert [r.callback.task.task_id for r in found] == [f"task-{n % 20}" for n in range(60)]
+    assert sum(r.created for r in found) == 20
+    assert len({r.callback.id for r in found}) == 20
+
+
+async def test_ten_callbacks_on_one_task_share_it(store: Store) -> None:
+    """However many wait on a task, it is one row, and one poll stream."""
+    found = await store.registry.register([new(url=f"https://app.example.com/{n}") for n in range(10)])
+    assert len({r.callback.task.seq for r in found}) == 1
+    due, next_due_at = await claim_tasks(store, "up", NOW, 100)
+    assert [task.task_id for task in due] == ["task-1"]
+    assert next_due_at is None
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, FAIL])
+async def test_a_callback_on_a_settled_task_is_pending_at_once(store: Store, outcome: Outcome) -> None:
+    """It gets the task's outcome with no further poll, and its own id and metadata."""
+    other = await registered(store, new("other", first_poll_at=NOW + 1_000_000))
+    await settle(store, await registered(store), outcome, at=NOW + 1)
+    urls = "https://app.example.com/1", "https://app.example.com/2"
+    asked = [new(client="bob", metadata='{"käse":"🧀"}'.encode(), at=NOW + 9)]
+    asked += [new(client="eve", url=url, at=NOW + 9) for url in urls]
+    late = [registration.callback for registration in await store.registry.register(asked)]
+    assert [callback.state for callback in late] == [CallbackState.PENDING] * 3
+    assert [callback.next_attempt_at for callback in late] == [NOW + 9] * 3
+    assert (late[0].task.state, late[0].task.polls) == (outcome.state, 1)
+    assert (await claim_tasks(store, "up", NOW + 99, 10))[0] == []
+    due, _ = await claim_webhooks(store, NOW + 9, 10)
+    bodies = {callback.id: body_sent(callback) for callback in due}
+    template = body_template(outcome, NOW + 1)
+    assert [bodies[new.id] for new in asked] == [template.fill(new.id, new.metadata) for new in asked]
+    assert await look(store, other) == other
+
+
+async def test_a_callback_that_comes_with_its_tasks_end_is_pending(store: Store) -> None:
+    """A registration written beside the settlement does not wait for a poll that never comes."""
+    first = await registered(store)
+    _, late = await asyncio.gather(settle(store, first), register(store, new(client="bob")))
+    assert late.callback.state is CallbackState.PENDING
+
+
+async def test_an_abandoned_task_is_polled_again_for_a_new_callback(store: Store) -> None:
+    """Giving a task up is the gateway's word, not the upstream's: it does not bind the next callback."""
+    first = await registered(store)
+    await settle(store, first, ABANDONED, expired_by=first.expires_at)
+    assert (await look(store, first)).task.state is TaskState.ABANDONED
+    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    assert (late.state, late.task.state) == (CallbackState.WAITING, TaskState.WAITING)
+    assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None)
+    assert (await claim_task(store, NOW + 7)).task_id == "task-1"
+    task = await store.registry.get_task("bob", "task-1")
+    assert task is not None
+    assert task.outcome is None
+    assert (await look(store, first)).state is CallbackState.PENDING  # what was owed stays owed
+
+
+async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> None:
+    """A task that everybody had cancelled wakes up with the next callback."""
+    first = await registered(store)
+    await store.registry.cancel("ann", first.id, NOW)
+    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    assert late.task.next_poll_at == NOW + 7
+    assert (await claim_task(store, NOW + 7)).task_id == "task-1"
+
+
+async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
+    """It is as old as the first callback that woke it, its failures are forgotten, and no other task wakes with it."""
+    idle = await registered(store)
+    other = await registered(store, new("task-2"))
+    for callback in (idle, other):
+        due, _ = await claim_tasks(store, "up", NOW, 1)
+        await store.tasks.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+        await store.registry.cancel("ann", callback.id, NOW)
+    asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
+    await store.registry.register(asked)
+    (due,), next_due_at = await claim_tasks(store, "up", NOW + 999, 10)
+    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
+    assert next_due_at is None
+
+
+async def test_one_name_at_two_upstreams_is_two_tasks(store: Store) -> None:
+    """The same registration again finds the one that was made for its upstream."""
+    made = [await registered(store, new(upstream=upstream)) for upstream in ("up", "other")]
+    again = await store.registry.register([new(upstream=upstream) for upstream in ("other", "up")])
+    assert [registration.callback.id for registration in again] == [made[1].id, made[0].id]
+
+
+async def test_registering_wakes_the_poller(store: Store) -> None:
+    """A new task may be due earlier than anything its poller knows of; the same registration again makes none."""
+    await registered(store)
+    assert store.tasks.due("up").is_set()
+    assert not store.tasks.due("another").is_set()
+    store.tasks.due("up").clear()
+    await registered(store)
+    assert not store.tasks.due("up").is_set()
+
+
+async def test_the_same_registration_again_wakes_no_task(store: Store) -> None:
+    """Its webhook has been owed since the task was given up: nobody waits for another answer."""
+    callback = await registered(store)
+    await settle(store, callback, ABANDONED, expired_by=callback.expires_at)
+    again = await register(store, new())
+    assert not again.created
+    assert again.callback.task.state is TaskState.ABANDONED
+    assert await look(store, callback) == again.callback
+
+
+async def test_tasks_of_upstreams_that_nobody_polls_are_counted(store: Store) -> None:
+    """By their names, so that they can be told of; those that have ended are nobody's concern."""
+    for upstream, task_id in (("up", "a"), ("gone", "a"), ("gone", "b"), ("older", "a")):
+        callback = await registered(store, new(task_id, upstream=upstream))
+    await store.registry.cancel("ann", callback.id, NOW)
+    assert await store.registry.tasks_of_others(["up"]) == {"gone": 2}
+    assert await store.registry.tasks_of_others(["up", "gone"]) == {}
+
+
+async def test_whoever_waits_for_a_task_is_woken(store: Store) -> None:
+    """wait_settled returns long before its time when the task settles, for each that waits."""
+    callback = await registered(store)
+    waiters = [asyncio.create_task(store.registry.wait_settled(callback.task.seq, 3600)) for _ in range(2)]
+    cancelled = asyncio.create_task(store.registry.wait_settled(callback.task.seq, 3600))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await settle(store, callback)
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(*waiters)
+
+
+async def test_who_gives_up_waiting_for_a_task_takes_nobody_along(store: Store) -> None:
+    """Those who still wait for it are woken by its end."""
+    callback = await registered(store)
+    patient = asyncio.create_task(store.registry.wait_settled(callback.task.seq, 3600))
+    await store.registry.wait_settled(callback.task.seq, 0.001)
+    await settle(store, callback)
+    async with asyncio.timeout(LIMIT_S):
+        await patient
+
+
+async def test_waiting_for_a_task_ends_with_its_time(store: Store) -> None:
+    """A task that does not settle is waited for no longer than asked."""
+    callback = await registered(store)
+    async with asyncio.timeout(LIMIT_S):
+        await store.registry.wait_settled(callback.task.seq, 0.001)
+
+
+async def test_attempts_are_listed_in_order(store: Store) -> None:
+    """Every attempt is kept as it was made, numbered from 1."""
+    callback = await brought_to(store, CallbackState.PENDING)
+    made = []
+    for n, result in enumerate((AttemptResult.RETRY, AttemptResult.INTERRUPTED, AttemptResult.DELIVERED)):
+        next_at = None if result is AttemptResult.DELIVERED else NOW + n + 1
+        record = attempt_of(
+            await claim(store, NOW + n),
+            result,
+            at=NOW + n,
+            next_at=next_at,
+            error=f"error {n}",
+            excerpt=[None, "bu\u20acy\n\x1b", ""][n],
+        )
+        await store.outbox.record(record)
+        made.append(record.attempt)
+    assert [attempt.number for attempt in made] == [1, 2, 3]
+    assert await store.registry.list_attempts("ann", callback.id) == made
+
+
+async def test_attempts_of_nobody_and_of_others(store: Store) -> None:
+    """No attempts yet is an empty list; no such callback, or another client's, is None."""
+    callback = await registered(store)
+    assert await store.registry.list_attempts("ann", callback.id) == []
+    assert await store.registry.list_attempts("bob", callback.id) is None
+    assert await store.registry.list_attempts("ann", "cb_none") is None
+
+
+@pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.PENDING])
+async def test_what_is_not_over_can_be_cancelled(store: Store, state: CallbackState) -> None:
+    """A waiting or pending callback is cancelled: it is never due again."""
+    callback = await brought_to(store, state)
+    assert await store.registry.cancel("ann", callback.id, NOW + 1) is state
+    after = await look(store, callback)
+    assert (after.state, after.next_attempt_at) == (CallbackState.CANCELLED, None)
+    assert await claim_webhooks(store, NOW + 99_999, 10) == ([], None)
+
+
+@pytest.mark.parametrize("state", [CallbackState.DELIVERED, CallbackState.DEAD, CallbackState.CANCELLED])
+async def test_what_is_over_cannot_be_cancelled(store: Store, state: CallbackState) -> None:
+    """The state is told and nothing changes."""
+    callback = await brought_to(store, state)
+    assert await store.registry.cancel("ann", callback.id, NOW + 1) is state
+    assert await look(store, callback) == callback
+
+
+async def test_cancelling_the_last_callback_idles_its_task(store: Store) -> None:
+    """While somebody waits the task is polled; once nobody does it is not."""
+    first = await registered(store)
+    second = await registered(store, new(client="bob"))
+    await store.registry.cancel("ann", first.id, NOW)
+    assert (await look(store, second)).task.next_poll_at == NOW
+    await store.registry.cancel("bob", second.id, NOW)
+    task = (await look(store, second)).task
+    assert (task.state, task.next_poll_at) == (TaskState.WAITING, None)
+    assert await claim_tasks(store, "up", NOW + 99_999, 10) == ([], None)
+
+
+async def test_cancelling_what_is_not_there_or_not_ones_own(store: Store) -> None:
+    """None, and another client's callback is not touched."""
+    callback = await registered(store)
+    assert await store.registry.cancel("ann", "cb_none", NOW) is None
+    assert await store.registry.cancel("bob", callback.id, NOW) is None
+    assert await look(store, callback) == callback
+
+
+@pytest.mark.parametrize("state", [CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD])
+async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: CallbackState) -> None:
+    """Due now, with a whole budget, the same id and bytes, and the attempts numbered on."""
+    other = await brought_to(store, CallbackState.DEAD, new("other"))
+    callback = await registered(store)
+    await settle(store, callback)
+    due = await claim(store)
+    result = AttemptResult.RETRY if state is CallbackState.PENDING else AttemptResult(state.value)
+    next_at = NOW + 60_000 if state is CallbackState.PENDING else None
+    await store.outbox.record(attempt_of(due, result, next_at=next_at))
+    store.outbox.due.clear()
+    assert await store.registry.redeliver("ann", callback.id, NOW + 50) is state
+    assert store.outbox.due.is_set()
+    after = await look(store, callback)
+    assert (after.state, after.next_attempt_at, after.delivered_at) == (CallbackState.PENDING, NOW + 50, None)
+    again = await claim(store, NOW + 50)
+    assert (again.id, again.body, again.attempts, again.budget_used) == (due.id, due.body, 1, 0)
+    assert await look(store, other) == other
+
+
+@pytest.mark.parametrize("state", [CallbackState.WAITING, CallbackState.CANCELLED])
+async def test_what_is_owed_nothing_cannot_be_redelivered(store: Store, state: CallbackState) -> None:
+    """A waiting callback has no webhook yet, a cancelled one none any more."""
+    callback = await brought_to(store, state)
+    assert await store.registry.redeliver("ann", callback.id, NOW) is state
+    assert await look(store, callback) == callback
+
+
+async def test_redelivering_what_is_not_there_or_not_ones_own(store: Store) -> None:
+    """None, and another client's callback is not touched."""
+    callback = await brought_to(store, CallbackState.DEAD)
+    assert await store.registry.redeliver("ann", "cb_none", NOW) is None
+    assert await store.registry.redeliver("bob", callback.id, NOW) is None
+    assert await look(store, callback) == callback
+
+
+async def test_dead_callbacks_are_redelivered_by_when_they_died(store: Store) -> None:
+    """From ``since`` on, up to but without ``until``, only this client's, and none that dies later than now."""
+    dead = {}
+    for n, client in enumerate(("ann", "ann", "ann", "ann", "bob")):
+        callback = await registered(store, new(f"task-{n}", client=client))
+        await settle(store, callback)
+        record = attempt_of(await claim(store), AttemptResult.DEAD, at=NOW + n)
+        await store.outbox.record(record)
+        dead[n] = callback
+    delivered = await brought_to(store, CallbackState.DELIVERED, new("fine"))
+    died_at = NOW + 12  # an attempt that started at NOW takes 12 ms
+    assert await store.registry.redeliver_dead("ann", died_at + 1, died_at + 3, NOW + 500) == 2
+    states = {n: (await look(store, callback)).state for n, callback in dead.items()}
+    assert [n for n, state in states.items() if state is CallbackState.PENDING] == [1, 2]
+    assert (await look(store, dead[1])).next_attempt_at == NOW + 500
+    assert (await look(store, delivered)).state is CallbackState.DELIVERED
+    assert await store.registry.redeliver_dead("ann", 0, NOW, NOW + 500) == 0
+    assert await store.registry.redeliver_dead("eve", 0, NOW + 9999, NOW + 500) == 0
+    assert await store.registry.redeliver_dead("ann", 0, NOW + 9999, died_at + 2) == 1
+    assert await store.registry.redeliver_dead("ann", 0, NOW + 9999, died_at + 3) == 1
+
+
+async def test_lists_are_newest_first_and_paged_by_seq(store: Store) -> None:
+    """Each page goes on below the last seq of the one before, whatever is registered meanwhile."""
+    made = [r.callback.id for r in await store.registry.register([new(f"task-{n}") for n in range(7)])]
+    seen: list[str] = []
+    before_seq = None
+    for extra in count():
+        page = await store.registry.list_callbacks("ann", state=None, task_id=None, before_seq=before_seq, limit=3)
+        if not page:
+            break
+        seen += [callback.id for callback in page]
+        before_seq = page[-1].seq
+        await registered(store, new(f"meanwhile-{extra}"))
+    assert seen == made[::-1]
+
+
+async def test_lists_are_filtered_by_state_and_task(store: Store) -> None:
+    """Both filters hold together; each state finds its own."""
+    made = {state: await brought_to(store, state, new(f"task-{state}")) for state in CallbackState}
+    for state, callback in made.items():
+        found = await store.registry.list_callbacks("ann", state=state, task_id=None, before_seq=None, limit=10)
+        assert found == [await look(store, callback)]
+    other = await registered(store, new("task-dead", url="https://other.example.com/"))
+    assert other.state is CallbackState.PENDING  # its task has ended
+    by_task = await store.registry.list_callbacks("ann", state=None, task_id="task-dead", before_seq=None, limit=10)
+    assert [callback.id for callback in by_task] == [other.id, made[CallbackState.DEAD].id]
+    both = await store.registry.list_callbacks(
+        "ann", state=CallbackState.DEAD, task_id="task-dead", before_seq=None, limit=10
+    )
+    assert [callback.id for callback in both] == [made[CallbackState.DEAD].id]
+    older = await store.registry.list_callbacks("ann", state=None, task_id="task-dead", before_seq=other.seq, limit=10)
+    assert older == both
+    assert await store.registry.list_callbacks("ann", state=None, task_id="none", before_seq=None, limit=10) == []
+
+
+async def test_other_clients_callbacks_cannot_be_seen(store: Store) -> None:
+    """Not in lists, not by id."""
+    mine = await registered(store)
+    theirs = await registered(store, new(client="bob"))
+    assert await store.registry.list_callbacks("ann", state=None, task_id=None, before_seq=None, limit=10) == [mine]
+    assert await store.registry.list_callbacks("ann", state=None, task_id="task-1", before_seq=None, limit=10) == [mine]
+    assert await store.registry.list_callbacks(
+        "ann", state=CallbackState.WAITING, task_id=None, before_seq=None, limit=10
+    ) == [mine]
+    assert await store.registry.get_callback("ann", theirs.id) is None
+
+
+async def test_a_task_is_seen_by_those_who_registered_for_it(store: Store) -> None:
+    """Nobody else finds it; one name at two upstreams gives each client its own."""
+    await registered(store, new(client="ann", upstream="up"))
+    await registered(store, new(client="bob", upstream="other"))
+    for client, upstream in (("ann", "up"), ("bob", "other")):
+        task = await store.registry.get_task(client, "task-1")
+        assert task is not None
+        assert task.upstream == upstream
+    assert await store.registry.get_task("eve", "task-1") is None
+    assert await store.registry.get_task("ann", "task-2") is None
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 4, 2000])
+async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
+    monkeypatch.setattr("gateway.store.sqlite.registry._PART", part)
+    assert await store.registry.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
+    for n in range(3):
+        await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)
+    for n in range(4):
+        await brought_to(store, CallbackState.DEAD, new(f"dead-{n}"))
+    for n in range(5):
+        await registered(store, new(f"waits-{n}", at=NOW + n // 3))
+    await registered(store, new("waits too", upstream="other", at=NOW - 1))
+    expected = Backlog(waiting={"up": (5, NOW), "other": (1, NOW - 1)}, pending=3, oldest_due_at=NOW, dead=4)
+    assert await store.registry.backlog() == expected
+    (due,), _ = await claim_webhooks(store, NOW, 1)
+    assert await store.registry.backlog() == expected
+    await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    left = await store.registry.backlog()
+    assert (left.pending, left.oldest_due_at) == (2, NOW + 1)
+
+
+async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:
+    """32 bytes, the same in every life: cursors survive a restart."""
+    keys = []
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            store = await opened(new_store(), stack)
+            keys.append(await store.registry.secret_key())
+    assert len(keys[0]) == 32
+    assert keys[0] == keys[1]
