@@ -37,7 +37,7 @@ bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; AR
 bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; some minutes, ARGS='--seeds 3 --only …' for less
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
 
-bench-lag: $(VENV)/.runtime ## Measure the lag of real gateways in real time, in bursts; some minutes
+bench-lag: $(VENV)/.runtime ## Measure the lag of real gateways in real time, in bursts; eight minutes
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/lag.py $(ARGS)
 
 simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated worlds; some minutes

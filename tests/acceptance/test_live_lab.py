@@ -5,6 +5,8 @@ import math
 import random
 from collections.abc import Iterator
 
+import pytest
+
 from tests.bench import real_lab
 from tests.bench.live_lab import Job, Orders, measured, play
 
@@ -14,6 +16,7 @@ def lot(rng: random.Random, count: int, every_s: float) -> Iterator[Job]:
         yield Job(number * every_s, rng.lognormvariate(math.log(2), 0.35))
 
 
+@pytest.mark.timeout(180)
 async def test_the_laboratory_tells_what_the_process_does() -> None:
     """Polls per task agree within a quarter, lags within a factor of two and a quarter of a second.
 

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="WORDS", default=[""], help="only rows with these in their names")
     options = parser.parse_args()
     names = [name for name in ROWS if "restart" not in name and any(words in name for words in options.only)]
-    print(f"{len(names)} gateways at work, for about five minutes …", flush=True)
+    print(f"{len(names)} gateways at work, for about eight minutes …", flush=True)
     verdicts = []
     print(live_rows.heading(1))
     for found in asyncio.run(rows(names, options.seed)):

@@ -1,7 +1,8 @@
 """The live laboratory's orders in real time: a ``gateway serve`` process between an upstream and a receiver of ours.
 
 Owns the sockets and the client. The upstream is ``live_lab``'s, so that what differs is the gateway alone. Tasks whose
-model is to be told are created through the proxy; the others are registered. Called by ``lag`` and by a test.
+model is to be told are created through the proxy; the others are registered. The key has no limit here, nobody restarts
+the gateway, and what is measured waits for what has taught. Called by ``lag`` and by a test.
 """
 
 import asyncio
