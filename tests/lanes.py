@@ -59,11 +59,26 @@ def end_one(bulkhead: Bulkhead, on: Lane, *, delivered: bool | None) -> None:
 
 async def claim_webhooks(store: Store, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
     """Claim due webhooks, of each lane as many as of another; also return when there is more."""
+
+    def choose(lanes: list[Lane]) -> list[Share]:
+        rooms = [max(1, limit // len(lanes)) if place < limit else 0 for place in range(len(lanes))]
+        return [Share(*one, retries=True) for one in zip(lanes, rooms, strict=True)]
+
     await asyncio.sleep(0)  # where nothing is due nobody is waited for
-    lanes = await store.outbox.waiting(now)
-    rooms = [max(1, limit // len(lanes)) if place < limit else 0 for place in range(len(lanes))]
-    claimed = await store.outbox.claim([Share(*one, retries=True) for one in zip(lanes, rooms, strict=True)], now)
+    claimed = await store.outbox.claim(choose, now)
     return claimed.webhooks, claimed.next_due_at
+
+
+async def told_of(store: Store, now: int) -> list[Lane]:
+    """Return the lanes that are told of, and claim nothing."""
+    lanes: list[Lane] = []
+
+    def choose(due: list[Lane]) -> list[Share]:
+        lanes.extend(due)
+        return []
+
+    await store.outbox.claim(choose, now)
+    return lanes
 
 
 def body_sent(claim: DueCallback) -> bytes:

@@ -20,7 +20,7 @@ import structlog
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.memory import SMALL, Memory
-from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback
+from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane, Share
 from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
 from gateway.loops.supervisor import HEARTBEAT_S
@@ -89,7 +89,7 @@ class Deliverer:
         wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
         if bulkhead.free:
             now = self._clock.now()
-            claims, next_due_at = await claim_due(self._outbox, bulkhead, now, bulkhead.free)
+            claims, next_due_at = await claim_due(self._outbox, bulkhead, now, _CONCURRENCY)
             for claim in claims:
                 self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
             if next_due_at is not None and bulkhead.free:
@@ -297,10 +297,17 @@ class Deliverer:
 
 async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
     """Claim what there are places for, ``limit`` at most; also return when there is more, though no attempt ends."""
-    for lane in await outbox.waiting(now):
-        bulkhead.wait(lane)
-    shares = bulkhead.shares(limit)
-    found, only_retries, next_due_at = await outbox.claim(shares, now)
+    room = 0
+
+    def choose(due: list[Lane]) -> list[Share]:
+        nonlocal room
+        for lane in due:
+            bulkhead.wait(lane)
+        shares = bulkhead.shares(limit)
+        room = sum(share.room for share in shares)
+        return shares
+
+    found, only_retries, next_due_at = await outbox.claim(choose, now)
     for lane in only_retries:
         bulkhead.wait_for_retries(lane)
     claims: list[DueCallback] = []
@@ -310,7 +317,7 @@ async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) ->
     if refused:  # their places have gone to others meanwhile
         await outbox.release(refused)
     # Others may have the places that these had no webhooks for.
-    more = bulkhead.in_line and len(claims) < sum(share.room for share in shares)
+    more = bulkhead.in_line and len(claims) < room
     return claims, now if more or refused else next_due_at
 
 

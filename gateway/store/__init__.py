@@ -32,10 +32,16 @@ from gateway.core.model import (
     Task,
 )
 
-__all__ = ["Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
+__all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
+
+
+Choose = Callable[[list[Lane]], Sequence[Share]]
+"""Takes the lanes that have webhooks that are due, that of the longest due one first; returns what is to be claimed.
+
+It is asked as late as can be, when the database is free: who asked before would miss what has fallen due meanwhile."""
 
 
 class Claimed(NamedTuple):
@@ -56,7 +62,8 @@ class Registry(Protocol):
         """Create each callback, or find the one that its client already registered for that task and URL.
 
         All of them share one transaction. A callback on a task that the upstream has ended is pending at once, with
-        no further poll; one on a task that nobody watches any more makes it polled again.
+        no further poll; one on a task that nobody watches any more, or that was given up, makes it polled at once. What
+        it tells of its task's model is kept where nothing was known of that.
         """
 
     # Whose callbacks: ``client`` None means everybody's, those of clients that are no longer configured included.
@@ -130,8 +137,7 @@ class TaskQueue(Protocol):
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
 
-        Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
-        time.
+        Fewer than ``limit`` though more are due: others watched those that are claimed; they are passed over next.
         """
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
@@ -155,12 +161,6 @@ class TaskQueue(Protocol):
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
 
-    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        """Return model and duration (ms) of the tasks that settled last, the oldest first.
-
-        ``KEPT_DURATIONS`` of each model, ``KEPT_MODELS`` models.
-        """
-
 
 class Outbox(Protocol):
     """Webhooks that are to be sent."""
@@ -168,17 +168,12 @@ class Outbox(Protocol):
     due: asyncio.Event
     """Set when a webhook may be due earlier than the deliverer knows. Only wakes: correctness never depends on it."""
 
-    async def waiting(self, now: int) -> list[Lane]:
-        """Return the lanes that have webhooks that are due, that of the longest due one first.
-
-        Each is told of once: it is in the caller's hands until it is claimed of, or something more is due on it.
-        """
-
-    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
+    async def claim(self, choose: Choose, now: int) -> Claimed:
         """Claim due webhooks: of each lane as many as its share says, the longest due ones, with retries or without.
 
-        What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all its
-        lanes are told of again. Each webhook is its claimer's until record or release.
+        Of a lane ``choose`` is told once: it is in the caller's hands until it is claimed of, or something more is due
+        on it. What is left of a lane is told of again when it is due. A claim that fails has claimed nothing, and all
+        lanes that it has shares of are told of again. Each webhook is its claimer's until record or release.
         """
 
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:

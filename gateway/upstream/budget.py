@@ -4,23 +4,26 @@ Owns the count, and who is next: the polls, or one of the clients, which take tu
 ``gateway.loops.poller`` and ``gateway.api.proxy`` spend from it; ``gateway.upstream.key`` pauses it.
 
 A restart must not forget what was spent. So requests are reserved durably before they are sent, some at a time, with
-what has ended and what is in flight by then. After a start, whatever is not known to have ended counts as sent just
-then: even a gateway that is killed exceeds no window. What another process has stored as spent counts here too.
+what has ended and what is in flight by then; the next ones while some are left, so that few requests wait for that.
+After a start, whatever is not known to have ended counts as sent just then: even a gateway that is killed exceeds no
+window. What another process has stored as spent counts here too.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from math import floor
 
 import msgspec
 
 from gateway.core.clock import Clock, wait_for_event
+from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateLimiter, RateWindow
 from gateway.upstream.turns import ClientTurns, Waiter
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "Load", "Swap"]
 
-_CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 1/20 of it lost to a crash
+_CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 3/40 of it lost to a crash
 _POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth request is one of them
 _READ_TURN_S = 0.1  # how long a read waits for the polls to take their share of a place, before it looks again
 _UNANSWERED_S = 10.0
@@ -28,6 +31,7 @@ _UNANSWERED_S = 10.0
 
 Load = Callable[[], Awaitable[bytes | None]]
 Swap = Callable[[bytes | None, bytes], Awaitable[bool]]
+"""Get a small durable value, and put another in the place of the one that was there."""
 
 
 class _Spent(msgspec.Struct, frozen=True):
@@ -50,7 +54,9 @@ class Budget:
         self._chunk = max(1, longest.limit // _CHUNKS) if windows else 0
         self._stored: bytes | None = None  # as far as this process knows
         self._left = 0  # reserved, and not sent yet
+        self._reserving = asyncio.Lock()
         self._saving = asyncio.Lock()
+        self._ahead: asyncio.Task[None] | None = None  # kept from the garbage collector
         self._turns = ClientTurns()
         self._polls_since_read = 0
         self._changed = asyncio.Event()
@@ -123,20 +129,34 @@ class Budget:
         """Make requests that were taken survive a crash as sent. Raises StoreError: then they may not be sent."""
         if self._chunk == 0 or count == 0:
             return
-        async with self._saving:
+        async with self._reserving:
             if count > self._left:
-                more = max(self._chunk, count)
-                while not await self._store(more - count):
-                    await self._count_others()
-                self._left += more
+                async with self._saving:
+                    if count > self._left:
+                        await self._save(max(self._chunk, count), count)
             self._left -= count
+            if 0 < self._left < self._chunk // 2 and not self._saving.locked():
+                self._ahead = asyncio.create_task(self._reserve_ahead(), name="reserve-ahead")
+
+    async def _reserve_ahead(self) -> None:
+        with suppress(StoreError):  # whoever needs the next place finds out
+            async with self._saving:
+                if self._left < self._chunk // 2:
+                    await self._save(self._chunk, 0)
+
+    async def _save(self, more: int, taken: int) -> None:
+        """Make so many more survive a crash, of which ``taken`` count as sent by now."""
+        while not await self._store(more - taken):
+            await self._count_others()
+        self._left += more
 
     async def _store(self, more: int) -> bool:
         """Store what is spent, with so many more places; return False where another process has stored something."""
         now, steady = self._clock.now(), self._clock.monotonic()
         # One more millisecond, because the wall clock was rounded down.
         ended = [(now + 1 - floor((steady - at) * 1000), n) for at, n in self._limiter.spent(steady)]
-        # In flight are also those for which this is called: they are what is left and a part of the new ones.
+        # In flight are also those for which this is called: they are what is left and a part of the new ones. Who takes
+        # of what is left meanwhile has been counted with it.
         value = msgspec.json.encode(_Spent(ended, self._limiter.in_flight + self._left + more))
         try:
             stored = await self._swap(self._stored, value)

@@ -19,7 +19,7 @@ from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateWindow
-from gateway.simulator.scenario import Plan, SimTask, task_envelope
+from gateway.simulator.scenario import Plan, SimTask
 from gateway.upstream.answer import PollResult, read_answer
 from tests.bench.policies import MAX_S, MIN_S, Figures, figures
 from tests.life import PROFILE_FILE, Life, ScriptedUpstream
@@ -91,7 +91,7 @@ class Upstream:
 
     def create(self, task_id: str, job: Job) -> Seen:
         plan = Plan(duration_s=job.duration_s, outcome="fail" if job.fails else "success")
-        seen = self.tasks[task_id] = Seen(SimTask(self._clock.now(), plan, job.model, "{}", None))
+        seen = self.tasks[task_id] = Seen(SimTask(self._clock.now(), plan, job.model))
         self._open += 1
         return seen
 
@@ -106,7 +106,7 @@ class Upstream:
             if seen.noticed:
                 self._open -= 1
                 self._ended.set()
-        return msgspec.json.encode(task_envelope(task_id, seen.task, now))
+        return msgspec.json.encode(seen.task.envelope(task_id, now))
 
     async def all_noticed(self, limit_s: float = 86_400.0) -> None:
         """Return once every task's end was seen by a poll."""
@@ -181,7 +181,7 @@ class _Run:
         """Register until it is stored: the gateway may be on its way down."""
         while True:
             try:
-                await self._life.register(task_id, model=model)
+                await self._life.register(task_id, model=model, at_once=False)
             except StoreError:
                 await asyncio.sleep(0.1)
             else:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import structlog
 
 from gateway.core.ratelimit import RateWindow
-from gateway.upstream.durations import Distribution
+from gateway.upstream.distribution import Distribution
 from tests.bench.live_lab import Job, Orders, measured, play
 from tests.bench.policies import (
     TAUGHT,

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from gateway.upstream.durations import Distribution, Durations
+from gateway.upstream.distribution import Distribution
+from gateway.upstream.durations import Durations, of_model
 from gateway.upstream.schedule import PollSchedule
 
 MIN_S, MAX_S = 1.0, 30.0
@@ -118,8 +119,8 @@ def tasks(sampler: Sampler, count: int, seed: int) -> list[float]:
 def learn(durations_s: Iterable[float]) -> Distribution:
     durations = Durations()
     for duration_s in durations_s:
-        durations.observe("model", duration_s)
-    return durations.distribution("model", 0.0)
+        durations.ended(of_model("m"), 0.0, duration_s)
+    return durations.distribution(of_model("m"), 0.0)
 
 
 def known(sampler: Sampler, progress: float = 0.0, count: int = 50_000) -> Distribution:

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.upstream.durations import Distribution, Durations
+from gateway.upstream.distribution import Distribution
+from gateway.upstream.durations import Durations, of_model
 from gateway.upstream.schedule import FLOOR_PRICE_S, PollPrice
 from tests.bench import live_rows
 from tests.bench.policies import (
@@ -104,8 +105,8 @@ def compare_drift(count: int) -> dict[str, Figures]:
     durations = Durations()
     estimates = []
     for i, duration_s in enumerate(lived):
-        estimates.append(durations.distribution("model", i * 5.0))
-        durations.observe("model", duration_s)
+        estimates.append(durations.distribution(of_model("m"), i * 5.0))
+        durations.ended(of_model("m"), 0.0, duration_s)
     estimates = estimates[TAUGHT:]
     rng = random.Random(1)
     own = [policy(distribution, FLOOR_PRICE_S, rng) for distribution in estimates]

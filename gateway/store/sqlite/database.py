@@ -1,10 +1,10 @@
 """The connection to one SQLite file: opened, checked, brought up to date, and one statement at a time.
 
-Owns the pragmas, the migrations, transactions and the lock between those who read and the one who writes; knows no
-table but ``meta``. Called by the store's ports. Nothing is written once ``filewatch`` has found the file gone.
+Owns the pragmas, the migrations and transactions; knows no table but ``meta``. Called by the store's ports. Nothing is
+written once ``filewatch`` has found the file gone.
 
 One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second
-gateway off the file. Two coroutines on one connection share its transaction, so a lock is held around each
+gateway off the file. Two coroutines on one connection share its transaction, so ``connectionlock`` is held around each
 transaction and each read.
 """
 
@@ -27,6 +27,7 @@ import structlog
 from gateway.core import private
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.store.sqlite import databasefile, sql
+from gateway.store.sqlite.connectionlock import ConnectionLock
 from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed
 from gateway.store.sqlite.filewatch import ADVICE, CHANGES, FileWatch
 
@@ -53,11 +54,10 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Keep the path; nothing is opened."""
         self._path = path
-        self._lock = asyncio.Lock()
-        self._reader = asyncio.Lock()  # of reads only one waits for the next: a write is never behind more than that
+        self._lock = ConnectionLock()
         self._db: aiosqlite.Connection | None = None
         self._damaged = False
-        self._answered = False  # whether the database has been asked at all, by who reads
+        self._answers = 0  # how often the database has been asked
         self._watch = FileWatch(path)
         self.lost: str | None = None
         """What has become of the file, in words for everybody; None while it is what was opened."""
@@ -100,7 +100,7 @@ class Database:
 
     async def close(self) -> None:
         """Let the file go once the read or transaction that runs has ended. Safe when it is not open."""
-        async with self._lock:
+        async with self._lock.writing():
             db, self._db = self._db, None
             self._watch.close()
             if db is not None:
@@ -113,7 +113,7 @@ class Database:
         Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and
         does nothing, where the file is not the one that was opened.
         """
-        async with self._lock:
+        async with self._lock.writing():
             try:
                 done: list[T] = []
                 self._note_lost(await self.call(self._watched_transaction, work, done))
@@ -125,7 +125,7 @@ class Database:
 
     async def look(self) -> None:
         """See whether the file is still there, and the one that was opened. Raises StoreError: it is not."""
-        async with self._lock:
+        async with self._lock.writing():
             self._note_lost(await self.call(self._problem))
         self.require_file()
 
@@ -136,18 +136,23 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
-        """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError."""
-        async with self._reader, self._lock:
-            self._answered = False
-            try:
-                yield
-            except sqlite3.Error as exc:
-                if not self._note_damage(exc):
-                    self.failing = f"the last read failed: {exc}"
-                raise StoreError(f"The database could not be read ({exc}).") from exc
-            else:
-                if self._answered and not self._damaged:
-                    self.failing = None
+        """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError.
+
+        Others may read meanwhile.
+        """
+        await self._lock.begin_read()
+        answers = self._answers
+        try:
+            yield
+        except sqlite3.Error as exc:
+            if not self._note_damage(exc):
+                self.failing = f"the last read failed: {exc}"
+            raise StoreError(f"The database could not be read ({exc}).") from exc
+        else:
+            if self._answers > answers and not self._damaged:
+                self.failing = None
+        finally:
+            self._lock.end_read()
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading."""
@@ -164,7 +169,7 @@ class Database:
         # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
         connection = self._connection
         result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        self._answered = True
+        self._answers += 1
         return result
 
     async def backup(self, target: Path) -> int:
@@ -191,12 +196,12 @@ class Database:
         turns = count(1)
 
         async def give_way(turn: int) -> None:
-            self._lock.release()
+            self._lock.end_write()
             try:
                 if turn % _BACKUP_SYNC == 0:
                     await loop.run_in_executor(None, _sync, part)
             finally:
-                await self._lock.acquire()  # after all who wait
+                await self._lock.begin_write()  # after all who wait
             if given_up.is_set() or self._db is not connection:
                 raise StoreError("The gateway is shutting down.")
 
@@ -212,7 +217,7 @@ class Database:
                 db.execute("PRAGMA synchronous = OFF")
                 connection._conn.backup(db, pages=_BACKUP_PAGES, progress=after_pages)  # noqa: SLF001 - as in call
 
-        async with self._lock:
+        async with self._lock.writing():
             await _in_thread(copy, give_up=given_up.set)
 
     @property

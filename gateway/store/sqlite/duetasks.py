@@ -1,10 +1,8 @@
 """Which tasks are due, and which of them are claimed: by upstream, and by the clients that watch them.
 
-Owns the claims, in memory, and when the first unclaimed task of each group falls due, so that only those are asked for
-of which something is; writes nothing. Whose turn it is, and which task is the most urgent, is for the caller to say.
-Called through ``gateway.store.TaskQueue``, the rest of which is in ``tasks.py``.
-
-A group is what the same clients watch of one upstream: a task that two of them watch waits behind neither's others.
+Owns the claims, in memory, and when the first unclaimed task of each group (see ``DueGroup``) falls due, so that only
+those are asked for of which something is; writes nothing. Whose turn it is, and which task is the most urgent, is for
+the caller to say. Called through ``gateway.store.TaskQueue``, the rest of which is in ``tasks.py``.
 """
 
 import asyncio
@@ -29,14 +27,10 @@ class DueTasks:
         self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # two at once would forget a note
 
     def due(self, upstream: str) -> asyncio.Event:
         return self._events[upstream]
-
-    @property
-    def claimed(self) -> int:
-        """How many are claimed."""
-        return len(self._claimed)
 
     async def open(self) -> None:
         """Find out who watches what. Raises StoreError."""
@@ -80,7 +74,7 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        async with self._database.reading():
+        async with self._looking[upstream], self._database.reading():
             self._database.require_file()
             group = self._groups[upstream][watchers]
             group.noted = None  # what is given back during the query must not be overwritten

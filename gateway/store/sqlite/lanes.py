@@ -38,11 +38,6 @@ class LanesDue:
             lanes.append(lane)
         return lanes
 
-    def forget(self, lane: Lane, now: int) -> None:
-        """Take a lane, where it is due."""
-        if self._at.get(lane, now + 1) <= now:
-            del self._at[lane]
-
     @property
     def next_due_at(self) -> int | None:
         """When the first one falls due."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from sqlite3 import Connection
 
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
-from gateway.store import Claimed
+from gateway.store import Choose, Claimed
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
@@ -28,6 +28,7 @@ class SqliteOutbox:
         self._writer = writer
         self._claimed: defaultdict[Lane, set[int]] = defaultdict(set)
         self._lanes = LanesDue()
+        self._claiming = asyncio.Lock()  # else two that read at once claim the same
         self.due = asyncio.Event()
         self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
 
@@ -46,19 +47,15 @@ class SqliteOutbox:
         self._lanes.move(step_ms)
         self.due.set()
 
-    async def waiting(self, now: int) -> list[Lane]:
-        self._database.require_file()
-        return self._lanes.take(now)
-
-    async def claim(self, shares: Sequence[Share], now: int) -> Claimed:
-        if not shares:
-            return Claimed([], [], self._lanes.next_due_at)
+    async def claim(self, choose: Choose, now: int) -> Claimed:
+        shares: Sequence[Share] = ()
         try:
             # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
-            async with self._database.reading():
+            async with self._claiming, self._database.reading():
                 self._database.require_file()
-                for share in shares:
-                    self._lanes.forget(share.lane, now)  # what has fallen due since it was told of is seen now
+                shares = choose(self._lanes.take(now))
+                if not shares:
+                    return Claimed([], [], self._lanes.next_due_at)
                 claimed = [frozenset(self._claimed.get(share.lane, ())) for share in shares]
                 found, left = await self._database.call(_due_callbacks, now, shares, claimed)
                 only_retries = []
@@ -96,8 +93,10 @@ class SqliteOutbox:
 
     def _apply_record(self, db: Connection, items: Sequence[AttemptRecord]) -> list[None]:
         statements.run(db, sql.INSERT_ATTEMPTS, rows.attempts(items))
+        before = db.total_changes
         statements.run(db, sql.RECORD_ATTEMPTS, rows.recorded(items))
-        statements.run(db, sql.COUNT_ATTEMPTS, rows.counted(items))
+        if db.total_changes - before < len(items):
+            statements.run(db, sql.COUNT_ATTEMPTS, rows.counted(items))
         return [None] * len(items)
 
     def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:

@@ -16,7 +16,7 @@ from gateway.core.model import (
 )
 from gateway.store import Store
 from gateway.webhook.body import body_template, webhook_body
-from tests.lanes import claim_webhooks, lane
+from tests.lanes import claim_webhooks, lane, told_of
 from tests.storing import (
     NOW,
     NewStore,
@@ -98,33 +98,33 @@ async def test_a_claim_takes_of_each_lane_what_its_share_says(store: Store) -> N
         if one.lane == lane("c"):
             await store.outbox.record(attempt_of(one, AttemptResult.RETRY, next_at=NOW + 1))
     await store.outbox.release([one for one in due if one.lane != lane("c")])
-    assert sorted(await store.outbox.waiting(NOW + 1)) == [lane("a"), lane("b"), lane("c")]
-    assert await store.outbox.waiting(NOW + 1) == []
+    assert sorted(await told_of(store, NOW + 1)) == [lane("a"), lane("b"), lane("c")]
+    assert await told_of(store, NOW + 1) == []
     shares = [Share(lane("a"), 2, False), Share(lane("b"), 9, False), Share(lane("c"), 2, False)]
-    found, only_retries, next_due_at = await store.outbox.claim(shares, NOW + 1)
+    found, only_retries, next_due_at = await store.outbox.claim(lambda _: shares, NOW + 1)
     assert Counter(one.lane for one in found) == {lane("a"): 2, lane("b"): 3}
     assert (only_retries, next_due_at) == ([lane("c")], NOW)
-    assert await store.outbox.waiting(NOW + 1) == [lane("a")]
-    found, only_retries, next_due_at = await store.outbox.claim([Share(lane("c"), 2, True)], NOW + 1)
+    assert await told_of(store, NOW + 1) == [lane("a")]
+    found, only_retries, next_due_at = await store.outbox.claim(lambda _: [Share(lane("c"), 2, True)], NOW + 1)
     assert ([one.lane for one in found], only_retries, next_due_at) == ([lane("c")] * 2, [], NOW + 1)
 
 
 async def test_what_falls_due_between_the_look_and_the_claim_is_told_of_once(store: Store) -> None:
     """It is claimed with what was there: a look at nothing is not asked for."""
     await brought_to(store, CallbackState.PENDING, new("a"))
-    (on,) = await store.outbox.waiting(NOW)
+    (on,) = await told_of(store, NOW)
     await brought_to(store, CallbackState.PENDING, new("b"))
-    found, _, next_due_at = await store.outbox.claim([Share(on, 9, True)], NOW)
+    found, _, next_due_at = await store.outbox.claim(lambda _: [Share(on, 9, True)], NOW)
     assert (len(found), next_due_at) == (2, None)
-    assert await store.outbox.waiting(NOW) == []
+    assert await told_of(store, NOW) == []
 
 
 async def test_no_webhook_is_claimed_twice_at_once(store: Store) -> None:
     """Callers that ask at the same moment get different webhooks, and together all of them."""
     made = await store.registry.register([new(url=f"https://app.example.com/{n}") for n in range(40)])
     await settle(store, made[0].callback)
-    shares = [Share(on, 7, True) for on in await store.outbox.waiting(NOW)]
-    found = await asyncio.gather(*(store.outbox.claim(shares, NOW) for _ in range(8)))
+    shares = [Share(on, 7, True) for on in await told_of(store, NOW)]
+    found = await asyncio.gather(*(store.outbox.claim(lambda _: shares, NOW) for _ in range(8)))
     assert sorted(one.id for claimed in found for one in claimed.webhooks) == sorted(r.callback.id for r in made)
 
 

@@ -113,6 +113,37 @@ def test_few_reservations_for_many_requests() -> None:
     run_virtual(main())
 
 
+def test_few_requests_wait_for_a_reservation() -> None:
+    """The next ones are reserved while some are left, once; where that fails, whoever needs the next place tries."""
+
+    async def main() -> None:
+        disk = Disk()
+        disk.delay_s = 0.5
+        b = budget((RateWindow(400, 60.0),), disk)
+        loop = asyncio.get_running_loop()
+
+        async def waits() -> int:
+            count = 0
+            for _ in range(100):
+                began = loop.time()
+                await poll_now(b)
+                count += loop.time() > began
+                await asyncio.sleep(0.1)
+            return count
+
+        assert (await waits(), disk.writes) == (1, 6)
+        await asyncio.sleep(1)
+        disk.broken = True
+        b.take(12)
+        await b.reserve(12)
+        await asyncio.sleep(1)
+        assert disk.writes == 7
+        disk.broken = False
+        assert (await waits(), disk.writes) == (0, 13)
+
+    run_virtual(main())
+
+
 def test_what_cannot_be_reserved_is_not_sent() -> None:
     """A failing store stops requests, and what it failed to keep does not count as kept afterwards."""
 
@@ -391,7 +422,9 @@ async def one_life(b: Budget, server: Server, rng: random.Random, slowest_s: flo
 def test_a_killed_gateway_never_exceeds_a_window(seed: int) -> None:
     """Killed at any moment and started again, from what was saved alone, it stays within every window."""
     rng = random.Random(seed)
-    windows = rng.choice([FREE, (RateWindow(5, 2.0), RateWindow(30, 20.0)), (RateWindow(40, 10.0),)])
+    windows = rng.choice(
+        [FREE, (RateWindow(5, 2.0), RateWindow(30, 20.0)), (RateWindow(40, 10.0),), (RateWindow(120, 10.0),)]
+    )
     slowest_s = rng.choice([0.0, 0.2, 3.0, 12.0])
     server, disk = Server(), Disk()
     disk.delay_s = rng.choice([0.0, 0.01, 0.5])
