@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-million bench-soak bench-schedule simulate crash attack fuzz mutate cover check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule bench-lag simulate crash attack fuzz mutate cover check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -34,8 +34,11 @@ bench-million: $(VENV)/.runtime ## Measure a million watched tasks alone
 bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less
 	@$(BENCH) --only soak $(ARGS)
 
-bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; about a minute
+bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on virtual time; some minutes, ARGS='--seeds 3 --only …' for less
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/schedule_lab.py $(ARGS)
+
+bench-lag: $(VENV)/.runtime ## Measure the lag of real gateways in real time, in bursts; eight minutes
+	@PYTHONPATH=. $(VENV)/bin/python tests/bench/lag.py $(ARGS)
 
 simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated worlds; some minutes
 	@$(VENV)/bin/python -m tests.simulation $(ARGS)
