@@ -47,7 +47,10 @@ from gateway.core.model import Callback, NewCallback, Registration, new_callback
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
-__all__ = ["BatchAnswers", "Registering"]
+__all__ = ["BatchAnswers", "Registering", "new_callback"]
+
+FirstPollAt = Callable[[int, str, str | None], int]
+"""When a new task is first polled, by now, its client and its model."""
 
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
 _READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
@@ -80,11 +83,11 @@ class Registering:
         metrics: Metrics,
         *,
         check_url: Callable[[str], Awaitable[object]],
-        first_poll_at: Mapping[str, Callable[[int, str, str | None], int]],
+        first_poll_at: Mapping[str, FirstPollAt],
         default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, when a new task is first polled, by now, its client and its model.
+        """``first_poll_at``: of each upstream.
 
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name.
@@ -145,18 +148,7 @@ class Registering:
         if upstream is None or upstream not in self._first_poll_at:
             what = "is missing" if upstream is None else "is not configured"
             raise invalid("upstream", f"{what}; there is: {', '.join(self._first_poll_at)}")
-        return NewCallback(
-            id=new_callback_id(now),
-            client=client,
-            upstream=upstream,
-            task_id=asked.task_id,
-            url=asked.callback_url,
-            metadata=metadata,
-            timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
-            created_at=now,
-            first_poll_at=self._first_poll_at[upstream](now, client, asked.model),
-            model=asked.model,
-        )
+        return new_callback(asked, metadata, client, upstream, now, self._first_poll_at[upstream])
 
     async def _registered_batch(
         self, request: Request, new: list[NewCallback]
@@ -222,6 +214,24 @@ class Registering:
             await self._check_url(url)
         except AddressNotAllowed as error:
             raise CallbackNotAllowed(error.message, errors=[("callbackUrl", error.message)]) from None
+
+
+def new_callback(
+    asked: CallbackRequest, metadata: bytes, client: str, upstream: str, now: int, first_poll_at: FirstPollAt
+) -> NewCallback:
+    """Return what is stored of a registration that is made now, whoever has asked for it."""
+    return NewCallback(
+        id=new_callback_id(now),
+        client=client,
+        upstream=upstream,
+        task_id=asked.task_id,
+        url=asked.callback_url,
+        metadata=metadata,
+        timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
+        created_at=now,
+        first_poll_at=first_poll_at(now, client, asked.model),
+        model=asked.model,
+    )
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
