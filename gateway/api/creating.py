@@ -12,11 +12,11 @@ from typing import Any
 import structlog
 
 from gateway.api.createrequest import CreateRequest
-from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID
+from gateway.api.registering import new_callback
+from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.core.model import NewCallback, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
@@ -124,29 +124,16 @@ class Creating:
             f"/v1/callbacks. The answer was: {text[:_MAX_TOLD]}"
         )
 
-    def _new_callback(self, client: str, task_id: str, url: str, model: str | None) -> NewCallback:
-        now = self._clock.now()
-        return NewCallback(
-            id=new_callback_id(now),
-            client=client,
-            upstream=self._upstream.name,
-            task_id=task_id,
-            url=url,
-            metadata=b"{}",
-            timeout_s=DEFAULT_TIMEOUT_S,
-            created_at=now,
-            first_poll_at=self._timetable.first_poll_at(now, client, model, new=True),
-            model=model,
-        )
-
     async def register(self, client: str, task_id: str, url: str, model: str | None) -> None:
         """Register a callback, however long the store fails: its task is paid for."""
         told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
+        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model)
         tries = 0
         try:
             while True:
-                # Anew each time: the clock may have been set since the last.
-                new = self._new_callback(client, task_id, url, model)
+                now = self._clock.now()  # anew each time: the clock may have been set since the last
+                first_poll_at = self._timetable.first_poll_at(now, client, model, new=True)
+                new = new_callback(asked, b"{}", client, self._upstream.name, now, first_poll_at)
                 try:
                     (registration,) = await self._registry.register([new])
                 except StoreError as exc:

@@ -47,7 +47,7 @@ from gateway.core.model import Callback, NewCallback, Registration, new_callback
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
-__all__ = ["BatchAnswers", "Registering"]
+__all__ = ["BatchAnswers", "Registering", "new_callback"]
 
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
 _READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
@@ -145,18 +145,8 @@ class Registering:
         if upstream is None or upstream not in self._first_poll_at:
             what = "is missing" if upstream is None else "is not configured"
             raise invalid("upstream", f"{what}; there is: {', '.join(self._first_poll_at)}")
-        return NewCallback(
-            id=new_callback_id(now),
-            client=client,
-            upstream=upstream,
-            task_id=asked.task_id,
-            url=asked.callback_url,
-            metadata=metadata,
-            timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
-            created_at=now,
-            first_poll_at=self._first_poll_at[upstream](now, client, asked.model),
-            model=asked.model,
-        )
+        first_poll_at = self._first_poll_at[upstream](now, client, asked.model)
+        return new_callback(asked, metadata, client, upstream, now, first_poll_at)
 
     async def _registered_batch(
         self, request: Request, new: list[NewCallback]
@@ -222,6 +212,24 @@ class Registering:
             await self._check_url(url)
         except AddressNotAllowed as error:
             raise CallbackNotAllowed(error.message, errors=[("callbackUrl", error.message)]) from None
+
+
+def new_callback(
+    asked: CallbackRequest, metadata: bytes, client: str, upstream: str, now: int, first_poll_at: int
+) -> NewCallback:
+    """Return what is stored of a registration that is made now, whoever has asked for it."""
+    return NewCallback(
+        id=new_callback_id(now),
+        client=client,
+        upstream=upstream,
+        task_id=asked.task_id,
+        url=asked.callback_url,
+        metadata=metadata,
+        timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
+        created_at=now,
+        first_poll_at=first_poll_at,
+        model=asked.model,
+    )
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
