@@ -85,7 +85,6 @@ class Secret:
     key: bytes = field(repr=False)
 
     def entry(self, content: bytes) -> str:
-        """Sign the content as one ``v1,…`` entry of the signature header."""
         return "v1," + b64encode(_hmac_sha256(self.key, content)).decode("ascii")
 
     def matches(self, content: bytes, entries: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,8 @@ import httpx
 from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
-from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import Callback, NewCallback
+from gateway.core.model import Callback, DueTask, NewCallback, new_callback_id
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
@@ -27,11 +26,13 @@ from gateway.upstream.answer import PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.key import UpstreamKey
+from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
+from tests.claims import Claiming
 from tests.virtualtime import InlineConnection
 
 __all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
@@ -84,6 +85,25 @@ class ScriptedSender(Sender):
         return await self._send(url, headers, body)
 
 
+def teach(timetable: Timetable, model: str | None, durations_s: Iterable[float]) -> None:
+    """Let tasks of a model end that took so long; nobody's that anything else is registered by."""
+    for duration_s in durations_s:
+        task = DueTask(
+            seq=0,
+            upstream="up",
+            watchers="teacher",
+            task_id="taught",
+            created_at=0,
+            born_at=0,
+            model=model,
+            polls=0,
+            failures=0,
+            last_polled_at=None,
+            due_at=0,
+        )
+        timetable.ended(task, model, 0, duration_s)
+
+
 class Life:
     """Store, key, timetable, poller and deliverer on one file, as ``gateway.app.build`` ties them together."""
 
@@ -111,8 +131,10 @@ class Life:
         creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
         self.key = UpstreamKey(upstream.name, queries, creates, self.metrics)
         per_s = min((window.limit / window.window_s for window in rate), default=1e6)
-        self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed))
-        self.poller = Poller(self.store.tasks, upstream, self.key, self.timetable, clock, self.metrics)
+        learned = Learned(partial(self.store.load, "durations"), partial(self.store.swap, "durations"))
+        self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed), learned)
+        self.tasks, self.outbox = Claiming(self.store.tasks), Claiming(self.store.outbox)
+        self.poller = Poller(self.tasks, upstream, self.key, self.timetable, clock, self.metrics)
         loops: list[Loop] = [self.poller]
         if sender is not None:
             headers = ClientHeaders()
@@ -120,7 +142,7 @@ class Life:
             retry = RetryPolicy(schedule_s)
             rng = random.Random(seed + 1)
             self.memory = Memory(memory_bytes)
-            self.deliverer = Deliverer(self.store.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng)
+            self.deliverer = Deliverer(self.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng)
             loops.append(self.deliverer)
         self.clock_steps = ClockSteps(self.store, clock)
         self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)
@@ -156,8 +178,16 @@ class Life:
         return connection
 
     async def register(
-        self, task_id: str, *, url: str = "https://app.example/hook", timeout_s: int = 86_400, client: str = ""
+        self,
+        task_id: str,
+        *,
+        url: str = "https://app.example/hook",
+        timeout_s: int = 86_400,
+        client: str = "",
+        at_once: bool = True,
+        model: str | None = None,
     ) -> Callback:
+        """Register a callback as the API does; ``at_once``: its task is due whatever the timetable says."""
         now = self.clock.now()
         new = NewCallback(
             id=new_callback_id(now),
@@ -168,7 +198,8 @@ class Life:
             metadata=b"{}",
             timeout_s=timeout_s,
             created_at=now,
-            first_poll_at=self.timetable.first_poll_at(now, client),
+            first_poll_at=self.timetable.first_poll_at(now, client, model) if model or not at_once else now,
+            model=model,
         )
         (registration,) = await self.store.registry.register([new])
         return registration.callback
@@ -180,8 +211,8 @@ class Life:
 
     @property
     def claims(self) -> int:
-        """How many tasks and callbacks are claimed."""
-        return self.store.tasks.claimed + sum(map(len, self.store.outbox._claimed.values()))
+        """How many tasks and callbacks the loops have claimed."""
+        return len(self.tasks.held) + len(self.outbox.held)
 
 
 def _is_ours(name: str) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -17,6 +16,7 @@ from gateway.core.model import (
     Registration,
     Settlement,
     TaskState,
+    new_callback_id,
 )
 from gateway.store import Store
 from gateway.webhook.body import body_template
@@ -67,6 +67,7 @@ def new(
     timeout_s: int = 3600,
     at: int = NOW,
     first_poll_at: int | None = None,
+    model: str | None = None,
 ) -> NewCallback:
     return NewCallback(
         id=new_callback_id(at),
@@ -78,6 +79,7 @@ def new(
         timeout_s=timeout_s,
         created_at=at,
         first_poll_at=at if first_poll_at is None else first_poll_at,
+        model=model,
     )
 
 

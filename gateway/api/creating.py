@@ -16,8 +16,7 @@ from gateway.api.schema import DEFAULT_TIMEOUT_S, TASK_ID
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback
+from gateway.core.model import NewCallback, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
@@ -136,7 +135,7 @@ class Creating:
             metadata=b"{}",
             timeout_s=DEFAULT_TIMEOUT_S,
             created_at=now,
-            first_poll_at=self._timetable.first_poll_of_new_at(model, now, client),
+            first_poll_at=self._timetable.first_poll_at(now, client, model),
             model=model,
         )
 

@@ -31,7 +31,10 @@ _FAILED = {**_SUCCEEDED, "state": "fail", "result": None, "failCode": "400", "fa
 _ABANDONED = msgspec.json.decode(abandoned("task_xxx", "timeout").data)
 
 EXAMPLES: dict[type, Any] = {
-    CallbackRequest: {"taskId": "task_xxx", "callbackUrl": _URL, "metadata": _METADATA, "timeoutSeconds": 3600},
+    CallbackRequest: {
+        "taskId": "task_xxx", "callbackUrl": _URL, "metadata": _METADATA, "timeoutSeconds": 3600,
+        "model": "gpt-image-2-text-to-image",
+    },
     RedeliveriesRequest: {"state": "dead", "since": _CREATED_AT, "until": _SETTLED_AT},
     CallbackView: {
         "id": _ID, "taskId": "task_xxx", "callbackUrl": _URL, "metadata": _METADATA, "timeoutSeconds": 3600,

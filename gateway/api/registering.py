@@ -43,8 +43,7 @@ from gateway.core.errors import (
     TooLarge,
     Unavailable,
 )
-from gateway.core.ids import new_callback_id
-from gateway.core.model import Callback, NewCallback, Registration
+from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
@@ -81,11 +80,11 @@ class Registering:
         metrics: Metrics,
         *,
         check_url: Callable[[str], Awaitable[object]],
-        first_poll_at: Mapping[str, Callable[[int, str], int]],
+        first_poll_at: Mapping[str, Callable[[int, str, str | None], int]],
         default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, when a task that a client registers now is first polled.
+        """``first_poll_at``: for each upstream, when a new task is first polled, by now, its client and its model.
 
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name.
@@ -155,7 +154,8 @@ class Registering:
             metadata=metadata,
             timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
             created_at=now,
-            first_poll_at=self._first_poll_at[upstream](now, client),
+            first_poll_at=self._first_poll_at[upstream](now, client, asked.model),
+            model=asked.model,
         )
 
     async def _registered_batch(

@@ -77,10 +77,7 @@ def routes(calls: Iterable[Call]) -> list[Route]:
 
 
 class _Endpoint:
-    """An ASGI application, which Starlette leaves as it is.
-
-    What it wraps around a function catches exceptions once more than the one place that answers them.
-    """
+    """An ASGI application: around a function Starlette catches exceptions once more than where they are answered."""
 
     def __init__(self, calls: Mapping[str, Call]) -> None:
         self._calls = calls

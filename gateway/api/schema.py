@@ -52,6 +52,8 @@ Timeout = Annotated[int, msgspec.Meta(ge=1, le=2_592_000)]
 _TASK_ID = r"^[!-~]+(?![\s\S])"
 TASK_ID = re.compile(r"[!-~]{1,255}")
 TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK_ID)]
+_MODEL = "Which model works on the task, in the upstream's words: the first poll is then made when it pays."
+Model = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description=_MODEL)]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -67,6 +69,7 @@ class CallbackRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     metadata: dict[str, Any] | None = {}
     timeout_seconds: Timeout | None = DEFAULT_TIMEOUT_S
     upstream: str | None = None
+    model: Model | None = None
 
 
 _Unread = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/CallbackRequest"})]
@@ -100,10 +103,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_any_body(request: Request, limit: int) -> bytes:
-    """Return a request's body, whatever it calls itself, with room for what is made of it.
-
-    Raises TooLarge above ``limit`` bytes.
-    """
+    """Return a request's body, whatever it calls itself, with room for what is made of it. Raises TooLarge."""
     announced = request.headers.get("content-length", "").lstrip("0")  # Python reads no number of thousands of digits
     if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > limit):
         raise _too_large(limit)

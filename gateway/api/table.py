@@ -26,20 +26,16 @@ __all__ = ["table"]
 _TEXT = {"type": "string"}
 _OBJECT: dict[str, Any] = {"type": "object"}
 _URL = {"type": ["string", "null"], "maxLength": 2048}
-_STATE = {"type": "string", "enum": [state.value for state in CallbackState]}
-_LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
-_CURSOR = {"type": "string", "description": "The nextCursor of the page before."}
-_CLIENT = {"type": "string", "description": "For the operator alone."}
 _WAIT = {
     "type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0,
     "description": "Seconds to wait for the task's end.",
 }  # fmt: skip
 _LIST = (
-    Parameter("state", _STATE),
+    Parameter("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
     Parameter("taskId", _TEXT),
-    Parameter("limit", _LIMIT),
-    Parameter("cursor", _CURSOR),
-    Parameter("client", _CLIENT),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}),
+    Parameter("cursor", {"type": "string", "description": "The nextCursor of the page before."}),
+    Parameter("client", {"type": "string", "description": "For the operator alone."}),
 )
 _CALLBACK = ("the callback", CallbackView)
 _BODY = (400, 408, 413, 415)

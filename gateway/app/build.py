@@ -1,7 +1,6 @@
 """The wiring: the only place that builds the objects and ties them together.
 
-Owns what a gateway is made of. Validates nothing, since the settings are checked, and opens, writes and starts nothing:
-the gateway does that. Called by whoever runs one: ``serve``, the demonstration, tests.
+Owns what a gateway is made of. Validates, opens, writes and starts nothing. Called by ``serve``, ``demo`` and tests.
 """
 
 import asyncio
@@ -35,15 +34,15 @@ from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Backups, Janitor
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.api import Upstream
-from gateway.upstream.budget import Budget
+from gateway.upstream.budget import Budget, Load, Swap
 from gateway.upstream.key import UpstreamKey
+from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
@@ -87,10 +86,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     shared = Shared(store, following, Metrics(), Memory(settings.memory_bytes), Resolver())
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
-        guard=guard,
-        resolve=shared.resolver.resolve,
-        limit=_CONNECTIONS,
-        limit_idle=_IDLE_CONNECTIONS,
+        guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
     )
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
@@ -146,14 +142,20 @@ def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
     min_s = max(settings.poll_min_s, limits.poll_min_s or 0.0)
     schedule = PollSchedule(min_s, max(settings.poll_max_s, min_s))
     per_s = min((window.limit / window.window_s for window in own.rate), default=_UNLIMITED_PER_S)
-    timetable = Timetable(schedule, per_s, clock, random.Random())  # noqa: S311 - jitter, not a secret
+    learned = Learned(*_kept(f"durations:{name}", store))
+    timetable = Timetable(schedule, per_s, clock, random.Random(), learned)  # noqa: S311 - jitter, not a secret
     poller = Poller(store.tasks, upstream, key, timetable, clock, metrics)
     _show(metrics, name, key, poller)
     return Watch(upstream, transport, key, timetable, poller, own.default)
 
 
 def _budget(name: str, windows: Sequence[RateWindow], store: Store, clock: Clock) -> Budget:
-    return Budget(windows, clock, partial(store.load, name), partial(store.swap, name))
+    return Budget(windows, clock, *_kept(name, store))
+
+
+def _kept(name: str, store: Store) -> tuple[Load, Swap]:
+    """Return how to get and change the small durable value of that name."""
+    return partial(store.load, name), partial(store.swap, name)
 
 
 def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None:

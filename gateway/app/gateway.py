@@ -58,7 +58,7 @@ class Api(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """One upstream's."""
+    """What belongs to one upstream."""
 
     upstream: Upstream
     transport: PooledTransport
@@ -87,7 +87,6 @@ class ReadyCheck:
         self._needs_all = needs_all
 
     def troubles(self) -> list[Trouble]:
-        """Return all that is wrong."""
         found = []
         if self.draining.is_set():
             found.append(Trouble("it is shutting down", stops_work=True))
@@ -153,11 +152,6 @@ class Gateway:
     secret: str = field(default="", init=False)
     """What signs for clients without a secret of their own; empty until it has started."""
 
-    @property
-    def started(self) -> asyncio.Event:
-        """Set once the store is open and the loops run."""
-        return self.readiness.started
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self.readiness.started.is_set() and scope["type"] == "http" and scope["path"] not in PUBLIC:
             # Nothing may be spent before it is known what an earlier process spent.
@@ -185,7 +179,7 @@ class Gateway:
         for name, tasks in (await self.store.registry.tasks_of_others([w.upstream.name for w in self.watches])).items():
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self.supervisor.start()
-        self.started.set()
+        self.readiness.started.set()
 
     async def _find_secret(self) -> str:
         """Return what signs where a client has no secret of its own, and log where it came from."""
@@ -249,7 +243,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let everything go; safe when nothing was started."""
-        self.started.clear()
+        self.readiness.started.clear()
         await self.store.close()
         await self.callback_transport.aclose()
         for watch in self.watches:
@@ -273,10 +267,8 @@ def token_owners(settings: Settings) -> tuple[dict[bytes, str], bytes | None]:
 
 
 def client_rates(settings: Settings) -> dict[str, tuple[RateWindow, ...]]:
-    """Return the rate of each client that is limited."""
     return {client.name: client.rate for client in settings.clients if client.rate is not None}
 
 
 def client_upstreams(settings: Settings) -> dict[str, str]:
-    """Return the default upstream of each client that has its own."""
     return {client.name: client.upstream for client in settings.clients if client.upstream is not None}

@@ -16,7 +16,7 @@ from gateway.config.load import load
 from gateway.config.settings import Settings, database_path
 from gateway.config.upstreams import key_missing
 from gateway.core.errors import SecretError
-from gateway.net.allow import parse_allow
+from gateway.net.guard import parse_allow
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import databasefile
 

@@ -99,7 +99,7 @@ class Reloads:
 
     async def _run(self) -> None:
         try:
-            await self._gateway.started.wait()
+            await self._gateway.readiness.started.wait()
             while self._wanted:
                 self._wanted = False
                 await self._reload()

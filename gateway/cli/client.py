@@ -82,10 +82,7 @@ class Unreachable(ApiError):
 def find(
     environ: Mapping[str, str], config_path: Path | None, url: str | None, token: str | None
 ) -> tuple[str, str | None]:
-    """Return where the gateway is and the token to send; ``url`` and ``token`` are the command line's.
-
-    Raises ConfigError for what was read and cannot be used.
-    """
+    """Return where the gateway is and the token to send, those of the command line first. Raises ConfigError."""
     named = {name: value for name, value in environ.items() if name != CONFIG_VARIABLE}
     if not url:
         url = load_some(named, None, ("url",))["url"]

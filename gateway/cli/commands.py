@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,67 +144,66 @@ def health(config: Path | None, /, pid: int | None) -> None:
         sys.exit(1)
 
 
-def _client_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what every command has that talks to a running gateway."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")(command)
-    command = click.option("--token", help="Your token at the gateway; default: GATEWAY_TOKEN.")(command)
-    return click.option(
-        "--url", help="Where the gateway is; default: GATEWAY_URL, else GATEWAY_HOST and GATEWAY_PORT."
-    )(command)
+def _client_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Have a command handed the client of a running gateway, with the options that say which one."""
+
+    @click.option("--url", help="Where the gateway is; default: GATEWAY_URL, else GATEWAY_HOST and GATEWAY_PORT.")
+    @click.option("--token", help="Your token at the gateway; default: GATEWAY_TOKEN.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")
+    @click.pass_obj
+    @wraps(command)
+    def run(config: Path | None, /, url: str | None, token: str | None, **given: Any) -> None:
+        from gateway.cli.client import Client, find
+
+        with Client(*find(os.environ, config, url, token)) as gateway:
+            command(gateway, **given)
+
+    return run
+
+
+def _metadata(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """Read the option's JSON as the API will, so that both give the same reasons."""
+    from gateway.api.schema import read_metadata
+    from gateway.core.errors import InvalidJson, InvalidRequest
+
+    try:
+        return None if text is None else read_metadata(text.encode("utf-8", "surrogateescape"))
+    except InvalidRequest as exc:
+        raise click.BadParameter(exc.message.removeprefix("metadata: "), param_hint="--metadata") from exc
+    except InvalidJson as exc:
+        reason = exc.message.partition(": ")[2]
+        raise click.BadParameter(f"not JSON: {reason}", param_hint="--metadata") from exc
 
 
 @cli.command()
 @click.argument("task_id", metavar="TASK")
 @click.argument("callback_url", metavar="URL")
-@click.option("--metadata", help="A JSON object that the webhook echoes.")
-@click.option("--timeout-seconds", type=int, help="Give up after this long; default 86400.")
+@click.option("--metadata", callback=_metadata, help="A JSON object that the webhook echoes.")
+@click.option("--timeout-seconds", "timeoutSeconds", type=int, help="Give up after this long; default 86400.")
 @click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
-@_client_options
-@click.pass_obj
-def register(
-    config: Path | None,
-    /,
-    task_id: str,
-    callback_url: str,
-    metadata: str | None,
-    timeout_seconds: int | None,
-    upstream: str | None,
-    **options: Any,
-) -> None:
+@click.option("--model", help="Which model works on it: the first poll is then made when it pays, not at once.")
+@_client_command
+def register(gateway: "Client", /, task_id: str, callback_url: str, as_json: bool, **members: Any) -> None:
     """Register a callback URL for a task."""
-    asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_seconds, "upstream": upstream}
-    decoded = None if metadata is None else _metadata(metadata)
-    with _client(config, options) as client:
-        _show(client.register(metadata=decoded, **asked), options)
+    _show(gateway.register(taskId=task_id, callbackUrl=callback_url, **members), as_json)
 
 
 @cli.command("list")
 @click.option("--state", type=click.Choice(["waiting", "pending", "delivered", "dead", "cancelled"]))
-@click.option("--task", "task_id", help="Only callbacks of this task.")
-@click.option("--client", "whose", help="Only callbacks of this client; for the operator.")
+@click.option("--task", "taskId", help="Only callbacks of this task.")
+@click.option("--client", help="Only callbacks of this client; for the operator.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @click.option("--cursor", help="The next page, as the page before named it.")
-@_client_options
-@click.pass_obj
-def list_callbacks(
-    config: Path | None,
-    /,
-    state: str | None,
-    task_id: str | None,
-    whose: str | None,
-    limit: int,
-    cursor: str | None,
-    **options: Any,
-) -> None:
+@_client_command
+def list_callbacks(gateway: "Client", /, as_json: bool, **query: Any) -> None:
     """List callbacks, newest first."""
     from gateway.cli.tables import callback_table
 
-    with _client(config, options) as client:
-        page = client.list_callbacks(state=state, taskId=task_id, client=whose, limit=limit, cursor=cursor)
-        if options["as_json"]:
-            click.echo(json.dumps(page, indent=2))
-            return
-        reasons = _reasons(client, page["data"])
+    page = gateway.list_callbacks(**query)
+    if as_json:
+        click.echo(json.dumps(page, indent=2))
+        return
+    reasons = _reasons(gateway, page["data"])
     click.echo(callback_table(page["data"], now=_now(), reasons=reasons, width=terminal.width()))
     if page["nextCursor"]:
         click.echo(f"\nmore: --cursor {terminal.printable(str(page['nextCursor']))}")
@@ -212,19 +211,17 @@ def list_callbacks(
 
 @cli.command()
 @click.argument("callback_id", metavar="ID")
-@_client_options
-@click.pass_obj
-def show(config: Path | None, /, callback_id: str, **options: Any) -> None:
+@_client_command
+def show(gateway: "Client", /, callback_id: str, as_json: bool) -> None:
     """Show one callback and its attempts."""
     from gateway.cli.tables import attempt_table, callback_details
 
-    with _client(config, options) as client:
-        callback = client.get(callback_id)
-        attempts = client.attempts(callback_id)
-        if options["as_json"]:
-            click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
-            return
-        reasons = _reasons(client, [callback])
+    callback = gateway.get(callback_id)
+    attempts = gateway.attempts(callback_id)
+    if as_json:
+        click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
+        return
+    reasons = _reasons(gateway, [callback])
     click.echo(callback_details(callback, now=_now(), reasons=reasons))
     if attempts:
         click.echo("\n" + attempt_table(attempts, width=terminal.width()))
@@ -232,23 +229,19 @@ def show(config: Path | None, /, callback_id: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("callback_id", metavar="ID")
-@_client_options
-@click.pass_obj
-def redeliver(config: Path | None, /, callback_id: str, **options: Any) -> None:
+@_client_command
+def redeliver(gateway: "Client", /, callback_id: str, as_json: bool) -> None:
     """Send a callback's webhook again, with a fresh attempt budget."""
-    with _client(config, options) as client:
-        _show(client.redeliver(callback_id), options)
+    _show(gateway.redeliver(callback_id), as_json)
 
 
 @cli.command()
 @click.argument("callback_id", metavar="ID")
-@_client_options
-@click.pass_obj
-def cancel(config: Path | None, /, callback_id: str, **options: Any) -> None:
+@_client_command
+def cancel(gateway: "Client", /, callback_id: str, as_json: bool) -> None:
     """Cancel a callback that has not been delivered."""
-    with _client(config, options) as client:
-        client.cancel(callback_id)
-        _show(client.get(callback_id), options)
+    gateway.cancel(callback_id)
+    _show(gateway.get(callback_id), as_json)
 
 
 _secrets_option = click.option(
@@ -320,21 +313,15 @@ def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
     return parse_secrets(found)
 
 
-def _client(config: Path | None, options: dict[str, Any]) -> "Client":
-    from gateway.cli.client import Client, find
-
-    return Client(*find(os.environ, config, options["url"], options["token"]))
-
-
-def _show(callback: dict[str, Any], options: dict[str, Any]) -> None:
+def _show(callback: dict[str, Any], as_json: bool) -> None:
     from gateway.cli.tables import callback_details
 
-    click.echo(json.dumps(callback, indent=2) if options["as_json"] else callback_details(callback, now=_now()))
+    click.echo(json.dumps(callback, indent=2) if as_json else callback_details(callback, now=_now()))
 
 
-def _reasons(client: "Client", callbacks: list[dict[str, Any]]) -> list[str]:
+def _reasons(gateway: "Client", callbacks: list[dict[str, Any]]) -> list[str]:
     """Ask the gateway what is wrong with its upstreams, where a callback waits for one."""
-    return client.reasons() if any(callback["state"] == "waiting" for callback in callbacks) else []
+    return gateway.reasons() if any(callback["state"] == "waiting" for callback in callbacks) else []
 
 
 def _now() -> int:
@@ -349,17 +336,3 @@ def _plain(value: Any) -> str:
     if hasattr(value, "window_s"):
         return f"{value.limit}/{value.window_s:g}"
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _metadata(text: str) -> Any:
-    """Read the option's JSON as the API will, so that both give the same reasons."""
-    from gateway.api.schema import read_metadata
-    from gateway.core.errors import InvalidJson, InvalidRequest
-
-    try:
-        return read_metadata(text.encode("utf-8", "surrogateescape"))
-    except InvalidRequest as exc:
-        raise click.BadParameter(exc.message.removeprefix("metadata: "), param_hint="--metadata") from exc
-    except InvalidJson as exc:
-        reason = exc.message.partition(": ")[2]
-        raise click.BadParameter(f"not JSON: {reason}", param_hint="--metadata") from exc

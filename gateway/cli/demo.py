@@ -24,24 +24,12 @@ __all__ = ["run"]
 
 _TIMEOUT_S = 30.0
 _EXPECTED = ("task.succeeded", "task.failed", "task.abandoned")
-
+_CAT = {"resultUrls": ["https://cdn.example.com/cat.png"]}
+_REFUSED = "Sorry, but the image we created may violate our content policies."
 _TASKS = (
     # A task, what it will come to, and for how long the callback waits for it.
-    (
-        "task_cat",
-        Plan(duration_s=2.5, outcome="success", result={"resultUrls": ["https://cdn.example.com/cat.png"]}),
-        60,
-    ),
-    (
-        "task_concert",
-        Plan(
-            duration_s=1.5,
-            outcome="fail",
-            fail_code="400",
-            fail_msg="Sorry, but the image we created may violate our content policies.",
-        ),
-        60,
-    ),
+    ("task_cat", Plan(duration_s=2.5, outcome="success", result=_CAT), 60),
+    ("task_concert", Plan(duration_s=1.5, outcome="fail", fail_code="400", fail_msg=_REFUSED), 60),
     ("task_forever", Plan(duration_s=0, outcome="never"), 4),
 )
 

@@ -24,10 +24,7 @@ __all__ = ["run"]
 
 
 def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[PlannedAnswer], *, colour: bool) -> None:
-    """Listen until told to stop or until nobody reads; raise GatewayError where the address cannot be had.
-
-    Raises OutputError where what came cannot be printed.
-    """
+    """Listen until told to stop or nobody reads. Raises GatewayError where it cannot listen or print."""
     try:
         uvloop.run(_run(secrets, host, port, answers, colour=colour))
     except OSError as exc:

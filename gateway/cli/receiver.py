@@ -277,10 +277,7 @@ def _saved_lines(text: str) -> list[tuple[str, str]]:
 
 
 def pretty(webhook: ReceivedWebhook, *, colour: bool = False) -> str:
-    """Format one webhook as a few lines for people, without a newline at the end.
-
-    Control characters in what the sender wrote are escaped: a webhook cannot move the cursor or fake a line.
-    """
+    """Format one webhook as a few lines for people: what its sender wrote cannot move the cursor or fake a line."""
 
     def paint(code: str, text: str) -> str:
         return f"{code}{text}{_RESET}" if colour else text

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import uvloop
+from msgspec.structs import replace
 
 from gateway.cli.commandline import FiniteRange
 from gateway.core.clock import SystemClock
@@ -41,6 +42,14 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Ra
 @click.option(
     "--duration-sigma", type=_SIZE, default=0.35, show_default=True, help="Spread of the lognormal durations."
 )
+@click.option(
+    "--model",
+    "models",
+    type=(str, _SIZE),
+    multiple=True,
+    metavar="MODEL SECONDS",
+    help="The median of this model's durations, repeatable; of others: --duration-median-s.",
+)
 @click.option("--fail-share", type=_SHARE, default=0.0, show_default=True, help="Share of created tasks that fail.")
 @click.option("--never-share", type=_SHARE, default=0.0, show_default=True, help="Share that never end.")
 @click.option("--seed", type=int, help="Makes durations and faults repeat.")
@@ -50,12 +59,14 @@ def simulate(
     port: int,
     duration_median_s: float,
     duration_sigma: float,
+    models: tuple[tuple[str, float], ...],
     fail_share: float,
     never_share: float,
     **options: Any,
 ) -> None:
     plans = PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share)
-    simulator = SimulatedUpstream(SystemClock(), plans=plans, **options)
+    of_models = {model: replace(plans, median_s=median_s) for model, median_s in models}
+    simulator = SimulatedUpstream(SystemClock(), plans=plans, models=of_models, **options)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(simulator, host, port))

@@ -80,10 +80,7 @@ def load(
 
 
 def load_some(environ: Mapping[str, str], config_path: Path | None, keys: Sequence[str]) -> dict[str, Any]:
-    """Read these settings alone, for a command that needs no others: mistakes elsewhere are not its business.
-
-    The values by key. Raises ConfigError as ``load`` does.
-    """
+    """Read these settings alone, by key; what is mistaken elsewhere does not matter. Raises ConfigError."""
     reader = Reader(MappingProxyType({}))
     wanted = [setting for setting in SETTINGS if setting.key in keys]
     environ = _without_service_links(environ)

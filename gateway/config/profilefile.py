@@ -61,10 +61,7 @@ def read_profiles(folders: Sequence[Path]) -> tuple[dict[str, Profile], list[str
 
 
 def parse_profile(text: str, source: str) -> Profile:
-    """Read one profile.
-
-    Raises ConfigError with a line for each mistake: ``source``, the key and the reason.
-    """
+    """Read one profile. Raises ConfigError with a line for each mistake: ``source``, the key and the reason."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:

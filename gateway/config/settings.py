@@ -106,10 +106,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator decided. Its repr hides secrets.
-
-    The settings are in the order of the manual's table and of ``config/gateway.toml``.
-    """
+    """What the operator decided, in the order of the manual and of ``config/gateway.toml``. Its repr hides secrets."""
 
     # A setting's name, type, parser and default, and below them its sentence.
     # fmt: off

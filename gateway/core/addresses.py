@@ -1,8 +1,8 @@
 """IP addresses: the one way each is written, and which are this machine's own.
 
 Python's versions differ where an IPv6 address carries an IPv4 one: 3.13 writes ``::ffff:8.8.8.8`` for what was
-``::ffff:808:808``, and calls ``::ffff:127.0.0.1`` loopback. So nothing else turns an address into text, to show it, to
-compare it or to keep it. Pure. Which addresses a callback may reach is for ``gateway.net``, which calls it.
+``::ffff:808:808``, and calls ``::ffff:127.0.0.1`` loopback. So nothing else turns an address into text. Pure. Which
+addresses a callback may reach is for ``gateway.net``.
 """
 
 from ipaddress import IPv4Address, IPv6Address, ip_address

@@ -1,8 +1,7 @@
 """The only reader of the machine's clocks.
 
 Owns what an instant is: whole milliseconds since the Unix epoch (UTC), in names that end in ``_at``; spans are seconds,
-in names that end in ``_s``. Must not wait for a time. Everything that needs the time is handed a ``Clock``, so that
-tests can own it.
+in names that end in ``_s``. Whoever needs the time is handed a ``Clock``, so that tests can own it.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """Key pairs for webhooks: the ``v1a`` entries of the signature header (ed25519, RFC 8032).
 
-Owns both kinds of key: the one that signs (``whsk_``) stays with the sender, receivers verify with the other
-(``whpk_``), which forges nothing. Needs the package's extra of the same name, so only ``gateway.signature`` imports it,
-where it meets such a key. Pure: no I/O, no clock, no settings.
+Owns both kinds: ``whsk_`` signs and stays with the sender, ``whpk_`` verifies and forges nothing. Needs the package's
+extra of the same name, so only ``gateway.signature`` imports it, where it meets such a key. Pure.
 """
 
 from base64 import b64encode
@@ -34,13 +33,12 @@ class PairKey:
         return self.private is not None
 
     def entry(self, content: bytes) -> str:
-        """Sign the content as one ``v1a,…`` entry of the signature header. Raises SecretError for a public key."""
+        """Raises SecretError for a public key."""
         if self.private is None:
             raise SecretError("a public key (whpk_) verifies only; sign with its whsk_ key")
         return "v1a," + b64encode(self.private.sign(content)).decode("ascii")
 
     def matches(self, content: bytes, entries: Sequence[str]) -> bool:
-        """Tell whether one of the ``v1a,…`` entries is a signature of the content."""
         return any(self._signed(content, entry.partition(",")[2]) for entry in entries)
 
     def _signed(self, content: bytes, encoded: str) -> bool:

@@ -43,41 +43,6 @@ Expected remote failures (a receiver's 500, an upstream's time-out) are values, 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-__all__ = [
-    "AddressNotAllowed",
-    "CallbackNotAllowed",
-    "ConfigError",
-    "Conflict",
-    "Forbidden",
-    "GatewayError",
-    "HeadTooLarge",
-    "InvalidJson",
-    "InvalidRequest",
-    "MalformedRequest",
-    "MethodNotAllowed",
-    "NotFound",
-    "OutOfResources",
-    "OutputClosed",
-    "OutputError",
-    "RateLimited",
-    "RequestError",
-    "RequestTimeout",
-    "SecretError",
-    "StoreDefect",
-    "StoreError",
-    "StoreInUse",
-    "StorePartly",
-    "StoreRefused",
-    "StoreUnusable",
-    "TooLarge",
-    "Unauthorized",
-    "Unavailable",
-    "UnsupportedMediaType",
-    "UpstreamFailed",
-    "UpstreamTimeout",
-    "VerificationError",
-]
-
 
 class GatewayError(Exception):
     """Base of every error raised on purpose; ``message`` says what is wrong and what to do."""
@@ -168,11 +133,7 @@ class RequestError(GatewayError):
     title: ClassVar[str] = "Internal error"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        errors: Sequence[tuple[str, str]] = (),
-        headers: Mapping[str, str] | None = None,
+        self, message: str, *, errors: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(message)
         self.errors = tuple(errors)

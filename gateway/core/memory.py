@@ -1,8 +1,7 @@
 """How much of what is large is in memory at once: answers, webhooks, requests and their answers, in one budget.
 
-Owns the count, who waits for room, and the one thread in which what is large is read and made. Must not know what it
-counts. What is small is not counted: most of all is small, and bounded by the number of connections and places. Called
-by ``gateway.upstream.api``, ``gateway.loops.deliverer`` and ``gateway.api``.
+Owns the count, who waits for room, and the one thread in which what is large is read and made. What is small is not
+counted: most is, and the number of connections and places bounds it. Called by whoever reads or makes what is large.
 
 An asyncio task holds what it was given until it ends, however it does, and until the thread has done its work: nothing
 is given back too early, or never. What it needs no longer it may give back before.

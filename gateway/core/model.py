@@ -1,48 +1,21 @@
 """The nouns: task, callback, attempt, outcome; their states, and who moves them from one to the next.
 
 Owns the two tables of moves, which the manual prints; tests hold the store's statements, the schema's CHECKs and the
-API's refusals to them. Pure: no I/O, no clock. Every other module speaks in these types.
+API's refusals to them. Pure but for a callback's id, which nobody may foresee. All other modules speak in these types.
 """
 
+import secrets
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from gateway.core.urls import receiver_of
 
-__all__ = [
-    "CALLBACK_MOVES",
-    "KEPT_DURATIONS",
-    "KEPT_MODELS",
-    "TASK_MOVES",
-    "Attempt",
-    "AttemptRecord",
-    "AttemptResult",
-    "Backlog",
-    "BodyParts",
-    "Callback",
-    "CallbackState",
-    "DueCallback",
-    "DueGroup",
-    "DueTask",
-    "ExpiredTask",
-    "Lane",
-    "NewCallback",
-    "Outcome",
-    "PollRecord",
-    "Registration",
-    "Settlement",
-    "Share",
-    "Task",
-    "TaskState",
-]
-
-KEPT_DURATIONS = 256
-"""Of so many of a model's tasks, the last that ended, it is kept how long they took …"""
-KEPT_MODELS = 128
-"""… and of so many models of one upstream: those that ended a task last."""
+_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
+_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
 
 
 class TaskState(StrEnum):
@@ -112,7 +85,8 @@ class AttemptResult(StrEnum):
 class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it.
 
-    Array-like: a store makes them of rows, whose columns stand in the order of the fields.
+    Array-like: a store makes them of rows, whose columns stand in the order of the fields. ``seq`` is its own number of
+    a row, and grows with every one; ``born_at``, ``model`` and ``failures`` are told of at DueTask.
     """
 
 
@@ -131,7 +105,6 @@ class Task(_Noun, frozen=True, kw_only=True):
     """The upstream's job as the gateway knows it."""
 
     seq: int
-    """The store's own number of the row."""
     upstream: str
     task_id: str
     state: TaskState
@@ -142,9 +115,7 @@ class Task(_Noun, frozen=True, kw_only=True):
     last_error: str | None
     settled_at: int | None = None
     born_at: int | None = None
-    """As in DueTask."""
     model: str | None = None
-    """As in DueTask."""
     outcome: bytes | None = None
     """``Outcome.data`` once the task has settled, where it is small; else the store is asked for it."""
     outcome_bytes: int = 0
@@ -155,7 +126,6 @@ class Callback(_Noun, frozen=True, kw_only=True):
     """One registration and the one webhook it is owed."""
 
     seq: int
-    """The store's own number of the row; grows with every registration."""
     id: str
     client: str
     url: str
@@ -198,11 +168,10 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     created_at: int
     first_poll_at: int
     model: str | None = None
-    """Which model works on the task, where its creation was seen."""
+    """Which model works on the task, where the client has told, in the registration or its create."""
 
     @property
     def receiver(self) -> str:
-        """Scheme, host and port of the URL."""
         return receiver_of(self.url)
 
     @property
@@ -223,9 +192,8 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     error: str | None
     """Why the poll brought no usable answer, or None where the upstream said "still running"."""
     born_at: int | None = None
-    """As in DueTask, where the answer told it; None keeps what is known."""
     model: str | None = None
-    """As in DueTask, where the answer told it; None keeps what is known."""
+    """Both where the answer told them; None keeps what is known."""
 
 
 class Settlement(_Noun, frozen=True, kw_only=True):
@@ -238,8 +206,6 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     polls: int
     """Polls to add to the task's count: 1 where a poll brought the outcome, else 0."""
     model: str | None = None
-    duration_ms: int | None = None
-    """How long the task took, kept with its model to learn from; None where that is not known."""
     frame: tuple[bytes, bytes, bytes] | None = None
     """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
     these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""
@@ -256,7 +222,6 @@ class ExpiredTask(_Noun, frozen=True, kw_only=True):
     """The earliest passed ``expires_at`` among its waiting callbacks."""
     last_polled_at: int | None
     failures: int
-    """As in DueTask."""
 
 
 class AttemptRecord(_Noun, frozen=True, kw_only=True):
@@ -279,7 +244,6 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     """A claimed task that is to be polled now."""
 
     seq: int
-    """The store's own number of the row."""
     upstream: str
     watchers: str
     """The clients that it is polled for, with a comma between two."""
@@ -289,7 +253,7 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     born_at: int | None
     """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
     model: str | None
-    """Which model works on it; None until its creation or a poll has told."""
+    """Which model works on it; None until its client, its creation or a poll has told."""
     polls: int
     failures: int
     """Polls in a row that brought no usable answer."""
@@ -336,13 +300,11 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     """A claimed callback whose webhook is to be sent now."""
 
     seq: int
-    """The store's own number of the row."""
     id: str
     task_id: str
     client: str
     url: str
     receiver: str
-    """Scheme, host and port of the URL."""
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int
@@ -375,7 +337,19 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_at: int | None
     """Since when the longest due one of these is; None where there is none."""
     dead: int
-    """Dead callbacks."""
+
+
+def new_callback_id(now: int) -> str:
+    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
+
+    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
+    """
+    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
+
+
+@lru_cache(maxsize=64)  # many are made within a millisecond
+def _id_of_time(now: int) -> str:
+    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
 
 
 def _canonical(data: bytes) -> bytes:

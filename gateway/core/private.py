@@ -1,8 +1,7 @@
 """Files that only their owner may read and write, whatever the umask is: callback URLs hold tokens.
 
 Owns the mode of every file that the gateway writes: the database with what belongs to it, its backup, the webhook
-secret. Must not touch those that an operator has written. Called by ``gateway.store``, ``gateway.config.secretfile``
-and ``gateway.app``.
+secret. Must not touch those that an operator has written. Called by whoever makes or reads one.
 """
 
 import os

@@ -6,9 +6,8 @@ Owns the count; pure: the time is passed in, in seconds of any steady clock. Mus
 A request counts from the moment it is sent until a window's length after its answer came. Whenever between the two
 the other side counted it, and however its window is cut, it never sees more than the limit.
 
-Beside the windows that were configured stand those that the other side has named. Its word is taken for a while only,
-for what is lower than all that holds already, and for a few windows: a mistaken or hostile one must neither stop the
-key for good nor fill the memory.
+Beside the windows that were configured stand those that the other side has named: a few, for a while, and only where
+they are lower. A mistaken or hostile word must neither stop the key for good nor fill the memory.
 """
 
 import math

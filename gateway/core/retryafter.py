@@ -1,7 +1,6 @@
 """How long a server asks to wait: what its header says, in seconds.
 
-Owns ``Retry-After`` (RFC 9110 §10.2.3); pure: must not cap what it reads. Called by ``gateway.upstream`` and
-``gateway.webhook.sender``.
+Pure: must not cap what it reads. Called by ``gateway.upstream`` and ``gateway.webhook.sender``.
 """
 
 import re

@@ -113,7 +113,6 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def render(self) -> bytes:
-        """Return all of them in Prometheus' text format."""
         return generate_latest(self.registry)
 
 

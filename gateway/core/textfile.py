@@ -1,7 +1,6 @@
 """Reads the small text files that an operator names: settings, profiles, secrets.
 
-Owns that none of them holds up a start, whatever stands under its name, nor fills the memory. Must not know what they
-say. Called by ``gateway.config``.
+Owns that none holds up a start, whatever stands under its name, nor fills the memory. Called by ``gateway.config``.
 """
 
 import errno

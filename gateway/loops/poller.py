@@ -99,11 +99,11 @@ class Poller:
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
         await self._key.restore()
-        for model, duration_ms in await self._tasks.durations(self._upstream.name):
-            self._timetable.ended(model, duration_ms / 1000)
+        await self._timetable.restore()
 
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
+        await self._timetable.save()
         now = self._clock.now()
         queries = self._key.queries
         wait_s = await self._expire(now)
@@ -155,6 +155,7 @@ class Poller:
 
     async def drain(self, timeout_s: float) -> None:
         await self._in_flight.drain(timeout_s)
+        await self._timetable.save(now=True)
 
     async def _ask_about_new(self, now: int) -> float:
         """In a pause, ask about a task that nobody has asked about; return in how many seconds to look again."""
@@ -268,12 +269,10 @@ class Poller:
                 frame=None if outcome.state.terminal else body_template(outcome, now).frame,
                 polls=1,
                 model=model,
-                duration_ms=None if duration_s is None else round(duration_s * 1000),
             )
         )
         if duration_s is not None:
-            self._timetable.ended(model, duration_s)
-            self._timetable.ended(None, (began_at - claim.created_at) / 1000 + duration_s)
+            self._timetable.ended(claim, model, began_at, duration_s)
         self._settled[outcome.state].inc()
         _log.log(
             logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
@@ -294,7 +293,7 @@ class Poller:
             if born_at is None and claim.born_at is None:
                 born_at = claim.created_at  # from now on the task is one that the upstream has told of
             began_at = self._began_at(claim, result)
-            next_poll_at = self._timetable.running_poll_at(result.model or claim.model, began_at, now, claim.watchers)
+            next_poll_at = self._timetable.running(claim, result.model or claim.model, began_at, now)
             if result.retry_after_s is not None:
                 next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
             _log.debug(

@@ -1,7 +1,6 @@
 """Starts the loops, restarts those that fail, and drains them at the end.
 
-Owns the loops' lives and their heartbeats, which are the gateway's health; knows nothing of what they do. Built by
-``app``.
+Owns the loops' lives and their heartbeats, the gateway's health; knows nothing of what they do. Built by ``app``.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Which addresses a callback may reach: https to public addresses on port 443, the rest only where an entry names it.
 
-Owns the policy: the shape of a callback URL, what is refused with which words, and that only the entries in ``allow``
-make exceptions; what is special about a host ``hosts`` knows. Opens no connection. The API asks when a callback is
-registered; the transport asks again for each address it is about to dial, because a name's answer may have changed
-since.
+Owns the policy: the shape of a callback URL, what is refused with which words, and the entries of
+GATEWAY_CALLBACK_ALLOW, which alone make exceptions, but none for what hands out a cloud's credentials; what is special
+about a host ``hosts`` knows. Opens no connection. The API asks when a callback is registered; the transport asks again
+for each address it is about to dial, because a name's answer may have changed since.
 
 A URL is read by ``httpx.URL``, the type that the transport dials from, so that both see the same host.
 """
@@ -11,18 +11,20 @@ A URL is read by ``httpx.URL``, the type that the transport dials from, so that 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 import httpx
+import idna
+import msgspec
 
 from gateway.core.addresses import Address, address_text
 from gateway.core.errors import AddressNotAllowed
 from gateway.core.urls import cached_by_url
-from gateway.net.allow import AllowEntry
-from gateway.net.hosts import METADATA_NAMES, is_local, is_metadata, read_host, special_range
+from gateway.net.hosts import METADATA_NAMES, is_local, is_metadata, is_numeric, read_host, special_range
 
-__all__ = ["DEFAULT_PORTS", "Netguard", "Resolve", "Target"]
+__all__ = ["DEFAULT_PORTS", "AllowEntry", "Netguard", "Resolve", "Target", "parse_allow"]
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → every address of the host, as text. Raises OSError where there is none."""
@@ -45,6 +47,25 @@ class Target(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class AllowEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one entry of GATEWAY_CALLBACK_ALLOW opens: a host or a network, on one port or on all."""
+
+    host: str | None = None
+    network: IPv4Network | IPv6Network | None = None
+    port: int | None = None
+
+    def covers_port(self, port: int) -> bool:
+        return self.port is None or self.port == port
+
+    def covers_name(self, host: str, port: int) -> bool:
+        return self.host == host and self.covers_port(port)
+
+    def covers_address(self, address: Address, port: int) -> bool:
+        # A network of the other version contains nothing of this one: an entry for a v4 address does not open the
+        # v6 forms that embed it.
+        return self.network is not None and address in self.network and self.covers_port(port)
 
 
 class Netguard:
@@ -168,3 +189,64 @@ def _refusal(rule: str, message: str, target: Target | None = None) -> AddressNo
 
 def _metadata_refusal(host: str) -> AddressNotAllowed:
     return _refusal("metadata", f"{host} is a cloud metadata service; no setting allows it.")
+
+
+def parse_allow(text: str) -> tuple[AllowEntry, ...]:
+    """Parse a comma list of ``host``, ``host:port``, ``address``, ``[v6]:port``, ``CIDR``, ``v4-CIDR:port``.
+
+    Raises ValueError that names the entry and what is wrong with it.
+    """
+    entries = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        try:
+            entries.append(_parse_entry(entry))
+        except ValueError as exc:
+            raise ValueError(f"{entry!r}: {exc}") from None
+    return tuple(entries)
+
+
+def _parse_entry(entry: str) -> AllowEntry:
+    host, port_text = entry, ""
+    if "://" in entry:
+        raise ValueError("write the host alone, without a scheme or a path")
+    if entry.startswith("["):
+        host, bracket, rest = entry[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError("write a v6 address with a port as [fd00::1]:8443")
+        port_text = rest
+    elif entry.count(":") == 1:
+        host, colon, digits = entry.partition(":")
+        port_text = colon + digits
+    port = _entry_port(port_text) if port_text else None
+    if "/" in host or ":" in host or is_numeric(host):
+        network = _entry_network(host)
+        if network.num_addresses == 1 and is_metadata(network.network_address):
+            raise ValueError("cloud metadata addresses are never allowed")
+        return AllowEntry(network=network, port=port)
+    with suppress(idna.IDNAError):  # it may be a container's name: those have underscores, which IDNA does not know
+        host = idna.encode(host, uts46=True).decode("ascii")
+    try:
+        address, name = read_host(host)
+    except AddressNotAllowed:
+        address, name = None, ""
+    if address is not None or not name:
+        raise ValueError("write host, host:port, [v6]:port or a network such as 10.0.0.0/8")
+    if name in METADATA_NAMES:
+        raise ValueError("cloud metadata names are never allowed")
+    return AllowEntry(host=name, port=port)
+
+
+def _entry_network(text: str) -> IPv4Network | IPv6Network:
+    with suppress(ValueError):
+        return ip_network(text)
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("write an address such as 10.1.2.3, or a network such as 10.0.0.0/8") from None
+    raise ValueError("write a network with its first address, such as 10.0.0.0/8")
+
+
+def _entry_port(text: str) -> int:
+    if not re.fullmatch(r":[0-9]{1,5}", text, re.ASCII) or not 0 < int(text[1:]) < 65536:
+        raise ValueError("the port must be a number between 1 and 65535")
+    return int(text[1:])

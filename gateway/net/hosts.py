@@ -1,7 +1,7 @@
 """What a URL's host is: an address or a name, the one way it is written, and what is special about it.
 
 Owns the special ranges of addresses, each with its source, where clouds hand out credentials, and the names that only
-local networks know. Decides nothing: what a callback may reach is for ``guard``, what an entry may open for ``allow``.
+local networks know. Decides nothing: what a callback may reach, and what an entry may open, is for ``guard``.
 """
 
 import re

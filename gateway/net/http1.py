@@ -3,8 +3,8 @@
 Owns the answer's framing (RFC 9112), the bounds on its head, and the flow control of its body. Does not dial, pool,
 follow redirects or limit time. Used by ``transport``, which turns its errors over unchanged.
 
-The parser reads strictly. A head that it refuses is read again by ``oddhead``, and where it refuses how chunks are
-framed, ``oddchunks`` reads on. Either way the connection serves no second request.
+The parser reads strictly. A head that it refuses is read again by ``OddHead``, and where it refuses how chunks are
+framed, ``OddChunks`` reads on. Either way the connection serves no second request.
 
 httptools is the parser of Node.js (llhttp) with a thin binding; uvicorn reads requests with it. A bare GET over it, no
 httpx types around it, took about 11 µs of processor time where one by aiohttp's session took about 90, in one run.
@@ -19,8 +19,7 @@ from typing import cast
 import httptools
 
 from gateway.net.errors import ExchangeFailed, cut_off
-from gateway.net.oddchunks import OddChunks
-from gateway.net.oddhead import OddHead
+from gateway.net.oddanswers import OddChunks, OddHead
 
 __all__ = ["Connection"]
 
@@ -253,7 +252,7 @@ class Connection(asyncio.Protocol):
             self._loose = self._loose or self._framed or value.lower() != b"chunked"
             self._chunked = self._framed = value.lower().rpartition(b",")[2].strip() == b"chunked"
             if self._chunked and not value.rstrip(b" ").lower().endswith(b"chunked"):
-                raise ValueError("a tab after the coding")  # to the parser it would be another one; oddhead reads it
+                raise ValueError("a tab after the coding")  # to the parser it would be another one; OddHead reads it
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

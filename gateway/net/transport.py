@@ -215,9 +215,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     async def _race(self, addr_infos: Sequence[AddrInfoType], failures: list[OSError]) -> socket.socket:
         return await aiohappyeyeballs.start_connection(
-            addr_infos,
-            happy_eyeballs_delay=_NEXT_ADDRESS_S,
-            socket_factory=partial(self._open_socket, failures),
+            addr_infos, happy_eyeballs_delay=_NEXT_ADDRESS_S, socket_factory=partial(self._open_socket, failures)
         )
 
     def _open_socket(self, failures: list[OSError], addr_info: AddrInfoType) -> socket.socket:

@@ -2,8 +2,7 @@
 
 Owns the limits that uvicorn leaves open, and the answers where a request never becomes one: the size and the time of
 a request's head, the time of its body, malformed HTTP, connections and pipelined requests beyond their number, and
-answers that nobody reads. It must not know a route, but those that it is told to answer always; how large a body may be
-belongs to ``api.schema``, and how a connection ends to ``closing``. Handed to uvicorn by the wiring.
+answers that nobody reads. How large a body may be belongs to ``api.schema``, and how a connection ends to ``closing``.
 
 A request that costs nothing extra is the common case, so a timer starts only where a client still owes something once
 its bytes have been parsed; a request that arrives in one piece starts none.

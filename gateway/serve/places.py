@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 
 __all__ = ["Places", "Waited", "places_of"]
 
-
 _MAX_BYTES = 32 * 1024 * 1024
 
 

@@ -1,7 +1,7 @@
 """The simulated upstream's HTTP: a raw ASGI application, and ``serve`` to put it on a socket.
 
-Owns the tasks, and the order in which a request meets key check, rate limit, fault and answer. Must not wait without
-a timer or a socket event. Called by ``gateway.cli``, the tests and the benchmarks.
+Owns the tasks, what is counted, and the order in which a request meets key check, rate limit, fault and answer. Must
+not wait without a timer or a socket event. Called by ``gateway.cli``, the tests and the benchmarks.
 
 Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; and for control, never limited or spoiled,
 ``GET /_sim/stats`` and ``POST /_sim/faults`` with a JSON array of faults, which replaces those in force.
@@ -11,14 +11,17 @@ import asyncio
 import codecs
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from random import Random
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 import msgspec
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.webpages import PagesRefused
 from gateway.core import lenientjson
@@ -26,17 +29,7 @@ from gateway.core.clock import Clock
 from gateway.core.ratelimit import RateWindow
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.serverprotocol import ServerProtocol
-from gateway.simulator.faults import (
-    REPLACING,
-    Endpoint,
-    Fault,
-    FaultKind,
-    Faults,
-    SimResponse,
-    distort_body,
-    distort_envelope,
-    replacement,
-)
+from gateway.simulator.faults import REPLACING, Endpoint, Fault, FaultKind, Faults, SimResponse
 from gateway.simulator.scenario import (
     DEFAULT_MODEL,
     DEFAULT_PARAM,
@@ -49,30 +42,79 @@ from gateway.simulator.scenario import (
     encode_text,
     error_envelope,
     plan_from_task_id,
-    task_envelope,
 )
-from gateway.simulator.stats import Stats
 
-__all__ = ["SimulatedUpstream", "serve"]
+__all__ = ["POLLS_KEPT", "PeakRate", "SimulatedUpstream", "Stats", "serve"]
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
 _MAX_BODY_BYTES = 1 << 20
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+POLLS_KEPT = 10_000
+"""Of so many task ids, the newest, polls are counted."""
 
 _encode = msgspec.json.Encoder().encode
 _faults_decoder = msgspec.json.Decoder(list[Fault])
+
+
+class PeakRate:
+    """The most requests within any one second, exactly: a sliding second, not the clock's."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque()
+        self.peak = 0
+
+    def count(self, now_s: float) -> None:
+        """Count a request at ``now_s`` (monotonic seconds)."""
+        recent = self._recent
+        recent.append(now_s)
+        while recent[0] <= now_s - 1:
+            recent.popleft()
+        self.peak = max(self.peak, len(recent))
+
+
+class Stats:
+    """Counts since the start; control requests are left out."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        """By endpoint: recordInfo, createTask, other. Counted on arrival, refused ones included."""
+        self.statuses: Counter[int] = Counter()
+        """By HTTP status of complete answers; a hang or a reset has none."""
+        self.faults: Counter[str] = Counter()
+        self.polls: dict[str, int] = {}
+        """recordInfo requests by task id, known to the simulator or not."""
+        self.connections_open = 0
+        self.connections_opened = 0
+        self._rates = {"recordInfo": PeakRate(), "createTask": PeakRate(), "other": PeakRate()}
+
+    def count_request(self, endpoint: str, now_s: float) -> None:
+        self.requests[endpoint] += 1
+        self._rates[endpoint].count(now_s)
+
+    def count_poll(self, task_id: str) -> None:
+        if task_id not in self.polls:
+            drop_oldest(self.polls, POLLS_KEPT)
+        self.polls[task_id] = self.polls.get(task_id, 0) + 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as the control route shows it."""
+        return {
+            "requests": self.requests,
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "faults": self.faults,
+            "peakPerSecond": {endpoint: rate.peak for endpoint, rate in self._rates.items()},
+            "polls": self.polls,
+            "connections": {"open": self.connections_open, "opened": self.connections_opened},
+        }
 
 
 class SimulatedUpstream:
     """The upstream's two endpoints as an ASGI application.
 
     ``keys``: Bearer keys that are let in; none: everybody is. ``rate`` and ``create_rate``: limits for each key of
-    recordInfo and createTask; none: no limit. ``plans``: what tasks made by createTask do. ``seed``: makes durations
-    and faults repeat. ``max_tasks``: how many tasks are remembered, the oldest being dropped.
+    recordInfo and createTask; none: no limit. ``plans``: what tasks made by createTask do; ``models``: what those of
+    some models do in place of that. ``seed``: makes durations and faults repeat. ``max_tasks``: how many tasks are
+    remembered, the oldest being dropped.
     """
 
     def __init__(
@@ -84,6 +126,7 @@ class SimulatedUpstream:
         create_rate: Sequence[RateWindow] = (),
         retry_after_header: bool = False,
         plans: Plan | PlanMix | None = None,
+        models: Mapping[str, Plan | PlanMix] = MappingProxyType({}),
         seed: int | None = None,
         max_tasks: int = 100_000,
     ) -> None:
@@ -95,6 +138,7 @@ class SimulatedUpstream:
         }
         self._retry_after_header = retry_after_header
         self._plans = PlanMix() if plans is None else plans
+        self._models = models
         # One each: how often a fault is drawn must not change what tasks do.
         self._rng, faults_rng = Random(seed), Random(seed)  # noqa: S311 - repeatable on purpose, nothing secret
         self._max_tasks = max_tasks
@@ -103,13 +147,21 @@ class SimulatedUpstream:
         self.faults = Faults(faults_rng)
         self.stats = Stats()
 
-    def add_task(self, task_id: str, plan: Plan, *, created_at: int | None = None, param: str = DEFAULT_PARAM) -> None:
+    def add_task(
+        self,
+        task_id: str,
+        plan: Plan,
+        *,
+        created_at: int | None = None,
+        model: str = DEFAULT_MODEL,
+        param: str = DEFAULT_PARAM,
+    ) -> None:
         """Make a task known, or replace it. ``created_at`` (ms) is now where not given.
 
         ``param`` stands in the answers as it is, JSON or not.
         """
         at = self._clock.now() if created_at is None else created_at
-        self._remember(task_id, SimTask(at, plan, DEFAULT_MODEL, param, None))
+        self._remember(task_id, SimTask(at, plan, model, param))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -145,7 +197,7 @@ class SimulatedUpstream:
         if fault is not None:
             self.stats.faults[fault.kind] += 1
             if fault.kind in REPLACING:
-                await self._finish(send, replacement(fault))
+                await self._finish(send, fault.replacement())
                 return
         if body is None:
             envelope = self._record_info(task_id, key)
@@ -164,12 +216,12 @@ class SimulatedUpstream:
         if task is None:
             plan = plan_from_task_id(task_id)
             if plan is not None:
-                task = SimTask(now, plan, DEFAULT_MODEL, DEFAULT_PARAM, None)
+                task = SimTask(now, plan)
                 self._remember(task_id, task)
         # As the real one: another key's task is not told from one that does not exist.
         if task is None or task.key not in (None, key):
             return error_envelope(404, "Task not found")
-        return task_envelope(task_id, task, now)
+        return task.envelope(task_id, now)
 
     def _create_task(self, body: bytes, key: str, request_id: str) -> dict[str, Any]:
         try:
@@ -188,7 +240,8 @@ class SimulatedUpstream:
         if task_id is None:
             # Never from the seed: a restart must not hand out the ids of the run before it.
             task_id = str(uuid4())
-            plan = self._plans if isinstance(self._plans, Plan) else self._plans.draw(self._rng)
+            plans = self._models.get(model, self._plans)
+            plan = plans if isinstance(plans, Plan) else plans.draw(self._rng)
             # The whole body: a member that the gateway should have taken out is seen in `param`.
             self._remember(task_id, SimTask(self._clock.now(), plan, model, encode_text(wanted), key))
             if seen_as:
@@ -224,7 +277,7 @@ class SimulatedUpstream:
     async def _finish_with_fault(
         self, fault: Fault, envelope: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        body = distort_body(fault, _encode(distort_envelope(fault, envelope)))
+        body = fault.spoil_body(_encode(fault.spoil_envelope(envelope)))
         answer = SimResponse(envelope["code"], body)
         if fault.kind is FaultKind.HANG:
             await _client_gone(receive)

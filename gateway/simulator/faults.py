@@ -14,17 +14,7 @@ import msgspec
 
 from gateway.simulator.scenario import error_envelope
 
-__all__ = [
-    "REPLACING",
-    "Endpoint",
-    "Fault",
-    "FaultKind",
-    "Faults",
-    "SimResponse",
-    "distort_body",
-    "distort_envelope",
-    "replacement",
-]
+__all__ = ["REPLACING", "Endpoint", "Fault", "FaultKind", "Faults", "SimResponse"]
 
 Endpoint = Literal["recordInfo", "createTask"]
 
@@ -60,6 +50,15 @@ class FaultKind(StrEnum):
 REPLACING = frozenset({FaultKind.ERROR, FaultKind.KEY_REFUSED, FaultKind.BLOCKED, FaultKind.HTML})
 
 
+class SimResponse(NamedTuple):
+    """A complete HTTP response."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
 class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """One thing that goes wrong; also the JSON of the control route, with names in camelCase."""
 
@@ -85,14 +84,63 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="ca
     size: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 40 << 20
     state: str = "generating"
 
+    def replacement(self) -> SimResponse:
+        """Build the answer that stands in place of the request's own; for the kinds in ``REPLACING``."""
+        headers = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
+        match self.kind:
+            case FaultKind.KEY_REFUSED:
+                return SimResponse(401, msgspec.json.encode(error_envelope(401, "API key is invalid")))
+            case FaultKind.BLOCKED:
+                return SimResponse(403, b"error code: 1010", b"text/plain; charset=UTF-8")
+            case FaultKind.HTML:
+                status = self.status or 502
+                page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1><hr>nginx</body></html>"
+                return SimResponse(status, page.encode(), b"text/html", headers)
+            case _:
+                status = self.status or 500
+                code = status if self.code is None else self.code
+                body = msgspec.json.encode(error_envelope(code, self.msg, self.data))
+                return SimResponse(status, body, headers=headers)
 
-class SimResponse(NamedTuple):
-    """A complete HTTP response."""
+    def spoil_envelope(self, envelope: dict[str, Any]) -> Any:
+        """Return the JSON value to send in place of ``envelope``; kinds that spoil no member return it as it is."""
+        data = envelope.get("data")
+        members: dict[str, Any] = data if isinstance(data, dict) else {}
+        match self.kind:
+            case FaultKind.ARRAY:
+                return [envelope]
+            case FaultKind.MISSING_DATA:
+                return {"code": envelope["code"], "msg": envelope["msg"]}
+            case FaultKind.MESSAGE:
+                return {"code": envelope["code"], "message": envelope["msg"], "data": data}
+            case FaultKind.OVERSIZE:
+                return {**envelope, "padding": "x" * self.size}
+            case FaultKind.WRONG_TYPES:
+                changed = {name: _wrong_type(value) for name, value in members.items()}
+            case FaultKind.RUNNING_STATE if members.get("state") == "waiting":
+                changed = {**members, "state": self.state}
+            case FaultKind.RESULT_OBJECT if members.get("resultJson"):
+                changed = {**members, "resultJson": _decoded(members["resultJson"])}
+            case FaultKind.INTEGER_FAIL_CODE if str(members.get("failCode")).isdigit():
+                changed = {**members, "failCode": int(members["failCode"])}
+            case FaultKind.OMIT_NULLS:
+                changed = {name: value for name, value in members.items() if value is not None}
+            case FaultKind.EMPTY_FOR_NULL:
+                changed = {name: "" if value is None else value for name, value in members.items()}
+            case FaultKind.EXTRA_MEMBERS if members:
+                at = members.get("createTime", 0)
+                changed = {**members, "updateTime": at, "progress": 50, "creditsConsumed": 4.5}
+            case _:
+                return envelope
+        return {**envelope, "data": changed} if members else envelope
 
-    status: int
-    body: bytes
-    content_type: bytes = b"application/json"
-    headers: Sequence[tuple[bytes, bytes]] = ()
+    def spoil_body(self, body: bytes) -> bytes:
+        """Return the bytes to send in place of ``body``."""
+        if self.kind is FaultKind.TRUNCATED:
+            return body[: len(body) * 2 // 3]
+        if self.kind is FaultKind.INVALID_UTF8:
+            return body.replace(b'"msg":"', b'"msg":"\xff\xfe', 1)
+        return body
 
 
 class Faults:
@@ -107,7 +155,6 @@ class Faults:
         self.active.extend(copy.copy(fault) for fault in faults)
 
     def clear(self) -> None:
-        """Go back to right answers."""
         self.active.clear()
 
     def pick(self, endpoint: Endpoint, task_id: str | None) -> Fault | None:
@@ -123,67 +170,6 @@ class Faults:
                     self.active.remove(fault)
             return fault
         return None
-
-
-def replacement(fault: Fault) -> SimResponse:
-    """Build the answer that stands in place of the request's own; for the kinds in ``REPLACING``."""
-    headers = [(name.lower().encode(), value.encode()) for name, value in fault.headers.items()]
-    match fault.kind:
-        case FaultKind.KEY_REFUSED:
-            return SimResponse(401, msgspec.json.encode(error_envelope(401, "API key is invalid")))
-        case FaultKind.BLOCKED:
-            return SimResponse(403, b"error code: 1010", b"text/plain; charset=UTF-8")
-        case FaultKind.HTML:
-            status = fault.status or 502
-            page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1><hr>nginx</body></html>"
-            return SimResponse(status, page.encode(), b"text/html", headers)
-        case _:
-            status = fault.status or 500
-            code = status if fault.code is None else fault.code
-            body = msgspec.json.encode(error_envelope(code, fault.msg, fault.data))
-            return SimResponse(status, body, headers=headers)
-
-
-def distort_envelope(fault: Fault, envelope: dict[str, Any]) -> Any:
-    """Return the JSON value to send in place of ``envelope``; kinds that spoil no member return it as it is."""
-    data = envelope.get("data")
-    members: dict[str, Any] = data if isinstance(data, dict) else {}
-    match fault.kind:
-        case FaultKind.ARRAY:
-            return [envelope]
-        case FaultKind.MISSING_DATA:
-            return {"code": envelope["code"], "msg": envelope["msg"]}
-        case FaultKind.MESSAGE:
-            return {"code": envelope["code"], "message": envelope["msg"], "data": data}
-        case FaultKind.OVERSIZE:
-            return {**envelope, "padding": "x" * fault.size}
-        case FaultKind.WRONG_TYPES:
-            changed = {name: _wrong_type(value) for name, value in members.items()}
-        case FaultKind.RUNNING_STATE if members.get("state") == "waiting":
-            changed = {**members, "state": fault.state}
-        case FaultKind.RESULT_OBJECT if members.get("resultJson"):
-            changed = {**members, "resultJson": _decoded(members["resultJson"])}
-        case FaultKind.INTEGER_FAIL_CODE if str(members.get("failCode")).isdigit():
-            changed = {**members, "failCode": int(members["failCode"])}
-        case FaultKind.OMIT_NULLS:
-            changed = {name: value for name, value in members.items() if value is not None}
-        case FaultKind.EMPTY_FOR_NULL:
-            changed = {name: "" if value is None else value for name, value in members.items()}
-        case FaultKind.EXTRA_MEMBERS if members:
-            at = members.get("createTime", 0)
-            changed = {**members, "updateTime": at, "progress": 50, "creditsConsumed": 4.5}
-        case _:
-            return envelope
-    return {**envelope, "data": changed} if members else envelope
-
-
-def distort_body(fault: Fault, body: bytes) -> bytes:
-    """Return the bytes to send in place of ``body``."""
-    if fault.kind is FaultKind.TRUNCATED:
-        return body[: len(body) * 2 // 3]
-    if fault.kind is FaultKind.INVALID_UTF8:
-        return body.replace(b'"msg":"', b'"msg":"\xff\xfe', 1)
-    return body
 
 
 def _decoded(text: str) -> Any:

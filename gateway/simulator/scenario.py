@@ -30,7 +30,6 @@ __all__ = [
     "error_envelope",
     "parse_windows",
     "plan_from_task_id",
-    "task_envelope",
 ]
 
 DEFAULT_MODEL = "gpt-image-2-text-to-image"
@@ -74,15 +73,46 @@ class PlanMix(msgspec.Struct, frozen=True, kw_only=True):
         return Plan(duration_s=duration_s)
 
 
+def encode_text(value: Any) -> str:
+    """Encode as compact JSON in a str, the form of ``param`` and ``resultJson``."""
+    return msgspec.json.encode(value).decode()
+
+
 class SimTask(msgspec.Struct, frozen=True, gc=False):
     """One task. Small on purpose, as there may be a million; the plan, model and param are mostly shared."""
 
     created_at: int
     plan: Plan
-    model: str
-    param: str
-    key: str | None
+    model: str = DEFAULT_MODEL
+    param: str = DEFAULT_PARAM
+    key: str | None = None
     """The Authorization header it was created with; None: every key may ask for it."""
+
+    def envelope(self, task_id: str, now: int) -> dict[str, Any]:
+        """Build recordInfo's answer about a task at ``now`` (ms); members in the documented order."""
+        plan = self.plan
+        duration_ms = round(plan.duration_s * 1000)
+        ended = plan.outcome != "never" and now - self.created_at >= duration_ms
+        success = ended and plan.outcome == "success"
+        fail = ended and not success
+        result = plan.result if isinstance(plan.result, str) else encode_text(plan.result)
+        return {
+            "code": 200,
+            "msg": "success",
+            "data": {
+                "taskId": task_id,
+                "model": self.model,
+                "state": plan.outcome if ended else "waiting",
+                "param": self.param,
+                "resultJson": result if success else None,
+                "failCode": plan.fail_code if fail else None,
+                "failMsg": plan.fail_msg if fail else None,
+                # The real one leaves both null where the task failed.
+                "costTime": duration_ms if success else None,
+                "completeTime": self.created_at + duration_ms if success else None,
+                "createTime": self.created_at,
+            },
+        }
 
 
 @functools.lru_cache(maxsize=4096)
@@ -94,38 +124,6 @@ def plan_from_task_id(task_id: str) -> Plan | None:
     """Read the plan out of ``sim-success-MS-…``, ``sim-fail-MS-…`` or ``sim-never-…``; None for any other id."""
     match = _TASK_ID_WITH_PLAN.fullmatch(task_id)
     return None if match is None else _plan(cast(_Outcome, match[1] or "never"), int(match[2] or 0))
-
-
-def encode_text(value: Any) -> str:
-    """Encode as compact JSON in a str, the form of ``param`` and ``resultJson``."""
-    return msgspec.json.encode(value).decode()
-
-
-def task_envelope(task_id: str, task: SimTask, now: int) -> dict[str, Any]:
-    """Build recordInfo's answer about a task at ``now`` (ms); members in the documented order."""
-    plan = task.plan
-    duration_ms = round(plan.duration_s * 1000)
-    ended = plan.outcome != "never" and now - task.created_at >= duration_ms
-    success = ended and plan.outcome == "success"
-    fail = ended and not success
-    result = plan.result if isinstance(plan.result, str) else encode_text(plan.result)
-    return {
-        "code": 200,
-        "msg": "success",
-        "data": {
-            "taskId": task_id,
-            "model": task.model,
-            "state": plan.outcome if ended else "waiting",
-            "param": task.param,
-            "resultJson": result if success else None,
-            "failCode": plan.fail_code if fail else None,
-            "failMsg": plan.fail_msg if fail else None,
-            # The real one leaves both null where the task failed.
-            "costTime": duration_ms if success else None,
-            "completeTime": task.created_at + duration_ms if success else None,
-            "createTime": task.created_at,
-        },
-    }
 
 
 def error_envelope(code: int, msg: str, data: Any = None) -> dict[str, Any]:

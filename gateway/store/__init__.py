@@ -62,7 +62,8 @@ class Registry(Protocol):
         """Create each callback, or find the one that its client already registered for that task and URL.
 
         All of them share one transaction. A callback on a task that the upstream has ended is pending at once, with
-        no further poll; one on a task that nobody watches any more makes it polled again.
+        no further poll; one on a task that nobody watches any more, or that was given up, makes it polled at once. What
+        it tells of its task's model is kept where nothing was known of that.
         """
 
     # Whose callbacks: ``client`` None means everybody's, those of clients that are no longer configured included.
@@ -136,8 +137,7 @@ class TaskQueue(Protocol):
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
         """Return unclaimed tasks of a group that are due, the longest due first, and when the one after them is.
 
-        Fewer than ``limit`` though more are due: those were claimed when others watched them, and are passed over next
-        time.
+        Fewer than ``limit`` though more are due: others watched those that are claimed; they are passed over next.
         """
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
@@ -160,12 +160,6 @@ class TaskQueue(Protocol):
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
-
-    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        """Return model and duration (ms) of the tasks that settled last, the oldest first.
-
-        ``KEPT_DURATIONS`` of each model, ``KEPT_MODELS`` models.
-        """
 
 
 class Outbox(Protocol):

@@ -21,7 +21,7 @@ from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateLimiter, RateWindow
 from gateway.upstream.turns import ClientTurns, Waiter
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "Load", "Swap"]
 
 _CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 3/40 of it lost to a crash
 _POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth request is one of them
@@ -31,6 +31,7 @@ _UNANSWERED_S = 10.0
 
 Load = Callable[[], Awaitable[bytes | None]]
 Swap = Callable[[bytes | None, bytes], Awaitable[bool]]
+"""Get a small durable value, and put another in the place of the one that was there."""
 
 
 class _Spent(msgspec.Struct, frozen=True):

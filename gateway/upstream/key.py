@@ -80,7 +80,8 @@ class UpstreamKey:
         """What was asked since then, by the steady clock, tells of a refused key."""
         self._resumes_at = -inf
         self._pauses = 0
-        self._task_heard = False  # since the last pause, of a key that the neutral task refused
+        self.neutral_next = False
+        """Whether a refused key's next question is about the neutral task, and not about one that is due."""
 
     async def restore(self) -> None:
         """Take up what an earlier process spent. Raises StoreError."""
@@ -94,7 +95,7 @@ class UpstreamKey:
         if self.refusal is not None:
             self._pauses = 1
             self._resumes_at = -inf
-            self._task_heard = False
+            self.neutral_next = False
             self.queries.hold(0.0)
 
     @property
@@ -106,11 +107,6 @@ class UpstreamKey:
     def limited(self) -> bool:
         """Whether the upstream has named lower limits than the configured ones, and they are in force."""
         return self.queries.limited or self.creates.limited
-
-    @property
-    def neutral_next(self) -> bool:
-        """Whether a refused key's next question is about the neutral task, and not about one that is due."""
-        return self._task_heard
 
     @property
     def refused_by_tasks(self) -> bool:
@@ -179,7 +175,7 @@ class UpstreamKey:
         self._refused_gauge.set(0)
         self._refused_tasks.clear()
         self._pauses = 0
-        self._task_heard = False
+        self.neutral_next = False
         self.queries.hold(0.0)
         _log.info("upstream.key_accepted", upstream=self._upstream)
 
@@ -226,7 +222,7 @@ class UpstreamKey:
         if probe or self._refused_tasks:
             self._pause(asked_at, result)
         else:
-            self._task_heard = True
+            self.neutral_next = True
 
     def _pause(self, refused_at: float, result: PollResult) -> None:
         if result.kind is PollKind.KEY_REFUSED:
@@ -234,7 +230,7 @@ class UpstreamKey:
             # Where old tasks convicted it, new ones are asked about soon: one may be this key's own.
             self._pauses = 1 if self._refused_tasks else min(self._pauses + 1, len(_PROBE_S))
         self.refused_at = refused_at
-        self._task_heard = False
+        self.neutral_next = False
         self._resumes_at = self.queries.hold(_PROBE_S[self._pauses - 1])
 
     def _throttle(self, budget: Budget, kind: str, result: PollResult) -> None:

@@ -42,7 +42,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.upstream.durations import Distribution
+from gateway.upstream.distribution import Distribution
 
 __all__ = ["FLOOR_PRICE_S", "PollPrice", "PollSchedule"]
 

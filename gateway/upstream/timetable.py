@@ -1,26 +1,31 @@
 """When each task of one upstream is polled: what has been learned, the schedule and the price, put together.
 
-Owns that combination; no I/O. ``gateway.loops.poller`` asks it after every poll and tells it of every ended task; the
-API asks it when a new task's first poll is due.
+Owns that combination. ``gateway.loops.poller`` tells it what every poll found and asks it when the next one is due;
+the API asks it when a new task's first poll is.
 
 The price is that of the clients who watch a task: it keeps each one's polls within its fair share of the budget, which
 is what the others leave of it, and at least an equal part. So a client with thousands of tasks has them polled more
 seldom, and nobody else's are.
 """
 
+import math
 import random
 from collections import deque
 
 from gateway.core.clock import Clock
 from gateway.core.model import DueTask
 from gateway.upstream.answer import PollResult
-from gateway.upstream.durations import Durations
+from gateway.upstream.durations import Stream, of_client, of_model
+from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollPrice, PollSchedule
 
 __all__ = ["Timetable", "took_s"]
 
 _WELL_KNOWN = 8
-"""So many tasks of a model must have ended before the schedule rests on what was learned alone."""
+"""Of a model so many of whose tasks were seen, the schedule rests on what was learned alone."""
+_EXPLORING_SHARE = 0.1
+_EXPLORING_S = 1.0
+"""Tasks of which nothing is known are asked about at once with that share of the budget, and that seldom."""
 _MOST_HALVINGS = 8
 _COSTLY_MAX_S = 3600.0
 _SELDOM_SHARE = 0.1
@@ -37,41 +42,68 @@ _CLOCK_MS = 60_000
 class Timetable:
     """Durations, schedule and price of one key's tasks."""
 
-    def __init__(self, schedule: PollSchedule, budget_per_s: float, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, schedule: PollSchedule, budget_per_s: float, clock: Clock, rng: random.Random, learned: Learned
+    ) -> None:
         """``budget_per_s``: polls per second that the key's windows allow in the long run."""
         self._schedule = schedule
         self._budget_per_s = self._most_per_s = budget_per_s
         self._clock = clock
         self._rng = rng
-        self._durations = Durations()
+        self._learned = learned
+        self._durations = learned.durations
+        self._explored_at = -math.inf
         self._prices: dict[str, PollPrice] = {}  # by who watches
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
         self._off_ms = 0
 
-    def first_poll_at(self, now: int, watchers: str) -> int:
-        """Return when to ask for the first time about a task of which nothing but its id is known.
+    async def restore(self) -> None:
+        """Take up what an earlier process learned. Raises StoreError."""
+        await self._learned.restore()
 
-        At once, while the budget is ample: the answer tells the model and the age, and whether there is such a task.
-        Once polls have a price, at the best time after the registration that was seen so far.
+    async def save(self, *, now: bool = False) -> None:
+        """Keep what was learned, where it is time to, or ``now``. Raises StoreError."""
+        await self._learned.save(self._clock.monotonic(), now=now)
+
+    def first_poll_at(self, now: int, watchers: str, model: str | None) -> int:
+        """Return when to ask for the first time about a task that is registered now.
+
+        At the best time for one of its model that began just now; without one, for those that this client registers:
+        one that registers tasks that have ended long since has that learned too. Where nothing is known of them, at
+        once: the answer tells the model and the age, and whether there is such a task. But of many that come together
+        only few are, where the budget is not idle.
         """
         price = self._price(watchers)
-        if not price.short:
-            return now
-        return now + self._delay_ms(None, 0.0, price)
+        own = of_client(watchers)
+        if model is None:
+            if not self._durations.known(own) and not price.short and self._may_explore():
+                return now
+            return now + self._delay_ms(own, 0.0, price)
+        delay_ms = self._delay_ms(of_model(model), 0.0, price)
+        if self._durations.known(own):
+            ended = 1 - self._durations.distribution(own, self._clock.monotonic()).survival_at(self._schedule.min_s)
+            if ended * delay_ms > price.price_s * 1000:
+                return now  # too many of his are not new
+        return now + delay_ms
 
-    def first_poll_of_new_at(self, model: str | None, now: int, watchers: str) -> int:
-        """Return when to ask for the first time about a task that was created just now."""
-        return now + self._delay_ms(model, 0.0, self._price(watchers))
-
-    def running_poll_at(self, model: str | None, began_at: int, now: int, watchers: str) -> int:
-        """Return when to ask again about a task that still runs."""
+    def running(self, task: DueTask, model: str | None, began_at: int, now: int) -> int:
+        """Learn that a task still ran when it was polled now; return when to ask again."""
         age_s = max(now - began_at, 0) / 1000
-        price = self._price(watchers)
-        delay_ms = self._delay_ms(model, age_s, price)
-        if self._durations.seen(model) < _WELL_KNOWN and not price.short:
+        self._durations.alive(of_model(model), _age_s(began_at, task.last_polled_at), age_s)
+        watched_s = (now - task.created_at) / 1000
+        self._durations.alive(of_client(task.watchers), _age_s(task.created_at, task.last_polled_at), watched_s)
+        price = self._price(task.watchers)
+        delay_ms = self._delay_ms(of_model(model), age_s, price)
+        if self._durations.begun(of_model(model)) <= _WELL_KNOWN and not price.short:
             # The prior is a guess, and a wrong one would be paid with lag: explore, in steps that grow with the age.
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
+
+    def ended(self, task: DueTask, model: str | None, began_at: int, duration_s: float) -> None:
+        """Learn how long a task took."""
+        self._durations.ended(of_model(model), _age_s(began_at, task.last_polled_at), duration_s)
+        watched_s = (began_at - task.created_at) / 1000 + duration_s
+        self._durations.ended(of_client(task.watchers), _age_s(task.created_at, task.last_polled_at), watched_s)
 
     def created(self, told_at: int, watched_from: int) -> None:
         """Learn how far the upstream's clock is off, from when a task was created, by its word, and watched."""
@@ -110,7 +142,7 @@ class Timetable:
 
         They count half for each poll in a row that brought nothing: whoever was refused ten times will be again.
         """
-        distribution = self._durations.distribution(task.model, self._clock.monotonic())
+        distribution = self._durations.distribution(of_model(task.model), self._clock.monotonic())
         began_at = self.began_at(task.born_at, task.created_at)
         age_s = (self._clock.now() - began_at) / 1000
         last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - began_at) / 1000
@@ -127,10 +159,6 @@ class Timetable:
         """Reckon with so many polls per second, where that is fewer: the upstream's own limit, while it is in force."""
         self._budget_per_s = min(self._most_per_s, per_s)
 
-    def ended(self, model: str | None, duration_s: float) -> None:
-        """Learn how long a task took; None for the time from its registration, whatever its model."""
-        self._durations.observe(model, duration_s)
-
     def _price(self, watchers: str) -> PollPrice:
         price = self._prices.get(watchers)
         if price is None:
@@ -144,9 +172,22 @@ class Timetable:
         active = [demand for demand in demands if demand > _ACTIVE_PER_S]
         return max(self._budget_per_s / (len(active) + 1), self._budget_per_s - sum(active))
 
-    def _delay_ms(self, model: str | None, age_s: float, price: PollPrice) -> int:
-        distribution = self._durations.distribution(model, self._clock.monotonic())
+    def _may_explore(self) -> bool:
+        """Whether the budget is idle enough for a poll that only tells what a task is; from then on it is less so."""
+        steady = self._clock.monotonic()
+        if steady - self._explored_at < max(_EXPLORING_S, 1 / (_EXPLORING_SHARE * self._budget_per_s)):
+            return False
+        self._explored_at = steady
+        return True
+
+    def _delay_ms(self, stream: Stream, age_s: float, price: PollPrice) -> int:
+        distribution = self._durations.distribution(stream, self._clock.monotonic())
         return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)
+
+
+def _age_s(began_at: int, polled_at: int | None) -> float:
+    """Return at which age a task was polled; 0 where it never was."""
+    return 0.0 if polled_at is None else max(polled_at - began_at, 0) / 1000
 
 
 def took_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:

@@ -1,7 +1,6 @@
 """Outcome → the webhook's exact bytes.
 
-Owns the shape of the body; pure. What differs between the callbacks of one task (its id and its metadata) is left open
-in a template. Called by the deliverer for each attempt, and by the poller for what is given up.
+Owns the shape of the body; pure. Called by the deliverer for each attempt, and by the poller for what is given up.
 
 What is written here of a task that the upstream has ended is not stored: it is made anew for each attempt. So its bytes
 are fixed for good, and a receiver that has seen a webhook must get the same from every later version.

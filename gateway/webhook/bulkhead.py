@@ -1,8 +1,7 @@
 """Who may have how many attempts in flight, so that bad receivers delay nobody else.
 
-Owns the counts; pure: the time is handed in. A lane is one client's webhooks to one receiver.
-The deliverer says which lanes have webhooks that are due, claims the shares that it is given, and says what becomes of
-each attempt.
+Owns the counts; pure: the time is handed in. A lane is one client's webhooks to one receiver. The deliverer says which
+lanes have webhooks that are due, claims the shares that it is given, and says what becomes of each attempt.
 
 - A lane gets a place while it holds fewer than are free in all (a dynamic threshold: Choudhury & Hahne 1998). One alone
   gets half of all places; however many hang, each further one finds half of the rest. One that failed ``_OPENS_AFTER``

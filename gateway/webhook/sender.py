@@ -1,8 +1,7 @@
 """One POST of one webhook → ``SendResult``: what the receiver answered, or why there is no answer.
 
-Owns the time limit of an attempt, how much of an answer is read, and the words for what went wrong. Does not sign,
-retry, choose what happens next or open connections. Called by the deliverer; the transport under it carries the
-callback policy.
+Owns an attempt's time limit, how much of an answer is read, and the words for what went wrong. Does not sign, retry,
+choose what follows or open connections. Called by the deliverer; the transport under it carries the callback policy.
 """
 
 import asyncio

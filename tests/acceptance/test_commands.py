@@ -338,6 +338,20 @@ def test_a_saved_webhook_is_verified_whatever_else_is_wrong(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+async def test_register_names_a_model(world: Any, tmp_path: Path) -> None:
+    """--model is the request's own, and is refused as the API refuses it."""
+    silent = world.gateway(GATEWAY_UPSTREAM_URL="http://127.0.0.1:9")  # else its own word would count
+    async with silent as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        words = ("register", "sim-never-0-model", f"{world.receiver.url}/hooks", "--url", gateway.url, "--model")
+        done = await command(*words, "m é", "--json", cwd=tmp_path)
+        assert json.loads(done.stdout)["state"] == "waiting", done.stderr
+        read = await client.get("/api/v1/jobs/recordInfo?taskId=sim-never-0-model")
+        assert read.json()["data"]["model"] == "m é"
+        refused = await command(*words, "m" * 256, cwd=tmp_path)
+        assert (refused.returncode, "model: expected `str`" in refused.stderr) == (1, True), refused.stderr
+        assert await gateway.stop() == 0
+
+
 async def test_register_names_an_upstream(world: Any, tmp_path: Path) -> None:
     """--upstream is the request's own; one that is not configured is refused with those that are."""
     config = world.folder / "gateway.toml"

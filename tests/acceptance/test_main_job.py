@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
+from gateway.simulator.scenario import DEFAULT_MODEL, Plan
 from tests.crash.process import LIMIT_S
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
@@ -80,6 +83,29 @@ async def test_the_upstreams_examples_arrive_decoded(world: Any) -> None:
     assert task["state"] == "success"
     assert task["outcome"]["result"] == {"resultUrls": ["https://cdn.example.com/result.png"]}
     assert upstream.authorizations == {"Bearer sk-example"}
+
+
+async def test_a_task_whose_model_is_told_is_polled_when_it_pays(world: Any) -> None:
+    """Once it is known how long a model takes, the first poll of a task that names it waits for that."""
+    taught = [f"taught-{number}" for number in range(20)]
+    ended_at = SystemClock().now() - 40_000
+    for task_id in taught:
+        world.simulator.add_task(task_id, Plan(duration_s=30), created_at=ended_at)
+    async with world.gateway(GATEWAY_UPSTREAM_RATE="100/1") as gateway:
+        async with httpx.AsyncClient(base_url=gateway.url) as client:
+            made = [await world.register(client, task_id) for task_id in taught]
+            await world.receiver.wait_for({callback["id"] for callback in made})
+            told = await world.register(client, "sim-never-0-told", model=DEFAULT_MODEL)
+            untold = await world.register(client, "sim-never-0-untold")
+            await world.polled(client, "sim-never-0-untold")
+        assert await gateway.stop() == 0
+    wait_s = [
+        (datetime.fromisoformat(one["task"]["nextPollAt"]) - datetime.fromisoformat(one["createdAt"])).total_seconds()
+        for one in (told, untold)
+    ]
+    assert 15 < wait_s[0] <= 30
+    assert wait_s[1] == 0
+    assert "sim-never-0-told" not in world.simulator.stats.polls
 
 
 async def test_ten_callbacks_on_one_task_cost_one_poll_stream(world: Any) -> None:

@@ -67,13 +67,19 @@ async def test_it_starts_serves_and_ends_with_exit_0_on_sigterm() -> None:
 
 
 async def test_durations_of_created_tasks_are_set_on_the_command_line() -> None:
-    """With a median of 0 s every created task has ended by the time it is asked for, as the share says."""
-    async with running("--duration-median-s", "0", "--fail-share", "1") as process:
+    """With a median of 0 s every created task has ended by the time it is asked for, as the share says.
+
+    One of a model with a median of its own has not.
+    """
+    async with running("--duration-median-s", "0", "--fail-share", "1", "--model", "slow", "3600") as process:
         base_url = await base_url_of(process)
         async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=10) as client:
             created = await client.post("/api/v1/jobs/createTask", json={"model": "m", "input": {}})
             task_id = created.json()["data"]["taskId"]
             assert (await client.get(f"{RECORD_INFO}?taskId={task_id}")).json()["data"]["state"] == "fail"
+            slow = await client.post("/api/v1/jobs/createTask", json={"model": "slow", "input": {}})
+            slow_id = slow.json()["data"]["taskId"]
+            assert (await client.get(f"{RECORD_INFO}?taskId={slow_id}")).json()["data"]["state"] == "waiting"
         assert (await stop(process, signal.SIGINT))[0] == 0
 
 

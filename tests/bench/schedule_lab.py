@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.upstream.durations import Distribution, Durations
+from gateway.upstream.distribution import Distribution
+from gateway.upstream.durations import Durations, of_model
 from gateway.upstream.schedule import FLOOR_PRICE_S, PollPrice, PollSchedule
 
 MIN_S, MAX_S = 1.0, 30.0
@@ -141,8 +142,8 @@ def tasks(sampler: Sampler, count: int, seed: int) -> list[float]:
 def learn(durations_s: Iterable[float]) -> Distribution:
     durations = Durations()
     for duration_s in durations_s:
-        durations.observe("model", duration_s)
-    return durations.distribution("model", 0.0)
+        durations.ended(of_model("m"), 0.0, duration_s)
+    return durations.distribution(of_model("m"), 0.0)
 
 
 def known(sampler: Sampler, progress: float = 0.0, count: int = 50_000) -> Distribution:
@@ -208,8 +209,8 @@ def compare_drift(count: int) -> dict[str, Figures]:
     durations = Durations()
     estimates = []
     for i, duration_s in enumerate(lived):
-        estimates.append(durations.distribution("model", i * 5.0))
-        durations.observe("model", duration_s)
+        estimates.append(durations.distribution(of_model("m"), i * 5.0))
+        durations.ended(of_model("m"), 0.0, duration_s)
     estimates = estimates[TAUGHT:]
     rng = random.Random(1)
     own = [policy(distribution, FLOOR_PRICE_S, rng) for distribution in estimates]

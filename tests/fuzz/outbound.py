@@ -1,4 +1,4 @@
-"""Answers as hostile upstreams and receivers write them, for ``gateway.net.http1`` with ``oddhead`` and ``oddchunks``.
+"""Answers as hostile upstreams and receivers write them, for ``gateway.net.http1`` with ``oddanswers``.
 
 What must hold: however its bytes are cut, an answer is read the same; one that h11 and Python's http.client both read,
 and alike, is read so here; a connection is used again only where both of them mean that the answer ended there, so

@@ -73,7 +73,9 @@ class _Run:
         await until(self._nothing_owed, limit_s=QUIET_S, step_s=10)
         assert self.life is not None
         self.laws.at_the_end(set(self.acknowledged))
-        assert not self.life.claims, "a claim that nobody holds"
+        assert not self.life.claims
+        store = self.life.store
+        assert not [*store.tasks._claimed, *store.outbox._claimed], "a claim that nobody holds"
         assert self.life.supervisor.problem() is None
         life, self.life = self.life, None
         await self._stop(life, DRAIN_S)

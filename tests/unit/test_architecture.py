@@ -28,7 +28,7 @@ FLOORS = (
 # The machine's clock, chance and environment are handed in everywhere else, so that tests can own them.
 AMBIENT = ("core.clock", "core.terminal", "config.load", "app", "simulator", "cli")
 # What Python's versions tell differently: see gateway.core.addresses.
-KNOWS_IPADDRESS = ("core.addresses", "net.allow", "net.guard", "net.hosts")
+KNOWS_IPADDRESS = ("core.addresses", "net.guard", "net.hosts")
 AMBIENT_NAMES = {"os.environ", "os.getenv", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 

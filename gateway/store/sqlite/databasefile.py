@@ -1,9 +1,8 @@
 """A database file as it stands on the disk: what belongs to it, whose it is, and why no gateway can use it.
 
 Owns the words of each refusal, so that a look before the start says what the start says; keeps nothing open. Called by
-``database``, and by ``preflight`` for that look: it changes nothing, and says nothing of a file that another process
-has, or that it cannot read: where a start is refused for that, the start says so. Damage is found only where the look
-meets it.
+``database``, and by ``preflight`` for that look, which changes nothing, finds damage only where it meets it, and says
+nothing of a file that another process has or that it cannot read: the start does, where it is refused for that.
 
 It looks through SQLite alone: a reload looks too, in the process that has the file, and where any other code closes the
 file there the system lets go of that process's locks on it.

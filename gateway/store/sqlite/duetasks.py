@@ -1,10 +1,8 @@
 """Which tasks are due, and which of them are claimed: by upstream, and by the clients that watch them.
 
-Owns the claims, in memory, and when the first unclaimed task of each group falls due, so that only those are asked for
-of which something is; writes nothing. Whose turn it is, and which task is the most urgent, is for the caller to say.
-Called through ``gateway.store.TaskQueue``, the rest of which is in ``tasks.py``.
-
-A group is what the same clients watch of one upstream: a task that two of them watch waits behind neither's others.
+Owns the claims, in memory, and when the first unclaimed task of each group (see ``DueGroup``) falls due, so that only
+those are asked for of which something is; writes nothing. Whose turn it is, and which task is the most urgent, is for
+the caller to say. Called through ``gateway.store.TaskQueue``, the rest of which is in ``tasks.py``.
 """
 
 import asyncio
@@ -33,11 +31,6 @@ class DueTasks:
 
     def due(self, upstream: str) -> asyncio.Event:
         return self._events[upstream]
-
-    @property
-    def claimed(self) -> int:
-        """How many are claimed."""
-        return len(self._claimed)
 
     async def open(self) -> None:
         """Find out who watches what. Raises StoreError."""

@@ -4,8 +4,7 @@ A file that was removed or replaced is written on all the same, and is gone with
 in it. Owns the look, and the words for what it finds, which name no path, as readiness tells them to everybody. Called
 by ``database`` in its thread, around each transaction and at each heartbeat: a look takes some microseconds.
 
-Where a file is closed the system lets go of this process's locks on it: so both are opened once, and closed with the
-database.
+Where a file is closed the system lets go of this process's locks on it: both stay open as long as the database.
 """
 
 import os

@@ -1,7 +1,6 @@
 """What the API reads and changes: registrations, callbacks and their attempts, tasks, and the counts of all.
 
-Owns what each of these writes does. The statements stand in ``sql.py``, the mapping of rows in ``rows.py``. Called
-through ``gateway.store.Registry``; tells ``tasks.py`` and ``outbox.py`` what has fallen due.
+Owns what each of these writes does. Called through ``gateway.store.Registry``; tells the two queues what is due.
 """
 
 from collections import defaultdict
@@ -89,6 +88,10 @@ class SqliteRegistry:
             ):
                 joined[c.id] = watched
                 changed.append(c)
+        for c in new:
+            if c.model is not None and found[c.id].task.model is None:
+                db.execute(sql.NAME_MODEL, rows.named(found[c.id].task, c.model))
+                changed.append(c)
         if changed:
             found |= _registered_callbacks(db, changed)
         return [
@@ -106,8 +109,7 @@ class SqliteRegistry:
         if task.state.terminal:
             db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
         else:
-            about = {"seq": task.seq, "client": new.client, "now": new.created_at, "first_poll_at": new.first_poll_at}
-            db.execute(sql.REVIVE_TASK, about)
+            db.execute(sql.REVIVE_TASK, {"seq": task.seq, "client": new.client, "now": new.created_at})
         return True
 
     def _registered(

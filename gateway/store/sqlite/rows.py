@@ -1,7 +1,6 @@
 """Rows → ``gateway.core.model`` types, whose fields stand in the columns' order; those types → statements' parameters.
 
-Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure. Called by the
-store's ports.
+Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,8 +30,6 @@ from gateway.store.sqlite.sql import NEW_CALLBACK
 Rows = list[tuple[Any, ...]]
 """What ``statements.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
 
-Duration = tuple[str, str, int, int, int]
-"""Upstream, model, slot, seq, duration_ms."""
 
 _CALLBACK_COLUMNS = len(Callback.__struct_fields__) - 1  # then its task's
 _DUE_COLUMNS = len(DueCallback.__struct_fields__) - 1  # then those of its body
@@ -103,6 +100,11 @@ def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: i
     )
 
 
+def named(task: Task, model: str) -> dict[str, Any]:
+    """Return NAME_MODEL's parameters."""
+    return {"seq": task.seq, "model": _text(model)}
+
+
 def wanted(new: Sequence[NewCallback]) -> Rows:
     """Return SELECT_REGISTERED's rows."""
     return [(c.upstream, c.task_id, c.client, c.url, place) for place, c in enumerate(new)]
@@ -170,11 +172,6 @@ def counted(records: Sequence[AttemptRecord]) -> Rows:
 def _text(text: str | None) -> str | None:
     # SQLite keeps a NUL in a text, and its functions end it there.
     return None if text is None else text.replace("\0", "\ufffd")
-
-
-def durations(learned: Sequence[Duration]) -> Rows:
-    """Return INSERT_DURATIONS' rows."""
-    return [(upstream, _text(model), *rest) for upstream, model, *rest in learned]
 
 
 def array(values: Sequence[Any]) -> str:

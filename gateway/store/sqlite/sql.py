@@ -48,9 +48,9 @@ ORDER BY wanted.place
 """  # noqa: S608 - the interpolated parts are the constants above
 
 # A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
-# the new callback's sake. Of several at once the first one does.
+# the new callback's sake, and now, as it is older than a new one. Of several at once the first one does.
 REVIVE_TASK = """
-UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :first_poll_at, settled_at = NULL, outcome = NULL,
+UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
     failures = 0, watchers = :client
 WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 """
@@ -66,6 +66,9 @@ UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at)
 WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', ',' || :client || ',') = 0
 RETURNING seq, upstream, watchers, next_poll_at
 """
+
+# For a task of which neither the upstream nor an earlier registration has told it.
+NAME_MODEL = "UPDATE tasks SET model = :model WHERE seq = :seq AND model IS NULL"
 
 # Reading for the API.
 
@@ -272,25 +275,6 @@ GROUP BY seq ORDER BY min(expires_at)
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"
 
-# What is learned. The slots make a ring: the newest duration of a model takes the place of its oldest. A seq counts an
-# upstream's durations, so that the models that ended a task last are known.
-
-INSERT_DURATIONS = """
-WITH learned (upstream, model, slot, seq, duration_ms) AS (VALUES ?)
-INSERT INTO durations (upstream, model, slot, seq, duration_ms)
-SELECT upstream, model, slot, seq, duration_ms FROM learned WHERE upstream IS NOT NULL
-ON CONFLICT (upstream, model, slot) DO UPDATE SET seq = excluded.seq, duration_ms = excluded.duration_ms
-"""
-
-SELECT_MODELS = "SELECT model FROM durations WHERE upstream = ? GROUP BY model ORDER BY max(seq) DESC"
-
-SELECT_DURATIONS = """
-SELECT model, slot, seq, duration_ms FROM durations
-WHERE upstream = ? AND model IN (SELECT value FROM json_each(?)) ORDER BY seq
-"""
-
-FORGET_MODEL = "DELETE FROM durations WHERE upstream = ? AND model = ?"
-
 # Delivering.
 
 # What a body is made of, the larger part only where it is small: the length of a value is known without reading it.
@@ -366,14 +350,11 @@ DELETE FROM callbacks WHERE seq IN (
 RETURNING task_seq
 """
 
-PRUNE_TASK = """
-DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
-"""
+PRUNE_TASK = "DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)"
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
 
-# Counting, so many rows at a time along an index: a million rows counted at once would hold up every write for a tenth
-# of a second.
+# Counting, so many rows at a time along an index: a million counted at once would hold up every write for 0.1 s.
 
 _POLLED = "next_poll_at IS NOT NULL", "upstream, watchers, next_poll_at, seq"
 _OWED = "state = 'pending'", "client, receiver, next_attempt_at, budget_used, seq"

@@ -1,11 +1,8 @@
-"""The SQLite store: every write grouped with those that wait beside it, every claim in this process's memory.
+"""The SQLite store: keeps house, and ties ``registry.py``, ``tasks.py`` and ``outbox.py`` together, a port each.
 
-Owns the order in which writes are applied within a transaction, and keeps house; ties its three other ports together:
-``registry.py``, ``tasks.py`` and ``outbox.py``. The statements stand in ``sql.py``, the connection in ``database.py``.
-Built by the wiring; called through ``gateway.store.Housekeeping``.
-
-A claim is an entry in a set of this process, made from committed rows and ended once its write is committed: a crash
-leaves nothing to repair.
+Owns the order in which writes are applied within a transaction. The statements stand in ``sql.py``, how rows become
+types in ``rows.py``. Built by the wiring; called through ``gateway.store.Housekeeping``. A claim is an entry in memory,
+made from committed rows and ended once its write is committed: a crash leaves nothing to repair.
 """
 
 from collections.abc import Sequence
@@ -52,7 +49,6 @@ class SqliteStore:
             self._prune,
             self._swap,
             self._probe,
-            self.tasks.forget_models_kind,
             self._follow_clock,
         )
 

@@ -1,19 +1,18 @@
-"""Tasks that are to be polled: put off, settled, and what is learned of them.
+"""Tasks that are to be polled: put off and settled.
 
-Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. The statements
-stand in ``sql.py``, the mapping of rows in ``rows.py``. Called through ``gateway.store.TaskQueue``; tells ``outbox.py``
-of the webhooks that a settlement makes due.
+Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. Called through
+``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a settlement makes due.
 """
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from sqlite3 import Connection
 
 from msgspec import convert
 
 from gateway.core.memory import SMALL
-from gateway.core.model import KEPT_DURATIONS, KEPT_MODELS, ExpiredTask, Lane, PollRecord, Settlement
+from gateway.core.model import ExpiredTask, Lane, PollRecord, Settlement
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
@@ -23,9 +22,6 @@ from gateway.store.sqlite.writer import Kind, Writer
 __all__ = ["SqliteTaskQueue"]
 
 _PART_BYTES = 256 * 1024
-
-_Learned = tuple[rows.Duration, tuple[str, str] | None]
-"""A duration, and the upstream's model whose durations are forgotten for it."""
 
 
 class SqliteTaskQueue(DueTasks):
@@ -38,12 +34,10 @@ class SqliteTaskQueue(DueTasks):
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
-        self._rings: defaultdict[str, _Rings] = defaultdict(_Rings)  # per upstream
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self.settle_kind = Kind("settle", self._apply_settle, self._settled)
         self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled)
         self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
-        self.forget_models_kind = Kind("forget_models", self._apply_forget_models)
 
     def registered(self, upstream: str, expires_at: Iterable[int]) -> None:
         """Hear of new callbacks on an upstream's tasks, and wake its poller."""
@@ -68,18 +62,14 @@ class SqliteTaskQueue(DueTasks):
                 group.note(item.next_poll_at)
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        duration_ms, ring = settlement.duration_ms, self._rings[settlement.upstream]
-        learned = None if duration_ms is None else ring.learn(settlement, duration_ms)
-        owed: list[tuple[str, Lane]] = await self._writer.submit(self.settle_kind, (settlement, learned))
+        owed: list[tuple[str, Lane]] = await self._writer.submit(self.settle_kind, settlement)
         return [callback_id for callback_id, _ in owed]
 
-    def _apply_settle(
-        self, db: Connection, items: Sequence[tuple[Settlement, "_Learned | None"]]
-    ) -> list[list[tuple[str, Lane]]]:
+    def _apply_settle(self, db: Connection, items: Sequence[Settlement]) -> list[list[tuple[str, Lane]]]:
         """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
-        ends = list({item.seq: item for item, _ in reversed(items) if item.expired_by is None}.values())
-        expiries = [item for item, _ in items if item.expired_by is not None]
+        ends = list({item.seq: item for item in reversed(items) if item.expired_by is None}.values())
+        expiries = [item for item in items if item.expired_by is not None]
         owed: defaultdict[tuple[int, bool], list[tuple[str, Lane]]] = defaultdict(list)
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
@@ -91,22 +81,17 @@ class SqliteTaskQueue(DueTasks):
             for one in settled:
                 if len(one.outcome.data) > SMALL:
                     outcomes.write_outcome(db, one.seq, one.outcome.data)
-        if learned := [one for _, one in items if one is not None]:
-            statements.run(db, sql.INSERT_DURATIONS, rows.durations([duration for duration, _ in learned]))
-            db.executemany(sql.FORGET_MODEL, [forgotten for _, forgotten in learned if forgotten is not None])
         # Each webhook is told of once.
-        return [owed.pop((item.seq, item.expired_by is not None), []) for item, _ in items]
+        return [owed.pop((item.seq, item.expired_by is not None), []) for item in items]
 
-    def _settled(
-        self, items: Sequence[tuple[Settlement, object]], results: Sequence[Sequence[tuple[str, Lane]]]
-    ) -> None:
-        for item, _ in items:
+    def _settled(self, items: Sequence[Settlement], results: Sequence[Sequence[tuple[str, Lane]]]) -> None:
+        for item in items:
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._end(item.seq)
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
-        earliest = min(item.settled_at for item, _ in items) + self._first_attempt_delay_ms
+        earliest = min(item.settled_at for item in items) + self._first_attempt_delay_ms
         for lane in {lane for owed in results for _, lane in owed}:
             self._outbox.note(lane, earliest)
 
@@ -141,18 +126,6 @@ class SqliteTaskQueue(DueTasks):
             self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
         return expired, next_expiry_at
 
-    async def durations(self, upstream: str) -> list[tuple[str | None, int]]:
-        models = rows.first_column(await self._database.read(sql.SELECT_MODELS, (upstream,)))
-        kept, forgotten = models[:KEPT_MODELS], models[KEPT_MODELS:]
-        if forgotten:
-            await self._writer.submit(self.forget_models_kind, (upstream, forgotten), len(forgotten))
-        found = await self._database.read(sql.SELECT_DURATIONS, (upstream, rows.array(kept)))
-        self._rings[upstream].restore((model, slot, seq) for model, slot, seq, _ in found)
-        return [(model or None, duration_ms) for model, _, _, duration_ms in found]
-
-    def _apply_forget_models(self, db: Connection, items: Sequence[tuple[str, Sequence[str]]]) -> None:
-        db.executemany(sql.FORGET_MODEL, [(upstream, model) for upstream, models in items for model in models])
-
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self.poll_now_kind, (seqs, now))
 
@@ -166,32 +139,6 @@ class SqliteTaskQueue(DueTasks):
     def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
         for row in (row for result in results for row in result):
             self.note(*row)
-
-
-class _Rings:
-    """Where each model's next duration goes, of one upstream and the models that ended a task last."""
-
-    def __init__(self) -> None:
-        self._next: OrderedDict[str, int] = OrderedDict()  # the model heard of the longest ago first
-        self._seq = 0
-
-    def restore(self, stored: Iterable[tuple[str, int, int]]) -> None:
-        """Take up what is stored: model, slot and seq, the oldest first."""
-        for model, slot, seq in stored:
-            self._next[model] = slot + 1
-            self._next.move_to_end(model)
-            self._seq = max(seq, self._seq)
-
-    def learn(self, settlement: Settlement, duration_ms: int) -> _Learned:
-        """Return the duration's row, and the model that is forgotten for it."""
-        model = settlement.model or ""
-        slot = self._next.get(model, 0) % KEPT_DURATIONS
-        self._next[model] = slot + 1
-        self._next.move_to_end(model)
-        self._seq += 1
-        forgotten = self._next.popitem(last=False)[0] if len(self._next) > KEPT_MODELS else None
-        upstream = settlement.upstream
-        return (upstream, model, slot, self._seq, duration_ms), None if forgotten is None else (upstream, forgotten)
 
 
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:

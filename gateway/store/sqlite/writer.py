@@ -3,8 +3,7 @@
 Owns the order of writes and their futures; knows no SQL. The ports submit, and hand over how a transaction is run and
 how each kind of write is applied in it.
 
-Why: with ``synchronous=FULL`` each commit waits for the disk. One row per commit was measured at 2,800 rows/s, 256 per
-commit at 285,000.
+With ``synchronous=FULL`` each commit waits for the disk: one row a commit was measured at 2,800 rows/s, 256 at 285,000.
 """
 
 import asyncio

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.store.sqlite.registry import SqliteRegistry
+from tests.life import teach
 from tests.nameserver import serve_names
 
 HOOKS = "https://hooks.example.com/in"
 PROBLEM = "application/problem+json"
+
+
+SLOW = "slow"
+"""A model whose tasks take 25 s."""
 
 
 async def gateway_client(tmp_path: Path, **environ: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -38,6 +44,8 @@ async def gateway_client(tmp_path: Path, **environ: str) -> AsyncIterator[httpx.
         )
         gateway = build(settings, SystemClock())
         await gateway.start()
+        for watch in gateway.watches:
+            teach(watch.timetable, SLOW, [25.0] * 20)
         try:
             transport = httpx.ASGITransport(gateway)
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -90,6 +98,38 @@ async def test_the_same_registration_again_is_200(api: httpx.AsyncClient) -> Non
     for different in (body(metadata={"a": 2}), body(metadata={"a": 1, "b": [2]}, timeoutSeconds=5)):
         refused = await api.post("/v1/callbacks", json=different)
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+
+
+async def test_a_task_whose_model_is_told_is_not_polled_at_once(api: httpx.AsyncClient) -> None:
+    """One task may be registered without its model and with any, and all of these are one request."""
+
+    async def wait_s(name: str, **members: Any) -> float:
+        answer = await api.post("/v1/callbacks", json=body(taskId=f"sim-never-0-{name}", **members))
+        assert answer.status_code == 201
+        task, at = answer.json()["task"], answer.json()["createdAt"]
+        return (datetime.fromisoformat(task["nextPollAt"]) - datetime.fromisoformat(at)).total_seconds()
+
+    assert await wait_s("untold") == 0
+    assert 0 < await wait_s("null", model=None) < 10, "the budget is not idle any more"
+    assert await wait_s("told", model=SLOW) > 10
+    read = await api.get("/api/v1/jobs/recordInfo?taskId=sim-never-0-told")
+    assert read.json()["data"]["model"] == SLOW, "known to the upstream's own clients, too"
+    for model in ("another", SLOW, None):
+        again = await api.post("/v1/callbacks", json=body(taskId="sim-never-0-told", model=model))
+        assert again.status_code == 200
+
+
+async def test_each_item_of_a_batch_may_tell_its_model(api: httpx.AsyncClient) -> None:
+    """One whose model is no model is refused by itself."""
+    items = [
+        body(taskId=f"sim-never-0-{number}", model=model)
+        for number, model in enumerate((SLOW, None, "", "m" * 256, 7, SLOW))
+    ]
+    data = (await api.post("/v1/callbacks/batch", json={"callbacks": items})).json()["data"]
+    assert [item["status"] for item in data] == [201, 201, 422, 422, 422, 201]
+    assert {item["error"]["errors"][0]["field"] for item in data[2:5]} == {"model"}
+    made = [data[place]["callback"] for place in (0, 1, 5)]
+    assert [one["task"]["nextPollAt"] > one["createdAt"] for one in made] == [True, False, True]
 
 
 async def test_a_cancelled_callback_does_not_count(api: httpx.AsyncClient) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -19,10 +19,12 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
+    new_callback_id,
 )
 from gateway.loops.deliverer import claim_due
 from gateway.store.sqlite.store import SqliteStore
 from gateway.webhook.bulkhead import Bulkhead
+from tests.claims import Claiming
 from tests.lanes import claim_webhooks, fill, lane, webhook, well
 
 NOW = 1_777_460_000_000
@@ -205,8 +207,9 @@ async def test_what_finds_its_place_taken_is_given_back(store: SqliteStore, monk
         return computed
 
     monkeypatch.setattr(bulkhead, "shares", shares)
-    assert await claim_due(store.outbox, bulkhead, NOW, 1) == ([], NOW)
+    outbox: Any = Claiming(store.outbox)
+    assert await claim_due(outbox, bulkhead, NOW, 1) == ([], NOW)
     monkeypatch.undo()
-    assert not store.outbox._claimed
+    assert not outbox.held
     bulkhead.ended(taken[0], delivered=True)
-    assert len((await claim_due(store.outbox, bulkhead, NOW, 1))[0]) == 1
+    assert len((await claim_due(outbox, bulkhead, NOW, 1))[0]) == 1

@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 
 from gateway.core.clock import SystemClock
-from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, TaskState
+from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, TaskState, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Supervisor
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.signature import Signer, parse_secrets

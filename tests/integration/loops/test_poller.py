@@ -18,11 +18,12 @@ from gateway.loops.poller import MOST_POLLS
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.durations import of_model
 from gateway.upstream.key import _PROBE_S, NEUTRAL_TASK_ID
 from gateway.upstream.timetable import took_s
 from gateway.upstream.turns import Waiter
 from tests.lanes import body_sent, claim_webhooks
-from tests.life import Life, ScriptedUpstream, Transport, until
+from tests.life import Life, ScriptedUpstream, Transport, teach, until
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "aigptimage"
@@ -652,18 +653,21 @@ def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
             return told[task_id].pop(0)
 
         life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
-        learned: list[tuple[str | None, float]] = []
+        learned: list[tuple[str | None, int, float]] = []
         asked: list[tuple[str | None, int]] = []
-        running_poll_at = life.timetable.running_poll_at
+        running, ended = life.timetable.running, life.timetable.ended
 
-        def poll_at(model: str | None, began_at: int, now: int, watchers: str) -> int:
+        def hear_running(task: DueTask, model: str | None, began_at: int, now: int) -> int:
             asked.append((model, began_at))
-            return running_poll_at(model, began_at, now, watchers)
+            return running(task, model, began_at, now)
 
-        life.timetable.running_poll_at = poll_at  # type: ignore[method-assign]
-        life.timetable.ended = lambda *ended: learned.append(ended)  # type: ignore[method-assign]
+        def hear_ended(task: DueTask, model: str | None, began_at: int, duration_s: float) -> None:
+            learned.append((model, began_at, duration_s))
+            ended(task, model, began_at, duration_s)
+
+        life.timetable.running = hear_running  # type: ignore[method-assign]
+        life.timetable.ended = hear_ended  # type: ignore[method-assign]
         for task_id in told:
-            created_at = life.clock.now()
             callback = await life.register(task_id)
             await asyncio.sleep(400)
             task = (await life.look(callback)).task
@@ -671,12 +675,15 @@ def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
                 assert (task.state, learned) == (TaskState.ABANDONED, [])
                 continue
             model, duration_s = ("n", 20) if task_id == "told at the end" else ("m", 30)
-            assert learned == [(model, duration_s), (None, (born_at - created_at) / 1000 + duration_s)]
+            assert learned == [(model, born_at, duration_s)]
             learned.clear()
             assert task.polls == (2 if model == "n" else 3)
         assert asked == [("m", born_at - 1000), ("m", born_at), ("m", born_at)]
-        assert set(await life.store.tasks.durations("up")) == {("n", 20_000), ("m", 30_000)}
         await life.stop()
+        again = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        known = again.timetable._learned.durations
+        assert [known.known(of_model(model)) for model in ("m", "n", "other")] == [1, 1, 0]
+        await again.stop()
 
     run_virtual(main())
 
@@ -835,6 +842,36 @@ def test_a_new_registration_is_polled_at_once(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_registration_with_a_model_is_polled_when_it_pays(tmp_path: Path) -> None:
+    """A model that takes 20 s is asked about then, and the upstream's own word on it counts from there on."""
+
+    async def main() -> None:
+        async def reply(request: httpx.Request) -> httpx.Response:
+            task_id, age_s = request.url.params["taskId"], VirtualClock().monotonic() - 1000
+            asked.append((task_id, age_s))
+            state = {"state": "success", "costTime": 20_000} if age_s >= 20 else {"state": "waiting"}
+            return answer(200, {"code": 200, "data": {"taskId": task_id, "model": "its own", **state}})
+
+        asked: list[tuple[str, float]] = []
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(reply)).start()
+        teach(life.timetable, "m", (20 + number / 100 for number in range(40)))
+        await asyncio.sleep(1000)
+        told = await life.register("told", model="m")
+        untold = await life.register("untold")
+        assert told.task.model == "m"
+        await asyncio.sleep(60)
+        first_s = {task_id: next(at for of, at in asked if of == task_id) for task_id in ("told", "untold")}
+        assert first_s["untold"] < 1
+        assert 15 < first_s["told"] < 25
+        polls = {one.task.task_id: (await life.look(one)).task.polls for one in (told, untold)}
+        assert polls["told"] < polls["untold"]
+        known = life.timetable._durations
+        assert [known.known(of_model(model)) for model in ("m", "its own")] == [40, 2]
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) -> None:
     """Of many due tasks those are asked about whose end has probably gone unnoticed the longest."""
 
@@ -845,8 +882,7 @@ def test_when_the_budget_is_short_the_most_urgent_comes_first(tmp_path: Path) ->
         for i in range(5):
             await life.register(f"t{i}")
             await asyncio.sleep(20)
-        for _ in range(50):
-            life.timetable.ended(None, 30.0)
+        teach(life.timetable, None, [30.0] * 50)
         worth = {"t3": 9.0, "t1": 8.0}
         life.timetable.urgency = lambda task: 0.0 if task.polls else worth.get(task.task_id, 1.0)  # type: ignore[method-assign]
         life.supervisor.start()
@@ -1054,7 +1090,7 @@ def test_what_was_learned_survives_a_restart(off_s: int, tmp_path: Path) -> None
         life = await Life(tmp_path / "db", VirtualClock(), upstream=Transport(reply)).start()
         assert await task(life, "after") < first
         assert lags[-1] <= 1000
-        assert life.timetable._durations.distribution("m", 0.0).survival_at(25) < 0.15
+        assert life.timetable._durations.distribution(of_model("m"), 0.0).survival_at(25) < 0.15
         await life.stop()
 
     run_virtual(main())
@@ -1073,13 +1109,13 @@ def test_a_creation_that_is_not_believed_is_told_as_it_came(off_ms: int, tmp_pat
         life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
         callback = await life.register("t")
         began: list[int] = []
-        running_poll_at = life.timetable.running_poll_at
+        running = life.timetable.running
 
-        def poll_at(model: str | None, began_at: int, now: int, watchers: str) -> int:
+        def hear(task: DueTask, model: str | None, began_at: int, now: int) -> int:
             began.append(began_at)
-            return running_poll_at(model, began_at, now, watchers)
+            return running(task, model, began_at, now)
 
-        life.timetable.running_poll_at = poll_at  # type: ignore[method-assign]
+        life.timetable.running = hear  # type: ignore[method-assign]
         await until(lambda: len(began) == 2 and life.claims == 0)
         assert began == [callback.task.created_at] * 2
         assert (await life.look(callback)).task.born_at == told_at
@@ -1101,7 +1137,7 @@ class Watched:
     async def _poll(self, task_id: str) -> PollResult:
         self.asked.append((VirtualClock().monotonic(), task_id))
         await asyncio.sleep(0.01)
-        return PollResult(kind=PollKind.RUNNING)
+        return PollResult(kind=PollKind.RUNNING, model="its" if task_id in ("mine", "both") else "m")
 
     async def other_polls_before(self, task_id: str) -> int:
         """Wait until it is asked about a task; return how many other questions come before."""

@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback, Outcome, TaskState
+from gateway.core.model import NewCallback, Outcome, TaskState, new_callback_id
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.faults import Fault, FaultKind
@@ -186,7 +185,7 @@ def test_ten_thousand_tasks_that_finish_at_the_same_second(tmp_path: Path, capsy
                         metadata=b"{}",
                         timeout_s=86_400,
                         created_at=now,
-                        first_poll_at=life.timetable.first_poll_at(now, ""),
+                        first_poll_at=life.timetable.first_poll_at(now, "", None),
                     )
                     for i in range(first, first + 1000)
                 ]

@@ -17,9 +17,8 @@ import pytest
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.clock import SystemClock
 from gateway.core.errors import OutOfResources
-from gateway.net.allow import parse_allow
 from gateway.net.errors import not_connected
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.upstream.answer import PollKind

@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gateway.core.clock import SystemClock
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.transport import PooledTransport
 from gateway.webhook.sender import Sender
 

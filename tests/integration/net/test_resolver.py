@@ -13,8 +13,7 @@ import uvloop
 
 from gateway.core.clock import SystemClock
 from gateway.net import resolver as resolver_module
-from gateway.net.allow import parse_allow
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.webhook.sender import Sender

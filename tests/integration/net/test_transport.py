@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from gateway.core.errors import AddressNotAllowed
-from gateway.net.allow import parse_allow
 from gateway.net.errors import ExchangeFailed
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.transport import PooledTransport
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

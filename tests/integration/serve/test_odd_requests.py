@@ -81,6 +81,7 @@ async def test_odd_metadata(one: Running, metadata: bytes, status: int, field: s
         (b'{"taskId":"\\ud83d","callbackUrl":"https://a"}', "taskId"),
         (b'{"taskId":"t","callbackUrl":"https://a/\\ud83d"}', "callbackUrl"),
         (b'{"taskId":"t","callbackUrl":"https://a","upstream":"\\ud83d"}', "upstream"),
+        (b'{"taskId":"t","callbackUrl":"https://a","model":"\\ud83d"}', "model"),
         (b'{"taskId":"t","callbackUrl":"https://a","\\ud83d":1}', "\ufffd"),
     ],
 )

@@ -180,6 +180,22 @@ async def test_a_created_task_runs_by_the_default_plan(clock: FakeClock) -> None
         assert (await ask(client, task_id)).json()["data"]["failCode"] == "501"
 
 
+async def test_each_model_may_have_its_own_durations(clock: FakeClock) -> None:
+    """Created tasks of a model that is named last as it says, all others as all do; a task added has any model."""
+    simulator = SimulatedUpstream(clock, plans=Plan(duration_s=5), models={"slow": Plan(duration_s=60)})
+    simulator.add_task("added", Plan(duration_s=90), model="slowest")
+    async with serve(simulator) as base_url, new_client(base_url) as client:
+        created = [await client.post(CREATE_TASK, json={**ORDER, "model": model}) for model in ("slow", "other")]
+        clock.advance(3_600)
+        task_ids = [*(answer.json()["data"]["taskId"] for answer in created), "added"]
+        told = [(await ask(client, task_id)).json()["data"] for task_id in task_ids]
+    assert [(task["model"], task["costTime"]) for task in told] == [
+        ("slow", 60_000),
+        ("other", 5_000),
+        ("slowest", 90_000),
+    ]
+
+
 async def test_a_create_is_read_as_the_real_one_reads_it(clock: FakeClock) -> None:
     """Half an emoji in a prompt is taken, and comes back in ``param``."""
     simulator = SimulatedUpstream(clock)

@@ -5,19 +5,23 @@ them; once released neither of the two changes any more. ``made-by-*.sql`` are w
 commits left them: all of one history, so that all must come to the same.
 """
 
+import json
 import re
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
 from gateway.core.errors import StoreUnusable
 from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
 from gateway.store.sqlite.store import SqliteStore
+from gateway.upstream.durations import of_model
+from gateway.upstream.learned import Learned
 from gateway.webhook.body import webhook_body
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
@@ -74,14 +78,26 @@ def landed(path: Path, commit: str, further: str = "") -> Path:
 
 
 def rows(path: Path) -> Rows:
-    """Return what is in each table, with the columns' names, but for whom a task is polled for."""
+    """Return what is in each table, with the columns' names, but for whom a task is polled for.
+
+    How long tasks took, once rows and then a value of ``meta``, is told as a table of its own.
+    """
     with closing(sqlite3.connect(path)) as db:
         db.row_factory = sqlite3.Row
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         found = {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
     for task in found["tasks"]:
         task.pop("watchers", None)
-    return found
+    took: list[tuple[object, ...]] = [
+        (row["upstream"], row["model"], row["duration_ms"])
+        for row in sorted(found.pop("durations", []), key=lambda row: str(row["seq"]))
+        if row["model"]
+    ]
+    for row in [row for row in found["meta"] if str(row["key"]).startswith("durations:")]:
+        found["meta"].remove(row)
+        of_models = json.loads(cast("bytes", row["value"]))["durations_ms"]
+        took += [(str(row["key"])[10:], model, each) for model, all_ms in of_models.items() for each in all_ms]
+    return found | {"durations": [{"took": one} for one in sorted(took, key=str)]}
 
 
 def schema(path: Path) -> set[tuple[str, str, str]]:
@@ -148,7 +164,10 @@ async def nothing_is_missing(path: Path, version: int) -> None:
         assert (due.task_id, due.polls, due.failures, due.due_at) == ("task-waiting", 3, 1, AT + 11_000)
         ((owed,), _) = await claim_webhooks(store, AT + 200_000, 9)
         assert (owed.id, owed.body, owed.attempts, owed.budget_used) == ("cb_pending", b'{"n":2}', 2, 1)
-        assert await store.tasks.durations("up") == [("m", 30_000)]
+        learned = Learned(partial(store.load, "durations:up"), partial(store.swap, "durations:up"))
+        await learned.restore()
+        assert (learned.durations.known(of_model("m")), learned.durations.known(of_model("other"))) == (1, 0)
+        assert learned.durations.distribution(of_model("m"), 0.0).survival_at(31) < 0.5
         assert await store.registry.secret_key() == b"0123456789abcdef0123456789abcdef"
     finally:
         await store.close()

@@ -9,6 +9,7 @@ import pytest
 from gateway.core.model import (
     AttemptResult,
     Backlog,
+    Callback,
     CallbackState,
     NewCallback,
     Outcome,
@@ -156,9 +157,9 @@ async def test_an_abandoned_task_is_polled_again_for_a_new_callback(store: Store
     first = await registered(store)
     await settle(store, first, ABANDONED, expired_by=first.expires_at)
     assert (await look(store, first)).task.state is TaskState.ABANDONED
-    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    late = await registered(store, new(client="bob", at=NOW + 7, first_poll_at=NOW + 999))
     assert (late.state, late.task.state) == (CallbackState.WAITING, TaskState.WAITING)
-    assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None)
+    assert (late.task.next_poll_at, late.task.settled_at) == (NOW + 7, None), "at once: it is no new task"
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
     task = await store.registry.get_task("bob", "task-1")
     assert task is not None
@@ -170,7 +171,7 @@ async def test_an_idle_task_is_polled_again_for_a_new_callback(store: Store) -> 
     """A task that everybody had cancelled wakes up with the next callback."""
     first = await registered(store)
     await store.registry.cancel("ann", first.id, NOW)
-    late = await registered(store, new(client="bob", first_poll_at=NOW + 7))
+    late = await registered(store, new(client="bob", at=NOW + 7, first_poll_at=NOW + 999))
     assert late.task.next_poll_at == NOW + 7
     assert (await claim_task(store, NOW + 7)).task_id == "task-1"
 
@@ -186,8 +187,68 @@ async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
     asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
     await store.registry.register(asked)
     (due,), next_due_at = await claim_tasks(store, "up", NOW + 999, 10)
-    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 51, 0)
+    assert (due.seq, due.created_at, due.due_at, due.failures) == (idle.task.seq, NOW + 50, NOW + 50, 0)
     assert next_due_at is None
+
+
+async def model_of(store: Store, callback: Callback) -> str | None:
+    task = await store.registry.get_task(callback.client, callback.task.task_id)
+    assert task is not None
+    assert task.model == (await look(store, callback)).task.model
+    return task.model
+
+
+async def test_a_model_is_kept_with_its_task(store: Store) -> None:
+    """The poller is told of it with the task; a NUL in it, at which SQLite would end it, is replaced."""
+    told = await registered(store, new(model="m", first_poll_at=NOW + 9))
+    odd = await registered(store, new("odd", model="a\0b", first_poll_at=NOW + 9))
+    assert (told.task.model, odd.task.model) == ("m", "a\ufffdb")
+    assert await look(store, told) == told
+    assert [task.model for task in (await claim_tasks(store, "up", NOW + 9, 10))[0]] == ["m", "a\ufffdb"]
+
+
+@pytest.mark.parametrize("joins", [{}, {"url": "https://other.example.com/"}, {"client": "bob"}])
+async def test_a_later_registration_may_tell_the_model(store: Store, joins: dict[str, str]) -> None:
+    """Whoever knows it tells it, with the same registration again too; the first word stands, and is no conflict."""
+    first = await registered(store)
+    again = [await register(store, new(model=model, **joins)) for model in ("m", None, "n")]  # type: ignore[arg-type]
+    assert [one.created for one in again] == [bool(joins), False, False]
+    assert [one.callback.task.model for one in again] == ["m", "m", "m"]
+    assert await model_of(store, first) == "m"
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_of_registrations_at_once_the_first_that_knows_it_tells_the_model(store: Store, known: bool) -> None:
+    """So it is where they make the task, and where it is there."""
+    if known:
+        await registered(store)
+    asked = [new(url=f"https://app.example.com/{model}", model=model) for model in (None, "m", "n")]
+    found = [registration.callback for registration in await store.registry.register(asked)]
+    assert [await model_of(store, callback) for callback in found] == ["m", "m", "m"]
+    assert (await claim_task(store)).model == "m"
+
+
+async def test_the_upstreams_word_on_the_model_counts(store: Store) -> None:
+    """It takes the place of a client's, and no later registration changes it."""
+    callback = await registered(store, new(model="m"))
+    due = await claim_task(store)
+    record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None, model="its own")
+    await store.tasks.reschedule(record)
+    await register(store, new(client="bob", model="n"))
+    assert await model_of(store, callback) == "its own"
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, ABANDONED])
+async def test_a_task_that_has_ended_is_registered_with_its_model(store: Store, outcome: Outcome) -> None:
+    """The upstream's last word is told at once, without a poll; a task that was given up is polled again at once."""
+    first = await registered(store)
+    await settle(store, first, outcome, expired_by=None if outcome is SUCCESS else first.expires_at)
+    late = await registered(store, new(client="bob", model="m", at=NOW + 9, first_poll_at=NOW + 9999))
+    polled, _ = await claim_tasks(store, "up", NOW + 9, 10)
+    if outcome is SUCCESS:
+        assert (late.state, late.next_attempt_at, polled) == (CallbackState.PENDING, NOW + 9, [])
+    else:
+        assert (late.state, [task.model for task in polled]) == (CallbackState.WAITING, ["m"])
 
 
 async def test_one_name_at_two_upstreams_is_two_tasks(store: Store) -> None:

@@ -21,7 +21,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreDefect, StoreError, StorePartly, StoreRefused, StoreUnusable
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -34,6 +33,7 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
+    new_callback_id,
 )
 from gateway.store.sqlite import database, databasefile, registry, sql
 from gateway.store.sqlite.database import Database
@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
 async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -> None:
     """It was stored with its callback, and what its task ended with since may be something else."""
     async with opened(path) as store:
-        await ended(store, "m", 7)
+        await ended(store)
     stored = b"x" * 100_000
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE callbacks SET body = ?", (stored,))
@@ -69,36 +69,8 @@ async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -
         assert await store.outbox.body(due) == stored
 
 
-async def test_the_durations_of_further_models_take_the_place_of_others(path: Path) -> None:
-    """They are deleted as they come, and not at the next start only, which may be a year away."""
-    async with opened(path) as store:
-        for number in range(140):
-            await ended(store, f"m{number}", 7)
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT count(DISTINCT model), count(*) FROM durations").fetchall() == [(128, 128)]
-
-
-async def test_durations_of_earlier_versions_are_bounded_too(path: Path) -> None:
-    """They were counted for each model, and kept of any number of them: those with the most tasks stay."""
-    async with opened(path):
-        pass
-    with closing(sqlite3.connect(path)) as db, db:
-        of_models = [("up", f"m{number}", seq % 256, seq, number) for number in range(300) for seq in range(number + 1)]
-        db.executemany(
-            "INSERT INTO durations VALUES (?, ?, ?, ?, ?)", [row for row in of_models if row[3] >= row[4] - 2]
-        )
-    async with opened(path) as store:
-        assert {duration_ms for _, duration_ms in await store.tasks.durations("up")} == {*range(172, 300)}
-        await ended(store, "m299", 7)
-        assert (await store.tasks.durations("up"))[-1] == ("m299", 7)
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT count(DISTINCT model), max(seq) FROM durations").fetchall() == [(128, 300)]
-        # In its ring it stands behind the last one.
-        assert db.execute("SELECT slot FROM durations WHERE duration_ms = 7 AND model = 'm299'").fetchall() == [(44,)]
-
-
-async def ended(store: SqliteStore, model: str, duration_ms: int) -> None:
-    """Register a task, and settle it as one that took so long."""
+async def ended(store: SqliteStore) -> None:
+    """Register a task, and settle it."""
     number = next(_numbers)
     new = NewCallback(
         id=new_callback_id(NOW),
@@ -119,8 +91,6 @@ async def ended(store: SqliteStore, model: str, duration_ms: int) -> None:
             outcome=Outcome(state=TaskState.SUCCESS, data=b"{}"),
             settled_at=NOW,
             polls=1,
-            model=model,
-            duration_ms=duration_ms,
         )
     )
 
@@ -540,7 +510,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
     await store.outbox.record(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
-    assert (store.tasks._settle_waiters, store.tasks.claimed, dict(store.outbox._claimed)) == ({}, 0, {})
+    assert (store.tasks._settle_waiters, store.tasks._claimed, dict(store.outbox._claimed)) == ({}, {}, {})
     assert (store.outbox._lanes._at, store.outbox._lanes._heap) == ({}, [])
 
 

@@ -13,7 +13,6 @@ from gateway.core.model import (
     DueTask,
     Outcome,
     PollRecord,
-    Settlement,
     TaskState,
 )
 from gateway.store import Store
@@ -154,61 +153,6 @@ async def test_a_task_that_nobody_waits_for_does_not_end_with_another(store: Sto
     before = (await look(store, idle)).task
     await settle(store, await registered(store))
     assert (await look(store, idle)).task == before
-
-
-async def test_the_last_256_durations_of_a_model_are_kept(new_store: NewStore) -> None:
-    """The newest one takes the oldest one's place, in the next life too; other models keep theirs."""
-    async with AsyncExitStack() as stack:
-        store = await opened(new_store(), stack)
-        assert await store.tasks.durations("up") == []
-        await ended_after(store, "m", range(257))
-        await ended_after(store, None, [7])
-        assert await store.tasks.durations("other") == []
-    async with AsyncExitStack() as stack:
-        store = await opened(new_store(), stack)
-        kept = [duration_ms for model, duration_ms in await store.tasks.durations("up") if model == "m"]
-        assert kept == [*range(1, 257)]
-        await ended_after(store, "m", [257, 258])
-        found = await store.tasks.durations("up")
-        assert [duration_ms for model, duration_ms in found if model == "m"] == [*range(3, 259)]
-        assert [duration_ms for model, duration_ms in found if model is None] == [7]
-
-
-async def test_the_durations_of_the_last_128_models_are_kept(new_store: NewStore) -> None:
-    """Names come from outside, and may be another one each time; who ended a task last stays, over restarts too."""
-    async with AsyncExitStack() as stack:
-        store = await opened(new_store(), stack)
-        for number in range(200):
-            await ended_after(store, f"m{number}", [number])
-            await ended_after(store, "often", [1000 + number])
-        found = await store.tasks.durations("up")
-        assert [duration_ms for model, duration_ms in found if model != "often"] == [*range(73, 200)]
-        assert [duration_ms for model, duration_ms in found if model == "often"] == [*range(1000, 1200)]
-    async with AsyncExitStack() as stack:
-        store = await opened(new_store(), stack)
-        assert await store.tasks.durations("up") == found
-        await ended_after(store, "new", [1])
-        assert {"new", "often", "m199", "m74"} <= {model for model, _ in await store.tasks.durations("up")}
-        assert "m73" not in {model for model, _ in await store.tasks.durations("up")}
-
-
-async def ended_after(store: Store, model: str | None, durations_ms: Iterable[int]) -> None:
-    """Settle a task for each duration, in their order."""
-    made = {one: new(f"{model}-{one}") for one in durations_ms}
-    found = await store.registry.register(list(made.values()))
-    settlements = [
-        Settlement(
-            upstream="up",
-            seq=registration.callback.task.seq,
-            outcome=SUCCESS,
-            settled_at=NOW,
-            polls=1,
-            model=model,
-            duration_ms=duration_ms,
-        )
-        for duration_ms, registration in zip(made, found, strict=True)
-    ]
-    await asyncio.gather(*(store.tasks.settle(settlement) for settlement in settlements))
 
 
 async def test_the_upstreams_word_wins_over_a_time_out_beside_it(store: Store) -> None:

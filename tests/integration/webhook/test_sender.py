@@ -14,9 +14,8 @@ import pytest
 
 from gateway.core.clock import SystemClock
 from gateway.net import errors
-from gateway.net.allow import parse_allow
 from gateway.net.errors import ExchangeFailed
-from gateway.net.guard import Netguard
+from gateway.net.guard import Netguard, parse_allow
 from gateway.net.transport import PooledTransport
 from gateway.webhook.sender import Sender
 

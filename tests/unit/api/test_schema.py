@@ -26,13 +26,21 @@ def test_the_least_registration() -> None:
     """Task and URL are enough; the rest has its documented defaults."""
     asked = decode(body(), CALLBACK)
     assert asked == CallbackRequest(task_id="task_1", callback_url="https://app.example.com/hooks")
-    assert (asked.metadata, asked.timeout_seconds, asked.upstream) == ({}, 86_400, None)
+    assert (asked.metadata, asked.timeout_seconds, asked.upstream, asked.model) == ({}, 86_400, None, None)
 
 
 def test_the_whole_registration() -> None:
     """Every member is read under its name on the wire."""
-    asked = decode(body(metadata={"orderId": 7}, timeoutSeconds=3600, upstream="aigptimage"), CALLBACK)
-    assert (asked.metadata, asked.timeout_seconds, asked.upstream) == ({"orderId": 7}, 3600, "aigptimage")
+    asked = decode(body(metadata={"orderId": 7}, timeoutSeconds=3600, upstream="aigptimage", model="m é"), CALLBACK)
+    assert (asked.metadata, asked.timeout_seconds) == ({"orderId": 7}, 3600)
+    assert (asked.upstream, asked.model) == ("aigptimage", "m é")
+
+
+def test_a_member_that_is_null_is_as_if_left_out() -> None:
+    """Clients that always send every optional member mean nothing by a null."""
+    members = b'"metadata":null,"timeoutSeconds":null,"upstream":null,"model":null'
+    asked = decode(body()[:-1] + b"," + members + b"}", CALLBACK)
+    assert (asked.metadata, asked.timeout_seconds, asked.upstream, asked.model) == (None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,8 @@ def test_the_whole_registration() -> None:
         {"callbackUrl": "https://x/" + "a" * 2038},
         {"timeoutSeconds": 1},
         {"timeoutSeconds": 2_592_000},
+        {"model": "m"},
+        {"model": "é" * 255},
     ],
 )
 def test_the_bounds_are_inside(members: dict[str, Any]) -> None:
@@ -77,6 +87,9 @@ def test_the_bounds_are_inside(members: dict[str, Any]) -> None:
         (body(timeoutSeconds=True), "timeoutSeconds", "expected `int | null`, got `bool`"),
         (body(timeoutSeconds=1.5), "timeoutSeconds", "expected `int | null`, got `float`"),
         (body(upstream=7), "upstream", "expected `str | null`, got `int`"),
+        (body(model=""), "model", "expected `str` of length >= 1"),
+        (body(model="m" * 256), "model", "expected `str` of length <= 255"),
+        (body(model=["m"]), "model", "expected `str | null`, got `array`"),
         (b"[]", "", "expected `object`, got `array`"),
         (b"null", "", "expected `object`, got `null`"),
         (b'"x"', "", "expected `object`, got `str`"),
@@ -185,7 +198,7 @@ def test_a_redelivery() -> None:
 
 
 names = st.text(min_size=1).filter(
-    lambda name: name not in ("taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream")
+    lambda name: name not in ("taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream", "model")
 )
 
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     TASK_MOVES,
     AttemptResult,
@@ -16,6 +15,7 @@ from gateway.core.model import (
     NewCallback,
     Task,
     TaskState,
+    new_callback_id,
 )
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -24,7 +24,7 @@ NOW = 1_795_428_033_120
 moments = st.integers(0, 2**48 - 1)
 
 
-def new_callback(metadata: bytes, timeout_s: int = 3600) -> NewCallback:
+def new_callback(metadata: bytes, timeout_s: int = 3600, model: str | None = None) -> NewCallback:
     return NewCallback(
         id="cb_new",
         client="default",
@@ -35,6 +35,7 @@ def new_callback(metadata: bytes, timeout_s: int = 3600) -> NewCallback:
         timeout_s=timeout_s,
         created_at=NOW,
         first_poll_at=NOW,
+        model=model,
     )
 
 
@@ -113,6 +114,11 @@ def test_ids_differ_within_one_millisecond() -> None:
 def test_a_registration_expires_its_timeout_after_it_was_made() -> None:
     """The timeout is seconds, the instant milliseconds."""
     assert new_callback(b"{}", timeout_s=90).expires_at == NOW + 90_000
+
+
+def test_another_model_is_no_other_request() -> None:
+    """It only says when to ask first: whoever comes to know it, or was wrong, need not cancel what stands."""
+    assert new_callback(b"{}", model="m").same_request_as(existing(b"{}"))
 
 
 @pytest.mark.parametrize(

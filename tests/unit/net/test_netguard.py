@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.core.addresses import address_text
 from gateway.core.errors import AddressNotAllowed
-from gateway.net.allow import AllowEntry, parse_allow
-from gateway.net.guard import Netguard, Target
+from gateway.net.guard import AllowEntry, Netguard, Target, parse_allow
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, embeddings, in_url
 
 GUARD = Netguard()

@@ -7,21 +7,17 @@ import pytest
 
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator import Fault, FaultKind, Faults, Plan, PlanMix, parse_windows
-from gateway.simulator.faults import distort_body, distort_envelope, replacement
+from gateway.simulator.app import POLLS_KEPT, PeakRate, Stats
 from gateway.simulator.scenario import (
-    DEFAULT_MODEL,
-    DEFAULT_PARAM,
     KeyedLimiter,
     SimTask,
     drop_oldest,
     plan_from_task_id,
-    task_envelope,
 )
-from gateway.simulator.stats import POLLS_KEPT, PeakRate, Stats
 
 
 def make_task(plan: Plan, created_at: int = 1_000) -> SimTask:
-    return SimTask(created_at=created_at, plan=plan, model=DEFAULT_MODEL, param=DEFAULT_PARAM, key=None)
+    return SimTask(created_at, plan)
 
 
 @pytest.mark.parametrize(
@@ -48,20 +44,20 @@ def test_a_task_id_can_carry_its_plan(task_id: str, plan: Plan | None) -> None:
 def test_a_task_ends_exactly_when_its_duration_has_passed() -> None:
     """One millisecond before the end it still waits; at the end it is done, with the plan's times."""
     task = make_task(Plan(duration_s=1.5), created_at=1_000)
-    assert task_envelope("t", task, 2_499)["data"]["state"] == "waiting"
-    data = task_envelope("t", task, 2_500)["data"]
+    assert task.envelope("t", 2_499)["data"]["state"] == "waiting"
+    data = task.envelope("t", 2_500)["data"]
     assert (data["state"], data["costTime"], data["completeTime"]) == ("success", 1_500, 2_500)
-    assert task_envelope("t", task, 99_999)["data"]["completeTime"] == 2_500
+    assert task.envelope("t", 99_999)["data"]["completeTime"] == 2_500
 
 
 def test_a_task_that_never_ends_waits_for_ever() -> None:
     """A never plan has no end, however late it is asked."""
-    assert task_envelope("t", make_task(Plan(outcome="never")), 10**15)["data"]["state"] == "waiting"
+    assert make_task(Plan(outcome="never")).envelope("t", 10**15)["data"]["state"] == "waiting"
 
 
 def test_a_failed_task_has_a_string_code_and_no_times() -> None:
     """As on the upstream: failCode is a string, completeTime and costTime stay null."""
-    data = task_envelope("t", make_task(Plan(outcome="fail", fail_code="451", fail_msg="no")), 1_000)["data"]
+    data = make_task(Plan(outcome="fail", fail_code="451", fail_msg="no")).envelope("t", 1_000)["data"]
     assert (data["state"], data["failCode"], data["failMsg"]) == ("fail", "451", "no")
     assert data["completeTime"] is None
     assert data["costTime"] is None
@@ -73,7 +69,7 @@ def test_a_failed_task_has_a_string_code_and_no_times() -> None:
 )
 def test_a_result_is_encoded_unless_it_is_text_already(result: object, text: str) -> None:
     """A str stands in resultJson as it is, so that a test can send one that is not JSON."""
-    assert task_envelope("t", make_task(Plan(result=result)), 1_000)["data"]["resultJson"] == text
+    assert make_task(Plan(result=result)).envelope("t", 1_000)["data"]["resultJson"] == text
 
 
 def test_a_mix_draws_the_same_plans_from_the_same_seed() -> None:
@@ -185,9 +181,9 @@ def test_the_first_fitting_fault_wins() -> None:
     assert faults.pick("recordInfo", "a") is None
 
 
-SUCCESS = task_envelope("t", make_task(Plan()), 1_000)
-FAIL = task_envelope("t", make_task(Plan(outcome="fail")), 1_000)
-WAITING = task_envelope("t", make_task(Plan(outcome="never")), 1_000)
+SUCCESS = make_task(Plan()).envelope("t", 1_000)
+FAIL = make_task(Plan(outcome="fail")).envelope("t", 1_000)
+WAITING = make_task(Plan(outcome="never")).envelope("t", 1_000)
 
 
 def test_every_kind_of_fault_changes_some_answer() -> None:
@@ -197,10 +193,10 @@ def test_every_kind_of_fault_changes_some_answer() -> None:
         fault = Fault(kind=kind, size=10)
         plain = [msgspec.json.encode(envelope) for envelope in (SUCCESS, FAIL, WAITING)]
         spoiled = [
-            distort_body(fault, msgspec.json.encode(distort_envelope(fault, envelope)))
+            fault.spoil_body(msgspec.json.encode(fault.spoil_envelope(envelope)))
             for envelope in (SUCCESS, FAIL, WAITING)
         ]
-        assert spoiled != plain or replacement(fault).status != 200, kind
+        assert spoiled != plain or fault.replacement().status != 200, kind
 
 
 def test_distorting_leaves_the_original_alone() -> None:
@@ -208,7 +204,7 @@ def test_distorting_leaves_the_original_alone() -> None:
     before = msgspec.json.encode([SUCCESS, FAIL, WAITING])
     for kind in FaultKind:
         for envelope in (SUCCESS, FAIL, WAITING):
-            distort_envelope(Fault(kind=kind, size=10), envelope)
+            Fault(kind=kind, size=10).spoil_envelope(envelope)
     assert msgspec.json.encode([SUCCESS, FAIL, WAITING]) == before
 
 
@@ -216,7 +212,7 @@ def test_the_familys_differences_keep_the_meaning() -> None:
     """The variants that a client must accept differ in the one member they are about."""
 
     def data(kind: FaultKind, envelope: dict[str, object]) -> dict[str, object]:
-        changed: dict[str, object] = distort_envelope(Fault(kind=kind), envelope)["data"]
+        changed: dict[str, object] = Fault(kind=kind).spoil_envelope(envelope)["data"]
         return changed
 
     assert data(FaultKind.RUNNING_STATE, WAITING)["state"] == "generating"
@@ -232,18 +228,18 @@ def test_the_familys_differences_keep_the_meaning() -> None:
 
 def test_values_that_cannot_be_converted_are_left_as_they_are() -> None:
     """A result that is not JSON and a code that is not a number pass through the variants unharmed."""
-    odd = task_envelope("t", make_task(Plan(result="not JSON")), 1_000)
-    assert distort_envelope(Fault(kind=FaultKind.RESULT_OBJECT), odd) == odd
-    named = task_envelope("t", make_task(Plan(outcome="fail", fail_code="E1")), 1_000)
-    assert distort_envelope(Fault(kind=FaultKind.INTEGER_FAIL_CODE), named) == named
+    odd = make_task(Plan(result="not JSON")).envelope("t", 1_000)
+    assert Fault(kind=FaultKind.RESULT_OBJECT).spoil_envelope(odd) == odd
+    named = make_task(Plan(outcome="fail", fail_code="E1")).envelope("t", 1_000)
+    assert Fault(kind=FaultKind.INTEGER_FAIL_CODE).spoil_envelope(named) == named
 
 
 def test_an_error_fault_tells_status_and_code_apart() -> None:
     """HTTP 200 with an error code inside is one form; without a code it follows the status."""
-    answer = replacement(Fault(kind=FaultKind.ERROR, status=200, code=422, msg="recordInfo is null"))
+    answer = Fault(kind=FaultKind.ERROR, status=200, code=422, msg="recordInfo is null").replacement()
     assert answer.status == 200
     assert msgspec.json.decode(answer.body) == {"code": 422, "msg": "recordInfo is null", "data": None}
-    answer = replacement(Fault(kind=FaultKind.ERROR, status=503, headers={"Retry-After": "7"}))
+    answer = Fault(kind=FaultKind.ERROR, status=503, headers={"Retry-After": "7"}).replacement()
     assert msgspec.json.decode(answer.body)["code"] == 503
     assert answer.headers == [(b"retry-after", b"7")]
 

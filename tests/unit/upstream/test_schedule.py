@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from gateway.upstream.durations import Distribution, Durations
+from gateway.upstream.distribution import Distribution
+from gateway.upstream.durations import Durations, of_model
 from gateway.upstream.schedule import FLOOR_PRICE_S, PollPrice, PollSchedule
 from tests.bench import schedule_lab as lab
 
@@ -15,8 +16,8 @@ SCHEDULE = PollSchedule(1.0, 30.0)
 def taught(*durations_s: float) -> Distribution:
     durations = Durations()
     for duration_s in durations_s:
-        durations.observe("model", duration_s)
-    return durations.distribution("model", 0.0)
+        durations.ended(of_model("m"), 0.0, duration_s)
+    return durations.distribution(of_model("m"), 0.0)
 
 
 def exponential(mean_s: float) -> Distribution:

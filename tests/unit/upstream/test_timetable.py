@@ -6,13 +6,34 @@ import random
 import pytest
 
 from gateway.core.model import DueTask
+from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 
-def timetable(budget_per_s: float = 1.0) -> Timetable:
-    return Timetable(PollSchedule(1.0, 30.0), budget_per_s, VirtualClock(), random.Random(0))
+class Kept:
+    """A small durable value."""
+
+    def __init__(self) -> None:
+        self.value: bytes | None = None
+        self.written = 0
+
+    async def load(self) -> bytes | None:
+        return self.value
+
+    async def swap(self, old: bytes | None, new: bytes) -> bool:
+        if self.value != old:
+            return False
+        self.value = new
+        self.written += 1
+        return True
+
+
+def timetable(budget_per_s: float = 1.0, kept: Kept | None = None) -> Timetable:
+    kept = Kept() if kept is None else kept
+    learned = Learned(kept.load, kept.swap)
+    return Timetable(PollSchedule(1.0, 30.0), budget_per_s, VirtualClock(), random.Random(0), learned)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +166,113 @@ def test_a_short_budget_is_short_for_those_who_want_more_than_their_share() -> N
         assert many == pytest.approx(9.8, abs=0.1), "all that the other leaves"
         assert few == pytest.approx(5.0), "at least an equal part"
         assert new == pytest.approx(10 / 3)
-        assert table.first_poll_at(EPOCH, "few") == table.first_poll_at(EPOCH, "new") == EPOCH
-        assert table.first_poll_at(EPOCH, "many") > EPOCH + 1000
+        assert table.first_poll_at(EPOCH, "many", None) > EPOCH + 1000
+        assert table.first_poll_at(EPOCH, "new", None) == EPOCH
 
     run_virtual(judged())
+
+
+def taught(table: Timetable, duration_s: float, model: str = "m", count: int = 50, late_s: float = 0.0) -> None:
+    """Let tasks of ann's end, registered so long after they began."""
+    for _ in range(count):
+        table.ended(due("ann"), model, EPOCH - round(late_s * 1000), duration_s)
+
+
+def test_nothing_is_known_of_the_first_task() -> None:
+    """It is asked about at once: the answer tells what it is. Of many that come together only that one is."""
+
+    async def main() -> None:
+        table = timetable(budget_per_s=10.0)
+        first = [table.first_poll_at(EPOCH, client, None) for client in ("ann", "ann", "bob")]
+        assert first[0] == EPOCH
+        assert min(first[1:]) > EPOCH + 3000
+        await asyncio.sleep(1)
+        assert table.first_poll_at(EPOCH, "bob", None) == EPOCH, "an idle budget has polls for it again"
+
+    run_virtual(main())
+
+
+def test_a_small_budget_has_fewer_polls_that_only_explore() -> None:
+    """A tenth of it: with two polls in ten seconds, one in fifty."""
+
+    async def main() -> None:
+        table = timetable(budget_per_s=0.2)
+        at = []
+        for _ in range(100):
+            at.append(table.first_poll_at(EPOCH, "ann", None) == EPOCH)
+            await asyncio.sleep(1)
+        assert (sum(at), at[0]) == (2, True)
+
+    run_virtual(main())
+
+
+def test_a_task_whose_model_is_known_is_first_polled_when_it_pays() -> None:
+    """Also another client's, and also where the model is told by what this client's last tasks were."""
+
+    async def main() -> None:
+        table = timetable()
+        taught(table, 20.0)
+        for client, model in (("ann", "m"), ("bob", "m"), ("ann", None)):
+            assert 21_000 > table.first_poll_at(EPOCH, client, model) - EPOCH > 15_000
+
+    run_virtual(main())
+
+
+def test_who_registers_what_has_ended_is_told_at_once() -> None:
+    """So it was with this client's last tasks: a best time for a new one would be too late, whatever the model."""
+
+    async def main() -> None:
+        table = timetable()
+        taught(table, 20.0, late_s=60.0)
+        assert table.first_poll_at(EPOCH, "ann", "m") == EPOCH
+        assert table.first_poll_at(EPOCH, "ann", None) < EPOCH + 1500
+        assert table.first_poll_at(EPOCH, "bob", "m") > EPOCH + 15_000
+
+    run_virtual(main())
+
+
+def test_the_first_tasks_of_a_model_are_explored() -> None:
+    """In steps that grow with their age; once eight were seen, the schedule rests on what was learned."""
+
+    async def main() -> None:
+        table = timetable()
+        delays = [table.running(due("ann"), "new", EPOCH, EPOCH + 4000) - EPOCH - 4000 for _ in range(9)]
+        assert set(delays[:8]) == {2000}
+        assert delays[8] > 2000
+
+    run_virtual(main())
+
+
+def test_what_was_learned_is_kept() -> None:
+    """Every ten seconds and at the end, where anything was learned; what another process has kept is not in the way."""
+
+    async def main() -> None:
+        kept = Kept()
+        table = timetable(kept=kept)
+        await table.restore()
+        await table.save()
+        assert kept.value is None
+        written = []
+        for second in range(25):
+            taught(table, 40.0, count=1)
+            await table.save()
+            written.append(kept.written)
+            await asyncio.sleep(1)
+            assert kept.written == second // 10 + 1
+        await table.save(now=True)
+        assert kept.written == 4
+        again = timetable(kept=kept)
+        await again.restore()
+        assert 40_000 > again.first_poll_at(EPOCH, "ann", "m") - EPOCH > 10_000
+        await again.save(now=True)
+        assert kept.written == 4, "nothing is new"
+        taught(table, 40.0)
+        taught(again, 40.0)
+        for one in (table, again, again):
+            await one.save(now=True)
+        assert kept.written == 6
+
+    run_virtual(main())
 
 
 def test_a_client_that_asks_for_nothing_any_more_keeps_no_part_of_the_budget() -> None:

@@ -1,9 +1,10 @@
-"""The head of an answer that the strict parser refuses, put into words that it reads: what common clients take.
+"""Answers that the strict parser refuses, as common clients read them.
 
 Owns which heads are read beside those of RFC 9112, and how they frame the body: lines folded or ended by a bare LF,
 control characters, blanks around a name, equal Content-Lengths given twice, Transfer-Encoding beside Content-Length.
-Must not read a body. Called by ``http1``, which keeps no connection whose answer was read so: who frames loosely may
-mean another end of the body than we do.
+And how chunks may be framed: lines ended by a bare LF, blanks around a size and in its extension, trailers of any form;
+and how many there may be that cost more to read than to send. Called by ``http1``, which keeps no connection whose
+answer was read so: who frames loosely may mean another end of the body than we do.
 """
 
 import re
@@ -11,7 +12,9 @@ from collections.abc import Iterable
 
 import httptools
 
-__all__ = ["OddHead"]
+from gateway.net.errors import ExchangeFailed
+
+__all__ = ["OddChunks", "OddHead"]
 
 _BEGIN = b"HTTP/"
 _STATUS = re.compile(rb"HTTP/[0-9.]+[ \t]+([0-9]{3})(?![0-9])[ \t]*([^\n]*)", re.IGNORECASE)
@@ -22,11 +25,16 @@ _LENGTH = re.compile(rb"\+?([0-9]{1,18})")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _SWITCHING = 101
 
+_SIZE = re.compile(rb"0*[0-9A-Fa-f]{1,15}[ \t]*(?:;.*)?\r*", re.DOTALL)
+_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")  # most are; all else is read line by line
+_SMALL = 16  # bytes of a chunk: one with a single byte takes six on the wire, and as long to read as a hundred
+_MOST_SMALL = 8192
+
 Field = tuple[bytes, bytes]
 
 
 class OddHead:
-    """Reads on from the first byte of an answer; every method raises HttpParserError where nobody could read it."""
+    """Puts a head into words that the strict parser reads; raises HttpParserError where nobody could read it."""
 
     def __init__(self, reason: str, max_bytes: int) -> None:
         """``reason``: why the strict parser refuses it, which is told where it cannot be read here either.
@@ -123,3 +131,82 @@ def _framed(fields: list[Field]) -> list[Field]:
     if len(values) > 1:
         raise httptools.HttpParserError("Content-Length is given more than once, with different values")
     return [(b"Content-Length", b"%d" % values.pop()), *others]
+
+
+class OddChunks:
+    """Reads on from the first byte after an answer's head, beside the strict parser, until it is to go on alone."""
+
+    def __init__(self, max_line_bytes: int) -> None:
+        """``max_line_bytes``: of a line that has ended; whoever feeds one without end must see to that."""
+        self.ended = False
+        self._max_line_bytes = max_line_bytes
+        self._line = b""  # the beginning of a line of which the end has not come
+        self._left = 0  # bytes of this chunk's data that have not come
+        self._in_data = False  # or at the line end behind it
+        self._in_trailer = False
+        self._small = 0  # chunks so far
+
+    def feed(self, data: bytes) -> list[memoryview]:
+        """Return the parts of the body in ``data``. Raises HttpParserError where nobody could read it.
+
+        Raises ExchangeFailed where it could be read, and may cost too much.
+        """
+        parts = []
+        view = memoryview(data)  # most often nobody wants the parts
+        at = 0
+        while at < len(data) and not self.ended:
+            if self._left:
+                part = view[at : at + self._left]
+                parts.append(part)
+                self._left -= len(part)
+                at += len(part)
+                continue
+            if not (self._in_data or self._in_trailer or self._line):
+                plain = _PLAIN.match(data, at)
+                if plain is not None and (size := int(plain[1], 16)):
+                    begin = plain.end()
+                    if data[begin + size : begin + size + 2] == b"\r\n":
+                        parts.append(view[begin : begin + size])
+                        at = begin + size + 2
+                        self._count(size)
+                        continue
+            end = data.find(b"\n", at)
+            if end < 0:
+                self._line += data[at:]
+                self._check(self._line)  # at once: its end may never come
+                break
+            line = self._line + data[at:end]
+            self._line = b""
+            at = end + 1
+            self._check(line)
+            self._take(line)
+        return parts
+
+    def _check(self, line: bytes) -> None:
+        """Refuse what no line begins with."""
+        if len(line) > self._max_line_bytes:
+            raise httptools.HttpParserError(f"a line between its chunks is larger than {self._max_line_bytes} bytes")
+        if self._in_trailer:
+            return
+        if self._in_data:
+            if line.strip(b"\r"):
+                raise httptools.HttpParserError("Expected LF after chunk data")
+        elif _SIZE.fullmatch(line) is None:
+            raise httptools.HttpParserError("Invalid character in chunk size")
+
+    def _take(self, line: bytes) -> None:
+        if self._in_trailer:
+            self.ended = not line.strip(b"\r")
+        elif self._in_data:
+            self._in_data = False
+        else:
+            self._left = int(line.partition(b";")[0], 16)
+            self._in_data = self._left > 0
+            self._in_trailer = not self._in_data
+            self._count(self._left)
+
+    def _count(self, size: int) -> None:
+        if size < _SMALL:
+            self._small += 1
+            if self._small > _MOST_SMALL:
+                raise ExchangeFailed(f"it has more than {_MOST_SMALL} chunks below {_SMALL} bytes", "protocol")

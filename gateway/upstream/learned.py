@@ -1,0 +1,60 @@
+"""What was learned of durations outlives the process: it is kept as one small durable value.
+
+Owns when it is written and in which form. Called by ``gateway.upstream.timetable``.
+"""
+
+import math
+
+import msgspec
+
+from gateway.upstream.budget import Load, Swap
+from gateway.upstream.durations import Durations, of_model
+from gateway.upstream.sightings import Seen
+
+__all__ = ["Learned"]
+
+_SAVE_S = 10.0
+"""So much of what was learned may be lost to a crash."""
+
+
+class _Kept(msgspec.Struct, omit_defaults=True):
+    """``durations_ms``: of each model's tasks, as an earlier gateway has kept them."""
+
+    streams: dict[str, Seen] = {}
+    durations_ms: dict[str, list[int]] = {}
+
+
+class Learned:
+    """The durations of one upstream's tasks; ``swap`` keeps what must outlive the process, ``load`` has it."""
+
+    def __init__(self, load: Load, swap: Swap) -> None:
+        self.durations = Durations()
+        self._load = load
+        self._swap = swap
+        self._stored: bytes | None = None
+        self._stored_told = 0
+        self._save_at = -math.inf
+
+    async def restore(self) -> None:
+        """Begin with what an earlier process learned. Raises StoreError."""
+        self._stored = await self._load()
+        if self._stored is None:
+            return
+        kept = msgspec.json.decode(self._stored, type=_Kept)
+        self.durations.restore(kept.streams)
+        for model, durations_ms in kept.durations_ms.items():
+            for duration_ms in durations_ms:
+                self.durations.ended(of_model(model), 0.0, duration_ms / 1000)
+        self._stored_told = self.durations.told
+
+    async def save(self, steady: float, *, now: bool = False) -> None:
+        """Keep what was learned since the last time, if that was ``_SAVE_S`` ago or ``now``. Raises StoreError."""
+        if self.durations.told == self._stored_told or (steady < self._save_at and not now):
+            return
+        self._save_at = steady + _SAVE_S
+        told = self.durations.told
+        new = msgspec.json.encode(_Kept(self.durations.dump()))
+        if await self._swap(self._stored, new):
+            self._stored, self._stored_told = new, told
+        else:  # another process has kept its own meanwhile: the next time this one's takes its place
+            self._stored = await self._load()

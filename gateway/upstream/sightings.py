@@ -1,0 +1,140 @@
+"""What was seen of one model's tasks: how many reached each age, and how many of them ended there.
+
+Owns the counts; pure, and knows no task: each poll tells of one stretch of one task's life. Kept by
+``gateway.upstream.durations``, read by ``gateway.upstream.estimate``.
+
+A task that is found running at some age has lasted so long: it is counted among those at risk up to there, as one that
+ended is, so that the living say as much as the dead (right-censoring; the counts are those of Kaplan & Meier 1958, with
+the stretch before a task was first watched left out: Andersen, Borgan, Gill & Keiding, Statistical Models Based on
+Counting Processes, 1993). A stretch counts when its end is known, whatever it is: nothing is learned from who ended
+first.
+
+Ages are divided logarithmically into bins of 1 %, and these into bands of nearly a factor of two. A band forgets by
+itself: a task counts half as much there as the ``HALF_LIFE``-th one after it to come through. Thus drift is followed,
+and however many short tasks end, what is known of long ones stays until long ones say otherwise.
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+__all__ = ["BINS", "HALF_LIFE", "LONGEST_S", "RATIO", "Seen", "Sightings", "bin_end_s", "bin_of"]
+
+HALF_LIFE: Final = 96
+_GROWTH: Final = 2 ** (1 / HALF_LIFE)
+_FIRST_S: Final = 0.25
+RATIO: Final = 0.01
+"""The first bin's end, and the logarithm of by how much each later one's is greater."""
+BINS: Final = 64
+_HEAVY: Final = 1e9
+_DIGITS: Final = 6
+LONGEST_S: Final = 2_592_000.0
+"""The longest a callback may wait."""
+
+
+class Seen(msgspec.Struct, array_like=True):
+    """The counts of one model as they are kept: of each band, those that are not 0."""
+
+    begun: int
+    ended: int
+    bands: list[tuple[dict[int, float], dict[int, float]]]
+
+
+class _Band:
+    """``reached[i]``: how many more are at risk in the i-th bin than in the one before; ``ended[i]``: end in it."""
+
+    __slots__ = ("ended", "reached", "weight")
+
+    def __init__(self, reached: Mapping[int, float] = {}, ended: Mapping[int, float] = {}) -> None:
+        self.reached = array("d", (reached.get(i, 0.0) for i in range(BINS + 1)))
+        self.ended = array("d", (ended.get(i, 0.0) for i in range(BINS)))
+        self.weight = 1.0
+        """What the next task counts; older ones count less, as this grows."""
+
+    def counts(self) -> tuple[dict[int, float], dict[int, float]]:
+        """Return both where they are not 0, in tasks that count 1 each."""
+        return _present(self.reached, self.weight), _present(self.ended, self.weight)
+
+
+class Sightings:
+    """The counts of one model, a kilobyte for each band that was reached."""
+
+    __slots__ = ("_bands", "begun", "ended", "told")
+
+    def __init__(self) -> None:
+        self._bands: list[_Band] = []
+        self.begun = self.ended = 0
+        """So many tasks were seen at all, and so many to their end."""
+        self.told = 0
+        """So many polls have told of one."""
+
+    @classmethod
+    def restored(cls, seen: Seen) -> "Sightings":
+        """Return what was dumped."""
+        self = cls()
+        self.begun, self.ended, self.told = seen.begun, seen.ended, seen.begun
+        self._bands = [_Band(*band) for band in seen.bands]
+        return self
+
+    def dump(self) -> Seen:
+        """Return what there is."""
+        return Seen(self.begun, self.ended, [band.counts() for band in self._bands])
+
+    def alive(self, from_s: float, to_s: float) -> None:
+        """Count a task as alive from the age at which it was last seen, 0 where it never was, to that one: O(1)."""
+        self._count(from_s, bin_of(to_s), ended=False)
+
+    def end(self, from_s: float, duration_s: float) -> None:
+        """Count a task that was last seen at the age ``from_s``, and ended at that one or later: O(1)."""
+        self._count(from_s, bin_of(max(from_s, duration_s)) + 1, ended=True)
+
+    def counts(self) -> tuple[list[float], list[float]]:
+        """Return how many were at risk in each bin, and how many ended in it, in tasks that count 1 each."""
+        at_risk: list[float] = []
+        ended: list[float] = []
+        for band in self._bands:
+            here = 0.0
+            for more, ends in zip(band.reached, band.ended, strict=False):
+                here += more / band.weight
+                at_risk.append(max(here, 0.0))
+                ended.append(ends / band.weight)
+        return at_risk, ended
+
+    def _count(self, from_s: float, stop: int, *, ended: bool) -> None:
+        self.told += 1
+        self.begun += from_s <= 0
+        self.ended += ended
+        while len(self._bands) * BINS < stop:
+            self._bands.append(_Band())
+        number = bin_of(from_s)
+        while number < stop:
+            band, first = self._bands[number // BINS], number % BINS
+            last = min(first + stop - number, BINS)
+            band.reached[first] += band.weight
+            band.reached[last] -= band.weight
+            number += last - first
+            if ended and number == stop:
+                band.ended[last - 1] += band.weight
+            band.weight *= _GROWTH ** ((last - first) / BINS)
+            if band.weight > _HEAVY:
+                self._bands[(number - 1) // BINS] = _Band(*band.counts())
+
+
+def _present(counts: Iterable[float], weight: float) -> dict[int, float]:
+    each = enumerate(round(count / weight, _DIGITS) for count in counts)
+    return {i: count for i, count in each if count}
+
+
+def bin_of(age_s: float) -> int:
+    """Return the bin in which an age lies; what is no credible age lies in the first or the last."""
+    if not age_s >= _FIRST_S:
+        return 0
+    return 1 + int(math.log(min(age_s, LONGEST_S) / _FIRST_S) / RATIO)
+
+
+def bin_end_s(number: int) -> float:
+    """Return the age at which a bin ends."""
+    return _FIRST_S * math.exp(number * RATIO)
