@@ -297,14 +297,12 @@ class Deliverer:
 
 async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
     """Claim what there are places for, ``limit`` at most; also return when there is more, though no attempt ends."""
-    room = 0
+    shares: list[Share] = []
 
     def choose(due: list[Lane]) -> list[Share]:
-        nonlocal room
         for lane in due:
             bulkhead.wait(lane)
-        shares = bulkhead.shares(limit)
-        room = sum(share.room for share in shares)
+        shares.extend(bulkhead.shares(limit))
         return shares
 
     found, only_retries, next_due_at = await outbox.claim(choose, now)
@@ -317,7 +315,7 @@ async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) ->
     if refused:  # their places have gone to others meanwhile
         await outbox.release(refused)
     # Others may have the places that these had no webhooks for.
-    more = bulkhead.in_line and len(claims) < room
+    more = bulkhead.in_line and len(claims) < sum(share.room for share in shares)
     return claims, now if more or refused else next_due_at
 
 

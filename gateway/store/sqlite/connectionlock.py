@@ -37,7 +37,7 @@ class ConnectionLock:
 
     async def begin_write(self) -> None:
         """Wait for a turn to write; ``end_write`` is to follow."""
-        if self._writing or self._reading or self._readers or self._writers:
+        if self._writing or self._reading:  # else nobody waits
             await self._wait(self._writers, self.end_write)
         else:
             self._writing = True
@@ -50,7 +50,7 @@ class ConnectionLock:
 
     async def begin_read(self) -> None:
         """Wait for a turn to read, which others may share; ``end_read`` is to follow."""
-        if self._writing or self._writers or self._readers or self._reading >= _READS_AT_ONCE:
+        if self._writing or self._writers or self._reading >= _READS_AT_ONCE:
             await self._wait(self._readers, self.end_read)
         else:
             self._reading += 1
