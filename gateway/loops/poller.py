@@ -15,6 +15,7 @@ gateway was down is not thrown away.
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -155,7 +156,8 @@ class Poller:
 
     async def drain(self, timeout_s: float) -> None:
         await self._in_flight.drain(timeout_s)
-        await self._timetable.save(now=True)
+        with suppress(StoreError):  # the store tells of itself; what is not kept is learned anew
+            await self._timetable.save(now=True)
 
     async def _ask_about_new(self, now: int) -> float:
         """In a pause, ask about a task that nobody has asked about; return in how many seconds to look again."""

@@ -124,8 +124,7 @@ class Sightings:
 
 
 def _present(counts: Iterable[float], weight: float) -> dict[int, float]:
-    each = enumerate(round(count / weight, _DIGITS) for count in counts)
-    return {i: count for i, count in each if count}
+    return {i: round(count / weight, _DIGITS) for i, count in enumerate(counts) if count}
 
 
 def bin_of(age_s: float) -> int:

@@ -139,7 +139,10 @@ class FileWatch:
 
     def read_only(self) -> str | None:
         """Return the same of its file system, which a write finds out by itself."""
-        return _READ_ONLY if os.statvfs(self._path).f_flag & os.ST_RDONLY else None
+        try:
+            return _READ_ONLY if os.statvfs(self._path).f_flag & os.ST_RDONLY else None
+        except OSError:
+            return None  # the file has gone since it was looked at: the next look tells
 
     def _is_ours(self, found: os.stat_result) -> bool:
         """Whether the file is the same, but for its time, which backup programs set, and for what this process wrote.
