@@ -13,9 +13,10 @@ all there is for a model never seen, and are outweighed after a handful of tasks
 
 **Cost.** To count what a poll found takes microseconds, however many tasks are watched. A distribution is some 150
 points, made on demand in about 2 ms, and made anew only when a good part of what it rests on is new, and then not
-within ``REBUILD_S``. Of more streams than ``KEPT_STREAMS`` the longest unheard of are forgotten.
+within ``REBUILD_S`` where it is well known. Of more streams than ``KEPT_STREAMS`` the longest unheard of are forgotten.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -32,20 +33,25 @@ Stream = str
 PRIOR_TASKS: Final = 2.0
 REBUILD_S: Final = 10.0
 _EAGER_TASKS: Final = 512
-"""Up to this many tasks ended, each one changes the picture: ``REBUILD_S`` does not apply."""
+_EAGER_S: Final = 0.1
+"""Up to this many tasks ended, every few change the picture: ``REBUILD_S`` does not apply, but only one stream's is
+made anew within that time …"""
+_EAGER_POLLS: Final = 64
+"""… but for the first ones."""
 _MODEL, _CLIENT, _NO_MODEL, _POOL = "model ", "client ", "no model", "all models"
-KEPT_STREAMS: Final = 128
+KEPT_STREAMS: Final = 256
 _NEW_POLLS: Final = 256
 """After so many polls, at the latest, the picture is another one."""
 
 
 class Durations:
-    """What is known of the durations of one upstream's tasks. About 15 kB a stream at most."""
+    """What is known of the durations of one upstream's tasks. Some 15 kB a stream, 40 at most."""
 
     def __init__(self) -> None:
         self._streams: OrderedDict[Stream, _Stream] = OrderedDict()
         self._pool = _Stream()
         self._unknown = _Stream()
+        self._built_s = -math.inf
         self.told = 0
         """So often something was learned."""
 
@@ -81,17 +87,19 @@ class Durations:
             # Shared: asking must neither make a stream known nor push another one out; names come from outside.
             known = self._unknown
             known.seen.told = self._pool.seen.told
-        if not known.stale(now_s):
+        eager = now_s - self._built_s >= _EAGER_S
+        if not known.stale(now_s, eager=eager):
             return known.distribution
+        self._built_s = now_s
         pool = self._pool
-        if pool.stale(now_s):
+        if pool.stale(now_s, eager=eager):
             pool.rebuild([(PRIOR, PRIOR_TASKS)], now_s)
         known.rebuild([(pool.distribution, PRIOR_TASKS / 2), (PRIOR, PRIOR_TASKS / 2)], now_s)
         return known.distribution
 
     def dump(self) -> dict[Stream, Seen]:
         """Return all that is known, in a form that can be kept."""
-        return {stream: known.seen.dump() for stream, known in self._each()}
+        return {stream: known.dump() for stream, known in self._each()}
 
     def restore(self, kept: dict[Stream, Seen]) -> None:
         """Begin with what was known before."""
@@ -128,22 +136,29 @@ def of_client(client: str) -> Stream:
 class _Stream:
     """What was seen of one stream, and the distribution that was made of it."""
 
-    __slots__ = ("_built_ended", "_built_s", "_built_told", "distribution", "seen")
+    __slots__ = ("_built_ended", "_built_s", "_built_told", "_dumped", "distribution", "seen")
 
     def __init__(self) -> None:
         self.seen = Sightings()
         self._built_told = -1
         self._built_ended = 0
         self._built_s = 0.0
+        self._dumped: tuple[int, Seen] | None = None
         self.distribution = PRIOR
 
-    def stale(self, now_s: float) -> bool:
+    def dump(self) -> Seen:
+        """Return the counts; those of before where nothing is new, as there may be many streams."""
+        if self._dumped is None or self._dumped[0] != self.seen.told:
+            self._dumped = self.seen.told, self.seen.dump()
+        return self._dumped[1]
+
+    def stale(self, now_s: float, *, eager: bool) -> bool:
         if self._built_told < 0:
             return True
-        new = self.seen.told - self._built_told
-        return new > min(self._built_told // 8, _NEW_POLLS) and (
-            self._built_ended < _EAGER_TASKS or now_s - self._built_s >= REBUILD_S
-        )
+        if self.seen.told - self._built_told <= min(self._built_told // 8, _NEW_POLLS):
+            return False
+        eager = (eager and self._built_ended < _EAGER_TASKS) or self._built_told < _EAGER_POLLS
+        return eager or now_s - self._built_s >= REBUILD_S
 
     def rebuild(self, bases: Sequence[tuple[Distribution, float]], now_s: float) -> None:
         self.distribution = estimate(self.seen, bases)

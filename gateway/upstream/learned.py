@@ -36,11 +36,14 @@ class Learned:
         self._save_at = -math.inf
 
     async def restore(self) -> None:
-        """Begin with what an earlier process learned. Raises StoreError."""
+        """Begin with what an earlier process learned, where it can be read. Raises StoreError."""
         self._stored = await self._load()
         if self._stored is None:
             return
-        kept = msgspec.json.decode(self._stored, type=_Kept)
+        try:
+            kept = msgspec.json.decode(self._stored, type=_Kept)
+        except msgspec.MsgspecError:
+            return  # another version's: what was learned is learned anew
         self.durations.restore(kept.streams)
         for model, durations_ms in kept.durations_ms.items():
             for duration_ms in durations_ms:

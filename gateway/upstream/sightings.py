@@ -3,11 +3,12 @@
 Owns the counts; pure, and knows no task: each poll tells of one stretch of one task's life. Kept by
 ``gateway.upstream.durations``, read by ``gateway.upstream.estimate``.
 
-A task that is found running at some age has lasted so long: it is counted among those at risk up to there, as one that
-ended is, so that the living say as much as the dead (right-censoring; the counts are those of Kaplan & Meier 1958, with
-the stretch before a task was first watched left out: Andersen, Borgan, Gill & Keiding, Statistical Models Based on
-Counting Processes, 1993). A stretch counts when its end is known, whatever it is: nothing is learned from who ended
-first.
+A task that is found running at some age has lasted so long: it is counted among those at risk up to there, as one
+that ended is, so that the living say as much as the dead (right-censoring; the counts are those of Kaplan & Meier
+1958). A stretch counts when its end is known, whatever it is, so nothing is learned from who ended first: the weights,
+which grow meanwhile, do not depend on it either (predictable ones, as of Andersen, Borgan, Gill & Keiding, Statistical
+Models Based on Counting Processes, 1993). A task counts from its beginning, also where it was registered late: whoever
+registers late does so whatever has become of it.
 
 Ages are divided logarithmically into bins of 1 %, and these into bands of nearly a factor of two. A band forgets by
 itself: a task counts half as much there as the ``HALF_LIFE``-th one after it to come through. Thus drift is followed,

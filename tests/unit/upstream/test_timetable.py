@@ -279,6 +279,23 @@ def test_what_was_learned_is_kept() -> None:
     run_virtual(main())
 
 
+def test_what_another_version_has_kept_is_no_obstacle() -> None:
+    """What cannot be read is learned anew, and takes its place."""
+
+    async def main() -> None:
+        kept = Kept()
+        kept.value = b'{"streams":{"model m":"packed"}}'
+        table = timetable(kept=kept)
+        await table.restore()
+        taught(table, 20.0)
+        await table.save(now=True)
+        again = timetable(kept=kept)
+        await again.restore()
+        assert again.first_poll_at(EPOCH, "bob", "m") > EPOCH + 10_000
+
+    run_virtual(main())
+
+
 def test_a_client_that_asks_for_nothing_any_more_keeps_no_part_of_the_budget() -> None:
     """Its share goes back to the others within minutes; and the prices of very many are not all kept."""
 
