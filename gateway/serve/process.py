@@ -36,9 +36,6 @@ _log = structlog.get_logger()
 
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
 _LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: three milliseconds
-_LOOKED_AT_ALL = 200
-"""Such second looks, before it looks at all there is. With a great number of tasks and connections at work that took
-140 ms, in which nothing else is done, every few seconds."""
 _LAST_WORDS_S = 1.0  # for answers to requests that are cut short
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8
@@ -166,7 +163,7 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_LOOKED_AT, _LOOKED_AT_AGAIN, _LOOKED_AT_ALL)
+    gc.set_threshold(_LOOKED_AT, _LOOKED_AT_AGAIN)
 
 
 def _give_freed_memory_back() -> None:
