@@ -57,6 +57,8 @@ class Durations:
 
     def alive(self, stream: Stream, from_s: float, to_s: float) -> None:
         """Learn from a task that was found running at the age ``to_s``; ``from_s`` is that of the poll before, or 0."""
+        if to_s > LONGEST_S:
+            return
         for seen in self._seen_of(stream):
             seen.alive(from_s, to_s)
 
@@ -65,7 +67,7 @@ class Durations:
 
         What is longer than a callback may wait is a mistake of a clock, and teaches nothing.
         """
-        if not duration_s <= LONGEST_S:
+        if from_s > LONGEST_S or not duration_s <= LONGEST_S:
             return
         for seen in self._seen_of(stream):
             seen.end(from_s, duration_s)

@@ -36,6 +36,7 @@ _NEIGHBOURS: Final = 2.0
 """k is this times the root of the number of those that ended."""
 _LILLIEFORS: Final = 1.06
 """The critical distance from an exponential with the same mean, times the root of the number of durations (1969)."""
+_MOST_RUNNING: Final = 0.5
 _TAIL_SHARE: Final = 0.1
 _TAIL_FROM_TASKS: Final = 20
 _TAIL_TASKS: Final = 2
@@ -96,7 +97,9 @@ def estimate(seen: Sightings, bases: Bases) -> Distribution:
         if count > 0 and before > after
     ]
     spread = _kernel_sum(deaths)
-    tail = _memoryless(at_risk, ended, survival, seen.ended) or _tail(at_risk, ended, survival, seen.ended)
+    # Those whose ends have faded say no more of the form than if they had never been.
+    tasks = seen.ended if sum(ended) >= _TAIL_FROM_TASKS / 2 else 0
+    tail = _memoryless(at_risk, ended, survival, tasks) or _tail(at_risk, ended, survival, tasks)
     gone = list(accumulate(ended, initial=0.0))
     base_total = sum(weight for _, weight in bases)
 
@@ -146,8 +149,11 @@ def _product_limit(at_risk: Sequence[float], ended: Sequence[float]) -> list[flo
 def _memoryless(
     at_risk: Sequence[float], ended: Sequence[float], survival: Sequence[float], tasks: int
 ) -> _Tail | None:
-    """Return the whole as a tail where an exponential distribution is credible by Lilliefors' test at 5 %."""
-    if tasks < _TAIL_FROM_TASKS:
+    """Return the whole as a tail where an exponential distribution is credible by Lilliefors' test at 5 %.
+
+    While most are still running it is not asked: the first few ends fit into any distribution.
+    """
+    if tasks < _TAIL_FROM_TASKS or survival[-1] > _MOST_RUNNING:
         return None
     mean_s = _mean_s(at_risk, ended, 0)
     distance = max(abs(left - math.exp(-bin_end_s(i) / mean_s)) for i, left in enumerate(survival[1:]))

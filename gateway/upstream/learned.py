@@ -3,6 +3,7 @@
 Owns when it is written and in which form. Called by ``gateway.upstream.timetable``.
 """
 
+import asyncio
 import math
 
 import msgspec
@@ -14,7 +15,8 @@ from gateway.upstream.sightings import Seen
 __all__ = ["Learned"]
 
 _SAVE_S = 10.0
-"""So much of what was learned may be lost to a crash."""
+_BYTES_PER_S = 20_000
+"""So much of what was learned may be lost to a crash; more where there is much of it, as to encode it takes time."""
 
 
 class _Kept(msgspec.Struct, omit_defaults=True):
@@ -54,10 +56,16 @@ class Learned:
         """Keep what was learned since the last time, if that was ``_SAVE_S`` ago or ``now``. Raises StoreError."""
         if self.durations.told == self._stored_told or (steady < self._save_at and not now):
             return
-        self._save_at = steady + _SAVE_S
         told = self.durations.told
         new = msgspec.json.encode(_Kept(self.durations.dump()))
-        if await self._swap(self._stored, new):
-            self._stored, self._stored_told = new, told
-        else:  # another process has kept its own meanwhile: the next time this one's takes its place
-            self._stored = await self._load()
+        self._save_at = steady + max(_SAVE_S, len(new) / _BYTES_PER_S)
+        for _ in range(2):
+            try:
+                swapped = await self._swap(self._stored, new)
+            except asyncio.CancelledError:
+                self._stored = new  # what was asked for is done all the same
+                raise
+            if swapped:
+                self._stored, self._stored_told = new, told
+                return
+            self._stored = await self._load()  # another process has kept its own meanwhile, or a write had been lost

@@ -28,6 +28,8 @@ _EXPLORING_S = 1.0
 _EXPLORED_AT_ONCE = 4
 """Tasks of which nothing is known are asked about at once with that share of the budget, and that seldom; and so many
 where none was for a while."""
+_ENDED_ALREADY_S = 0.5
+"""What ends so soon after its registration had ended before it."""
 _MOST_HALVINGS = 8
 _COSTLY_MAX_S = 3600.0
 _SELDOM_SHARE = 0.1
@@ -70,39 +72,46 @@ class Timetable:
     def first_poll_at(self, now: int, watchers: str, model: str | None, *, new: bool = False) -> int:
         """Return when to ask for the first time about a task that is registered now; ``new``: it was created just now.
 
-        At the best time for one of its model that begins now; without one, for those that this client registers: one
-        that registers tasks that have ended long since has that learned too. Where nothing is known of them, at once:
-        the answer tells the model and the age, and whether there is such a task. But of many that come together only
-        few are, where the budget is not idle.
+        At the best time for one of its model that begins now; without one, for those that this client registers. At
+        once where too many of these had ended when they were registered; and where nothing is known of them, as the
+        answer tells the model and the age, and whether there is such a task: but of many that come together only few.
         """
         price = self._price(watchers)
         own = of_client(watchers)
-        if new or model is not None:
-            delay_ms = self._delay_ms(of_model(model), 0.0, price)
-            # Where too many of his were not new when he registered them, this one may have ended.
-            return now if not new and self._ended_already(own) * delay_ms > price.price_s * 1000 else now + delay_ms
-        if not self._durations.known(own) and not price.short and self._may_explore():
+        known = self._durations.known(own)
+        if not (new or known or model is not None or price.short) and self._may_explore():
             return now
-        return now + self._delay_ms(own, 0.0, price)
+        delay_ms = self._delay_ms(of_model(model) if new or model is not None else own, 0.0, price)
+        if not new and known:
+            ended = 1 - self._durations.distribution(own, self._clock.monotonic()).survival_at(_ENDED_ALREADY_S)
+            if ended * delay_ms > price.price_s * 1000:
+                return now
+        return now + delay_ms
 
     def running(self, task: DueTask, model: str | None, began_at: int, now: int) -> int:
         """Learn that a task still ran when it was polled now; return when to ask again."""
         age_s = max(now - began_at, 0) / 1000
-        self._durations.alive(of_model(model), _age_s(began_at, task.last_polled_at), age_s)
-        watched_s = (now - task.created_at) / 1000
-        self._durations.alive(of_client(task.watchers), _age_s(task.created_at, task.last_polled_at), watched_s)
+        stream = of_model(model)
+        self._durations.alive(stream, _seen_s(task, began_at), age_s)
+        for client in task.watchers.split(","):
+            watched_s = (now - task.created_at) / 1000
+            self._durations.alive(of_client(client), _seen_s(task, task.created_at), watched_s)
         price = self._price(task.watchers)
-        delay_ms = self._delay_ms(of_model(model), age_s, price)
-        if self._durations.begun(of_model(model)) <= _WELL_KNOWN and not price.short:
+        delay_ms = self._delay_ms(stream, age_s, price)
+        if self._durations.begun(stream) <= _WELL_KNOWN and not price.short:
             # The prior is a guess, and a wrong one would be paid with lag: explore, in steps that grow with the age.
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
 
     def ended(self, task: DueTask, model: str | None, began_at: int, duration_s: float) -> None:
-        """Learn how long a task took."""
-        self._durations.ended(of_model(model), _age_s(began_at, task.last_polled_at), duration_s)
+        """Learn how long a task took; not where it ended while its polls failed: that they run on is not heard then."""
+        seen_s = _seen_s(task, began_at)
+        if task.failures and duration_s < seen_s:
+            return
+        self._durations.ended(of_model(model), seen_s, duration_s)
         watched_s = (began_at - task.created_at) / 1000 + duration_s
-        self._durations.ended(of_client(task.watchers), _age_s(task.created_at, task.last_polled_at), watched_s)
+        for client in task.watchers.split(","):
+            self._durations.ended(of_client(client), _seen_s(task, task.created_at), watched_s)
 
     def created(self, told_at: int, watched_from: int) -> None:
         """Learn how far the upstream's clock is off, from when a task was created, by its word, and watched."""
@@ -171,14 +180,8 @@ class Timetable:
         active = [demand for demand in demands if demand > _ACTIVE_PER_S]
         return max(self._budget_per_s / (len(active) + 1), self._budget_per_s - sum(active))
 
-    def _ended_already(self, client: Stream) -> float:
-        """Return the share of what a client registers that has ended by then, or does so within a moment."""
-        if not self._durations.known(client):
-            return 0.0
-        return 1 - self._durations.distribution(client, self._clock.monotonic()).survival_at(self._schedule.min_s)
-
     def _may_explore(self) -> bool:
-        """Whether the budget is idle enough for a poll that only tells what a task is; from then on it is less so."""
+        """Whether there may be a poll again that only tells what a task is; count it."""
         steady = self._clock.monotonic()
         apart_s = max(_EXPLORING_S, 1 / (_EXPLORING_SHARE * self._budget_per_s))
         if self._explored_until > steady + (_EXPLORED_AT_ONCE - 1) * apart_s:
@@ -191,9 +194,11 @@ class Timetable:
         return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)
 
 
-def _age_s(began_at: int, polled_at: int | None) -> float:
-    """Return at which age a task was polled; 0 where it never was."""
-    return 0.0 if polled_at is None else max(polled_at - began_at, 0) / 1000
+def _seen_s(task: DueTask, began_at: int) -> float:
+    """Return at which age a task was polled last, 0 where no poll has told of it: to there it is counted."""
+    if task.last_polled_at is None or task.polls == task.failures:
+        return 0.0
+    return max(task.last_polled_at - began_at, 0) / 1000
 
 
 def took_s(claim: DueTask, result: PollResult, began_at: int, now: int) -> float:

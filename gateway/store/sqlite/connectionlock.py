@@ -2,9 +2,9 @@
 
 Owns the turns; knows no database. Called by ``database``.
 
-Whoever waits to read when a write ends goes before the next write, all of them together: so a read waits for one
-transaction and not for as many as others read before it. Who comes while they read waits for the next write's end where
-somebody waits to write: so a write waits for one such turn.
+Whoever waits to read when a write ends goes before the next write, sixteen together: so a read waits for one
+transaction for every sixteen that wait before it, and not for one each. Who comes while they read waits for the next
+write's end where somebody waits to write: so a write waits for one such turn.
 """
 
 import asyncio

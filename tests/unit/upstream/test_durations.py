@@ -206,6 +206,21 @@ def test_tasks_none_of_which_ever_ends() -> None:
     assert durations.distribution(MODEL, 0.0).survival_at(1000) > 0.9
 
 
+@pytest.mark.parametrize("running", [100, 300, 1000, 5000])
+def test_a_few_early_ends_say_nothing_of_the_many_that_run(running: int) -> None:
+    """Twenty prompts are refused, and then nothing ends for long: soon they have faded, over a restart too."""
+    durations = taught(*[2.0] * 20)
+    for number in range(running):
+        durations.alive(MODEL, 0.0, 30.0)
+        if number == running // 2:
+            again = Durations()
+            again.restore(durations.dump())
+            durations = again
+    for stream in (MODEL, of_model("new")):
+        distribution = durations.distribution(stream, 0.0)
+        assert distribution.survival_at(300) / distribution.survival_at(30) < 0.15
+
+
 def test_a_few_that_are_old_already_do_not_speak_for_all() -> None:
     """One task that has lasted 100 s says little of whether the others will."""
     durations = Durations()
