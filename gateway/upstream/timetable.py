@@ -150,8 +150,10 @@ class Timetable:
 
         They count half for each poll in a row that brought nothing: whoever was refused ten times will be again.
         """
-        distribution = self._durations.distribution(of_model(task.model), self._clock.monotonic())
-        began_at = self.began_at(task.born_at, task.created_at)
+        stream, began_at = of_model(task.model), self.began_at(task.born_at, task.created_at)
+        if task.model is None and task.born_at is None:  # nobody has told what it is: as what its client registers
+            stream = of_client(task.watchers.partition(",")[0])
+        distribution = self._durations.distribution(stream, self._clock.monotonic())
         age_s = (self._clock.now() - began_at) / 1000
         last_s = 0.0 if task.last_polled_at is None else (task.last_polled_at - began_at) / 1000
         unnoticed_s = distribution.expected_unnoticed_s(max(last_s, 0.0), max(age_s, 0.0))

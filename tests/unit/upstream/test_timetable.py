@@ -135,6 +135,19 @@ def test_a_task_whose_polls_fail_is_less_urgent() -> None:
     assert (one, three, eight, many) == (none / 2, none / 8, none / 256, none / 256)
 
 
+def test_a_task_of_which_nothing_is_known_is_as_urgent_as_its_clients_others() -> None:
+    """What a client registers takes two minutes: at half a minute its next one is not urgent yet, another's is."""
+
+    async def main() -> None:
+        table = timetable()
+        taught(table, 120.0)
+        await asyncio.sleep(30)
+        known, unknown = (table.urgency(due(watchers)) for watchers in ("ann", "bob"))
+        assert known < unknown / 4
+
+    run_virtual(main())
+
+
 def due(watchers: str, late_s: float = 0.0) -> DueTask:
     return DueTask(
         seq=1,
