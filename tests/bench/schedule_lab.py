@@ -219,6 +219,7 @@ def known_durations(count: int, learners: int, svg: Path) -> list[tuple[str, flo
     verdicts = [
         (f"equal polls, {LOGNORMAL}: gain over every 5 s", gains[LOGNORMAL], 1.7),
         (f"equal polls, {TWO_PEAKS}: gain over every 5 s", gains[TWO_PEAKS], 1.3),
+        (f"equal polls, {DRIFT}: gain over every 5 s", gains[DRIFT], 1.8),
         (f"equal polls, least gain of all ({least})", gains[least], 1 / TIE),
     ]
     for name in (LOGNORMAL, TWO_PEAKS):
