@@ -101,7 +101,7 @@ def teach(timetable: Timetable, model: str | None, durations_s: Iterable[float])
             last_polled_at=None,
             due_at=0,
         )
-        timetable.ended(task, model, 0, duration_s)
+        timetable.ended(task, model, 0, duration_s, told=True)
 
 
 class Life:

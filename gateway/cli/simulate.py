@@ -19,7 +19,7 @@ from gateway.simulator.scenario import PlanMix, parse_windows
 
 __all__ = ["simulate"]
 
-_SHARE, _SIZE = FiniteRange(0, 1), FiniteRange(0)
+_SHARE, _SIZE, _SECONDS = FiniteRange(0, 1), FiniteRange(0), FiniteRange(0, 1e9)
 
 
 def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[RateWindow, ...]:
@@ -37,7 +37,7 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Ra
 @click.option("--create-rate", callback=_windows, default="", help="Limit of createTask for each key.")
 @click.option("--retry-after-header", is_flag=True, help="Send the wait of a 429 as a header too.")
 @click.option(
-    "--duration-median-s", type=_SIZE, default=32.0, show_default=True, help="Median duration of created tasks."
+    "--duration-median-s", type=_SECONDS, default=32.0, show_default=True, help="Median duration of created tasks."
 )
 @click.option(
     "--duration-sigma", type=_SIZE, default=0.35, show_default=True, help="Spread of the lognormal durations."
@@ -45,7 +45,7 @@ def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Ra
 @click.option(
     "--model",
     "models",
-    type=(str, _SIZE),
+    type=(str, _SECONDS),
     multiple=True,
     metavar="MODEL SECONDS",
     help="The median of this model's durations, repeatable; of others: --duration-median-s.",

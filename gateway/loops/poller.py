@@ -274,7 +274,7 @@ class Poller:
             )
         )
         if duration_s is not None:
-            self._timetable.ended(claim, model, began_at, duration_s)
+            self._timetable.ended(claim, model, began_at, duration_s, told=result.duration_s is not None)
         self._settled[outcome.state].inc()
         _log.log(
             logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,

@@ -13,12 +13,14 @@ all there is for a model never seen, and are outweighed after a handful of tasks
 
 **Cost.** To count what a poll found takes microseconds, however many tasks are watched. A distribution is some 150
 points, made on demand in about 2 ms, and made anew only when a good part of what it rests on is new, and then not
-within ``REBUILD_S`` where it is well known. Of more streams than ``KEPT_STREAMS`` the longest unheard of are forgotten.
+within ``REBUILD_S`` where it is well known. Of more streams than ``KEPT_STREAMS`` those
+longest unheard of are forgotten, the least known first.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from gateway.upstream.distribution import PRIOR, Distribution
@@ -40,6 +42,7 @@ _EAGER_POLLS: Final = 64
 """… but for the first ones."""
 _MODEL, _CLIENT, _NO_MODEL, _POOL = "model ", "client ", "no model", "all models"
 KEPT_STREAMS: Final = 256
+_LOOKED_AT: Final = 32
 _NEW_POLLS: Final = 256
 """After so many polls, at the latest, the picture is another one."""
 
@@ -119,7 +122,9 @@ class Durations:
         if known is None:
             known = self._streams[stream] = _Stream()
             if len(self._streams) > KEPT_STREAMS:
-                self._streams.popitem(last=False)
+                # Of the longest unheard of the least known: names that are made up push out one another.
+                least = min(islice(self._streams, _LOOKED_AT), key=lambda name: self._streams[name].seen.ended)
+                del self._streams[least]
         else:
             self._streams.move_to_end(stream)
         return [known.seen, self._pool.seen] if stream.startswith(_MODEL) else [known.seen]

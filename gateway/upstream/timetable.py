@@ -28,8 +28,9 @@ _EXPLORING_S = 1.0
 _EXPLORED_AT_ONCE = 4
 """Tasks of which nothing is known are asked about at once with that share of the budget, and that seldom; and so many
 where none was for a while."""
-_ENDED_ALREADY_S = 0.5
-"""What ends so soon after its registration had ended before it."""
+_LATE_TASKS = 8
+"""Over so many of a client's last tasks, or so, it is counted which part had ended when they were registered."""
+_LATE_MS = 5_000
 _MOST_HALVINGS = 8
 _COSTLY_MAX_S = 3600.0
 _SELDOM_SHARE = 0.1
@@ -57,6 +58,7 @@ class Timetable:
         self._learned = learned
         self._durations = learned.durations
         self._explored_until = -math.inf
+        self._late: dict[str, float] = {}  # by client
         self._prices: dict[str, PollPrice] = {}  # by who watches
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
         self._off_ms = 0
@@ -82,10 +84,8 @@ class Timetable:
         if not (new or known or model is not None or price.short) and self._may_explore():
             return now
         delay_ms = self._delay_ms(of_model(model) if new or model is not None else own, 0.0, price)
-        if not new and known:
-            ended = 1 - self._durations.distribution(own, self._clock.monotonic()).survival_at(_ENDED_ALREADY_S)
-            if ended * delay_ms > price.price_s * 1000:
-                return now
+        if not new and self._late.get(watchers, 0.0) * delay_ms > price.price_s * 1000:
+            return now
         return now + delay_ms
 
     def running(self, task: DueTask, model: str | None, began_at: int, now: int) -> int:
@@ -103,15 +103,25 @@ class Timetable:
             delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
         return now + delay_ms
 
-    def ended(self, task: DueTask, model: str | None, began_at: int, duration_s: float) -> None:
-        """Learn how long a task took; not where it ended while its polls failed: that they run on is not heard then."""
+    def ended(self, task: DueTask, model: str | None, began_at: int, duration_s: float, *, told: bool) -> None:
+        """Learn how long a task took; ``told``: by the upstream's word, and not as the middle of when it was not seen.
+
+        Not where it ended while its polls failed: that others ran on then is not heard. Nor where it was old when it
+        was registered and had ended by its first poll, and nobody tells when.
+        """
         seen_s = _seen_s(task, began_at)
         if task.failures and duration_s < seen_s:
+            return
+        if not told and not seen_s and began_at < task.created_at - _LATE_MS:
             return
         self._durations.ended(of_model(model), seen_s, duration_s)
         watched_s = (began_at - task.created_at) / 1000 + duration_s
         for client in task.watchers.split(","):
             self._durations.ended(of_client(client), _seen_s(task, task.created_at), watched_s)
+            share = self._late.pop(client, 0.0)
+            self._late[client] = share + ((watched_s <= 0) - share) / _LATE_TASKS
+            if len(self._late) > _MOST_PRICES:
+                del self._late[next(iter(self._late))]
 
     def created(self, told_at: int, watched_from: int) -> None:
         """Learn how far the upstream's clock is off, from when a task was created, by its word, and watched."""

@@ -661,9 +661,9 @@ def test_what_a_poll_told_is_learned_from(tmp_path: Path) -> None:
             asked.append((model, began_at))
             return running(task, model, began_at, now)
 
-        def hear_ended(task: DueTask, model: str | None, began_at: int, duration_s: float) -> None:
+        def hear_ended(task: DueTask, model: str | None, began_at: int, duration_s: float, *, told: bool) -> None:
             learned.append((model, began_at, duration_s))
-            ended(task, model, began_at, duration_s)
+            ended(task, model, began_at, duration_s, told=told)
 
         life.timetable.running = hear_running  # type: ignore[method-assign]
         life.timetable.ended = hear_ended  # type: ignore[method-assign]

@@ -303,6 +303,15 @@ def test_memory_is_bounded() -> None:
     assert len(durations.dump()[MODEL].bands) == 26
 
 
+def test_names_that_are_made_up_push_out_one_another() -> None:
+    """A model of which sixty tasks have ended stays, however many names of one task each come after it."""
+    durations = taught(*[8.0] * 60)
+    for i in range(4 * KEPT_STREAMS):
+        durations.ended(of_model(f"made-up-{i}"), 0.0, 10.0)
+    assert durations.known(MODEL) == 60
+    assert len(durations.dump()) == KEPT_STREAMS + 1
+
+
 def test_what_was_learned_can_be_taken_up_again() -> None:
     """The estimate is the same after a restart, in the middle of a burst too, and goes on from there."""
     durations = taught(*two_peaks(200, 1))

@@ -192,7 +192,7 @@ def test_a_short_budget_is_short_for_those_who_want_more_than_their_share() -> N
 def taught(table: Timetable, duration_s: float, model: str = "m", count: int = 50, late_s: float = 0.0) -> None:
     """Let tasks of ann's end, registered so long after they began."""
     for _ in range(count):
-        table.ended(due("ann"), model, EPOCH - round(late_s * 1000), duration_s)
+        table.ended(due("ann"), model, EPOCH - round(late_s * 1000), duration_s, told=True)
 
 
 def test_nothing_is_known_of_the_first_tasks() -> None:
@@ -332,7 +332,7 @@ def test_a_task_that_two_clients_watch_teaches_of_both() -> None:
         table = timetable()
         for _ in range(50):
             table.running(due("ann,bob"), "m", EPOCH, EPOCH + 10_000)
-            table.ended(due("ann,bob"), "m", EPOCH, 20.0)
+            table.ended(due("ann,bob"), "m", EPOCH, 20.0, told=True)
         assert [table._durations.known(of_client(name)) for name in ("ann", "bob", "ann,bob")] == [50, 50, 0]
 
     run_virtual(main())
@@ -346,11 +346,13 @@ def test_a_poll_that_failed_has_not_seen_its_task() -> None:
         seen = structs.replace(due("ann"), polls=1, last_polled_at=EPOCH + 5_000)
         for _ in range(30):
             table.running(due("ann"), "m", EPOCH, EPOCH + 5_000)
-            table.ended(structs.replace(seen, polls=9, failures=8, last_polled_at=EPOCH + 90_000), "m", EPOCH, 12.0)
+            table.ended(
+                structs.replace(seen, polls=9, failures=8, last_polled_at=EPOCH + 90_000), "m", EPOCH, 12.0, told=True
+            )
         assert table._durations.known(of_model("m")) == 0
         unseen = structs.replace(due("ann"), polls=3, failures=3, last_polled_at=EPOCH + 9_000)
         table.running(unseen, "other", EPOCH, EPOCH + 20_000)
-        table.ended(unseen, "m", EPOCH, 12.0)
+        table.ended(unseen, "m", EPOCH, 12.0, told=True)
         known = table._durations
         assert (known.begun(of_model("other")), known.known(of_model("m"))) == (1, 1)
 
@@ -374,6 +376,34 @@ def test_a_save_that_the_stop_cuts_short_is_done_all_the_same() -> None:
         again = timetable(kept=kept)
         await again.restore()
         assert again._durations.known(of_model("m")) == 12
+
+    run_virtual(main())
+
+
+def test_two_models_of_one_client_are_both_polled_when_it_pays() -> None:
+    """Together they look as if some ended at once; what counts is whether any had ended when it was registered."""
+
+    async def main() -> None:
+        table = timetable()
+        rng = random.Random(1)
+        for _ in range(15):
+            taught(table, 3 * rng.uniform(0.8, 1.2), model="quick", count=1)
+            taught(table, 20 * rng.uniform(0.8, 1.2), model="slow", count=1)
+        assert 1000 <= table.first_poll_at(EPOCH, "ann", "quick") - EPOCH < 4000
+        assert table.first_poll_at(EPOCH, "ann", "slow") - EPOCH > 5000
+
+    run_virtual(main())
+
+
+def test_an_old_task_whose_end_nobody_tells_teaches_nothing() -> None:
+    """It had ended by its first poll, in the last twelve hours: the middle of these is no duration."""
+
+    async def main() -> None:
+        table = timetable()
+        for _ in range(50):
+            table.ended(due("ann"), "m", EPOCH - 43_200_000, 21_600.0, told=False)
+            table.ended(due("ann"), "fails", EPOCH - 2_000, 3.0, told=False)
+        assert [table._durations.known(of_model(model)) for model in ("m", "fails")] == [0, 50]
 
     run_virtual(main())
 
