@@ -94,7 +94,7 @@ async def test_a_task_whose_model_is_told_is_polled_when_it_pays(world: Any) -> 
     ended_at = SystemClock().now() - 40_000
     for task_id in taught:
         world.simulator.add_task(task_id, Plan(duration_s=30), created_at=ended_at)
-    async with world.gateway(GATEWAY_UPSTREAM_RATE="100/1") as gateway:
+    async with world.gateway(GATEWAY_UPSTREAM_RATE="100/1", GATEWAY_POLL_MAX_S="30") as gateway:
         async with httpx.AsyncClient(base_url=gateway.url) as client:
             made = [await world.register(client, task_id) for task_id in taught]
             await world.receiver.wait_for({callback["id"] for callback in made})

@@ -122,6 +122,8 @@ def environment(database: Path, upstream_url: str) -> dict[str, str]:
         "GATEWAY_WEBHOOK_SECRET": SECRET,
         "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
         "GATEWAY_POLL_MIN_S": "0.05",
+        # A round goes on while something happens: no first poll may be put off for seconds.
+        "GATEWAY_POLL_MAX_S": "0.5",
         "GATEWAY_RETRY_SCHEDULE": "0,0.05,0.05,0.1,0.1,0.2,0.2,0.5,0.5,1",
         "GATEWAY_LOG_FORMAT": "json",
     }
