@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["BINS", "HALF_LIFE", "LONGEST_S", "RATIO", "Seen", "Sightings", "bin_end_s", "bin_of"]
+__all__ = ["LONGEST_S", "RATIO", "Seen", "Sightings", "bin_end_s", "bin_of"]
 
 HALF_LIFE: Final = 96
 _GROWTH: Final = 2 ** (1 / HALF_LIFE)
