@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,8 +24,9 @@ from starlette.responses import Response
 
 from gateway.api import large
 from gateway.api.auth import client_of, scope_of
-from gateway.api.createrequest import read_create
-from gateway.api.creating import Creating, stopped
+from gateway.api.createrequest import CreateRequest, read_create
+from gateway.api.creating import Creating
+from gateway.api.once import Alone, Once, digest_of
 from gateway.api.schema import TASK_ID, read_any_body
 from gateway.api.shares import READ, share
 from gateway.api.tasks import whole
@@ -41,7 +43,7 @@ from gateway.core.errors import (
     UpstreamTimeout,
 )
 from gateway.core.memory import SMALL
-from gateway.core.model import Task
+from gateway.core.model import NewCreate, Task
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
@@ -100,6 +102,7 @@ class UpstreamProxy:
         self._creating = Creating(
             registry, clock, metrics, upstream, calls, key, timetable, draining=draining, spawn=self._spawn
         )
+        self._once = Once(registry, clock, upstream.name, honoured=calls.once)
         self._check_url = check_url
         self._draining = draining
         self._poller_wake = poller_wake
@@ -111,9 +114,11 @@ class UpstreamProxy:
         return await self._counted("read", self._read(request))
 
     async def create(self, request: Request) -> Response:
-        request_id = request.headers.get("x-request-id") or uuid4().hex
+        own_id = request.headers.get("x-request-id")
+        request_id = own_id or uuid4().hex
         try:
-            response = await self._counted("create", self._create(request, request_id))
+            work = self._create(request, request_id, repeatable=bool(own_id))
+            response = await self._counted("create", work)
         except RequestError as error:
             error.headers["x-request-id"] = request_id
             raise
@@ -199,31 +204,59 @@ class UpstreamProxy:
 
     # Creating
 
-    async def _create(self, request: Request, request_id: str) -> tuple[str, Response]:
+    async def _create(self, request: Request, request_id: str, *, repeatable: bool) -> tuple[str, Response]:
         if not _REQUEST_ID.fullmatch(request_id):
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
         client = client_of(request)
         body = await read_any_body(request, _MAX_BODY)
         read = partial(read_create, body, self.calls.callback_members)
         asked = read() if len(body) <= SMALL else await large.work(request, read)
+        if not repeatable:
+            return "forwarded", await self._create_anew(request, asked, request_id)
+        create = self._once.create(client, request_id, digest_of(self.calls.create_path, body))
+        async with AsyncExitStack() as stack:
+            with large.waiting(request):
+                alone = await stack.enter_async_context(self._once.alone(create))
+            known = await self._once.known(create)
+            if known is None or known.answer is None:
+                again = known is not None
+                return "forwarded", await self._create_anew(request, asked, request_id, create, alone, again=again)
+        answer = self._creating.again(asked, request_id, known.answer)
+        if isinstance(answer, RequestError):
+            raise answer
+        return "repeated", _passed_on(answer)
+
+    async def _create_anew(
+        self,
+        request: Request,
+        asked: CreateRequest,
+        request_id: str,
+        create: NewCreate | None = None,
+        alone: Alone | None = None,
+        *,
+        again: bool = False,
+    ) -> Response:
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():
             raise Unavailable("The gateway is shutting down; nothing was created.")
-        waiter = Waiter(client)
+        waiter = Waiter(client_of(request))
         if (refused := await self._turn(self._key.creates, waiter)) is not None:
             raise refused
         # From here on it is no longer the client's to stop.
-        work = self._spawn(self._creating.forward(asked, request_id, waiter), name=f"proxy-create-{request_id}")
+        forwarded = self._creating.forward(asked, request_id, waiter, create, again=again)
+        work = self._spawn(forwarded, name=f"proxy-create-{request_id}")
+        if alone is not None:
+            alone.last_until(work)
         try:
             with large.waiting(request):
                 answer = await _result(work)
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         except asyncio.CancelledError:
             if self._draining.is_set():  # the client has to know the ID, if it is there
-                raise stopped(request_id) from None
+                raise self._creating.stopped(request_id) from None
             raise
-        return "forwarded", _passed_on(answer)
+        return _passed_on(answer)
 
     async def _check(self, member: str, url: str) -> None:
         """Make as sure as can be, before a task is paid for, that its callback can be registered and may be sent."""

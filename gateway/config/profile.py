@@ -166,6 +166,8 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Where the new task's id stands in the answer to that."""
     callback_members: Annotated[list[type_member], msgspec.Meta(min_length=1)]
     """Members of the create request that name a callback URL: taken out of it, and registered."""
+    once: bool = False
+    """The API returns the task that exists where X-Request-ID is one that it has seen."""
     record_path: type_url_path
     """Where a task's state is asked for, with GET."""
     record_param: type_member

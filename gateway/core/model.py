@@ -183,6 +183,36 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
         return self.timeout_s == existing.timeout_s and _canonical(self.metadata) == _canonical(existing.metadata)
 
 
+class NewCreate(_Noun, frozen=True, kw_only=True):
+    """A create that goes through the proxy under its client's own request id, so that it can be sent again."""
+
+    client: str
+    upstream: str
+    request_id: str
+    digest: bytes
+    """Of what was asked: the same id with anything else is no repetition."""
+    at: int
+
+
+class CreateAnswer(_Noun, frozen=True, kw_only=True):
+    """What a create was answered, to be given again to whoever repeats it."""
+
+    status: int
+    content_type: str | None
+    task_id: str | None
+    """The new task's, where the answer has one."""
+    body: bytes | None
+    """None where it is too large to be kept."""
+
+
+class KnownCreate(_Noun, frozen=True, kw_only=True):
+    """A create that was forwarded before."""
+
+    digest: bytes
+    answer: CreateAnswer | None
+    """None where none is known: a task may have been made, or not."""
+
+
 class PollRecord(_Noun, frozen=True, kw_only=True):
     """What one poll that did not end its task leaves behind."""
 

@@ -1,4 +1,4 @@
-"""Removes callbacks that ended long ago, and tasks that no callback is left for; looks after the store; backs it up.
+"""Removes what is of no more use: old callbacks with their tasks, and old creates. Looks after the store; backs it up.
 
 Owns when, where a backup stands, and that one is made at a time; the store owns how. The janitor is run by the
 supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file that the gateway holds.
@@ -21,6 +21,9 @@ _log = structlog.get_logger()
 _EVERY_S = 600.0
 _BATCH = 500
 _DAY_MS = 86_400_000
+_CREATES_MS = _DAY_MS
+"""How long a create can be repeated without being paid for twice, as the manual says."""
+_CREATES = 50_000  # of each client: of the largest answers that are kept, 800 MB
 _DEAD_FACTOR = 3  # dead letters are kept three times as long: somebody may yet redeliver them
 
 
@@ -50,9 +53,11 @@ class Janitor:
         )
         if count:
             _log.info("callbacks.pruned", count=count)
-        if count < _BATCH:
-            self._next = self._clock.monotonic() + _EVERY_S
-        return 0.0 if count == _BATCH else HEARTBEAT_S
+        creates = await self._housekeeping.prune_creates(now - _CREATES_MS, _CREATES, _BATCH)
+        if max(count, creates) == _BATCH:
+            return 0.0
+        self._next = self._clock.monotonic() + _EVERY_S
+        return HEARTBEAT_S
 
     async def wait(self, timeout_s: float) -> None:
         await asyncio.sleep(timeout_s)

@@ -18,8 +18,11 @@ from gateway.core.model import (
     BodyParts,
     Callback,
     CallbackState,
+    CreateAnswer,
     DueCallback,
+    KnownCreate,
     NewCallback,
+    NewCreate,
     PollRecord,
     Settlement,
     Task,
@@ -135,6 +138,17 @@ def settled(ended: Sequence[Settlement]) -> Rows:
 
 def _small(data: bytes) -> bytes:
     return data if len(data) <= SMALL else b""
+
+
+def known_create(row: Any) -> KnownCreate:
+    digest, status, *more = row
+    return KnownCreate(digest=digest, answer=None if status is None else convert((status, *more), CreateAnswer))
+
+
+def ended_create(create: NewCreate, answer: CreateAnswer) -> dict[str, Any]:
+    """Return END_CREATE's parameters."""
+    about = msgspec.structs.asdict(create) | msgspec.structs.asdict(answer)
+    return about | {"content_type": _text(answer.content_type), "answer": about.pop("body")}
 
 
 def attempts(records: Sequence[AttemptRecord]) -> Rows:

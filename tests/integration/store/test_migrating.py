@@ -78,14 +78,15 @@ def landed(path: Path, commit: str, further: str = "") -> Path:
 
 
 def rows(path: Path) -> Rows:
-    """Return what is in each table, with the columns' names, but for whom a task is polled for.
+    """Return what is in each table that holds anything, with the columns' names, but for whom a task is polled for.
 
     How long tasks took, once rows and then a value of ``meta``, is told as a table of its own.
     """
     with closing(sqlite3.connect(path)) as db:
         db.row_factory = sqlite3.Row
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        found = {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
+        whole = {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
+    found = {table: its for table, its in whole.items() if its}
     for task in found["tasks"]:
         task.pop("watchers", None)
     took: list[tuple[object, ...]] = [
