@@ -91,7 +91,7 @@ class Creating:
             found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
-            return self.stopped(request_id)
+            return self.stopped(request_id, create)
         finally:
             self._key.creates.end(waiter)
         told = answer if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)
@@ -99,7 +99,7 @@ class Creating:
         ending = self._end(asked, client, create, found, told, again=again)
         if isinstance(told, NoAnswer):
             await self._held_back(ending)
-            return self._not_created(told, request_id)
+            return self._not_created(told, request_id, create)
         self._key.judge_create(await self._upstream.read("", answer))
         url = None if asked.callback is None else asked.callback[1]
         _log.info(
@@ -259,16 +259,17 @@ class Creating:
         if ending is not None:
             await asyncio.wait((ending,), timeout=_REGISTRATION_WAIT_S)
 
-    def stopped(self, request_id: str) -> RequestError:
+    def stopped(self, request_id: str, create: NewCreate | None) -> RequestError:
         """Return the answer to a create that the shutdown cut short."""
-        return self._not_created(NoAnswer(error="The gateway shut down before the upstream answered."), request_id)
+        cut = NoAnswer(error="The gateway shut down before the upstream answered.")
+        return self._not_created(cut, request_id, create)
 
-    def _not_created(self, answer: NoAnswer, request_id: str) -> RequestError:
+    def _not_created(self, answer: NoAnswer, request_id: str, create: NewCreate | None) -> RequestError:
         if not answer.sent:
             return UpstreamFailed(f"{answer.error} Nothing was created.")
-        what_next = f"send the same request again with X-Request-ID: {request_id}, so that it is not created twice."
-        if not self._calls.once:
-            what_next = "this upstream cannot be asked, so look there before you create it anew."
+        what_next = "this upstream cannot be asked, so look there before you send it again."
+        if self._calls.once or create is not None:
+            what_next = f"send the same request again with X-Request-ID: {request_id}, so that it is not created twice."
         return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
             f"{answer.error} The task may have been created: {what_next}"
         )

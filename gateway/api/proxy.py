@@ -215,9 +215,15 @@ class UpstreamProxy:
             return "forwarded", await self._create_anew(request, asked, request_id)
         create = self._once.create(client, request_id, digest_of(self.calls.create_path, body))
         async with AsyncExitStack() as stack:
-            with large.waiting(request):
-                alone = await stack.enter_async_context(self._once.alone(create))
-            known = await self._once.known(create)
+            try:
+                with large.waiting(request):
+                    alone = await stack.enter_async_context(self._once.alone(create))
+            except asyncio.CancelledError:
+                if self._draining.is_set():  # what becomes of the one under way is not known here
+                    raise self._creating.stopped(request_id, create) from None
+                raise
+            async with share(request, READ):
+                known = await self._once.known(create)
             if known is None or known.answer is None:
                 again = known is not None
                 return "forwarded", await self._create_anew(request, asked, request_id, create, alone, again=again)
@@ -254,7 +260,7 @@ class UpstreamProxy:
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         except asyncio.CancelledError:
             if self._draining.is_set():  # the client has to know the ID, if it is there
-                raise self._creating.stopped(request_id) from None
+                raise self._creating.stopped(request_id, create) from None
             raise
         return _passed_on(answer)
 
