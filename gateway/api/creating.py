@@ -6,7 +6,7 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -29,7 +29,7 @@ __all__ = ["Creating", "stopped"]
 
 _log = structlog.get_logger()
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 75.0  # some APIs hold a create for up to a minute where they are asked to
 _REGISTRATION_WAIT_S = 10.0
 """How long the answer to a create is held back for its callback to be durable."""
 _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its client is shown
@@ -63,18 +63,23 @@ class Creating:
         self._draining = draining
         self._spawn = spawn
 
-    async def forward(self, asked: CreateRequest, request_id: str, waiter: Waiter) -> Answer | RequestError:
-        """Forward a create whose turn in the rate limit ``waiter`` has had."""
+    async def forward(
+        self, asked: CreateRequest, target: str, headers: Mapping[str, str], request_id: str, waiter: Waiter
+    ) -> Answer | RequestError:
+        """Forward a create whose turn in the rate limit ``waiter`` has had.
+
+        ``target``: path and query at the upstream; ``headers`` go on with it.
+        """
         client = waiter.client
-        headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
+        own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, request_id)}
         if self._draining.is_set():
             self._key.creates.give_back(1, waiter)
             return Unavailable("The gateway is shutting down; nothing was created.")
         try:
             answer = await self._upstream.forward(
                 "POST",
-                self._calls.create_path,
-                headers=headers,
+                target,
+                headers={**headers, **own},
                 content=asked.body,
                 timeout_s=_TIMEOUT_S,
                 whose=client,
