@@ -1,6 +1,6 @@
 """What the proxy reads of a create request, and what of it goes on to the upstream; no I/O.
 
-All but the callback URL goes on byte for byte, as the upstream may read what the gateway would not.
+All but the callback URL and its options goes on byte for byte, as the upstream may read what the gateway would not.
 """
 
 import re
@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from gateway.api.rawjson import Member, members
+from gateway.config.profile import Proxy
 from gateway.core import lenientjson
 from gateway.core.errors import InvalidJson, InvalidRequest
 
 __all__ = ["CreateRequest", "read_create"]
 
+_FORM = "multipart/"
 _MODEL = re.compile(r"[ -~]{1,255}")
 
 
@@ -22,23 +24,33 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     body: bytes
     """What goes on: the bytes that came, but for the callback members."""
+    content_type: str
+    """What it goes on as."""
     model: str | None
     callback: tuple[str, str] | None
     """The member that names the callback URL, and the URL."""
 
 
-def read_create(body: bytes, callback_members: list[str]) -> CreateRequest:
-    """Take a create request apart. Raises InvalidJson and InvalidRequest."""
+def read_create(body: bytes, calls: Proxy, content_type: str) -> CreateRequest:
+    """Take a create request apart. Raises InvalidJson and InvalidRequest.
+
+    A form with files goes on as it is, whatever it holds; all else is JSON, whatever it calls itself.
+    """
+    if content_type.lower().startswith(_FORM):
+        return CreateRequest(body=body, content_type=content_type, model=None, callback=None)
     parts = _members(body)
-    named = [part for part in parts if part.name in callback_members]
+    named = [part for part in parts if part.name in calls.callback_members]
     found = [(part.name, url) for part in named if (url := _url(body, part)) is not None]
     if len({url for _, url in found}) > 1:
         names = " and ".join(dict.fromkeys(name for name, _ in found))
         raise InvalidRequest(f"{names} name different URLs; send one of them.")
     models = [_value(body, part) for part in parts if part.name == "model"]
     model = models[-1] if models else None  # of a member that stands twice the last counts
+    if named:
+        named += [part for part in parts if part.name in calls.callback_options]
     return CreateRequest(
         body=_without(body, parts, named) if named else body,
+        content_type="application/json",
         model=model if isinstance(model, str) and _MODEL.fullmatch(model) else None,
         callback=found[0] if found else None,
     )

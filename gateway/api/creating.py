@@ -6,13 +6,14 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import httpx
 import structlog
 
 from gateway.api.createrequest import CreateRequest
+from gateway.api.forwarding import store_unavailable
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.config.profile import Proxy
@@ -32,7 +33,7 @@ __all__ = ["Creating"]
 
 _log = structlog.get_logger()
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 75.0  # some APIs hold a create for up to a minute where they are asked to
 _REGISTRATION_WAIT_S = 10.0
 """How long the answer to a create is held back for its callback to be durable, or for the answer itself to be."""
 _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its client is shown
@@ -68,22 +69,31 @@ class Creating:
         self._spawn = spawn
 
     async def forward(
-        self, asked: CreateRequest, request_id: str, waiter: Waiter, create: NewCreate | None, *, again: bool
+        self,
+        asked: CreateRequest,
+        target: str,
+        headers: Mapping[str, str],
+        request_id: str,
+        waiter: Waiter,
+        create: NewCreate | None,
+        *,
+        again: bool,
     ) -> Answer | RequestError:
         """Forward a create whose turn in the rate limit ``waiter`` has had.
 
-        ``create``: what is taken down of it, where its client may repeat it; ``again``: that has been done before.
+        ``target``: path and query at the upstream; ``headers`` go on with it. ``create``: what is taken down of it,
+        where its client may repeat it; ``again``: that has been done before.
         """
         begun = None if again else create
         if (refused := await self._begin(begun, waiter)) is not None:
             return refused
         client = waiter.client
-        headers = {"content-type": "application/json", "x-request-id": _upstream_request_id(client, request_id)}
+        own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, request_id)}
         try:
             answer = await self._upstream.forward(
                 "POST",
-                self._calls.create_path,
-                headers=headers,
+                target,
+                headers={**headers, **own},
                 content=asked.body,
                 timeout_s=_TIMEOUT_S,
                 whose=client,
@@ -131,7 +141,7 @@ class Creating:
             elif begun is not None and not await self._registry.begin_create(begun):
                 refused = Conflict("Another create with this X-Request-ID is under way; send this one again later.")
         except StoreError:
-            refused = Unavailable("The database cannot be used at the moment; nothing was forwarded.", retry_after_s=5)
+            refused = store_unavailable()
         except BaseException:  # the drain's time was up
             self._key.creates.give_back(1, waiter)
             raise

@@ -6,6 +6,7 @@ what is to be forwarded.
 
 import asyncio
 import hashlib
+import re
 from typing import Any
 
 from gateway.core.clock import Clock
@@ -15,6 +16,7 @@ from gateway.store import Registry
 
 __all__ = ["Alone", "Once", "digest_of"]
 
+_BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
 _Key = tuple[str, str]
 """A client, and its request's id."""
 
@@ -87,6 +89,12 @@ class Alone:
         self._under_way.pop(self._key).set()
 
 
-def digest_of(path: str, body: bytes) -> bytes:
-    """Return what tells one request from another: its bytes, as a client that tries again sends the same."""
-    return hashlib.sha256(b"%b\0%b" % (path.encode(), body)).digest()
+def digest_of(target: str, content_type: str, body: bytes) -> bytes:
+    """Return what tells one request from another: its bytes, as who tries again sends the same.
+
+    But for what stands between the parts of a form, which many clients draw anew for each try.
+    """
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is not None:
+        body = body.replace(b"--" + boundary[1].encode("latin-1"), b"--")
+    return hashlib.sha256(b"%b\0%b" % (target.encode(), body)).digest()

@@ -1,9 +1,10 @@
 """Errors → answers, for everything that HTTP clients can do wrong.
 
-Owns their formats: below the upstream's own paths, which the proxy serves, its envelope; everywhere else
+Owns their formats: below an upstream's own paths, which the proxy serves, its envelope; everywhere else
 ``application/problem+json`` (RFC 9457). Used as exception handlers, by the token check, and for a batch's items.
 """
 
+from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
 
 import msgspec
@@ -63,14 +64,10 @@ def problem(error: RequestError) -> Problem:
 
 
 class ErrorAnswers:
-    """Answers errors; ``proxied`` is the profile whose paths the proxy serves."""
+    """Answers errors; ``profile_of`` returns the API whose envelope they have below a path, None for none."""
 
-    def __init__(self, proxied: Profile | None) -> None:
-        self._profile = proxied
-        calls = None if proxied is None else proxied.proxy
-        paths = () if calls is None else (calls.create_path, calls.record_path)
-        # Up to the first slash: a path next to a call's is a client's mistake about the same API.
-        self._prefixes = tuple({f"/{path.split('/')[1]}/" for path in paths})
+    def __init__(self, profile_of: Callable[[str], Profile | None]) -> None:
+        self.profile_of = profile_of
 
     def handlers(self) -> dict[Any, Any]:
         """Return the handlers for Starlette."""
@@ -85,10 +82,11 @@ class ErrorAnswers:
 
     def answer(self, path: str, error: RequestError) -> Response:
         """Return the answer to a request for ``path``."""
-        if self._profile is None or not path.startswith(self._prefixes):
+        profile = self.profile_of(path)
+        if profile is None:
             return Response(msgspec.json.encode(problem(error)), error.status, error.headers, PROBLEM_TYPE)
         retry_after_s = error.retry_after_s if isinstance(error, RateLimited) else None
-        body = error_envelope(self._profile, error.status, error.message, retry_after_s)
+        body = error_envelope(profile, error.status, error.message, retry_after_s)
         return Response(body, error.status, error.headers, "application/json")
 
     async def _request_error(self, request: Request, error: RequestError) -> Response:

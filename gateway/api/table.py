@@ -4,7 +4,10 @@ Owns which calls there are. What is served and what ``/openapi.json`` says are b
 what the other has not. Called by the wiring; a row's handler must answer nothing but what stands in its row.
 """
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.callbacks import DEFAULT_LIMIT, MAX_LIMIT, Attempts, CallbackPage, Callbacks, Redelivered
+from gateway.api.mounts import OWN, Mount
 from gateway.api.operations import Health, NotReady, Operations, Readiness
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import BatchAnswers, Registering
@@ -23,6 +27,7 @@ from gateway.core.model import CallbackState
 
 __all__ = ["table"]
 
+_NAME = re.compile(r"\{\w+")
 _TEXT = {"type": "string"}
 _OBJECT: dict[str, Any] = {"type": "object"}
 _URL = {"type": ["string", "null"], "maxLength": 2048}
@@ -78,9 +83,9 @@ class _Description:
 # One row is one call, in the order of Call's members: what serves it, and below it what it answers.
 # fmt: off
 def table(
-    registering: Registering, callbacks: Callbacks, tasks: Tasks, operations: Operations, proxy: UpstreamProxy | None
+    registering: Registering, callbacks: Callbacks, tasks: Tasks, operations: Operations, mounts: Sequence[Mount]
 ) -> list[Call]:
-    """Return all calls; ``proxy`` where the upstream's own are served."""
+    """Return all calls; ``mounts`` have the upstreams' own."""
     calls = [
         Call(_CALLBACKS, "POST", "/v1/callbacks", registering.register, "registerCallback",
              "Register a callback for a task",
@@ -125,21 +130,42 @@ def table(
         Call(_OPERATING, "GET", "/openapi.json", description.get, "getDescription",
              "This document",
              {200: ("an OpenAPI document", _OBJECT)}))
-    if proxy is not None:
-        calls += _upstream(proxy)
+    calls += _mounted(mounts)
     return calls
 
 
-def _upstream(proxy: UpstreamProxy) -> Sequence[Call]:
-    own = proxy.calls
+def _mounted(mounts: Sequence[Mount]) -> Iterator[Call]:
+    """Yield the upstreams' own calls, each path by the names that it has first, and of equal ones the first."""
+    paths: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    names: Counter[str] = Counter()
+    for mount in mounts:
+        for proxy in mount.proxies:
+            for call in _upstream(mount.prefix, proxy):
+                path = paths.setdefault(_NAME.sub("{", call.path), call.path)
+                if (call.method, path) in seen or call.path.startswith(OWN):
+                    continue
+                seen.add((call.method, path))
+                names[call.id] += 1
+                again = names[call.id]
+                yield call._replace(path=path, id=call.id if again == 1 else f"{call.id}{again}")
+
+
+def _upstream(prefix: str, proxy: UpstreamProxy) -> Iterator[Call]:
+    own, read = proxy.calls, proxy.record_call
     urls = {"type": "object", "properties": dict.fromkeys(own.callback_members, _URL), "additionalProperties": True}
-    return (
-        Call(_UPSTREAM, "GET", own.record_path, proxy.read, "readUpstreamTask",
-             "Read a task as the upstream tells it; one with a registered callback costs it no request",
-             {200: ("the task, in the upstream's envelope", _OBJECT)},
-             parameters=(Parameter(own.record_param, _TEXT, required=True),)),
-        Call(_UPSTREAM, "POST", own.create_path, proxy.create, "createUpstreamTask",
-             "Create a task at the upstream, and register its callback where one is named",
-             {200: ("the upstream's answer", _OBJECT)}, (400, 413, 415), body=urls,
-             parameters=(Parameter("X-Request-ID", {"type": "string", "maxLength": 255}, "header"),)),
-    )
+    whose = "".join(word.capitalize() for word in proxy.name.split("-")) if prefix else "Upstream"
+    yield Call(_UPSTREAM, "GET", prefix + read.path, proxy.read, f"read{whose}Task",
+               "Read a task as the upstream tells it; one with a registered callback costs it no request",
+               {200: ("the task, in the upstream's envelope", _OBJECT)},
+               parameters=() if read.param is None else (Parameter(read.param, _TEXT, required=True),))
+    for path in proxy.create_paths:
+        yield Call(_UPSTREAM, "POST", prefix + path, partial(proxy.create, prefix), f"create{whose}Task",
+                   "Create a task at the upstream, and register its callback where one is named",
+                   {200: ("the upstream's answer", _OBJECT)}, (400, 413, 415), body=urls,
+                   parameters=(Parameter("X-Request-ID", {"type": "string", "maxLength": 255}, "header"),))
+    for method, path in proxy.passed:
+        yield Call(_UPSTREAM, method, prefix + path, partial(proxy.pass_on, prefix, method),
+                   f"{method.lower()}{whose}",
+                   "Passed on to the upstream as it comes",
+                   {200: ("the upstream's answer", None)}, (413,))

@@ -6,7 +6,8 @@ tokens do it: a browser sends none on its own. The simulated upstream and ``gate
 Three ways in, and what closes each. A page sends a request that needs no leave, and never sees the answer: browsers say
 in ``Origin`` or ``Sec-Fetch-Site`` that they do. A page has its own name resolve to this machine, so that all of it is
 one origin to the browser: ``Host`` tells that name. A browser that says neither can send a body only as a form or as
-text: a body has to call itself JSON, for which a page must ask leave, and nobody gives it.
+text: a body has to call itself JSON, or come with a Bearer token, whatever that is: for either a page must ask leave,
+and nobody gives it.
 """
 
 import re
@@ -31,7 +32,7 @@ def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Non
     """Return where no foreign page can have sent this request. Raises Forbidden and UnsupportedMediaType."""
     hosts: list[bytes] = []
     origin = site = content_type = None
-    has_body = False
+    has_body = has_token = False
     for name, value in headers:
         if name == b"host":
             hosts.append(value)
@@ -45,11 +46,13 @@ def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Non
             origin = value
         elif name == b"sec-fetch-site":
             site = value
+        elif name == b"authorization":
+            has_token = value[:7].lower() == b"bearer "  # a browser sends Basic on its own, from a URL with a password
     if len(hosts) != 1 or not _is_loopback(hosts[0]):
         raise Forbidden(f"Without a token only localhost, 127.0.0.1 and [::1] are taken as Host. {_ADVICE}")
     if (site is not None and not _is_own_site(site)) or (origin is not None and not _is_own(origin, hosts[0])):
         raise Forbidden(f"Without a token no request of another site's page is taken. {_ADVICE}")
-    if has_body and method == "POST" and not is_json((content_type or b"").decode("latin-1")):
+    if has_body and method == "POST" and not has_token and not is_json((content_type or b"").decode("latin-1")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
 
 

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from gateway import __version__
 from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
+from gateway.api.mounts import Mounts
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
@@ -193,7 +194,12 @@ def _api(
     registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics
     names = [watch.upstream.name for watch in watches]
     default = next((watch for watch in watches if watch.default), None)
-    proxied = default if default is not None and default.upstream.profile.proxy is not None else None
+    proxies = {
+        watch.upstream.name: _proxy(watch, shared, check_url, readiness.draining)
+        for watch in watches
+        if watch.upstream.profile.proxy is not None
+    }
+    mounts = Mounts(list(proxies.values()), None if default is None else proxies.get(default.upstream.name))
     registering = Registering(
         registry,
         clock,
@@ -203,22 +209,21 @@ def _api(
         default_upstream=None if default is None else default.upstream.name,
         client_upstreams=client_upstreams(settings),
     )
-    proxy = None if proxied is None else _proxy(proxied, shared, check_url, readiness.draining)
     operations = Operations(
         registry, clock, metrics, unhealthy=readiness.supervisor.problem, troubles=readiness.troubles
     )
     callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, readiness.draining, names)
-    errors = ErrorAnswers(None if proxied is None else proxied.upstream.profile)
+    errors = ErrorAnswers(mounts.profile_of)
     tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
     app = Starlette(
-        routes=routes(table(registering, callbacks, tasks, operations, proxy)),
+        routes=routes(table(registering, callbacks, tasks, operations, mounts.all)),
         middleware=[Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
         exception_handlers=errors.handlers(),
     )
     app.state.memory = shared.memory
     app.state.shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
-    return Api(app, tokens, limits, registering, proxy, errors)
+    return Api(app, tokens, limits, registering, list(proxies.values()), errors)
 
 
 def _proxy(

@@ -53,7 +53,7 @@ class Api(NamedTuple):
     tokens: Tokens
     limits: ClientLimits
     registering: Registering
-    proxy: UpstreamProxy | None
+    proxies: Sequence[UpstreamProxy]
     errors: ErrorAnswers
 
 
@@ -234,10 +234,8 @@ class Gateway:
         """Claim nothing more; finish or interrupt what is in flight within the drain time."""
         self.begin_drain()
         drain_s = self.settings.drain_s
-        drains = [self.supervisor.drain(drain_s), self.backups.stop()]
-        if self.api.proxy is not None:
-            drains.append(self.api.proxy.drain(drain_s))
-        await asyncio.gather(*drains)
+        proxies = (proxy.drain(drain_s) for proxy in self.api.proxies)
+        await asyncio.gather(self.supervisor.drain(drain_s), self.backups.stop(), *proxies)
         with suppress(StoreError):  # then the next start finds its last write in the future
             await self.clock_steps.finish()
 

@@ -8,19 +8,32 @@ array (``errors.data.0.message``). Where several paths may be given, the first t
 """
 
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 
 from gateway.core.ratelimit import RateWindow
 
-__all__ = ["PATH", "TASK_ID", "WAITING", "Fields", "Profile", "Proxy", "dig", "listed", "names_of"]
+__all__ = [
+    "PATH",
+    "TASK_ID",
+    "WAITING",
+    "Fields",
+    "Profile",
+    "Proxy",
+    "RecordCall",
+    "dig",
+    "listed",
+    "names_of",
+    "passed_calls",
+    "record_call",
+]
 
 PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
 type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
 # Checked in profilefile.py: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.
 type_paths = str | list[str]
-type_url_path = Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#]*\Z")]
 type_member = Annotated[str, msgspec.Meta(min_length=1)]
 type_header = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]+\Z")]
 # A line break in a value would end the header and start another.
@@ -154,24 +167,43 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Least seconds between two polls of one task, where the API's pages ask for that."""
 
 
+class RecordCall(NamedTuple):
+    """The API's own call that tells a task's state."""
+
+    path: str
+    """As the router takes it; the task's id is the one part that is not fixed, where it stands there."""
+    param: str | None
+    """The query parameter that names the task; None: the path does."""
+    target: str
+    """Path and query at the upstream; ``{task_id}`` is replaced."""
+
+
 class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[proxy]``: the API's own calls, for clients that use the gateway as their base URL.
 
-    They are answered as the API would: what ``upstream.envelope`` cannot write that way is refused with it.
+    In a path ``{name}`` stands for one segment, whatever it is, and ``{name:path}`` for any number of them.
     """
 
-    create_path: type_url_path
-    """Where tasks are created, with POST and a JSON object."""
+    create_path: type_paths
+    """Where tasks are created, with POST: one path or several."""
     created_id: type_path
     """Where the new task's id stands in the answer to that."""
-    callback_members: Annotated[list[type_member], msgspec.Meta(min_length=1)]
-    """Members of the create request that name a callback URL: taken out of it, and registered."""
+    callback_members: list[type_member] = []
+    """Members of a create request that name a callback URL: taken out of it, and registered."""
+    callback_options: list[type_member] = []
+    """Members that say no more than when that URL is called: taken out with it, as the gateway sends the end alone."""
+    created_is_record: bool = False
+    """The answer to a create is all that a read of the task would tell."""
     once: bool = False
     """The API returns the task that exists where X-Request-ID is one that it has seen."""
-    record_path: type_url_path
-    """Where a task's state is asked for, with GET."""
-    record_param: type_member
+    record_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#{}]*\Z")] | None = None
+    """Where a task's state is asked for, with GET; None: where ``request.status_path`` says."""
+    record_param: type_member | None = None
     """The query parameter of that which names the task."""
+    headers: list[type_header] = []
+    """Headers of clients' creates and passed calls that go on to the API."""
+    passed: list[str] = msgspec.field(name="pass", default_factory=list)
+    """Other calls that are forwarded with the key: ``"DELETE /path"``, or the path alone for GET."""
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
@@ -213,6 +245,25 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def codes_are_words(self) -> bool:
         """Whether a word may be an error code."""
         return any(not str(code).isdecimal() for code in (*self.envelope.ok, *self.envelope.kinds))
+
+
+def record_call(request: Any, proxy: Any) -> RecordCall | None:
+    """Return the call by which clients read a task, None where the profile describes none that can be served."""
+    if proxy.record_path is not None:
+        path, param = proxy.record_path, proxy.record_param
+        return RecordCall(path, param, f"{path}?{quote(param)}={TASK_ID}")
+    path, _, query = request.status_path.partition("?")
+    names = [name for name, value in parse_qsl(query) if value == TASK_ID]
+    if request.method != "GET" or (not names if TASK_ID in query else TASK_ID not in path):
+        return None
+    segment = "{task_id:path}" if request.task_id_has_slashes else TASK_ID
+    return RecordCall(path.replace(TASK_ID, segment), names[0] if names else None, request.status_path)
+
+
+def passed_calls(passed: list[str]) -> dict[str, tuple[str, str]]:
+    """Return method and path of each call of ``[proxy] pass``, by how it is written there."""
+    words = {one: one.partition(" ") for one in passed}
+    return {one: (method, path) if path else ("GET", method) for one, (method, _, path) in words.items()}
 
 
 def dig(answer: Any, path: str | list[str] | None) -> Any:

@@ -12,11 +12,21 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from gateway.config.profile import PATH, TASK_ID, WAITING, Fields, Profile, listed, names_of
+from gateway.config.profile import PATH, TASK_ID, Profile, listed, names_of, passed_calls, record_call
 from gateway.core.errors import ConfigError
 from gateway.core.textfile import read_text
 
 __all__ = ["config_dir", "parse_profile", "read_profiles"]
+
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+_WILDCARD = re.compile(r"\{([A-Za-z_]\w*)(?::path)?\}", re.ASCII)
+_PATH = re.compile(r"/(?:[^\s?#{}]|\{[A-Za-z_]\w*(?::path)?\})*", re.ASCII)
+_ROUTE = "a path has no query, and {name} or {name:path} where it is not fixed, each name once"
+# What says how a message is framed, belongs to one connection, is asked of the gateway's own reader, or is made anew.
+_OWN_HEADERS = re.compile(
+    r"content-(length|type|encoding)|host|user-agent|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"
+    r"|transfer-encoding|upgrade|http2-settings|cookie|x-request-id"
+)
 
 
 def config_dir() -> Path:
@@ -102,13 +112,14 @@ def _parts(value: Any, to: Any, key: str) -> Iterator[tuple[Any, Any, str]]:
                 yield item, args[1], f"{key}[{name!r}]"
         elif isinstance(value, dict) and _is_section(kind):
             fields = msgspec.structs.fields(kind)
-            yield from ((value[one.name], one.type, _below(key, one.name)) for one in fields if one.name in value)
+            names = [(one.encode_name, one.type) for one in fields]
+            yield from ((value[name], to, _below(key, name)) for name, to in names if name in value)
 
 
 def _wrong_keys(value: Any, to: Any, key: str) -> Iterator[str]:
     section = _section(value, to)
     if section is not None:
-        fields = {field.name: field for field in msgspec.structs.fields(section)}
+        fields = {field.encode_name: field for field in msgspec.structs.fields(section)}
         yield from (_line(key, f"Object contains unknown field `{name}`") for name in value if name not in fields)
         missing = (name for name, field in fields.items() if field.required and name not in value)
         yield from (_line(key, f"Object missing required field `{name}`") for name in missing)
@@ -160,16 +171,17 @@ class _Draft:
 def _draft(table: dict[str, Any], to: Any) -> _Draft:
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(to):
-        if field.name not in table:
+        given: Any = table.get(field.encode_name)
+        if field.encode_name not in table:
             if field.default is not msgspec.NODEFAULT:
                 values[field.name] = field.default
             elif field.default_factory is not msgspec.NODEFAULT:
                 values[field.name] = field.default_factory()
-        elif (section := _section(table[field.name], field.type)) is not None:
-            values[field.name] = _draft(table[field.name], section)
+        elif (section := _section(given, field.type)) is not None:
+            values[field.name] = _draft(given, section)
         else:
             with suppress(msgspec.ValidationError):
-                values[field.name] = msgspec.convert(table[field.name], field.type)
+                values[field.name] = msgspec.convert(given, field.type)
     return _Draft(values)
 
 
@@ -212,28 +224,69 @@ def _headers(profile: Any) -> Iterator[str]:
         yield f"request.headers: {request.auth_header} carries the key; see request.auth_header"
 
 
-def _proxy_paths(profile: Any) -> Iterator[str]:
+def _proxy_calls(profile: Any) -> Iterator[str]:
+    proxy = profile.proxy
+    if proxy is None:
+        return
+    with suppress(_Mistaken):
+        wrong = [path for path in listed(proxy.create_path) if not _is_route(path)]
+        if wrong or not proxy.create_path:
+            yield f"proxy.create_path: {wrong} cannot be served; {_ROUTE}"
+    with suppress(_Mistaken):
+        calls = passed_calls(proxy.passed)
+        if wrong := [call for call, (method, path) in calls.items() if method not in _METHODS or not _is_route(path)]:
+            yield f"proxy.pass: {wrong} cannot be served; write /path, or a method before it, such as DELETE; {_ROUTE}"
+
+
+def _proxy_reads(profile: Any) -> Iterator[str]:
+    proxy = profile.proxy
+    if proxy is None:
+        return
+    if (proxy.record_path is None) != (proxy.record_param is None):
+        yield "proxy: record_path and record_param go together"
+    elif (call := record_call(profile.request, proxy)) is None:
+        yield (
+            "proxy: needs record_path and record_param, as tasks are not read with GET by an id that is a part of "
+            "the path or a parameter of its own in request.status_path"
+        )
+    elif not _is_route(call.path) or not {"task_id"}.issuperset(_WILDCARD.findall(call.path)):
+        yield f"proxy: {call.path!r} of request.status_path cannot be served: {TASK_ID} once is all that is not fixed"
+
+
+def _proxy_headers(profile: Any) -> Iterator[str]:
     if profile.proxy is None:
         return
-    envelope, root = profile.envelope, profile.fields.root
-    # Of several paths the first is written. The root is there already where something stands below it.
-    own = [getattr(profile.fields, name) for name in Fields.__struct_fields__ if name != "root"]
-    members = (envelope.code, envelope.success, envelope.message, profile.states.path, *own)
+    if wrong := [name for name in profile.proxy.headers if _OWN_HEADERS.fullmatch(name.lower())]:
+        yield f"proxy.headers: {wrong} are the gateway's own to send"
+    if profile.request.auth_header.lower() in {name.lower() for name in profile.proxy.headers}:
+        yield f"proxy.headers: {profile.request.auth_header} carries the key; clients send the gateway's token there"
+
+
+def _proxy_errors(profile: Any) -> Iterator[str]:
+    if profile.proxy is None:
+        return
+    envelope = profile.envelope
+    # What the gateway writes into errors of its own, of several paths the first; the root only where nothing is below.
+    members = (envelope.code, envelope.success, envelope.message, envelope.retry_after)
     paths = [names_of(several[0]) for several in map(listed, members) if several]
-    if numbers := [".".join(names) for names in paths if any(map(str.isdecimal, names))]:
-        yield f"proxy: {numbers} cannot be written: a number picks an item of an array"
-    if root is not None:
-        paths.append((*names_of(root), "*"))
-    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in paths)]:
-        yield f"proxy: {taken} cannot be written: other members stand below"
+    every = [*paths, *map(names_of, listed(profile.fields.root))]
+    if numbers := [".".join(names) for names in every if any(map(str.isdecimal, names))]:
+        yield f"proxy: {numbers} cannot be written in an error: a number picks an item of an array"
+    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in every)]:
+        yield f"proxy: {taken} cannot be written in an error: other members stand below"
+
+
+def _is_route(path: str) -> bool:
+    """Whether a router takes it: every part that is not fixed has a name of its own."""
+    names = _WILDCARD.findall(path)
+    return _PATH.fullmatch(path) is not None and len(names) == len(set(names))
 
 
 def _rule(problem: str, holds: Callable[[Any], bool]) -> Callable[[Any], Iterable[str]]:
     return lambda profile: () if holds(profile) else (problem,)
 
 
-# One row for each contradiction: of a draft those are passed over that need what is mistaken. Those of the proxy are
-# what keeps the gateway from writing answers as the API does.
+# One row for each contradiction: of a draft those are passed over that need what is mistaken.
 # fmt: off
 _CHECKS: tuple[Callable[[Any], Iterable[str]], ...] = (
     _rule("states: success, fail and not_known need values of one kind: all text, all numbers, or true and false",
@@ -253,17 +306,7 @@ _CHECKS: tuple[Callable[[Any], Iterable[str]], ...] = (
           lambda profile: not profile.states.may_be_absent or profile.fields.task_id is not None),
     _rule("fields.task_id_may_be_part: needs fields.task_id",
           lambda profile: not profile.fields.task_id_may_be_part or profile.fields.task_id is not None),
-    _rule("proxy: needs states that are words",
-          lambda profile: profile.proxy is None or all(isinstance(word, str) for word in _alike(profile))),
-    _rule(f"proxy: a running task is told as {WAITING}, which cannot be one of the states that end it",
-          lambda profile: profile.proxy is None or (WAITING not in _alike(profile) and not (
-              profile.states.ignore_case and WAITING in _without_case(profile)))),
-    _rule("proxy: an end is told by the state alone, without states.success_if and fail_if",
-          lambda profile: profile.proxy is None or (
-              profile.states.success_if is None and profile.states.fail_if is None)),
-    _rule("proxy: needs [units] that are milliseconds",
-          lambda profile: profile.proxy is None or (profile.units.time, profile.units.cost) == ("ms", "ms")),
-    _proxy_paths,
+    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_errors,
 )
 # fmt: on
 

@@ -94,10 +94,11 @@ class Upstream:
         self.name = name or profile.name
         self._transport = transport
         self._clock = clock
+        self.base_url = base_url
         self._url = httpx.URL(base_url)
         self._base_path = self._url.raw_path.decode("ascii").rstrip("/")
         self._timeout_s = timeout_s
-        self._max_answer = max_answer
+        self.max_answer = max_answer
         self._memory = Memory(2 * max_answer) if memory is None else memory
         self._most_cost = max(_MOST_COST, 3 * self._memory.limit)
         self._headers = {
@@ -127,12 +128,10 @@ class Upstream:
     async def poll(self, task_id: str, whose: str = "") -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
         asked = self.profile.request
-        safe = "/" if asked.task_id_has_slashes else ""
-        if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
-            # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
+        path = self.target(asked.status_path, task_id)
+        if path is None:
             told = "No task has an id with . or .. as a part of its path."
             return PollResult(kind=PollKind.NOT_KNOWN, error=told, by_api=False)
-        path = asked.status_path.replace(TASK_ID, quote(task_id, safe=safe))
         headers: dict[str, str] = {}
         by_post = asked.method == "POST"
         body = b"" if by_post else None
@@ -141,6 +140,14 @@ class Upstream:
             body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
         answer = await self.forward(asked.method, path, headers=headers, content=body, asks_only=by_post, whose=whose)
         return await self.read(task_id, answer)
+
+    def target(self, template: str, task_id: str) -> str | None:
+        """Return a path and query with the task's id in it, None where no task has such an id."""
+        safe = "/" if self.profile.request.task_id_has_slashes else ""
+        if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
+            # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
+            return None
+        return template.replace(TASK_ID, quote(task_id, safe=safe))
 
     async def forward(
         self,
@@ -203,7 +210,7 @@ class Upstream:
     ) -> bytes | None:
         """Read the body, or how an error's begins; None where it is larger than allowed, and then no more of it."""
         good = 200 <= response.status_code < 300
-        limit = self._max_answer if good else min(_MAX_ERROR_ANSWER, self._max_answer)
+        limit = self.max_answer if good else min(_MAX_ERROR_ANSWER, self.max_answer)
         announced: int | None = None
         chunks: list[bytes] = []
         size, room = 0, SMALL
@@ -237,7 +244,7 @@ class Upstream:
         self, response: httpx.Response, codings: Sequence[str], body: bytes, key_number: int, whose: str
     ) -> Answer | NoAnswer:
         """Return an answer that was compressed although that was not asked for."""
-        good, limit = 200 <= response.status_code < 300, self._max_answer
+        good, limit = 200 <= response.status_code < 300, self.max_answer
         plain, coding = _undone(body, codings, SMALL + 1)
         if plain is not None and len(plain) > SMALL and good:
             await self._memory.hold(2 * len(body) + 2 * limit, self.name, whose)
@@ -257,7 +264,7 @@ class Upstream:
         return await self._answer(response, plain[:limit], key_number, whose)
 
     def _oversized(self) -> NoAnswer:
-        error = f"The upstream's answer is larger than the {self._max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
+        error = f"The upstream's answer is larger than the {self.max_answer} bytes of GATEWAY_RESULT_MAX_BYTES."
         return NoAnswer(error=error, kind=PollKind.BROKEN, unreadable=True, oversized=True)
 
     async def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:

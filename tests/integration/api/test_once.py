@@ -67,8 +67,7 @@ class Stand(Running):
 
     async def repetition_waits(self) -> None:
         """Return once a create waits for an equal one."""
-        proxy = self.gateway.api.proxy
-        assert proxy is not None
+        (proxy,) = self.gateway.api.proxies
         async with asyncio.timeout(LIMIT_S):
             while True:
                 if any(one._waiters for one in proxy._once._under_way.values()):  # type: ignore[attr-defined]
@@ -298,8 +297,7 @@ async def test_two_clients_share_no_id(start: Start, upstream: Upstream, honours
     stand = await start(honours=honours, GATEWAY_TOKEN="ann-ann-ann-ann-ann-ann")
     stand.client.headers["authorization"] = "Bearer ann-ann-ann-ann-ann-ann"
     first = await stand.create()
-    proxy = stand.gateway.api.proxy
-    assert proxy is not None
+    (proxy,) = stand.gateway.api.proxies
     other = proxy._once.create("bob", "r-1", b"")
     assert await proxy._once.known(other) is None
     assert (await stand.create()).content == first.content

@@ -14,7 +14,7 @@ import pytest
 from starlette.requests import Request
 from structlog.testing import capture_logs
 
-from gateway.api.proxy import _passed_on
+from gateway.api.forwarding import passed_on
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
@@ -285,7 +285,7 @@ async def test_a_read_waits_for_its_turn(
     stand = await start(GATEWAY_UPSTREAM_RATE="1/1")
     answers = await asyncio.gather(stand.read("sim-never-0-a"), stand.read("sim-never-0-b"))
     assert [answer.status_code for answer in answers] == [200, 200]
-    monkeypatch.setattr("gateway.api.proxy._PATIENCE_S", 0.0)
+    monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
     refused = await asyncio.gather(*(stand.read("sim-never-0-c") for _ in range(3)))
     assert {answer.status_code for answer in refused} == {429}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
@@ -525,7 +525,7 @@ async def test_creates_have_a_budget_of_their_own(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Creates do not wait for reads, and a limit that the upstream names is kept from then on."""
-    monkeypatch.setattr("gateway.api.proxy._PATIENCE_S", 0.0)
+    monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
     stand = await start(GATEWAY_UPSTREAM_RATE="1/60")
     await stand.read("sim-never-0-a")
     told = {"retryAfter": 30, "limit": 9, "windowSeconds": 60}
@@ -535,7 +535,7 @@ async def test_creates_have_a_budget_of_their_own(
     assert simulator.stats.requests["createTask"] == 1
 
 
-async def test_an_upstreams_refusal_of_a_create_is_passed_on(
+async def test_an_upstreams_refusal_of_a_create_ispassed_on(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """Whatever the upstream has against it, the client hears; nothing is registered, and the key is not doubted."""
@@ -816,7 +816,7 @@ async def test_throttling_reaches_the_client_once(
 ) -> None:
     """A 429 of the upstream is passed on with its header, and the gateway asks no more until it may."""
     limited = SimulatedUpstream(SystemClock(), rate=parse_windows("1/60"), retry_after_header=True)
-    monkeypatch.setattr("gateway.api.proxy._PATIENCE_S", 0.0)
+    monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
     async with serve_simulator(limited) as url:
         stand = await start(url)
         assert (await stand.read("sim-never-0-a")).status_code == 200
@@ -851,7 +851,7 @@ async def test_an_odd_answer_to_a_create_still_reaches_the_client(
 @pytest.mark.parametrize("status", [101, 103, 600, 999])
 def test_a_status_that_is_none_becomes_a_502(status: int) -> None:
     """The body still reaches the client: it may hold the id of a task that was paid for."""
-    answer = _passed_on(Answer(status, httpx.Headers(), b"body"))
+    answer = passed_on(Answer(status, httpx.Headers(), b"body"))
     assert (answer.status_code, answer.body) == (502, b"body")
 
 

@@ -128,8 +128,10 @@ async def test_every_answer_that_a_row_names(tmp_path: Path) -> None:
             await client.ask(name)
         for name in client.of("operating"):
             await client.ask(name)
-        created = await client.ask("createUpstreamTask", json={"model": "m", "input": {}, "callBackUrl": NOWHERE})
-        await client.ask("readUpstreamTask", params={"taskId": created.json()["data"]["taskId"]})
+        for whose in ("Upstream", "Aigptimage"):  # at the root, and at its mount
+            asked = {"model": "m", "input": {}, "callBackUrl": NOWHERE}
+            created = await client.ask(f"create{whose}Task", json=asked)
+            await client.ask(f"read{whose}Task", params={"taskId": created.json()["data"]["taskId"]})
         named = {
             (name, status)
             for name, (_, _, operation) in client.operations.items()
@@ -149,7 +151,7 @@ async def test_what_a_gateway_that_asks_no_token_refuses(tmp_path: Path) -> None
         assert (await client.ask("readUpstreamTask")).status_code == 422
         assert (await client.ask("createUpstreamTask", json={}, headers={"x-request-id": "a b"})).status_code == 422
         bodies = [name for name, (_, _, operation) in client.operations.items() if "requestBody" in operation]
-        assert len(bodies) == 4
+        assert len(bodies) == 5
         for name in bodies:
             for status, content, headers in (
                 (400, b"{", {"content-type": "application/json"}),

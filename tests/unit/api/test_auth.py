@@ -34,7 +34,7 @@ class Asked:
         self.clock = SteppedClock()
         digests = {token_digest(token): client for token, client in clients.items()}
         self.tokens, self.limits = Tokens(digests), ClientLimits(windows, self.clock)
-        self.middleware = AuthMiddleware(self.app, self.tokens, self.limits, ErrorAnswers(None))
+        self.middleware = AuthMiddleware(self.app, self.tokens, self.limits, ErrorAnswers(lambda path: None))
         self.seen: Any = _NOBODY
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:

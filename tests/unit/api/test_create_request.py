@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.api.createrequest import read_create
+from gateway.config.profile import Proxy
 from gateway.core.errors import InvalidJson, InvalidRequest
 
-MEMBERS = ["callBackUrl", "callbackUrl"]
+CALLS = Proxy(
+    create_path="/jobs",
+    created_id="id",
+    callback_members=["callBackUrl", "callbackUrl"],
+    callback_options=["callBackEvents"],
+)
+JSON = "application/json"
+OUT = (*CALLS.callback_members, *CALLS.callback_options)
 URL = "https://app.example.com/hooks"
 
 
@@ -19,7 +27,7 @@ def test_only_the_callback_is_taken_out() -> None:
     body = (
         b'{"model":"m","n":1.00,"big":12345678901234567890123,"s":"\\u00e9\\/","callBackUrl":"' + URL.encode() + b'"}'
     )
-    asked = read_create(body, MEMBERS)
+    asked = read_create(body, CALLS, JSON)
     assert asked.body == b'{"model":"m","n":1.00,"big":12345678901234567890123,"s":"\\u00e9\\/"}'
     assert asked.callback == ("callBackUrl", URL)
     assert asked.model == "m"
@@ -43,14 +51,14 @@ ODD = (
 )
 def test_the_rest_goes_on_byte_for_byte(body: bytes, goes_on: bytes) -> None:
     """What the gateway would not write itself goes on as it came: the upstream may take it."""
-    asked = read_create(body, MEMBERS)
+    asked = read_create(body, CALLS, JSON)
     assert (asked.body, asked.callback) == (goes_on, ("callBackUrl", "https://a"))
 
 
 @pytest.mark.parametrize("text", [ODD, b'"a":' + b"[" * 100_000 + b"]" * 100_000])
 def test_odd_json_alone_is_untouched(text: bytes) -> None:
     """Without a callback, too, the upstream judges what other readers take."""
-    assert read_create(b"{%b}" % text, MEMBERS).body == b"{%b}" % text
+    assert read_create(b"{%b}" % text, CALLS, JSON).body == b"{%b}" % text
 
 
 json_values = st.recursive(
@@ -61,7 +69,7 @@ json_values = st.recursive(
 
 
 @given(
-    members=st.dictionaries(st.text().filter(lambda name: name not in MEMBERS), json_values),
+    members=st.dictionaries(st.text().filter(lambda name: name not in OUT), json_values),
     place=st.integers(0, 9),
     indent=st.none() | st.just(1),
 )
@@ -70,7 +78,7 @@ def test_taking_out_leaves_the_same_object(members: dict[str, Any], place: int, 
     """Wherever the callback stands, and whatever stands beside it, what goes on is the object without it."""
     pairs = list(members.items())
     pairs.insert(min(place, len(pairs)), ("callBackUrl", URL))
-    asked = read_create(json.dumps(dict(pairs), indent=indent).encode(), MEMBERS)
+    asked = read_create(json.dumps(dict(pairs), indent=indent).encode(), CALLS, JSON)
     assert repr(json.loads(asked.body)) == repr(members)
     assert asked.callback == ("callBackUrl", URL)
 
@@ -78,25 +86,25 @@ def test_taking_out_leaves_the_same_object(members: dict[str, Any], place: int, 
 def test_without_a_callback_the_body_is_untouched() -> None:
     """Not even white space changes."""
     body = b'{ "model" : "m" , "model" : "n",\n"input": {"callBackUrl": "inner"}}'
-    asked = read_create(body, MEMBERS)
+    asked = read_create(body, CALLS, JSON)
     assert (asked.body, asked.callback, asked.model) == (body, None, "n")
 
 
 @pytest.mark.parametrize("empty", [b"null", b'""'])
 def test_an_empty_callback_is_none(empty: bytes) -> None:
     """Clients that always send the member mean nothing by null or the empty text."""
-    asked = read_create(b'{"callbackUrl":%b,"a":1}' % empty, MEMBERS)
+    asked = read_create(b'{"callbackUrl":%b,"a":1}' % empty, CALLS, JSON)
     assert (asked.body, asked.callback) == (b'{"a":1}', None)
 
 
 def test_both_spellings_may_be_given() -> None:
     """The same URL twice is one callback; two different ones are refused, as one would be lost."""
-    asked = read_create(b'{"callBackUrl":"https://a","callbackUrl":"https://a"}', MEMBERS)
+    asked = read_create(b'{"callBackUrl":"https://a","callbackUrl":"https://a"}', CALLS, JSON)
     assert (asked.body, asked.callback) == (b"{}", ("callBackUrl", "https://a"))
     with pytest.raises(InvalidRequest, match="callBackUrl and callbackUrl name different URLs"):
-        read_create(b'{"callBackUrl":"https://a","callbackUrl":"https://b"}', MEMBERS)
+        read_create(b'{"callBackUrl":"https://a","callbackUrl":"https://b"}', CALLS, JSON)
     with pytest.raises(InvalidRequest, match="callBackUrl name different URLs"):
-        read_create(b'{"callBackUrl":"https://a","callBackUrl":"https://b"}', MEMBERS)
+        read_create(b'{"callBackUrl":"https://a","callBackUrl":"https://b"}', CALLS, JSON)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +131,12 @@ def test_both_spellings_may_be_given() -> None:
 def test_what_is_no_create_request(body: bytes, error: type[Exception]) -> None:
     """What is not a JSON object, or names no URL, is refused."""
     with pytest.raises(error):
-        read_create(body, MEMBERS)
+        read_create(body, CALLS, JSON)
 
 
 @pytest.mark.parametrize("model", [b"7", b"null", b'""', b'"a\\u0000b"', b'"' + b"x" * 300 + b'"'])
 def test_a_model_that_is_no_name_is_not_kept(model: bytes) -> None:
     """Only the upstream judges the model; what is no plain name teaches the gateway nothing."""
     body = b'{"model":%b}' % model
-    assert read_create(body, MEMBERS).model is None
-    assert read_create(body, MEMBERS).body == body
+    assert read_create(body, CALLS, JSON).model is None
+    assert read_create(body, CALLS, JSON).body == body

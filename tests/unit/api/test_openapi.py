@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.api.callbacks import Callbacks
+from gateway.api.mounts import Mounts
 from gateway.api.openapi import document
 from gateway.api.operations import Operations
 from gateway.api.problems import problem
@@ -27,7 +28,7 @@ from gateway.upstream.api import Upstream
 from tests.jsonschema import faults
 from tests.manual import page
 
-PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
+PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 OPERATION = {
@@ -40,27 +41,30 @@ SCHEMA_KEYWORDS = {
 }  # fmt: skip
 
 
-def calls(*, proxied: bool = True) -> list[Call]:
-    """Return the table of a gateway that has nothing behind it."""
+def calls(*proxied: str) -> list[Call]:
+    """Return the table of a gateway that has nothing behind it; the first of the upstreams is its default one."""
     nothing = cast(Any, None)
-    upstream = Upstream(PROFILE, nothing, SystemClock(), base_url=PROFILE.base_url, api_key=None)
     registering = Registering(
         nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
     )
-    proxy = UpstreamProxy(
-        nothing, nothing, nothing, nothing, upstream, nothing, nothing,
-        check_url=nothing, poller_wake=nothing, draining=nothing,
-    )  # fmt: skip
+    proxies = [
+        UpstreamProxy(
+            nothing, nothing, nothing, nothing,
+            Upstream(PROFILES[name], nothing, SystemClock(), base_url=PROFILES[name].base_url, api_key=None),
+            nothing, nothing, check_url=nothing, poller_wake=nothing, draining=nothing,
+        )
+        for name in proxied
+    ]  # fmt: skip
     return table(
         registering,
         Callbacks(nothing, nothing, ()),
         Tasks(nothing, nothing, nothing, ()),
         Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing),
-        proxy if proxied else None,
+        Mounts(proxies, proxies[0] if proxies else None).all,
     )
 
 
-CALLS = calls()
+CALLS = calls("aigptimage")
 DOCUMENT = document(CALLS)
 
 
@@ -141,7 +145,7 @@ def test_every_reason_of_an_abandoned_task_is_told() -> None:
 
 def test_it_is_json() -> None:
     """The document is plain JSON, and the same each time."""
-    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document(calls())
+    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT == document(calls("aigptimage"))
 
 
 def test_the_frame_of_the_document() -> None:
@@ -269,7 +273,7 @@ def test_a_schema_has_the_members_of_its_type(wire: type[msgspec.Struct]) -> Non
 def test_requests_refuse_what_they_do_not_know() -> None:
     """A client's generated code learns that unknown members are refused; only the upstream knows those of its own."""
     for (path, method), operation in operations().items():
-        if "requestBody" not in operation or path.startswith("/api/"):
+        if "requestBody" not in operation or path.startswith(("/api/", "/u/")):
             continue
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         if "$ref" in schema:
@@ -279,7 +283,7 @@ def test_requests_refuse_what_they_do_not_know() -> None:
 
 def test_an_upstream_without_calls_adds_none() -> None:
     """The upstream's own calls stand in the document only where the gateway serves them."""
-    assert [path for path in document(calls(proxied=False))["paths"] if path.startswith("/api/")] == []
+    assert [path for path in document(calls())["paths"] if path.startswith(("/api/", "/u/"))] == []
 
 
 def test_a_problem_is_what_the_schema_says() -> None:
@@ -296,7 +300,7 @@ def test_every_error_is_a_problem() -> None:
     schemes = DOCUMENT["components"]["securitySchemes"]
     assert {name for choice in DOCUMENT["security"] for name in choice} == set(schemes)
     for (path, _), operation in operations().items():
-        if path.startswith("/api/"):
+        if path.startswith(("/api/", "/u/")):
             assert "security" not in operation
             assert {"401", "429", "502", "503", "504"} <= operation["responses"].keys()
             assert all(set(response["content"]) == {"application/json"} for response in operation["responses"].values())

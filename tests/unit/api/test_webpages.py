@@ -116,3 +116,17 @@ def test_a_body_has_to_call_itself_json(body: tuple[bytes, bytes], content_type:
 def test_json_and_nothing_may_be_posted(headers: Headers) -> None:
     """A redelivery has no body, and no type."""
     refuse_web_pages("POST", [HOST, *headers])
+
+
+@pytest.mark.parametrize(
+    ("authorization", "taken"),
+    [(b"Bearer x", True), (b"bearer x", True), (b"Basic eA==", False), (b"Bearer", False), (b"", False)],
+)
+def test_whoever_sends_a_token_may_post_a_form(authorization: bytes, taken: bool) -> None:
+    """A program uploads a file with whatever it has for a key; of the schemes a browser knows none counts."""
+    headers: Headers = [HOST, BODY, (b"content-type", b"multipart/form-data"), (b"authorization", authorization)]
+    if taken:
+        refuse_web_pages("POST", headers)
+        return
+    with pytest.raises(UnsupportedMediaType):
+        refuse_web_pages("POST", headers)

@@ -432,7 +432,7 @@ def test_the_manual_explains_every_key() -> None:
 
 def keys_of(section: Any) -> list[str]:
     struct = next(one for one in (section, *get_args(section)) if isinstance(one, type) and one is not type(None))
-    return [field.name for field in msgspec.structs.fields(struct)]
+    return [field.encode_name for field in msgspec.structs.fields(struct)]
 
 
 def test_the_manuals_example_can_be_used() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from gateway.config.profile import Profile, dig
+from gateway.config.profile import Profile, Proxy, RecordCall, Request, dig, record_call
 from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult, read_answer
+from gateway.upstream.envelope import can_write
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]
@@ -301,13 +302,15 @@ def test_the_limits_of_the_default() -> None:
 
 
 def test_which_profiles_the_proxy_can_stand_in_for() -> None:
-    """Only the jobs API has the calls that the proxy serves."""
+    """Those of the family, where a create's callback and reads are those of its pages."""
     proxies = {name: profile.proxy for name, profile in SHIPPED.items() if profile.proxy is not None}
     assert proxies.keys() == {"aigptimage", "kie"}
-    for proxy in proxies.values():
-        assert (proxy.create_path, proxy.record_path) == ("/api/v1/jobs/createTask", "/api/v1/jobs/recordInfo")
+    for name, proxy in proxies.items():
+        assert proxy.create_path == "/api/v1/jobs/createTask"
         assert proxy.callback_members == ["callBackUrl", "callbackUrl"]
-        assert (proxy.record_param, proxy.created_id) == ("taskId", "data.taskId")
+        assert proxy.created_id == "data.taskId"
+        path, param, _ = record_call(SHIPPED[name].request, proxy) or ("", "", "")
+        assert (path, param) == ("/api/v1/jobs/recordInfo", "taskId")
 
 
 # Three more APIs, with what none of the shipped ones needs.
@@ -704,13 +707,21 @@ record_param = "id"
         ("window_s = 1", "window_s = 0", "limits.query[0].window_s: Expected `float` > 0"),
         ("[limits]", "[limits]\npoll_min_s = -1", "limits.poll_min_s: Expected `float` > 0"),
         ("[limits]", '[units]\ntime = "minutes"\n[limits]', "units.time: Invalid enum value 'minutes'"),
-        ('record_param = "id"', "", "proxy: Object missing required field `record_param`"),
-        ('create_path = "/jobs"', 'create_path = "jobs"', "proxy.create_path: Expected `str` matching regex"),
-        (
-            'callback_members = ["callback"]',
-            "callback_members = []",
-            "proxy.callback_members: Expected `array` of length",
-        ),
+        ('record_param = "id"', "", "proxy: record_path and record_param go together"),
+        ('record_path = "/jobs"', 'record_path = "/{x}"', "proxy.record_path: Expected `str` matching regex"),
+        ('create_path = "/jobs"', 'create_path = "jobs"', "proxy.create_path: ['jobs'] cannot be served; a path has "),
+        ('create_path = "/jobs"', 'create_path = ["/a", "/b?c"]', "proxy.create_path: ['/b?c'] cannot be served"),
+        ('create_path = "/jobs"', 'create_path = "/{a}/{a}"', "proxy.create_path: ['/{a}/{a}'] cannot be served"),
+        ('create_path = "/jobs"', 'create_path = "/{a:int}"', "proxy.create_path: ['/{a:int}'] cannot be served"),
+        ('create_path = "/jobs"', "create_path = []", "proxy.create_path: [] cannot be served"),
+        ('create_path = "/jobs"', "create_path = 7", "proxy.create_path: Expected `str | array`, got `int`"),
+        ("[proxy]", '[proxy]\npass = ["/ok", "HEAD /a"]', "proxy.pass: ['HEAD /a'] cannot be served; write /path, "),
+        ("[proxy]", '[proxy]\npass = ["get /a"]', "proxy.pass: ['get /a'] cannot be served; write /path, "),
+        ("[proxy]", '[proxy]\npass = ["GET  /a"]', "proxy.pass: ['GET  /a'] cannot be served; write /path, "),
+        ("[proxy]", "[proxy]\npass = [7]", "proxy.pass[0]: Expected `str`, got `int`"),
+        ("[proxy]", "[proxy]\npassed = []", "proxy: Object contains unknown field `passed`"),
+        ("[proxy]", '[proxy]\nheaders = ["Prefer", "Host"]', "proxy.headers: ['Host'] are the gateway's own to send"),
+        ("[proxy]", '[proxy]\nheaders = ["Authorization"]', "proxy.headers: authorization carries the key; "),
         ("{task_id}", "{id}", "request.status_path: has no {task_id}, which may stand in request.body instead"),
         ("/jobs/{task_id}", "jobs/{task_id}", "request.status_path: Expected `str` matching regex"),
         ("[envelope]", 'body = { id = "{task_id}" }\n[envelope]', 'request.body: needs method = "POST"'),
@@ -749,39 +760,87 @@ def test_a_mistake_is_named(old: str, new: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "problem"),
+    ("old", "new", "writes"),
     [
-        ('["yes"]\nfail = ["no"]', "[3]\nfail = [4]", "needs states that are words"),
-        ('["yes"]\nfail = ["no"]', "[true]\nfail = [false]", "needs states that are words"),
-        ('fail = ["no"]', 'fail = ["waiting"]', "a running task is told as waiting, "),
-        ('fail = ["no"]', 'fail = ["no"]\nnot_known = ["waiting"]', "a running task is told as waiting, "),
-        ('fail = ["no"]', 'fail = ["Waiting"]\nignore_case = true', "a running task is told as waiting, "),
-        ('fail = ["no"]', 'fail = ["no"]\nfail_if = "error"', "an end is told by the state alone, "),
-        ('fail = ["no"]', 'fail = ["no"]\nsuccess_if = "url"', "an end is told by the state alone, "),
-        ("[limits]", '[units]\ntime = "s"\n[limits]', "needs [units] that are milliseconds"),
-        ("[limits]", '[units]\ntime = "iso"\n[limits]', "needs [units] that are milliseconds"),
-        ("[limits]", '[units]\ncost = "s"\n[limits]', "needs [units] that are milliseconds"),
-        ('task_id = "id"', 'task_id = "jobs.0.id"', "['jobs.0.id'] cannot be written: a number"),
-        ('task_id = "id"', 'result = ["output.0", "output"]', "['output.0'] cannot be written: a number"),
-        (
-            "[envelope]",
-            '[envelope]\nmessage = ["errors.0.text", "text"]',
-            "['errors.0.text'] cannot be written: a number",
-        ),
-        ('task_id = "id"', 'task_id = "data.id"\nresult = "data"', "['data'] cannot be written: other members"),
-        ('task_id = "id"', 'root = "data"\nresult = "data"', "['data'] cannot be written: other members"),
-        ('task_id = "id"', 'root = "data.job"\nfail_msg = "data"', "['data'] cannot be written: other members"),
+        ("[limits]", "[limits]", True),
+        ('code = "code"', "", False),
+        ('["yes"]\nfail = ["no"]', "[3]\nfail = [4]", False),
+        ('["yes"]\nfail = ["no"]', "[true]\nfail = [false]", False),
+        ('fail = ["no"]', 'fail = ["waiting"]', False),
+        ('fail = ["no"]', 'fail = ["no"]\nnot_known = ["waiting"]', False),
+        ('fail = ["no"]', 'fail = ["Waiting"]', True),
+        ('fail = ["no"]', 'fail = ["Waiting"]\nignore_case = true', False),
+        ('fail = ["no"]', 'fail = ["no"]\nfail_if = "error"', False),
+        ('fail = ["no"]', 'fail = ["no"]\nsuccess_if = "url"', False),
+        ("[limits]", '[units]\ntime = "s"\n[limits]', False),
+        ("[limits]", '[units]\ntime = "iso"\n[limits]', False),
+        ("[limits]", '[units]\ncost = "s"\n[limits]', False),
+        ('task_id = "id"', 'task_id = "jobs.0.id"', False),
+        ('task_id = "id"', 'result = ["output.0", "output"]', False),
+        ('task_id = "id"', 'task_id = "data.id"\nresult = "data"', False),
+        ('task_id = "id"', 'root = "data"\nresult = "data"', False),
+        ('task_id = "id"', 'root = "data.job"\nfail_msg = "data"', False),
     ],
 )
-def test_what_cannot_be_answered_as_the_api_does(old: str, new: str, problem: str) -> None:
-    """A profile is refused whose answers the gateway would make up; without its [proxy] it can be used."""
+def test_which_answers_the_gateway_writes_itself(old: str, new: str, writes: bool) -> None:
+    """Those of an API whose envelope and members it can tell as the API does; any others it only passes on."""
     assert old in RIGHT
-    text = RIGHT.replace(old, new, 1)
+    assert can_write(parse_profile(RIGHT.replace(old, new, 1), "mine.toml")) is writes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[envelope]", '[envelope]\nmessage = ["errors.0.text", "text"]', "['errors.0.text'] cannot be written in an "),
+        ('task_id = "id"', 'root = "jobs.0"', "['jobs.0'] cannot be written in an error: a number picks an item"),
+        ("[envelope]", '[envelope]\nmessage = ["code.text"]', "['code'] cannot be written in an error: other members"),
+        (
+            "[envelope]",
+            '[envelope]\nmessage = ["data"]\nretry_after = "data.wait"',
+            "['data'] cannot be written in an error: other members",
+        ),
+        (
+            'record_path = "/jobs"\nrecord_param = "id"\n',
+            "",
+            None,
+        ),
+        (
+            '"/jobs/{task_id}"\n[envelope]',
+            '"/jobs"\nmethod = "POST"\nbody = { id = "{task_id}" }\n[envelope]',
+            "needs record_path and record_param, as tasks are not read with GET",
+        ),
+        ("/jobs/{task_id}", "/jobs?filter=id:{task_id}", "needs record_path and record_param, as tasks are not read "),
+        ("/jobs/{task_id}", "/{x}/{task_id}", "'/{x}/{task_id}' of request.status_path cannot be served: {task_id} "),
+        ("/jobs/{task_id}", "/{task_id}/{task_id}", "'/{task_id}/{task_id}' of request.status_path cannot be served"),
+    ],
+)
+def test_a_proxy_that_cannot_stand_in(old: str, new: str, problem: str | None) -> None:
+    """A profile is refused whose calls or errors the gateway cannot serve; without its [proxy] it can be used."""
+    own = 'record_path = "/jobs"\nrecord_param = "id"\n'
+    text = RIGHT.replace(old, new, 1) if old == own else RIGHT.replace(own, "").replace(old, new, 1)
+    assert old in RIGHT
+    if problem is None:
+        assert parse_profile(text, "mine.toml").proxy is not None
+        return
     with pytest.raises(ConfigError) as caught:
         parse_profile(text, "mine.toml")
     (line,) = caught.value.problems
     assert line.startswith(f"mine.toml: proxy: {problem}")
     assert parse_profile(text.partition("[proxy]")[0], "mine.toml").proxy is None
+
+
+def test_how_clients_read_a_task() -> None:
+    """By the call that the profile polls by, where it names no other; the id is in the path or a parameter."""
+
+    def read(status_path: str, **more: Any) -> RecordCall | None:
+        return record_call(Request(status_path=status_path, **more), Proxy(create_path="/a", created_id="id"))
+
+    assert read("/jobs/{task_id}") == ("/jobs/{task_id}", None, "/jobs/{task_id}")
+    assert read("/v1/{task_id}", task_id_has_slashes=True) == ("/v1/{task_id:path}", None, "/v1/{task_id}")
+    assert read("/jobs?a=b&id={task_id}") == ("/jobs", "id", "/jobs?a=b&id={task_id}")
+    assert read("/jobs?id=x{task_id}") is read("/jobs/{task_id}", method="POST") is read("/jobs") is None
+    own = Proxy(create_path="/a", created_id="id", record_path="/job", record_param="job id")
+    assert record_call(Request(status_path="/jobs"), own) == ("/job", "job id", "/job?job%20id={task_id}")
 
 
 def test_one_word_for_both_ends_needs_what_tells_them_apart() -> None:
@@ -830,12 +889,13 @@ def test_absent_states_need_the_tasks_id() -> None:
             ],
         ),
         (
-            [("window_s = 1", "window = 1"), ('["yes"]', '["yes", []]'), ('record_param = "id"', "")],
+            [("window_s = 1", "window = 1"), ('["yes"]', '["yes", []]'), ('created_id = "id"', "pass = [1]")],
             [
                 "states.success[1]: Expected",
                 "limits.query[0]: Object contains unknown field `window`",
                 "limits.query[0]: Object missing required field `window_s`",
-                "proxy: Object missing required field `record_param`",
+                "proxy.pass[0]: Expected",
+                "proxy: Object missing required field `created_id`",
             ],
         ),
         (

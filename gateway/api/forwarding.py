@@ -1,0 +1,160 @@
+"""What a client's request to the upstream takes, whichever call it is: its turn, its count, and what is passed on.
+
+Owns that whoever waits for the rate limit is told when to come again, and which of an answer's headers clients see.
+Must not know the calls: ``reading``, ``creating`` and ``passing`` have one each, and ``proxy`` puts them together.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.core.errors import (
+    NotFound,
+    RateLimited,
+    RequestError,
+    StoreError,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from gateway.core.telemetry import Metrics
+from gateway.upstream.api import Answer, NoAnswer
+from gateway.upstream.budget import Budget
+from gateway.upstream.key import UpstreamKey
+from gateway.upstream.turns import Waiter
+
+__all__ = [
+    "OPERATOR",
+    "Forwarding",
+    "no_answer",
+    "passed_on",
+    "result_of",
+    "sent_on",
+    "store_unavailable",
+    "target",
+]
+
+T = TypeVar("T")
+
+OPERATOR = ""
+"""Stands in the turns beside the clients, whose names are longer."""
+_PATIENCE_S = 10.0
+"""How long a client's request waits for its turn in the rate limit."""
+# Anything else would speak for the upstream's host, where the client sees only the gateway's.
+_PASSED_ON = ("content-type", "content-disposition", "retry-after")
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+_SLASHES = re.compile(r"[/\\]")
+_STATUSES = range(200, 600)  # below they are no answers, and above there are none (RFC 9110 §15)
+
+
+class Forwarding:
+    """Turns at one upstream's key for clients' requests, and the work that outlives its client."""
+
+    def __init__(self, key: UpstreamKey, metrics: Metrics) -> None:
+        self._key = key
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def turn(self, budget: Budget, waiter: Waiter) -> RequestError | None:
+        """Wait for a turn in the rate limit and take it; or return why there is none."""
+        try:
+            wait_s = await budget.acquire(_PATIENCE_S, waiter)
+        except StoreError:
+            return store_unavailable()
+        if self._key.refusal is not None and budget is self._key.queries:
+            if wait_s is None:  # the pause is over: it is for the poller to ask whether the key is accepted again
+                budget.give_back(1, waiter)
+            retry_after_s = math.ceil(wait_s or 1.0)
+            return Unavailable("The upstream refuses the gateway's key; its log says why.", retry_after_s=retry_after_s)
+        if wait_s is None:
+            return None
+        retry_after_s = math.ceil(wait_s)
+        return RateLimited(
+            f"The upstream's rate limit is used up, or too many requests wait for it; try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run something that a client who goes away does not stop."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what was forwarded come to its end, registrations included, for ``timeout_s`` seconds; then stop it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            late = set(self._tasks)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def counted(self, call: str, work: Awaitable[tuple[str, Response]]) -> Response:
+        """Count a call's outcome, which ``work`` tells beside the answer."""
+        outcome = "failed"
+        try:
+            outcome, response = await work
+        except RequestError as error:
+            if isinstance(error, RateLimited):
+                outcome = "limited"
+            elif error.status < 500:
+                outcome = "refused"
+            raise
+        finally:
+            self._metrics.proxied_requests.labels(call, outcome).inc()
+        return response
+
+
+async def result_of(work: "asyncio.Task[Answer | RequestError]") -> Answer:
+    """Wait for what may be shared: a client who goes away does not end it, and all get the same error."""
+    result = await asyncio.shield(work)
+    if isinstance(result, RequestError):
+        raise result
+    return result
+
+
+def target(request: Request, mount: str) -> str:
+    """Return path and query of a request as they go on: as they came, but for the mount. Raises NotFound."""
+    raw: bytes = request.scope["raw_path"]
+    before = mount.encode()
+    # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
+    dotted = not {".", ".."}.isdisjoint(_SLASHES.split(request.scope["path"]))
+    if dotted or not raw.startswith(before + b"/"):
+        raise NotFound(f"There is nothing at {request.scope['path']}; write the path as the API's pages do.")
+    path, query = raw[len(before) :], request.scope["query_string"]
+    return quote(path + b"?" * bool(query) + query, safe=_VISIBLE)
+
+
+def sent_on(request: Request, names: Sequence[str]) -> dict[str, str]:
+    """Return those of a request's headers that go on, by their names in small letters."""
+    given = ((name.lower(), request.headers.get(name)) for name in names)
+    return {name: value for name, value in given if value is not None}
+
+
+def passed_on(answer: Answer) -> Response:
+    """Return what a client gets of an upstream's answer."""
+    # What no HTTP answer can carry, or would mean something between us and the client, is left out: the body matters.
+    found = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+    headers = {name: value for name, value in found.items() if value.isascii() and value.isprintable()}
+    status = answer.status if answer.status in _STATUSES else UpstreamFailed.status
+    return Response(answer.body, status, headers)
+
+
+def no_answer(answer: NoAnswer) -> RequestError:
+    """Return the error of a request that changes nothing at the upstream."""
+    return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(answer.error)
+
+
+def store_unavailable() -> Unavailable:
+    return Unavailable("The database cannot be used at the moment; nothing was forwarded.", retry_after_s=5)

@@ -1,0 +1,72 @@
+"""Other calls of the upstream, forwarded as they came with the gateway's key in place of the client's.
+
+Owns that only what the profile names goes on. Such a call costs a place in the rate limit of queries, as it is not
+known to make a task; what its answer says of the key or of a limit is its client's alone to heed. Called by the proxy.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api import large
+from gateway.api.auth import client_of, scope_of
+from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, result_of, sent_on, target
+from gateway.api.schema import read_any_body
+from gateway.config.profile import Proxy
+from gateway.core.errors import RequestError
+from gateway.upstream.api import Answer, NoAnswer, Upstream
+from gateway.upstream.key import UpstreamKey
+from gateway.upstream.turns import Waiter
+
+__all__ = ["Passing"]
+
+_TIMEOUT_S = 75.0
+_ALWAYS = ("accept", "content-type")
+
+
+class Passing:
+    """Passed calls of one upstream; ``poller_wake`` is set when a place in the rate limit may have its time."""
+
+    def __init__(
+        self, upstream: Upstream, calls: Proxy, key: UpstreamKey, forwarding: Forwarding, *, poller_wake: asyncio.Event
+    ) -> None:
+        self._upstream = upstream
+        self._calls = calls
+        self._key = key
+        self._forwarding = forwarding
+        self._poller_wake = poller_wake
+
+    async def forward(self, mount: str, method: str, request: Request) -> tuple[str, Response]:
+        """Return how a call was answered, and the answer."""
+        # The operator's token only looks.
+        client = (scope_of(request) if method == "GET" else client_of(request)) or OPERATOR
+        to = target(request, mount)
+        body = await read_any_body(request, self._upstream.max_answer)
+        waiter = Waiter(client)
+        if (refused := await self._forwarding.turn(self._key.queries, waiter)) is not None:
+            raise refused
+        headers = sent_on(request, (*_ALWAYS, *self._calls.headers))
+        content = None if method == "GET" else body
+        # In a task of its own: it waits for room for the answer while this one holds that of the request.
+        work = self._forwarding.spawn(self._ask(method, to, headers, content, waiter), f"proxy-pass-{method}")
+        try:
+            with large.waiting(request):
+                answer = await result_of(work)
+            await large.hold(request, len(answer.body))
+        finally:
+            work.cancel()  # its client has gone, where it has not ended
+        return "forwarded", passed_on(answer)
+
+    async def _ask(
+        self, method: str, to: str, headers: Mapping[str, str], content: bytes | None, waiter: Waiter
+    ) -> Answer | RequestError:
+        try:
+            answer = await self._upstream.forward(
+                method, to, headers=headers, content=content, timeout_s=_TIMEOUT_S, whose=waiter.client
+            )
+        finally:
+            self._key.queries.end(waiter)
+            self._poller_wake.set()  # a place in the rate limit may have its time now
+        return no_answer(answer) if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)

@@ -1,0 +1,297 @@
+"""Several upstreams' own calls through one gateway, each at its mount: real sockets, and what each upstream saw."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from gateway.api.mounts import OWN
+from gateway.serve.asgi import serve_asgi
+from tests.running import Running, running
+
+HOOKS = "https://hooks.example.com/in"
+PREDICTIONS = """
+name = "predictions"
+base_url = "https://api.example.com"
+[request]
+status_path = "/v1/predictions/{task_id}"
+auth_header = "x-key"
+auth_prefix = "Key "
+headers = { X-Version = "1" }
+[envelope]
+message = ["detail"]
+[states]
+path = "status"
+success = ["succeeded"]
+fail = ["failed"]
+[fields]
+task_id = "id"
+result = "output"
+[units]
+time = "iso"
+[proxy]
+create_path = ["/v1/predictions", "/v1/models/{owner}/{model}/predictions"]
+created_id = "id"
+callback_members = ["webhook"]
+callback_options = ["webhook_events_filter"]
+headers = ["Prefer", "X-Version"]
+pass = ["/v1/predictions", "POST /v1/predictions/{id}/cancel", "/v1/files/{name:path}", "DELETE /v1/tasks/{id}"]
+"""
+FAMILY = """
+name = "{name}"
+base_url = "https://api.example.com"
+[request]
+status_path = "/api/{name}/record?taskId={{task_id}}"
+[envelope]
+code = "code"
+message = ["msg"]
+[states]
+path = "data.state"
+success = [1]
+fail = [2]
+[fields]
+root = "data"
+task_id = "data.taskId"
+[proxy]
+create_path = "/api/{name}/generate"
+created_id = "data.taskId"
+callback_members = ["callBackUrl"]
+pass = ["/api/credit"]
+"""
+
+
+class Upstream:
+    """Answers everything alike, and keeps what it was asked."""
+
+    def __init__(self, body: Any, status: int = 200, **headers: str) -> None:
+        self.body = json.dumps(body).encode() if not isinstance(body, bytes) else body
+        self.status = status
+        self.headers = {"content-type": "application/json", **headers}
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = await Request(scope, receive).body()
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        query = scope["query_string"].decode()
+        line = f"{scope['method']} {scope['raw_path'].decode()}" + f"?{query}" * bool(query)
+        self.requests.append((line, headers, body))
+        raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        await send({"type": "http.response.body", "body": self.body})
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for line, _, _ in self.requests]
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Start a gateway with these upstreams, by name; what polls would ask is not asked within a test's time."""
+    profiles = tmp_path / "profiles"
+    profiles.mkdir()
+    (profiles / "predictions.toml").write_text(PREDICTIONS)
+    for name in ("images", "videos"):
+        (profiles / f"{name}.toml").write_text(FAMILY.format(name=name))
+    async with AsyncExitStack() as stack:
+
+        async def begin(default: str, /, upstreams: dict[str, Upstream], **environ: str) -> Running:
+            urls: dict[int, str] = {}
+            tables = ""
+            for name, upstream in upstreams.items():
+                if id(upstream) not in urls:
+                    urls[id(upstream)] = await stack.enter_async_context(serve_asgi(upstream))
+                if name != default:
+                    tables += f'[upstreams.{name}]\nurl = "{urls[id(upstream)]}"\napi_key = "sk-{name}"\n'
+            config = tmp_path / "gateway.toml"
+            config.write_text(tables)
+            own = {
+                "GATEWAY_CONFIG": str(config),
+                "GATEWAY_PROFILES": str(profiles),
+                "GATEWAY_UPSTREAM": default,
+                "GATEWAY_UPSTREAM_API_KEY": f"sk-{default}",
+                "GATEWAY_CALLBACK_ALLOW": "hooks.example.com",
+                "GATEWAY_POLL_MIN_S": "20",
+                "GATEWAY_POLL_MAX_S": "30",
+            }
+            url = urls[id(upstreams[default])]
+            return await stack.enter_async_context(running(tmp_path, url, **(own | environ)))
+
+        yield begin
+
+
+async def test_each_upstream_has_its_mount(start: Start) -> None:
+    """With its own key, whatever the default is; the default one's calls stand at the root as well."""
+    images, predictions = Upstream({"code": 200, "data": {"taskId": "t", "state": 0}}), Upstream({"id": "p"})
+    one = await start("images", {"images": images, "predictions": predictions})
+    assert (await one.client.get("/u/predictions/v1/predictions/p1")).json() == {"id": "p"}
+    assert (await one.client.get("/u/images/api/images/record?taskId=t")).status_code == 200
+    assert (await one.client.get("/api/images/record?taskId=t2")).status_code == 200
+    assert predictions.lines == ["GET /v1/predictions/p1"]
+    assert images.lines == ["GET /api/images/record?taskId=t", "GET /api/images/record?taskId=t2"]
+    assert predictions.requests[0][1]["x-key"] == "Key sk-predictions"
+    assert images.requests[0][1]["authorization"] == "Bearer sk-images"
+    assert (await one.client.get("/v1/predictions/p1")).status_code == 404
+
+
+async def test_calls_of_one_host_stand_together(start: Start) -> None:
+    """At each mount, and at the root, those of the other upstreams there too: each by its own key and profile."""
+    host = Upstream({"code": 200, "data": {"taskId": "t"}})
+    one = await start("images", {"images": host, "videos": host, "predictions": Upstream({})})
+    for mount in ("", "/u/images", "/u/videos"):
+        host.requests.clear()
+        body = {"prompt": "A cat", "callBackUrl": HOOKS}
+        assert (await one.client.post(f"{mount}/api/videos/generate", json=body)).status_code == 200
+        assert (await one.client.post(f"{mount}/api/images/generate", json=body)).status_code == 200
+        assert [headers["authorization"] for _, headers, _ in host.requests] == ["Bearer sk-videos", "Bearer sk-images"]
+        assert (await one.client.get(f"{mount}/api/credit")).status_code == 200
+        own = "sk-videos" if mount == "/u/videos" else "sk-images"
+        assert host.requests[-1][1]["authorization"] == f"Bearer {own}"
+    callbacks = (await one.client.get("/v1/callbacks")).json()["data"]
+    assert {callback["upstream"] for callback in callbacks} == {"images", "videos"}
+    assert (await one.client.get("/u/predictions/api/credit")).status_code == 404
+
+
+async def test_a_create_takes_its_callback_out(start: Start) -> None:
+    """At any of the API's paths for that, with what is said of the callback; its headers go on, others do not."""
+    upstream = Upstream({"id": "p1", "status": "starting"}, 201)
+    one = await start("predictions", {"predictions": upstream})
+    body = b'{"input": {"n": 1.0}, "webhook": "%b", "webhook_events_filter": ["completed"]}' % HOOKS.encode()
+    headers = {"prefer": "wait=5", "x-version": "2", "cookie": "a=b", "content-type": "application/json"}
+    path = "/u/predictions/v1/models/acme/cat%2Fx/predictions?a=%20b"
+    assert (await one.client.post(path, content=body, headers=headers)).status_code == 404
+    path = path.replace("%2Fx", "%20x")
+    answer = await one.client.post(path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["id"]) == (201, "p1")
+    ((line, sent, content),) = upstream.requests
+    assert line == "POST /v1/models/acme/cat%20x/predictions?a=%20b"
+    assert content == b'{"input": {"n": 1.0}}'
+    assert (sent["prefer"], sent["x-version"], "cookie" in sent) == ("wait=5", "2", False)
+    (callback,) = (await one.client.get("/v1/callbacks")).json()["data"]
+    assert (callback["taskId"], callback["callbackUrl"], callback["upstream"]) == ("p1", HOOKS, "predictions")
+
+
+async def test_a_form_goes_on_as_it_is(start: Start) -> None:
+    """With files in it, say; nothing is looked for there."""
+    upstream = Upstream({"id": "p1"})
+    one = await start("predictions", {"predictions": upstream})
+    files = {"webhook": (None, HOOKS), "file": ("a.png", b"\x89PNG\r\n" + bytes(range(256)), "image/png")}
+    one.client.headers["authorization"] = "Bearer any"  # as a program sends, and no page of another site can
+    request = one.client.build_request("POST", "/v1/predictions", files=files)
+    assert (await one.client.send(request)).status_code == 200
+    ((_, sent, content),) = upstream.requests
+    assert (sent["content-type"], content) == (request.headers["content-type"], request.read())
+    assert (await one.client.get("/v1/callbacks")).json()["data"] == []
+
+
+# Passed calls
+
+
+async def test_a_passed_call_goes_on_as_it_came(start: Start) -> None:
+    """Method, path, query and body, with the gateway's key; of headers what says how the body is to be read."""
+    upstream = Upstream(b"\x00\x01video", **{"content-type": "video/mp4", "set-cookie": "a=b", "x-host": "h"})
+    one = await start("predictions", {"predictions": upstream})
+    client = one.client
+    client.headers["authorization"] = "Bearer any"
+    answer = await client.get("/u/predictions/v1/files/a%20b/c%2Fd?x=%2f&y", headers={"accept": "video/*"})
+    assert (answer.status_code, answer.content) == (200, b"\x00\x01video")
+    assert answer.headers["content-type"] == "video/mp4"
+    assert {"set-cookie", "x-host"}.isdisjoint(answer.headers)
+    await client.post(
+        "/v1/predictions/p1/cancel", content=b"\xff", headers={"content-type": "a/b", "x-key": "Key mine"}
+    )
+    await client.delete("/u/predictions/v1/tasks/t")
+    await client.head("/v1/predictions")
+    assert upstream.lines == [
+        "GET /v1/files/a%20b/c%2Fd?x=%2f&y",
+        "POST /v1/predictions/p1/cancel",
+        "DELETE /v1/tasks/t",
+        "GET /v1/predictions",
+    ]
+    assert upstream.requests[0][1]["accept"] == "video/*"
+    _, sent, content = upstream.requests[1]
+    assert (sent["content-type"], sent["x-key"], content) == ("a/b", "Key sk-predictions", b"\xff")
+    metrics = (await client.get("/metrics")).text
+    assert 'gateway_proxied_requests_total{call="pass",outcome="forwarded"} 4.0' in metrics
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files/../keys",
+        "/v1/files/%2e%2e/keys",
+        "/v1/files/a/%2E%2E/%2e%2e/keys",
+        "/v1/files/a%5c..%5c..%5ckeys",
+        "/v1/files/..%2Fkeys",
+        "/v1/files/.",
+        "/v1/predictions/%2e%2e",
+        "/v1/keys",
+        "/v1/predictionsx",
+    ],
+)
+async def test_nothing_else_of_the_upstream_is_shown(start: Start, path: str) -> None:
+    """The key opens what the profile names and no other page, however a path is written."""
+    upstream = Upstream({"id": "p"})
+    one = await start("predictions", {"predictions": upstream})
+    for mount in ("/u/predictions", "/%75/predictions", "/u%2fpredictions"):
+        answer = await _raw(one.client, mount + path)
+        assert answer.status_code == 404, answer.text
+    assert upstream.requests == []
+
+
+async def _raw(client: httpx.AsyncClient, path: str) -> httpx.Response:
+    """Send a path as it is: httpx resolves dot segments."""
+    request = client.build_request("GET", "/")
+    request.extensions["target"] = path.encode()
+    return await client.send(request)
+
+
+async def test_a_passed_call_is_bounded(start: Start) -> None:
+    """What the gateway would not take of the upstream it sends to nobody either."""
+    upstream = Upstream(b"x" * 2000)
+    one = await start("predictions", {"predictions": upstream}, GATEWAY_RESULT_MAX_BYTES="1024")
+    too_much = b'"%b"' % (b"x" * 1023)
+    headers = {"content-type": "application/json"}
+    assert (await one.client.post("/v1/predictions/p/cancel", content=too_much, headers=headers)).status_code == 413
+    assert upstream.requests == []
+    answer = await one.client.get("/v1/predictions")
+    assert (answer.status_code, "GATEWAY_RESULT_MAX_BYTES" in answer.json()["detail"]) == (502, True)
+
+
+# Tokens and errors
+
+
+async def test_the_token_may_stand_where_the_apis_key_does(start: Start) -> None:
+    """At the API's mount and its root paths, not elsewhere; as a Bearer token it counts everywhere."""
+    one = await start("predictions", {"predictions": Upstream({"id": "p"})}, GATEWAY_TOKEN="t0ken")
+    for path, key, status in (
+        ("/u/predictions/v1/predictions/p", {"x-key": "Key t0ken"}, 200),
+        ("/v1/predictions/p", {"x-key": "key t0ken"}, 200),
+        ("/u/predictions/v1/predictions/p", {"authorization": "Bearer t0ken"}, 200),
+        ("/u/predictions/v1/predictions/p", {"x-key": "Key wrong", "authorization": "Bearer t0ken"}, 401),
+        ("/u/predictions/v1/predictions/p", {"x-key": "t0ken"}, 401),
+        ("/v1/callbacks", {"x-key": "Key t0ken"}, 401),
+    ):
+        answer = await one.client.get(path, headers=key)
+        assert answer.status_code == status, (path, key)
+    assert list((await one.client.get("/u/predictions/anything")).json()) == ["detail"]
+
+
+async def test_errors_have_each_apis_envelope(start: Start) -> None:
+    """On every path below a mount; the gateway's own paths answer problems, whatever the default's paths are."""
+    one = await start("predictions", {"predictions": Upstream({}), "images": Upstream({})})
+    for path in ("/u/predictions", "/u/predictions/", "/u/predictions/x/y", "/v1/other", "/v1/predictions/a%20b"):
+        answer = await one.client.get(path)
+        assert list(answer.json()) == ["detail"], path
+    answer = await one.client.get("/u/images/api/images/generate")
+    assert (answer.status_code, answer.json()["code"], answer.headers["allow"]) == (405, 405, "POST")
+    for path in (*OWN, "/u/nobody/x", "/u/", "/u", "/"):
+        answer = await one.client.get(f"{path}/x")
+        assert answer.headers["content-type"] == "application/problem+json", path
