@@ -198,7 +198,7 @@ class Creating:
         if found.none_made or isinstance(told, NoAnswer):
             if create is None or again or not found.none_made:
                 return None
-            return self._spawn(self._forget(create), f"proxy-forget-{create.request_id}")
+            return self._spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
         answer = CreateAnswer(
             status=told.status,
             content_type=told.headers.get("content-type"),
@@ -209,7 +209,7 @@ class Creating:
             work = self.register(client, found.task_id, asked.callback[1], asked.model, create, answer)
             return self._spawn(work, f"proxy-register-{found.task_id}")
         if create is not None and (found.task_id is not None or not found.refused):
-            return self._spawn(self._remember(create, answer), f"proxy-answered-{create.request_id}")
+            return self._spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
         return None
 
     async def register(
@@ -222,6 +222,7 @@ class Creating:
         answer: CreateAnswer | None = None,
     ) -> None:
         """Register a callback, with the answer to its create where that may be repeated: its task is paid for."""
+        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
         asked = CallbackRequest(task_id=task_id, callback_url=url, model=model)
 
         async def write() -> None:
@@ -234,34 +235,29 @@ class Creating:
                 (registration,) = await self._registry.end_create(create, answer, [new])
             self._metrics.registrations.labels(registration.created).inc()
 
-        await self._persist(write, "registration", client=client, task_id=task_id, receiver=receiver_of(url))
+        def failed(exc: StoreError, next_in_s: float) -> None:
+            _log.error("proxy.registration_failed", **told, error=exc.message, next_in_s=next_in_s)
 
-    async def _remember(self, create: NewCreate, answer: CreateAnswer) -> None:
-        async def write() -> None:
-            await self._registry.end_create(create, answer, [])
-
-        await self._persist(write, "answer", client=create.client, task_id=answer.task_id)
-
-    async def _forget(self, create: NewCreate) -> None:
-        await self._persist(lambda: self._registry.forget_create(create), "answer", client=create.client)
-
-    async def _persist(self, write: Callable[[], Awaitable[None]], what: str, **about: str | None) -> None:
-        """Store something, however long the store fails."""
-        told = {"upstream": self._upstream.name, **about}
-        tries = 0
         try:
-            while True:
-                try:
-                    await write()
-                except StoreError as exc:
-                    pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
-                    tries += 1
-                    _log.error(f"proxy.{what}_failed", **told, error=exc.message, next_in_s=pause_s)
-                    await asyncio.sleep(pause_s)
-                else:
-                    return
+            await _until_stored(write, failed)
         except BaseException:  # the drain's time was up, or a defect
-            _log.error(f"proxy.{what}_lost", **told)  # a registration, by hand: `gateway register`
+            _log.error("proxy.registration_lost", **told)  # by hand: `gateway register`
+            raise
+
+    async def _note(self, create: NewCreate, answer: CreateAnswer | None) -> None:
+        """Keep a create's answer, which brought no callback; or forget the create, where there is none to keep."""
+
+        async def write() -> None:
+            if answer is None:
+                await self._registry.forget_create(create)
+            else:
+                await self._registry.end_create(create, answer, [])
+
+        try:
+            await _until_stored(write)
+        except BaseException:  # as above
+            name, client, request_id = create.upstream, create.client, create.request_id
+            _log.error("proxy.answer_lost", upstream=name, client=client, request_id=request_id)
             raise
 
     async def _held_back(self, ending: asyncio.Task[None] | None) -> None:
@@ -283,6 +279,24 @@ class Creating:
         return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
             f"{answer.error} The task may have been created: {what_next}"
         )
+
+
+async def _until_stored(
+    write: Callable[[], Awaitable[None]], failed: Callable[[StoreError, float], None] | None = None
+) -> None:
+    """Try to write until that works; ``failed`` is told why it did not, and in how many seconds the next try is."""
+    tries = 0
+    while True:
+        try:
+            await write()
+        except StoreError as exc:
+            pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
+            tries += 1
+            if failed is not None:
+                failed(exc, pause_s)
+            await asyncio.sleep(pause_s)
+        else:
+            return
 
 
 def _upstream_request_id(client: str, request_id: str) -> str:
