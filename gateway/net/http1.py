@@ -156,6 +156,7 @@ class Connection(asyncio.Protocol):
             return
         except httptools.HttpParserError as exc:
             self._fail(_ours(exc) or ExchangeFailed(str(exc), "protocol"))
+            without_frames(exc)  # one of them holds it
             return
         except ExchangeFailed as exc:
             self._fail(exc)
@@ -200,7 +201,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
-            return exc
+            return exc.with_traceback(None)
         return None
 
     def _follow_chunks(self, chunks: OddChunks, data: bytes, refusal: httptools.HttpParserError | None) -> None:
