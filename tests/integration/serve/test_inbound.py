@@ -271,8 +271,8 @@ async def test_a_body_in_chunks_of_one_byte_is_400() -> None:
 
 async def test_refused_heads_leave_nothing_to_the_collector() -> None:
     """What could not be read is freed as soon as it is refused, and not when the collector looks through everything."""
-    async with served(App()) as connect:
-        with nothing_left_to_the_collector():
+    with nothing_left_to_the_collector():
+        async with served(App()) as connect:
             for head in (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 2000, b"What?\r\n\r\n"):
                 peer = await connect()
                 await peer.send(head)
