@@ -1,4 +1,4 @@
-"""A simulated upstream: recordInfo and createTask as the real one answers them, with faults on demand.
+"""A simulated upstream: recordInfo and createTask as the real one answers them, other job APIs, and faults on demand.
 
 For ``gateway demo``, the tests and the other side of the benchmarks; nothing that serves real traffic imports it. In
 process: ``async with serve(SimulatedUpstream(SystemClock())) as base_url``. On its own: ``gateway simulate --help``.

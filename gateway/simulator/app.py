@@ -3,15 +3,15 @@
 Owns the tasks, what is counted, and the order in which a request meets key check, rate limit, fault and answer. Must
 not wait without a timer or a socket event. Called by ``gateway.cli``, the tests and the benchmarks.
 
-Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; and for control, never limited or spoiled,
-``GET /_sim/stats`` and ``POST /_sim/faults`` with a JSON array of faults, which replaces those in force.
+Routes: ``GET /api/v1/jobs/recordInfo``, ``POST /api/v1/jobs/createTask``; those of other APIs, which ``jobs`` has; and
+for control, never limited or spoiled, ``GET /_sim/stats`` and ``POST /_sim/faults`` with a JSON array of faults, which
+replaces those in force.
 """
 
 import asyncio
 import codecs
 import socket
 import struct
-from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from random import Random
@@ -29,7 +29,8 @@ from gateway.core.clock import Clock
 from gateway.core.ratelimit import RateWindow
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.serverprotocol import ServerProtocol
-from gateway.simulator.faults import REPLACING, Endpoint, Fault, FaultKind, Faults, SimResponse
+from gateway.simulator.faults import REPLACING, Endpoint, ErrorBody, Fault, FaultKind, Faults, SimResponse
+from gateway.simulator.jobs import JobCall, Jobs, job_call
 from gateway.simulator.scenario import (
     DEFAULT_MODEL,
     DEFAULT_PARAM,
@@ -43,76 +44,22 @@ from gateway.simulator.scenario import (
     error_envelope,
     plan_from_task_id,
 )
+from gateway.simulator.stats import Stats
 
-__all__ = ["POLLS_KEPT", "PeakRate", "SimulatedUpstream", "Stats", "serve"]
+__all__ = ["SimulatedUpstream", "serve"]
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
 _MAX_BODY_BYTES = 1 << 20
-POLLS_KEPT = 10_000
-"""Of so many task ids, the newest, polls are counted."""
-
 _encode = msgspec.json.Encoder().encode
 _faults_decoder = msgspec.json.Decoder(list[Fault])
 
 
-class PeakRate:
-    """The most requests within any one second, exactly: a sliding second, not the clock's."""
-
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque()
-        self.peak = 0
-
-    def count(self, now_s: float) -> None:
-        """Count a request at ``now_s`` (monotonic seconds)."""
-        recent = self._recent
-        recent.append(now_s)
-        while recent[0] <= now_s - 1:
-            recent.popleft()
-        self.peak = max(self.peak, len(recent))
-
-
-class Stats:
-    """Counts since the start; control requests are left out."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[str] = Counter()
-        """By endpoint: recordInfo, createTask, other. Counted on arrival, refused ones included."""
-        self.statuses: Counter[int] = Counter()
-        """By HTTP status of complete answers; a hang or a reset has none."""
-        self.faults: Counter[str] = Counter()
-        self.polls: dict[str, int] = {}
-        """recordInfo requests by task id, known to the simulator or not."""
-        self.connections_open = 0
-        self.connections_opened = 0
-        self._rates = {"recordInfo": PeakRate(), "createTask": PeakRate(), "other": PeakRate()}
-
-    def count_request(self, endpoint: str, now_s: float) -> None:
-        self.requests[endpoint] += 1
-        self._rates[endpoint].count(now_s)
-
-    def count_poll(self, task_id: str) -> None:
-        if task_id not in self.polls:
-            drop_oldest(self.polls, POLLS_KEPT)
-        self.polls[task_id] = self.polls.get(task_id, 0) + 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything as the control route shows it."""
-        return {
-            "requests": self.requests,
-            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
-            "faults": self.faults,
-            "peakPerSecond": {endpoint: rate.peak for endpoint, rate in self._rates.items()},
-            "polls": self.polls,
-            "connections": {"open": self.connections_open, "opened": self.connections_opened},
-        }
-
-
 class SimulatedUpstream:
-    """The upstream's two endpoints as an ASGI application.
+    """The upstream's two endpoints as an ASGI application, and beside them those of other job APIs.
 
     ``keys``: Bearer keys that are let in; none: everybody is. ``rate`` and ``create_rate``: limits for each key of
-    recordInfo and createTask; none: no limit. ``plans``: what tasks made by createTask do; ``models``: what those of
+    reads and creates; none: no limit. ``plans``: what created tasks do; ``models``: what those of
     some models do in place of that. ``seed``: makes durations and faults repeat. ``max_tasks``: how many tasks are
     remembered, the oldest being dropped.
     """
@@ -144,6 +91,7 @@ class SimulatedUpstream:
         self._max_tasks = max_tasks
         self._tasks: dict[str, SimTask] = {}
         self._requests_seen: dict[str, str] = {}
+        self._jobs = Jobs(self._tasks, self._remember, self._plan_of)
         self.faults = Faults(faults_rng)
         self.stats = Stats()
 
@@ -174,6 +122,8 @@ class SimulatedUpstream:
             await _send(send, _json(200, {**self.stats.as_json(), "tasks": len(self._tasks)}))
         elif path == "/_sim/faults" and method == "POST":
             await _send(send, self._replace_faults(await _read_body(receive)))
+        elif (call := job_call(method, path, scope["query_string"])) is not None:
+            await self._handle_call(call, scope, receive, send)
         else:
             self.stats.count_request("other", self._clock.monotonic())
             await self._finish(send, _json(404, error_envelope(404, "No such endpoint")))
@@ -181,32 +131,66 @@ class SimulatedUpstream:
     async def _handle(
         self, endpoint: Endpoint, task_id: str | None, body: bytes | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        now_s = self._clock.monotonic()
-        self.stats.count_request(endpoint, now_s)
-        if task_id is not None:
-            self.stats.count_poll(task_id)
         key = _header(scope, b"authorization")
-        if self._authorizations and key not in self._authorizations:
-            await self._finish(send, _json(401, error_envelope(401, "API key is missing or invalid")))
+        met = self._meet(endpoint, task_id, key)
+        if met is not None and isinstance(met, SimResponse):
+            await self._finish(send, met)
             return
-        refusal = self._limiters[endpoint].check(key, now_s)
-        if refusal is not None:
-            await self._finish(send, self._too_many(refusal))
-            return
-        fault = self.faults.pick(endpoint, task_id) if self.faults.active else None
-        if fault is not None:
-            self.stats.faults[fault.kind] += 1
-            if fault.kind in REPLACING:
-                await self._finish(send, fault.replacement())
-                return
         if body is None:
             envelope = self._record_info(task_id, key)
         else:
             envelope = self._create_task(body, key, _header(scope, b"x-request-id"))
-        if fault is None:
+        if met is None:
             await self._finish(send, _json(envelope["code"], envelope))
         else:
-            await self._finish_with_fault(fault, envelope, scope, receive, send)
+            await self._finish_with_fault(met, envelope["code"], envelope, scope, receive, send)
+
+    async def _handle_call(self, call: JobCall, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do for another API's call what ``_handle`` does for the family's."""
+        body = await _read_body(receive)
+        headers = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
+        key = headers.get("authorization", "")
+        task_id = call.task_id if call.endpoint == "recordInfo" else None
+        met = self._meet(call.endpoint, task_id, key, call.api.error)
+        if isinstance(met, SimResponse):
+            await self._finish(send, met)
+            return
+        answer = self._jobs.answer(call, headers, body, key, self._clock.now())
+        if answer.hold_s > 0:
+            if await _client_gone_within(receive, answer.hold_s):
+                return
+            answer = self._jobs.made(call, answer.made, self._clock.now())
+        if met is not None:
+            await self._finish_with_fault(met, answer.status, answer.body, scope, receive, send)
+        elif isinstance(answer.body, bytes):
+            await self._finish(send, SimResponse(answer.status, answer.body, b"application/octet-stream"))
+        else:
+            await self._finish(send, _json(answer.status, answer.body))
+
+    def _meet(
+        self, endpoint: Endpoint | None, task_id: str | None, key: str, error: ErrorBody = error_envelope
+    ) -> SimResponse | Fault | None:
+        """Count a request, and return what it meets before it is carried out.
+
+        That is an answer that takes the place of its own, a fault that is to spoil it, or nothing. ``endpoint`` is None
+        for what is neither a read nor a create: the key is looked at, and that is all.
+        """
+        now_s = self._clock.monotonic()
+        self.stats.count_request(endpoint or "other", now_s)
+        if task_id is not None:
+            self.stats.count_poll(task_id)
+        if self._authorizations and key not in self._authorizations:
+            return _json(401, error(401, "API key is missing or invalid", None))
+        if endpoint is None:
+            return None
+        refusal = self._limiters[endpoint].check(key, now_s)
+        if refusal is not None:
+            return self._too_many(refusal, error)
+        fault = self.faults.pick(endpoint, task_id) if self.faults.active else None
+        if fault is None:
+            return None
+        self.stats.faults[fault.kind] += 1
+        return fault.replacement(error) if fault.kind in REPLACING else fault
 
     def _record_info(self, task_id: str | None, key: str) -> dict[str, Any]:
         if not task_id:
@@ -240,26 +224,29 @@ class SimulatedUpstream:
         if task_id is None:
             # Never from the seed: a restart must not hand out the ids of the run before it.
             task_id = str(uuid4())
-            plans = self._models.get(model, self._plans)
-            plan = plans if isinstance(plans, Plan) else plans.draw(self._rng)
             # The whole body: a member that the gateway should have taken out is seen in `param`.
-            self._remember(task_id, SimTask(self._clock.now(), plan, model, encode_text(wanted), key))
+            task = SimTask(self._clock.now(), self._plan_of(model), model, encode_text(wanted), key)
+            self._remember(task_id, task)
             if seen_as:
                 drop_oldest(self._requests_seen, self._max_tasks)
                 self._requests_seen[seen_as] = task_id
         return {"code": 200, "msg": "success", "data": {"taskId": task_id}}
+
+    def _plan_of(self, model: str) -> Plan:
+        plans = self._models.get(model, self._plans)
+        return plans if isinstance(plans, Plan) else plans.draw(self._rng)
 
     def _remember(self, task_id: str, task: SimTask) -> None:
         if task_id not in self._tasks:
             drop_oldest(self._tasks, self._max_tasks)
         self._tasks[task_id] = task
 
-    def _too_many(self, refusal: Refusal) -> SimResponse:
+    def _too_many(self, refusal: Refusal, error: ErrorBody) -> SimResponse:
         window, wait_s = refusal
         data = {"retryAfter": wait_s, "limit": window.limit, "tier": "basic", "windowSeconds": window.window_s}
         msg = f"Rate limit exceeded. Please try again in {wait_s} seconds."
         headers = [(b"retry-after", b"%d" % wait_s)] if self._retry_after_header else []
-        return SimResponse(429, _encode(error_envelope(429, msg, data)), headers=headers)
+        return SimResponse(429, _encode(error(429, msg, data)), headers=headers)
 
     def _replace_faults(self, body: bytes) -> SimResponse:
         try:
@@ -275,21 +262,17 @@ class SimulatedUpstream:
         await _send(send, answer)
 
     async def _finish_with_fault(
-        self, fault: Fault, envelope: dict[str, Any], scope: Scope, receive: Receive, send: Send
+        self, fault: Fault, status: int, body: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        body = fault.spoil_body(_encode(fault.spoil_envelope(envelope)))
-        answer = SimResponse(envelope["code"], body)
+        answer = SimResponse(status, fault.spoil_body(_encode(fault.spoil_envelope(body))))
         if fault.kind is FaultKind.HANG:
             await _client_gone(receive)
         elif fault.kind is FaultKind.RESET:
             await _send_half_and_reset(scope["state"]["transport"], send, answer)
             await _client_gone(receive)
         else:
-            if fault.kind is FaultKind.SLOW:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(fault.delay_s):
-                        await _client_gone(receive)
-                        return
+            if fault.kind is FaultKind.SLOW and await _client_gone_within(receive, fault.delay_s):
+                return
             await self._finish(send, answer)
 
 
@@ -349,6 +332,15 @@ async def _client_gone(receive: Receive) -> None:
     """Return when the client has closed the connection, or it was reset."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _client_gone_within(receive: Receive, seconds: float) -> bool:
+    """Wait so long; return whether the client has gone before that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await _client_gone(receive)
+            return True
+    return False
 
 
 async def _send(send: Send, answer: SimResponse) -> None:

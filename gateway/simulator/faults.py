@@ -5,7 +5,7 @@ request and does itself what needs a socket: hang, slow, reset.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from random import Random
 from typing import Annotated, Any, Literal, NamedTuple
@@ -14,9 +14,11 @@ import msgspec
 
 from gateway.simulator.scenario import error_envelope
 
-__all__ = ["REPLACING", "Endpoint", "Fault", "FaultKind", "Faults", "SimResponse"]
+__all__ = ["REPLACING", "Endpoint", "ErrorBody", "Fault", "FaultKind", "Faults", "SimResponse"]
 
 Endpoint = Literal["recordInfo", "createTask"]
+ErrorBody = Callable[[int, str, Any], Any]
+"""Builds an API's body of an error from its status or code, its words and its data."""
 
 
 class FaultKind(StrEnum):
@@ -64,7 +66,7 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="ca
 
     kind: FaultKind
     endpoint: Endpoint | None = None
-    """None: both."""
+    """Of other APIs than the family's own: their reads and creates. None: both."""
     task_id: str | None = None
     """Only requests about this task; None: all."""
     probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
@@ -84,12 +86,12 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="ca
     size: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 40 << 20
     state: str = "generating"
 
-    def replacement(self) -> SimResponse:
+    def replacement(self, error: ErrorBody = error_envelope) -> SimResponse:
         """Build the answer that stands in place of the request's own; for the kinds in ``REPLACING``."""
         headers = [(name.lower().encode(), value.encode()) for name, value in self.headers.items()]
         match self.kind:
             case FaultKind.KEY_REFUSED:
-                return SimResponse(401, msgspec.json.encode(error_envelope(401, "API key is invalid")))
+                return SimResponse(401, msgspec.json.encode(error(401, "API key is invalid", None)))
             case FaultKind.BLOCKED:
                 return SimResponse(403, b"error code: 1010", b"text/plain; charset=UTF-8")
             case FaultKind.HTML:
@@ -99,19 +101,22 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="ca
             case _:
                 status = self.status or 500
                 code = status if self.code is None else self.code
-                body = msgspec.json.encode(error_envelope(code, self.msg, self.data))
+                body = msgspec.json.encode(error(code, self.msg, self.data))
                 return SimResponse(status, body, headers=headers)
 
     def spoil_envelope(self, envelope: dict[str, Any]) -> Any:
-        """Return the JSON value to send in place of ``envelope``; kinds that spoil no member return it as it is."""
+        """Return the JSON value to send in place of ``envelope``; kinds that spoil no member return it as it is.
+
+        So do the kinds that spoil the family's envelope where it is another API's answer.
+        """
         data = envelope.get("data")
         members: dict[str, Any] = data if isinstance(data, dict) else {}
         match self.kind:
             case FaultKind.ARRAY:
                 return [envelope]
-            case FaultKind.MISSING_DATA:
+            case FaultKind.MISSING_DATA if "code" in envelope:
                 return {"code": envelope["code"], "msg": envelope["msg"]}
-            case FaultKind.MESSAGE:
+            case FaultKind.MESSAGE if "code" in envelope:
                 return {"code": envelope["code"], "message": envelope["msg"], "data": data}
             case FaultKind.OVERSIZE:
                 return {**envelope, "padding": "x" * self.size}

@@ -7,13 +7,13 @@ import pytest
 
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator import Fault, FaultKind, Faults, Plan, PlanMix, parse_windows
-from gateway.simulator.app import POLLS_KEPT, PeakRate, Stats
 from gateway.simulator.scenario import (
     KeyedLimiter,
     SimTask,
     drop_oldest,
     plan_from_task_id,
 )
+from gateway.simulator.stats import POLLS_KEPT, PeakRate, Stats
 
 
 def make_task(plan: Plan, created_at: int = 1_000) -> SimTask:
