@@ -23,7 +23,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A create request."""
 
     body: bytes
-    """What goes on: the bytes that came, but for the callback members."""
+    """What goes on: the bytes that came, but for the callback's members."""
     content_type: str
     """What it goes on as."""
     model: str | None
@@ -48,8 +48,9 @@ def read_create(body: bytes, calls: Proxy, content_type: str) -> CreateRequest:
     model = models[-1] if models else None  # of a member that stands twice the last counts
     if named:
         named += [part for part in parts if part.name in calls.callback_options]
+    stand_in = calls.callback_stand_in if found else None
     return CreateRequest(
-        body=_without(body, parts, named) if named else body,
+        body=_without(body, parts, named, stand_in) if named else body,
         content_type="application/json",
         model=model if isinstance(model, str) and _MODEL.fullmatch(model) else None,
         callback=found[0] if found else None,
@@ -86,6 +87,9 @@ def _value(body: bytes, part: Member) -> Any:
         return ...  # neither absent nor of any use
 
 
-def _without(body: bytes, parts: list[Member], left_out: list[Member]) -> bytes:
-    kept = b",".join(body[part.start : part.end] for part in parts if part not in left_out)
-    return body[: parts[0].start] + kept + body[parts[-1].end :]
+def _without(body: bytes, parts: list[Member], left_out: list[Member], stand_in: str | None) -> bytes:
+    """Return the body without some members; ``stand_in`` is written as the value of the first of these."""
+    kept = [body[part.start : part.end] for part in parts if part not in left_out]
+    if stand_in is not None:
+        kept.append(body[left_out[0].start : left_out[0].value] + b'"%b"' % stand_in.encode())
+    return body[: parts[0].start] + b",".join(kept) + body[parts[-1].end :]

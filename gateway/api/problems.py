@@ -22,6 +22,7 @@ from gateway.core.errors import (
     StoreError,
     StorePartly,
     Unavailable,
+    without_frames,
 )
 from gateway.upstream.envelope import error_envelope
 
@@ -90,7 +91,7 @@ class ErrorAnswers:
         return Response(body, error.status, error.headers, "application/json")
 
     async def _request_error(self, request: Request, error: RequestError) -> Response:
-        return self.answer(request.url.path, error)
+        return self.answer(request.url.path, without_frames(error))  # one of them may hold it, and the request
 
     async def _store_error(self, request: Request, error: StoreError) -> Response:
         told = "The database cannot be used at the moment; nothing was stored."

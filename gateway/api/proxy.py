@@ -89,7 +89,9 @@ class UpstreamProxy:
         self._check_url = check_url
         self._draining = draining
         self._forwarding = Forwarding(key, metrics)
-        self._reading = Reading(registry, clock, upstream, record, key, self._forwarding, poller_wake=poller_wake)
+        self._reading = Reading(
+            registry, clock, upstream, calls, record, key, self._forwarding, poller_wake=poller_wake
+        )
         self._creating = Creating(
             registry,
             clock,

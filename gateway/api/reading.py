@@ -17,14 +17,14 @@ from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, r
 from gateway.api.schema import TASK_ID
 from gateway.api.shares import READ, share
 from gateway.api.tasks import whole
-from gateway.config.profile import RecordCall
+from gateway.config.profile import Proxy, RecordCall
 from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest, NotFound, RequestError
 from gateway.core.memory import SMALL
 from gateway.core.model import Task
 from gateway.store import Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
-from gateway.upstream.envelope import can_write, record_envelope
+from gateway.upstream.envelope import record_envelope
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.turns import Waiter
 
@@ -39,6 +39,7 @@ class Reading:
         registry: Registry,
         clock: Clock,
         upstream: Upstream,
+        calls: Proxy,
         call: RecordCall,
         key: UpstreamKey,
         forwarding: Forwarding,
@@ -52,7 +53,7 @@ class Reading:
         self._key = key
         self._forwarding = forwarding
         self._poller_wake = poller_wake
-        self._can_write = can_write(upstream.profile)
+        self._synthesizes = calls.synthesize
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
 
@@ -105,7 +106,7 @@ class Reading:
 
     def _knows(self, task: Task) -> bool:
         """Whether the gateway's state is as good as the upstream's: the task has ended, or is being polled."""
-        ours = self._can_write and task.upstream == self._upstream.name
+        ours = self._synthesizes and task.upstream == self._upstream.name
         return ours and (task.state.terminal or task.next_poll_at is not None)
 
     async def _forward(self, task_id: str, waiter: Waiter) -> Answer | RequestError:

@@ -42,6 +42,7 @@ from gateway.core.errors import (
     StoreRefused,
     TooLarge,
     Unavailable,
+    without_frames,
 )
 from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
 from gateway.core.telemetry import Metrics
@@ -250,8 +251,7 @@ def _read_item(item: msgspec.Raw) -> _Item | RequestError:
         asked = decode(item, _one)
         return _Item(replace(asked, metadata=None) if asked.metadata else asked, encode_metadata(asked.metadata))
     except RequestError as error:
-        error.__context__ = None  # as its traceback, it would keep what was read until the answer
-        return error.with_traceback(None)
+        return without_frames(error)  # they would keep what was read until the answer
 
 
 def _batch_answer(new: NewCallback, registration: Registration | RequestError) -> BatchAnswer:

@@ -14,7 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.large import hold
 from gateway.api.rawjson import items, members
-from gateway.core.errors import InvalidJson, InvalidRequest, RequestError, TooLarge, UnsupportedMediaType
+from gateway.core.errors import (
+    InvalidJson,
+    InvalidRequest,
+    RequestError,
+    TooLarge,
+    UnsupportedMediaType,
+    without_frames,
+)
 
 __all__ = [
     "BatchRequest",
@@ -207,7 +214,7 @@ def _unreadable(body: bytes, error: Exception) -> RequestError:
             if message is not None:
                 return invalid(part.name, message)
     except ValueError as exc:
-        error = exc
+        error = without_frames(exc)
     return InvalidJson(f"The body could not be read as JSON: {error}.")
 
 

@@ -192,6 +192,10 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Members of a create request that name a callback URL: taken out of it, and registered."""
     callback_options: list[type_member] = []
     """Members that say no more than when that URL is called: taken out with it, as the gateway sends the end alone."""
+    callback_stand_in: Annotated[str, msgspec.Meta(pattern=r"^https?://[!#-\[\]-~]+\Z")] | None = None
+    """A URL that goes on in place of the one that is taken out, for an API that refuses a create without."""
+    synthesize: bool = False
+    """The gateway writes answers about tasks as the API does; else it only passes on what the API has said."""
     created_is_record: bool = False
     """The answer to a create is all that a read of the task would tell."""
     once: bool = False

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from gateway.config.profile import PATH, TASK_ID, Profile, listed, names_of, passed_calls, record_call
+from gateway.config.profile import PATH, TASK_ID, WAITING, Fields, Profile, listed, names_of, passed_calls, record_call
 from gateway.core.errors import ConfigError
 from gateway.core.textfile import read_text
 
@@ -262,18 +262,22 @@ def _proxy_headers(profile: Any) -> Iterator[str]:
         yield f"proxy.headers: {profile.request.auth_header} carries the key; clients send the gateway's token there"
 
 
-def _proxy_errors(profile: Any) -> Iterator[str]:
+def _proxy_paths(profile: Any) -> Iterator[str]:
     if profile.proxy is None:
         return
-    envelope = profile.envelope
-    # What the gateway writes into errors of its own, of several paths the first; the root only where nothing is below.
-    members = (envelope.code, envelope.success, envelope.message, envelope.retry_after)
+    envelope, root = profile.envelope, profile.fields.root
+    # What the gateway writes, of several paths the first: in its errors, and where it tells of tasks.
+    members = [envelope.code, envelope.success, envelope.message, envelope.retry_after]
+    if profile.proxy.synthesize:
+        own = (getattr(profile.fields, name) for name in Fields.__struct_fields__ if name != "root")
+        members += [profile.states.path, *own]
     paths = [names_of(several[0]) for several in map(listed, members) if several]
-    every = [*paths, *map(names_of, listed(profile.fields.root))]
-    if numbers := [".".join(names) for names in every if any(map(str.isdecimal, names))]:
-        yield f"proxy: {numbers} cannot be written in an error: a number picks an item of an array"
-    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in every)]:
-        yield f"proxy: {taken} cannot be written in an error: other members stand below"
+    if numbers := [".".join(names) for names in paths if any(map(str.isdecimal, names))]:
+        yield f"proxy: {numbers} cannot be written: a number picks an item of an array"
+    # The root is there already where something stands below it.
+    below = paths if root is None else [*paths, (*names_of(root), "*")]
+    if taken := [".".join(one) for one in paths if any(one == other[: len(one)] != other for other in below)]:
+        yield f"proxy: {taken} cannot be written: other members stand below"
 
 
 def _is_route(path: str) -> bool:
@@ -306,9 +310,25 @@ _CHECKS: tuple[Callable[[Any], Iterable[str]], ...] = (
           lambda profile: not profile.states.may_be_absent or profile.fields.task_id is not None),
     _rule("fields.task_id_may_be_part: needs fields.task_id",
           lambda profile: not profile.fields.task_id_may_be_part or profile.fields.task_id is not None),
-    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_errors,
+    _rule("proxy.synthesize: needs envelope.code",
+          lambda profile: not _synthesizes(profile) or profile.envelope.code is not None),
+    _rule("proxy.synthesize: needs states that are words",
+          lambda profile: not _synthesizes(profile) or all(isinstance(word, str) for word in _alike(profile))),
+    _rule(f"proxy.synthesize: a running task is told as {WAITING}, which cannot be one of the states that end it",
+          lambda profile: not _synthesizes(profile) or (WAITING not in _alike(profile) and not (
+              profile.states.ignore_case and WAITING in _without_case(profile)))),
+    _rule("proxy.synthesize: an end is told by the state alone, without states.success_if and fail_if",
+          lambda profile: not _synthesizes(profile) or (
+              profile.states.success_if is None and profile.states.fail_if is None)),
+    _rule("proxy.synthesize: needs [units] that are milliseconds",
+          lambda profile: not _synthesizes(profile) or (profile.units.time, profile.units.cost) == ("ms", "ms")),
+    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_paths,
 )
 # fmt: on
+
+
+def _synthesizes(profile: Any) -> bool:
+    return profile.proxy is not None and profile.proxy.synthesize
 
 
 def _words(profile: Any) -> list[Any]:

@@ -36,6 +36,10 @@ class ExchangeFailed(GatewayError, httpx.TransportError):
         self.why = message if why is None else why
         """The message in short: without the peer's name."""
 
+    def again(self) -> "ExchangeFailed":
+        """Return an error to raise where this one is kept: raised, it would hold the frames that it is kept in."""
+        return ExchangeFailed(self.message, self.reason, sent=self.sent, why=self.why)
+
 
 def not_connected(peer: object, cause: Exception) -> ExchangeFailed:
     """Return the error for a look-up, a dial or a handshake that ended so."""
@@ -49,9 +53,7 @@ def cut_off(cause: Exception | None, *, answered: bool) -> ExchangeFailed:
     if answered and reason == "resources":
         reason = "reset"
     message = "the connection was closed before the answer was complete"
-    error = ExchangeFailed(message, reason, why=None if cause is None else _why(cause))
-    error.__cause__ = cause
-    return error
+    return ExchangeFailed(message, reason, why=None if cause is None else _why(cause))
 
 
 def _reason(cause: Exception | None, otherwise: Reason) -> Reason:

@@ -18,6 +18,7 @@ from typing import cast
 
 import httptools
 
+from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, cut_off
 from gateway.net.oddanswers import OddChunks, OddHead
 
@@ -99,7 +100,7 @@ class Connection(asyncio.Protocol):
         while not self.status and self._error is None:
             await self._changed()
         if not self.status and self._error is not None:
-            raise self._error
+            raise self._error.again()
 
     async def read(self) -> bytes:
         """Return some of the body, empty at its end. Raises as ``ask`` where it ends too early."""
@@ -107,7 +108,7 @@ class Connection(asyncio.Protocol):
             if not self._asking:
                 return b""  # whatever became of the connection since
             if self._error is not None:
-                raise self._error
+                raise self._error.again()
             await self._changed()
         chunk = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -155,6 +156,7 @@ class Connection(asyncio.Protocol):
             return
         except httptools.HttpParserError as exc:
             self._fail(_ours(exc) or ExchangeFailed(str(exc), "protocol"))
+            without_frames(exc)  # one of them holds it
             return
         except ExchangeFailed as exc:
             self._fail(exc)
@@ -199,7 +201,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
-            return exc
+            return exc.with_traceback(None)
         return None
 
     def _follow_chunks(self, chunks: OddChunks, data: bytes, refusal: httptools.HttpParserError | None) -> None:
@@ -295,7 +297,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: ExchangeFailed) -> None:
         idle = not self._asking
         if self._error is None:
-            self._error = error
+            self._error = without_frames(error)
         self.close()
         self._wake()
         if idle:

@@ -17,6 +17,8 @@ from functools import partial
 import aiodns
 from pycares import AddrInfoResult
 
+from gateway.core.errors import without_frames
+
 __all__ = ["Resolver"]
 
 _LIMIT_S = 10.0
@@ -70,6 +72,7 @@ class Resolver:
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, f"no name server answered within {self._limit_s:g} s") from None
         except aiodns.error.DNSError as exc:
+            without_frames(exc)  # its future keeps it
             _check_files()
             code = exc.args[0]
             raise socket.gaierror(*_WORDS.get(code, (socket.EAI_FAIL, f"the look-up failed: {exc.args[-1]}"))) from None
@@ -94,6 +97,7 @@ class Resolver:
             except aiodns.error.DNSError as exc:
                 if exc.args[0] != aiodns.error.ARES_ECANCELLED or self._closed:
                     raise
+                without_frames(exc)
                 # It went with others that nobody waited for, or with its channel: ask anew.
             finally:
                 look_up.waiters -= 1

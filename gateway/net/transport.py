@@ -22,6 +22,7 @@ import httpx
 from aiohappyeyeballs import AddrInfoType
 
 from gateway.core.addresses import parse_address
+from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, Reason, not_connected
 from gateway.net.guard import DEFAULT_PORTS, Netguard, Resolve, Target
 from gateway.net.http1 import Connection
@@ -198,7 +199,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             )
         except (OSError, RuntimeError) as exc:  # RuntimeError: uvloop on a closed socket
             # Of several addresses that fail in different ways only the words would be left, and no error number.
-            raise not_connected(destination, no_file[0] if no_file else exc) from (no_file[0] if no_file else exc)
+            raise not_connected(destination, no_file[0] if no_file else exc) from without_frames(exc)
         return connection
 
     async def _connected_socket(
@@ -222,7 +223,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             return socket.socket(*addr_info[:3])
         except OSError as exc:
-            failures.append(exc)
+            failures.append(without_frames(exc))
             while self._idle:  # what only waits for a next request gives its file to one that is there
                 self._forget(next(iter(self._idle))).close()
             raise
@@ -236,7 +237,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             if not addresses:
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         except (OSError, RuntimeError) as exc:
-            raise not_connected(destination, exc) from exc
+            raise not_connected(destination, exc) from without_frames(exc)
         if self._guard is not None:
             await self._guard.check_addresses(destination, addresses)
         return _by_turns(addresses)[:_MOST_ADDRESSES]

@@ -17,7 +17,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.core.errors import HeadTooLarge, MalformedRequest, RequestError, RequestTimeout, Unavailable
+from gateway.core.errors import (
+    HeadTooLarge,
+    MalformedRequest,
+    RequestError,
+    RequestTimeout,
+    Unavailable,
+    without_frames,
+)
 from gateway.serve.closing import ClosingProtocol
 from gateway.serve.places import places_of
 
@@ -338,7 +345,7 @@ class InboundProtocol(ClosingProtocol):
 
     def _refuse(self, refusal: RequestError) -> None:
         """Take nothing more from this client, and tell it why once the requests before have their answers."""
-        self._refusal = refusal
+        self._refusal = without_frames(refusal)
         self._forget_deadline()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:

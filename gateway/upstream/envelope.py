@@ -1,8 +1,8 @@
 """Task → the upstream's own answer about it: the way back of ``gateway.upstream.answer``.
 
-Owns the envelope that clients of the upstream expect, for tasks and for errors, and of which APIs the gateway can write
-a task's answer; pure. Must not know HTTP. Called by the proxy and by ``gateway.api.problems``. Members stand where the
-profile's paths say, in the order of the upstream's page.
+Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Must not know HTTP. Called by the
+proxy and by ``gateway.api.problems``. Members stand where the profile's paths say, in the order of the upstream's page.
+Tasks are told of where a profile has ``[proxy] synthesize``: times are milliseconds then and states are words.
 """
 
 from collections.abc import Sequence
@@ -10,49 +10,16 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.profile import WAITING, Fields, Profile, dig, listed, names_of
+from gateway.config.profile import WAITING, Profile, dig
 from gateway.core.model import Task, TaskState
 
-__all__ = ["can_write", "error_envelope", "record_envelope"]
+__all__ = ["error_envelope", "record_envelope"]
 
 _OK_MESSAGE = "success"
 
 
-def can_write(profile: Profile) -> bool:
-    """Whether ``record_envelope`` writes as the API does: any other API's answers are only passed on as they came.
-
-    It has an envelope, states that are words and alone tell an end, times in milliseconds, and no path whose member
-    would stand on another's or in an array.
-    """
-    states, units = profile.states, profile.units
-    words = [word for word in (*states.success, *states.fail, *states.not_known) if isinstance(word, str)]
-    ends = {word.casefold() for word in words} if states.ignore_case else set(words)
-    return (
-        profile.envelope.code is not None
-        and len(words) == len(states.success) + len(states.fail) + len(states.not_known)
-        and WAITING not in ends
-        and states.success_if is None
-        and states.fail_if is None
-        and (units.time, units.cost) == ("ms", "ms")
-        and _can_stand_together(profile)
-    )
-
-
-def _can_stand_together(profile: Profile) -> bool:
-    envelope, root = profile.envelope, profile.fields.root
-    # Of several paths the first is written. The root is there already where something stands below it.
-    own = [getattr(profile.fields, name) for name in Fields.__struct_fields__ if name != "root"]
-    members = (envelope.code, envelope.success, envelope.message, profile.states.path, *own)
-    paths = [names_of(several[0]) for several in map(listed, members) if several]
-    if any(name.isdecimal() for names in paths for name in names):
-        return False
-    if root is not None:
-        paths.append((*names_of(root), "*"))
-    return not any(one == other[: len(one)] != other for one in paths for other in paths)
-
-
 def record_envelope(profile: Profile, task: Task) -> bytes:
-    """Return the answer about a task that the upstream has ended, or that it still works on, where that can be made."""
+    """Return the answer about a task that the upstream has ended, or that it still works on."""
     fields, states, in_string = profile.fields, profile.states, profile.json_in_string
     # Raw: numbers keep their digits, and what goes back into a string is its text already.
     told: dict[str, Any] = (

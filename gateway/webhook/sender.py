@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from gateway.core.clock import Clock
-from gateway.core.errors import AddressNotAllowed, OutOfResources
+from gateway.core.errors import AddressNotAllowed, OutOfResources, without_frames
 from gateway.core.retryafter import parse_retry_after
 from gateway.core.urls import cached_by_url
 from gateway.net import errors
@@ -113,7 +113,7 @@ class Sender:
             async with asyncio.timeout(self.timeout_s):
                 addresses = await self._names.find(_parse_url(url))
         except (AddressNotAllowed, ExchangeFailed, TimeoutError) as exc:
-            failure = exc
+            failure = without_frames(exc)
         return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
 
     async def send(self, url: str, headers: dict[str, str], body: bytes, found: Found | None = None) -> SendResult:
@@ -139,8 +139,11 @@ class Sender:
             failure = self._explained("timeout", url)
         except ExchangeFailed as exc:
             if exc.reason == "resources":
-                raise OutOfResources(f"No attempt could be made: {exc.message}") from exc
+                raise OutOfResources(f"No attempt could be made: {exc.message}") from without_frames(exc)
             failure = self._explained(exc.reason, url, exc.why)
+        finally:
+            if found is not None and found.failure is not None:
+                without_frames(found.failure)  # it was raised
         if answer.status_code is not None and not 200 <= answer.status_code < 300:
             # The receiver has spoken, whatever became of the rest of its answer.
             failure = "status", _explain_status(answer.status_code, _where(url))

@@ -591,7 +591,9 @@ async def test_every_connect_failure_has_a_reason(
     """Whatever the system raises while connecting leaves as one error, which says that nothing was sent."""
     server = await raw_server(answering(OK))
 
-    async def fail(*_: object, **__: object) -> None:
+    async def fail(*_: object, sock: socket.socket | None = None, **__: object) -> None:
+        if sock is not None:
+            sock.close()  # as both loops do
         raise raised
 
     if stage == "connect":
@@ -635,9 +637,8 @@ async def test_every_read_failure_has_a_reason(
     while (not connection._unclaimed) if stage == "head" else (not connection._buffered):  # noqa: ASYNC110
         await asyncio.sleep(0)
     connection.connection_lost(raised)
-    with failing(reasons[stage == "body"]) as caught:
+    with failing(reasons[stage == "body"]):
         await asked
-    assert caught.value.__cause__ is raised
     assert not transport._busy
     assert not transport._idle
 

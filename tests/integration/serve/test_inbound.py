@@ -11,6 +11,7 @@ import pytest
 
 from gateway.serve.inbound import InboundProtocol
 from gateway.serve.serverprotocol import ServerProtocol
+from tests.collector import nothing_left_to_the_collector
 from tests.peer import BIG, GET, LIMIT_S, App, Hasty, Peer, served
 
 MIB = 1024 * 1024
@@ -266,6 +267,16 @@ async def test_a_body_in_chunks_of_one_byte_is_400() -> None:
         await peer.send(head, 65_537 * b"1\r\nx\r\n")
         await peer.refused(400, "invalid_request")
         assert app.disconnected.is_set()
+
+
+async def test_refused_heads_leave_nothing_to_the_collector() -> None:
+    """What could not be read is freed as soon as it is refused, and not when the collector looks through everything."""
+    with nothing_left_to_the_collector():
+        async with served(App()) as connect:
+            for head in (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 2000, b"What?\r\n\r\n"):
+                peer = await connect()
+                await peer.send(head)
+                assert (await peer.answer())[0] in (400, 431)
 
 
 @pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["endless", "whole"])

@@ -18,6 +18,7 @@ from gateway.net.errors import ExchangeFailed
 from gateway.net.guard import Netguard, parse_allow
 from gateway.net.transport import PooledTransport
 from gateway.webhook.sender import Sender
+from tests.collector import nothing_left_to_the_collector
 
 NOW = 1_800_000_000_000
 
@@ -505,3 +506,32 @@ async def test_retry_after_given_twice() -> None:
         headers = [(b"Retry-After", value.encode()) for value in values]
         transport = httpx.MockTransport(lambda _, headers=headers: httpx.Response(503, headers=headers))
         assert (await over(transport).send("https://hooks.example.test/", {}, b"{}")).retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    "failing", ["refused", "cut before", "cut within", "garbage", "blocked", "too slow", "no name"]
+)
+async def test_failed_attempts_leave_nothing_to_the_collector(make, raw_server, read_request, failing: str) -> None:
+    """What an error went through is freed with it: frames that held one another kept requests and their bodies."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write({"cut within": answer("200 OK", b"thanks")[:-1], "garbage": b"What?\r\n\r\n"}.get(failing, b""))
+        await writer.drain()
+        if failing == "too slow":
+            await reader.read()
+
+    server = await raw_server(handle)
+    url = server.url(host="a.test") if failing == "no name" else server.url()
+    sender = make(timeout_s=0.2 if failing == "too slow" else 5, allow="" if failing == "blocked" else "127.0.0.1")
+    if failing == "no name":
+        sender = Sender(
+            sender._transport, SystemClock(), timeout_s=5, user_agent="gateway/test", names=sender._transport
+        )
+    if failing == "refused":
+        await server.stop()
+    with nothing_left_to_the_collector():
+        for _ in range(3):
+            found = await sender.find(url) if failing == "no name" else None
+            assert (await sender.send(url, {}, b"{}", found)).reason is not None
+            del found

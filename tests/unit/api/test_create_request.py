@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,3 +141,50 @@ def test_a_model_that_is_no_name_is_not_kept(model: bytes) -> None:
     body = b'{"model":%b}' % model
     assert read_create(body, CALLS, JSON).model is None
     assert read_create(body, CALLS, JSON).body == body
+
+
+@pytest.mark.parametrize(
+    ("body", "goes_on"),
+    [
+        (b'{"a":1,"callBackEvents":["x"],"callBackUrl":"https://a"}', b'{"a":1}'),
+        (b'{"callBackUrl":null,"callBackEvents":["x"]}', b"{}"),
+        (b'{"callBackEvents":["x"]}', b'{"callBackEvents":["x"]}'),
+    ],
+)
+def test_what_is_said_of_the_callback_goes_with_it(body: bytes, goes_on: bytes) -> None:
+    """Without a callback it is no business of the gateway's."""
+    assert read_create(body, CALLS, JSON).body == goes_on
+
+
+@pytest.mark.parametrize(
+    ("body", "goes_on"),
+    [
+        (b'{"callBackUrl" : "https://a","a":1}', b'{"a":1,"callBackUrl" :"https://none.invalid/"}'),
+        (b'{"callBackUrl":"https://a","callBackEvents":[]}', b'{"callBackUrl":"https://none.invalid/"}'),
+        (
+            b'{"callbackUrl":"https://a","a":1,"callBackUrl":"https://a"}',
+            b'{"a":1,"callbackUrl":"https://none.invalid/"}',
+        ),
+        (b'{"callBackUrl":"","a":1}', b'{"a":1}'),
+        (b'{"a":1}', b'{"a":1}'),
+    ],
+)
+def test_a_url_may_stand_in_for_the_callback(body: bytes, goes_on: bytes) -> None:
+    """For an API that refuses a create without: it stands under the name that the client wrote, and only once."""
+    calls = msgspec.structs.replace(CALLS, callback_stand_in="https://none.invalid/")
+    assert read_create(body, calls, JSON).body == goes_on
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "Multipart/Form-Data"])
+def test_a_form_is_not_looked_into(content_type: str) -> None:
+    """It may hold files; it goes on as what it calls itself."""
+    asked = read_create(b"--x\r\n", CALLS, content_type)
+    assert (asked.body, asked.content_type, asked.callback, asked.model) == (b"--x\r\n", content_type, None, None)
+
+
+@pytest.mark.parametrize("content_type", ["", "text/json", "application/x-www-form-urlencoded", "application/json"])
+def test_whatever_else_it_calls_itself_it_is_json(content_type: str) -> None:
+    """Some programs write no type, or curl's."""
+    assert read_create(b'{"callBackUrl":"https://a"}', CALLS, content_type).content_type == "application/json"
+    with pytest.raises(InvalidJson):
+        read_create(b"a=b", CALLS, content_type)

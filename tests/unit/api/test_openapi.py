@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.api.callbacks import Callbacks
-from gateway.api.mounts import Mounts
+from gateway.api.mounts import OWN, Mounts
 from gateway.api.openapi import document
 from gateway.api.operations import Operations
 from gateway.api.problems import problem
@@ -19,6 +19,7 @@ from gateway.api.schema import CallbackRequest, RedeliveriesRequest
 from gateway.api.table import table
 from gateway.api.tasks import Tasks
 from gateway.api.views import AttemptView, CallbackView, TaskView
+from gateway.config.profile import listed
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import errors
 from gateway.core.clock import SystemClock
@@ -315,3 +316,25 @@ def test_every_error_is_a_problem() -> None:
                 assert response["content"] == {
                     "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
                 }
+
+
+@pytest.mark.parametrize("default", sorted(PROFILES))
+def test_every_upstream_side_by_side(default: str) -> None:
+    """However many there are, a path has one template, a method of it one call, and each call a name of its own."""
+    told = document(calls(default, *sorted(PROFILES.keys() - {default})))
+    paths = [nameless(path) for path in told["paths"]]
+    assert len(paths) == len(set(paths))
+    named = [operation["operationId"] for item in told["paths"].values() for operation in item.values()]
+    assert len(named) == len(set(named))
+    assert all(re.fullmatch(r"[a-z][A-Za-z0-9]*", name) for name in named)
+    for path, item in told["paths"].items():
+        for operation in item.values():
+            in_path = [one["name"] for one in operation["parameters"] if one["in"] == "path"]
+            assert in_path == re.findall(r"\{(\w+)\}", path)
+    own = {path for path in document(calls())["paths"] if path != "/openapi.json"}
+    assert {path for path in told["paths"] if path.startswith(OWN)} == own | {"/openapi.json"}
+    for name, profile in PROFILES.items():
+        assert profile.proxy is not None
+        assert f"/u/{name}{listed(profile.proxy.create_path)[0]}" in told["paths"]
+    assert "/u/kie-veo/api/v1/jobs/createTask" in told["paths"], "of the same host"
+    assert "/u/runway/api/v1/jobs/createTask" not in told["paths"]

@@ -14,17 +14,21 @@ from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult, read_answer
-from gateway.upstream.envelope import can_write
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]
-NAMES = {"aigptimage", "kie", "kie-4o-image", "replicate", "runway", "luma", "openai-video"}
+FAMILIES = {"kie-4o-image", "kie-flux-kontext", "kie-veo", "kie-mj", "kie-suno"}
+NAMES = {"aigptimage", "kie", *FAMILIES, "replicate", "runway", "luma", "openai-video"}
 
 # The ids in the recorded answers.
 TASKS = {
     "aigptimage": "task_xxx",
     "kie": "task_12345678",
     "kie-4o-image": "task12345",
+    "kie-flux-kontext": "task12345",
+    "kie-veo": "veo_task_abcdef123456",
+    "kie-mj": "4edb3c5XXXXX75e3f0aa5cc",
+    "kie-suno": "5c79****be8e",
     "replicate": "gm3qorzdhgbfurvjtvhg6dckhu",
     "runway": "17f20503-6c24-4c16-946b-35dbbce2af2f",
     "luma": "123e4567-e89b-12d3-a456-426614174000",
@@ -74,6 +78,10 @@ def test_what_is_shipped() -> None:
             PollResult(kind=PollKind.RUNNING, task_created_at=1698765400000, model="grok-imagine/text-to-image"),
         ),
         ("kie-4o-image", PollResult(kind=PollKind.RUNNING, task_created_at=1672561200000)),
+        ("kie-flux-kontext", PollResult(kind=PollKind.RUNNING, task_created_at=1710930300000)),
+        ("kie-veo", PollResult(kind=PollKind.RUNNING)),  # its times have no zone
+        ("kie-mj", PollResult(kind=PollKind.RUNNING, task_created_at=1710930600000)),
+        ("kie-suno", PollResult(kind=PollKind.RUNNING)),
         ("replicate", PollResult(kind=PollKind.RUNNING, task_created_at=1694189974766, model="replicate/hello-world")),
         ("runway", PollResult(kind=PollKind.RUNNING, task_created_at=1719517772334)),
         ("luma", PollResult(kind=PollKind.RUNNING, task_created_at=1685620800000, model="ray-2")),
@@ -115,6 +123,67 @@ SUCCESSES: dict[str, dict[str, Any]] = {
         "createTime": 1672561200000,
         "completeTime": 1672561254000,
         "extra": {"status": "SUCCESS", "progress": "1.00"},
+    },
+    "kie-flux-kontext": {
+        "model": None,
+        "result": {
+            "originImageUrl": "https://example.com/original.jpg",
+            "resultImageUrl": "https://example.com/result.jpg",
+        },
+        "param": {"prompt": "A serene mountain landscape", "aspectRatio": "16:9"},
+        "costTime": None,
+        "createTime": 1710930300000,
+        "completeTime": 1710930600000,
+    },
+    "kie-veo": {
+        "model": None,
+        "result": {
+            "taskId": "veo_task_abcdef123456",
+            "resultUrls": ["http://example.com/video1.mp4"],
+            "originUrls": ["http://example.com/original_video1.mp4"],
+            "resolution": "1080p",
+        },
+        "param": {"prompt": "A futuristic city with flying cars at sunset.", "waterMark": "KieAI"},
+        "costTime": None,
+        "createTime": None,
+        "completeTime": None,
+        "extra": {"fallbackFlag": False},
+    },
+    "kie-mj": {
+        "model": None,
+        "result": {
+            "resultUrls": [
+                {"resultUrl": "https://example.com/0_0.jpeg"},
+                {"resultUrl": "https://example.com/0_1.jpeg"},
+            ]
+        },
+        "param": {
+            "aspectRatio": "16:9",
+            "callBackUrl": "https://api.example.com/callback",
+            "prompt": "A fighter jet in a beautiful sky",
+            "speed": "Relax",
+            "taskType": "mj_txt2img",
+            "version": "7",
+        },
+        "costTime": None,
+        "createTime": 1710930600000,
+        "completeTime": 1710930660000,
+        "extra": {"taskType": "mj_txt2img"},
+    },
+    "kie-suno": {
+        "model": None,
+        "param": {
+            "prompt": "A calm piano track",
+            "style": "Classical",
+            "title": "Peaceful Piano",
+            "customMode": True,
+            "instrumental": True,
+            "model": "V3_5",
+        },
+        "costTime": None,
+        "createTime": None,
+        "completeTime": None,
+        "extra": {"parentMusicId": "", "type": "GENERATE"},
     },
     "replicate": {
         "model": "replicate/hello-world",
@@ -172,6 +241,9 @@ def test_success(name: str) -> None:
     data = told(recorded(name, "success"))
     if name == "replicate":
         assert data.pop("extra").keys() == {"version", "logs", "data_removed", "started_at", "urls"}
+    if name == "kie-suno":
+        (track,) = data.pop("result")["sunoData"]
+        assert (track["title"], track["duration"]) == ("钢铁侠", 198.44)
     assert data == {
         "taskId": TASKS[name],
         "state": "success",
@@ -186,6 +258,10 @@ def test_success(name: str) -> None:
     [
         ("kie", "501", "Generation failed"),
         ("kie-4o-image", "400", "Your content was flagged by OpenAI as violating content policies"),
+        ("kie-flux-kontext", "501", "Image generation task failed"),
+        ("kie-veo", "400", "Your prompt was flagged by Website as violating content policies."),
+        ("kie-mj", "500", "Internal Error, Please try again later."),
+        ("kie-suno", "400", "Lyrics contained copyrighted material."),
         ("replicate", None, "NSFW content detected. Try running it again, or try a different prompt."),
         ("runway", "SAFETY.INPUT.TEXT", "An unexpected error occurred."),
         ("luma", None, "400: prompt not allowed because advanced moderation failed"),
@@ -205,6 +281,10 @@ def test_failure(name: str, code: str | None, message: str) -> None:
         ("aigptimage", 32.241),
         ("kie", 32.0),  # from creation to end, not the 31 s that the API counts
         ("kie-4o-image", 54.0),
+        ("kie-flux-kontext", 300.0),
+        ("kie-veo", None),
+        ("kie-mj", 60.0),
+        ("kie-suno", None),
         ("replicate", 3.026),  # nor the 0.013 s that the model computed
         ("runway", None),
         ("luma", None),
@@ -224,6 +304,10 @@ def test_how_long_it_took(name: str, duration_s: float | None) -> None:
         ("aigptimage", 401, PollKind.KEY_REFUSED, "401: Invalid API key"),
         ("kie", 200, PollKind.KEY_REFUSED, "401: You do not have access permissions"),
         ("kie-4o-image", 200, PollKind.MAINTENANCE, "455: The system is under maintenance"),
+        ("kie-flux-kontext", 200, PollKind.KEY_REFUSED, "401: Authentication credentials are missing or invalid"),
+        ("kie-veo", 200, PollKind.MAINTENANCE, "455: System is currently undergoing maintenance"),
+        ("kie-mj", 200, PollKind.MAINTENANCE, "505: The requested feature is currently disabled"),
+        ("kie-suno", 401, PollKind.KEY_REFUSED, "401: Authentication credentials are missing or invalid"),
         ("replicate", 401, PollKind.KEY_REFUSED, "401: You did not pass a valid authentication token"),
         ("runway", 401, PollKind.KEY_REFUSED, "401: The API key you provided is not valid."),
         ("luma", 401, PollKind.KEY_REFUSED, "401: Invalid API key provided"),
@@ -241,6 +325,10 @@ def test_error(name: str, status: int, kind: PollKind, error: str) -> None:
         ("aigptimage", 404, "404: Task not found"),
         ("kie", 200, "422: recordInfo is null"),
         ("kie-4o-image", 200, "404: Task not found"),
+        ("kie-flux-kontext", 200, "404: The requested resource or endpoint does not exist"),
+        ("kie-veo", 200, "422: record is null"),
+        ("kie-mj", 200, "422: record is null"),
+        ("kie-suno", 200, "422: record is null"),
         ("replicate", 404, "404: The requested resource could not be found."),
         ("runway", 404, "404: The requested task was not found."),
         ("luma", 404, "404: Generation not found"),
@@ -260,7 +348,7 @@ def test_not_found(name: str, status: int, error: str) -> None:
         ("aigptimage", 429, 30.0, 30.0, (180, 60.0)),
         ("kie", 200, None, None, None),
         ("kie", 429, 3.0, 3.0, None),
-        ("kie-4o-image", 200, None, None, None),
+        *((name, 200, None, None, None) for name in sorted(FAMILIES)),
         ("replicate", 429, None, 30.0, None),
         ("runway", 429, 12.0, 12.0, None),
         ("luma", 429, None, None, None),
@@ -301,16 +389,43 @@ def test_the_limits_of_the_default() -> None:
     assert SHIPPED["luma"].limits.query == ()
 
 
+READS = {
+    "aigptimage": "/api/v1/jobs/recordInfo?taskId",
+    "kie": "/api/v1/jobs/recordInfo?taskId",
+    "kie-4o-image": "/api/v1/gpt4o-image/record-info?taskId",
+    "kie-flux-kontext": "/api/v1/flux/kontext/record-info?taskId",
+    "kie-veo": "/api/v1/veo/record-info?taskId",
+    "kie-mj": "/api/v1/mj/record-info?taskId",
+    "kie-suno": "/api/v1/generate/record-info?taskId",
+    "replicate": "/v1/predictions/{task_id}",
+    "runway": "/v1/tasks/{task_id}",
+    "luma": "/dream-machine/v1/generations/{task_id}",
+    "openai-video": "/v1/videos/{task_id}",
+}
+
+
 def test_which_profiles_the_proxy_can_stand_in_for() -> None:
-    """Those of the family, where a create's callback and reads are those of its pages."""
-    proxies = {name: profile.proxy for name, profile in SHIPPED.items() if profile.proxy is not None}
-    assert proxies.keys() == {"aigptimage", "kie"}
-    for name, proxy in proxies.items():
-        assert proxy.create_path == "/api/v1/jobs/createTask"
-        assert proxy.callback_members == ["callBackUrl", "callbackUrl"]
-        assert proxy.created_id == "data.taskId"
-        path, param, _ = record_call(SHIPPED[name].request, proxy) or ("", "", "")
-        assert (path, param) == ("/api/v1/jobs/recordInfo", "taskId")
+    """All that are shipped: clients read a task where it is polled."""
+    for name, profile in SHIPPED.items():
+        assert profile.proxy is not None, name
+        call = record_call(profile.request, profile.proxy)
+        assert call is not None
+        assert READS[name] == call.path + (f"?{call.param}" if call.param else "")
+
+
+def test_what_a_create_names_and_answers() -> None:
+    """Where the id stands, which member is the callback's, and whether the answer is already the task's record."""
+    told = {name: profile.proxy for name, profile in SHIPPED.items() if profile.proxy is not None}
+    for name in ("aigptimage", "kie", *FAMILIES):
+        assert (told[name].created_id, told[name].created_is_record) == ("data.taskId", False)
+        assert told[name].callback_members == ["callBackUrl", "callbackUrl"]
+    others = {name: told[name] for name in ("replicate", "runway", "luma", "openai-video")}
+    assert {proxy.created_id for proxy in others.values()} == {"id"}
+    assert [name for name, proxy in others.items() if not proxy.created_is_record] == ["runway"]
+    assert [proxy.callback_members for proxy in others.values()] == [["webhook"], [], ["callback_url"], []]
+    assert [name for name, proxy in told.items() if proxy.once] == ["aigptimage"]
+    assert [name for name, proxy in told.items() if proxy.callback_stand_in] == ["kie-suno"]
+    assert [name for name, proxy in told.items() if proxy.synthesize] == ["aigptimage", "kie"]
 
 
 # Three more APIs, with what none of the shipped ones needs.
@@ -760,44 +875,47 @@ def test_a_mistake_is_named(old: str, new: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "writes"),
+    ("old", "new", "problem"),
     [
-        ("[limits]", "[limits]", True),
-        ('code = "code"', "", False),
-        ('["yes"]\nfail = ["no"]', "[3]\nfail = [4]", False),
-        ('["yes"]\nfail = ["no"]', "[true]\nfail = [false]", False),
-        ('fail = ["no"]', 'fail = ["waiting"]', False),
-        ('fail = ["no"]', 'fail = ["no"]\nnot_known = ["waiting"]', False),
-        ('fail = ["no"]', 'fail = ["Waiting"]', True),
-        ('fail = ["no"]', 'fail = ["Waiting"]\nignore_case = true', False),
-        ('fail = ["no"]', 'fail = ["no"]\nfail_if = "error"', False),
-        ('fail = ["no"]', 'fail = ["no"]\nsuccess_if = "url"', False),
-        ("[limits]", '[units]\ntime = "s"\n[limits]', False),
-        ("[limits]", '[units]\ntime = "iso"\n[limits]', False),
-        ("[limits]", '[units]\ncost = "s"\n[limits]', False),
-        ('task_id = "id"', 'task_id = "jobs.0.id"', False),
-        ('task_id = "id"', 'result = ["output.0", "output"]', False),
-        ('task_id = "id"', 'task_id = "data.id"\nresult = "data"', False),
-        ('task_id = "id"', 'root = "data"\nresult = "data"', False),
-        ('task_id = "id"', 'root = "data.job"\nfail_msg = "data"', False),
+        ('code = "code"', 'success = "ok"', ".synthesize: needs envelope.code"),
+        ('["yes"]\nfail = ["no"]', "[3]\nfail = [4]", ".synthesize: needs states that are words"),
+        ('["yes"]\nfail = ["no"]', "[true]\nfail = [false]", ".synthesize: needs states that are words"),
+        ('fail = ["no"]', 'fail = ["waiting"]', ".synthesize: a running task is told as waiting, "),
+        ('fail = ["no"]', 'fail = ["no"]\nnot_known = ["waiting"]', ".synthesize: a running task is told as waiting, "),
+        ('fail = ["no"]', 'fail = ["Waiting"]\nignore_case = true', ".synthesize: a running task is told as waiting, "),
+        ('fail = ["no"]', 'fail = ["no"]\nfail_if = "error"', ".synthesize: an end is told by the state alone, "),
+        ('fail = ["no"]', 'fail = ["no"]\nsuccess_if = "url"', ".synthesize: an end is told by the state alone, "),
+        ("[limits]", '[units]\ntime = "s"\n[limits]', ".synthesize: needs [units] that are milliseconds"),
+        ("[limits]", '[units]\ntime = "iso"\n[limits]', ".synthesize: needs [units] that are milliseconds"),
+        ("[limits]", '[units]\ncost = "s"\n[limits]', ".synthesize: needs [units] that are milliseconds"),
+        ('task_id = "id"', 'task_id = "jobs.0.id"', ": ['jobs.0.id'] cannot be written: a number"),
+        ('task_id = "id"', 'result = ["output.0", "output"]', ": ['output.0'] cannot be written: a number"),
+        ('task_id = "id"', 'task_id = "data.id"\nresult = "data"', ": ['data'] cannot be written: other members"),
+        ('task_id = "id"', 'root = "data"\nresult = "data"', ": ['data'] cannot be written: other members"),
+        ('task_id = "id"', 'root = "data.job"\nfail_msg = "data"', ": ['data'] cannot be written: other members"),
     ],
 )
-def test_which_answers_the_gateway_writes_itself(old: str, new: str, writes: bool) -> None:
-    """Those of an API whose envelope and members it can tell as the API does; any others it only passes on."""
+def test_what_cannot_be_answered_as_the_api_does(old: str, new: str, problem: str) -> None:
+    """A profile is refused whose answers the gateway would make up; where it only passes them on it can be used."""
     assert old in RIGHT
-    assert can_write(parse_profile(RIGHT.replace(old, new, 1), "mine.toml")) is writes
+    text = RIGHT.replace(old, new, 1)
+    assert parse_profile(text, "mine.toml").proxy is not None
+    with pytest.raises(ConfigError) as caught:
+        parse_profile(text + "synthesize = true\n", "mine.toml")
+    (line,) = caught.value.problems
+    assert line.startswith(f"mine.toml: proxy{problem}")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("[envelope]", '[envelope]\nmessage = ["errors.0.text", "text"]', "['errors.0.text'] cannot be written in an "),
-        ('task_id = "id"', 'root = "jobs.0"', "['jobs.0'] cannot be written in an error: a number picks an item"),
-        ("[envelope]", '[envelope]\nmessage = ["code.text"]', "['code'] cannot be written in an error: other members"),
+        ("[envelope]", '[envelope]\nmessage = ["errors.0.text", "text"]', "['errors.0.text'] cannot be written: a "),
+        ("[envelope]", '[envelope]\nmessage = ["code.text"]', "['code'] cannot be written: other members stand below"),
+        ('task_id = "id"', 'root = "code"', "['code'] cannot be written: other members stand below"),
         (
             "[envelope]",
             '[envelope]\nmessage = ["data"]\nretry_after = "data.wait"',
-            "['data'] cannot be written in an error: other members",
+            "['data'] cannot be written: other members stand below",
         ),
         (
             'record_path = "/jobs"\nrecord_param = "id"\n',
