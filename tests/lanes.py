@@ -3,7 +3,7 @@
 import asyncio
 from itertools import count
 
-from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.model import DueCallback, Format, Lane, Share
 from gateway.store import Store
 from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
@@ -26,6 +26,7 @@ def webhook(on: Lane, *, retry: bool = False) -> DueCallback:
         client=on.client,
         url=on.receiver,
         receiver=on.receiver,
+        format=Format.STANDARD,
         body=b"{}",
         body_bytes=2,
         attempts=int(retry),

@@ -39,6 +39,7 @@ __all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "s
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
 PROFILE_FILE = Path(__file__).parents[1] / "config" / "upstreams" / "aigptimage.toml"
+PROFILE = parse_profile(PROFILE_FILE.read_text("utf-8"), PROFILE_FILE.name)
 SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -64,6 +65,7 @@ class ScriptedUpstream(Upstream):
     """An upstream whose polls a coroutine answers."""
 
     def __init__(self, poll: Callable[[str], Awaitable[PollResult]], name: str = "up") -> None:
+        self.profile = PROFILE
         self.name = name
         self._poll = poll
 
@@ -125,8 +127,7 @@ class Life:
         self.metrics = Metrics()
         self.store = SqliteStore(path, first_attempt_delay_s=schedule_s[0])
         if isinstance(upstream, httpx.AsyncBaseTransport):
-            profile = parse_profile(PROFILE_FILE.read_text("utf-8"), PROFILE_FILE.name)
-            upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
+            upstream = Upstream(PROFILE, upstream, clock, base_url="https://up.example", api_key="k", name="up")
         queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.swap, "queries"))
         creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
         self.key = UpstreamKey(upstream.name, queries, creates, self.metrics)

@@ -11,6 +11,7 @@ from gateway.core.model import (
     CallbackState,
     DueCallback,
     DueTask,
+    Format,
     NewCallback,
     Outcome,
     Registration,
@@ -19,7 +20,7 @@ from gateway.core.model import (
     new_callback_id,
 )
 from gateway.store import Store
-from gateway.webhook.body import body_template
+from gateway.webhook.body import body_template, record_parts
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
 
@@ -68,6 +69,7 @@ def new(
     at: int = NOW,
     first_poll_at: int | None = None,
     model: str | None = None,
+    shape: Format = Format.STANDARD,
 ) -> NewCallback:
     return NewCallback(
         id=new_callback_id(at),
@@ -80,6 +82,7 @@ def new(
         created_at=at,
         first_poll_at=at if first_poll_at is None else first_poll_at,
         model=model,
+        format=shape,
     )
 
 
@@ -99,7 +102,13 @@ async def look(store: Store, callback: Callback | DueCallback) -> Callback:
 
 
 async def settle(
-    store: Store, callback: Callback, outcome: Outcome = SUCCESS, *, at: int = NOW, expired_by: int | None = None
+    store: Store,
+    callback: Callback,
+    outcome: Outcome = SUCCESS,
+    *,
+    at: int = NOW,
+    expired_by: int | None = None,
+    record: bytes | None = None,
 ) -> None:
     await store.tasks.settle(
         Settlement(
@@ -108,6 +117,7 @@ async def settle(
             outcome=outcome,
             settled_at=at,
             frame=None if outcome.state.terminal else body_template(outcome, at).frame,
+            record=None if record is None else record_parts(outcome.state, record),
             polls=1 if expired_by is None else 0,
             expired_by=expired_by,
         )

@@ -238,6 +238,14 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                     named.add(names[len(prefix)])
         return frozenset(named)
 
+    @property
+    def wraps_records(self) -> bool:
+        """Whether a webhook of format record has the family's envelope around the object that describes the task.
+
+        Where no code of the API's own is wrapped around its answers, its own webhooks hold that object alone.
+        """
+        return self.envelope.code is not None and self.fields.root is not None
+
     @cached_property
     def spellings(self) -> dict[str, str]:
         """The words of the states as they are written here, by their spelling without case."""

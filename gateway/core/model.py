@@ -42,6 +42,13 @@ class CallbackState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Format(StrEnum):
+    """The shape of a webhook's body."""
+
+    STANDARD = "standard"  # the gateway's own
+    RECORD = "record"  # the upstream's: what its own callbacks hold
+
+
 TASK_MOVES: Mapping[TaskState | None, Mapping[TaskState | None, str]] = {
     None: {TaskState.WAITING: "API"},
     TaskState.WAITING: {
@@ -132,6 +139,7 @@ class Callback(_Noun, frozen=True, kw_only=True):
     metadata: bytes
     """The encoded JSON object, compact; ``{}`` where the client sent none."""
     timeout_s: int
+    format: Format
     state: CallbackState
     created_at: int
     expires_at: int
@@ -169,6 +177,7 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     first_poll_at: int
     model: str | None = None
     """Which model works on the task, where the client has told, in the registration or its create."""
+    format: Format = Format.STANDARD
 
     @property
     def receiver(self) -> str:
@@ -180,7 +189,11 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
 
     def same_request_as(self, existing: Callback) -> bool:
         """Whether a registration that already exists asked for the same thing, whatever the key order."""
-        return self.timeout_s == existing.timeout_s and _canonical(self.metadata) == _canonical(existing.metadata)
+        return (
+            self.timeout_s == existing.timeout_s
+            and self.format is existing.format
+            and _canonical(self.metadata) == _canonical(existing.metadata)
+        )
 
 
 class PollRecord(_Noun, frozen=True, kw_only=True):
@@ -209,6 +222,9 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     frame: tuple[bytes, bytes, bytes] | None = None
     """Of a task that was given up, its webhooks' bodies but for the callback's id and its metadata, which stand between
     these. They are stored, as the task may begin anew; None: a body is made of what the task's row says for good."""
+    record: tuple[bytes, bytes, bytes] | None = None
+    """The whole body of its webhooks of format record, in parts. It is stored where one is owed: in the task's row,
+    once for all of them, or with each callback where it was given up. None: such a body is made of the outcome."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -294,6 +310,7 @@ class BodyParts(_Noun, frozen=True, kw_only=True):
     outcome: Outcome
     settled_at: int
     metadata: bytes
+    format: Format = Format.STANDARD
 
 
 class DueCallback(_Noun, frozen=True, kw_only=True):
@@ -305,6 +322,7 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     client: str
     url: str
     receiver: str
+    format: Format
     attempts: int
     """Attempts made so far, interrupted ones included."""
     budget_used: int
@@ -313,7 +331,7 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     """How often a fresh budget was given; the claim is void for retries once this has moved on."""
     due_at: int
     body_bytes: int
-    """How large its body is, but for its own id and metadata."""
+    """How large its body is at most, but for its own id and metadata."""
     body: BodyParts | bytes | None
     """What the body is made of, or the body itself, where it is small; else the store is asked for it."""
 

@@ -21,18 +21,18 @@ import structlog
 
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import StoreError
-from gateway.core.model import DueTask, ExpiredTask, Outcome, PollRecord, Settlement, TaskState
+from gateway.core.model import DueTask, ExpiredTask, PollRecord, Settlement, TaskState
 from gateway.core.telemetry import Metrics
+from gateway.loops.endings import Ending, ended, gave_up
 from gateway.loops.inflight import InFlight
 from gateway.loops.pollshares import PollShares, least_failed
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import TaskQueue
-from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult, abandoned
+from gateway.upstream.answer import UNREADABLE, AbandonReason, PollKind, PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable, took_s
 from gateway.upstream.troubled import Troubled
-from gateway.webhook.body import body_template
 
 __all__ = ["MOST_POLLS", "Poller"]
 
@@ -248,9 +248,9 @@ class Poller:
             self._timetable.created(result.task_created_at, claim.created_at)
         self._troubled.note(claim, result, steady)
         if result.outcome is not None:
-            await self._settle(claim, result, result.outcome, now)
+            await self._settle(claim, result, ended(self._upstream.profile, result, result.outcome), now)
         elif result.kind is PollKind.NOT_KNOWN and self._troubled.is_unknown(claim, now, steady):
-            await self._settle(claim, result, abandoned(claim.task_id, "not_found"), now)
+            await self._settle(claim, result, gave_up(self._upstream.profile, claim.task_id, "not_found", now), now)
             self._troubled.forget(claim.seq)
         else:
             record = self._rescheduled(claim, result, now)
@@ -258,7 +258,8 @@ class Poller:
             if self._shares.is_news(record.next_poll_at):
                 self._wake.set()
 
-    async def _settle(self, claim: DueTask, result: PollResult, outcome: Outcome, now: int) -> None:
+    async def _settle(self, claim: DueTask, result: PollResult, ending: Ending, now: int) -> None:
+        outcome = ending.outcome
         model = result.model or claim.model
         began_at = self._began_at(claim, result)
         duration_s = took_s(claim, result, began_at, now) if outcome.state.terminal else None
@@ -268,7 +269,8 @@ class Poller:
                 upstream=self._upstream.name,
                 outcome=outcome,
                 settled_at=now,
-                frame=None if outcome.state.terminal else body_template(outcome, now).frame,
+                frame=ending.frame,
+                record=ending.record,
                 polls=1,
                 model=model,
             )
@@ -374,14 +376,15 @@ class Poller:
         if task.failures:  # else it was revived since, and begins anew
             reason = UNREADABLE if self._troubled.is_unreadable(task.seq) else reason
             reason = "refused" if self._troubled.is_refused(task.seq) else reason
-        outcome = abandoned(task.task_id, reason)
+        ending = gave_up(self._upstream.profile, task.task_id, reason, now)
         owed = await self._tasks.settle(
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
-                outcome=outcome,
+                outcome=ending.outcome,
                 settled_at=now,
-                frame=body_template(outcome, now).frame,
+                frame=ending.frame,
+                record=ending.record,
                 polls=0,
                 expired_by=expired_by,
             )

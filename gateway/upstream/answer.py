@@ -50,6 +50,9 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: PollKind
     outcome: Outcome | None = None
+    record: bytes | None = None
+    """The task as an answer that tells of it has it: encoded JSON of the object at the profile's ``fields.root``, or of
+    the whole answer where there is none; None where no object stands there."""
     error: str | None = None
     """A sentence for people where the poll brought no usable answer."""
     retry_after_s: float | None = None
@@ -140,6 +143,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         task_created_at=as_instant(as_time(profile, dig(answer, profile.fields.create_time))),
         model=_model(profile, answer),
+        record=msgspec.json.encode(root) if (root := _task_object(profile, answer)) is not None else None,
     )
 
 
@@ -314,12 +318,14 @@ def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str
     data["costTime"] = cost if profile.units.cost == "ms" else to_ms(cost)
     data["createTime"] = as_time(profile, dig(answer, fields.create_time))
     data["completeTime"] = as_time(profile, dig(answer, fields.complete_time))
-    extra = _extra(profile, answer)
+    root = _task_object(profile, answer)
+    extra = _extra(profile, root or {})
     if extra:
         data["extra"] = extra
     return PollResult(
         kind=PollKind.TERMINAL,
         outcome=Outcome(state=state, data=msgspec.json.encode(data)),
+        record=None if root is None else msgspec.json.encode(root),
         task_created_at=as_instant(data["createTime"]),
         model=_model(profile, answer),
         duration_s=_duration_s(data),
@@ -335,11 +341,14 @@ def _duration_s(data: dict[str, Any]) -> float | None:
     return duration_ms / 1000 if duration_ms is not None and 0 < duration_ms <= _LONGEST_MS else None
 
 
-def _extra(profile: Profile, answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of the task object that no path of the profile names."""
+def _task_object(profile: Profile, answer: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the object that describes the task, where there is one."""
     root = answer if profile.fields.root is None else dig(answer, profile.fields.root)
-    if not isinstance(root, dict):
-        return {}
+    return root if isinstance(root, dict) else None
+
+
+def _extra(profile: Profile, root: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of the task object that no path of the profile names."""
     named = profile.named_members
     return {name: value for name, value in root.items() if name not in named}
 

@@ -1,8 +1,9 @@
 """Task → the upstream's own answer about it: the way back of ``gateway.upstream.answer``.
 
 Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Must not know HTTP. Called by the
-proxy and by ``gateway.api.problems``. Members stand where the profile's paths say, in the order of the upstream's page.
-Tasks are told of where a profile has ``[proxy] synthesize``: times are milliseconds then and states are words.
+proxy and by ``gateway.api.problems``, and by the poller for the record of a task that is given up. Members stand where
+the profile's paths say, in the order of the upstream's page. Tasks are told of where a profile has ``[proxy]
+synthesize``: times are milliseconds then and states are words.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,14 @@ import msgspec
 from gateway.config.profile import WAITING, Profile, dig
 from gateway.core.model import Task, TaskState
 
-__all__ = ["error_envelope", "record_envelope"]
+__all__ = ["error_envelope", "given_up", "record_envelope"]
 
 _OK_MESSAGE = "success"
 
 
 def record_envelope(profile: Profile, task: Task) -> bytes:
     """Return the answer about a task that the upstream has ended, or that it still works on."""
-    fields, states, in_string = profile.fields, profile.states, profile.json_in_string
+    fields, states = profile.fields, profile.states
     # Raw: numbers keep their digits, and what goes back into a string is its text already.
     told: dict[str, Any] = (
         {"model": task.model, "createTime": task.created_at if task.born_at is None else task.born_at}
@@ -33,20 +34,19 @@ def record_envelope(profile: Profile, task: Task) -> bytes:
         _put(envelope, profile.envelope.code, profile.envelope.ok[0])
         _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
     _put(envelope, profile.envelope.success, True)
-    _put(envelope, fields.task_id, task.task_id)
-    _put(envelope, fields.model, told.get("model"))
-    _put(envelope, states.path, words.get(task.state, WAITING))
-    _put(envelope, fields.param, _member(told, "param", in_string.param))
-    _put(envelope, fields.result, _member(told, "result", in_string.result))
-    _put(envelope, fields.fail_code, told.get("failCode"))
-    _put(envelope, fields.fail_msg, told.get("failMsg"))
-    _put(envelope, fields.cost_time, told.get("costTime"))
-    _put(envelope, fields.complete_time, told.get("completeTime"))
-    _put(envelope, fields.create_time, told.get("createTime"))
+    _put_task(envelope, profile, task.task_id, words.get(task.state, WAITING), told)
     if "extra" in told:
         root = envelope if fields.root is None else _object(envelope, fields.root.split("."))
         root.update(msgspec.json.decode(told["extra"], type=dict[str, msgspec.Raw]))
     return msgspec.json.encode(envelope)
+
+
+def given_up(profile: Profile, task_id: str, code: str, message: str) -> bytes:
+    """Return a task's record, as it stands at ``fields.root``, as if the upstream had let it fail for that."""
+    envelope: dict[str, Any] = {}
+    _put_task(envelope, profile, task_id, profile.states.fail[0], {"failCode": code, "failMsg": message})
+    root = profile.fields.root
+    return msgspec.json.encode(envelope if root is None else dig(envelope, root))
 
 
 def error_envelope(profile: Profile, code: int, message: str, retry_after_s: int | None = None) -> bytes:
@@ -62,18 +62,36 @@ def error_envelope(profile: Profile, code: int, message: str, retry_after_s: int
     return msgspec.json.encode(envelope)
 
 
+def _put_task(envelope: dict[str, Any], profile: Profile, task_id: str, word: Any, told: dict[str, Any]) -> None:
+    fields, in_string = profile.fields, profile.json_in_string
+    _put(envelope, fields.task_id, task_id)
+    _put(envelope, fields.model, told.get("model"))
+    _put(envelope, profile.states.path, word)
+    _put(envelope, fields.param, _member(told, "param", in_string.param))
+    _put(envelope, fields.result, _member(told, "result", in_string.result))
+    _put(envelope, fields.fail_code, told.get("failCode"))
+    _put(envelope, fields.fail_msg, told.get("failMsg"))
+    _put(envelope, fields.cost_time, told.get("costTime"))
+    _put(envelope, fields.complete_time, told.get("completeTime"))
+    _put(envelope, fields.create_time, told.get("createTime"))
+
+
 def _put(envelope: dict[str, Any], path: str | list[str] | None, value: Any) -> None:
-    """Set the member at a path, the first where there are several."""
+    """Set the member at a path, the first where there are several; a null takes the place of nothing."""
     if not path:
         return
     *parents, name = (path if isinstance(path, str) else path[0]).split(".")
-    _object(envelope, parents)[name] = value
+    holder = _object(envelope, parents)
+    if value is not None or name not in holder:
+        holder[name] = value
 
 
 def _object(envelope: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the object at a path; where there is none, make it."""
     for name in names:
-        envelope = envelope.setdefault(name, {})
+        if not isinstance(envelope.get(name), dict):
+            envelope[name] = {}
+        envelope = envelope[name]
     return envelope
 
 

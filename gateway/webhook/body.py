@@ -1,17 +1,20 @@
 """Outcome → the webhook's exact bytes.
 
-Owns the shape of the body; pure. Called by the deliverer for each attempt, and by the poller for what is given up.
+Owns the shape of the body, in both formats; pure. Called by the deliverer for each attempt, and by the poller at the
+end of a task, for what is given up and for format record.
 
-What is written here of a task that the upstream has ended is not stored: it is made anew for each attempt. So its bytes
-are fixed for good, and a receiver that has seen a webhook must get the same from every later version.
+What the deliverer makes of a task that the upstream has ended is not stored: it is made anew for each attempt. So its
+bytes are fixed for good, and a receiver that has seen a webhook must get the same from every later version.
 """
+
+from typing import Any
 
 import msgspec
 
 from gateway.core.clock import to_iso
-from gateway.core.model import BodyParts, Outcome, TaskState
+from gateway.core.model import BodyParts, Format, Outcome, TaskState
 
-__all__ = ["BodyTemplate", "body_template", "webhook_body"]
+__all__ = ["BodyTemplate", "body_template", "record_body", "record_of", "record_parts", "webhook_body"]
 
 _EVENT_TYPE = {
     TaskState.SUCCESS: "task.succeeded",
@@ -21,6 +24,14 @@ _EVENT_TYPE = {
 _AFTER_ID = b'",'
 _BEFORE_METADATA = b',"metadata":'
 _TAIL = b"}}"
+_RECORD_HEADS = {
+    TaskState.SUCCESS: b'{"code":200,"msg":"Playground task completed successfully.","data":',
+    TaskState.FAIL: b'{"code":501,"msg":"Playground task failed.","data":',
+    TaskState.ABANDONED: b'{"code":408,"msg":"Playground task abandoned.","data":',
+}
+"""How the callbacks of the API family begin; its receivers look at the code. Source: its public documentation, but for
+abandonment, which it does not know."""
+_RECORD_TAIL = b"}"
 
 
 class BodyTemplate(msgspec.Struct, frozen=True):
@@ -53,4 +64,56 @@ def webhook_body(callback_id: str, body: BodyParts | bytes) -> bytes:
     """Return a callback's body, made of its parts where it is not stored."""
     if isinstance(body, bytes):
         return body
+    if body.format is Format.RECORD:
+        return record_body(body.outcome.state, _record(body.outcome))
     return body_template(body.outcome, body.settled_at).fill(callback_id, body.metadata)
+
+
+def record_parts(state: TaskState, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the body of format record around a task's record, which is an encoded JSON object, in parts."""
+    return _RECORD_HEADS[state], data, _RECORD_TAIL
+
+
+def record_body(state: TaskState, data: bytes) -> bytes:
+    """Return the same as a whole."""
+    return b"".join(record_parts(state, data))
+
+
+def record_of(body: bytes) -> bytes:
+    """Return the record in a body of format record; one that ``record_body`` has not made is itself the record."""
+    for head in _RECORD_HEADS.values():
+        if body.startswith(head):
+            return body[len(head) : -len(_RECORD_TAIL)]
+    return body
+
+
+def _record(outcome: Outcome) -> bytes:
+    """Return the record of an ended task as the API family would have it, where what it sent was not kept."""
+    # Raw: numbers keep their digits, and what goes back into a text is its text already.
+    told = msgspec.json.decode(outcome.data, type=dict[str, msgspec.Raw])
+    members: dict[str, Any] = {
+        "taskId": told["taskId"],
+        "model": told.get("model"),
+        "state": outcome.state,
+        "param": _in_text(told, "param"),
+        "resultJson": _in_text(told, "result"),
+        "failCode": told.get("failCode"),
+        "failMsg": told.get("failMsg"),
+        "costTime": told.get("costTime"),
+        "completeTime": told.get("completeTime"),
+        "createTime": told.get("createTime"),
+    }
+    extra = msgspec.json.decode(told.get("extra", b"{}"), type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(members | {name: value for name, value in extra.items() if name not in members})
+
+
+def _in_text(told: dict[str, msgspec.Raw], name: str) -> msgspec.Raw | None:
+    """Return a decoded member as JSON within a text again, or the text that was no JSON."""
+    if f"{name}Raw" in told:
+        return told[f"{name}Raw"]
+    value = bytes(told.get(name, b"null"))
+    if value == b"null":
+        return None
+    # It is compact JSON: these are all the characters in it that a text cannot hold as they are. Decoded and encoded, a
+    # large one would be there many times.
+    return msgspec.Raw(b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"'))

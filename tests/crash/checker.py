@@ -25,8 +25,10 @@ from tests.crash.sides import Arrival, Sides
 __all__ = ["Checker", "Snapshot"]
 
 _CALLBACKS = """
-SELECT c.id, c.state, c.url, c.attempts, c.budget_used, c.next_attempt_at, c.body, c.metadata, c.timeout_s,
-    t.task_id, t.state AS task_state, t.next_poll_at, t.settled_at, iif(length(c.body) = 0, t.outcome, NULL) AS outcome
+SELECT c.id, c.state, c.url, c.attempts, c.budget_used, c.next_attempt_at, c.metadata, c.timeout_s, c.format,
+    t.task_id, t.state AS task_state, t.next_poll_at, t.settled_at,
+    iif(length(c.body) = 0 AND c.format = 'record' AND length(t.record) > 0, t.record, c.body) AS body,
+    iif(length(c.body) = 0 AND NOT (c.format = 'record' AND length(t.record) > 0), t.outcome, NULL) AS outcome
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
 # The end of a task and what is owed for it are one transaction: nothing is polled that nobody waits for.
@@ -154,7 +156,7 @@ class Checker:
             for row in db.execute(_ATTEMPTS):
                 snapshot.attempts.setdefault(row["id"], []).append(row)
         for callback_id, row in snapshot.callbacks.items():
-            parts = [row[name] for name in ("body", "outcome", "task_state", "settled_at", "metadata")]
+            parts = [row[name] for name in ("body", "outcome", "task_state", "settled_at", "metadata", "format")]
             if (owed := body_of(*parts)) is not None:
                 made = webhook_body(callback_id, owed)
                 snapshot.bodies[callback_id] = hashlib.sha256(made).digest()

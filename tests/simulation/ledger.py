@@ -67,9 +67,11 @@ class AttemptRow(NamedTuple):
 
 
 CALLBACKS = """
-SELECT c.id, t.task_id, c.state, c.body, iif(length(c.body) = 0, t.outcome, NULL), t.state, t.settled_at, c.metadata,
-    c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at, c.created_at, c.timeout_s, c.expires_at,
-    c.delivered_at, c.ended_at, c.last_error
+SELECT c.id, t.task_id, c.state,
+    iif(length(c.body) = 0 AND c.format = 'record' AND length(t.record) > 0, t.record, c.body),
+    iif(length(c.body) = 0 AND NOT (c.format = 'record' AND length(t.record) > 0), t.outcome, NULL),
+    t.state, t.settled_at, c.metadata, c.format, c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at,
+    c.created_at, c.timeout_s, c.expires_at, c.delivered_at, c.ended_at, c.last_error
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
 TASKS = """
@@ -282,6 +284,6 @@ class Ledger:
 
 
 def _callback(row: list[Any]) -> CallbackRow:
-    owed = body(*row[3:8])
-    fields = [*row[:3], None if owed is None else webhook_body(row[0], owed), *row[8:]]
+    owed = body(*row[3:9])
+    fields = [*row[:3], None if owed is None else webhook_body(row[0], owed), *row[9:]]
     return CallbackRow(*fields)

@@ -137,6 +137,7 @@ def _due_callbacks(
 
 
 def _body(db: Connection, seq: int) -> BodyParts | bytes | None:
-    for task_seq, stored, *told in db.execute(sql.SELECT_BODY, (seq,)).fetchall():
-        return rows.body(stored, None if stored else outcomes.read_outcome(db, task_seq), *told)
+    for task_seq, stored, column, *told in db.execute(sql.SELECT_BODY, (seq,)).fetchall():
+        found = None if column is None else outcomes.read_large(db, task_seq, column)
+        return found if column == "record" else rows.body(stored, found, *told)
     return None

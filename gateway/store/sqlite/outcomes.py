@@ -1,29 +1,36 @@
-"""Large outcomes, written and read without being there several times.
+"""Large outcomes and records, written and read without being there several times.
 
 Runs in the database's thread. Called by ``registry.py``, ``tasks.py`` and ``outbox.py``.
 """
 
+from collections.abc import Sequence
 from sqlite3 import Connection
+from typing import Literal
 
+from gateway.core.memory import SMALL
 from gateway.store.sqlite import sql
 
-__all__ = ["read_outcome", "write_outcome"]
+__all__ = ["Column", "read_large", "write_large"]
 
-_PIECE = 1024 * 1024  # bytes of an outcome that are written at once
+Column = Literal["outcome", "record"]
+
+_PIECE = 1024 * 1024  # bytes that are written at once
 
 
-def write_outcome(db: Connection, seq: int, outcome: bytes) -> None:
+def write_large(db: Connection, seq: int, column: Column, parts: Sequence[bytes]) -> None:
     """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
-    if not db.execute(sql.MAKE_ROOM_FOR_OUTCOME, (len(outcome), seq)).rowcount:
+    size = sum(map(len, parts))
+    if size <= SMALL or not db.execute(sql.MAKE_ROOM[column], (size, seq)).rowcount:
         return
-    with db.blobopen("tasks", "outcome", seq) as blob, memoryview(outcome) as view:
-        for start in range(0, len(outcome), _PIECE):
-            blob.write(view[start : start + _PIECE])
+    with db.blobopen("tasks", column, seq) as blob:
+        for part in parts:
+            for start in range(0, len(part), _PIECE):
+                blob.write(memoryview(part)[start : start + _PIECE])
 
 
-def read_outcome(db: Connection, seq: int) -> bytes | None:
-    """Return a task's outcome: with a SELECT it would be there twice for a moment."""
-    if not db.execute(sql.SELECT_OUTCOME_BYTES, (seq,)).fetchall():
+def read_large(db: Connection, seq: int, column: Column) -> bytes | None:
+    """Return a task's outcome or record: with a SELECT it would be there twice for a moment."""
+    if not db.execute(sql.SELECT_BYTES[column], (seq,)).fetchall():
         return None
-    with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:
+    with db.blobopen("tasks", column, seq, readonly=True) as blob:
         return blob.read()

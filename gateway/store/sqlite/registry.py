@@ -12,7 +12,17 @@ from typing import Any
 from msgspec import convert
 
 from gateway.core.errors import StoreError, StorePartly
-from gateway.core.model import Attempt, Backlog, Callback, CallbackState, Lane, NewCallback, Registration, Task
+from gateway.core.model import (
+    Attempt,
+    Backlog,
+    Callback,
+    CallbackState,
+    Format,
+    Lane,
+    NewCallback,
+    Registration,
+    Task,
+)
 from gateway.core.urls import receiver_of
 from gateway.store import Turn
 from gateway.store.sqlite import outcomes, rows, sql, statements
@@ -108,6 +118,8 @@ class SqliteRegistry:
             return False
         if task.state.terminal:
             db.execute(sql.OWE_WEBHOOK, {"id": new.id, "deliver_at": new.created_at + self._first_attempt_delay_ms})
+            if new.format is Format.RECORD:
+                db.execute(sql.OWE_RECORD, (task.seq,))
         else:
             db.execute(sql.REVIVE_TASK, {"seq": task.seq, "client": new.client, "now": new.created_at})
         return True
@@ -169,7 +181,7 @@ class SqliteRegistry:
 
     async def outcome(self, seq: int) -> bytes | None:
         async with self._database.reading():
-            return await self._database.call(outcomes.read_outcome, seq)
+            return await self._database.call(outcomes.read_large, seq, "outcome")
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         await self._tasks.wait_settled(seq, timeout_s)

@@ -3,7 +3,7 @@
 Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -53,10 +53,10 @@ def due_callback(row: Any) -> DueCallback:
 
 
 def body(
-    stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes
+    stored: bytes | None, outcome: bytes | None, state: str, settled_at: int, metadata: bytes, shape: str
 ) -> BodyParts | bytes | None:
     """Return a webhook's stored body, or what it is made of; None where neither is here."""
-    return (stored or None) if outcome is None else convert(((state, outcome), settled_at, metadata), BodyParts)
+    return (stored or None) if outcome is None else convert(((state, outcome), settled_at, metadata, shape), BodyParts)
 
 
 def new_tasks(new: Sequence[NewCallback]) -> Rows:
@@ -78,6 +78,7 @@ def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: i
         url=new.url,
         metadata=new.metadata,
         timeout_s=new.timeout_s,
+        format=new.format,
         state=CallbackState.WAITING,
         created_at=new.created_at,
         expires_at=new.expires_at,
@@ -122,19 +123,32 @@ def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:
             one.seq,
             FOREVER if one.expired_by is None else one.expired_by,
             one.settled_at + delay_ms,
-            *(one.frame or (None, None, None)),
+            *((None,) * 4 if one.frame is None else (*one.frame, one.record and b"".join(one.record))),
         )
         for one in settled
     ]
 
 
-def settled(ended: Sequence[Settlement]) -> Rows:
-    """Return SETTLE_TASKS' rows; a large outcome is left empty, and written by itself."""
-    return [(one.seq, one.outcome.state.value, _small(one.outcome.data), one.settled_at, one.polls) for one in ended]
+def settled(ended: Sequence[Settlement], records: Container[int]) -> Rows:
+    """Return SETTLE_TASKS' rows; a large outcome or record is left empty, and written by itself.
+
+    ``records``: of which tasks, by seq, the record is owed.
+    """
+    return [
+        (
+            one.seq,
+            one.outcome.state.value,
+            _small((one.outcome.data,)),
+            one.settled_at,
+            one.polls,
+            _small(one.record or ()) if one.seq in records and one.outcome.state.terminal else None,
+        )
+        for one in ended
+    ]
 
 
-def _small(data: bytes) -> bytes:
-    return data if len(data) <= SMALL else b""
+def _small(parts: Sequence[bytes]) -> bytes:
+    return b"".join(parts) if sum(map(len, parts)) <= SMALL else b""
 
 
 def attempts(records: Sequence[AttemptRecord]) -> Rows:

@@ -18,7 +18,7 @@ ON CONFLICT (upstream, task_id) DO NOTHING
 RETURNING upstream, task_id, seq
 """
 
-NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at")
+NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at", "format")
 """What a registration sets of a callback's row."""
 
 # The same client, task and URL again does nothing: SELECT_REGISTERED then finds the one that stands.
@@ -126,7 +126,10 @@ WHERE t.task_id = :task_id AND (
 ORDER BY t.seq DESC LIMIT 1
 """  # noqa: S608 - the interpolated parts are constants above
 
-SELECT_OUTCOME_BYTES = "SELECT length(outcome) FROM tasks WHERE seq = ? AND outcome IS NOT NULL"
+SELECT_BYTES = {
+    column: f"SELECT length({column}) FROM tasks WHERE seq = ? AND {column} IS NOT NULL"  # noqa: S608 - constants
+    for column in ("outcome", "record")
+}
 
 _ATTEMPT = ", ".join(Attempt.__struct_fields__)
 
@@ -226,22 +229,23 @@ RETURNING upstream, watchers, next_poll_at
 
 # Settling: the webhooks first, then the task, if nobody waits any more. A callback waits only while its task does.
 # A body is stored where it cannot be made from its task's row: where the callback was given up. How the upstream has
-# ended a task, however large that is and for however many, stands in its row once: its callbacks' bodies are empty.
+# ended a task, however large that is and for however many, stands in its row once, as the outcome and, where a webhook
+# of format record is owed, as that one's body: its callbacks' bodies are empty.
 
 # Materialized, limited and with a plus sign: from the settled tasks to their callbacks, and from these to their rows,
 # and not through all callbacks in search of them. SQLite 3.38 needs the limit; 3.39, and from 3.41 on, the sign.
 OWE_WEBHOOKS = """
-WITH settled (task_seq, expired_by, deliver_at, head, middle, tail) AS (VALUES ?),
+WITH settled (task_seq, expired_by, deliver_at, head, middle, tail, record) AS (VALUES ?),
 owed AS MATERIALIZED (
-    SELECT c.seq AS seq, settled.deliver_at AS deliver_at,
-        coalesce(CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB), x'') AS body
+    SELECT c.seq AS seq, settled.deliver_at AS deliver_at, coalesce(iif(c.format = 'record', settled.record,
+        CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB)), x'') AS body
     FROM settled CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting
         ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
     LIMIT -1
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = +owed.seq
-RETURNING task_seq, id, client, receiver
+RETURNING task_seq, id, client, receiver, format
 """
 
 # The same for one callback registered after the upstream had ended its task.
@@ -249,9 +253,12 @@ OWE_WEBHOOK = """
 UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'' WHERE id = :id AND state = 'waiting'
 """
 
+# And of format record: where no body of that format was kept, it is made of the outcome, and no other comes later.
+OWE_RECORD = "UPDATE tasks SET record = x'' WHERE seq = ? AND record IS NULL"
+
 SETTLE_TASKS = """
-WITH settled (seq, state, outcome, at, polls) AS (VALUES ?)
-UPDATE tasks SET state = settled.state, outcome = settled.outcome, settled_at = settled.at,
+WITH settled (seq, state, outcome, at, polls, record) AS (VALUES ?)
+UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
     next_poll_at = NULL, polls = tasks.polls + settled.polls,
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
@@ -260,8 +267,11 @@ WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
     SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
-# A large outcome is written into this, where its settlement stands.
-MAKE_ROOM_FOR_OUTCOME = "UPDATE tasks SET outcome = zeroblob(?) WHERE seq = ? AND length(outcome) = 0"
+# A large outcome or record is written into this, where its settlement stands.
+MAKE_ROOM = {
+    column: f"UPDATE tasks SET {column} = zeroblob(?) WHERE seq = ? AND length({column}) = 0"  # noqa: S608 - constants
+    for column in ("outcome", "record")
+}
 
 # CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
 # parameter keeps it from looking again and again through those that have expired for another upstream.
@@ -277,11 +287,15 @@ SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiti
 
 # Delivering.
 
-# What a body is made of, the larger part only where it is small: the length of a value is known without reading it.
+# Where a body is: with its callback, or else for format record with its task; or the outcome that it is made of, within
+# which a text in a text may be twice as long. And it itself, only where it is small: the length of a value is known
+# without reading it.
+_OF_TASK = "length(c.body) = 0 AND c.format = 'record' AND length(t.record) > 0"
+_MADE = f"length(c.body) = 0 AND NOT ({_OF_TASK})"
 _BODY = f"""
-iif(length(c.body) > 0, length(c.body), length(t.outcome)),
-iif(length(c.body) <= {SMALL}, c.body, NULL),
-iif(length(c.body) = 0 AND length(t.outcome) <= {SMALL}, t.outcome, NULL), t.state, t.settled_at, c.metadata"""
+iif({_OF_TASK}, length(t.record), iif({_MADE}, iif(c.format = 'record', 2, 1) * length(t.outcome), length(c.body))),
+iif({_OF_TASK}, iif(length(t.record) <= {SMALL}, t.record, NULL), iif(length(c.body) <= {SMALL}, c.body, NULL)),
+iif({_MADE} AND length(t.outcome) <= {SMALL}, t.outcome, NULL), t.state, t.settled_at, c.metadata, c.format"""
 
 # A lane's, claimed ones too: to have a statement pass over those took longer than to read them from the index.
 SELECT_NEXT_DUE = """
@@ -296,17 +310,18 @@ ORDER BY next_attempt_at LIMIT ?
 """
 
 SELECT_DUE_CALLBACKS = f"""
-SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.attempts, c.budget_used, c.redeliveries,
+SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
     c.next_attempt_at, {_BODY}
 FROM json_each(?) AS due CROSS JOIN callbacks AS c ON c.seq = due.value CROSS JOIN tasks AS t ON t.seq = c.task_seq
 ORDER BY c.next_attempt_at
 """  # noqa: S608 - the interpolated part is a constant above
 
-# The same of one webhook, but for its task's outcome. While it waited for room it may have been cancelled.
-SELECT_BODY = """
-SELECT t.seq, c.body, t.state, t.settled_at, c.metadata
+# The same of one webhook, and in which column its task has it. While it waited for room it may have been cancelled.
+SELECT_BODY = f"""
+SELECT t.seq, c.body, iif({_OF_TASK}, 'record', iif({_MADE}, 'outcome', NULL)), t.state, t.settled_at, c.metadata,
+    c.format
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ? AND c.state = 'pending'
-"""
+"""  # noqa: S608 - the interpolated parts are constants above
 
 SELECT_LANES = """
 SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due

@@ -11,8 +11,7 @@ from sqlite3 import Connection
 
 from msgspec import convert
 
-from gateway.core.memory import SMALL
-from gateway.core.model import ExpiredTask, Lane, PollRecord, Settlement
+from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
@@ -75,12 +74,16 @@ class SqliteTaskQueue(DueTasks):
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
-            for seq, callback_id, client, receiver in statements.run(db, sql.OWE_WEBHOOKS, its):
+            records: set[int] = set()
+            for seq, callback_id, client, receiver, shape in statements.run(db, sql.OWE_WEBHOOKS, its):
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
-            statements.run(db, sql.SETTLE_TASKS, rows.settled(settled))
+                if shape == Format.RECORD:
+                    records.add(seq)
+            statements.run(db, sql.SETTLE_TASKS, rows.settled(settled, records))
             for one in settled:
-                if len(one.outcome.data) > SMALL:
-                    outcomes.write_outcome(db, one.seq, one.outcome.data)
+                outcomes.write_large(db, one.seq, "outcome", (one.outcome.data,))
+                if one.seq in records and one.record is not None:
+                    outcomes.write_large(db, one.seq, "record", one.record)
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item in items]
 
@@ -142,14 +145,15 @@ class SqliteTaskQueue(DueTasks):
 
 
 def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
-    """Yield them in parts whose outcomes have a bounded size: a statement keeps what was last bound to it."""
+    """Yield them in parts of a bounded size: a statement keeps what was last bound to it."""
     part: list[Settlement] = []
     size = 0
     for settlement in settlements:
-        if part and size + len(settlement.outcome.data) > _PART_BYTES:
+        its_size = len(settlement.outcome.data) + sum(map(len, settlement.record or ()))
+        if part and size + its_size > _PART_BYTES:
             yield part
             part, size = [], 0
         part.append(settlement)
-        size += len(settlement.outcome.data)
+        size += its_size
     if part:
         yield part

@@ -78,7 +78,7 @@ def landed(path: Path, commit: str, further: str = "") -> Path:
 
 
 def rows(path: Path) -> Rows:
-    """Return what is in each table, with the columns' names, but for whom a task is polled for.
+    """Return what is in each table, with the columns' names, but for whom a task is polled for and what came later.
 
     How long tasks took, once rows and then a value of ``meta``, is told as a table of its own.
     """
@@ -88,6 +88,9 @@ def rows(path: Path) -> Rows:
         found = {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
     for task in found["tasks"]:
         task.pop("watchers", None)
+        assert task.pop("record", None) is None
+    for callback in found["callbacks"]:
+        assert callback.pop("format", "standard") == "standard"
     took: list[tuple[object, ...]] = [
         (row["upstream"], row["model"], row["duration_ms"])
         for row in sorted(found.pop("durations", []), key=lambda row: str(row["seq"]))

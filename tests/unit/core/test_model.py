@@ -12,6 +12,7 @@ from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
+    Format,
     NewCallback,
     Task,
     TaskState,
@@ -24,7 +25,9 @@ NOW = 1_795_428_033_120
 moments = st.integers(0, 2**48 - 1)
 
 
-def new_callback(metadata: bytes, timeout_s: int = 3600, model: str | None = None) -> NewCallback:
+def new_callback(
+    metadata: bytes, timeout_s: int = 3600, model: str | None = None, shape: Format = Format.STANDARD
+) -> NewCallback:
     return NewCallback(
         id="cb_new",
         client="default",
@@ -36,6 +39,7 @@ def new_callback(metadata: bytes, timeout_s: int = 3600, model: str | None = Non
         created_at=NOW,
         first_poll_at=NOW,
         model=model,
+        format=shape,
     )
 
 
@@ -58,6 +62,7 @@ def existing(metadata: bytes, timeout_s: int = 3600) -> Callback:
         url="https://app.example.com/hooks",
         metadata=metadata,
         timeout_s=timeout_s,
+        format=Format.STANDARD,
         state=CallbackState.WAITING,
         created_at=NOW,
         expires_at=NOW + timeout_s * 1000,
@@ -156,6 +161,11 @@ def test_other_metadata_is_another_request(first: bytes, second: bytes) -> None:
 def test_another_timeout_is_another_request() -> None:
     """The timeout is part of what was asked for."""
     assert not new_callback(b"{}", timeout_s=60).same_request_as(existing(b"{}", timeout_s=61))
+
+
+def test_another_format_is_another_request() -> None:
+    """Whoever asks for another body would not know what comes."""
+    assert not new_callback(b"{}", shape=Format.RECORD).same_request_as(existing(b"{}"))
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.model import AttemptResult, CallbackState, TaskState
+from gateway.core.model import AttemptResult, CallbackState, Format, TaskState
 
 MIGRATIONS = sorted((Path(__file__).parents[3] / "gateway" / "store" / "sqlite" / "migrations").glob("*.sql"))
-COLUMNS = [("tasks", "state", TaskState), ("callbacks", "state", CallbackState), ("attempts", "result", AttemptResult)]
+COLUMNS: list[tuple[str, str, type[StrEnum]]] = [
+    ("tasks", "state", TaskState),
+    ("callbacks", "state", CallbackState),
+    ("callbacks", "format", Format),
+    ("attempts", "result", AttemptResult),
+]
+columns = pytest.mark.parametrize(
+    ("table", "column", "states"), COLUMNS, ids=[f"{one}.{two}" for one, two, _ in COLUMNS]
+)
 
 
 def tables() -> dict[str, str]:
@@ -32,7 +40,7 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"'([^']*)'", text))
 
 
-@pytest.mark.parametrize(("table", "column", "states"), COLUMNS, ids=[table for table, _, _ in COLUMNS])
+@columns
 def test_the_schema_allows_exactly_the_model_states(table: str, column: str, states: type[StrEnum]) -> None:
     """The CHECK beside a state column lists the enum's values: no state is missing, none is left over."""
     check = re.search(rf"\b{column}\s+TEXT NOT NULL\s+(?:DEFAULT '\w+'\s+)?CHECK \(({column} [^)]*)\)", tables()[table])
@@ -40,11 +48,12 @@ def test_the_schema_allows_exactly_the_model_states(table: str, column: str, sta
     assert words(check[1]) == {state.value for state in states}
 
 
-@pytest.mark.parametrize(("table", "column", "states"), COLUMNS, ids=[table for table, _, _ in COLUMNS])
-def test_every_other_rule_speaks_of_known_states(table: str, column: str, states: type[StrEnum]) -> None:
+@pytest.mark.parametrize("table", sorted({table for table, _, _ in COLUMNS}))
+def test_every_other_rule_speaks_of_known_states(table: str) -> None:
     """A default, and a CHECK that ties another column to a state, names states that exist."""
     without_comments = re.sub(r"--[^\n]*", "", tables()[table])
-    assert words(without_comments) - {""} == {state.value for state in states}
+    known = {state.value for of, _, states in COLUMNS if of == table for state in states}
+    assert words(without_comments) - {""} == known
 
 
 def test_the_steps_are_numbered_without_a_gap() -> None:

@@ -56,7 +56,10 @@ STATEMENTS = {
     if name.isupper() and not name.startswith("_") and isinstance(text, str) and (found := WRITE.search(text))
     if found[1] in TABLES
 }
-VALUES = {"metadata": b"1", "outcome": b"1", "body": b"1", "until": 2, "ended_before": 2, "dead_before": 2}
+VALUES = {
+    "metadata": b"1", "outcome": b"1", "record": b"1", "body": b"1", "format": "record", "until": 2, "ended_before": 2,
+    "dead_before": 2,
+}  # fmt: skip
 """What parameters and columns have that cannot be 1."""
 
 

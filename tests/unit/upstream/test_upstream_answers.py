@@ -185,4 +185,5 @@ def test_a_running_answer_tells_model_and_creation() -> None:
     """What is known of a running task comes with every poll, so that its end can be foreseen."""
     body = envelope(state="generating", model="m", createTime=1777474689024, progress=50)
     row = Row("", body, PollKind.RUNNING, RUNS, FINE)
-    assert read(row) == PollResult(kind=PollKind.RUNNING, model="m", task_created_at=1777474689024)
+    record = json.dumps(body["data"], separators=(",", ":")).encode()
+    assert read(row) == PollResult(kind=PollKind.RUNNING, model="m", task_created_at=1777474689024, record=record)

@@ -6,7 +6,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from gateway.core.model import DueCallback
+from gateway.core.model import DueCallback, Format
 from gateway.signature import Signer, make_secret, parse_secrets
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
@@ -21,6 +21,7 @@ def claim(client: str) -> DueCallback:
         client=client,
         url="https://a.example/",
         receiver="a.example:443",
+        format=Format.STANDARD,
         body=b"{}",
         body_bytes=2,
         attempts=0,

@@ -1,0 +1,46 @@
+"""How a task has ended → what is stored of that: its outcome, and what its webhooks' bodies are made of.
+
+Owns what a task that was given up is told as, in each format; pure. Called by the poller.
+"""
+
+from typing import NamedTuple
+
+from gateway.config.profile import Profile
+from gateway.core.model import Outcome, TaskState
+from gateway.upstream.answer import AbandonReason, PollResult, abandoned
+from gateway.upstream.envelope import given_up
+from gateway.webhook.body import body_template, record_parts
+
+__all__ = ["Ending", "ended", "gave_up"]
+
+_CODE = "408"
+_WHY: dict[AbandonReason, str] = {
+    "timeout": "it did not end in time",
+    "unreadable": "what the upstream answers about it could not be read",
+    "refused": "the upstream refuses to tell of it",
+    "not_found": "the upstream does not know it",
+}
+
+
+class Ending(NamedTuple):
+    """What a settlement holds of a task's end."""
+
+    outcome: Outcome
+    frame: tuple[bytes, bytes, bytes] | None
+    record: tuple[bytes, bytes, bytes] | None
+
+
+def ended(profile: Profile, result: PollResult, outcome: Outcome) -> Ending:
+    """Return how the upstream has ended a task, by the answer that told of it."""
+    return Ending(outcome, None, None if result.record is None else _body(profile, outcome.state, result.record))
+
+
+def gave_up(profile: Profile, task_id: str, reason: AbandonReason, now: int) -> Ending:
+    """Return the end of a task that the gateway gives up: in format record, a failure that says so."""
+    outcome = abandoned(task_id, reason)
+    record = given_up(profile, task_id, _CODE, f"The gateway gave this task up: {_WHY[reason]}.")
+    return Ending(outcome, body_template(outcome, now).frame, _body(profile, TaskState.ABANDONED, record))
+
+
+def _body(profile: Profile, state: TaskState, record: bytes) -> tuple[bytes, bytes, bytes]:
+    return record_parts(state, record) if profile.wraps_records else (b"", record, b"")
