@@ -94,7 +94,14 @@ def digest_of(target: str, content_type: str, body: bytes) -> bytes:
 
     But for what stands between the parts of a form, which many clients draw anew for each try.
     """
+    digest = hashlib.sha256(b"%b\0" % target.encode())
     boundary = _BOUNDARY.search(content_type)
-    if boundary is not None:
-        body = body.replace(b"--" + boundary[1].encode("latin-1"), b"--")
-    return hashlib.sha256(b"%b\0%b" % (target.encode(), body)).digest()
+    between = b"" if boundary is None else b"--" + boundary[1].encode("latin-1")
+    with memoryview(body) as view:
+        start = 0
+        while between and (end := body.find(between, start)) >= 0:
+            digest.update(view[start:end])
+            digest.update(b"--")
+            start = end + len(between)
+        digest.update(view[start:])
+    return digest.digest()

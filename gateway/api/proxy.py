@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from gateway.api import large
 from gateway.api.auth import client_of
-from gateway.api.createrequest import CreateRequest, read_create
+from gateway.api.createrequest import CreateRequest, is_form, read_create
 from gateway.api.creating import Creating
 from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, store_unavailable, target
 from gateway.api.once import Alone, Once, digest_of
@@ -30,6 +30,7 @@ from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body
 from gateway.api.shares import READ, share
 from gateway.config.profile import listed, passed_calls, record_call
+from gateway.core import lenientjson
 from gateway.core.clock import Clock
 from gateway.core.errors import (
     AddressNotAllowed,
@@ -37,6 +38,7 @@ from gateway.core.errors import (
     InvalidRequest,
     RequestError,
     StoreError,
+    TooLarge,
     Unavailable,
 )
 from gateway.core.memory import SMALL
@@ -50,7 +52,10 @@ from gateway.upstream.turns import Waiter
 
 __all__ = ["UpstreamProxy"]
 
-_MAX_BODY = 1024 * 1024
+_MAX_UNCOUNTED = 1024 * 1024
+"""Bytes of a create up to which what is read of it has room in what its body holds, or is little enough."""
+_MOST_BESIDE = 16 * 1024 * 1024
+"""Bytes that decoding a larger one may take beside its texts: a picture is one text, and costs no more."""
 _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
@@ -81,6 +86,7 @@ class UpstreamProxy:
         record = None if calls is None else record_call(self.profile.request, calls)
         assert calls is not None and record is not None  # noqa: S101, PT018 - the wiring looks first
         self.name, self.base_url = upstream.name, upstream.base_url
+        self._max_body = upstream.max_answer
         self.calls, self.record_call, self.passed = calls, record, list(passed_calls(calls.passed).values())
         self.create_paths = listed(calls.create_path)
         self.paths = [record.path, *self.create_paths, *(path for _, path in self.passed)]
@@ -141,13 +147,17 @@ class UpstreamProxy:
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
         client = client_of(request)
         to = target(request, mount)
-        body = await read_any_body(request, _MAX_BODY)
         content_type = request.headers.get("content-type", "")
+        body = await read_any_body(request, self._max_body)
+        if len(body) > _MAX_UNCOUNTED and not is_form(content_type):
+            await _hold_decoded(request, body)
         read = partial(read_create, body, self.calls, content_type)
         asked = read() if len(body) <= SMALL else await large.work(request, read)
         if not repeatable:
             return "forwarded", await self._create_anew(request, asked, to, request_id)
-        create = self._once.create(client, request_id, digest_of(to, content_type, body))
+        digest = partial(digest_of, to, content_type, body)
+        told_by = digest() if len(body) <= SMALL else await large.work(request, digest)
+        create = self._once.create(client, request_id, told_by)
         async with AsyncExitStack() as stack:
             try:
                 with large.waiting(request):
@@ -213,3 +223,11 @@ class UpstreamProxy:
             await self._housekeeping.probe()  # only another write can tell whether it still fails
         except StoreError:
             raise store_unavailable() from None
+
+
+async def _hold_decoded(request: Request, body: bytes) -> None:
+    """Wait for room for what is read of a large create. Raises TooLarge where that is out of all proportion."""
+    cost = await large.work(request, lenientjson.cost, body)
+    if cost > 4 * len(body) + _MOST_BESIDE:
+        raise TooLarge(f"Reading this body of {len(body)} bytes would take {cost} bytes of memory.")
+    await large.hold(request, cost)

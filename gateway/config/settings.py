@@ -145,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_max_s: Annotated[float, Setting(parsers.number(0.001, 86_400, "seconds"), "30",
         "Greatest time between two polls of one task, in seconds; fractions allowed.")]
     result_max_bytes: Annotated[int, Setting(parsers.whole(1024, 134_217_728), "33554432",
-        "Largest answer of the upstream that is taken, in bytes: images in it count.")]
+        "Largest answer of the upstream that is taken, and largest request that goes on to it, in bytes.")]
     memory_bytes: Annotated[int, Setting(parsers.whole(1_048_576, 68_719_476_736), "67108864",
         "Bytes of large answers, webhooks and requests in memory, all together; one that is larger comes alone.")]
     retry_schedule: Annotated[tuple[float, ...], Setting(

@@ -94,7 +94,7 @@ class Upstream:
         self.name = name or profile.name
         self._transport = transport
         self._clock = clock
-        self.base_url = base_url
+        self.base_url = base_url.rstrip("/")
         self._url = httpx.URL(base_url)
         self._base_path = self._url.raw_path.decode("ascii").rstrip("/")
         self._timeout_s = timeout_s
