@@ -6,6 +6,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 import pytest
+from starlette.routing import Match
 
 from gateway.api.callbacks import Callbacks
 from gateway.api.mounts import OWN, Mounts
@@ -338,3 +339,15 @@ def test_every_upstream_side_by_side(default: str) -> None:
         assert f"/u/{name}{listed(profile.proxy.create_path)[0]}" in told["paths"]
     assert "/u/kie-veo/api/v1/jobs/createTask" in told["paths"], "of the same host"
     assert "/u/runway/api/v1/jobs/createTask" not in told["paths"]
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_no_call_stands_before_another(name: str) -> None:
+    """Whatever stands for the parts that are not fixed, a request is served by the row of its path."""
+    rows = calls(name, *sorted(PROFILES.keys() - {name}))
+    served_by = routes(rows)
+    for row in rows:
+        path = re.sub(r"\{[^}]*\}", "x", row.path)
+        scope = {"type": "http", "method": row.method, "path": path, "headers": []}
+        found = next(route for route in served_by if route.matches(scope)[0] is Match.FULL)
+        assert found.app._calls[row.method].id == row.id, path  # type: ignore[attr-defined]
