@@ -17,6 +17,7 @@ from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.core.model import Format
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
@@ -50,6 +51,7 @@ class Creating:
         key: UpstreamKey,
         timetable: Timetable,
         *,
+        callback_format: Format,
         draining: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
@@ -60,6 +62,7 @@ class Creating:
         self._calls = calls
         self._key = key
         self._timetable = timetable
+        self._callback_format = callback_format
         self._draining = draining
         self._spawn = spawn
 
@@ -132,7 +135,7 @@ class Creating:
     async def register(self, client: str, task_id: str, url: str, model: str | None) -> None:
         """Register a callback, however long the store fails: its task is paid for."""
         told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
-        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model)
+        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model, format=self._callback_format)
         tries = 0
         try:
             while True:
