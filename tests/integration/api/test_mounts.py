@@ -1,5 +1,6 @@
 """Several upstreams' own calls through one gateway, each at its mount: real sockets, and what each upstream saw."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ from starlette.requests import Request
 
 from gateway.api.mounts import OWN
 from gateway.serve.asgi import serve_asgi
-from tests.running import Running, running
+from tests.running import LIMIT_S, Running, running
 
 HOOKS = "https://hooks.example.com/in"
 PREDICTIONS = """
@@ -66,13 +67,15 @@ pass = ["/api/credit"]
 
 
 class Upstream:
-    """Answers everything alike, and keeps what it was asked."""
+    """Answers everything alike, once it may, and keeps what it was asked."""
 
     def __init__(self, body: Any, status: int = 200, **headers: str) -> None:
         self.body = json.dumps(body).encode() if not isinstance(body, bytes) else body
         self.status = status
         self.headers = {"content-type": "application/json", **headers}
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+        self.may_answer.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = await Request(scope, receive).body()
@@ -80,6 +83,8 @@ class Upstream:
         query = scope["query_string"].decode()
         line = f"{scope['method']} {scope['raw_path'].decode()}" + f"?{query}" * bool(query)
         self.requests.append((line, headers, body))
+        self.asked.set()
+        await self.may_answer.wait()
         raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": raw})
         await send({"type": "http.response.body", "body": self.body})
@@ -296,6 +301,22 @@ async def test_passed_calls_take_turns_at_the_rate(start: Start, monkeypatch: py
     assert (refused.status_code, list(refused.json())) == (429, ["detail"])
     assert int(refused.headers["retry-after"]) > 50
     assert len(upstream.requests) == 1
+
+
+async def test_a_passed_call_ends_with_its_client(start: Start) -> None:
+    """Nobody else waits for it; its place at the key is free again."""
+    upstream = Upstream({"id": "p"})
+    upstream.may_answer.clear()
+    one = await start("predictions", {"predictions": upstream})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(one.gateway), base_url="http://localhost") as client:
+        asking = asyncio.create_task(client.get("/v1/predictions"))
+        async with asyncio.timeout(LIMIT_S):
+            await upstream.asked.wait()
+            asking.cancel()
+            while any(task.get_name().startswith("proxy-pass") for task in asyncio.all_tasks()):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+    upstream.may_answer.set()
+    assert (await one.client.get("/v1/predictions")).status_code == 200
 
 
 async def test_the_operator_only_looks(start: Start) -> None:
