@@ -19,7 +19,7 @@ from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import Conflict, RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.core.model import CreateAnswer, NewCreate
+from gateway.core.model import CreateAnswer, Format, NewCreate
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
@@ -55,6 +55,7 @@ class Creating:
         key: UpstreamKey,
         timetable: Timetable,
         *,
+        callback_format: Format,
         draining: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
@@ -65,6 +66,7 @@ class Creating:
         self._calls = calls
         self._key = key
         self._timetable = timetable
+        self._callback_format = callback_format
         self._draining = draining
         self._spawn = spawn
 
@@ -223,7 +225,7 @@ class Creating:
     ) -> None:
         """Register a callback, with the answer to its create where that may be repeated: its task is paid for."""
         told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
-        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model)
+        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model, format=self._callback_format)
 
         async def write() -> None:
             now = self._clock.now()  # anew each time: the clock may have been set since the last

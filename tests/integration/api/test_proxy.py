@@ -397,10 +397,12 @@ async def test_nor_is_it_in_a_header_or_a_result(start: Callable[..., Awaitable[
 # Creating
 
 
-async def test_a_create_registers_its_callback(
-    start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
-) -> None:
-    """The callback URL stays here, the rest goes on; the answer is the upstream's, and the webhook comes."""
+@pytest.mark.parametrize("shape", ["record", "standard"])
+async def test_a_create_registers_its_callback(start: Callable[..., Awaitable[Stand]], shape: str) -> None:
+    """The callback URL stays here, the rest goes on; the answer is the upstream's, and the webhook comes.
+
+    It is the upstream's own, as its receivers know it, or where that is set the gateway's.
+    """
     posts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def receiver(scope: Any, receive: Any, send: Any) -> None:
@@ -409,17 +411,28 @@ async def test_a_create_registers_its_callback(
         await send({"type": "http.response.body", "body": b""})
 
     async with serve_asgi(receiver) as url:
-        stand = await start(GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1", GATEWAY_CALLBACK_ALLOW="127.0.0.1")
+        asked = {} if shape == "record" else {"GATEWAY_PROXY_FORMAT": shape}
+        stand = await start(
+            GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1", GATEWAY_CALLBACK_ALLOW="127.0.0.1", **asked
+        )
         created = await stand.create(f"{url}/hooks")
         assert (created.status_code, list(created.json())) == (200, ["code", "msg", "data"])
         task_id = created.json()["data"]["taskId"]
         assert created.headers["x-request-id"]
         (callback,) = await stand.callbacks()
         assert (callback["taskId"], callback["metadata"], callback["timeoutSeconds"]) == (task_id, {}, 86400)
+        assert callback["format"] == shape
         assert (await stand.store.registry.get_task("default", task_id)).model == "m"
         async with asyncio.timeout(LIMIT_S):
             event = await posts.get()
-    assert (event["type"], event["data"]["taskId"], event["data"]["param"]) == ("task.succeeded", task_id, TASK)
+        record = (await stand.read(task_id)).json()
+    assert event["data"]["taskId"] == task_id
+    if shape == "standard":
+        assert (event["type"], event["data"]["param"]) == ("task.succeeded", TASK)
+    else:
+        assert (event["code"], event["msg"]) == (200, "Playground task completed successfully.")
+        assert event["data"] == record["data"]
+        assert json.loads(event["data"]["param"]) == TASK
 
 
 async def test_a_task_just_created_is_watched_at_once(
