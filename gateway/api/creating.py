@@ -131,7 +131,7 @@ class Creating:
                 status=told.status,
                 receiver=receiver_of(url),
             )
-            return self._without_id(told)
+            return _sent_once(self._without_id(told), create)
         return told
 
     async def _begin(self, begun: NewCreate | None, waiter: Waiter) -> RequestError | None:
@@ -278,9 +278,17 @@ class Creating:
         what_next = "this upstream cannot be asked, so look there before you send it again."
         if self._calls.once or create is not None:
             what_next = f"send the same request again with X-Request-ID: {request_id}, so that it is not created twice."
-        return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
+        error = (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
             f"{answer.error} The task may have been created: {what_next}"
         )
+        return _sent_once(error, create)
+
+
+def _sent_once(error: RequestError, create: NewCreate | None) -> RequestError:
+    """Keep SDKs from sending a create again by themselves, as many do after a 5xx: without an ID it is paid twice."""
+    if create is None:
+        error.headers["x-should-retry"] = "false"
+    return error
 
 
 async def _until_stored(
