@@ -88,7 +88,7 @@ def rows(path: Path) -> Rows:
         found = {table: [dict(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables}
     for task in found["tasks"]:
         task.pop("watchers", None)
-        assert task.pop("record", None) is None
+        assert (task.pop("record", None), task.pop("read_until", None)) == (None, None)
     for callback in found["callbacks"]:
         assert callback.pop("format", "standard") == "standard"
     took: list[tuple[object, ...]] = [
