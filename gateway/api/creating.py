@@ -1,4 +1,4 @@
-"""A create that is paid for: from where it is forwarded until its callback is registered.
+"""A create that is paid for: from where it is forwarded until its callback is registered, and its task is watched.
 
 Owns that a forwarded create's callback is not lost, however long the store fails, and what its client is told where
 that cannot be promised. Called by the proxy, once the create has had its turn in the rate limit.
@@ -14,6 +14,7 @@ import structlog
 from gateway.api.createrequest import CreateRequest
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
+from gateway.api.watching import Watching
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
@@ -49,6 +50,7 @@ class Creating:
         calls: Proxy,
         key: UpstreamKey,
         timetable: Timetable,
+        watching: Watching,
         *,
         draining: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
@@ -60,6 +62,7 @@ class Creating:
         self._calls = calls
         self._key = key
         self._timetable = timetable
+        self._watching = watching
         self._draining = draining
         self._spawn = spawn
 
@@ -98,7 +101,12 @@ class Creating:
             # Before anything else is made of the answer: the task is paid for.
             work = self.register(client, task_id, url, asked.model)
             registration = self._spawn(work, f"proxy-register-{task_id}")
-        self._key.judge_create(await self._upstream.read("", answer))
+        result = await self._upstream.read(task_id or "", answer)
+        self._key.judge_create(result)
+        writes = [] if registration is None else [registration]
+        if task_id is not None and not declined:
+            watch = self._watching.created(task_id, client, asked.model, asked.body, result)
+            writes.append(self._spawn(watch, f"proxy-watch-{task_id}"))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
@@ -108,10 +116,10 @@ class Creating:
             receiver=None if url is None else receiver_of(url),
             client=client,
         )
-        if registration is not None:
-            await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
-        elif url is not None and not declined:
+        if url is not None and registration is None and not declined:
             return self._without_id(answer, receiver_of(url))
+        if writes:
+            await asyncio.wait(writes, timeout=_REGISTRATION_WAIT_S)
         return self._upstream.without_key(answer)
 
     async def _read_created(self, answer: Answer) -> tuple[str | None, bool]:

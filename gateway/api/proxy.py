@@ -26,6 +26,7 @@ from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, st
 from gateway.api.passing import Passing
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body
+from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls, record_call
 from gateway.core.clock import Clock
 from gateway.core.errors import (
@@ -66,11 +67,12 @@ class UpstreamProxy:
         check_url: Callable[[str], Awaitable[object]],
         poller_wake: asyncio.Event,
         draining: asyncio.Event,
+        watch_s: float,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
 
         ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses. Once ``draining`` is set
-        nothing more is created; then ``drain`` is to be called.
+        nothing more is created, and no read is held; then ``drain`` is to be called. ``watch_s``: see ``Watching``.
         """
         self.profile = upstream.profile
         calls = self.profile.proxy
@@ -85,8 +87,18 @@ class UpstreamProxy:
         self._check_url = check_url
         self._draining = draining
         self._forwarding = Forwarding(key, metrics)
+        watching = Watching(registry, clock, upstream, calls, timetable, watch_s)
         self._reading = Reading(
-            registry, clock, upstream, calls, record, key, self._forwarding, poller_wake=poller_wake
+            registry,
+            clock,
+            upstream,
+            calls,
+            record,
+            key,
+            self._forwarding,
+            watching,
+            poller_wake=poller_wake,
+            draining=draining,
         )
         self._creating = Creating(
             registry,
@@ -96,6 +108,7 @@ class UpstreamProxy:
             calls,
             key,
             timetable,
+            watching,
             draining=draining,
             spawn=self._forwarding.spawn,
         )

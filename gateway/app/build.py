@@ -195,7 +195,7 @@ def _api(
     names = [watch.upstream.name for watch in watches]
     default = next((watch for watch in watches if watch.default), None)
     proxies = {
-        watch.upstream.name: _proxy(watch, shared, check_url, readiness.draining)
+        watch.upstream.name: _proxy(watch, settings, shared, check_url, readiness.draining)
         for watch in watches
         if watch.upstream.profile.proxy is not None
     }
@@ -227,7 +227,11 @@ def _api(
 
 
 def _proxy(
-    watch: Watch, shared: Shared, check_url: Callable[[str], Awaitable[None]], draining: asyncio.Event
+    watch: Watch,
+    settings: Settings,
+    shared: Shared,
+    check_url: Callable[[str], Awaitable[None]],
+    draining: asyncio.Event,
 ) -> UpstreamProxy:
     return UpstreamProxy(
         shared.store.registry,
@@ -240,4 +244,5 @@ def _proxy(
         check_url=check_url,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
+        watch_s=settings.proxy_watch_s,
     )

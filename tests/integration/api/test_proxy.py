@@ -235,7 +235,7 @@ async def test_a_compressed_answer_is_passed_on_plain(start: Callable[..., Await
         answer = await stand.read("t")
         assert (answer.content, "content-encoding" in answer.headers) == (plain, False)
         upstream.answer = 200, b"\x0b\x02\x80{}\x03", headers | {"content-encoding": "br"}
-        answer = await stand.read("t")
+        answer = await stand.read("u")
         assert (answer.status_code, "cannot be decompressed (br)" in envelope(answer)["msg"]) == (502, True)
         created = await stand.create(**{"X-Request-ID": "r-1"})
         assert (created.status_code, "send the same request again" in envelope(created)["msg"]) == (502, True)
@@ -246,17 +246,17 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
     upstream = Upstream(body=b'{"code":200,"data":{"taskId":"t","state":"waiting"}}')
     upstream.may_answer.clear()
     async with serve_asgi(upstream) as url:
-        stand = await start(url)
+        stand = await start(url, GATEWAY_PROXY_WATCH_S="0")
         arrived = 0
-        get_task = stand.store.registry.get_task
+        proxied_task = stand.store.registry.proxied_task
 
-        async def counted(client: str, task_id: str) -> Any:
+        async def counted(upstream: str, task_id: str) -> Any:
             nonlocal arrived
-            found = await get_task(client, task_id)
+            found = await proxied_task(upstream, task_id)
             arrived += 1
             return found
 
-        stand.store.registry.get_task = counted
+        stand.store.registry.proxied_task = counted
         transport = httpx.ASGITransport(stand.gateway)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             first = asyncio.create_task(client.get(RECORD, params={"taskId": "t"}))
@@ -282,7 +282,7 @@ async def test_a_read_waits_for_its_turn(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within its patience a read waits for the rate limit; beyond it, it is told when to come again."""
-    stand = await start(GATEWAY_UPSTREAM_RATE="1/1")
+    stand = await start(GATEWAY_UPSTREAM_RATE="1/1", GATEWAY_PROXY_WATCH_S="0")
     answers = await asyncio.gather(stand.read("sim-never-0-a"), stand.read("sim-never-0-b"))
     assert [answer.status_code for answer in answers] == [200, 200]
     monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
@@ -425,13 +425,14 @@ async def test_a_create_registers_its_callback(
 async def test_a_task_just_created_is_watched_at_once(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
-    """Between the create's answer and the first poll, reads are answered already, with model and time of creation."""
+    """Between the create's answer and the first poll, reads are answered already, with what is known of it by then."""
     stand = await start(GATEWAY_POLL_MIN_S="20", GATEWAY_POLL_MAX_S="30")
     before = SystemClock().now()
     task_id = (await stand.create()).json()["data"]["taskId"]
     data = (await stand.read(task_id)).json()["data"]
     assert before <= data.pop("createTime") <= SystemClock().now()
     assert (data.pop("taskId"), data.pop("model"), data.pop("state")) == (task_id, "m", "waiting")
+    assert json.loads(data.pop("param")) == TASK
     assert set(data.values()) == {None}
     assert simulator.stats.requests["recordInfo"] == 0
 
@@ -803,9 +804,9 @@ async def test_a_defect_has_the_envelope_too(start: Callable[..., Awaitable[Stan
     async def unreadable(client: str, task_id: str) -> None:
         raise StoreError("no")
 
-    stand.store.registry.get_task = unreadable
+    stand.store.registry.proxied_task = unreadable
     assert envelope(await stand.read("t"))["code"] == 503
-    stand.store.registry.get_task = defect
+    stand.store.registry.proxied_task = defect
     transport = httpx.ASGITransport(stand.gateway, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert envelope(await client.get(RECORD, params={"taskId": "t"}))["code"] == 500
