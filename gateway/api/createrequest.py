@@ -13,9 +13,8 @@ from gateway.config.profile import Proxy
 from gateway.core import lenientjson
 from gateway.core.errors import InvalidJson, InvalidRequest
 
-__all__ = ["CreateRequest", "read_create"]
+__all__ = ["CreateRequest", "is_form", "read_create"]
 
-_FORM = "multipart/"
 _MODEL = re.compile(r"[ -~]{1,255}")
 
 
@@ -31,12 +30,17 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The member that names the callback URL, and the URL."""
 
 
+def is_form(content_type: str) -> bool:
+    """Whether a body calls itself a form with files."""
+    return content_type.lower().startswith("multipart/")
+
+
 def read_create(body: bytes, calls: Proxy, content_type: str) -> CreateRequest:
     """Take a create request apart. Raises InvalidJson and InvalidRequest.
 
     A form with files goes on as it is, whatever it holds; all else is JSON, whatever it calls itself.
     """
-    if content_type.lower().startswith(_FORM):
+    if is_form(content_type):
         return CreateRequest(body=body, content_type=content_type, model=None, callback=None)
     parts = _members(body)
     named = [part for part in parts if part.name in calls.callback_members]

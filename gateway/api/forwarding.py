@@ -7,9 +7,9 @@ Must not know the calls: ``reading``, ``creating`` and ``passing`` have one each
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +32,7 @@ from gateway.upstream.turns import Waiter
 __all__ = [
     "OPERATOR",
     "Forwarding",
+    "below",
     "no_answer",
     "passed_on",
     "result_of",
@@ -142,13 +143,24 @@ def sent_on(request: Request, names: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in given if value is not None}
 
 
-def passed_on(answer: Answer) -> Response:
-    """Return what a client gets of an upstream's answer."""
+def passed_on(answer: Answer, location: Callable[[str], str] | None = None) -> Response:
+    """Return what a client gets of an upstream's answer; ``location`` says what its Location is here."""
     # What no HTTP answer can carry, or would mean something between us and the client, is left out: the body matters.
     found = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
+    if location is not None and "location" in answer.headers:
+        found["location"] = location(answer.headers["location"])
     headers = {name: value for name, value in found.items() if value.isascii() and value.isprintable()}
     status = answer.status if answer.status in _STATUSES else UpstreamFailed.status
     return Response(answer.body, status, headers)
+
+
+def below(mount: str, base_url: str, location: str) -> str:
+    """Return a Location of the upstream's own as it is called at the mount; another host's stays as it is."""
+    if location.startswith(f"{base_url}/"):
+        return mount + location[len(base_url) :]
+    if not location.startswith("/") or location.startswith("//"):
+        return location  # what is relative to the path is the same here
+    return mount + location.removeprefix(urlsplit(base_url).path)
 
 
 def no_answer(answer: NoAnswer) -> RequestError:

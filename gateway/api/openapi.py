@@ -105,7 +105,7 @@ def document(calls: Sequence[Call]) -> dict[str, Any]:
     outcome |= {"anyOf": [known[Outcome], {"type": "null"}], "description": _OUTCOME}
     paths: dict[str, Any] = {}
     for call in calls:
-        item = paths.setdefault(re.sub(r":\w+}", "}", call.path), {})
+        item = paths.setdefault(call.mount + re.sub(r":\w+}", "}", call.path), {})
         item.setdefault(call.method.lower(), _operation(call, known))
     return {
         "openapi": "3.1.0",

@@ -6,13 +6,14 @@ known to make a task; what its answer says of the key or of a limit is its clien
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api import large
 from gateway.api.auth import client_of, scope_of
-from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, result_of, sent_on, target
+from gateway.api.forwarding import OPERATOR, Forwarding, below, no_answer, passed_on, result_of, sent_on, target
 from gateway.api.schema import read_any_body
 from gateway.config.profile import Proxy
 from gateway.core.errors import RequestError
@@ -57,7 +58,7 @@ class Passing:
             await large.hold(request, len(answer.body))
         finally:
             work.cancel()  # its client has gone, where it has not ended
-        return "forwarded", passed_on(answer)
+        return "forwarded", passed_on(answer, partial(below, mount, self._upstream.base_url))
 
     async def _ask(
         self, method: str, to: str, headers: Mapping[str, str], content: bytes | None, waiter: Waiter

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.large import send_response
@@ -51,7 +51,7 @@ class Call(NamedTuple):
     group: Group
     method: str
     path: str
-    """As the router takes it: ``{name:path}`` may hold slashes."""
+    """As the router takes it: ``{name:path}`` may hold slashes. Below the mount, where there is one."""
     handler: Handler
     id: str
     """Its operationId: generated clients name their functions by it."""
@@ -63,10 +63,22 @@ class Call(NamedTuple):
     body: Schema | None = None
     parameters: Sequence[Parameter] = ()
     """Of the query and the headers; the path names its own."""
+    mount: str = ""
+    """What stands before the path: ``/u/NAME`` for an upstream's own calls."""
 
 
-def routes(calls: Iterable[Call]) -> list[Route]:
-    """Return one route for each path, in the order of the calls. HEAD goes where GET does."""
+def routes(calls: Iterable[Call]) -> list[BaseRoute]:
+    """Return one route for each path, in the order of the calls; those of a mount stand together below it."""
+    mounts: dict[str, list[Call]] = {}
+    for call in calls:
+        mounts.setdefault(call.mount, []).append(call)
+    own = _routes(mounts.pop("", []))
+    # Else a request for the last upstream's calls would be held against those of all others first.
+    return [*own, *(Mount(at, app=Router(_routes(below), redirect_slashes=False)) for at, below in mounts.items())]
+
+
+def _routes(calls: Iterable[Call]) -> list[Route]:
+    """HEAD goes where GET does."""
     paths: dict[str, dict[str, Call]] = {}
     for call in calls:
         methods = paths.setdefault(call.path, {})

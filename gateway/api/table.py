@@ -136,36 +136,36 @@ def table(
 
 def _mounted(mounts: Sequence[Mount]) -> Iterator[Call]:
     """Yield the upstreams' own calls, each path by the names that it has first, and of equal ones the first."""
-    paths: dict[str, str] = {}
-    seen: set[tuple[str, str]] = set()
-    names: Counter[str] = Counter()
+    ids: Counter[str] = Counter()
     for mount in mounts:
+        paths: dict[str, str] = {}
+        seen: set[tuple[str, str]] = set()
         for proxy in mount.proxies:
             for call in _upstream(mount.prefix, proxy):
                 path = paths.setdefault(_NAME.sub("{", call.path), call.path)
-                if (call.method, path) in seen or call.path.startswith(OWN):
+                if (call.method, path) in seen or (not mount.prefix and path.startswith(OWN)):
                     continue
                 seen.add((call.method, path))
-                names[call.id] += 1
-                again = names[call.id]
-                yield call._replace(path=path, id=call.id if again == 1 else f"{call.id}{again}")
+                ids[call.id] += 1
+                again = ids[call.id] if ids[call.id] > 1 else ""
+                yield call._replace(path=path, id=f"{call.id}{again}", mount=mount.prefix)
 
 
-def _upstream(prefix: str, proxy: UpstreamProxy) -> Iterator[Call]:
+def _upstream(mount: str, proxy: UpstreamProxy) -> Iterator[Call]:
     own, read = proxy.calls, proxy.record_call
     urls = {"type": "object", "properties": dict.fromkeys(own.callback_members, _URL), "additionalProperties": True}
-    whose = "".join(word.capitalize() for word in proxy.name.split("-")) if prefix else "Upstream"
-    yield Call(_UPSTREAM, "GET", prefix + read.path, proxy.read, f"read{whose}Task",
+    whose = "".join(word.capitalize() for word in proxy.name.split("-")) if mount else "Upstream"
+    yield Call(_UPSTREAM, "GET", read.path, proxy.read, f"read{whose}Task",
                "Read a task as the upstream tells it; one with a registered callback costs it no request",
                {200: ("the task, in the upstream's envelope", _OBJECT)},
                parameters=() if read.param is None else (Parameter(read.param, _TEXT, required=True),))
     for path in proxy.create_paths:
-        yield Call(_UPSTREAM, "POST", prefix + path, partial(proxy.create, prefix), f"create{whose}Task",
+        yield Call(_UPSTREAM, "POST", path, partial(proxy.create, mount), f"create{whose}Task",
                    "Create a task at the upstream, and register its callback where one is named",
-                   {200: ("the upstream's answer", _OBJECT)}, (400, 413, 415), body=urls,
+                   {200: ("the upstream's answer", _OBJECT)}, (400, 409, 413, 415), body=urls,
                    parameters=(Parameter("X-Request-ID", {"type": "string", "maxLength": 255}, "header"),))
     for method, path in proxy.passed:
-        yield Call(_UPSTREAM, method, prefix + path, partial(proxy.pass_on, prefix, method),
+        yield Call(_UPSTREAM, method, path, partial(proxy.pass_on, mount, method),
                    f"{method.lower()}{whose}",
                    "Passed on to the upstream as it comes",
                    {200: ("the upstream's answer", None)}, (413,))

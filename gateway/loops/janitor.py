@@ -1,5 +1,5 @@
-"""Removes callbacks that ended long ago, and tasks that no callback is left for, nor a reader; looks after the store;
-backs it up.
+"""Removes what is of no more use: old callbacks and their tasks, old creates, what was read. Looks after the store,
+and backs it up.
 
 Owns when, where a backup stands, and that one is made at a time; the store owns how. The janitor is run by the
 supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file that the gateway holds.
@@ -22,6 +22,9 @@ _log = structlog.get_logger()
 _EVERY_S = 600.0
 _BATCH = 500
 _DAY_MS = 86_400_000
+_CREATES_MS = _DAY_MS
+"""How long a create can be repeated without being paid for twice, as the manual says."""
+_CREATES = 50_000  # of each client: of the largest answers that are kept, 800 MB
 _READS_EVERY_S = 60.0
 _READ_KEPT_MS = 480_000
 """For so long what the proxy's readers waited for is kept after they have gone: with the minute for which a task is
@@ -67,9 +70,11 @@ class Janitor:
         )
         if count:
             _log.info("callbacks.pruned", count=count)
-        if count < _BATCH:
-            self._next = self._clock.monotonic() + _EVERY_S
-        return 0.0 if count == _BATCH else HEARTBEAT_S
+        creates = await self._housekeeping.prune_creates(now - _CREATES_MS, _CREATES, _BATCH)
+        if max(count, creates) == _BATCH:
+            return 0.0
+        self._next = self._clock.monotonic() + _EVERY_S
+        return HEARTBEAT_S
 
     async def wait(self, timeout_s: float) -> None:
         await asyncio.sleep(timeout_s)

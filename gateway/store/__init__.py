@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -66,6 +67,22 @@ class Registry(Protocol):
         no further poll; one on a task that nobody watches any more, or that was given up, makes it polled at once. What
         it tells of its task's model is kept where nothing was known of that.
         """
+
+    # Creates that their clients may repeat. They are forgotten after a while: see ``Housekeeping.prune_creates``.
+
+    async def known_create(self, create: NewCreate) -> KnownCreate | None:
+        """Return what is known of a create under this client's, upstream's and request's id; None: it is new."""
+
+    async def begin_create(self, create: NewCreate) -> bool:
+        """Take down that a create is about to be forwarded; False where one under its id has been taken down before."""
+
+    async def end_create(
+        self, create: NewCreate, answer: CreateAnswer, new: Sequence[NewCallback]
+    ) -> list[Registration]:
+        """Keep a create's answer, and register the callbacks that it asked for, in one transaction."""
+
+    async def forget_create(self, create: NewCreate) -> None:
+        """Forget a create of which no answer is kept: it is known that it has made no task."""
 
     # Whose callbacks: ``client`` None means everybody's, those of clients that are no longer configured included.
 
@@ -268,6 +285,12 @@ class Housekeeping(Protocol):
         """Forget readers that waited until before ``read_before``, and delete tasks that have no callback besides.
 
         Return how many tasks that was, at most ``limit``.
+        """
+
+    async def prune_creates(self, before: int, most: int, limit: int) -> int:
+        """Delete creates that were begun before then, and each client's oldest where they are more than ``most``.
+
+        Return how many went; at most ``limit`` at once.
         """
 
     async def backup(self, target: Path) -> int:

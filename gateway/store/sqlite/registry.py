@@ -27,6 +27,7 @@ from gateway.core.reads import ReadTask, ReadWatch
 from gateway.core.urls import receiver_of
 from gateway.store import Turn
 from gateway.store.sqlite import outcomes, rows, sql, statements
+from gateway.store.sqlite.creates import SqliteCreates
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
 from gateway.store.sqlite.statements import Counted
@@ -42,7 +43,7 @@ _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
 
 
-class SqliteRegistry:
+class SqliteRegistry(SqliteCreates):
     """``gateway.store.Registry`` on one SQLite file."""
 
     def __init__(
@@ -54,12 +55,11 @@ class SqliteRegistry:
         first_attempt_delay_ms: int,
     ) -> None:
         """Tell these of what falls due; a webhook does so that long after its task's end."""
-        self._database = database
-        self._writer = writer
+        self.register_kind = Kind("register", self._apply_register, self._registered)
+        super().__init__(database, writer, self.register_kind)
         self._tasks = tasks
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self.register_kind = Kind("register", self._apply_register, self._registered)
         self.cancel_kind = Kind("cancel", self._apply_cancel)
         self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered)
         self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import convert
 
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
@@ -181,6 +182,17 @@ def settled(ended: Sequence[Settlement], records: Container[int]) -> Rows:
 
 def _small(parts: Sequence[bytes]) -> bytes:
     return b"".join(parts) if sum(map(len, parts)) <= SMALL else b""
+
+
+def known_create(row: Any) -> KnownCreate:
+    digest, status, *more = row
+    return KnownCreate(digest=digest, answer=None if status is None else convert((status, *more), CreateAnswer))
+
+
+def ended_create(create: NewCreate, answer: CreateAnswer) -> dict[str, Any]:
+    """Return END_CREATE's parameters."""
+    about = msgspec.structs.asdict(create) | msgspec.structs.asdict(answer)
+    return about | {"content_type": _text(answer.content_type), "answer": about.pop("body")}
 
 
 def attempts(records: Sequence[AttemptRecord]) -> Rows:

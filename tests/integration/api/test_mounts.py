@@ -1,5 +1,6 @@
 """Several upstreams' own calls through one gateway, each at its mount: real sockets, and what each upstream saw."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ from starlette.requests import Request
 
 from gateway.api.mounts import OWN
 from gateway.serve.asgi import serve_asgi
-from tests.running import Running, running
+from tests.running import LIMIT_S, Running, running
 
 HOOKS = "https://hooks.example.com/in"
 PREDICTIONS = """
@@ -66,13 +67,15 @@ pass = ["/api/credit"]
 
 
 class Upstream:
-    """Answers everything alike, and keeps what it was asked."""
+    """Answers everything alike, once it may, and keeps what it was asked."""
 
     def __init__(self, body: Any, status: int = 200, **headers: str) -> None:
         self.body = json.dumps(body).encode() if not isinstance(body, bytes) else body
         self.status = status
         self.headers = {"content-type": "application/json", **headers}
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+        self.may_answer.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = await Request(scope, receive).body()
@@ -80,6 +83,8 @@ class Upstream:
         query = scope["query_string"].decode()
         line = f"{scope['method']} {scope['raw_path'].decode()}" + f"?{query}" * bool(query)
         self.requests.append((line, headers, body))
+        self.asked.set()
+        await self.may_answer.wait()
         raw = [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": raw})
         await send({"type": "http.response.body", "body": self.body})
@@ -263,6 +268,81 @@ async def test_a_passed_call_is_bounded(start: Start) -> None:
     assert upstream.requests == []
     answer = await one.client.get("/v1/predictions")
     assert (answer.status_code, "GATEWAY_RESULT_MAX_BYTES" in answer.json()["detail"]) == (502, True)
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("{host}/v1/files/b", "/u/predictions/v1/files/b"),
+        ("/v1/files/b?c", "/u/predictions/v1/files/b?c"),
+        ("b", "b"),
+        ("https://cdn.example.com/v1/b", "https://cdn.example.com/v1/b"),
+        ("//cdn.example.com/b", "//cdn.example.com/b"),
+        ("{host}.example.com/b", "{host}.example.com/b"),
+    ],
+)
+async def test_a_location_does_not_lead_past_the_gateway(start: Start, location: str, told: str) -> None:
+    """To another of the upstream's pages it leads by the gateway, whose token the client has; elsewhere as it is."""
+    upstream = Upstream(b"", 201)  # httpx would look into a redirect
+    one = await start("predictions", {"predictions": upstream})
+    host = one.gateway.watches[0].upstream.base_url
+    upstream.headers["location"] = location.format(host=host)
+    answer = await one.client.get("/u/predictions/v1/files/a")
+    assert answer.headers["location"] == told.format(host=host)
+
+
+async def test_passed_calls_take_turns_at_the_rate(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share the queries' rate with polls and reads; beyond it a client is told when to come again."""
+    monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
+    upstream = Upstream({"id": "p"})
+    one = await start("predictions", {"predictions": upstream}, GATEWAY_UPSTREAM_RATE="1/60")
+    assert (await one.client.get("/v1/predictions")).status_code == 200
+    refused = await one.client.get("/u/predictions/v1/predictions")
+    assert (refused.status_code, list(refused.json())) == (429, ["detail"])
+    assert int(refused.headers["retry-after"]) > 50
+    assert len(upstream.requests) == 1
+
+
+async def test_a_passed_call_ends_with_its_client(start: Start) -> None:
+    """Nobody else waits for it; its place at the key is free again."""
+    upstream = Upstream({"id": "p"})
+    upstream.may_answer.clear()
+    one = await start("predictions", {"predictions": upstream})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(one.gateway), base_url="http://localhost") as client:
+        asking = asyncio.create_task(client.get("/v1/predictions"))
+        async with asyncio.timeout(LIMIT_S):
+            await upstream.asked.wait()
+            asking.cancel()
+            while any(task.get_name().startswith("proxy-pass") for task in asyncio.all_tasks()):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+    upstream.may_answer.set()
+    assert (await one.client.get("/v1/predictions")).status_code == 200
+
+
+async def test_the_operator_only_looks(start: Start) -> None:
+    """What may change something needs a client's token."""
+    upstream = Upstream({"id": "p"})
+    one = await start("predictions", {"predictions": upstream}, GATEWAY_OPERATOR_TOKEN="0perator", GATEWAY_TOKEN="t")
+    one.client.headers["authorization"] = "Bearer 0perator"
+    assert (await one.client.get("/v1/predictions")).status_code == 200
+    for method, path in (("POST", "/v1/predictions/p/cancel"), ("DELETE", "/u/predictions/v1/tasks/t")):
+        assert (await one.client.request(method, path)).status_code == 403
+    assert upstream.lines == ["GET /v1/predictions"]
+
+
+async def test_the_key_is_shown_to_no_client(start: Start) -> None:
+    """An upstream that repeats it in a passed answer, or in its headers, does not get it through."""
+    upstream = Upstream(b"key sk-predictions", **{"content-type": "text/plain; key=sk-predictions"})
+    one = await start("predictions", {"predictions": upstream})
+    answer = await one.client.get("/v1/predictions")
+    assert (answer.text, answer.headers["content-type"]) == ("key ***", "text/plain; key=***")
+
+
+async def test_an_upstream_that_is_not_there(start: Start) -> None:
+    """A passed call that gets no answer says so, in the API's envelope."""
+    one = await start("predictions", {"predictions": Upstream({})}, GATEWAY_UPSTREAM_URL="http://127.0.0.1:1")
+    answer = await one.client.get("/v1/predictions")
+    assert (answer.status_code, "could not be reached" in answer.json()["detail"]) == (502, True)
 
 
 # Tokens and errors

@@ -130,7 +130,9 @@ async def test_every_answer_that_a_row_names(tmp_path: Path) -> None:
             await client.ask(name)
         for whose in ("Upstream", "Aigptimage"):  # at the root, and at its mount
             asked = {"model": "m", "input": {}, "callBackUrl": NOWHERE}
-            created = await client.ask(f"create{whose}Task", json=asked)
+            mine = {"x-request-id": f"r-{whose}"}
+            created = await client.ask(f"create{whose}Task", json=asked, headers=mine)
+            await client.ask(f"create{whose}Task", json={**asked, "model": "n"}, headers=mine)
             await client.ask(f"read{whose}Task", params={"taskId": created.json()["data"]["taskId"]})
         named = {
             (name, status)

@@ -37,11 +37,12 @@ async def held(one: Running, work: str) -> None:
         await one.client.get("/healthz")
 
 
-async def test_a_read_that_the_stop_cuts_short_gets_503(tmp_path: Path, silent_url: str) -> None:
+@pytest.mark.parametrize(("path", "work"), [(READ, "proxy-read"), ("/api/v1/chat/credit", "proxy-pass")])
+async def test_a_read_that_the_stop_cuts_short_gets_503(tmp_path: Path, silent_url: str, path: str, work: str) -> None:
     """In the envelope that its client knows, and not as a defect of the gateway's."""
-    async with running(tmp_path, silent_url) as one:
-        reads = [asyncio.create_task(one.client.get(READ)) for _ in range(2)]
-        await held(one, "proxy-read")
+    async with running(tmp_path, silent_url, GATEWAY_UPSTREAM="kie") as one:
+        reads = [asyncio.create_task(one.client.get(path)) for _ in range(2)]
+        await held(one, work)
         await one.gateway.drain()
         for answer in await asyncio.gather(*reads):
             assert (answer.status_code, answer.json()["code"], answer.json()["data"]) == (503, 503, None)

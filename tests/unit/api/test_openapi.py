@@ -1,11 +1,12 @@
 """The API's description against OpenAPI 3.1's own rules and against what is really served."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast, get_args
 
 import msgspec
 import pytest
+from starlette.routing import Match, Route
 
 from gateway.api.callbacks import Callbacks
 from gateway.api.mounts import OWN, Mounts
@@ -72,11 +73,20 @@ DOCUMENT = document(CALLS)
 def served() -> set[tuple[str, str]]:
     """Return path and method of everything that the API serves; HEAD goes without saying."""
     return {
-        (nameless(route.path), method.lower())
-        for route in routes(CALLS)
+        (mount + nameless(route.path), method.lower())
+        for mount, route in leaves(routes(CALLS))
         for method in route.methods or ()
         if method != "HEAD"
     }
+
+
+def leaves(served_by: Iterable[Any], mount: str = "") -> Iterator[tuple[str, Route]]:
+    """Yield every route, those below a mount too, and what stands before its path."""
+    for route in served_by:
+        if isinstance(route, Route):
+            yield mount, route
+        else:
+            yield from leaves(route.routes, route.path)
 
 
 def nameless(path: str) -> str:
@@ -338,3 +348,16 @@ def test_every_upstream_side_by_side(default: str) -> None:
         assert f"/u/{name}{listed(profile.proxy.create_path)[0]}" in told["paths"]
     assert "/u/kie-veo/api/v1/jobs/createTask" in told["paths"], "of the same host"
     assert "/u/runway/api/v1/jobs/createTask" not in told["paths"]
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_no_call_stands_before_another(name: str) -> None:
+    """Whatever stands for the parts that are not fixed, a request is served by the row of its path."""
+    rows = calls(name, *sorted(PROFILES.keys() - {name}))
+    served_by = list(leaves(routes(rows)))
+    for row in rows:
+        path = re.sub(r"\{[^}]*\}", "x", row.path)
+        scope = {"type": "http", "method": row.method, "path": path, "headers": []}
+        at_mount = [route for mount, route in served_by if mount == row.mount]
+        found = next(route for route in at_mount if route.matches(scope)[0] is Match.FULL)
+        assert found.app._calls[row.method].id == row.id, path  # type: ignore[attr-defined]
