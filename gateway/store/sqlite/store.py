@@ -18,8 +18,6 @@ from gateway.store.sqlite.writer import Kind, Writer
 
 __all__ = ["SqliteStore"]
 
-_MOVES = (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS, watchsql.MOVE_WATCHES, createsql.MOVE_CREATES)
-
 
 class SqliteStore:
     """``gateway.store.Store`` on one SQLite file."""
@@ -112,8 +110,9 @@ class SqliteStore:
         await self._writer.submit(self._follow_clock, step_ms)
 
     def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> None:
+        moves = (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS, watchsql.MOVE_WATCHES, createsql.MOVE_CREATES)
         for step_ms in items:
-            for statement in _MOVES:
+            for statement in moves:
                 db.execute(statement, {"step": step_ms})
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
