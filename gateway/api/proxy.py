@@ -44,6 +44,7 @@ from gateway.core.errors import (
     Unavailable,
 )
 from gateway.core.memory import SMALL
+from gateway.core.model import Format
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Upstream
@@ -73,6 +74,7 @@ class UpstreamProxy:
         key: UpstreamKey,
         timetable: Timetable,
         *,
+        callback_format: Format,
         check_url: Callable[[str], Awaitable[object]],
         poller_wake: asyncio.Event,
         draining: asyncio.Event,
@@ -80,8 +82,9 @@ class UpstreamProxy:
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
 
-        ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses. Once ``draining`` is set
-        nothing more is created, and no read is held; then ``drain`` is to be called. ``watch_s``: see ``Watching``.
+        ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
+        policy refuses. Once ``draining`` is set nothing more is created, and no read is held; then ``drain`` is to be
+        called. ``watch_s``: see ``Watching``.
         """
         self.profile = upstream.profile
         calls = self.profile.proxy
@@ -119,6 +122,7 @@ class UpstreamProxy:
             key,
             timetable,
             watching,
+            callback_format=callback_format,
             draining=draining,
             spawn=self._forwarding.spawn,
         )

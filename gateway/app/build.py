@@ -28,6 +28,7 @@ from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, c
 from gateway.config.settings import Settings, UpstreamSettings, database_path
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.memory import Memory
+from gateway.core.model import Format
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
@@ -241,6 +242,7 @@ def _proxy(
         watch.upstream,
         watch.key,
         watch.timetable,
+        callback_format=Format(settings.proxy_format),
         check_url=check_url,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
