@@ -179,7 +179,7 @@ async def test_what_the_gateway_does_not_know_is_forwarded(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """A task that nobody registered, or that nobody waits for any more, is read at the upstream, errors included."""
-    stand = await start()
+    stand = await start(GATEWAY_PROXY_WATCH_S="0")
     assert (await stand.read("sim-success-0-x")).json()["data"]["state"] == "success"
     unknown = await stand.read("unknown")
     assert (unknown.status_code, envelope(unknown)["msg"]) == (404, "Task not found")
@@ -197,7 +197,7 @@ async def test_an_abandoned_task_is_forwarded(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """The gateway gave it up, the upstream may not have: its word counts for who asks."""
-    stand = await start(GATEWAY_POLL_MIN_S="0.05")
+    stand = await start(GATEWAY_PROXY_WATCH_S="0")
     body = {"taskId": "sim-never-0-a", "callbackUrl": HOOKS, "timeoutSeconds": 1}
     assert (await stand.client.post("/v1/callbacks", json=body)).status_code == 201
     await stand.until(lambda: _state(stand, "sim-never-0-a", "abandoned"))
@@ -845,7 +845,7 @@ async def test_throttling_reaches_the_client_once(
     limited = SimulatedUpstream(SystemClock(), rate=parse_windows("1/60"), retry_after_header=True)
     monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
     async with serve_simulator(limited) as url:
-        stand = await start(url)
+        stand = await start(url, GATEWAY_PROXY_WATCH_S="0")
         assert (await stand.read("sim-never-0-a")).status_code == 200
         throttled = await stand.read("sim-never-0-b")
         assert (throttled.status_code, throttled.headers["retry-after"]) == (429, "60")
