@@ -1,4 +1,5 @@
-"""A create that is paid for: from where it is forwarded until its callback is registered.
+"""A create that is paid for: from where it is forwarded until its callback is registered, its answer kept and its task
+watched.
 
 Owns that a forwarded create's callback is not lost, however long the store fails, and what its client is told where
 that cannot be promised. Called by the proxy, once the create has had its turn in the rate limit.
@@ -6,35 +7,42 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
+import httpx
 import structlog
 
 from gateway.api.createrequest import CreateRequest
+from gateway.api.forwarding import store_unavailable
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
+from gateway.api.watching import Watching
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
-from gateway.core.errors import RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.core.creates import CreateAnswer, NewCreate
+from gateway.core.errors import Conflict, RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.core.model import Format
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
+from gateway.upstream.answer import Created
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import Waiter
 
-__all__ = ["Creating", "stopped"]
+__all__ = ["Creating"]
 
 _log = structlog.get_logger()
 
 _TIMEOUT_S = 75.0  # some APIs hold a create for up to a minute where they are asked to
 _REGISTRATION_WAIT_S = 10.0
-"""How long the answer to a create is held back for its callback to be durable."""
+"""How long the answer to a create is held back for its callback to be durable, or for the answer itself to be."""
 _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its client is shown
+_MAX_KEPT = 16 * 1024  # bytes of an answer that is given again: a client's creates of a day are kept
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
-"""Pauses between tries to register, while the store fails."""
+"""Pauses between tries to store what became of a create, while the store fails."""
 
 
 class Creating:
@@ -49,7 +57,9 @@ class Creating:
         calls: Proxy,
         key: UpstreamKey,
         timetable: Timetable,
+        watching: Watching,
         *,
+        callback_format: Format,
         draining: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
@@ -60,21 +70,32 @@ class Creating:
         self._calls = calls
         self._key = key
         self._timetable = timetable
+        self._watching = watching
+        self._callback_format = callback_format
         self._draining = draining
         self._spawn = spawn
 
     async def forward(
-        self, asked: CreateRequest, target: str, headers: Mapping[str, str], request_id: str, waiter: Waiter
+        self,
+        asked: CreateRequest,
+        target: str,
+        headers: Mapping[str, str],
+        request_id: str,
+        waiter: Waiter,
+        create: NewCreate | None,
+        *,
+        again: bool,
     ) -> Answer | RequestError:
         """Forward a create whose turn in the rate limit ``waiter`` has had.
 
-        ``target``: path and query at the upstream; ``headers`` go on with it.
+        ``target``: path and query at the upstream; ``headers`` go on with it. ``create``: what is taken down of it,
+        where its client may repeat it; ``again``: that has been done before.
         """
+        begun = None if again else create
+        if (refused := await self._begin(begun, waiter)) is not None:
+            return refused
         client = waiter.client
         own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, request_id)}
-        if self._draining.is_set():
-            self._key.creates.give_back(1, waiter)
-            return Unavailable("The gateway is shutting down; nothing was created.")
         try:
             answer = await self._upstream.forward(
                 "POST",
@@ -84,79 +105,218 @@ class Creating:
                 timeout_s=_TIMEOUT_S,
                 whose=client,
             )
-            task_id, declined = (None, False) if isinstance(answer, NoAnswer) else await self._read_created(answer)
+            found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
-            return stopped(request_id)
+            return self.stopped(request_id, create)
         finally:
             self._key.creates.end(waiter)
-        if isinstance(answer, NoAnswer):
-            return _not_created(answer, request_id)
+        told = answer if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)
+        # Before anything else is made of the answer: the task is paid for.
+        ending = self._end(asked, client, create, found, told, again=again)
+        if isinstance(told, NoAnswer):
+            await self._held_back(ending)
+            return self._not_created(told, request_id, create)
+        result = await self._upstream.read(found.task_id or "", answer)
+        self._key.judge_create(result)
+        watch: asyncio.Task[None] | None = None
+        if found.task_id is not None and not found.refused:
+            made = self._watching.created(found.task_id, client, asked.model, asked.body, result)
+            watch = self._spawn(made, f"proxy-watch-{found.task_id}")
         url = None if asked.callback is None else asked.callback[1]
-        registration: asyncio.Task[None] | None = None
-        if url is not None and task_id is not None:
-            # Before anything else is made of the answer: the task is paid for.
-            work = self.register(client, task_id, url, asked.model)
-            registration = self._spawn(work, f"proxy-register-{task_id}")
-        self._key.judge_create(await self._upstream.read("", answer))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
-            status=answer.status,
-            task_id=task_id,
+            status=told.status,
+            task_id=found.task_id,
             model=asked.model,
             receiver=None if url is None else receiver_of(url),
             client=client,
         )
-        if registration is not None:
-            await asyncio.wait((registration,), timeout=_REGISTRATION_WAIT_S)
-        elif url is not None and not declined:
-            return self._without_id(answer, receiver_of(url))
-        return self._upstream.without_key(answer)
+        await self._held_back(ending, watch)
+        if url is not None and found.task_id is None and not found.refused:
+            _log.error(
+                "proxy.created_without_id",
+                upstream=self._upstream.name,
+                status=told.status,
+                receiver=receiver_of(url),
+            )
+            return _sent_once(self._without_id(told), create)
+        return told
 
-    async def _read_created(self, answer: Answer) -> tuple[str | None, bool]:
-        """Return the new task's id, and whether the upstream says that it made none."""
-        found, refused = await self._upstream.read_created(answer, self._calls.created_id)
-        return (found if isinstance(found, str) and TASK_ID.fullmatch(found) else None), refused
+    async def _begin(self, begun: NewCreate | None, waiter: Waiter) -> RequestError | None:
+        """Take down that a create is forwarded now, and keep its place; or give that back, and return why."""
+        refused: RequestError | None = None
+        try:
+            if self._draining.is_set():
+                refused = Unavailable("The gateway is shutting down; nothing was created.")
+            elif begun is not None and not await self._registry.begin_create(begun):
+                refused = Conflict("Another create with this X-Request-ID is under way; send this one again later.")
+        except StoreError:
+            refused = store_unavailable()
+        except BaseException:  # the drain's time was up
+            self._key.creates.give_back(1, waiter)
+            raise
+        if refused is not None:
+            self._key.creates.give_back(1, waiter)
+        return refused
 
-    def _without_id(self, answer: Answer, receiver: str) -> RequestError:
+    async def _read_created(self, answer: Answer | NoAnswer) -> Created:
+        """Return what an answer says of the new task, its id only where it can be one."""
+        if isinstance(answer, NoAnswer):
+            return Created(None, refused=False, none_made=not answer.sent)
+        found = await self._upstream.read_created(answer, self._calls.created_id)
+        is_id = isinstance(found.task_id, str) and TASK_ID.fullmatch(found.task_id)
+        return found if is_id else found._replace(task_id=None)
+
+    def again(self, asked: CreateRequest, request_id: str, answer: CreateAnswer) -> Answer | RequestError:
+        """Return what a repeated create gets: what the first one got."""
+        if answer.body is None:
+            made = "its answer" if answer.task_id is None else f"task {answer.task_id}, and the answer"
+            return Conflict(
+                f"X-Request-ID {request_id} was forwarded before and has got {made}, which is too large to be given "
+                "again. Nothing was forwarded now."
+            )
+        headers = httpx.Headers({} if answer.content_type is None else {"content-type": answer.content_type})
+        told = Answer(answer.status, headers, answer.body)
+        return self._without_id(told) if asked.callback is not None and answer.task_id is None else told
+
+    def _without_id(self, answer: Answer) -> RequestError:
         """Return the answer to a create that may have been charged for, and whose webhook cannot be promised."""
-        _log.error("proxy.created_without_id", upstream=self._upstream.name, status=answer.status, receiver=receiver)
-        text = self._upstream.without_key(answer).body.decode("utf-8", "replace")
+        text = answer.body.decode("utf-8", "replace")
         return UpstreamFailed(
             f"The upstream answered {answer.status}, and no {self._calls.created_id} can be found in that: a task may "
             "have been created, and no webhook will come for it. Once its id is known, register it with POST "
             f"/v1/callbacks. The answer was: {text[:_MAX_TOLD]}"
         )
 
-    async def register(self, client: str, task_id: str, url: str, model: str | None) -> None:
-        """Register a callback, however long the store fails: its task is paid for."""
+    # What becomes of it
+
+    def _end(
+        self,
+        asked: CreateRequest,
+        client: str,
+        create: NewCreate | None,
+        found: Created,
+        told: Answer | NoAnswer,
+        *,
+        again: bool,
+    ) -> asyncio.Task[None] | None:
+        """Begin to store what came of it: a callback, and what a create that may be repeated was answered.
+
+        Of an answer that leaves in doubt whether there is a task nothing is stored. Nor does one that leaves none tell
+        of a create that was forwarded before.
+        """
+        if found.none_made or isinstance(told, NoAnswer):
+            if create is None or again or not found.none_made:
+                return None
+            return self._spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
+        answer = CreateAnswer(
+            status=told.status,
+            content_type=told.headers.get("content-type"),
+            task_id=found.task_id,
+            body=told.body if len(told.body) <= _MAX_KEPT else None,
+        )
+        if asked.callback is not None and found.task_id is not None:
+            work = self.register(client, found.task_id, asked.callback[1], asked.model, create, answer)
+            return self._spawn(work, f"proxy-register-{found.task_id}")
+        if create is not None and (found.task_id is not None or not found.refused):
+            return self._spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
+        return None
+
+    async def register(
+        self,
+        client: str,
+        task_id: str,
+        url: str,
+        model: str | None,
+        create: NewCreate | None = None,
+        answer: CreateAnswer | None = None,
+    ) -> None:
+        """Register a callback, with the answer to its create where that may be repeated: its task is paid for."""
         told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
-        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model)
-        tries = 0
+        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model, format=self._callback_format)
+
+        async def write() -> None:
+            now = self._clock.now()  # anew each time: the clock may have been set since the last
+            first_poll_at = self._timetable.first_poll_at(now, client, model, new=True)
+            new = new_callback(asked, b"{}", client, self._upstream.name, now, first_poll_at)
+            if create is None or answer is None:
+                (registration,) = await self._registry.register([new])
+            else:
+                (registration,) = await self._registry.end_create(create, answer, [new])
+            self._metrics.registrations.labels(registration.created).inc()
+
+        def failed(exc: StoreError, next_in_s: float) -> None:
+            _log.error("proxy.registration_failed", **told, error=exc.message, next_in_s=next_in_s)
+
         try:
-            while True:
-                now = self._clock.now()  # anew each time: the clock may have been set since the last
-                first_poll_at = self._timetable.first_poll_at(now, client, model, new=True)
-                new = new_callback(asked, b"{}", client, self._upstream.name, now, first_poll_at)
-                try:
-                    (registration,) = await self._registry.register([new])
-                except StoreError as exc:
-                    pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
-                    tries += 1
-                    _log.error("proxy.registration_failed", **told, error=exc.message, next_in_s=pause_s)
-                    await asyncio.sleep(pause_s)
-                else:
-                    self._metrics.registrations.labels(registration.created).inc()
-                    return
+            await _until_stored(write, failed)
         except BaseException:  # the drain's time was up, or a defect
             _log.error("proxy.registration_lost", **told)  # by hand: `gateway register`
             raise
 
+    async def _note(self, create: NewCreate, answer: CreateAnswer | None) -> None:
+        """Keep a create's answer, which brought no callback; or forget the create, where there is none to keep."""
 
-def stopped(request_id: str) -> RequestError:
-    """Return the answer to a create that the shutdown cut short."""
-    return _not_created(NoAnswer(error="The gateway shut down before the upstream answered."), request_id)
+        async def write() -> None:
+            if answer is None:
+                await self._registry.forget_create(create)
+            else:
+                await self._registry.end_create(create, answer, [])
+
+        try:
+            await _until_stored(write)
+        except BaseException:  # as above
+            name, client, request_id = create.upstream, create.client, create.request_id
+            _log.error("proxy.answer_lost", upstream=name, client=client, request_id=request_id)
+            raise
+
+    async def _held_back(self, *writes: asyncio.Task[None] | None) -> None:
+        """Hold an answer back until it is stored what came of it; but not for ever."""
+        if under_way := [write for write in writes if write is not None]:
+            await asyncio.wait(under_way, timeout=_REGISTRATION_WAIT_S)
+
+    def stopped(self, request_id: str, create: NewCreate | None) -> RequestError:
+        """Return the answer to a create that the shutdown cut short."""
+        cut = NoAnswer(error="The gateway shut down before the upstream answered.")
+        return self._not_created(cut, request_id, create)
+
+    def _not_created(self, answer: NoAnswer, request_id: str, create: NewCreate | None) -> RequestError:
+        if not answer.sent:
+            return UpstreamFailed(f"{answer.error} Nothing was created.")
+        what_next = "this upstream cannot be asked, so look there before you send it again."
+        if self._calls.once or create is not None:
+            what_next = f"send the same request again with X-Request-ID: {request_id}, so that it is not created twice."
+        error = (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
+            f"{answer.error} The task may have been created: {what_next}"
+        )
+        return _sent_once(error, create)
+
+
+def _sent_once(error: RequestError, create: NewCreate | None) -> RequestError:
+    """Keep SDKs from sending a create again by themselves, as many do after a 5xx: without an ID it is paid twice."""
+    if create is None:
+        error.headers["x-should-retry"] = "false"
+    return error
+
+
+async def _until_stored(
+    write: Callable[[], Awaitable[None]], failed: Callable[[StoreError, float], None] | None = None
+) -> None:
+    """Try to write until that works; ``failed`` is told why it did not, and in how many seconds the next try is."""
+    tries = 0
+    while True:
+        try:
+            await write()
+        except StoreError as exc:
+            pause_s = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
+            tries += 1
+            if failed is not None:
+                failed(exc, pause_s)
+            await asyncio.sleep(pause_s)
+        else:
+            return
 
 
 def _upstream_request_id(client: str, request_id: str) -> str:
@@ -165,12 +325,3 @@ def _upstream_request_id(client: str, request_id: str) -> str:
     The upstream answers an id that it has seen with the task of that time, whoever sends it.
     """
     return hashlib.sha256(f"{client}\0{request_id}".encode()).hexdigest()[:32]
-
-
-def _not_created(answer: NoAnswer, request_id: str) -> RequestError:
-    if not answer.sent:
-        return UpstreamFailed(f"{answer.error} Nothing was created.")
-    return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
-        f"{answer.error} The task may have been created: send the same request again with X-Request-ID: {request_id}, "
-        "so that it is not created twice."
-    )

@@ -12,6 +12,7 @@ rate limit or the upstream ends with the last client that waits for it.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from uuid import uuid4
 
@@ -20,15 +21,19 @@ from starlette.responses import Response
 
 from gateway.api import large
 from gateway.api.auth import client_of
-from gateway.api.createrequest import is_form, read_create
-from gateway.api.creating import Creating, stopped
+from gateway.api.createrequest import CreateRequest, is_form, read_create
+from gateway.api.creating import Creating
 from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, store_unavailable, target
+from gateway.api.once import Alone, Once, digest_of
 from gateway.api.passing import Passing
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body
+from gateway.api.shares import READ, share
+from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls, record_call
 from gateway.core import lenientjson
 from gateway.core.clock import Clock
+from gateway.core.creates import NewCreate
 from gateway.core.errors import (
     AddressNotAllowed,
     CallbackNotAllowed,
@@ -39,6 +44,7 @@ from gateway.core.errors import (
     Unavailable,
 )
 from gateway.core.memory import SMALL
+from gateway.core.model import Format
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Upstream
@@ -68,14 +74,17 @@ class UpstreamProxy:
         key: UpstreamKey,
         timetable: Timetable,
         *,
+        callback_format: Format,
         check_url: Callable[[str], Awaitable[object]],
         poller_wake: asyncio.Event,
         draining: asyncio.Event,
+        watch_s: float,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
 
-        ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses. Once ``draining`` is set
-        nothing more is created; then ``drain`` is to be called.
+        ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
+        policy refuses. Once ``draining`` is set nothing more is created, and no read is held; then ``drain`` is to be
+        called. ``watch_s``: see ``Watching``.
         """
         self.profile = upstream.profile
         calls = self.profile.proxy
@@ -91,8 +100,18 @@ class UpstreamProxy:
         self._check_url = check_url
         self._draining = draining
         self._forwarding = Forwarding(key, metrics)
+        watching = Watching(registry, clock, upstream, calls, timetable, watch_s)
         self._reading = Reading(
-            registry, clock, upstream, calls, record, key, self._forwarding, poller_wake=poller_wake
+            registry,
+            clock,
+            upstream,
+            calls,
+            record,
+            key,
+            self._forwarding,
+            watching,
+            poller_wake=poller_wake,
+            draining=draining,
         )
         self._creating = Creating(
             registry,
@@ -102,9 +121,12 @@ class UpstreamProxy:
             calls,
             key,
             timetable,
+            watching,
+            callback_format=callback_format,
             draining=draining,
             spawn=self._forwarding.spawn,
         )
+        self._once = Once(registry, clock, upstream.name, honoured=calls.once)
         self._passing = Passing(upstream, calls, key, self._forwarding, poller_wake=poller_wake)
 
     async def read(self, request: Request) -> Response:
@@ -112,9 +134,11 @@ class UpstreamProxy:
 
     async def create(self, mount: str, request: Request) -> Response:
         """Create a task; ``mount`` is what stands before the upstream's own path."""
-        request_id = request.headers.get("x-request-id") or uuid4().hex
+        own_id = request.headers.get("x-request-id")
+        request_id = own_id or uuid4().hex
         try:
-            response = await self._forwarding.counted("create", self._create(mount, request, request_id))
+            work = self._create(mount, request, request_id, repeatable=bool(own_id))
+            response = await self._forwarding.counted("create", work)
         except RequestError as error:
             error.headers["x-request-id"] = request_id
             raise
@@ -135,7 +159,7 @@ class UpstreamProxy:
         """Let what was forwarded come to its end, registrations included, for ``timeout_s`` seconds; then stop it."""
         await self._forwarding.drain(timeout_s)
 
-    async def _create(self, mount: str, request: Request, request_id: str) -> tuple[str, Response]:
+    async def _create(self, mount: str, request: Request, request_id: str, *, repeatable: bool) -> tuple[str, Response]:
         if not _REQUEST_ID.fullmatch(request_id):
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
         client = client_of(request)
@@ -146,27 +170,62 @@ class UpstreamProxy:
             await _hold_decoded(request, body)
         read = partial(read_create, body, self.calls, content_type)
         asked = read() if len(body) <= SMALL else await large.work(request, read)
+        if not repeatable:
+            return "forwarded", await self._create_anew(request, asked, to, request_id)
+        digest = partial(digest_of, to, content_type, body)
+        told_by = digest() if len(body) <= SMALL else await large.work(request, digest)
+        create = self._once.create(client, request_id, told_by)
+        async with AsyncExitStack() as stack:
+            try:
+                with large.waiting(request):
+                    alone = await stack.enter_async_context(self._once.alone(create))
+            except asyncio.CancelledError:
+                if self._draining.is_set():  # what becomes of the one under way is not known here
+                    raise self._creating.stopped(request_id, create) from None
+                raise
+            async with share(request, READ):
+                known = await self._once.known(create)
+            if known is None or known.answer is None:
+                again = known is not None
+                return "forwarded", await self._create_anew(request, asked, to, request_id, create, alone, again=again)
+        answer = self._creating.again(asked, request_id, known.answer)
+        if isinstance(answer, RequestError):
+            raise answer
+        return "repeated", passed_on(answer)
+
+    async def _create_anew(
+        self,
+        request: Request,
+        asked: CreateRequest,
+        to: str,
+        request_id: str,
+        create: NewCreate | None = None,
+        alone: Alone | None = None,
+        *,
+        again: bool = False,
+    ) -> Response:
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():
             raise Unavailable("The gateway is shutting down; nothing was created.")
-        waiter = Waiter(client)
+        waiter = Waiter(client_of(request))
         if (refused := await self._forwarding.turn(self._key.creates, waiter)) is not None:
             raise refused
         # From here on it is no longer the client's to stop.
         headers = sent_on(request, self.calls.headers)
-        work = self._forwarding.spawn(
-            self._creating.forward(asked, to, headers, request_id, waiter), name=f"proxy-create-{request_id}"
-        )
+        forwarded = self._creating.forward(asked, to, headers, request_id, waiter, create, again=again)
+        work = self._forwarding.spawn(forwarded, f"proxy-create-{request_id}")
+        if alone is not None:
+            alone.last_until(work)
         try:
             with large.waiting(request):
                 answer = await result_of(work)
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         except asyncio.CancelledError:
             if self._draining.is_set():  # the client has to know the ID, if it is there
-                raise stopped(request_id) from None
+                raise self._creating.stopped(request_id, create) from None
             raise
-        return "forwarded", passed_on(answer)
+        return passed_on(answer)
 
     async def _check(self, member: str, url: str) -> None:
         """Make as sure as can be, before a task is paid for, that its callback can be registered and may be sent."""

@@ -165,7 +165,7 @@ def _upstream(mount: str, proxy: UpstreamProxy) -> Iterator[Call]:
     for path in proxy.create_paths:
         yield Call(_UPSTREAM, "POST", path, partial(proxy.create, mount), f"create{whose}Task",
                    "Create a task at the upstream, and register its callback where one is named",
-                   {200: ("the upstream's answer", _OBJECT)}, (400, 413, 415), body=urls,
+                   {200: ("the upstream's answer", _OBJECT)}, (400, 409, 413, 415), body=urls,
                    parameters=(Parameter("X-Request-ID", {"type": "string", "maxLength": 255}, "header"),))
     for method, path in proxy.passed:
         yield Call(_UPSTREAM, method, path, partial(proxy.pass_on, mount, method),

@@ -130,9 +130,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         separator=",", of_profile=True)]
     profiles: Annotated[str | None, Setting(str, "",
         "Folder of further upstream profiles, NAME.toml, read beside the shipped ones.")]
+    proxy_format: Annotated[Literal["record", "standard"], Setting(parsers.one_of("record", "standard"), "record",
+        "Format of the webhooks that creates through the proxy ask for: record or standard.")]
     webhook_secret: Annotated[tuple[str, ...] | None, Setting(parsers.words, "",
         "whsec_…, several separated by spaces: all sign. Not set: made on first start, beside the database.",
         separator=" ", secret=True)]
+    record_hmac_key: Annotated[str | None, Setting(parsers.credential, "",
+        "Key that signs webhooks of format record the way the upstream signs its own, beside the secrets above.",
+        secret=True)]
     token: Annotated[str | None, Setting(parsers.credential, "",
         "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.", secret=True)]
     operator_token: Annotated[str | None, Setting(parsers.credential, "",
@@ -144,6 +149,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "Least time between two polls of one task, in seconds; fractions allowed.")]
     poll_max_s: Annotated[float, Setting(parsers.number(0.001, 86_400, "seconds"), "30",
         "Greatest time between two polls of one task, in seconds; fractions allowed.")]
+    proxy_watch_s: Annotated[float, Setting(parsers.number(0, 86_400, "seconds"), "60",
+        "Seconds after its last read for which a task is polled for the proxy's readers; 0: reads are only forwarded.")]
     result_max_bytes: Annotated[int, Setting(parsers.whole(1024, 134_217_728), "33554432",
         "Largest answer of the upstream that is taken, and largest request that goes on to it, in bytes.")]
     memory_bytes: Annotated[int, Setting(parsers.whole(1_048_576, 68_719_476_736), "67108864",

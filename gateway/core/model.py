@@ -207,6 +207,8 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     born_at: int | None = None
     model: str | None = None
     """Both where the answer told them; None keeps what is known."""
+    record: bytes | None = None
+    """What the upstream told of a task that is read; None keeps what is known."""
 
 
 class Settlement(_Noun, frozen=True, kw_only=True):
@@ -225,6 +227,8 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     record: tuple[bytes, bytes, bytes] | None = None
     """The whole body of its webhooks of format record, in parts. It is stored where one is owed: in the task's row,
     once for all of them, or with each callback where it was given up. None: such a body is made of the outcome."""
+    read: bool = False
+    """Whether the record is stored for readers as well."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -275,6 +279,8 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     """Polls in a row that brought no usable answer."""
     last_polled_at: int | None
     due_at: int
+    read_until: int | None = None
+    """Until when the proxy's readers wait for it, where any have."""
 
 
 class DueGroup(NamedTuple):

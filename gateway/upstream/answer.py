@@ -9,7 +9,7 @@ known means that it still runs.
 """
 
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,17 @@ from gateway.core.model import Outcome, TaskState
 from gateway.core.retryafter import parse_seconds
 from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time, decoded, to_ms
 
-__all__ = ["TELLS", "UNREADABLE", "AbandonReason", "PollKind", "PollResult", "abandoned", "read_answer", "read_created"]
+__all__ = [
+    "TELLS",
+    "UNREADABLE",
+    "AbandonReason",
+    "Created",
+    "PollKind",
+    "PollResult",
+    "abandoned",
+    "read_answer",
+    "read_created",
+]
 
 UNREADABLE: Final = "unreadable"
 """What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
@@ -79,6 +89,19 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
         """What it is called in metrics and logs."""
         return UNREADABLE if self.unreadable else self.kind.value
 
+
+class Created(NamedTuple):
+    """What the answer to a create says."""
+
+    task_id: Any
+    """The new task's id; None where there is none."""
+    refused: bool
+    """It is an error that says why."""
+    none_made: bool
+    """And one that leaves no doubt: what a server fails at, or takes too long for, may have been done all the same."""
+
+
+_REFUSALS = {PollKind.KEY_REFUSED, PollKind.CREDITS, PollKind.NOT_KNOWN, PollKind.THROTTLED}
 
 _KINDS = {
     401: PollKind.KEY_REFUSED,
@@ -147,17 +170,19 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     )
 
 
-def read_created(profile: Profile, status: int, body: bytes, path: str) -> tuple[Any, bool]:
-    """Return the id of a created task, where ``path`` has one, and whether the answer is a refusal that says why.
-
-    Never raises on account of what the upstream sent.
-    """
+def read_created(profile: Profile, status: int, body: bytes, path: str) -> Created:
+    """Read the answer to a create; ``path``: where the new task's id stands. Never raises on account of it."""
     try:
         answer = lenientjson.decode(body)
     except ValueError:
         answer = None
-    refused = _code(profile, status, answer if isinstance(answer, dict) else {}) is not None
-    return as_id(dig(answer, path)), refused
+    code = _code(profile, status, answer if isinstance(answer, dict) else {})
+    task_id = as_id(dig(answer, path))
+    if code is None:
+        return Created(task_id, refused=False, none_made=False)
+    told = _kind(profile, code) in _REFUSALS or (isinstance(code, int) and 400 <= code < 500)
+    late = status >= 500 or 408 in (status, code)
+    return Created(task_id, refused=True, none_made=told and not late and task_id is None)
 
 
 def abandoned(task_id: str, reason: AbandonReason) -> Outcome:

@@ -9,7 +9,6 @@ import asyncio
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -22,7 +21,8 @@ from gateway.core.masking import Mask
 from gateway.core.memory import SMALL, Memory
 from gateway.core.retryafter import parse_retry_after
 from gateway.net.errors import ExchangeFailed
-from gateway.upstream.answer import PollKind, PollResult, read_answer, read_created
+from gateway.upstream.answer import Created, PollKind, PollResult, read_answer, read_created
+from gateway.upstream.lastanswers import MOST_BYTES, LastAnswers
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
@@ -93,6 +93,7 @@ class Upstream:
         """
         self.profile = profile
         self.name = name or profile.name
+        self.last_answers = LastAnswers(clock, 0 if profile.proxy is None else MOST_BYTES)
         self._transport = transport
         self._clock = clock
         self.base_url = base_url.rstrip("/")
@@ -284,7 +285,7 @@ class Upstream:
             return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True, oversized=True)
         return await self._memory.work(self._read_answer, task_id, answer)
 
-    async def read_created(self, answer: Answer, path: str) -> tuple[Any, bool]:
+    async def read_created(self, answer: Answer, path: str) -> Created:
         """Read an answer to a create, as ``answer.read_created``."""
         if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
             return read_created(self.profile, answer.status, answer.body, path)

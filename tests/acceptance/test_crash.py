@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.creates import POINTS, create_kills, creates
 from tests.crash.harness import harness
 from tests.crash.scenario import EXTRA_POINTS, NAMED_POINTS, kills, shutdowns
 
@@ -82,3 +83,20 @@ async def test_terminated(tmp_path: Path) -> None:
         assert run.shutdowns.clean == 3
         assert run.shutdowns.interrupted > 0, "what hung was in flight at the end"
         assert run.checker.duplicates == 0
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("honours", [True, False], ids=["honoured", "ignored"])
+async def test_creates_are_not_paid_twice(tmp_path: Path, *, honours: bool) -> None:
+    """Killed between a create and its answer, the answer and its row, the row and its webhook: as the manual says.
+
+    Where the upstream knows X-Request-ID each is answered in the end, where it does not some stay in doubt; whatever
+    was answered or stored is given again, with one webhook.
+    """
+    async with creates(tmp_path / "run", honours=honours) as run:
+        await run.play(create_kills(SEED, len(POINTS)))
+        assert run.ok, "\n".join(run.problems)
+        assert run.killed.keys() == {*POINTS}, run.missed
+        assert run.paid_twice == 0
+        assert run.outcomes["repeated"] > 0
+        assert (run.outcomes["forwarded again"] > 0, run.outcomes["in doubt"] > 0) == (honours, not honours)

@@ -1,6 +1,7 @@
 """``python -m tests.crash``: kill a gateway under load again and again, or stop it, and say whether anything was lost.
 
-Owns the command line and the summary. Exit 0: nothing was lost or corrupted, and each named point was met often enough.
+Owns the command line and the summary. Exit 0: nothing was lost, corrupted or paid for twice, and each named point was
+met often enough.
 """
 
 import asyncio
@@ -14,10 +15,12 @@ from tempfile import mkdtemp
 import click
 import uvloop
 
+from tests.crash.creates import POINTS, Creates, create_kills, creates
 from tests.crash.harness import DRAIN_S, Harness, harness
 from tests.crash.scenario import EXTRA_POINTS, NAMED_POINTS, kills, shutdowns
 
 _LEAST_SHARE = 0.05  # of all cycles, at each named point: 10 of 200
+_CREATES_SHARE = 0.2  # so many more amid creates, for an upstream that knows X-Request-ID and for one that does not
 
 
 @click.command()
@@ -34,6 +37,10 @@ def main(cycles: int | None, seed: int | None, terminate: bool) -> None:
     started = time.monotonic()
     run = uvloop.run(_run(folder, seed, cycles, terminate=terminate))
     ok = _report(run, time.monotonic() - started, cycles, terminate=terminate)
+    if not terminate:
+        for honours in (True, False):
+            amid = max(len(POINTS), round(cycles * _CREATES_SHARE))
+            ok = _report_creates(uvloop.run(_run_creates(folder, seed, amid, honours=honours)), amid) and ok
     if ok:
         shutil.rmtree(folder)
         return
@@ -87,6 +94,25 @@ def _report(run: Harness, took_s: float, cycles: int, *, terminate: bool) -> boo
     if report := run.report():
         click.echo(report)
     return ok
+
+
+async def _run_creates(folder: Path, seed: int, cycles: int, *, honours: bool) -> Creates:
+    async with creates(folder / f"creates-{'honoured' if honours else 'ignored'}", honours=honours) as run:
+        await run.play(create_kills(seed, cycles))
+    return run
+
+
+def _report_creates(run: Creates, cycles: int) -> bool:
+    click.echo(f"creates, X-Request-ID {'honoured' if run.honours else 'ignored'} by the upstream")
+    figures: dict[str, int] = {"cycles": run.cycles}
+    figures |= {f"killed: {point}": run.killed[point] for point in POINTS}
+    figures |= {outcome: run.outcomes[outcome] for outcome in ("created", "repeated", "forwarded again", "in doubt")}
+    figures |= {"points missed": len(run.missed), "paid twice": run.paid_twice, "problems": len(run.problems)}
+    for name, value in figures.items():
+        click.echo(f"  {name:<22} {value}")
+    for problem in run.problems[:20]:
+        click.echo(f"  problem: {problem}")
+    return run.ok and run.cycles == cycles and all(run.killed[point] for point in POINTS)
 
 
 if __name__ == "__main__":

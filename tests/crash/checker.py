@@ -22,7 +22,7 @@ from gateway.webhook.body import webhook_body
 from tests.crash.scenario import Item
 from tests.crash.sides import Arrival, Sides
 
-__all__ = ["Checker", "Snapshot"]
+__all__ = ["Checker", "Snapshot", "copy_of"]
 
 _CALLBACKS = """
 SELECT c.id, c.state, c.url, c.attempts, c.budget_used, c.next_attempt_at, c.metadata, c.timeout_s, c.format,
@@ -134,12 +134,7 @@ class Checker:
             self._check_event(callback_id, item)
 
     def _read(self, database: Path) -> Snapshot:
-        # With locking_mode=EXCLUSIVE there is no -shm file: these two are all.
-        copy = self._scratch / "copy.db"
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            copy.with_name(copy.name + suffix).unlink(missing_ok=True)
-            if (file := database.with_name(database.name + suffix)).exists():
-                shutil.copyfile(file, copy.with_name(copy.name + suffix))
+        copy = copy_of(database, self._scratch)
         if not copy.exists():
             return Snapshot()  # killed before there was a file
         with closing(sqlite3.connect(copy)) as db:
@@ -236,3 +231,14 @@ def _taken(arrival: Arrival) -> bool:
 def _after_taken(arrivals: list[Arrival]) -> list[Arrival]:
     taken = next((number for number, arrival in enumerate(arrivals) if _taken(arrival)), len(arrivals))
     return arrivals[taken + 1 :]
+
+
+def copy_of(database: Path, folder: Path) -> Path:
+    """Copy a database that no process has open; return where the copy is, if there was one."""
+    # With locking_mode=EXCLUSIVE there is no -shm file: two are all.
+    copy = folder / "copy.db"
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+        if (file := database.with_name(database.name + suffix)).exists():
+            shutil.copyfile(file, copy.with_name(copy.name + suffix))
+    return copy

@@ -24,7 +24,7 @@ from tests.crash.process import LIMIT_S, GatewayProcess, environment, run_gatewa
 from tests.crash.scenario import Item, Kill, Round, Stop
 from tests.crash.sides import Sides, serve_sides
 
-__all__ = ["DRAIN_S", "Harness", "Shutdowns", "harness"]
+__all__ = ["DRAIN_S", "Harness", "Shutdowns", "harness", "http_client"]
 
 DRAIN_S = 1.0
 _BEYOND_DRAIN_S = 2.0
@@ -128,7 +128,7 @@ class Harness:
 
     async def _stop_round(self, round_: Round, stop: Stop) -> None:
         self.sides.hung_tasks = round_.hung_tasks
-        async with self._gateway() as gateway, _client() as client:
+        async with self._gateway() as gateway, http_client() as client:
             assert await gateway.listening()
             idle = [await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2])) for _ in range(3)]
             for _, writer in idle:
@@ -193,7 +193,7 @@ class Harness:
     async def _finish(self) -> None:
         """Let a process that nobody kills deliver what is owed; every round's losses would show here."""
         self.sides.released.set()
-        async with self._gateway() as gateway, _client() as client:
+        async with self._gateway() as gateway, http_client() as client:
             assert await gateway.listening()
             unanswered, self._unanswered = self._unanswered, []
             for items in unanswered:
@@ -232,7 +232,7 @@ class Harness:
                 if not await self._register(client, gateway.url, items):
                     break
 
-        async with _client() as client, asyncio.TaskGroup() as group:
+        async with http_client() as client, asyncio.TaskGroup() as group:
             for number in range(_WORKERS):
                 group.create_task(work(), name=f"client-{number}")
         # Those that it did not come to were never asked for; what is asked for again still is.
@@ -318,7 +318,7 @@ def _held_task(round_: int) -> str:
 
 
 @asynccontextmanager
-async def _client() -> AsyncIterator[httpx.AsyncClient]:
+async def http_client() -> AsyncIterator[httpx.AsyncClient]:
     """Give a client; over the gateway's own transport, as httpx's raises AttributeError on some connections cut."""
     resolver = Resolver()
     transport = PooledTransport(guard=None, resolve=resolver.resolve, limit=4 * _WORKERS, limit_idle=_WORKERS)
@@ -334,5 +334,5 @@ async def harness(folder: Path) -> AsyncIterator[Harness]:
     """Serve the two sides for a harness whose files are in ``folder``."""
     scratch = folder / "copies"
     scratch.mkdir()
-    async with serve_sides() as sides:
+    async with serve_sides(Sides()) as sides:
         yield Harness(folder, sides, Checker(sides, scratch))

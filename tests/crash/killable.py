@@ -9,6 +9,9 @@ ordinary command line runs. The points are of single moments that a kill from ou
 - ``answered``: a receiver's 2xx was read, and is not recorded
 - ``uncommitted``: a transaction has written, to the disk as well, and is not committed
 - ``recorded``: an attempt's record is committed, and nobody was told
+- ``begun``: it is committed that a create is forwarded, and it is not sent
+- ``created``: the upstream's answer to a create was read, and is not stored
+- ``kept``: that answer and the callback it brought are committed, the client has none and its webhook is not sent
 """
 
 import functools
@@ -90,6 +93,12 @@ def arm(point: str, nth: int) -> None:
             before_commit(bomb)
         case "recorded":
             after(SqliteOutbox, "record", bomb)
+        case "begun":
+            after(SqliteRegistry, "begin_create", bomb)
+        case "created":
+            after(Upstream, "read_created", bomb)
+        case "kept":
+            after(SqliteRegistry, "end_create", bomb)
         case _:
             raise SystemExit(f"no such point: {point}")
 

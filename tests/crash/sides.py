@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import standardwebhooks
@@ -20,12 +20,14 @@ import standardwebhooks
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.serverprotocol import ServerProtocol
-from gateway.simulator import SimulatedUpstream
+from gateway.simulator import Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET
 from tests.crash.scenario import Item
 
 __all__ = ["Arrival", "Moments", "Sides", "serve_sides"]
+
+S = TypeVar("S", bound="Sides")
 
 _SLOW_S = 0.2
 _RECEIVERS = 9
@@ -81,8 +83,8 @@ class Arrival:
 class Sides(SimulatedUpstream):
     """The upstream, and an ASGI application that receives webhooks; a callback's path says how it is answered."""
 
-    def __init__(self) -> None:
-        super().__init__(SystemClock())
+    def __init__(self, plans: Plan | None = None) -> None:
+        super().__init__(SystemClock(), plans=plans)
         self.moments = Moments()
         self.round = 0
         self.arrivals: defaultdict[str, list[Arrival]] = defaultdict(list)
@@ -224,9 +226,8 @@ class _Busy:
 
 
 @asynccontextmanager
-async def serve_sides() -> AsyncIterator[Sides]:
+async def serve_sides(sides: S) -> AsyncIterator[S]:
     """Serve both until the block ends."""
-    sides = Sides()
     async with AsyncExitStack() as stack:
         sides.upstream_url = await stack.enter_async_context(serve_simulator(sides))
         for _ in range(_RECEIVERS):

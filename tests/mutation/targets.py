@@ -14,6 +14,7 @@ COVERED = (
     "gateway/core/urls.py",
     "gateway/store/sqlite/store.py",
     "gateway/store/sqlite/registry.py",
+    "gateway/store/sqlite/creates.py",
     "gateway/store/sqlite/tasks.py",
     "gateway/store/sqlite/duetasks.py",
     "gateway/store/sqlite/outbox.py",
@@ -31,6 +32,7 @@ COVERED = (
 MODULES = (
     *COVERED,
     "gateway/store/sqlite/sql.py",
+    "gateway/store/sqlite/createsql.py",
     "gateway/store/sqlite/statements.py",
     "gateway/store/sqlite/connectionlock.py",
     "gateway/store/sqlite/database.py",
@@ -74,6 +76,7 @@ TESTS = (
     "tests/integration/loops/test_refused_tasks.py",
     "tests/integration/store/test_sqlite_store.py",
     "tests/integration/store/test_registry.py",
+    "tests/integration/store/test_creates.py",
     "tests/integration/store/test_tasks.py",
     "tests/integration/store/test_outbox.py",
     "tests/integration/store/test_housekeeping.py",

@@ -23,9 +23,11 @@ from gateway.core.model import (
     Registration,
     Task,
 )
+from gateway.core.reads import ReadTask, ReadWatch
 from gateway.core.urls import receiver_of
 from gateway.store import Turn
 from gateway.store.sqlite import outcomes, rows, sql, statements
+from gateway.store.sqlite.creates import SqliteCreates
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
 from gateway.store.sqlite.statements import Counted
@@ -41,7 +43,7 @@ _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
 
 
-class SqliteRegistry:
+class SqliteRegistry(SqliteCreates):
     """``gateway.store.Registry`` on one SQLite file."""
 
     def __init__(
@@ -53,12 +55,11 @@ class SqliteRegistry:
         first_attempt_delay_ms: int,
     ) -> None:
         """Tell these of what falls due; a webhook does so that long after its task's end."""
-        self._database = database
-        self._writer = writer
+        self.register_kind = Kind("register", self._apply_register, self._registered)
+        super().__init__(database, writer, self.register_kind)
         self._tasks = tasks
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self.register_kind = Kind("register", self._apply_register, self._registered)
         self.cancel_kind = Kind("cancel", self._apply_cancel)
         self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered)
         self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
@@ -183,6 +184,16 @@ class SqliteRegistry:
         async with self._database.reading():
             return await self._database.call(outcomes.read_large, seq, "outcome")
 
+    async def proxied_task(self, upstream: str, task_id: str) -> ReadTask | None:
+        return await self._tasks.watches.task(upstream, task_id)
+
+    async def record(self, seq: int) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(outcomes.read_large, seq, "record")
+
+    async def watch(self, wish: ReadWatch) -> int | None:
+        return await self._tasks.watches.watch(wish)
+
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         await self._tasks.wait_settled(seq, timeout_s)
 
@@ -196,7 +207,7 @@ class SqliteRegistry:
             found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
             for seq, task_seq, _ in found:
                 db.execute(sql.CANCEL_CALLBACK, (now, seq))
-                db.execute(sql.IDLE_TASK, {"seq": task_seq})
+                db.execute(sql.IDLE_TASK, {"seq": task_seq, "now": now})
             states.append(CallbackState(found[0][2]) if found else None)
         return states
 

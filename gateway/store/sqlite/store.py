@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from sqlite3 import Connection
 
-from gateway.store.sqlite import sql
+from gateway.store.sqlite import createsql, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
 from gateway.store.sqlite.registry import SqliteRegistry
@@ -32,6 +32,7 @@ class SqliteStore:
         self.tasks = SqliteTaskQueue(self._database, self._writer, self.outbox, delay_ms)
         self.registry = SqliteRegistry(self._database, self._writer, self.tasks, self.outbox, delay_ms)
         self._prune = Kind("prune", self._apply_prune)
+        self._prune_creates = Kind("prune_creates", self._apply_prune_creates)
         self._swap = Kind("swap", self._apply_swap)
         self._probe = Kind("probe", self._apply_probe)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)
@@ -40,13 +41,20 @@ class SqliteStore:
         kinds += (
             self.tasks.settle_kind,
             self.registry.register_kind,
+            self.registry.begin_create_kind,
+            self.registry.end_create_kind,
+            self.registry.forget_create_kind,
             self.tasks.reschedule_kind,
             self.tasks.poll_now_kind,
+            self.tasks.watches.watch_kind,
             self.outbox.record_kind,
             self.registry.cancel_kind,
             self.registry.redeliver_kind,
             self.registry.redeliver_dead_kind,
+            self.tasks.watches.unwatch_kind,  # after whoever prolongs
             self._prune,
+            self.tasks.watches.prune_kind,
+            self._prune_creates,
             self._swap,
             self._probe,
             self._follow_clock,
@@ -102,8 +110,9 @@ class SqliteStore:
         await self._writer.submit(self._follow_clock, step_ms)
 
     def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> None:
+        moves = (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS, watchsql.MOVE_WATCHES, createsql.MOVE_CREATES)
         for step_ms in items:
-            for statement in (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS):
+            for statement in moves:
                 db.execute(statement, {"step": step_ms})
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
@@ -123,6 +132,23 @@ class SqliteStore:
             deleted = db.execute(sql.PRUNE_CALLBACKS, item).fetchall()
             db.executemany(sql.PRUNE_TASK, [{"seq": task_seq} for (task_seq,) in deleted])
             counts.append(len(deleted))
+        return counts
+
+    async def prune_reads(self, now: int, read_before: int, limit: int) -> int:
+        return await self.tasks.watches.prune(now, read_before, limit)
+
+    async def prune_creates(self, before: int, most: int, limit: int) -> int:
+        count: int = await self._writer.submit(self._prune_creates, (before, most, limit))
+        return count
+
+    def _apply_prune_creates(self, db: Connection, items: Sequence[tuple[int, int, int]]) -> list[int]:
+        counts = []
+        for before, most, limit in items:
+            left = limit - db.execute(createsql.PRUNE_CREATES, (before, limit)).rowcount
+            for (client,) in db.execute(createsql.SELECT_CREATORS).fetchall():
+                about = {"client": client, "most": most, "limit": left}
+                left -= db.execute(createsql.PRUNE_EXCESS_CREATES, about).rowcount
+            counts.append(limit - left)
         return counts
 
     async def backup(self, target: Path) -> int:

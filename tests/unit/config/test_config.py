@@ -59,12 +59,15 @@ def test_defaults() -> None:
         upstream_api_key=None,
         upstream_rate=None,
         profiles=None,
+        proxy_format="record",
         webhook_secret=None,
+        record_hmac_key=None,
         token=None,
         operator_token=None,
         callback_allow=(),
         poll_min_s=1.0,
         poll_max_s=30.0,
+        proxy_watch_s=60.0,
         result_max_bytes=33_554_432,
         memory_bytes=67_108_864,
         retry_schedule=(0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0),
@@ -92,10 +95,13 @@ def test_defaults() -> None:
         ("GATEWAY_UPSTREAM_API_KEY", "sk-1", "sk-1"),
         ("GATEWAY_UPSTREAM_RATE", " 5/0.5 , 100/60 ", (RateWindow(5, 0.5), RateWindow(100, 60.0))),
         ("GATEWAY_WEBHOOK_SECRET", " whsec_a  whsec_b ", ("whsec_a", "whsec_b")),
+        ("GATEWAY_PROXY_FORMAT", "standard", "standard"),
+        ("GATEWAY_RECORD_HMAC_KEY", "k3y+/=", "k3y+/="),
         ("GATEWAY_TOKEN", "t", "t"),
         ("GATEWAY_CALLBACK_ALLOW", "localhost, 10.0.0.0/8,app:8443,", ("localhost", "10.0.0.0/8", "app:8443")),
         ("GATEWAY_POLL_MIN_S", "0.02", 0.02),
         ("GATEWAY_POLL_MAX_S", "1.5", 1.5),
+        ("GATEWAY_PROXY_WATCH_S", "0", 0.0),
         ("GATEWAY_RESULT_MAX_BYTES", "1024", 1024),
         ("GATEWAY_MEMORY_BYTES", "1048576", 1_048_576),
         ("GATEWAY_RETRY_SCHEDULE", "0, 0.5,5", (0.0, 0.5, 5.0)),
@@ -169,7 +175,7 @@ def test_repr_hides_secrets() -> None:
     secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
     shown = repr(load(secrets))
     assert SECRET not in shown
-    assert shown.count("***") == len(secrets) == 4
+    assert shown.count("***") == len(secrets) == 5
     assert "host='127.0.0.1', port=8080" in shown
     assert "token=None" in repr(load({}))
 
@@ -206,6 +212,8 @@ def test_database_path(url: str, path: str) -> None:
         ("GATEWAY_DATABASE_URL", "sqlite:///x.db?mode=ro", "without options"),
         ("GATEWAY_DATABASE_URL", "mysql://host/db", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "postgresql://host/db", "PostgreSQL needs a later version; use sqlite:///"),
+        ("GATEWAY_PROXY_FORMAT", "Record", "write record or standard"),
+        ("GATEWAY_RECORD_HMAC_KEY", "a key", "write visible ASCII characters without spaces"),
         ("GATEWAY_UPSTREAM_URL", "aigptimage.com", "write an http or https URL"),
         ("GATEWAY_UPSTREAM_URL", "ftp://aigptimage.com", "write an http or https URL"),
         ("GATEWAY_UPSTREAM_URL", "https://", "write an http or https URL"),
@@ -226,6 +234,7 @@ def test_database_path(url: str, path: str) -> None:
         ("GATEWAY_POLL_MIN_S", "soon", "write a number of seconds from 0.001 to 86400"),
         ("GATEWAY_POLL_MIN_S", "0", "write a number of seconds from 0.001 to 86400"),
         ("GATEWAY_POLL_MAX_S", "inf", "write a number of seconds from 0.001 to 86400"),
+        ("GATEWAY_PROXY_WATCH_S", "-1", "write a number of seconds from 0 to 86400"),
         ("GATEWAY_RESULT_MAX_BYTES", "32 MiB", "write a whole number from 1024 to 134217728"),
         ("GATEWAY_RETRY_SCHEDULE", "", "at least one"),
         ("GATEWAY_RETRY_SCHEDULE", ",", "at least one"),

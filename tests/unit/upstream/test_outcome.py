@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.config.profilefile import parse_profile
 from gateway.core import lenientjson
 from gateway.core.model import TaskState
-from gateway.upstream.answer import AbandonReason, PollKind, PollResult, abandoned, read_answer, read_created
+from gateway.upstream.answer import AbandonReason, Created, PollKind, PollResult, abandoned, read_answer, read_created
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
@@ -615,18 +615,47 @@ def test_the_reason_is_the_true_one(body: bytes, reason: str) -> None:
     assert str(result.error).startswith(f"The upstream's answer is not readable JSON ({reason}): ")
 
 
+def created(body: bytes, status: int = 200) -> Created:
+    return read_created(PROFILE, status, body, "data.taskId")
+
+
 def test_the_answer_to_a_create() -> None:
     """A create's answer is read as leniently as a poll's; a refusal is told from an answer that cannot be read."""
-
-    def created(body: bytes, status: int = 200) -> tuple[Any, bool]:
-        return read_created(PROFILE, status, body, "data.taskId")
-
-    assert created(b'\xef\xbb\xbf{"code":200.0,"msg":"\\ud83d","data":{"taskId":"t"}}') == ("t", False)
-    assert created(b'{"data":{"taskId":42.0,"n":NaN}}') == ("42", False)
-    assert created(b'{"code":402,"msg":"m","data":null}') == (None, True)
-    assert created(b"<html>", 503) == (None, True)
+    assert created(b'\xef\xbb\xbf{"code":200.0,"msg":"\\ud83d","data":{"taskId":"t"}}') == ("t", False, False)
+    assert created(b'{"data":{"taskId":42.0,"n":NaN}}') == ("42", False, False)
+    assert created(b'{"code":402,"msg":"m","data":null}') == (None, True, True)
+    assert created(b"<html>", 503) == (None, True, False)
     for unreadable in (b"<html>", b"", b"[]", b"{}", b'{"code":200,"data":{"id":"t"}}', b"[" * 100_000):
-        assert created(unreadable) == (None, False)
+        assert created(unreadable) == (None, False, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "none_made"),
+    [
+        (200, 429, True),
+        (200, 455, True),
+        (400, 400, True),
+        (403, None, True),
+        (409, None, True),
+        (200, 500, False),
+        (200, 501, False),
+        (500, 402, False),
+        (504, None, False),
+        (408, None, False),
+        (200, 408, False),
+        (408, 422, False),
+        (200, -1, False),
+    ],
+)
+def test_whether_a_create_is_known_to_have_made_nothing(status: int, code: int | None, none_made: bool) -> None:
+    """The refusal of a request leaves no doubt; a server's failure, or a time-out, may have come after the task."""
+    body = b"<html>" if code is None else b'{"code":%d,"msg":"m","data":null}' % code
+    assert created(body, status) == (None, True, none_made)
+
+
+def test_an_error_that_names_a_task_has_made_it() -> None:
+    """Whatever else it says: there is a task to be paid for."""
+    assert created(b'{"code":422,"data":{"taskId":"t"}}') == ("t", True, False)
 
 
 def test_a_task_id_that_is_a_number() -> None:

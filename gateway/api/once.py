@@ -1,0 +1,107 @@
+"""Creates that their clients send again under one X-Request-ID: no task is to be paid for twice.
+
+Owns what such a repetition gets, and that equal creates come one after the other. Called by the proxy, which forwards
+what is to be forwarded.
+"""
+
+import asyncio
+import hashlib
+import re
+from typing import Any
+
+from gateway.core.clock import Clock
+from gateway.core.creates import KnownCreate, NewCreate
+from gateway.core.errors import Conflict
+from gateway.store import Registry
+
+__all__ = ["Alone", "Once", "digest_of"]
+
+_BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
+_Key = tuple[str, str]
+"""A client, and its request's id."""
+
+
+class Once:
+    """The creates at one upstream; ``honoured``: it knows X-Request-ID itself, and returns the task that exists."""
+
+    def __init__(self, registry: Registry, clock: Clock, upstream: str, *, honoured: bool) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._upstream = upstream
+        self._honoured = honoured
+        self._under_way: dict[_Key, asyncio.Event] = {}
+
+    def create(self, client: str, request_id: str, digest: bytes) -> NewCreate:
+        return NewCreate(
+            client=client, upstream=self._upstream, request_id=request_id, digest=digest, at=self._clock.now()
+        )
+
+    def alone(self, create: NewCreate) -> "Alone":
+        """Wait until no create under this id is under way, and keep others waiting until the block ends."""
+        return Alone(self._under_way, (create.client, create.request_id))
+
+    async def known(self, create: NewCreate) -> KnownCreate | None:
+        """Return what is known of this create: an answer to be given again, or that it may be forwarded again.
+
+        None: it is new. Raises Conflict: it may not be forwarded.
+        """
+        known = await self._registry.known_create(create)
+        if known is None:
+            return None
+        if known.digest != create.digest:
+            raise Conflict(
+                f"X-Request-ID {create.request_id} was sent with another request before; nothing was forwarded. "
+                "A new request needs a new id."
+            )
+        if known.answer is None and not self._honoured:
+            raise Conflict(
+                f"X-Request-ID {create.request_id} was forwarded before, and its answer is not known: a task may have "
+                "been created, and this upstream cannot be asked. Nothing was forwarded now. Look there; a new id "
+                "creates anew."
+            )
+        return known
+
+
+class Alone:
+    """Of equal creates the one that goes on."""
+
+    def __init__(self, under_way: dict[_Key, asyncio.Event], key: _Key) -> None:
+        self._under_way = under_way
+        self._key = key
+        self._kept = False
+
+    async def __aenter__(self) -> "Alone":
+        while (other := self._under_way.get(self._key)) is not None:
+            await other.wait()
+        self._under_way[self._key] = asyncio.Event()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._kept:
+            self._end()
+
+    def last_until(self, work: "asyncio.Task[Any]") -> None:
+        """Keep the others waiting until this has ended, which outlives the block where its client goes away."""
+        self._kept = True
+        work.add_done_callback(self._end)
+
+    def _end(self, *_: object) -> None:
+        self._under_way.pop(self._key).set()
+
+
+def digest_of(target: str, content_type: str, body: bytes) -> bytes:
+    """Return what tells one request from another: its bytes, as who tries again sends the same.
+
+    But for what stands between the parts of a form, which many clients draw anew for each try.
+    """
+    digest = hashlib.sha256(b"%b\0" % target.encode())
+    boundary = _BOUNDARY.search(content_type)
+    between = b"" if boundary is None else b"--" + boundary[1].encode("latin-1")
+    with memoryview(body) as view:
+        start = 0
+        while between and (end := body.find(between, start)) >= 0:
+            digest.update(view[start:end])
+            digest.update(b"--")
+            start = end + len(between)
+        digest.update(view[start:])
+    return digest.digest()
