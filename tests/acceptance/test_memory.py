@@ -160,9 +160,7 @@ async def test_many_callbacks_on_one_large_outcome(world: Any, receiver: Receive
 async def test_many_records_of_one_large_outcome(world: Any, receiver: Receiver) -> None:
     """In that format too it is stored once, and all get the same bytes, whether they come before its end or later."""
     async with gateway(world, success(image(4 * MIB))) as (client, peak):
-        asked = [
-            {"taskId": "t", "callbackUrl": f"{receiver.url}/{number}", "format": "record"} for number in range(24)
-        ]
+        asked = [{"taskId": "t", "callbackUrl": f"{receiver.url}/{number}", "format": "record"} for number in range(24)]
         answer = await client.post("/v1/callbacks/batch", json={"callbacks": asked})
         assert [one["status"] for one in answer.json()["data"]] == [201] * 24
         await receiver.has(24)
