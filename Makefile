@@ -22,7 +22,7 @@ demo: $(VENV)/.runtime ## Show the whole way once, with a simulated upstream and
 run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 	@$(VENV)/bin/gateway serve $(ARGS)
 
-test: $(VENV)/.dev tests/node/node_modules/.stamp ## Run every test
+test: $(VENV)/.dev $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
@@ -82,9 +82,10 @@ lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest
 	@$(COMPILE) -c requirements-dev.lock pyproject.toml --extra ed25519 -o requirements.lock
 	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group bench -o requirements-bench.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group sdks -o requirements-sdks.lock
 
 clean: ## Remove all that these targets made
-	@rm -rf $(VENV) $(VENV)-bench build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-bench $(VENV)-sdks build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run (a version manager's shim may not) and be able to make virtual environments.
@@ -127,14 +128,27 @@ $(VENV)-bench/.ready: $(VENV)/.created requirements-bench.lock
 	@$(VENV)-bench/bin/python -m pip --quiet --disable-pip-version-check --no-input install --require-hashes -r requirements-bench.lock
 	@touch $@
 
-# The reference library from npm: without it one test is skipped, and says so.
+# The SDKs that are pointed at the gateway: their packages decide no version of its own. Where they cannot be installed or
+# imported, their tests are skipped, and say so.
+$(VENV)-sdks/.ready: $(VENV)/.created requirements-sdks.lock
+	@echo 'Installing the SDKs of other job APIs into $(VENV)-sdks …'
+	@$(VENV)/bin/python -m venv --clear $(VENV)-sdks
+	@if $(VENV)-sdks/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-compile --require-hashes -r requirements-sdks.lock && \
+		$(VENV)-sdks/bin/python -c 'import lumaai, openai, replicate, runwayml'; then \
+		touch $@; \
+	else \
+		rm -rf $(VENV)-sdks; \
+		echo 'Warning: the SDKs cannot be installed or imported here, so the tests that use them are skipped.' >&2; \
+	fi
+
+# What is taken from npm: without it the tests that use it are skipped, and say so.
 tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
 	@if command -v npm >/dev/null 2>&1; then \
 		if npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; then \
 			touch $@; \
 		else \
 			rm -rf tests/node/node_modules; \
-			echo 'Warning: npm ci failed, so the test against the reference library from npm is skipped.' >&2; \
+			echo 'Warning: npm ci failed, so the tests that use packages from npm are skipped.' >&2; \
 		fi; \
 	fi
 

@@ -19,7 +19,7 @@ from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import Conflict, RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.core.model import CreateAnswer, NewCreate
+from gateway.core.model import CreateAnswer, Format, NewCreate
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
@@ -55,6 +55,7 @@ class Creating:
         key: UpstreamKey,
         timetable: Timetable,
         *,
+        callback_format: Format,
         draining: asyncio.Event,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
     ) -> None:
@@ -65,6 +66,7 @@ class Creating:
         self._calls = calls
         self._key = key
         self._timetable = timetable
+        self._callback_format = callback_format
         self._draining = draining
         self._spawn = spawn
 
@@ -129,7 +131,7 @@ class Creating:
                 status=told.status,
                 receiver=receiver_of(url),
             )
-            return self._without_id(told)
+            return _sent_once(self._without_id(told), create)
         return told
 
     async def _begin(self, begun: NewCreate | None, waiter: Waiter) -> RequestError | None:
@@ -223,7 +225,7 @@ class Creating:
     ) -> None:
         """Register a callback, with the answer to its create where that may be repeated: its task is paid for."""
         told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
-        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model)
+        asked = CallbackRequest(task_id=task_id, callback_url=url, model=model, format=self._callback_format)
 
         async def write() -> None:
             now = self._clock.now()  # anew each time: the clock may have been set since the last
@@ -276,9 +278,17 @@ class Creating:
         what_next = "this upstream cannot be asked, so look there before you send it again."
         if self._calls.once or create is not None:
             what_next = f"send the same request again with X-Request-ID: {request_id}, so that it is not created twice."
-        return (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
+        error = (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
             f"{answer.error} The task may have been created: {what_next}"
         )
+        return _sent_once(error, create)
+
+
+def _sent_once(error: RequestError, create: NewCreate | None) -> RequestError:
+    """Keep SDKs from sending a create again by themselves, as many do after a 5xx: without an ID it is paid twice."""
+    if create is None:
+        error.headers["x-should-retry"] = "false"
+    return error
 
 
 async def _until_stored(

@@ -48,7 +48,7 @@ OPERATOR = ""
 _PATIENCE_S = 10.0
 """How long a client's request waits for its turn in the rate limit."""
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
-_PASSED_ON = ("content-type", "content-disposition", "retry-after")
+_PASSED_ON = ("content-type", "content-disposition", "retry-after", "x-should-retry")
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 _SLASHES = re.compile(r"[/\\]")
 _STATUSES = range(200, 600)  # below they are no answers, and above there are none (RFC 9110 §15)

@@ -16,6 +16,7 @@ from gateway.api.routing import Call, Parameter, Schema
 from gateway.api.views import Instant
 from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from gateway.upstream.answer import AbandonReason
+from gateway.webhook.headers import RECORD_SIGNATURE_HEADER, RECORD_TIMESTAMP_HEADER
 
 __all__ = ["Webhook", "document"]
 
@@ -49,6 +50,10 @@ _HEADERS = {
     TIMESTAMP_HEADER: "When this attempt was made, in whole seconds since the epoch.",
     SIGNATURE_HEADER: "One entry for each active secret, with blanks between them: v1, and the base64 of HMAC-SHA256 "
     "over webhook-id.webhook-timestamp.body; with a key pair also v1a, and an ed25519 signature.",
+}
+_RECORD_HEADERS = {
+    RECORD_TIMESTAMP_HEADER: "Where GATEWAY_RECORD_HMAC_KEY is set: when this attempt was made, in whole seconds.",
+    RECORD_SIGNATURE_HEADER: "Where it is set: the base64 of HMAC-SHA256 over the task's id, a full stop and that.",
 }
 _ANSWERS = {
     "2XX": "Delivered, where it comes within the time limit.",
@@ -90,13 +95,21 @@ class Webhook(TypedDict):
     data: WebhookData
 
 
+class RecordWebhook(TypedDict):
+    """The body of a webhook of format record; of an API whose answers have no envelope, ``data`` alone."""
+
+    code: Literal[200, 408, 501]
+    msg: str
+    data: dict[str, Any]
+
+
 def document(calls: Sequence[Call]) -> dict[str, Any]:
     """Return the whole document of a table of calls."""
     groups = list({call.group.tag: call.group for call in calls}.values())
     bodies = [group.error_body for group in groups]
     for call in calls:
         bodies += [call.body, *(body for _, body in call.answers.values())]
-    types = list(dict.fromkeys(body for body in (*bodies, Webhook, Outcome) if isinstance(body, type)))
+    types = list(dict.fromkeys(body for body in (*bodies, Webhook, RecordWebhook, Outcome) if isinstance(body, type)))
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(types, references, strict=True))
     for kind, example in examples.EXAMPLES.items():
@@ -117,7 +130,7 @@ def document(calls: Sequence[Call]) -> dict[str, Any]:
         "security": [{}, {"token": []}],
         "tags": [*({"name": group.tag, "description": group.text} for group in groups), _WEBHOOKS],
         "paths": paths,
-        "webhooks": _webhooks(known[Webhook]),
+        "webhooks": _webhooks(known[Webhook], known[RecordWebhook]),
         "components": {
             "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -155,25 +168,36 @@ def _operation(call: Call, known: Mapping[Schema, dict[str, Any]]) -> dict[str, 
     return operation
 
 
-def _webhooks(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told of each webhook; ``schema`` is that of its body."""
-    parameters = [
-        {"name": name, "in": "header", "required": True, "schema": {"type": "string"}, "description": text}
-        for name, text in _HEADERS.items()
-    ]
-    responses = {status: {"description": text} for status, text in _ANSWERS.items()}
-    told: dict[str, Any] = {}
-    for event, (operation_id, summary) in _EVENTS.items():
-        content = {"application/json": {"schema": schema, "example": examples.WEBHOOKS[event]}}
-        told[event] = {
-            "post": {
-                "operationId": operation_id,
-                "tags": [_WEBHOOKS["name"]],
-                "summary": summary,
-                "security": [],
-                "parameters": parameters,
-                "requestBody": {"required": True, "content": content},
-                "responses": responses,
-            }
+def _webhooks(schema: dict[str, Any], record_schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of each webhook; the schemas are those of the bodies in each format."""
+    headers = _headers(_HEADERS, required=True)
+    told = {
+        event: _webhook(operation_id, summary, headers, schema, examples.WEBHOOKS[event])
+        for event, (operation_id, summary) in _EVENTS.items()
+    }
+    headers = headers + _headers(_RECORD_HEADERS, required=False)
+    summary = "A task has ended, or was given up, and its callback is of format record"
+    return told | {"record": _webhook("taskRecord", summary, headers, record_schema, examples.RECORD)}
+
+
+def _webhook(
+    operation_id: str, summary: str, headers: list[dict[str, Any]], schema: dict[str, Any], example: Any
+) -> dict[str, Any]:
+    return {
+        "post": {
+            "operationId": operation_id,
+            "tags": [_WEBHOOKS["name"]],
+            "summary": summary,
+            "security": [],
+            "parameters": headers,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+            "responses": {status: {"description": text} for status, text in _ANSWERS.items()},
         }
-    return told
+    }
+
+
+def _headers(texts: Mapping[str, str], *, required: bool) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "required": required, "schema": {"type": "string"}, "description": text}
+        for name, text in texts.items()
+    ]

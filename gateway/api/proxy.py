@@ -42,7 +42,7 @@ from gateway.core.errors import (
     Unavailable,
 )
 from gateway.core.memory import SMALL
-from gateway.core.model import NewCreate
+from gateway.core.model import Format, NewCreate
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Upstream
@@ -72,14 +72,15 @@ class UpstreamProxy:
         key: UpstreamKey,
         timetable: Timetable,
         *,
+        callback_format: Format,
         check_url: Callable[[str], Awaitable[object]],
         poller_wake: asyncio.Event,
         draining: asyncio.Event,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
 
-        ``check_url`` raises AddressNotAllowed for a URL that the callback policy refuses. Once ``draining`` is set
-        nothing more is created; then ``drain`` is to be called.
+        ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
+        policy refuses. Once ``draining`` is set nothing more is created; then ``drain`` is to be called.
         """
         self.profile = upstream.profile
         calls = self.profile.proxy
@@ -106,6 +107,7 @@ class UpstreamProxy:
             calls,
             key,
             timetable,
+            callback_format=callback_format,
             draining=draining,
             spawn=self._forwarding.spawn,
         )

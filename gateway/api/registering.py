@@ -44,7 +44,7 @@ from gateway.core.errors import (
     Unavailable,
     without_frames,
 )
-from gateway.core.model import Callback, NewCallback, Registration, new_callback_id
+from gateway.core.model import Callback, Format, NewCallback, Registration, new_callback_id
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
@@ -230,6 +230,7 @@ def new_callback(
         created_at=now,
         first_poll_at=first_poll_at,
         model=asked.model,
+        format=asked.format or Format.STANDARD,
     )
 
 
@@ -268,7 +269,7 @@ def _refused(error: RequestError) -> BatchAnswer:
 
 def _conflict(existing: Callback) -> Conflict:
     return Conflict(
-        f"{existing.id} is registered for this task and URL with another metadata or timeoutSeconds; "
+        f"{existing.id} is registered for this task and URL with another metadata, timeoutSeconds or format; "
         "cancel it first, or send the same request."
     )
 

@@ -22,6 +22,7 @@ from gateway.core.errors import (
     UnsupportedMediaType,
     without_frames,
 )
+from gateway.core.model import Format
 
 __all__ = [
     "BatchRequest",
@@ -77,6 +78,7 @@ class CallbackRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     timeout_seconds: Timeout | None = DEFAULT_TIMEOUT_S
     upstream: str | None = None
     model: Model | None = None
+    format: Format | None = Format.STANDARD
 
 
 _Unread = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/CallbackRequest"})]
@@ -265,4 +267,6 @@ def _explain(text: str) -> tuple[str, str]:
     parent = where.rstrip("`").removeprefix("$").lstrip(".").partition("[")[0]
     if found := _MISSING.match(reason):
         return ".".join(filter(None, (parent, found["name"]))), "is missing"
+    if parent == "format":
+        return parent, f"must be one of {', '.join(Format)}"
     return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.api.schema import Wire
 from gateway.core.clock import to_iso
-from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Task, TaskState
+from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Format, Task, TaskState
 
 __all__ = [
     "AttemptView",
@@ -47,6 +47,7 @@ class CallbackView(Wire, frozen=True, kw_only=True):
     metadata: Metadata
     timeout_seconds: int
     upstream: str
+    format: Format
     state: CallbackState
     created_at: Instant
     expires_at: Instant
@@ -93,6 +94,7 @@ def callback_view(callback: Callback, client: str | msgspec.UnsetType = msgspec.
         metadata=msgspec.Raw(callback.metadata),
         timeout_seconds=callback.timeout_s,
         upstream=task.upstream,
+        format=callback.format,
         state=callback.state,
         created_at=to_iso(callback.created_at),
         expires_at=to_iso(callback.expires_at),

@@ -28,6 +28,7 @@ from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, c
 from gateway.config.settings import Settings, UpstreamSettings, database_path
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.memory import Memory
+from gateway.core.model import Format
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
@@ -195,7 +196,7 @@ def _api(
     names = [watch.upstream.name for watch in watches]
     default = next((watch for watch in watches if watch.default), None)
     proxies = {
-        watch.upstream.name: _proxy(watch, shared, check_url, readiness.draining)
+        watch.upstream.name: _proxy(watch, shared, Format(settings.proxy_format), check_url, readiness.draining)
         for watch in watches
         if watch.upstream.profile.proxy is not None
     }
@@ -227,7 +228,11 @@ def _api(
 
 
 def _proxy(
-    watch: Watch, shared: Shared, check_url: Callable[[str], Awaitable[None]], draining: asyncio.Event
+    watch: Watch,
+    shared: Shared,
+    callback_format: Format,
+    check_url: Callable[[str], Awaitable[None]],
+    draining: asyncio.Event,
 ) -> UpstreamProxy:
     return UpstreamProxy(
         shared.store.registry,
@@ -237,6 +242,7 @@ def _proxy(
         watch.upstream,
         watch.key,
         watch.timetable,
+        callback_format=callback_format,
         check_url=check_url,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,

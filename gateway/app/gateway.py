@@ -210,7 +210,7 @@ class Gateway:
             signer = default if own is None else Signer(parse_secrets(" ".join(own)))
             clients[client.name] = ClientWebhooks(signer, client.headers)
             written.extend(own or ())
-        self.client_headers.use(default, clients, written)
+        self.client_headers.use(default, clients, written, settings.record_hmac_key)
 
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""

@@ -22,7 +22,7 @@ __all__ = ["Reloads", "changes"]
 
 _log = structlog.get_logger()
 
-_RELOADED = ("webhook_secret", "token", "operator_token", "clients")
+_RELOADED = ("webhook_secret", "record_hmac_key", "token", "operator_token", "clients")
 _NOT_OURS = ("url", "upstream_api_key")  # the client commands', and what the upstreams' keys are made of
 
 

@@ -182,6 +182,7 @@ def _metadata(context: click.Context, option: click.Parameter, text: str | None)
 @click.option("--timeout-seconds", "timeoutSeconds", type=int, help="Give up after this long; default 86400.")
 @click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
 @click.option("--model", help="Which model works on it: the first poll is then made when it pays.")
+@click.option("--format", type=click.Choice(["standard", "record"]), help="What the webhook holds; default: standard.")
 @_client_command
 def register(gateway: "Client", /, task_id: str, callback_url: str, as_json: bool, **members: Any) -> None:
     """Register a callback URL for a task."""

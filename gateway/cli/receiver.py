@@ -300,10 +300,15 @@ def _lines_of(webhook: ReceivedWebhook) -> tuple[str, list[tuple[str, str]]]:
     """Pick what is worth reading from the event: a title, and pairs of name and printable value."""
     event = webhook.event
     if not isinstance(event, Mapping) or not isinstance(event.get("data"), Mapping):
-        return "not a task's webhook", [("body", _printable(webhook.body.decode("utf-8", "replace")))]
+        # Of format record it may be any object: what the upstream itself sends.
+        is_record = webhook.verified and isinstance(event, Mapping) and "type" not in event
+        title = "a task's record" if is_record else "not a task's webhook"
+        return title, [("body", _printable(webhook.body.decode("utf-8", "replace")))]
     data = event["data"]
     lines = [(name, _printable(data.get(name))) for name in ("taskId", "state")]
     result = data.get("result")
+    if result is None and isinstance(text := data.get("resultJson"), str):  # of format record
+        result = _decode(text.encode("utf-8", "replace")) or text
     urls = result.get("resultUrls") if isinstance(result, Mapping) else None
     if isinstance(urls, list):
         lines += [("resultUrls" if at == 0 else "", _printable(url)) for at, url in enumerate(urls[:_MAX_PRINTED_URLS])]
@@ -318,7 +323,9 @@ def _lines_of(webhook: ReceivedWebhook) -> tuple[str, list[tuple[str, str]]]:
     ]
     if data.get("metadata"):
         lines.append(("metadata", _printable(data["metadata"])))
-    return _printable(event.get("type")), lines
+    # Of format record it has a code and a sentence in the place of its type.
+    title = " ".join([_printable(event[name]) for name in ("type", "code", "msg") if name in event])
+    return title or "not a task's webhook", lines
 
 
 def _printable(value: Any) -> str:

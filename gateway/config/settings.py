@@ -130,9 +130,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         separator=",", of_profile=True)]
     profiles: Annotated[str | None, Setting(str, "",
         "Folder of further upstream profiles, NAME.toml, read beside the shipped ones.")]
+    proxy_format: Annotated[Literal["record", "standard"], Setting(parsers.one_of("record", "standard"), "record",
+        "Format of the webhooks that creates through the proxy ask for: record or standard.")]
     webhook_secret: Annotated[tuple[str, ...] | None, Setting(parsers.words, "",
         "whsec_…, several separated by spaces: all sign. Not set: made on first start, beside the database.",
         separator=" ", secret=True)]
+    record_hmac_key: Annotated[str | None, Setting(parsers.credential, "",
+        "Key that signs webhooks of format record the way the upstream signs its own, beside the secrets above.",
+        secret=True)]
     token: Annotated[str | None, Setting(parsers.credential, "",
         "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.", secret=True)]
     operator_token: Annotated[str | None, Setting(parsers.credential, "",

@@ -1,18 +1,24 @@
 """The headers that each client's webhooks carry: content type, signatures by its secrets, its own static ones.
 
-Owns that no client's secret or header gets into another's webhooks. Called by the deliverer; built by the wiring.
+Owns that no client's secret or header gets into another's webhooks, and the signature that receivers of the API
+family's own callbacks know, for those of format record. Called by the deliverer; built by the wiring.
 """
 
+import hmac
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
 from gateway.core.masking import Mask
-from gateway.core.model import DueCallback
+from gateway.core.model import DueCallback, Format
 from gateway.signature import Signer
 
-__all__ = ["ClientHeaders", "ClientWebhooks"]
+__all__ = ["RECORD_SIGNATURE_HEADER", "RECORD_TIMESTAMP_HEADER", "ClientHeaders", "ClientWebhooks"]
+
+RECORD_TIMESTAMP_HEADER = "x-webhook-timestamp"
+RECORD_SIGNATURE_HEADER = "x-webhook-signature"
 
 _log = structlog.get_logger()
 
@@ -23,7 +29,7 @@ class ClientWebhooks:
 
     signer: Signer = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
-    """Lower-case names; none that the gateway sets."""
+    """Lower-case names; none that each webhook has from the gateway."""
 
 
 class ClientHeaders:
@@ -32,13 +38,22 @@ class ClientHeaders:
     def __init__(self) -> None:
         self._adding: set[str] = set()
 
-    def use(self, default: Signer, clients: Mapping[str, ClientWebhooks], secrets: Iterable[str] = ()) -> None:
+    def use(
+        self,
+        default: Signer,
+        clients: Mapping[str, ClientWebhooks],
+        secrets: Iterable[str] = (),
+        record_key: str | None = None,
+    ) -> None:
         """Take these from now on; ``secrets``: all that these sign with, as they are written.
 
-        ``default`` serves clients whose table is gone: their webhooks are still owed.
+        ``default`` serves clients whose table is gone: their webhooks are still owed. ``record_key`` signs those of
+        format record as well, whosever they are.
         """
         # Receivers know them with what stands before them, and without.
-        self._mask = Mask([secret.rpartition("_")[2].rstrip("=") for secret in secrets])
+        texts = [secret.rpartition("_")[2].rstrip("=") for secret in secrets]
+        self._mask = Mask(texts if record_key is None else [*texts, record_key])
+        self._record_key = None if record_key is None else record_key.encode()
         self._default = ClientWebhooks(default, {})
         self._clients = dict(clients)
         self._adding.update(name for name, client in clients.items() if client.headers)
@@ -50,7 +65,15 @@ class ClientHeaders:
             **client.headers,
             "content-type": "application/json",
             **client.signer.headers(claim.id, timestamp_s, body),
+            **(self._record_headers(claim, timestamp_s) if claim.format is Format.RECORD else {}),
         }
+
+    def _record_headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
+        # As the family documents it, and its receivers check it. The body is not signed.
+        if self._record_key is None:
+            return {}
+        signed = hmac.digest(self._record_key, f"{claim.task_id}.{timestamp_s}".encode(), "sha256")
+        return {RECORD_TIMESTAMP_HEADER: str(timestamp_s), RECORD_SIGNATURE_HEADER: b64encode(signed).decode("ascii")}
 
     def without_secrets(self, claim: DueCallback, excerpt: bytes) -> bytes:
         """Return what may be kept of how a receiver's answer began: none of a client's secrets and headers."""

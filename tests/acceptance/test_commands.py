@@ -77,7 +77,9 @@ async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
         assert json.loads((await command("show", callback["id"], "--json", *at, cwd=tmp_path)).stdout)["attemptLog"]
         again = await command("redeliver", callback["id"], *at, cwd=tmp_path)
         assert "pending" in again.stdout
-        waiting = json.loads((await command("register", "sim-never-0-cli", hooks, "--json", *at, cwd=tmp_path)).stdout)
+        register = ("register", "sim-never-0-cli", hooks, "--format", "record", "--json")
+        waiting = json.loads((await command(*register, *at, cwd=tmp_path)).stdout)
+        assert (callback["format"], waiting["format"]) == ("standard", "record")
         cancelled = await command("cancel", waiting["id"], *at, cwd=tmp_path)
         assert "cancelled" in cancelled.stdout
         missing = await command("show", "cb_none", *at, cwd=tmp_path)

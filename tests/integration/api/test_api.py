@@ -80,8 +80,8 @@ async def test_registering_answers_201_with_the_callback(api: httpx.AsyncClient)
     callback = answer.json()
     assert answer.headers["location"] == f"/v1/callbacks/{callback['id']}"
     assert list(callback) == [
-        *("id", "taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream", "state", "createdAt", "expiresAt"),
-        *("attempts", "nextAttemptAt", "deliveredAt", "lastError", "task"),
+        *("id", "taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream", "format", "state", "createdAt"),
+        *("expiresAt", "attempts", "nextAttemptAt", "deliveredAt", "lastError", "task"),
     ]
     assert callback["id"].startswith("cb_")
     assert callback["metadata"] == {"orderId": 7}
@@ -91,13 +91,40 @@ async def test_registering_answers_201_with_the_callback(api: httpx.AsyncClient)
 
 
 async def test_the_same_registration_again_is_200(api: httpx.AsyncClient) -> None:
-    """Repeating a request is safe, whatever the order of metadata's keys; another metadata or timeout is 409."""
+    """Repeating a request is safe, whatever the order of metadata; another metadata, timeout or format is 409."""
     first = await api.post("/v1/callbacks", json=body(metadata={"a": 1, "b": [2]}))
     again = await api.post("/v1/callbacks", json=body(metadata={"b": [2], "a": 1}))
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
-    for different in (body(metadata={"a": 2}), body(metadata={"a": 1, "b": [2]}, timeoutSeconds=5)):
-        refused = await api.post("/v1/callbacks", json=different)
+    same = {"a": 1, "b": [2]}
+    for different in (
+        {"metadata": {"a": 2}},
+        {"metadata": same, "timeoutSeconds": 5},
+        {"metadata": same, "format": "record"},
+    ):
+        refused = await api.post("/v1/callbacks", json=body(**different))
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        (item,) = (await api.post("/v1/callbacks/batch", json={"callbacks": [body(**different)]})).json()["data"]
+        assert item["error"]["detail"] == refused.json()["detail"]
+
+
+async def test_a_format_is_asked_for(api: httpx.AsyncClient) -> None:
+    """Standard where none is, or null; another word is refused with those that there are, in a batch by itself."""
+    items = [
+        body(taskId=f"sim-never-0-{number}", **asked)
+        for number, asked in enumerate(({}, {"format": None}, {"format": "standard"}, {"format": "record"}))
+    ]
+    made = (await api.post("/v1/callbacks/batch", json={"callbacks": [*items, body(format="recrod")]})).json()["data"]
+    formats = ["standard", "standard", "standard", "record"]
+    assert [item["callback"]["format"] for item in made[:4]] == formats
+    message = {"field": "format", "message": "must be one of standard, record"}
+    assert (made[4]["status"], made[4]["error"]["errors"]) == (422, [message])
+    again = [(await api.post("/v1/callbacks", json=item)).json() for item in items]
+    assert [callback["id"] for callback in again] == [item["callback"]["id"] for item in made[:4]]
+    read = (await api.get(f"/v1/callbacks/{again[3]['id']}")).json()
+    assert read["format"] == "record"
+    for wrong in ("Record", "", 7, ["record"]):
+        refused = await api.post("/v1/callbacks", json=body(format=wrong))
+        assert (refused.status_code, refused.json()["errors"]) == (422, [message])
 
 
 async def test_a_task_whose_model_is_told_is_not_polled_at_once(api: httpx.AsyncClient) -> None:

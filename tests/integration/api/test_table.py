@@ -208,25 +208,28 @@ class Hooks:
 
 
 async def test_webhooks_are_what_the_document_says(tmp_path: Path) -> None:
-    """Each of the three has the members that are told of and no others, in its headers too."""
+    """Each of the three, and each in the other format, has the members and headers that are told of and no others."""
     hooks = Hooks()
     upstream = SimulatedUpstream(SystemClock(), plans=Plan(duration_s=0))
     async with (
         serve_simulator(upstream) as upstream_url,
         serve_asgi(hooks) as url,
-        running(tmp_path, upstream_url) as gateway,
+        running(tmp_path, upstream_url, GATEWAY_RECORD_HMAC_KEY="key") as gateway,
     ):
         for task_id in ("sim-success-0-a", "sim-fail-0-b", "sim-never-0-c"):
-            answer = await gateway.register(task_id, url, metadata={"orderId": 7}, timeoutSeconds=1)
-            await gateway.delivered(answer.json()["id"])
+            for shape in ("standard", "record"):
+                asked = {"metadata": {"orderId": 7}, "timeoutSeconds": 1, "format": shape}
+                answer = await gateway.register(f"{task_id}{shape}", url, **asked)
+                await gateway.delivered(answer.json()["id"])
         document = (await gateway.client.get("/openapi.json")).json()
         secrets = parse_secrets(gateway.gateway.secret)
     bodies = [json.loads(body) for _, body in hooks.posts]
-    assert {body["type"] for body in bodies} == document["webhooks"].keys()
+    assert {body.get("type", "record") for body in bodies} == document["webhooks"].keys()
+    assert [body["code"] for body in bodies if "code" in body] == [200, 501, 408]
     for (headers, raw), told in zip(hooks.posts, bodies, strict=True):
-        operation = document["webhooks"][told["type"]]["post"]
+        operation = document["webhooks"][told.get("type", "record")]["post"]
         schema = operation["requestBody"]["content"][headers["content-type"]]["schema"]
         assert list(faults(told, schema, document["components"]["schemas"])) == []
         named = {parameter["name"] for parameter in operation["parameters"]}
-        assert named == {name for name in headers if name.startswith("webhook-")}
+        assert named == {name for name in headers if name.startswith(("webhook-", "x-webhook-"))}
         verify(secrets, headers, raw, now_s=SystemClock().now() / 1000)

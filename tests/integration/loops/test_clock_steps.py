@@ -17,7 +17,7 @@ from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.shares import Shares
 from gateway.core.errors import StoreError
-from gateway.core.model import Callback, CallbackState, Lane, Outcome, TaskState
+from gateway.core.model import Callback, CallbackState, Format, Lane, Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.store.sqlite import sql
 from gateway.upstream.answer import PollKind, PollResult
@@ -373,7 +373,7 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         upstream = life.poller._upstream
         proxy = UpstreamProxy(
             life.store.registry, life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
-            check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
+            callback_format=Format.RECORD, check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
         )  # fmt: skip
         life.connection.broken = "disk full"
         registering = asyncio.create_task(proxy._creating.register("", "t", "https://app.example.com/hooks", None))

@@ -51,11 +51,13 @@ def test_what_counts_at_once(read: Callable[..., Settings]) -> None:
             GATEWAY_TOKEN="t2",
             GATEWAY_OPERATOR_TOKEN="o",
             GATEWAY_WEBHOOK_SECRET=f"{new_secret} {SECRET}",
+            GATEWAY_RECORD_HMAC_KEY="h",
             GATEWAY_UPSTREAM_API_KEY="a2",
         ),
     )
     assert sorted(changed.names) == [
         "GATEWAY_OPERATOR_TOKEN",
+        "GATEWAY_RECORD_HMAC_KEY",
         "GATEWAY_TOKEN",
         "GATEWAY_WEBHOOK_SECRET",
         "[clients.new]",
@@ -66,6 +68,7 @@ def test_what_counts_at_once(read: Callable[..., Settings]) -> None:
     assert changed.restart == []
     assert changed.keys == {"kie": "k2", "aigptimage": "a2"}
     assert (changed.secret, changed.settings.token) == (f"{new_secret} {SECRET}", "t2")
+    assert changed.settings.record_hmac_key == "h"
     assert [client.name for client in changed.settings.clients] == ["shop", "new"]
 
 

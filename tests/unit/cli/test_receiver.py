@@ -366,6 +366,42 @@ def test_abandoned_prints_the_reason() -> None:
     assert "  reason      timeout" in pretty(received({"type": "task.abandoned", "data": data})).splitlines()
 
 
+def test_a_record_prints_what_its_text_holds() -> None:
+    """The family's own shape: its code and sentence, and the links in its text of JSON."""
+    data = {"taskId": "task_1", "state": "success", "resultJson": '{"resultUrls":["https://cdn.example.com/a.png"]}'}
+    event = {"code": 200, "msg": "Playground task completed successfully.", "data": data}
+    assert pretty(received(event)).splitlines()[:-2] == [
+        "✓ 200 Playground task completed successfully.",
+        "  taskId      task_1",
+        "  state       success",
+        "  resultUrls  https://cdn.example.com/a.png",
+    ]
+    data = {"taskId": "task_1", "state": "fail", "resultJson": None, "failCode": "500", "failMsg": "no \x1b[2J"}
+    assert pretty(received({"code": 501, "msg": "failed", "data": data})).splitlines()[:-2] == [
+        "✓ 501 failed",
+        "  taskId      task_1",
+        "  state       fail",
+        "  failCode    500",
+        "  failMsg     no \\x1b[2J",
+    ]
+    odd = {"data": {"resultJson": "<not json>"}}
+    assert pretty(received(odd)).splitlines()[:4] == [
+        "✓ not a task's webhook",
+        "  taskId      null",
+        "  state       null",
+        "  result      <not json>",
+    ]
+
+
+@pytest.mark.parametrize(("verified", "title"), [(True, "✓ a task's record"), (False, "✗ not a task's webhook")])
+def test_another_apis_record_is_printed_whole(verified: bool, title: str) -> None:
+    """An object without an envelope has its members under names of its own."""
+    body = b'{"id":"p","status":"succeeded","output":["https://x/y.png"]}'
+    webhook = received(json.loads(body), body=body, verified=verified, problem=None if verified else "forged")
+    lines = pretty(webhook).splitlines()
+    assert lines[:2] == [title, f"  body        {body.decode()}"]
+
+
 def test_unverified_webhook_says_why_and_is_marked() -> None:
     """A ✗ at the head and the problem at the end; no ✓ anywhere."""
     lines = pretty(received(SUCCEEDED, verified=False, problem="webhook-timestamp is old", headers={})).splitlines()

@@ -59,7 +59,9 @@ def test_defaults() -> None:
         upstream_api_key=None,
         upstream_rate=None,
         profiles=None,
+        proxy_format="record",
         webhook_secret=None,
+        record_hmac_key=None,
         token=None,
         operator_token=None,
         callback_allow=(),
@@ -92,6 +94,8 @@ def test_defaults() -> None:
         ("GATEWAY_UPSTREAM_API_KEY", "sk-1", "sk-1"),
         ("GATEWAY_UPSTREAM_RATE", " 5/0.5 , 100/60 ", (RateWindow(5, 0.5), RateWindow(100, 60.0))),
         ("GATEWAY_WEBHOOK_SECRET", " whsec_a  whsec_b ", ("whsec_a", "whsec_b")),
+        ("GATEWAY_PROXY_FORMAT", "standard", "standard"),
+        ("GATEWAY_RECORD_HMAC_KEY", "k3y+/=", "k3y+/="),
         ("GATEWAY_TOKEN", "t", "t"),
         ("GATEWAY_CALLBACK_ALLOW", "localhost, 10.0.0.0/8,app:8443,", ("localhost", "10.0.0.0/8", "app:8443")),
         ("GATEWAY_POLL_MIN_S", "0.02", 0.02),
@@ -169,7 +173,7 @@ def test_repr_hides_secrets() -> None:
     secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
     shown = repr(load(secrets))
     assert SECRET not in shown
-    assert shown.count("***") == len(secrets) == 4
+    assert shown.count("***") == len(secrets) == 5
     assert "host='127.0.0.1', port=8080" in shown
     assert "token=None" in repr(load({}))
 
@@ -206,6 +210,8 @@ def test_database_path(url: str, path: str) -> None:
         ("GATEWAY_DATABASE_URL", "sqlite:///x.db?mode=ro", "without options"),
         ("GATEWAY_DATABASE_URL", "mysql://host/db", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "postgresql://host/db", "PostgreSQL needs a later version; use sqlite:///"),
+        ("GATEWAY_PROXY_FORMAT", "Record", "write record or standard"),
+        ("GATEWAY_RECORD_HMAC_KEY", "a key", "write visible ASCII characters without spaces"),
         ("GATEWAY_UPSTREAM_URL", "aigptimage.com", "write an http or https URL"),
         ("GATEWAY_UPSTREAM_URL", "ftp://aigptimage.com", "write an http or https URL"),
         ("GATEWAY_UPSTREAM_URL", "https://", "write an http or https URL"),

@@ -13,7 +13,7 @@ from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 DEFAULT, SHOP = parse_secrets(make_secret()), parse_secrets(make_secret())
 
 
-def claim(client: str) -> DueCallback:
+def claim(client: str, shape: Format = Format.STANDARD) -> DueCallback:
     return DueCallback(
         seq=1,
         id="cb_1",
@@ -21,7 +21,7 @@ def claim(client: str) -> DueCallback:
         client=client,
         url="https://a.example/",
         receiver="a.example:443",
-        format=Format.STANDARD,
+        format=shape,
         body=b"{}",
         body_bytes=2,
         attempts=0,
@@ -96,3 +96,31 @@ def test_others_take_the_place_of_these(made: Any) -> None:
     assert found.keys() == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
     assert headers.without_secrets(claim("shop"), b"no") == b""
     assert headers.without_secrets(claim("new"), b"no") == b"no"
+
+
+def test_a_record_is_signed_as_the_upstream_signs_its_own() -> None:
+    """HMAC-SHA256 over the task's id and the time of the attempt, beside what every webhook carries."""
+    headers = ClientHeaders()
+    shop = ClientWebhooks(Signer(SHOP), {"x-webhook-signature": "mine", "x-own": "1"})
+    headers.use(Signer(DEFAULT), {"shop": shop}, record_key="k3y")
+    for client in ("shop", "default"):
+        found = headers.headers(claim(client, Format.RECORD), b"{}", 1_700_000_000)
+        # printf task_1.1700000000 | openssl dgst -sha256 -hmac k3y -binary | base64
+        assert found["x-webhook-signature"] == "78qsNQIQAH+/FisA/xiXd00DXh1wAR5f8z3kg7nJn68="
+        assert found["x-webhook-timestamp"] == found["webhook-timestamp"] == "1700000000"
+        assert found["webhook-signature"].startswith("v1,")
+    standard = headers.headers(claim("shop"), b"{}", 1_700_000_000)
+    assert (standard["x-webhook-signature"], standard["x-own"]) == ("mine", "1")
+    assert "x-webhook-timestamp" not in standard
+    headers.use(Signer(DEFAULT), {"shop": shop})
+    without = headers.headers(claim("default", Format.RECORD), b"{}", 1)
+    assert without.keys() == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
+
+
+def test_the_key_of_records_is_not_kept_where_a_receiver_tells_it() -> None:
+    """Whole, whatever is in it."""
+    headers = ClientHeaders()
+    headers.use(Signer(DEFAULT), {}, record_key="my_key_of_records")
+    kept = headers.without_secrets(claim("default", Format.RECORD), b"the key is my_key_of_records!")
+    assert kept.startswith(b"the key is ")
+    assert b"key_of" not in kept

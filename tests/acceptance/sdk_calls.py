@@ -1,0 +1,48 @@
+"""What Python SDKs call beside create and read; run by ``test_sdks``, in their environment, against a gateway.
+
+Reads the gateway's address, and prints what each call came to as JSON. Must wait where the gateway's state may be a
+poll behind the upstream's.
+"""
+
+import io
+import json
+import sys
+import time
+from typing import Any
+
+import replicate
+from lumaai import LumaAI
+from openai import OpenAI
+from runwayml import RunwayML
+
+
+def main(gateway: str) -> dict[str, Any]:
+    """Return what the calls came to."""
+    predictions = replicate.Client(base_url=f"{gateway}/u/replicate").predictions
+    prediction = predictions.create(version="5c7d", input={"image": io.BytesIO(b"\x89PNG\r\n\x00\xff")})
+    told: dict[str, Any] = {"file": prediction.input["image"].rpartition("/")[2]}
+    told["predictions"] = prediction.id in [each.id for each in predictions.list().results]
+    predictions.cancel(prediction.id)
+    prediction.wait()
+    told["prediction"] = prediction.status
+
+    videos = OpenAI(base_url=f"{gateway}/u/openai-video/v1").videos
+    video = videos.create(prompt="A cat", input_reference=("cat.png", b"\x89PNG\r\n\r\n"))
+    told["videos"] = video.id in [each.id for each in videos.list()]
+    told["video"] = videos.delete(video.id).deleted
+
+    generations = LumaAI(base_url=f"{gateway}/u/luma/dream-machine/v1").generations
+    image = generations.image.create(prompt="A cat", model="photon-1")
+    told["generations"] = image.id in [each.id for each in generations.list().generations]
+    generations.delete(image.id)
+
+    runway = RunwayML(base_url=f"{gateway}/u/runway")
+    task = runway.text_to_image.create(model="gen4_image", prompt_text="A cat", ratio="1920:1080")
+    runway.tasks.delete(task.id)
+    while (state := runway.tasks.retrieve(task.id).status) in ("PENDING", "RUNNING"):
+        time.sleep(0.05)
+    return told | {"task": state}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.stdin.read())))

@@ -1,0 +1,215 @@
+"""The SDKs of other job APIs, unchanged, through a real gateway process in front of simulated upstreams.
+
+What each runs is its example in the manual, with this gateway's address, its token and this receiver put in. The SDKs
+stand in an environment of their own, or among the packages from npm; ``make test`` installs both.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.config.profilefile import config_dir
+from gateway.core.clock import SystemClock
+from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from gateway.simulator.jobs import VIDEO
+from tests.crash.process import LIMIT_S, SECRET
+from tests.manual import ROOT, page
+
+SDKS = ROOT / ".venv-sdks" / "bin" / "python"
+NODE = ROOT / "tests" / "node"
+TOKEN, KEY = "token-of-the-client", "sk-real"
+RESULT = "https://cdn.example.com/result.png"
+READS = {
+    "luma": "/dream-machine/v1/generations/{}",
+    "openai-video": "/v1/videos/{}",
+    "replicate": "/v1/predictions/{}",
+    "runway": "/v1/tasks/{}",
+}
+# How receivers check that a webhook is Replicate's; here with the gateway's secret.
+CHECK_IN_NODE = """
+import { validateWebhook } from "replicate";
+console.log(await validateWebhook(%s, "%s"));
+"""
+CHECK_IN_PYTHON = """
+import json, sys
+from replicate.webhook import Webhooks, WebhookSigningSecret
+webhook, secret = json.load(sys.stdin), WebhookSigningSecret(key="%s")
+Webhooks.validate(headers=webhook["headers"], body=webhook["body"], secret=secret, tolerance=60)
+"""
+
+python = pytest.mark.skipif(
+    not SDKS.is_file(), reason="the SDKs are not in .venv-sdks, or cannot be installed: see `make .venv-sdks/.ready`"
+)
+node = pytest.mark.skipif(
+    shutil.which("node") is None or not (NODE / "node_modules" / "replicate").is_dir(),
+    reason="node is not there, or replicate from npm is not: run `npm ci --prefix tests/node`",
+)
+
+
+class Stage:
+    """A gateway with a simulated upstream for each API, and the programs that run against it."""
+
+    def __init__(self, world: Any, gateway_url: str, upstreams: dict[str, str]) -> None:
+        self.url = gateway_url
+        self._receiver = world.receiver
+        self._upstreams = upstreams
+        self.simulators: dict[str, SimulatedUpstream] = {}
+
+    def example(self, language: str, sdk: str) -> str:
+        """Return the manual's example of an SDK, for this gateway and this receiver."""
+        blocks = re.findall(rf"^```{language}\n(.*?)^```$", page("proxy"), re.MULTILINE | re.DOTALL)
+        imports = re.compile(rf'^(import|from) {sdk}\b|^import .* from "{sdk}"', re.MULTILINE)
+        [code] = [block for block in blocks if imports.search(block)]
+        code = code.replace("http://gateway:8080", self.url).replace("GATEWAY_TOKEN", TOKEN)
+        return str(code.replace("https://app.example.com/hooks", f"{self._receiver.url}/hooks"))
+
+    async def webhooks(self) -> list[tuple[dict[str, str], bytes]]:
+        """Return the headers and the body that each callback got, once all have theirs."""
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, verify=False, trust_env=False) as client:
+            callbacks = (await client.get("/v1/callbacks")).json()["data"]
+        await self._receiver.wait_for({callback["id"] for callback in callbacks})
+        return [self._receiver.webhooks[callback["id"]][0] for callback in callbacks]
+
+    async def record(self, name: str) -> Any:
+        """Return what an upstream says of its one task."""
+        [task_id] = self.simulators[name].stats.polls
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(headers=headers, verify=False, trust_env=False) as client:
+            return (await client.get(self._upstreams[name] + READS[name].format(task_id))).json()
+
+    async def reads(self) -> dict[str, int]:
+        """Return the reads of tasks that the gateway had, by what became of them."""
+        async with httpx.AsyncClient(verify=False, trust_env=False) as client:
+            text = (await client.get(f"{self.url}/metrics")).text
+        counted = r'^gateway_proxied_requests_total\{call="read",outcome="(\w+)"\} (\d+)'
+        return {outcome: int(count) for outcome, count in re.findall(counted, text, re.MULTILINE) if int(count)}
+
+
+@asynccontextmanager
+async def stage(world: Any) -> AsyncIterator[Stage]:
+    """Start it all. The profiles are the shipped ones but for the time between polls, which no test can spare."""
+    profiles = world.folder / "profiles"
+    profiles.mkdir()
+    simulators, urls, tables = {}, {}, ""
+    async with AsyncExitStack() as stack:
+        for name in READS:
+            text = (config_dir() / "upstreams" / f"{name}.toml").read_text("utf-8")
+            (profiles / f"{name}.toml").write_text(re.sub(r"(?m)^poll_min_s = .*$", "", text), "utf-8")
+            simulators[name] = SimulatedUpstream(SystemClock(), keys=[KEY], plans=Plan(duration_s=1.5))
+            urls[name] = await stack.enter_async_context(serve_simulator(simulators[name]))
+            tables += f'[upstreams.{name}]\nurl = "{urls[name]}"\napi_key = "{KEY}"\nrate = ["1000/1"]\n'
+        config = world.folder / "gateway.toml"
+        config.touch(mode=0o600)
+        config.write_text(tables, "utf-8")
+        environ = {"GATEWAY_CONFIG": str(config), "GATEWAY_PROFILES": str(profiles), "GATEWAY_TOKEN": TOKEN}
+        gateway = await stack.enter_async_context(world.gateway(**environ))
+        it = Stage(world, gateway.url, urls)
+        it.simulators = simulators
+        yield it
+
+
+async def run(*command: str | Path, stdin: str, folder: Path) -> str:
+    """Run a program to its end; return what it printed. Each SDK finds the token where it looks for its key."""
+    names = ("LUMAAI_API_KEY", "OPENAI_API_KEY", "REPLICATE_API_TOKEN", "RUNWAYML_API_SECRET")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=os.environ | dict.fromkeys(names, TOKEN), stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            out, err = await process.communicate(stdin.encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, err.decode()
+    return out.decode().strip()
+
+
+async def run_module(code: str) -> str:
+    # A module finds the packages from the folder on that it is run in.
+    return await run("node", "--input-type=module", "-", stdin=code, folder=NODE)
+
+
+@python
+async def test_python_sdks_run_as_the_manual_says(world: Any, tmp_path: Path) -> None:
+    """Create, wait, result, each by its own means, and where there is a parameter for it the API's own webhook.
+
+    All run at once, as the sleeps in them are theirs.
+    """
+    prints = {"replicate": RESULT, "openai": "completed", "runwayml": RESULT, "lumaai": RESULT}
+    async with stage(world) as it:
+        runs: list[Awaitable[str]] = [
+            run(SDKS, "-", stdin=it.example("python", sdk), folder=tmp_path) for sdk in prints
+        ]
+        assert dict(zip(prints, await asyncio.gather(*runs), strict=True)) == prints
+        assert (tmp_path / "cat.mp4").read_bytes() == VIDEO
+        webhooks = await it.webhooks()
+        for headers, body in webhooks:
+            webhook = json.dumps({"headers": headers, "body": body.decode()})
+            assert await run(SDKS, "-c", CHECK_IN_PYTHON % SECRET, stdin=webhook, folder=tmp_path) == ""
+        assert sum((await it.reads()).values()) >= 5
+        assert [simulator.stats.requests["createTask"] for simulator in it.simulators.values()] == [1] * 4
+        records = [await it.record(name) for name in ("luma", "replicate")]
+    assert sorted((json.loads(body) for _, body in webhooks), key=str) == sorted(records, key=str)
+
+
+@python
+async def test_what_python_sdks_call_beside_goes_on(world: Any, tmp_path: Path) -> None:
+    """Uploads, lists, cancels and deletes."""
+    async with stage(world) as it:
+        printed = await run(SDKS, Path(__file__).with_name("sdk_calls.py"), stdin=it.url, folder=tmp_path)
+    assert json.loads(printed) == {
+        "file": hashlib.sha256(b"\x89PNG\r\n\x00\xff").hexdigest()[:32],
+        "predictions": True,
+        "prediction": "canceled",
+        "videos": True,
+        "video": True,
+        "generations": True,
+        "task": "CANCELLED",
+    }
+
+
+@python
+async def test_an_sdk_sends_no_create_again_by_itself_that_may_have_been_paid_for(world: Any, tmp_path: Path) -> None:
+    """OpenAI's repeats what ends with 5xx, twice, and each time would make a task; here the answer says not to.
+
+    With an ID of the caller's own it may, and makes none.
+    """
+    code = """
+from openai import APIStatusError, OpenAI
+videos = OpenAI(base_url="%s/u/openai-video/v1").videos
+for headers in ({}, {"X-Request-ID": "order-7"}):
+    try:
+        videos.create(prompt="A cat", extra_headers=headers)
+    except APIStatusError as error:
+        print(error.status_code)
+"""
+    async with stage(world) as it:
+        simulator = it.simulators["openai-video"]
+        simulator.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask"))
+        printed = await run(SDKS, "-", stdin=code % it.url, folder=tmp_path)
+        assert (printed.split(), simulator.stats.requests["createTask"]) == (["502", "409"], 2)
+
+
+@node
+async def test_the_npm_sdk_runs_as_the_manual_says(world: Any) -> None:
+    """It asks Replicate to hold the create until the end; its webhook comes, and passes the SDK's own check."""
+    async with stage(world) as it:
+        assert await run_module(it.example("js", "replicate")) == RESULT
+        [(headers, body)] = await it.webhooks()
+        webhook = json.dumps({"headers": headers, "body": body.decode()})
+        assert await run_module(CHECK_IN_NODE % (webhook, SECRET)) == "true"
+        assert json.loads(body) == await it.record("replicate")

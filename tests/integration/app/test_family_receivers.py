@@ -1,0 +1,176 @@
+"""Receivers of the API family's own callbacks, written as its pages tell: they work behind the gateway as they are.
+
+Each knows nothing of the gateway but its URL, where it is used as the upstream's base URL.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
+from gateway.simulator import Plan, SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from tests.running import LIMIT_S, Running, running
+
+KEY = "whk_3kf0s/dk+sl2="
+CREATE, RECORD = "/api/v1/jobs/createTask", "/api/v1/jobs/recordInfo"
+URLS = ["https://cdn.example.com/result.png"]
+
+
+class SignedReceiver:
+    """Checks the HMAC over task id and timestamp, then goes by ``code``: 200 has a result, all else has failed."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+        self.orders: dict[str, Any] = {}
+        self.refused: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        status = self._take(json.loads(await request.body()), request.headers)
+        await Response(status_code=status)(scope, receive, send)
+
+    def _take(self, body: dict[str, Any], headers: Any) -> int:
+        timestamp, signature = headers.get("X-Webhook-Timestamp"), headers.get("X-Webhook-Signature")
+        if not timestamp or not signature:
+            self.refused.append("missing signature")
+            return 401
+        data = body["data"]
+        task_id = data.get("task_id") or data.get("taskId")
+        expected = hmac.new(self._key, f"{task_id}.{timestamp}".encode(), hashlib.sha256).digest()
+        if not hmac.compare_digest(base64.b64encode(expected).decode(), signature):
+            self.refused.append("invalid signature")
+            return 401
+        if body["code"] == 200:
+            self.orders[task_id] = json.loads(data["resultJson"])["resultUrls"]
+        else:
+            self.orders[task_id] = (body["msg"], data["failCode"], data["failMsg"], data["resultJson"])
+        return 200
+
+
+class RereadingReceiver:
+    """Guards by a token in its URL, and takes no callback's word: it asks for the record, and acts on that alone.
+
+    A task that is not said to have ended stays open, to be looked at by its cron job.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self.base_url = ""
+        self.orders: dict[str, Any] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        status = 403
+        if request.query_params.get("token") == self._token:
+            task_id = (await request.json())["data"]["taskId"]
+            async with httpx.AsyncClient(base_url=self.base_url, trust_env=False, verify=False) as api:
+                record = (await api.get(RECORD, params={"taskId": task_id})).json()
+            data = record["data"]
+            if record["code"] == 200 and data["state"] == "success":
+                self.orders[task_id] = json.loads(data["resultJson"])["resultUrls"]
+            elif record["code"] == 200 and data["state"] == "fail":
+                self.orders[task_id] = (data["failCode"], data["failMsg"])
+            else:
+                self.orders[task_id] = "open"
+            status = 200
+        await Response(status_code=status)(scope, receive, send)
+
+
+@asynccontextmanager
+async def world(folder: Path, receiver: Any, **environ: str) -> AsyncIterator[tuple[Running, str]]:
+    """A gateway before an upstream whose tasks end at once, as their model says; and the receiver's URL."""
+    models = {"bad": Plan(outcome="fail", fail_code="500", fail_msg="no luck"), "never": Plan(outcome="never")}
+    simulator = SimulatedUpstream(SystemClock(), keys=["sk-up"], plans=Plan(), models=models)
+    config = folder / "gateway.toml"
+    config.write_text('[upstreams.aigptimage]\ncreate_rate = "1000/1"\n')
+    environ |= {"GATEWAY_UPSTREAM_API_KEY": "sk-up", "GATEWAY_CONFIG": str(config)}
+    async with (
+        serve_simulator(simulator) as upstream_url,
+        serve_asgi(receiver) as url,
+        running(folder, upstream_url, **environ) as gateway,
+    ):
+        yield gateway, url
+
+
+async def created(gateway: Running, model: str, url: str) -> str:
+    """Create a task with a callback, as any program of the family does; return its id."""
+    asked = {"model": model, "input": {"prompt": "A cat"}, "callBackUrl": url}
+    answer = (await gateway.client.post(CREATE, json=asked)).json()
+    assert answer["code"] == 200, answer
+    task_id: str = answer["data"]["taskId"]
+    return task_id
+
+
+async def given_up(gateway: Running, task_id: str, url: str) -> str:
+    """Register for a task that never ends, and only for a second."""
+    answer = await gateway.register(task_id, url, timeoutSeconds=1, format="record")
+    assert answer.status_code in (200, 201), answer.text
+    return task_id
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110 - another loop's turn brings it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_receiver_that_verifies_the_hmac(tmp_path: Path) -> None:
+    """Success, failure and abandonment come out right, each verified; with another key it refuses them all."""
+    receiver = SignedReceiver(KEY)
+    async with world(tmp_path, receiver, GATEWAY_RECORD_HMAC_KEY=KEY) as (gateway, url):
+        good, bad = await created(gateway, "good", f"{url}/cb"), await created(gateway, "bad", f"{url}/cb")
+        never = await given_up(gateway, "sim-never-0-a", f"{url}/cb")
+        await until(lambda: receiver.orders.keys() >= {good, bad, never})
+        callbacks = (await gateway.client.get("/v1/callbacks")).json()["data"]
+        for callback in callbacks:
+            await gateway.delivered(callback["id"])
+    assert receiver.refused == []
+    assert receiver.orders == {
+        good: URLS,
+        bad: ("Playground task failed.", "500", "no luck", None),
+        never: (
+            "Playground task abandoned.", "408", "The gateway gave this task up: it did not end in time.", None,
+        ),
+    }  # fmt: skip
+
+
+async def test_a_receiver_with_another_key_refuses(tmp_path: Path) -> None:
+    """The signature is one of the key, and none is made up without one."""
+    other, none = SignedReceiver(KEY + "x"), SignedReceiver(KEY)
+    for folder, receiver, environ in (
+        (tmp_path / "a", other, {"GATEWAY_RECORD_HMAC_KEY": KEY}),
+        (tmp_path / "b", none, {}),
+    ):
+        folder.mkdir()
+        async with world(folder, receiver, **environ) as (gateway, url):
+            await created(gateway, "good", url)
+            await until(lambda: receiver.refused != [])  # noqa: B023 - it is awaited here
+    assert (set(other.refused), set(none.refused)) == ({"invalid signature"}, {"missing signature"})
+
+
+async def test_a_receiver_that_reads_the_record_again(tmp_path: Path) -> None:
+    """It finds what it was told of; a task that was given up it leaves open, as it still runs."""
+    receiver = RereadingReceiver("s3cret")
+    async with world(tmp_path, receiver) as (gateway, url):
+        receiver.base_url = str(gateway.client.base_url)
+        hook = f"{url}/cb?token=s3cret"
+        good, bad = await created(gateway, "good", hook), await created(gateway, "bad", hook)
+        never = await given_up(gateway, "sim-never-0-b", hook)
+        await until(lambda: receiver.orders.keys() >= {good, bad, never})
+        # Nothing in the URL is lost on the way, and nobody else gets in.
+        wrong = await created(gateway, "good", f"{url}/cb?token=guessed")
+        callbacks = (await gateway.client.get(f"/v1/callbacks?taskId={wrong}")).json()["data"]
+        await gateway.becomes(f"/v1/callbacks/{callbacks[0]['id']}", lambda answer: answer.json()["attempts"] > 0)
+    assert receiver.orders == {good: URLS, bad: ("500", "no luck"), never: "open"}
