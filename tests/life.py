@@ -26,6 +26,7 @@ from gateway.upstream.answer import PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.budget import Budget
 from gateway.upstream.key import UpstreamKey
+from gateway.upstream.lastanswers import LastAnswers
 from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
@@ -33,7 +34,7 @@ from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
 from tests.claims import Claiming
-from tests.virtualtime import InlineConnection
+from tests.virtualtime import InlineConnection, VirtualClock
 
 __all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
 
@@ -67,6 +68,7 @@ class ScriptedUpstream(Upstream):
     def __init__(self, poll: Callable[[str], Awaitable[PollResult]], name: str = "up") -> None:
         self.profile = PROFILE
         self.name = name
+        self.last_answers = LastAnswers(VirtualClock())
         self._poll = poll
 
     async def poll(self, task_id: str, whose: str = "") -> PollResult:

@@ -1,4 +1,5 @@
-"""A create that is paid for: from where it is forwarded until its callback is registered, and its answer kept.
+"""A create that is paid for: from where it is forwarded until its callback is registered, its answer kept and its task
+watched.
 
 Owns that a forwarded create's callback is not lost, however long the store fails, and what its client is told where
 that cannot be promised. Called by the proxy, once the create has had its turn in the rate limit.
@@ -17,10 +18,12 @@ from gateway.api.forwarding import store_unavailable
 from gateway.api.once import SAME_AGAIN
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
+from gateway.api.watching import Watching
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
+from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.errors import Conflict, RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.core.model import CreateAnswer, Format, NewCreate
+from gateway.core.model import Format
 from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
@@ -55,6 +58,7 @@ class Creating:
         calls: Proxy,
         key: UpstreamKey,
         timetable: Timetable,
+        watching: Watching,
         *,
         callback_format: Format,
         draining: asyncio.Event,
@@ -67,6 +71,7 @@ class Creating:
         self._calls = calls
         self._key = key
         self._timetable = timetable
+        self._watching = watching
         self._callback_format = callback_format
         self._draining = draining
         self._spawn = spawn
@@ -113,7 +118,12 @@ class Creating:
         if isinstance(told, NoAnswer):
             await self._held_back(ending)
             return self._not_created(told, request_id, create)
-        self._key.judge_create(await self._upstream.read("", answer))
+        result = await self._upstream.read(found.task_id or "", answer)
+        self._key.judge_create(result)
+        watch: asyncio.Task[None] | None = None
+        if found.task_id is not None and not found.refused:
+            made = self._watching.created(found.task_id, client, asked.model, asked.body, result)
+            watch = self._spawn(made, f"proxy-watch-{found.task_id}")
         url = None if asked.callback is None else asked.callback[1]
         _log.info(
             "proxy.created",
@@ -124,7 +134,7 @@ class Creating:
             receiver=None if url is None else receiver_of(url),
             client=client,
         )
-        await self._held_back(ending)
+        await self._held_back(ending, watch)
         if url is not None and found.task_id is None and not found.refused:
             _log.error(
                 "proxy.created_without_id",
@@ -264,10 +274,10 @@ class Creating:
             _log.error("proxy.answer_lost", upstream=name, client=client, request_id=request_id)
             raise
 
-    async def _held_back(self, ending: asyncio.Task[None] | None) -> None:
+    async def _held_back(self, *writes: asyncio.Task[None] | None) -> None:
         """Hold an answer back until it is stored what came of it; but not for ever."""
-        if ending is not None:
-            await asyncio.wait((ending,), timeout=_REGISTRATION_WAIT_S)
+        if under_way := [write for write in writes if write is not None]:
+            await asyncio.wait(under_way, timeout=_REGISTRATION_WAIT_S)
 
     def stopped(self, request_id: str, create: NewCreate | None) -> RequestError:
         """Return the answer to a create that the shutdown cut short."""

@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 from gateway.core.clock import Clock
+from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import Conflict
-from gateway.core.model import KnownCreate, NewCreate
 from gateway.store import Registry
 
 __all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]

@@ -29,9 +29,11 @@ from gateway.api.passing import Passing
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body
 from gateway.api.shares import READ, share
+from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls, record_call
 from gateway.core import lenientjson
 from gateway.core.clock import Clock
+from gateway.core.creates import NewCreate
 from gateway.core.errors import (
     AddressNotAllowed,
     CallbackNotAllowed,
@@ -42,7 +44,7 @@ from gateway.core.errors import (
     Unavailable,
 )
 from gateway.core.memory import SMALL
-from gateway.core.model import Format, NewCreate
+from gateway.core.model import Format
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Registry
 from gateway.upstream.api import Upstream
@@ -76,11 +78,13 @@ class UpstreamProxy:
         check_url: Callable[[str], Awaitable[object]],
         poller_wake: asyncio.Event,
         draining: asyncio.Event,
+        watch_s: float,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
 
         ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
-        policy refuses. Once ``draining`` is set nothing more is created; then ``drain`` is to be called.
+        policy refuses. Once ``draining`` is set nothing more is created, and no read is held; then ``drain`` is to be
+        called. ``watch_s``: see ``Watching``.
         """
         self.profile = upstream.profile
         calls = self.profile.proxy
@@ -96,8 +100,18 @@ class UpstreamProxy:
         self._check_url = check_url
         self._draining = draining
         self._forwarding = Forwarding(key, metrics)
+        watching = Watching(registry, clock, upstream, calls, timetable, watch_s)
         self._reading = Reading(
-            registry, clock, upstream, calls, record, key, self._forwarding, poller_wake=poller_wake
+            registry,
+            clock,
+            upstream,
+            calls,
+            record,
+            key,
+            self._forwarding,
+            watching,
+            poller_wake=poller_wake,
+            draining=draining,
         )
         self._creating = Creating(
             registry,
@@ -107,6 +121,7 @@ class UpstreamProxy:
             calls,
             key,
             timetable,
+            watching,
             callback_format=callback_format,
             draining=draining,
             spawn=self._forwarding.spawn,

@@ -1,7 +1,8 @@
 """Reads of a task by the upstream's own call.
 
 Owns which of them are answered from the gateway's state, and that those which ask the same at once are one request.
-Called by the proxy. A read costs a place in the rate limit, and ends with the last client that waits for it.
+Called by the proxy. A read that is forwarded costs a place in the rate limit, and ends with the last client that waits
+for it; what it tells of a running task begins a watch (``watching``), so that the next ones cost nothing.
 """
 
 import asyncio
@@ -16,19 +17,23 @@ from gateway.api.auth import scope_of
 from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, result_of
 from gateway.api.schema import TASK_ID
 from gateway.api.shares import READ, share
-from gateway.api.tasks import whole
+from gateway.api.tasks import Ends, wait_of, whole
+from gateway.api.watching import Watching
 from gateway.config.profile import Proxy, RecordCall
 from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest, NotFound, RequestError
 from gateway.core.memory import SMALL
-from gateway.core.model import Task
+from gateway.core.reads import ReadTask
 from gateway.store import Registry
 from gateway.upstream.api import Answer, NoAnswer, Upstream
-from gateway.upstream.envelope import record_envelope
+from gateway.upstream.envelope import record_envelope, told_envelope
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.turns import Waiter
+from gateway.webhook.body import record_of
 
 __all__ = ["Reading"]
+
+_COST = 3  # a record that is read takes so many times its size: as it is stored, in its envelope, and on its way
 
 
 class Reading:
@@ -43,8 +48,10 @@ class Reading:
         call: RecordCall,
         key: UpstreamKey,
         forwarding: Forwarding,
+        watching: Watching,
         *,
         poller_wake: asyncio.Event,
+        draining: asyncio.Event,
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -52,28 +59,88 @@ class Reading:
         self._call = call
         self._key = key
         self._forwarding = forwarding
+        self._watching = watching
         self._poller_wake = poller_wake
+        self._ends = Ends(registry, clock, draining)
         self._synthesizes = calls.synthesize
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
 
     async def read(self, request: Request) -> tuple[str, Response]:
-        """Return how a read was answered, and the answer."""
+        """Return how a read was answered, and the answer; it is held for as long as it asks to be."""
         task_id = self._task_id(request)
-        client = scope_of(request)
-        async with share(request, READ):
-            task = await self._registry.get_task(client, task_id)
-        if task is not None and self._knows(task):
-            return "answered", await self._answered(request, await whole(self._registry, request, task))
+        until = self._clock.monotonic() + wait_of(request)
+        known = await self._known(request, task_id, until)
+        if (answer := await self._answered(request, task_id, known)) is not None:
+            return "answered", answer
+        outcome, answer = await self._asked(request, task_id, known)
+        if self._clock.monotonic() < until:  # the answer may be that it runs, and it is watched from now on
+            known = await self._known(request, task_id, until)
+            answer = await self._answered(request, task_id, known) or answer
+        return outcome, answer
+
+    async def _known(self, request: Request, task_id: str, until: float) -> ReadTask | None:
+        """Return what the gateway knows of a task; of one that runs, once it has ended, or ``until`` then."""
+        client = scope_of(request) or OPERATOR
+
+        async def look() -> ReadTask | None:
+            async with share(request, READ):
+                known = await self._registry.proxied_task(self._upstream.name, task_id)
+            for_s = until - self._clock.monotonic()
+            if known is not None and self._runs(known) is not None and self._watching.is_due(known, client, for_s):
+                async with share(request, 1):
+                    await self._watching.prolong(known, client, for_s)
+            return known
+
+        return await self._ends.wait(look, self._runs, until)
+
+    def _runs(self, known: ReadTask | None) -> int | None:
+        """Return the seq of a running task that can be answered for."""
+        if known is None or known.task.next_poll_at is None:
+            return None
+        last, task_id = self._upstream.last_answers, known.task.task_id
+        told = self._synthesizes or known.record_bytes > 0 or last.running(task_id) is not None
+        return known.task.seq if told and last.ended(task_id) is None else None
+
+    async def _answered(self, request: Request, task_id: str, known: ReadTask | None) -> Response | None:
+        """Answer from the gateway's state, where that is as good as the upstream's: it ended, or is being polled."""
+        last, profile = self._upstream.last_answers, self._upstream.profile
+        polled = known is not None and known.task.next_poll_at is not None
+        if known is not None and known.record_bytes and (polled or known.task.state.terminal):
+            record = await self._record(request, known)
+        else:
+            record = last.ended(task_id) or (last.running(task_id) if polled else None)
+        if record is not None:
+            made, size = partial(told_envelope, profile, record), len(record)
+        elif known is not None and self._synthesizes and (polled or known.task.state.terminal):
+            task = await whole(self._registry, request, known.task)
+            made, size = partial(record_envelope, profile, task), task.outcome_bytes
+        else:
+            return None
+        body = made() if size <= SMALL else await large.work(request, made)
+        return Response(body, media_type="application/json")
+
+    async def _record(self, request: Request, known: ReadTask) -> bytes | None:
+        """Return what the upstream last told of a task, once there is room for that where it is large."""
+        record = known.record
+        if record is None:
+            await large.hold(request, _COST * known.record_bytes)
+            async with share(request, READ):
+                record = await self._registry.record(known.task.seq)
+        return None if record is None else record_of(record)  # it may have ended meanwhile
+
+    async def _asked(self, request: Request, task_id: str, known: ReadTask | None) -> tuple[str, Response]:
+        """Forward a read, or share one that is under way."""
+        client = scope_of(request) or OPERATOR
         outcome = "shared"
         if task_id not in self._reads:
             outcome = "forwarded"
-            asked = Waiter(client or OPERATOR)
-            work = self._forwarding.spawn(self._forward(task_id, asked), f"proxy-read-{task_id}")
+            asked = Waiter(client)
+            work = self._forwarding.spawn(self._forward(task_id, asked, known), f"proxy-read-{task_id}")
             self._reads[task_id] = work, asked
             self._reads[task_id][0].add_done_callback(lambda done: self._forget(task_id, done))
         work, waiter = self._reads[task_id]
-        self._key.queries.join(waiter, client or OPERATOR)
+        self._key.queries.join(waiter, client)
         self._readers[task_id] += 1
         try:
             return outcome, passed_on(await result_of(work))
@@ -99,17 +166,7 @@ class Reading:
         if task_id in self._reads and self._reads[task_id][0] is work:
             del self._reads[task_id]
 
-    async def _answered(self, request: Request, task: Task) -> Response:
-        made = partial(record_envelope, self._upstream.profile, task)
-        body = made() if task.outcome_bytes <= SMALL else await large.work(request, made)
-        return Response(body, media_type="application/json")
-
-    def _knows(self, task: Task) -> bool:
-        """Whether the gateway's state is as good as the upstream's: the task has ended, or is being polled."""
-        ours = self._synthesizes and task.upstream == self._upstream.name
-        return ours and (task.state.terminal or task.next_poll_at is not None)
-
-    async def _forward(self, task_id: str, waiter: Waiter) -> Answer | RequestError:
+    async def _forward(self, task_id: str, waiter: Waiter, known: ReadTask | None) -> Answer | RequestError:
         target = self._upstream.target(self._call.target, task_id)
         if target is None:
             return NotFound("No task has an id with . or .. as a part of its path.")
@@ -121,5 +178,7 @@ class Reading:
         finally:
             self._key.queries.end(waiter)
             self._poller_wake.set()  # a place in the rate limit may have its time now
-        self._key.judge(task_id, asked_at, await self._upstream.read(task_id, answer))
+        result = await self._upstream.read(task_id, answer)
+        self._key.judge(task_id, asked_at, result)
+        await self._watching.told(task_id, waiter.client, result, known)
         return no_answer(answer) if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)

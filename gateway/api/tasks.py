@@ -1,7 +1,8 @@
 """``/v1/tasks``: what the gateway knows of a task, without asking the upstream."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -17,11 +18,14 @@ from gateway.core.errors import NotFound
 from gateway.core.model import Task, TaskState
 from gateway.store import Registry
 
-__all__ = ["MAX_WAIT_S", "Tasks", "whole"]
+__all__ = ["MAX_WAIT_S", "Ends", "Tasks", "wait_of", "whole"]
+
+T = TypeVar("T")
 
 MAX_WAIT_S = 60.0
 _RECHECK_S = 15.0
 """A task may be settled by another process: look again after this long."""
+_LEAST_S = 0.001
 _COST = 4  # a task that is read takes so many times its outcome's size: in two spellings, and on its way
 
 
@@ -34,39 +38,58 @@ async def whole(registry: Registry, request: Request, task: Task) -> Task:
         return msgspec.structs.replace(task, outcome=await registry.outcome(task.seq))
 
 
-class Tasks:
-    """The call, over a store; ``draining`` is set when requests may no longer be held. ``upstreams`` are polled."""
+class Ends:
+    """Waits for tasks' ends, for requests that are held meanwhile; once ``draining`` is set none may be any longer."""
 
-    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event, upstreams: Collection[str]) -> None:
-        self._upstreams = upstreams
+    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event) -> None:
         self._registry = registry
         self._clock = clock
         self._draining = draining
 
-    async def get(self, request: Request) -> Response:
-        deadline = self._clock.monotonic() + _wait(request.query_params.get("wait"))
-        task = await self._task(request)
+    async def wait(self, look: Callable[[], Awaitable[T]], runs: Callable[[T], int | None], until: float) -> T:
+        """Return what a look finds once nothing runs, or at ``until``, by the steady clock.
+
+        ``runs``: the seq of the task that runs, of what was found; None where nothing is to be waited for.
+        """
+        found = await look()
+        if runs(found) is None or until - self._clock.monotonic() < _LEAST_S:
+            return found  # nearly always, and with no task of asyncio's
         drained = asyncio.create_task(self._draining.wait(), name="task-wait-drain")
         settled: asyncio.Task[None] | None = None
         try:
-            while task.state is TaskState.WAITING and not self._draining.is_set():
-                left_s = deadline - self._clock.monotonic()
-                if left_s <= 0:
+            while (seq := runs(found)) is not None and not self._draining.is_set():
+                left_s = until - self._clock.monotonic()
+                if left_s < _LEAST_S:
                     break
                 settled = asyncio.create_task(
-                    self._registry.wait_settled(task.seq, min(left_s, _RECHECK_S)), name="task-wait-settled"
+                    self._registry.wait_settled(seq, min(left_s, _RECHECK_S)), name="task-wait-settled"
                 )
                 # It listens from here on; a task that settled just before shows when looked at once more.
                 await asyncio.sleep(0)
-                task = await self._task(request)
-                if task.state is TaskState.WAITING:
+                found = await look()
+                if runs(found) is not None:
                     await asyncio.wait((settled, drained), return_when=asyncio.FIRST_COMPLETED)
-                    task = await self._task(request)
+                    found = await look()
                 settled.cancel()
         finally:  # its client may have gone
             drained.cancel()
             if settled is not None:
                 settled.cancel()
+        return found
+
+
+class Tasks:
+    """The call, over a store; ``upstreams`` are polled."""
+
+    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event, upstreams: Collection[str]) -> None:
+        self._upstreams = upstreams
+        self._registry = registry
+        self._clock = clock
+        self._ends = Ends(registry, clock, draining)
+
+    async def get(self, request: Request) -> Response:
+        until = self._clock.monotonic() + wait_of(request)
+        task = await self._ends.wait(lambda: self._task(request), _runs, until)
         return json_response(task_view(told(await whole(self._registry, request, task), self._upstreams)))
 
     async def _task(self, request: Request) -> Task:
@@ -78,7 +101,13 @@ class Tasks:
         return task
 
 
-def _wait(text: str | None) -> float:
+def _runs(task: Task) -> int | None:
+    return task.seq if task.state is TaskState.WAITING else None
+
+
+def wait_of(request: Request) -> float:
+    """Return for how many seconds a request may be held. Raises InvalidRequest."""
+    text = request.query_params.get("wait")
     if text is None:
         return 0.0
     try:

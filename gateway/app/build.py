@@ -196,7 +196,7 @@ def _api(
     names = [watch.upstream.name for watch in watches]
     default = next((watch for watch in watches if watch.default), None)
     proxies = {
-        watch.upstream.name: _proxy(watch, shared, Format(settings.proxy_format), check_url, readiness.draining)
+        watch.upstream.name: _proxy(watch, settings, shared, check_url, readiness.draining)
         for watch in watches
         if watch.upstream.profile.proxy is not None
     }
@@ -229,8 +229,8 @@ def _api(
 
 def _proxy(
     watch: Watch,
+    settings: Settings,
     shared: Shared,
-    callback_format: Format,
     check_url: Callable[[str], Awaitable[None]],
     draining: asyncio.Event,
 ) -> UpstreamProxy:
@@ -242,8 +242,9 @@ def _proxy(
         watch.upstream,
         watch.key,
         watch.timetable,
-        callback_format=callback_format,
+        callback_format=Format(settings.proxy_format),
         check_url=check_url,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
+        watch_s=settings.proxy_watch_s,
     )

@@ -196,36 +196,6 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
         )
 
 
-class NewCreate(_Noun, frozen=True, kw_only=True):
-    """A create that goes through the proxy under its client's own request id, so that it can be sent again."""
-
-    client: str
-    upstream: str
-    request_id: str
-    digest: bytes
-    """Of what was asked: the same id with anything else is no repetition."""
-    at: int
-
-
-class CreateAnswer(_Noun, frozen=True, kw_only=True):
-    """What a create was answered, to be given again to whoever repeats it."""
-
-    status: int
-    content_type: str | None
-    task_id: str | None
-    """The new task's, where the answer has one."""
-    body: bytes | None
-    """None where it is too large to be kept."""
-
-
-class KnownCreate(_Noun, frozen=True, kw_only=True):
-    """A create that was forwarded before."""
-
-    digest: bytes
-    answer: CreateAnswer | None
-    """None where none is known: a task may have been made, or not."""
-
-
 class PollRecord(_Noun, frozen=True, kw_only=True):
     """What one poll that did not end its task leaves behind."""
 
@@ -237,6 +207,8 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     born_at: int | None = None
     model: str | None = None
     """Both where the answer told them; None keeps what is known."""
+    record: bytes | None = None
+    """What the upstream told of a task that is read; None keeps what is known."""
 
 
 class Settlement(_Noun, frozen=True, kw_only=True):
@@ -255,6 +227,8 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     record: tuple[bytes, bytes, bytes] | None = None
     """The whole body of its webhooks of format record, in parts. It is stored where one is owed: in the task's row,
     once for all of them, or with each callback where it was given up. None: such a body is made of the outcome."""
+    read: bool = False
+    """Whether the record is stored for readers as well."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
 
@@ -305,6 +279,8 @@ class DueTask(_Noun, frozen=True, kw_only=True):
     """Polls in a row that brought no usable answer."""
     last_polled_at: int | None
     due_at: int
+    read_until: int | None = None
+    """Until when the proxy's readers wait for it, where any have."""
 
 
 class DueGroup(NamedTuple):

@@ -1,4 +1,5 @@
-"""Removes what is of no more use: old callbacks with their tasks, and old creates. Looks after the store; backs it up.
+"""Removes what is of no more use: old callbacks and their tasks, old creates, what was read. Looks after the store,
+and backs it up.
 
 Owns when, where a backup stands, and that one is made at a time; the store owns how. The janitor is run by the
 supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file that the gateway holds.
@@ -24,6 +25,10 @@ _DAY_MS = 86_400_000
 _CREATES_MS = _DAY_MS
 """How long a create can be repeated without being paid for twice, as the manual says."""
 _CREATES = 50_000  # of each client: of the largest answers that are kept, 800 MB
+_READS_EVERY_S = 60.0
+_READ_KEPT_MS = 480_000
+"""For so long what the proxy's readers waited for is kept after they have gone: with the minute for which a task is
+watched without a read, and the one between two looks, it is gone ten minutes after the last read."""
 _DEAD_FACTOR = 3  # dead letters are kept three times as long: somebody may yet redeliver them
 
 
@@ -36,15 +41,27 @@ class Janitor:
         self._housekeeping = housekeeping
         self._clock = clock
         self._retention_ms = round(retention_days * _DAY_MS)
-        self._next = clock.monotonic()
+        self._next = self._next_reads = clock.monotonic()
 
     async def run_once(self) -> float:
-        """Delete one batch, if it is time; return the seconds until the next one."""
+        """Delete a batch of each kind, if it is time; return the seconds until the next one."""
         await self._housekeeping.look()
         if self._housekeeping.failing is not None:
             # Nobody else may write while the gateway is not ready: find out whether it works again.
             await self._housekeeping.probe()
             await self._housekeeping.load("probe")
+        return min(await self._prune_reads(), await self._prune_callbacks())
+
+    async def _prune_reads(self) -> float:
+        if self._clock.monotonic() < self._next_reads:
+            return HEARTBEAT_S
+        now = self._clock.now()
+        if await self._housekeeping.prune_reads(now, now - _READ_KEPT_MS, _BATCH) == _BATCH:
+            return 0.0
+        self._next_reads = self._clock.monotonic() + _READS_EVERY_S
+        return HEARTBEAT_S
+
+    async def _prune_callbacks(self) -> float:
         if self._clock.monotonic() < self._next:
             return HEARTBEAT_S
         now = self._clock.now()

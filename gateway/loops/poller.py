@@ -107,7 +107,7 @@ class Poller:
         await self._timetable.save()
         now = self._clock.now()
         queries = self._key.queries
-        wait_s = await self._expire(now)
+        wait_s = min(await self._expire(now), max((await self._tasks.unwatch(now) - now) / 1000, 0.001))
         queries.polls_waiting = False
         room = self._in_flight.free
         # As it is now: a refusal that comes in the middle of this round begins a pause.
@@ -254,6 +254,8 @@ class Poller:
             self._troubled.forget(claim.seq)
         else:
             record = self._rescheduled(claim, result, now)
+            if claim.read_until is None:
+                self._upstream.last_answers.keep(claim.task_id, result.record)
             await self._tasks.reschedule(record)
             if self._shares.is_news(record.next_poll_at):
                 self._wake.set()
@@ -267,10 +269,9 @@ class Poller:
             Settlement(
                 seq=claim.seq,
                 upstream=self._upstream.name,
-                outcome=outcome,
                 settled_at=now,
-                frame=ending.frame,
-                record=ending.record,
+                **ending._asdict(),
+                read=claim.read_until is not None,
                 polls=1,
                 model=model,
             )
@@ -330,6 +331,7 @@ class Poller:
             error=result.error,
             born_at=born_at,
             model=result.model,
+            record=None if claim.read_until is None else result.record,
         )
 
     def _began_at(self, claim: DueTask, result: PollResult) -> int:
@@ -381,10 +383,8 @@ class Poller:
             Settlement(
                 seq=task.seq,
                 upstream=self._upstream.name,
-                outcome=ending.outcome,
                 settled_at=now,
-                frame=ending.frame,
-                record=ending.record,
+                **ending._asdict(),
                 polls=0,
                 expired_by=expired_by,
             )

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -19,21 +20,19 @@ from gateway.core.model import (
     BodyParts,
     Callback,
     CallbackState,
-    CreateAnswer,
     DueCallback,
     DueGroup,
     DueTask,
     ExpiredTask,
-    KnownCreate,
     Lane,
     NewCallback,
-    NewCreate,
     PollRecord,
     Registration,
     Settlement,
     Share,
     Task,
 )
+from gateway.core.reads import ReadTask, ReadWatch
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
 
@@ -110,6 +109,21 @@ class Registry(Protocol):
     async def outcome(self, seq: int) -> bytes | None:
         """Return a task's outcome, however large; None where it has none any more."""
 
+    # What the proxy's readers wait for. Nobody is told of others' callbacks by it.
+
+    async def proxied_task(self, upstream: str, task_id: str) -> ReadTask | None:
+        """Return the task, whoever asked for it."""
+
+    async def record(self, seq: int) -> bytes | None:
+        """Return a task's record, however large; None where it has none any more."""
+
+    async def watch(self, wish: ReadWatch) -> int | None:
+        """Have a task polled for its readers, or for longer; return its seq.
+
+        Where there is no such task it is made. None: it has ended, or was given up and the upstream has not told of it
+        since, or readers wait for too many others.
+        """
+
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         """Return when the task settles in this process, or after ``timeout_s`` seconds. A hint: ask again then."""
 
@@ -172,10 +186,19 @@ class TaskQueue(Protocol):
         """Store a poll that did not end the task and when the next one is due."""
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        """End a task, unless it has, and make its webhooks due, in one transaction; return their callbacks' ids."""
+        """End a task, unless it has, and make its webhooks due, in one transaction; return their callbacks' ids.
+
+        Where only callbacks' time has passed, a task goes on that others wait for, or readers.
+        """
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""
+
+    async def unwatch(self, now: int) -> int:
+        """Stop polling tasks whose readers have gone and that no callback waits for; return when to call again.
+
+        A part at a time; whatever the upstream.
+        """
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
@@ -254,8 +277,14 @@ class Housekeeping(Protocol):
     async def prune(self, ended_before: int, dead_before: int, limit: int) -> int:
         """Delete callbacks that were delivered or cancelled before ``ended_before`` or died before ``dead_before``.
 
-        Their attempts go with them, and tasks that no callback is left for. Return how many callbacks went; at most
-        ``limit`` at once, so that no write waits long.
+        Their attempts go with them, and tasks that no callback is left for, nor a reader. Return how many callbacks
+        went; at most ``limit`` at once, so that no write waits long.
+        """
+
+    async def prune_reads(self, now: int, read_before: int, limit: int) -> int:
+        """Forget readers that waited until before ``read_before``, and delete tasks that have no callback besides.
+
+        Return how many tasks that was, at most ``limit``.
         """
 
     async def prune_creates(self, before: int, most: int, limit: int) -> int:

@@ -22,6 +22,7 @@ from gateway.core.memory import SMALL, Memory
 from gateway.core.retryafter import parse_retry_after
 from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import Created, PollKind, PollResult, read_answer, read_created
+from gateway.upstream.lastanswers import MOST_BYTES, LastAnswers
 
 __all__ = ["Answer", "NoAnswer", "Upstream"]
 
@@ -92,6 +93,7 @@ class Upstream:
         """
         self.profile = profile
         self.name = name or profile.name
+        self.last_answers = LastAnswers(clock, 0 if profile.proxy is None else MOST_BYTES)
         self._transport = transport
         self._clock = clock
         self.base_url = base_url.rstrip("/")

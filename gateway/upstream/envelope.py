@@ -1,9 +1,9 @@
 """Task → the upstream's own answer about it: the way back of ``gateway.upstream.answer``.
 
 Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Must not know HTTP. Called by the
-proxy and by ``gateway.api.problems``, and by the poller for the record of a task that is given up. Members stand where
-the profile's paths say, in the order of the upstream's page. Tasks are told of where a profile has ``[proxy]
-synthesize``: times are milliseconds then and states are words.
+proxy, by ``gateway.api.problems``, and by the poller for the record of a task that is given up. Members stand where the
+profile's paths say, in the order of the upstream's page. What the upstream has not told itself is written where a
+profile has ``[proxy] synthesize``: times are milliseconds then and states are words.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from gateway.config.profile import WAITING, Profile, dig
+from gateway.core import lenientjson
 from gateway.core.model import Task, TaskState
 
-__all__ = ["error_envelope", "given_up", "record_envelope"]
+__all__ = ["error_envelope", "given_up", "new_record", "record_envelope", "told_envelope"]
 
 _OK_MESSAGE = "success"
 
@@ -29,16 +30,32 @@ def record_envelope(profile: Profile, task: Task) -> bytes:
         else msgspec.json.decode(task.outcome, type=dict[str, msgspec.Raw])
     )
     words = {TaskState.SUCCESS: states.success[0], TaskState.FAIL: states.fail[0]}
-    envelope: dict[str, Any] = {}
-    if profile.envelope.code is not None and profile.envelope.ok:  # else only errors have these two
-        _put(envelope, profile.envelope.code, profile.envelope.ok[0])
-        _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
-    _put(envelope, profile.envelope.success, True)
+    envelope = _good(profile)
     _put_task(envelope, profile, task.task_id, words.get(task.state, WAITING), told)
     if "extra" in told:
         root = envelope if fields.root is None else _object(envelope, fields.root.split("."))
         root.update(msgspec.json.decode(told["extra"], type=dict[str, msgspec.Raw]))
     return msgspec.json.encode(envelope)
+
+
+def told_envelope(profile: Profile, record: bytes) -> bytes:
+    """Return the answer about a task as the upstream has told of it: with its record, whatever stands in that."""
+    if profile.fields.root is None:
+        return record
+    envelope = _good(profile)
+    _put(envelope, profile.fields.root, msgspec.Raw(record))
+    return msgspec.json.encode(envelope)
+
+
+def new_record(profile: Profile, task_id: str, model: str | None, param: bytes | None, now: int) -> bytes:
+    """Return the record of a task that is created now; ``param``: the create's body, as the upstream reads it."""
+    told: dict[str, Any] = {"model": model, "createTime": now}
+    if param is not None:
+        in_string = profile.json_in_string.param
+        told["param"] = msgspec.Raw(param if in_string else msgspec.json.encode(lenientjson.decode(param)))
+    envelope: dict[str, Any] = {}
+    _put_task(envelope, profile, task_id, WAITING, told)
+    return msgspec.json.encode(envelope if profile.fields.root is None else dig(envelope, profile.fields.root))
 
 
 def given_up(profile: Profile, task_id: str, code: str, message: str) -> bytes:
@@ -60,6 +77,16 @@ def error_envelope(profile: Profile, code: int, message: str, retry_after_s: int
     elif dig(envelope, profile.fields.root) is None:
         _put(envelope, profile.fields.root, None)
     return msgspec.json.encode(envelope)
+
+
+def _good(profile: Profile) -> dict[str, Any]:
+    """Return what stands around a task's members."""
+    envelope: dict[str, Any] = {}
+    if profile.envelope.code is not None and profile.envelope.ok:  # else only errors have these two
+        _put(envelope, profile.envelope.code, profile.envelope.ok[0])
+        _put(envelope, next(iter(profile.envelope.message), None), _OK_MESSAGE)
+    _put(envelope, profile.envelope.success, True)
+    return envelope
 
 
 def _put_task(envelope: dict[str, Any], profile: Profile, task_id: str, word: Any, told: dict[str, Any]) -> None:

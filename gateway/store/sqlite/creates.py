@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.model import CreateAnswer, KnownCreate, NewCallback, NewCreate, Registration
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
+from gateway.core.model import NewCallback, Registration
 from gateway.store.sqlite import createsql, rows
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.writer import Kind, Writer

@@ -23,6 +23,7 @@ from gateway.core.model import (
     Registration,
     Task,
 )
+from gateway.core.reads import ReadTask, ReadWatch
 from gateway.core.urls import receiver_of
 from gateway.store import Turn
 from gateway.store.sqlite import outcomes, rows, sql, statements
@@ -183,6 +184,16 @@ class SqliteRegistry(SqliteCreates):
         async with self._database.reading():
             return await self._database.call(outcomes.read_large, seq, "outcome")
 
+    async def proxied_task(self, upstream: str, task_id: str) -> ReadTask | None:
+        return await self._tasks.watches.task(upstream, task_id)
+
+    async def record(self, seq: int) -> bytes | None:
+        async with self._database.reading():
+            return await self._database.call(outcomes.read_large, seq, "record")
+
+    async def watch(self, wish: ReadWatch) -> int | None:
+        return await self._tasks.watches.watch(wish)
+
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         await self._tasks.wait_settled(seq, timeout_s)
 
@@ -196,7 +207,7 @@ class SqliteRegistry(SqliteCreates):
             found = db.execute(sql.SELECT_STATE, {"id": callback_id, "client": client}).fetchall()
             for seq, task_seq, _ in found:
                 db.execute(sql.CANCEL_CALLBACK, (now, seq))
-                db.execute(sql.IDLE_TASK, {"seq": task_seq})
+                db.execute(sql.IDLE_TASK, {"seq": task_seq, "now": now})
             states.append(CallbackState(found[0][2]) if found else None)
         return states
 

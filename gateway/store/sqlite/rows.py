@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import convert
 
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
@@ -18,16 +19,14 @@ from gateway.core.model import (
     BodyParts,
     Callback,
     CallbackState,
-    CreateAnswer,
     DueCallback,
-    KnownCreate,
     NewCallback,
-    NewCreate,
     PollRecord,
     Settlement,
     Task,
     TaskState,
 )
+from gateway.core.reads import ReadTask, ReadWatch
 from gateway.store.sqlite.sql import NEW_CALLBACK
 
 Rows = list[tuple[Any, ...]]
@@ -35,6 +34,7 @@ Rows = list[tuple[Any, ...]]
 
 
 _CALLBACK_COLUMNS = len(Callback.__struct_fields__) - 1  # then its task's
+_TASK_COLUMNS = len(Task.__struct_fields__)  # then what its readers need
 _DUE_COLUMNS = len(DueCallback.__struct_fields__) - 1  # then those of its body
 _NEW_CALLBACK = attrgetter("upstream", "task_id", *NEW_CALLBACK)
 _MADE = attrgetter("number", "started_at", "duration_ms", "status_code")
@@ -115,8 +115,38 @@ def wanted(new: Sequence[NewCallback]) -> Rows:
 
 
 def polls(records: Sequence[PollRecord]) -> Rows:
-    """Return RESCHEDULE_TASKS' rows."""
-    return [(r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model)) for r in records]
+    """Return RESCHEDULE_TASKS' rows; a large record is left empty, and written by itself."""
+    return [
+        (r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model), _record(r.record))
+        for r in records
+    ]
+
+
+def _record(record: bytes | None) -> bytes | None:
+    return None if record is None else _small((record,))
+
+
+def read_task(row: Any) -> ReadTask:
+    return convert((row[:_TASK_COLUMNS], *row[_TASK_COLUMNS:]), ReadTask)
+
+
+def read_watches(wishes: Sequence[ReadWatch]) -> Rows:
+    """Return WATCH_READ_TASKS' rows; a large record is left empty, and written by itself."""
+    return [
+        (
+            wish.upstream,
+            wish.task_id,
+            wish.client,
+            wish.at,
+            wish.read_until,
+            wish.next_poll_at,
+            int(wish.told),
+            wish.born_at,
+            _text(wish.model),
+            _record(wish.record),
+        )
+        for wish in wishes
+    ]
 
 
 def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:

@@ -5,7 +5,7 @@ What many writes of one kind share is one statement over all their rows, which s
 """
 
 from gateway.core.memory import SMALL
-from gateway.core.model import Attempt, Callback, CallbackState, Task
+from gateway.core.model import Attempt, Callback, CallbackState, DueTask, Task
 from gateway.store.sqlite.statements import counted
 
 # Registering: two steps in one transaction, each over all registrations that wait.
@@ -35,6 +35,7 @@ RETURNING id, seq
 # A callback is shown with its task but without the outcome, which may be large.
 _CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name != "task")
 _TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
+_DUE_TASK = ", ".join(DueTask.__struct_fields__[1:]).replace("due_at", "next_poll_at")
 
 # As many rows as are wanted, in their places' order.
 SELECT_REGISTERED = f"""
@@ -57,12 +58,13 @@ WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 
 # A further client watches the task, whose first poll may not be put off as far for it as for the others. Who does not
 # wait any more may stay named: it makes no difference to the others. Who is named already joins at no cost: to find out
-# who else waits, all of the task's callbacks are read. In one order, as the same clients have one turn.
+# who else waits, all of its callbacks are read. Its readers stay. In one order, as the same clients have one turn.
 WATCH_TASK = """
 UPDATE tasks SET next_poll_at = iif(polls = 0, min(next_poll_at, :first_poll_at), next_poll_at), watchers = (
     SELECT group_concat(client) FROM (
-        SELECT DISTINCT client FROM callbacks INDEXED BY callbacks_waiting
-        WHERE task_seq = :seq AND state = 'waiting' ORDER BY client))
+        SELECT client FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting' UNION
+        SELECT value FROM json_each(iif(read_until IS NULL, '[]', '["' || replace(watchers, ',', '","') || '"]'))
+        ORDER BY 1))
 WHERE seq = :seq AND next_poll_at IS NOT NULL AND instr(',' || watchers || ',', ',' || :client || ',') = 0
 RETURNING seq, upstream, watchers, next_poll_at
 """
@@ -164,7 +166,7 @@ WHERE seq = ? AND state IN ('waiting', 'pending')
 # Nobody waits for this task any more: stop asking. A new registration revives it.
 IDLE_TASK = """
 UPDATE tasks SET next_poll_at = NULL
-WHERE seq = :seq AND NOT EXISTS (
+WHERE seq = :seq AND next_poll_at IS NOT NULL AND coalesce(read_until, 0) <= :now AND NOT EXISTS (
     SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting')
 """
 
@@ -188,12 +190,11 @@ RETURNING client, receiver
 # Polling.
 
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
-SELECT_DUE_TASKS = """
-SELECT seq, upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
-FROM tasks
+SELECT_DUE_TASKS = f"""
+SELECT seq, {_DUE_TASK} FROM tasks
 WHERE upstream = ? AND watchers = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
 ORDER BY next_poll_at LIMIT ?
-"""
+"""  # noqa: S608 - the interpolated part is the constant above
 
 # Who watches what: from one group to the next along the index, with its earliest.
 SELECT_NEXT_WATCHERS = """
@@ -203,21 +204,21 @@ ORDER BY upstream, watchers, next_poll_at LIMIT 1
 """
 
 # The first of each who watch. By the rows' own order, and few of them: a long queue of others costs nothing.
-SELECT_NEW_TASKS = """
-SELECT min(seq), upstream, watchers, task_id, created_at, born_at, model, polls, failures, last_polled_at, next_poll_at
-FROM tasks
+SELECT_NEW_TASKS = f"""
+SELECT min(seq), {_DUE_TASK} FROM tasks
 WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 AND created_at >= ?
     AND +next_poll_at <= ? AND seq NOT IN (SELECT value FROM json_each(?))
 GROUP BY watchers ORDER BY min(seq)
-"""
+"""  # noqa: S608 - as above
 
-# A cancelled last callback may have idled the task while it was polled: then it stays so.
+# A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers.
 RESCHEDULE_TASKS = """
-WITH poll (seq, polled_at, next_poll_at, error, born_at, model) AS (VALUES ?)
+WITH poll (seq, polled_at, next_poll_at, error, born_at, model, record) AS (VALUES ?)
 UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
     failures = iif(poll.error IS NULL, 0, failures + 1),
     next_poll_at = iif(tasks.next_poll_at IS NULL, NULL, poll.next_poll_at),
-    born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model)
+    born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model),
+    record = iif(tasks.read_until IS NULL, NULL, coalesce(poll.record, tasks.record))
 FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
@@ -263,7 +264,8 @@ UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = sett
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
 FROM settled
-WHERE tasks.seq = settled.seq AND tasks.state = 'waiting' AND NOT EXISTS (
+WHERE tasks.seq = settled.seq AND tasks.state = 'waiting'
+AND (settled.polls > 0 OR coalesce(tasks.read_until, 0) <= settled.at) AND NOT EXISTS (
     SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
@@ -365,7 +367,10 @@ DELETE FROM callbacks WHERE seq IN (
 RETURNING task_seq
 """
 
-PRUNE_TASK = "DELETE FROM tasks WHERE seq = :seq AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)"
+PRUNE_TASK = """
+DELETE FROM tasks
+WHERE seq = :seq AND read_until IS NULL AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
+"""
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"
 

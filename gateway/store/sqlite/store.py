@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from sqlite3 import Connection
 
-from gateway.store.sqlite import createsql, sql
+from gateway.store.sqlite import createsql, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
 from gateway.store.sqlite.registry import SqliteRegistry
@@ -46,11 +46,14 @@ class SqliteStore:
             self.registry.forget_create_kind,
             self.tasks.reschedule_kind,
             self.tasks.poll_now_kind,
+            self.tasks.watches.watch_kind,
             self.outbox.record_kind,
             self.registry.cancel_kind,
             self.registry.redeliver_kind,
             self.registry.redeliver_dead_kind,
+            self.tasks.watches.unwatch_kind,  # after whoever prolongs
             self._prune,
+            self.tasks.watches.prune_kind,
             self._prune_creates,
             self._swap,
             self._probe,
@@ -107,8 +110,9 @@ class SqliteStore:
         await self._writer.submit(self._follow_clock, step_ms)
 
     def _apply_follow_clock(self, db: Connection, items: Sequence[int]) -> None:
+        moves = (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS, watchsql.MOVE_WATCHES, createsql.MOVE_CREATES)
         for step_ms in items:
-            for statement in (sql.MOVE_TASKS, sql.MOVE_EXPIRIES, sql.MOVE_WEBHOOKS, createsql.MOVE_CREATES):
+            for statement in moves:
                 db.execute(statement, {"step": step_ms})
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
@@ -129,6 +133,9 @@ class SqliteStore:
             db.executemany(sql.PRUNE_TASK, [{"seq": task_seq} for (task_seq,) in deleted])
             counts.append(len(deleted))
         return counts
+
+    async def prune_reads(self, now: int, read_before: int, limit: int) -> int:
+        return await self.tasks.watches.prune(now, read_before, limit)
 
     async def prune_creates(self, before: int, most: int, limit: int) -> int:
         count: int = await self._writer.submit(self._prune_creates, (before, most, limit))

@@ -16,6 +16,7 @@ from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
 from gateway.store.sqlite.outbox import SqliteOutbox
+from gateway.store.sqlite.watches import Watches
 from gateway.store.sqlite.writer import Kind, Writer
 
 __all__ = ["SqliteTaskQueue"]
@@ -31,6 +32,7 @@ class SqliteTaskQueue(DueTasks):
         super().__init__(database)
         self._writer = writer
         self._outbox = outbox
+        self.watches = Watches(database, writer, self)
         self._first_attempt_delay_ms = first_attempt_delay_ms
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
@@ -44,7 +46,8 @@ class SqliteTaskQueue(DueTasks):
         self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
 
     def forget_times(self) -> None:
-        """Know nothing of when tasks are due, or callbacks expire: the clock was set."""
+        """Know nothing of when tasks are due, callbacks expire or readers have gone: the clock was set."""
+        self.watches.forget_times()
         self._no_expiry_before.clear()
         super().forget_times()
 
@@ -53,6 +56,9 @@ class SqliteTaskQueue(DueTasks):
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> None:
         statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(items))
+        for item in items:
+            if item.record is not None:
+                self.watches.write_record(db, item.seq, item.record)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
         for item in items:
@@ -74,7 +80,7 @@ class SqliteTaskQueue(DueTasks):
         for settled in (*_in_parts(ends), *_in_parts(expiries)):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
-            records: set[int] = set()
+            records = {one.seq for one in settled if one.read}
             for seq, callback_id, client, receiver, shape in statements.run(db, sql.OWE_WEBHOOKS, its):
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
                 if shape == Format.RECORD:
@@ -128,6 +134,9 @@ class SqliteTaskQueue(DueTasks):
         finally:
             self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
         return expired, next_expiry_at
+
+    async def unwatch(self, now: int) -> int:
+        return await self.watches.unwatch(now)
 
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self.poll_now_kind, (seqs, now))

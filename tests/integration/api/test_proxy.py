@@ -179,7 +179,7 @@ async def test_what_the_gateway_does_not_know_is_forwarded(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """A task that nobody registered, or that nobody waits for any more, is read at the upstream, errors included."""
-    stand = await start()
+    stand = await start(GATEWAY_PROXY_WATCH_S="0")
     assert (await stand.read("sim-success-0-x")).json()["data"]["state"] == "success"
     unknown = await stand.read("unknown")
     assert (unknown.status_code, envelope(unknown)["msg"]) == (404, "Task not found")
@@ -197,7 +197,7 @@ async def test_an_abandoned_task_is_forwarded(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """The gateway gave it up, the upstream may not have: its word counts for who asks."""
-    stand = await start(GATEWAY_POLL_MIN_S="0.05")
+    stand = await start(GATEWAY_PROXY_WATCH_S="0")
     body = {"taskId": "sim-never-0-a", "callbackUrl": HOOKS, "timeoutSeconds": 1}
     assert (await stand.client.post("/v1/callbacks", json=body)).status_code == 201
     await stand.until(lambda: _state(stand, "sim-never-0-a", "abandoned"))
@@ -234,7 +234,7 @@ async def test_a_compressed_answer_is_passed_on_plain(start: Callable[..., Await
         answer = await stand.read("t")
         assert (answer.content, "content-encoding" in answer.headers) == (plain, False)
         upstream.answer = 200, b"\x0b\x02\x80{}\x03", headers | {"content-encoding": "br"}
-        answer = await stand.read("t")
+        answer = await stand.read("u")
         assert (answer.status_code, "cannot be decompressed (br)" in envelope(answer)["msg"]) == (502, True)
         created = await stand.create(**{"X-Request-ID": "r-1"})
         assert (created.status_code, "send the same request again" in envelope(created)["msg"]) == (502, True)
@@ -245,17 +245,17 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
     upstream = Upstream(body=b'{"code":200,"data":{"taskId":"t","state":"waiting"}}')
     upstream.may_answer.clear()
     async with serve_asgi(upstream) as url:
-        stand = await start(url)
+        stand = await start(url, GATEWAY_PROXY_WATCH_S="0")
         arrived = 0
-        get_task = stand.store.registry.get_task
+        proxied_task = stand.store.registry.proxied_task
 
-        async def counted(client: str, task_id: str) -> Any:
+        async def counted(upstream: str, task_id: str) -> Any:
             nonlocal arrived
-            found = await get_task(client, task_id)
+            found = await proxied_task(upstream, task_id)
             arrived += 1
             return found
 
-        stand.store.registry.get_task = counted
+        stand.store.registry.proxied_task = counted
         transport = httpx.ASGITransport(stand.gateway)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             first = asyncio.create_task(client.get(RECORD, params={"taskId": "t"}))
@@ -281,7 +281,7 @@ async def test_a_read_waits_for_its_turn(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within its patience a read waits for the rate limit; beyond it, it is told when to come again."""
-    stand = await start(GATEWAY_UPSTREAM_RATE="1/1")
+    stand = await start(GATEWAY_UPSTREAM_RATE="1/1", GATEWAY_PROXY_WATCH_S="0")
     answers = await asyncio.gather(stand.read("sim-never-0-a"), stand.read("sim-never-0-b"))
     assert [answer.status_code for answer in answers] == [200, 200]
     monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
@@ -437,13 +437,14 @@ async def test_a_create_registers_its_callback(start: Callable[..., Awaitable[St
 async def test_a_task_just_created_is_watched_at_once(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
-    """Between the create's answer and the first poll, reads are answered already, with model and time of creation."""
+    """Between the create's answer and the first poll, reads are answered already, with what is known of it by then."""
     stand = await start(GATEWAY_POLL_MIN_S="20", GATEWAY_POLL_MAX_S="30")
     before = SystemClock().now()
     task_id = (await stand.create()).json()["data"]["taskId"]
     data = (await stand.read(task_id)).json()["data"]
     assert before <= data.pop("createTime") <= SystemClock().now()
     assert (data.pop("taskId"), data.pop("model"), data.pop("state")) == (task_id, "m", "waiting")
+    assert json.loads(data.pop("param")) == TASK
     assert set(data.values()) == {None}
     assert simulator.stats.requests["recordInfo"] == 0
 
@@ -829,9 +830,9 @@ async def test_a_defect_has_the_envelope_too(start: Callable[..., Awaitable[Stan
     async def unreadable(client: str, task_id: str) -> None:
         raise StoreError("no")
 
-    stand.store.registry.get_task = unreadable
+    stand.store.registry.proxied_task = unreadable
     assert envelope(await stand.read("t"))["code"] == 503
-    stand.store.registry.get_task = defect
+    stand.store.registry.proxied_task = defect
     transport = httpx.ASGITransport(stand.gateway, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert envelope(await client.get(RECORD, params={"taskId": "t"}))["code"] == 500
@@ -844,7 +845,7 @@ async def test_throttling_reaches_the_client_once(
     limited = SimulatedUpstream(SystemClock(), rate=parse_windows("1/60"), retry_after_header=True)
     monkeypatch.setattr("gateway.api.forwarding._PATIENCE_S", 0.0)
     async with serve_simulator(limited) as url:
-        stand = await start(url)
+        stand = await start(url, GATEWAY_PROXY_WATCH_S="0")
         assert (await stand.read("sim-never-0-a")).status_code == 200
         throttled = await stand.read("sim-never-0-b")
         assert (throttled.status_code, throttled.headers["retry-after"]) == (429, "60")

@@ -374,6 +374,7 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         proxy = UpstreamProxy(
             life.store.registry, life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
             callback_format=Format.RECORD, check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
+            watch_s=60.0,
         )  # fmt: skip
         life.connection.broken = "disk full"
         registering = asyncio.create_task(proxy._creating.register("", "t", "https://app.example.com/hooks", None))

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.errors import StoreRefused
-from gateway.core.model import CallbackState, CreateAnswer, KnownCreate, NewCreate
+from gateway.core.model import CallbackState
 from gateway.store import Store
 from tests.storing import NOW, NewStore, brought_to, new, opened
 

@@ -35,7 +35,7 @@ from gateway.core.model import (
     TaskState,
     new_callback_id,
 )
-from gateway.store.sqlite import database, databasefile, registry, sql
+from gateway.store.sqlite import database, databasefile, registry, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
 from gateway.store.sqlite.statements import Counted, over_rows
@@ -1269,7 +1269,9 @@ async def test_a_read_that_fails_is_a_store_error(store: SqliteStore) -> None:
 
 
 STATEMENTS = {
-    name: text for name, text in vars(sql).items() if name.isupper() and isinstance(text, str) and name[0] != "_"
+    name: text
+    for name, text in {**vars(watchsql), **vars(sql)}.items()
+    if name.isupper() and isinstance(text, str) and name[0] != "_"
 }
 LISTS = {
     f"list {state} {'by task' if by_task else ''}": sql.select_callbacks(state=state, by_task=by_task)
@@ -1304,6 +1306,13 @@ BY = {
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "PRUNE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
     "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
+    "SELECT_READ_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=? AND upstream=?)",
+    "COUNT_READ_TASKS": "tasks USING INDEX tasks_read (read_until>?)",
+    "SELECT_UNREAD": "tasks USING INDEX tasks_read (read_until>? AND read_until<?)",
+    "SELECT_NEXT_UNREAD": "tasks USING INDEX tasks_read (read_until>?)",
+    "SELECT_LONG_UNREAD": "tasks USING INDEX tasks_read (read_until<?)",
+    "MOVE_WATCHES": "tasks USING INDEX tasks_read (read_until>?)",
+    "END_WATCH": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},

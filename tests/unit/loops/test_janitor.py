@@ -28,12 +28,14 @@ class Clock:
 
 
 class Shelf:
-    """A store of which so many callbacks and creates may go."""
+    """A store of which so many callbacks and creates may go, and tasks that were read."""
 
-    def __init__(self, old: int = 0, creates: int = 0) -> None:
+    def __init__(self, old: int = 0, creates: int = 0, unread: int = 0) -> None:
         self.old = old
         self.creates = creates
+        self.unread = unread
         self.creates_pruned: list[tuple[int, int, int]] = []
+        self.read_before: list[int] = []
         self.failing: str | None = None
         self.pruned: list[tuple[int, int, int]] = []
         self.probes = 0
@@ -51,6 +53,13 @@ class Shelf:
         self.pruned.append((ended_before, dead_before, limit))
         count = min(self.old, limit)
         self.old -= count
+        return count
+
+    async def prune_reads(self, now: int, read_before: int, limit: int) -> int:
+        assert limit == 500
+        self.read_before.append(read_before - now)
+        count = min(self.unread, limit)
+        self.unread -= count
         return count
 
     async def prune_creates(self, before: int, most: int, limit: int) -> int:
@@ -85,6 +94,20 @@ async def test_a_full_batch_is_followed_by_the_next_at_once() -> None:
     clock.seconds += 0.1
     await loop.run_once()
     assert len(shelf.pruned) == 4
+
+
+async def test_what_was_read_goes_ten_minutes_after_the_last_read() -> None:
+    """Looked for every minute, and in batches: what is watched for a minute, and is then kept for eight, is gone."""
+    shelf, clock = Shelf(unread=1000), Clock()
+    loop = janitor(shelf, clock)
+    assert [await loop.run_once() for _ in range(3)] == [0.0, 0.0, HEARTBEAT_S]
+    clock.seconds += 59.9
+    assert await loop.run_once() == HEARTBEAT_S
+    assert shelf.read_before == [-480_000] * 3
+    clock.seconds += 0.1
+    await loop.run_once()
+    assert shelf.read_before == [-480_000] * 4
+    assert len(shelf.pruned) == 1, "callbacks have their own time"
 
 
 async def test_creates_go_after_a_day_whatever_the_retention() -> None:

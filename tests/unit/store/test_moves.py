@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.core.model import CALLBACK_MOVES, TASK_MOVES, CallbackState, TaskState
-from gateway.store.sqlite import rows, sql
+from gateway.store.sqlite import rows, sql, watchsql
 from gateway.store.sqlite.statements import over_rows
 
 MIGRATIONS = sorted(Path(sql.__file__).with_name("migrations").glob("*.sql"))
@@ -28,6 +28,7 @@ MOVERS = {
     "INSERT_TASKS": "API",
     "INSERT_CALLBACKS": "API",
     "REVIVE_TASK": "API",
+    "WATCH_READ_TASKS": "API",
     "CANCEL_CALLBACK": "API",
     "REDELIVER_CALLBACK": "API",
     "REDELIVER_DEAD": "API",
@@ -52,7 +53,7 @@ STATES: dict[str, list[StrEnum]] = {
 WRITE = re.compile(r"^(?:UPDATE|INSERT(?: OR REPLACE)? INTO|DELETE FROM) (\w+)", re.MULTILINE)
 STATEMENTS = {
     name: (found[1], text)
-    for name, text in vars(sql).items()
+    for name, text in {**vars(watchsql), **vars(sql)}.items()
     if name.isupper() and not name.startswith("_") and isinstance(text, str) and (found := WRITE.search(text))
     if found[1] in TABLES
 }

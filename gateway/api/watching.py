@@ -1,0 +1,139 @@
+"""Tasks that are polled for clients who read them: when that begins, and for how long it goes on.
+
+Owns the wishes that reads and creates put to the store, and what of an answer is kept with them. Called by ``reading``
+and ``creating``. None of it may cost a client his answer: where the store fails, or readers wait for too many tasks,
+reads are forwarded.
+"""
+
+from contextlib import suppress
+
+from gateway.config.profile import Proxy
+from gateway.core.clock import Clock
+from gateway.core.errors import StoreError
+from gateway.core.memory import SMALL
+from gateway.core.model import DueTask
+from gateway.core.reads import ReadTask, ReadWatch
+from gateway.store import Registry
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.api import Upstream
+from gateway.upstream.envelope import new_record
+from gateway.upstream.timetable import Timetable
+
+__all__ = ["Watching"]
+
+_SLACK_MS = 1000  # so much earlier than a waiting reader's time is over a watch may end
+
+
+class Watching:
+    """The watches of one upstream's tasks; ``watch_s``: how long each lasts without a read, 0: there are none."""
+
+    def __init__(
+        self, registry: Registry, clock: Clock, upstream: Upstream, calls: Proxy, timetable: Timetable, watch_s: float
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._upstream = upstream
+        self._calls = calls
+        self._timetable = timetable
+        self._watch_ms = round(watch_s * 1000)
+
+    def is_due(self, known: ReadTask, client: str, for_s: float) -> bool:
+        """Whether a running task's reader, who may wait for so long, has to be taken down: each time is a write."""
+        left_ms = 0 if known.read_until is None else known.read_until - self._clock.now()
+        ends_early = left_ms < max(self._watch_ms / 2, for_s * 1000 - _SLACK_MS)
+        return self._watch_ms > 0 and (ends_early or client not in known.watchers.split(","))
+
+    async def prolong(self, known: ReadTask, client: str, for_s: float) -> None:
+        """Have a task polled on for a reader."""
+        last = self._upstream.last_answers
+        now = self._clock.now()
+        await self._wish(
+            ReadWatch(
+                upstream=self._upstream.name,
+                task_id=known.task.task_id,
+                client=client,
+                at=now,
+                read_until=now + max(self._watch_ms, round(for_s * 1000)),
+                next_poll_at=now,
+                begins=known.read_until is None,
+                record=None if known.record_bytes else last.running(known.task.task_id),
+            )
+        )
+
+    async def told(self, task_id: str, client: str, result: PollResult, known: ReadTask | None) -> None:
+        """Begin to watch a task that the upstream has just told of, or keep what it told of one that has ended."""
+        if result.kind is PollKind.TERMINAL:
+            self._upstream.last_answers.keep(task_id, result.record, ended=True)
+        if result.kind is not PollKind.RUNNING or not self._watch_ms:
+            return
+        now = began_at = self._clock.now()
+        born_at, model, last_polled_at = result.task_created_at, result.model, None
+        if known is not None:
+            task = known.task
+            born_at, model, last_polled_at = born_at or task.born_at, model or task.model, task.last_polled_at
+            if task.next_poll_at is not None:  # others wait for it
+                began_at = task.created_at
+        claim = DueTask(
+            seq=0,
+            upstream=self._upstream.name,
+            watchers=client,
+            task_id=task_id,
+            created_at=began_at,
+            born_at=born_at,
+            model=model,
+            polls=0 if last_polled_at is None else 1,
+            failures=0,
+            last_polled_at=last_polled_at,
+            due_at=now,
+        )
+        next_poll_at = self._timetable.running(claim, model, self._timetable.began_at(born_at, began_at), now)
+        if result.retry_after_s is not None:
+            next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
+        await self._wish(
+            ReadWatch(
+                upstream=self._upstream.name,
+                task_id=task_id,
+                client=client,
+                at=now,
+                read_until=now + self._watch_ms,
+                next_poll_at=next_poll_at,
+                told=True,
+                begins=known is None or known.read_until is None,
+                born_at=began_at if born_at is None else born_at,  # from now on the upstream has told of it
+                model=model,
+                record=result.record,
+            )
+        )
+
+    async def created(self, task_id: str, client: str, model: str | None, body: bytes, result: PollResult) -> None:
+        """Begin to watch a task that was created just now of this body; ``result``: what the create's answer tells.
+
+        Until the first poll it is told of as that does, where it is a record, or else as the upstream would by then.
+        """
+        record, now = None, self._clock.now()
+        if self._calls.created_is_record:
+            record = result.record
+            if result.kind is PollKind.TERMINAL:
+                self._upstream.last_answers.keep(task_id, record, ended=True)
+                return
+        elif self._calls.synthesize and len(body) <= SMALL:
+            record = new_record(self._upstream.profile, task_id, model, body, now)
+        if not self._watch_ms:
+            return
+        await self._wish(
+            ReadWatch(
+                upstream=self._upstream.name,
+                task_id=task_id,
+                client=client,
+                at=now,
+                read_until=now + self._watch_ms,
+                next_poll_at=self._timetable.first_poll_at(now, client, model, new=True),
+                begins=True,
+                model=model,
+                record=record,
+            )
+        )
+
+    async def _wish(self, wish: ReadWatch) -> None:
+        with suppress(StoreError):  # the store tells of itself
+            await self._registry.watch(wish)

@@ -1,0 +1,125 @@
+"""What the proxy's readers wait for: tasks that are polled until nobody has read them for a while.
+
+Owns what each of these writes does, how many tasks readers may have polled at once, and when the next of them has lost
+its readers. The statements stand in ``watchsql.py``. Called by the store's ports; tells ``duetasks.py`` what is due.
+"""
+
+from collections.abc import Sequence
+from sqlite3 import Connection
+
+from msgspec import convert
+
+from gateway.core.memory import SMALL
+from gateway.core.reads import ReadTask, ReadWatch
+from gateway.store.sqlite import outcomes, rows, sql, statements, watchsql
+from gateway.store.sqlite.database import Database
+from gateway.store.sqlite.duetasks import DueTasks
+from gateway.store.sqlite.writer import Kind, Writer
+
+__all__ = ["Watches"]
+
+_MOST_READ = 200_000
+"""Tasks that are kept for readers at once."""
+_AT_ONCE = 500  # tasks whose readers have gone: a few milliseconds, after which others write
+
+_Watched = tuple[int, str, str, int]
+"""A task's seq, its upstream, who watches it and when its next poll is due."""
+
+
+class Watches:
+    """Readers' part of ``gateway.store.Registry``, ``TaskQueue`` and ``Housekeeping``, on one SQLite file."""
+
+    def __init__(self, database: Database, writer: Writer, due: DueTasks) -> None:
+        self._database = database
+        self._writer = writer
+        self._due = due
+        self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
+        self._gone_at = 0  # when the first may have lost its readers
+        self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
+        self.watch_kind = Kind("watch", self._apply_watch, self._watched)
+        self.unwatch_kind = Kind("unwatch", self._apply_unwatch, self._unwatched)
+        self.prune_kind = Kind("prune_reads", self._apply_prune)
+
+    async def task(self, upstream: str, task_id: str) -> ReadTask | None:
+        """As ``Registry.proxied_task``."""
+        found = await self._database.read(watchsql.SELECT_READ_TASK, (task_id, upstream))
+        return rows.read_task(found[0]) if found else None
+
+    async def watch(self, wish: ReadWatch) -> int | None:
+        """As ``Registry.watch``."""
+        if wish.begins:
+            if self._at_most is None:
+                ((self._at_most,),) = await self._database.read(watchsql.COUNT_READ_TASKS)
+            if self._at_most >= _MOST_READ:
+                return None
+        watched: _Watched | None = await self._writer.submit(self.watch_kind, wish)
+        return None if watched is None else watched[0]
+
+    def _apply_watch(self, db: Connection, items: Sequence[ReadWatch]) -> list[_Watched | None]:
+        watched: dict[tuple[str, str], _Watched] = {}
+        for task_id, *told in statements.run(db, watchsql.WATCH_READ_TASKS, rows.read_watches(items)):
+            watched[told[1], task_id] = convert(told, _Watched)
+        found = [watched.get((item.upstream, item.task_id)) for item in items]
+        for item, one in zip(items, found, strict=True):
+            if one is not None and item.record is not None:
+                outcomes.write_large(db, one[0], "record", (item.record,))
+        return found
+
+    def write_record(self, db: Connection, seq: int, record: bytes) -> None:
+        """Write a poll's record where it is large, for a task that still runs."""
+        if len(record) > SMALL and db.execute(watchsql.SELECT_RUNNING, (seq,)).fetchall():
+            outcomes.write_large(db, seq, "record", (record,))
+
+    def _watched(self, items: Sequence[ReadWatch], results: Sequence[_Watched | None]) -> None:
+        for item, watched in zip(items, results, strict=True):
+            if watched is None:
+                continue
+            self._gone_at = min(self._gone_at, item.read_until)
+            self._due.moved(*watched)
+            if watched[-1] == item.next_poll_at:  # else others waited for it
+                self._due.due(item.upstream).set()
+            if item.begins and self._at_most is not None:
+                self._at_most += 1
+
+    async def unwatch(self, now: int) -> int:
+        """As ``TaskQueue.unwatch``."""
+        if now >= self._gone_at:
+            await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
+        return self._gone_at
+
+    def _apply_unwatch(self, db: Connection, items: Sequence[int]) -> list[tuple[tuple[int, int], int]]:
+        """Return the last task that was seen to, and when the next one has lost its readers."""
+        now = max(items)
+        gone = db.execute(watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE)).fetchall()
+        for _, seq in gone:
+            db.execute(sql.IDLE_TASK, {"seq": seq, "now": now})
+            db.execute(watchsql.LEAVE_TASK, (seq,))
+        if len(gone) == _AT_ONCE:
+            return [(gone[-1], now)] * len(items)
+        ((next_at,),) = db.execute(watchsql.SELECT_NEXT_UNREAD, (now,))
+        return [((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at)] * len(items)
+
+    def _unwatched(self, _: object, results: Sequence[tuple[tuple[int, int], int]]) -> None:
+        self._gone, self._gone_at = results[0]
+
+    def forget_times(self) -> None:
+        """Know nothing of when readers have gone: the clock was set."""
+        self._gone, self._gone_at = (0, 0), 0
+
+    async def prune(self, now: int, read_before: int, limit: int) -> int:
+        """As ``Housekeeping.prune_reads``."""
+        count: int = await self._writer.submit(self.prune_kind, (now, read_before, limit), limit)
+        if count:
+            self._at_most = None
+        return count
+
+    def _apply_prune(self, db: Connection, items: Sequence[tuple[int, int, int]]) -> list[int]:
+        counts = []
+        for now, read_before, limit in items:
+            seqs = rows.first_column(db.execute(watchsql.SELECT_LONG_UNREAD, (read_before, limit)))
+            for seq in seqs:
+                db.execute(watchsql.END_WATCH, (seq,))
+                db.execute(sql.IDLE_TASK, {"seq": seq, "now": now})
+                db.execute(sql.PRUNE_TASK, {"seq": seq})
+            counts.append(len(seqs))
+        return counts

@@ -1,0 +1,83 @@
+"""The statements of watched reads, as ``sql.py`` has all others.
+
+Called by ``watches.py``.
+"""
+
+from gateway.core.memory import SMALL
+from gateway.core.model import Task
+
+__all__ = [
+    "COUNT_READ_TASKS",
+    "END_WATCH",
+    "LEAVE_TASK",
+    "MOVE_WATCHES",
+    "SELECT_LONG_UNREAD",
+    "SELECT_NEXT_UNREAD",
+    "SELECT_READ_TASK",
+    "SELECT_RUNNING",
+    "SELECT_UNREAD",
+    "WATCH_READ_TASKS",
+]
+
+_TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
+
+# The record where it is small, and the outcome where there is no record to answer from.
+SELECT_READ_TASK = f"""
+SELECT {_TASK}, iif(coalesce(length(t.record), 0) = 0 AND length(t.outcome) <= {SMALL}, t.outcome, NULL),
+    coalesce(length(t.outcome), 0), t.failures, t.watchers, t.read_until,
+    iif(length(t.record) BETWEEN 1 AND {SMALL}, t.record, NULL), coalesce(length(t.record), 0)
+FROM tasks AS t WHERE t.task_id = ? AND t.upstream = ?
+"""  # noqa: S608 - the interpolated parts are constants
+
+# Nothing becomes of a task that the upstream has ended; one that was given up begins anew where the upstream has just
+# told that it runs (``told``). A task that nobody waited for is watched from now on, as with a new callback. In one
+# order, as the same clients have one turn.
+WATCH_READ_TASKS = """
+WITH new (upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record) AS (VALUES ?)
+INSERT INTO tasks (upstream, task_id, watchers, created_at, read_until, next_poll_at, polls, last_polled_at, born_at,
+    model, record)
+SELECT upstream, task_id, client, at, read_until, next_poll_at, told, iif(told, at, NULL), born_at, model, record
+FROM new WHERE upstream IS NOT NULL
+ON CONFLICT (upstream, task_id) DO UPDATE SET
+    watchers = iif(next_poll_at IS NULL, excluded.watchers, iif(
+        instr(',' || watchers || ',', ',' || excluded.watchers || ',') > 0, watchers, (
+            SELECT group_concat(name) FROM (
+                SELECT value AS name FROM json_each('["' || replace(watchers, ',', '","') || '"]')
+                UNION SELECT excluded.watchers ORDER BY name)))),
+    created_at = iif(next_poll_at IS NULL, excluded.created_at, created_at),
+    failures = iif(next_poll_at IS NULL OR excluded.polls, 0, failures),
+    last_error = iif(excluded.polls, NULL, last_error),
+    last_polled_at = coalesce(excluded.last_polled_at, last_polled_at), polls = polls + excluded.polls,
+    next_poll_at = coalesce(next_poll_at, excluded.next_poll_at),
+    read_until = max(coalesce(read_until, 0), excluded.read_until),
+    born_at = coalesce(excluded.born_at, born_at), model = coalesce(excluded.model, model),
+    record = coalesce(excluded.record, record),
+    state = 'waiting', settled_at = NULL, outcome = NULL
+WHERE state = 'waiting' OR (state = 'abandoned' AND excluded.polls)
+RETURNING task_id, seq, upstream, watchers, next_poll_at
+"""
+
+COUNT_READ_TASKS = "SELECT count(*) FROM tasks INDEXED BY tasks_read WHERE read_until IS NOT NULL"
+
+SELECT_RUNNING = "SELECT 1 FROM tasks WHERE seq = ? AND state = 'waiting'"
+
+# Whose readers have gone since the last ones that were found.
+SELECT_UNREAD = """
+SELECT read_until, seq FROM tasks INDEXED BY tasks_read
+WHERE read_until <= ? AND (read_until, seq) > (?, ?) ORDER BY read_until, seq LIMIT ?
+"""
+SELECT_NEXT_UNREAD = "SELECT min(read_until) FROM tasks INDEXED BY tasks_read WHERE read_until > ?"
+
+# Of a task that callbacks still wait for, once IDLE_TASK has been there.
+LEAVE_TASK = "UPDATE tasks SET read_until = NULL, record = NULL WHERE seq = ? AND next_poll_at IS NOT NULL"
+
+SELECT_LONG_UNREAD = "SELECT seq FROM tasks INDEXED BY tasks_read WHERE read_until < ? ORDER BY read_until LIMIT ?"
+
+# A record is kept for a webhook that it is the body of.
+END_WATCH = """
+UPDATE tasks SET read_until = NULL, record = iif(state IN ('success', 'fail') AND EXISTS (
+    SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND format = 'record'), record, NULL)
+WHERE seq = ?
+"""
+
+MOVE_WATCHES = "UPDATE tasks SET read_until = read_until + :step WHERE read_until IS NOT NULL"

@@ -1,0 +1,561 @@
+"""Programs that only poll, through a whole gateway in virtual time: what they see, and what the upstream is asked.
+
+Everything is real but the network and the time: the application, the store, the poller and the janitor.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.app.build import build
+from gateway.app.gateway import Gateway
+from gateway.config.load import load
+from gateway.config.tokens import token_digest
+from gateway.simulator.app import SimulatedUpstream
+from gateway.simulator.scenario import Plan
+from tests.life import Transport
+from tests.virtualtime import InlineConnection, VirtualClock, run_virtual
+
+PREDICTIONS = """
+name = "predictions"
+base_url = "https://api.example.com"
+[request]
+status_path = "/v1/predictions/{task_id}"
+[states]
+path = "status"
+success = ["succeeded"]
+fail = ["failed"]
+[fields]
+task_id = "id"
+result = "output"
+[proxy]
+create_path = "/v1/predictions"
+created_id = "id"
+created_is_record = true
+"""
+RECORD = "/api/v1/jobs/recordInfo"
+CREATE = "/api/v1/jobs/createTask"
+HOOK = "https://app.example.com/hooks"
+MINUTE_S = 60.0
+
+
+class World:
+    """The simulator far away, which tells more of its tasks than the gateway's own envelope has, and gateways."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = VirtualClock()
+        self.simulator = SimulatedUpstream(self.clock, plans=Plan(duration_s=100))
+        self.asked: defaultdict[str, list[float]] = defaultdict(list)
+        """When each task was asked about."""
+        self._told: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
+        self.urls: list[str] = []
+        self._inner = httpx.ASGITransport(app=self.simulator)
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        self.urls.append(str(request.url))
+        if (task_id := request.url.params.get("taskId")) is not None:
+            self.asked[task_id].append(self.clock.monotonic())
+        await asyncio.sleep(0.05)
+        response = await self._inner.handle_async_request(request)
+        answer = json.loads(await response.aread())
+        if task_id is not None and isinstance(answer.get("data"), dict) and "taskId" in answer["data"]:
+            answer["data"] |= {"progress": f"{len(self.asked[task_id]) / 100}", "queue": {"place": 3}}
+            self._told[task_id].append((self.clock.monotonic(), answer["data"]))
+        await asyncio.sleep(0.05)
+        return httpx.Response(response.status_code, json=answer)
+
+    @asynccontextmanager
+    async def gateway(self, **environ: str) -> AsyncIterator["Served"]:
+        own = {
+            "GATEWAY_DATABASE_URL": f"sqlite:///{self.folder / 'gateway.db'}",
+            "GATEWAY_UPSTREAM_URL": "https://up.example",
+            "GATEWAY_UPSTREAM_RATE": "100/1",
+        }
+        gateway = build(load(own | environ), self.clock)
+        for watch in gateway.watches:
+            watch.upstream._transport = Transport(self.answer)
+        await gateway.start()
+        transport = httpx.ASGITransport(gateway)
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:
+                yield Served(gateway, client)
+        finally:
+            await gateway.drain()
+            await gateway.close()
+
+    def told(self, task_id: str, data: Any) -> bool:
+        """Whether this is what was told of a task last, or before that, where that is on its way yet."""
+        now_s, said = self.clock.monotonic(), self._told[task_id]
+        return data in [one for at, one in said[-2:] if one is said[-1][1] or said[-1][0] > now_s - 0.1]
+
+    def asked_between(self, first_s: float, last_s: float) -> int:
+        return sum(first_s <= at < last_s for times in self.asked.values() for at in times)
+
+
+class Served:
+    """One gateway, and clients of it."""
+
+    def __init__(self, gateway: Gateway, client: httpx.AsyncClient) -> None:
+        self.gateway = gateway
+        self.client = client
+
+    async def read(self, task_id: str, token: str = "", **params: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return await self.client.get(RECORD, params={"taskId": task_id, **params}, headers=headers)
+
+    async def data(self, task_id: str, token: str = "", **params: str) -> Any:
+        answer = await self.read(task_id, token, **params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    async def register(self, task_id: str, token: str = "", **members: Any) -> str:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        body = {"taskId": task_id, "callbackUrl": HOOK, **members}
+        answer = await self.client.post("/v1/callbacks", json=body, headers=headers)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    async def polls(self) -> int:
+        """Return how many polls the gateway has made by itself."""
+        text = (await self.client.get("/metrics")).text
+        return sum(int(float(value)) for value in re.findall(r"^gateway_polls_total{.*} (\S+)$", text, re.MULTILINE))
+
+    async def reads(self) -> dict[str, int]:
+        text = (await self.client.get("/metrics")).text
+        found = re.findall(r'^gateway_proxied_requests_total{call="read",outcome="(\w+)"} (\S+)$', text, re.MULTILINE)
+        return {label: int(float(value)) for label, value in found}
+
+    async def rows(self, statement: str) -> list[Any]:
+        store: Any = self.gateway.store
+        found: list[Any] = await store._database.read(statement)
+        return found
+
+    @property
+    def connection(self) -> InlineConnection:
+        store: Any = self.gateway.store
+        connection = store._database._db
+        assert isinstance(connection, InlineConnection)
+        return connection
+
+
+class Program:
+    """Reads a task every five seconds until it has ended, as the family's clients do."""
+
+    def __init__(self, world: World, served: Served, task_id: str) -> None:
+        self.reads: list[tuple[float, str]] = []
+        """When each read began, and the state that it found."""
+        self.as_told: list[bool] = []
+        """Whether each read found what the upstream had told last."""
+        self._world, self._served, self._task_id = world, served, task_id
+
+    async def run(self, begins_s: float) -> None:
+        await asyncio.sleep(begins_s)
+        while True:
+            began = self._world.clock.monotonic()
+            data = await self._served.data(self._task_id)
+            self.reads.append((began, data["state"]))
+            self.as_told.append(self._world.told(self._task_id, data))
+            if data["state"] in ("success", "fail"):
+                return
+            await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("outcome", ["success", "fail"])
+@pytest.mark.parametrize("duration_s", [60.0, 240.0])
+def test_ten_programs_that_only_poll(
+    outcome: str, duration_s: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The upstream is asked once, and then at each poll of the schedule; all members are told, also while it runs."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        async with world.gateway() as served:
+            world.simulator.add_task("t", Plan(duration_s=duration_s, outcome=outcome))  # type: ignore[arg-type]
+            rng = random.Random(duration_s)
+            programs = [Program(world, served, "t") for _ in range(10)]
+            await asyncio.gather(*(program.run(rng.uniform(0, 5)) for program in programs))
+            ((settled_at, polls),) = await served.rows("SELECT settled_at, polls FROM tasks")
+            noticed_s = (settled_at - world.clock.now()) / 1000 + world.clock.monotonic()
+            reads, polled = await served.reads(), await served.polls()
+        total = sum(reads.values())
+        with capsys.disabled():
+            print(f"\n  {outcome} after {duration_s:g} s: {total} reads {reads}, {len(world.asked['t'])} requests")
+        assert reads["forwarded"] == 1
+        assert reads["answered"] >= 0.95 * total
+        assert len(world.asked["t"]) == polled + 1 == polls
+        assert len(world.asked["t"]) < total / 5
+        for program in programs:
+            assert [state for at, state in program.reads if at >= noticed_s] == [outcome]
+            assert all(program.as_told)
+
+    run_virtual(main())
+
+
+def test_programs_whose_tasks_were_created_here(tmp_path: Path) -> None:
+    """None of their reads is forwarded, not even the first; until the first poll they see what they asked for."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        async with world.gateway() as served:
+            body = {"model": "m", "input": {"prompt": "A cat"}}
+            at = world.clock.now()
+            created = await served.client.post(CREATE, json=body)
+            task_id = created.json()["data"]["taskId"]
+            data = await served.data(task_id)
+            assert json.loads(data.pop("param")) == body
+            assert at <= data.pop("createTime") <= world.clock.now()
+            assert (data.pop("taskId"), data.pop("model"), data.pop("state")) == (task_id, "m", "waiting")
+            assert set(data.values()) == {None}
+            assert not world.asked[task_id]
+            programs = [Program(world, served, task_id) for _ in range(10)]
+            await asyncio.gather(*(program.run(number / 2) for number, program in enumerate(programs)))
+            assert set(await served.reads()) == {"answered"}
+            assert len(world.asked[task_id]) == await served.polls()
+            assert {program.reads[-1][1] for program in programs} == {"success"}
+
+    run_virtual(main())
+
+
+def clients(folder: Path) -> str:
+    """Write two clients' tables, whose tokens are their names."""
+    tables = [f'[clients.{name}]\ntoken_hashes = ["sha256:{token_digest(name).hex()}"]\n' for name in ("ann", "bob")]
+    path = folder / "gateway.toml"
+    path.write_text("".join(tables))
+    return str(path)
+
+
+def test_two_clients_share_one_stream_of_polls(tmp_path: Path) -> None:
+    """And neither learns of the other's callbacks, nor whether there are any; an operator sees no more than these."""
+
+    async def alone(world: World) -> int:
+        async with world.gateway() as served:
+            await served.register("t", timeoutSeconds=9999)
+            await asyncio.sleep(300)
+        return len(world.asked["t"])
+
+    async def together(world: World) -> int:
+        about = {"GATEWAY_CONFIG": clients(world.folder), "GATEWAY_OPERATOR_TOKEN": "op"}
+        async with world.gateway(**about) as served:
+            get = served.client.get
+            ann, bob, operator = ({"authorization": f"Bearer {name}"} for name in ("ann", "bob", "op"))
+            await served.register("t", "ann", timeoutSeconds=9999)
+            await asyncio.sleep(20)
+            for second in range(270):
+                await asyncio.sleep(1)
+                name = ("ann", "bob")[second % 2]
+                assert world.told("t", await served.data("t", name))
+            assert (await get("/v1/tasks/t", headers=bob)).status_code == 404
+            assert (await get("/v1/callbacks", headers=bob)).json()["data"] == []
+            assert (await get("/v1/callbacks?taskId=t", headers=bob)).json()["data"] == []
+            assert (await get("/v1/tasks/t", headers=ann)).json()["state"] == "waiting"
+            ((watchers,),) = await served.rows("SELECT watchers FROM tasks")
+            assert watchers == "ann,bob"
+            # One that is read only is nobody's.
+            await served.read("u", "bob")
+            for headers in (ann, bob, operator):
+                assert (await get("/v1/tasks/u", headers=headers)).status_code == 404
+                assert (await get("/v1/callbacks?taskId=u", headers=headers)).json()["data"] == []
+        return len(world.asked["t"])
+
+    counts = []
+    for number, main in enumerate((alone, together)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+
+        async def life(main: Callable[[World], Awaitable[int]] = main, folder: Path = folder) -> int:
+            world = World(folder)
+            for task_id in ("t", "u"):
+                world.simulator.add_task(task_id, Plan(outcome="never"))
+            return await main(world)
+
+        counts.append(run_virtual(life()))
+    assert counts[0] > 10
+    assert abs(counts[1] - counts[0]) <= 0.2 * counts[0], "as for one"
+
+
+def test_nobody_reads_any_more(tmp_path: Path) -> None:
+    """A minute after the last read it is polled no more, and ten minutes after it nothing is left of it."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        async with world.gateway() as served:
+            for number in range(100):
+                world.simulator.add_task(f"t{number}", Plan(outcome="never" if number % 2 else "success"))
+                await served.read(f"t{number}")
+            last_s = world.clock.monotonic()
+            for _ in range(50):
+                await asyncio.sleep(1)
+                await served.read("t1")
+            last_read_s = world.clock.monotonic()
+            await asyncio.sleep(500)
+            assert world.asked_between(last_s, last_s + MINUTE_S) > 50
+            assert {task for task, at in world.asked.items() if at[-1] > last_s + MINUTE_S + 1} == {"t1"}
+            assert world.asked["t1"][-1] < last_read_s + MINUTE_S + 1
+            assert await served.rows("SELECT count(*) FROM tasks WHERE task_id = 't1'") == [(1,)]
+            await asyncio.sleep(last_read_s + 600 - world.clock.monotonic())
+            assert await served.rows("SELECT count(*) FROM tasks") == [(0,)]
+            asked = len(world.asked["t1"])
+            await served.read("t1")
+            assert len(world.asked["t1"]) == asked + 1, "begins anew"
+
+    run_virtual(main())
+
+
+def test_a_restart_amid_a_watch(tmp_path: Path) -> None:
+    """The next process polls on without a read, answers from what the last one knew, and sees the readers gone."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(outcome="never"))
+        async with world.gateway() as served:
+            await served.read("t")
+            await asyncio.sleep(10)
+        asked = len(world.asked["t"])
+        async with world.gateway() as served:
+            assert world.told("t", await served.data("t"))
+            assert len(world.asked["t"]) == asked
+            await asyncio.sleep(40)
+            assert len(world.asked["t"]) > asked + 2
+            await asyncio.sleep(40)
+            asked = len(world.asked["t"])
+            await asyncio.sleep(100)
+            assert len(world.asked["t"]) == asked
+
+    run_virtual(main())
+
+
+def test_a_callback_is_cancelled_while_readers_wait(tmp_path: Path) -> None:
+    """They go on to be answered from state, and it is polled until they have gone too."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(outcome="never"))
+        async with world.gateway() as served:
+            callback_id = await served.register("t")
+            await asyncio.sleep(5)
+            await served.read("t")
+            assert (await served.client.delete(f"/v1/callbacks/{callback_id}")).status_code == 204
+            at_s = world.clock.monotonic()
+            await asyncio.sleep(50)
+            assert world.told("t", await served.data("t"))
+            assert world.asked_between(at_s, at_s + 50) > 2
+            await asyncio.sleep(200)
+            assert world.asked_between(at_s + 50 + 62, at_s + 1000) == 0
+            assert await served.reads() == {"answered": 2}
+
+    run_virtual(main())
+
+
+def test_readers_go_while_a_callback_waits(tmp_path: Path) -> None:
+    """It is polled as before; a later read has what the poll before it told."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(outcome="never"))
+        async with world.gateway() as served:
+            await served.register("t")
+            await asyncio.sleep(5)
+            assert world.told("t", await served.data("t")), "also before anybody has read it"
+            await asyncio.sleep(900)
+            assert await served.rows("SELECT read_until, record FROM tasks") == [(None, None)]
+            assert world.asked_between(600, 900) > 5
+            assert world.told("t", await served.data("t"))
+            await asyncio.sleep(40)
+            assert world.told("t", await served.data("t"))
+            assert await served.reads() == {"answered": 3}
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_the_clock_is_set(step_s: float, tmp_path: Path) -> None:
+    """Readers wait for as long as they would have, and it is polled for them as before."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(outcome="never"))
+        async with world.gateway() as served:
+            for _ in range(60):
+                await asyncio.sleep(5)
+                await served.read("t")
+            set_s = world.clock.monotonic()
+            world.clock.step(step_s)
+            for _ in range(60):
+                await asyncio.sleep(5)
+                await served.read("t")
+            assert (await served.reads())["forwarded"] == 1
+            before, after = world.asked_between(0, set_s), world.asked_between(set_s, set_s + 300)
+            assert 9 <= after <= before, "each half a minute at least"
+            await asyncio.sleep(MINUTE_S + 5)
+            asked = len(world.asked["t"])
+            await asyncio.sleep(600)
+            assert len(world.asked["t"]) == asked
+            assert await served.rows("SELECT count(*) FROM tasks") == [(0,)]
+
+    run_virtual(main())
+
+
+def test_a_read_that_waits(tmp_path: Path) -> None:
+    """It is answered when the gateway notices the end, or when its time is over; it waits for a watch that it began,
+    which lasts as long as it does, and the upstream is not told of it."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(duration_s=40))
+        world.simulator.add_task("n", Plan(outcome="never"))
+        async with world.gateway(GATEWAY_PROXY_WATCH_S="5") as served:
+            data = await served.data("t", wait="60")
+            assert world.told("t", data)
+            assert data["state"] == "success"
+            ((settled_at,),) = await served.rows("SELECT settled_at FROM tasks")
+            assert world.clock.now() - settled_at < 100
+            began_s = world.clock.monotonic()
+            assert (await served.data("n", wait="30"))["state"] == "waiting"
+            assert 29.9 < world.clock.monotonic() - began_s < 31
+            assert world.asked_between(began_s + 10, began_s + 30) > 2
+            assert await served.reads() == {"forwarded": 2}
+            assert not [url for url in world.urls if "wait" in url]
+            wrong = await served.read("t", wait="61")
+            assert (wrong.status_code, wrong.json()["code"]) == (422, 422)
+            held = asyncio.create_task(served.read("n", wait="60"))
+            await asyncio.sleep(1)
+            served.gateway.begin_drain()
+            assert (await held).json()["data"]["state"] == "waiting"
+            assert world.clock.monotonic() - began_s < 40
+
+    run_virtual(main())
+
+
+def test_an_end_that_was_forwarded_is_asked_for_once(tmp_path: Path) -> None:
+    """For ten minutes: what an ended task tells changes no more, but for URLs in it that may be good for a while."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan())
+        async with world.gateway() as served:
+            first = await served.read("t")
+            for _ in range(5):
+                await asyncio.sleep(100)
+                assert (await served.read("t")).json() == first.json()
+            assert await served.reads() == {"forwarded": 1, "answered": 5}
+            assert await served.rows("SELECT count(*) FROM tasks") == [(0,)]
+            await asyncio.sleep(101)
+            await served.read("t")
+            assert len(world.asked["t"]) == 2
+
+    run_virtual(main())
+
+
+def test_reads_are_only_forwarded(tmp_path: Path) -> None:
+    """Where no watch is wanted each read is the upstream's own answer, and waits for nothing."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(outcome="never"))
+        async with world.gateway(GATEWAY_PROXY_WATCH_S="0") as served:
+            for _ in range(3):
+                assert world.told("t", await served.data("t"))
+            assert world.told("t", await served.data("t", wait="10"))
+            assert await served.reads() == {"forwarded": 4}
+            assert world.clock.monotonic() < 1
+            created = await served.client.post(CREATE, json={"model": "m", "input": {}})
+            assert created.status_code == 200
+            assert await served.rows("SELECT count(*) FROM tasks") == [(0,)]
+
+    run_virtual(main())
+
+
+def test_a_watched_task_is_answered_for_while_nothing_can_be_written(tmp_path: Path) -> None:
+    """That its reader could not be taken down is nothing that he need know."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("t", Plan(outcome="never"))
+        async with world.gateway() as served:
+            await served.read("t")
+            await asyncio.sleep(40)
+            served.connection.broken = "disk full"
+            assert world.told("t", await served.data("t"))
+            served.connection.broken = None
+            assert world.told("t", await served.data("t"))
+            assert (await served.rows("SELECT read_until FROM tasks"))[0][0] > world.clock.now() + 59_000
+            assert await served.reads() == {"forwarded": 1, "answered": 2}
+
+    run_virtual(main())
+
+
+class Predictions(World):
+    """An API whose answers the gateway could not write by itself: they have no envelope, and the id is in the path."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (folder / "predictions.toml").write_text(PREDICTIONS)
+        self.ended: dict[str, float] = {}
+        """When each prediction ends."""
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            task_id = f"p{len(self.ended)}"
+            self.ended[task_id] = self.clock.monotonic() + json.loads(request.content)["seconds"]
+        else:
+            task_id = request.url.path.rpartition("/")[2]
+            self.asked[task_id].append(self.clock.monotonic())
+        over = self.clock.monotonic() >= self.ended[task_id]
+        status, logs = "succeeded" if over else "processing", str(len(self.asked[task_id]))
+        told: dict[str, Any] = {"id": task_id, "status": status, "logs": logs}
+        self._told[task_id].append(
+            (self.clock.monotonic(), told | {"output": ["https://x.example/1"] if over else None})
+        )
+        return httpx.Response(201 if request.method == "POST" else 200, json=self._told[task_id][-1][1])
+
+    def env(self) -> dict[str, str]:
+        return {"GATEWAY_PROFILES": str(self.folder), "GATEWAY_UPSTREAM": "predictions"}
+
+
+async def prediction(served: Served, task_id: str) -> Any:
+    return (await served.client.get(f"/v1/predictions/{task_id}")).json()
+
+
+def test_an_api_whose_answers_cannot_be_made(tmp_path: Path) -> None:
+    """What it told last is passed on, from its create's answer to its end; where nothing is known it is asked once."""
+
+    async def main() -> None:
+        world = Predictions(tmp_path)
+        async with world.gateway(**world.env()) as served:
+            made = await served.client.post("/v1/predictions", json={"seconds": 60})
+            assert await prediction(served, "p0") == made.json()
+            assert not world.asked["p0"]
+            for _ in range(30):
+                await asyncio.sleep(3)
+                assert world.told("p0", await prediction(served, "p0"))
+            assert (await prediction(served, "p0"))["output"] == ["https://x.example/1"]
+            assert await served.reads() == {"answered": 32}
+
+            at_once = await served.client.post("/v1/predictions", json={"seconds": 0})
+            assert await prediction(served, "p1") == at_once.json()
+            assert not world.asked["p1"], "it had ended when it was created"
+
+            world.ended |= {"p2": world.clock.monotonic() + 60, "p3": 0.0}
+            await served.register("p2", model="m")
+            await served.register("p3")
+            await asyncio.sleep(1)
+            assert not world.asked["p2"]
+            assert world.told("p2", await prediction(served, "p2"))
+            assert world.told("p2", await prediction(served, "p2"))
+            assert len(world.asked["p2"]) == 1
+            asked = len(world.asked["p3"])
+            for _ in range(3):
+                assert world.told("p3", await prediction(served, "p3"))
+            assert len(world.asked["p3"]) == asked + 1, "of its end only the outcome was kept"
+
+    run_virtual(main())

@@ -1,0 +1,342 @@
+"""How every store keeps what the proxy's readers wait for: what each of its ports has for them."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from gateway.core.memory import SMALL
+from gateway.core.model import CallbackState, DueTask, PollRecord, Settlement, TaskState
+from gateway.core.reads import ReadTask, ReadWatch
+from gateway.store import Store
+from tests.claims import claim_tasks
+from tests.storing import ABANDONED, NOW, SUCCESS, NewStore, brought_to, look, new, opened, registered, settle
+
+RECORD = b'{"taskId":"t","state":"generating","progress":"0.3"}'
+LARGE = b'{"param":"' + b"x" * SMALL + b'"}'
+
+
+def wish(task_id: str = "task-1", *, at: int = NOW, for_ms: int = 60_000, **about: Any) -> ReadWatch:
+    """Return a reader's wish: by default after an answer that told of the task."""
+    told = {"told": True, "begins": True, "born_at": at - 5000, "model": "m", "record": RECORD, "client": "rob"}
+    return ReadWatch(
+        upstream="up",
+        task_id=task_id,
+        at=at,
+        read_until=at + for_ms,
+        next_poll_at=at + 2000,
+        **(told | about),
+    )
+
+
+def again(task_id: str = "task-1", *, at: int = NOW, for_ms: int = 60_000, client: str = "rob") -> ReadWatch:
+    """Return the wish of a reader that is answered from what is known."""
+    return ReadWatch(upstream="up", task_id=task_id, client=client, at=at, read_until=at + for_ms, next_poll_at=at)
+
+
+async def seen(store: Store, task_id: str = "task-1") -> ReadTask:
+    found = await store.registry.proxied_task("up", task_id)
+    assert found is not None
+    return found
+
+
+async def due(store: Store, at: int, upstream: str = "up") -> list[DueTask]:
+    tasks, _ = await claim_tasks(store, upstream, at, 99)
+    return tasks
+
+
+async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None) -> None:
+    await store.tasks.reschedule(
+        PollRecord(seq=claim.seq, polled_at=at, next_poll_at=at + 5000, error=None, record=record)
+    )
+
+
+async def test_a_watch_begins_as_after_a_poll(store: Store) -> None:
+    """The task is there with all that the upstream told, is polled when it is to be, and has no callback."""
+    assert await store.registry.proxied_task("up", "task-1") is None
+    seq = await store.registry.watch(wish())
+    known = await seen(store)
+    assert known.task.seq == seq
+    assert (known.task.state, known.task.polls, known.task.last_polled_at) == (TaskState.WAITING, 1, NOW)
+    assert (known.task.next_poll_at, known.task.born_at, known.task.model) == (NOW + 2000, NOW - 5000, "m")
+    assert (known.watchers, known.read_until) == ("rob", NOW + 60_000)
+    assert (known.record, known.record_bytes) == (RECORD, len(RECORD))
+    assert await due(store, NOW + 1999) == []
+    (claim,) = await due(store, NOW + 2000)
+    assert (claim.task_id, claim.watchers, claim.read_until) == ("task-1", "rob", NOW + 60_000)
+    assert await store.registry.proxied_task("other", "task-1") is None
+
+
+async def test_readers_are_told_of_no_callback_and_no_one_of_readers(store: Store) -> None:
+    """Whoever has no callback finds no task under his name, nor does the operator, and no list has anything."""
+    await store.registry.watch(wish())
+    for client in ("rob", "ann", None):
+        assert await store.registry.get_task(client, "task-1") is None
+        assert not await store.registry.list_callbacks(client, state=None, task_id="task-1", before_seq=None, limit=9)
+    await registered(store, new(client="ann"))
+    assert await store.registry.get_task("rob", "task-1") is None
+    assert await store.registry.get_task("ann", "task-1") is not None
+
+
+async def test_prolonging_keeps_what_is_known(store: Store) -> None:
+    """Neither the record nor the next poll is touched; an earlier end than the one that stands shortens nothing."""
+    seq = await store.registry.watch(wish())
+    assert await store.registry.watch(again(at=NOW + 40_000)) == seq
+    known = await seen(store)
+    assert (known.read_until, known.record, known.task.next_poll_at) == (NOW + 100_000, RECORD, NOW + 2000)
+    await store.registry.watch(again(at=NOW + 1000))
+    assert (await seen(store)).read_until == NOW + 100_000
+
+
+async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
+    """Of the same task, of others, and of one that has ended, in one transaction."""
+    ended = await brought_to(store, CallbackState.PENDING, new("ended"))
+    watch = store.registry.watch
+    seqs = await asyncio.gather(watch(wish("a")), watch(wish("b")), watch(wish("ended")), watch(again("a")))
+    assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, seqs[0]]
+    assert (await seen(store, "ended")).read_until is None
+    assert (await look(store, ended)).state is CallbackState.PENDING
+
+
+async def test_readers_and_callbacks_share_a_task(store: Store) -> None:
+    """One row, polled for all who wait: whoever comes second joins the first, in one order of names, and nothing else
+    changes."""
+    made = await registered(store, new(client="sue", first_poll_at=NOW + 7000))
+    assert await store.registry.watch(wish(at=NOW + 1000)) == made.task.seq
+    known = await seen(store)
+    assert (known.watchers, known.task.next_poll_at, known.task.created_at) == ("rob,sue", NOW + 7000, NOW)
+    await registered(store, new(client="ann", url="https://b.example.com/"))
+    await store.registry.watch(again(client="sue"))
+    assert (await seen(store)).watchers == "ann,rob,sue"
+    assert [claim.watchers for claim in await due(store, NOW + 7000)] == ["ann,rob,sue"]
+
+
+async def test_a_poll_keeps_its_record_for_readers_alone(store: Store) -> None:
+    """Of a task that only callbacks watch nothing is kept; a poll that failed leaves what the one before it told."""
+    await store.registry.watch(wish("read"))
+    await registered(store, new("called"))
+    later = b'{"progress":"0.6"}'
+    for claim in await due(store, NOW + 2000):
+        await reschedule(store, claim, NOW + 2000, later)
+    assert (await seen(store, "read")).record == later
+    assert (await seen(store, "called")).record is None
+    (claim,) = [claim for claim in await due(store, NOW + 7000) if claim.task_id == "read"]
+    await reschedule(store, claim, NOW + 7000)
+    assert (await seen(store, "read")).record == later
+
+
+async def test_a_large_record_is_asked_for_by_itself(store: Store) -> None:
+    """At the beginning and after a poll, in the place of a small one and before one."""
+    seq = await store.registry.watch(wish(record=LARGE))
+    assert seq is not None
+    known = await seen(store)
+    assert (known.record, known.record_bytes) == (None, len(LARGE))
+    assert await store.registry.record(seq) == LARGE
+    for at, record in ((NOW + 2000, RECORD), (NOW + 7000, LARGE + b" "), (NOW + 12_000, LARGE)):
+        (claim,) = await due(store, at)
+        await reschedule(store, claim, at, record)
+        assert await store.registry.record(seq) == record
+    await store.registry.watch(again(at=NOW + 12_000))
+    assert await store.registry.record(seq) == LARGE
+    assert await store.registry.record(seq + 1) is None
+
+
+@pytest.mark.parametrize("record", [RECORD, LARGE])
+async def test_an_end_is_kept_for_readers(store: Store, record: bytes) -> None:
+    """As a webhook of format record would have it; where nobody reads it is not kept, nor where it was given up."""
+    for task_id in ("read", "given-up"):
+        await store.registry.watch(wish(task_id))
+    await registered(store, new("called"))
+    for claim in await due(store, NOW + 2000):
+        await store.tasks.settle(
+            Settlement(
+                seq=claim.seq,
+                upstream="up",
+                outcome=ABANDONED if claim.task_id == "given-up" else SUCCESS,
+                settled_at=NOW + 2000,
+                polls=1,
+                record=(b"<", record, b">"),
+                read=claim.read_until is not None,
+            )
+        )
+    known = await seen(store, "read")
+    assert (known.task.state, known.task.next_poll_at) == (TaskState.SUCCESS, None)
+    assert (known.task.outcome, known.task.outcome_bytes) == (None, len(SUCCESS.data))
+    assert await store.registry.record(known.task.seq) == b"<" + record + b">"
+    assert ((await seen(store, "called")).record, (await seen(store, "called")).task.outcome) == (None, SUCCESS.data)
+    assert ((await seen(store, "given-up")).record_bytes, (await seen(store, "given-up")).task.state) == (
+        0,
+        "abandoned",
+    )
+
+
+async def test_nobody_reads_any_more(store: Store) -> None:
+    """It is not polled any more, from when its readers have gone and not before; one that comes again finds it."""
+    await store.registry.watch(wish())
+    await store.registry.watch(wish("longer", for_ms=90_000))
+    assert await store.tasks.unwatch(NOW) == NOW + 60_000
+    assert await store.tasks.unwatch(NOW + 59_999) == NOW + 60_000
+    assert (await seen(store)).task.next_poll_at is not None
+    assert await store.tasks.unwatch(NOW + 60_000) == NOW + 90_000
+    assert (await seen(store)).task.next_poll_at is None
+    assert [claim.task_id for claim in await due(store, NOW + 60_000)] == ["longer"]
+    assert await store.tasks.unwatch(NOW + 90_000) > NOW + 10**10
+    await store.registry.watch(again(at=NOW + 95_000))
+    known = await seen(store)
+    assert (known.task.next_poll_at, known.task.created_at, known.record) == (NOW + 95_000, NOW + 95_000, RECORD)
+    assert [claim.task_id for claim in await due(store, NOW + 95_000)] == ["task-1"]
+    assert await store.tasks.unwatch(NOW + 100_000) == NOW + 155_000
+
+
+async def test_readers_that_go_are_seen_to_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many go in the same moment, each is seen to, and no write waits long."""
+    monkeypatch.setattr("gateway.store.sqlite.watches._AT_ONCE", 2)
+    for number in range(5):
+        await store.registry.watch(wish(f"task-{number}"))
+    at = NOW + 60_000
+    rounds = 0
+    while await store.tasks.unwatch(at) <= at:
+        rounds += 1
+    assert rounds == 2
+    assert await due(store, at) == []
+
+
+async def test_a_task_whose_readers_have_gone_goes_on_for_callbacks(store: Store) -> None:
+    """It is polled as before, and what the upstream tells of it while it runs is not kept any more."""
+    await registered(store)
+    await store.registry.watch(wish())
+    await store.tasks.unwatch(NOW + 60_000)
+    known = await seen(store)
+    assert (known.read_until, known.record, known.task.next_poll_at) == (None, None, NOW)
+    assert len(await due(store, NOW)) == 1
+
+
+async def test_a_callback_is_cancelled_while_readers_wait(store: Store) -> None:
+    """The task is polled until they have gone too."""
+    made = await registered(store)
+    await store.registry.watch(wish())
+    await store.registry.cancel("ann", made.id, NOW + 1000)
+    assert (await seen(store)).task.next_poll_at == NOW
+    await store.tasks.unwatch(NOW + 60_000)
+    assert (await seen(store)).task.next_poll_at is None
+    revived = await registered(store, new(at=NOW + 61_000))
+    assert revived.task.next_poll_at == NOW + 61_000
+
+
+async def test_a_callback_is_cancelled_after_readers_have_gone(store: Store) -> None:
+    """Nobody need have noticed yet that they have."""
+    made = await registered(store)
+    await store.registry.watch(wish())
+    await store.registry.cancel("ann", made.id, NOW + 60_000)
+    assert (await seen(store)).task.next_poll_at is None
+
+
+async def test_a_callbacks_time_passes_while_readers_wait(store: Store) -> None:
+    """Its webhook goes out; the task is no more abandoned than if another callback waited, until they have gone."""
+    made = await registered(store, new(timeout_s=10))
+    await store.registry.watch(wish())
+    await settle(store, made, ABANDONED, at=NOW + 20_000, expired_by=NOW + 20_000)
+    after = await look(store, made)
+    assert (after.state, after.task.state) == (CallbackState.PENDING, TaskState.WAITING)
+    assert after.task.next_poll_at == NOW
+    late = await registered(store, new(client="bob", timeout_s=10))
+    await settle(store, late, ABANDONED, at=NOW + 60_000, expired_by=NOW + 60_000)
+    assert (await seen(store)).task.state is TaskState.ABANDONED
+
+
+async def test_one_that_was_given_up_begins_anew_by_the_upstreams_word(store: Store) -> None:
+    """And only by that: a reader that did not hear of the end in time changes nothing."""
+    made = await registered(store, new(timeout_s=10))
+    await settle(store, made, ABANDONED, at=NOW + 20_000, expired_by=NOW + 20_000)
+    assert await store.registry.watch(again(at=NOW + 30_000)) is None
+    assert (await seen(store)).task.state is TaskState.ABANDONED
+    assert await store.registry.watch(wish(at=NOW + 30_000)) == made.task.seq
+    known = await seen(store)
+    assert (known.task.state, known.task.outcome, known.task.settled_at) == (TaskState.WAITING, None, None)
+    assert (known.watchers, known.task.created_at) == ("rob", NOW + 30_000)
+    assert (await look(store, made)).state is CallbackState.PENDING
+
+
+async def test_a_poll_that_is_under_way_ends_as_ever(store: Store) -> None:
+    """Readers that come or go meanwhile, or watch again, leave its claim whole: the task is not polled twice."""
+    await registered(store)
+    (claim,) = await due(store, NOW)
+    await store.registry.watch(wish(at=NOW + 100))
+    assert await due(store, NOW + 100) == []
+    await reschedule(store, claim, NOW + 200)
+    assert [again.watchers for again in await due(store, NOW + 5200)] == ["ann,rob"]
+
+
+async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more nobody's readers are waited for: they are prolonged, and begin again once others have gone."""
+    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)
+    assert [await store.registry.watch(wish(name)) is None for name in "abc"] == [False, False, True]
+    assert await store.registry.proxied_task("up", "c") is None
+    assert await store.registry.watch(again("a", at=NOW + 500_000)) is not None
+    await store.prune_reads(NOW + 100_000, NOW + 70_000, 100)
+    assert await store.registry.watch(wish("c")) is not None
+
+
+async def test_what_nobody_reads_is_removed(store: Store) -> None:
+    """A task without callbacks goes as a whole; of others only what was for readers, but for what a webhook needs."""
+    await store.registry.watch(wish("alone"))
+    await store.registry.watch(wish("ended"))
+    await registered(store, new("called"))
+    cancelled = await registered(store, new("cancelled"))
+    for task_id in ("called", "cancelled"):
+        await store.registry.watch(wish(task_id))
+    await store.registry.cancel("ann", cancelled.id, NOW)
+    await store.registry.watch(wish("read", for_ms=10**9))
+    (ended,) = [claim for claim in await due(store, NOW + 2000) if claim.task_id == "ended"]
+    await store.tasks.settle(
+        Settlement(seq=ended.seq, upstream="up", outcome=SUCCESS, settled_at=NOW, polls=1, record=(RECORD,), read=True)
+    )
+    later = NOW + 1_000_000
+    assert await store.prune_reads(later, NOW + 60_000, 100) == 0
+    assert await store.prune_reads(later, NOW + 60_001, 3) == 3
+    assert await store.prune_reads(later, NOW + 60_001, 3) == 1
+    for task_id in ("alone", "ended"):
+        assert await store.registry.proxied_task("up", task_id) is None
+    for task_id, polled in (("called", True), ("cancelled", False)):
+        known = await seen(store, task_id)
+        assert (known.read_until, known.record, known.task.next_poll_at is not None) == (None, None, polled)
+    assert (await seen(store, "read")).record == RECORD
+
+
+async def test_a_task_with_readers_outlives_its_last_callback(store: Store) -> None:
+    """Its callbacks may be removed long before they have gone."""
+    made = await brought_to(store, CallbackState.CANCELLED)
+    await store.registry.watch(wish())
+    await store.prune(NOW + 1, 0, 100)
+    assert await store.registry.get_callback("ann", made.id) is None
+    assert (await seen(store)).task.next_poll_at == NOW + 2000
+
+
+async def test_readers_follow_the_clock(store: Store) -> None:
+    """They wait for as long as they would have, whichever way it was set."""
+    for step in (3_600_000, -7_200_000):
+        await store.registry.watch(wish(for_ms=60_000))
+        before = (await seen(store)).read_until
+        assert before is not None
+        await store.follow_clock(step)
+        assert (await seen(store)).read_until == before + step
+    at = NOW + 60_000 - 3_600_000
+    assert await store.tasks.unwatch(at - 1) == at
+    await store.tasks.unwatch(at)
+    assert (await seen(store)).task.next_poll_at is None
+
+
+async def test_readers_outlive_the_process(new_store: NewStore) -> None:
+    """The next one polls for them, and sees them gone; it knows how many tasks are read."""
+    async with AsyncExitStack() as stack:
+        await (await opened(new_store(), stack)).registry.watch(wish())
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        (claim,) = await due(store, NOW + 2000)
+        assert (claim.task_id, claim.read_until) == ("task-1", NOW + 60_000)
+        await reschedule(store, claim, NOW + 2000, b"{}")
+        assert (await seen(store)).record == b"{}"
+        assert await store.tasks.unwatch(NOW + 3000) == NOW + 60_000
+        await store.tasks.unwatch(NOW + 60_000)
+        assert await due(store, NOW + 60_000) == []
