@@ -13,7 +13,7 @@ from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
 from gateway.core.memory import Memory
-from gateway.core.model import Callback, DueTask, NewCallback, new_callback_id
+from gateway.core.model import Callback, DueTask, Format, NewCallback, new_callback_id
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
@@ -189,6 +189,7 @@ class Life:
         client: str = "",
         at_once: bool = True,
         model: str | None = None,
+        shape: Format = Format.STANDARD,
     ) -> Callback:
         """Register a callback as the API does; ``at_once``: its task is due whatever the timetable says."""
         now = self.clock.now()
@@ -203,6 +204,7 @@ class Life:
             created_at=now,
             first_poll_at=self.timetable.first_poll_at(now, client, model) if model or not at_once else now,
             model=model,
+            format=shape,
         )
         (registration,) = await self.store.registry.register([new])
         return registration.callback

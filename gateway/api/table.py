@@ -135,7 +135,10 @@ def table(
 
 
 def _mounted(mounts: Sequence[Mount]) -> Iterator[Call]:
-    """Yield the upstreams' own calls, each path by the names that it has first, and of equal ones the first."""
+    """Yield the upstreams' own calls, each path by the names that it has first, and of equal ones the first.
+
+    At the root the gateway's own come before all of them.
+    """
     ids: Counter[str] = Counter()
     for mount in mounts:
         paths: dict[str, str] = {}

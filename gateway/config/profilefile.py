@@ -24,7 +24,7 @@ _PATH = re.compile(r"/(?:[^\s?#{}]|\{[A-Za-z_]\w*(?::path)?\})*", re.ASCII)
 _ROUTE = "a path has no query, and {name} or {name:path} where it is not fixed, each name once"
 # What says how a message is framed, belongs to one connection, is asked of the gateway's own reader, or is made anew.
 _OWN_HEADERS = re.compile(
-    r"content-(length|type|encoding)|host|user-agent|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"
+    r"authorization|content-(length|type|encoding)|host|user-agent|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"
     r"|transfer-encoding|upgrade|http2-settings|cookie|x-request-id"
 )
 
@@ -256,10 +256,9 @@ def _proxy_reads(profile: Any) -> Iterator[str]:
 def _proxy_headers(profile: Any) -> Iterator[str]:
     if profile.proxy is None:
         return
-    if wrong := [name for name in profile.proxy.headers if _OWN_HEADERS.fullmatch(name.lower())]:
-        yield f"proxy.headers: {wrong} are the gateway's own to send"
-    if profile.request.auth_header.lower() in {name.lower() for name in profile.proxy.headers}:
-        yield f"proxy.headers: {profile.request.auth_header} carries the key; clients send the gateway's token there"
+    key = profile.request.auth_header.lower()
+    if wrong := [name for name in profile.proxy.headers if _OWN_HEADERS.fullmatch(name.lower()) or name.lower() == key]:
+        yield f"proxy.headers: {wrong} are the gateway's own to send, or may hold its token"
 
 
 def _proxy_paths(profile: Any) -> Iterator[str]:

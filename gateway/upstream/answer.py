@@ -17,7 +17,8 @@ from gateway.config.profile import Profile, dig
 from gateway.core import lenientjson
 from gateway.core.model import Outcome, TaskState
 from gateway.core.retryafter import parse_seconds
-from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time, decoded, to_ms
+from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time
+from gateway.upstream.endedtask import EndedTask, model_of, task_object, told_of_end
 
 __all__ = [
     "TELLS",
@@ -119,14 +120,29 @@ _KINDS = {
 
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_FOREIGN = 180  # … where advice follows
-_MAX_MODEL = 255  # characters, as many as a client may give: what is learned is kept by this name
 _LONGEST_WAIT_S = 3600.0  # of those an upstream asks for: one wrong number must not stop its polls for a day
-_LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 _CDN_BLOCK = b"error code: 1010"
 
 
 def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: float | None, body: bytes) -> PollResult:
     """Classify one answer of the status URL. Never raises on account of what the upstream sent."""
+    read = _read(profile, task_id, status, retry_after_s, body)
+    if isinstance(read, PollResult):
+        return read
+    # Only now, that the answer is gone: a large result was in it as the text that it came in.
+    return PollResult(
+        kind=PollKind.TERMINAL,
+        outcome=Outcome(state=read.state, data=msgspec.json.encode(read.data)),
+        record=read.record,
+        task_created_at=as_instant(read.data["createTime"]),
+        model=read.model,
+        duration_s=read.duration_s,
+    )
+
+
+def _read(
+    profile: Profile, task_id: str, status: int, retry_after_s: float | None, body: bytes
+) -> PollResult | EndedTask:
     try:
         answer = lenientjson.decode(body)
     except ValueError as exc:
@@ -145,9 +161,9 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     told_of_us = 200 <= status < 300 or told_id not in (None, "") or _own_code(profile, answer) is not None
     if state is not None and about_us and told_of_us:
         if state in states.success and not failed and _holds(answer, states.success_if):
-            return _terminal(profile, task_id, TaskState.SUCCESS, answer)
+            return told_of_end(profile, task_id, TaskState.SUCCESS, answer)
         if state in states.fail and _holds(answer, states.fail_if):
-            return _terminal(profile, task_id, TaskState.FAIL, answer)
+            return told_of_end(profile, task_id, TaskState.FAIL, answer)
     code = _code(profile, status, answer)
     if code is not None:
         names_us = about_us and told_id not in (None, "")
@@ -155,7 +171,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
     if not about_us:
         return PollResult(kind=PollKind.BROKEN, error="The upstream answered about another task.", by_api=False)
     if failed:
-        return _terminal(profile, task_id, TaskState.FAIL, answer)
+        return told_of_end(profile, task_id, TaskState.FAIL, answer)
     if state is None and not (states.may_be_absent and told_id and not _holds(answer, states.path)):
         error = f"The answer has no {states.path}: {_excerpt(body)}"
         return PollResult(kind=PollKind.BROKEN, error=error, unreadable=True)
@@ -165,8 +181,8 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         kind=PollKind.RUNNING,
         retry_after_s=_wait_s(profile, answer, retry_after_s),
         task_created_at=as_instant(as_time(profile, dig(answer, profile.fields.create_time))),
-        model=_model(profile, answer),
-        record=msgspec.json.encode(root) if (root := _task_object(profile, answer)) is not None else None,
+        model=model_of(profile, answer),
+        record=msgspec.json.encode(root) if (root := task_object(profile, answer)) is not None else None,
     )
 
 
@@ -321,66 +337,6 @@ def _told_window(profile: Profile, answer: dict[str, Any] | None) -> tuple[int, 
     if limit is None or window_s is None or not (1 <= limit < 1e9 and 0 < window_s <= 86_400):
         return None
     return int(limit), float(window_s)
-
-
-def _terminal(profile: Profile, task_id: str, state: TaskState, answer: dict[str, Any]) -> PollResult:
-    fields = profile.fields
-    result, result_raw, result_error = decoded(dig(answer, fields.result), profile.json_in_string.result)
-    param, param_raw, param_error = decoded(dig(answer, fields.param), profile.json_in_string.param)
-    data: dict[str, Any] = {"taskId": task_id, "model": dig(answer, fields.model), "state": state, "result": result}
-    if result_error is not None:
-        data["resultRaw"] = result_raw
-    data["param"] = param
-    if param_error is not None:
-        data["paramRaw"] = param_raw
-    if result_error is not None or param_error is not None:
-        problems = (("result", result_error), ("param", param_error))
-        data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
-    failed = state is TaskState.FAIL  # after a success they may say "ok"
-    data["failCode"] = as_text(dig(answer, fields.fail_code)) if failed else None
-    data["failMsg"] = as_text(dig(answer, fields.fail_msg)) if failed else None
-    cost = as_number(dig(answer, fields.cost_time))
-    data["costTime"] = cost if profile.units.cost == "ms" else to_ms(cost)
-    data["createTime"] = as_time(profile, dig(answer, fields.create_time))
-    data["completeTime"] = as_time(profile, dig(answer, fields.complete_time))
-    root = _task_object(profile, answer)
-    extra = _extra(profile, root or {})
-    if extra:
-        data["extra"] = extra
-    return PollResult(
-        kind=PollKind.TERMINAL,
-        outcome=Outcome(state=state, data=msgspec.json.encode(data)),
-        record=None if root is None else msgspec.json.encode(root),
-        task_created_at=as_instant(data["createTime"]),
-        model=_model(profile, answer),
-        duration_s=_duration_s(data),
-    )
-
-
-def _duration_s(data: dict[str, Any]) -> float | None:
-    """Return the time from creation to end; where one of them is not told, what the upstream calls the duration."""
-    created_at, completed_at = as_instant(data["createTime"]), as_instant(data["completeTime"])
-    # The instants come first: some APIs leave the time in their queue out of the duration.
-    span_ms = completed_at - created_at if created_at is not None and completed_at is not None else 0
-    duration_ms = span_ms if span_ms > 0 else data["costTime"]
-    return duration_ms / 1000 if duration_ms is not None and 0 < duration_ms <= _LONGEST_MS else None
-
-
-def _task_object(profile: Profile, answer: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the object that describes the task, where there is one."""
-    root = answer if profile.fields.root is None else dig(answer, profile.fields.root)
-    return root if isinstance(root, dict) else None
-
-
-def _extra(profile: Profile, root: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of the task object that no path of the profile names."""
-    named = profile.named_members
-    return {name: value for name, value in root.items() if name not in named}
-
-
-def _model(profile: Profile, answer: dict[str, Any]) -> str | None:
-    model = dig(answer, profile.fields.model)
-    return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None
 
 
 def _message(profile: Profile, answer: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """One value of an upstream's answer, as it is meant: the family writes the same in many ways.
 
 Owns which numbers, texts, ids and times are read, and which are none; pure. Must not know what they mean: that is for
-``gateway.upstream.answer``, which calls it.
+``gateway.upstream.answer`` and ``endedtask``, which call it.
 """
 
 from typing import Any

@@ -297,8 +297,7 @@ class Upstream:
         cost = await self._memory.work(lenientjson.cost, answer.body)
         if cost > self._most_cost:
             return False
-        # Beside what is decoded it stays as it came; and it is told twice, as the outcome and as the record.
-        await self._memory.hold(cost + 2 * len(answer.body), self.name, answer.whose)
+        await self._memory.hold(cost + len(answer.body), self.name, answer.whose)
         return True
 
     def _read_answer(self, task_id: str, answer: Answer) -> PollResult:

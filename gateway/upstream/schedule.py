@@ -76,12 +76,17 @@ class PollSchedule(msgspec.Struct, frozen=True):
         if age_s >= distribution.end_s:
             # It has outlived all that was seen: wait for half of its age, as far as the bounds allow.
             return self._bounded(age_s / 2)
-        solution = _solution(distribution, price_s, self.min_s, self.max_s)
-        if not age_s:
-            # In the order in which they came: an index in which they lie anyhow takes twice as long to write.
-            return self._bounded(solution.first_age_s)
-        delay_s = solution.next_age_s(age_s) - age_s
-        return self._bounded(delay_s + self.min_s * _JITTER * rng.uniform(-1, 1))
+        delay_s = _solution(distribution, price_s, self.min_s, self.max_s).next_age_s(age_s) - age_s
+        return self._bounded(delay_s + self.jitter_s(rng))
+
+    def first_delay_s(self, distribution: Distribution, price_s: float, jitter_s: float) -> float:
+        """Return how long to wait before a task's first poll; ``jitter_s`` is what ``jitter_s`` has drawn."""
+        first_age_s = _solution(distribution, price_s, self.min_s, self.max_s).first_age_s
+        return self._bounded(first_age_s + jitter_s)
+
+    def jitter_s(self, rng: random.Random) -> float:
+        """Draw by how much a poll is put off, or comes before its best time."""
+        return self.min_s * _JITTER * rng.uniform(-1, 1)
 
     def failed_delay_s(self, failures: int, max_s: float, rng: random.Random) -> float:
         """Return how long to wait after the ``failures``-th poll in a row without a usable answer (from 1).

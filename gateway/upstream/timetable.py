@@ -28,6 +28,7 @@ _EXPLORING_S = 1.0
 _EXPLORED_AT_ONCE = 4
 """Tasks of which nothing is known are asked about at once with that share of the budget, and that seldom; and so many
 where none was for a while."""
+_TOGETHER_MS = 100
 _LATE_TASKS = 8
 """Over so many of a client's last tasks, or so, it is counted which part had ended when they were registered."""
 _LATE_MS = 5_000
@@ -60,6 +61,7 @@ class Timetable:
         self._explored_until = -math.inf
         self._late: dict[str, float] = {}  # by client
         self._prices: dict[str, PollPrice] = {}  # by who watches
+        self._together_from, self._jitter_s = 0, 0.0
         self._behind_ms: deque[int] = deque(maxlen=_CLOCK_ANSWERS)
         self._off_ms = 0
 
@@ -83,7 +85,10 @@ class Timetable:
         known = self._durations.known(own)
         if not (new or known or model is not None or price.short) and self._may_explore():
             return now
-        delay_ms = self._delay_ms(of_model(model) if new or model is not None else own, 0.0, price)
+        stream = of_model(model) if new or model is not None else own
+        distribution = self._durations.distribution(stream, self._clock.monotonic())
+        delay_s = self._schedule.first_delay_s(distribution, price.price_s, self._first_jitter_s(now))
+        delay_ms = round(delay_s * 1000)
         if not new and self._late.get(watchers, 0.0) * delay_ms > price.price_s * 1000:
             return now
         return now + delay_ms
@@ -200,6 +205,17 @@ class Timetable:
             return False
         self._explored_until = max(self._explored_until, steady) + apart_s
         return True
+
+    def _first_jitter_s(self, now: int) -> float:
+        """Return the jitter of a first poll, which those that are registered together share.
+
+        Their polls then lie in the order in which they came. In an index in which 500 rows lay anyhow, a hundred pages
+        were written for them, and batches took twice as long.
+        """
+        if not 0 <= now - self._together_from < _TOGETHER_MS:
+            self._together_from = now
+            self._jitter_s = self._schedule.jitter_s(self._rng)
+        return self._jitter_s
 
     def _delay_ms(self, stream: Stream, age_s: float, price: PollPrice) -> int:
         distribution = self._durations.distribution(stream, self._clock.monotonic())

@@ -157,6 +157,34 @@ async def test_many_callbacks_on_one_large_outcome(world: Any, receiver: Receive
     assert len({digest for _, digest in receiver.came.values()}) == 25  # each has its own id
 
 
+async def test_many_records_of_one_large_outcome(world: Any, receiver: Receiver) -> None:
+    """In that format too it is stored once, and all get the same bytes, whether they come before its end or later."""
+    async with gateway(world, success(image(4 * MIB))) as (client, peak):
+        asked = [{"taskId": "t", "callbackUrl": f"{receiver.url}/{number}", "format": "record"} for number in range(24)]
+        answer = await client.post("/v1/callbacks/batch", json={"callbacks": asked})
+        assert [one["status"] for one in answer.json()["data"]] == [201] * 24
+        await receiver.has(24)
+        late = {"taskId": "t", "callbackUrl": f"{receiver.url}/late", "format": "record"}
+        assert (await client.post("/v1/callbacks", json=late)).status_code == 201
+        await receiver.has(25)
+        assert peak() < LIMIT * 5 // 8
+    assert (world.folder / "gateway.db").stat().st_size < 16 * MIB  # it has the outcome, too
+    assert len(set(receiver.came.values())) == 1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["record", "made of the outcome"])
+async def test_the_largest_image_as_a_record(world: Any, receiver: Receiver, late: bool) -> None:
+    """As it came, or put into a text again: that takes no more room than there is."""
+    async with gateway(world, success(image(31 * MIB))) as (client, peak):
+        asked = {"taskId": "t", "callbackUrl": f"{receiver.url}/1", "format": "standard" if late else "record"}
+        await client.post("/v1/callbacks", json=asked)
+        await receiver.has(1)
+        await client.post("/v1/callbacks", json={**asked, "callbackUrl": f"{receiver.url}/2", "format": "record"})
+        await receiver.has(2)
+        assert peak() < LIMIT
+    assert len(set(receiver.came.values())) == 1 + late
+
+
 async def test_the_largest_image_is_settled_delivered_and_read(world: Any, receiver: Receiver) -> None:
     """Alone it takes more than all the room there is, and so it comes alone, in each of these."""
     async with gateway(world, success(image(31 * MIB))) as (client, peak):

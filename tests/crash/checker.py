@@ -216,11 +216,16 @@ class Checker:
     def _check_event(self, callback_id: str, item: Item) -> None:
         event = self._sides.events[callback_id]
         data = event["data"]
-        type_ = "task.abandoned"
+        type_, code = "task.abandoned", 408
         if item.timeout_s is None:
-            type_ = "task.succeeded" if item.task_id.startswith("sim-success") else "task.failed"
-        told = event["type"], data["callbackId"], data["taskId"], data["metadata"]
-        if told != (type_, callback_id, item.task_id, item.metadata or {}):
+            succeeds = item.task_id.startswith("sim-success")
+            type_, code = ("task.succeeded", 200) if succeeds else ("task.failed", 501)
+        if item.is_record:
+            told, asked = (event["code"], data["taskId"]), (code, item.task_id)
+        else:
+            told = event["type"], data["callbackId"], data["taskId"], data["metadata"]
+            asked = type_, callback_id, item.task_id, item.metadata or {}
+        if told != asked:
             self.corrupted.append(f"{callback_id} says {told}, asked for was {item}")
 
 

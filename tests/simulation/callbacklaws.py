@@ -7,17 +7,25 @@ import json
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from gateway.core.model import AttemptResult, CallbackState, TaskState
+from gateway.core.model import AttemptResult, CallbackState, Format, TaskState
 from tests.simulation.asks import Asks
 from tests.simulation.ledger import TOLERANCE_MS, AttemptRow, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Attempt, World
 
-__all__ = ["ATTEMPT_S", "OUT_OF_TIME", "SCHEDULE_S", "CallbackLaws", "settled_at"]
+__all__ = ["ATTEMPT_S", "OUT_OF_TIME", "SCHEDULE_S", "CallbackLaws", "told_in"]
 
 SCHEDULE_S = (1.0, 5.0, 60.0, 300.0)
 ATTEMPT_S = 15.0
 JITTER = 1.1
 TYPES = {"success": "task.succeeded", "fail": "task.failed", "abandoned": "task.abandoned"}
+CODES = {200: "success", 501: "fail", 408: "abandoned"}
+REASONS = {
+    "it did not end in time": "timeout",
+    "what the upstream answers about it could not be read": "unreadable",
+    "the upstream refuses to tell of it": "refused",
+    "the upstream does not know it": "not_found",
+}
+"""Why a task was given up, as a record says it."""
 OUT_OF_TIME = ("timeout", "unreadable", "refused")
 """The reasons of whoever was given up because its time had passed."""
 TIMEOUT_GRACE_MS, QUEUE_GRACE_MS, RESTART_GRACE_MS = 30_000, 60_000, 600_000
@@ -90,29 +98,36 @@ class CallbackLaws:
             return as_it_was
         assert before.state == CallbackState.WAITING, (before, after, "got a body")
         self._body(after)
-        due_at = settled_at(after) + SCHEDULE_S[0] * 1000
+        due_at = self._settled_at(after) + SCHEDULE_S[0] * 1000
         return as_it_was._replace(state=CallbackState.PENDING, next_attempt_at=(due_at, due_at))
 
     def _body(self, row: CallbackRow) -> None:
         """Look at a webhook's bytes, when they are fixed."""
         assert row.body is not None
-        said = json.loads(row.body)
-        data: dict[str, Any] = said["data"]
-        assert (data.pop("callbackId"), data.pop("metadata"), data["taskId"]) == (row.id, {}, row.task_id), said
-        assert said["type"] == TYPES[data["state"]], said
-        task = self._ledger.rows.tasks[row.task_id]
-        if data["state"] == TaskState.ABANDONED:
-            assert data["reason"] in (*OUT_OF_TIME, "not_found"), said
-            if data["reason"] in OUT_OF_TIME:
+        state, reason = told_in(row)
+        if state == TaskState.ABANDONED:
+            assert reason in (*OUT_OF_TIME, "not_found"), row
+            if reason in OUT_OF_TIME:
                 self._timed_out(row)
             return
-        assert (task.state, task.settled_at) == (data["state"], settled_at(row)), (task, said)
+        task = self._ledger.rows.tasks[row.task_id]
+        assert (task.state, task.settled_at) == (state, self._settled_at(row)), (task, row)
+        data = json.loads(row.body)["data"]
+        if row.format == Format.RECORD:
+            told = {name: value for name, value in data.items() if value is not None}
+            truth = self._world.told(row.task_id, state)
+            assert {**told, "failCode": str(told.get("failCode"))} == {
+                **{name: value for name, value in truth.items() if value is not None},
+                "failCode": str(truth.get("failCode")),
+            }, (task, row, "tells another record than the upstream's")
+            return
         assert task.outcome is not None
-        assert json.loads(task.outcome) == data, (task, said, "tells another outcome than its task's")
+        told = {name: value for name, value in data.items() if name not in ("callbackId", "metadata")}
+        assert json.loads(task.outcome) == told, (task, row, "tells another outcome than its task's")
 
     def _timed_out(self, row: CallbackRow) -> None:
         """Only "still running", said after its time, gives a callback up at once; an outage does not."""
-        at = settled_at(row)
+        at = self._settled_at(row)
         assert row.expires_at <= at + TOLERANCE_MS, (row, at, "was given up before its time")
         assert self._ledger.within(at, self._ledger.now - 2_000, self._ledger.now), (row, at, "is not what it is now")
         started_at = at - (self._ledger.now_s - self.began_s) * 1000
@@ -226,8 +241,33 @@ class CallbackLaws:
     def _lies_in(self, at: int | None, bounds: tuple[float, float] | None) -> bool:
         return at is None and bounds is None if at is None or bounds is None else self._ledger.within(at, *bounds)
 
+    def _settled_at(self, row: CallbackRow) -> float:
+        """Return when its task ended, as its webhook says; a record leaves that to what else is known."""
+        assert row.body is not None
+        if row.format != Format.RECORD:
+            return round(datetime.fromisoformat(json.loads(row.body)["timestamp"]).timestamp() * 1000)
+        task = self._ledger.rows.tasks[row.task_id]
+        if told_in(row)[0] != TaskState.ABANDONED:
+            assert task.settled_at is not None
+            return task.settled_at
+        # It was made due by that, unless it was cancelled in the same moment.
+        return self._ledger.now if row.next_attempt_at is None else row.next_attempt_at - SCHEDULE_S[0] * 1000
 
-def settled_at(row: CallbackRow) -> int:
-    """Return when its task ended, as its webhook says."""
+
+def told_in(row: CallbackRow) -> tuple[str, str | None]:
+    """Return the state that a webhook tells of, and why the task was given up; its shape is looked at."""
     assert row.body is not None
-    return round(datetime.fromisoformat(json.loads(row.body)["timestamp"]).timestamp() * 1000)
+    said = json.loads(row.body)
+    data: dict[str, Any] = said["data"]
+    assert data["taskId"] == row.task_id, said
+    if row.format == Format.RECORD:
+        assert list(said) == ["code", "msg", "data"], said
+        state = CODES[said["code"]]
+        if state != TaskState.ABANDONED:
+            assert data["state"] == state, said
+            return state, None
+        assert (data["state"], data["failCode"]) == ("fail", "408"), said
+        return state, REASONS[data["failMsg"].partition(": ")[2].rstrip(".")]
+    assert (data["callbackId"], data["metadata"]) == (row.id, {}), said
+    assert said["type"] == TYPES[data["state"]], said
+    return data["state"], data.get("reason")

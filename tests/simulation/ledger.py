@@ -32,6 +32,7 @@ class CallbackRow(NamedTuple):
     task_id: str
     state: str
     body: bytes | None
+    format: str
     attempts: int
     used: int
     redeliveries: int
@@ -285,5 +286,5 @@ class Ledger:
 
 def _callback(row: list[Any]) -> CallbackRow:
     owed = body(*row[3:9])
-    fields = [*row[:3], None if owed is None else webhook_body(row[0], owed), *row[9:]]
+    fields = [*row[:3], None if owed is None else webhook_body(row[0], owed), *row[8:]]
     return CallbackRow(*fields)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gateway.core.errors import StoreError
-from gateway.core.model import Callback, CallbackState
+from gateway.core.model import Callback, CallbackState, Format
 from gateway.webhook.sender import Sender
 from tests.life import Life, Transport, until
 from tests.simulation.asks import Ask
@@ -115,7 +115,8 @@ class _Run:
                 if self.life is not None:
                     async with asyncio.timeout(wish.patience_s):
                         url = f"https://receiver-{wish.receiver}.example/hook"
-                        callback = await self.life.register(task_id, url=url, timeout_s=wish.timeout_s)
+                        shape = Format.RECORD if wish.receiver == 1 else Format.STANDARD
+                        callback = await self.life.register(task_id, url=url, timeout_s=wish.timeout_s, shape=shape)
                     self.acknowledged[callback.id] = callback
                     return
             await asyncio.sleep(1.0)

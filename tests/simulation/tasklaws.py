@@ -6,7 +6,7 @@ As with callbacks, each change is worked out anew from what the upstream truly a
 import json
 
 from gateway.core.model import CallbackState, TaskState
-from tests.simulation.callbacklaws import OUT_OF_TIME, QUEUE_GRACE_MS, RESTART_GRACE_MS
+from tests.simulation.callbacklaws import OUT_OF_TIME, QUEUE_GRACE_MS, RESTART_GRACE_MS, told_in
 from tests.simulation.ledger import TOLERANCE_MS, CallbackRow, Ledger, TaskRow
 from tests.simulation.world import Poll, World
 
@@ -127,9 +127,8 @@ class TaskLaws:
 
     def _timed_out(self, task_id: str) -> bool:
         """Whether it was given up for one of its callbacks: then it is counted anew how often it is not known."""
-        bodies = [c.body for c in self._ledger.rows.callbacks.values() if c.task_id == task_id]
-        reasons = [b'"reason":"%b"' % reason.encode() for reason in OUT_OF_TIME]
-        return any(body is not None and any(reason in body for reason in reasons) for body in bodies)
+        its = [c for c in self._ledger.rows.callbacks.values() if c.task_id == task_id]
+        return any(c.body is not None and told_in(c)[1] in OUT_OF_TIME for c in its)
 
     def _rescheduled(self, before: TaskRow, after: TaskRow, poll: Poll) -> None:
         assert poll.kind != "ended", (before, after, poll, "has ended, and is asked about again")

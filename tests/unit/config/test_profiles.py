@@ -841,7 +841,7 @@ record_param = "id"
         ("[proxy]", "[proxy]\npass = [7]", "proxy.pass[0]: Expected `str`, got `int`"),
         ("[proxy]", "[proxy]\npassed = []", "proxy: Object contains unknown field `passed`"),
         ("[proxy]", '[proxy]\nheaders = ["Prefer", "Host"]', "proxy.headers: ['Host'] are the gateway's own to send"),
-        ("[proxy]", '[proxy]\nheaders = ["Authorization"]', "proxy.headers: authorization carries the key; "),
+        ("[proxy]", '[proxy]\nheaders = ["Authorization"]', "proxy.headers: ['Authorization'] are the gateway's own "),
         ("{task_id}", "{id}", "request.status_path: has no {task_id}, which may stand in request.body instead"),
         ("/jobs/{task_id}", "jobs/{task_id}", "request.status_path: Expected `str` matching regex"),
         ("[envelope]", 'body = { id = "{task_id}" }\n[envelope]', 'request.body: needs method = "POST"'),
@@ -964,6 +964,15 @@ def test_how_clients_read_a_task() -> None:
     assert read("/jobs?id=x{task_id}") is read("/jobs/{task_id}", method="POST") is read("/jobs") is None
     own = Proxy(create_path="/a", created_id="id", record_path="/job", record_param="job id")
     assert record_call(Request(status_path="/jobs"), own) == ("/job", "job id", "/job?job%20id={task_id}")
+
+
+def test_no_token_goes_on() -> None:
+    """It may stand where the API's key does, or in Authorization, whatever header the API has for its key."""
+    text = RIGHT.replace("[envelope]", 'auth_header = "X-Key"\n[envelope]')
+    for name in ("x-key", "X-KEY", "authorization"):
+        with pytest.raises(ConfigError) as caught:
+            parse_profile(text.replace("[proxy]", f'[proxy]\nheaders = ["{name}"]'), "mine.toml")
+        assert caught.value.problems[0].startswith(f"mine.toml: proxy.headers: ['{name}'] are the gateway's own ")
 
 
 def test_one_word_for_both_ends_needs_what_tells_them_apart() -> None:
