@@ -15,6 +15,7 @@ import structlog
 
 from gateway.api.createrequest import CreateRequest
 from gateway.api.forwarding import store_unavailable
+from gateway.api.once import SAME_AGAIN
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.api.watching import Watching
@@ -175,7 +176,8 @@ class Creating:
             made = "its answer" if answer.task_id is None else f"task {answer.task_id}, and the answer"
             return Conflict(
                 f"X-Request-ID {request_id} was forwarded before and has got {made}, which is too large to be given "
-                "again. Nothing was forwarded now."
+                "again. Nothing was forwarded now.",
+                headers=SAME_AGAIN,
             )
         headers = httpx.Headers({} if answer.content_type is None else {"content-type": answer.content_type})
         told = Answer(answer.status, headers, answer.body)

@@ -14,8 +14,10 @@ from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import Conflict
 from gateway.store import Registry
 
-__all__ = ["Alone", "Once", "digest_of"]
+__all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]
 
+SAME_AGAIN = {"x-should-retry": "false"}
+"""Some SDKs send again what got 409, and heed this: it would get the same."""
 _BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
 _Key = tuple[str, str]
 """A client, and its request's id."""
@@ -51,13 +53,15 @@ class Once:
         if known.digest != create.digest:
             raise Conflict(
                 f"X-Request-ID {create.request_id} was sent with another request before; nothing was forwarded. "
-                "A new request needs a new id."
+                "A new request needs a new id.",
+                headers=SAME_AGAIN,
             )
         if known.answer is None and not self._honoured:
             raise Conflict(
                 f"X-Request-ID {create.request_id} was forwarded before, and its answer is not known: a task may have "
                 "been created, and this upstream cannot be asked. Nothing was forwarded now. Look there; a new id "
-                "creates anew."
+                "creates anew.",
+                headers=SAME_AGAIN,
             )
         return known
 

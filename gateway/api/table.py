@@ -159,9 +159,10 @@ def _upstream(mount: str, proxy: UpstreamProxy) -> Iterator[Call]:
     urls = {"type": "object", "properties": dict.fromkeys(own.callback_members, _URL), "additionalProperties": True}
     whose = "".join(word.capitalize() for word in proxy.name.split("-")) if mount else "Upstream"
     yield Call(_UPSTREAM, "GET", read.path, proxy.read, f"read{whose}Task",
-               "Read a task as the upstream tells it; one with a registered callback costs it no request",
+               "Read a task as the upstream tells it; one that the gateway watches costs it no request",
                {200: ("the task, in the upstream's envelope", _OBJECT)},
-               parameters=() if read.param is None else (Parameter(read.param, _TEXT, required=True),))
+               parameters=(*([] if read.param is None else [Parameter(read.param, _TEXT, required=True)]),
+                           Parameter("wait", _WAIT)))
     for path in proxy.create_paths:
         yield Call(_UPSTREAM, "POST", path, partial(proxy.create, mount), f"create{whose}Task",
                    "Create a task at the upstream, and register its callback where one is named",

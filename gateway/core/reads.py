@@ -15,9 +15,8 @@ class ReadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=T
 
     task: Task
     """Its outcome only where there is no record to answer from."""
-    failures: int
-    """As in ``DueTask``, and so ``watchers``."""
     watchers: str
+    """As in ``DueTask``."""
     read_until: int | None
     """Until when it is polled for readers, who prolong that; None: none have asked about it."""
     record: bytes | None

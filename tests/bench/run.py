@@ -21,6 +21,7 @@ import million
 import notice
 import picture
 import polls
+import reads
 import registrations
 import soak
 from figures import Figure
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
     "notice": notice.measure,
     "isolation": isolation.measure,
     "million": million.measure,
+    "reads": reads.measure,
     "idle": idle.measure,
     "soak": soak.measure,
 }

@@ -55,7 +55,7 @@ def main(only: tuple[str, ...], only_coverage: bool, every: int, jobs: int) -> N
 def _mutants(path: str) -> list[Mutant]:
     source = Path(path).read_text("utf-8")
     mutants = [*python_guards.mutants_of(path, source)]
-    if path.endswith("/sql.py"):
+    if path.endswith("sql.py"):
         mutants += sql_guards.mutants_of(path, source)
     return list({mutant.source: mutant for mutant in mutants}.values())
 

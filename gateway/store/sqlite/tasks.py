@@ -6,7 +6,7 @@ Owns what each of these writes does; which tasks are due, and their claims, are 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 
 from msgspec import convert
@@ -16,12 +16,11 @@ from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
 from gateway.store.sqlite.outbox import SqliteOutbox
+from gateway.store.sqlite.statements import parts
 from gateway.store.sqlite.watches import Watches
 from gateway.store.sqlite.writer import Kind, Writer
 
 __all__ = ["SqliteTaskQueue"]
-
-_PART_BYTES = 256 * 1024
 
 
 class SqliteTaskQueue(DueTasks):
@@ -55,7 +54,8 @@ class SqliteTaskQueue(DueTasks):
         await self._writer.submit(self.reschedule_kind, record)
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> None:
-        statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(items))
+        for part in parts(items, _record_size):
+            statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(part))
         for item in items:
             if item.record is not None:
                 self.watches.write_record(db, item.seq, item.record)
@@ -77,7 +77,7 @@ class SqliteTaskQueue(DueTasks):
         expiries = [item for item in items if item.expired_by is not None]
         owed: defaultdict[tuple[int, bool], list[tuple[str, Lane]]] = defaultdict(list)
         # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
-        for settled in (*_in_parts(ends), *_in_parts(expiries)):
+        for settled in (*parts(ends, _settlement_size), *parts(expiries, _settlement_size)):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
             records = {one.seq for one in settled if one.read}
@@ -153,16 +153,9 @@ class SqliteTaskQueue(DueTasks):
             self.note(*row)
 
 
-def _in_parts(settlements: Sequence[Settlement]) -> Iterator[list[Settlement]]:
-    """Yield them in parts of a bounded size: a statement keeps what was last bound to it."""
-    part: list[Settlement] = []
-    size = 0
-    for settlement in settlements:
-        its_size = len(settlement.outcome.data) + sum(map(len, settlement.record or ()))
-        if part and size + its_size > _PART_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(settlement)
-        size += its_size
-    if part:
-        yield part
+def _settlement_size(settlement: Settlement) -> int:
+    return len(settlement.outcome.data) + sum(map(len, settlement.record or ()))
+
+
+def _record_size(record: PollRecord) -> int:
+    return 0 if record.record is None else len(record.record)

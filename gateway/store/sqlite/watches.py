@@ -69,8 +69,9 @@ class Watches:
 
     def _apply_watch(self, db: Connection, items: Sequence[ReadWatch]) -> list[_Watched | None]:
         watched: dict[tuple[str, str], _Watched] = {}
-        for task_id, *told in statements.run(db, watchsql.WATCH_READ_TASKS, rows.read_watches(items)):
-            watched[told[1], task_id] = convert(told, _Watched)
+        for part in statements.parts(items, _record_size):
+            for task_id, *told in statements.run(db, watchsql.WATCH_READ_TASKS, rows.read_watches(part)):
+                watched[told[1], task_id] = convert(told, _Watched)
         found = [watched.get((item.upstream, item.task_id)) for item in items]
         for item, one in zip(items, found, strict=True):
             if one is not None and item.record is not None:
@@ -136,3 +137,7 @@ class Watches:
                 db.execute(sql.PRUNE_TASK, {"seq": seq})
             counts.append(len(seqs))
         return counts
+
+
+def _record_size(wish: ReadWatch) -> int:
+    return 0 if wish.record is None else len(wish.record)

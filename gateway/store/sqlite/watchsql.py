@@ -24,7 +24,7 @@ _TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in 
 # The record where it is small, and the outcome where there is no record to answer from.
 SELECT_READ_TASK = f"""
 SELECT {_TASK}, iif(coalesce(length(t.record), 0) = 0 AND length(t.outcome) <= {SMALL}, t.outcome, NULL),
-    coalesce(length(t.outcome), 0), t.failures, t.watchers, t.read_until,
+    coalesce(length(t.outcome), 0), t.watchers, t.read_until,
     iif(length(t.record) BETWEEN 1 AND {SMALL}, t.record, NULL), coalesce(length(t.record), 0)
 FROM tasks AS t WHERE t.task_id = ? AND t.upstream = ?
 """  # noqa: S608 - the interpolated parts are constants

@@ -8,7 +8,7 @@ With ``synchronous=FULL`` each commit waits for the disk: one row a commit was m
 
 import asyncio
 import sqlite3
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -156,7 +156,10 @@ class Writer:
         _log.error("store.write_failed", writes=len(batch), error=repr(exc))
 
     async def _commit(self, batch: list[_Write]) -> list[tuple[_Write, Any]]:
-        groups = [(kind, group) for kind in self._kinds if (group := [w for w in batch if w.kind is kind])]
+        by_kind: defaultdict[Kind, list[_Write]] = defaultdict(list)
+        for write in batch:
+            by_kind[write.kind].append(write)
+        groups = [(kind, by_kind[kind]) for kind in self._kinds if kind in by_kind]
 
         def work(db: sqlite3.Connection) -> _Applied:
             before = db.total_changes

@@ -117,6 +117,7 @@ both = pytest.mark.parametrize("honours", [True, False], ids=["honoured", "ignor
 def message(answer: httpx.Response, status: int) -> str:
     """Return what an error in the upstream's envelope says."""
     assert (answer.status_code, answer.json()["code"]) == (status, status), answer.text
+    assert status != 409 or answer.headers["x-should-retry"] == "false", "SDKs would send it again by themselves"
     return str(answer.json()["msg"])
 
 
@@ -359,7 +360,9 @@ async def test_who_comes_second_at_another_gateway_is_told(start: Start, upstrea
         return False
 
     registry.begin_create = begun
-    assert "is under way" in message(await stand.create(), 409)
+    refused = await stand.create()
+    assert (refused.status_code, "is under way" in refused.json()["msg"]) == (409, True)
+    assert "x-should-retry" not in refused.headers
     assert upstream.creates == 0
 
 

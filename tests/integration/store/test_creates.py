@@ -132,6 +132,18 @@ async def test_of_a_client_the_last_ones_stay(store: Store) -> None:
     assert await known(store, "a", client="cid") == ["a"]
 
 
+async def test_what_was_forgotten_makes_no_room_for_more(store: Store) -> None:
+    """A client's last ones are counted as they are begun: none of them goes while it is one of these."""
+    await begun(store, "a", "b", "c")
+    await store.registry.forget_create(create("b"))
+    await begun(store, "d")
+    assert await store.prune_creates(NOW, 3, 100) == 1
+    assert await known(store, "a", "b", "c", "d") == ["c", "d"]
+    await store.registry.forget_create(create("d"))
+    await begun(store, "d", "e")
+    assert await store.prune_creates(NOW, 3, 100) == 0
+
+
 async def test_they_follow_the_clock(store: Store) -> None:
     """One that is set forward by a day makes no create a day older."""
     await begun(store, "a")

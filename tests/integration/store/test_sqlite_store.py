@@ -40,7 +40,6 @@ from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
 from gateway.store.sqlite.statements import Counted, over_rows
 from gateway.store.sqlite.store import SqliteStore
-from gateway.store.sqlite.tasks import _in_parts
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks, lane, told_of
 
@@ -511,22 +510,6 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
     await store.outbox.record(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
     assert (store.tasks._settle_waiters, store.tasks._claimed, dict(store.outbox._claimed)) == ({}, {}, {})
     assert (store.outbox._lanes._at, store.outbox._lanes._heap) == ({}, [])
-
-
-def test_settlements_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In their order; one that is larger alone is a part of its own."""
-    monkeypatch.setattr("gateway.store.sqlite.tasks._PART_BYTES", 10)
-
-    def settlement(size: int) -> Settlement:
-        outcome = Outcome(state=TaskState.SUCCESS, data=b"x" * size)
-        return Settlement(upstream="up", seq=1, outcome=outcome, settled_at=NOW, polls=1)
-
-    def parts(*sizes: int) -> list[list[int]]:
-        return [[len(one.outcome.data) for one in part] for part in _in_parts([settlement(size) for size in sizes])]
-
-    assert parts() == []
-    assert parts(5, 5, 6, 4, 20, 1) == [[5, 5], [6, 4], [20], [1]]
-    assert parts(20, 1) == [[20], [1]]
 
 
 async def test_a_writer_that_was_cancelled_takes_nothing_more(store: SqliteStore) -> None:

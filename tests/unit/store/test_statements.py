@@ -4,10 +4,11 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.sqlite.statements import over_rows
+from gateway.store.sqlite.statements import over_rows, parts
 
 GIVEN = "WITH given (a, b, c) AS (VALUES ?) SELECT a, b, c FROM given WHERE a IS NOT NULL"
 values = st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary() | st.none()
@@ -43,3 +44,16 @@ def test_what_fills_up_equals_nothing() -> None:
         db.executemany("INSERT INTO t VALUES (?, ?)", [(0, 0), (None, 0), (1, 0)])
         joined = "WITH given (a, b) AS (VALUES ?) SELECT t.a FROM given CROSS JOIN t ON t.a = given.a"
         assert found(db, joined, [(1, 0)] * 3) == [(1,)] * 3
+
+
+def test_large_things_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order; one that is larger alone is a part of its own."""
+    monkeypatch.setattr("gateway.store.sqlite.statements._PART_BYTES", 10)
+
+    def of(*sizes: int) -> list[list[int]]:
+        return list(parts(sizes, abs))
+
+    assert of() == []
+    assert of(5, 5, 6, 4, 20, 1) == [[5, 5], [6, 4], [20], [1]]
+    assert of(20, 1) == [[20], [1]]
+    assert of(*[0] * 1000) == [[0] * 1000]

@@ -3,6 +3,7 @@
 CREATE TABLE creates (
     seq          INTEGER PRIMARY KEY,
     client       TEXT NOT NULL,
+    number       INTEGER NOT NULL,   -- counts up with each of its client's
     upstream     TEXT NOT NULL,
     request_id   TEXT NOT NULL,      -- the client's own
     digest       BLOB NOT NULL,      -- of what was asked
@@ -15,6 +16,6 @@ CREATE TABLE creates (
     CHECK (status IS NOT NULL OR (content_type IS NULL AND task_id IS NULL AND answer IS NULL))
 ) STRICT;
 
--- The janitor's questions: which are old, and which are a client's oldest (the row's seq ends the index)?
+-- The janitor's questions: which are old, and which has its client made many others after?
 CREATE INDEX creates_at ON creates (at);
-CREATE INDEX creates_client ON creates (client);
+CREATE INDEX creates_client ON creates (client, number);
