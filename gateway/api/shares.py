@@ -2,8 +2,9 @@
 
 Owns how much of the database's work is asked for at once for one client, each client's own row for what is more, as
 writes are done one after the other, and how many items of a batch are looked at before others have their turn. Used
-around the calls of the store that a client's requests make, but for those of a create once it has its turn at the key:
-from there on it is paid for, so that the rows of its own wait for nothing else of its client's.
+around the calls of the store that a client's requests make, but for those of a create or a read once it has its turn at
+the key: from there on a create is paid for, so that the rows of its own wait for nothing else of its client's, and of
+reads there are no more than the key allows.
 """
 
 import asyncio
