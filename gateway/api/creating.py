@@ -124,26 +124,31 @@ class Creating:
         if found.task_id is not None and not found.refused:
             made = self._watching.created(found.task_id, client, asked, result)
             watch = self._spawn(made, f"proxy-watch-{found.task_id}")
-        url = None if asked.callback is None else asked.callback[1]
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
             status=told.status,
             task_id=found.task_id,
             model=asked.model,
-            receiver=None if url is None else receiver_of(url),
+            receiver=None if asked.callback is None else receiver_of(asked.callback[1]),
             client=client,
         )
         await self._held_back(ending, watch)
-        if url is not None and found.task_id is None and not found.refused:
-            _log.error(
-                "proxy.created_without_id",
-                upstream=self._upstream.name,
-                status=told.status,
-                receiver=receiver_of(url),
-            )
-            return _sent_once(self._without_id(told), create)
-        return told
+        return self._promised(asked, create, found, told)
+
+    def _promised(
+        self, asked: CreateRequest, create: NewCreate | None, found: Created, told: Answer
+    ) -> Answer | RequestError:
+        """Return what the client gets: an answer that promises a webhook only where one will come."""
+        if asked.callback is None or found.task_id is not None or found.refused:
+            return told
+        _log.error(
+            "proxy.created_without_id",
+            upstream=self._upstream.name,
+            status=told.status,
+            receiver=receiver_of(asked.callback[1]),
+        )
+        return _sent_once(self._without_id(told), create)
 
     async def _begin(self, begun: NewCreate | None, waiter: Waiter) -> RequestError | None:
         """Take down that a create is forwarded now, and keep its place; or give that back, and return why."""
