@@ -106,10 +106,11 @@ class Reading:
         """Answer from the gateway's state, where that is as good as the upstream's: it ended, or is being polled."""
         last, profile = self._upstream.last_answers, self._upstream.profile
         polled = known is not None and known.task.next_poll_at is not None
-        if known is not None and known.record_bytes and (polled or known.task.state.terminal):
+        record = last.ended(task_id)  # first: the poller may not have seen the end yet
+        if record is None and known is not None and known.record_bytes and (polled or known.task.state.terminal):
             record = await self._record(request, known)
-        else:
-            record = last.ended(task_id) or (last.running(task_id) if polled else None)
+        elif record is None and polled:
+            record = last.running(task_id)
         if record is not None:
             made, size = partial(told_envelope, profile, record), len(record)
         elif known is not None and self._synthesizes and (polled or known.task.state.terminal):

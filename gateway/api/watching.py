@@ -62,8 +62,7 @@ class Watching:
 
     async def told(self, task_id: str, client: str, result: PollResult, known: ReadTask | None) -> None:
         """Begin to watch a task that the upstream has just told of, or keep what it told of one that has ended."""
-        if result.kind is PollKind.TERMINAL:
-            self._upstream.last_answers.keep(task_id, result.record, ended=True)
+        self._upstream.last_answers.keep(task_id, result.record, ended=result.kind is PollKind.TERMINAL)
         if result.kind is not PollKind.RUNNING or not self._watch_ms:
             return
         now = began_at = self._clock.now()

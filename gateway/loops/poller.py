@@ -254,8 +254,7 @@ class Poller:
             self._troubled.forget(claim.seq)
         else:
             record = self._rescheduled(claim, result, now)
-            if claim.read_until is None:
-                self._upstream.last_answers.keep(claim.task_id, result.record)
+            self._upstream.last_answers.keep(claim.task_id, result.record)
             await self._tasks.reschedule(record)
             if self._shares.is_news(record.next_poll_at):
                 self._wake.set()

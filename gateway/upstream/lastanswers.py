@@ -1,8 +1,9 @@
-"""What an upstream last told of tasks that the store keeps no record of, in a bounded part of the memory.
+"""What an upstream last told of tasks, where the store keeps no record of it, in a bounded part of the memory.
 
-Owns how much is kept, and for how long: of running tasks that only callbacks watch, so that their first read has all
-that the upstream tells, and of ended ones that nobody watches, so that reading them again costs nothing. The poller and
-the proxy put in; the proxy takes out. All of it may be forgotten: then the upstream is asked.
+Owns how much is kept, and for how long: of running tasks, so that the first read of one that only callbacks watch has
+all that the upstream tells, and of ended ones that nobody watches, so that reading them again costs nothing. Those that
+are read are put in too: else, with their readers gone, what was told before would come up again. The poller and the
+proxy put in; the proxy takes out. All of it may be forgotten: then the upstream is asked.
 """
 
 from collections import OrderedDict

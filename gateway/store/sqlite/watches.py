@@ -6,6 +6,7 @@ its readers. The statements stand in ``watchsql.py``. Called by the store's port
 
 from collections.abc import Sequence
 from sqlite3 import Connection
+from typing import NamedTuple
 
 from msgspec import convert
 
@@ -24,6 +25,17 @@ _AT_ONCE = 500  # tasks whose readers have gone: a few milliseconds, after which
 
 _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
+
+
+class _Unwatched(NamedTuple):
+    """What was done for tasks whose readers have gone."""
+
+    last: tuple[int, int]
+    """The last one that was seen to, in the order of the index."""
+    next_at: int
+    """When the next one loses its readers."""
+    left: int
+    """How many are no longer kept for readers: callbacks wait for them."""
 
 
 class Watches:
@@ -88,20 +100,21 @@ class Watches:
             await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
         return self._gone_at
 
-    def _apply_unwatch(self, db: Connection, items: Sequence[int]) -> list[tuple[tuple[int, int], int]]:
-        """Return the last task that was seen to, and when the next one has lost its readers."""
-        now = max(items)
+    def _apply_unwatch(self, db: Connection, items: Sequence[int]) -> list[_Unwatched]:
+        now, left = max(items), 0
         gone = db.execute(watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE)).fetchall()
         for _, seq in gone:
             db.execute(sql.IDLE_TASK, {"seq": seq, "now": now})
-            db.execute(watchsql.LEAVE_TASK, (seq,))
+            left += db.execute(watchsql.LEAVE_TASK, (seq,)).rowcount
         if len(gone) == _AT_ONCE:
-            return [(gone[-1], now)] * len(items)
+            return [_Unwatched(gone[-1], now, left)] * len(items)
         ((next_at,),) = db.execute(watchsql.SELECT_NEXT_UNREAD, (now,))
-        return [((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at)] * len(items)
+        return [_Unwatched((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at, left)] * len(items)
 
-    def _unwatched(self, _: object, results: Sequence[tuple[tuple[int, int], int]]) -> None:
-        self._gone, self._gone_at = results[0]
+    def _unwatched(self, _: object, results: Sequence[_Unwatched]) -> None:
+        self._gone, self._gone_at, left = results[0]
+        if self._at_most is not None:
+            self._at_most -= left
 
     def forget_times(self) -> None:
         """Know nothing of when readers have gone: the clock was set."""

@@ -377,6 +377,31 @@ def test_readers_go_while_a_callback_waits(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_what_is_told_never_goes_back(tmp_path: Path) -> None:
+    """Neither when a watch has just ended and the next poll is to come, nor when a callback begins after the end."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        world.simulator.add_task("n", Plan(outcome="never"))
+        world.simulator.add_task("t", Plan(duration_s=100))
+        async with world.gateway() as served:
+            assert (await served.data("t"))["state"] == "waiting"
+            await served.register("n", timeoutSeconds=9999)
+            await asyncio.sleep(5)
+            await served.data("n")
+            readers_gone = "SELECT 1 FROM tasks WHERE task_id = 'n' AND read_until IS NULL"
+            assert not await served.rows(readers_gone)
+            while not await served.rows(readers_gone):  # noqa: ASYNC110 - in virtual time
+                await asyncio.sleep(0.1)
+            assert world.told("n", await served.data("n"))
+            await asyncio.sleep(100)
+            assert (await served.data("t"))["state"] == "success"
+            await served.register("t")
+            assert (await served.data("t"))["state"] == "success"
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0])
 def test_the_clock_is_set(step_s: float, tmp_path: Path) -> None:
     """Readers wait for as long as they would have, and it is polled for them as before."""

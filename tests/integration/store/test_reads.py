@@ -278,6 +278,17 @@ async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.Mo
     assert await store.registry.watch(wish("c")) is not None
 
 
+async def test_tasks_whose_readers_have_gone_make_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that go on for callbacks are none of the readers' any more, and there is nothing of them to remove."""
+    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)
+    for number in range(5):
+        at = NOW + 70_000 * number
+        await registered(store, new(f"task-{number}"))
+        assert await store.registry.watch(wish(f"task-{number}", at=at)) is not None
+        assert await store.tasks.unwatch(at + 60_000) > at + 60_000
+    assert await store.prune_reads(NOW + 10**6, NOW + 10**6, 100) == 0
+
+
 async def test_what_nobody_reads_is_removed(store: Store) -> None:
     """A task without callbacks goes as a whole; of others only what was for readers, but for what a webhook needs."""
     await store.registry.watch(wish("alone"))
