@@ -122,7 +122,7 @@ class Creating:
         self._key.judge_create(result)
         watch: asyncio.Task[None] | None = None
         if found.task_id is not None and not found.refused:
-            made = self._watching.created(found.task_id, client, asked.model, asked.body, result)
+            made = self._watching.created(found.task_id, client, asked, result)
             watch = self._spawn(made, f"proxy-watch-{found.task_id}")
         url = None if asked.callback is None else asked.callback[1]
         _log.info(

@@ -7,6 +7,7 @@ reads are forwarded.
 
 from contextlib import suppress
 
+from gateway.api.createrequest import CreateRequest, is_form
 from gateway.config.profile import Proxy
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
@@ -104,8 +105,8 @@ class Watching:
             )
         )
 
-    async def created(self, task_id: str, client: str, model: str | None, body: bytes, result: PollResult) -> None:
-        """Begin to watch a task that was created just now of this body; ``result``: what the create's answer tells.
+    async def created(self, task_id: str, client: str, asked: CreateRequest, result: PollResult) -> None:
+        """Begin to watch a task that was created just now; ``result``: what the create's answer tells.
 
         Until the first poll it is told of as that does, where it is a record, or else as the upstream would by then.
         """
@@ -115,8 +116,8 @@ class Watching:
             if result.kind is PollKind.TERMINAL:
                 self._upstream.last_answers.keep(task_id, record, ended=True)
                 return
-        elif self._calls.synthesize and len(body) <= SMALL:
-            record = new_record(self._upstream.profile, task_id, model, body, now)
+        elif self._calls.synthesize and len(asked.body) <= SMALL and not is_form(asked.content_type):
+            record = new_record(self._upstream.profile, task_id, asked.model, asked.body, now)
         if not self._watch_ms:
             return
         await self._wish(
@@ -126,9 +127,9 @@ class Watching:
                 client=client,
                 at=now,
                 read_until=now + self._watch_ms,
-                next_poll_at=self._timetable.first_poll_at(now, client, model, new=True),
+                next_poll_at=self._timetable.first_poll_at(now, client, asked.model, new=True),
                 begins=True,
-                model=model,
+                model=asked.model,
                 record=record,
             )
         )

@@ -47,14 +47,13 @@ def told_envelope(profile: Profile, record: bytes) -> bytes:
     return msgspec.json.encode(envelope)
 
 
-def new_record(profile: Profile, task_id: str, model: str | None, param: bytes | None, now: int) -> bytes:
+def new_record(profile: Profile, task_id: str, model: str | None, param: bytes, now: int) -> bytes:
     """Return the record of a task that is created now; ``param``: the create's body, as the upstream reads it."""
-    told: dict[str, Any] = {"model": model, "createTime": now}
-    if param is not None:
-        in_string = profile.json_in_string.param
-        told["param"] = msgspec.Raw(param if in_string else msgspec.json.encode(lenientjson.decode(param)))
+    # Bytes that are no UTF-8 went on as they came; here they become U+FFFD, as whatever else cannot be told.
+    as_text = profile.json_in_string.param
+    text = param.decode("utf-8", "replace") if as_text else msgspec.json.encode(lenientjson.decode(param))
     envelope: dict[str, Any] = {}
-    _put_task(envelope, profile, task_id, WAITING, told)
+    _put_task(envelope, profile, task_id, WAITING, {"model": model, "createTime": now, "param": msgspec.Raw(text)})
     return msgspec.json.encode(envelope if profile.fields.root is None else dig(envelope, profile.fields.root))
 
 

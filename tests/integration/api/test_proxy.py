@@ -548,7 +548,7 @@ async def test_creates_have_a_budget_of_their_own(
     assert simulator.stats.requests["createTask"] == 1
 
 
-async def test_an_upstreams_refusal_of_a_create_ispassed_on(
+async def test_an_upstreams_refusal_of_a_create_is_passed_on(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:
     """Whatever the upstream has against it, the client hears; nothing is registered, and the key is not doubted."""

@@ -226,6 +226,26 @@ def test_programs_whose_tasks_were_created_here(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_task_that_was_created_with_a_form(tmp_path: Path) -> None:
+    """Nothing was looked for in that, and so nothing of it is told."""
+
+    class Forms(World):
+        async def answer(self, request: httpx.Request) -> httpx.Response:
+            assert request.headers["content-type"].startswith("multipart/")
+            return httpx.Response(200, json={"code": 200, "msg": "success", "data": {"taskId": "f"}})
+
+    async def main() -> None:
+        async with Forms(tmp_path).gateway() as served:
+            form = {"image": ("cat.png", b"\x89PNG")}
+            made = await served.client.post(CREATE, files=form, headers={"authorization": "Bearer any"})
+            assert made.status_code == 200
+            data = await served.data("f")
+            assert (data["taskId"], data["state"], data["param"]) == ("f", "waiting", None)
+            assert await served.reads() == {"answered": 1}
+
+    run_virtual(main())
+
+
 def clients(folder: Path) -> str:
     """Write two clients' tables, whose tokens are their names."""
     tables = [f'[clients.{name}]\ntoken_hashes = ["sha256:{token_digest(name).hex()}"]\n' for name in ("ann", "bob")]

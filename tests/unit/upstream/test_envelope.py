@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.model import Task, TaskState
 from gateway.upstream.answer import PollKind, read_answer
-from gateway.upstream.envelope import error_envelope, record_envelope
+from gateway.upstream.envelope import error_envelope, new_record, record_envelope
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 PROFILE = PROFILES["aigptimage"]
@@ -183,3 +183,17 @@ def test_an_error_has_the_envelope() -> None:
     assert throttled == {"code": 429, "msg": "wait", "data": {"retryAfter": 17}}
     result = read_answer(PROFILE, TASK, 429, None, error_envelope(PROFILE, 429, "wait", 17))
     assert (result.kind, result.retry_after_s) == (PollKind.THROTTLED, 17.0)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+@given(prompt=st.binary(max_size=8))
+def test_a_new_task_is_told_with_what_was_asked(as_text: bool, prompt: bytes) -> None:
+    """Whatever the bytes, as they went on unread: the answer is JSON, and a reader of it finds a task that runs."""
+    in_string = msgspec.structs.replace(PROFILE.json_in_string, param=as_text)
+    profile = msgspec.structs.replace(PROFILE, json_in_string=in_string)
+    body = b'{"prompt":"%b"}' % prompt.translate(None, b'"\\')
+    record = json.loads(new_record(profile, TASK, "m", body, CREATED_AT))
+    asked = json.loads(record["param"], strict=False) if as_text else record["param"]
+    assert asked == {"prompt": json.loads(body.decode("utf-8", "replace"), strict=False)["prompt"]}
+    answer = json.dumps({"code": 200, "data": record}).encode()
+    assert read_answer(profile, TASK, 200, None, answer).kind is PollKind.RUNNING
