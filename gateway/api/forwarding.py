@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.core.errors import (
+    InvalidRequest,
     NotFound,
     RateLimited,
     RequestError,
@@ -138,9 +139,13 @@ def target(request: Request, mount: str) -> str:
 
 
 def sent_on(request: Request, names: Sequence[str]) -> dict[str, str]:
-    """Return those of a request's headers that go on, by their names in small letters."""
+    """Return those of a request's headers that go on, by their names in small letters. Raises InvalidRequest."""
     given = ((name.lower(), request.headers.get(name)) for name in names)
-    return {name: value for name, value in given if value is not None}
+    found = {name: value for name, value in given if value is not None}
+    for name, value in found.items():
+        if not value.isascii():
+            raise InvalidRequest(f"{name}: must be ASCII. Nothing was forwarded.")
+    return found
 
 
 def passed_on(answer: Answer, location: Callable[[str], str] | None = None) -> Response:

@@ -19,6 +19,7 @@ __all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]
 SAME_AGAIN = {"x-should-retry": "false"}
 """Some SDKs send again what got 409, and heed this: it would get the same."""
 _BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
+_MOST_PARTS = 10_000  # some milliseconds; of a large body millions would hold up all that others have large
 _Key = tuple[str, str]
 """A client, and its request's id."""
 
@@ -96,11 +97,13 @@ class Alone:
 def digest_of(target: str, content_type: str, body: bytes) -> bytes:
     """Return what tells one request from another: its bytes, as who tries again sends the same.
 
-    But for what stands between the parts of a form, which many clients draw anew for each try.
+    But for what stands between the parts of a form, which many clients draw anew for each try: up to _MOST_PARTS.
     """
     digest = hashlib.sha256(b"%b\0" % target.encode())
     boundary = _BOUNDARY.search(content_type)
     between = b"" if boundary is None else b"--" + boundary[1].encode("latin-1")
+    if between and body.count(between) > _MOST_PARTS:
+        between = b""
     with memoryview(body) as view:
         start = 0
         while between and (end := body.find(between, start)) >= 0:

@@ -204,6 +204,7 @@ class UpstreamProxy:
         *,
         again: bool = False,
     ) -> Response:
+        headers = sent_on(request, ("content-type", *self.calls.headers))  # a form's own; JSON's has one name
         if asked.callback is not None:
             await self._check(*asked.callback)
         if self._draining.is_set():
@@ -212,7 +213,6 @@ class UpstreamProxy:
         if (refused := await self._forwarding.turn(self._key.creates, waiter)) is not None:
             raise refused
         # From here on it is no longer the client's to stop.
-        headers = sent_on(request, self.calls.headers)
         forwarded = self._creating.forward(asked, to, headers, request_id, waiter, create, again=again)
         work = self._forwarding.spawn(forwarded, f"proxy-create-{request_id}")
         if alone is not None:

@@ -183,6 +183,19 @@ async def test_a_create_takes_its_callback_out(start: Start) -> None:
     assert (callback["taskId"], callback["callbackUrl"], callback["upstream"]) == ("p1", HOOKS, "predictions")
 
 
+async def test_a_header_that_cannot_go_on_is_refused(start: Start) -> None:
+    """Before anything is forwarded, a create's too: under its X-Request-ID it can be sent again without it."""
+    upstream = Upstream({"id": "p1"})
+    one = await start("predictions", {"predictions": upstream})
+    post, create, own_id = one.client.post, "/v1/predictions", {"x-request-id": "r-1"}
+    form = {"content-type": b"multipart/form-data; boundary=\xe9", "authorization": "Bearer any"}
+    for path, headers in ((create, {"prefer": b"\xe9"}), (create, form), (f"{create}/p1/cancel", {"accept": b"\xe9"})):
+        answer = await post(path, content=b"{}", headers={"content-type": "application/json", **own_id, **headers})
+        assert answer.status_code == 422, answer.text
+    assert upstream.lines == []
+    assert (await post(create, json={}, headers=own_id)).status_code == 200
+
+
 async def test_a_form_goes_on_as_it_is(start: Start) -> None:
     """With files in it, say; nothing is looked for there."""
     upstream = Upstream({"id": "p1"})

@@ -23,3 +23,13 @@ def test_a_form_is_the_same_whatever_stands_between_its_parts(form: str) -> None
     first = digest_of("/a", form.format("xyz"), PART % (b"xyz", b"cat", b"xyz"))
     assert digest_of("/a", form.format("uvw0"), PART % (b"uvw0", b"cat", b"uvw0")) == first
     assert digest_of("/a", form.format("xyz"), PART % (b"xyz", b"dog", b"xyz")) != first
+
+
+def test_a_form_of_countless_parts_is_taken_as_it_is() -> None:
+    """To find all of them takes as long as there are many, and nobody else's large request is read meanwhile."""
+    few, many = [
+        [digest_of("/a", FORM + name, b"--%b\r\n" % name.encode() * parts) for name in ("xyz", "uvw0")]
+        for parts in (10_000, 10_001)
+    ]
+    assert few[0] == few[1]
+    assert many[0] != many[1]
