@@ -120,10 +120,9 @@ class Creating:
             return self._not_created(told, request_id, create)
         result = await self._upstream.read(found.task_id or "", answer)
         self._key.judge_create(result)
-        watch: asyncio.Task[None] | None = None
         if found.task_id is not None and not found.refused:
             made = self._watching.created(found.task_id, client, asked, result)
-            watch = self._spawn(made, f"proxy-watch-{found.task_id}")
+            self._watching.beginning(found.task_id, self._spawn(made, f"proxy-watch-{found.task_id}"))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
@@ -133,7 +132,7 @@ class Creating:
             receiver=None if asked.callback is None else receiver_of(asked.callback[1]),
             client=client,
         )
-        await self._held_back(ending, watch)
+        await self._held_back(ending)
         return self._promised(asked, create, found, told)
 
     def _promised(
@@ -279,10 +278,10 @@ class Creating:
             _log.error("proxy.answer_lost", upstream=name, client=client, request_id=request_id)
             raise
 
-    async def _held_back(self, *writes: asyncio.Task[None] | None) -> None:
+    async def _held_back(self, ending: asyncio.Task[None] | None) -> None:
         """Hold an answer back until it is stored what came of it; but not for ever."""
-        if under_way := [write for write in writes if write is not None]:
-            await asyncio.wait(under_way, timeout=_REGISTRATION_WAIT_S)
+        if ending is not None:
+            await asyncio.wait([ending], timeout=_REGISTRATION_WAIT_S)
 
     def stopped(self, request_id: str, create: NewCreate | None) -> RequestError:
         """Return the answer to a create that the shutdown cut short."""

@@ -70,6 +70,7 @@ class Reading:
         """Return how a read was answered, and the answer; it is held for as long as it asks to be."""
         task_id = self._task_id(request)
         until = self._clock.monotonic() + wait_of(request)
+        await self._watching.begun(task_id)
         known = await self._known(request, task_id, until)
         if (answer := await self._answered(request, task_id, known)) is not None:
             return "answered", answer

@@ -5,6 +5,7 @@ and ``creating``. None of it may cost a client his answer: where the store fails
 reads are forwarded.
 """
 
+import asyncio
 from contextlib import suppress
 
 from gateway.api.createrequest import CreateRequest, is_form
@@ -37,6 +38,17 @@ class Watching:
         self._calls = calls
         self._timetable = timetable
         self._watch_ms = round(watch_s * 1000)
+        self._beginning: dict[str, asyncio.Task[None]] = {}  # by task id: watches that are being stored
+
+    def beginning(self, task_id: str, write: asyncio.Task[None]) -> None:
+        """Hear that the watch of a task that was created is being stored; the create's answer does not wait for it."""
+        self._beginning[task_id] = write
+        write.add_done_callback(lambda _: self._beginning.pop(task_id, None))
+
+    async def begun(self, task_id: str) -> None:
+        """Wait for the watch of a task that was created just now: who reads it at once is answered for as well."""
+        if (write := self._beginning.get(task_id)) is not None:
+            await asyncio.wait([write])
 
     def is_due(self, known: ReadTask, client: str, for_s: float) -> bool:
         """Whether a running task's reader, who may wait for so long, has to be taken down: each time is a write."""
