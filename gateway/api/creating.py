@@ -7,30 +7,24 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 import structlog
 
 from gateway.api.createrequest import CreateRequest
-from gateway.api.forwarding import store_unavailable
+from gateway.api.forwarding import Forwarding, store_unavailable
 from gateway.api.once import SAME_AGAIN
+from gateway.api.proxied import Proxied
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.api.watching import Watching
-from gateway.config.profile import Proxy
-from gateway.core.clock import Clock
 from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.errors import Conflict, RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.core.model import Format
-from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
-from gateway.store import Registry
 from gateway.upstream.answer import Created
-from gateway.upstream.api import Answer, NoAnswer, Upstream
-from gateway.upstream.key import UpstreamKey
-from gateway.upstream.timetable import Timetable
+from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
 
 __all__ = ["Creating"]
@@ -47,34 +41,22 @@ _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
 
 class Creating:
-    """Forwards creates to one upstream until ``draining`` is set; ``spawn`` runs what outlives its client."""
+    """Forwards creates to one upstream, whose callbacks are of this format."""
 
     def __init__(
-        self,
-        registry: Registry,
-        clock: Clock,
-        metrics: Metrics,
-        upstream: Upstream,
-        calls: Proxy,
-        key: UpstreamKey,
-        timetable: Timetable,
-        watching: Watching,
-        *,
-        callback_format: Format,
-        draining: asyncio.Event,
-        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        self, proxied: Proxied, forwarding: Forwarding, watching: Watching, *, callback_format: Format
     ) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._metrics = metrics
-        self._upstream = upstream
-        self._calls = calls
-        self._key = key
-        self._timetable = timetable
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._metrics = proxied.metrics
+        self._upstream = proxied.upstream
+        self._calls = proxied.calls
+        self._key = proxied.key
+        self._timetable = proxied.timetable
+        self._draining = proxied.draining
+        self._forwarding = forwarding
         self._watching = watching
         self._callback_format = callback_format
-        self._draining = draining
-        self._spawn = spawn
 
     async def forward(
         self,
@@ -122,7 +104,7 @@ class Creating:
         self._key.judge_create(result)
         if found.task_id is not None and not found.refused:
             made = self._watching.created(found.task_id, client, asked, result)
-            self._watching.beginning(found.task_id, self._spawn(made, f"proxy-watch-{found.task_id}"))
+            self._watching.beginning(found.task_id, self._forwarding.spawn(made, f"proxy-watch-{found.task_id}"))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
@@ -216,7 +198,7 @@ class Creating:
         if found.none_made or isinstance(told, NoAnswer):
             if create is None or again or not found.none_made:
                 return None
-            return self._spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
+            return self._forwarding.spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
         answer = CreateAnswer(
             status=told.status,
             content_type=told.headers.get("content-type"),
@@ -225,9 +207,9 @@ class Creating:
         )
         if asked.callback is not None and found.task_id is not None:
             work = self.register(client, found.task_id, asked.callback[1], asked.model, create, answer)
-            return self._spawn(work, f"proxy-register-{found.task_id}")
+            return self._forwarding.spawn(work, f"proxy-register-{found.task_id}")
         if create is not None and (found.task_id is not None or not found.refused):
-            return self._spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
+            return self._forwarding.spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
         return None
 
     async def register(

@@ -9,10 +9,9 @@ import hashlib
 import re
 from typing import Any
 
-from gateway.core.clock import Clock
+from gateway.api.proxied import Proxied
 from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import Conflict
-from gateway.store import Registry
 
 __all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]
 
@@ -25,13 +24,13 @@ _Key = tuple[str, str]
 
 
 class Once:
-    """The creates at one upstream; ``honoured``: it knows X-Request-ID itself, and returns the task that exists."""
+    """The creates at one upstream, which may know X-Request-ID itself, and return the task that exists."""
 
-    def __init__(self, registry: Registry, clock: Clock, upstream: str, *, honoured: bool) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._upstream = upstream
-        self._honoured = honoured
+    def __init__(self, proxied: Proxied) -> None:
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._upstream = proxied.upstream.name
+        self._honoured = proxied.calls.once
         self._under_way: dict[_Key, asyncio.Event] = {}
 
     def create(self, client: str, request_id: str, digest: bytes) -> NewCreate:

@@ -26,13 +26,13 @@ from gateway.api.creating import Creating
 from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, store_unavailable, target
 from gateway.api.once import Alone, Once, digest_of
 from gateway.api.passing import Passing
+from gateway.api.proxied import Proxied
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body
 from gateway.api.shares import READ, share
 from gateway.api.watching import Watching
-from gateway.config.profile import listed, passed_calls, record_call
+from gateway.config.profile import listed, passed_calls
 from gateway.core import lenientjson
-from gateway.core.clock import Clock
 from gateway.core.creates import NewCreate
 from gateway.core.errors import (
     AddressNotAllowed,
@@ -45,11 +45,7 @@ from gateway.core.errors import (
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
-from gateway.core.telemetry import Metrics
-from gateway.store import Housekeeping, Registry
-from gateway.upstream.api import Upstream
-from gateway.upstream.key import UpstreamKey
-from gateway.upstream.timetable import Timetable
+from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter
 
 __all__ = ["UpstreamProxy"]
@@ -62,72 +58,39 @@ _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
 class UpstreamProxy:
-    """One upstream's calls, over the registry and its key."""
+    """One upstream's calls."""
 
     def __init__(
         self,
-        registry: Registry,
+        proxied: Proxied,
         housekeeping: Housekeeping,
-        clock: Clock,
-        metrics: Metrics,
-        upstream: Upstream,
-        key: UpstreamKey,
-        timetable: Timetable,
         *,
         callback_format: Format,
         check_url: Callable[[str], Awaitable[object]],
-        poller_wake: asyncio.Event,
-        draining: asyncio.Event,
         watch_s: float,
     ) -> None:
-        """Stand in for ``upstream``, whose profile has calls for that.
+        """Stand in for an upstream.
 
         ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
-        policy refuses. Once ``draining`` is set nothing more is created, and no read is held; then ``drain`` is to be
-        called. ``watch_s``: see ``Watching``.
+        policy refuses. ``watch_s``: see ``Watching``. Once the gateway drains, ``drain`` is to be called.
         """
-        self.profile = upstream.profile
-        calls = self.profile.proxy
-        record = None if calls is None else record_call(self.profile.request, calls)
-        assert calls is not None and record is not None  # noqa: S101, PT018 - the wiring looks first
-        self.name, self.base_url = upstream.name, upstream.base_url
-        self._max_body = upstream.max_answer
-        self.calls, self.record_call, self.passed = calls, record, list(passed_calls(calls.passed).values())
+        upstream, calls = proxied.upstream, proxied.calls
+        self.profile, self.name, self.base_url = upstream.profile, upstream.name, upstream.base_url
+        self.calls, self.record_call = calls, proxied.record_call
+        self.passed = list(passed_calls(calls.passed).values())
         self.create_paths = listed(calls.create_path)
-        self.paths = [record.path, *self.create_paths, *(path for _, path in self.passed)]
+        self.paths = [self.record_call.path, *self.create_paths, *(path for _, path in self.passed)]
+        self._max_body = upstream.max_answer
         self._housekeeping = housekeeping
-        self._key = key
+        self._key = proxied.key
+        self._draining = proxied.draining
         self._check_url = check_url
-        self._draining = draining
-        self._forwarding = Forwarding(key, metrics)
-        watching = Watching(registry, clock, upstream, calls, timetable, watch_s)
-        self._reading = Reading(
-            registry,
-            clock,
-            upstream,
-            calls,
-            record,
-            key,
-            self._forwarding,
-            watching,
-            poller_wake=poller_wake,
-            draining=draining,
-        )
-        self._creating = Creating(
-            registry,
-            clock,
-            metrics,
-            upstream,
-            calls,
-            key,
-            timetable,
-            watching,
-            callback_format=callback_format,
-            draining=draining,
-            spawn=self._forwarding.spawn,
-        )
-        self._once = Once(registry, clock, upstream.name, honoured=calls.once)
-        self._passing = Passing(upstream, calls, key, self._forwarding, poller_wake=poller_wake)
+        self._forwarding = Forwarding(proxied)
+        watching = Watching(proxied, watch_s)
+        self._reading = Reading(proxied, self._forwarding, watching)
+        self._creating = Creating(proxied, self._forwarding, watching, callback_format=callback_format)
+        self._once = Once(proxied)
+        self._passing = Passing(proxied, self._forwarding)
 
     async def read(self, request: Request) -> Response:
         return await self._forwarding.counted("read", self._reading.read(request))
