@@ -37,6 +37,7 @@ __all__ = [
     "passed_on",
     "result_of",
     "sent_on",
+    "shutting_down",
     "store_unavailable",
     "target",
 ]
@@ -174,3 +175,7 @@ def no_answer(answer: NoAnswer) -> RequestError:
 
 def store_unavailable() -> Unavailable:
     return Unavailable("The database cannot be used at the moment; nothing was forwarded.", retry_after_s=5)
+
+
+def shutting_down() -> Unavailable:
+    return Unavailable("The gateway is shutting down; nothing was forwarded. Send it again.")

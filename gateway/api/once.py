@@ -16,7 +16,7 @@ from gateway.core.errors import Conflict
 __all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]
 
 SAME_AGAIN = {"x-should-retry": "false"}
-"""Some SDKs send again what got 409, and heed this: it would get the same."""
+"""Some SDKs send again by themselves what got 409 or 5xx, and heed this: it would get the same, or be paid twice."""
 _BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
 _MOST_PARTS = 10_000  # some milliseconds; of a large body millions would hold up all that others have large
 _Key = tuple[str, str]
