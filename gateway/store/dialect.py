@@ -151,6 +151,8 @@ class ReadStatements(Protocol):
     """
     COUNT_READ_TASKS: str
     """→ count."""
+    COUNT_READ_TASKS_FOR: str
+    """client → count of those that it watches."""
     SELECT_RUNNING: str
     """seq → a row where the task runs."""
     SELECT_UNREAD: str
