@@ -71,14 +71,16 @@ class Reading:
         task_id = self._task_id(request)
         until = self._clock.monotonic() + wait_of(request)
         await self._watching.begun(task_id)
-        known = await self._known(request, task_id, until)
-        if (answer := await self._answered(request, task_id, known)) is not None:
-            return "answered", answer
-        outcome, answer = await self._asked(request, task_id, known)
-        if self._clock.monotonic() < until:  # the answer may be that it runs, and it is watched from now on
+        outcome = "answered"
+        while True:
             known = await self._known(request, task_id, until)
-            answer = await self._answered(request, task_id, known) or answer
-        return outcome, answer
+            if (answer := await self._answered(request, task_id, known)) is not None:
+                return outcome, answer
+            outcome, answer = await self._asked(request, task_id, known)
+            if self._clock.monotonic() >= until or self._runs(await self._known(request, task_id, 0.0)) is None:
+                return outcome, answer
+            # The answer is that it runs, and it is watched from now on: it goes, as up to 64 KiB are not counted.
+            del known, answer
 
     async def _known(self, request: Request, task_id: str, until: float) -> ReadTask | None:
         """Return what the gateway knows of a task; of one that runs, once it has ended, or ``until`` then."""
