@@ -35,10 +35,11 @@ from gateway.core.model import (
     TaskState,
     new_callback_id,
 )
+from gateway.store.dialect import Counted
 from gateway.store.sqlite import createsql, database, databasefile, registry, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.lanes import LanesDue
-from gateway.store.sqlite.statements import Counted, over_rows
+from gateway.store.sqlite.statements import over_rows
 from gateway.store.sqlite.store import SqliteStore
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks, lane, told_of
