@@ -5,6 +5,7 @@ types in ``rows.py``. Built by the wiring; called through ``gateway.store.Housek
 made from committed rows and ended once its write is committed: a crash leaves nothing to repair.
 """
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from sqlite3 import Connection
@@ -25,6 +26,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, *, first_attempt_delay_s: float = 0.0) -> None:
         """Keep everything in ``path``; webhooks fall due ``first_attempt_delay_s`` seconds after their task's end."""
+        self.freed = asyncio.Event()
         self._database = Database(path)
         kinds: list[Kind] = []
         self._writer = Writer(kinds, self._database.transaction)
