@@ -1,7 +1,7 @@
 """Tasks whose polls went wrong: what is remembered of them, and what that says of their upstream.
 
 Owns who is unknown, denied, refused or unreadable, and whether what answers makes any sense; pure: the time is passed
-in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops.poller`` with every answer.
+in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops``, with every answer to a poll.
 
 A task that the upstream has told of once is not unknown to it, whatever it answers afterwards: that task is denied. So
 a proxy's 404, an upstream that has lost its database, or another account's key costs no task that has been paid for.
