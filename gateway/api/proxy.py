@@ -78,13 +78,14 @@ class UpstreamProxy:
         check_url: Callable[[str], Awaitable[object]],
         poller_wake: asyncio.Event,
         draining: asyncio.Event,
+        denies: Callable[[int], bool],
         watch_s: float,
     ) -> None:
         """Stand in for ``upstream``, whose profile has calls for that.
 
         ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
         policy refuses. Once ``draining`` is set nothing more is created, and no read is held; then ``drain`` is to be
-        called. ``watch_s``: see ``Watching``.
+        called. ``denies``, ``watch_s``: see ``Watching``.
         """
         self.profile = upstream.profile
         calls = self.profile.proxy
@@ -100,7 +101,7 @@ class UpstreamProxy:
         self._check_url = check_url
         self._draining = draining
         self._forwarding = Forwarding(key, metrics)
-        watching = Watching(registry, clock, upstream, calls, timetable, watch_s)
+        watching = Watching(registry, clock, upstream, calls, timetable, denies=denies, watch_s=watch_s)
         self._reading = Reading(
             registry,
             clock,
@@ -127,7 +128,7 @@ class UpstreamProxy:
             spawn=self._forwarding.spawn,
         )
         self._once = Once(registry, clock, upstream.name, honoured=calls.once)
-        self._passing = Passing(upstream, calls, key, self._forwarding, poller_wake=poller_wake)
+        self._passing = Passing(upstream, calls, key, self._forwarding, watching, poller_wake=poller_wake)
 
     async def read(self, request: Request) -> Response:
         return await self._forwarding.counted("read", self._reading.read(request))

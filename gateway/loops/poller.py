@@ -78,6 +78,10 @@ class Poller:
         """Whether the upstream refuses tasks, and not the key."""
         return self._troubled.refuses_tasks(self._clock.monotonic())
 
+    def denies(self, seq: int) -> bool:
+        """Whether the upstream has long denied or refused a task alone, of which it had told."""
+        return self._troubled.is_denied(seq)
+
     @property
     def makes_no_sense(self) -> bool:
         """Whether what answers for the upstream is not its API, or denies tasks that it has told of."""
@@ -179,8 +183,9 @@ class Poller:
     async def _poll(self, claim: DueTask) -> None:
         try:
             try:
+                asked_at = self._clock.monotonic()
                 result = await self._query(claim.task_id, claim.watchers, again=self._troubled.is_refused(claim.seq))
-                next_poll_at = await self._results.store(claim, result)
+                next_poll_at = await self._results.store(claim, result, asked_at)
                 if next_poll_at is not None and self._shares.is_news(next_poll_at):
                     self._wake.set()
             except StoreError as exc:

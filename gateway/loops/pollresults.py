@@ -46,20 +46,24 @@ class PollResults:
         self._clock = clock
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
-    async def store(self, claim: DueTask, result: PollResult) -> int | None:
-        """Store what a poll found, which ends its claim; return when the next one is due. Raises StoreError."""
+    async def store(self, claim: DueTask, result: PollResult, asked_at: float) -> int | None:
+        """Store what a poll found, which ends its claim; return when the next one is due. Raises StoreError.
+
+        ``asked_at``: when it was asked, by the steady clock.
+        """
         now, steady = self._clock.now(), self._clock.monotonic()
         if result.task_created_at is not None:
             self._timetable.created(result.task_created_at, claim.created_at)
         self._troubled.note(claim, result, steady)
         if result.outcome is not None:
             await self._settle(claim, result, ended(self._upstream.profile, result, result.outcome), now)
+            self._upstream.last_answers.forget_running(claim.task_id)
         elif result.kind is PollKind.NOT_KNOWN and self._troubled.is_unknown(claim, now, steady):
             await self._settle(claim, result, gave_up(self._upstream.profile, claim.task_id, "not_found", now), now)
             self._troubled.forget(claim.seq)
         else:
-            record = self._rescheduled(claim, result, now)
-            self._upstream.last_answers.keep(claim.task_id, result.record)
+            newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked_at)
+            record = self._rescheduled(claim, result, now, result.record if newest else None)
             await self._tasks.reschedule(record)
             return record.next_poll_at
         return None
@@ -96,7 +100,7 @@ class PollResults:
             duration_s=duration_s and round(duration_s, 3),
         )
 
-    def _rescheduled(self, claim: DueTask, result: PollResult, now: int) -> PollRecord:
+    def _rescheduled(self, claim: DueTask, result: PollResult, now: int, record: bytes | None) -> PollRecord:
         born_at = result.task_created_at
         if result.kind is PollKind.RUNNING:
             if born_at is None and claim.born_at is None:
@@ -135,7 +139,7 @@ class PollResults:
             error=result.error,
             born_at=born_at,
             model=result.model,
-            record=None if claim.read_until is None else result.record,
+            record=record,
         )
 
     def _began_at(self, claim: DueTask, result: PollResult) -> int:

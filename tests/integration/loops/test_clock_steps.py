@@ -329,7 +329,7 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
             life.clock,
             life.metrics,
             check_url=look_up,
-            first_poll_at={"up": life.timetable.first_poll_at},
+            first_poll_at={"up": lambda _, *about: life.timetable.first_poll_at(*about)},
             default_upstream="up",
         )
         handler = registering.register_batch if path else registering.register
@@ -374,7 +374,7 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         proxy = UpstreamProxy(
             life.store.registry, life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
             callback_format=Format.RECORD, check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
-            watch_s=60.0,
+            denies=lambda _: False, watch_s=60.0,
         )  # fmt: skip
         life.connection.broken = "disk full"
         registering = asyncio.create_task(proxy._creating.register("", "t", "https://app.example.com/hooks", None))

@@ -54,7 +54,7 @@ def calls(*proxied: str) -> list[Call]:
             nothing, nothing, nothing, nothing,
             Upstream(PROFILES[name], nothing, SystemClock(), base_url=PROFILES[name].base_url, api_key=None),
             nothing, nothing, callback_format=nothing, check_url=nothing, poller_wake=nothing, draining=nothing,
-            watch_s=60.0,
+            denies=lambda _: False, watch_s=60.0,
         )
         for name in proxied
     ]  # fmt: skip
