@@ -16,19 +16,16 @@ from starlette.responses import Response
 from gateway.api import large
 from gateway.api.auth import scope_of
 from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, result_of
+from gateway.api.proxied import Proxied
 from gateway.api.schema import TASK_ID
 from gateway.api.shares import READ, share
 from gateway.api.tasks import Ends, wait_of, whole
 from gateway.api.watching import Watching
-from gateway.config.profile import Proxy, RecordCall
-from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest, NotFound, RequestError, UpstreamTimeout
 from gateway.core.memory import SMALL
 from gateway.core.reads import ReadTask
-from gateway.store import Registry
-from gateway.upstream.api import Answer, NoAnswer, Upstream
+from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.envelope import record_envelope, told_envelope
-from gateway.upstream.key import UpstreamKey
 from gateway.upstream.turns import Waiter
 from gateway.webhook.body import record_of
 
@@ -40,32 +37,19 @@ _COST = 3  # a record that is read takes so many times its size: as it is stored
 
 
 class Reading:
-    """Reads of one upstream's tasks; ``poller_wake`` is set when a place in the rate limit may have its time."""
+    """Reads of one upstream's tasks."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        clock: Clock,
-        upstream: Upstream,
-        calls: Proxy,
-        call: RecordCall,
-        key: UpstreamKey,
-        forwarding: Forwarding,
-        watching: Watching,
-        *,
-        poller_wake: asyncio.Event,
-        draining: asyncio.Event,
-    ) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._upstream = upstream
-        self._call = call
-        self._key = key
+    def __init__(self, proxied: Proxied, forwarding: Forwarding, watching: Watching) -> None:
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._upstream = proxied.upstream
+        self._call = proxied.record_call
+        self._key = proxied.key
         self._forwarding = forwarding
         self._watching = watching
-        self._poller_wake = poller_wake
-        self._ends = Ends(registry, clock, draining)
-        self._synthesizes = calls.synthesize
+        self._poller_wake = proxied.poller_wake
+        self._ends = Ends(proxied.registry, proxied.clock, proxied.draining)
+        self._synthesizes = proxied.calls.synthesize
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
 
@@ -74,26 +58,31 @@ class Reading:
         task_id = self._task_id(request)
         until = self._clock.monotonic() + wait_of(request)
         await self._watching.begun(task_id)
-        known = await self._known(request, task_id, until)
-        if (answer := await self._answered(request, task_id, known)) is not None:
-            return "answered", answer
-        may_make = known is not None and self._can_make(known, anew=True)
-        forwarded: Response | RequestError
-        try:
-            async with asyncio.timeout(_ANEW_S if may_make else None):
-                outcome, forwarded = await self._asked(request, task_id, known)
-        except TimeoutError:
-            outcome, forwarded = "answered", UpstreamTimeout("The upstream did not answer in time.")
-        except RequestError as error:
-            outcome, forwarded = "answered", error
-        if may_make or (isinstance(forwarded, Response) and self._clock.monotonic() < until):
-            known = await self._known(request, task_id, until, anew=True)  # it may run, and is watched from now on
-            answer = await self._answered(request, task_id, known, anew=True)
-        if answer is not None:
-            return outcome, answer
-        if isinstance(forwarded, RequestError):
-            raise forwarded
-        return outcome, forwarded
+        outcome, anew = "answered", False
+        while True:
+            known = await self._known(request, task_id, until, anew=anew)
+            if (answer := await self._answered(request, task_id, known, anew=anew)) is not None:
+                return outcome, answer
+            may_make = known is not None and not anew and self._can_make(known, anew=True)
+            told: Response | RequestError
+            try:
+                async with asyncio.timeout(_ANEW_S if may_make else None):
+                    outcome, told = await self._asked(request, task_id, known)
+            except TimeoutError:
+                told = UpstreamTimeout("The upstream did not answer in time.")
+            except RequestError as error:
+                told = error
+            if not may_make and (
+                isinstance(told, RequestError)
+                or self._clock.monotonic() >= until
+                or self._runs(await self._known(request, task_id, 0.0), anew=True) is None
+            ):
+                if isinstance(told, RequestError):
+                    raise told
+                return outcome, told
+            # The answer may be that it runs, and it is watched from now on: it goes, as up to 64 KiB are not counted.
+            del known, answer, told
+            anew = True
 
     async def _known(self, request: Request, task_id: str, until: float, *, anew: bool = False) -> ReadTask | None:
         """Return what the gateway knows of a task; of one that runs, once it has ended, or ``until`` then.

@@ -52,12 +52,12 @@ class Ends:
         ``runs``: the seq of the task that runs, of what was found; None where nothing is to be waited for.
         """
         found = await look()
-        if runs(found) is None or until - self._clock.monotonic() < _LEAST_S:
+        if (seq := runs(found)) is None or until - self._clock.monotonic() < _LEAST_S:
             return found  # nearly always, and with no task of asyncio's
         drained = asyncio.create_task(self._draining.wait(), name="task-wait-drain")
         settled: asyncio.Task[None] | None = None
         try:
-            while (seq := runs(found)) is not None and not self._draining.is_set():
+            while seq is not None and not self._draining.is_set():
                 left_s = until - self._clock.monotonic()
                 if left_s < _LEAST_S:
                     break
@@ -68,8 +68,10 @@ class Ends:
                 await asyncio.sleep(0)
                 found = await look()
                 if runs(found) is not None:
+                    del found  # it has up to 64 KiB, which nobody counts
                     await asyncio.wait((settled, drained), return_when=asyncio.FIRST_COMPLETED)
                     found = await look()
+                seq = runs(found)
                 settled.cancel()
         finally:  # its client may have gone
             drained.cancel()

@@ -6,21 +6,16 @@ reads are forwarded.
 """
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.api.createrequest import CreateRequest, is_form
-from gateway.config.profile import Proxy
-from gateway.core.clock import Clock
+from gateway.api.proxied import Proxied
 from gateway.core.errors import StoreError
 from gateway.core.memory import SMALL
 from gateway.core.model import DueTask
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
-from gateway.store import Registry
 from gateway.upstream.answer import TELLS, PollKind, PollResult
-from gateway.upstream.api import Upstream
 from gateway.upstream.envelope import new_record
-from gateway.upstream.timetable import Timetable
 
 __all__ = ["Watching"]
 
@@ -34,27 +29,14 @@ _END_KEPT_MS = 60_000
 class Watching:
     """The watches of one upstream's tasks."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        clock: Clock,
-        upstream: Upstream,
-        calls: Proxy,
-        timetable: Timetable,
-        *,
-        denies: Callable[[int], bool],
-        watch_s: float,
-    ) -> None:
-        """``denies``: whether the upstream has long denied that there is a task, by the seq of its row.
-
-        ``watch_s``: how long each watch lasts without a read, at least; 0: there are none.
-        """
-        self._registry = registry
-        self._clock = clock
-        self._upstream = upstream
-        self._calls = calls
-        self._timetable = timetable
-        self.denies = denies
+    def __init__(self, proxied: Proxied, watch_s: float) -> None:
+        """``watch_s``: how long each watch lasts without a read, at least; 0: there are none."""
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._upstream = proxied.upstream
+        self._calls = proxied.calls
+        self._timetable = proxied.timetable
+        self.denies = proxied.denies
         self._watch_ms = round(watch_s * 1000)
         self._lasts_ms = round(_LASTS * self._watch_ms)
         self._beginning: dict[str, asyncio.Task[None]] = {}  # by task id: watches that are being stored

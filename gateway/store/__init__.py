@@ -34,7 +34,7 @@ from gateway.core.model import (
 )
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 
-__all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Store", "TaskQueue", "Turn"]
+__all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
@@ -55,6 +55,15 @@ class Claimed(NamedTuple):
     """Of these, nothing is left that is due but retries, which their shares left out: nobody is told of them again."""
     next_due_at: int | None
     """When the next webhook falls due, of the lanes that are not in the caller's hands; None where none does."""
+
+
+class Standing(NamedTuple):
+    """How the replicas that work on one database stand to one another."""
+
+    replicas: int
+    """How many live, this one included."""
+    led: frozenset[str]
+    """What is led at present, whoever leads it."""
 
 
 class Registry(Protocol):
@@ -162,7 +171,20 @@ class Registry(Protocol):
 
 
 class TaskQueue(Protocol):
-    """Tasks that are to be polled."""
+    """Tasks that are to be polled, of the upstreams whose polls this replica leads.
+
+    Of the others nothing is due, has expired or can be claimed. What is written of a task counts only while the
+    leadership under which it was claimed, or read, goes on: else it changes nothing.
+    """
+
+    async def gained(self, upstream: str, epoch: int) -> None:
+        """Learn what is due of an upstream, whose polls this replica leads from now on, in that epoch.
+
+        Raises StoreError: then it knows nothing, as before.
+        """
+
+    def lost(self, upstream: str) -> None:
+        """Hear that this replica leads an upstream's polls no longer: its claims have ended, and nothing is due."""
 
     def due(self, upstream: str) -> asyncio.Event:
         """Return what is set when a task is registered, released or moved with the clock. It only wakes.
@@ -239,7 +261,26 @@ class Outbox(Protocol):
 
 
 class Housekeeping(Protocol):
-    """What keeps a store open, watched, backed up, small and in step with the clock; and small durable values."""
+    """What keeps a store open, watched, backed up, small and in step with the clock, and small durable values.
+
+    And who leads, of the replicas that may work on it.
+    """
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may work on this database beside this one, as replicas."""
+
+    async def lead(self, name: str, ttl_s: float) -> int | None:
+        """Lead what has this name for so long from now on; return in which epoch, None where another replica leads it.
+
+        Who leads goes on in the same epoch if it asks in time. Each take-over, and whoever was late, begins another.
+        """
+
+    async def resign(self, name: str) -> None:
+        """Lead it no longer: another may at once. Nothing changes where another leads it already."""
+
+    async def standing(self, ttl_s: float) -> Standing:
+        """Tell that this replica lives for so long from now on, and see how all of them stand."""
 
     async def open(self) -> None:
         """Open the database and bring its schema up to date."""

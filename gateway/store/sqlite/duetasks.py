@@ -39,6 +39,12 @@ class DueTasks:
             ((upstream, watchers, due_at),) = found
             self.note(upstream, watchers, due_at)
 
+    async def gained(self, upstream: str, epoch: int) -> None:
+        """Nothing is new: ``open`` has found out."""
+
+    def lost(self, upstream: str) -> None:
+        """No other process can lead."""
+
     def note(self, upstream: str, watchers: str, due_at: int) -> None:
         """Hear that a task falls due then, or later than that."""
         self._groups[upstream][watchers].note(due_at)

@@ -26,11 +26,11 @@ from gateway.core.model import (
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.core.urls import receiver_of
 from gateway.store import Turn
+from gateway.store.dialect import Counted
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.creates import SqliteCreates
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
-from gateway.store.sqlite.statements import Counted
 from gateway.store.sqlite.tasks import SqliteTaskQueue
 from gateway.store.sqlite.writer import Kind, Writer
 

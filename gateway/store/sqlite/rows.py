@@ -27,7 +27,7 @@ from gateway.core.model import (
     TaskState,
 )
 from gateway.core.reads import ReadTask, ReadWatch
-from gateway.store.sqlite.sql import NEW_CALLBACK
+from gateway.store.dialect import NEW_CALLBACK
 
 Rows = list[tuple[Any, ...]]
 """What ``statements.over_rows`` takes, its columns in the order of the statement's ``WITH``."""

@@ -6,6 +6,7 @@ What many writes of one kind share is one statement over all their rows, which s
 
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, Callback, CallbackState, DueTask, Task
+from gateway.store.dialect import NEW_CALLBACK
 from gateway.store.sqlite.statements import counted
 
 # Registering: two steps in one transaction, each over all registrations that wait.
@@ -17,9 +18,6 @@ SELECT upstream, task_id, created_at, next_poll_at, model, watchers FROM new WHE
 ON CONFLICT (upstream, task_id) DO NOTHING
 RETURNING upstream, task_id, seq
 """
-
-NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at", "format")
-"""What a registration sets of a callback's row."""
 
 # The same client, task and URL again does nothing: SELECT_REGISTERED then finds the one that stands.
 INSERT_CALLBACKS = f"""

@@ -6,9 +6,11 @@ Pure but for ``run``, which is called in the database's thread. Called by the st
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from sqlite3 import Connection
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["Counted", "counted", "over_rows", "parts", "run"]
+from gateway.store.dialect import Counted
+
+__all__ = ["counted", "over_rows", "parts", "run"]
 
 T = TypeVar("T")
 
@@ -61,17 +63,6 @@ def run(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list
 def _sized(statement: str, columns: int, size: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
-
-
-class Counted(NamedTuple):
-    """What is counted in parts. Parameters of both statements: the row before the part, and the part's size."""
-
-    part: str
-    """By label how many rows are in the part, and their earliest instant."""
-    end: str
-    """The part's last row, where it is full."""
-    start: tuple[Any, ...]
-    """Comes before every row."""
 
 
 def counted(label: str, instant: str, source: str, condition: str, keys: str) -> Counted:

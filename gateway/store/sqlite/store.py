@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from sqlite3 import Connection
 
+from gateway.store import Standing
 from gateway.store.sqlite import createsql, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
@@ -81,6 +82,21 @@ class SqliteStore:
 
     async def look(self) -> None:
         await self._database.look()
+
+    # One process has the file: it leads everything, always.
+
+    @property
+    def shared(self) -> bool:
+        return False
+
+    async def lead(self, name: str, ttl_s: float) -> int | None:
+        return 0
+
+    async def resign(self, name: str) -> None:
+        """Nobody else could lead it."""
+
+    async def standing(self, ttl_s: float) -> Standing:
+        return Standing(1, frozenset())
 
     async def load(self, key: str) -> bytes | None:
         found = await self._database.read(sql.SELECT_META, (key,))

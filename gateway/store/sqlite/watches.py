@@ -22,6 +22,8 @@ __all__ = ["Watches"]
 
 _MOST_READ = 200_000
 """Tasks that are kept for readers at once."""
+_PART = 4
+"""A client may have so many times as many as there are places left: four of five alone, and two have as many each."""
 _AT_ONCE = 500  # tasks whose readers have gone: a few milliseconds, after which others write
 
 _Watched = tuple[int, str, str, int]
@@ -47,6 +49,7 @@ class Watches:
         self._writer = writer
         self._due = due
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
+        self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
         self._again: dict[int, PollAgain] = {}  # of tasks that were being asked about
         self._gone_at = 0  # when the first may have lost its readers
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
@@ -62,13 +65,22 @@ class Watches:
 
     async def watch(self, wish: ReadWatch) -> int | None:
         """As ``Registry.watch``."""
-        if wish.begins:
-            if self._at_most is None:
-                ((self._at_most,),) = await self._database.read(watchsql.COUNT_READ_TASKS)
-            if self._at_most >= _MOST_READ:
-                return None
+        if wish.begins and not await self._has_place(wish.client):
+            return None
         watched: _Watched | None = await self._writer.submit(self.watch_kind, wish)
         return None if watched is None else watched[0]
+
+    async def _has_place(self, client: str) -> bool:
+        """Whether one more task may be kept for a client: who has many leaves places to the others."""
+        if self._at_most is None:
+            ((self._at_most,),) = await self._database.read(watchsql.COUNT_READ_TASKS)
+        most = _PART * (_MOST_READ - self._at_most)
+        if self._at_most < most:
+            return True  # nearly always: even if all are this one's
+        if client not in self._at_most_for:
+            ((own,),) = await self._database.read(watchsql.COUNT_READ_TASKS_FOR, (client,))
+            self._at_most_for[client] = own
+        return self._at_most_for[client] < most
 
     def _apply_watch(self, db: Connection, items: Sequence[ReadWatch]) -> list[_Watched | None]:
         watched: dict[tuple[str, str], _Watched] = {}
@@ -132,6 +144,8 @@ class Watches:
                 self._due.due(item.upstream).set()
             if item.begins and self._at_most is not None:
                 self._at_most += 1
+            if item.begins and item.client in self._at_most_for:
+                self._at_most_for[item.client] += 1
 
     async def unwatch(self, now: int) -> int:
         """As ``TaskQueue.unwatch``."""
@@ -154,6 +168,8 @@ class Watches:
         self._gone, self._gone_at, left = results[0]
         if self._at_most is not None:
             self._at_most -= left
+        if left:
+            self._at_most_for.clear()
 
     def forget_times(self) -> None:
         """Know nothing of when readers have gone: the clock was set."""
@@ -164,6 +180,7 @@ class Watches:
         count: int = await self._writer.submit(self.prune_kind, (now, read_before, limit), limit)
         if count:
             self._at_most = None
+            self._at_most_for.clear()
         return count
 
     def _apply_prune(self, db: Connection, items: Sequence[tuple[int, int, int]]) -> list[int]:

@@ -51,7 +51,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """Whether it shares its transaction with no write that was asked for earlier or later; later ones fail with it."""
 
 
-class _Write(msgspec.Struct, eq=False):
+class _Wish(msgspec.Struct, eq=False):
     kind: Kind
     item: Any
     rows: int
@@ -65,7 +65,7 @@ class Writer:
         """Apply the kinds within a transaction in the order given; they may be given until the first write."""
         self._kinds = kinds
         self._transaction = transaction
-        self._waiting: deque[_Write] = deque()
+        self._waiting: deque[_Wish] = deque()
         self._waiting_rows = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -91,7 +91,7 @@ class Writer:
         if self._closing or self._task is None or self._task.done():
             raise StoreError("The store is closed: the gateway is shutting down.")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(kind, item, rows, future))
+        self._waiting.append(_Wish(kind, item, rows, future))
         self._waiting_rows += rows
         self._wake.set()
         return await future
@@ -119,8 +119,8 @@ class Writer:
             await asyncio.sleep(0)
             quiet = quiet + 1 if self._waiting_rows == known else 0
 
-    def _next_batch(self) -> list[_Write]:
-        batch: list[_Write] = []
+    def _next_batch(self) -> list[_Wish]:
+        batch: list[_Wish] = []
         rows = 0
         while self._waiting and rows < _BATCH and not (batch and (batch[0].kind.alone or self._waiting[0].kind.alone)):
             batch.append(self._waiting.popleft())
@@ -128,7 +128,7 @@ class Writer:
         self._waiting_rows -= rows
         return batch
 
-    async def _write(self, batch: list[_Write]) -> None:
+    async def _write(self, batch: list[_Wish]) -> None:
         try:
             results = await self._commit(batch)
         except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
@@ -145,7 +145,7 @@ class Writer:
                 if not write.future.done():
                     write.future.set_result(result)
 
-    def _failed(self, batch: list[_Write], exc: Exception) -> None:
+    def _failed(self, batch: list[_Wish], exc: Exception) -> None:
         self.failing = f"the last write failed: {exc}"
         if batch[0].kind.alone:
             # What waits was asked for as if this had been done.
@@ -155,8 +155,8 @@ class Writer:
         _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
         _log.error("store.write_failed", writes=len(batch), error=repr(exc))
 
-    async def _commit(self, batch: list[_Write]) -> list[tuple[_Write, Any]]:
-        by_kind: defaultdict[Kind, list[_Write]] = defaultdict(list)
+    async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:
+        by_kind: defaultdict[Kind, list[_Wish]] = defaultdict(list)
         for write in batch:
             by_kind[write.kind].append(write)
         groups = [(kind, by_kind[kind]) for kind in self._kinds if kind in by_kind]
@@ -169,7 +169,7 @@ class Writer:
         applied, wrote = await self._transaction(work)
         if wrote:
             self.failing = None
-        results: list[tuple[_Write, Any]] = []
+        results: list[tuple[_Wish, Any]] = []
         for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:
                 try:
@@ -187,7 +187,7 @@ def _is_the_databases(exc: Exception) -> bool:
     return isinstance(exc, StoreError | OSError | MemoryError)
 
 
-def _refuse(write: _Write, exc: Exception) -> None:
+def _refuse(write: _Wish, exc: Exception) -> None:
     """Tell a write's caller that it cannot be stored, and whose fault that is."""
     if isinstance(exc, _VALUES_FAULT):
         _fail([write], StoreRefused(f"The database refused a write ({exc})."))
@@ -197,7 +197,7 @@ def _refuse(write: _Write, exc: Exception) -> None:
         _log.error("store.write_defect", kind=write.kind.name, exc_info=exc)
 
 
-def _fail(batch: Iterable[_Write], error: StoreError) -> None:
+def _fail(batch: Iterable[_Wish], error: StoreError) -> None:
     for write in batch:
         if not write.future.done():
             write.future.set_exception(error)

@@ -4,6 +4,7 @@ Everything is real but the network and the time: the application, the store, the
 """
 
 import asyncio
+import gc
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import starlette.responses
 
 from gateway.config.tokens import token_digest
 from gateway.simulator.scenario import Plan
@@ -357,6 +359,25 @@ def test_a_read_that_waits(tmp_path: Path) -> None:
             served.gateway.begin_drain()
             assert (await held).json()["data"]["state"] == "waiting"
             assert world.clock.monotonic() - began_s < 40
+
+    run_virtual(main())
+
+
+def test_reads_that_wait_keep_nothing(tmp_path: Path) -> None:
+    """Neither the answer that began the watch nor what is known of the task: many wait, and what is small is not
+    counted."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        param = json.dumps({"model": "m", "input": {"prompt": "marked" * 5000}})
+        world.simulator.add_task("t", Plan(duration_s=40), param=param)
+        async with world.gateway() as served:
+            reads = [asyncio.create_task(served.read("t", wait="60")) for _ in range(5)]
+            await asyncio.sleep(20)
+            kept = [one for one in gc.get_objects() if isinstance(one, starlette.responses.Response)]
+            assert not [one for one in kept if b"marked" in one.body]
+            for read in reads:
+                assert (await read).json()["data"]["state"] == "success"
 
     run_virtual(main())
 

@@ -342,6 +342,25 @@ async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.Mo
     assert await store.registry.watch(wish("c")) is not None
 
 
+async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may have four of five that the others leave; who comes later has as large a part of what is left then."""
+    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 100)
+
+    async def begun(client: str, names: str) -> int:
+        """Return how many tasks a client has watched before it is refused one."""
+        for number in range(100):
+            if await store.registry.watch(wish(f"{names}-{number}", client=client)) is None:
+                return number
+        return 100
+
+    assert [await begun(client, client) for client in ("ann", "rob", "eve")] == [80, 16, 4]
+    # What a client watches of another's tasks takes no place.
+    assert await store.registry.watch(again("ann-1", client="rob")) is not None
+    # Once some have gone there is room again, for whoever has few.
+    await store.prune_reads(NOW + 100_000, NOW + 70_000, 50)
+    assert [await begun("eve", "more"), await begun("ann", "more-again")] == [40, 2]
+
+
 async def test_tasks_whose_readers_have_gone_make_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that go on for callbacks are none of the readers' any more, and there is nothing of them to remove."""
     monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)

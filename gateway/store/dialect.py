@@ -1,0 +1,186 @@
+"""The names of the statements, which each engine has in its own dialect: what they take, and what they return.
+
+A module of constants is one: each engine has three. *Rows*: over many rows (``engine.Rows``), which have these columns;
+else run once, with the parameters in this order, or named. Owns no SQL; called by the ports through their engine.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+from gateway.core.model import CallbackState
+
+__all__ = ["NEW_CALLBACK", "Counted", "CreateStatements", "ReadStatements", "Statements"]
+
+NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at", "format")
+"""What a registration sets of a callback's row."""
+
+
+class Counted(NamedTuple):
+    """What is counted in parts. Parameters of both statements: the row before the part, and the part's size."""
+
+    part: str
+    """By label how many rows are in the part, and their earliest instant."""
+    end: str
+    """The part's last row, where it is full."""
+    start: tuple[Any, ...]
+    """Comes before every row."""
+
+
+class Statements(Protocol):
+    """Tasks, callbacks, attempts and small values. CALLBACK, TASK: the fields of these types, in their order."""
+
+    # Registering.
+
+    INSERT_TASKS: str
+    """Rows upstream, task_id, created_at, next_poll_at, model, watchers → upstream, task_id, seq of those inserted."""
+    INSERT_CALLBACKS: str
+    """Rows upstream, task_id, then ``NEW_CALLBACK`` → id, seq of those inserted."""
+    SELECT_REGISTERED: str
+    """Rows upstream, task_id, client, url, place → CALLBACK with its TASK, without outcome, in the places' order."""
+    REVIVE_TASK: str
+    """:seq, :client, :now."""
+    WATCH_TASK: str
+    """:seq, :client, :first_poll_at → seq, upstream, watchers, next_poll_at where the client watches it from now on."""
+    NAME_MODEL: str
+    """:seq, :model."""
+    OWE_WEBHOOK: str
+    """:id, :deliver_at."""
+    OWE_RECORD: str
+    """seq."""
+
+    # Reading for the API. :client None means everybody's.
+
+    SELECT_CALLBACK: str
+    """:id, :client → CALLBACK with its TASK."""
+
+    def select_callbacks(self, *, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
+        """:client, :task_id, :before, :limit → CALLBACK with its TASK, newest first."""
+
+    SELECT_TASK: str
+    """:client, :task_id → TASK; its outcome only where it is small, then its length."""
+    SELECT_ATTEMPTS: str
+    """callback_seq → the fields of ``Attempt``, by number."""
+    SELECT_STATE: str
+    """:id, :client → seq, task_seq, state."""
+    SELECT_CLIENTS: str
+    """→ client, of each that has a callback."""
+    SELECT_POLLED_UPSTREAMS: str
+    """→ upstream, of each that has a task to be polled."""
+    COUNT_POLLED_TASKS: str
+    """upstream → count."""
+    COUNT_CALLBACKS: str
+    """→ state, count."""
+    COUNT_WAITING: Counted
+    """By upstream, of tasks that are to be polled."""
+    COUNT_PENDING: Counted
+    """Labelled with an empty text."""
+    COUNT_DEAD: Counted
+    """Labelled with an empty text."""
+
+    # Cancelling and redelivering.
+
+    LOCK_STATE: str
+    """As SELECT_STATE, of which nobody changes the state until the transaction ends."""
+    CANCEL_CALLBACK: str
+    """now, seq."""
+    IDLE_TASKS: str
+    """Rows seq, now: stops polling those that nobody waits for, nor reads."""
+    REDELIVER_CALLBACK: str
+    """:seq, :now → client, receiver."""
+    REDELIVER_DEAD: str
+    """:client, :since, :until, :now, :limit → client, receiver of each."""
+
+    # Polling.
+
+    SELECT_DUE_TASKS: str
+    """upstream, watchers, JSON array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
+    SELECT_NEXT_WATCHERS: str
+    """upstream, watchers → upstream, watchers, next_poll_at: the earliest of the group that follows this one."""
+    SELECT_NEW_TASKS: str
+    """upstream, since, now, JSON array of claimed seqs → the fields of ``DueTask``, of each group's first."""
+    RESCHEDULE_TASKS: str
+    """Rows seq, polled_at, next_poll_at, error, born_at, model, record."""
+    POLL_TASKS_NOW: str
+    """Rows seq, now → upstream, watchers, next_poll_at of those moved."""
+    OWE_WEBHOOKS: str
+    """Rows task_seq, expired_by, deliver_at, head, middle, tail, record → task_seq, id, client, receiver, format."""
+    SETTLE_TASKS: str
+    """Rows seq, state, outcome, at, polls, record."""
+    SELECT_EXPIRED: str
+    """from, to, upstream, limit → the fields of ``ExpiredTask``, by expires_at."""
+    SELECT_NEXT_EXPIRY: str
+    """after → the first expires_at, or NULL."""
+
+    # Delivering.
+
+    SELECT_BODY: str
+    """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
+    SELECT_LANES: str
+    """→ client, receiver, and when the first one is due."""
+    INSERT_ATTEMPTS: str
+    """Rows callback_seq, the fields of ``Attempt``, fence."""
+    RECORD_ATTEMPTS: str
+    """Rows seq, number, error, state, next_attempt_at, ended_at, counts, redeliveries, fence; its count counts."""
+    COUNT_ATTEMPTS: str
+    """Rows seq, number, fence: what RECORD_ATTEMPTS has passed over was made all the same; its claim ends, too."""
+
+    # Keeping house.
+
+    PRUNE_CALLBACKS: str
+    """:ended_before, :dead_before, :limit → task_seq of each that is deleted."""
+    PRUNE_TASKS: str
+    """Rows seq: deletes those that have no callback, nor a reader."""
+    SELECT_META: str
+    """key → value."""
+    INSERT_META: str
+    """key, value; its count counts."""
+    SWAP_META: str
+    """new value, key, old value; its count counts."""
+    PROBE: str
+    """Writes something."""
+
+
+class ReadStatements(Protocol):
+    """Tasks that are watched for the proxy's readers."""
+
+    SELECT_READ_TASK: str
+    """task_id, upstream → TASK, its outcome only where small and without record, its length; the rest of ReadTask."""
+    WATCH_READ_TASKS: str
+    """Rows upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record.
+
+    No task twice. → task_id, seq, upstream, watchers, next_poll_at of those that are watched.
+    """
+    COUNT_READ_TASKS: str
+    """→ count."""
+    COUNT_READ_TASKS_FOR: str
+    """client → count of those that it watches."""
+    SELECT_RUNNING: str
+    """seq → a row where the task runs."""
+    SELECT_UNREAD: str
+    """now, read_until and seq of the last one, limit → read_until, seq."""
+    SELECT_NEXT_UNREAD: str
+    """now → the first read_until after it, or NULL."""
+    LEAVE_TASKS: str
+    """Rows seq: forgets the readers of those that callbacks wait for; its count counts."""
+    SELECT_LONG_UNREAD: str
+    """read_before, limit → seq."""
+    END_WATCHES: str
+    """Rows seq."""
+
+
+class CreateStatements(Protocol):
+    """Creates that their clients may repeat. :client, :upstream, :request_id name one."""
+
+    SELECT_CREATE: str
+    """The create → digest, status, content_type, task_id, answer."""
+    INSERT_CREATE: str
+    """The create, :digest, :at; its count counts."""
+    END_CREATE: str
+    """The create, :status, :content_type, :task_id, :answer."""
+    FORGET_CREATE: str
+    """The create."""
+    PRUNE_CREATES: str
+    """before, limit; its count counts."""
+    SELECT_CREATORS: str
+    """→ client."""
+    PRUNE_EXCESS_CREATES: str
+    """:client, :most, :limit; its count counts."""

@@ -1,0 +1,187 @@
+"""What an engine gives to the ports: how it reads, writes and claims, and what it tells of its errors.
+
+The ports stand once, in the modules beside this one; an engine is a folder below. What a port writes is a generator of
+steps: it knows no connection, and an engine drives it within one transaction, in whatever thread or loop that needs.
+Rows are tuples. Owns no logic; called by the ports and by the engines.
+"""
+
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from enum import Enum
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from gateway.core.model import DueCallback, Lane, Share
+from gateway.store.dialect import CreateStatements, ReadStatements, Statements
+
+__all__ = [
+    "Blame",
+    "Column",
+    "Due",
+    "Engine",
+    "Hints",
+    "Left",
+    "Read",
+    "Result",
+    "Rows",
+    "Run",
+    "Step",
+    "WebhookClaims",
+    "Work",
+    "Write",
+]
+
+T = TypeVar("T")
+
+Column = Literal["outcome", "record"]
+"""Columns of ``tasks`` that may be large."""
+
+
+class Rows(NamedTuple):
+    """One statement over many rows: however many, also none."""
+
+    statement: str
+    rows: Sequence[tuple[Any, ...]]
+
+
+class Run(NamedTuple):
+    """One statement, once."""
+
+    statement: str
+    parameters: Any = ()
+    """A mapping for ``:name``, in which others may stand too; else a sequence."""
+
+
+class Write(NamedTuple):
+    """A large value, into the column of a task's row that was left empty for it; not where it is not empty."""
+
+    seq: int
+    column: Column
+    parts: Sequence[bytes]
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a step has brought."""
+
+    rows: list[Any]
+    count: int
+    """Rows that were inserted, updated or deleted by the statement itself; 0 for one that only reads."""
+
+
+Step = Rows | Run | Write
+Work = Generator[Step, Result, T]
+"""What is done within a transaction. It may be driven anew from its start, so it changes nothing but by its steps."""
+
+
+class Read(Protocol):
+    """Runs one statement that changes nothing, and returns its rows."""
+
+    async def __call__(self, statement: str, parameters: Any = ()) -> list[Any]: ...
+
+
+class Blame(Enum):
+    """Whose fault an exception is that a transaction has raised."""
+
+    DATABASES = "database"
+    """The next write will meet it too."""
+    VALUES = "values"
+    """A write's own values: a constraint, a size, a number, a text."""
+    DEFECT = "defect"
+    """The gateway's: everything else."""
+
+
+class Hints(Protocol):
+    """Tells other replicas of what a commit has changed. Nothing depends on it: they find that out by themselves."""
+
+    def tasks(self, upstream: str, watchers: str, due_at: int) -> None:
+        """Tell that a task of this group is due then, or later than that."""
+
+    def expiries(self, upstream: str, expires_at: int) -> None:
+        """Tell that a callback on one of its tasks expires then, or later than that."""
+
+    def lane(self, lane: Lane, due_at: int) -> None:
+        """Tell that a webhook of this lane falls due then, or later than that."""
+
+    def settled(self, seqs: Iterable[int]) -> None:
+        """Tell whoever waits for these tasks' ends."""
+
+
+class Left(NamedTuple):
+    """What a claim has left of a lane."""
+
+    next_due_at: int | None
+    """When its next unclaimed webhook is due."""
+    only_retries: bool
+    """Whether that is due already, and a retry, which its share left out."""
+
+
+class Due(NamedTuple):
+    """What was claimed of the lanes."""
+
+    webhooks: list[DueCallback]
+    """The longest due first."""
+    left: list[Left]
+    """Of each lane, in the shares' order."""
+
+
+class WebhookClaims(Protocol):
+    """Whose each webhook is that is being sent."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Keep others of this process from claiming until this is left; what ``claim`` needs is free then."""
+
+    async def claim(self, shares: Sequence[Share], now: int) -> Due:
+        """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones."""
+
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        """Give claims back of which nothing was recorded. Raises nothing."""
+
+    def recorded(self, claims: Iterable[DueCallback]) -> None:
+        """Hear that attempts have been recorded: their claims have ended."""
+
+
+class Engine(Protocol):
+    """A database, as the ports use it."""
+
+    @property
+    def sql(self) -> Statements: ...
+
+    @property
+    def watchsql(self) -> ReadStatements: ...
+
+    @property
+    def createsql(self) -> CreateStatements: ...
+
+    @property
+    def hints(self) -> Hints: ...
+
+    @property
+    def webhooks(self) -> WebhookClaims: ...
+
+    async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+
+    def reading(self) -> AbstractAsyncContextManager[Read]:
+        """Lend what reads; with SQLite it keeps writes away meanwhile, and ``read`` must not be called within it."""
+
+    async def large(self, seq: int, column: Column) -> bytes | None:
+        """Return a value that may be large; None where there is none. Not within ``reading``. Raises StoreError."""
+
+    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
+        """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
+
+        Nothing is done where it raises. It may be made and driven several times.
+        """
+
+    def blame(self, exc: Exception) -> Blame:
+        """Say whose fault it is that a transaction has raised this."""
+
+    def require(self) -> None:
+        """Raise StoreError where it is known that nothing can be written at the moment, so that nothing is claimed."""
+
+    def guard(self, leads: Collection[tuple[str, int]]) -> Work[Collection[str]]:
+        """Return of which of these upstreams this process leads the polls still, under these epochs.
+
+        That stays so until the transaction ends. With one process it takes no step.
+        """

@@ -1,0 +1,1 @@
+"""The store on PostgreSQL, for several replicas: see ``gateway.store``."""
