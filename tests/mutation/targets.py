@@ -24,6 +24,8 @@ COVERED = (
     "gateway/store/sqlite/rows.py",
     "gateway/store/sqlite/writer.py",
     "gateway/loops/poller.py",
+    "gateway/loops/pollresults.py",
+    "gateway/loops/expiry.py",
     "gateway/upstream/troubled.py",
     "gateway/loops/deliverer.py",
     "gateway/loops/janitor.py",

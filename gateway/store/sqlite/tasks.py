@@ -11,7 +11,7 @@ from sqlite3 import Connection
 
 from msgspec import convert
 
-from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
+from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store.sqlite import outcomes, rows, sql, statements
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.duetasks import DueTasks
@@ -52,6 +52,7 @@ class SqliteTaskQueue(DueTasks):
 
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self.reschedule_kind, record)
+        await self.watches.polled(record.seq, record.polled_at)
 
     def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> None:
         for part in parts(items, _record_size):
@@ -98,6 +99,7 @@ class SqliteTaskQueue(DueTasks):
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._end(item.seq)
+                self.watches.let_go(item.seq)
             for future in self._settle_waiters.pop(item.seq, ()):
                 future.set_result(None)
         earliest = min(item.settled_at for item in items) + self._first_attempt_delay_ms
@@ -115,6 +117,11 @@ class SqliteTaskQueue(DueTasks):
             waiters.discard(future)
             if not waiters and self._settle_waiters.get(seq) is waiters:
                 del self._settle_waiters[seq]
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        for claim in claims:
+            self.watches.let_go(claim.seq)
+        await super().release(claims)
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         before = self._no_expiry_before[upstream]
