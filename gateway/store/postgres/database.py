@@ -16,7 +16,6 @@ import structlog
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.engine import Blame, Column, Read, Work
 from gateway.store.postgres import schema
-from gateway.store.postgres.connection import Connection, connect
 from gateway.store.postgres.errors import (
     FOR_EVERYBODY,
     blame,
@@ -25,9 +24,10 @@ from gateway.store.postgres.errors import (
     is_to_be_repeated,
     needs_another_server,
 )
+from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 
-__all__ = ["Database"]
+__all__ = ["PostgresDatabase"]
 
 T = TypeVar("T")
 
@@ -44,16 +44,16 @@ _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-class Places:
+class Connections:
     """Connections that do the same, some of them in use."""
 
     def __init__(self, size: int) -> None:
-        self.free: list[Connection] = []
-        self.in_use: set[Connection] = set()
+        self.free: list[Session] = []
+        self.in_use: set[Session] = set()
         self.places = asyncio.Semaphore(size)
 
 
-class Database:
+class PostgresDatabase:
     """One PostgreSQL database."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Database:
         self._servers = servers
         self._settings = dict(settings or {})
         self._patience_s = patience_s
-        self._writers, self._claimers, self._readers = Places(1), Places(1), Places(_READERS)
+        self._writers, self._claimers, self._readers = Connections(1), Connections(1), Connections(_READERS)
         self._first: str | None = None  # the host that was the right one last
         self._open = False
         # Since the last connection that could be made: the error, and when to try again.
@@ -165,7 +165,7 @@ class Database:
         rows = await self.read(f"SELECT {column} FROM tasks WHERE seq = $1", (seq,))  # noqa: S608 - of two names
         return rows[0][0] if rows else None
 
-    async def dedicated(self) -> Connection:
+    async def dedicated(self) -> Session:
         """Return a connection of its caller's own, who lets it go. Raises StoreError."""
         return await self._connect()
 
@@ -181,7 +181,7 @@ class Database:
             )
         _log.info("store.opened", server=connection.server.address, pooled=self.pooled, schema=found.version)
 
-    async def _repeat(self, pool: Places, act: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _repeat(self, pool: Connections, act: Callable[[Session], Awaitable[T]]) -> T:
         """Do something on one of the connections, again where it was not done and may be at once."""
         pause_s = _AGAIN_S
         for left in reversed(range(_TRIES)):
@@ -204,7 +204,7 @@ class Database:
         raise AssertionError
 
     @asynccontextmanager
-    async def _lent(self, pool: Places) -> AsyncIterator[Connection]:
+    async def _lent(self, pool: Connections) -> AsyncIterator[Session]:
         """Lend a connection to one caller. Whoever leaves it in the middle of something leaves it for good."""
         if pool.places.locked():
             try:
@@ -233,7 +233,7 @@ class Database:
         finally:
             pool.places.release()
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> Session:
         if not self._open:
             raise StoreError("The store is closed: the gateway is starting or shutting down.")
         loop = asyncio.get_running_loop()

@@ -16,10 +16,10 @@ import msgspec
 import structlog
 
 from gateway.core.errors import StoreUnusable
-from gateway.store.postgres.connection import Connection
 from gateway.store.postgres.errors import explain
+from gateway.store.postgres.session import Session
 
-__all__ = ["Version", "migrations", "upgrade"]
+__all__ = ["SchemaVersion", "migrations", "upgrade"]
 
 _log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ _INSERT = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NO
 _COMPATIBLE = re.compile(r"-- Compatible with: (\d+)\n")
 
 
-class Version(msgspec.Struct, frozen=True):
+class SchemaVersion(msgspec.Struct, frozen=True):
     """What a database's schema is."""
 
     version: int
@@ -50,7 +50,7 @@ def migrations() -> dict[int, str]:
     return {int(script.name.partition("_")[0]): script.read_text("utf-8") for script in scripts}
 
 
-async def upgrade(connection: Connection, scripts: Mapping[int, str]) -> Version:
+async def upgrade(session: Session, scripts: Mapping[int, str]) -> SchemaVersion:
     """Bring the database's schema to the last of the scripts, unless it is that far or farther; return what it is.
 
     In one transaction, one process at a time: others find it done. Raises StoreUnusable for a schema that this gateway
@@ -58,9 +58,9 @@ async def upgrade(connection: Connection, scripts: Mapping[int, str]) -> Version
     """
     last = max(scripts)
     try:
-        found = await _version(connection)
+        found = await _version(session)
         if found is None or found.version < last:
-            found = await _migrate(connection, scripts)
+            found = await _migrate(session, scripts)
     except (asyncpg.exceptions.DuplicateTableError, asyncpg.exceptions.DuplicateFunctionError) as exc:
         raise StoreUnusable(
             f"The database has a table or function of the gateway's names, and is not the gateway's ({exc}). "
@@ -78,13 +78,13 @@ async def upgrade(connection: Connection, scripts: Mapping[int, str]) -> Version
     return found
 
 
-async def _version(connection: Connection) -> Version | None:
+async def _version(session: Session) -> SchemaVersion | None:
     """Return what the schema is; None where there is none yet."""
-    if not (await connection.read(_IS_THERE))[0][0]:
+    if not (await session.read(_IS_THERE))[0][0]:
         return None
     try:
-        rows = await connection.read(_SELECT)
-        return msgspec.json.decode(rows[0][0], type=Version) if rows else None
+        rows = await session.read(_SELECT)
+        return msgspec.json.decode(rows[0][0], type=SchemaVersion) if rows else None
     except (asyncpg.exceptions.UndefinedColumnError, msgspec.MsgspecError, TypeError) as exc:
         raise StoreUnusable(
             f"The database has a table meta that is not the gateway's ({exc}). Name another database, or a schema of "
@@ -92,13 +92,13 @@ async def _version(connection: Connection) -> Version | None:
         ) from exc
 
 
-async def _migrate(connection: Connection, scripts: Mapping[int, str]) -> Version:
-    raw = connection.raw
+async def _migrate(session: Session, scripts: Mapping[int, str]) -> SchemaVersion:
+    raw = session.raw
     async with raw.transaction(isolation="read_committed"):
         await raw.execute(f"{_LIMITS}; SELECT pg_advisory_xact_lock({_LOCK})", timeout=_LIMIT_S)
-        there = await connection.value(_IS_THERE)
-        stored = await connection.value(_SELECT) if there else None
-        found = Version(0, 0) if stored is None else msgspec.json.decode(stored, type=Version)
+        there = await session.value(_IS_THERE)
+        stored = await session.value(_SELECT) if there else None
+        found = SchemaVersion(0, 0) if stored is None else msgspec.json.decode(stored, type=SchemaVersion)
         if found.version >= max(scripts):
             return found  # another process was first
         compatible_with = found.compatible_with
@@ -108,8 +108,8 @@ async def _migrate(connection: Connection, scripts: Mapping[int, str]) -> Versio
             await raw.execute(script, timeout=_LIMIT_S)
             said = _COMPATIBLE.match(script)
             compatible_with = int(said[1]) if said else compatible_with or version
-        changed = Version(max(scripts), compatible_with)
-        await connection.value(_UPSERT, "schema", msgspec.json.encode(changed))
-        await connection.value(_INSERT, "secret_key", secrets.token_bytes(32))
+        changed = SchemaVersion(max(scripts), compatible_with)
+        await session.value(_UPSERT, "schema", msgspec.json.encode(changed))
+        await session.value(_INSERT, "secret_key", secrets.token_bytes(32))
     _log.info("store.migrated", before=found.version, version=changed.version, compatible_with=compatible_with)
     return changed

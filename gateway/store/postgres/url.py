@@ -1,6 +1,6 @@
 """The servers of one PostgreSQL database, and how a connection to each is asked for.
 
-Owns what asyncpg is told, the password included, which it shows nobody. Called by ``connection`` and, for its checks,
+Owns what asyncpg is told, the password included, which it shows nobody. Called by ``session`` and, for its checks,
 by the wiring before a start.
 """
 

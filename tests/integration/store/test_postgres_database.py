@@ -11,11 +11,10 @@ from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.engine import Blame, Result, Rows, Run, Work, Write
-from gateway.store.postgres.database import Database
+from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.url import Servers
 from tests.life import until
-from tests.postgres import LOCKED, PASSWORD, Server
-from tests.postgres import Database as EmptyDatabase
+from tests.postgres import LOCKED, PASSWORD, Database, Server
 
 PUT = "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 GET = "SELECT key, value FROM meta WHERE key = $1"
@@ -33,8 +32,8 @@ def several(*steps: Any) -> Work[list[Result]]:
 
 
 @asynccontextmanager
-async def opened(url: str, password: str | None = None, **options: Any) -> AsyncIterator[Database]:
-    database = Database(Servers(url, password), patience_s=options.pop("patience_s", 0.0), **options)
+async def opened(url: str, password: str | None = None, **options: Any) -> AsyncIterator[PostgresDatabase]:
+    database = PostgresDatabase(Servers(url, password), patience_s=options.pop("patience_s", 0.0), **options)
     await database.open()
     try:
         yield database
@@ -43,12 +42,12 @@ async def opened(url: str, password: str | None = None, **options: Any) -> Async
 
 
 @pytest.fixture
-async def database(postgres: EmptyDatabase) -> AsyncIterator[Database]:
+async def database(postgres: Database) -> AsyncIterator[PostgresDatabase]:
     async with opened(postgres.url) as database:
         yield database
 
 
-async def test_a_transaction_takes_steps(database: Database) -> None:
+async def test_a_transaction_takes_steps(database: PostgresDatabase) -> None:
     """Each step gets its rows, as tuples, and how many it changed; the end, what the work returned."""
     rows = Rows(
         "INSERT INTO meta (key, value) SELECT * FROM unnest($1::text[], $2::bytea[]) RETURNING key",
@@ -66,7 +65,7 @@ async def test_a_transaction_takes_steps(database: Database) -> None:
     assert await database.transaction(lambda: several(Run(GET, ("b",)))) == ([Result([], 0)], False)
 
 
-async def test_large_values(database: Database) -> None:
+async def test_large_values(database: PostgresDatabase) -> None:
     """A value that was left empty is filled once, in parts, and read whole."""
     task = (
         "INSERT INTO tasks (created_at, settled_at, upstream, task_id, state, watchers, outcome) "
@@ -100,7 +99,7 @@ async def test_large_values(database: Database) -> None:
         ("SELECT $1::int", (), Blame.DEFECT),
     ],
 )
-async def test_whose_fault(database: Database, statement: str, parameters: Sequence[Any], whose: Blame) -> None:
+async def test_whose_fault(database: PostgresDatabase, statement: str, parameters: Sequence[Any], whose: Blame) -> None:
     """What a write's own values bring about, or a wrong statement, undoes it and says nothing of the database."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is, blame knows it
         await database.transaction(lambda: several(Run(PUT, {"key": "k", "value": b""}), Run(statement, parameters)))
@@ -109,7 +108,7 @@ async def test_whose_fault(database: Database, statement: str, parameters: Seque
     assert await database.read(GET, ("k",)) == []
 
 
-async def test_work_that_raises_is_undone(database: Database) -> None:
+async def test_work_that_raises_is_undone(database: PostgresDatabase) -> None:
     """A defect in the work itself leaves nothing behind, and the connection usable."""
 
     def work() -> Work[None]:
@@ -123,7 +122,7 @@ async def test_work_that_raises_is_undone(database: Database) -> None:
     assert (await database.transaction(lambda: put("k")))[1]
 
 
-async def test_a_deadlock_is_tried_again(database: Database) -> None:
+async def test_a_deadlock_is_tried_again(database: PostgresDatabase) -> None:
     """Who is undone so that the others can go on does it all anew, without a word."""
     await database.transaction(
         lambda: several(Run(PUT, {"key": "a", "value": b"0"}), Run(PUT, {"key": "b", "value": b"0"}))
@@ -149,7 +148,7 @@ async def test_a_deadlock_is_tried_again(database: Database) -> None:
     assert database.failing is None
 
 
-async def test_a_cancelled_read_leaves_no_trace(database: Database) -> None:
+async def test_a_cancelled_read_leaves_no_trace(database: PostgresDatabase) -> None:
     """The next one gets its own answer."""
     async with AsyncExitStack() as stack:
         stack.enter_context(pytest.raises(TimeoutError))
@@ -159,15 +158,15 @@ async def test_a_cancelled_read_leaves_no_trace(database: Database) -> None:
     assert database.failing is None
 
 
-async def test_more_readers_than_connections(database: Database) -> None:
+async def test_more_readers_than_connections(database: PostgresDatabase) -> None:
     """They take turns."""
     answers = await asyncio.gather(*(database.read("SELECT :n::int FROM pg_sleep(0.01)", {"n": n}) for n in range(20)))
     assert answers == [[(n,)] for n in range(20)]
 
 
-async def test_closed(postgres: EmptyDatabase) -> None:
+async def test_closed(postgres: Database) -> None:
     """Before the opening and after the end nothing is asked; closing waits for nobody."""
-    database = Database(Servers(postgres.url))
+    database = PostgresDatabase(Servers(postgres.url))
     with pytest.raises(StoreError, match="closed"):
         await database.read("SELECT 1")
     await database.open()
@@ -191,7 +190,7 @@ async def test_closed(postgres: EmptyDatabase) -> None:
     ],
 )
 async def test_who_is_not_let_in(
-    postgres: EmptyDatabase, user: str, password: str | None, database: str, words: str
+    postgres: Database, user: str, password: str | None, database: str, words: str
 ) -> None:
     """The start fails at once, and says what to do; no password is shown."""
     assert postgres.server is not None
@@ -202,7 +201,7 @@ async def test_who_is_not_let_in(
     assert caught.value.reason == "refused"
 
 
-async def test_a_password(postgres: EmptyDatabase) -> None:
+async def test_a_password(postgres: Database) -> None:
     """It is taken from the settings or the URL, whatever is in it, and shown nowhere."""
     assert postgres.server is not None
     postgres.execute(f"GRANT ALL ON SCHEMA public TO {LOCKED}")
@@ -213,7 +212,7 @@ async def test_a_password(postgres: EmptyDatabase) -> None:
     assert PASSWORD not in f"{log} {servers!r} {servers} {vars(servers)['_url']!r}"
 
 
-async def test_no_rights(postgres: EmptyDatabase) -> None:
+async def test_no_rights(postgres: Database) -> None:
     """A user that may make no tables is told which right is missing."""
     assert postgres.server is not None
     postgres.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC; ALTER SCHEMA public OWNER TO postgres")
@@ -222,7 +221,7 @@ async def test_no_rights(postgres: EmptyDatabase) -> None:
             pass
 
 
-async def test_a_file_that_is_not_there(postgres: EmptyDatabase) -> None:
+async def test_a_file_that_is_not_there(postgres: Database) -> None:
     """A certificate or a passfile that the URL names is looked at before anything is tried."""
     with pytest.raises(StoreUnusable, match=r"GATEWAY_DATABASE_URL: passfile=/none/such: No such file"):
         async with opened(f"{postgres.url}?passfile=/none/such"):
@@ -261,7 +260,7 @@ async def test_killed_while_idle(postgres_server: Server) -> None:
         assert database.failing is None
 
 
-async def test_ended_within_a_transaction(database: Database, postgres: EmptyDatabase) -> None:
+async def test_ended_within_a_transaction(database: PostgresDatabase, postgres: Database) -> None:
     """Nothing of it was done, so it is done anew."""
     tries = 0
 
@@ -280,7 +279,7 @@ async def test_ended_within_a_transaction(database: Database, postgres: EmptyDat
     )
 
 
-async def _back(database: Database) -> None:
+async def _back(database: PostgresDatabase) -> None:
     while True:
         try:
             await database.transaction(lambda: put("k", b"3"))
@@ -291,7 +290,7 @@ async def _back(database: Database) -> None:
     await database.read("SELECT 1")
 
 
-async def test_read_only(database: Database, postgres: EmptyDatabase) -> None:
+async def test_read_only(database: PostgresDatabase, postgres: Database) -> None:
     """A database that takes no writes is read all the same, and told of as what it is."""
     postgres.execute(f"ALTER DATABASE {postgres.name} SET default_transaction_read_only = on")
     postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gateway'")
@@ -306,7 +305,7 @@ async def test_read_only(database: Database, postgres: EmptyDatabase) -> None:
     assert database.lost is None
 
 
-async def test_a_lock_that_somebody_holds(database: Database, postgres: EmptyDatabase) -> None:
+async def test_a_lock_that_somebody_holds(database: PostgresDatabase, postgres: Database) -> None:
     """Nobody waits for it for long, and nothing is done; the next write is free to try."""
     other = await asyncpg.connect(postgres.url)
     await other.execute("BEGIN; LOCK TABLE meta")
@@ -320,7 +319,7 @@ async def test_a_lock_that_somebody_holds(database: Database, postgres: EmptyDat
     await _back(database)
 
 
-async def test_a_statement_that_takes_too_long(postgres: EmptyDatabase) -> None:
+async def test_a_statement_that_takes_too_long(postgres: Database) -> None:
     """The server ends it."""
     async with opened(postgres.url, settings={"statement_timeout": "100ms"}) as database:
         with pytest.raises(StoreError, match="a statement took too long") as caught:
@@ -334,7 +333,7 @@ async def test_no_connection_left(postgres_server: Server) -> None:
     postgres_server.stop()
     postgres_server.start(max_connections="4", superuser_reserved_connections="3", reserved_connections="0")
     others = await asyncpg.connect(postgres_server.url())
-    database = Database(Servers(postgres_server.url()), patience_s=30)
+    database = PostgresDatabase(Servers(postgres_server.url()), patience_s=30)
     with capture_logs() as log:
         opening = asyncio.ensure_future(database.open())
         await until(lambda: any("no connection left" in line.get("error", "") for line in log))
@@ -372,14 +371,14 @@ async def test_a_commit_whose_answer_is_lost(postgres_server: Server) -> None:
             await writing
 
 
-async def test_the_limits_of_a_session(database: Database) -> None:
+async def test_the_limits_of_a_session(database: PostgresDatabase) -> None:
     """Statements, locks and standing still are limited; commits are durable, whatever the database's default."""
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "synchronous_commit")
     ((*values,),) = await database.read(f"SELECT {', '.join(f'current_setting({name!r})' for name in names)}")
     assert values == ["5s", "2s", "5s", "on"]
 
 
-async def test_commits_are_durable_by_force(postgres: EmptyDatabase) -> None:
+async def test_commits_are_durable_by_force(postgres: Database) -> None:
     """synchronous_commit = off as a default is overruled; remote_apply, which is more, is left as it is."""
     for default, effective in (("off", "on"), ("remote_apply", "remote_apply")):
         postgres.execute(f"ALTER DATABASE {postgres.name} SET synchronous_commit = {default}")

@@ -20,7 +20,7 @@ from gateway.store.engine import Result, Rows, Run, Step, Work
 from gateway.store.postgres.errors import explain
 from gateway.store.postgres.url import Servers
 
-__all__ = ["COMMAND_LIMIT_S", "Connection", "connect"]
+__all__ = ["COMMAND_LIMIT_S", "Session", "connect"]
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ _WRITE = {
 }
 
 
-class Server(msgspec.Struct, frozen=True):
+class Backend(msgspec.Struct, frozen=True):
     """What is known of the server at the other end."""
 
     address: str
@@ -61,10 +61,10 @@ class Server(msgspec.Struct, frozen=True):
     """Whether it writes its log through to the disk at all."""
 
 
-class Connection:
+class Session:
     """One connection, for one caller at a time."""
 
-    def __init__(self, raw: "asyncpg.Connection[Any]", server: Server, begin: str) -> None:
+    def __init__(self, raw: "asyncpg.Connection[Any]", server: Backend, begin: str) -> None:
         self.raw = raw
         self.server = server
         self.committing = False
@@ -176,7 +176,7 @@ class Connection:
             self._unconfirmed = message.message
 
 
-async def connect(servers: Servers, settings: Mapping[str, str], first: str | None = None) -> Connection:
+async def connect(servers: Servers, settings: Mapping[str, str], first: str | None = None) -> Session:
     """Connect to the first host that answers and is what the URL asks for; ``first`` is asked before the others.
 
     Raises StoreError that tells of each host, with the reason that says most.
@@ -193,7 +193,7 @@ async def connect(servers: Servers, settings: Mapping[str, str], first: str | No
     raise type(worst)(" ".join(f"{at}: {error.message}" for at, error in failed), reason=worst.reason)
 
 
-async def _connect_to(servers: Servers, host: str, port: int, settings: Mapping[str, str]) -> Connection:
+async def _connect_to(servers: Servers, host: str, port: int, settings: Mapping[str, str]) -> Session:
     raw = await asyncpg.connect(
         **servers.arguments(host, port),
         timeout=_CONNECT_LIMIT_S,
@@ -207,22 +207,22 @@ async def _connect_to(servers: Servers, host: str, port: int, settings: Mapping[
         prepared = await raw.prepare(_LOOK, name="")
         pid, standby, read_only, synchronous, encoding, version, durable = (await prepared.fetch())[0]
         await raw.execute("COMMIT")
-        server = Server(where(host, port), pid != raw.get_server_pid(), standby, read_only, durable)
+        server = Backend(where(host, port), pid != raw.get_server_pid(), standby, read_only, durable)
         _check(server, servers.target, encoding, version)
         limits = {**_LIMITS, **settings}
         if synchronous != "off":
             del limits["synchronous_commit"]  # remote_apply, say, is more than we ask for
         if server.pooled:
             local = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in limits.items())
-            return Connection(raw, server, f"BEGIN ISOLATION LEVEL READ COMMITTED; {local}")
+            return Session(raw, server, f"BEGIN ISOLATION LEVEL READ COMMITTED; {local}")
         await raw.execute("; ".join(f"SET {name} = '{value}'" for name, value in limits.items()))
-        return Connection(raw, server, "BEGIN ISOLATION LEVEL READ COMMITTED")
+        return Session(raw, server, "BEGIN ISOLATION LEVEL READ COMMITTED")
     except BaseException:
         raw.terminate()
         raise
 
 
-def _check(server: Server, target: str, encoding: str, version: int) -> None:
+def _check(server: Backend, target: str, encoding: str, version: int) -> None:
     if version < _OLDEST:
         raise StoreUnusable(
             f"PostgreSQL {version // 10_000} is too old: the gateway needs 14 or newer.", reason="refused"
