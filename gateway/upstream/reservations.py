@@ -20,7 +20,7 @@ from math import floor, inf
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateLimiter, RateWindow
-from gateway.upstream.spending import Part, decode, encode
+from gateway.upstream.spending import Spending, decode, encode
 
 __all__ = ["Load", "Reservations", "Swap"]
 
@@ -57,11 +57,11 @@ class Reservations:
         self._longest_ms = round(longest.window_s * 1000)
         self._chunk = max(1, longest.limit // _CHUNKS) if windows else 0
         self._stored: bytes | None = None  # as far as this process knows
-        self._others: dict[str, Part] = {}
+        self._others: dict[str, Spending] = {}
         self._left = 0  # reserved, and not sent yet
         self._left_until = inf  # until when they may be sent
         self._used_at = self._looked_at = -inf
-        self._told = Part([], 0)  # our own, as it was stored last
+        self._told = Spending([], 0)  # our own, as it was stored last
         self._told_at = -inf
         self._reserving = asyncio.Lock()
         self._saving = asyncio.Lock()
@@ -174,7 +174,7 @@ class Reservations:
                 self._tend_soon()
         return stored
 
-    def _part(self, more: int, now: int, steady: float) -> Part:
+    def _part(self, more: int, now: int, steady: float) -> Spending:
         # One more millisecond, because the wall clock was rounded down.
         ended = [
             (now + 1 - floor((steady - at) * 1000), n)
@@ -182,14 +182,14 @@ class Reservations:
         ]
         # In flight are also those for which this is called: they are what is left and a part of the new ones. Who takes
         # of what is left meanwhile has been counted with it.
-        part = Part(ended, self._limiter.in_flight + self._left + more)
+        part = Spending(ended, self._limiter.in_flight + self._left + more)
         if not self._replica:
             return part
 
         def instant(at: float) -> int:
             return now + floor((at - steady) * 1000)
 
-        return Part(
+        return Spending(
             part.ended,
             part.open,
             until=instant(steady + _LEASE_S),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-__all__ = ["ALONE", "Part", "decode", "encode"]
+__all__ = ["ALONE", "Spending", "decode", "encode"]
 
 ALONE = ""
 """The name of the only process there is: the part that it finds is its own from before."""
@@ -24,7 +24,7 @@ _FRESH_MS = 3_000
 """For so long it holds that somebody waits: he tells it again every second."""
 
 
-class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one replica has put down. Instants are the database's."""
 
     ended: list[tuple[int, int]]
@@ -67,27 +67,27 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
         return now < self.at + _FRESH_MS
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _EitherForm(msgspec.Struct, frozen=True):
     """Either form: the parts, or that of the only process."""
 
-    parts: dict[str, Part] = {}
+    parts: dict[str, Spending] = {}
     ended: list[tuple[int, int]] | None = None
     open: int = 0
 
 
-def encode(parts: Mapping[str, Part]) -> bytes:
+def encode(parts: Mapping[str, Spending]) -> bytes:
     """Return the value."""
     if parts.keys() == {ALONE}:
         return msgspec.json.encode(parts[ALONE])
     return msgspec.json.encode({"parts": parts})
 
 
-def decode(stored: bytes | None, now: int) -> dict[str, Part]:
+def decode(stored: bytes | None, now: int) -> dict[str, Spending]:
     """Return each replica's part."""
     if stored is None:
         return {}
-    kept = msgspec.json.decode(stored, type=_Kept)
-    parts = dict(kept.parts) if kept.ended is None else {ALONE: Part(kept.ended, kept.open)}
+    kept = msgspec.json.decode(stored, type=_EitherForm)
+    parts = dict(kept.parts) if kept.ended is None else {ALONE: Spending(kept.ended, kept.open)}
     for name, part in parts.items():
         if not part.until:
             parts[name] = msgspec.structs.replace(part, until=now)

@@ -12,7 +12,7 @@ import pytest
 from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.budget import Budget
-from gateway.upstream.spending import ALONE, Part, decode
+from gateway.upstream.spending import ALONE, Spending, decode
 from gateway.upstream.turns import Waiter
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -44,7 +44,7 @@ class Shelf:
         await asyncio.sleep(self.delay_s / 2)
         return swapped
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Spending]:
         return decode(self.value, VirtualClock().now())
 
 
