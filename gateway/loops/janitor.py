@@ -2,7 +2,8 @@
 and backs it up.
 
 Owns when, where a backup stands, and that one is made at a time; the store owns how. Of several replicas one deletes
-at a time. The janitor is run by the supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file that the gateway holds.
+at a time. The janitor is run by the supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file
+that the gateway holds.
 """
 
 import asyncio

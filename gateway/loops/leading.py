@@ -8,8 +8,8 @@ that stood still, or lost the database, begins nothing and stores nothing afterw
 upstream; writes are guarded in the database as well.
 
 Each replica takes what is free up to its share. One above that lets others be first, and takes only what nobody has
-taken for a second; where it leads more than its share for half a minute, it hands one over. What is handed over, and
-all at the end, is resigned once its polls are answered.
+taken for a second; where it leads more than its share for half a minute, it hands the rest over. What is handed over,
+and all at the end, is resigned once its polls are answered.
 
 Where one process has the database to itself it leads for ever, and none of this runs.
 """
@@ -194,7 +194,8 @@ class Leading:
             self._uneven_since = now
         elif now - self._uneven_since >= _UNEVEN_S:
             self._uneven_since = now
-            led[-1].close(now)
+            for one in led[share:]:
+                one.close(now)
 
 
 class _Upstream:
@@ -211,6 +212,8 @@ class _Upstream:
         self.led_at = clock.monotonic()
         """When somebody led it last."""
         self.free_since: float | None = None
+        self._held = False
+        """Whether others may take this replica for the one that leads it."""
         self.closes_at = math.inf
         self._not_before = -math.inf
 
@@ -220,7 +223,7 @@ class _Upstream:
 
     def see(self, standing: Standing, now: float) -> None:
         """Look whether anybody leads it."""
-        if self.leads or self._key in standing.led:
+        if self.leads or (self._key in standing.led and not self._held):
             self.led_at, self.free_since = now, None
         elif self.free_since is None:
             self.free_since = now
@@ -229,13 +232,14 @@ class _Upstream:
         """Whether it is free for this replica, whose share may be used up."""
         if self.free_since is None or now < self._not_before:
             return False
-        return alone or not above or now - self.free_since >= _OTHERS_FIRST_S
+        return alone or not above or self._held or now - self.free_since >= _OTHERS_FIRST_S
 
     async def lead(self, housekeeping: Housekeeping) -> None:
         """Lead it for a while longer, or from now on, where it is free. Raises StoreError."""
         asked_at = self._clock.monotonic()
         epoch = await housekeeping.lead(self._key, LEASE_S)
         until = asked_at + LEASE_S - _MARGIN_S
+        self._held = epoch is not None
         self.end_if_over()
         if epoch is not None and epoch == self.lease.epoch:
             self.lease.extend(until)
@@ -258,6 +262,7 @@ class _Upstream:
     async def resign(self, housekeeping: Housekeeping) -> None:
         """Leave it to others. Raises StoreError: then it ends by itself."""
         self._end()
+        self._held = False
         await housekeeping.resign(self._key)
 
     def end_if_over(self) -> None:
