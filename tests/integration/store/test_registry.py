@@ -501,7 +501,7 @@ async def test_a_task_is_seen_by_those_who_registered_for_it(store: Store) -> No
 @pytest.mark.parametrize("part", [1, 2, 3, 4, 2000])
 async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
-    monkeypatch.setattr("gateway.store.sqlite.registry._PART", part)
+    monkeypatch.setattr("gateway.store.registry._PART", part)
     assert await store.registry.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
     for n in range(3):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)

@@ -7,31 +7,31 @@ Owns what each of these writes does; which tasks are due, and their claims, are 
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from sqlite3 import Connection
 
 from msgspec import convert
 
+from gateway.core.memory import SMALL
 from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
-from gateway.store.sqlite import outcomes, rows, sql, statements
-from gateway.store.sqlite.database import Database
-from gateway.store.sqlite.duetasks import DueTasks
-from gateway.store.sqlite.outbox import SqliteOutbox
-from gateway.store.sqlite.statements import parts
-from gateway.store.sqlite.watches import Watches
-from gateway.store.sqlite.writer import Kind, Writer
+from gateway.store import rows
+from gateway.store.duetasks import DueTasks
+from gateway.store.engine import Column, Engine, Rows, Work, Write
+from gateway.store.outbox import StoreOutbox
+from gateway.store.rows import parts
+from gateway.store.watches import Watches
+from gateway.store.writer import Kind, Writer
 
-__all__ = ["SqliteTaskQueue"]
+__all__ = ["StoreTasks"]
 
 
-class SqliteTaskQueue(DueTasks):
-    """``gateway.store.TaskQueue`` on one SQLite file."""
+class StoreTasks(DueTasks):
+    """``gateway.store.TaskQueue`` on an engine."""
 
-    def __init__(self, database: Database, writer: Writer, outbox: SqliteOutbox, first_attempt_delay_ms: int) -> None:
+    def __init__(self, engine: Engine, writer: Writer, outbox: StoreOutbox, first_attempt_delay_ms: int) -> None:
         """Tell the outbox of what falls due; a webhook does so that long after its task's end."""
-        super().__init__(database)
+        super().__init__(engine)
         self._writer = writer
         self._outbox = outbox
-        self.watches = Watches(database, writer, self)
+        self.watches = Watches(engine, writer, self)
         self._first_attempt_delay_ms = first_attempt_delay_ms
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
@@ -53,12 +53,12 @@ class SqliteTaskQueue(DueTasks):
     async def reschedule(self, record: PollRecord) -> None:
         await self._writer.submit(self.reschedule_kind, record)
 
-    def _apply_reschedule(self, db: Connection, items: Sequence[PollRecord]) -> None:
+    def _apply_reschedule(self, items: Sequence[PollRecord]) -> Work[None]:
         for part in parts(items, _record_size):
-            statements.run(db, sql.RESCHEDULE_TASKS, rows.polls(part))
+            yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))
         for item in items:
             if item.record is not None:
-                self.watches.write_record(db, item.seq, item.record)
+                yield from self.watches.write_record(item.seq, item.record)
 
     def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
         for item in items:
@@ -70,7 +70,7 @@ class SqliteTaskQueue(DueTasks):
         owed: list[tuple[str, Lane]] = await self._writer.submit(self.settle_kind, settlement)
         return [callback_id for callback_id, _ in owed]
 
-    def _apply_settle(self, db: Connection, items: Sequence[Settlement]) -> list[list[tuple[str, Lane]]]:
+    def _apply_settle(self, items: Sequence[Settlement]) -> Work[list[list[tuple[str, Lane]]]]:
         """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
         # Whoever settled a task first has settled it.
         ends = list({item.seq: item for item in reversed(items) if item.expired_by is None}.values())
@@ -81,15 +81,15 @@ class SqliteTaskQueue(DueTasks):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
             records = {one.seq for one in settled if one.read}
-            for seq, callback_id, client, receiver, shape in statements.run(db, sql.OWE_WEBHOOKS, its):
+            for seq, callback_id, client, receiver, shape in (yield Rows(self._sql.OWE_WEBHOOKS, its)).rows:
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
                 if shape == Format.RECORD:
                     records.add(seq)
-            statements.run(db, sql.SETTLE_TASKS, rows.settled(settled, records))
+            yield Rows(self._sql.SETTLE_TASKS, rows.settled(settled, records))
             for one in settled:
-                outcomes.write_large(db, one.seq, "outcome", (one.outcome.data,))
+                yield from _write_large(one.seq, "outcome", (one.outcome.data,))
                 if one.seq in records and one.record is not None:
-                    outcomes.write_large(db, one.seq, "record", one.record)
+                    yield from _write_large(one.seq, "record", one.record)
         # Each webhook is told of once.
         return [owed.pop((item.seq, item.expired_by is not None), []) for item in items]
 
@@ -124,9 +124,9 @@ class SqliteTaskQueue(DueTasks):
         self._no_expiry_before[upstream] = rows.FOREVER
         again_at = [before]
         try:
-            async with self._database.reading():
-                found = await self._database.rows(sql.SELECT_EXPIRED, (before, now, upstream, limit))
-                ((next_expiry_at,),) = await self._database.rows(sql.SELECT_NEXT_EXPIRY, (now,))
+            async with self._engine.reading() as read:
+                found = await read(self._sql.SELECT_EXPIRED, (before, now, upstream, limit))
+                ((next_expiry_at,),) = await read(self._sql.SELECT_NEXT_EXPIRY, (now,))
             expired = convert(found, list[ExpiredTask])
             # Expired ones stay so until they are settled: they are asked for again.
             again_at = [task.expires_at for task in expired]
@@ -141,16 +141,21 @@ class SqliteTaskQueue(DueTasks):
     async def poll_now(self, seqs: Sequence[int], now: int) -> None:
         await self._writer.submit(self.poll_now_kind, (seqs, now))
 
-    def _apply_poll_now(
-        self, db: Connection, items: Sequence[tuple[Sequence[int], int]]
-    ) -> list[list[tuple[str, str, int]]]:
-        return [
-            [row for seq in seqs for row in db.execute(sql.POLL_NOW, (now, seq, now)).fetchall()] for seqs, now in items
-        ]
+    def _apply_poll_now(self, items: Sequence[tuple[Sequence[int], int]]) -> Work[list[list[tuple[str, str, int]]]]:
+        moved = []
+        for seqs, now in items:
+            moved.append((yield Rows(self._sql.POLL_TASKS_NOW, [(seq, now) for seq in seqs])).rows)
+        return moved
 
     def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
         for row in (row for result in results for row in result):
             self.note(*row)
+
+
+def _write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:
+    """Write what ``rows.settled`` has left empty, where the settlement stands."""
+    if sum(map(len, parts)) > SMALL:
+        yield Write(seq, column, parts)
 
 
 def _settlement_size(settlement: Settlement) -> int:

@@ -12,17 +12,18 @@ from collections.abc import Iterable, Sequence
 from msgspec import convert
 
 from gateway.core.model import DueGroup, DueTask
-from gateway.store.sqlite import rows, sql
-from gateway.store.sqlite.database import Database
+from gateway.store import rows
+from gateway.store.engine import Engine
 
 __all__ = ["DueTasks"]
 
 
 class DueTasks:
-    """What ``gateway.store.TaskQueue`` tells and claims, of one database."""
+    """What ``gateway.store.TaskQueue`` tells and claims."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sql = engine.sql
         # Per upstream, by who watches.
         self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
@@ -35,7 +36,7 @@ class DueTasks:
     async def open(self) -> None:
         """Find out who watches what. Raises StoreError."""
         upstream = watchers = ""
-        while found := await self._database.read(sql.SELECT_NEXT_WATCHERS, (upstream, watchers)):
+        while found := await self._engine.read(self._sql.SELECT_NEXT_WATCHERS, (upstream, watchers)):
             ((upstream, watchers, due_at),) = found
             self.note(upstream, watchers, due_at)
 
@@ -64,7 +65,7 @@ class DueTasks:
             self._events[upstream].set()
 
     async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
-        self._database.require_file()
+        self._engine.require()
         groups = self._groups[upstream]
         due: list[DueGroup] = []
         next_due_at = None
@@ -80,14 +81,14 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        async with self._looking[upstream], self._database.reading():
-            self._database.require_file()
+        async with self._looking[upstream], self._engine.reading() as read:
+            self._engine.require()
             group = self._groups[upstream][watchers]
             group.noted = None  # what is given back during the query must not be overwritten
             about = upstream, watchers, rows.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
             next_due_at = None
-            for place, row in enumerate(await self._database.rows(sql.SELECT_DUE_TASKS, about)):
+            for place, row in enumerate(await read(self._sql.SELECT_DUE_TASKS, about)):
                 task = convert(row, DueTask)
                 if task.due_at > now or place == limit:
                     next_due_at = task.due_at
@@ -101,13 +102,13 @@ class DueTasks:
             return due, next_due_at
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        async with self._database.reading():
-            self._database.require_file()
+        async with self._engine.reading() as read:
+            self._engine.require()
             about = upstream, since, now, rows.array(list(self._claimed))
-            return convert(await self._database.rows(sql.SELECT_NEW_TASKS, about), list[DueTask])
+            return convert(await read(self._sql.SELECT_NEW_TASKS, about), list[DueTask])
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
-        self._database.require_file()
+        self._engine.require()
         free = [task for task in tasks if task.seq not in self._claimed]
         for task in free:
             self._begin(task.seq, self._groups[task.upstream][task.watchers])
