@@ -18,6 +18,7 @@ from gateway.api.callbacks import Callbacks
 from gateway.api.mounts import Mounts
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
+from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.routing import routes
@@ -234,17 +235,20 @@ def _proxy(
     check_url: Callable[[str], Awaitable[None]],
     draining: asyncio.Event,
 ) -> UpstreamProxy:
-    return UpstreamProxy(
-        shared.store.registry,
-        shared.store,
-        shared.clock,
-        shared.metrics,
-        watch.upstream,
-        watch.key,
-        watch.timetable,
-        callback_format=Format(settings.proxy_format),
-        check_url=check_url,
+    proxied = Proxied(
+        registry=shared.store.registry,
+        clock=shared.clock,
+        metrics=shared.metrics,
+        upstream=watch.upstream,
+        key=watch.key,
+        timetable=watch.timetable,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
+    )
+    return UpstreamProxy(
+        proxied,
+        shared.store,
+        callback_format=Format(settings.proxy_format),
+        check_url=check_url,
         watch_s=settings.proxy_watch_s,
     )
