@@ -83,7 +83,7 @@ class Read(Protocol):
 class Blame(Enum):
     """Whose fault an exception is that a transaction has raised."""
 
-    DATABASE = "database"
+    DATABASES = "database"
     """The next write will meet it too."""
     VALUES = "values"
     """A write's own values: a constraint, a size, a number, a text."""

@@ -131,7 +131,7 @@ class Writer:
             results = await self._commit(batch)
         except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
             blame = self._blame(exc)
-            if batch[0].kind.alone or blame is Blame.DATABASE:
+            if batch[0].kind.alone or blame is Blame.DATABASES:
                 self._failed(batch, exc)
             elif len(batch) > 1:
                 # One write that cannot be stored must not take the others down with it.

@@ -60,8 +60,8 @@ class SqliteEngine:
             return Blame.VALUES
         if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
             wrong_statement = getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
-            return Blame.DEFECT if wrong_statement else Blame.DATABASE
-        return Blame.DATABASE if isinstance(exc, StoreError | OSError | MemoryError) else Blame.DEFECT
+            return Blame.DEFECT if wrong_statement else Blame.DATABASES
+        return Blame.DATABASES if isinstance(exc, StoreError | OSError | MemoryError) else Blame.DEFECT
 
     def require(self) -> None:
         self._database.require_file()
