@@ -200,6 +200,7 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     """What one poll that did not end its task leaves behind."""
 
     seq: int
+    upstream: str
     polled_at: int
     next_poll_at: int
     error: str | None

@@ -96,6 +96,7 @@ class StoreHousekeeping:
         for item in items:
             task_seqs = (yield Run(self._sql.PRUNE_CALLBACKS, item)).rows
             if task_seqs:
+                yield from self._engine.lock([seq for (seq,) in task_seqs])
                 yield Rows(self._sql.PRUNE_TASKS, task_seqs)
             counts.append(len(task_seqs))
         return counts

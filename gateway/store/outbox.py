@@ -34,10 +34,20 @@ class StoreOutbox:
         for client, receiver, due_at in await self._engine.read(self._sql.SELECT_LANES):
             self._lanes.note(Lane(client, receiver), due_at)
 
+    async def look_again(self) -> None:
+        """Find out anew what falls due: other processes have changed it. Raises StoreError."""
+        await self.open()
+        self.due.set()
+
     def note(self, lane: Lane, due_at: int) -> None:
         """Hear that a webhook falls due then, or later than that, and wake the deliverer."""
         self._lanes.note(lane, due_at)
         self.due.set()
+
+    def tell(self, lane: Lane, due_at: int) -> None:
+        """As ``note``, of what this process has changed: others are told."""
+        self.note(lane, due_at)
+        self._engine.hints.lane(lane, due_at)
 
     def move(self, step_ms: int) -> None:
         """Let all of them fall due so much later, as the clock was set."""

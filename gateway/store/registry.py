@@ -143,13 +143,13 @@ class StoreRegistry(StoreCreates):
             if task.next_poll_at is not None:
                 polls[task.upstream, callback.client].append(task.next_poll_at)
             if callback.next_attempt_at is not None:
-                self._outbox.note(Lane(callback.client, receiver_of(callback.url)), callback.next_attempt_at)
+                self._outbox.tell(Lane(callback.client, receiver_of(callback.url)), callback.next_attempt_at)
         for (upstream, client), due_at in polls.items():
-            self._tasks.note(upstream, client, min(due_at))
+            self._tasks.tell(upstream, client, min(due_at))
         for watched in (one for _, joined in results for one in joined):
             self._tasks.moved(*watched)
         for upstream, expires_at in expiries.items():
-            self._tasks.registered(upstream, expires_at)
+            self._tasks.tell_expiry(upstream, min(expires_at))
 
     async def get_callback(self, client: str | None, callback_id: str) -> Callback | None:
         found = await self._engine.read(self._sql.SELECT_CALLBACK, {"id": callback_id, "client": client})
@@ -236,7 +236,7 @@ class StoreRegistry(StoreCreates):
     def _redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[tuple[object, Sequence[Lane]]]) -> None:
         for item, (_, lanes) in zip(items, results, strict=True):
             for lane in set(lanes):
-                self._outbox.note(lane, item["now"])
+                self._outbox.tell(lane, item["now"])
 
     async def redeliver_dead(
         self, client: str | None, since: int, until: int, now: int, turn: Turn = nullcontext

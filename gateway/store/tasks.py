@@ -6,7 +6,8 @@ Owns what each of these writes does; which tasks are due, and their claims, are 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from msgspec import convert
 
@@ -14,7 +15,7 @@ from gateway.core.memory import SMALL
 from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Column, Engine, Rows, Work, Write
+from gateway.store.engine import Column, Engine, Lead, Rows, Work, Write
 from gateway.store.outbox import StoreOutbox
 from gateway.store.rows import parts
 from gateway.store.watches import Watches
@@ -39,10 +40,20 @@ class StoreTasks(DueTasks):
         self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled)
         self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
 
-    def registered(self, upstream: str, expires_at: Iterable[int]) -> None:
-        """Hear of new callbacks on an upstream's tasks, and wake its poller."""
+    def note_expiry(self, upstream: str, expires_at: int) -> None:
+        """Hear of new callbacks on an upstream's tasks, which expire then or later, and wake its poller."""
         self._events[upstream].set()
-        self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], *expires_at)
+        self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], expires_at)
+
+    def tell_expiry(self, upstream: str, expires_at: int) -> None:
+        """As ``note_expiry``, of what this process has changed: whoever leads is told."""
+        self.note_expiry(upstream, expires_at)
+        self._engine.hints.expiries(upstream, expires_at)
+
+    async def look_again(self) -> None:
+        self._no_expiry_before.clear()
+        self.watches.look_again()
+        await super().look_again()
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due, callbacks expire or readers have gone: the clock was set."""
@@ -51,27 +62,46 @@ class StoreTasks(DueTasks):
         super().forget_times()
 
     async def reschedule(self, record: PollRecord) -> None:
-        await self._writer.submit(self.reschedule_kind, record)
+        lead = self.lead(record.upstream)
+        if lead is not None:
+            await self._writer.submit(self.reschedule_kind, (lead, record))
 
-    def _apply_reschedule(self, items: Sequence[PollRecord]) -> Work[None]:
-        for part in parts(items, _record_size):
+    def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[Sequence[bool]]:
+        """Return whether the leads went on."""
+        led = yield from self.led(items)
+        records = [record for (_, record), goes_on in zip(items, led, strict=True) if goes_on]
+        for part in parts(records, _record_size):
             yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))
-        for item in items:
-            if item.record is not None:
-                yield from self.watches.write_record(item.seq, item.record)
+        for record in records:
+            if record.record is not None:
+                yield from self.watches.write_record(record.seq, record.record)
+        return led
 
-    def _rescheduled(self, items: Sequence[PollRecord], _: object) -> None:
-        for item in items:
-            group = self._end(item.seq)
+    def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], done: Sequence[bool]) -> None:
+        for (_, record), stands in zip(items, done, strict=True):
+            group = self._end(record.seq) if stands else None
             if group is not None:  # else it has settled meanwhile
-                group.note(item.next_poll_at)
+                group.note(record.next_poll_at)
 
     async def settle(self, settlement: Settlement) -> list[str]:
-        owed: list[tuple[str, Lane]] = await self._writer.submit(self.settle_kind, settlement)
-        return [callback_id for callback_id, _ in owed]
+        lead = self.lead(settlement.upstream)
+        if lead is None:
+            return []
+        owed: list[tuple[str, Lane]] | None = await self._writer.submit(self.settle_kind, (lead, settlement))
+        return [callback_id for callback_id, _ in owed or ()]
 
-    def _apply_settle(self, items: Sequence[Settlement]) -> Work[list[list[tuple[str, Lane]]]]:
-        """Return the id and the lane of each webhook that is owed now, where its settlement stands."""
+    def _apply_settle(self, items: Sequence[tuple[Lead, Settlement]]) -> Work[list[list[tuple[str, Lane]] | None]]:
+        """Return the id and the lane of each webhook that is owed now, where its settlement stands.
+
+        None where its lead has ended.
+        """
+        led = yield from self.led(items)
+        settlements = [one for (_, one), goes_on in zip(items, led, strict=True) if goes_on]
+        yield from self._engine.lock([one.seq for one in settlements])
+        owed = yield from self._settle(settlements)
+        return [next(owed) if goes_on else None for goes_on in led]
+
+    def _settle(self, items: Sequence[Settlement]) -> Work[Iterator[list[tuple[str, Lane]]]]:
         # Whoever settled a task first has settled it.
         ends = list({item.seq: item for item in reversed(items) if item.expired_by is None}.values())
         expiries = [item for item in items if item.expired_by is not None]
@@ -91,18 +121,26 @@ class StoreTasks(DueTasks):
                 if one.seq in records and one.record is not None:
                     yield from _write_large(one.seq, "record", one.record)
         # Each webhook is told of once.
-        return [owed.pop((item.seq, item.expired_by is not None), []) for item in items]
+        return iter([owed.pop((item.seq, item.expired_by is not None), []) for item in items])
 
-    def _settled(self, items: Sequence[Settlement], results: Sequence[Sequence[tuple[str, Lane]]]) -> None:
-        for item in items:
+    def _settled(
+        self, items: Sequence[tuple[Lead, Settlement]], results: Sequence[Sequence[tuple[str, Lane]] | None]
+    ) -> None:
+        settled = [item for (_, item), owed in zip(items, results, strict=True) if owed is not None]
+        for item in settled:
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._end(item.seq)
-            for future in self._settle_waiters.pop(item.seq, ()):
-                future.set_result(None)
-        earliest = min(item.settled_at for item in items) + self._first_attempt_delay_ms
-        for lane in {lane for owed in results for _, lane in owed}:
-            self._outbox.note(lane, earliest)
+            self.note_settled(item.seq)
+        earliest = min(item.settled_at for _, item in items) + self._first_attempt_delay_ms
+        for lane in {lane for owed in results for _, lane in owed or ()}:
+            self._outbox.tell(lane, earliest)
+        self._engine.hints.settled(item.seq for item in settled)
+
+    def note_settled(self, seq: int) -> None:
+        """Hear that a task may have ended: whoever waits for that looks."""
+        for future in self._settle_waiters.pop(seq, ()):
+            future.set_result(None)
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         """As ``Registry.wait_settled``."""
@@ -117,6 +155,8 @@ class StoreTasks(DueTasks):
                 del self._settle_waiters[seq]
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
+        if not self.leads(upstream):
+            return [], None
         before = self._no_expiry_before[upstream]
         if now < before:
             return [], before
@@ -138,17 +178,19 @@ class StoreTasks(DueTasks):
     async def unwatch(self, now: int) -> int:
         return await self.watches.unwatch(now)
 
-    async def poll_now(self, seqs: Sequence[int], now: int) -> None:
-        await self._writer.submit(self.poll_now_kind, (seqs, now))
+    async def poll_now(self, upstream: str, seqs: Sequence[int], now: int) -> None:
+        lead = self.lead(upstream)
+        if lead is not None:
+            await self._writer.submit(self.poll_now_kind, (lead, [(seq, now) for seq in seqs]))
 
-    def _apply_poll_now(self, items: Sequence[tuple[Sequence[int], int]]) -> Work[list[list[tuple[str, str, int]]]]:
-        moved = []
-        for seqs, now in items:
-            moved.append((yield Rows(self._sql.POLL_TASKS_NOW, [(seq, now) for seq in seqs])).rows)
-        return moved
+    def _apply_poll_now(self, items: Sequence[tuple[Lead, list[tuple[int, int]]]]) -> Work[list[list[Any]]]:
+        led = yield from self.led(items)
+        wanted = [row for (_, its), goes_on in zip(items, led, strict=True) if goes_on for row in its]
+        moved = yield Rows(self._sql.POLL_TASKS_NOW, wanted)
+        return [moved.rows] * len(items)
 
     def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
-        for row in (row for result in results for row in result):
+        for row in results[0]:
             self.note(*row)
 
 

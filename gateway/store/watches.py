@@ -122,6 +122,7 @@ class Watches:
         now, left = max(items), 0
         gone = (yield Run(self._watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE))).rows
         if gone:
+            yield from self._engine.lock([seq for _, seq in gone])
             yield Rows(self._sql.IDLE_TASKS, [(seq, now) for _, seq in gone])
             left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq,) for _, seq in gone])).count
         if len(gone) == _AT_ONCE:
@@ -135,6 +136,12 @@ class Watches:
             self._at_most -= left
         if left:
             self._at_most_for.clear()
+
+    def look_again(self) -> None:
+        """Know nothing that is true only where no other process writes."""
+        self._gone_at = 0
+        self._at_most = None
+        self._at_most_for.clear()
 
     def forget_times(self) -> None:
         """Know nothing of when readers have gone: the clock was set."""
@@ -153,6 +160,7 @@ class Watches:
         for now, read_before, limit in items:
             seqs = (yield Run(self._watchsql.SELECT_LONG_UNREAD, (read_before, limit))).rows
             if seqs:
+                yield from self._engine.lock([seq for (seq,) in seqs])
                 yield Rows(self._watchsql.END_WATCHES, seqs)
                 yield Rows(self._sql.IDLE_TASKS, [(seq, now) for (seq,) in seqs])
                 yield Rows(self._sql.PRUNE_TASKS, seqs)

@@ -5,14 +5,15 @@ are ``database.py``'s, the claims of webhooks ``webhookclaims.py``'s.
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError
 from gateway.core.model import Lane
+from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
-from gateway.store.engine import Blame, Column, Read, Result, Rows, Run, Step, Work
+from gateway.store.engine import Blame, Column, Lead, Read, Result, Rows, Run, Step, Work
 from gateway.store.sqlite import createsql, sql, statements, watchsql
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
@@ -29,6 +30,7 @@ _VALUES_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, Unico
 class SqliteEngine:
     """``gateway.store.engine.Engine`` on one SQLite file, which no other process uses."""
 
+    shared = False
     sql: Statements = sql
     watchsql: ReadStatements = watchsql
     createsql: CreateStatements = createsql
@@ -66,9 +68,15 @@ class SqliteEngine:
     def require(self) -> None:
         self._database.require_file()
 
-    def guard(self, leads: Collection[tuple[str, int]]) -> Work[Collection[str]]:
+    def array(self, values: Sequence[Any]) -> str:
+        return rows.array(values)
+
+    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
         yield from ()
-        return {upstream for upstream, _ in leads}
+        return leads
+
+    def lock(self, seqs: Sequence[int]) -> Work[None]:
+        yield from ()
 
 
 def drive(db: sqlite3.Connection, work: Work[T]) -> T:
@@ -86,8 +94,8 @@ def _taken(db: sqlite3.Connection, step: Step) -> Result:
     before = db.total_changes
     found: list[Any] = []
     match step:
-        case Rows(statement, rows):
-            found = statements.run(db, statement, rows)
+        case Rows(statement, its):
+            found = statements.run(db, statement, its)
         case Run(statement, parameters):
             found = db.execute(statement, parameters).fetchall()
         case _:

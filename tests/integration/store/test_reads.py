@@ -48,7 +48,7 @@ async def due(store: Store, at: int, upstream: str = "up") -> list[DueTask]:
 
 async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None) -> None:
     await store.tasks.reschedule(
-        PollRecord(seq=claim.seq, polled_at=at, next_poll_at=at + 5000, error=None, record=record)
+        PollRecord(seq=claim.seq, upstream="up", polled_at=at, next_poll_at=at + 5000, error=None, record=record)
     )
 
 
@@ -378,7 +378,9 @@ async def test_an_answer_that_told_of_a_task_counts_as_its_poll(store: Store) ->
     await registered(store)
     for _ in range(2):
         (claim,) = await due(store, NOW)
-        await store.tasks.reschedule(PollRecord(seq=claim.seq, polled_at=NOW, next_poll_at=NOW, error="HTTP 500"))
+        await store.tasks.reschedule(
+            PollRecord(seq=claim.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error="HTTP 500")
+        )
     await store.registry.watch(again(at=NOW + 100))
     task = (await seen(store)).task
     assert (task.polls, task.last_polled_at, task.last_error, task.born_at, task.model) == (
