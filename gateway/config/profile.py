@@ -19,8 +19,8 @@ __all__ = [
     "PATH",
     "TASK_ID",
     "WAITING",
-    "Callback",
     "Fields",
+    "OwnCallbacks",
     "Profile",
     "Proxy",
     "RecordCall",
@@ -211,7 +211,7 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Other calls that are forwarded with the key: ``"DELETE /path"``, or the path alone for GET."""
 
 
-class Callback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OwnCallbacks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[callback]``: what the API's own callbacks hold, as webhooks of format record do; see ``core.jsontemplate``.
 
     Paths begin at the object that describes the task. Of a task that was given up the code is 408.
@@ -236,7 +236,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     limits: Limits = Limits()
     proxy: Proxy | None = None
     """None: the API has no calls that the gateway could stand in for."""
-    callback: Callback | None = None
+    callback: OwnCallbacks | None = None
     """None: they hold the object that describes the task, see ``wraps_records``."""
 
     @cached_property
