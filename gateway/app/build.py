@@ -43,9 +43,10 @@ from gateway.net.transport import PooledTransport
 from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.api import Upstream
-from gateway.upstream.budget import Budget, Load, Swap
+from gateway.upstream.budget import Budget
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.learned import Learned
+from gateway.upstream.reservations import Load, Swap
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
