@@ -14,6 +14,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
+from tests.postgres import _shared_server, postgres, postgres_server
+
+__all__ = ["_shared_server", "postgres", "postgres_server"]
+
 # Hypothesis also draws the constants in the source of whatever is imported by then: a test would see other examples
 # alone than in company. There is no setting for it.
 providers._get_local_constants = lambda: providers._local_constants

@@ -19,10 +19,10 @@ PUBLISHED = {"standardwebhooks", "cryptography", "uv"}
 
 
 def test_its_name() -> None:
-    """The distribution, the command and the extra; the import is what the command names."""
+    """The distribution, the command and the extras; the import is what the command names."""
     assert PROJECT["name"] == "webhook-bridging-gateway"
     assert PROJECT["scripts"] == {"gateway": "gateway.__main__:main"}
-    assert PROJECT["optional-dependencies"].keys() == {"ed25519"}
+    assert PROJECT["optional-dependencies"].keys() == {"ed25519", "postgres"}
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -41,6 +41,7 @@ def test_what_is_missing_is_named_as_the_extra_has_it() -> None:
     assert f"pip install '{needed}'" in Path(signature.__file__).read_text("utf-8")
 
 
-def test_the_lock_has_the_extra() -> None:
-    """An image or an environment that is made from the lock can sign with key pairs."""
-    assert re.search(r"^cryptography==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+@pytest.mark.parametrize("package", ["cryptography", "asyncpg"])
+def test_the_lock_has_the_extras(package: str) -> None:
+    """An image or an environment that is made from the lock can sign with key pairs, and use PostgreSQL."""
+    assert re.search(rf"^{package}==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
