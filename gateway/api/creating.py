@@ -7,33 +7,28 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
+import msgspec
 import structlog
 
 from gateway.api.createrequest import CreateRequest
-from gateway.api.forwarding import store_unavailable
+from gateway.api.forwarding import Forwarding, shutting_down, store_unavailable
 from gateway.api.once import SAME_AGAIN
+from gateway.api.proxied import Proxied
 from gateway.api.registering import new_callback
 from gateway.api.schema import TASK_ID, CallbackRequest
 from gateway.api.watching import Watching
-from gateway.config.profile import Proxy
-from gateway.core.clock import Clock
 from gateway.core.creates import CreateAnswer, NewCreate
-from gateway.core.errors import Conflict, RequestError, StoreError, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.core.errors import Conflict, RequestError, StoreError, UpstreamFailed, UpstreamTimeout
 from gateway.core.model import Format
-from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
-from gateway.store import Registry
 from gateway.upstream.answer import Created
-from gateway.upstream.api import Answer, NoAnswer, Upstream
-from gateway.upstream.key import UpstreamKey
-from gateway.upstream.timetable import Timetable
+from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
 
-__all__ = ["Creating"]
+__all__ = ["Creating", "Outgoing"]
 
 _log = structlog.get_logger()
 
@@ -44,85 +39,78 @@ _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its 
 _MAX_KEPT = 16 * 1024  # bytes of an answer that is given again: a client's creates of a day are kept
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 """Pauses between tries to store what became of a create, while the store fails."""
+_STOPPED = NoAnswer(error="The gateway shut down before the upstream answered.")
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """A create on its way to the upstream."""
+
+    asked: CreateRequest
+    target: str
+    """Path and query at the upstream."""
+    headers: Mapping[str, str]
+    """What goes on of its client's."""
+    client: str
+    request_id: str
+    """Its client's own, or one that the gateway has made."""
+    create: NewCreate | None
+    """What is taken down of it, where the id is its client's own."""
+    again: bool
+    """Whether it was forwarded before, and the upstream knows what became of that."""
 
 
 class Creating:
-    """Forwards creates to one upstream until ``draining`` is set; ``spawn`` runs what outlives its client."""
+    """Forwards creates to one upstream, whose callbacks are of this format."""
 
     def __init__(
-        self,
-        registry: Registry,
-        clock: Clock,
-        metrics: Metrics,
-        upstream: Upstream,
-        calls: Proxy,
-        key: UpstreamKey,
-        timetable: Timetable,
-        watching: Watching,
-        *,
-        callback_format: Format,
-        draining: asyncio.Event,
-        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+        self, proxied: Proxied, forwarding: Forwarding, watching: Watching, *, callback_format: Format
     ) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._metrics = metrics
-        self._upstream = upstream
-        self._calls = calls
-        self._key = key
-        self._timetable = timetable
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._metrics = proxied.metrics
+        self._upstream = proxied.upstream
+        self._calls = proxied.calls
+        self._key = proxied.key
+        self._timetable = proxied.timetable
+        self._draining = proxied.draining
+        self._forwarding = forwarding
         self._watching = watching
         self._callback_format = callback_format
-        self._draining = draining
-        self._spawn = spawn
 
-    async def forward(
-        self,
-        asked: CreateRequest,
-        target: str,
-        headers: Mapping[str, str],
-        request_id: str,
-        waiter: Waiter,
-        create: NewCreate | None,
-        *,
-        again: bool,
-    ) -> Answer | RequestError:
-        """Forward a create whose turn in the rate limit ``waiter`` has had.
-
-        ``target``: path and query at the upstream; ``headers`` go on with it. ``create``: what is taken down of it,
-        where its client may repeat it; ``again``: that has been done before.
-        """
-        begun = None if again else create
-        if (refused := await self._begin(begun, waiter)) is not None:
+    async def forward(self, one: Outgoing, waiter: Waiter) -> Answer | RequestError:
+        """Forward a create whose turn in the rate limit ``waiter`` has had."""
+        if (refused := await self._begin(one, waiter)) is not None:
             return refused
-        client = waiter.client
-        own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, request_id)}
+        asked, client = one.asked, one.client
+        own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, one.request_id)}
         try:
             answer = await self._upstream.forward(
                 "POST",
-                target,
-                headers={**headers, **own},
+                one.target,
+                headers={**one.headers, **own},
                 content=asked.body,
                 timeout_s=_TIMEOUT_S,
                 whose=client,
             )
             found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
-            _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=request_id)
-            return self.stopped(request_id, create)
+            _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=one.request_id)
+            return self._doubtful(_STOPPED, one, lost=True)
         finally:
             self._key.creates.end(waiter)
         told = answer if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)
         # Before anything else is made of the answer: the task is paid for.
-        ending = self._end(asked, client, create, found, told, again=again)
+        ending = self._end(one, found, told)
         if isinstance(told, NoAnswer):
             await self._held_back(ending)
-            return self._not_created(told, request_id, create)
+            if told.sent or one.again:
+                return self._doubtful(told, one, lost=True)
+            return UpstreamFailed(f"{told.error} Nothing was created: send it again.")
         result = await self._upstream.read(found.task_id or "", answer)
         self._key.judge_create(result)
         if found.task_id is not None and not found.refused:
             made = self._watching.created(found.task_id, client, asked, result)
-            self._watching.beginning(found.task_id, self._spawn(made, f"proxy-watch-{found.task_id}"))
+            self._watching.beginning(found.task_id, self._forwarding.spawn(made, f"proxy-watch-{found.task_id}"))
         _log.info(
             "proxy.created",
             upstream=self._upstream.name,
@@ -133,11 +121,9 @@ class Creating:
             client=client,
         )
         await self._held_back(ending)
-        return self._promised(asked, create, found, told)
+        return self._promised(asked, found, told)
 
-    def _promised(
-        self, asked: CreateRequest, create: NewCreate | None, found: Created, told: Answer
-    ) -> Answer | RequestError:
+    def _promised(self, asked: CreateRequest, found: Created, told: Answer) -> Answer | RequestError:
         """Return what the client gets: an answer that promises a webhook only where one will come."""
         if asked.callback is None or found.task_id is not None or found.refused:
             return told
@@ -147,14 +133,15 @@ class Creating:
             status=told.status,
             receiver=receiver_of(asked.callback[1]),
         )
-        return _sent_once(self._without_id(told), create)
+        return self._without_id(told)
 
-    async def _begin(self, begun: NewCreate | None, waiter: Waiter) -> RequestError | None:
+    async def _begin(self, one: Outgoing, waiter: Waiter) -> RequestError | None:
         """Take down that a create is forwarded now, and keep its place; or give that back, and return why."""
         refused: RequestError | None = None
+        begun = None if one.again else one.create
         try:
             if self._draining.is_set():
-                refused = Unavailable("The gateway is shutting down; nothing was created.")
+                refused = shutting_down()
             elif begun is not None and not await self._registry.begin_create(begun):
                 refused = Conflict("Another create with this X-Request-ID is under way; send this one again later.")
         except StoreError:
@@ -177,10 +164,12 @@ class Creating:
     def again(self, asked: CreateRequest, request_id: str, answer: CreateAnswer) -> Answer | RequestError:
         """Return what a repeated create gets: what the first one got."""
         if answer.body is None:
-            made = "its answer" if answer.task_id is None else f"task {answer.task_id}, and the answer"
+            made, next_step = "its answer", "Look at the upstream for what that was; a new id creates anew."
+            if answer.task_id is not None:
+                made, next_step = f"task {answer.task_id}, and the answer", "Read that task; a new id creates anew."
             return Conflict(
                 f"X-Request-ID {request_id} was forwarded before and has got {made}, which is too large to be given "
-                "again. Nothing was forwarded now.",
+                f"again. Nothing was forwarded now. {next_step}",
                 headers=SAME_AGAIN,
             )
         headers = httpx.Headers({} if answer.content_type is None else {"content-type": answer.content_type})
@@ -193,30 +182,23 @@ class Creating:
         return UpstreamFailed(
             f"The upstream answered {answer.status}, and no {self._calls.created_id} can be found in that: a task may "
             "have been created, and no webhook will come for it. Once its id is known, register it with POST "
-            f"/v1/callbacks. The answer was: {text[:_MAX_TOLD]}"
+            f"/v1/callbacks. The answer was: {text[:_MAX_TOLD]}",
+            headers=SAME_AGAIN,
         )
 
     # What becomes of it
 
-    def _end(
-        self,
-        asked: CreateRequest,
-        client: str,
-        create: NewCreate | None,
-        found: Created,
-        told: Answer | NoAnswer,
-        *,
-        again: bool,
-    ) -> asyncio.Task[None] | None:
+    def _end(self, one: Outgoing, found: Created, told: Answer | NoAnswer) -> asyncio.Task[None] | None:
         """Begin to store what came of it: a callback, and what a create that may be repeated was answered.
 
         Of an answer that leaves in doubt whether there is a task nothing is stored. Nor does one that leaves none tell
         of a create that was forwarded before.
         """
+        asked, create = one.asked, one.create
         if found.none_made or isinstance(told, NoAnswer):
-            if create is None or again or not found.none_made:
+            if create is None or one.again or not found.none_made:
                 return None
-            return self._spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
+            return self._forwarding.spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
         answer = CreateAnswer(
             status=told.status,
             content_type=told.headers.get("content-type"),
@@ -224,10 +206,10 @@ class Creating:
             body=told.body if len(told.body) <= _MAX_KEPT else None,
         )
         if asked.callback is not None and found.task_id is not None:
-            work = self.register(client, found.task_id, asked.callback[1], asked.model, create, answer)
-            return self._spawn(work, f"proxy-register-{found.task_id}")
+            work = self.register(one.client, found.task_id, asked.callback[1], asked.model, create, answer)
+            return self._forwarding.spawn(work, f"proxy-register-{found.task_id}")
         if create is not None and (found.task_id is not None or not found.refused):
-            return self._spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
+            return self._forwarding.spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
         return None
 
     async def register(
@@ -283,28 +265,29 @@ class Creating:
         if ending is not None:
             await asyncio.wait([ending], timeout=_REGISTRATION_WAIT_S)
 
-    def stopped(self, request_id: str, create: NewCreate | None) -> RequestError:
-        """Return the answer to a create that the shutdown cut short."""
-        cut = NoAnswer(error="The gateway shut down before the upstream answered.")
-        return self._not_created(cut, request_id, create)
+    def stopped(self, one: Outgoing) -> RequestError:
+        """Return the answer to a create whose client the shutdown cuts off: it may still come to its end."""
+        return self._doubtful(_STOPPED, one, lost=False)
 
-    def _not_created(self, answer: NoAnswer, request_id: str, create: NewCreate | None) -> RequestError:
-        if not answer.sent:
-            return UpstreamFailed(f"{answer.error} Nothing was created.")
-        what_next = "this upstream cannot be asked, so look there before you send it again."
-        if self._calls.once or create is not None:
-            what_next = f"send the same request again with X-Request-ID: {request_id}, so that it is not created twice."
+    def _doubtful(self, answer: NoAnswer, one: Outgoing, *, lost: bool) -> RequestError:
+        """Return the answer to a create that may have made a task; ``lost``: what it made will never be known here."""
+        repeatable = self._calls.once or (one.create is not None and not lost)
+        what_next = f"send the same request again with X-Request-ID: {one.request_id}, so that it is not created twice."
+        if not repeatable:
+            what_next = "this upstream cannot be asked, so look there before you send it again."
+            if one.create is not None:
+                what_next = (
+                    f"this upstream cannot be asked, so look there. With X-Request-ID {one.request_id} it is not "
+                    "forwarded again; a new id creates anew."
+                )
+            if lost and one.asked.callback is not None:
+                what_next += " No webhook comes for it; register it with POST /v1/callbacks once its id is known."
         error = (UpstreamTimeout if answer.timed_out else UpstreamFailed)(
             f"{answer.error} The task may have been created: {what_next}"
         )
-        return _sent_once(error, create)
-
-
-def _sent_once(error: RequestError, create: NewCreate | None) -> RequestError:
-    """Keep SDKs from sending a create again by themselves, as many do after a 5xx: without an ID it is paid twice."""
-    if create is None:
-        error.headers["x-should-retry"] = "false"
-    return error
+        if not repeatable or one.create is None:
+            error.headers.update(SAME_AGAIN)  # without an id of their own SDKs would have it paid twice
+        return error
 
 
 async def _until_stored(

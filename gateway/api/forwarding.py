@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.proxied import Proxied
 from gateway.core.errors import (
     InvalidRequest,
     NotFound,
@@ -24,10 +25,8 @@ from gateway.core.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from gateway.core.telemetry import Metrics
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.budget import Budget
-from gateway.upstream.key import UpstreamKey
 from gateway.upstream.turns import Waiter
 
 __all__ = [
@@ -38,6 +37,7 @@ __all__ = [
     "passed_on",
     "result_of",
     "sent_on",
+    "shutting_down",
     "store_unavailable",
     "target",
 ]
@@ -58,9 +58,9 @@ _STATUSES = range(200, 600)  # below they are no answers, and above there are no
 class Forwarding:
     """Turns at one upstream's key for clients' requests, and the work that outlives its client."""
 
-    def __init__(self, key: UpstreamKey, metrics: Metrics) -> None:
-        self._key = key
-        self._metrics = metrics
+    def __init__(self, proxied: Proxied) -> None:
+        self._key = proxied.key
+        self._metrics = proxied.metrics
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def turn(self, budget: Budget, waiter: Waiter) -> RequestError | None:
@@ -175,3 +175,7 @@ def no_answer(answer: NoAnswer) -> RequestError:
 
 def store_unavailable() -> Unavailable:
     return Unavailable("The database cannot be used at the moment; nothing was forwarded.", retry_after_s=5)
+
+
+def shutting_down() -> Unavailable:
+    return Unavailable("The gateway is shutting down; nothing was forwarded. Send it again.")

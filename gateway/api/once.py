@@ -9,15 +9,14 @@ import hashlib
 import re
 from typing import Any
 
-from gateway.core.clock import Clock
+from gateway.api.proxied import Proxied
 from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import Conflict
-from gateway.store import Registry
 
 __all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]
 
 SAME_AGAIN = {"x-should-retry": "false"}
-"""Some SDKs send again what got 409, and heed this: it would get the same."""
+"""Some SDKs send again by themselves what got 409 or 5xx, and heed this: it would get the same, or be paid twice."""
 _BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
 _MOST_PARTS = 10_000  # some milliseconds; of a large body millions would hold up all that others have large
 _Key = tuple[str, str]
@@ -25,13 +24,13 @@ _Key = tuple[str, str]
 
 
 class Once:
-    """The creates at one upstream; ``honoured``: it knows X-Request-ID itself, and returns the task that exists."""
+    """The creates at one upstream, which may know X-Request-ID itself, and return the task that exists."""
 
-    def __init__(self, registry: Registry, clock: Clock, upstream: str, *, honoured: bool) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._upstream = upstream
-        self._honoured = honoured
+    def __init__(self, proxied: Proxied) -> None:
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._upstream = proxied.upstream.name
+        self._honoured = proxied.calls.once
         self._under_way: dict[_Key, asyncio.Event] = {}
 
     def create(self, client: str, request_id: str, digest: bytes) -> NewCreate:

@@ -4,7 +4,6 @@ Owns that only what the profile names goes on. Such a call costs a place in the 
 known to make a task; what its answer says of the key or of a limit is its client's alone to heed. Called by the proxy.
 """
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 
@@ -14,11 +13,10 @@ from starlette.responses import Response
 from gateway.api import large
 from gateway.api.auth import client_of, scope_of
 from gateway.api.forwarding import OPERATOR, Forwarding, below, no_answer, passed_on, result_of, sent_on, target
+from gateway.api.proxied import Proxied
 from gateway.api.schema import read_any_body
-from gateway.config.profile import Proxy
 from gateway.core.errors import RequestError
-from gateway.upstream.api import Answer, NoAnswer, Upstream
-from gateway.upstream.key import UpstreamKey
+from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
 
 __all__ = ["Passing"]
@@ -28,16 +26,14 @@ _ALWAYS = ("accept", "content-type")
 
 
 class Passing:
-    """Passed calls of one upstream; ``poller_wake`` is set when a place in the rate limit may have its time."""
+    """Passed calls of one upstream."""
 
-    def __init__(
-        self, upstream: Upstream, calls: Proxy, key: UpstreamKey, forwarding: Forwarding, *, poller_wake: asyncio.Event
-    ) -> None:
-        self._upstream = upstream
-        self._calls = calls
-        self._key = key
+    def __init__(self, proxied: Proxied, forwarding: Forwarding) -> None:
+        self._upstream = proxied.upstream
+        self._calls = proxied.calls
+        self._key = proxied.key
         self._forwarding = forwarding
-        self._poller_wake = poller_wake
+        self._poller_wake = proxied.poller_wake
 
     async def forward(self, mount: str, method: str, request: Request) -> tuple[str, Response]:
         """Return how a call was answered, and the answer."""

@@ -16,23 +16,24 @@ from contextlib import AsyncExitStack
 from functools import partial
 from uuid import uuid4
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api import large
 from gateway.api.auth import client_of
-from gateway.api.createrequest import CreateRequest, is_form, read_create
-from gateway.api.creating import Creating
-from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, store_unavailable, target
+from gateway.api.createrequest import is_form, read_create
+from gateway.api.creating import Creating, Outgoing
+from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, shutting_down, store_unavailable, target
 from gateway.api.once import Alone, Once, digest_of
 from gateway.api.passing import Passing
+from gateway.api.proxied import Proxied
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body
 from gateway.api.shares import READ, share
 from gateway.api.watching import Watching
-from gateway.config.profile import listed, passed_calls, record_call
+from gateway.config.profile import listed, passed_calls
 from gateway.core import lenientjson
-from gateway.core.clock import Clock
 from gateway.core.creates import NewCreate
 from gateway.core.errors import (
     AddressNotAllowed,
@@ -41,15 +42,10 @@ from gateway.core.errors import (
     RequestError,
     StoreError,
     TooLarge,
-    Unavailable,
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
-from gateway.core.telemetry import Metrics
-from gateway.store import Housekeeping, Registry
-from gateway.upstream.api import Upstream
-from gateway.upstream.key import UpstreamKey
-from gateway.upstream.timetable import Timetable
+from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter
 
 __all__ = ["UpstreamProxy"]
@@ -62,72 +58,39 @@ _REQUEST_ID = re.compile(r"[!-~]{1,255}")
 
 
 class UpstreamProxy:
-    """One upstream's calls, over the registry and its key."""
+    """One upstream's calls."""
 
     def __init__(
         self,
-        registry: Registry,
+        proxied: Proxied,
         housekeeping: Housekeeping,
-        clock: Clock,
-        metrics: Metrics,
-        upstream: Upstream,
-        key: UpstreamKey,
-        timetable: Timetable,
         *,
         callback_format: Format,
         check_url: Callable[[str], Awaitable[object]],
-        poller_wake: asyncio.Event,
-        draining: asyncio.Event,
         watch_s: float,
     ) -> None:
-        """Stand in for ``upstream``, whose profile has calls for that.
+        """Stand in for an upstream.
 
         ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
-        policy refuses. Once ``draining`` is set nothing more is created, and no read is held; then ``drain`` is to be
-        called. ``watch_s``: see ``Watching``.
+        policy refuses. ``watch_s``: see ``Watching``. Once the gateway drains, ``drain`` is to be called.
         """
-        self.profile = upstream.profile
-        calls = self.profile.proxy
-        record = None if calls is None else record_call(self.profile.request, calls)
-        assert calls is not None and record is not None  # noqa: S101, PT018 - the wiring looks first
-        self.name, self.base_url = upstream.name, upstream.base_url
-        self._max_body = upstream.max_answer
-        self.calls, self.record_call, self.passed = calls, record, list(passed_calls(calls.passed).values())
+        upstream, calls = proxied.upstream, proxied.calls
+        self.profile, self.name, self.base_url = upstream.profile, upstream.name, upstream.base_url
+        self.calls, self.record_call = calls, proxied.record_call
+        self.passed = list(passed_calls(calls.passed).values())
         self.create_paths = listed(calls.create_path)
-        self.paths = [record.path, *self.create_paths, *(path for _, path in self.passed)]
+        self.paths = [self.record_call.path, *self.create_paths, *(path for _, path in self.passed)]
+        self._max_body = upstream.max_answer
         self._housekeeping = housekeeping
-        self._key = key
+        self._key = proxied.key
+        self._draining = proxied.draining
         self._check_url = check_url
-        self._draining = draining
-        self._forwarding = Forwarding(key, metrics)
-        watching = Watching(registry, clock, upstream, calls, timetable, watch_s)
-        self._reading = Reading(
-            registry,
-            clock,
-            upstream,
-            calls,
-            record,
-            key,
-            self._forwarding,
-            watching,
-            poller_wake=poller_wake,
-            draining=draining,
-        )
-        self._creating = Creating(
-            registry,
-            clock,
-            metrics,
-            upstream,
-            calls,
-            key,
-            timetable,
-            watching,
-            callback_format=callback_format,
-            draining=draining,
-            spawn=self._forwarding.spawn,
-        )
-        self._once = Once(registry, clock, upstream.name, honoured=calls.once)
-        self._passing = Passing(upstream, calls, key, self._forwarding, poller_wake=poller_wake)
+        self._forwarding = Forwarding(proxied)
+        watching = Watching(proxied, watch_s)
+        self._reading = Reading(proxied, self._forwarding, watching)
+        self._creating = Creating(proxied, self._forwarding, watching, callback_format=callback_format)
+        self._once = Once(proxied)
+        self._passing = Passing(proxied, self._forwarding)
 
     async def read(self, request: Request) -> Response:
         return await self._forwarding.counted("read", self._reading.read(request))
@@ -145,7 +108,7 @@ class UpstreamProxy:
         except asyncio.CancelledError:  # where it was forwarded, _create has an answer
             if not self._draining.is_set():
                 raise
-            cut = Unavailable("The gateway shut down before this was forwarded: nothing was created. Send it again.")
+            cut = shutting_down()
             cut.headers["x-request-id"] = request_id
             raise cut from None
         response.headers["x-request-id"] = request_id
@@ -170,51 +133,45 @@ class UpstreamProxy:
             await _hold_decoded(request, body)
         read = partial(read_create, body, self.calls, content_type)
         asked = read() if len(body) <= SMALL else await large.work(request, read)
-        if not repeatable:
-            return "forwarded", await self._create_anew(request, asked, to, request_id)
-        digest = partial(digest_of, to, content_type, body)
-        told_by = digest() if len(body) <= SMALL else await large.work(request, digest)
-        create = self._once.create(client, request_id, told_by)
+        headers = sent_on(request, ("content-type", *self.calls.headers))  # a form's own; JSON's has one name
+        create: NewCreate | None = None
+        if repeatable:
+            digest = partial(digest_of, to, content_type, body)
+            told_by = digest() if len(body) <= SMALL else await large.work(request, digest)
+            create = self._once.create(client, request_id, told_by)
+        one = Outgoing(
+            asked=asked, target=to, headers=headers, client=client, request_id=request_id, create=create, again=False
+        )
+        if create is None:
+            return "forwarded", await self._create_anew(request, one)
         async with AsyncExitStack() as stack:
             try:
                 with large.waiting(request):
                     alone = await stack.enter_async_context(self._once.alone(create))
             except asyncio.CancelledError:
                 if self._draining.is_set():  # what becomes of the one under way is not known here
-                    raise self._creating.stopped(request_id, create) from None
+                    raise self._creating.stopped(one) from None
                 raise
             async with share(request, READ):
                 known = await self._once.known(create)
             if known is None or known.answer is None:
-                again = known is not None
-                return "forwarded", await self._create_anew(request, asked, to, request_id, create, alone, again=again)
+                one = msgspec.structs.replace(one, again=known is not None)
+                return "forwarded", await self._create_anew(request, one, alone)
         answer = self._creating.again(asked, request_id, known.answer)
         if isinstance(answer, RequestError):
             raise answer
         return "repeated", passed_on(answer)
 
-    async def _create_anew(
-        self,
-        request: Request,
-        asked: CreateRequest,
-        to: str,
-        request_id: str,
-        create: NewCreate | None = None,
-        alone: Alone | None = None,
-        *,
-        again: bool = False,
-    ) -> Response:
-        headers = sent_on(request, ("content-type", *self.calls.headers))  # a form's own; JSON's has one name
-        if asked.callback is not None:
-            await self._check(*asked.callback)
+    async def _create_anew(self, request: Request, one: Outgoing, alone: Alone | None = None) -> Response:
+        if one.asked.callback is not None:
+            await self._check(*one.asked.callback)
         if self._draining.is_set():
-            raise Unavailable("The gateway is shutting down; nothing was created.")
-        waiter = Waiter(client_of(request))
+            raise shutting_down()
+        waiter = Waiter(one.client)
         if (refused := await self._forwarding.turn(self._key.creates, waiter)) is not None:
             raise refused
         # From here on it is no longer the client's to stop.
-        forwarded = self._creating.forward(asked, to, headers, request_id, waiter, create, again=again)
-        work = self._forwarding.spawn(forwarded, f"proxy-create-{request_id}")
+        work = self._forwarding.spawn(self._creating.forward(one, waiter), f"proxy-create-{one.request_id}")
         if alone is not None:
             alone.last_until(work)
         try:
@@ -223,7 +180,7 @@ class UpstreamProxy:
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         except asyncio.CancelledError:
             if self._draining.is_set():  # the client has to know the ID, if it is there
-                raise self._creating.stopped(request_id, create) from None
+                raise self._creating.stopped(one) from None
             raise
         return passed_on(answer)
 
@@ -232,7 +189,7 @@ class UpstreamProxy:
         try:
             await self._check_url(url)
         except AddressNotAllowed as error:
-            message = f"{member}: {error.message} (rule: {error.rule}) Nothing was created."
+            message = f"{member}: {error.message} (rule: {error.rule}) Nothing was forwarded."
             raise CallbackNotAllowed(message) from None
         if self._housekeeping.failing is None:
             return

@@ -15,19 +15,16 @@ from starlette.responses import Response
 from gateway.api import large
 from gateway.api.auth import scope_of
 from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, result_of
+from gateway.api.proxied import Proxied
 from gateway.api.schema import TASK_ID
 from gateway.api.shares import READ, share
 from gateway.api.tasks import Ends, wait_of, whole
 from gateway.api.watching import Watching
-from gateway.config.profile import Proxy, RecordCall
-from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest, NotFound, RequestError
 from gateway.core.memory import SMALL
 from gateway.core.reads import ReadTask
-from gateway.store import Registry
-from gateway.upstream.api import Answer, NoAnswer, Upstream
+from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.envelope import record_envelope, told_envelope
-from gateway.upstream.key import UpstreamKey
 from gateway.upstream.turns import Waiter
 from gateway.webhook.body import record_of
 
@@ -37,32 +34,19 @@ _COST = 3  # a record that is read takes so many times its size: as it is stored
 
 
 class Reading:
-    """Reads of one upstream's tasks; ``poller_wake`` is set when a place in the rate limit may have its time."""
+    """Reads of one upstream's tasks."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        clock: Clock,
-        upstream: Upstream,
-        calls: Proxy,
-        call: RecordCall,
-        key: UpstreamKey,
-        forwarding: Forwarding,
-        watching: Watching,
-        *,
-        poller_wake: asyncio.Event,
-        draining: asyncio.Event,
-    ) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._upstream = upstream
-        self._call = call
-        self._key = key
+    def __init__(self, proxied: Proxied, forwarding: Forwarding, watching: Watching) -> None:
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._upstream = proxied.upstream
+        self._call = proxied.record_call
+        self._key = proxied.key
         self._forwarding = forwarding
         self._watching = watching
-        self._poller_wake = poller_wake
-        self._ends = Ends(registry, clock, draining)
-        self._synthesizes = calls.synthesize
+        self._poller_wake = proxied.poller_wake
+        self._ends = Ends(proxied.registry, proxied.clock, proxied.draining)
+        self._synthesizes = proxied.calls.synthesize
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
 

@@ -9,17 +9,13 @@ import asyncio
 from contextlib import suppress
 
 from gateway.api.createrequest import CreateRequest, is_form
-from gateway.config.profile import Proxy
-from gateway.core.clock import Clock
+from gateway.api.proxied import Proxied
 from gateway.core.errors import StoreError
 from gateway.core.memory import SMALL
 from gateway.core.model import DueTask
 from gateway.core.reads import ReadTask, ReadWatch
-from gateway.store import Registry
 from gateway.upstream.answer import PollKind, PollResult
-from gateway.upstream.api import Upstream
 from gateway.upstream.envelope import new_record
-from gateway.upstream.timetable import Timetable
 
 __all__ = ["Watching"]
 
@@ -29,14 +25,12 @@ _SLACK_MS = 1000  # so much earlier than a waiting reader's time is over a watch
 class Watching:
     """The watches of one upstream's tasks; ``watch_s``: how long each lasts without a read, 0: there are none."""
 
-    def __init__(
-        self, registry: Registry, clock: Clock, upstream: Upstream, calls: Proxy, timetable: Timetable, watch_s: float
-    ) -> None:
-        self._registry = registry
-        self._clock = clock
-        self._upstream = upstream
-        self._calls = calls
-        self._timetable = timetable
+    def __init__(self, proxied: Proxied, watch_s: float) -> None:
+        self._registry = proxied.registry
+        self._clock = proxied.clock
+        self._upstream = proxied.upstream
+        self._calls = proxied.calls
+        self._timetable = proxied.timetable
         self._watch_ms = round(watch_s * 1000)
         self._beginning: dict[str, asyncio.Task[None]] = {}  # by task id: watches that are being stored
 

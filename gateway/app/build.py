@@ -18,6 +18,7 @@ from gateway.api.callbacks import Callbacks
 from gateway.api.mounts import Mounts
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
+from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.routing import routes
@@ -42,9 +43,10 @@ from gateway.net.transport import PooledTransport
 from gateway.store import Store
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.api import Upstream
-from gateway.upstream.budget import Budget, Load, Swap
+from gateway.upstream.budget import Budget
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.learned import Learned
+from gateway.upstream.reservations import Load, Swap
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
@@ -234,17 +236,20 @@ def _proxy(
     check_url: Callable[[str], Awaitable[None]],
     draining: asyncio.Event,
 ) -> UpstreamProxy:
-    return UpstreamProxy(
-        shared.store.registry,
-        shared.store,
-        shared.clock,
-        shared.metrics,
-        watch.upstream,
-        watch.key,
-        watch.timetable,
-        callback_format=Format(settings.proxy_format),
-        check_url=check_url,
+    proxied = Proxied(
+        registry=shared.store.registry,
+        clock=shared.clock,
+        metrics=shared.metrics,
+        upstream=watch.upstream,
+        key=watch.key,
+        timetable=watch.timetable,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
+    )
+    return UpstreamProxy(
+        proxied,
+        shared.store,
+        callback_format=Format(settings.proxy_format),
+        check_url=check_url,
         watch_s=settings.proxy_watch_s,
     )

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.config.clients import check_tokens, open_to_all, read_clients
+from gateway.config.databaseurl import is_postgres, parse_postgres
 from gateway.config.reading import Reader, shown, suggest
 from gateway.config.settings import CLIENTS, PREFIX, SETTINGS, UPSTREAMS, Setting, Settings
 from gateway.core.addresses import is_loopback_host
@@ -186,6 +187,11 @@ def _check_together(reader: Reader, values: Mapping[str, Any], places: Mapping[s
         reader.problems.append(
             f"{places['poll_min_s']}, {places['poll_max_s']}: got {values['poll_min_s']:g} and "
             f"{values['poll_max_s']:g}; write a least time that is not above the greatest"
+        )
+    url = values.get("database_url", "")
+    if values.get("database_password") and is_postgres(url) and parse_postgres(url).password is not None:
+        reader.problems.append(
+            f"{places['database_url']}, {places['database_password']}: got two passwords; take the one in the URL out"
         )
     # A client's token counts also where it is mistaken, which is reported as what it is.
     tokens = [key for table in reader.tables(CLIENTS).values() for key in table if key.startswith("token_hash")]

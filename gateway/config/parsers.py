@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from gateway.config import databaseurl
 from gateway.core import addresses
 from gateway.core.ratelimit import RateWindow
 
@@ -78,11 +79,14 @@ def host(text: str) -> str:
 
 def database_url(text: str) -> str:
     scheme, _, rest = text.partition("://")
-    if scheme in ("postgresql", "postgres"):
-        raise ValueError("PostgreSQL needs a later version; use sqlite:///… for now")
+    if scheme.split("+")[0] in ("postgresql", "postgres"):
+        databaseurl.parse_postgres(text)
+        return text
     path = rest.removeprefix("/")
     if scheme != "sqlite" or not rest.startswith("/") or not path or path.endswith("/") or path == ":memory:":
-        raise ValueError("write sqlite:///relative/file.db or sqlite:////absolute/file.db")
+        raise ValueError(
+            "write sqlite:///relative/file.db, sqlite:////absolute/file.db or postgresql://user@host/database"
+        )
     if "?" in path or "#" in path:
         raise ValueError("write the file's path without options: no ? and no #")
     return text

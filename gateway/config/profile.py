@@ -20,6 +20,7 @@ __all__ = [
     "TASK_ID",
     "WAITING",
     "Fields",
+    "OwnCallbacks",
     "Profile",
     "Proxy",
     "RecordCall",
@@ -210,6 +211,16 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Other calls that are forwarded with the key: ``"DELETE /path"``, or the path alone for GET."""
 
 
+class OwnCallbacks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[callback]``: what the API's own callbacks hold, as webhooks of format record do; see ``core.jsontemplate``.
+
+    Paths begin at the object that describes the task. Of a task that was given up the code is 408.
+    """
+
+    success: dict[str, Any]
+    fail: dict[str, Any]
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One job API."""
 
@@ -225,6 +236,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     limits: Limits = Limits()
     proxy: Proxy | None = None
     """None: the API has no calls that the gateway could stand in for."""
+    callback: OwnCallbacks | None = None
+    """None: they hold the object that describes the task, see ``wraps_records``."""
 
     @cached_property
     def named_members(self) -> frozenset[str]:

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.config.profile import PATH, TASK_ID, WAITING, Fields, Profile, listed, names_of, passed_calls, record_call
 from gateway.core.errors import ConfigError
+from gateway.core.jsontemplate import mistakes
 from gateway.core.textfile import read_text
 
 __all__ = ["config_dir", "parse_profile", "read_profiles"]
@@ -279,6 +280,14 @@ def _proxy_paths(profile: Any) -> Iterator[str]:
         yield f"proxy: {taken} cannot be written: other members stand below"
 
 
+def _callback(profile: Any) -> Iterator[str]:
+    if profile.callback is None:
+        return
+    for key in ("success", "fail"):
+        with suppress(_Mistaken):
+            yield from (f"callback.{key}: {problem}" for problem in mistakes(getattr(profile.callback, key)))
+
+
 def _is_route(path: str) -> bool:
     """Whether a router takes it: every part that is not fixed has a name of its own."""
     names = _WILDCARD.findall(path)
@@ -321,7 +330,7 @@ _CHECKS: tuple[Callable[[Any], Iterable[str]], ...] = (
               profile.states.success_if is None and profile.states.fail_if is None)),
     _rule("proxy.synthesize: needs [units] that are milliseconds",
           lambda profile: not _synthesizes(profile) or (profile.units.time, profile.units.cost) == ("ms", "ms")),
-    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_paths,
+    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_paths, _callback,
 )
 # fmt: on
 

@@ -122,7 +122,9 @@ def suggest(name: str, known: set[str], otherwise: str) -> str:
 
 def shown(raw: object) -> str:
     """Quote what was given: no user and password, no query string, not endlessly."""
-    text = re.sub(r"^([a-z0-9+.-]+://)?.*@", r"\1***@", str(raw), flags=re.DOTALL)
+    # Where it is mistaken, nobody can tell what of it is the password.
+    raw = re.sub(r"^(postgres[a-z+]*://).*", r"\1…", str(raw), flags=re.DOTALL)
+    text = re.sub(r"^([a-z0-9+.-]+://)?.*@", r"\1***@", raw, flags=re.DOTALL)
     text = re.sub(r"\?.+", "?…", text, flags=re.DOTALL)
     return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from gateway.config import parsers
+from gateway.config.databaseurl import without_password
 from gateway.config.tokens import parse_hashes
 from gateway.core.ratelimit import RateWindow
 
@@ -115,7 +116,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Setting(parsers.whole(0, 65535), "8080",
         "TCP port it listens on; 0 takes a free one.")]
     database_url: Annotated[str, Setting(parsers.database_url, "sqlite:///gateway.db",
-        "SQLite file: sqlite:///relative.db (three slashes) or sqlite:////absolute.db (four).")]
+        "sqlite:///relative.db, sqlite:////absolute.db or, for several replicas, postgresql://user@host/database.")]
+    database_password: Annotated[str | None, Setting(str, "",
+        "PostgreSQL's password, where it does not stand in the URL or in libpq's passfile.", secret=True)]
     upstream: Annotated[str, Setting(parsers.upstream_name, DEFAULT_UPSTREAM,
         "Upstream of callbacks that name none, and of the proxy's root paths: "
         "a profile, or a table [upstreams.NAME].")]
@@ -188,7 +191,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The files that a secret was read from, the TOML file too where it holds one."""
 
     def __repr__(self) -> str:
-        values = ((setting, getattr(self, setting.key)) for setting in SETTINGS)
+        database_url = without_password(self.database_url)
+        values = [(row, database_url if row.key == "database_url" else getattr(self, row.key)) for row in SETTINGS]
         shown = (f"{row.key}={'***' if row.secret and value is not None else repr(value)}" for row, value in values)
         return f"Settings({', '.join(shown)})"
 

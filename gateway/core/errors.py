@@ -41,7 +41,7 @@ Expected remote failures (a receiver's 500, an upstream's time-out) are values, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -109,8 +109,20 @@ class OutOfResources(GatewayError):
     """No file or memory is left on this machine for a connection: that says nothing about whoever was to be reached."""
 
 
+StoreReason = Literal["full", "read_only", "restarting", "promoted", "unreachable", "slow", "refused"]
+"""What kind of trouble a database is in: no room; takes no writes; stops or starts; is no primary, which another server
+is or will be; gives no answer; none in time; lets nobody in, or not this one."""
+
+
 class StoreError(GatewayError):
-    """The database could not do what was asked; nothing of it was done."""
+    """The database could not do what was asked; nothing of it was done.
+
+    But for a commit whose answer was lost: of that nobody knows, and the message says so.
+    """
+
+    def __init__(self, message: str, *, reason: StoreReason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StoreRefused(StoreError):

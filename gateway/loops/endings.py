@@ -9,11 +9,11 @@ from gateway.config.profile import Profile
 from gateway.core.model import Outcome, TaskState
 from gateway.upstream.answer import AbandonReason, PollResult, abandoned
 from gateway.upstream.envelope import given_up
-from gateway.webhook.body import body_template, record_parts
+from gateway.webhook.body import body_template, callback_parts, record_parts
 
 __all__ = ["Ending", "ended", "gave_up"]
 
-_CODE = "408"
+_CODE = 408
 _WHY: dict[AbandonReason, str] = {
     "timeout": "it did not end in time",
     "unreadable": "what the upstream answers about it could not be read",
@@ -38,9 +38,12 @@ def ended(profile: Profile, result: PollResult, outcome: Outcome) -> Ending:
 def gave_up(profile: Profile, task_id: str, reason: AbandonReason, now: int) -> Ending:
     """Return the end of a task that the gateway gives up: in format record, a failure that says so."""
     outcome = abandoned(task_id, reason)
-    record = given_up(profile, task_id, _CODE, f"The gateway gave this task up: {_WHY[reason]}.")
+    code = str(_CODE) if profile.callback is None else _CODE  # in a callback of its own it is the body's
+    record = given_up(profile, task_id, code, f"The gateway gave this task up: {_WHY[reason]}.")
     return Ending(outcome, body_template(outcome, now).frame, _body(profile, TaskState.ABANDONED, record))
 
 
 def _body(profile: Profile, state: TaskState, record: bytes) -> tuple[bytes, bytes, bytes]:
+    if (own := profile.callback) is not None:
+        return callback_parts(own.success if state is TaskState.SUCCESS else own.fail, record)
     return record_parts(state, record) if profile.wraps_records else (b"", record, b"")

@@ -118,6 +118,10 @@ _KINDS = {
 }
 """By HTTP status or envelope code; every other error is BROKEN. Source: the public documentation of the API family."""
 
+_MOVED = {301, 307, 308}
+"""Redirects that ask for the same request elsewhere, so that it was not carried out here (RFC 9110 §15.4). Before 302
+and 303 it may have been: they may lead to what came of it."""
+
 _MAX_ERROR = 300  # characters of a remote message that are kept
 _MAX_FOREIGN = 180  # … where advice follows
 _LONGEST_WAIT_S = 3600.0  # of those an upstream asks for: one wrong number must not stop its polls for a day
@@ -198,7 +202,8 @@ def read_created(profile: Profile, status: int, body: bytes, path: str) -> Creat
         return Created(task_id, refused=False, none_made=False)
     told = _kind(profile, code) in _REFUSALS or (isinstance(code, int) and 400 <= code < 500)
     late = status >= 500 or 408 in (status, code)
-    return Created(task_id, refused=True, none_made=told and not late and task_id is None)
+    none_made = status in _MOVED or (told and not late)
+    return Created(task_id, refused=True, none_made=none_made and task_id is None)
 
 
 def abandoned(task_id: str, reason: AbandonReason) -> Outcome:

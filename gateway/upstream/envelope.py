@@ -57,7 +57,7 @@ def new_record(profile: Profile, task_id: str, model: str | None, param: bytes, 
     return msgspec.json.encode(envelope if profile.fields.root is None else dig(envelope, profile.fields.root))
 
 
-def given_up(profile: Profile, task_id: str, code: str, message: str) -> bytes:
+def given_up(profile: Profile, task_id: str, code: int | str, message: str) -> bytes:
     """Return a task's record, as it stands at ``fields.root``, as if the upstream had let it fail for that."""
     envelope: dict[str, Any] = {}
     _put_task(envelope, profile, task_id, profile.states.fail[0], {"failCode": code, "failMsg": message})

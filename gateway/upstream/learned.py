@@ -8,8 +8,8 @@ import math
 
 import msgspec
 
-from gateway.upstream.budget import Load, Swap
 from gateway.upstream.durations import Durations, of_model
+from gateway.upstream.reservations import Load, Swap
 from gateway.upstream.sightings import Seen
 
 __all__ = ["Learned"]

@@ -4,17 +4,28 @@ Owns the shape of the body, in both formats; pure. Called by the deliverer for e
 end of a task, for what is given up and for format record.
 
 What the deliverer makes of a task that the upstream has ended is not stored: it is made anew for each attempt. So its
-bytes are fixed for good, and a receiver that has seen a webhook must get the same from every later version.
+bytes are fixed for good, and a receiver that has seen a webhook must get the same from every later version. So the
+template of an API's own callbacks is stored with the task's record: its profile may change meanwhile.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from gateway.core.clock import to_iso
+from gateway.core.jsontemplate import filled
 from gateway.core.model import BodyParts, Format, Outcome, TaskState
 
-__all__ = ["BodyTemplate", "body_template", "record_body", "record_of", "record_parts", "webhook_body"]
+__all__ = [
+    "BodyTemplate",
+    "body_template",
+    "callback_parts",
+    "record_body",
+    "record_of",
+    "record_parts",
+    "webhook_body",
+]
 
 _EVENT_TYPE = {
     TaskState.SUCCESS: "task.succeeded",
@@ -32,6 +43,9 @@ _RECORD_HEADS = {
 """How the callbacks of the API family begin; its receivers look at the code. Source: its public documentation, but for
 abandonment, which it does not know."""
 _RECORD_TAIL = b"}"
+_BAR = b"\0"
+"""Stands before a template and behind it, where a record follows that a body is yet to be made of: in JSON it does not
+occur."""
 
 
 class BodyTemplate(msgspec.Struct, frozen=True):
@@ -63,7 +77,7 @@ def body_template(outcome: Outcome, settled_at: int) -> BodyTemplate:
 def webhook_body(callback_id: str, body: BodyParts | bytes) -> bytes:
     """Return a callback's body, made of its parts where it is not stored."""
     if isinstance(body, bytes):
-        return body
+        return _callback(body) if body.startswith(_BAR) else body
     if body.format is Format.RECORD:
         return record_body(body.outcome.state, _record(body.outcome))
     return body_template(body.outcome, body.settled_at).fill(callback_id, body.metadata)
@@ -79,8 +93,20 @@ def record_body(state: TaskState, data: bytes) -> bytes:
     return b"".join(record_parts(state, data))
 
 
+def callback_parts(template: Mapping[str, Any], data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return, in parts, what a body in the shape of an API's own callbacks is made of, for good."""
+    return b"".join((_BAR, msgspec.json.encode(template), _BAR)), data, b""
+
+
+def _callback(parts: bytes) -> bytes:
+    _, template, data = parts.split(_BAR, 2)
+    return msgspec.json.encode(filled(msgspec.json.decode(template), msgspec.json.decode(data)))
+
+
 def record_of(body: bytes) -> bytes:
-    """Return the record in a body of format record; one that ``record_body`` has not made is itself the record."""
+    """Return the record in what is stored of a body of format record; what is none of these is itself the record."""
+    if body.startswith(_BAR):
+        return body.split(_BAR, 2)[2]
     for head in _RECORD_HEADS.values():
         if body.startswith(head):
             return body[len(head) : -len(_RECORD_TAIL)]

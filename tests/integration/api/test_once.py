@@ -222,7 +222,7 @@ async def test_nor_does_it_count_that_the_gateway_refused(start: Start, upstream
     """A callback URL that is not allowed, or no turn in the rate limit: the id is as new as before."""
     stand = await start(honours=False)
     refused = await stand.create(url="http://10.0.0.1/hooks")
-    assert "Nothing was created" in message(refused, 422)
+    assert "Nothing was forwarded" in message(refused, 422)
     assert (await stand.create()).status_code == 200
 
 
@@ -269,6 +269,41 @@ async def test_a_lost_answer_where_it_is_not(
     assert (await stand.create("r-2")).status_code == 200
 
 
+@both
+@pytest.mark.parametrize("status", [301, 308])
+async def test_a_redirect_made_no_task(start: Start, upstream: Upstream, honours: bool, status: int) -> None:
+    """It asks for the same request elsewhere: with the base URL put right the repetition is a new create."""
+    stand = await start(honours=honours)
+    upstream.faults.add(Fault(kind=FaultKind.HTML, status=status, endpoint="createTask", times=1))
+    assert (await stand.create()).status_code == status
+    assert (await stand.create()).status_code == 200
+    assert upstream.paid == 1
+
+
+@pytest.mark.parametrize("status", [302, 303])
+async def test_a_redirect_to_what_came_of_it(start: Start, upstream: Upstream, status: int) -> None:
+    """It leaves in doubt whether there is a task, as a lost answer does."""
+    stand = await start(honours=False)
+    upstream.faults.add(Fault(kind=FaultKind.HTML, status=status, endpoint="createTask", times=1))
+    assert (await stand.create()).status_code == status
+    assert "a task may have been created" in message(await stand.create(), 409)
+    assert upstream.creates == 1
+
+
+async def test_who_forwards_again_in_vain_still_does_not_know(start: Start, upstream: Upstream) -> None:
+    """The upstream cannot be reached when a lost create is repeated: the first may have made a task all the same."""
+    stand = await start()
+    upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
+    assert "may have been created: send the same request again" in message(await stand.create(), 502)
+    stand = await start(url="http://127.0.0.1:1")
+    told = message(await stand.create(), 502)
+    assert "Nothing was created" not in told
+    assert "may have been created: send the same request again with X-Request-ID: r-1" in told
+    stand = await start()
+    assert (await stand.create()).status_code == 200
+    assert upstream.paid == 1
+
+
 async def test_a_refusal_does_not_undo_a_create_of_before(start: Start, upstream: Upstream) -> None:
     """Forwarded again after a lost answer, a create that meets the rate limit is still the same request."""
     stand = await start()
@@ -287,9 +322,35 @@ async def test_an_id_of_the_gateways_is_nothing_to_rely_on(
     stand = await start(honours=False)
     upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=2))
     told = message(await stand.create(None), 502)
-    assert told.endswith("this upstream cannot be asked, so look there before you send it again.")
-    told = message(await stand.create("r-1"), 502)
-    assert told.endswith("send the same request again with X-Request-ID: r-1, so that it is not created twice.")
+    assert "this upstream cannot be asked, so look there before you send it again." in told
+    answer = await stand.create("r-1")
+    assert (
+        "so look there. With X-Request-ID r-1 it is not forwarded again; a new id creates anew. No webhook comes for "
+        "it; register it with POST /v1/callbacks"
+    ) in message(answer, 502)
+    assert answer.headers["x-should-retry"] == "false"
+    # As it says.
+    assert "a new id creates anew" in message(await stand.create("r-1"), 409)
+    assert (await stand.create("r-2")).status_code == 200
+
+
+async def test_an_id_of_the_gateways_that_the_upstream_knows(start: Start, upstream: Upstream) -> None:
+    """Who sent none is told the one that makes a repetition safe, and SDKs not to send it again without."""
+    stand = await start()
+    upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
+    lost = await stand.create(None)
+    own = lost.headers["x-request-id"]
+    assert f"send the same request again with X-Request-ID: {own}" in message(lost, 502)
+    assert lost.headers["x-should-retry"] == "false"
+    assert (await stand.create(own)).status_code == 200
+    assert upstream.paid == 1
+
+
+async def test_an_own_id_lets_sdks_send_it_again_where_that_helps(start: Start, upstream: Upstream) -> None:
+    """The repetition has it too, and the upstream knows it."""
+    stand = await start()
+    upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
+    assert "x-should-retry" not in (await stand.create()).headers
 
 
 @both
@@ -322,8 +383,10 @@ async def test_an_answer_without_an_id_is_given_again_as_it_was(
     stand = await start(honours=honours)
     upstream.faults.add(Fault(kind=FaultKind.MISSING_DATA, endpoint="createTask", times=2))
     with capture_logs() as logs:
-        first, second = [message(await stand.create(), 502) for _ in range(2)]
+        answers = [await stand.create() for _ in range(2)]
+    first, second = [message(answer, 502) for answer in answers]
     assert first == second
+    assert {answer.headers["x-should-retry"] for answer in answers} == {"false"}
     assert "no webhook will come" in first
     assert [line["event"] for line in logs].count("proxy.created_without_id") == 1
     first_plain, second_plain = [await stand.create("r-2", url=None) for _ in range(2)]

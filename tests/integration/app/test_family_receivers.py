@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -88,14 +89,70 @@ class RereadingReceiver:
         await Response(status_code=status)(scope, receive, send)
 
 
+class PageReceiver:
+    """Written as kie.ai's page on an API's callbacks shows: it takes them apart by what that page names."""
+
+    def __init__(self, take: Callable[[int, str, Any], tuple[str, Any]]) -> None:
+        self._take = take
+        self.orders: dict[str, Any] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = await Request(scope, receive).json()
+        task_id, order = self._take(body["code"], body["msg"], body["data"])
+        self.orders[task_id] = order
+        await Response(b'{"status":"received"}')(scope, receive, send)
+
+
+def veo(code: int, msg: str, data: Any) -> tuple[str, Any]:
+    if code != 200:
+        return data["taskId"], (code, msg, data["fallbackFlag"])
+    info = data["info"]
+    return data["taskId"], (info["resultUrls"], info["originUrls"], info["resolution"], data["fallbackFlag"])
+
+
+def suno(code: int, msg: str, data: Any) -> tuple[str, Any]:
+    if code == 200 and data["callbackType"] == "complete":
+        return data["task_id"], [(track["id"], track["audio_url"], track["duration"]) for track in data["data"]]
+    return data["task_id"], (code, msg, data["callbackType"])
+
+
+def image_4o(code: int, msg: str, data: Any) -> tuple[str, Any]:
+    return data["taskId"], data["info"]["result_urls"] if code == 200 else (code, msg)
+
+
+def flux(code: int, msg: str, data: Any) -> tuple[str, Any]:
+    info = data["info"]
+    return data["taskId"], (info["originImageUrl"], info["resultImageUrl"]) if code == 200 else (code, msg, info)
+
+
+def midjourney(code: int, msg: str, data: Any) -> tuple[str, Any]:
+    prompt = json.loads(data["promptJson"])["prompt"]
+    return data["taskId"], (prompt, data["resultUrls"]) if code == 200 else (code, msg)
+
+
+FAILED = 500, "no luck"
+URL = URLS[0]
+PAGES = {
+    "kie-veo": ("/api/v1/veo/generate", veo, (URLS, URLS, "1080p", False), (*FAILED, False)),
+    "kie-suno": ("/api/v1/generate", suno, [("", URL, 198.44)], (*FAILED, "error")),
+    "kie-4o-image": ("/api/v1/gpt4o-image/generate", image_4o, URLS, FAILED),
+    "kie-flux-kontext": (
+        "/api/v1/flux/kontext/generate", flux, (URL, URL), (*FAILED, {"originImageUrl": "", "resultImageUrl": ""}),
+    ),
+    "kie-mj": ("/api/v1/mj/generate", midjourney, ("A cat", URLS), FAILED),
+}  # fmt: skip
+
+
 @asynccontextmanager
-async def world(folder: Path, receiver: Any, **environ: str) -> AsyncIterator[tuple[Running, str]]:
+async def world(
+    folder: Path, receiver: Any, upstream: str = "aigptimage", **environ: str
+) -> AsyncIterator[tuple[Running, str]]:
     """A gateway before an upstream whose tasks end at once, as their model says; and the receiver's URL."""
     models = {"bad": Plan(outcome="fail", fail_code="500", fail_msg="no luck"), "never": Plan(outcome="never")}
     simulator = SimulatedUpstream(SystemClock(), keys=["sk-up"], plans=Plan(), models=models)
     config = folder / "gateway.toml"
-    config.write_text('[upstreams.aigptimage]\ncreate_rate = "1000/1"\n')
-    environ |= {"GATEWAY_UPSTREAM_API_KEY": "sk-up", "GATEWAY_CONFIG": str(config)}
+    config.write_text(f'[upstreams.{upstream}]\ncreate_rate = "1000/1"\n')
+    environ |= {"GATEWAY_UPSTREAM": upstream, "GATEWAY_UPSTREAM_API_KEY": "sk-up", "GATEWAY_CONFIG": str(config)}
     async with (
         serve_simulator(simulator) as upstream_url,
         serve_asgi(receiver) as url,
@@ -174,3 +231,27 @@ async def test_a_receiver_that_reads_the_record_again(tmp_path: Path) -> None:
         callbacks = (await gateway.client.get(f"/v1/callbacks?taskId={wrong}")).json()["data"]
         await gateway.becomes(f"/v1/callbacks/{callbacks[0]['id']}", lambda answer: answer.json()["attempts"] > 0)
     assert receiver.orders == {good: URLS, bad: ("500", "no luck"), never: "open"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_receivers_of_kies_other_endpoints(name: str, tmp_path: Path) -> None:
+    """Each gets the callbacks that its page shows, for success and failure; a read of the task tells its record."""
+    path, take, good_order, bad_order = PAGES[name]
+    receiver = PageReceiver(take)
+    async with world(tmp_path, receiver, name) as (gateway, url):
+        ids = []
+        for model in ("good", "bad"):
+            asked = {"prompt": "A cat", "model": model, "callBackUrl": f"{url}/cb"}
+            ids.append((await gateway.client.post(path, json=asked)).json()["data"]["taskId"])
+        await until(lambda: receiver.orders.keys() >= {*ids})
+        good, bad = ids
+        read = path.removesuffix("/generate") if name != "kie-suno" else path
+        for task_id in ids:
+            record = (await gateway.client.get(f"{read}/record-info", params={"taskId": task_id})).json()
+            assert (record["code"], record["data"]["taskId"]) == (200, task_id)
+            assert "createTime" in record["data"]
+        metrics = (await gateway.client.get("/metrics")).text
+        assert 'gateway_proxied_requests_total{call="read",outcome="answered"} 2.0' in metrics
+    if name == "kie-suno":
+        good_order = [(f"{good}-1", *rest) for _, *rest in good_order]
+    assert receiver.orders == {good: good_order, bad: bad_order}

@@ -13,6 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.shares import Shares
@@ -371,11 +372,11 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         machine = VirtualClock()
         life = await Life(tmp_path / "db", machine, upstream=Transport(answer), rate=FAST).start()
         upstream = life.poller._upstream
-        proxy = UpstreamProxy(
-            life.store.registry, life.store, life.clock, life.metrics, upstream, life.key, life.timetable,
-            callback_format=Format.RECORD, check_url=AsyncMock(), poller_wake=asyncio.Event(), draining=asyncio.Event(),
-            watch_s=60.0,
+        proxied = Proxied(
+            registry=life.store.registry, clock=life.clock, metrics=life.metrics, upstream=upstream, key=life.key,
+            timetable=life.timetable, poller_wake=asyncio.Event(), draining=asyncio.Event(),
         )  # fmt: skip
+        proxy = UpstreamProxy(proxied, life.store, callback_format=Format.RECORD, check_url=AsyncMock(), watch_s=60.0)
         life.connection.broken = "disk full"
         registering = asyncio.create_task(proxy._creating.register("", "t", "https://app.example.com/hooks", None))
         await asyncio.sleep(1)

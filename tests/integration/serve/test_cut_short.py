@@ -109,7 +109,7 @@ async def test_a_create_that_was_forwarded_then_names_its_id(tmp_path: Path, sil
 
 
 async def test_a_create_that_waits_for_its_turn_then_is_answered_with_its_id(tmp_path: Path, silent_url: str) -> None:
-    """As each answer to a create is; and it says that nothing was created."""
+    """As each answer to a create is; and it says that nothing was forwarded."""
     async with running(tmp_path, silent_url) as one:
         first = [Asked(one.gateway, "POST", CREATE, b'{"model":"m"}') for _ in range(3)]
         await held(one, "proxy-create")
@@ -121,7 +121,7 @@ async def test_a_create_that_waits_for_its_turn_then_is_answered_with_its_id(tmp
         answers = [await asked.cut_short() for asked in first]
         told = [answer["msg"] for status, answer in answers if status == 503]
         assert told
-        assert all("nothing was created" in text.lower() for text in told)
+        assert all("nothing was forwarded" in text.lower() for text in told)
         for asked in first:
             assert b"x-request-id" in dict(asked.sent[0]["headers"])
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.core.memory import SMALL
-from gateway.core.model import CallbackState, DueTask, PollRecord, Settlement, TaskState
+from gateway.core.model import CallbackState, DueTask, Format, PollRecord, Settlement, TaskState
 from gateway.core.reads import ReadTask, ReadWatch
 from gateway.store import Store
 from tests.claims import claim_tasks
@@ -71,6 +71,7 @@ async def test_a_watch_begins_as_after_a_poll(store: Store) -> None:
 async def test_readers_are_told_of_no_callback_and_no_one_of_readers(store: Store) -> None:
     """Whoever has no callback finds no task under his name, nor does the operator, and no list has anything."""
     await store.registry.watch(wish())
+    await registered(store, new("another"))
     for client in ("rob", "ann", None):
         assert await store.registry.get_task(client, "task-1") is None
         assert not await store.registry.list_callbacks(client, state=None, task_id="task-1", before_seq=None, limit=9)
@@ -370,3 +371,50 @@ async def test_readers_outlive_the_process(new_store: NewStore) -> None:
         assert await store.tasks.unwatch(NOW + 3000) == NOW + 60_000
         await store.tasks.unwatch(NOW + 60_000)
         assert await due(store, NOW + 60_000) == []
+
+
+async def test_an_answer_that_told_of_a_task_counts_as_its_poll(store: Store) -> None:
+    """What was known of one that is polled already is as after a poll that succeeded; a mere prolonging counts none."""
+    await registered(store)
+    for _ in range(2):
+        (claim,) = await due(store, NOW)
+        await store.tasks.reschedule(PollRecord(seq=claim.seq, polled_at=NOW, next_poll_at=NOW, error="HTTP 500"))
+    await store.registry.watch(again(at=NOW + 100))
+    task = (await seen(store)).task
+    assert (task.polls, task.last_polled_at, task.last_error, task.born_at, task.model) == (
+        (2, NOW, "HTTP 500", None, None)
+    )
+    await store.registry.watch(wish(at=NOW + 200))
+    task = (await seen(store)).task
+    assert (task.polls, task.last_polled_at, task.last_error) == (3, NOW + 200, None)
+    assert (task.born_at, task.model) == (NOW + 200 - 5000, "m")
+    (claim,) = await due(store, NOW + 200)
+    assert claim.failures == 0
+    await store.registry.watch(wish(at=NOW + 300, born_at=None, model=None))
+    task = (await seen(store)).task
+    assert (task.born_at, task.model) == (NOW + 200 - 5000, "m")
+
+
+@pytest.mark.parametrize(("shape", "kept"), [(Format.RECORD, True), (Format.STANDARD, False)])
+async def test_a_record_that_a_webhook_needs_outlives_its_readers(store: Store, shape: Format, kept: bool) -> None:
+    """They are forgotten; the body of a webhook of format record stands where they read it, and no other's."""
+    await registered(store, new(shape=shape))
+    await store.registry.watch(wish())
+    (claim,) = await due(store, NOW + 2000)
+    ended = Settlement(
+        seq=claim.seq, upstream="up", outcome=SUCCESS, settled_at=NOW, polls=1, record=(RECORD, b"", b""), read=True
+    )
+    await store.tasks.settle(ended)
+    assert await store.prune_reads(NOW + 100_000, NOW + 60_001, 100) == 1
+    known = await seen(store)
+    assert (known.read_until, known.record) == (None, RECORD if kept else None)
+
+
+async def test_a_record_of_one_that_began_anew_is_not_kept(store: Store) -> None:
+    """A webhook of format record that was given up has its own body: its task's record is the readers' alone."""
+    made = await registered(store, new(timeout_s=10, shape=Format.RECORD))
+    await settle(store, made, ABANDONED, at=NOW + 20_000, expired_by=NOW + 20_000)
+    await store.registry.watch(wish(at=NOW + 30_000))
+    assert (await seen(store)).record == RECORD
+    assert await store.prune_reads(NOW + 200_000, NOW + 100_000, 100) == 1
+    assert (await seen(store)).record is None

@@ -13,6 +13,7 @@ from gateway.api.mounts import OWN, Mounts
 from gateway.api.openapi import document
 from gateway.api.operations import Operations
 from gateway.api.problems import problem
+from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.routing import Call, routes
@@ -20,7 +21,7 @@ from gateway.api.schema import CallbackRequest, RedeliveriesRequest
 from gateway.api.table import table
 from gateway.api.tasks import Tasks
 from gateway.api.views import AttemptView, CallbackView, TaskView
-from gateway.config.profile import listed
+from gateway.config.profile import Profile, listed
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import errors
 from gateway.core.clock import SystemClock
@@ -49,15 +50,7 @@ def calls(*proxied: str) -> list[Call]:
     registering = Registering(
         nothing, nothing, Metrics(), check_url=nothing, first_poll_at={"x": nothing}, default_upstream="x"
     )
-    proxies = [
-        UpstreamProxy(
-            nothing, nothing, nothing, nothing,
-            Upstream(PROFILES[name], nothing, SystemClock(), base_url=PROFILES[name].base_url, api_key=None),
-            nothing, nothing, callback_format=nothing, check_url=nothing, poller_wake=nothing, draining=nothing,
-            watch_s=60.0,
-        )
-        for name in proxied
-    ]  # fmt: skip
+    proxies = [_proxy(PROFILES[name]) for name in proxied]
     return table(
         registering,
         Callbacks(nothing, nothing, ()),
@@ -65,6 +58,16 @@ def calls(*proxied: str) -> list[Call]:
         Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing),
         Mounts(proxies, proxies[0] if proxies else None).all,
     )
+
+
+def _proxy(profile: Profile) -> UpstreamProxy:
+    nothing = cast(Any, None)
+    upstream = Upstream(profile, nothing, SystemClock(), base_url=profile.base_url, api_key=None)
+    proxied = Proxied(
+        registry=nothing, clock=nothing, metrics=nothing, upstream=upstream, key=nothing, timetable=nothing,
+        poller_wake=nothing, draining=nothing,
+    )  # fmt: skip
+    return UpstreamProxy(proxied, nothing, callback_format=nothing, check_url=nothing, watch_s=60.0)
 
 
 CALLS = calls("aigptimage")

@@ -54,6 +54,7 @@ def test_defaults() -> None:
         host="127.0.0.1",
         port=8080,
         database_url="sqlite:///gateway.db",
+        database_password=None,
         upstream="aigptimage",
         upstream_url=None,
         upstream_api_key=None,
@@ -175,9 +176,10 @@ def test_repr_hides_secrets() -> None:
     secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
     shown = repr(load(secrets))
     assert SECRET not in shown
-    assert shown.count("***") == len(secrets) == 5
+    assert shown.count("***") == len(secrets) == 6
     assert "host='127.0.0.1', port=8080" in shown
     assert "token=None" in repr(load({}))
+    assert SECRET not in repr(load({"GATEWAY_DATABASE_URL": f"postgresql://ann:{SECRET}@host/x"}))
 
 
 @pytest.mark.parametrize(
@@ -204,14 +206,13 @@ def test_database_path(url: str, path: str) -> None:
         ("GATEWAY_PORT", "-1", "write a whole number from 0 to 65535"),
         ("GATEWAY_PORT", "80.5", "write a whole number from 0 to 65535"),
         ("GATEWAY_PORT", "", "write a whole number from 0 to 65535"),
-        ("GATEWAY_DATABASE_URL", "gateway.db", "sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        ("GATEWAY_DATABASE_URL", "gateway.db", "sqlite:///relative/file.db, sqlite:////absolute/file.db or"),
         ("GATEWAY_DATABASE_URL", "sqlite://gateway.db", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "sqlite:///", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "sqlite:///:memory:", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "sqlite:////data/", "sqlite:///relative/file.db"),
         ("GATEWAY_DATABASE_URL", "sqlite:///x.db?mode=ro", "without options"),
         ("GATEWAY_DATABASE_URL", "mysql://host/db", "sqlite:///relative/file.db"),
-        ("GATEWAY_DATABASE_URL", "postgresql://host/db", "PostgreSQL needs a later version; use sqlite:///"),
         ("GATEWAY_PROXY_FORMAT", "Record", "write record or standard"),
         ("GATEWAY_RECORD_HMAC_KEY", "a key", "write visible ASCII characters without spaces"),
         ("GATEWAY_UPSTREAM_URL", "aigptimage.com", "write an http or https URL"),
@@ -463,8 +464,13 @@ def test_unusable_secret_file(tmp_path: Path, content: bytes | None, reason: str
         {"GATEWAY_UPSTREAM_API_KEY": f"{SECRET}\n{SECRET}"},
         {"GATEWAY_UPSTREAM_URL": f"https://user:{SECRET}@host"},
         {"GATEWAY_UPSTREAM_URL": f"ftp://host/?key={SECRET}"},
-        {"GATEWAY_DATABASE_URL": f"postgresql://user:{SECRET}@host/db"},
+        {"GATEWAY_DATABASE_URL": f"postgresql://user:{SECRET}@host/"},
         {"GATEWAY_DATABASE_URL": f"mysql://user:{SECRET}/@host/db"},
+        {"GATEWAY_DATABASE_URL": f"postgresql://user:{SECRET}@host"},
+        {"GATEWAY_DATABASE_URL": f"postgresql://user:{SECRET}"},
+        {"GATEWAY_DATABASE_URL": f"postgresql://user@host/db?pasword={SECRET}"},
+        {"GATEWAY_DATABASE_URL": f"postgresql+asyncpg://user:{SECRET}@host/db"},
+        {"GATEWAY_DATABASE_URL": f"postgresql://user:{SECRET}@host/db", "GATEWAY_DATABASE_PASSWORD": SECRET},
     ],
 )
 def test_no_secret_in_the_report(environ: Mapping[str, str]) -> None:

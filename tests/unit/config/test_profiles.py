@@ -865,6 +865,18 @@ record_param = "id"
             'headers = { Authorization = "me" }\n[envelope]',
             "request.headers: authorization carries the key; see request.auth_header",
         ),
+        (
+            "[limits]",
+            '[callback]\nsuccess = { a = "{b..c}" }\nfail = {}\n[limits]',
+            "callback.success: '{b..c}' is no path between braces",
+        ),
+        (
+            "[limits]",
+            '[callback]\nsuccess = {}\nfail = { a = ["{b.*}", "x"] }\n[limits]',
+            "callback.fail: an array whose item stands for each of another's has that item alone",
+        ),
+        ("[limits]", "[callback]\nsuccess = {}\n[limits]", "callback: Object missing required field `fail`"),
+        ("[limits]", "[callback]\nsuccess = []\nfail = {}\n[limits]", "callback.success: Expected `object`"),
         ('name = "mine"', 'name = "mine"\nnmae = 1', "Object contains unknown field `nmae`"),
         ('name = "mine"', "name = 1", "name: Expected `str`, got `int`"),
     ],

@@ -166,29 +166,6 @@ def test_what_cannot_be_reserved_is_not_sent() -> None:
     run_virtual(main())
 
 
-def test_what_another_process_spends_of_a_key_counts_here_too() -> None:
-    """Once, and as soon as both have something to store: neither's is lost."""
-
-    async def main() -> None:
-        disk = Disk()
-        a, b = (budget((RateWindow(40, 60.0),), disk) for _ in range(2))
-        for one in (a, b):
-            await one.restore()
-        await poll_now(a, 4)
-        await poll_now(b, 2)
-        assert (a.available(), b.available()) == (36, 34)
-        for _ in range(3):
-            await asyncio.sleep(1)
-            await poll_now(a, 2)
-            await poll_now(b, 2)
-        assert (a.available(), b.available()) == (40 - 16, 40 - 18 + 2 - 2)
-        await asyncio.sleep(60)
-        await poll_now(a, 2)
-        assert a.available() >= 40 - 2 - 2
-
-    run_virtual(main())
-
-
 @pytest.mark.parametrize("at_s", [0.1, 0.4], ids=["before it is written", "after that"])
 def test_who_goes_away_while_places_are_reserved_costs_no_more(at_s: float) -> None:
     """The write that was under way is taken for this process's own, and not for another's."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.config.profilefile import parse_profile
 from gateway.core.model import BodyParts, Format, Outcome, TaskState
 from gateway.upstream.answer import read_answer
-from gateway.webhook.body import record_body, record_of, webhook_body
+from gateway.webhook.body import callback_parts, record_body, record_of, webhook_body
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
@@ -45,6 +45,23 @@ def test_a_body_without_an_envelope_is_the_record() -> None:
     """An API whose webhooks hold its own object alone: also one that has a code of its own in it."""
     for body in (b'{"id":"p","status":"succeeded","output":{}}', b'{"code":200,"msg":"fine","data":{"a":1}}'):
         assert record_of(body) is body
+
+
+def test_a_record_that_fills_a_template() -> None:
+    """As an API's own callbacks are described; the record is found again, and these bytes must never be other ones."""
+    record = b'{"id":"t","none":null,"urls":[{"url":"caf\xc3\xa9"},{"url":"\\u0000"}],"code":"","n":1.50}'
+    template = {
+        "code": "{code|501}", "msg": "Failed.", "data": {"n": "{n}", "gone": "{gone}", "urls": ["{urls.*.url}"]},
+    }  # fmt: skip
+    stored = b"".join(callback_parts(template, record))
+    assert record_of(stored) == record
+    assert webhook_body("cb_1", stored) == (
+        b'{"code":501,"msg":"Failed.","data":{"n":1.5,"urls":["caf\xc3\xa9","\\u0000"]}}'
+    )
+    as_stored_in_2026 = (
+        b'\0{"code":"{code|501}","msg":"Failed.","data":{"n":"{n}","gone":"{gone}","urls":["{urls.*.url}"]}}\0'
+    )
+    assert stored == as_stored_in_2026 + record
 
 
 @pytest.mark.parametrize("name", ["success", "fail"])

@@ -1,0 +1,46 @@
+"""One upstream as the parts of its proxy see it: what they all work on.
+
+Must not do anything itself. Made by the wiring, for ``proxy``, ``reading``, ``watching``, ``creating`` and ``passing``.
+"""
+
+import asyncio
+
+import msgspec
+
+from gateway.config.profile import Proxy, RecordCall, record_call
+from gateway.core.clock import Clock
+from gateway.core.telemetry import Metrics
+from gateway.store import Registry
+from gateway.upstream.api import Upstream
+from gateway.upstream.key import UpstreamKey
+from gateway.upstream.timetable import Timetable
+
+__all__ = ["Proxied"]
+
+
+class Proxied(msgspec.Struct, frozen=True, kw_only=True):
+    """An upstream whose profile has calls to stand in for."""
+
+    registry: Registry
+    clock: Clock
+    metrics: Metrics
+    upstream: Upstream
+    key: UpstreamKey
+    timetable: Timetable
+    poller_wake: asyncio.Event
+    """Set when a place in the rate limit may have its time."""
+    draining: asyncio.Event
+    """Once it is set nothing more is created, and no read is held."""
+
+    @property
+    def calls(self) -> Proxy:
+        calls = self.upstream.profile.proxy
+        assert calls is not None  # noqa: S101 - the wiring looks first
+        return calls
+
+    @property
+    def record_call(self) -> RecordCall:
+        """The call by which clients read a task."""
+        call = record_call(self.upstream.profile.request, self.calls)
+        assert call is not None  # noqa: S101 - no profile is taken without
+        return call

@@ -1,0 +1,276 @@
+"""The connections to one PostgreSQL database: made when needed, kept, and made anew when it has gone and come back.
+
+Owns which connection does what, when a lost one is tried again, and what is known of the database's health. Knows no
+table. Called by the store's ports as the larger part of ``gateway.store.engine.Engine``.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+import structlog
+
+from gateway.core.errors import StoreError, StoreUnusable
+from gateway.store.engine import Blame, Column, Read, Work
+from gateway.store.postgres import schema
+from gateway.store.postgres.errors import (
+    FOR_EVERYBODY,
+    blame,
+    explain,
+    is_lost,
+    is_to_be_repeated,
+    needs_another_server,
+)
+from gateway.store.postgres.session import Session, connect
+from gateway.store.postgres.url import Servers
+
+__all__ = ["PostgresDatabase"]
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+_READERS = 4
+_TRIES = 4
+"""Of a transaction that others' locks undo, or whose connection is gone before it commits."""
+_AGAIN_S = 0.02  # before such a try, doubled each time, more or less
+_PLACE_LIMIT_S = 5.0
+"""So long one waits for a connection that others use."""
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
+"""Between two attempts to connect: all replicas meet a server that has just come back."""
+_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class Connections:
+    """Connections that do the same, some of them in use."""
+
+    def __init__(self, size: int) -> None:
+        self.free: list[Session] = []
+        self.in_use: set[Session] = set()
+        self.places = asyncio.Semaphore(size)
+
+
+class PostgresDatabase:
+    """One PostgreSQL database."""
+
+    def __init__(
+        self, servers: Servers, *, settings: Mapping[str, str] | None = None, patience_s: float = 30.0
+    ) -> None:
+        """Keep where it is; nothing is opened. ``settings`` are each session's, of PostgreSQL's names.
+
+        A database that is not there yet is waited for, at the opening, for ``patience_s`` seconds.
+        """
+        self._servers = servers
+        self._settings = dict(settings or {})
+        self._patience_s = patience_s
+        self._writers, self._claimers, self._readers = Connections(1), Connections(1), Connections(_READERS)
+        self._first: str | None = None  # the host that was the right one last
+        self._open = False
+        # Since the last connection that could be made: the error, and when to try again.
+        self._refusal: StoreError | None = None
+        self._connecting = 0
+        self._again_at = 0.0
+        self._backoff_s = _FIRST_BACKOFF_S
+        self._read_trouble: StoreError | None = None
+        self._write_trouble: StoreError | None = None
+        self.pooled = False
+        """Whether a pooler is in between, as the last connection has shown: then nothing can be listened to."""
+
+    async def open(self) -> None:
+        """Connect, and bring the schema up to date. Raises StoreUnusable, or StoreError where waiting was no use."""
+        for problem in self._servers.problems():
+            raise StoreUnusable(f"GATEWAY_DATABASE_URL: {problem}")
+        self._open = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_s
+        while True:
+            try:
+                await self._upgrade()
+            except StoreUnusable:
+                await self.close()
+                raise
+            except StoreError as exc:
+                if loop.time() >= until:
+                    await self.close()
+                    raise
+                _log.warning("store.waiting", error=exc.message)
+                await asyncio.sleep(_MAX_BACKOFF_S / 2)
+            else:
+                return
+
+    async def close(self) -> None:
+        """Let all connections go. Safe when it is not open."""
+        self._open = False
+        for pool in (self._writers, self._claimers, self._readers):
+            for connection in pool.in_use:
+                connection.drop()
+            while pool.free:
+                await pool.free.pop().close()
+
+    @property
+    def failing(self) -> str | None:
+        """Why the last write or read failed; None where all is well."""
+        trouble = self._write_trouble or self._read_trouble
+        return None if trouble is None else trouble.message
+
+    @property
+    def lost(self) -> str | None:
+        """What is wrong, in words for everybody; None where all is well."""
+        trouble = self._write_trouble or self._read_trouble
+        return None if trouble is None else FOR_EVERYBODY[trouble.reason]
+
+    def require(self) -> None:
+        """Raise StoreError where the last write failed in a way that the next one will, too."""
+        if self._write_trouble is not None and self._write_trouble.reason != "slow":
+            raise explain(self._write_trouble)
+
+    def blame(self, exc: Exception) -> Blame:
+        return blame(exc)
+
+    async def transaction(self, make: Callable[[], Work[T]], *, claims: bool = False) -> tuple[T, bool]:
+        """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
+
+        What is in the way for a moment is tried again. ``claims``: on the connection of its own that these have.
+        Raises StoreError where the database fails, with nothing done, or, as it says then, with nobody knowing.
+        """
+        try:
+            done = await self._repeat(self._claimers if claims else self._writers, lambda c: c.transaction(make()))
+        except Exception as exc:
+            if blame(exc) is not Blame.DATABASES:
+                raise
+            raise self._trouble("_write_trouble", exc) from exc
+        if done[1]:
+            self._well("_write_trouble")
+        return done
+
+    async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+        try:
+            rows = await self._repeat(self._readers, lambda connection: connection.read(statement, parameters))
+        except (StoreError, *_FAILURES) as exc:
+            raise self._trouble("_read_trouble", exc) from exc
+        self._well("_read_trouble")
+        return rows
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Read]:
+        """Lend what reads. Each statement sees what is committed when it begins."""
+        yield self.read
+
+    async def large(self, seq: int, column: Column) -> bytes | None:
+        """Return a value that may be large; None where there is none. Raises StoreError."""
+        rows = await self.read(f"SELECT {column} FROM tasks WHERE seq = $1", (seq,))  # noqa: S608 - of two names
+        return rows[0][0] if rows else None
+
+    async def dedicated(self) -> Session:
+        """Return a connection of its caller's own, who lets it go. Raises StoreError."""
+        return await self._connect()
+
+    async def _upgrade(self) -> None:
+        try:
+            async with self._lent(self._writers) as connection:
+                found = await schema.upgrade(connection, schema.migrations())
+        except _FAILURES as exc:
+            raise explain(exc) from exc
+        if not connection.server.durable:
+            _log.warning(
+                "store.not_durable", advice="fsync is off on this server: a power loss loses what it confirmed"
+            )
+        _log.info("store.opened", server=connection.server.address, pooled=self.pooled, schema=found.version)
+
+    async def _repeat(self, pool: Connections, act: Callable[[Session], Awaitable[T]]) -> T:
+        """Do something on one of the connections, again where it was not done and may be at once."""
+        pause_s = _AGAIN_S
+        for left in reversed(range(_TRIES)):
+            try:
+                async with self._lent(pool) as connection:
+                    return await act(connection)
+            except _FAILURES as exc:
+                if needs_another_server(exc):
+                    self._leave()
+                if connection.committing:
+                    raise StoreError(
+                        f"{explain(exc).message} Nobody knows whether what was to be stored is.",
+                        reason=explain(exc).reason,
+                    ) from exc
+                lost = is_lost(exc) and not isinstance(exc, TimeoutError)
+                if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
+                    raise
+            await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
+            pause_s *= 2
+        raise AssertionError
+
+    @asynccontextmanager
+    async def _lent(self, pool: Connections) -> AsyncIterator[Session]:
+        """Lend a connection to one caller. Whoever leaves it in the middle of something leaves it for good."""
+        if pool.places.locked():
+            try:
+                async with asyncio.timeout(_PLACE_LIMIT_S):
+                    await pool.places.acquire()
+            except TimeoutError:
+                raise StoreError("All connections to the database are in use.", reason="slow") from None
+        else:
+            await pool.places.acquire()
+        try:
+            while pool.free and not pool.free[-1].usable:
+                pool.free.pop().drop()
+            connection = pool.free.pop() if pool.free else await self._connect()
+            pool.in_use.add(connection)
+            try:
+                yield connection
+            except (TimeoutError, asyncio.CancelledError):
+                connection.drop()
+                raise
+            finally:
+                pool.in_use.discard(connection)
+                if self._open and connection.usable and connection.server.address == self._first:
+                    pool.free.append(connection)
+                else:
+                    connection.drop()
+        finally:
+            pool.places.release()
+
+    async def _connect(self) -> Session:
+        if not self._open:
+            raise StoreError("The store is closed: the gateway is starting or shutting down.")
+        loop = asyncio.get_running_loop()
+        if self._refusal is not None and (self._connecting or loop.time() < self._again_at):
+            raise explain(self._refusal)
+        self._connecting += 1
+        try:
+            connection = await connect(self._servers, self._settings, self._first)
+        except StoreError as exc:
+            if self._refusal is None:
+                _log.error("store.unreachable", error=exc.message, reason=exc.reason)
+            self._refusal = exc
+            self._again_at = loop.time() + self._backoff_s * (0.5 + secrets.randbelow(1000) / 1000)
+            self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
+            raise
+        finally:
+            self._connecting -= 1
+        if self._refusal is not None or connection.server.address != self._first is not None:
+            _log.warning("store.reconnected", server=connection.server.address, before=self._first)
+        self._refusal, self._backoff_s = None, _FIRST_BACKOFF_S
+        self._first, self.pooled = connection.server.address, connection.server.pooled
+        return connection
+
+    def _leave(self) -> None:
+        """Use none of the connections any more: the server that they are to stops, or takes no writes."""
+        for pool in (self._writers, self._claimers, self._readers):
+            while pool.free:
+                pool.free.pop().drop()
+
+    def _trouble(self, kind: str, exc: Exception) -> StoreError:
+        error = explain(exc)
+        if getattr(self, kind) is None and self._refusal is None:
+            _log.error("store.failing", error=error.message, reason=error.reason)
+        setattr(self, kind, error)
+        return error
+
+    def _well(self, kind: str) -> None:
+        if getattr(self, kind) is not None:
+            _log.info("store.well")
+            setattr(self, kind, None)

@@ -1,0 +1,94 @@
+"""What was spent of one key, as it outlives a process: a small durable value, in which each replica has a part.
+
+Owns its form, and what of a part counts and for how long; pure. Called by ``gateway.upstream.budget``.
+
+A part says which of its replica's requests ended when, how many more are open (in flight, or reserved and still to be
+sent), and until when its replica may send those. Whoever lives puts its part anew before then, so that open ones count
+as in flight. Those of a replica that is gone, or paused, count as ended then. So a part ages out of each window by
+itself, and is given up once nothing of it counts.
+
+With one process there is one part, without a name, whose form is that of the gateways before there were replicas.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+__all__ = ["ALONE", "Spending", "decode", "encode"]
+
+ALONE = ""
+"""The name of the only process there is: the part that it finds is its own from before."""
+_SKEW_MS = 50
+"""So far may two replicas' clocks be apart, though both show the database's time."""
+_FRESH_MS = 3_000
+"""For so long it holds that somebody waits: he tells it again every second."""
+
+
+class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one replica has put down. Instants are the database's."""
+
+    ended: list[tuple[int, int]]
+    """When how many of its requests ended."""
+    open: int
+    """How many more may have been sent since, or are in flight, or may be sent."""
+    until: int = 0
+    """When the last of the open ones is sent, unless the part is put anew before. 0: by the time it is read."""
+    at: int = 0
+    """When it was put down."""
+    sent: int = 0
+    """How many requests this replica has made in its life."""
+    waiting: int = 0
+    """How many clients' requests wait there for a place."""
+    polls: bool = False
+    """Whether more polls are due there than may be sent: what it sends are polls, for the most part."""
+    paused_until: int = 0
+    """Until when the upstream has asked to be left alone."""
+    told: list[tuple[int, float, int]] = []
+    """The limits that the upstream has named: so many in so many seconds, until then."""
+
+    def counted(self) -> Iterator[tuple[int, int]]:
+        """Return when how many ended, at the latest; that may lie ahead."""
+        for at, count in self.ended:
+            yield at + _SKEW_MS, count
+        if self.open:
+            yield self.until + _SKEW_MS, self.open
+
+    def counts(self, now: int, longest_ms: int) -> bool:
+        """Whether anything of it counts still; ``longest_ms``: the longest window."""
+        last_at = max((at for at, _ in self.counted()), default=0) + longest_ms
+        return now < max(last_at, self.paused_until, self.at + _FRESH_MS, *(until for _, _, until in self.told))
+
+    def is_open(self, now: int) -> bool:
+        """Whether its replica may be sending."""
+        return self.open > 0 and now < self.until + _SKEW_MS
+
+    def is_fresh(self, now: int) -> bool:
+        """Whether who waited when it was put down may be waiting still."""
+        return now < self.at + _FRESH_MS
+
+
+class _EitherForm(msgspec.Struct, frozen=True):
+    """Either form: the parts, or that of the only process."""
+
+    parts: dict[str, Spending] = {}
+    ended: list[tuple[int, int]] | None = None
+    open: int = 0
+
+
+def encode(parts: Mapping[str, Spending]) -> bytes:
+    """Return the value."""
+    if parts.keys() == {ALONE}:
+        return msgspec.json.encode(parts[ALONE])
+    return msgspec.json.encode({"parts": parts})
+
+
+def decode(stored: bytes | None, now: int) -> dict[str, Spending]:
+    """Return each replica's part."""
+    if stored is None:
+        return {}
+    kept = msgspec.json.decode(stored, type=_EitherForm)
+    parts = dict(kept.parts) if kept.ended is None else {ALONE: Spending(kept.ended, kept.open)}
+    for name, part in parts.items():
+        if not part.until:
+            parts[name] = msgspec.structs.replace(part, until=now)
+    return parts
