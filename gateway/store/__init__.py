@@ -32,7 +32,7 @@ from gateway.core.model import (
     Share,
     Task,
 )
-from gateway.core.reads import ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
 
@@ -131,6 +131,12 @@ class Registry(Protocol):
 
         Where there is no such task it is made. None: it has ended, or was given up and the upstream has not told of it
         since, or readers wait for too many others.
+        """
+
+    async def poll_again(self, wish: PollAgain) -> None:
+        """Have a task asked about at once, where it is polled: also where a poll is under way, once that has ended.
+
+        What its wish tells of the task's end is its record from then on.
         """
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:

@@ -149,6 +149,8 @@ class ReadStatements(Protocol):
 
     No task twice. → task_id, seq, upstream, watchers, next_poll_at of those that are watched.
     """
+    POLL_AGAIN: str
+    """:upstream, :task_id, :now, :record, :read_until → seq, upstream, watchers, next_poll_at, if it is polled."""
     COUNT_READ_TASKS: str
     """→ count."""
     COUNT_READ_TASKS_FOR: str

@@ -45,6 +45,7 @@ class StoreHousekeeping:
             self.tasks.reschedule_kind,
             self.tasks.poll_now_kind,
             self.tasks.watches.watch_kind,
+            self.tasks.watches.poll_again_kind,
             self.outbox.record_kind,
             self.registry.cancel_kind,
             self.registry.redeliver_kind,

@@ -22,7 +22,7 @@ from gateway.core.model import (
     Registration,
     Task,
 )
-from gateway.core.reads import ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
 from gateway.store.creates import StoreCreates
@@ -198,6 +198,9 @@ class StoreRegistry(StoreCreates):
 
     async def watch(self, wish: ReadWatch) -> int | None:
         return await self._tasks.watches.watch(wish)
+
+    async def poll_again(self, wish: PollAgain) -> None:
+        await self._tasks.watches.poll_again(wish)
 
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         await self._tasks.wait_settled(seq, timeout_s)

@@ -120,12 +120,13 @@ def wanted(new: Sequence[NewCallback]) -> Table:
 def polls(records: Sequence[PollRecord]) -> Table:
     """Return RESCHEDULE_TASKS' rows; a large record is left empty, and written by itself."""
     return [
-        (r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model), _record(r.record))
+        (r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model), small_record(r.record))
         for r in records
     ]
 
 
-def _record(record: bytes | None) -> bytes | None:
+def small_record(record: bytes | None) -> bytes | None:
+    """Return a record as a parameter: a large one is left empty, and written by itself."""
     return None if record is None else _small((record,))
 
 
@@ -146,7 +147,7 @@ def read_watches(wishes: Sequence[ReadWatch]) -> Table:
             int(wish.told),
             wish.born_at,
             _text(wish.model),
-            _record(wish.record),
+            small_record(wish.record),
         )
         for wish in wishes
     ]

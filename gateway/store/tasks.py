@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import convert
 
 from gateway.core.memory import SMALL
-from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
+from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Column, Engine, Lead, Rows, Work, Write
@@ -65,6 +65,7 @@ class StoreTasks(DueTasks):
         lead = self.lead(record.upstream)
         if lead is not None:
             await self._writer.submit(self.reschedule_kind, (lead, record))
+            await self.watches.polled(record.seq, record.polled_at)
 
     def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[Sequence[bool]]:
         """Return whether the leads went on."""
@@ -131,6 +132,7 @@ class StoreTasks(DueTasks):
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._end(item.seq)
+                self.watches.let_go(item.seq)
             self.note_settled(item.seq)
         earliest = min(item.settled_at for _, item in items) + self._first_attempt_delay_ms
         for lane in {lane for owed in results for _, lane in owed or ()}:
@@ -153,6 +155,11 @@ class StoreTasks(DueTasks):
             waiters.discard(future)
             if not waiters and self._settle_waiters.get(seq) is waiters:
                 del self._settle_waiters[seq]
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        for claim in claims:
+            self.watches.let_go(claim.seq)
+        await super().release(claims)
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         if not self.leads(upstream):

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import convert
+from msgspec.structs import asdict, replace
 
 from gateway.core.memory import SMALL
-from gateway.core.reads import ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Engine, Rows, Run, Work, Write
@@ -51,9 +52,11 @@ class Watches:
         self._due = due
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
+        self._again: dict[int, PollAgain] = {}  # of tasks that were being asked about
         self._gone_at = 0  # when the first may have lost its readers
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
         self.watch_kind = Kind("watch", self._apply_watch, self._watched)
+        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again)
         self.unwatch_kind = Kind("unwatch", self._apply_unwatch, self._unwatched)
         self.prune_kind = Kind("prune_reads", self._apply_prune)
 
@@ -93,6 +96,42 @@ class Watches:
             if one is not None and item.record is not None and len(item.record) > SMALL:
                 yield Write(one[0], "record", (item.record,))
         return found
+
+    async def poll_again(self, wish: PollAgain) -> None:
+        """As ``Registry.poll_again``."""
+        await self._writer.submit(self.poll_again_kind, wish)
+
+    async def polled(self, seq: int, at: int) -> None:
+        """Hear that a task's poll has not ended it; where it was wished for meanwhile, the next one is due at once."""
+        if (wish := self._again.pop(seq, None)) is not None:
+            await self.poll_again(replace(wish, at=at))
+
+    def let_go(self, seq: int) -> None:
+        """Hear that a task has ended, or is as due as it was."""
+        self._again.pop(seq, None)
+
+    def _apply_poll_again(self, items: Sequence[PollAgain]) -> Work[list[_Watched | None]]:
+        found: list[_Watched | None] = []
+        for item in items:
+            about = asdict(item) | {"now": item.at, "record": rows.small_record(item.record)}
+            told = (yield Run(self._watchsql.POLL_AGAIN, about)).rows
+            found.append(convert(told[0], _Watched) if told else None)
+            if told and item.record is not None and len(item.record) > SMALL:
+                yield Write(told[0][0], "record", (item.record,))
+        return found
+
+    def _polled_again(self, items: Sequence[PollAgain], results: Sequence[_Watched | None]) -> None:
+        for item, task in zip(items, results, strict=True):
+            if task is None:
+                continue
+            self._due.tell(*task[1:])
+            self._due.due(item.upstream).set()
+            if self._due.is_claimed(task[0]):  # and that poll may have been too early
+                self._again[task[0]] = replace(item, record=None)
+            if item.record is not None:
+                self._gone_at = min(self._gone_at, item.read_until)
+                if self._at_most is not None:
+                    self._at_most += 1
 
     def write_record(self, seq: int, record: bytes) -> Work[None]:
         """Write a poll's record where it is large, for a task that still runs."""

@@ -27,6 +27,8 @@ COVERED = (
     "gateway/store/rows.py",
     "gateway/store/writer.py",
     "gateway/loops/poller.py",
+    "gateway/loops/pollresults.py",
+    "gateway/loops/expiry.py",
     "gateway/upstream/troubled.py",
     "gateway/loops/deliverer.py",
     "gateway/loops/janitor.py",

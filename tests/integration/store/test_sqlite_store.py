@@ -1305,6 +1305,7 @@ BY = {
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_READ_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=? AND upstream=?)",
+    "POLL_AGAIN": "tasks USING INDEX sqlite_autoindex_tasks_1 (task_id=? AND upstream=?)",
     "COUNT_READ_TASKS": "tasks USING INDEX tasks_read (read_until>?)",
     "SELECT_UNREAD": "tasks USING INDEX tasks_read (read_until>? AND read_until<?)",
     "SELECT_NEXT_UNREAD": "tasks USING INDEX tasks_read (read_until>?)",

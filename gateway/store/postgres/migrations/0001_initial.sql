@@ -24,7 +24,9 @@ CREATE TABLE leads (
     name       text COLLATE "C" PRIMARY KEY,
     holder     text NOT NULL,
     epoch      bigint NOT NULL,
-    expires_at bigint NOT NULL               -- by gateway_now(); 0: given up
+    expires_at bigint NOT NULL,              -- by gateway_now(); 0: given up
+    -- For its lock alone: an update that may change it waits for who reads the row FOR KEY SHARE, a renewal does not.
+    UNIQUE (name, epoch)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 CREATE TABLE tasks (
