@@ -50,7 +50,8 @@ __all__ = ["SimulatedUpstream", "serve"]
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
-_MAX_BODY_BYTES = 1 << 20
+_MAX_BODY_BYTES = 32 << 20
+"""Runway takes data URIs of up to 16 MB (https://docs.dev.runwayml.com/assets/inputs), and others whole files."""
 _encode = msgspec.json.Encoder().encode
 _faults_decoder = msgspec.json.Decoder(list[Fault])
 
@@ -318,14 +319,14 @@ def _json(status: int, value: Any) -> SimResponse:
 
 
 async def _read_body(receive: Receive) -> bytes:
-    """Return the body; what goes beyond 1 MiB is dropped, which leaves JSON that does not parse."""
-    body = b""
+    """Return the body; what goes beyond _MAX_BODY_BYTES is dropped, which leaves JSON that does not parse."""
+    parts, left = [], _MAX_BODY_BYTES
     while True:
         message = await receive()
-        if len(body) < _MAX_BODY_BYTES:
-            body += message.get("body", b"")
+        parts.append(message.get("body", b"")[:left])
+        left -= len(parts[-1])
         if not message.get("more_body", False):
-            return body[:_MAX_BODY_BYTES]
+            return b"".join(parts)
 
 
 async def _client_gone(receive: Receive) -> None:

@@ -36,16 +36,17 @@ __all__ = ["VIDEO", "JobAnswer", "JobCall", "Jobs", "job_call"]
 VIDEO = b"\x00\x00\x00\x18ftypmp42 simulated"
 """What a finished video of OpenAI's is, byte for byte."""
 
-_Do = Literal["create", "read", "list", "cancel", "delete", "content", "upload", "show"]
-_ENDPOINTS: dict[_Do, Endpoint] = {"create": "createTask", "read": "recordInfo"}
+_Do = Literal["create", "rework", "read", "list", "cancel", "delete", "content", "upload", "show"]
+_ENDPOINTS: dict[_Do, Endpoint] = {"create": "createTask", "rework": "createTask", "read": "recordInfo"}
 _LONGEST_WAIT_S = 60.0
 _LATE_S = 0.01  # a timer may be early by its resolution
 _WAIT = re.compile(r"\bwait(?:=(\d+))?")
-_PLACE = re.compile(r"\{(\w+)(?::([\w|]+))?\}")
+_PLACE = re.compile(r"\{(\w+)(?::([\w|-]+))?\}")
 _BOUNDARY = re.compile(r'boundary="?([^";]+)')
 _FIELD = re.compile(rb'name="([^"]*)"')
 
-# {name} is any one segment, {name:this|that} one of those. The id of a read comes in the path, else as ?taskId=.
+# {name} is any one segment, {name:this|that} one of those. The id of a read comes in the path, else as ?taskId=. To
+# rework is to create of a task that exists, where the path names one, and needs no further members.
 _ROUTES: tuple[tuple[JobApi, _Do, str], ...] = (
     (REPLICATE, "create", "POST /v1/predictions"),
     (REPLICATE, "create", "POST /v1/models/{owner}/{name}/predictions"),
@@ -55,30 +56,40 @@ _ROUTES: tuple[tuple[JobApi, _Do, str], ...] = (
     (REPLICATE, "cancel", "POST /v1/predictions/{id}/cancel"),
     (REPLICATE, "upload", "POST /v1/files"),
     (REPLICATE, "show", "GET /v1/account"),
-    (RUNWAY, "create", "POST /v1/{kind:image_to_video|text_to_video|video_to_video|text_to_image}"),
+    (RUNWAY, "create", "POST /v1/{kind:image_to_video|text_to_video|video_to_video|video_to_audio|video_to_hdr}"),
+    (RUNWAY, "create", "POST /v1/{kind:video_upscale|character_performance|text_to_image|image_upscale}"),
+    (RUNWAY, "create", "POST /v1/{kind:text_to_speech|speech_to_speech|sound_effect|voice_dubbing|voice_isolation}"),
     (RUNWAY, "read", "GET /v1/tasks/{id}"),
     (RUNWAY, "delete", "DELETE /v1/tasks/{id}"),
     (RUNWAY, "show", "GET /v1/organization"),
     (LUMA, "create", "POST /dream-machine/v1/generations"),
     (LUMA, "create", "POST /dream-machine/v1/generations/{kind:image|video}"),
+    (LUMA, "create", "POST /dream-machine/v1/generations/video/{kind:modify|reframe}"),
+    (LUMA, "create", "POST /dream-machine/v1/generations/image/reframe"),
+    (LUMA, "rework", "POST /dream-machine/v1/generations/{id}/{kind:upscale|audio}"),
     (LUMA, "read", "GET /dream-machine/v1/generations/{id}"),
     (LUMA, "list", "GET /dream-machine/v1/generations"),
     (LUMA, "delete", "DELETE /dream-machine/v1/generations/{id}"),
     (LUMA, "show", "GET /dream-machine/v1/credits"),
     (OPENAI_VIDEO, "create", "POST /v1/videos"),
+    (OPENAI_VIDEO, "create", "POST /v1/videos/{kind:edits|extensions}"),
+    (OPENAI_VIDEO, "rework", "POST /v1/videos/{id}/remix"),
     (OPENAI_VIDEO, "read", "GET /v1/videos/{id}"),
     (OPENAI_VIDEO, "list", "GET /v1/videos"),
     (OPENAI_VIDEO, "delete", "DELETE /v1/videos/{id}"),
     (OPENAI_VIDEO, "content", "GET /v1/videos/{id}/content"),
     (KIE_4O_IMAGE, "create", "POST /api/v1/gpt4o-image/generate"),
     (KIE_4O_IMAGE, "read", "GET /api/v1/gpt4o-image/record-info"),
-    (KIE_VEO, "create", "POST /api/v1/veo/generate"),
+    (KIE_VEO, "create", "POST /api/v1/veo/{kind:generate|extend}"),
     (KIE_VEO, "read", "GET /api/v1/veo/record-info"),
     (KIE_FLUX, "create", "POST /api/v1/flux/kontext/generate"),
     (KIE_FLUX, "read", "GET /api/v1/flux/kontext/record-info"),
     (KIE_MJ, "create", "POST /api/v1/mj/generate"),
+    (KIE_MJ, "rework", "POST /api/v1/mj/{kind:generateUpscale|generateVary|generateVideoExtend}"),
     (KIE_MJ, "read", "GET /api/v1/mj/record-info"),
     (KIE_SUNO, "create", "POST /api/v1/generate"),
+    (KIE_SUNO, "rework", "POST /api/v1/generate/{kind:extend|upload-cover|upload-extend|add-instrumental}"),
+    (KIE_SUNO, "rework", "POST /api/v1/generate/{kind:add-vocals|mashup|replace-section}"),
     (KIE_SUNO, "read", "GET /api/v1/generate/record-info"),
     (KIE_VEO, "show", "GET /api/v1/chat/credit"),
 )
@@ -149,7 +160,7 @@ class Jobs:
         if api.needs_header is not None and api.needs_header not in headers:
             return JobAnswer(400, api.error(400, f"{api.needs_header} is required"))
         match call.do:
-            case "create":
+            case "create" | "rework":
                 return self._create(call, headers, body, key, now)
             case "list":
                 return JobAnswer(200, api.listed(self._all(api, key, now)))
@@ -191,13 +202,19 @@ class Jobs:
         asked = _read(headers.get("content-type", ""), body)
         if asked is None:
             return JobAnswer(400, api.error(400, "The request body cannot be read"))
-        for name in api.needs:
+        source = self._task(call, key, now) if call.task_id else None
+        if call.task_id and source is None:
+            return JobAnswer(404, api.error(404, "Not found"))
+        for name in api.needs if call.do == "create" else ():
             if not asked.get(name):
                 return JobAnswer(422, api.error(422, f"{name} is required"))
         named = call.places.get("owner", "") + "/" + call.places.get("name", "")
-        model = named if named != "/" else asked.get("model") or api.default_model
+        model = named if named != "/" else asked.get("model") or (source.model if source else api.default_model)
+        if source is not None and api is OPENAI_VIDEO:
+            asked["remixed_from_video_id"] = call.task_id
         task_id = str(uuid4())
-        task = JobTask(now, self._plan_of(str(model)), str(model), "", key, api.name, asked)
+        told = {} if api is RUNWAY else asked  # its answers show none of that, which may be megabytes
+        task = JobTask(now, self._plan_of(str(model)), str(model), "", key, api.name, told)
         self._remember(task_id, task)
         wait = _WAIT.search(headers.get("prefer", "")) if api.waits else None
         hold_s = 0.0

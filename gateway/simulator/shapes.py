@@ -237,7 +237,7 @@ class _OpenAIVideo(JobApi):
             "model": task.model,
             "progress": round(task.progress(now) * 100),
             "prompt": task.asked.get("prompt"),
-            "remixed_from_video_id": None,
+            "remixed_from_video_id": task.asked.get("remixed_from_video_id"),
             "seconds": task.asked.get("seconds", _VIDEO_SECONDS),
             "size": task.asked.get("size", _VIDEO_SIZE),
         }

@@ -93,7 +93,7 @@ class Trigger:
 
 def recipe(heading: str, language: str) -> str:
     """Return the one block in a language below a heading."""
-    section = page("proxy").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = page("integrations").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     [block] = re.findall(rf"^ *```{language}\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL)
     return str(block)
 

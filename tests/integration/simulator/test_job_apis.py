@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from gateway.config.profile import Profile
+from gateway.config.profile import Profile, dig, listed
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream, parse_windows, serve
@@ -189,6 +189,35 @@ async def test_a_create_that_cannot_be_read_makes_nothing(name: str, client: htt
     answers = [await client.post(JOBS[name].create, content=content) for content in contents]
     assert [answer.status_code for answer in answers] == [400, 400, 422]
     assert (await client.get("/_sim/stats")).json()["tasks"] == 0
+
+
+@PROFILED
+async def test_every_create_of_the_shipped_profiles_makes_a_task(
+    name: str, clock: FakeClock, client: httpx.AsyncClient
+) -> None:
+    """By whichever path: of a task that exists, where the path names one, else there is none to work on."""
+    source = await created(client, name)
+    body = {"model": "m", "input": PROMPT, **PROMPT}
+    for path in listed(getattr(PROFILES[name].proxy, "create_path", None)):
+        of_a_task = "{id}" in path
+        if of_a_task:
+            assert (await client.post(path.replace("{id}", "nothing"), json=body)).status_code == 404
+        answer = await client.post(path.replace("{id}", source).format(owner="o", name="n"), json=body)
+        assert answer.status_code in (200, 201), (path, answer.text)
+        task_id = dig(answer.json(), JOBS[name].created_id)
+        assert task_id != source
+        running = read(PROFILES[name], task_id, await client.get(JOBS[name].read.format(task_id)))
+        assert running.kind is PollKind.RUNNING
+        if path.endswith("/remix"):
+            assert answer.json()["remixed_from_video_id"] == source
+
+
+@pytest.mark.parametrize("size", [40_000, 2_000_000, 16_000_000])
+async def test_pictures_within_a_create(size: int, client: httpx.AsyncClient) -> None:
+    """As data URIs, as large as Runway's pages allow."""
+    picture = f"data:image/png;base64,{'A' * size}"
+    answer = await client.post("/v1/image_to_video", json={"model": "gen4_turbo", "promptImage": picture})
+    assert answer.status_code == 200, answer.text
 
 
 async def test_every_way_to_make_a_prediction(clock: FakeClock, client: httpx.AsyncClient) -> None:

@@ -246,12 +246,13 @@ async def test_a_repeated_request_id_returns_the_task_that_exists(clock: FakeClo
         (b"\xff", 400),
         (b"[]", 400),
         (b"", 400),
-        (b'{"model":"m","input":"' + b"x" * (1 << 20) + b'"}', 400),
+        (b'{"model":"m","input":"' + b"x" * (32 << 20) + b'"}', 400),
         (b'{"input":{}}', 422),
         (b'{"model":7,"input":{}}', 422),
         (b'{"model":"m"}', 422),
         (b'{"model":"m","input":[]}', 422),
     ],
+    ids=["cut short", "no UTF-8", "array", "empty", "too large", "no model", "number", "no input", "array in it"],
 )
 async def test_a_bad_order_creates_nothing(client: httpx.AsyncClient, body: bytes, code: int) -> None:
     """400 where the body cannot be read, 422 where it is not an order; the status equals the code."""
