@@ -114,7 +114,7 @@ class Leading:
         """``pollers``: by upstream."""
         self._housekeeping = housekeeping
         self._clock = clock
-        self._led = {name: _Upstream(name, poller, clock, metrics) for name, poller in pollers.items()}
+        self._led = {name: _OneLead(name, poller, clock, metrics) for name, poller in pollers.items()}
         self._uneven_since: float | None = None
         self._standing_at = -math.inf
         self._failing = False
@@ -198,7 +198,7 @@ class Leading:
                 one.close(now)
 
 
-class _Upstream:
+class _OneLead:
     """One upstream, and how this replica stands to it."""
 
     def __init__(self, name: str, poller: Led, clock: Clock, metrics: Metrics) -> None:
