@@ -46,11 +46,20 @@ ON CONFLICT (task_id, upstream) DO UPDATE SET
     next_poll_at = coalesce(t.next_poll_at, excluded.next_poll_at),
     read_until = greatest(t.read_until, excluded.read_until),
     born_at = coalesce(excluded.born_at, t.born_at), model = coalesce(excluded.model, t.model),
-    record = coalesce(excluded.record, t.record),
+    record = CASE WHEN excluded.polls > 0 THEN coalesce(excluded.record, t.record)
+        ELSE coalesce(t.record, excluded.record) END,
     state = 'waiting', settled_at = NULL, outcome = NULL
 WHERE t.state = 'waiting' OR (t.state = 'abandoned' AND excluded.polls > 0)
 RETURNING task_id, seq, upstream, watchers, next_poll_at
 """  # noqa: S608 - as above
+
+# More is known of a polled task than its polls have told: it is due at once, and told of by that.
+POLL_AGAIN = """
+UPDATE tasks SET next_poll_at = least(next_poll_at, :now), record = coalesce(:record, record),
+    read_until = CASE WHEN CAST(:record AS bytea) IS NULL THEN read_until ELSE greatest(read_until, :read_until) END
+WHERE upstream = :upstream AND task_id = :task_id AND next_poll_at IS NOT NULL
+RETURNING seq, upstream, watchers, next_poll_at
+"""
 
 COUNT_READ_TASKS = "SELECT count(*) FROM tasks WHERE read_until IS NOT NULL"
 
