@@ -32,7 +32,9 @@ ANALYZE, a minute later, when it may have 100,000 rows. Plans are made once: mak
 # since this began is locked as well. From here on nobody settles, gives up or deletes a task that is registered for.
 INSERT_TASKS = f"""
 WITH new AS MATERIALIZED (SELECT * FROM {
-    given("new", "upstream text", "task_id text", "created_at", "next_poll_at", "model text", "watchers text", place=True)
+    given(
+        "new", "upstream text", "task_id text", "created_at", "next_poll_at", "model text", "watchers text", place=True
+    )
 }),
 known AS MATERIALIZED (
     SELECT t.task_id, t.upstream
@@ -322,9 +324,7 @@ UPDATE callbacks AS c SET state = 'pending', next_attempt_at = settled.deliver_a
     body = coalesce(CASE WHEN c.format = 'record' THEN settled.record
         ELSE settled.head || convert_to(c.id, 'UTF8') || settled.middle || c.metadata || settled.tail END, '')
 FROM {
-    given(
-        "settled", "task_seq", "expired_by", "deliver_at", "head bytea", "middle bytea", "tail bytea", "record bytea"
-    )
+    given("settled", "task_seq", "expired_by", "deliver_at", "head bytea", "middle bytea", "tail bytea", "record bytea")
 }
 WHERE c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
 RETURNING c.task_seq, c.id, c.client, c.receiver, c.format

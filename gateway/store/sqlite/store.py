@@ -10,6 +10,8 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from gateway.store import Standing
+from gateway.store.copying import refuse_unfinished
+from gateway.store.copytables import COPYING
 from gateway.store.sqlite import createsql, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.outbox import SqliteOutbox
@@ -63,6 +65,7 @@ class SqliteStore:
 
     async def open(self) -> None:
         await self._database.open()
+        refuse_unfinished(await self.load(COPYING))
         await self.outbox.open()
         await self.tasks.open()
         self._writer.start()
