@@ -121,6 +121,8 @@ class Creating:
             client=client,
         )
         await self._held_back(ending)
+        if ending is not None and found.task_id is not None and self._upstream.last_answers.ended(found.task_id):
+            self._forwarding.spawn(self._ended(found.task_id, ending), f"proxy-ended-{found.task_id}")
         return self._promised(asked, found, told)
 
     def _promised(self, asked: CreateRequest, found: Created, told: Answer) -> Answer | RequestError:
@@ -243,6 +245,11 @@ class Creating:
         except BaseException:  # the drain's time was up, or a defect
             _log.error("proxy.registration_lost", **told)  # by hand: `gateway register`
             raise
+
+    async def _ended(self, task_id: str, registering: asyncio.Task[None]) -> None:
+        """Have a task that had ended when it was created polled as soon as a callback waits for it."""
+        await asyncio.wait([registering])
+        await self._watching.poll_again(task_id, self._upstream.last_answers.ended(task_id))
 
     async def _note(self, create: NewCreate, answer: CreateAnswer | None) -> None:
         """Keep a create's answer, which brought no callback; or forget the create, where there is none to keep."""

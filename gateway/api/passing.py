@@ -1,10 +1,11 @@
 """Other calls of the upstream, forwarded as they came with the gateway's key in place of the client's.
 
 Owns that only what the profile names goes on. Such a call costs a place in the rate limit of queries, as it is not
-known to make a task; what its answer says of the key or of a limit is its client's alone to heed. Called by the proxy.
+known to make a task; what its answer says of the key or of a limit is its client's alone to heed. A task that it names
+in its path, and may have changed (cancelled, deleted), is asked about at once. Called by the proxy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from starlette.requests import Request
@@ -14,7 +15,8 @@ from gateway.api import large
 from gateway.api.auth import client_of, scope_of
 from gateway.api.forwarding import OPERATOR, Forwarding, below, no_answer, passed_on, result_of, sent_on, target
 from gateway.api.proxied import Proxied
-from gateway.api.schema import read_any_body
+from gateway.api.schema import TASK_ID, read_any_body
+from gateway.api.watching import Watching
 from gateway.core.errors import RequestError
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
@@ -28,11 +30,12 @@ _ALWAYS = ("accept", "content-type")
 class Passing:
     """Passed calls of one upstream."""
 
-    def __init__(self, proxied: Proxied, forwarding: Forwarding) -> None:
+    def __init__(self, proxied: Proxied, forwarding: Forwarding, watching: Watching) -> None:
         self._upstream = proxied.upstream
         self._calls = proxied.calls
         self._key = proxied.key
         self._forwarding = forwarding
+        self._watching = watching
         self._poller_wake = proxied.poller_wake
 
     async def forward(self, mount: str, method: str, request: Request) -> tuple[str, Response]:
@@ -47,7 +50,8 @@ class Passing:
         headers = sent_on(request, (*_ALWAYS, *self._calls.headers))
         content = None if method == "GET" else body
         # In a task of its own: it waits for room for the answer while this one holds that of the request.
-        work = self._forwarding.spawn(self._ask(method, to, headers, content, waiter), f"proxy-pass-{method}")
+        named = [] if method == "GET" else list(map(str, request.path_params.values()))
+        work = self._forwarding.spawn(self._ask(method, to, headers, content, waiter, named), f"proxy-pass-{method}")
         try:
             with large.waiting(request):
                 answer = await result_of(work)
@@ -57,7 +61,13 @@ class Passing:
         return "forwarded", passed_on(answer, partial(below, mount, self._upstream.base_url))
 
     async def _ask(
-        self, method: str, to: str, headers: Mapping[str, str], content: bytes | None, waiter: Waiter
+        self,
+        method: str,
+        to: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        waiter: Waiter,
+        named: Sequence[str],
     ) -> Answer | RequestError:
         try:
             answer = await self._upstream.forward(
@@ -66,4 +76,7 @@ class Passing:
         finally:
             self._key.queries.end(waiter)
             self._poller_wake.set()  # a place in the rate limit may have its time now
+        if not isinstance(answer, NoAnswer) or answer.sent:
+            for name in filter(TASK_ID.fullmatch, named):  # which of them is a task's nobody has said
+                await self._watching.poll_again(name)
         return no_answer(answer) if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)

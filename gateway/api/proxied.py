@@ -4,6 +4,7 @@ Must not do anything itself. Made by the wiring, for ``proxy``, ``reading``, ``w
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -31,6 +32,8 @@ class Proxied(msgspec.Struct, frozen=True, kw_only=True):
     """Set when a place in the rate limit may have its time."""
     draining: asyncio.Event
     """Once it is set nothing more is created, and no read is held."""
+    denies: Callable[[int], bool]
+    """Whether the upstream has long denied that there is a task, by the seq of its row."""
 
     @property
     def calls(self) -> Proxy:

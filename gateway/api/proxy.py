@@ -90,7 +90,7 @@ class UpstreamProxy:
         self._reading = Reading(proxied, self._forwarding, watching)
         self._creating = Creating(proxied, self._forwarding, watching, callback_format=callback_format)
         self._once = Once(proxied)
-        self._passing = Passing(proxied, self._forwarding)
+        self._passing = Passing(proxied, self._forwarding, watching)
 
     async def read(self, request: Request) -> Response:
         return await self._forwarding.counted("read", self._reading.read(request))

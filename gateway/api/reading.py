@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from functools import partial
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +21,7 @@ from gateway.api.schema import TASK_ID
 from gateway.api.shares import READ, share
 from gateway.api.tasks import Ends, wait_of, whole
 from gateway.api.watching import Watching
-from gateway.core.errors import InvalidRequest, NotFound, RequestError
+from gateway.core.errors import InvalidRequest, NotFound, RequestError, UpstreamTimeout
 from gateway.core.memory import SMALL
 from gateway.core.reads import ReadTask
 from gateway.upstream.api import Answer, NoAnswer
@@ -30,6 +31,8 @@ from gateway.webhook.body import record_of
 
 __all__ = ["Reading"]
 
+_ANEW_S = 5.0
+"""So long a read waits for the upstream that could be answered with less than somebody may have been told."""
 _COST = 3  # a record that is read takes so many times its size: as it is stored, in its envelope, and on its way
 
 
@@ -55,44 +58,83 @@ class Reading:
         task_id = self._task_id(request)
         until = self._clock.monotonic() + wait_of(request)
         await self._watching.begun(task_id)
-        outcome = "answered"
+        outcome, anew = "answered", False
         while True:
-            known = await self._known(request, task_id, until)
-            if (answer := await self._answered(request, task_id, known)) is not None:
+            known = await self._known(request, task_id, until, anew=anew)
+            if (answer := await self._answered(request, task_id, known, anew=anew)) is not None:
                 return outcome, answer
-            outcome, answer = await self._asked(request, task_id, known)
-            if self._clock.monotonic() >= until or self._runs(await self._known(request, task_id, 0.0)) is None:
-                return outcome, answer
-            # The answer is that it runs, and it is watched from now on: it goes, as up to 64 KiB are not counted.
-            del known, answer
+            may_make = known is not None and not anew and self._can_make(known, anew=True)
+            told: Response | RequestError
+            try:
+                async with asyncio.timeout(_ANEW_S if may_make else None):
+                    outcome, told = await self._asked(request, task_id, known)
+            except TimeoutError:
+                told = UpstreamTimeout("The upstream did not answer in time.")
+            except RequestError as error:
+                told = error
+            if not may_make and (
+                isinstance(told, RequestError)
+                or self._clock.monotonic() >= until
+                or self._runs(await self._known(request, task_id, 0.0), anew=True) is None
+            ):
+                if isinstance(told, RequestError):
+                    raise told
+                return outcome, told
+            # The answer may be that it runs, and it is watched from now on: it goes, as up to 64 KiB are not counted.
+            del known, answer, told
+            anew = True
 
-    async def _known(self, request: Request, task_id: str, until: float) -> ReadTask | None:
-        """Return what the gateway knows of a task; of one that runs, once it has ended, or ``until`` then."""
+    async def _known(self, request: Request, task_id: str, until: float, *, anew: bool = False) -> ReadTask | None:
+        """Return what the gateway knows of a task; of one that runs, once it has ended, or ``until`` then.
+
+        ``anew``: see ``_can_make``.
+        """
+
+        def runs(known: ReadTask | None) -> int | None:
+            return self._runs(known, anew=anew)
+
         client = scope_of(request) or OPERATOR
 
         async def look() -> ReadTask | None:
             async with share(request, READ):
                 known = await self._registry.proxied_task(self._upstream.name, task_id)
             for_s = until - self._clock.monotonic()
-            if known is not None and self._runs(known) is not None and self._watching.is_due(known, client, for_s):
+            if known is not None and runs(known) is not None and self._watching.is_due(known, client, for_s):
                 async with share(request, 1):
                     await self._watching.prolong(known, client, for_s)
+                if not known.record_bytes:  # what is told has to be on disk: a later process must know no less
+                    async with share(request, READ):
+                        known = await self._registry.proxied_task(self._upstream.name, task_id)
             return known
 
-        return await self._ends.wait(look, self._runs, until)
+        return await self._ends.wait(look, runs, until)
 
-    def _runs(self, known: ReadTask | None) -> int | None:
+    def _is_polled(self, known: ReadTask) -> bool:
+        """Whether a task is being polled, and those polls tell of it."""
+        return known.task.next_poll_at is not None and not self._watching.denies(known.task.seq)
+
+    def _can_make(self, known: ReadTask, *, anew: bool) -> bool:
+        """Whether the answer about a polled task of which there is no record can be made of its row.
+
+        Where the upstream has told of it, the row knows less than somebody may have been told: it is asked ``anew``
+        first, as where another process did that.
+        """
+        return self._synthesizes and self._is_polled(known) and (anew or known.task.born_at is None)
+
+    def _runs(self, known: ReadTask | None, *, anew: bool) -> int | None:
         """Return the seq of a running task that can be answered for."""
-        if known is None or known.task.next_poll_at is None:
+        if known is None or not self._is_polled(known):
             return None
         last, task_id = self._upstream.last_answers, known.task.task_id
-        told = self._synthesizes or known.record_bytes > 0 or last.running(task_id) is not None
+        told = known.record_bytes > 0 or last.running(task_id) is not None or self._can_make(known, anew=anew)
         return known.task.seq if told and last.ended(task_id) is None else None
 
-    async def _answered(self, request: Request, task_id: str, known: ReadTask | None) -> Response | None:
+    async def _answered(
+        self, request: Request, task_id: str, known: ReadTask | None, *, anew: bool = False
+    ) -> Response | None:
         """Answer from the gateway's state, where that is as good as the upstream's: it ended, or is being polled."""
         last, profile = self._upstream.last_answers, self._upstream.profile
-        polled = known is not None and known.task.next_poll_at is not None
+        polled = known is not None and self._is_polled(known)
         record = last.ended(task_id)  # first: the poller may not have seen the end yet
         if record is None and known is not None and known.record_bytes and (polled or known.task.state.terminal):
             record = await self._record(request, known)
@@ -100,13 +142,16 @@ class Reading:
             record = last.running(task_id)
         if record is not None:
             made, size = partial(told_envelope, profile, record), len(record)
-        elif known is not None and self._synthesizes and (polled or known.task.state.terminal):
+        elif known is not None and (self._can_make(known, anew=anew) or self._has_outcome(known)):
             task = await whole(self._registry, request, known.task)
             made, size = partial(record_envelope, profile, task), task.outcome_bytes
         else:
             return None
         body = made() if size <= SMALL else await large.work(request, made)
         return Response(body, media_type="application/json")
+
+    def _has_outcome(self, known: ReadTask) -> bool:
+        return self._synthesizes and known.task.state.terminal
 
     async def _record(self, request: Request, known: ReadTask) -> bytes | None:
         """Return what the upstream last told of a task, once there is room for that where it is large."""
@@ -168,5 +213,10 @@ class Reading:
             self._poller_wake.set()  # a place in the rate limit may have its time now
         result = await self._upstream.read(task_id, answer)
         self._key.judge(task_id, asked_at, result)
-        await self._watching.told(task_id, waiter.client, result, known)
-        return no_answer(answer) if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)
+        newer = await self._watching.told(task_id, waiter.client, result, known, asked_at)
+        if isinstance(answer, NoAnswer):
+            return no_answer(answer)
+        if newer is not None:
+            headers = httpx.Headers({"content-type": "application/json"})
+            return Answer(200, headers, told_envelope(self._upstream.profile, newer))
+        return self._upstream.without_key(answer)

@@ -81,11 +81,11 @@ class Registering:
         metrics: Metrics,
         *,
         check_url: Callable[[str], Awaitable[object]],
-        first_poll_at: Mapping[str, Callable[[int, str, str | None], int]],
+        first_poll_at: Mapping[str, Callable[[str, int, str, str | None], int]],
         default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``first_poll_at``: for each upstream, when a new task is first polled, by now, its client and its model.
+        """``first_poll_at``: for each upstream, when a task is first polled, by its id, now, its client and its model.
 
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name.
@@ -146,7 +146,7 @@ class Registering:
         if upstream is None or upstream not in self._first_poll_at:
             what = "is missing" if upstream is None else "is not configured"
             raise invalid("upstream", f"{what}; there is: {', '.join(self._first_poll_at)}")
-        first_poll_at = self._first_poll_at[upstream](now, client, asked.model)
+        first_poll_at = self._first_poll_at[upstream](asked.task_id, now, client, asked.model)
         return new_callback(asked, metadata, client, upstream, now, first_poll_at)
 
     async def _registered_batch(

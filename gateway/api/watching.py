@@ -13,25 +13,32 @@ from gateway.api.proxied import Proxied
 from gateway.core.errors import StoreError
 from gateway.core.memory import SMALL
 from gateway.core.model import DueTask
-from gateway.core.reads import ReadTask, ReadWatch
-from gateway.upstream.answer import PollKind, PollResult
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.envelope import new_record
 
 __all__ = ["Watching"]
 
 _SLACK_MS = 1000  # so much earlier than a waiting reader's time is over a watch may end
+_LASTS = 1.5
+"""A watch is begun and prolonged for so many times as long as it has to last: not each read is written down then."""
+_END_KEPT_MS = 60_000
+"""For so long, at least, an end is kept for readers that the next poll will store."""
 
 
 class Watching:
-    """The watches of one upstream's tasks; ``watch_s``: how long each lasts without a read, 0: there are none."""
+    """The watches of one upstream's tasks."""
 
     def __init__(self, proxied: Proxied, watch_s: float) -> None:
+        """``watch_s``: how long each watch lasts without a read, at least; 0: there are none."""
         self._registry = proxied.registry
         self._clock = proxied.clock
         self._upstream = proxied.upstream
         self._calls = proxied.calls
         self._timetable = proxied.timetable
+        self.denies = proxied.denies
         self._watch_ms = round(watch_s * 1000)
+        self._lasts_ms = round(_LASTS * self._watch_ms)
         self._beginning: dict[str, asyncio.Task[None]] = {}  # by task id: watches that are being stored
 
     def beginning(self, task_id: str, write: asyncio.Task[None]) -> None:
@@ -47,7 +54,7 @@ class Watching:
     def is_due(self, known: ReadTask, client: str, for_s: float) -> bool:
         """Whether a running task's reader, who may wait for so long, has to be taken down: each time is a write."""
         left_ms = 0 if known.read_until is None else known.read_until - self._clock.now()
-        ends_early = left_ms < max(self._watch_ms / 2, for_s * 1000 - _SLACK_MS)
+        ends_early = left_ms < max(self._watch_ms, for_s * 1000 - _SLACK_MS)
         return self._watch_ms > 0 and (ends_early or client not in known.watchers.split(","))
 
     async def prolong(self, known: ReadTask, client: str, for_s: float) -> None:
@@ -60,18 +67,35 @@ class Watching:
                 task_id=known.task.task_id,
                 client=client,
                 at=now,
-                read_until=now + max(self._watch_ms, round(for_s * 1000)),
+                read_until=now + max(self._lasts_ms, round(for_s * 1000)),
                 next_poll_at=now,
                 begins=known.read_until is None,
                 record=None if known.record_bytes else last.running(known.task.task_id),
             )
         )
 
-    async def told(self, task_id: str, client: str, result: PollResult, known: ReadTask | None) -> None:
-        """Begin to watch a task that the upstream has just told of, or keep what it told of one that has ended."""
-        self._upstream.last_answers.keep(task_id, result.record, ended=result.kind is PollKind.TERMINAL)
-        if result.kind is not PollKind.RUNNING or not self._watch_ms:
-            return
+    async def told(
+        self, task_id: str, client: str, result: PollResult, known: ReadTask | None, asked_at: float
+    ) -> bytes | None:
+        """Begin to watch a task that the upstream has just told of, or keep what it told of one that has ended.
+
+        Where others that are polled for wait for that, they need not wait for the schedule's next poll. ``asked_at``:
+        when it was asked, by the steady clock. Return what is to be told in place of that, where it was older.
+        """
+        last, ended = self._upstream.last_answers, result.kind is PollKind.TERMINAL
+        if result.kind not in TELLS:
+            return None
+        if not last.keep(task_id, result.record, asked_at, ended=ended):
+            return last.ended(task_id) or last.running(task_id)
+        if ended:
+            await self.poll_again(task_id, result.record)
+        elif known is not None and self.denies(known.task.seq):
+            await self.poll_again(task_id)
+        if not ended and self._watch_ms:
+            await self._begin(task_id, client, result, known)
+        return None
+
+    async def _begin(self, task_id: str, client: str, result: PollResult, known: ReadTask | None) -> None:
         now = began_at = self._clock.now()
         born_at, model, last_polled_at = result.task_created_at, result.model, None
         if known is not None:
@@ -101,7 +125,7 @@ class Watching:
                 task_id=task_id,
                 client=client,
                 at=now,
-                read_until=now + self._watch_ms,
+                read_until=now + self._lasts_ms,
                 next_poll_at=next_poll_at,
                 told=True,
                 begins=known is None or known.read_until is None,
@@ -120,7 +144,7 @@ class Watching:
         if self._calls.created_is_record:
             record = result.record
             if result.kind is PollKind.TERMINAL:
-                self._upstream.last_answers.keep(task_id, record, ended=True)
+                self._upstream.last_answers.keep(task_id, record, self._clock.monotonic(), ended=True)
                 return
         elif self._calls.synthesize and len(asked.body) <= SMALL and not is_form(asked.content_type):
             record = new_record(self._upstream.profile, task_id, asked.model, asked.body, now)
@@ -132,13 +156,21 @@ class Watching:
                 task_id=task_id,
                 client=client,
                 at=now,
-                read_until=now + self._watch_ms,
+                read_until=now + self._lasts_ms,
                 next_poll_at=self._timetable.first_poll_at(now, client, asked.model, new=True),
                 begins=True,
                 model=asked.model,
                 record=record,
             )
         )
+
+    async def poll_again(self, task_id: str, record: bytes | None = None) -> None:
+        """Have a task asked about at once, where it is polled; ``record``: what its end is told as until then."""
+        now = self._clock.now()
+        kept_until = now + max(self._lasts_ms, _END_KEPT_MS)
+        wish = PollAgain(upstream=self._upstream.name, task_id=task_id, at=now, record=record, read_until=kept_until)
+        with suppress(StoreError):  # as below
+            await self._registry.poll_again(wish)
 
     async def _wish(self, wish: ReadWatch) -> None:
         with suppress(StoreError):  # the store tells of itself

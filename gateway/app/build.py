@@ -208,7 +208,7 @@ def _api(
         clock,
         metrics,
         check_url=check_url,
-        first_poll_at={watch.upstream.name: watch.timetable.first_poll_at for watch in watches},
+        first_poll_at={watch.upstream.name: partial(_first_poll_at, watch) for watch in watches},
         default_upstream=None if default is None else default.upstream.name,
         client_upstreams=client_upstreams(settings),
     )
@@ -229,6 +229,13 @@ def _api(
     return Api(app, tokens, limits, registering, list(proxies.values()), errors)
 
 
+def _first_poll_at(watch: Watch, task_id: str, now: int, client: str, model: str | None) -> int:
+    """Return when a task is first polled that is registered now: at once where a client was told of its end."""
+    if watch.upstream.last_answers.ended(task_id) is not None:
+        return now
+    return watch.timetable.first_poll_at(now, client, model)
+
+
 def _proxy(
     watch: Watch,
     settings: Settings,
@@ -245,6 +252,7 @@ def _proxy(
         timetable=watch.timetable,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
+        denies=watch.poller.denies,
     )
     return UpstreamProxy(
         proxied,

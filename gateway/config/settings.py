@@ -153,7 +153,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_max_s: Annotated[float, Setting(parsers.number(0.001, 86_400, "seconds"), "30",
         "Greatest time between two polls of one task, in seconds; fractions allowed.")]
     proxy_watch_s: Annotated[float, Setting(parsers.number(0, 86_400, "seconds"), "60",
-        "Seconds after its last read for which a task is polled for the proxy's readers; 0: reads are only forwarded.")]
+        "Seconds, or up to half more, that a task is polled for readers after its last read; 0: they are forwarded.")]
     result_max_bytes: Annotated[int, Setting(parsers.whole(1024, 134_217_728), "33554432",
         "Largest answer of the upstream that is taken, and largest request that goes on to it, in bytes.")]
     memory_bytes: Annotated[int, Setting(parsers.whole(1_048_576, 68_719_476_736), "67108864",

@@ -1,4 +1,4 @@
-"""What the proxy's readers wait for: a task as they see it, and their wish that it be polled.
+"""What the proxy's readers wait for: a task as they see it, and their wishes that it be polled.
 
 Pure types, beside those of ``model``. The API and the store speak in them.
 """
@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.core.model import Task
 
-__all__ = ["ReadTask", "ReadWatch"]
+__all__ = ["PollAgain", "ReadTask", "ReadWatch"]
 
 
 class ReadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -45,3 +45,15 @@ class ReadWatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Both as in ``PollRecord``."""
     record: bytes | None = None
     """What the upstream has told, as JSON; None keeps what is known."""
+
+
+class PollAgain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The wish that a task which is polled anyway be asked about at once, as there is news of it."""
+
+    upstream: str
+    task_id: str
+    at: int
+    record: bytes | None = None
+    """What the upstream has told of its end, as JSON; None where that is not known."""
+    read_until: int = 0
+    """Until when that is kept for readers, at least."""

@@ -1,6 +1,6 @@
 """How a task has ended → what is stored of that: its outcome, and what its webhooks' bodies are made of.
 
-Owns what a task that was given up is told as, in each format; pure. Called by the poller.
+Owns what a task that was given up is told as, in each format; pure. Called by ``pollresults`` and ``expiry``.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,10 @@ from gateway.upstream.answer import AbandonReason, PollResult, abandoned
 from gateway.upstream.envelope import given_up
 from gateway.webhook.body import body_template, callback_parts, record_parts
 
-__all__ = ["Ending", "ended", "gave_up"]
+__all__ = ["CALLBACKS_TOLD", "Ending", "ended", "gave_up"]
+
+CALLBACKS_TOLD = 20
+"""So many of a task's callbacks are named in its line of the log."""
 
 _CODE = 408
 _WHY: dict[AbandonReason, str] = {

@@ -26,9 +26,9 @@ _CREATES_MS = _DAY_MS
 """How long a create can be repeated without being paid for twice, as the manual says."""
 _CREATES = 50_000  # of each client: of the largest answers that are kept, 800 MB
 _READS_EVERY_S = 60.0
-_READ_KEPT_MS = 480_000
-"""For so long what the proxy's readers waited for is kept after they have gone: with the minute for which a task is
-watched without a read, and the one between two looks, it is gone ten minutes after the last read."""
+_READ_KEPT_MS = 450_000
+"""For so long what the proxy's readers waited for is kept after they have gone: with the minute and a half for which a
+task is watched without a read, and the minute between two looks, it is gone ten minutes after the last read."""
 _DEAD_FACTOR = 3  # dead letters are kept three times as long: somebody may yet redeliver them
 
 

@@ -32,7 +32,7 @@ from gateway.core.model import (
     Share,
     Task,
 )
-from gateway.core.reads import ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
 
@@ -133,6 +133,12 @@ class Registry(Protocol):
         since, or readers wait for too many others.
         """
 
+    async def poll_again(self, wish: PollAgain) -> None:
+        """Have a task asked about at once, where it is polled: also where a poll is under way, once that has ended.
+
+        What its wish tells of the task's end is its record from then on.
+        """
+
     async def wait_settled(self, seq: int, timeout_s: float) -> None:
         """Return when the task settles in this process, or after ``timeout_s`` seconds. A hint: ask again then."""
 
@@ -222,8 +228,11 @@ class TaskQueue(Protocol):
         A part at a time; whatever the upstream.
         """
 
-    async def poll_now(self, seqs: Sequence[int], now: int) -> None:
-        """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
+    async def poll_now(self, upstream: str, seqs: Sequence[int], now: int) -> None:
+        """Make waiting tasks due now of which a callback's time has passed.
+
+        It may have been cancelled meanwhile.
+        """
 
 
 class Outbox(Protocol):

@@ -4,6 +4,10 @@ Owns how much is kept, and for how long: of running tasks, so that the first rea
 all that the upstream tells, and of ended ones that nobody watches, so that reading them again costs nothing. Those that
 are read are put in too: else, with their readers gone, what was told before would come up again. The poller and the
 proxy put in; the proxy takes out. All of it may be forgotten: then the upstream is asked.
+
+Owns, too, which of two answers is the newer: a poll and a client's read may be under way at once, and the one that was
+asked first may come last. Only what was asked after the last one had come is newer for sure, and nothing is after an
+end. Whoever is told that an answer is not newer shows it to nobody.
 """
 
 from collections import OrderedDict
@@ -20,9 +24,11 @@ _ENDED_S = 600.0
 
 
 class _Told(NamedTuple):
-    record: bytes
-    ended_at: float | None
-    """When the end was told, by the steady clock; None: the task ran."""
+    record: bytes | None
+    """None: there was too much of it."""
+    at: float
+    """When it was told, by the steady clock."""
+    ended: bool
 
 
 class LastAnswers:
@@ -35,36 +41,54 @@ class LastAnswers:
         self.size = 0
         """How many bytes it takes, or so."""
 
-    def keep(self, task_id: str, record: bytes | None, *, ended: bool = False) -> None:
-        """Keep what was told of a task in the place of what was before; None, or too much of it: that stays."""
-        if record is None or _size(task_id, record) > self._most_bytes:
-            return
+    def keep(self, task_id: str, record: bytes | None, asked_at: float, *, ended: bool = False) -> bool:
+        """Keep what has just been told of a task in the place of what was before, and return True; False: it is older.
+
+        ``asked_at``: when it was asked for, by the steady clock. Nothing told (None) takes nothing away.
+        """
+        if record is None:
+            return True
+        known = self._known(task_id)
+        if known is not None and not ended and (known.ended or asked_at < known.at):
+            return False
         self.forget(task_id)
-        self._told[task_id] = _Told(record, self._clock.monotonic() if ended else None)
-        self.size += _size(task_id, record)
+        told = _Told(record, self._clock.monotonic(), ended)
+        if _size(task_id, told) > self._most_bytes:
+            told = told._replace(record=None)
+        self._told[task_id] = told
+        self.size += _size(task_id, told)
         while self.size > self._most_bytes:
             self.forget(next(iter(self._told)))
+        return True
 
     def running(self, task_id: str) -> bytes | None:
         """Return what was told of a task while it ran."""
         told = self._told.get(task_id)
-        return None if told is None or told.ended_at is not None else told.record
+        return None if told is None or told.ended else told.record
 
     def ended(self, task_id: str) -> bytes | None:
         """Return what was told of a task's end, where that is not long ago."""
+        told = self._known(task_id)
+        return told.record if told is not None and told.ended else None
+
+    def forget_running(self, task_id: str) -> None:
+        """Forget what was told of a task while it ran: the store has its end, and it may begin anew there."""
         told = self._told.get(task_id)
-        if told is None or told.ended_at is None:
-            return None
-        if self._clock.monotonic() > told.ended_at + _ENDED_S:
+        if told is not None and not told.ended:
             self.forget(task_id)
-            return None
-        return told.record
 
     def forget(self, task_id: str) -> None:
         told = self._told.pop(task_id, None)
         if told is not None:
-            self.size -= _size(task_id, told.record)
+            self.size -= _size(task_id, told)
+
+    def _known(self, task_id: str) -> _Told | None:
+        told = self._told.get(task_id)
+        if told is not None and told.ended and self._clock.monotonic() > told.at + _ENDED_S:
+            self.forget(task_id)
+            return None
+        return told
 
 
-def _size(task_id: str, record: bytes) -> int:
-    return len(task_id) + len(record) + _OVERHEAD
+def _size(task_id: str, told: _Told) -> int:
+    return len(task_id) + len(told.record or b"") + _OVERHEAD

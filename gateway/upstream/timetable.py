@@ -1,6 +1,6 @@
 """When each task of one upstream is polled: what has been learned, the schedule and the price, put together.
 
-Owns that combination. ``gateway.loops.poller`` tells it what every poll found and asks it when the next one is due;
+Owns that combination. ``gateway.loops`` tells it what every poll found and asks it when the next one is due;
 the API asks it when a new task's first poll is.
 
 The price is that of the clients who watch a task: it keeps each one's polls within its fair share of the budget, which

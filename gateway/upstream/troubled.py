@@ -1,18 +1,19 @@
 """Tasks whose polls went wrong: what is remembered of them, and what that says of their upstream.
 
 Owns who is unknown, denied, refused or unreadable, and whether what answers makes any sense; pure: the time is passed
-in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops.poller`` with every answer.
+in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops``, with every answer to a poll.
 
 A task that the upstream has told of once is not unknown to it, whatever it answers afterwards: that task is denied. So
 a proxy's 404, an upstream that has lost its database, or another account's key costs no task that has been paid for.
-Nor, while denials and nonsense are all that is heard, is a task given up that is new.
+Nor, while denials and nonsense are all that is heard, is a task given up that is new. Clients who read a denied task
+are to hear so from the upstream itself, once it has been denied for as long as a new one has to be unknown.
 
 All of it is in memory, and bounded: whoever is forgotten, by a restart too, is merely asked about for a while longer.
 """
 
 from collections import OrderedDict
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from gateway.core.model import DueTask
 from gateway.upstream.answer import TELLS, PollKind, PollResult
@@ -33,7 +34,20 @@ _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
 and an upstream in trouble may not know any for a while."""
 
+_DENIED_AFTER_S = _NOT_FOUND_AFTER_MS / 1000
+
 T = TypeVar("T")
+
+
+class _Denied(NamedTuple):
+    """What is known of a denied or refused task."""
+
+    at: float
+    """When it was so last."""
+    alone: bool
+    """Whether it is this task's own trouble and not the key's …"""
+    since: float
+    """… and since when."""
 
 
 class Troubled:
@@ -42,11 +56,11 @@ class Troubled:
     def __init__(self, key: UpstreamKey) -> None:
         self._key = key
         self._unknown = _Last[tuple[float, int]]()  # since when (steady clock), and how many polls in a row
-        # When it was last, and whether it is this task's own trouble and not the key's.
-        self._denied = _Last[tuple[float, bool]]()
-        self._refused = _Last[tuple[float, bool]]()
+        self._denied = _Last[_Denied]()
+        self._refused = _Last[_Denied]()
+        self._long_denied = _Last[None]()
         self._unreadable = _Last[None]()
-        self._all = (self._unknown, self._denied, self._refused, self._unreadable)
+        self._all = (self._unknown, self._denied, self._refused, self._long_denied, self._unreadable)
         self._nonsense = 0  # answers, since the last one that told of a task
         self._nonsense_at = -inf
 
@@ -65,8 +79,7 @@ class Troubled:
             self._unknown.pop(task.seq, None)
         denied = kind is PollKind.NOT_KNOWN and task.born_at is not None
         if denied:
-            self._denied.put(task.seq, (steady, True))
-            _drop_before(self._denied, steady - _KEPT_S)
+            self._deny(self._denied, task.seq, steady, alone=True)
         if kind is PollKind.KEY_REFUSED:
             self._refuse(task.seq, steady)
         else:
@@ -97,6 +110,13 @@ class Troubled:
         """Whether a task was refused when it was last asked about."""
         return seq in self._refused
 
+    def is_denied(self, seq: int) -> bool:
+        """Whether a task of which the upstream had told has long been denied, or refused alone, and not told of since.
+
+        Whatever else its polls came to in between.
+        """
+        return seq in self._long_denied
+
     def is_unreadable(self, seq: int) -> bool:
         """Whether the last answer about a task that came could not be read."""
         return seq in self._unreadable
@@ -107,7 +127,7 @@ class Troubled:
         A refused one is only where the key was accepted for others between two of its refusals. Until then its pauses
         stay short: a key that is refused for all, and then accepted, must not be late.
         """
-        if seq in self._denied or self._refused.get(seq, (0.0, False))[1]:
+        if seq in self._denied or (seq in self._refused and self._refused[seq].alone):
             return len(self._denied) + len(self._refused)
         return 0
 
@@ -115,17 +135,25 @@ class Troubled:
         """Whether the upstream refuses tasks, and not the key."""
         if not self._refused or self._key.refusal is not None or self._key.doubted:
             return False
-        return steady - self._refused[next(reversed(self._refused))][0] < _TOLD_S
+        return steady - self._refused[next(reversed(self._refused))].at < _TOLD_S
 
     def makes_no_sense(self, steady: float) -> bool:
         """Whether what answers is not the API, or denies tasks that it has told of, and has told of none since."""
         return self._nonsense >= _NONSENSE and steady - self._nonsense_at < _TOLD_S
 
     def _refuse(self, seq: int, steady: float) -> None:
-        at, alone = self._refused.get(seq, (steady, False))
-        alone = self._key.refusal is None and (alone or self._key.accepted_since(at))
-        self._refused.put(seq, (steady, alone))
-        _drop_before(self._refused, steady - _KEPT_S)
+        known = self._refused.get(seq, _Denied(steady, False, steady))
+        alone = self._key.refusal is None and (known.alone or self._key.accepted_since(known.at))
+        self._deny(self._refused, seq, steady, alone=alone)
+
+    def _deny(self, kind: "_Last[_Denied]", seq: int, steady: float, *, alone: bool) -> None:
+        known = kind.get(seq)
+        since = known.since if known is not None and known.alone else steady
+        kind.put(seq, _Denied(steady, alone, since))
+        while kind[oldest := next(iter(kind))].at < steady - _KEPT_S:
+            del kind[oldest]
+        if alone and steady - since >= _DENIED_AFTER_S:
+            self._long_denied.put(seq, None)
 
 
 class _Last(OrderedDict[int, T]):
@@ -136,11 +164,6 @@ class _Last(OrderedDict[int, T]):
         self.move_to_end(seq)
         if len(self) > _REMEMBERED:
             self.popitem(last=False)
-
-
-def _drop_before(tasks: _Last[tuple[float, bool]], at: float) -> None:
-    while tasks[oldest := next(iter(tasks))][0] < at:
-        del tasks[oldest]
 
 
 def _is_foreign(result: PollResult) -> bool:

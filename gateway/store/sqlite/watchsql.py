@@ -9,9 +9,10 @@ from gateway.core.model import Task
 __all__ = [
     "COUNT_READ_TASKS",
     "COUNT_READ_TASKS_FOR",
-    "END_WATCH",
-    "LEAVE_TASK",
+    "END_WATCHES",
+    "LEAVE_TASKS",
     "MOVE_WATCHES",
+    "POLL_AGAIN",
     "SELECT_LONG_UNREAD",
     "SELECT_NEXT_UNREAD",
     "SELECT_READ_TASK",
@@ -32,7 +33,7 @@ FROM tasks AS t WHERE t.task_id = ? AND t.upstream = ?
 
 # Nothing becomes of a task that the upstream has ended; one that was given up begins anew where the upstream has just
 # told that it runs (``told``). A task that nobody waited for is watched from now on, as with a new callback. In one
-# order, as the same clients have one turn.
+# order, as the same clients have one turn. What was remembered of it (not ``told``) is older than a record that stands.
 WATCH_READ_TASKS = """
 WITH new (upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record) AS (VALUES ?)
 INSERT INTO tasks (upstream, task_id, watchers, created_at, read_until, next_poll_at, polls, last_polled_at, born_at,
@@ -52,10 +53,18 @@ ON CONFLICT (upstream, task_id) DO UPDATE SET
     next_poll_at = coalesce(next_poll_at, excluded.next_poll_at),
     read_until = max(coalesce(read_until, 0), excluded.read_until),
     born_at = coalesce(excluded.born_at, born_at), model = coalesce(excluded.model, model),
-    record = coalesce(excluded.record, record),
+    record = iif(excluded.polls, coalesce(excluded.record, record), coalesce(record, excluded.record)),
     state = 'waiting', settled_at = NULL, outcome = NULL
 WHERE state = 'waiting' OR (state = 'abandoned' AND excluded.polls)
 RETURNING task_id, seq, upstream, watchers, next_poll_at
+"""
+
+# More is known of a polled task than its polls have told: it is due at once, and told of by that.
+POLL_AGAIN = """
+UPDATE tasks SET next_poll_at = min(next_poll_at, :now), record = coalesce(:record, record),
+    read_until = iif(:record IS NULL, read_until, max(coalesce(read_until, 0), :read_until))
+WHERE upstream = :upstream AND task_id = :task_id AND next_poll_at IS NOT NULL
+RETURNING seq, upstream, watchers, next_poll_at
 """
 
 COUNT_READ_TASKS = "SELECT count(*) FROM tasks INDEXED BY tasks_read WHERE read_until IS NOT NULL"
@@ -75,16 +84,21 @@ WHERE read_until <= ? AND (read_until, seq) > (?, ?) ORDER BY read_until, seq LI
 """
 SELECT_NEXT_UNREAD = "SELECT min(read_until) FROM tasks INDEXED BY tasks_read WHERE read_until > ?"
 
-# Of a task that callbacks still wait for, once IDLE_TASK has been there.
-LEAVE_TASK = "UPDATE tasks SET read_until = NULL, record = NULL WHERE seq = ? AND next_poll_at IS NOT NULL"
+# Of those that callbacks still wait for, once IDLE_TASKS has been there.
+LEAVE_TASKS = """
+WITH gone (seq) AS (VALUES ?)
+UPDATE tasks SET read_until = NULL, record = NULL
+FROM gone WHERE tasks.seq = gone.seq AND tasks.next_poll_at IS NOT NULL
+"""
 
 SELECT_LONG_UNREAD = "SELECT seq FROM tasks INDEXED BY tasks_read WHERE read_until < ? ORDER BY read_until LIMIT ?"
 
 # A record is kept for a webhook that it is the body of.
-END_WATCH = """
+END_WATCHES = """
+WITH gone (seq) AS (VALUES ?)
 UPDATE tasks SET read_until = NULL, record = iif(state IN ('success', 'fail') AND EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND format = 'record'), record, NULL)
-WHERE seq = ?
+FROM gone WHERE tasks.seq = gone.seq
 """
 
 MOVE_WATCHES = "UPDATE tasks SET read_until = read_until + :step WHERE read_until IS NOT NULL"

@@ -330,7 +330,7 @@ def test_registrations_whose_urls_are_looked_up_meanwhile(path: str, step_s: flo
             life.clock,
             life.metrics,
             check_url=look_up,
-            first_poll_at={"up": life.timetable.first_poll_at},
+            first_poll_at={"up": lambda _, *about: life.timetable.first_poll_at(*about)},
             default_upstream="up",
         )
         handler = registering.register_batch if path else registering.register
@@ -374,7 +374,7 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         upstream = life.poller._upstream
         proxied = Proxied(
             registry=life.store.registry, clock=life.clock, metrics=life.metrics, upstream=upstream, key=life.key,
-            timetable=life.timetable, poller_wake=asyncio.Event(), draining=asyncio.Event(),
+            timetable=life.timetable, poller_wake=asyncio.Event(), draining=asyncio.Event(), denies=life.poller.denies,
         )  # fmt: skip
         proxy = UpstreamProxy(proxied, life.store, callback_format=Format.RECORD, check_url=AsyncMock(), watch_s=60.0)
         life.connection.broken = "disk full"

@@ -595,7 +595,7 @@ def test_how_long_a_last_poll_is_waited_for(
         task = ExpiredTask(
             seq=1, task_id="t", expires_at=expires_at, last_polled_at=instant(polled_s), failures=failures
         )
-        return life.poller._expired_by(task, life.clock.now())
+        return life.poller._expiry._expired_by(task, life.clock.now())
 
     assert run_virtual(main()) == instant(expired_by_s)
 
@@ -708,7 +708,7 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         assert next_poll_at is not None
         assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
         assert not life.key.queries.polls_waiting
-        await life.store.tasks.poll_now([callback.task.seq], life.clock.now() + 60_000)
+        await life.store.tasks.poll_now("up", [callback.task.seq], life.clock.now() + 60_000)
         await asyncio.sleep(30.5)
         upstream.script = [unreachable]
         assert await life.poller.run_once() <= 1.0
@@ -818,7 +818,7 @@ def test_a_refused_key_does_not_hold_up_time_outs(tmp_path: Path) -> None:
         await asyncio.sleep(60 + 60 + 5)
         states = [(await life.look(callback)).state for callback in callbacks]
         assert set(states) == {CallbackState.PENDING}
-        assert not life.poller._last_polls
+        assert not life.poller._expiry._last_polls
         await life.stop()
 
     run_virtual(main())

@@ -5,10 +5,11 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.memory import SMALL
 from gateway.core.model import CallbackState, DueTask, Format, PollRecord, Settlement, TaskState
-from gateway.core.reads import ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.store import Store
 from tests.claims import claim_tasks
 from tests.storing import ABANDONED, NOW, SUCCESS, NewStore, brought_to, look, new, opened, registered, settle
@@ -48,7 +49,7 @@ async def due(store: Store, at: int, upstream: str = "up") -> list[DueTask]:
 
 async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None) -> None:
     await store.tasks.reschedule(
-        PollRecord(seq=claim.seq, polled_at=at, next_poll_at=at + 5000, error=None, record=record)
+        PollRecord(seq=claim.seq, upstream="up", polled_at=at, next_poll_at=at + 5000, error=None, record=record)
     )
 
 
@@ -88,6 +89,69 @@ async def test_prolonging_keeps_what_is_known(store: Store) -> None:
     assert (known.read_until, known.record, known.task.next_poll_at) == (NOW + 100_000, RECORD, NOW + 2000)
     await store.registry.watch(again(at=NOW + 1000))
     assert (await seen(store)).read_until == NOW + 100_000
+
+
+async def test_what_was_remembered_takes_no_records_place(store: Store) -> None:
+    """A poll may have told more since it was looked up; where there is no record it comes in."""
+    await store.registry.watch(wish())
+    older = ReadWatch(upstream="up", task_id="task-1", client="rob", at=NOW, read_until=NOW, next_poll_at=NOW)
+    await store.registry.watch(replace(older, record=b"{}"))
+    assert (await seen(store)).record == RECORD
+    await registered(store, new("called"))
+    await store.registry.watch(replace(older, task_id="called", record=LARGE))
+    assert (await seen(store, "called")).record_bytes == len(LARGE)
+    await store.registry.watch(replace(older, task_id="called", record=LARGE + b" "))
+    assert (await seen(store, "called")).record_bytes == len(LARGE)
+
+
+async def test_a_poll_that_readers_came_to_keeps_its_record(store: Store) -> None:
+    """Whoever claimed it could not know of them."""
+    await registered(store, new())
+    (claim,) = await due(store, NOW)
+    await store.registry.watch(again())
+    await reschedule(store, claim, NOW, RECORD)
+    assert (await seen(store)).record == RECORD
+
+
+@pytest.mark.parametrize("record", [None, RECORD, LARGE])
+async def test_a_task_is_polled_again_at_once(store: Store, record: bytes | None) -> None:
+    """Where there is news of it, which is its record from then on; others' next poll is when it was."""
+    asked = [new(f"task-{n}", first_poll_at=NOW + 50_000) for n in (1, 2)]
+    made, _ = await store.registry.register(asked)
+    store.tasks.due("up").clear()
+    news = PollAgain(upstream="up", task_id="task-1", at=NOW + 7, record=record, read_until=NOW + 60_000)
+    await store.registry.poll_again(news)
+    assert store.tasks.due("up").is_set()
+    known = await seen(store)
+    assert known.task.next_poll_at == NOW + 7
+    assert known.record_bytes == len(record or b"")
+    assert known.read_until == (None if record is None else NOW + 60_000)
+    (claim,) = await due(store, NOW + 7)
+    assert claim.task_id == "task-1"
+    await settle(store, made.callback)
+    await store.registry.poll_again(news)
+    assert (await seen(store)).task.state is TaskState.SUCCESS
+    assert (await seen(store)).task.next_poll_at is None
+    await store.registry.poll_again(replace(news, task_id="nobody's"))
+    assert await store.registry.proxied_task("up", "nobody's") is None
+
+
+@pytest.mark.parametrize("given_back", [False, True])
+async def test_a_task_is_to_be_polled_again_while_it_is_polled(store: Store, given_back: bool) -> None:
+    """That poll may have been asked too early: the next one follows it at once, and is one."""
+    await registered(store, new())
+    (claim,) = await due(store, NOW)
+    await store.registry.poll_again(PollAgain(upstream="up", task_id="task-1", at=NOW + 5))
+    assert await due(store, NOW + 5) == [], "one at a time"
+    if given_back:
+        await store.tasks.release([claim])
+        (claim,) = await due(store, NOW)
+    await reschedule(store, claim, NOW + 9)
+    found = await due(store, NOW + 9)
+    assert len(found) == (0 if given_back else 1)
+    if found:
+        await reschedule(store, found[0], NOW + 9)
+        assert await due(store, NOW + 13) == []
 
 
 async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
@@ -192,7 +256,7 @@ async def test_nobody_reads_any_more(store: Store) -> None:
 
 async def test_readers_that_go_are_seen_to_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many go in the same moment, each is seen to, and no write waits long."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._AT_ONCE", 2)
+    monkeypatch.setattr("gateway.store.watches._AT_ONCE", 2)
     for number in range(5):
         await store.registry.watch(wish(f"task-{number}"))
     at = NOW + 60_000
@@ -271,7 +335,7 @@ async def test_a_poll_that_is_under_way_ends_as_ever(store: Store) -> None:
 
 async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more nobody's readers are waited for: they are prolonged, and begin again once others have gone."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 2)
     assert [await store.registry.watch(wish(name)) is None for name in "abc"] == [False, False, True]
     assert await store.registry.proxied_task("up", "c") is None
     assert await store.registry.watch(again("a", at=NOW + 500_000)) is not None
@@ -281,7 +345,7 @@ async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.Mo
 
 async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One may have four of five that the others leave; who comes later has as large a part of what is left then."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 100)
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 100)
 
     async def begun(client: str, names: str) -> int:
         """Return how many tasks a client has watched before it is refused one."""
@@ -300,7 +364,7 @@ async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.Monk
 
 async def test_tasks_whose_readers_have_gone_make_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that go on for callbacks are none of the readers' any more, and there is nothing of them to remove."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 2)
     for number in range(5):
         at = NOW + 70_000 * number
         await registered(store, new(f"task-{number}"))
@@ -378,7 +442,9 @@ async def test_an_answer_that_told_of_a_task_counts_as_its_poll(store: Store) ->
     await registered(store)
     for _ in range(2):
         (claim,) = await due(store, NOW)
-        await store.tasks.reschedule(PollRecord(seq=claim.seq, polled_at=NOW, next_poll_at=NOW, error="HTTP 500"))
+        await store.tasks.reschedule(
+            PollRecord(seq=claim.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error="HTTP 500")
+        )
     await store.registry.watch(again(at=NOW + 100))
     task = (await seen(store)).task
     assert (task.polls, task.last_polled_at, task.last_error, task.born_at, task.model) == (

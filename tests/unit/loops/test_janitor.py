@@ -97,16 +97,16 @@ async def test_a_full_batch_is_followed_by_the_next_at_once() -> None:
 
 
 async def test_what_was_read_goes_ten_minutes_after_the_last_read() -> None:
-    """Looked for every minute, and in batches: what is watched for a minute, and is then kept for eight, is gone."""
+    """Looked for every minute, and in batches: what is watched for 90 s, and then kept for 450, is gone."""
     shelf, clock = Shelf(unread=1000), Clock()
     loop = janitor(shelf, clock)
     assert [await loop.run_once() for _ in range(3)] == [0.0, 0.0, HEARTBEAT_S]
     clock.seconds += 59.9
     assert await loop.run_once() == HEARTBEAT_S
-    assert shelf.read_before == [-480_000] * 3
+    assert shelf.read_before == [-450_000] * 3
     clock.seconds += 0.1
     await loop.run_once()
-    assert shelf.read_before == [-480_000] * 4
+    assert shelf.read_before == [-450_000] * 4
     assert len(shelf.pruned) == 1, "callbacks have their own time"
 
 

@@ -89,6 +89,36 @@ def test_no_new_task_is_given_up_while_those_told_of_are_denied() -> None:
 
 
 @pytest.mark.parametrize(
+    ("polls", "denied"),
+    [
+        ([(0, UNKNOWN), (60, UNKNOWN), (120, UNKNOWN)], True),
+        ([(0, UNKNOWN), (60, UNKNOWN), (119.9, UNKNOWN)], False),
+        ([(0, UNKNOWN), (60, RUNNING), (120, UNKNOWN)], False),
+        ([(0, UNKNOWN), (60, BROKEN), (120, UNKNOWN), (121, BROKEN)], True),
+        ([(0, UNKNOWN), (120, UNKNOWN), (121, RUNNING)], False),
+        ([(0, REFUSED), (1, REFUSED), (121, REFUSED)], True),
+        ([(0, REFUSED), (1, REFUSED), (120.9, REFUSED)], False),
+        ([(0, REFUSED), (200, BROKEN)], False),
+    ],
+)
+def test_a_task_that_was_told_of_is_long_denied(polls: list[tuple[float, PollResult]], denied: bool) -> None:
+    """After two minutes of denials, or of refusals alone; until it is told of, whatever else comes."""
+    key = Key()
+    noted = Troubled(key)
+    for at, result in polls:
+        noted.note(task(told=True), result, at)
+        key.accepted_at = at + 0.5
+    assert noted.is_denied(1) is denied
+    assert not noted.is_denied(2)
+
+
+def test_a_new_task_is_not_denied() -> None:
+    """Of which nobody has told: it may be unknown yet. Nor is one that is refused with the key."""
+    assert not after([(60.0 * number, UNKNOWN) for number in range(9)], task())[0].is_denied(1)
+    assert not after([(60.0 * number, REFUSED) for number in range(9)], task(told=True))[0].is_denied(1)
+
+
+@pytest.mark.parametrize(
     ("results", "nonsense"),
     [
         ([FOREIGN] * 3, True),

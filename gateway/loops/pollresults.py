@@ -1,0 +1,149 @@
+"""What a poll's answer leads to for its task: it is settled, given up, or asked about again, and when.
+
+Owns that decision and the line of the log that tells of it; what is stored of an end is ``endings``' to know, and when
+to ask again the timetable's. Asks nothing and claims nothing. Called by the poller with every answer.
+
+A refused task of an accepted key is asked about ever more seldom, and nobody else waits for it. A task that the
+upstream has never told of and does not know is given up, but only after a grace period: the family answers 404 and 422
+for fresh ones too. One that it has told of is asked about ever more seldom.
+"""
+
+import logging
+
+import structlog
+
+from gateway.core.clock import Clock
+from gateway.core.model import DueTask, PollRecord, Settlement, TaskState
+from gateway.core.telemetry import Metrics
+from gateway.loops.endings import CALLBACKS_TOLD, Ending, ended, gave_up
+from gateway.store import TaskQueue
+from gateway.upstream.answer import PollKind, PollResult
+from gateway.upstream.api import Upstream
+from gateway.upstream.timetable import Timetable, took_s
+from gateway.upstream.troubled import Troubled
+
+__all__ = ["PollResults"]
+
+_log = structlog.get_logger()
+
+
+class PollResults:
+    """What becomes of the tasks of one upstream that were polled."""
+
+    def __init__(
+        self,
+        tasks: TaskQueue,
+        upstream: Upstream,
+        timetable: Timetable,
+        troubled: Troubled,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._tasks = tasks
+        self._upstream = upstream
+        self._timetable = timetable
+        self._troubled = troubled
+        self._clock = clock
+        self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
+
+    async def store(self, claim: DueTask, result: PollResult, asked_at: float) -> int | None:
+        """Store what a poll found, which ends its claim; return when the next one is due. Raises StoreError.
+
+        ``asked_at``: when it was asked, by the steady clock.
+        """
+        now, steady = self._clock.now(), self._clock.monotonic()
+        if result.task_created_at is not None:
+            self._timetable.created(result.task_created_at, claim.created_at)
+        self._troubled.note(claim, result, steady)
+        if result.outcome is not None:
+            await self._settle(claim, result, ended(self._upstream.profile, result, result.outcome), now)
+            self._upstream.last_answers.forget_running(claim.task_id)
+        elif result.kind is PollKind.NOT_KNOWN and self._troubled.is_unknown(claim, now, steady):
+            await self._settle(claim, result, gave_up(self._upstream.profile, claim.task_id, "not_found", now), now)
+            self._troubled.forget(claim.seq)
+        else:
+            newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked_at)
+            record = self._rescheduled(claim, result, now, result.record if newest else None)
+            await self._tasks.reschedule(record)
+            return record.next_poll_at
+        return None
+
+    async def _settle(self, claim: DueTask, result: PollResult, ending: Ending, now: int) -> None:
+        outcome = ending.outcome
+        model = result.model or claim.model
+        began_at = self._began_at(claim, result)
+        duration_s = took_s(claim, result, began_at, now) if outcome.state.terminal else None
+        owed = await self._tasks.settle(
+            Settlement(
+                seq=claim.seq,
+                upstream=self._upstream.name,
+                settled_at=now,
+                **ending._asdict(),
+                read=claim.read_until is not None,
+                polls=1,
+                model=model,
+            )
+        )
+        if duration_s is not None:
+            self._timetable.ended(claim, model, began_at, duration_s, told=result.duration_s is not None)
+        self._settled[outcome.state].inc()
+        _log.log(
+            logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
+            "task.settled",
+            upstream=self._upstream.name,
+            task_id=claim.task_id,
+            callbacks=len(owed),
+            callback_ids=owed[:CALLBACKS_TOLD],
+            state=outcome.state.value,
+            model=model,
+            polls=claim.polls + 1,
+            duration_s=duration_s and round(duration_s, 3),
+        )
+
+    def _rescheduled(self, claim: DueTask, result: PollResult, now: int, record: bytes | None) -> PollRecord:
+        born_at = result.task_created_at
+        if result.kind is PollKind.RUNNING:
+            if born_at is None and claim.born_at is None:
+                born_at = claim.created_at  # from now on the task is one that the upstream has told of
+            began_at = self._began_at(claim, result)
+            next_poll_at = self._timetable.running(claim, result.model or claim.model, began_at, now)
+            if result.retry_after_s is not None:
+                next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
+            _log.debug(
+                "task.running",
+                upstream=self._upstream.name,
+                task_id=claim.task_id,
+                polls=claim.polls + 1,
+                next_in_s=(next_poll_at - now) / 1000,
+            )
+        else:
+            next_poll_at = self._timetable.failed_poll_at(
+                claim.failures + 1,
+                result.retry_after_s,
+                now,
+                costly=result.oversized,
+                seldom=self._troubled.seldom(claim.seq),
+            )
+            _log.info(
+                "poll.failed",
+                upstream=self._upstream.name,
+                task_id=claim.task_id,
+                kind=result.label,
+                error=result.error,
+                next_in_s=(next_poll_at - now) / 1000,
+            )
+        return PollRecord(
+            seq=claim.seq,
+            upstream=claim.upstream,
+            polled_at=now,
+            next_poll_at=next_poll_at,
+            error=result.error,
+            born_at=born_at,
+            model=result.model,
+            record=record,
+        )
+
+    def _began_at(self, claim: DueTask, result: PollResult) -> int:
+        """Return when a task began to run, as far as that is known."""
+        told_at = claim.born_at if result.task_created_at is None else result.task_created_at
+        return self._timetable.began_at(told_at, claim.created_at)
