@@ -85,7 +85,7 @@ async def test_what_waits_moves_with_a_clock_that_is_set(store: Store) -> None:
     running = await registered(store, new("running", timeout_s=60))
     due = await claim_task(store)
     await store.tasks.reschedule(
-        PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error=None, born_at=NOW - 7)
+        PollRecord(seq=due.seq, upstream="up", polled_at=NOW + 5, next_poll_at=NOW + 9, error=None, born_at=NOW - 7)
     )
     owed = await brought_to(store, CallbackState.PENDING, new("owed", at=NOW + 20))
     over = [
