@@ -297,16 +297,19 @@ SELECT min(expires_at) FROM callbacks WHERE next_attempt_at IS NULL AND ended_at
 
 # Keeping house.
 
-# A part at a time; what another replica deletes is left to it. Once it is locked it is seen whether it still is ended.
+# A part at a time. Their tasks are locked first, as by everybody; once a callback is locked too it is seen whether it still
+# is ended. What another replica has locked is left to it.
 _ENDED = """
-(SELECT seq, ended_at FROM callbacks WHERE '' || state = '{0}' AND ended_at IS NOT NULL AND ended_at < :{1}
+(SELECT seq, task_seq, ended_at FROM callbacks WHERE '' || state = '{0}' AND ended_at IS NOT NULL AND ended_at < :{1}
     ORDER BY '' || state, ended_at LIMIT :limit)"""
 PRUNE_CALLBACKS = f"""
 WITH old AS MATERIALIZED (
     {_ENDED.format("delivered", "ended_before")} UNION ALL {_ENDED.format("cancelled", "ended_before")}
     UNION ALL {_ENDED.format("dead", "dead_before")} LIMIT :limit),
 gone AS MATERIALIZED (
-    SELECT c.seq FROM old CROSS JOIN LATERAL (
+    SELECT c.seq FROM (SELECT * FROM old ORDER BY task_seq, seq) AS old
+    CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = old.task_seq FOR NO KEY UPDATE SKIP LOCKED) AS t
+    CROSS JOIN LATERAL (
         SELECT seq FROM callbacks
         WHERE callbacks.seq = old.seq AND callbacks.ended_at IS NOT DISTINCT FROM old.ended_at
         FOR UPDATE SKIP LOCKED) AS c)
