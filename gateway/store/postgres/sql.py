@@ -51,21 +51,23 @@ WHERE c.id = :id AND c.client = coalesce(:client, c.client)
 def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
     """Build the list query: from a task's callbacks, or along the client's, or everybody's, newest first.
 
-    For everybody's in one state there is no index: it is asked for each client.
+    For everybody's in one state there is no index: it is asked for each client. A client's are asked for in each state.
     """
     if by_task:
         return _select_a_tasks(state, every_client=every_client)
-    where = "seq < :before" if every_client else "client = :client AND -seq > -CAST(:before AS bigint)"
-    order = "seq DESC" if every_client else "client, -seq"
-    if state is not None:
-        where += f" AND state || '' = '{state.value}'"
-        order = "client, state || '', -seq"
+    if every_client:
+        its = "SELECT * FROM callbacks WHERE seq < :before ORDER BY seq DESC LIMIT :limit"
+    else:
+        states = ", ".join(f"'{one.value}'" for one in ([state] if state else CallbackState))
+        its = f"""
+        SELECT c.* FROM unnest(ARRAY[{states}]) AS one (state) CROSS JOIN LATERAL (
+            SELECT * FROM callbacks
+            WHERE client = :client AND callbacks.state || '' = one.state AND -seq > -CAST(:before AS bigint)
+            ORDER BY client, callbacks.state || '', -seq LIMIT :limit) AS c
+        ORDER BY c.seq DESC LIMIT :limit"""  # noqa: S608 - values of an enum
     return f"""
-    SELECT {CALLBACK}, {TASK} FROM (
-        SELECT * FROM callbacks WHERE {where} ORDER BY {order} LIMIT :limit) AS c
-    CROSS JOIN {_TASK_OF}
-    ORDER BY c.seq DESC
-    """  # noqa: S608 - constants, and a value of an enum
+    SELECT {CALLBACK}, {TASK} FROM ({its}) AS c CROSS JOIN {_TASK_OF} ORDER BY c.seq DESC
+    """  # noqa: S608 - as above
 
 
 def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
