@@ -78,6 +78,8 @@ class PostgresDatabase:
         self._write_trouble: StoreError | None = None
         self.pooled = False
         """Whether a pooler is in between, as the last connection has shown: then nothing can be listened to."""
+        self.met_another = asyncio.Event()
+        """Set when what answers may be another server than before, or the same one after a restart."""
 
     async def open(self) -> None:
         """Connect, and bring the schema up to date. Raises StoreUnusable, or StoreError where waiting was no use."""
@@ -253,6 +255,7 @@ class PostgresDatabase:
             self._connecting -= 1
         if self._refusal is not None or connection.server.address != self._first is not None:
             _log.warning("store.reconnected", server=connection.server.address, before=self._first)
+            self.met_another.set()
         self._refusal, self._backoff_s = None, _FIRST_BACKOFF_S
         self._first, self.pooled = connection.server.address, connection.server.pooled
         return connection
@@ -272,5 +275,5 @@ class PostgresDatabase:
 
     def _well(self, kind: str) -> None:
         if getattr(self, kind) is not None:
-            _log.info("store.well")
+            _log.info("store.recovered")
             setattr(self, kind, None)

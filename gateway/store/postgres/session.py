@@ -4,6 +4,7 @@ Owns what stands around each statement: time limits, prepared statements, named 
 hands out its servers by the transaction cannot keep. Knows no table but for large values. Called by ``database``.
 """
 
+import asyncio
 import re
 import socket
 from collections.abc import Mapping
@@ -26,7 +27,9 @@ T = TypeVar("T")
 
 COMMAND_LIMIT_S = 8.0
 """Without an answer for so long a connection is given up: the server's own limits come first, unless it is gone."""
-_CONNECT_LIMIT_S = 3.0  # for each host: one that swallows all packets must not keep the others from being tried
+_CONNECT_LIMIT_S = 3.0
+"""For each host, until it has answered a question: one that swallows all packets must not keep the others from being
+tried, and a pooler lets one in and has no server."""
 _LIMITS = {
     "statement_timeout": "5s",
     "lock_timeout": "2s",
@@ -185,7 +188,8 @@ async def connect(servers: Servers, settings: Mapping[str, str], first: str | No
     for host, port in sorted(servers.hosts, key=lambda address: where(*address) != first):
         address = where(host, port)
         try:
-            return await _connect_to(servers, host, port, settings)
+            async with asyncio.timeout(_CONNECT_LIMIT_S):
+                return await _connect_to(servers, host, port, settings)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, StoreError) as exc:
             failed.append((address, explain(exc, connecting=True)))
     telling = ("refused", "read_only", "promoted", "restarting", "full", "slow", "unreachable", None)
@@ -196,7 +200,7 @@ async def connect(servers: Servers, settings: Mapping[str, str], first: str | No
 async def _connect_to(servers: Servers, host: str, port: int, settings: Mapping[str, str]) -> Session:
     raw = await asyncpg.connect(
         **servers.arguments(host, port),
-        timeout=_CONNECT_LIMIT_S,
+        timeout=2 * _CONNECT_LIMIT_S,  # in vain: the caller's is first
         command_timeout=COMMAND_LIMIT_S,
         statement_cache_size=0,  # kept here, as it has to be known of each what it changed
     )
