@@ -196,12 +196,16 @@ class Database:
 
 
 @contextmanager
-def running(programs: Path, **settings: str) -> Iterator[Server]:
-    """Run a server with an empty database; it ends with this process, whatever becomes of that."""
+def running(programs: Path, *, create: bool = True, **settings: str) -> Iterator[Server]:
+    """Run a server with an empty database; it ends with this process, whatever becomes of that.
+
+    Without ``create`` its data is its caller's to make, who starts it.
+    """
     with _folder() as folder:
         server = Server(programs, folder, settings)
         try:
-            server.create()
+            if create:
+                server.create()
             yield server
         finally:
             server.stop(signal.SIGQUIT)
