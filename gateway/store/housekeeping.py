@@ -7,6 +7,8 @@ committed: a crash leaves nothing to repair.
 
 from collections.abc import Sequence
 
+from gateway.store.copying import refuse_unfinished
+from gateway.store.copytables import COPYING
 from gateway.store.engine import Engine, Rows, Run, Work
 from gateway.store.outbox import StoreOutbox
 from gateway.store.registry import StoreRegistry
@@ -59,7 +61,11 @@ class StoreHousekeeping:
         )
 
     async def _open_ports(self) -> None:
-        """Find out what is due, and write from now on: the database is open. Raises StoreError."""
+        """Find out what is due, and write from now on: the database is open.
+
+        Raises StoreError, and StoreUnusable for a copy that is not finished.
+        """
+        refuse_unfinished(await self.load(COPYING))
         await self.outbox.open()
         await self.tasks.open()
         self._writer.start()
