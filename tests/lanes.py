@@ -33,6 +33,7 @@ def webhook(on: Lane, *, retry: bool = False) -> DueCallback:
         budget_used=int(retry),
         redeliveries=0,
         due_at=0,
+        fence=0,
     )
 
 

@@ -144,6 +144,24 @@ def health(config: Path | None, /, pid: int | None) -> None:
         sys.exit(1)
 
 
+@cli.command("copy-database")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.pass_obj
+def copy_database(config: Path | None, /, source: str, target: str) -> None:
+    """Copy a database into another, empty one, while no gateway uses either; again, to go on where it was stopped.
+
+    Each is written as in GATEWAY_DATABASE_URL: sqlite:///gateway.db, postgresql://user@host/database. The password is
+    that of GATEWAY_DATABASE_PASSWORD, where none stands in the URL.
+    """
+    from gateway.cli.copydatabase import run
+    from gateway.config.load import load_some
+    from gateway.core.telemetry import configure_logging
+
+    configure_logging("console", level="error")
+    run(source, target, load_some(os.environ, config, ("database_password",))["database_password"])
+
+
 def _client_command(command: Callable[..., None]) -> Callable[..., None]:
     """Have a command handed the client of a running gateway, with the options that say which one."""
 

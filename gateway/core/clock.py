@@ -11,12 +11,17 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
-__all__ = ["STEP_MS", "Clock", "FollowingClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
+__all__ = ["STEP_MS", "Clock", "FollowingClock", "SteeredClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
 
 # Where there is one that goes on while the machine sleeps: that is time that passes, not a clock that is set.
 _STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 STEP_MS = 10_000
 """A step of the wall clock up to this is followed silently."""
+_STEERING_MS_PER_S = 500
+"""So much a clock that is steered gains or loses."""
+_FRACTION_MS = 0.001  # what a float of milliseconds since the epoch may lack
+_LEAP_MS = 1000
+"""What it is behind by more than that, it has at once: time may pass in leaps."""
 
 
 class Clock(Protocol):
@@ -70,6 +75,50 @@ class FollowingClock:
             return moved_ms
         self._ahead_ms += moved_ms
         return 0
+
+
+class SteeredClock:
+    """A clock that shows another one's time, of which it is told now and then; in between it goes by the machine's.
+
+    It never runs back: where it is ahead it goes slower until the other one has caught up.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin with the machine's time."""
+        self._clock = clock
+        self._steered_at = clock.monotonic()
+        self._ahead_ms = self._wanted_ms = clock.now() - self._steered_at * 1000
+
+    def now(self) -> int:
+        at = self._clock.monotonic()
+        if self._ahead_ms != self._wanted_ms:
+            self._approach(at)
+        return int(at * 1000 + self._ahead_ms + _FRACTION_MS)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def steer(self, now: float, at: float, *, at_once: bool = False) -> float:
+        """Show from now on what the other clock does, which was at ``now`` when the monotonic one was ``at``.
+
+        Return by how many milliseconds that is later than what would have been shown. ``at_once``: also if that is
+        earlier; only before anybody has asked.
+        """
+        self._approach(self._clock.monotonic())
+        self._wanted_ms = now - at * 1000
+        late_ms = self._wanted_ms - self._ahead_ms
+        if at_once or late_ms > _LEAP_MS:
+            self._ahead_ms = self._wanted_ms
+        return late_ms
+
+    def steered_to(self, at: float) -> float:
+        """Return what it is to show, to fractions, when the monotonic clock is ``at``."""
+        return at * 1000 + self._wanted_ms
+
+    def _approach(self, at: float) -> None:
+        room_ms = (at - self._steered_at) * _STEERING_MS_PER_S
+        self._steered_at = at
+        self._ahead_ms += max(-room_ms, min(room_ms, self._wanted_ms - self._ahead_ms))
 
 
 @lru_cache(maxsize=1024)  # the same few again and again: what is registered together, and shown in several members

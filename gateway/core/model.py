@@ -200,6 +200,7 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     """What one poll that did not end its task leaves behind."""
 
     seq: int
+    upstream: str
     polled_at: int
     next_poll_at: int
     error: str | None
@@ -336,6 +337,8 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     redeliveries: int
     """How often a fresh budget was given; the claim is void for retries once this has moved on."""
     due_at: int
+    fence: int
+    """Which claim of it this is: each one after it voids it. Always 0 with one process."""
     body_bytes: int
     """How large its body is at most, but for its own id and metadata."""
     body: BodyParts | bytes | None

@@ -51,7 +51,7 @@ class Expiry:
         given_up = {task.seq for task, _ in over}
         ask_again = {(task.seq, task.expires_at) for task in expired if task.seq not in given_up} - self._last_polls
         if ask_again:
-            await self._tasks.poll_now([seq for seq, _ in ask_again], now)
+            await self._tasks.poll_now(self._upstream.name, [seq for seq, _ in ask_again], now)
             self._last_polls |= ask_again
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000
         # Those that wait for their last poll wake the loop when it ends; their grace is checked every second.

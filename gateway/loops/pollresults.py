@@ -134,6 +134,7 @@ class PollResults:
             )
         return PollRecord(
             seq=claim.seq,
+            upstream=claim.upstream,
             polled_at=now,
             next_poll_at=next_poll_at,
             error=result.error,

@@ -228,8 +228,11 @@ class TaskQueue(Protocol):
         A part at a time; whatever the upstream.
         """
 
-    async def poll_now(self, seqs: Sequence[int], now: int) -> None:
-        """Make waiting tasks due now of which a callback's time has passed: it may have been cancelled meanwhile."""
+    async def poll_now(self, upstream: str, seqs: Sequence[int], now: int) -> None:
+        """Make waiting tasks due now of which a callback's time has passed.
+
+        It may have been cancelled meanwhile.
+        """
 
 
 class Outbox(Protocol):

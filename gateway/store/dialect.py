@@ -92,11 +92,11 @@ class Statements(Protocol):
     # Polling.
 
     SELECT_DUE_TASKS: str
-    """upstream, watchers, JSON array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
+    """upstream, watchers, array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
     SELECT_NEXT_WATCHERS: str
     """upstream, watchers → upstream, watchers, next_poll_at: the earliest of the group that follows this one."""
     SELECT_NEW_TASKS: str
-    """upstream, since, now, JSON array of claimed seqs → the fields of ``DueTask``, of each group's first."""
+    """upstream, since, now, array of claimed seqs → the fields of ``DueTask``, of each group's first."""
     RESCHEDULE_TASKS: str
     """Rows seq, polled_at, next_poll_at, error, born_at, model, record."""
     POLL_TASKS_NOW: str
@@ -149,6 +149,8 @@ class ReadStatements(Protocol):
 
     No task twice. → task_id, seq, upstream, watchers, next_poll_at of those that are watched.
     """
+    POLL_AGAIN: str
+    """:upstream, :task_id, :now, :record, :read_until → seq, upstream, watchers, next_poll_at, if it is polled."""
     COUNT_READ_TASKS: str
     """→ count."""
     COUNT_READ_TASKS_FOR: str

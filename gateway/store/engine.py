@@ -21,6 +21,7 @@ __all__ = [
     "Due",
     "Engine",
     "Hints",
+    "Lead",
     "Left",
     "Read",
     "Result",
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 Column = Literal["outcome", "record"]
 """Columns of ``tasks`` that may be large."""
+
+Lead = tuple[str, int]
+"""An upstream whose polls one process leads, and in which epoch."""
 
 
 class Rows(NamedTuple):
@@ -145,6 +149,10 @@ class Engine(Protocol):
     """A database, as the ports use it."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may work on the database, and one of them leads an upstream's polls."""
+
+    @property
     def sql(self) -> Statements: ...
 
     @property
@@ -180,8 +188,14 @@ class Engine(Protocol):
     def require(self) -> None:
         """Raise StoreError where it is known that nothing can be written at the moment, so that nothing is claimed."""
 
-    def guard(self, leads: Collection[tuple[str, int]]) -> Work[Collection[str]]:
-        """Return of which of these upstreams this process leads the polls still, under these epochs.
+    def array(self, values: Sequence[Any]) -> Any:
+        """Return a parameter that is many values: where a statement says so."""
 
-        That stays so until the transaction ends. With one process it takes no step.
+    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
+        """Return which of these go on, until the transaction ends. With one process all do, and no step is taken."""
+
+    def lock(self, seqs: Sequence[int]) -> Work[None]:
+        """Keep others from changing who waits for these tasks until the transaction ends.
+
+        Comes first where what is done depends on that. Where one writes at a time, no step is taken.
         """

@@ -1,7 +1,7 @@
 """What Python SDKs call beside create and read; run by ``test_sdks``, in their environment, against a gateway.
 
-Reads the gateway's address, and prints what each call came to as JSON. Must wait where the gateway's state may be a
-poll behind the upstream's.
+Reads where the gateway and OpenAI's simulated upstream are, and prints what each call came to as JSON. Must wait where
+the gateway's state may be a poll behind the upstream's.
 """
 
 import io
@@ -10,13 +10,27 @@ import sys
 import time
 from typing import Any
 
+import httpx
 import replicate
 from lumaai import LumaAI
-from openai import OpenAI
+from openai import APIStatusError, OpenAI
 from runwayml import RunwayML
 
 
-def main(gateway: str) -> dict[str, Any]:
+def lost(gateway: str, simulator: str) -> list[int]:
+    """Create videos whose answers are lost, without an ID of the caller's own and with one; return what each got."""
+    httpx.post(f"{simulator}/_sim/faults", json=[{"kind": "reset", "endpoint": "createTask"}], trust_env=False)
+    videos, statuses = OpenAI(base_url=f"{gateway}/u/openai-video/v1").videos, []
+    headers: dict[str, str]
+    for headers in ({}, {"X-Request-ID": "order-7"}):
+        try:
+            videos.create(prompt="A cat", extra_headers=headers)
+        except APIStatusError as error:
+            statuses.append(error.status_code)
+    return statuses
+
+
+def main(gateway: str, openai: str) -> dict[str, Any]:
     """Return what the calls came to."""
     predictions = replicate.Client(base_url=f"{gateway}/u/replicate").predictions
     prediction = predictions.create(version="5c7d", input={"image": io.BytesIO(b"\x89PNG\r\n\x00\xff")})
@@ -41,8 +55,8 @@ def main(gateway: str) -> dict[str, Any]:
     runway.tasks.delete(task.id)
     while (state := runway.tasks.retrieve(task.id).status) in ("PENDING", "RUNNING"):
         time.sleep(0.05)
-    return told | {"task": state}
+    return told | {"task": state, "lost": lost(gateway, openai)}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.stdin.read())))
+    print(json.dumps(main(**json.load(sys.stdin))))

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import pytest
 
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
@@ -80,20 +79,21 @@ async def family(
             yield simulator, api, counter
 
 
-@pytest.mark.parametrize("poll", [polls_every_second_and_raises, looks_only_at_the_state])
-async def test_a_client_that_polls(world: Any, poll: Poll) -> None:
-    """Twelve tasks, two loops for each: more questions than the key may ask, all answered 200, all results right.
+async def test_clients_that_poll(world: Any) -> None:
+    """Twelve tasks, two loops of each of two programs for each: more questions than the key may ask, all answered 200.
 
-    Every other task fails.
+    All results are right; every other task fails.
     """
+    polls: list[Poll] = [polls_every_second_and_raises, looks_only_at_the_state]
     async with family(world, Plan(), GATEWAY_POLL_MIN_S="2", GATEWAY_POLL_MAX_S="3") as (simulator, api, counter):
         task_ids = [f"job-{n}" for n in range(12)]
         callbacks = [{"taskId": task_id, "callbackUrl": f"{world.receiver.url}/hooks"} for task_id in task_ids]
         for number, task_id in enumerate(task_ids):
             simulator.add_task(task_id, Plan(duration_s=3, outcome="fail" if number % 2 else "success"))
         assert (await api.post("/v1/callbacks/batch", json={"callbacks": callbacks})).status_code == 200
-        results = await asyncio.gather(*(poll(api, task_id) for task_id in task_ids * 2))
-    assert results == [RESULT, (Plan().fail_code, Plan().fail_msg)] * 12
+        loops = [poll(api, task_id) for poll in polls for task_id in task_ids * 2]
+        results = await asyncio.gather(*loops)
+    assert results == [RESULT, (Plan().fail_code, Plan().fail_msg)] * 24
     assert set(counter.statuses) == {200}
     assert counter.statuses[200] > 60, "more than the key may ask in a minute"
     assert simulator.stats.requests["recordInfo"] <= 36

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.store.sqlite.rows import body as body_of
+from gateway.store.rows import body as body_of
 from gateway.webhook.body import webhook_body
 from tests.crash.scenario import Item
 from tests.crash.sides import Arrival, Sides

@@ -22,10 +22,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.cli import commands as cli
+from gateway.store.outbox import StoreOutbox
+from gateway.store.registry import StoreRegistry
 from gateway.store.sqlite import database
-from gateway.store.sqlite.outbox import SqliteOutbox
-from gateway.store.sqlite.registry import SqliteRegistry
-from gateway.store.sqlite.tasks import SqliteTaskQueue
+from gateway.store.tasks import StoreTasks
 from gateway.upstream.api import Upstream
 from gateway.webhook.sender import Sender, SendResult
 
@@ -82,23 +82,23 @@ def arm(point: str, nth: int) -> None:
     bomb = Bomb(point, nth)
     match point:
         case "registered":
-            after(SqliteRegistry, "register", bomb)
+            after(StoreRegistry, "register", bomb)
         case "polled":
             after(Upstream, "poll", bomb, lambda result: result.outcome is not None)
         case "settled":
-            after(SqliteTaskQueue, "settle", bomb)
+            after(StoreTasks, "settle", bomb)
         case "answered":
             after(Sender, "send", bomb, _taken)
         case "uncommitted":
             before_commit(bomb)
         case "recorded":
-            after(SqliteOutbox, "record", bomb)
+            after(StoreOutbox, "record", bomb)
         case "begun":
-            after(SqliteRegistry, "begin_create", bomb)
+            after(StoreRegistry, "begin_create", bomb)
         case "created":
             after(Upstream, "read_created", bomb)
         case "kept":
-            after(SqliteRegistry, "end_create", bomb)
+            after(StoreRegistry, "end_create", bomb)
         case _:
             raise SystemExit(f"no such point: {point}")
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from gateway.core.clock import Clock
 from gateway.core.model import CallbackState, TaskState
+from gateway.store.rows import body
 from gateway.store.sqlite import sql
-from gateway.store.sqlite.rows import body
 from gateway.webhook.body import webhook_body
 
 __all__ = ["AttemptRow", "CallbackRow", "Ledger", "Rows", "TaskRow"]

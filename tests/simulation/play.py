@@ -81,7 +81,7 @@ class _Run:
         assert self.created <= owed, (self.created - owed, "was promised a webhook")
         assert not self.life.claims
         store = self.life.store
-        assert not [*store.tasks._claimed, *store.outbox._claimed], "a claim that nobody holds"
+        assert not [*store.tasks._claimed, *store._engine.webhooks._claimed], "a claim that nobody holds"
         assert self.life.supervisor.problem() is None
         life, self.life = self.life, None
         await self._stop(life, DRAIN_S)

@@ -19,7 +19,7 @@ from gateway.core.errors import StoreUnusable
 from gateway.store.postgres.errors import explain
 from gateway.store.postgres.session import Session
 
-__all__ = ["SchemaVersion", "migrations", "upgrade"]
+__all__ = ["SchemaVersion", "migrations", "stored_version", "upgrade"]
 
 _log = structlog.get_logger()
 
@@ -27,7 +27,8 @@ _LOCK = 7_239_158_324_105_641
 """Of whoever migrates; a number like any other."""
 _LIMIT_S = 600
 _LIMITS = f"SET LOCAL lock_timeout = '{_LIMIT_S}s'; SET LOCAL statement_timeout = '{_LIMIT_S}s'"
-_IS_THERE = "SELECT to_regclass('meta') IS NOT NULL"
+# Looking into a table has the session hear first what others have made meanwhile: to_regclass alone may know of old.
+_IS_THERE = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('meta'))"
 _SELECT = "SELECT value FROM meta WHERE key = 'schema'"
 _UPSERT = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 _INSERT = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING"
@@ -58,7 +59,7 @@ async def upgrade(session: Session, scripts: Mapping[int, str]) -> SchemaVersion
     """
     last = max(scripts)
     try:
-        found = await _version(session)
+        found = await stored_version(session)
         if found is None or found.version < last:
             found = await _migrate(session, scripts)
     except (asyncpg.exceptions.DuplicateTableError, asyncpg.exceptions.DuplicateFunctionError) as exc:
@@ -78,7 +79,7 @@ async def upgrade(session: Session, scripts: Mapping[int, str]) -> SchemaVersion
     return found
 
 
-async def _version(session: Session) -> SchemaVersion | None:
+async def stored_version(session: Session) -> SchemaVersion | None:
     """Return what the schema is; None where there is none yet."""
     if not (await session.read(_IS_THERE))[0][0]:
         return None

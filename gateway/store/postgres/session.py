@@ -1,9 +1,10 @@
 """One connection to PostgreSQL: made, told its limits, and driven through a transaction's steps.
 
 Owns what stands around each statement: time limits, prepared statements, named parameters, and what of it a pooler that
-hands out its servers by the transaction cannot keep. Knows no table but for large values. Called by ``database``.
+hands out its servers by the transaction cannot keep. Called by ``database``.
 """
 
+import asyncio
 import re
 import socket
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ import asyncpg
 import msgspec
 
 from gateway.config.databaseurl import where
-from gateway.core.errors import StoreError, StoreUnusable
+from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
 from gateway.store.engine import Result, Rows, Run, Step, Work
 from gateway.store.postgres.errors import explain
+from gateway.store.postgres.sql import WRITE_LARGE
 from gateway.store.postgres.url import Servers
 
 __all__ = ["COMMAND_LIMIT_S", "Session", "connect"]
@@ -26,7 +28,9 @@ T = TypeVar("T")
 
 COMMAND_LIMIT_S = 8.0
 """Without an answer for so long a connection is given up: the server's own limits come first, unless it is gone."""
-_CONNECT_LIMIT_S = 3.0  # for each host: one that swallows all packets must not keep the others from being tried
+_CONNECT_LIMIT_S = 3.0
+"""For each host, until it has answered a question: one that swallows all packets must not keep the others from being
+tried, and a pooler lets one in and has no server."""
 _LIMITS = {
     "statement_timeout": "5s",
     "lock_timeout": "2s",
@@ -43,10 +47,6 @@ SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_
 """
 _NAME = re.compile(r"'(?:[^']|'')*'|::|:([a-z_]+)")
 _COUNT = re.compile(r"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
-_WRITE = {
-    column: f"UPDATE tasks SET {column} = $2 WHERE seq = $1 AND length({column}) = 0"  # noqa: S608 - of two names
-    for column in ("outcome", "record")
-}
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -132,7 +132,7 @@ class Session:
             return await self._run(step.statement, [*zip(*step.rows, strict=True)])
         if isinstance(step, Run):
             return await self._run(step.statement, step.parameters)
-        return await self._run(_WRITE[step.column], (step.seq, b"".join(step.parts)))
+        return await self._run(WRITE_LARGE[step.column], (step.seq, b"".join(step.parts)))
 
     async def _run(self, statement: str, parameters: Any) -> Result:
         prepared = self._prepared.get(statement)
@@ -153,7 +153,7 @@ class Session:
         status = await self.raw.execute("COMMIT")
         self.committing = False
         if self._unconfirmed is not None:
-            raise StoreError(
+            raise StoreUnsure(
                 f"The database's standby does not confirm ({self._unconfirmed}). "
                 "What was to be stored is, and is lost where the standby is promoted.",
                 reason="slow",
@@ -185,7 +185,8 @@ async def connect(servers: Servers, settings: Mapping[str, str], first: str | No
     for host, port in sorted(servers.hosts, key=lambda address: where(*address) != first):
         address = where(host, port)
         try:
-            return await _connect_to(servers, host, port, settings)
+            async with asyncio.timeout(_CONNECT_LIMIT_S):
+                return await _connect_to(servers, host, port, settings)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, StoreError) as exc:
             failed.append((address, explain(exc, connecting=True)))
     telling = ("refused", "read_only", "promoted", "restarting", "full", "slow", "unreachable", None)
@@ -196,7 +197,7 @@ async def connect(servers: Servers, settings: Mapping[str, str], first: str | No
 async def _connect_to(servers: Servers, host: str, port: int, settings: Mapping[str, str]) -> Session:
     raw = await asyncpg.connect(
         **servers.arguments(host, port),
-        timeout=_CONNECT_LIMIT_S,
+        timeout=2 * _CONNECT_LIMIT_S,  # in vain: the caller's is first
         command_timeout=COMMAND_LIMIT_S,
         statement_cache_size=0,  # kept here, as it has to be known of each what it changed
     )

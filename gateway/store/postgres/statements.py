@@ -1,13 +1,21 @@
 """Parts that statements of PostgreSQL are made of: the rows that are given to one, and counting a part at a time.
 
-Pure; called by ``sql.py``, ``watchsql.py`` and ``createsql.py``.
+Pure; called by the modules of statements.
 """
 
 from typing import Any
 
+from gateway.core.model import Callback, Task
 from gateway.store.dialect import Counted
 
-__all__ = ["counted", "given"]
+__all__ = ["CALLBACK", "MOST_NAMED", "TASK", "counted", "given"]
+
+CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name != "task")
+TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
+"""A callback is shown with its task but without the outcome, which may be large."""
+
+MOST_NAMED = 32
+"""Watchers that a task names: an entry of an index has room for no more. Who is not named waits with the others."""
 
 
 def given(name: str, *columns: str, place: bool = False) -> str:

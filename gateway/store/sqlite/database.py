@@ -26,6 +26,7 @@ import structlog
 
 from gateway.core import private
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
+from gateway.store.engine import Read
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.connectionlock import ConnectionLock
 from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed
@@ -135,15 +136,15 @@ class Database:
             raise StoreError(f"{self.lost[0].upper()}{self.lost[1:]}.")
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
+    async def reading(self) -> AsyncIterator[Read]:
         """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError.
 
-        Others may read meanwhile.
+        Lends what reads. Others may read meanwhile.
         """
         await self._lock.begin_read()
         answers = self._answers
         try:
-            yield
+            yield self.rows
         except sqlite3.Error as exc:
             if not self._note_damage(exc):
                 self.failing = f"the last read failed: {exc}"
@@ -156,8 +157,8 @@ class Database:
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading."""
-        async with self.reading():
-            return await self.rows(statement, parameters)
+        async with self.reading() as read:
+            return await read(statement, parameters)
 
     async def rows(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading, and return its rows."""

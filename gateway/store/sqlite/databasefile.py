@@ -30,6 +30,7 @@ __all__ = [
     "explain",
     "migrations",
     "read_only",
+    "schema",
     "unusable",
     "was_not_closed",
 ]
@@ -154,6 +155,22 @@ def unusable(path: Path) -> str | None:
         problem = explain(error, path)
     # A process that has opened it meanwhile may have changed it under a look that takes no lock.
     return None if alone and not _is_alone(path) else problem
+
+
+def schema(path: Path) -> int | None:
+    """Return the file's schema, 0 where nothing is in it or there is none; None where it cannot be read.
+
+    Raises StoreUnusable for a file that this gateway cannot use.
+    """
+    try:
+        with _looking(path, alone=_is_alone(path)) as db:
+            if db is None:
+                return 0
+            ((application, version, tables),) = db.execute(VERSION)
+    except sqlite3.Error:
+        return None
+    check_version(path, application, version, tables)
+    return int(version)
 
 
 def count_callbacks(path: Path) -> dict[CallbackState, int]:

@@ -136,6 +136,7 @@ _ATTEMPT = ", ".join(Attempt.__struct_fields__)
 SELECT_ATTEMPTS = f"SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = ? ORDER BY number"  # noqa: S608 - as above
 
 SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
+LOCK_STATE = SELECT_STATE  # within a transaction: nobody else writes
 
 # From one name to the next along the index, and not through all of the rows.
 SELECT_CLIENTS = """
@@ -161,11 +162,13 @@ UPDATE callbacks SET state = 'cancelled', cancelled = seq, ended_at = ?, next_at
 WHERE seq = ? AND state IN ('waiting', 'pending')
 """
 
-# Nobody waits for this task any more: stop asking. A new registration revives it.
-IDLE_TASK = """
+# Nobody waits for these tasks any more: stop asking. A new registration revives them.
+IDLE_TASKS = """
+WITH gone (seq, now) AS (VALUES ?)
 UPDATE tasks SET next_poll_at = NULL
-WHERE seq = :seq AND next_poll_at IS NOT NULL AND coalesce(read_until, 0) <= :now AND NOT EXISTS (
-    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = :seq AND state = 'waiting')
+FROM gone WHERE tasks.seq = gone.seq AND tasks.next_poll_at IS NOT NULL AND coalesce(tasks.read_until, 0) <= gone.now
+AND NOT EXISTS (
+    SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
 """
 
 _REDELIVER = """
@@ -220,9 +223,11 @@ UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error 
 FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 """
 
-POLL_NOW = """
-UPDATE tasks SET next_poll_at = min(next_poll_at, ?) WHERE seq = ? AND next_poll_at IS NOT NULL AND EXISTS (
-    SELECT 1 FROM callbacks AS c WHERE c.task_seq = tasks.seq AND c.state = 'waiting' AND c.expires_at <= ?)
+POLL_TASKS_NOW = """
+WITH wanted (seq, now) AS (VALUES ?)
+UPDATE tasks SET next_poll_at = min(tasks.next_poll_at, wanted.now)
+FROM wanted WHERE tasks.seq = wanted.seq AND tasks.next_poll_at IS NOT NULL AND EXISTS (
+    SELECT 1 FROM callbacks AS c WHERE c.task_seq = tasks.seq AND c.state = 'waiting' AND c.expires_at <= wanted.now)
 RETURNING upstream, watchers, next_poll_at
 """
 
@@ -311,7 +316,7 @@ ORDER BY next_attempt_at LIMIT ?
 
 SELECT_DUE_CALLBACKS = f"""
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
-    c.next_attempt_at, {_BODY}
+    c.next_attempt_at, 0, {_BODY}
 FROM json_each(?) AS due CROSS JOIN callbacks AS c ON c.seq = due.value CROSS JOIN tasks AS t ON t.seq = c.task_seq
 ORDER BY c.next_attempt_at
 """  # noqa: S608 - the interpolated part is a constant above
@@ -330,7 +335,7 @@ WHERE state = 'pending' GROUP BY client, receiver
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.
 INSERT_ATTEMPTS = f"""
-WITH made (callback_seq, {_ATTEMPT}) AS (VALUES ?)
+WITH made (callback_seq, {_ATTEMPT}, fence) AS (VALUES ?)
 INSERT OR REPLACE INTO attempts (callback_seq, {_ATTEMPT})
 SELECT c.seq, {", ".join(f"made.{name}" for name in Attempt.__struct_fields__)}
 FROM made CROSS JOIN callbacks AS c ON c.seq = made.callback_seq
@@ -338,7 +343,7 @@ FROM made CROSS JOIN callbacks AS c ON c.seq = made.callback_seq
 
 # A redelivery since the claim fences this off, but for the good news.
 RECORD_ATTEMPTS = """
-WITH made (seq, number, error, state, next_attempt_at, ended_at, counts, redeliveries) AS (VALUES ?)
+WITH made (seq, number, error, state, next_attempt_at, ended_at, counts, redeliveries, fence) AS (VALUES ?)
 UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),
     budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
     delivered_at = iif(made.state = 'delivered', made.ended_at, NULL),
@@ -349,7 +354,7 @@ AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
 
 # What was fenced off, or cancelled meanwhile, was made all the same.
 COUNT_ATTEMPTS = """
-WITH made (seq, number) AS (VALUES ?)
+WITH made (seq, number, fence) AS (VALUES ?)
 UPDATE callbacks SET attempts = made.number
 FROM made WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number
 """
@@ -365,9 +370,10 @@ DELETE FROM callbacks WHERE seq IN (
 RETURNING task_seq
 """
 
-PRUNE_TASK = """
-DELETE FROM tasks
-WHERE seq = :seq AND read_until IS NULL AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = :seq)
+PRUNE_TASKS = """
+WITH gone (seq) AS (VALUES ?)
+DELETE FROM tasks WHERE seq IN (SELECT seq FROM gone WHERE seq IS NOT NULL) AND read_until IS NULL
+AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = tasks.seq)
 """
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"

@@ -3,22 +3,19 @@
 Pure but for ``run``, which is called in the database's thread. Called by the store's ports, and by ``sql.py``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from sqlite3 import Connection
-from typing import Any, TypeVar
+from typing import Any
 
 from gateway.store.dialect import Counted
 
-__all__ = ["counted", "over_rows", "parts", "run"]
-
-T = TypeVar("T")
+__all__ = ["counted", "over_rows", "run"]
 
 _ROWS = "(VALUES ?)"
 # One row at a time, handing the interpreter's lock back and forth cost as much as SQLite's own work; as a JSON array,
 # taking it apart took a third of it.
 _MOST_ROWS = 256  # what is bound to a statement stays in memory until its next use
-_PART_BYTES = 256 * 1024
 
 
 def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
@@ -34,21 +31,6 @@ def over_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple
         values = [value for row in its for value in row]
         values += [None, *[0] * (columns - 1)] * (size - len(its))  # a NULL takes longer to bind than a number
         yield _sized(statement, columns, size), values
-
-
-def parts(items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield items in parts of a bounded size, for a statement each: it keeps what was last bound to it."""
-    part: list[T] = []
-    size = 0
-    for item in items:
-        its_size = size_of(item)
-        if part and size + its_size > _PART_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(item)
-        size += its_size
-    if part:
-        yield part
 
 
 def run(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -9,8 +9,8 @@ from gateway.core.model import Task
 __all__ = [
     "COUNT_READ_TASKS",
     "COUNT_READ_TASKS_FOR",
-    "END_WATCH",
-    "LEAVE_TASK",
+    "END_WATCHES",
+    "LEAVE_TASKS",
     "MOVE_WATCHES",
     "POLL_AGAIN",
     "SELECT_LONG_UNREAD",
@@ -84,16 +84,21 @@ WHERE read_until <= ? AND (read_until, seq) > (?, ?) ORDER BY read_until, seq LI
 """
 SELECT_NEXT_UNREAD = "SELECT min(read_until) FROM tasks INDEXED BY tasks_read WHERE read_until > ?"
 
-# Of a task that callbacks still wait for, once IDLE_TASK has been there.
-LEAVE_TASK = "UPDATE tasks SET read_until = NULL, record = NULL WHERE seq = ? AND next_poll_at IS NOT NULL"
+# Of those that callbacks still wait for, once IDLE_TASKS has been there.
+LEAVE_TASKS = """
+WITH gone (seq) AS (VALUES ?)
+UPDATE tasks SET read_until = NULL, record = NULL
+FROM gone WHERE tasks.seq = gone.seq AND tasks.next_poll_at IS NOT NULL
+"""
 
 SELECT_LONG_UNREAD = "SELECT seq FROM tasks INDEXED BY tasks_read WHERE read_until < ? ORDER BY read_until LIMIT ?"
 
 # A record is kept for a webhook that it is the body of.
-END_WATCH = """
+END_WATCHES = """
+WITH gone (seq) AS (VALUES ?)
 UPDATE tasks SET read_until = NULL, record = iif(state IN ('success', 'fail') AND EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND format = 'record'), record, NULL)
-WHERE seq = ?
+FROM gone WHERE tasks.seq = gone.seq
 """
 
 MOVE_WATCHES = "UPDATE tasks SET read_until = read_until + :step WHERE read_until IS NOT NULL"

@@ -14,12 +14,12 @@ from gateway.app import build as app
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
-from gateway.core.errors import StoreError, StoreRefused
+from gateway.core.errors import StoreError, StoreRefused, StoreUnsure
 from gateway.core.model import CallbackState, NewCallback, Registration
 from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.sqlite.registry import SqliteRegistry
+from gateway.store.registry import StoreRegistry
 from tests.life import teach
 from tests.nameserver import serve_names
 
@@ -351,11 +351,23 @@ async def test_a_bulk_redelivery_tells_of_what_is_done(api: httpx.AsyncClient, m
             raise StoreError("disk I/O error")
         return parts.pop()
 
-    monkeypatch.setattr(SqliteRegistry, "_redeliver_some", some)
+    monkeypatch.setattr(StoreRegistry, "_redeliver_some", some)
     for told in (": 200 are redelivered; send the same request again for the rest.", "nothing was stored."):
         answer = await api.post("/v1/redeliveries", json={"state": "dead"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert answer.json()["detail"].endswith(told)
+
+
+async def test_a_commit_of_which_nobody_knows(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the database's answer was lost, the client's does not say that nothing was stored."""
+
+    async def register(*_: Any) -> None:
+        raise StoreUnsure("The connection broke.", reason="unreachable")
+
+    monkeypatch.setattr(StoreRegistry, "register", register)
+    answer = await api.post("/v1/callbacks", json=body())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["detail"].endswith("this may be stored all the same; send it again.")
 
 
 async def test_a_redelivery_that_cannot_be_shown_is_not_said_to_be_none(
@@ -369,8 +381,8 @@ async def test_a_redelivery_that_cannot_be_shown_is_not_said_to_be_none(
     async def get_callback(*_: Any) -> None:
         raise StoreError("disk I/O error")
 
-    monkeypatch.setattr(SqliteRegistry, "redeliver", redeliver)
-    monkeypatch.setattr(SqliteRegistry, "get_callback", get_callback)
+    monkeypatch.setattr(StoreRegistry, "redeliver", redeliver)
+    monkeypatch.setattr(StoreRegistry, "get_callback", get_callback)
     answer = await api.post("/v1/callbacks/cb_1/redeliver")
     assert (answer.status_code, answer.json()["detail"].startswith("The callback is redelivered; ")) == (503, True)
 
@@ -379,16 +391,16 @@ async def test_items_that_are_stored_one_by_one_tell_of_each_too(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where one item is refused the others are written by themselves; the database may fail in between."""
-    real = SqliteRegistry.register
+    real = StoreRegistry.register
 
-    async def register(self: SqliteRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
+    async def register(self: StoreRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
         if len(new) > 1:
             raise StoreRefused("not this one")
         if new[0].task_id.endswith("1"):
             raise StoreError("disk I/O error")
         return await real(self, new)
 
-    monkeypatch.setattr(SqliteRegistry, "register", register)
+    monkeypatch.setattr(StoreRegistry, "register", register)
     items = [body(taskId=f"sim-never-0-{number}") for number in range(3)]
     answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
     assert [one["status"] for one in answer.json()["data"]] == [201, 503, 201]
@@ -400,17 +412,17 @@ async def test_a_batch_tells_of_each_whether_it_is_stored(
 ) -> None:
     """It is written in pieces: where the database fails at the second one, the first is stored."""
     items = [body(taskId=f"sim-never-0-{number}") for number in range(600)]
-    real = SqliteRegistry.register
+    real = StoreRegistry.register
     left = 1
 
-    async def register(self: SqliteRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
+    async def register(self: StoreRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
         nonlocal left
         left -= 1
         if left < 0:
             raise StoreError("disk I/O error")
         return await real(self, new)
 
-    monkeypatch.setattr(SqliteRegistry, "register", register)
+    monkeypatch.setattr(StoreRegistry, "register", register)
     answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
     answers = answer.json()["data"]
     assert [one["status"] for one in answers] == [201] * 512 + [503] * 88

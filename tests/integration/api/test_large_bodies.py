@@ -140,7 +140,7 @@ async def test_an_attempt_that_waited_for_room_at_the_stop_was_not_made(tmp_path
             await stand.one.gateway.drain()
         interrupted = [line["callback_id"] for line in log if line["event"] == "attempt.interrupted"]
         assert sorted(interrupted) == sorted(stand.receiver.began)
-        assert not stand.one.gateway.store.outbox._claimed
+        assert not stand.one.gateway.store._engine.webhooks._claimed
 
 
 async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(stand: Stand) -> None:
@@ -153,7 +153,7 @@ async def test_a_webhook_that_is_cancelled_while_it_waits_for_room_is_not_sent(s
     stand.receiver.takes_large.set()
     for callback_id in began:
         await stand.one.delivered(callback_id)
-    await until(lambda: not gateway.store.outbox._claimed)
+    await until(lambda: not gateway.store._engine.webhooks._claimed)
     await until(lambda: f"attempt-{waits}" not in {task.get_name() for task in asyncio.all_tasks()})
     shown = (await stand.one.client.get(f"/v1/callbacks/{waits}")).json()
     assert (shown["state"], shown["attempts"], len(began)) == ("cancelled", 0, 2)

@@ -9,7 +9,7 @@ from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.core.model import CALLBACK_MOVES, CallbackState
-from gateway.store.sqlite.registry import SqliteRegistry
+from gateway.store.registry import StoreRegistry
 
 
 @pytest.mark.parametrize("found", CallbackState)
@@ -34,7 +34,7 @@ async def test_only_what_the_model_lets_the_api_move_is_granted(
     async def answer(*_: object) -> CallbackState:
         return found
 
-    monkeypatch.setattr(SqliteRegistry, call, answer)
+    monkeypatch.setattr(StoreRegistry, call, answer)
     gateway = build(load({"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}"}), SystemClock())
     await gateway.start()
     try:

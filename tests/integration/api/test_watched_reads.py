@@ -47,8 +47,7 @@ class Program:
             await asyncio.sleep(5)
 
 
-@pytest.mark.parametrize("outcome", ["success", "fail"])
-@pytest.mark.parametrize("duration_s", [60.0, 240.0])
+@pytest.mark.parametrize(("outcome", "duration_s"), [("success", 240.0), ("fail", 60.0)])
 def test_ten_programs_that_only_poll(
     outcome: str, duration_s: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from gateway.store.sqlite.registry import _REDELIVERED_AT_ONCE, SqliteRegistry
+from gateway.store.registry import _REDELIVERED_AT_ONCE, StoreRegistry
 
 DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET = make_secret(), make_secret(), make_secret()
 TOKENS = {"default": "own-token", "shop": make_token(), "inn": make_token()}
@@ -290,14 +290,14 @@ async def test_a_bulk_redelivery_does_not_hold_up_its_clients_other_requests(
 ) -> None:
     """However many there are: each part has its turn in the client's share, and the others have theirs in between."""
     began, answered = asyncio.Event(), asyncio.Event()
-    real = SqliteRegistry._redeliver_some
+    real = StoreRegistry._redeliver_some
 
-    async def endless(self: SqliteRegistry, client: str, about: Any) -> int:
+    async def endless(self: StoreRegistry, client: str, about: Any) -> int:
         began.set()
         await real(self, client, about)
         return 0 if answered.is_set() else _REDELIVERED_AT_ONCE
 
-    monkeypatch.setattr(SqliteRegistry, "_redeliver_some", endless)
+    monkeypatch.setattr(StoreRegistry, "_redeliver_some", endless)
     redelivery = asyncio.create_task(clients.api["shop"].post("/v1/redeliveries", json={"state": "dead"}))
     try:
         async with asyncio.timeout(20):
@@ -332,11 +332,11 @@ async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
     verb, path, content, most = ASKS[method]
     ids = {name: await clients.register(name, f"sim-never-0-{name}") for name in ("shop", "inn")}
     await clients.api["shop"].get("/v1/callbacks?limit=1")  # the cursors' key is known from here on
-    real = getattr(SqliteRegistry, method)
+    real = getattr(StoreRegistry, method)
     asked: list[str] = []
     gate, all_have_come, inn_has_come = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def slow(self: SqliteRegistry, first: Any, *rest: Any, **named: Any) -> Any:
+    async def slow(self: StoreRegistry, first: Any, *rest: Any, **named: Any) -> Any:
         client = first[0].client if method == "register" else first
         asked.append(client)
         if client == "inn":
@@ -354,7 +354,7 @@ async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
         where = path.format(id=ids[client]["id"], task=f"sim-never-0-{client}")
         return (await clients.api[client].request(verb, where, json=body)).status_code
 
-    monkeypatch.setattr(SqliteRegistry, method, slow)
+    monkeypatch.setattr(StoreRegistry, method, slow)
     crowd = [asyncio.create_task(ask("shop", number)) for number in range(most + 10)]
     try:
         async with asyncio.timeout(20):

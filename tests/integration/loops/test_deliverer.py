@@ -29,7 +29,7 @@ from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
 from gateway.net.errors import ExchangeFailed
 from gateway.signature import Signer, parse_secrets
 from gateway.store import Claimed
-from gateway.store.sqlite import outbox as sqlite_outbox
+from gateway.store.sqlite import webhookclaims
 from gateway.upstream.answer import PollResult
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientWebhooks
@@ -857,14 +857,14 @@ def test_a_retry_does_not_wait_for_a_heartbeat_where_a_place_became_free_meanwhi
         well(bulkhead, *others)
         taken = [webhook(on, retry=True) for on in others]
         assert all(map(bulkhead.admit, taken))
-        look = sqlite_outbox._due_callbacks
+        look = webhookclaims._due_callbacks
 
         def due_callbacks(*args: Any) -> Any:
             if taken:
                 bulkhead.ended(taken.pop(), delivered=True)
             return look(*args)
 
-        monkeypatch.setattr(sqlite_outbox, "_due_callbacks", due_callbacks)
+        monkeypatch.setattr(webhookclaims, "_due_callbacks", due_callbacks)
         assert await life.deliverer.run_once() < 1
         await life.deliverer.run_once()
         await until(lambda: len(receiver.times) == 2)
@@ -970,7 +970,7 @@ def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: 
     async def main() -> None:
         receiver = Receiver(httpx.Response(204), takes_s=1)
         life = await new_life(tmp_path / "gateway.db", receiver).start()
-        look, broken = sqlite_outbox._due_callbacks, 0
+        look, broken = webhookclaims._due_callbacks, 0
 
         def due_callbacks(*args: Any) -> Any:
             nonlocal broken
@@ -980,7 +980,7 @@ def test_a_claim_that_fails_half_way_keeps_nothing(tmp_path: Path, monkeypatch: 
                 raise sqlite3.OperationalError("disk I/O error")
             return found
 
-        monkeypatch.setattr(sqlite_outbox, "_due_callbacks", due_callbacks)
+        monkeypatch.setattr(webhookclaims, "_due_callbacks", due_callbacks)
         callbacks = await owed(life, 400)
         await until(lambda: len(set(receiver.ids)) == 400, limit_s=60)
         await until(lambda: life.claims == 0, limit_s=60)

@@ -708,7 +708,7 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
         assert next_poll_at is not None
         assert await life.poller.run_once() == (next_poll_at - life.clock.now()) / 1000
         assert not life.key.queries.polls_waiting
-        await life.store.tasks.poll_now([callback.task.seq], life.clock.now() + 60_000)
+        await life.store.tasks.poll_now("up", [callback.task.seq], life.clock.now() + 60_000)
         await asyncio.sleep(30.5)
         upstream.script = [unreachable]
         assert await life.poller.run_once() <= 1.0

@@ -46,7 +46,9 @@ def by_number(task: DueTask) -> float:
 
 async def polled(store: SqliteStore, claims: list[DueTask]) -> None:
     for task in claims:
-        await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+        await store.tasks.reschedule(
+            PollRecord(seq=task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error=None)
+        )
 
 
 @pytest.mark.parametrize("cancels", [False, True], ids=["joins", "takes over"])

@@ -49,7 +49,7 @@ async def due(store: Store, at: int, upstream: str = "up") -> list[DueTask]:
 
 async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None) -> None:
     await store.tasks.reschedule(
-        PollRecord(seq=claim.seq, polled_at=at, next_poll_at=at + 5000, error=None, record=record)
+        PollRecord(seq=claim.seq, upstream="up", polled_at=at, next_poll_at=at + 5000, error=None, record=record)
     )
 
 
@@ -256,7 +256,7 @@ async def test_nobody_reads_any_more(store: Store) -> None:
 
 async def test_readers_that_go_are_seen_to_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many go in the same moment, each is seen to, and no write waits long."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._AT_ONCE", 2)
+    monkeypatch.setattr("gateway.store.watches._AT_ONCE", 2)
     for number in range(5):
         await store.registry.watch(wish(f"task-{number}"))
     at = NOW + 60_000
@@ -335,7 +335,7 @@ async def test_a_poll_that_is_under_way_ends_as_ever(store: Store) -> None:
 
 async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more nobody's readers are waited for: they are prolonged, and begin again once others have gone."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 2)
     assert [await store.registry.watch(wish(name)) is None for name in "abc"] == [False, False, True]
     assert await store.registry.proxied_task("up", "c") is None
     assert await store.registry.watch(again("a", at=NOW + 500_000)) is not None
@@ -345,7 +345,7 @@ async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.Mo
 
 async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One may have four of five that the others leave; who comes later has as large a part of what is left then."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 100)
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 100)
 
     async def begun(client: str, names: str) -> int:
         """Return how many tasks a client has watched before it is refused one."""
@@ -364,7 +364,7 @@ async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.Monk
 
 async def test_tasks_whose_readers_have_gone_make_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that go on for callbacks are none of the readers' any more, and there is nothing of them to remove."""
-    monkeypatch.setattr("gateway.store.sqlite.watches._MOST_READ", 2)
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 2)
     for number in range(5):
         at = NOW + 70_000 * number
         await registered(store, new(f"task-{number}"))
@@ -408,6 +408,7 @@ async def test_a_task_with_readers_outlives_its_last_callback(store: Store) -> N
     assert (await seen(store)).task.next_poll_at == NOW + 2000
 
 
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
 async def test_readers_follow_the_clock(store: Store) -> None:
     """They wait for as long as they would have, whichever way it was set."""
     for step in (3_600_000, -7_200_000):
@@ -442,7 +443,9 @@ async def test_an_answer_that_told_of_a_task_counts_as_its_poll(store: Store) ->
     await registered(store)
     for _ in range(2):
         (claim,) = await due(store, NOW)
-        await store.tasks.reschedule(PollRecord(seq=claim.seq, polled_at=NOW, next_poll_at=NOW, error="HTTP 500"))
+        await store.tasks.reschedule(
+            PollRecord(seq=claim.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error="HTTP 500")
+        )
     await store.registry.watch(again(at=NOW + 100))
     task = (await seen(store)).task
     assert (task.polls, task.last_polled_at, task.last_error, task.born_at, task.model) == (

@@ -182,7 +182,9 @@ async def test_a_task_that_is_polled_again_begins_anew(store: Store) -> None:
     other = await registered(store, new("task-2"))
     for callback in (idle, other):
         due, _ = await claim_tasks(store, "up", NOW, 1)
-        await store.tasks.reschedule(PollRecord(seq=due[0].seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+        await store.tasks.reschedule(
+            PollRecord(seq=due[0].seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="refused")
+        )
         await store.registry.cancel("ann", callback.id, NOW)
     asked = [new(client=client, at=NOW + at, first_poll_at=NOW + at + 1) for client, at in (("bob", 50), ("eve", 60))]
     await store.registry.register(asked)
@@ -232,7 +234,7 @@ async def test_the_upstreams_word_on_the_model_counts(store: Store) -> None:
     """It takes the place of a client's, and no later registration changes it."""
     callback = await registered(store, new(model="m"))
     due = await claim_task(store)
-    record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None, model="its own")
+    record = PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error=None, model="its own")
     await store.tasks.reschedule(record)
     await register(store, new(client="bob", model="n"))
     assert await model_of(store, callback) == "its own"
@@ -501,7 +503,7 @@ async def test_a_task_is_seen_by_those_who_registered_for_it(store: Store) -> No
 @pytest.mark.parametrize("part", [1, 2, 3, 4, 2000])
 async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that are watched, webhooks that are owed, claimed or not, and dead ones; in however many parts."""
-    monkeypatch.setattr("gateway.store.sqlite.registry._PART", part)
+    monkeypatch.setattr("gateway.store.registry._PART", part)
     assert await store.registry.backlog() == Backlog(waiting={}, pending=0, oldest_due_at=None, dead=0)
     for n in range(3):
         await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)

@@ -35,10 +35,12 @@ from gateway.core.model import (
     TaskState,
     new_callback_id,
 )
+from gateway.store import registry
 from gateway.store.dialect import Counted
-from gateway.store.sqlite import createsql, database, databasefile, registry, sql, watchsql
+from gateway.store.lanes import LanesDue
+from gateway.store.sqlite import createsql, database, databasefile, sql, watchsql
 from gateway.store.sqlite.database import Database
-from gateway.store.sqlite.lanes import LanesDue
+from gateway.store.sqlite.engine import drive
 from gateway.store.sqlite.statements import over_rows
 from gateway.store.sqlite.store import SqliteStore
 from tests.claims import claim_tasks
@@ -509,7 +511,7 @@ async def test_nothing_is_kept_of_what_is_over(store: SqliteStore) -> None:
         number=1, started_at=NOW, duration_ms=1, status_code=204, error=None, result=AttemptResult.DELIVERED
     )
     await store.outbox.record(AttemptRecord(claim=due, attempt=made_at, next_attempt_at=None))
-    assert (store.tasks._settle_waiters, store.tasks._claimed, dict(store.outbox._claimed)) == ({}, {}, {})
+    assert (store.tasks._settle_waiters, store.tasks._claimed, dict(store._engine.webhooks._claimed)) == ({}, {}, {})
     assert (store.outbox._lanes._at, store.outbox._lanes._heap) == ({}, [])
 
 
@@ -698,7 +700,7 @@ async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None
     loop = asyncio.get_running_loop()
 
     def work(db: sqlite3.Connection) -> None:
-        store.registry._apply_register(db, [[asked]])
+        drive(db, store.registry._apply_register([[asked]]))
         loop.call_soon_threadsafe(applied.set)
         assert go_on.wait(LIMIT_S)
         raise ZeroDivisionError
@@ -1276,6 +1278,20 @@ BY_OVER_ROWS = {
     ],
     "RECORD_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
     "COUNT_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
+    "IDLE_TASKS": [
+        "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
+        "callbacks USING INDEX callbacks_waiting (task_seq=?)",
+    ],
+    "POLL_TASKS_NOW": ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"],
+    "PRUNE_TASKS": [
+        "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
+        "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    ],
+    "LEAVE_TASKS": ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"],
+    "END_WATCHES": [
+        "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
+        "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
+    ],
 }
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND watchers=? AND next_poll_at>?)",
@@ -1286,9 +1302,7 @@ BY = {
     "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
-    "IDLE_TASK": "callbacks USING INDEX callbacks_waiting (task_seq=?)",
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
-    "PRUNE_TASK": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
     "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_READ_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=? AND upstream=?)",
     "POLL_AGAIN": "tasks USING INDEX sqlite_autoindex_tasks_1 (task_id=? AND upstream=?)",
@@ -1297,7 +1311,6 @@ BY = {
     "SELECT_NEXT_UNREAD": "tasks USING INDEX tasks_read (read_until>?)",
     "SELECT_LONG_UNREAD": "tasks USING INDEX tasks_read (read_until<?)",
     "MOVE_WATCHES": "tasks USING INDEX tasks_read (read_until>?)",
-    "END_WATCH": "callbacks USING INDEX sqlite_autoindex_callbacks_2 (task_seq=?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},

@@ -139,7 +139,9 @@ async def test_the_last_error_is_what_the_last_poll_said(store: Store, outcome: 
     """A poll that brought the end was none; a time-out is no poll."""
     callback = await registered(store, new(timeout_s=10))
     due = await claim_task(store)
-    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error="refused"))
+    await store.tasks.reschedule(
+        PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="refused")
+    )
     await settle(store, callback, outcome, at=NOW + 10_000, expired_by=NOW + 10_000 if kept else None)
     task = (await look(store, callback)).task
     assert (task.state, task.last_error) == (outcome.state, kept)
@@ -171,7 +173,9 @@ async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
     due = await claim_task(store)
     await settle(store, short, ABANDONED, at=NOW + 10_000, expired_by=NOW + 10_000)
     assert (await claim_tasks(store, "up", NOW + 10_000, 10))[0] == []
-    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 10_000, next_poll_at=NOW + 11_000, error=None))
+    await store.tasks.reschedule(
+        PollRecord(seq=due.seq, upstream="up", polled_at=NOW + 10_000, next_poll_at=NOW + 11_000, error=None)
+    )
     assert (await claim_task(store, NOW + 11_000)).seq == due.seq
 
 
@@ -183,7 +187,7 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
         due = await claim_task(store, NOW + n * 1000)
         failures.append(due.failures)
         await store.tasks.reschedule(
-            PollRecord(seq=due.seq, polled_at=NOW + n, next_poll_at=NOW + (n + 1) * 1000, error=error)
+            PollRecord(seq=due.seq, upstream="up", polled_at=NOW + n, next_poll_at=NOW + (n + 1) * 1000, error=error)
         )
         task = await store.registry.get_task("ann", "task-1")
         assert task is not None
@@ -202,7 +206,15 @@ async def test_what_a_poll_told_of_its_task_is_kept(store: Store) -> None:
         (one, other), _ = await claim_tasks(store, "up", NOW, 10)
         await store.tasks.release([other])
         await store.tasks.reschedule(
-            PollRecord(seq=one.seq, polled_at=NOW, next_poll_at=NOW - 1, error=None, born_at=born_at, model=model)
+            PollRecord(
+                seq=one.seq,
+                upstream="up",
+                polled_at=NOW,
+                next_poll_at=NOW - 1,
+                error=None,
+                born_at=born_at,
+                model=model,
+            )
         )
         (one, other), _ = await claim_tasks(store, "up", NOW, 10)
         expected = (born_at or NOW - 9000, model or "m")
@@ -217,7 +229,9 @@ async def test_a_reschedule_after_the_end_changes_nothing(store: Store) -> None:
     callback = await registered(store)
     due = await claim_task(store)
     await settle(store, callback)
-    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW + 5, next_poll_at=NOW + 9, error="late"))
+    await store.tasks.reschedule(
+        PollRecord(seq=due.seq, upstream="up", polled_at=NOW + 5, next_poll_at=NOW + 9, error="late")
+    )
     task = (await look(store, callback)).task
     assert (task.polls, task.next_poll_at, task.last_error) == (1, None, None)
 
@@ -227,7 +241,9 @@ async def test_a_reschedule_does_not_wake_an_idle_task(store: Store) -> None:
     callback = await registered(store)
     due = await claim_task(store)
     await store.registry.cancel("ann", callback.id, NOW)
-    await store.tasks.reschedule(PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+    await store.tasks.reschedule(
+        PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error=None)
+    )
     assert await claim_tasks(store, "up", NOW + 99, 10) == ([], None)
 
 
@@ -256,7 +272,7 @@ async def test_a_task_of_two_clients_waits_behind_neithers_others(store: Store) 
     assert {group.watchers: group.claimed for group in due if group.watchers != "bob"} == {"ann": 0, "ann,bob": 1}
     assert names(await store.tasks.claim(await longest_due(store, "ann,bob"))) == ["task-19"]
     seq = (await store.registry.get_task("bob", "task-0")).seq  # type: ignore[union-attr]
-    await store.tasks.reschedule(PollRecord(seq=seq, polled_at=NOW, next_poll_at=NOW, error=None))
+    await store.tasks.reschedule(PollRecord(seq=seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None))
     assert names(await longest_due(store, "ann,bob")) == ["task-0"]
     assert names(await longest_due(store, "ann", 2)) == ["task-1", "task-2"]
 
@@ -303,7 +319,9 @@ async def test_of_each_group_one_new_task_is_told(store: Store) -> None:
         claims.append(names(await store.tasks.claim(found)))
     assert claims == [["task-0", "task-9"], ["task-1"], ["task-2"]]
     (later,) = await store.tasks.claim(await store.tasks.never_polled("up", NOW, NOW + 500))
-    await store.tasks.reschedule(PollRecord(seq=later.seq, polled_at=NOW + 500, next_poll_at=NOW + 500, error="x"))
+    await store.tasks.reschedule(
+        PollRecord(seq=later.seq, upstream="up", polled_at=NOW + 500, next_poll_at=NOW + 500, error="x")
+    )
     assert await store.tasks.never_polled("up", NOW, NOW + 500) == []
 
 
@@ -347,7 +365,7 @@ async def test_a_claim_holds_until_its_write_is_committed(store: Store) -> None:
     """Between asking for the reschedule and its commit nobody else gets the task; afterwards its new time counts."""
     await registered(store)
     due = await claim_task(store)
-    record = PollRecord(seq=due.seq, polled_at=NOW, next_poll_at=NOW + 100, error=None)
+    record = PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 100, error=None)
     write = asyncio.create_task(store.tasks.reschedule(record))
     while not write.done():
         assert (await claim_tasks(store, "up", NOW, 10))[0] == []
@@ -369,7 +387,7 @@ async def test_poll_now_brings_a_waiting_task_forward(store: Store) -> None:
     cancelled = await registered(store, new("cancelled", first_poll_at=NOW + 5000, timeout_s=1))
     await registered(store, new("cancelled", url="https://hooks.test/other", first_poll_at=NOW + 5000))
     await store.registry.cancel("ann", cancelled.id, NOW)
-    await store.tasks.poll_now([c.task.seq for c in (later, earlier, ended, cancelled)], NOW + 1000)
+    await store.tasks.poll_now("up", [c.task.seq for c in (later, earlier, ended, cancelled)], NOW + 1000)
     assert (await look(store, later)).task.next_poll_at == NOW + 1000
     assert (await look(store, earlier)).task.next_poll_at == NOW - 5000
     assert (await look(store, ended)).task.next_poll_at is None
@@ -444,7 +462,9 @@ async def test_a_task_whose_watchers_change_between_reading_and_claiming_is_clai
     claims = [task for tasks in read for task in await store.tasks.claim(tasks)]
     assert sorted(names(claims)) == [f"task-{n}" for n in range(9)]
     for task in claims:
-        await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+        await store.tasks.reschedule(
+            PollRecord(seq=task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error=None)
+        )
     again, _ = await claim_tasks(store, "up", NOW + 1, 20)
     assert sorted(names(again)) == sorted(names(claims))
 
@@ -462,6 +482,8 @@ async def test_tasks_that_were_claimed_before_others_watch_them_are_theirs_then(
             assert found[0] == []
     assert await claim_tasks(store, "up", NOW + 1, 9) == ([], None)
     for task in claims:
-        await store.tasks.reschedule(PollRecord(seq=task.seq, polled_at=NOW, next_poll_at=NOW + 1, error=None))
+        await store.tasks.reschedule(
+            PollRecord(seq=task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error=None)
+        )
     again, _ = await claim_tasks(store, "up", NOW + 1, 20)
     assert len(again) == 9

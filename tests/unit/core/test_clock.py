@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.clock import FollowingClock, SystemClock, from_iso, to_iso, wait_for_event
+from gateway.core.clock import FollowingClock, SteeredClock, SystemClock, from_iso, to_iso, wait_for_event
 
 LAST_AT = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 
@@ -178,3 +178,80 @@ def test_a_small_correction_is_followed_at_once(set_by_ms: int) -> None:
     for _ in range(10):
         machine.pass_time(1, set_by_ms=set_by_ms)
         assert (clock.now(), clock.step_ms()) == (machine.wall, 0)
+
+
+class Machine:
+    """A machine's clocks, set by hand."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_777_460_000_000, 5000.25
+
+    def now(self) -> int:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+
+def test_a_steered_clock_begins_with_the_machines() -> None:
+    """Until it is told of another one it shows the machine's time, and goes on by what cannot be set."""
+    machine = Machine()
+    clock = SteeredClock(machine)
+    assert clock.now() == machine.wall
+    machine.steady += 1.5
+    machine.wall = 0
+    assert clock.now() == 1_777_460_001_500
+    assert clock.monotonic() == machine.steady
+
+
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, -7, 0, 7, 3_600_000])
+def test_it_is_set_before_anybody_asks(ahead_ms: int) -> None:
+    """At the start it shows the other clock's time at once, earlier or later."""
+    machine = Machine()
+    clock = SteeredClock(machine)
+    assert clock.steer(machine.wall + ahead_ms, machine.steady, at_once=True) == ahead_ms
+    assert clock.now() == machine.wall + ahead_ms
+
+
+def test_it_goes_slower_to_be_caught_up_with() -> None:
+    """Where it is ahead it does not run back: at half speed it is right after twice that time, and goes on so."""
+    machine = Machine()
+    clock = SteeredClock(machine)
+    began = clock.now()
+    clock.steer(machine.wall - 2000, machine.steady)
+    shown = []
+    for _ in range(6):
+        shown.append(clock.now() - began)
+        machine.steady += 1
+    assert shown == [0, 500, 1000, 1500, 2000, 3000]
+
+
+def test_it_goes_faster_or_leaps_to_catch_up() -> None:
+    """A little it makes up for by and by, more than a second at once."""
+    machine = Machine()
+    clock = SteeredClock(machine)
+    began = clock.now()
+    clock.steer(machine.wall + 750, machine.steady)
+    shown = []
+    for _ in range(4):
+        shown.append(clock.now() - began)
+        machine.steady += 1
+    assert shown == [0, 1500, 2750, 3750]
+    clock.steer(clock.now() + 60_000, machine.steady)
+    assert clock.now() - began == 64_750
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(-100_000, 100_000)), max_size=20))
+def test_it_never_runs_back(steps: list[tuple[float, int]]) -> None:
+    """Whatever it is told, and however long after."""
+    machine = Machine()
+    clock = SteeredClock(machine)
+    last = clock.now()
+    for passes_s, ahead_ms in steps:
+        machine.steady += passes_s
+        clock.steer(machine.wall + machine.steady * 1000 + ahead_ms, machine.steady)
+        assert clock.now() >= last
+        last = clock.now()
+        machine.steady += passes_s
+        assert clock.now() >= last
+        last = clock.now()

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gateway.core.model import CALLBACK_MOVES, TASK_MOVES, CallbackState, TaskState
-from gateway.store.sqlite import rows, sql, watchsql
+from gateway.store import rows
+from gateway.store.sqlite import sql, watchsql
 from gateway.store.sqlite.statements import over_rows
 
 MIGRATIONS = sorted(Path(sql.__file__).with_name("migrations").glob("*.sql"))
@@ -37,7 +38,7 @@ MOVERS = {
     "SETTLE_TASKS": "poller",
     "RECORD_ATTEMPTS": "deliverer",
     "PRUNE_CALLBACKS": "janitor",
-    "PRUNE_TASK": "janitor",
+    "PRUNE_TASKS": "janitor",
 }
 """Who runs each statement that moves something."""
 

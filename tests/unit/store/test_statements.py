@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.sqlite.statements import over_rows, parts
+from gateway.store.rows import parts
+from gateway.store.sqlite.statements import over_rows
 
 GIVEN = "WITH given (a, b, c) AS (VALUES ?) SELECT a, b, c FROM given WHERE a IS NOT NULL"
 values = st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary() | st.none()
@@ -48,7 +49,7 @@ def test_what_fills_up_equals_nothing() -> None:
 
 def test_large_things_are_written_in_parts_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order; one that is larger alone is a part of its own."""
-    monkeypatch.setattr("gateway.store.sqlite.statements._PART_BYTES", 10)
+    monkeypatch.setattr("gateway.store.rows._PART_BYTES", 10)
 
     def of(*sizes: int) -> list[list[int]]:
         return list(parts(sizes, abs))

@@ -4,14 +4,20 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.errors import StoreDefect, StoreError, StoreRefused
-from gateway.store.sqlite.writer import Kind, Writer
+from gateway.core.errors import StoreDefect, StoreError, StoreRefused, StoreUnsure
+from gateway.store.engine import Run, Work
+from gateway.store.sqlite.database import Database
+from gateway.store.sqlite.engine import SqliteEngine, drive
+from gateway.store.writer import Kind, Writer
+
+blame = SqliteEngine(Database(Path("unused"))).blame
 
 
 class Transactions:
@@ -23,7 +29,7 @@ class Transactions:
         self.go_on = asyncio.Event()
         self._failing = failing
 
-    async def __call__(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def __call__(self, make: Callable[[], Work[Any]]) -> Any:
         self.begun.set()
         failing, self._failing = self._failing, None
         if failing is not None:
@@ -31,11 +37,12 @@ class Transactions:
             raise failing
         with closing(sqlite3.connect(":memory:")) as db:
             db.execute("CREATE TABLE written (item)")
-            return work(db)
+            before = db.total_changes
+            return drive(db, make()), db.total_changes > before
 
-    def apply(self, db: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+    def apply(self, items: Sequence[Any]) -> Work[Sequence[Any]]:
         if items != ["nothing"]:
-            db.execute("INSERT INTO written VALUES (1)")
+            yield Run("INSERT INTO written VALUES (1)")
         self.batches.append(list(items))
         return items
 
@@ -43,7 +50,7 @@ class Transactions:
 @pytest.fixture
 def without_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long this machine takes for a turn: no batch is closed by the time."""
-    monkeypatch.setattr("gateway.store.sqlite.writer._GATHER_S", 3600.0)
+    monkeypatch.setattr("gateway.store.writer._GATHER_S", 3600.0)
 
 
 async def _in_turns(writer: Writer, kind: Kind, steps: Sequence[int], rows: int = 1) -> None:
@@ -59,7 +66,7 @@ async def _in_turns(writer: Writer, kind: Kind, steps: Sequence[int], rows: int 
 async def _batches(steps: Sequence[int], rows: int = 1) -> list[Sequence[Any]]:
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     await _in_turns(writer, kind, steps, rows)
     await writer.close()
@@ -101,7 +108,7 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, more: int,
     """Five hundred rows or so are a transaction, in however few writes they come."""
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1, rows))
     await asyncio.sleep(0)
@@ -120,7 +127,7 @@ async def test_a_full_transaction_is_not_counted_against_the_next_one() -> None:
     """After hundreds of rows have been written, who comes in successive turns shares a commit as before."""
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     await writer.submit(kind, 0, 600)
     await _in_turns(writer, kind, [0, 1, 1, 1])
@@ -134,7 +141,7 @@ async def test_who_fails_with_a_write_that_shares_with_nobody_is_not_counted_lat
     transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
     kind = Kind("some", transactions.apply)
     alone = Kind("alone", transactions.apply, alone=True)
-    writer = Writer((kind, alone), transactions)
+    writer = Writer((kind, alone), transactions, blame)
     writer.start()
     first = asyncio.create_task(writer.submit(alone, 1))
     await transactions.begun.wait()
@@ -154,7 +161,7 @@ async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> Non
     """A full disk refuses what it was asked to write; what came meanwhile has its own try."""
     transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1))
     await transactions.begun.wait()
@@ -190,17 +197,17 @@ async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> Non
 async def test_one_writes_fault_is_its_own(fault: Exception | str, told: type[StoreError]) -> None:
     """Whatever it is, the others are written; only what the write's own values bring about is said to be that."""
 
-    def apply(db: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+    def apply(items: Sequence[Any]) -> Work[Sequence[Any]]:
         if 2 in items:
             if isinstance(fault, str):
-                db.execute(fault)
+                yield Run(fault)
             else:
                 raise fault
         return items
 
     transactions = Transactions()
     kind = Kind("some", apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     with capture_logs() as log:
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
@@ -228,7 +235,7 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
     transactions = Transactions(trouble)
     transactions.go_on.set()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     with capture_logs() as log:
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
@@ -246,7 +253,7 @@ async def test_a_defect_in_a_write_that_shares_with_nobody_is_of_who_waits_too()
     transactions = Transactions(KeyError("a defect"))
     kind = Kind("some", transactions.apply)
     alone = Kind("alone", transactions.apply, alone=True)
-    writer = Writer((kind, alone), transactions)
+    writer = Writer((kind, alone), transactions, blame)
     writer.start()
     first = asyncio.create_task(writer.submit(alone, 1))
     await transactions.begun.wait()
@@ -260,6 +267,20 @@ async def test_a_defect_in_a_write_that_shares_with_nobody_is_of_who_waits_too()
     await writer.close()
 
 
+@pytest.mark.parametrize("kind_of_error", [StoreError, StoreUnsure])
+async def test_what_the_engine_says_is_passed_on(kind_of_error: type[StoreError]) -> None:
+    """Where it has told of the database's trouble, the writes' callers hear that: it knows whether they were stored."""
+    transactions = Transactions(kind_of_error("It is starting.", reason="restarting"))
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame)
+    writer.start()
+    with pytest.raises(kind_of_error, match=r"^It is starting\.$") as caught:
+        await writer.submit(kind, 1)
+    assert (type(caught.value), caught.value.reason) == (kind_of_error, "restarting")
+    await writer.close()
+
+
 async def test_what_follows_a_commit_does_not_make_it_a_failure() -> None:
     """A defect in who is told of a commit is logged; what is on disk is not said to have failed."""
     transactions = Transactions()
@@ -268,7 +289,7 @@ async def test_what_follows_a_commit_does_not_make_it_a_failure() -> None:
         raise RuntimeError("a defect")
 
     kind = Kind("some", transactions.apply, raises)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     with capture_logs() as log:
         assert await writer.submit(kind, 1) == 1
@@ -283,10 +304,10 @@ async def test_nobody_waits_for_a_writer_that_has_ended(monkeypatch: pytest.Monk
     def raises(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("gateway.store.sqlite.writer._log", SimpleNamespace(error=raises))
+    monkeypatch.setattr("gateway.store.writer._log", SimpleNamespace(error=raises))
     transactions = Transactions(sqlite3.OperationalError("disk I/O error"))
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions)
+    writer = Writer((kind,), transactions, blame)
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1))
     await transactions.begun.wait()

@@ -28,6 +28,7 @@ def claim(client: str, shape: Format = Format.STANDARD) -> DueCallback:
         budget_used=0,
         redeliveries=0,
         due_at=0,
+        fence=0,
     )
 
 

@@ -1,13 +1,12 @@
 """Group commit: the one writer takes every write that waits into one transaction.
 
-Owns the order of writes and their futures; knows no SQL. The ports submit, and hand over how a transaction is run and
-how each kind of write is applied in it.
+Owns the order of writes and their futures; knows no SQL. The ports submit, and say how each kind of write is applied in
+a transaction, which is the engine's.
 
-With ``synchronous=FULL`` each commit waits for the disk: one row a commit was measured at 2,800 rows/s, 256 at 285,000.
+Each commit waits for a disk: with SQLite one row a commit was measured at 2,800 rows/s, 256 at 285,000.
 """
 
 import asyncio
-import sqlite3
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -16,13 +15,11 @@ import msgspec
 import structlog
 
 from gateway.core.errors import StoreDefect, StoreError, StoreRefused
+from gateway.store.engine import Blame, Work
 
 __all__ = ["Kind", "Writer"]
 
 _log = structlog.get_logger()
-
-_VALUES_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
-"""What a write's own values bring about: a constraint, a size, a number, text that is not UTF-8."""
 
 _BATCH = 512  # rows per transaction or so, so that a reader never waits long
 _QUIET_TURNS = 3
@@ -32,19 +29,19 @@ it waited for 16 turns in all and for no quiet one; 32 do now, at an eighth less
 _GATHER_S = 0.005  # a batch is closed after that at the latest: turns may take milliseconds of other work
 
 
-_Applied = tuple[list[Sequence[Any]], bool]
-"""What each kind of write answers, and whether any of them wrote anything."""
+_Applied = list[Sequence[Any]]
+"""What each kind of write answers."""
 
-Transaction = Callable[[Callable[[sqlite3.Connection], _Applied]], Awaitable[_Applied]]
-"""Runs a function in the database's thread, and returns what it returned once that is durable."""
+Transaction = Callable[[Callable[[], Work[_Applied]]], Awaitable[tuple[_Applied, bool]]]
+"""``Engine.transaction``."""
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
     """A kind of write: how a batch of it is applied inside a transaction, and what follows the commit."""
 
     name: str
-    apply: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any] | None]
-    """Takes the items, returns as many results, if any. Runs in the database's thread, and touches nothing else."""
+    apply: Callable[[Sequence[Any]], Work[Sequence[Any] | None]]
+    """Takes the items, returns as many results, if any. May run in the database's thread, and several times."""
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
     alone: bool = False
@@ -61,10 +58,11 @@ class _Wish(msgspec.Struct, eq=False):
 class Writer:
     """The queue in front of the one write transaction."""
 
-    def __init__(self, kinds: Sequence[Kind], transaction: Transaction) -> None:
+    def __init__(self, kinds: Sequence[Kind], transaction: Transaction, blame: Callable[[Exception], Blame]) -> None:
         """Apply the kinds within a transaction in the order given; they may be given until the first write."""
         self._kinds = kinds
         self._transaction = transaction
+        self._blame = blame
         self._waiting: deque[_Wish] = deque()
         self._waiting_rows = 0
         self._wake = asyncio.Event()
@@ -132,14 +130,15 @@ class Writer:
         try:
             results = await self._commit(batch)
         except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
-            if batch[0].kind.alone or _is_the_databases(exc):
+            blame = self._blame(exc)
+            if batch[0].kind.alone or blame is Blame.DATABASES:
                 self._failed(batch, exc)
             elif len(batch) > 1:
                 # One write that cannot be stored must not take the others down with it.
                 for write in batch:
                     await self._write([write])
             else:
-                _refuse(batch[0], exc)
+                _refuse(batch[0], exc, blame)
         else:
             for write, result in results:
                 if not write.future.done():
@@ -152,7 +151,10 @@ class Writer:
             batch = [*batch, *self._waiting]
             self._waiting.clear()
             self._waiting_rows = 0
-        _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
+        if isinstance(exc, StoreError) and exc.reason is not None:
+            _fail(batch, type(exc)(exc.message, reason=exc.reason))  # which says all, and what is known of the write
+        else:
+            _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
         _log.error("store.write_failed", writes=len(batch), error=repr(exc))
 
     async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:
@@ -161,10 +163,12 @@ class Writer:
             by_kind[write.kind].append(write)
         groups = [(kind, by_kind[kind]) for kind in self._kinds if kind in by_kind]
 
-        def work(db: sqlite3.Connection) -> _Applied:
-            before = db.total_changes
-            applied = [kind.apply(db, [w.item for w in group]) or [None] * len(group) for kind, group in groups]
-            return applied, db.total_changes > before
+        def work() -> Work[_Applied]:
+            applied: _Applied = []
+            for kind, group in groups:
+                answers = yield from kind.apply([write.item for write in group])
+                applied.append(answers or [None] * len(group))
+            return applied
 
         applied, wrote = await self._transaction(work)
         if wrote:
@@ -180,16 +184,9 @@ class Writer:
         return results
 
 
-def _is_the_databases(exc: Exception) -> bool:
-    """Whether this is the database's trouble, and the next write's too; else it is about one write of the batch."""
-    if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
-        return getattr(exc, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR  # which is a wrong statement's
-    return isinstance(exc, StoreError | OSError | MemoryError)
-
-
-def _refuse(write: _Wish, exc: Exception) -> None:
+def _refuse(write: _Wish, exc: Exception, blame: Blame) -> None:
     """Tell a write's caller that it cannot be stored, and whose fault that is."""
-    if isinstance(exc, _VALUES_FAULT):
+    if blame is Blame.VALUES:
         _fail([write], StoreRefused(f"The database refused a write ({exc})."))
         _log.error("store.write_refused", kind=write.kind.name, error=repr(exc))
     else:

@@ -1,11 +1,11 @@
 """Rows → ``gateway.core.model`` types, whose fields stand in the columns' order; those types → statements' parameters.
 
-Owns what ``msgspec.convert`` alone does not make of a row, and the columns of ``sql.py``'s VALUES; pure.
+Owns what ``msgspec.convert`` alone does not make of a row, and the columns of statements over rows; pure.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import convert
@@ -29,8 +29,10 @@ from gateway.core.model import (
 from gateway.core.reads import ReadTask, ReadWatch
 from gateway.store.dialect import NEW_CALLBACK
 
-Rows = list[tuple[Any, ...]]
-"""What ``statements.over_rows`` takes, its columns in the order of the statement's ``WITH``."""
+T = TypeVar("T")
+
+Table = list[tuple[Any, ...]]
+"""What ``engine.Rows`` takes."""
 
 
 _CALLBACK_COLUMNS = len(Callback.__struct_fields__) - 1  # then its task's
@@ -39,6 +41,7 @@ _DUE_COLUMNS = len(DueCallback.__struct_fields__) - 1  # then those of its body
 _NEW_CALLBACK = attrgetter("upstream", "task_id", *NEW_CALLBACK)
 _MADE = attrgetter("number", "started_at", "duration_ms", "status_code")
 FOREVER = 2**62  # later than any instant, above any seq
+_PART_BYTES = 256 * 1024
 _NEXT_STATE = {
     AttemptResult.DELIVERED: CallbackState.DELIVERED,
     AttemptResult.RETRY: CallbackState.PENDING,
@@ -62,12 +65,12 @@ def body(
     return (stored or None) if outcome is None else convert(((state, outcome), settled_at, metadata, shape), BodyParts)
 
 
-def new_tasks(new: Sequence[NewCallback]) -> Rows:
+def new_tasks(new: Sequence[NewCallback]) -> Table:
     """Return INSERT_TASKS' rows."""
     return [(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model), c.client) for c in new]
 
 
-def new_callbacks(new: Sequence[NewCallback]) -> Rows:
+def new_callbacks(new: Sequence[NewCallback]) -> Table:
     """Return INSERT_CALLBACKS' rows."""
     return list(map(_NEW_CALLBACK, new))
 
@@ -109,12 +112,12 @@ def named(task: Task, model: str) -> dict[str, Any]:
     return {"seq": task.seq, "model": _text(model)}
 
 
-def wanted(new: Sequence[NewCallback]) -> Rows:
+def wanted(new: Sequence[NewCallback]) -> Table:
     """Return SELECT_REGISTERED's rows."""
     return [(c.upstream, c.task_id, c.client, c.url, place) for place, c in enumerate(new)]
 
 
-def polls(records: Sequence[PollRecord]) -> Rows:
+def polls(records: Sequence[PollRecord]) -> Table:
     """Return RESCHEDULE_TASKS' rows; a large record is left empty, and written by itself."""
     return [
         (r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model), small_record(r.record))
@@ -131,7 +134,7 @@ def read_task(row: Any) -> ReadTask:
     return convert((row[:_TASK_COLUMNS], *row[_TASK_COLUMNS:]), ReadTask)
 
 
-def read_watches(wishes: Sequence[ReadWatch]) -> Rows:
+def read_watches(wishes: Sequence[ReadWatch]) -> Table:
     """Return WATCH_READ_TASKS' rows; a large record is left empty, and written by itself."""
     return [
         (
@@ -150,7 +153,7 @@ def read_watches(wishes: Sequence[ReadWatch]) -> Rows:
     ]
 
 
-def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:
+def owed(settled: Sequence[Settlement], delay_ms: int) -> Table:
     """Return OWE_WEBHOOKS' rows; the webhooks fall due ``delay_ms`` milliseconds after their task's end."""
     return [
         (
@@ -163,7 +166,7 @@ def owed(settled: Sequence[Settlement], delay_ms: int) -> Rows:
     ]
 
 
-def settled(ended: Sequence[Settlement], records: Container[int]) -> Rows:
+def settled(ended: Sequence[Settlement], records: Container[int]) -> Table:
     """Return SETTLE_TASKS' rows; a large outcome or record is left empty, and written by itself.
 
     ``records``: of which tasks, by seq, the record is owed.
@@ -196,16 +199,16 @@ def ended_create(create: NewCreate, answer: CreateAnswer) -> dict[str, Any]:
     return about | {"content_type": _text(answer.content_type), "answer": about.pop("body")}
 
 
-def attempts(records: Sequence[AttemptRecord]) -> Rows:
+def attempts(records: Sequence[AttemptRecord]) -> Table:
     """Return INSERT_ATTEMPTS' rows."""
     return [
-        (record.claim.seq, *_MADE(made), _text(made.error), made.result.value, _text(made.excerpt))
+        (record.claim.seq, *_MADE(made), _text(made.error), made.result.value, _text(made.excerpt), record.claim.fence)
         for record in records
         for made in [record.attempt]
     ]
 
 
-def recorded(records: Sequence[AttemptRecord]) -> Rows:
+def recorded(records: Sequence[AttemptRecord]) -> Table:
     """Return RECORD_ATTEMPTS' rows."""
     return [_recorded(record, record.attempt) for record in records]
 
@@ -220,17 +223,33 @@ def _recorded(record: AttemptRecord, made: Attempt) -> tuple[Any, ...]:
         made.started_at + made.duration_ms,
         0 if made.result is AttemptResult.INTERRUPTED else 1,
         record.claim.redeliveries,
+        record.claim.fence,
     )
 
 
-def counted(records: Sequence[AttemptRecord]) -> Rows:
+def counted(records: Sequence[AttemptRecord]) -> Table:
     """Return COUNT_ATTEMPTS' rows."""
-    return [(record.claim.seq, record.attempt.number) for record in records]
+    return [(record.claim.seq, record.attempt.number, record.claim.fence) for record in records]
 
 
 def _text(text: str | None) -> str | None:
-    # SQLite keeps a NUL in a text, and its functions end it there.
+    # SQLite keeps a NUL in a text, and its functions end it there; PostgreSQL refuses it.
     return None if text is None else text.replace("\0", "\ufffd")
+
+
+def parts(items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield items in parts of a bounded size, for a statement each: it keeps what was last bound to it."""
+    part: list[T] = []
+    size = 0
+    for item in items:
+        its_size = size_of(item)
+        if part and size + its_size > _PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += its_size
+    if part:
+        yield part
 
 
 def array(values: Sequence[Any]) -> str:

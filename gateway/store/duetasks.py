@@ -1,8 +1,9 @@
 """Which tasks are due, and which of them are claimed: by upstream, and by the clients that watch them.
 
 Owns the claims, in memory, and when the first unclaimed task of each group (see ``DueGroup``) falls due, so that only
-those are asked for of which something is; writes nothing. Whose turn it is, and which task is the most urgent, is for
-the caller to say. Called through ``gateway.store.TaskQueue``, the rest of which is in ``tasks.py``.
+those are asked for of which something is; and which upstreams' polls this process leads. Writes nothing. Whose turn it
+is, and which task is the most urgent, is for the caller to say. Called through ``gateway.store.TaskQueue``, the rest of
+which is in ``tasks.py``.
 """
 
 import asyncio
@@ -12,17 +13,21 @@ from collections.abc import Iterable, Sequence
 from msgspec import convert
 
 from gateway.core.model import DueGroup, DueTask
-from gateway.store.sqlite import rows, sql
-from gateway.store.sqlite.database import Database
+from gateway.store.engine import Engine, Lead, Work
 
 __all__ = ["DueTasks"]
 
+_ALWAYS: Lead = ("", 0)  # no other process can
+
 
 class DueTasks:
-    """What ``gateway.store.TaskQueue`` tells and claims, of one database."""
+    """What ``gateway.store.TaskQueue`` tells and claims."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sql = engine.sql
+        self._shared = engine.shared
+        self._epochs: dict[str, int] = {}  # of the upstreams whose polls it leads, where others may
         # Per upstream, by who watches.
         self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
@@ -33,25 +38,75 @@ class DueTasks:
         return self._events[upstream]
 
     async def open(self) -> None:
-        """Find out who watches what. Raises StoreError."""
+        """Find out who watches what, where no other process can lead. Raises StoreError."""
         upstream = watchers = ""
-        while found := await self._database.read(sql.SELECT_NEXT_WATCHERS, (upstream, watchers)):
-            ((upstream, watchers, due_at),) = found
+        while not self._shared and (found := await self._after(upstream, watchers)):
+            upstream, watchers, due_at = found
             self.note(upstream, watchers, due_at)
 
     async def gained(self, upstream: str, epoch: int) -> None:
-        """Nothing is new: ``open`` has found out."""
+        if not self._shared:
+            return  # ``open`` has found out
+        self._epochs[upstream] = epoch  # from here on what is committed is noted
+        try:
+            await self._look_at(upstream)
+        except BaseException:
+            self.lost(upstream)
+            raise
 
     def lost(self, upstream: str) -> None:
-        """No other process can lead."""
+        if self._shared:
+            self._epochs.pop(upstream, None)
+            for group in self._groups.pop(upstream, {}).values():
+                for seq in group.claimed:
+                    del self._claimed[seq]
+
+    async def look_again(self) -> None:
+        """Find out anew what is due of the upstreams that this process leads. Raises StoreError."""
+        for upstream in list(self._epochs):
+            await self._look_at(upstream)
+            self._events[upstream].set()
+
+    async def _look_at(self, upstream: str) -> None:
+        watchers = ""
+        while (found := await self._after(upstream, watchers)) and found[0] == upstream:
+            _, watchers, due_at = found
+            self.note(upstream, watchers, due_at)
+
+    async def _after(self, upstream: str, watchers: str) -> tuple[str, str, int] | None:
+        """Return the next group, and when its first task is due, claimed or not."""
+        found = await self._engine.read(self._sql.SELECT_NEXT_WATCHERS, (upstream, watchers))
+        return found[0] if found else None
+
+    def leads(self, upstream: str) -> bool:
+        """Whether this process leads an upstream's polls."""
+        return not self._shared or upstream in self._epochs
+
+    def lead(self, upstream: str) -> Lead | None:
+        """Return under what a task of this upstream may be written; None: another process may lead its polls."""
+        if not self._shared:
+            return _ALWAYS
+        epoch = self._epochs.get(upstream)
+        return None if epoch is None else (upstream, epoch)
+
+    def led(self, items: Sequence[tuple[Lead, object]]) -> Work[list[bool]]:
+        """Return of each item whether its lead goes on until the transaction ends."""
+        held = yield from self._engine.guard({lead for lead, _ in items})
+        return [lead in held for lead, _ in items]
 
     def note(self, upstream: str, watchers: str, due_at: int) -> None:
         """Hear that a task falls due then, or later than that."""
-        self._groups[upstream][watchers].note(due_at)
+        if self.leads(upstream):
+            self._groups[upstream][watchers].note(due_at)
+
+    def tell(self, upstream: str, watchers: str, due_at: int) -> None:
+        """As ``note``, of what this process has changed: whoever leads is told."""
+        self.note(upstream, watchers, due_at)
+        self._engine.hints.tasks(upstream, watchers, due_at)
 
     def moved(self, seq: int, upstream: str, watchers: str, due_at: int) -> None:
-        """Hear that others watch a task from now on."""
-        self.note(upstream, watchers, due_at)
+        """As ``tell``, of a task that others watch from now on."""
+        self.tell(upstream, watchers, due_at)
         if seq in self._claimed:
             self._end(seq)
             self._begin(seq, self._groups[upstream][watchers])
@@ -67,8 +122,8 @@ class DueTasks:
             self._events[upstream].set()
 
     async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
-        self._database.require_file()
-        groups = self._groups[upstream]
+        self._engine.require()
+        groups = self._groups[upstream] if self.leads(upstream) else {}
         due: list[DueGroup] = []
         next_due_at = None
         for watchers, group in list(groups.items()):
@@ -83,14 +138,16 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        async with self._looking[upstream], self._database.reading():
-            self._database.require_file()
+        async with self._looking[upstream], self._engine.reading() as read:
+            self._engine.require()
+            if not self.leads(upstream):
+                return [], None
             group = self._groups[upstream][watchers]
             group.noted = None  # what is given back during the query must not be overwritten
-            about = upstream, watchers, rows.array(list(group.claimed)), limit + 1
+            about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
             next_due_at = None
-            for place, row in enumerate(await self._database.rows(sql.SELECT_DUE_TASKS, about)):
+            for place, row in enumerate(await read(self._sql.SELECT_DUE_TASKS, about)):
                 task = convert(row, DueTask)
                 if task.due_at > now or place == limit:
                     next_due_at = task.due_at
@@ -104,14 +161,16 @@ class DueTasks:
             return due, next_due_at
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        async with self._database.reading():
-            self._database.require_file()
-            about = upstream, since, now, rows.array(list(self._claimed))
-            return convert(await self._database.rows(sql.SELECT_NEW_TASKS, about), list[DueTask])
+        async with self._engine.reading() as read:
+            self._engine.require()
+            if not self.leads(upstream):
+                return []
+            about = upstream, since, now, self._engine.array(list(self._claimed))
+            return convert(await read(self._sql.SELECT_NEW_TASKS, about), list[DueTask])
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
-        self._database.require_file()
-        free = [task for task in tasks if task.seq not in self._claimed]
+        self._engine.require()
+        free = [task for task in tasks if task.seq not in self._claimed and self.leads(task.upstream)]
         for task in free:
             self._begin(task.seq, self._groups[task.upstream][task.watchers])
         return free

@@ -1,26 +1,22 @@
 """Large outcomes and records, written and read without being there several times.
 
-Runs in the database's thread. Called by ``registry.py``, ``tasks.py`` and ``outbox.py``.
+Runs in the database's thread. Called by ``engine.py``.
 """
 
 from collections.abc import Sequence
 from sqlite3 import Connection
-from typing import Literal
 
-from gateway.core.memory import SMALL
+from gateway.store.engine import Column
 from gateway.store.sqlite import sql
 
-__all__ = ["Column", "read_large", "write_large"]
-
-Column = Literal["outcome", "record"]
+__all__ = ["read_large", "write_large"]
 
 _PIECE = 1024 * 1024  # bytes that are written at once
 
 
 def write_large(db: Connection, seq: int, column: Column, parts: Sequence[bytes]) -> None:
-    """Write what was left out of a task's settlement, where that stands: as a parameter it is copied several times."""
-    size = sum(map(len, parts))
-    if size <= SMALL or not db.execute(sql.MAKE_ROOM[column], (size, seq)).rowcount:
+    """Write what was left out of a task's row, where that is still so: as a parameter it is copied several times."""
+    if not db.execute(sql.MAKE_ROOM[column], (sum(map(len, parts)), seq)).rowcount:
         return
     with db.blobopen("tasks", column, seq) as blob:
         for part in parts:

@@ -1,11 +1,12 @@
 """What the proxy's readers wait for: tasks that are polled until nobody has read them for a while.
 
 Owns what each of these writes does, how many tasks readers may have polled at once, and when the next of them has lost
-its readers. The statements stand in ``watchsql.py``. Called by the store's ports; tells ``duetasks.py`` what is due.
+its readers. Called by the store's ports; tells ``duetasks.py`` what is due.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from sqlite3 import Connection
 from typing import NamedTuple
 
 from msgspec import convert
@@ -13,10 +14,10 @@ from msgspec.structs import asdict, replace
 
 from gateway.core.memory import SMALL
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
-from gateway.store.sqlite import outcomes, rows, sql, statements, watchsql
-from gateway.store.sqlite.database import Database
-from gateway.store.sqlite.duetasks import DueTasks
-from gateway.store.sqlite.writer import Kind, Writer
+from gateway.store import rows
+from gateway.store.duetasks import DueTasks
+from gateway.store.engine import Engine, Rows, Run, Work, Write
+from gateway.store.writer import Kind, Writer
 
 __all__ = ["Watches"]
 
@@ -42,16 +43,19 @@ class _Unwatched(NamedTuple):
 
 
 class Watches:
-    """Readers' part of ``gateway.store.Registry``, ``TaskQueue`` and ``Housekeeping``, on one SQLite file."""
+    """Readers' part of ``gateway.store.Registry``, ``TaskQueue`` and ``Housekeeping``, on an engine."""
 
-    def __init__(self, database: Database, writer: Writer, due: DueTasks) -> None:
-        self._database = database
+    def __init__(self, engine: Engine, writer: Writer, due: DueTasks) -> None:
+        self._engine = engine
+        self._sql = engine.sql
+        self._watchsql = engine.watchsql
         self._writer = writer
         self._due = due
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
         self._again: dict[int, PollAgain] = {}  # of tasks that were being asked about
         self._gone_at = 0  # when the first may have lost its readers
+        self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
         self.watch_kind = Kind("watch", self._apply_watch, self._watched)
         self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again)
@@ -60,7 +64,7 @@ class Watches:
 
     async def task(self, upstream: str, task_id: str) -> ReadTask | None:
         """As ``Registry.proxied_task``."""
-        found = await self._database.read(watchsql.SELECT_READ_TASK, (task_id, upstream))
+        found = await self._engine.read(self._watchsql.SELECT_READ_TASK, (task_id, upstream))
         return rows.read_task(found[0]) if found else None
 
     async def watch(self, wish: ReadWatch) -> int | None:
@@ -73,24 +77,26 @@ class Watches:
     async def _has_place(self, client: str) -> bool:
         """Whether one more task may be kept for a client: who has many leaves places to the others."""
         if self._at_most is None:
-            ((self._at_most,),) = await self._database.read(watchsql.COUNT_READ_TASKS)
+            ((self._at_most,),) = await self._engine.read(self._watchsql.COUNT_READ_TASKS)
         most = _PART * (_MOST_READ - self._at_most)
         if self._at_most < most:
             return True  # nearly always: even if all are this one's
         if client not in self._at_most_for:
-            ((own,),) = await self._database.read(watchsql.COUNT_READ_TASKS_FOR, (client,))
+            ((own,),) = await self._engine.read(self._watchsql.COUNT_READ_TASKS_FOR, (client,))
             self._at_most_for[client] = own
         return self._at_most_for[client] < most
 
-    def _apply_watch(self, db: Connection, items: Sequence[ReadWatch]) -> list[_Watched | None]:
+    def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[_Watched | None]]:
         watched: dict[tuple[str, str], _Watched] = {}
-        for part in statements.parts(items, _record_size):
-            for task_id, *told in statements.run(db, watchsql.WATCH_READ_TASKS, rows.read_watches(part)):
-                watched[told[1], task_id] = convert(told, _Watched)
+        for wishes in _each_task_once(items):
+            for part in rows.parts(wishes, _record_size):
+                done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
+                for task_id, *told in done.rows:
+                    watched[told[1], task_id] = convert(told, _Watched)
         found = [watched.get((item.upstream, item.task_id)) for item in items]
         for item, one in zip(items, found, strict=True):
-            if one is not None and item.record is not None:
-                outcomes.write_large(db, one[0], "record", (item.record,))
+            if one is not None and item.record is not None and len(item.record) > SMALL:
+                yield Write(one[0], "record", (item.record,))
         return found
 
     async def poll_again(self, wish: PollAgain) -> None:
@@ -106,21 +112,21 @@ class Watches:
         """Hear that a task has ended, or is as due as it was."""
         self._again.pop(seq, None)
 
-    def _apply_poll_again(self, db: Connection, items: Sequence[PollAgain]) -> list[_Watched | None]:
+    def _apply_poll_again(self, items: Sequence[PollAgain]) -> Work[list[_Watched | None]]:
         found: list[_Watched | None] = []
         for item in items:
             about = asdict(item) | {"now": item.at, "record": rows.small_record(item.record)}
-            told = db.execute(watchsql.POLL_AGAIN, about).fetchall()
+            told = (yield Run(self._watchsql.POLL_AGAIN, about)).rows
             found.append(convert(told[0], _Watched) if told else None)
-            if told and item.record is not None:
-                outcomes.write_large(db, told[0][0], "record", (item.record,))
+            if told and item.record is not None and len(item.record) > SMALL:
+                yield Write(told[0][0], "record", (item.record,))
         return found
 
     def _polled_again(self, items: Sequence[PollAgain], results: Sequence[_Watched | None]) -> None:
         for item, task in zip(items, results, strict=True):
             if task is None:
                 continue
-            self._due.note(*task[1:])
+            self._due.tell(*task[1:])
             self._due.due(item.upstream).set()
             if self._due.is_claimed(task[0]):  # and that poll may have been too early
                 self._again[task[0]] = replace(item, record=None)
@@ -129,10 +135,10 @@ class Watches:
                 if self._at_most is not None:
                     self._at_most += 1
 
-    def write_record(self, db: Connection, seq: int, record: bytes) -> None:
+    def write_record(self, seq: int, record: bytes) -> Work[None]:
         """Write a poll's record where it is large, for a task that still runs."""
-        if len(record) > SMALL and db.execute(watchsql.SELECT_RUNNING, (seq,)).fetchall():
-            outcomes.write_large(db, seq, "record", (record,))
+        if len(record) > SMALL and (yield Run(self._watchsql.SELECT_RUNNING, (seq,))).rows:
+            yield Write(seq, "record", (record,))
 
     def _watched(self, items: Sequence[ReadWatch], results: Sequence[_Watched | None]) -> None:
         for item, watched in zip(items, results, strict=True):
@@ -149,19 +155,21 @@ class Watches:
 
     async def unwatch(self, now: int) -> int:
         """As ``TaskQueue.unwatch``."""
-        if now >= self._gone_at:
-            await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
+        async with self._unwatching:  # each upstream's poller asks, and one look is for all of them
+            if now >= self._gone_at:
+                await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
         return self._gone_at
 
-    def _apply_unwatch(self, db: Connection, items: Sequence[int]) -> list[_Unwatched]:
+    def _apply_unwatch(self, items: Sequence[int]) -> Work[list[_Unwatched]]:
         now, left = max(items), 0
-        gone = db.execute(watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE)).fetchall()
-        for _, seq in gone:
-            db.execute(sql.IDLE_TASK, {"seq": seq, "now": now})
-            left += db.execute(watchsql.LEAVE_TASK, (seq,)).rowcount
+        gone = (yield Run(self._watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE))).rows
+        if gone:
+            yield from self._engine.lock([seq for _, seq in gone])
+            yield Rows(self._sql.IDLE_TASKS, [(seq, now) for _, seq in gone])
+            left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq,) for _, seq in gone])).count
         if len(gone) == _AT_ONCE:
             return [_Unwatched(gone[-1], now, left)] * len(items)
-        ((next_at,),) = db.execute(watchsql.SELECT_NEXT_UNREAD, (now,))
+        ((next_at,),) = (yield Run(self._watchsql.SELECT_NEXT_UNREAD, (now,))).rows
         return [_Unwatched((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at, left)] * len(items)
 
     def _unwatched(self, _: object, results: Sequence[_Unwatched]) -> None:
@@ -170,6 +178,12 @@ class Watches:
             self._at_most -= left
         if left:
             self._at_most_for.clear()
+
+    def look_again(self) -> None:
+        """Know nothing that is true only where no other process writes."""
+        self._gone_at = 0
+        self._at_most = None
+        self._at_most_for.clear()
 
     def forget_times(self) -> None:
         """Know nothing of when readers have gone: the clock was set."""
@@ -183,16 +197,32 @@ class Watches:
             self._at_most_for.clear()
         return count
 
-    def _apply_prune(self, db: Connection, items: Sequence[tuple[int, int, int]]) -> list[int]:
+    def _apply_prune(self, items: Sequence[tuple[int, int, int]]) -> Work[list[int]]:
         counts = []
         for now, read_before, limit in items:
-            seqs = rows.first_column(db.execute(watchsql.SELECT_LONG_UNREAD, (read_before, limit)))
-            for seq in seqs:
-                db.execute(watchsql.END_WATCH, (seq,))
-                db.execute(sql.IDLE_TASK, {"seq": seq, "now": now})
-                db.execute(sql.PRUNE_TASK, {"seq": seq})
+            seqs = (yield Run(self._watchsql.SELECT_LONG_UNREAD, (read_before, limit))).rows
+            if seqs:
+                yield from self._engine.lock([seq for (seq,) in seqs])
+                yield Rows(self._watchsql.END_WATCHES, seqs)
+                yield Rows(self._sql.IDLE_TASKS, [(seq, now) for (seq,) in seqs])
+                yield Rows(self._sql.PRUNE_TASKS, seqs)
             counts.append(len(seqs))
         return counts
+
+
+def _each_task_once(wishes: Sequence[ReadWatch]) -> list[Sequence[ReadWatch]]:
+    """Return the wishes in their order, in as many lists as it takes: a statement may not meet a task twice."""
+    if len({(wish.upstream, wish.task_id) for wish in wishes}) == len(wishes):
+        return [wishes]
+    turns: list[list[ReadWatch]] = []
+    turn_of: Counter[tuple[str, str]] = Counter()
+    for wish in wishes:
+        task = wish.upstream, wish.task_id
+        if turn_of[task] == len(turns):
+            turns.append([])
+        turns[turn_of[task]].append(wish)
+        turn_of[task] += 1
+    return [*turns]
 
 
 def _record_size(wish: ReadWatch) -> int:

@@ -1,0 +1,86 @@
+"""The tables and columns that make up the gateway's data, whatever the database: what copying must not lose.
+
+Owns the one list of them; a test holds it against both engines' schemas. What belongs to one database alone is not in
+it: who leads and who has claimed what, the version of the schema, the mark of a copy. Called by ``copying`` and by the
+engines' ``copyside``.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["COPYING", "META", "MOST_WATCHERS", "OWN_META", "TABLES", "Table"]
+
+COPYING = "copying"
+"""Key in ``meta`` of the mark of a copy that is not finished."""
+
+OWN_META = ("schema", COPYING)
+"""Keys in ``meta`` that say something of the database they stand in."""
+
+
+MOST_WATCHERS = 32
+"""Clients that a task names as waiting for it: an index of PostgreSQL has room for no more. The others wait with these,
+and none is lost: who waits is known from the callbacks."""
+
+
+class Table(NamedTuple):
+    """One table; its columns in the order in which a row is passed on, the key's before all others."""
+
+    name: str
+    integers: tuple[str, ...]
+    texts: tuple[str, ...]
+    blobs: tuple[str, ...]
+    key: int = 1
+    """How many columns the key has."""
+    numbered: bool = False
+    """Whether the database numbers its rows, in the column ``seq``, and uses no number twice."""
+    where: str = "true"
+    """Which rows are data."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.integers + self.texts + self.blobs
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        return self.columns[: self.key]
+
+
+META = Table("meta", (), ("key",), ("value",), where=f"key NOT IN {OWN_META}")
+
+TABLES = (
+    Table(
+        "tasks",
+        (
+            "seq", "created_at", "born_at", "polls", "failures", "last_polled_at", "next_poll_at", "settled_at",
+            "read_until",
+        ),
+        ("upstream", "task_id", "state", "watchers", "model", "last_error"),
+        ("outcome", "record"),
+        numbered=True,
+    ),
+    Table(
+        "callbacks",
+        (
+            "seq", "task_seq", "timeout_s", "created_at", "expires_at", "attempts", "budget_used", "redeliveries",
+            "next_attempt_at", "delivered_at", "ended_at", "cancelled",
+        ),
+        ("id", "client", "url", "receiver", "format", "state", "last_error"),
+        ("metadata", "body"),
+        numbered=True,
+    ),
+    Table(
+        "attempts",
+        ("callback_seq", "number", "started_at", "duration_ms", "status_code"),
+        ("error", "result", "excerpt"),
+        (),
+        key=2,
+    ),
+    Table(
+        "creates",
+        ("seq", "number", "at", "status"),
+        ("client", "upstream", "request_id", "content_type", "task_id"),
+        ("digest", "answer"),
+        numbered=True,
+    ),
+    META,
+)  # fmt: skip
+"""In the order in which they are copied: what refers to a row comes after it."""

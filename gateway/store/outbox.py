@@ -1,0 +1,103 @@
+"""Webhooks that are to be sent: claimed, given back, recorded.
+
+Owns what recording an attempt does; when each lane's next webhook falls due is ``lanes``' to know, the claims are the
+engine's. Called through ``gateway.store.Outbox``.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
+from gateway.store import Choose, Claimed, rows
+from gateway.store.engine import Engine, Rows, Work
+from gateway.store.lanes import LanesDue
+from gateway.store.writer import Kind, Writer
+
+__all__ = ["StoreOutbox"]
+
+
+class StoreOutbox:
+    """``gateway.store.Outbox`` on an engine."""
+
+    def __init__(self, engine: Engine, writer: Writer) -> None:
+        """Nothing is due until it is opened."""
+        self._engine = engine
+        self._sql = engine.sql
+        self._writer = writer
+        self._claims = engine.webhooks
+        self._lanes = LanesDue()
+        self.due = asyncio.Event()
+        self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
+
+    async def open(self) -> None:
+        """Find out when which lane has something due. Raises StoreError."""
+        for client, receiver, due_at in await self._engine.read(self._sql.SELECT_LANES):
+            self._lanes.note(Lane(client, receiver), due_at)
+
+    async def look_again(self) -> None:
+        """Find out anew what falls due: other processes have changed it. Raises StoreError."""
+        await self.open()
+        self.due.set()
+
+    def note(self, lane: Lane, due_at: int) -> None:
+        """Hear that a webhook falls due then, or later than that, and wake the deliverer."""
+        self._lanes.note(lane, due_at)
+        self.due.set()
+
+    def tell(self, lane: Lane, due_at: int) -> None:
+        """As ``note``, of what this process has changed: others are told."""
+        self.note(lane, due_at)
+        self._engine.hints.lane(lane, due_at)
+
+    def move(self, step_ms: int) -> None:
+        """Let all of them fall due so much later, as the clock was set."""
+        self._lanes.move(step_ms)
+        self.due.set()
+
+    async def claim(self, choose: Choose, now: int) -> Claimed:
+        shares: Sequence[Share] = ()
+        try:
+            async with self._claims.turn():
+                self._engine.require()
+                shares = choose(self._lanes.take(now))
+                if not shares:
+                    return Claimed([], [], self._lanes.next_due_at)
+                due = await self._claims.claim(shares, now)
+                only_retries = []
+                for share, left in zip(shares, due.left, strict=True):
+                    if left.only_retries:
+                        only_retries.append(share.lane)
+                    elif left.next_due_at is not None:
+                        self._lanes.note(share.lane, left.next_due_at)
+                return Claimed(due.webhooks, only_retries, self._lanes.next_due_at)
+        except BaseException:
+            for share in shares:
+                self._lanes.note(share.lane, now)
+            raise
+
+    async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
+        for task_seq, stored, column, *told in await self._engine.read(self._sql.SELECT_BODY, (claim.seq,)):
+            found = None if column is None else await self._engine.large(task_seq, column)
+            return found if column == "record" else rows.body(stored, found, *told)
+        return None
+
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        await self._claims.release(claims)
+        for claim in claims:
+            self.note(claim.lane, 0)  # as in _recorded
+
+    async def record(self, record: AttemptRecord) -> None:
+        await self._writer.submit(self.record_kind, record)
+
+    def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[None]:
+        yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))
+        if (yield Rows(self._sql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
+            yield Rows(self._sql.COUNT_ATTEMPTS, rows.counted(items))
+
+    def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
+        self._claims.recorded(item.claim for item in items)
+        for item in items:
+            if item.attempt.result is not AttemptResult.DELIVERED:
+                # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
+                # have made it due at once, and the wall clock may have been set.
+                self.note(item.claim.lane, 0)

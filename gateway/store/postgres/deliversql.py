@@ -1,0 +1,169 @@
+"""The statements of delivering: webhooks that are due, claimed, given back and recorded, and where their bodies are.
+
+A part of ``sql.py``, for its size. A claim is a lease in the webhook's row, by the database's clock, and a number: once
+it lapses another may take it, and what its owner writes then changes nothing.
+"""
+
+from gateway.core.memory import SMALL
+from gateway.core.model import Attempt
+from gateway.store.postgres.statements import given
+
+__all__ = [
+    "CLAIM_WEBHOOKS",
+    "COUNT_ATTEMPTS",
+    "INSERT_ATTEMPTS",
+    "RECORD_ATTEMPTS",
+    "RELEASE_WEBHOOKS",
+    "SELECT_BODY",
+    "SELECT_LANES",
+    "SELECT_NEXT_DUE",
+]
+
+_ATTEMPT = ", ".join(Attempt.__struct_fields__)
+_TASK_OF = "LATERAL (SELECT * FROM tasks WHERE seq = c.task_seq OFFSET 0) AS t"
+
+# Where a body is: with its callback, or else for format record with its task; or the outcome that it is made of, within
+# which a text in a text may be twice as long. And it itself, only where it is small: the length of a value is known
+# without reading it.
+_OF_TASK = "length(c.body) = 0 AND c.format = 'record' AND coalesce(length(t.record), 0) > 0"
+_MADE = f"length(c.body) = 0 AND NOT ({_OF_TASK})"
+_BODY = f"""
+CASE WHEN {_OF_TASK} THEN length(t.record)
+    WHEN {_MADE} THEN CASE WHEN c.format = 'record' THEN 2 ELSE 1 END * length(t.outcome)
+    ELSE length(c.body) END,
+CASE WHEN {_OF_TASK} THEN CASE WHEN length(t.record) <= {SMALL} THEN t.record END
+    WHEN length(c.body) <= {SMALL} THEN c.body END,
+CASE WHEN {_MADE} AND length(t.outcome) <= {SMALL} THEN t.outcome END, t.state, t.settled_at, c.metadata, c.format"""
+
+# The same of one webhook, and in which column its task has it. While it waited for room it may have been cancelled.
+SELECT_BODY = f"""
+SELECT t.seq, c.body, CASE WHEN {_OF_TASK} THEN 'record' WHEN {_MADE} THEN 'outcome' END, t.state, t.settled_at,
+    c.metadata, c.format
+FROM callbacks AS c CROSS JOIN {_TASK_OF} WHERE c.seq = $1 AND c.state = 'pending'
+"""  # noqa: S608 - as above
+
+# Of each lane so many, the longest due ones; what others claim at the same moment is passed over, and nobody waits.
+_CLAIMABLE = """
+LATERAL (
+    SELECT seq FROM callbacks
+    WHERE client = share.client AND receiver = share.receiver AND next_attempt_at <= $5
+        AND claimed_until <= clock.now{0}
+    ORDER BY client, receiver, next_attempt_at, seq LIMIT share.room FOR NO KEY UPDATE SKIP LOCKED) AS due"""
+
+# Parameters: client, receiver, room and whether with retries, an array for each; by when they are due; and for how many
+# milliseconds they are claimed. Returns the fields of ``DueCallback``, the longest due first.
+CLAIM_WEBHOOKS = f"""
+WITH share AS MATERIALIZED (SELECT * FROM {given("share", "client text", "receiver text", "room", "retries boolean")}),
+clock AS MATERIALIZED (SELECT gateway_now() AS now),
+due AS MATERIALIZED (
+    SELECT due.seq FROM clock CROSS JOIN share CROSS JOIN {_CLAIMABLE.format("")} WHERE share.retries
+    UNION ALL
+    SELECT due.seq FROM clock CROSS JOIN share CROSS JOIN {_CLAIMABLE.format(" AND budget_used = 0")}
+    WHERE NOT share.retries),
+c AS (
+    UPDATE callbacks SET claimed_until = clock.now + $6, fence = fence + 1
+    FROM due CROSS JOIN clock WHERE callbacks.seq = ANY (ARRAY[due.seq])
+    RETURNING callbacks.*)
+SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
+    c.next_attempt_at, c.fence, {_BODY}
+FROM c CROSS JOIN {_TASK_OF}
+ORDER BY c.next_attempt_at, c.seq
+"""  # noqa: S608 - as above
+
+# Rows seq, fence.
+RELEASE_WEBHOOKS = f"""
+UPDATE callbacks SET claimed_until = 0
+FROM (SELECT * FROM {given("new", "seq", "fence")} ORDER BY seq) AS given
+WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
+"""  # noqa: S608 - as above
+
+# When the first one of a lane is due that nobody has claimed, and when the first claim lapses of those before it.
+_LANE = "next_attempt_at IS NOT NULL AND client = lane.client AND receiver = lane.receiver"
+_ORDER = "ORDER BY client, receiver, next_attempt_at, seq"
+_FREE = f"""
+SELECT next_attempt_at FROM callbacks WHERE {_LANE} AND claimed_until <= clock.now{{0}} {_ORDER} LIMIT 1"""  # noqa: S608 - as above
+_LAPSES = f"""
+SELECT min(claimed_until) FROM (
+    SELECT claimed_until FROM callbacks WHERE {_LANE} {_ORDER} LIMIT 100) AS first WHERE claimed_until > clock.now"""  # noqa: S608 - as above
+
+# Rows client, receiver → in their order, when the first one is due, the first one of these that is no retry, and when
+# the first claim lapses.
+SELECT_NEXT_DUE = f"""
+SELECT ({_FREE.format("")}), ({_FREE.format(" AND budget_used = 0")}), ({_LAPSES})
+FROM (SELECT gateway_now() AS now) AS clock
+CROSS JOIN {given("lane", "client text", "receiver text", place=True)}
+ORDER BY place
+"""  # noqa: S608 - as above
+
+# From one lane to the next along the index.
+SELECT_LANES = f"""
+WITH RECURSIVE lane (client, receiver) AS (
+    (SELECT client, receiver FROM callbacks WHERE next_attempt_at IS NOT NULL ORDER BY client, receiver LIMIT 1)
+    UNION ALL SELECT next.client, next.receiver FROM lane CROSS JOIN LATERAL (
+        SELECT client, receiver FROM callbacks
+        WHERE next_attempt_at IS NOT NULL AND (client, receiver) > (lane.client, lane.receiver)
+        ORDER BY client, receiver LIMIT 1) AS next)
+SELECT client, receiver, least(({_FREE.format("")}), ({_LAPSES}))
+FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
+"""  # noqa: S608 - as above
+
+# A callback that was cancelled and pruned during the attempt takes its log with it; a claim that was lost has none.
+# Locked, so that none is deleted before its attempt is there to go with it.
+INSERT_ATTEMPTS = f"""
+INSERT INTO attempts (callback_seq, {_ATTEMPT})
+SELECT DISTINCT ON (c.seq, made.number) c.seq, {", ".join(f"made.{name}" for name in Attempt.__struct_fields__)}
+FROM {
+    given(
+        "made",
+        "callback_seq",
+        "number",
+        "started_at",
+        "duration_ms",
+        "status_code",
+        "error text",
+        "result text",
+        "excerpt text",
+        "fence",
+        place=True,
+    )
+}
+CROSS JOIN LATERAL (
+    SELECT seq FROM callbacks WHERE seq = made.callback_seq AND fence = made.fence FOR KEY SHARE) AS c
+ORDER BY c.seq, made.number, made.place DESC
+ON CONFLICT (callback_seq, number) DO UPDATE SET {
+    ", ".join(f"{name} = excluded.{name}" for name in Attempt.__struct_fields__[1:])
+}
+"""  # noqa: S608 - as above
+
+# A redelivery since the claim fences this off, but for the good news. A claim that has lapsed and was taken by another
+# fences off all.
+RECORD_ATTEMPTS = f"""
+UPDATE callbacks SET state = made.state, attempts = greatest(attempts, made.number),
+    budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
+    delivered_at = CASE WHEN made.state = 'delivered' THEN made.ended_at END,
+    ended_at = CASE WHEN made.state IN ('delivered', 'dead') THEN made.ended_at END, claimed_until = 0
+FROM (SELECT * FROM {
+    given(
+        "new",
+        "seq",
+        "number",
+        "error text",
+        "state text",
+        "next_attempt_at",
+        "ended_at",
+        "counts",
+        "redeliveries",
+        "fence",
+    )
+} ORDER BY seq) AS made
+WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence AND callbacks.state = 'pending'
+AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
+"""  # noqa: S608 - as above
+
+# What was fenced off by a redelivery, or cancelled meanwhile, was made all the same; its claim has ended.
+COUNT_ATTEMPTS = f"""
+UPDATE callbacks SET attempts = greatest(attempts, made.number), claimed_until = 0
+FROM (SELECT * FROM {given("new", "seq", "number", "fence")} ORDER BY seq) AS made
+WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence
+AND (callbacks.attempts < made.number OR callbacks.claimed_until > 0)
+"""  # noqa: S608 - as above

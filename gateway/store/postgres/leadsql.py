@@ -1,0 +1,52 @@
+"""The statements of leadership: who leads what, until when, and what of a leader's writes still counts.
+
+A lease is compared with the database's clock alone. Called by the PostgreSQL store.
+"""
+
+from gateway.store.postgres.statements import given
+
+__all__ = ["GUARD_LEADS", "RESIGN_LEAD", "STAND", "TAKE_LEAD"]
+
+# Prolonged where it is one's own and has not lapsed; taken, with a new epoch, where nobody leads any more. Nothing:
+# another leads. A renewal changes no column of a unique index, and so waits for no GUARD_LEADS; a take-over may, and
+# does: until it is done nobody else leads what a leader writes at that moment.
+TAKE_LEAD = """
+WITH renewed AS (
+    UPDATE leads SET expires_at = gateway_now() + CAST(:ttl_ms AS bigint)
+    WHERE name = :name AND holder = :holder AND expires_at > gateway_now()
+    RETURNING epoch),
+taken AS (
+    INSERT INTO leads AS l (name, holder, epoch, expires_at)
+    SELECT :name, :holder, 1, gateway_now() + CAST(:ttl_ms AS bigint)
+    WHERE NOT EXISTS (SELECT FROM renewed) AND NOT EXISTS (
+        SELECT FROM leads WHERE name = :name AND holder <> :holder AND expires_at > gateway_now())
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = l.epoch + 1, expires_at = excluded.expires_at
+    WHERE l.expires_at <= gateway_now()
+    RETURNING epoch)
+SELECT epoch FROM renewed UNION ALL SELECT epoch FROM taken
+"""
+
+# At once another may lead.
+RESIGN_LEAD = "UPDATE leads SET expires_at = 0 WHERE name = :name AND holder = :holder"
+
+# Rows name, epoch → the names that are still led under that epoch, by whoever asks; nobody takes them over until the
+# transaction ends.
+GUARD_LEADS = f"""
+SELECT l.name FROM (SELECT DISTINCT name, epoch FROM {given("new", "name text", "epoch")}) AS mine
+CROSS JOIN LATERAL (
+    SELECT name FROM leads WHERE leads.name = mine.name AND leads.epoch = mine.epoch FOR KEY SHARE) AS l
+"""  # noqa: S608 - the interpolated part is made of constants
+
+# A replica tells that it is there: a lease that is its own. Returns the names of all that have not lapsed, its own too.
+STAND = """
+WITH stood AS (
+    INSERT INTO leads (name, holder, epoch, expires_at)
+    VALUES ('replica:' || :holder, :holder, 0, gateway_now() + CAST(:ttl_ms AS bigint))
+    ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at
+    RETURNING name),
+gone AS (
+    DELETE FROM leads WHERE name = ANY (ARRAY(
+        SELECT name FROM leads WHERE name ^@ 'replica:' AND expires_at < gateway_now() - 3600000
+        FOR UPDATE SKIP LOCKED)))
+SELECT name FROM leads WHERE expires_at > gateway_now() UNION SELECT name FROM stood
+"""

@@ -1,0 +1,215 @@
+"""Tasks that are to be polled: put off and settled.
+
+Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. Called through
+``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a settlement makes due.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import convert
+
+from gateway.core.memory import SMALL
+from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
+from gateway.store import rows
+from gateway.store.duetasks import DueTasks
+from gateway.store.engine import Column, Engine, Lead, Rows, Work, Write
+from gateway.store.outbox import StoreOutbox
+from gateway.store.rows import parts
+from gateway.store.watches import Watches
+from gateway.store.writer import Kind, Writer
+
+__all__ = ["StoreTasks"]
+
+
+class StoreTasks(DueTasks):
+    """``gateway.store.TaskQueue`` on an engine."""
+
+    def __init__(self, engine: Engine, writer: Writer, outbox: StoreOutbox, first_attempt_delay_ms: int) -> None:
+        """Tell the outbox of what falls due; a webhook does so that long after its task's end."""
+        super().__init__(engine)
+        self._writer = writer
+        self._outbox = outbox
+        self.watches = Watches(engine, writer, self)
+        self._first_attempt_delay_ms = first_attempt_delay_ms
+        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
+        self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
+        self.settle_kind = Kind("settle", self._apply_settle, self._settled)
+        self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled)
+        self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
+
+    def note_expiry(self, upstream: str, expires_at: int) -> None:
+        """Hear of new callbacks on an upstream's tasks, which expire then or later, and wake its poller."""
+        self._events[upstream].set()
+        self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], expires_at)
+
+    def tell_expiry(self, upstream: str, expires_at: int) -> None:
+        """As ``note_expiry``, of what this process has changed: whoever leads is told."""
+        self.note_expiry(upstream, expires_at)
+        self._engine.hints.expiries(upstream, expires_at)
+
+    async def look_again(self) -> None:
+        self._no_expiry_before.clear()
+        self.watches.look_again()
+        await super().look_again()
+
+    def forget_times(self) -> None:
+        """Know nothing of when tasks are due, callbacks expire or readers have gone: the clock was set."""
+        self.watches.forget_times()
+        self._no_expiry_before.clear()
+        super().forget_times()
+
+    async def reschedule(self, record: PollRecord) -> None:
+        lead = self.lead(record.upstream)
+        if lead is not None:
+            await self._writer.submit(self.reschedule_kind, (lead, record))
+            await self.watches.polled(record.seq, record.polled_at)
+
+    def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[Sequence[bool]]:
+        """Return whether the leads went on."""
+        led = yield from self.led(items)
+        records = [record for (_, record), goes_on in zip(items, led, strict=True) if goes_on]
+        for part in parts(records, _record_size):
+            yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))
+        for record in records:
+            if record.record is not None:
+                yield from self.watches.write_record(record.seq, record.record)
+        return led
+
+    def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], done: Sequence[bool]) -> None:
+        for (_, record), stands in zip(items, done, strict=True):
+            group = self._end(record.seq) if stands else None
+            if group is not None:  # else it has settled meanwhile
+                group.note(record.next_poll_at)
+
+    async def settle(self, settlement: Settlement) -> list[str]:
+        lead = self.lead(settlement.upstream)
+        if lead is None:
+            return []
+        owed: list[tuple[str, Lane]] | None = await self._writer.submit(self.settle_kind, (lead, settlement))
+        return [callback_id for callback_id, _ in owed or ()]
+
+    def _apply_settle(self, items: Sequence[tuple[Lead, Settlement]]) -> Work[list[list[tuple[str, Lane]] | None]]:
+        """Return the id and the lane of each webhook that is owed now, where its settlement stands.
+
+        None where its lead has ended.
+        """
+        led = yield from self.led(items)
+        settlements = [one for (_, one), goes_on in zip(items, led, strict=True) if goes_on]
+        yield from self._engine.lock([one.seq for one in settlements])
+        owed = yield from self._settle(settlements)
+        return [next(owed) if goes_on else None for goes_on in led]
+
+    def _settle(self, items: Sequence[Settlement]) -> Work[Iterator[list[tuple[str, Lane]]]]:
+        # Whoever settled a task first has settled it.
+        ends = list({item.seq: item for item in reversed(items) if item.expired_by is None}.values())
+        expiries = [item for item in items if item.expired_by is not None]
+        owed: defaultdict[tuple[int, bool], list[tuple[str, Lane]]] = defaultdict(list)
+        # The upstream's word first: a time-out of some of the same task's callbacks must not end it as abandoned.
+        for settled in (*parts(ends, _settlement_size), *parts(expiries, _settlement_size)):
+            expired = settled[0].expired_by is not None
+            its = rows.owed(settled, self._first_attempt_delay_ms)
+            records = {one.seq for one in settled if one.read}
+            for seq, callback_id, client, receiver, shape in (yield Rows(self._sql.OWE_WEBHOOKS, its)).rows:
+                owed[seq, expired].append((callback_id, Lane(client, receiver)))
+                if shape == Format.RECORD:
+                    records.add(seq)
+            yield Rows(self._sql.SETTLE_TASKS, rows.settled(settled, records))
+            for one in settled:
+                yield from _write_large(one.seq, "outcome", (one.outcome.data,))
+                if one.seq in records and one.record is not None:
+                    yield from _write_large(one.seq, "record", one.record)
+        # Each webhook is told of once.
+        return iter([owed.pop((item.seq, item.expired_by is not None), []) for item in items])
+
+    def _settled(
+        self, items: Sequence[tuple[Lead, Settlement]], results: Sequence[Sequence[tuple[str, Lane]] | None]
+    ) -> None:
+        settled = [item for (_, item), owed in zip(items, results, strict=True) if owed is not None]
+        for item in settled:
+            # A settlement by time-out claims nothing: the task may be being polled.
+            if item.expired_by is None:
+                self._end(item.seq)
+                self.watches.let_go(item.seq)
+            self.note_settled(item.seq)
+        earliest = min(item.settled_at for _, item in items) + self._first_attempt_delay_ms
+        for lane in {lane for owed in results for _, lane in owed or ()}:
+            self._outbox.tell(lane, earliest)
+        self._engine.hints.settled(item.seq for item in settled)
+
+    def note_settled(self, seq: int) -> None:
+        """Hear that a task may have ended: whoever waits for that looks."""
+        for future in self._settle_waiters.pop(seq, ()):
+            future.set_result(None)
+
+    async def wait_settled(self, seq: int, timeout_s: float) -> None:
+        """As ``Registry.wait_settled``."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._settle_waiters.setdefault(seq, set())
+        waiters.add(future)
+        try:
+            await asyncio.wait((future,), timeout=timeout_s)
+        finally:
+            waiters.discard(future)
+            if not waiters and self._settle_waiters.get(seq) is waiters:
+                del self._settle_waiters[seq]
+
+    async def release(self, claims: Sequence[DueTask]) -> None:
+        for claim in claims:
+            self.watches.let_go(claim.seq)
+        await super().release(claims)
+
+    async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
+        if not self.leads(upstream):
+            return [], None
+        before = self._no_expiry_before[upstream]
+        if now < before:
+            return [], before
+        # Whatever is registered from here on lowers it; a read that fails has found nothing out.
+        self._no_expiry_before[upstream] = rows.FOREVER
+        again_at = [before]
+        try:
+            async with self._engine.reading() as read:
+                found = await read(self._sql.SELECT_EXPIRED, (before, now, upstream, limit))
+                ((next_expiry_at,),) = await read(self._sql.SELECT_NEXT_EXPIRY, (now,))
+            expired = convert(found, list[ExpiredTask])
+            # Expired ones stay so until they are settled: they are asked for again.
+            again_at = [task.expires_at for task in expired]
+            again_at += [] if next_expiry_at is None else [next_expiry_at]
+        finally:
+            self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
+        return expired, next_expiry_at
+
+    async def unwatch(self, now: int) -> int:
+        return await self.watches.unwatch(now)
+
+    async def poll_now(self, upstream: str, seqs: Sequence[int], now: int) -> None:
+        lead = self.lead(upstream)
+        if lead is not None:
+            await self._writer.submit(self.poll_now_kind, (lead, [(seq, now) for seq in seqs]))
+
+    def _apply_poll_now(self, items: Sequence[tuple[Lead, list[tuple[int, int]]]]) -> Work[list[list[Any]]]:
+        led = yield from self.led(items)
+        wanted = [row for (_, its), goes_on in zip(items, led, strict=True) if goes_on for row in its]
+        moved = yield Rows(self._sql.POLL_TASKS_NOW, wanted)
+        return [moved.rows] * len(items)
+
+    def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
+        for row in results[0]:
+            self.note(*row)
+
+
+def _write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:
+    """Write what ``rows.settled`` has left empty, where the settlement stands."""
+    if sum(map(len, parts)) > SMALL:
+        yield Write(seq, column, parts)
+
+
+def _settlement_size(settlement: Settlement) -> int:
+    return len(settlement.outcome.data) + sum(map(len, settlement.record or ()))
+
+
+def _record_size(record: PollRecord) -> int:
+    return 0 if record.record is None else len(record.record)
