@@ -32,15 +32,15 @@ class PostgresStore(StoreHousekeeping):
     def __init__(
         self,
         servers: Servers,
-        clock: SteeredClock,
         *,
         replica: str,
+        clock: SteeredClock,
         lease_s: float = 45.0,
         first_attempt_delay_s: float = 0.0,
     ) -> None:
         """Be one ``replica``, whose name no other has; a claimed webhook is its for ``lease_s`` seconds.
 
-        The clock is kept in step with the database's.
+        ``clock`` is kept in step with the database's, from the opening on.
         """
         self._database = PostgresDatabase(servers, settings=PLANNER)
         self._clock = DatabaseClock(self._database.read, clock, self._database.met_another)

@@ -23,7 +23,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
         servers = Servers(request.getfixturevalue("postgres").url)
         return lambda first_attempt_delay_s=0.0: PostgresStore(
             servers,
-            SteeredClock(SystemClock()),
+            clock=SteeredClock(SystemClock()),
             replica=secrets.token_hex(8),
             first_attempt_delay_s=first_attempt_delay_s,
         )

@@ -25,7 +25,7 @@ async def new_replica(postgres: Database) -> AsyncIterator[Callable[[], Awaitabl
 
         async def make() -> PostgresStore:
             clock = SteeredClock(SystemClock())
-            store = PostgresStore(Servers(postgres.url), clock, replica=secrets.token_hex(8))
+            store = PostgresStore(Servers(postgres.url), clock=clock, replica=secrets.token_hex(8))
             await store.open()
             stack.push_async_callback(store.close)
             return store
