@@ -221,7 +221,7 @@ class Life:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(("loop-", "poll-", "attempt-", "store-writer"))
+    return name.startswith(("loop-", "poll-", "attempt-", "store-writer", "proxy-"))
 
 
 async def until(

@@ -192,6 +192,8 @@ class TaskLaws:
             if row.state == CallbackState.WAITING:
                 waiting.setdefault(row.task_id, []).append(row)
         for task in self._ledger.rows.tasks.values():
+            if task.task_id in self._world.read:
+                continue
             waits = waiting.get(task.task_id, [])
             assert not waits or task.state == TaskState.WAITING, (task, waits, "waits for what has ended")
             assert bool(waits) == (task.next_poll_at is not None), (task, waits, "is polled for nobody, or not at all")

@@ -408,6 +408,7 @@ async def test_a_task_with_readers_outlives_its_last_callback(store: Store) -> N
     assert (await seen(store)).task.next_poll_at == NOW + 2000
 
 
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
 async def test_readers_follow_the_clock(store: Store) -> None:
     """They wait for as long as they would have, whichever way it was set."""
     for step in (3_600_000, -7_200_000):
