@@ -53,13 +53,13 @@ class World:
         return await self._looker.read(statement, parameters)
 
     async def interleave(
-        self, one: Callable[[], Work[Any]], other: Callable[[], Work[Any]], steps: int, others: int
+        self, one: Work[Any], other: Work[Any], steps: int, others: int
     ) -> tuple[list[Any], bool, bool]:
         """Take steps of one, then some of the other, then the first to its end, then the second.
 
         Return what both have returned, and whether each had as many steps to take.
         """
-        first, second = _Side(self._one, one()), _Side(self._other, other())
+        first, second = _Side(self._one, one), _Side(self._other, other)
         enough = await self._advance(first, steps), await self._advance(second, others)
         while not (first.done and second.done):
             await self._advance(first, _TO_ITS_END)
