@@ -269,6 +269,9 @@ class Housekeeping(Protocol):
     And who leads, of the replicas that may work on it.
     """
 
+    freed: asyncio.Event
+    """Set when another replica has resigned something that it led. Only wakes: correctness never depends on it."""
+
     @property
     def shared(self) -> bool:
         """Whether other processes may work on this database beside this one, as replicas."""

@@ -36,6 +36,7 @@ class Hearing(msgspec.Struct, frozen=True):
     expiry: Callable[[str, int], None]
     lane: Callable[[Lane, int], None]
     settled: Callable[[int], None]
+    freed: Callable[[], None]
     look: Callable[[], Awaitable[None]]
 
 
@@ -54,6 +55,7 @@ class ReplicaHints:
         self._expiries: dict[str, int] = {}
         self._lanes: dict[Lane, int] = {}
         self._settled: list[int] = []
+        self._freed = False
         self._tell = asyncio.Event()
         self._look = asyncio.Event()
         self._listening = False
@@ -76,6 +78,11 @@ class ReplicaHints:
 
     def settled(self, seqs: Iterable[int]) -> None:
         self._settled += seqs
+        self._tell.set()
+
+    def freed(self) -> None:
+        """Tell that something is led no longer."""
+        self._freed = True
         self._tell.set()
 
     def start(self, hearing: Hearing) -> None:
@@ -111,7 +118,8 @@ class ReplicaHints:
         told += [["e", upstream, at] for upstream, at in self._expiries.items()]
         told += [["l", *lane, at] for lane, at in self._lanes.items()]
         told += [["s", seq] for seq in self._settled]
-        self._tasks, self._expiries, self._lanes, self._settled = {}, {}, {}, []
+        told += [["f"]] if self._freed else []
+        self._tasks, self._expiries, self._lanes, self._settled, self._freed = {}, {}, {}, [], False
         part: list[Any] = []
         size = 0
         for one in told:
@@ -168,6 +176,8 @@ class ReplicaHints:
                         hearing.lane(Lane(*about[:2]), about[2])
                     case "s":
                         hearing.settled(*about)
+                    case "f":
+                        hearing.freed()
         except (msgspec.MsgspecError, TypeError, ValueError, IndexError):
             self._look.set()  # another release's, or somebody else's
 
