@@ -87,6 +87,10 @@ class Metrics:
             "1 while the upstream allows fewer requests than are configured, by its own word, else 0.",
             ["upstream"],
         )
+        self.leading = gauge("gateway_leading", "1 while this replica polls the upstream, else 0.", ["upstream"])
+        self.lead_changes = counter(
+            "gateway_lead_changes", "Times this replica began or ceased to poll the upstream.", ["upstream"]
+        )
         self.settled = counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"])
         self.attempts = counter("gateway_attempts", "Webhook attempts, by result.", ["result"])
         self.attempt_seconds = seconds("gateway_attempt_seconds", "How long an attempt took.")
