@@ -98,20 +98,24 @@ class ReplicaHints:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
+        await self._send()  # that a lead is free, above all
 
     async def _keep_telling(self) -> None:
         while True:
             await self._tell.wait()
             await asyncio.sleep(_GATHER_S)
             self._tell.clear()
-            messages = list(self._messages())
-            if self.alone:
-                continue
-            if len(messages) > _MOST_MESSAGES:
-                messages = [_encoded(self._replica, [])]
-            with suppress(StoreError):  # they look
-                for message in messages:
-                    await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
+            await self._send()
+
+    async def _send(self) -> None:
+        messages = list(self._messages())
+        if self.alone:
+            return
+        if len(messages) > _MOST_MESSAGES:
+            messages = [_encoded(self._replica, [])]
+        with suppress(StoreError):  # they look
+            for message in messages:
+                await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
 
     def _messages(self) -> Iterator[str]:
         told: list[Any] = [["t", *key, at] for key, at in self._tasks.items()]

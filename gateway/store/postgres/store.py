@@ -34,7 +34,7 @@ class PostgresStore(StoreHousekeeping):
         servers: Servers,
         *,
         replica: str,
-        clock: SteeredClock | None = None,
+        clock: SteeredClock,
         lease_s: float = 45.0,
         first_attempt_delay_s: float = 0.0,
     ) -> None:
@@ -42,11 +42,11 @@ class PostgresStore(StoreHousekeeping):
 
         ``clock`` is kept in step with the database's, from the opening on.
         """
-        self.freed = asyncio.Event()
         self._database = PostgresDatabase(servers, settings=PLANNER)
-        self._replica = replica
-        self._clock = None if clock is None else DatabaseClock(self._database.read, clock, self._database.met_another)
+        self._clock = DatabaseClock(self._database.read, clock, self._database.met_another)
         self._keeping_time: asyncio.Task[None] | None = None
+        self.freed = asyncio.Event()
+        self._replica = replica
         claims = WebhookLeases(self._database, lease_s)
         self._hints = ReplicaHints(self._database, replica)
         super().__init__(PostgresEngine(self._database, claims, self._hints), first_attempt_delay_s)
@@ -55,10 +55,13 @@ class PostgresStore(StoreHousekeeping):
 
     async def open(self) -> None:
         await self._database.open()
-        if self._clock is not None:
+        try:
             await self._clock.measure(first=True)
-            self._keeping_time = asyncio.create_task(self._clock.run(), name="store-clock")
-        await self._open_ports()
+            await self._open_ports()
+        except BaseException:
+            await self._database.close()
+            raise
+        self._keeping_time = asyncio.create_task(self._clock.run(), name="store-clock")
         self._hints.start(
             Hearing(
                 task=self._hear_task,
@@ -81,9 +84,9 @@ class PostgresStore(StoreHousekeeping):
     async def close(self) -> None:
         if self._keeping_time is not None:
             self._keeping_time.cancel()
-            await asyncio.wait([self._keeping_time])
-        await self._hints.close()
+            await asyncio.wait((self._keeping_time,))
         await self._writer.close()
+        await self._hints.close()
         await self._database.close()
 
     @property
