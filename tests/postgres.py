@@ -1,8 +1,9 @@
 """PostgreSQL for the tests: the server from a wheel, which runs as another user where the tests run as root.
 
 ``postgres`` is an empty database for one test, on a server that the tests of one process share; ``postgres_debian`` is
-one on an older server, where that is installed. ``postgres_server`` is a server of a test's own, to stop and to kill. ``GATEWAY_TEST_DATABASE_URL`` names another database for ``postgres``:
-whatever its schema public holds is dropped. Nothing reaches the disk for sure: a test that needs that says so.
+one on an older server, where that is installed. ``postgres_server`` is a server of a test's own, to stop and to kill.
+``GATEWAY_TEST_DATABASE_URL`` names another database for ``postgres``: whatever its schema public holds is dropped.
+Nothing reaches the disk for sure: a test that needs that says so.
 """
 
 import ctypes

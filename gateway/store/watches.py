@@ -4,8 +4,8 @@ Owns what each of these writes does, how many tasks readers may have polled at o
 its readers. Called by the store's ports; tells ``duetasks.py`` what is due.
 """
 
-from collections import Counter
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
