@@ -37,6 +37,7 @@ class Watching:
         self._calls = proxied.calls
         self._timetable = proxied.timetable
         self.denies = proxied.denies
+        self._last_running = proxied.last_running
         self._watch_ms = round(watch_s * 1000)
         self._lasts_ms = round(_LASTS * self._watch_ms)
         self._beginning: dict[str, asyncio.Task[None]] = {}  # by task id: watches that are being stored
@@ -59,7 +60,6 @@ class Watching:
 
     async def prolong(self, known: ReadTask, client: str, for_s: float) -> None:
         """Have a task polled on for a reader."""
-        last = self._upstream.last_answers
         now = self._clock.now()
         await self._wish(
             ReadWatch(
@@ -70,7 +70,7 @@ class Watching:
                 read_until=_full_second(now + max(self._lasts_ms, round(for_s * 1000))),
                 next_poll_at=now,
                 begins=known.read_until is None,
-                record=None if known.record_bytes else last.running(known.task.task_id),
+                record=None if known.record_bytes else self._last_running(known),
             )
         )
 

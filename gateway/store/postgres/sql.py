@@ -297,8 +297,8 @@ SELECT min(expires_at) FROM callbacks WHERE next_attempt_at IS NULL AND ended_at
 
 # Keeping house.
 
-# A part at a time. Their tasks are locked first, as by everybody; once a callback is locked too it is seen whether it still
-# is ended. What another replica has locked is left to it.
+# A part at a time. Their tasks are locked first, as by everybody; once a callback is locked too it is seen whether it
+# still is ended. What another replica has locked is left to it.
 _ENDED = """
 (SELECT seq, task_seq, ended_at FROM callbacks WHERE '' || state = '{0}' AND ended_at IS NOT NULL AND ended_at < :{1}
     ORDER BY '' || state, ended_at LIMIT :limit)"""
