@@ -144,6 +144,20 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     assert second.stale_writes == 0
 
 
+async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
+    """A large body is asked for once there is room for it: from then on there is time for a whole attempt."""
+    await brought_to(first, CallbackState.PENDING)
+    due = await claim(first)
+    await lapse(first)
+    assert await first.outbox.body(due) == due.body
+    await second.outbox.look_again()
+    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    await lapse(first)
+    await second.outbox.look_again()
+    assert (await claim(second)).seq == due.seq
+    assert await first.outbox.body(due) is None
+
+
 async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:
     """No webhook is two replicas', and none is nobody's."""
     for number in range(20):
