@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
-from tests.postgres import _shared_server, postgres, postgres_server
+from tests.postgres import _shared_debian_server, _shared_server, postgres, postgres_debian, postgres_server
 
-__all__ = ["_shared_server", "postgres", "postgres_server"]
+__all__ = ["_shared_debian_server", "_shared_server", "postgres", "postgres_debian", "postgres_server"]
 
 # Hypothesis also draws the constants in the source of whatever is imported by then: a test would see other examples
 # alone than in company. There is no setting for it.

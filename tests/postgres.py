@@ -1,8 +1,9 @@
 """PostgreSQL for the tests: the server from a wheel, which runs as another user where the tests run as root.
 
-``postgres`` is an empty database for one test, on a server that the tests of one process share. ``postgres_server`` is
-a server of a test's own, to stop and to kill. ``GATEWAY_TEST_DATABASE_URL`` names another database for ``postgres``:
-whatever its schema public holds is dropped. Nothing reaches the disk for sure: a test that needs that says so.
+``postgres`` is an empty database for one test, on a server that the tests of one process share; ``postgres_debian`` is
+one on an older server, where that is installed. ``postgres_server`` is a server of a test's own, to stop and to kill.
+``GATEWAY_TEST_DATABASE_URL`` names another database for ``postgres``: whatever its schema public holds is dropped.
+Nothing reaches the disk for sure: a test that needs that says so.
 """
 
 import ctypes
@@ -16,15 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["Database", "NotAvailable", "Server", "from_debian", "from_wheel", "postgres", "postgres_server", "running"]
+__all__ = [
+    "Database",
+    "NotAvailable",
+    "Server",
+    "from_debian",
+    "from_wheel",
+    "postgres",
+    "postgres_debian",
+    "postgres_server",
+    "running",
+]
 
 DATABASE_VARIABLE = "GATEWAY_TEST_DATABASE_URL"
 OWNER = "gateway"
@@ -196,12 +207,16 @@ class Database:
 
 
 @contextmanager
-def running(programs: Path, **settings: str) -> Iterator[Server]:
-    """Run a server with an empty database; it ends with this process, whatever becomes of that."""
+def running(programs: Path, *, create: bool = True, **settings: str) -> Iterator[Server]:
+    """Run a server with an empty database; it ends with this process, whatever becomes of that.
+
+    Without ``create`` its data is its caller's to make, who starts it.
+    """
     with _folder() as folder:
         server = Server(programs, folder, settings)
         try:
-            server.create()
+            if create:
+                server.create()
             yield server
         finally:
             server.stop(signal.SIGQUIT)
@@ -209,11 +224,14 @@ def running(programs: Path, **settings: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def _shared_server() -> Iterator[Server]:
-    try:
-        with running(from_wheel()) as server:
-            yield server
-    except NotAvailable as exc:
-        pytest.skip(str(exc))
+    with _or_skipped(from_wheel) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_debian_server() -> Iterator[Server]:
+    with _or_skipped(from_debian) as server:
+        yield server
 
 
 @pytest.fixture
@@ -222,9 +240,19 @@ def postgres(request: pytest.FixtureRequest) -> Database:
     if other := os.environ.get(DATABASE_VARIABLE):
         psql = shutil.which("psql") or str(from_wheel() / "psql")
         database = Database(other, psql, other, None)
-    else:
-        server: Server = request.getfixturevalue("_shared_server")
-        database = Database(server.url(), server._program("psql"), server.url(user=_ADMIN), server)
+        database.empty()
+        return database
+    return _empty(request.getfixturevalue("_shared_server"))
+
+
+@pytest.fixture
+def postgres_debian(_shared_debian_server: Server) -> Database:
+    """An empty database on the server of Debian's packages, which is an older one."""
+    return _empty(_shared_debian_server)
+
+
+def _empty(server: Server) -> Database:
+    database = Database(server.url(), server._program("psql"), server.url(user=_ADMIN), server)
     database.empty()
     return database
 
@@ -232,11 +260,18 @@ def postgres(request: pytest.FixtureRequest) -> Database:
 @pytest.fixture
 def postgres_server() -> Iterator[Server]:
     """A server of this test's own, with an empty database."""
-    try:
-        with running(from_wheel()) as server:
-            yield server
-    except NotAvailable as exc:
-        pytest.skip(str(exc))
+    with _or_skipped(from_wheel) as server:
+        yield server
+
+
+@contextmanager
+def _or_skipped(programs: Callable[[], Path]) -> Iterator[Server]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running(programs()))
+        except NotAvailable as exc:
+            pytest.skip(str(exc))
+        yield server
 
 
 @contextmanager

@@ -35,6 +35,7 @@ __all__ = [
     "brought_to",
     "claim",
     "claim_task",
+    "lapse",
     "look",
     "new",
     "opened",
@@ -49,12 +50,18 @@ SUCCESS = Outcome(state=TaskState.SUCCESS, data='{"taskId":"t","result":{"text":
 FAIL = Outcome(state=TaskState.FAIL, data=b'{"taskId":"t","failMsg":"no \\"luck\\""}')
 ABANDONED = Outcome(state=TaskState.ABANDONED, data=b'{"taskId":"t","reason":"timeout"}')
 
+UPSTREAMS = ("up", "up-2", "other")
 NewStore = Callable[..., Store]
 
 
 async def opened(store: Store, stack: AsyncExitStack) -> Store:
     await store.open()
     stack.push_async_callback(store.close)
+    for upstream in UPSTREAMS if store.shared else ():
+        epoch = await store.lead(f"polls:{upstream}", 60)
+        assert epoch is not None
+        stack.push_async_callback(store.resign, f"polls:{upstream}")
+        await store.tasks.gained(upstream, epoch)
     return store
 
 
@@ -84,6 +91,12 @@ def new(
         model=model,
         format=shape,
     )
+
+
+async def lapse(store: Store) -> None:
+    """Let so much time pass that the claims lapse of a store that is closed next."""
+    if store.shared:
+        await store._database.read("UPDATE callbacks SET claimed_until = 1 WHERE claimed_until > 1")
 
 
 async def register(store: Store, callback: NewCallback) -> Registration:

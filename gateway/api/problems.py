@@ -21,6 +21,7 @@ from gateway.core.errors import (
     RequestError,
     StoreError,
     StorePartly,
+    StoreUnsure,
     Unavailable,
     without_frames,
 )
@@ -98,6 +99,8 @@ class ErrorAnswers:
         why: BaseException = error
         if isinstance(error, StorePartly):
             told, why = error.message, error.__cause__ or error
+        elif isinstance(error, StoreUnsure):
+            told = "The database's answer was lost, so that this may be stored all the same; send it again."
         _log.warning("request.store_failed", path=request.url.path, error=str(why))
         return self.answer(request.url.path, Unavailable(told, retry_after_s=_STORE_RETRY_AFTER_S))
 

@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.config.profile import Proxy, RecordCall, record_call
 from gateway.core.clock import Clock
+from gateway.core.reads import ReadTask
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 from gateway.upstream.api import Upstream
@@ -32,8 +33,20 @@ class Proxied(msgspec.Struct, frozen=True, kw_only=True):
     """Set when a place in the rate limit may have its time."""
     draining: asyncio.Event
     """Once it is set nothing more is created, and no read is held."""
+    polls_here: Callable[[], bool]
+    """Whether this process polls the upstream, and no other replica."""
+    recheck_s: float
+    """How often a held read looks for an end of which it is not told: another replica's."""
     denies: Callable[[int], bool]
     """Whether the upstream has long denied that there is a task, by the seq of its row."""
+
+    def last_running(self, known: ReadTask) -> bytes | None:
+        """Return what was last told of a running task, as far as it is not on disk.
+
+        Where another replica polls it, only what is no older than its last poll: somebody may have been told that.
+        """
+        since = None if self.polls_here() else known.task.last_polled_at
+        return self.upstream.last_answers.running(known.task.task_id, since)
 
     @property
     def calls(self) -> Proxy:

@@ -48,7 +48,8 @@ class Reading:
         self._forwarding = forwarding
         self._watching = watching
         self._poller_wake = proxied.poller_wake
-        self._ends = Ends(proxied.registry, proxied.clock, proxied.draining)
+        self._last_running = proxied.last_running
+        self._ends = Ends(proxied.registry, proxied.clock, proxied.draining, proxied.recheck_s)
         self._synthesizes = proxied.calls.synthesize
         self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
         self._readers: Counter[str] = Counter()
@@ -126,7 +127,7 @@ class Reading:
         if known is None or not self._is_polled(known):
             return None
         last, task_id = self._upstream.last_answers, known.task.task_id
-        told = known.record_bytes > 0 or last.running(task_id) is not None or self._can_make(known, anew=anew)
+        told = known.record_bytes > 0 or self._last_running(known) is not None or self._can_make(known, anew=anew)
         return known.task.seq if told and last.ended(task_id) is None else None
 
     async def _answered(
@@ -138,8 +139,8 @@ class Reading:
         record = last.ended(task_id)  # first: the poller may not have seen the end yet
         if record is None and known is not None and known.record_bytes and (polled or known.task.state.terminal):
             record = await self._record(request, known)
-        elif record is None and polled:
-            record = last.running(task_id)
+        elif record is None and known is not None and polled:
+            record = self._last_running(known)
         if record is not None:
             made, size = partial(told_envelope, profile, record), len(record)
         elif known is not None and (self._can_make(known, anew=anew) or self._has_outcome(known)):

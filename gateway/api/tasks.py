@@ -23,8 +23,6 @@ __all__ = ["MAX_WAIT_S", "Ends", "Tasks", "wait_of", "whole"]
 T = TypeVar("T")
 
 MAX_WAIT_S = 60.0
-_RECHECK_S = 15.0
-"""A task may be settled by another process: look again after this long."""
 _LEAST_S = 0.001
 _COST = 4  # a task that is read takes so many times its outcome's size: in two spellings, and on its way
 
@@ -41,10 +39,12 @@ async def whole(registry: Registry, request: Request, task: Task) -> Task:
 class Ends:
     """Waits for tasks' ends, for requests that are held meanwhile; once ``draining`` is set none may be any longer."""
 
-    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event) -> None:
+    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event, recheck_s: float) -> None:
+        """``recheck_s``: look again after so long, as another process may have settled the task."""
         self._registry = registry
         self._clock = clock
         self._draining = draining
+        self._recheck_s = recheck_s
 
     async def wait(self, look: Callable[[], Awaitable[T]], runs: Callable[[T], int | None], until: float) -> T:
         """Return what a look finds once nothing runs, or at ``until``, by the steady clock.
@@ -62,7 +62,7 @@ class Ends:
                 if left_s < _LEAST_S:
                     break
                 settled = asyncio.create_task(
-                    self._registry.wait_settled(seq, min(left_s, _RECHECK_S)), name="task-wait-settled"
+                    self._registry.wait_settled(seq, min(left_s, self._recheck_s)), name="task-wait-settled"
                 )
                 # It listens from here on; a task that settled just before shows when looked at once more.
                 await asyncio.sleep(0)
@@ -83,11 +83,11 @@ class Ends:
 class Tasks:
     """The call, over a store; ``upstreams`` are polled."""
 
-    def __init__(self, registry: Registry, clock: Clock, draining: asyncio.Event, upstreams: Collection[str]) -> None:
+    def __init__(self, registry: Registry, clock: Clock, ends: Ends, upstreams: Collection[str]) -> None:
         self._upstreams = upstreams
         self._registry = registry
         self._clock = clock
-        self._ends = Ends(registry, clock, draining)
+        self._ends = ends
 
     async def get(self, request: Request) -> Response:
         until = self._clock.monotonic() + wait_of(request)

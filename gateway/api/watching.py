@@ -37,6 +37,7 @@ class Watching:
         self._calls = proxied.calls
         self._timetable = proxied.timetable
         self.denies = proxied.denies
+        self._last_running = proxied.last_running
         self._watch_ms = round(watch_s * 1000)
         self._lasts_ms = round(_LASTS * self._watch_ms)
         self._beginning: dict[str, asyncio.Task[None]] = {}  # by task id: watches that are being stored
@@ -59,7 +60,6 @@ class Watching:
 
     async def prolong(self, known: ReadTask, client: str, for_s: float) -> None:
         """Have a task polled on for a reader."""
-        last = self._upstream.last_answers
         now = self._clock.now()
         await self._wish(
             ReadWatch(
@@ -67,10 +67,10 @@ class Watching:
                 task_id=known.task.task_id,
                 client=client,
                 at=now,
-                read_until=now + max(self._lasts_ms, round(for_s * 1000)),
+                read_until=_full_second(now + max(self._lasts_ms, round(for_s * 1000))),
                 next_poll_at=now,
                 begins=known.read_until is None,
-                record=None if known.record_bytes else last.running(known.task.task_id),
+                record=None if known.record_bytes else self._last_running(known),
             )
         )
 
@@ -125,7 +125,7 @@ class Watching:
                 task_id=task_id,
                 client=client,
                 at=now,
-                read_until=now + self._lasts_ms,
+                read_until=_full_second(now + self._lasts_ms),
                 next_poll_at=next_poll_at,
                 told=True,
                 begins=known is None or known.read_until is None,
@@ -156,7 +156,7 @@ class Watching:
                 task_id=task_id,
                 client=client,
                 at=now,
-                read_until=now + self._lasts_ms,
+                read_until=_full_second(now + self._lasts_ms),
                 next_poll_at=self._timetable.first_poll_at(now, client, asked.model, new=True),
                 begins=True,
                 model=asked.model,
@@ -175,3 +175,8 @@ class Watching:
     async def _wish(self, wish: ReadWatch) -> None:
         with suppress(StoreError):  # the store tells of itself
             await self._registry.watch(wish)
+
+
+def _full_second(at: int) -> int:
+    """Return the next full second: what ends together is seen to together, and each time is a write."""
+    return -(-at // 1000) * 1000

@@ -5,6 +5,7 @@ Owns what a gateway is made of. Validates, opens, writes and starts nothing. Cal
 
 import asyncio
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -24,10 +25,10 @@ from gateway.api.registering import Registering
 from gateway.api.routing import routes
 from gateway.api.shares import Shares
 from gateway.api.table import table
-from gateway.api.tasks import Tasks
+from gateway.api.tasks import Ends, Tasks
 from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, client_upstreams, token_owners
 from gateway.config.settings import Settings, UpstreamSettings, database_path
-from gateway.core.clock import Clock, FollowingClock
+from gateway.core.clock import Clock, FollowingClock, SteeredClock
 from gateway.core.memory import Memory
 from gateway.core.model import Format
 from gateway.core.ratelimit import RateWindow
@@ -35,6 +36,7 @@ from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Backups, Janitor
+from gateway.loops.leading import Leading, Lease
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.net.guard import Netguard, parse_allow
@@ -48,6 +50,7 @@ from gateway.upstream.key import UpstreamKey
 from gateway.upstream.learned import Learned
 from gateway.upstream.reservations import Load, Swap
 from gateway.upstream.schedule import PollSchedule
+from gateway.upstream.spending import ALONE
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
 from gateway.webhook.headers import ClientHeaders
@@ -65,6 +68,10 @@ MOST_CONNECTIONS = MOST_POLLS + 2 * MOST_UNDER_WAY
 _MOST_IDLE = 64
 """Connections to one upstream that are kept for the next request."""
 _UNLIMITED_PER_S = 1e6
+_RECORDED_S = 30.0
+"""So long after the longest attempt other replicas leave a claimed webhook to the one that sends it."""
+_RECHECK_S = (15.0, 1.0)
+"""How often a request that is held for a task's end looks for it, without being told: alone, and beside replicas."""
 
 
 class Shared(NamedTuple):
@@ -75,6 +82,8 @@ class Shared(NamedTuple):
     metrics: Metrics
     memory: Memory
     resolver: Resolver
+    replica: str
+    """This process's name among those that share the database; it has none where it is alone."""
 
 
 def own_files(upstreams: int) -> int:
@@ -84,10 +93,12 @@ def own_files(upstreams: int) -> int:
 
 def build(settings: Settings, clock: Clock) -> Gateway:
     """Build a gateway of checked settings."""
-    database = database_path(settings.database_url)
-    store = SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
-    following = FollowingClock(clock)
-    shared = Shared(store, following, Metrics(), Memory(settings.memory_bytes), Resolver())
+    clock = FollowingClock(clock) if database_path(settings.database_url) else SteeredClock(clock)
+    replica = secrets.token_hex(6)
+    store = _store(settings, clock, replica)
+    memory = Memory(settings.memory_bytes)
+    shared = Shared(store, clock, Metrics(), memory, Resolver(), replica if store.shared else ALONE)
+    shared.metrics.stale_writes = lambda: store.stale_writes
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
         guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
@@ -95,16 +106,20 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
     deliverer = _deliverer(settings, shared, callback_transport, client_headers)
-    janitor = Janitor(store, following, settings.retention_days)
-    clock_steps = ClockSteps(store, following)
+    janitor = Janitor(store, clock, settings.retention_days)
+    clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
-    supervisor = Supervisor(loops, following, shared.metrics, clock_steps)
-    readiness = ReadyCheck(store, watches, supervisor, needs_all=settings.ready_upstreams == "all")
+    leading = _leading(shared, watches)
+    if leading is not None:
+        loops.append(leading)
+    supervisor = Supervisor(loops, clock, shared.metrics, clock_steps)
+    readiness = ReadyCheck(store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all")
 
     async def check_url(url: str) -> None:
         await guard.check_registration(url, shared.resolver.resolve)
 
-    backup = database.with_name(database.name + ".backup")
+    database = database_path(settings.database_url)
+    backup = None if database is None else database.with_name(database.name + ".backup")
     return Gateway(
         settings=settings,
         store=store,
@@ -115,20 +130,48 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         api=_api(settings, shared, watches, readiness, check_url),
         readiness=readiness,
         backup=backup,
-        backups=Backups(store, following, backup),
+        backups=Backups(store, clock, backup),
         callback_transport=callback_transport,
         resolver=shared.resolver,
         memory=shared.memory,
     )
 
 
+def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: str) -> Store:
+    delay_s = settings.retry_schedule[0]
+    database = database_path(settings.database_url)
+    if database is not None:
+        return SqliteStore(database, first_attempt_delay_s=delay_s)
+    assert isinstance(clock, SteeredClock)  # noqa: S101 - made so
+    # With the package that it needs, and only where it is used.
+    from gateway.store.postgres.store import PostgresStore
+    from gateway.store.postgres.url import Servers
+
+    return PostgresStore(
+        Servers(settings.database_url, settings.database_password),
+        replica=replica,
+        clock=clock,
+        lease_s=settings.attempt_timeout_s + _RECORDED_S,
+        first_attempt_delay_s=delay_s,
+    )
+
+
+def _leading(shared: Shared, watches: Sequence[Watch]) -> Leading | None:
+    if not shared.replica:
+        for watch in watches:
+            shared.metrics.leading.labels(watch.upstream.name).set(1)
+        return None
+    pollers = {watch.upstream.name: watch.poller for watch in watches}
+    return Leading(shared.store, shared.clock, shared.metrics, pollers)
+
+
 def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
-    store, clock, metrics, memory, resolver = shared
+    store, clock, metrics, memory, resolver, replica = shared
     name, limits = own.name, own.profile.limits
     key = UpstreamKey(
         name,
-        _budget(f"queries:{name}", own.rate, store, clock),
-        _budget(f"creates:{name}", own.create_rate, store, clock),
+        _budget(f"queries:{name}", own.rate, shared),
+        _budget(f"creates:{name}", own.create_rate, shared),
         metrics,
     )
     # Of its own: one that hangs holds all of its connections, and nobody else's.
@@ -148,13 +191,14 @@ def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
     per_s = min((window.limit / window.window_s for window in own.rate), default=_UNLIMITED_PER_S)
     learned = Learned(*_kept(f"durations:{name}", store))
     timetable = Timetable(schedule, per_s, clock, random.Random(), learned)  # noqa: S311 - jitter, not a secret
-    poller = Poller(store.tasks, upstream, key, timetable, clock, metrics)
+    lease = Lease(clock) if replica else None
+    poller = Poller(store.tasks, upstream, key, timetable, clock, metrics, lease)
     _show(metrics, name, key, poller)
     return Watch(upstream, transport, key, timetable, poller, own.default)
 
 
-def _budget(name: str, windows: Sequence[RateWindow], store: Store, clock: Clock) -> Budget:
-    return Budget(windows, clock, *_kept(name, store))
+def _budget(name: str, windows: Sequence[RateWindow], shared: Shared) -> Budget:
+    return Budget(windows, shared.clock, *_kept(name, shared.store), shared.replica)
 
 
 def _kept(name: str, store: Store) -> tuple[Load, Swap]:
@@ -215,7 +259,8 @@ def _api(
     operations = Operations(
         registry, clock, metrics, unhealthy=readiness.supervisor.problem, troubles=readiness.troubles
     )
-    callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, readiness.draining, names)
+    ends = Ends(registry, clock, readiness.draining, _recheck_s(shared))
+    callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, ends, names)
     errors = ErrorAnswers(mounts.profile_of)
     tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
     app = Starlette(
@@ -236,6 +281,10 @@ def _first_poll_at(watch: Watch, task_id: str, now: int, client: str, model: str
     return watch.timetable.first_poll_at(now, client, model)
 
 
+def _recheck_s(shared: Shared) -> float:
+    return _RECHECK_S[bool(shared.replica)]
+
+
 def _proxy(
     watch: Watch,
     settings: Settings,
@@ -252,6 +301,8 @@ def _proxy(
         timetable=watch.timetable,
         poller_wake=shared.store.tasks.due(watch.upstream.name),
         draining=draining,
+        polls_here=lambda: watch.poller.lease.lasts,
+        recheck_s=_recheck_s(shared),
         denies=watch.poller.denies,
     )
     return UpstreamProxy(

@@ -23,11 +23,12 @@ from gateway.config import secretfile
 from gateway.config.settings import DEFAULT_CLIENT, Settings, database_path
 from gateway.config.tokens import token_digest
 from gateway.core import private
-from gateway.core.errors import StoreError, Unavailable
+from gateway.core.errors import SecretError, StoreError, Unavailable
 from gateway.core.memory import Memory
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.janitor import Backups
+from gateway.loops.leading import Leading
 from gateway.loops.poller import Poller
 from gateway.loops.supervisor import Supervisor
 from gateway.net.resolver import Resolver
@@ -75,8 +76,16 @@ class ReadyCheck:
     So no message of an upstream, a database or an exception is among it.
     """
 
-    def __init__(self, store: Store, watches: Sequence[Watch], supervisor: Supervisor, *, needs_all: bool) -> None:
-        """``needs_all``: every upstream has to accept its key, not just any."""
+    def __init__(
+        self,
+        store: Store,
+        watches: Sequence[Watch],
+        supervisor: Supervisor,
+        leading: Leading | None = None,
+        *,
+        needs_all: bool,
+    ) -> None:
+        """``leading``: where there are replicas. ``needs_all``: every upstream has to accept its key, not just any."""
         self.started = asyncio.Event()
         """Set once the store is open and the loops run."""
         self.draining = asyncio.Event()
@@ -84,6 +93,7 @@ class ReadyCheck:
         self.supervisor = supervisor
         self._store = store
         self._watches = watches
+        self._leading = leading
         self._needs_all = needs_all
 
     def troubles(self) -> list[Trouble]:
@@ -114,6 +124,8 @@ class ReadyCheck:
         for words, holds in flaws:
             for watch in filter(holds, self._watches):
                 yield Trouble(f"the upstream {watch.upstream.name} {words}", stops_work=False)
+        for name in () if self._leading is None else self._leading.leaderless():
+            yield Trouble(f"no replica polls the upstream {name}", stops_work=False)
 
 
 class Changed(NamedTuple):
@@ -138,13 +150,15 @@ class Gateway:
     settings: Settings
     """Those that it was built with."""
     store: Store
-    clock_steps: ClockSteps
+    clock_steps: ClockSteps | None
+    """None: all go by the database's clock."""
     supervisor: Supervisor
     watches: Sequence[Watch]
     client_headers: ClientHeaders
     api: Api
     readiness: ReadyCheck
-    backup: Path
+    backup: Path | None
+    """Where a backup stands; None: the database is a server's."""
     backups: Backups
     callback_transport: PooledTransport
     resolver: Resolver
@@ -171,8 +185,10 @@ class Gateway:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
         _tell_exposed(self.settings)
         await self.store.open()
-        await self.clock_steps.catch_up()
-        private.tighten(self.backup)
+        if self.clock_steps is not None:
+            await self.clock_steps.catch_up()
+        if self.backup is not None:
+            private.tighten(self.backup)
         self._sign(self.settings, await self._find_secret())
         for watch in self.watches:
             await watch.poller.prepare()
@@ -185,8 +201,13 @@ class Gateway:
         """Return what signs where a client has no secret of its own, and log where it came from."""
         configured = self.settings.webhook_secret
         database = database_path(self.settings.database_url)
-        path = secretfile.secret_path(database)
         kept = secretfile.in_use(configured, lambda: database)
+        if database is None:
+            if kept is None:
+                raise SecretError(secretfile.NOT_SHARED)
+            _log.info("secret.loaded", source=self.settings.webhook_secret_from)
+            return kept
+        path = secretfile.secret_path(database)
         if kept is None:
             # Only now that the database is open, and known to owe nothing that the lost one was to sign.
             callbacks = await self.store.registry.count_callbacks()
@@ -236,8 +257,12 @@ class Gateway:
         drain_s = self.settings.drain_s
         proxies = (proxy.drain(drain_s) for proxy in self.api.proxies)
         await asyncio.gather(self.supervisor.drain(drain_s), self.backups.stop(), *proxies)
-        with suppress(StoreError):  # then the next start finds its last write in the future
-            await self.clock_steps.finish()
+        for watch in self.watches:
+            with suppress(StoreError):  # then others count what is left of them as used, for a few seconds
+                await watch.key.close()
+        if self.clock_steps is not None:
+            with suppress(StoreError):  # then the next start finds its last write in the future
+                await self.clock_steps.finish()
 
     async def close(self) -> None:
         """Let everything go; safe when nothing was started."""

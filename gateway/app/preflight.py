@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ def _check_files(values: Mapping[str, Any]) -> Iterator[str]:
     if "database_url" not in values:
         return
     path = database_path(values["database_url"])
+    if path is None:
+        yield from _check_server(values)
+        return
     try:
         problem = _place_problem(path)
     except OSError as error:  # a folder on the way may not be searched, or links lead in a circle
@@ -73,6 +77,19 @@ def _check_files(values: Mapping[str, Any]) -> Iterator[str]:
         problem = _secret_problem(path)
         if problem is not None:
             yield problem
+
+
+def _check_server(values: Mapping[str, Any]) -> Iterator[str]:
+    """Look at what replicas need that share a server's database, which is asked nothing."""
+    if find_spec("asyncpg") is None:
+        yield "GATEWAY_DATABASE_URL: PostgreSQL needs a package more: pip install 'asyncpg>=0.32,<0.33'"
+    else:
+        from gateway.store.postgres.url import Servers  # with the package it needs, and only where that is used
+
+        problems = Servers(values["database_url"], values.get("database_password")).problems()
+        yield from (f"GATEWAY_DATABASE_URL: {problem}" for problem in problems)
+    if values.get("webhook_secret", "mistaken") is None:
+        yield secretfile.NOT_SHARED
 
 
 def _place_problem(path: Path) -> str | None:

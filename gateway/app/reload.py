@@ -32,10 +32,11 @@ def changes(running: Settings, secret: str, new: Settings) -> Changed:
     if problems := _not_together(settings):
         raise ConfigError(problems)
     database = database_path(settings.database_url)
-    secret_path = secretfile.secret_path(database)
+    secret_path = None if database is None else secretfile.secret_path(database)
     new_secret = secretfile.in_use(settings.webhook_secret, lambda: database)
     if new_secret is None:
-        raise SecretError(f"{secret_path}: there is no secret any more; put it back, or set GATEWAY_WEBHOOK_SECRET")
+        gone = f"{secret_path}: there is no secret any more; put it back, or set GATEWAY_WEBHOOK_SECRET"
+        raise SecretError(secretfile.NOT_SHARED if secret_path is None else gone)
     differing = [row for row in SETTINGS if getattr(running, row.key) != getattr(new, row.key)]
     names = [row.env for row in differing if row.key in _RELOADED]
     if new_secret != secret and "GATEWAY_WEBHOOK_SECRET" not in names:

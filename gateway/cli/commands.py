@@ -322,13 +322,14 @@ def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
     if given:
         return parse_secrets(" ".join(given))
 
-    def database() -> Path:
+    def database() -> Path | None:
         return database_path(load_some(os.environ, config, ("database_url",))["database_url"])
 
     found = secretfile.in_use(load_some(os.environ, config, ("webhook_secret",))["webhook_secret"], database)
     if found is None:
-        path = secretfile.secret_path(database())
-        raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET: there is no secret in {path}.")
+        path = database()
+        found_none = "" if path is None else f": there is no secret in {secretfile.secret_path(path)}"
+        raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET{found_none}.")
     return parse_secrets(found)
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import click
 
-from gateway.config.databaseurl import is_postgres
 from gateway.config.parsers import database_url
 from gateway.config.settings import database_path
 from gateway.store.copying import CopySide, copy_database
@@ -38,13 +37,13 @@ def _side(url: str, argument: str, password: str | None) -> CopySide:
         database_url(url)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint=argument) from exc
-    if is_postgres(url):
+    if (path := database_path(url)) is None:
         from gateway.store.postgres.copyside import PostgresCopySide
 
         return PostgresCopySide(url, password)
     from gateway.store.sqlite.copyside import SqliteCopySide
 
-    return SqliteCopySide(database_path(url))
+    return SqliteCopySide(path)
 
 
 class _ProgressBar:

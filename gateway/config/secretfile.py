@@ -14,8 +14,12 @@ from gateway.core.model import CallbackState
 from gateway.core.textfile import read_text
 from gateway.signature import Signer, make_secret, parse_secrets
 
-__all__ = ["in_use", "make", "missing", "read", "secret_path"]
+__all__ = ["NOT_SHARED", "in_use", "make", "missing", "read", "secret_path"]
 
+NOT_SHARED = (
+    "GATEWAY_WEBHOOK_SECRET: not set; replicas that share a database sign with the same secret, and none is made for "
+    "them: set it, on each of them, to what `gateway make-secret` prints"
+)
 _OWED = (CallbackState.WAITING, CallbackState.PENDING, CallbackState.DEAD)
 """Whose webhooks are still to be signed; a dead one may be redelivered."""
 
@@ -26,12 +30,16 @@ def secret_path(database: Path) -> Path:
     return beside if beside != database else database.with_name(database.name + ".secret")
 
 
-def in_use(configured: Sequence[str] | None, database: Callable[[], Path]) -> str | None:
+def in_use(configured: Sequence[str] | None, database: Callable[[], Path | None]) -> str | None:
     """Return the secrets, separated by spaces: those configured, else those beside the database; None with neither.
 
-    ``database`` is asked only where none are configured. Raises SecretError.
+    ``database`` is asked only where none are configured; None: it is a server's, and nothing is beside it. Raises
+    SecretError.
     """
-    return " ".join(configured) if configured else read(secret_path(database()))
+    if configured:
+        return " ".join(configured)
+    path = database()
+    return None if path is None else read(secret_path(path))
 
 
 def read(path: Path) -> str | None:

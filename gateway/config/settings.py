@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from gateway.config import parsers
-from gateway.config.databaseurl import without_password
+from gateway.config.databaseurl import is_postgres, without_password
 from gateway.config.tokens import parse_hashes
 from gateway.core.ratelimit import RateWindow
 
@@ -213,6 +213,11 @@ CLIENT_KEYS = _declared(ClientSettings)
 CLIENT_KEYS["token_hash"] = msgspec.structs.replace(CLIENT_KEYS["token_hashes"], key="token_hash")
 
 
-def database_path(url: str) -> Path:
-    """Return the file of GATEWAY_DATABASE_URL; whole; a relative one starts at the working directory."""
+def database_path(url: str) -> Path | None:
+    """Return the file of GATEWAY_DATABASE_URL, whole; a relative one starts at the working directory.
+
+    None where the database is a server's.
+    """
+    if is_postgres(url):
+        return None
     return Path(url.removeprefix("sqlite:///")).absolute()

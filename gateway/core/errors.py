@@ -15,6 +15,7 @@
     │   ├── StoreRefused       it will not take this write's values, whoever tries again
     │   ├── StoreDefect        a defect keeps this one write from being stored
     │   ├── StorePartly        it failed when a part of what was asked was done already
+    │   ├── StoreUnsure        its answer to a commit was lost: nobody knows
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer
     │       └── StoreInUse     another process has it
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
@@ -115,10 +116,7 @@ is or will be; gives no answer; none in time; lets nobody in, or not this one.""
 
 
 class StoreError(GatewayError):
-    """The database could not do what was asked; nothing of it was done.
-
-    But for a commit whose answer was lost: of that nobody knows, and the message says so.
-    """
+    """The database could not do what was asked; nothing of it was done."""
 
     def __init__(self, message: str, *, reason: StoreReason | None = None) -> None:
         super().__init__(message)
@@ -135,6 +133,10 @@ class StoreDefect(StoreError):
 
 class StorePartly(StoreError):
     """A part of what was asked is done, and stays so: the message says which, and what to do about the rest."""
+
+
+class StoreUnsure(StoreError):
+    """The database's answer to a commit was lost: nobody knows whether what was asked is done."""
 
 
 class StoreUnusable(StoreError):

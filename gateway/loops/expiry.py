@@ -11,6 +11,7 @@ import structlog
 from gateway.core.clock import Clock
 from gateway.core.model import ExpiredTask, Settlement
 from gateway.loops.endings import CALLBACKS_TOLD, gave_up
+from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason
@@ -33,24 +34,35 @@ _RESTART_GRACE_MS = 600_000
 class Expiry:
     """The passed callbacks of one upstream's tasks."""
 
-    def __init__(self, tasks: TaskQueue, upstream: Upstream, troubled: Troubled, clock: Clock) -> None:
+    def __init__(self, tasks: TaskQueue, upstream: Upstream, troubled: Troubled, clock: Clock, lease: Lease) -> None:
         self._tasks = tasks
         self._upstream = upstream
         self._troubled = troubled
         self._clock = clock
+        self._lease = lease
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
 
-    async def run(self, now: int) -> float:
-        """Abandon the callbacks whose time has passed; return the seconds until the next one's will."""
+    def begin(self) -> None:
+        """Hear that from now on this process polls them."""
+        self._started = self._clock.monotonic()
+        self._last_polls.clear()
+
+    async def run(self, now: int, term: int) -> float:
+        """Abandon the callbacks whose time has passed; return the seconds until the next one's will.
+
+        ``term``: the one in which this is done; once it is over nothing is.
+        """
         expired, next_expiry_at = await self._tasks.expired(self._upstream.name, now, _BATCH)
+        if not self._lease.holds(term):
+            return HEARTBEAT_S
         self._last_polls.intersection_update((task.seq, task.expires_at) for task in expired)
         over = [(task, expired_by) for task in expired if (expired_by := self._expired_by(task, now)) is not None]
         # Together, so that they share a transaction.
         await asyncio.gather(*(self._abandon(task, expired_by, now) for task, expired_by in over))
         given_up = {task.seq for task, _ in over}
         ask_again = {(task.seq, task.expires_at) for task in expired if task.seq not in given_up} - self._last_polls
-        if ask_again:
+        if ask_again and self._lease.holds(term):
             await self._tasks.poll_now(self._upstream.name, [seq for seq, _ in ask_again], now)
             self._last_polls |= ask_again
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000

@@ -1,11 +1,13 @@
 """Removes what is of no more use: old callbacks and their tasks, old creates, what was read. Looks after the store,
 and backs it up.
 
-Owns when, where a backup stands, and that one is made at a time; the store owns how. The janitor is run by the
-supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file that the gateway holds.
+Owns when, where a backup stands, and that one is made at a time; the store owns how. Of several replicas one deletes
+at a time. The janitor is run by the supervisor. Backups are told by the wiring, on SIGUSR1: nobody else can read a file
+that the gateway holds.
 """
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -29,6 +31,7 @@ _READS_EVERY_S = 60.0
 _READ_KEPT_MS = 450_000
 """For so long what the proxy's readers waited for is kept after they have gone: with the minute and a half for which a
 task is watched without a read, and the minute between two looks, it is gone ten minutes after the last read."""
+_LEASE_S = 3 * HEARTBEAT_S
 _DEAD_FACTOR = 3  # dead letters are kept three times as long: somebody may yet redeliver them
 
 
@@ -50,6 +53,8 @@ class Janitor:
             # Nobody else may write while the gateway is not ready: find out whether it works again.
             await self._housekeeping.probe()
             await self._housekeeping.load("probe")
+        if await self._housekeeping.lead(self.name, _LEASE_S) is None:
+            return HEARTBEAT_S  # another replica does
         return min(await self._prune_reads(), await self._prune_callbacks())
 
     async def _prune_reads(self) -> float:
@@ -80,13 +85,16 @@ class Janitor:
         await asyncio.sleep(timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
-        """Nothing is in flight between two batches."""
+        """Let another replica go on; nothing is in flight between two batches."""
+        with suppress(StoreError):  # then it does once the lease is over
+            await self._housekeeping.resign(self.name)
 
 
 class Backups:
     """Makes backups beside the database, the next one in the place of the last."""
 
-    def __init__(self, housekeeping: Housekeeping, clock: Clock, path: Path) -> None:
+    def __init__(self, housekeeping: Housekeeping, clock: Clock, path: Path | None) -> None:
+        """``path``: where one stands; None: the database is a server's, and has backups of its own."""
         self._housekeeping = housekeeping
         self._clock = clock
         self._path = path
@@ -94,10 +102,13 @@ class Backups:
 
     def begin(self) -> None:
         """Begin a backup, where none is being made."""
+        if self._path is None:
+            _log.warning("backup.refused", reason="back PostgreSQL up itself, with pg_dump or its server's archive")
+            return
         if self._task is not None and not self._task.done():
             _log.warning("backup.refused", reason="one is being made")
             return
-        self._task = asyncio.create_task(self._make(), name="backup")
+        self._task = asyncio.create_task(self._make(self._path), name="backup")
 
     async def stop(self) -> None:
         """Give up the one that is being made; the last one stays."""
@@ -105,13 +116,13 @@ class Backups:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _make(self) -> None:
+    async def _make(self, path: Path) -> None:
         started = self._clock.monotonic()
-        _log.info("backup.started", path=str(self._path))
+        _log.info("backup.started", path=str(path))
         try:
-            size = await self._housekeeping.backup(self._path)
+            size = await self._housekeeping.backup(path)
         except StoreError as exc:
-            _log.error("backup.failed", path=str(self._path), error=exc.message)
+            _log.error("backup.failed", path=str(path), error=exc.message)
         else:
             took_s = round(self._clock.monotonic() - started, 3)
-            _log.info("backup.finished", path=str(self._path), bytes=size, took_s=took_s)
+            _log.info("backup.finished", path=str(path), bytes=size, took_s=took_s)

@@ -4,6 +4,9 @@ Owns which polls begin, and what an answer means for the key; what it leads to f
 and what becomes of callbacks whose time has passed ``expiry``'s. Run by the supervisor; talks to the store and to one
 upstream.
 
+It polls only while it leads (``leading``). What its polls bring after that is stored by nobody: another replica has
+asked anew by then, or will. Meanwhile it takes over what the one that leads has learned.
+
 A refused key pauses the key, never its tasks: one poll at a time probes it, after each pause, until it is accepted.
 A task that nobody has asked about yet need not wait for the pause's end: it may be the first that the key is good for.
 """
@@ -20,6 +23,7 @@ from gateway.core.model import DueTask
 from gateway.core.telemetry import Metrics
 from gateway.loops.expiry import Expiry
 from gateway.loops.inflight import InFlight
+from gateway.loops.leading import Lease, always
 from gateway.loops.pollresults import PollResults
 from gateway.loops.pollshares import PollShares, least_failed
 from gateway.loops.supervisor import HEARTBEAT_S
@@ -55,8 +59,11 @@ class Poller:
         timetable: Timetable,
         clock: Clock,
         metrics: Metrics,
+        lease: Lease | None = None,
     ) -> None:
+        """``lease``: when it leads; None: always."""
         self.name = f"poller-{upstream.name}"
+        self.lease = always(clock) if lease is None else lease
         self._tasks = tasks
         self._upstream = upstream
         self._key = key
@@ -69,8 +76,9 @@ class Poller:
         self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._troubled = Troubled(key)
         self._results = PollResults(tasks, upstream, timetable, self._troubled, clock, metrics)
-        self._expiry = Expiry(tasks, upstream, self._troubled, clock)
-        self._probing = False
+        self._expiry = Expiry(tasks, upstream, self._troubled, clock, self.lease)
+        self._term = 0  # the one of this round
+        self._probing = self._draining = False
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
@@ -92,12 +100,36 @@ class Poller:
         await self._key.restore()
         await self._timetable.restore()
 
+    async def gained(self, epoch: int) -> None:
+        """Take up what the replica that led before has learned, and all that is due. Raises StoreError."""
+        await self._timetable.restore()
+        await self._tasks.gained(self._upstream.name, epoch)
+        self._expiry.begin()
+        self._wake.set()
+
+    def lost(self) -> None:
+        """Leave all of it to the replica that leads from now on."""
+        self._tasks.lost(self._upstream.name)
+        self._key.left()
+        self._troubled.clear()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no poll is under way, and nothing is to be kept of those that were."""
+        return not self._in_flight.count and not self._draining
+
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
+        term = self.lease.current
+        if term is None:
+            self._key.queries.polls_waiting = False
+            await self._timetable.follow()
+            return HEARTBEAT_S
+        self._term = term
         await self._timetable.save()
         now = self._clock.now()
         queries = self._key.queries
-        wait_s = min(await self._expiry.run(now), max((await self._tasks.unwatch(now) - now) / 1000, 0.001))
+        wait_s = min(await self._expiry.run(now, term), max((await self._tasks.unwatch(now) - now) / 1000, 0.001))
         queries.polls_waiting = False
         room = self._in_flight.free
         # As it is now: a refusal that comes in the middle of this round begins a pause.
@@ -110,8 +142,10 @@ class Poller:
         free = min(room, available)
         if free <= 0:
             queries.polls_waiting = True  # perhaps: the next round with a place to give puts it right
+            await queries.look()
             if refused:
                 wait_s = min(wait_s, await self._ask_about_new(now))
+            wait_s = min(wait_s, queries.looks_in_s)
             available_s = queries.next_available_s()
             return wait_s if available_s is None else min(wait_s, max(available_s, 0.001))
         queries.take(free)
@@ -145,9 +179,14 @@ class Poller:
         self._wake.clear()
 
     async def drain(self, timeout_s: float) -> None:
-        await self._in_flight.drain(timeout_s)
-        with suppress(StoreError):  # the store tells of itself; what is not kept is learned anew
-            await self._timetable.save(now=True)
+        self._draining = True
+        try:
+            await self._in_flight.drain(timeout_s)
+            if self.lease.holds(self._term):
+                with suppress(StoreError):  # the store tells of itself; what is not kept is learned anew
+                    await self._timetable.save(now=True)
+        finally:
+            self._draining = False
 
     async def _ask_about_new(self, now: int) -> float:
         """In a pause, ask about a task that nobody has asked about; return in how many seconds to look again."""
@@ -170,21 +209,26 @@ class Poller:
 
     async def _start_polls(self, claims: Sequence[DueTask], now: int) -> int:
         """Ask about these tasks, in places taken; return how many that took. Raises StoreError."""
+        granted = 0
         try:
-            await self._key.queries.reserve(len(claims))
-        except BaseException:
-            await self._tasks.release(claims)
-            raise
-        for claim in claims:
+            granted = await self._key.queries.reserve(len(claims))
+        finally:
+            await self._tasks.release(claims[granted:])
+        for claim in claims[:granted]:
             self._timetable.polled(claim, now)
-            self._in_flight.start(self._poll(claim), f"poll-{claim.task_id}")
-        return len(claims)
+            self._in_flight.start(self._poll(claim, self._term), f"poll-{claim.task_id}")
+        return granted
 
-    async def _poll(self, claim: DueTask) -> None:
+    async def _poll(self, claim: DueTask, term: int) -> None:
+        if not self.lease.holds(term):
+            self._key.queries.give_back(1)
+            return
         try:
             try:
                 asked_at = self._clock.monotonic()
                 result = await self._query(claim.task_id, claim.watchers, again=self._troubled.is_refused(claim.seq))
+                if not self.lease.holds(term):
+                    return  # another asks about it by now
                 next_poll_at = await self._results.store(claim, result, asked_at)
                 if next_poll_at is not None and self._shares.is_news(next_poll_at):
                     self._wake.set()
@@ -192,21 +236,26 @@ class Poller:
                 # Nothing is lost: the task stays due and is polled again.
                 _log.warning("poll.not_stored", upstream=self._upstream.name, task_id=claim.task_id, error=exc.message)
                 await asyncio.sleep(_FAILED_PAUSE_S)
-                await self._tasks.release([claim])
+                await self._release(claim, term)
             except Exception:
                 # A defect: it must not use up the key's budget in a tight circle.
                 await asyncio.sleep(_FAILED_PAUSE_S)
                 raise
         except BaseException:
-            await self._tasks.release([claim])
+            await self._release(claim, term)
             raise
         finally:
             if self._in_flight.count >= self._in_flight.free:
                 self._in_flight.wake_soon()  # from here on somebody may wait for this place
 
+    async def _release(self, claim: DueTask, term: int) -> None:
+        if self.lease.holds(term):  # else it has ended, and the task may have been claimed again
+            await self._tasks.release([claim])
+
     async def _start_probe(self) -> int:
         """Ask about the key itself, in one of the places taken; return how many that took. Raises StoreError."""
-        await self._key.queries.reserve(1)
+        if not await self._key.queries.reserve(1):
+            return 0
         self._probing = True
         self._in_flight.start(self._probe(self._key.to_ask), "poll-probe")
         return 1

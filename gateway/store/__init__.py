@@ -269,6 +269,9 @@ class Housekeeping(Protocol):
     And who leads, of the replicas that may work on it.
     """
 
+    freed: asyncio.Event
+    """Set when another replica has resigned something that it led. Only wakes: correctness never depends on it."""
+
     @property
     def shared(self) -> bool:
         """Whether other processes may work on this database beside this one, as replicas."""
@@ -284,6 +287,10 @@ class Housekeeping(Protocol):
 
     async def standing(self, ttl_s: float) -> Standing:
         """Tell that this replica lives for so long from now on, and see how all of them stand."""
+
+    @property
+    def stale_writes(self) -> int:
+        """How many writes have changed nothing, as their task or webhook was another replica's by then."""
 
     async def open(self) -> None:
         """Open the database and bring its schema up to date."""

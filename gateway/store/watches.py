@@ -4,6 +4,7 @@ Owns what each of these writes does, how many tasks readers may have polled at o
 its readers. Called by the store's ports; tells ``duetasks.py`` what is due.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -54,6 +55,7 @@ class Watches:
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
         self._again: dict[int, PollAgain] = {}  # of tasks that were being asked about
         self._gone_at = 0  # when the first may have lost its readers
+        self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
         self.watch_kind = Kind("watch", self._apply_watch, self._watched)
         self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again)
@@ -153,8 +155,9 @@ class Watches:
 
     async def unwatch(self, now: int) -> int:
         """As ``TaskQueue.unwatch``."""
-        if now >= self._gone_at:
-            await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
+        async with self._unwatching:  # each upstream's poller asks, and one look is for all of them
+            if now >= self._gone_at:
+                await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
         return self._gone_at
 
     def _apply_unwatch(self, items: Sequence[int]) -> Work[list[_Unwatched]]:
@@ -163,7 +166,7 @@ class Watches:
         if gone:
             yield from self._engine.lock([seq for _, seq in gone])
             yield Rows(self._sql.IDLE_TASKS, [(seq, now) for _, seq in gone])
-            left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq,) for _, seq in gone])).count
+            left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq, now) for _, seq in gone])).count
         if len(gone) == _AT_ONCE:
             return [_Unwatched(gone[-1], now, left)] * len(items)
         ((next_at,),) = (yield Run(self._watchsql.SELECT_NEXT_UNREAD, (now,))).rows
@@ -200,7 +203,7 @@ class Watches:
             seqs = (yield Run(self._watchsql.SELECT_LONG_UNREAD, (read_before, limit))).rows
             if seqs:
                 yield from self._engine.lock([seq for (seq,) in seqs])
-                yield Rows(self._watchsql.END_WATCHES, seqs)
+                yield Rows(self._watchsql.END_WATCHES, [(seq, read_before) for (seq,) in seqs])
                 yield Rows(self._sql.IDLE_TASKS, [(seq, now) for (seq,) in seqs])
                 yield Rows(self._sql.PRUNE_TASKS, seqs)
             counts.append(len(seqs))

@@ -151,7 +151,10 @@ class Writer:
             batch = [*batch, *self._waiting]
             self._waiting.clear()
             self._waiting_rows = 0
-        _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
+        if isinstance(exc, StoreError) and exc.reason is not None:
+            _fail(batch, type(exc)(exc.message, reason=exc.reason))  # which says all, and what is known of the write
+        else:
+            _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
         _log.error("store.write_failed", writes=len(batch), error=repr(exc))
 
     async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:

@@ -107,10 +107,12 @@ class Durations:
         return {stream: known.dump() for stream, known in self._each()}
 
     def restore(self, kept: dict[Stream, Seen]) -> None:
-        """Begin with what was known before."""
+        """Begin with what was known before, or elsewhere; what is known here of the same streams goes."""
         for stream, seen in kept.items():
             known = self._pool if stream == _POOL else self._streams.setdefault(stream, _Stream())
-            known.seen = Sightings.restored(seen)
+            known.restore(seen)
+        for stream in [*self._streams][:-KEPT_STREAMS]:
+            del self._streams[stream]
 
     def _each(self) -> Iterator[tuple[Stream, "_Stream"]]:
         yield from self._streams.items()
@@ -152,6 +154,10 @@ class _Stream:
         self._built_s = 0.0
         self._dumped: tuple[int, Seen] | None = None
         self.distribution = PRIOR
+
+    def restore(self, seen: Seen) -> None:
+        self.seen = Sightings.restored(seen)
+        self._built_told, self._dumped = -1, None
 
     def dump(self) -> Seen:
         """Return the counts; those of before where nothing is new, as there may be many streams."""

@@ -88,6 +88,11 @@ class UpstreamKey:
         await self.queries.restore()
         await self.creates.restore()
 
+    async def close(self) -> None:
+        """Leave to other replicas what was reserved and not sent. Raises StoreError."""
+        await self.queries.close()
+        await self.creates.close()
+
     def renewed(self) -> None:
         """Another key takes this one's place: a refusal is put to the proof at once, and holds until it is accepted."""
         self._doubted_at = self._witness = None
@@ -97,6 +102,13 @@ class UpstreamKey:
             self._resumes_at = -inf
             self.neutral_next = False
             self.queries.hold(0.0)
+
+    def left(self) -> None:
+        """Another replica polls with it from now on, and finds out for itself whether the upstream accepts it."""
+        self._doubted_at = self._witness = None
+        if self.refusal is not None:
+            self._accept_silently()
+        self._refused_tasks.clear()
 
     @property
     def doubted(self) -> bool:
@@ -171,13 +183,16 @@ class UpstreamKey:
             self._doubted_at = None
 
     def _accept(self) -> None:
+        self._accept_silently()
+        _log.info("upstream.key_accepted", upstream=self._upstream)
+
+    def _accept_silently(self) -> None:
         self.refusal = None
         self._refused_gauge.set(0)
         self._refused_tasks.clear()
         self._pauses = 0
         self.neutral_next = False
         self.queries.hold(0.0)
-        _log.info("upstream.key_accepted", upstream=self._upstream)
 
     def _refused(self, task_id: str, asked_at: float, again: bool) -> None:
         lost = task_id == self._witness and asked_at > self._told_at

@@ -61,10 +61,14 @@ class LastAnswers:
             self.forget(next(iter(self._told)))
         return True
 
-    def running(self, task_id: str) -> bytes | None:
-        """Return what was told of a task while it ran."""
+    def running(self, task_id: str, since: int | None = None) -> bytes | None:
+        """Return what was told of a task while it ran; ``since``: not before then."""
         told = self._told.get(task_id)
-        return None if told is None or told.ended else told.record
+        if told is None or told.ended:
+            return None
+        if since is not None and self._clock.now() - (self._clock.monotonic() - told.at) * 1000 < since:
+            return None
+        return told.record
 
     def ended(self, task_id: str) -> bytes | None:
         """Return what was told of a task's end, where that is not long ago."""

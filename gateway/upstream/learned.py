@@ -15,6 +15,7 @@ from gateway.upstream.sightings import Seen
 __all__ = ["Learned"]
 
 _SAVE_S = 10.0
+_FOLLOW_S = 30.0
 _BYTES_PER_S = 20_000
 """So much of what was learned may be lost to a crash; more where there is much of it, as to encode it takes time."""
 
@@ -35,13 +36,14 @@ class Learned:
         self._swap = swap
         self._stored: bytes | None = None
         self._stored_told = 0
-        self._save_at = -math.inf
+        self._save_at = self._follow_at = -math.inf
 
     async def restore(self) -> None:
-        """Begin with what an earlier process learned, where it can be read. Raises StoreError."""
-        self._stored = await self._load()
-        if self._stored is None:
+        """Begin with what an earlier process learned, or another one since, where it can be read. Raises StoreError."""
+        found = await self._load()
+        if found is None or found == self._stored:
             return
+        self._stored = found
         try:
             kept = msgspec.json.decode(self._stored, type=_Kept)
         except msgspec.MsgspecError:
@@ -51,6 +53,16 @@ class Learned:
             for duration_ms in durations_ms:
                 self.durations.ended(of_model(model), 0.0, duration_ms / 1000)
         self._stored_told = self.durations.told
+
+    async def follow(self, steady: float) -> None:
+        """Take over what another process has kept since, where the last time was ``_FOLLOW_S`` ago. Raises StoreError.
+
+        What was learned here counts no longer: most of it was told to both.
+        """
+        if steady >= self._follow_at:
+            self._follow_at = steady + _FOLLOW_S
+            await self.restore()
+            self._follow_at = steady + max(_FOLLOW_S, len(self._stored or b"") / _BYTES_PER_S)
 
     async def save(self, steady: float, *, now: bool = False) -> None:
         """Keep what was learned since the last time, if that was ``_SAVE_S`` ago or ``now``. Raises StoreError."""

@@ -69,6 +69,10 @@ class Timetable:
         """Take up what an earlier process learned. Raises StoreError."""
         await self._learned.restore()
 
+    async def follow(self) -> None:
+        """Take over from time to time what the replica that polls has learned. Raises StoreError."""
+        await self._learned.follow(self._clock.monotonic())
+
     async def save(self, *, now: bool = False) -> None:
         """Keep what was learned, where it is time to, or ``now``. Raises StoreError."""
         await self._learned.save(self._clock.monotonic(), now=now)

@@ -95,6 +95,12 @@ class Troubled:
         for kind in self._all:
             kind.pop(seq, None)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        for kind in self._all:
+            kind.clear()
+        self._nonsense = 0
+
     def is_unknown(self, task: DueTask, now: int, steady: float) -> bool:
         """Whether a task is to be given up as unknown, after an answer that says that it is.
 

@@ -5,6 +5,7 @@ always the same too, which it can shrink.
 """
 
 import gc
+import random
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.simulation.scenario import (
     UPSTREAM_MODES,
     WHEN,
     Event,
+    Reader,
     Registration,
     Scenario,
     draw,
@@ -120,6 +122,25 @@ def test_a_step_that_nothing_was_there_to_follow_is_over(between_s: float) -> No
         for seed in range(4):
             scenario = Scenario(seed, (("never", 0.0), ("success", 3.0)), wishes, (down, first, *steps))
             assert play(scenario).looks > 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_readers_amid_kills(seed: int) -> None:
+    """Where only kills stand between the reads of tasks that callbacks wait for, nobody is told less than before."""
+    rng = random.Random(seed)
+    tasks = (("success", 150.0), ("fail", 80.0), ("never", 0.0), ("success", rng.uniform(0, 20)))
+    wishes = tuple(Registration(rng.uniform(0, 40), task, task % RECEIVERS, 300, 30.0) for task in range(3))
+    when = (*MOMENTS, "at once")
+    kills = tuple(
+        Event(at_s, "kill", rng.choice(when), seconds=rng.uniform(0.1, 3))
+        for at_s in range(10, 200, rng.randint(7, 20))
+    )
+    readers = [
+        Reader(rng.uniform(0, 80), task, rng.choice((0.3, 2.0, 5.0)), 60, creates=task == 3, receiver=1)
+        for task in (0, 1, 2, 3, 0, 1)
+    ]
+    laws = play(Scenario(seed, tasks, wishes, kills, tuple(readers)))
+    assert laws.reads.answered > 50
 
 
 def test_a_world_that_breaks_a_law_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """What must hold after every transaction, at every poll and attempt, and at the end of a simulated run.
 
-Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws`` and ``requestlaws``. They
-are read off the states' own comments in ``core.model`` and the manual, and look at the database, the gateway's clock
-and the world, never at its memory; and at readiness' word on the key.
+Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws``, ``requestlaws`` and
+``readlaws``. They are read off the states' own comments in ``core.model`` and the manual, and look at the database, the
+gateway's clock and the world, never at its memory; and at readiness' word on the key.
 """
 
 import sqlite3
@@ -14,7 +14,8 @@ from gateway.core.clock import Clock
 from gateway.core.model import CallbackState
 from tests.simulation.asks import Asks
 from tests.simulation.callbacklaws import SCHEDULE_S, CallbackLaws
-from tests.simulation.ledger import Ledger
+from tests.simulation.ledger import Ledger, Rows
+from tests.simulation.readlaws import Look, ReadLaws
 from tests.simulation.requestlaws import RequestLaws
 from tests.simulation.tasklaws import TaskLaws
 from tests.simulation.world import Attempt, Poll, World
@@ -37,6 +38,7 @@ class Invariants:
         self._callbacks = CallbackLaws(world, self._ledger, self.asks)
         self._tasks = TaskLaws(world, self._ledger)
         self._requests = RequestLaws(world, self._ledger)
+        self.reads = ReadLaws(world, self._ledger)
         self._astray_since_s: float | None = None
         self.looks = 0
         self.broken: AssertionError | None = None
@@ -62,6 +64,11 @@ class Invariants:
     def clock_was_set(self) -> None:
         """Notice what the gateway's clock makes of it, before more happens."""
         self._hold(self._ledger.note_clock)
+
+    @property
+    def rows(self) -> Rows:
+        """What stands in the database."""
+        return self._ledger.rows
 
     def drain(self) -> None:
         """From now on nothing more may begin."""
@@ -107,7 +114,9 @@ class Invariants:
         assert before.callbacks.keys() <= after.callbacks.keys(), "callbacks were forgotten"
         assert before.tasks.keys() <= after.tasks.keys(), "tasks were forgotten"
         for task_id, task in after.tasks.items():
-            if task_id not in before.tasks:
+            if task_id in self._world.read:
+                self.reads.changed(before.tasks.get(task_id), task)
+            elif task_id not in before.tasks:
                 self._tasks.created(task)
             elif task != before.tasks[task_id]:
                 self._tasks.changed(before.tasks[task_id], task)
@@ -127,6 +136,10 @@ class Invariants:
         if self._astray_since_s is None:
             self._astray_since_s = self._ledger.now_s
         assert self._ledger.now_s < self._astray_since_s + FOLLOWS_WITHIN_S, "does not notice that the clock was set"
+
+    def told(self, look: Look, response: httpx.Response) -> None:
+        """Look at what a reader was told."""
+        self._hold(lambda: self.reads.answer(look, response))
 
     def _attempted(self, webhook_id: str, attempt: Attempt, request: httpx.Request) -> None:
         def law() -> None:
@@ -149,6 +162,7 @@ class Invariants:
     def at_the_end(self, acknowledged: set[str]) -> None:
         """Nothing is lost: who got a 201 got its webhook, or it is dead for a reason, or was cancelled."""
         self.look()
+        self._hold(self.reads.at_the_end)
         if self.broken is not None:
             raise self.broken
         rows = self._ledger.rows

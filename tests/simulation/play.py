@@ -18,7 +18,8 @@ from tests.life import Life, Transport, until
 from tests.simulation.asks import Ask
 from tests.simulation.callbacklaws import ATTEMPT_S, SCHEDULE_S
 from tests.simulation.invariants import Invariants
-from tests.simulation.scenario import LENGTH_S, MOMENTS, Event, Registration, Scenario
+from tests.simulation.readers import Readers
+from tests.simulation.scenario import LENGTH_S, MOMENTS, Event, Reader, Registration, Scenario
 from tests.simulation.tasklaws import POLL_MAX_S, POLL_MIN_S
 from tests.simulation.world import Mood, ShiftedClock, World
 from tests.virtualtime import run_virtual
@@ -53,6 +54,8 @@ class _Run:
         self.asked_about: str | None = None
         self.meanwhile: set[asyncio.Task[None]] = set()
         self.life: Life | None = None
+        self.readers: Readers | None = None
+        self.created: set[str] = set()
 
     async def play(self) -> Invariants:
         try:
@@ -65,6 +68,7 @@ class _Run:
     async def _play(self) -> None:
         await self._start()
         clients = [asyncio.create_task(self._client(wish), name="client") for wish in self.scenario.registrations]
+        clients += [asyncio.create_task(self._reader(wish), name="client") for wish in self.scenario.readers]
         for event in sorted(self.scenario.events, key=lambda event: event.at_s):
             await asyncio.sleep(max(event.at_s - self.clock.monotonic(), 0))
             await self._happen(event)
@@ -73,6 +77,8 @@ class _Run:
         await until(self._nothing_owed, limit_s=QUIET_S, step_s=10)
         assert self.life is not None
         self.laws.at_the_end(set(self.acknowledged))
+        owed = {row.task_id for row in self.laws.rows.callbacks.values()}
+        assert self.created <= owed, (self.created - owed, "was promised a webhook")
         assert not self.life.claims
         store = self.life.store
         assert not [*store.tasks._claimed, *store._engine.webhooks._claimed], "a claim that nobody holds"
@@ -100,9 +106,12 @@ class _Run:
         self.laws.watch(connection._conn, life.clock, began_s, lambda: life.key.refusal is not None)
         connection.latency_s = lambda: self.rng.choice((0.0, 0.0, 0.002, 0.05))
         connection.after = self.laws.look
-        self.life = life
+        self.life, self.readers = life, Readers(life)
 
     async def _stop(self, life: Life, drain_s: float) -> None:
+        if self.readers is not None:
+            readers, self.readers = self.readers, None
+            await readers.stop(drain_s)
         self.laws.drain()
         await life.stop(drain_s)
         self.laws.stopped(disk_was_well=self.world.disk_is_well)
@@ -123,6 +132,30 @@ class _Run:
             if wish.patience_s < 1 and self.clock.monotonic() > LENGTH_S:
                 return  # it never waits long enough: what it asked for may be there all the same
 
+    async def _reader(self, wish: Reader) -> None:
+        await asyncio.sleep(wish.at_s)
+        task_id = f"task-{wish.task}"
+        if not wish.creates:
+            self.world.begin(wish.task)
+        while wish.creates and task_id not in self.world.made:
+            readers = self.readers
+            answer = None if readers is None else await readers.create(wish.task, wish.receiver, wish.patience_s)
+            if answer is not None and answer.status_code == 200 and readers is self.readers:
+                self.world.made.add(task_id)
+                if wish.receiver is not None:
+                    self.created.add(task_id)
+            await asyncio.sleep(1.0)
+            if self.clock.monotonic() > LENGTH_S + 300:
+                return
+        for _ in range(wish.times):
+            readers = self.readers
+            if readers is not None:
+                look = self.laws.reads.begin(task_id)
+                answer = await readers.read(task_id, wish.patience_s)
+                if answer is not None and readers is self.readers:
+                    self.laws.told(look, answer)
+            await asyncio.sleep(wish.every_s)
+
     async def _happen(self, event: Event) -> None:
         now_s = self.clock.monotonic()
         match event.kind:
@@ -134,6 +167,7 @@ class _Run:
                 life, self.life = self.life, None
                 assert life is not None
                 if event.kind == "kill":
+                    self.readers = None
                     self.laws.killed()
                     await life.kill()
                 else:
@@ -180,11 +214,11 @@ class _Run:
         ask = self.laws.asks.begin(Ask(event.kind, None if everything else callback_id, now, since, until))
         asked: Awaitable[CallbackState | int | None]
         if everything:
-            asked = store.registry.redeliver_dead("", ask.since, ask.until, now)
+            asked = store.registry.redeliver_dead(None, ask.since, ask.until, now)
         elif event.kind == "cancel":
-            asked = store.registry.cancel("", callback_id, now)
+            asked = store.registry.cancel(None, callback_id, now)
         else:
-            asked = store.registry.redeliver("", callback_id, now)
+            asked = store.registry.redeliver(None, callback_id, now)
         try:
             self.laws.asks.answered(ask, await asked)
         except StoreError as error:

@@ -52,9 +52,10 @@ class RequestLaws:
 
     def polled(self, task_id: str, poll: Poll) -> None:
         """Look at a poll that begins."""
-        self._not_draining(poll.begun_s)
+        if not poll.forwarded:
+            self._not_draining(poll.begun_s)
         mine = [one for one in self._polls if one.life == self._world.life]
-        if not poll.probes:
+        if not poll.probes and not poll.forwarded:
             poll.failures = self._due(task_id)
         self._within_limits(poll, mine)
         self.key.asked(task_id, poll)

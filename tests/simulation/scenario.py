@@ -9,6 +9,7 @@ from dataclasses import dataclass
 __all__ = [
     "ASKS",
     "CLOCK_STEPS_S",
+    "IN_THE_WAY",
     "LENGTH_S",
     "MOMENTS",
     "RECEIVERS",
@@ -16,6 +17,7 @@ __all__ = [
     "UPSTREAM_MODES",
     "WHEN",
     "Event",
+    "Reader",
     "Registration",
     "Scenario",
     "draw",
@@ -63,6 +65,8 @@ STORIES = ("last poll", "outage", "unknown", "gone", "cut short")
 """What each scenario drawn has besides: a task that ends in the middle of its last poll, one whose time passes in an
 outage, one that is not known for long, a receiver that wants no more and is asked again, an attempt cut short."""
 RECEIVERS = 3
+IN_THE_WAY = ("upstream", "disk", "clock")
+"""Kinds of events that excuse a read which tells less than it might."""
 CLOCK_STEPS_S = (-3600.0, -5.0, 5.0, 3600.0)
 LENGTH_S = 600.0
 """Within so many seconds everything begins; afterwards all is well, and the run goes on until nothing is owed."""
@@ -78,6 +82,20 @@ class Registration:
     timeout_s: int
     patience_s: float
     """After so long without an answer it gives up this try: its write may have happened all the same."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A program that reads a task by the upstream's own call, and has created it before where it ``creates``."""
+
+    at_s: float
+    task: int
+    every_s: float
+    times: int
+    creates: bool = False
+    receiver: int | None = None
+    """Where the webhook goes that its create asks for."""
+    patience_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,7 @@ class Scenario:
     """How each task ends (success, fail or never), and after how many seconds."""
     registrations: tuple[Registration, ...]
     events: tuple[Event, ...]
+    readers: tuple[Reader, ...] = ()
 
 
 def draw(seed: int) -> Scenario:
@@ -125,7 +144,32 @@ def draw(seed: int) -> Scenario:
     timeout_s = 1 if story in ("last poll", "outage") else 600
     registrations.append(Registration(begun_s, len(tasks) - 1, number, timeout_s, patience_s=30.0))
     events += _story(story, begun_s, number, rng)
-    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events))
+    readers = _readers(tasks, registrations, rng)
+    if rng.random() < 0.3:  # where nothing stands in the way of reads their laws have no excuse
+        events = [event for event in events if event.kind not in IN_THE_WAY]
+    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events), readers)
+
+
+def _readers(
+    tasks: list[tuple[str, float]], registrations: list[Registration], rng: random.Random
+) -> tuple[Reader, ...]:
+    """Return programs that read tasks of their own, some of which callbacks wait for as well."""
+    readers = []
+    for _ in range(rng.randint(0, 3)):
+        creates = rng.random() < 0.4
+        tasks.append(
+            (rng.choice(("success", "fail") if creates else ("success", "fail", "never")), rng.uniform(0, 120))
+        )
+        task, begun_s = len(tasks) - 1, rng.uniform(0, LENGTH_S / 2)
+        if not creates and rng.random() < 0.6:
+            at_s, timeout_s = begun_s + rng.uniform(-20, 100), rng.choice((30, 300, 3600))
+            registrations.append(Registration(max(at_s, 0.0), task, rng.randrange(RECEIVERS), timeout_s, 30.0))
+        receiver = rng.choice((None, rng.randrange(RECEIVERS))) if creates else None
+        for _ in range(rng.randint(1, 3)):
+            every_s, patience_s = rng.choice((0.3, 2.0, 5.0, 70.0)), rng.choice((1.0, 30.0, 30.0))
+            at_s, times = begun_s + rng.uniform(0, 40), rng.randint(1, 60)
+            readers.append(Reader(at_s, task, every_s, times, creates, receiver, patience_s))
+    return tuple(readers)
 
 
 def _story(story: str, begun_s: float, receiver: int, rng: random.Random) -> list[Event]:

@@ -4,6 +4,7 @@ Owns what truly happened: when each task ended, which polls and attempts came, a
 """
 
 import asyncio
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 
 from gateway.net.errors import ExchangeFailed
-from tests.simulation.scenario import RECEIVERS, Scenario
+from tests.simulation.scenario import IN_THE_WAY, RECEIVERS, Scenario
 from tests.virtualtime import VirtualClock
 
 __all__ = ["Attempt", "Mood", "Poll", "Seen", "ShiftedClock", "World"]
@@ -103,6 +104,8 @@ class Poll(Seen):
     state: str | None = None
     """The task's state, where the upstream told it."""
     retry_after_s: float = 0.0
+    forwarded: bool = False
+    """Whether it is a client's read."""
     probes: bool = False
     """Whether it asks about the key by itself, and not about a task that is due."""
     failures: set[int] = field(default_factory=set)
@@ -142,8 +145,22 @@ class World:
     """Asked at the beginning of each poll."""
     at_answer: Callable[[str, Poll], None] = lambda task_id, poll: None
     """Told as each poll has its answer, or has failed."""
+    made: set[str] = field(default_factory=set)
+    """The tasks whose creates were answered."""
+    forwarded: defaultdict[str, list[Poll]] = field(default_factory=lambda: defaultdict(list))
+    """Of each task id, the clients' reads that were forwarded, in order."""
     waiting: dict[str, list[asyncio.Future[str]]] = field(default_factory=lambda: defaultdict(list))
     """Who waits for the next attempt or poll, and is told its webhook-id or task."""
+
+    @property
+    def read(self) -> set[str]:
+        """The tasks that are read by the upstream's own call, or created by it."""
+        return {f"task-{reader.task}" for reader in self.scenario.readers}
+
+    @property
+    def was_always_well(self) -> bool:
+        """Whether neither the upstream, the disk nor a clock ever stood in the way of a watch."""
+        return all(event.kind not in IN_THE_WAY for event in self.scenario.events)
 
     def monotonic(self) -> float:
         """Return the steady clock: with ``now`` the world is the gateway's clock too, in whichever life it is."""
@@ -184,18 +201,35 @@ class World:
 
     async def poll(self, request: httpx.Request) -> httpx.Response:
         """Answer for the upstream."""
+        if request.method == "POST":
+            return await self._create(json.loads(request.content)["input"]["task"])
         task_id = request.url.params["taskId"]
         poll = Poll(self.life, self.clock.monotonic(), self.now())
         task = asyncio.current_task()
-        poll.probes = task is not None and task.get_name() == "poll-probe"
+        name = "" if task is None else task.get_name()
+        poll.probes, poll.forwarded = name == "poll-probe", name.startswith("proxy-")
         self.at_poll(task_id, poll)
-        if not poll.probes:
+        if poll.forwarded:
+            self.forwarded[task_id].append(poll)
+        elif not poll.probes:
             self.polls[task_id].append(poll)
-        self._tell("poll", task_id)
+        if not poll.forwarded:
+            self._tell("poll", task_id)
         try:
             return await self._polled(task_id, poll)
         finally:
             self.at_answer(task_id, poll)
+
+    async def _create(self, number: int) -> httpx.Response:
+        await self._travel()
+        mood = self._mood(self.upstream)
+        if mood in ("hang", "slow", "late"):
+            await asyncio.sleep(self.rng.uniform(5, 40))
+        if mood in ("error", "late error", "gone", "throttled", "refused", "unpaid", "garbage"):
+            return _envelope(500, 500)
+        task_id = self.begin(number)
+        await self._travel()
+        return _envelope(200, 200, {"taskId": task_id})
 
     async def _polled(self, task_id: str, poll: Poll) -> httpx.Response:
         with self._under_way(poll):
@@ -241,11 +275,11 @@ class World:
         kind = "running" if state == "waiting" else "ended"
         return _envelope(200, 200, self.told(task_id, state)), kind, state, 0.0
 
-    @staticmethod
-    def told(task_id: str, state: str) -> dict[str, Any]:
+    def told(self, task_id: str, state: str) -> dict[str, Any]:
         """Return what the upstream tells of a task in this state."""
         result = f'{{"resultUrls":["https://cdn.example.com/{task_id}.png"]}}' if state == "success" else None
-        told: dict[str, Any] = {"taskId": task_id, "model": "m", "state": state, "param": "{}", "resultJson": result}
+        told: dict[str, Any] = {"progress": round(self.clock.monotonic() * 1000)} if task_id in self.read else {}
+        told |= {"taskId": task_id, "model": "m", "state": state, "param": "{}", "resultJson": result}
         return told | {"failCode": 400, "failMsg": f"{task_id} failed"} if state == "fail" else told
 
     async def receive(self, request: httpx.Request) -> httpx.Response:

@@ -1,7 +1,7 @@
 """The connections to one PostgreSQL database: made when needed, kept, and made anew when it has gone and come back.
 
-Owns which connection does what, when a lost one is tried again, and what is known of the database's health. Knows no
-table. Called by the store's ports as the larger part of ``gateway.store.engine.Engine``.
+Owns which connection does what, when a lost one is tried again, and what is known of the database's health. Called
+by the store's ports as the larger part of ``gateway.store.engine.Engine``.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import asyncpg
 import structlog
 
-from gateway.core.errors import StoreError, StoreUnusable
+from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
 from gateway.store.engine import Blame, Column, Read, Work
 from gateway.store.postgres import schema
 from gateway.store.postgres.errors import (
@@ -25,6 +25,7 @@ from gateway.store.postgres.errors import (
     needs_another_server,
 )
 from gateway.store.postgres.session import Session, connect
+from gateway.store.postgres.sql import SELECT_LARGE
 from gateway.store.postgres.url import Servers
 
 __all__ = ["PostgresDatabase"]
@@ -127,7 +128,7 @@ class PostgresDatabase:
     def require(self) -> None:
         """Raise StoreError where the last write failed in a way that the next one will, too."""
         if self._write_trouble is not None and self._write_trouble.reason != "slow":
-            raise explain(self._write_trouble)
+            raise StoreError(self._write_trouble.message, reason=self._write_trouble.reason)
 
     def blame(self, exc: Exception) -> Blame:
         return blame(exc)
@@ -136,7 +137,7 @@ class PostgresDatabase:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
 
         What is in the way for a moment is tried again. ``claims``: on the connection of its own that these have.
-        Raises StoreError where the database fails, with nothing done, or, as it says then, with nobody knowing.
+        Raises StoreError where the database fails, with nothing done, or, StoreUnsure, with nobody knowing.
         """
         try:
             done = await self._repeat(self._claimers if claims else self._writers, lambda c: c.transaction(make()))
@@ -164,7 +165,7 @@ class PostgresDatabase:
 
     async def large(self, seq: int, column: Column) -> bytes | None:
         """Return a value that may be large; None where there is none. Raises StoreError."""
-        rows = await self.read(f"SELECT {column} FROM tasks WHERE seq = $1", (seq,))  # noqa: S608 - of two names
+        rows = await self.read(SELECT_LARGE[column], (seq,))
         return rows[0][0] if rows else None
 
     async def dedicated(self) -> Session:
@@ -194,12 +195,13 @@ class PostgresDatabase:
                 if needs_another_server(exc):
                     self._leave()
                 if connection.committing:
-                    raise StoreError(
-                        f"{explain(exc).message} Nobody knows whether what was to be stored is.",
-                        reason=explain(exc).reason,
-                    ) from exc
+                    error = explain(exc)
+                    words = f"{error.message} Nobody knows whether what was to be stored is."
+                    raise StoreUnsure(words, reason=error.reason) from exc
                 lost = is_lost(exc) and not isinstance(exc, TimeoutError)
                 if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
+                    if blame(exc) is Blame.DATABASES:
+                        raise explain(exc, standby=connection.server.standby) from exc
                     raise
             await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
             pause_s *= 2

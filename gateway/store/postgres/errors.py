@@ -90,11 +90,13 @@ def blame(exc: BaseException) -> Blame:
     return Blame.DEFECT
 
 
-def explain(exc: BaseException, *, connecting: bool = False) -> StoreError:
-    """Return what an exception means, in words for the log and whoever asked."""
+def explain(exc: BaseException, *, connecting: bool = False, standby: bool = False) -> StoreError:
+    """Return what an exception means, in words for the log and whoever asked; ``standby``: of whom it is."""
     if isinstance(exc, StoreError):
         return type(exc)(exc.message, reason=exc.reason)
     reason, what = _meaning(exc, connecting=connecting)
+    if reason == "read_only" and standby:
+        reason, what = "promoted", "it follows another server, or did when it was connected to"
     # What an SQLSTATE tells is told in our words; the server's own may be in any language.
     own = f" ({exc})" if isinstance(exc, asyncpg.PostgresError) else ""
     advice = f" {_ADVICE[reason]}." if reason in _ADVICE else ""

@@ -1,7 +1,7 @@
 """One connection to PostgreSQL: made, told its limits, and driven through a transaction's steps.
 
 Owns what stands around each statement: time limits, prepared statements, named parameters, and what of it a pooler that
-hands out its servers by the transaction cannot keep. Knows no table but for large values. Called by ``database``.
+hands out its servers by the transaction cannot keep. Called by ``database``.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ import asyncpg
 import msgspec
 
 from gateway.config.databaseurl import where
-from gateway.core.errors import StoreError, StoreUnusable
+from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
 from gateway.store.engine import Result, Rows, Run, Step, Work
 from gateway.store.postgres.errors import explain
+from gateway.store.postgres.sql import WRITE_LARGE
 from gateway.store.postgres.url import Servers
 
 __all__ = ["COMMAND_LIMIT_S", "Session", "connect"]
@@ -46,10 +47,6 @@ SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_
 """
 _NAME = re.compile(r"'(?:[^']|'')*'|::|:([a-z_]+)")
 _COUNT = re.compile(r"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
-_WRITE = {
-    column: f"UPDATE tasks SET {column} = $2 WHERE seq = $1 AND length({column}) = 0"  # noqa: S608 - of two names
-    for column in ("outcome", "record")
-}
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -135,7 +132,7 @@ class Session:
             return await self._run(step.statement, [*zip(*step.rows, strict=True)])
         if isinstance(step, Run):
             return await self._run(step.statement, step.parameters)
-        return await self._run(_WRITE[step.column], (step.seq, b"".join(step.parts)))
+        return await self._run(WRITE_LARGE[step.column], (step.seq, b"".join(step.parts)))
 
     async def _run(self, statement: str, parameters: Any) -> Result:
         prepared = self._prepared.get(statement)
@@ -156,7 +153,7 @@ class Session:
         status = await self.raw.execute("COMMIT")
         self.committing = False
         if self._unconfirmed is not None:
-            raise StoreError(
+            raise StoreUnsure(
                 f"The database's standby does not confirm ({self._unconfirmed}). "
                 "What was to be stored is, and is lost where the standby is promoted.",
                 reason="slow",

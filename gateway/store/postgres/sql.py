@@ -51,21 +51,23 @@ WHERE c.id = :id AND c.client = coalesce(:client, c.client)
 def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
     """Build the list query: from a task's callbacks, or along the client's, or everybody's, newest first.
 
-    For everybody's in one state there is no index: it is asked for each client.
+    For everybody's in one state there is no index: it is asked for each client. A client's are asked for in each state.
     """
     if by_task:
         return _select_a_tasks(state, every_client=every_client)
-    where = "seq < :before" if every_client else "client = :client AND -seq > -CAST(:before AS bigint)"
-    order = "seq DESC" if every_client else "client, -seq"
-    if state is not None:
-        where += f" AND state || '' = '{state.value}'"
-        order = "client, state || '', -seq"
+    if every_client:
+        its = "SELECT * FROM callbacks WHERE seq < :before ORDER BY seq DESC LIMIT :limit"
+    else:
+        states = ", ".join(f"'{one.value}'" for one in ([state] if state else CallbackState))
+        its = f"""
+        SELECT c.* FROM unnest(ARRAY[{states}]) AS one (state) CROSS JOIN LATERAL (
+            SELECT * FROM callbacks
+            WHERE client = :client AND callbacks.state || '' = one.state AND -seq > -CAST(:before AS bigint)
+            ORDER BY client, callbacks.state || '', -seq LIMIT :limit) AS c
+        ORDER BY c.seq DESC LIMIT :limit"""  # noqa: S608 - values of an enum
     return f"""
-    SELECT {CALLBACK}, {TASK} FROM (
-        SELECT * FROM callbacks WHERE {where} ORDER BY {order} LIMIT :limit) AS c
-    CROSS JOIN {_TASK_OF}
-    ORDER BY c.seq DESC
-    """  # noqa: S608 - constants, and a value of an enum
+    SELECT {CALLBACK}, {TASK} FROM ({its}) AS c CROSS JOIN {_TASK_OF} ORDER BY c.seq DESC
+    """  # noqa: S608 - as above
 
 
 def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
@@ -295,16 +297,19 @@ SELECT min(expires_at) FROM callbacks WHERE next_attempt_at IS NULL AND ended_at
 
 # Keeping house.
 
-# A part at a time; what another replica deletes is left to it. Once it is locked it is seen whether it still is ended.
+# A part at a time. Their tasks are locked first, as by everybody; once a callback is locked too it is seen whether it
+# still is ended. What another replica has locked is left to it.
 _ENDED = """
-(SELECT seq, ended_at FROM callbacks WHERE '' || state = '{0}' AND ended_at IS NOT NULL AND ended_at < :{1}
+(SELECT seq, task_seq, ended_at FROM callbacks WHERE '' || state = '{0}' AND ended_at IS NOT NULL AND ended_at < :{1}
     ORDER BY '' || state, ended_at LIMIT :limit)"""
 PRUNE_CALLBACKS = f"""
 WITH old AS MATERIALIZED (
     {_ENDED.format("delivered", "ended_before")} UNION ALL {_ENDED.format("cancelled", "ended_before")}
     UNION ALL {_ENDED.format("dead", "dead_before")} LIMIT :limit),
 gone AS MATERIALIZED (
-    SELECT c.seq FROM old CROSS JOIN LATERAL (
+    SELECT c.seq FROM (SELECT * FROM old ORDER BY task_seq, seq) AS old
+    CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = old.task_seq FOR NO KEY UPDATE SKIP LOCKED) AS t
+    CROSS JOIN LATERAL (
         SELECT seq FROM callbacks
         WHERE callbacks.seq = old.seq AND callbacks.ended_at IS NOT DISTINCT FROM old.ended_at
         FOR UPDATE SKIP LOCKED) AS c)

@@ -16,7 +16,8 @@ _WATCHED = ("upstream text", "task_id text", "client text", "at", "read_until", 
 
 # Nothing becomes of a task that the upstream has ended; one that was given up begins anew where the upstream has just
 # told that it runs (``told``). A task that nobody waited for is watched from now on, as with a new callback. In one
-# order, as the same clients have one turn. What stands is locked first, and has its own seq here: a number that is
+# order, as the same clients have one turn. What was remembered of it (not ``told``) is older than a record that stands.
+# What stands is locked first, and has its own seq here: a number that is
 # drawn in vain would make it look newer than it is what was registered last.
 WATCH_READ_TASKS = f"""
 WITH new AS MATERIALIZED (SELECT * FROM {given("new", *_WATCHED)}),
@@ -46,11 +47,20 @@ ON CONFLICT (task_id, upstream) DO UPDATE SET
     next_poll_at = coalesce(t.next_poll_at, excluded.next_poll_at),
     read_until = greatest(t.read_until, excluded.read_until),
     born_at = coalesce(excluded.born_at, t.born_at), model = coalesce(excluded.model, t.model),
-    record = coalesce(excluded.record, t.record),
+    record = CASE WHEN excluded.polls > 0 THEN coalesce(excluded.record, t.record)
+        ELSE coalesce(t.record, excluded.record) END,
     state = 'waiting', settled_at = NULL, outcome = NULL
 WHERE t.state = 'waiting' OR (t.state = 'abandoned' AND excluded.polls > 0)
 RETURNING task_id, seq, upstream, watchers, next_poll_at
 """  # noqa: S608 - as above
+
+# More is known of a polled task than its polls have told: it is due at once, and told of by that.
+POLL_AGAIN = """
+UPDATE tasks SET next_poll_at = least(next_poll_at, :now), record = coalesce(CAST(:record AS bytea), record),
+    read_until = CASE WHEN CAST(:record AS bytea) IS NULL THEN read_until ELSE greatest(read_until, :read_until) END
+WHERE upstream = :upstream AND task_id = :task_id AND next_poll_at IS NOT NULL
+RETURNING seq, upstream, watchers, next_poll_at
+"""
 
 COUNT_READ_TASKS = "SELECT count(*) FROM tasks WHERE read_until IS NOT NULL"
 
@@ -68,10 +78,12 @@ WHERE read_until IS NOT NULL AND read_until <= $1 AND (read_until, seq) > ($2, $
 """
 SELECT_NEXT_UNREAD = "SELECT min(read_until) FROM tasks WHERE read_until IS NOT NULL AND read_until > $1"
 
-# Of tasks that callbacks still wait for, once IDLE_TASKS has been there.
+# Of tasks that callbacks still wait for, once IDLE_TASKS has been there; and who has been read since it was looked for
+# keeps its readers. So spelt that it does not look like a question for the index of readers.
 LEAVE_TASKS = f"""
 UPDATE tasks SET read_until = NULL, record = NULL
-FROM {given("unread", "seq")} WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND next_poll_at IS NOT NULL
+FROM {given("unread", "seq", "now")}
+WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND next_poll_at IS NOT NULL AND coalesce(read_until, 0) <= unread.now
 """  # noqa: S608 - as above
 
 SELECT_LONG_UNREAD = """
@@ -82,5 +94,6 @@ SELECT seq FROM tasks WHERE read_until IS NOT NULL AND read_until < $1 ORDER BY 
 END_WATCHES = f"""
 UPDATE tasks SET read_until = NULL, record = CASE WHEN state IN ('success', 'fail') AND EXISTS (
     SELECT FROM callbacks WHERE task_seq = tasks.seq AND format = 'record' OFFSET 0) THEN record END
-FROM {given("unread", "seq")} WHERE tasks.seq = ANY (ARRAY[unread.seq])
+FROM {given("unread", "seq", "read_before")}
+WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND coalesce(read_until, 0) < unread.read_before
 """  # noqa: S608 - as above

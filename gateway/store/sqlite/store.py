@@ -3,6 +3,7 @@
 Owns what follows a wall clock that was set. Built by the wiring; called through ``gateway.store.Store``.
 """
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class SqliteStore(StoreHousekeeping):
 
     def __init__(self, path: Path, *, first_attempt_delay_s: float = 0.0) -> None:
         """Keep everything in ``path``; webhooks fall due ``first_attempt_delay_s`` seconds after their task's end."""
+        self.freed = asyncio.Event()
         self._database = Database(path)
         super().__init__(SqliteEngine(self._database), first_attempt_delay_s)
         self._follow_clock = Kind("follow_clock", self._apply_follow_clock, self._clock_followed, alone=True)

@@ -14,7 +14,7 @@ from gateway.app import build as app
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
-from gateway.core.errors import StoreError, StoreRefused
+from gateway.core.errors import StoreError, StoreRefused, StoreUnsure
 from gateway.core.model import CallbackState, NewCallback, Registration
 from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
@@ -356,6 +356,18 @@ async def test_a_bulk_redelivery_tells_of_what_is_done(api: httpx.AsyncClient, m
         answer = await api.post("/v1/redeliveries", json={"state": "dead"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert answer.json()["detail"].endswith(told)
+
+
+async def test_a_commit_of_which_nobody_knows(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the database's answer was lost, the client's does not say that nothing was stored."""
+
+    async def register(*_: Any) -> None:
+        raise StoreUnsure("The connection broke.", reason="unreachable")
+
+    monkeypatch.setattr(StoreRegistry, "register", register)
+    answer = await api.post("/v1/callbacks", json=body())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["detail"].endswith("this may be stored all the same; send it again.")
 
 
 async def test_a_redelivery_that_cannot_be_shown_is_not_said_to_be_none(

@@ -441,9 +441,9 @@ def test_a_refused_key_recovers_with_nothing_to_poll(tmp_path: Path) -> None:
         await until(lambda: life.key.refusal is not None)
         reserve, reserved = life.key.queries.reserve, Counter[int]()
 
-        async def counted(count: int) -> None:
+        async def counted(count: int) -> int:
             reserved[count] += 1
-            await reserve(count)
+            return await reserve(count)
 
         life.key.queries.reserve = counted  # type: ignore[method-assign]
         await life.store.registry.cancel("", callback.id, life.clock.now())

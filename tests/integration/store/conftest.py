@@ -1,5 +1,6 @@
 """The stores under test: the suite of each port runs once for every engine, through a parameter of ``new_store``."""
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -7,20 +8,28 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.clock import SteeredClock, SystemClock
 from gateway.store import Store
+from gateway.store.postgres.store import PostgresStore
+from gateway.store.postgres.url import Servers
 from gateway.store.sqlite.store import SqliteStore
 from tests.storing import NewStore, opened
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
     """Make a store on this test's database; each call is the next life of the gateway."""
-
-    def make(first_attempt_delay_s: float = 0.0) -> Store:
-        assert request.param == "sqlite"
-        return SqliteStore(tmp_path / "gateway.db", first_attempt_delay_s=first_attempt_delay_s)
-
-    return make
+    if request.param == "postgres":
+        servers = Servers(request.getfixturevalue("postgres").url)
+        return lambda first_attempt_delay_s=0.0: PostgresStore(
+            servers,
+            clock=SteeredClock(SystemClock()),
+            replica=secrets.token_hex(8),
+            first_attempt_delay_s=first_attempt_delay_s,
+        )
+    return lambda first_attempt_delay_s=0.0: SqliteStore(
+        tmp_path / "gateway.db", first_attempt_delay_s=first_attempt_delay_s
+    )
 
 
 @pytest.fixture

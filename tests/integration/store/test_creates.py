@@ -144,6 +144,7 @@ async def test_what_was_forgotten_makes_no_room_for_more(store: Store) -> None:
     assert await store.prune_creates(NOW, 3, 100) == 0
 
 
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
 async def test_they_follow_the_clock(store: Store) -> None:
     """One that is set forward by a day makes no create a day older."""
     await begun(store, "a")

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.errors import StoreError, StoreUnusable
+from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
 from gateway.store.engine import Blame, Result, Rows, Run, Work, Write
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.url import Servers
@@ -352,7 +352,7 @@ async def test_a_standby_that_does_not_confirm(postgres_server: Server) -> None:
         writing = asyncio.ensure_future(database.transaction(lambda: put("k")))
         await until(lambda: postgres_server.execute(f"SELECT count(*) {waiting}") == "1")
         postgres_server.execute(f"SELECT pg_cancel_backend(pid) {waiting}")
-        with pytest.raises(StoreError, match="standby does not confirm") as caught:
+        with pytest.raises(StoreUnsure, match="standby does not confirm") as caught:
             await writing
         assert caught.value.reason == "slow"
 
@@ -367,7 +367,7 @@ async def test_a_commit_whose_answer_is_lost(postgres_server: Server) -> None:
         writing = asyncio.ensure_future(database.transaction(lambda: put("k")))
         await until(lambda: postgres_server.execute(f"SELECT count(*) {waiting}") == "1")
         postgres_server.kill()
-        with pytest.raises(StoreError, match="Nobody knows whether what was to be stored is"):
+        with pytest.raises(StoreUnsure, match="Nobody knows whether what was to be stored is"):
             await writing
 
 

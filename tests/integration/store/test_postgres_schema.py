@@ -123,6 +123,11 @@ async def test_beside_others(postgres: Database, session: Session) -> None:
     postgres.execute("DROP SCHEMA own CASCADE")
 
 
+async def test_on_an_older_server(postgres_debian: Database) -> None:
+    """The schema is made by the server of Debian's packages, too."""
+    assert await _start(postgres_debian.url, migrations()) == SchemaVersion(LAST, 1)
+
+
 def test_each_migration_has_a_number() -> None:
     """They are counted up from one, without a gap."""
     assert list(migrations()) == list(range(1, LAST + 1))

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.core.memory import SMALL
-from gateway.core.model import AttemptResult, CallbackState, DueCallback, Format, Outcome, TaskState
+from gateway.core.model import AttemptResult, CallbackState, DueCallback, Format, Outcome, Settlement, TaskState
 from gateway.store import Store
-from gateway.webhook.body import body_template, record_body, webhook_body
+from gateway.webhook.body import body_template, callback_parts, record_body, record_of, webhook_body
 from tests.lanes import body_sent, claim_webhooks
 from tests.storing import (
     ABANDONED,
@@ -80,6 +80,25 @@ async def test_a_record_has_the_same_bytes_in_every_life(new_store: NewStore, si
         await store.registry.redeliver("ann", callback.id, NOW)
         late = await registered(store, new(client="bob", shape=Format.RECORD))
         assert await all_sent(store) == {callback.id: body, late.id: body}
+
+
+@pytest.mark.parametrize("size", [1, 3 * SMALL])
+async def test_a_template_is_kept_with_its_record(store: Store, size: int) -> None:
+    """Small or large: the body is made of both, and readers get the record alone."""
+    record = b'{"id":"t","url":"%b"}' % (b"x" * size)
+    callback = await registered(store, new(shape=Format.RECORD))
+    await store.tasks.settle(
+        Settlement(
+            seq=callback.task.seq,
+            upstream="up",
+            outcome=SUCCESS,
+            settled_at=NOW,
+            polls=1,
+            record=callback_parts({"code": 200, "data": {"url": "{url}"}}, record),
+        )
+    )
+    assert await sent(store, await claim(store)) == b'{"code":200,"data":{"url":"%b"}}' % (b"x" * size)
+    assert record_of(await store.registry.record(callback.task.seq) or b"") == record
 
 
 async def test_nobody_is_owed_a_record_and_none_is_kept(store: Store) -> None:

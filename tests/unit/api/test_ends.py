@@ -39,7 +39,7 @@ def test_what_was_found_is_not_kept_while_it_waits() -> None:
             return found
 
         clock = VirtualClock()
-        ends = Ends(cast(Registry, registry), clock, asyncio.Event())
+        ends = Ends(cast(Registry, registry), clock, asyncio.Event(), 15.0)
         held: asyncio.Task[Any] = asyncio.create_task(
             ends.wait(look, lambda found: 1 if found.runs else None, clock.monotonic() + 60)
         )

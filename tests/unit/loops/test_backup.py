@@ -88,3 +88,10 @@ async def test_the_end_gives_it_up(log: Lines) -> None:
     await asyncio.sleep(0)
     await backups.stop()
     assert log.events == ["backup.started"]
+
+
+async def test_a_server_is_backed_up_with_its_own_means(log: Lines) -> None:
+    """The log says so: nothing is made that looks like a backup and is none."""
+    Backups(SlowStore(), SystemClock(), None).begin()  # type: ignore[arg-type]
+    assert log.events == ["backup.refused"]
+    assert "pg_dump" in log.fields[0]["reason"]

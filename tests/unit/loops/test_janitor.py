@@ -40,7 +40,17 @@ class Shelf:
         self.pruned: list[tuple[int, int, int]] = []
         self.probes = 0
         self.looks = 0
+        self.leads: int | None = 0
+        self.led: list[tuple[str, float]] = []
+        self.resigned: list[str] = []
         self.loaded: list[str] = []
+
+    async def lead(self, name: str, ttl_s: float) -> int | None:
+        self.led.append((name, ttl_s))
+        return self.leads
+
+    async def resign(self, name: str) -> None:
+        self.resigned.append(name)
 
     async def look(self) -> None:
         self.looks += 1
@@ -158,3 +168,18 @@ def test_it_waits_as_long_as_it_is_told_to() -> None:
         return VirtualClock().monotonic()
 
     assert run_virtual(main()) == 12.5
+
+
+async def test_one_replica_deletes_at_a_time() -> None:
+    """While another does, nothing is; each looks after its own connection all the same, and the last one resigns."""
+    shelf, clock = Shelf(old=3), Clock()
+    shelf.leads = None
+    loop = janitor(shelf, clock, 7.0)
+    assert await loop.run_once() == HEARTBEAT_S
+    assert (shelf.pruned, shelf.read_before, shelf.creates_pruned, shelf.looks) == ([], [], [], 1)
+    shelf.leads = 3
+    await loop.run_once()
+    assert len(shelf.pruned) == 1
+    assert shelf.led == [("janitor", 3 * HEARTBEAT_S)] * 2, "for longer than until it comes round again"
+    await loop.drain(0)
+    assert shelf.resigned == ["janitor"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.errors import StoreDefect, StoreError, StoreRefused
+from gateway.core.errors import StoreDefect, StoreError, StoreRefused, StoreUnsure
 from gateway.store.engine import Run, Work
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.engine import SqliteEngine, drive
@@ -264,6 +264,20 @@ async def test_a_defect_in_a_write_that_shares_with_nobody_is_of_who_waits_too()
         with pytest.raises(StoreError, match="Nothing was stored"):
             await write
     assert transactions.batches == []
+    await writer.close()
+
+
+@pytest.mark.parametrize("kind_of_error", [StoreError, StoreUnsure])
+async def test_what_the_engine_says_is_passed_on(kind_of_error: type[StoreError]) -> None:
+    """Where it has told of the database's trouble, the writes' callers hear that: it knows whether they were stored."""
+    transactions = Transactions(kind_of_error("It is starting.", reason="restarting"))
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame)
+    writer.start()
+    with pytest.raises(kind_of_error, match=r"^It is starting\.$") as caught:
+        await writer.submit(kind, 1)
+    assert (type(caught.value), caught.value.reason) == (kind_of_error, "restarting")
     await writer.close()
 
 

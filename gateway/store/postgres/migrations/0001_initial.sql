@@ -8,8 +8,12 @@
 
 -- Texts compare by their bytes, so that no index depends on the system's locale.
 
--- HOT: an update that changes no indexed column writes no index, as long as its page has room. Claims of webhooks are such
--- updates, and readers' records. Polls and settlements are not: next_poll_at, next_attempt_at and state are what is asked for.
+-- HOT: an update that changes no indexed column writes no index, where its page has room for the new row. Claims of webhooks
+-- are such updates, a batch of a page's rows at once: so the pages of callbacks are filled by 60 %, with which seven eighths
+-- of them were HOT (80 %: a sixth, and 7 us more of the server's for each). Nothing else that happens often is: polls change
+-- next_poll_at, readers read_until, settlements and attempts state, and these are what is asked for. So tasks fill their
+-- pages. A poll of one of 100,000 tasks took the server 23 us, and would take 9 with no index on next_poll_at; but then
+-- whoever leads would have to keep all of these in memory.
 
 -- The planner knows nothing of a new table, and takes any small index for a good one. So each index has a condition or an
 -- expression of its own, and a statement spells that of the index it is made for, and of no other. Of a webhook that is
@@ -58,7 +62,7 @@ CREATE TABLE tasks (
     CHECK ((outcome IS NULL) = (state = 'waiting')),
     CHECK (next_poll_at IS NULL OR state = 'waiting')
 ) WITH (
-    fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1,
     autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 1
 );
 
@@ -104,7 +108,7 @@ CREATE TABLE callbacks (
     CHECK ((cancelled <> 0) = (state = 'cancelled')),
     CHECK (body IS NOT NULL OR state = 'waiting' OR state = 'cancelled')
 ) WITH (
-    fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1,
+    fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1,
     autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 1
 );
 
@@ -128,8 +132,8 @@ CREATE INDEX callbacks_expiring ON callbacks (expires_at) WHERE next_attempt_at 
 CREATE INDEX callbacks_ended ON callbacks (('' || state), ended_at) WHERE ended_at IS NOT NULL;
 -- The operator's question: which of this client's dead letters are of that time?
 CREATE INDEX callbacks_dead ON callbacks (client, ended_at, seq) WHERE state = 'dead';
--- The client's questions: my callbacks, newest first; the same in one state.
-CREATE INDEX callbacks_client ON callbacks (client, (-seq));
+-- The client's question: my callbacks in this state, newest first? Of any state it is asked for each: an index less is a
+-- twentieth of what a callback's life costs.
 CREATE INDEX callbacks_client_state ON callbacks (client, (state || ''), (-seq));
 
 CREATE TABLE attempts (

@@ -1,0 +1,204 @@
+"""What replicas tell one another of what they have written, so that nobody need look for it.
+
+Owns NOTIFY and LISTEN, on one channel, and when to look all the same: a hint may be lost, and behind a pooler that
+hands out its servers by the transaction none arrives. What is told is gathered for a moment. Built by ``store.py``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.core.errors import StoreError
+from gateway.core.model import Lane
+from gateway.store.postgres.database import PostgresDatabase
+
+__all__ = ["Hearing", "ReplicaHints"]
+
+_log = structlog.get_logger()
+
+_CHANNEL = "gateway"
+_GATHER_S = 0.05
+_MOST_BYTES = 7000  # of one message: PostgreSQL takes 8,000
+_MOST_MESSAGES = 8  # at once: more of them say only that there is much to look for
+_LOOK_S, _LOOK_UNTOLD_S = 5.0, 1.0
+_LOOK_PART = 50
+"""A look that takes long is had so many times more seldom: with 100,000 receivers it takes a second."""
+
+
+class Hearing(msgspec.Struct, frozen=True):
+    """What is done with what others tell."""
+
+    task: Callable[[str, str, int], None]
+    expiry: Callable[[str, int], None]
+    lane: Callable[[Lane, int], None]
+    settled: Callable[[int], None]
+    freed: Callable[[], None]
+    look: Callable[[], Awaitable[None]]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    by: str
+    told: list[Any]
+
+
+class ReplicaHints:
+    """``gateway.store.engine.Hints`` for the other replicas, and theirs for this one."""
+
+    def __init__(self, database: PostgresDatabase, replica: str) -> None:
+        self._database = database
+        self._replica = replica
+        self._tasks: dict[tuple[str, str], int] = {}
+        self._expiries: dict[str, int] = {}
+        self._lanes: dict[Lane, int] = {}
+        self._settled: list[int] = []
+        self._freed = False
+        self._tell = asyncio.Event()
+        self._look = asyncio.Event()
+        self._listening = False
+        self._running: list[asyncio.Task[None]] = []
+        self.alone = False
+        """Whether no other replica lives, as far as is known: then nothing is told."""
+
+    def tasks(self, upstream: str, watchers: str, due_at: int) -> None:
+        key = upstream, watchers
+        self._tasks[key] = min(due_at, self._tasks.get(key, due_at))
+        self._tell.set()
+
+    def expiries(self, upstream: str, expires_at: int) -> None:
+        self._expiries[upstream] = min(expires_at, self._expiries.get(upstream, expires_at))
+        self._tell.set()
+
+    def lane(self, lane: Lane, due_at: int) -> None:
+        self._lanes[lane] = min(due_at, self._lanes.get(lane, due_at))
+        self._tell.set()
+
+    def settled(self, seqs: Iterable[int]) -> None:
+        self._settled += seqs
+        self._tell.set()
+
+    def freed(self) -> None:
+        """Tell that something is led no longer."""
+        self._freed = True
+        self._tell.set()
+
+    def start(self, hearing: Hearing) -> None:
+        """Tell, hear and look until it is closed."""
+        self._running = [
+            asyncio.create_task(self._keep_telling(), name="store-hints"),
+            asyncio.create_task(self._keep_hearing(hearing), name="store-listen"),
+            asyncio.create_task(self._keep_looking(hearing.look), name="store-look"),
+        ]
+
+    async def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running = []
+        await self._send()  # that a lead is free, above all
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await self._tell.wait()
+            await asyncio.sleep(_GATHER_S)
+            self._tell.clear()
+            await self._send()
+
+    async def _send(self) -> None:
+        messages = list(self._messages())
+        if self.alone:
+            return
+        if len(messages) > _MOST_MESSAGES:
+            messages = [_encoded(self._replica, [])]
+        with suppress(StoreError):  # they look
+            for message in messages:
+                await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
+
+    def _messages(self) -> Iterator[str]:
+        told: list[Any] = [["t", *key, at] for key, at in self._tasks.items()]
+        told += [["e", upstream, at] for upstream, at in self._expiries.items()]
+        told += [["l", *lane, at] for lane, at in self._lanes.items()]
+        told += [["s", seq] for seq in self._settled]
+        told += [["f"]] if self._freed else []
+        self._tasks, self._expiries, self._lanes, self._settled, self._freed = {}, {}, {}, [], False
+        part: list[Any] = []
+        size = 0
+        for one in told:
+            its_size = len(msgspec.json.encode(one)) + 1
+            if part and size + its_size > _MOST_BYTES:
+                yield _encoded(self._replica, part)
+                part, size = [], 0
+            part.append(one)
+            size += its_size
+        if part:
+            yield _encoded(self._replica, part)
+
+    async def _keep_hearing(self, hearing: Hearing) -> None:
+        while True:
+            with suppress(StoreError):
+                await self._hear_until_lost(hearing)
+            self._listening = False
+            await asyncio.sleep(_LOOK_UNTOLD_S)
+
+    async def _hear_until_lost(self, hearing: Hearing) -> None:
+        session = await self._database.dedicated()
+        lost = asyncio.Event()
+
+        def hear(_connection: object, _pid: int, _channel: str, payload: str) -> None:
+            self._hear(hearing, payload)
+
+        try:
+            if session.server.pooled:
+                return
+            session.raw.add_termination_listener(lambda _: lost.set())
+            await session.raw.add_listener(_CHANNEL, hear)
+            self._listening = True
+            self._look.set()  # for what was told before
+            await lost.wait()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, looking goes on
+            _log.warning("store.not_listening", error=str(exc))
+        finally:
+            session.drop()
+
+    def _hear(self, hearing: Hearing, payload: str) -> None:
+        try:
+            message = msgspec.json.decode(payload, type=_Message)
+            if message.by == self._replica:
+                return
+            if not message.told:
+                self._look.set()
+            for kind, *about in message.told:
+                match kind:
+                    case "t":
+                        hearing.task(*about)
+                    case "e":
+                        hearing.expiry(*about)
+                    case "l":
+                        hearing.lane(Lane(*about[:2]), about[2])
+                    case "s":
+                        hearing.settled(*about)
+                    case "f":
+                        hearing.freed()
+        except (msgspec.MsgspecError, TypeError, ValueError, IndexError):
+            self._look.set()  # another release's, or somebody else's
+
+    async def _keep_looking(self, look: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        took_s = 0.0
+        while True:
+            wait_s = max(_LOOK_S if self._listening else _LOOK_UNTOLD_S, _LOOK_PART * took_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._look.wait()
+            self._look.clear()
+            began = loop.time()
+            with suppress(StoreError):  # the next one
+                await look()
+            took_s = loop.time() - began
+
+
+def _encoded(replica: str, told: list[Any]) -> str:
+    return msgspec.json.encode(_Message(replica, told)).decode()

@@ -1,0 +1,63 @@
+"""Whose each webhook is that is being sent: a lease in its row, which is longer than any attempt and not prolonged.
+
+A replica that dies leaves its claims to lapse; one that was stopped for longer than that finds them fenced off. Called
+by ``gateway.store.outbox`` through the engine.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from gateway.core.errors import StoreError
+from gateway.core.model import DueCallback, Share
+from gateway.store import rows
+from gateway.store.engine import Due, Left, Rows, Run, Work
+from gateway.store.postgres.database import PostgresDatabase
+from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, RELEASE_WEBHOOKS, SELECT_NEXT_DUE
+from gateway.store.writer import Kind, Writer
+
+__all__ = ["WebhookLeases"]
+
+
+class WebhookLeases:
+    """``gateway.store.engine.WebhookClaims`` of one replica among others."""
+
+    def __init__(self, database: PostgresDatabase, lease_s: float) -> None:
+        self._database = database
+        self._lease_ms = round(lease_s * 1000)
+        self._claiming = asyncio.Lock()
+        self.writer: Writer | None = None
+        """What claims are given back through."""
+        self.release_kind = Kind("release", self._apply_release)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        async with self._claiming:
+            yield
+
+    async def claim(self, shares: Sequence[Share], now: int) -> Due:
+        due, _ = await self._database.transaction(lambda: self._claim(shares, now), claims=True)
+        return due
+
+    def _claim(self, shares: Sequence[Share], now: int) -> Work[Due]:
+        clients, receivers = zip(*(share.lane for share in shares), strict=True)
+        about = clients, receivers, [s.room for s in shares], [s.retries for s in shares], now, self._lease_ms
+        claimed = (yield Run(CLAIM_WEBHOOKS, about)).rows
+        # When the claims of others lapse is for a look to find out: it is long until then.
+        next_due = (yield Rows(SELECT_NEXT_DUE, [share.lane for share in shares])).rows
+        left = []
+        for share, (due_at, first_at, _) in zip(shares, next_due, strict=True):
+            only_retries = not share.retries and due_at is not None and due_at <= now
+            left.append(Left(due_at, only_retries and (first_at is None or first_at > now)))
+        return Due([rows.due_callback(row) for row in claimed], left)
+
+    async def release(self, claims: Sequence[DueCallback]) -> None:
+        if claims and self.writer is not None:
+            with suppress(StoreError):  # then they lapse
+                await self.writer.submit(self.release_kind, [(claim.seq, claim.fence) for claim in claims])
+
+    def _apply_release(self, items: Sequence[list[tuple[int, int]]]) -> Work[None]:
+        yield Rows(RELEASE_WEBHOOKS, [row for item in items for row in item])
+
+    def recorded(self, claims: Iterable[DueCallback]) -> None:
+        """What records an attempt ends its claim."""
