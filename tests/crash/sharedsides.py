@@ -1,0 +1,96 @@
+"""The two sides of several replicas: they see which one asks and which one sends, and count what each key is asked.
+
+Owns the counts, and the judgement of a key's limit, which holds for all replicas together. A replica says who it is in
+its upstreams' base URL, ``/REPLICA/UPSTREAM``, and in a header of its webhooks.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from gateway.core.ratelimit import RateWindow
+from gateway.simulator.scenario import parse_windows
+from tests.crash.scenario import Item
+from tests.crash.sides import Arrival, Sides
+
+__all__ = ["CREATES", "LIMITS", "READS", "UPSTREAMS", "Asked", "SharedSides", "beyond"]
+
+UPSTREAMS = ("alpha", "beta", "gamma")
+"""Each with a key of its own."""
+READS, CREATES = "20/1,160/10", "3/1,15/10"
+Kind = Literal["read", "create"]
+LIMITS: Mapping[Kind, Sequence[RateWindow]] = {"read": parse_windows(READS), "create": parse_windows(CREATES)}
+
+
+class Asked(NamedTuple):
+    """One request to an upstream."""
+
+    at: float
+    """Between its sending and its answer, in seconds of the monotonic clock."""
+    replica: str
+
+
+class SharedSides(Sides):
+    """Every request to an upstream counts against its key, whoever sends it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: defaultdict[tuple[str, Kind], list[Asked]] = defaultdict(list)
+        """By upstream and kind, in the order of time."""
+        self._gone_at: dict[str, float] = {}
+
+    def upstream_of(self, item: Item) -> str:
+        return UPSTREAMS[item.key % len(UPSTREAMS)]
+
+    def base_url(self, replica: str, upstream: str) -> str:
+        return f"{self.upstream_url}/{replica}/{upstream}"
+
+    def gone(self, replica: str) -> None:
+        """Take down that it sends nothing from now on: what is seen of it later was sent before."""
+        self._gone_at[replica] = time.monotonic()
+
+    def back(self, replica: str) -> None:
+        self._gone_at.pop(replica, None)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        _, replica, upstream, rest = scope["path"].split("/", 3)
+        kind: Kind = "create" if scope["method"] == "POST" else "read"
+        at = min(time.monotonic(), self._gone_at.get(replica, math.inf))
+        self.asked[upstream, kind].append(Asked(at, replica))
+        await super().__call__({**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}, receive, send)
+
+    def asked_since(self, upstream: str, since: float, *, but: str) -> Asked | None:
+        """Return the first poll since then by another replica; None where there is none yet."""
+        found = (asked for asked in reversed(self.asked[upstream, "read"]) if asked.at >= since)
+        return min((asked for asked in found if asked.replica != but), default=None)
+
+    def under_way(self, replica: str) -> list[Arrival]:
+        """Return the webhooks of a replica that are not answered yet."""
+        return [
+            arrival
+            for arrivals in self.arrivals.values()
+            for arrival in arrivals[-1:]
+            if arrival.ended_at is None and arrival.sender == replica
+        ]
+
+    def beyond_limits(self) -> list[str]:
+        """Say where more was asked with a key than it may be."""
+        return [
+            f"{upstream}: {sentence}"
+            for (upstream, kind), asked in sorted(self.asked.items())
+            for sentence in beyond([one.at for one in asked], LIMITS[kind])
+        ]
+
+
+def beyond(instants: Iterable[float], windows: Iterable[RateWindow]) -> list[str]:
+    """Say of each window when more than its limit fell into it, wherever it is cut."""
+    ordered = sorted(instants)
+    found = []
+    for window in windows:
+        spans = [last - first for first, last in zip(ordered, ordered[window.limit :], strict=False)]
+        if spans and min(spans) < window.window_s:
+            allowed = f"allowed are {window.limit} in {window.window_s} s"
+            found.append(f"{window.limit + 1} requests in {min(spans):.3f} s, {allowed}")
+    return found
