@@ -28,8 +28,7 @@ from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
 from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, client_upstreams, token_owners
 from gateway.config.settings import Settings, UpstreamSettings, database_path
-from gateway.core.clock import Clock, FollowingClock
-from gateway.core.errors import StoreUnusable
+from gateway.core.clock import Clock, FollowingClock, SteeredClock
 from gateway.core.memory import Memory
 from gateway.core.model import Format
 from gateway.core.ratelimit import RateWindow
@@ -69,6 +68,8 @@ MOST_CONNECTIONS = MOST_POLLS + 2 * MOST_UNDER_WAY
 _MOST_IDLE = 64
 """Connections to one upstream that are kept for the next request."""
 _UNLIMITED_PER_S = 1e6
+_RECORDED_S = 30.0
+"""So long after the longest attempt other replicas leave a claimed webhook to the one that sends it."""
 _RECHECK_S = (15.0, 1.0)
 """How often a request that is held for a task's end looks for it, without being told: alone, and beside replicas."""
 
@@ -92,11 +93,11 @@ def own_files(upstreams: int) -> int:
 
 def build(settings: Settings, clock: Clock) -> Gateway:
     """Build a gateway of checked settings."""
+    clock = FollowingClock(clock) if database_path(settings.database_url) else SteeredClock(clock)
     replica = secrets.token_hex(6)
-    store = _store(settings, replica)
-    following = FollowingClock(clock)
+    store = _store(settings, clock, replica)
     memory = Memory(settings.memory_bytes)
-    shared = Shared(store, following, Metrics(), memory, Resolver(), replica if store.shared else ALONE)
+    shared = Shared(store, clock, Metrics(), memory, Resolver(), replica if store.shared else ALONE)
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
         guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
@@ -104,13 +105,13 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
     deliverer = _deliverer(settings, shared, callback_transport, client_headers)
-    janitor = Janitor(store, following, settings.retention_days)
-    clock_steps = ClockSteps(store, following)
+    janitor = Janitor(store, clock, settings.retention_days)
+    clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
     leading = _leading(shared, watches)
     if leading is not None:
         loops.append(leading)
-    supervisor = Supervisor(loops, following, shared.metrics, clock_steps)
+    supervisor = Supervisor(loops, clock, shared.metrics, clock_steps)
     readiness = ReadyCheck(store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all")
 
     async def check_url(url: str) -> None:
@@ -128,18 +129,30 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         api=_api(settings, shared, watches, readiness, check_url),
         readiness=readiness,
         backup=backup,
-        backups=Backups(store, following, backup),
+        backups=Backups(store, clock, backup),
         callback_transport=callback_transport,
         resolver=shared.resolver,
         memory=shared.memory,
     )
 
 
-def _store(settings: Settings, replica: str) -> Store:
+def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: str) -> Store:
+    delay_s = settings.retry_schedule[0]
     database = database_path(settings.database_url)
-    if database is None:
-        raise StoreUnusable("PostgreSQL is not built in yet")
-    return SqliteStore(database, first_attempt_delay_s=settings.retry_schedule[0])
+    if database is not None:
+        return SqliteStore(database, first_attempt_delay_s=delay_s)
+    assert isinstance(clock, SteeredClock)  # noqa: S101 - made so
+    # With the package that it needs, and only where it is used.
+    from gateway.store.postgres.store import PostgresStore
+    from gateway.store.postgres.url import Servers
+
+    return PostgresStore(
+        Servers(settings.database_url, settings.database_password),
+        replica=replica,
+        clock=clock,
+        lease_s=settings.attempt_timeout_s + _RECORDED_S,
+        first_attempt_delay_s=delay_s,
+    )
 
 
 def _leading(shared: Shared, watches: Sequence[Watch]) -> Leading | None:

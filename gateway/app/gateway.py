@@ -150,7 +150,8 @@ class Gateway:
     settings: Settings
     """Those that it was built with."""
     store: Store
-    clock_steps: ClockSteps
+    clock_steps: ClockSteps | None
+    """None: all go by the database's clock."""
     supervisor: Supervisor
     watches: Sequence[Watch]
     client_headers: ClientHeaders
@@ -184,7 +185,8 @@ class Gateway:
         """Open the store, find the webhook secret and start the loops. Raises StoreUnusable and SecretError."""
         _tell_exposed(self.settings)
         await self.store.open()
-        await self.clock_steps.catch_up()
+        if self.clock_steps is not None:
+            await self.clock_steps.catch_up()
         if self.backup is not None:
             private.tighten(self.backup)
         self._sign(self.settings, await self._find_secret())
@@ -258,8 +260,9 @@ class Gateway:
         for watch in self.watches:
             with suppress(StoreError):  # then others count what is left of them as used, for a few seconds
                 await watch.key.close()
-        with suppress(StoreError):  # then the next start finds its last write in the future
-            await self.clock_steps.finish()
+        if self.clock_steps is not None:
+            with suppress(StoreError):  # then the next start finds its last write in the future
+                await self.clock_steps.finish()
 
     async def close(self) -> None:
         """Let everything go; safe when nothing was started."""

@@ -288,6 +288,10 @@ class Housekeeping(Protocol):
     async def standing(self, ttl_s: float) -> Standing:
         """Tell that this replica lives for so long from now on, and see how all of them stand."""
 
+    @property
+    def stale_writes(self) -> int:
+        """How many writes have changed nothing, as their task or webhook was another replica's by then."""
+
     async def open(self) -> None:
         """Open the database and bring its schema up to date."""
 

@@ -162,11 +162,11 @@ class ReadStatements(Protocol):
     SELECT_NEXT_UNREAD: str
     """now → the first read_until after it, or NULL."""
     LEAVE_TASKS: str
-    """Rows seq: forgets the readers of those that callbacks wait for; its count counts."""
+    """Rows seq, now: forgets the readers who have gone, of those that callbacks wait for; its count counts."""
     SELECT_LONG_UNREAD: str
     """read_before, limit → seq."""
     END_WATCHES: str
-    """Rows seq."""
+    """Rows seq, read_before: forgets the readers of those that were not read since."""
 
 
 class CreateStatements(Protocol):

@@ -70,6 +70,10 @@ class StoreHousekeeping:
         await self.tasks.open()
         self._writer.start()
 
+    @property
+    def stale_writes(self) -> int:
+        return self.tasks.stale_writes + self.outbox.stale_writes
+
     async def load(self, key: str) -> bytes | None:
         found = await self._engine.read(self._sql.SELECT_META, (key,))
         return bytes(found[0][0]) if found else None

@@ -7,6 +7,8 @@ engine's. Called through ``gateway.store.Outbox``.
 import asyncio
 from collections.abc import Sequence
 
+import structlog
+
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
 from gateway.store import Choose, Claimed, rows
 from gateway.store.engine import Engine, Rows, Work
@@ -14,6 +16,8 @@ from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreOutbox"]
+
+_log = structlog.get_logger()
 
 
 class StoreOutbox:
@@ -27,6 +31,8 @@ class StoreOutbox:
         self._claims = engine.webhooks
         self._lanes = LanesDue()
         self.due = asyncio.Event()
+        self.stale_writes = 0
+        """How many were void: their claims had lapsed and were another's, or their callbacks were gone."""
         self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
 
     async def open(self) -> None:
@@ -89,12 +95,17 @@ class StoreOutbox:
     async def record(self, record: AttemptRecord) -> None:
         await self._writer.submit(self.record_kind, record)
 
-    def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[None]:
-        yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))
+    def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[list[int]]:
+        """Return with each how many of them are void."""
+        kept = (yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))).count
         if (yield Rows(self._sql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
             yield Rows(self._sql.COUNT_ATTEMPTS, rows.counted(items))
+        return [len(items) - kept] * len(items)
 
-    def _recorded(self, items: Sequence[AttemptRecord], _: object) -> None:
+    def _recorded(self, items: Sequence[AttemptRecord], void: Sequence[int]) -> None:
+        if void[0]:
+            self.stale_writes += void[0]
+            _log.warning("store.stale_writes", kind="record_attempt", writes=void[0])
         self._claims.recorded(item.claim for item in items)
         for item in items:
             if item.attempt.result is not AttemptResult.DELIVERED:

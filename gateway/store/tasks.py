@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import structlog
 from msgspec import convert
 
 from gateway.core.memory import SMALL
@@ -23,6 +24,8 @@ from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreTasks"]
 
+_log = structlog.get_logger()
+
 
 class StoreTasks(DueTasks):
     """``gateway.store.TaskQueue`` on an engine."""
@@ -36,6 +39,8 @@ class StoreTasks(DueTasks):
         self._first_attempt_delay_ms = first_attempt_delay_ms
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
+        self.stale_writes = 0
+        """How many were left out, as another process leads the polls of their upstream."""
         self.settle_kind = Kind("settle", self._apply_settle, self._settled)
         self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled)
         self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
@@ -63,7 +68,9 @@ class StoreTasks(DueTasks):
 
     async def reschedule(self, record: PollRecord) -> None:
         lead = self.lead(record.upstream)
-        if lead is not None:
+        if lead is None:
+            self._left_out("reschedule", 1)
+        else:
             await self._writer.submit(self.reschedule_kind, (lead, record))
             await self.watches.polled(record.seq, record.polled_at)
 
@@ -79,6 +86,7 @@ class StoreTasks(DueTasks):
         return led
 
     def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], done: Sequence[bool]) -> None:
+        self._left_out("reschedule", done.count(False))
         for (_, record), stands in zip(items, done, strict=True):
             group = self._end(record.seq) if stands else None
             if group is not None:  # else it has settled meanwhile
@@ -87,6 +95,7 @@ class StoreTasks(DueTasks):
     async def settle(self, settlement: Settlement) -> list[str]:
         lead = self.lead(settlement.upstream)
         if lead is None:
+            self._left_out("settle", 1)
             return []
         owed: list[tuple[str, Lane]] | None = await self._writer.submit(self.settle_kind, (lead, settlement))
         return [callback_id for callback_id, _ in owed or ()]
@@ -127,6 +136,7 @@ class StoreTasks(DueTasks):
     def _settled(
         self, items: Sequence[tuple[Lead, Settlement]], results: Sequence[Sequence[tuple[str, Lane]] | None]
     ) -> None:
+        self._left_out("settle", results.count(None))
         settled = [item for (_, item), owed in zip(items, results, strict=True) if owed is not None]
         for item in settled:
             # A settlement by time-out claims nothing: the task may be being polled.
@@ -138,6 +148,11 @@ class StoreTasks(DueTasks):
         for lane in {lane for owed in results for _, lane in owed or ()}:
             self._outbox.tell(lane, earliest)
         self._engine.hints.settled(item.seq for item in settled)
+
+    def _left_out(self, kind: str, count: int) -> None:
+        if count:
+            self.stale_writes += count
+            _log.warning("store.stale_writes", kind=kind, writes=count)
 
     def note_settled(self, seq: int) -> None:
         """Hear that a task may have ended: whoever waits for that looks."""

@@ -166,7 +166,7 @@ class Watches:
         if gone:
             yield from self._engine.lock([seq for _, seq in gone])
             yield Rows(self._sql.IDLE_TASKS, [(seq, now) for _, seq in gone])
-            left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq,) for _, seq in gone])).count
+            left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq, now) for _, seq in gone])).count
         if len(gone) == _AT_ONCE:
             return [_Unwatched(gone[-1], now, left)] * len(items)
         ((next_at,),) = (yield Run(self._watchsql.SELECT_NEXT_UNREAD, (now,))).rows
@@ -203,7 +203,7 @@ class Watches:
             seqs = (yield Run(self._watchsql.SELECT_LONG_UNREAD, (read_before, limit))).rows
             if seqs:
                 yield from self._engine.lock([seq for (seq,) in seqs])
-                yield Rows(self._watchsql.END_WATCHES, seqs)
+                yield Rows(self._watchsql.END_WATCHES, [(seq, read_before) for (seq,) in seqs])
                 yield Rows(self._sql.IDLE_TASKS, [(seq, now) for (seq,) in seqs])
                 yield Rows(self._sql.PRUNE_TASKS, seqs)
             counts.append(len(seqs))

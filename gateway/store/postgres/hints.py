@@ -36,6 +36,7 @@ class Hearing(msgspec.Struct, frozen=True):
     expiry: Callable[[str, int], None]
     lane: Callable[[Lane, int], None]
     settled: Callable[[int], None]
+    freed: Callable[[], None]
     look: Callable[[], Awaitable[None]]
 
 
@@ -54,6 +55,7 @@ class ReplicaHints:
         self._expiries: dict[str, int] = {}
         self._lanes: dict[Lane, int] = {}
         self._settled: list[int] = []
+        self._freed = False
         self._tell = asyncio.Event()
         self._look = asyncio.Event()
         self._listening = False
@@ -78,6 +80,11 @@ class ReplicaHints:
         self._settled += seqs
         self._tell.set()
 
+    def freed(self) -> None:
+        """Tell that something is led no longer."""
+        self._freed = True
+        self._tell.set()
+
     def start(self, hearing: Hearing) -> None:
         """Tell, hear and look until it is closed."""
         self._running = [
@@ -91,27 +98,32 @@ class ReplicaHints:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running = []
+        await self._send()  # that a lead is free, above all
 
     async def _keep_telling(self) -> None:
         while True:
             await self._tell.wait()
             await asyncio.sleep(_GATHER_S)
             self._tell.clear()
-            messages = list(self._messages())
-            if self.alone:
-                continue
-            if len(messages) > _MOST_MESSAGES:
-                messages = [_encoded(self._replica, [])]
-            with suppress(StoreError):  # they look
-                for message in messages:
-                    await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
+            await self._send()
+
+    async def _send(self) -> None:
+        messages = list(self._messages())
+        if self.alone:
+            return
+        if len(messages) > _MOST_MESSAGES:
+            messages = [_encoded(self._replica, [])]
+        with suppress(StoreError):  # they look
+            for message in messages:
+                await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
 
     def _messages(self) -> Iterator[str]:
         told: list[Any] = [["t", *key, at] for key, at in self._tasks.items()]
         told += [["e", upstream, at] for upstream, at in self._expiries.items()]
         told += [["l", *lane, at] for lane, at in self._lanes.items()]
         told += [["s", seq] for seq in self._settled]
-        self._tasks, self._expiries, self._lanes, self._settled = {}, {}, {}, []
+        told += [["f"]] if self._freed else []
+        self._tasks, self._expiries, self._lanes, self._settled, self._freed = {}, {}, {}, [], False
         part: list[Any] = []
         size = 0
         for one in told:
@@ -168,6 +180,8 @@ class ReplicaHints:
                         hearing.lane(Lane(*about[:2]), about[2])
                     case "s":
                         hearing.settled(*about)
+                    case "f":
+                        hearing.freed()
         except (msgspec.MsgspecError, TypeError, ValueError, IndexError):
             self._look.set()  # another release's, or somebody else's
 

@@ -5,12 +5,15 @@ Owns who leads, as its rows say, and what is heard of other replicas. Built by t
 database's clock is everybody's.
 """
 
+import asyncio
 from pathlib import Path
 
+from gateway.core.clock import SteeredClock
 from gateway.core.errors import StoreError
 from gateway.store import Standing
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import leadsql
+from gateway.store.postgres.clock import DatabaseClock
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.engine import PostgresEngine
 from gateway.store.postgres.hints import Hearing, ReplicaHints
@@ -27,10 +30,22 @@ class PostgresStore(StoreHousekeeping):
     """``gateway.store.Store`` on one PostgreSQL database."""
 
     def __init__(
-        self, servers: Servers, *, replica: str, lease_s: float = 45.0, first_attempt_delay_s: float = 0.0
+        self,
+        servers: Servers,
+        *,
+        replica: str,
+        clock: SteeredClock,
+        lease_s: float = 45.0,
+        first_attempt_delay_s: float = 0.0,
     ) -> None:
-        """Be one ``replica``, whose name no other has; a claimed webhook is its for ``lease_s`` seconds."""
+        """Be one ``replica``, whose name no other has; a claimed webhook is its for ``lease_s`` seconds.
+
+        ``clock`` is kept in step with the database's, from the opening on.
+        """
         self._database = PostgresDatabase(servers, settings=PLANNER)
+        self._clock = DatabaseClock(self._database.read, clock, self._database.met_another)
+        self._keeping_time: asyncio.Task[None] | None = None
+        self.freed = asyncio.Event()
         self._replica = replica
         claims = WebhookLeases(self._database, lease_s)
         self._hints = ReplicaHints(self._database, replica)
@@ -40,13 +55,20 @@ class PostgresStore(StoreHousekeeping):
 
     async def open(self) -> None:
         await self._database.open()
-        await self._open_ports()
+        try:
+            await self._clock.measure(first=True)
+            await self._open_ports()
+        except BaseException:
+            await self._database.close()
+            raise
+        self._keeping_time = asyncio.create_task(self._clock.run(), name="store-clock")
         self._hints.start(
             Hearing(
                 task=self._hear_task,
                 expiry=self.tasks.note_expiry,
                 lane=self.outbox.note,
                 settled=self.tasks.note_settled,
+                freed=self.freed.set,
                 look=self._look_again,
             )
         )
@@ -60,6 +82,9 @@ class PostgresStore(StoreHousekeeping):
         await self.outbox.look_again()
 
     async def close(self) -> None:
+        if self._keeping_time is not None:
+            self._keeping_time.cancel()
+            await asyncio.wait((self._keeping_time,))
         await self._hints.close()
         await self._writer.close()
         await self._database.close()
@@ -88,6 +113,7 @@ class PostgresStore(StoreHousekeeping):
 
     async def resign(self, name: str) -> None:
         await self._database.read(leadsql.RESIGN_LEAD, {"name": name, "holder": self._replica})
+        self._hints.freed()
 
     async def standing(self, ttl_s: float) -> Standing:
         found = await self._database.read(leadsql.STAND, {"holder": self._replica, "ttl_ms": round(ttl_s * 1000)})

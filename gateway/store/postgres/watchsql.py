@@ -78,10 +78,12 @@ WHERE read_until IS NOT NULL AND read_until <= $1 AND (read_until, seq) > ($2, $
 """
 SELECT_NEXT_UNREAD = "SELECT min(read_until) FROM tasks WHERE read_until IS NOT NULL AND read_until > $1"
 
-# Of tasks that callbacks still wait for, once IDLE_TASKS has been there.
+# Of tasks that callbacks still wait for, once IDLE_TASKS has been there; and who has been read since it was looked for
+# keeps its readers. So spelt that it does not look like a question for the index of readers.
 LEAVE_TASKS = f"""
 UPDATE tasks SET read_until = NULL, record = NULL
-FROM {given("unread", "seq")} WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND next_poll_at IS NOT NULL
+FROM {given("unread", "seq", "now")}
+WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND next_poll_at IS NOT NULL AND coalesce(read_until, 0) <= unread.now
 """  # noqa: S608 - as above
 
 SELECT_LONG_UNREAD = """
@@ -92,5 +94,6 @@ SELECT seq FROM tasks WHERE read_until IS NOT NULL AND read_until < $1 ORDER BY 
 END_WATCHES = f"""
 UPDATE tasks SET read_until = NULL, record = CASE WHEN state IN ('success', 'fail') AND EXISTS (
     SELECT FROM callbacks WHERE task_seq = tasks.seq AND format = 'record' OFFSET 0) THEN record END
-FROM {given("unread", "seq")} WHERE tasks.seq = ANY (ARRAY[unread.seq])
+FROM {given("unread", "seq", "read_before")}
+WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND coalesce(read_until, 0) < unread.read_before
 """  # noqa: S608 - as above

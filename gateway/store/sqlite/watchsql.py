@@ -86,19 +86,19 @@ SELECT_NEXT_UNREAD = "SELECT min(read_until) FROM tasks INDEXED BY tasks_read WH
 
 # Of those that callbacks still wait for, once IDLE_TASKS has been there.
 LEAVE_TASKS = """
-WITH gone (seq) AS (VALUES ?)
+WITH gone (seq, now) AS (VALUES ?)
 UPDATE tasks SET read_until = NULL, record = NULL
-FROM gone WHERE tasks.seq = gone.seq AND tasks.next_poll_at IS NOT NULL
+FROM gone WHERE tasks.seq = gone.seq AND tasks.next_poll_at IS NOT NULL AND tasks.read_until <= gone.now
 """
 
 SELECT_LONG_UNREAD = "SELECT seq FROM tasks INDEXED BY tasks_read WHERE read_until < ? ORDER BY read_until LIMIT ?"
 
 # A record is kept for a webhook that it is the body of.
 END_WATCHES = """
-WITH gone (seq) AS (VALUES ?)
+WITH gone (seq, read_before) AS (VALUES ?)
 UPDATE tasks SET read_until = NULL, record = iif(state IN ('success', 'fail') AND EXISTS (
     SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND format = 'record'), record, NULL)
-FROM gone WHERE tasks.seq = gone.seq
+FROM gone WHERE tasks.seq = gone.seq AND tasks.read_until < gone.read_before
 """
 
 MOVE_WATCHES = "UPDATE tasks SET read_until = read_until + :step WHERE read_until IS NOT NULL"

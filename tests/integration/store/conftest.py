@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.clock import SteeredClock, SystemClock
 from gateway.store import Store
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
@@ -21,7 +22,10 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
     if request.param == "postgres":
         servers = Servers(request.getfixturevalue("postgres").url)
         return lambda first_attempt_delay_s=0.0: PostgresStore(
-            servers, replica=secrets.token_hex(8), first_attempt_delay_s=first_attempt_delay_s
+            servers,
+            clock=SteeredClock(SystemClock()),
+            replica=secrets.token_hex(8),
+            first_attempt_delay_s=first_attempt_delay_s,
         )
     return lambda first_attempt_delay_s=0.0: SqliteStore(
         tmp_path / "gateway.db", first_attempt_delay_s=first_attempt_delay_s

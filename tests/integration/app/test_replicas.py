@@ -1,0 +1,117 @@
+"""Whole gateways side by side on one PostgreSQL: one polls, all answer and deliver, and one takes over from another."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
+from gateway.simulator import SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from tests.integration.app.test_clients import Hooks
+from tests.postgres import Database
+from tests.running import LIMIT_S, Running, running
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+class Stand:
+    """An upstream, a receiver, and as many replicas as are asked for."""
+
+    hooks: Hooks
+    upstream_url: str
+
+    def __init__(self, stack: AsyncExitStack, folder: Path, database: Database) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._database = database
+        self.simulator = SimulatedUpstream(SystemClock())
+
+    async def replica(self, stack: AsyncExitStack | None = None, **environ: str) -> Running:
+        return await (stack or self._stack).enter_async_context(
+            running(
+                self._folder,
+                self.upstream_url,
+                **{
+                    "GATEWAY_DATABASE_URL": self._database.url,
+                    "GATEWAY_WEBHOOK_SECRET": SECRET,
+                    "GATEWAY_DRAIN_S": "5",
+                    **environ,
+                },
+            )
+        )
+
+
+def leads(replica: Running) -> bool:
+    return replica.gateway.watches[0].poller.lease.current is not None
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def stand(tmp_path: Path, postgres: Database) -> AsyncIterator[Stand]:
+    async with AsyncExitStack() as stack:
+        made = Stand(stack, tmp_path, postgres)
+        made.upstream_url = await stack.enter_async_context(serve_simulator(made.simulator))
+        made.hooks = Hooks()
+        made.hooks.url = await stack.enter_async_context(serve_asgi(made.hooks))
+        yield made
+
+
+async def test_one_replica_polls_and_all_answer(stand: Stand) -> None:
+    """What is registered with the one that does not poll is delivered as fast; either tells of it, held reads too."""
+    first = await stand.replica()
+    await until(lambda: leads(first))
+    second = await stand.replica()
+    for number, replica in enumerate([second, first] * 3):
+        task_id = f"sim-success-300-{number}"
+        callback_id = await replica.registered(task_id, stand.hooks.url)
+        other = first if replica is second else second
+        told = (await other.client.get(f"/v1/tasks/{task_id}?wait=10")).json()
+        assert told["state"] == "success"
+        await other.delivered(callback_id)
+    assert (leads(first), leads(second)) == (True, False)
+    for replica, polls in ((first, True), (second, False)):
+        metrics = (await replica.client.get("/metrics")).text
+        assert f'gateway_leading{{upstream="aigptimage"}} {float(polls)}' in metrics
+        ready = await replica.client.get("/readyz")
+        assert (ready.status_code, ready.json()["reasons"]) == (200, [])
+
+
+async def test_the_other_polls_when_one_is_stopped(stand: Stand) -> None:
+    """At once, whatever was under way; what the first had learned is known."""
+    async with AsyncExitStack() as stack:
+        first = await stand.replica(stack)
+        await until(lambda: leads(first))
+        second = await stand.replica()
+        callbacks = [await first.registered(f"sim-success-{number * 200}-x", stand.hooks.url) for number in range(10)]
+        stopping = asyncio.create_task(stack.aclose())
+        await until(lambda: leads(second))
+        await asyncio.wait_for(stopping, LIMIT_S)
+    for callback_id in callbacks:
+        await second.delivered(callback_id)
+
+
+async def test_reads_are_answered_by_who_does_not_poll(stand: Stand) -> None:
+    """A program that reads is told of a task's end by either, and costs one stream of polls."""
+    first = await stand.replica()
+    await until(lambda: leads(first))
+    second = await stand.replica()
+    path = "/api/v1/jobs/recordInfo?taskId=sim-success-500-read"
+    told: Any = None
+    async with asyncio.timeout(LIMIT_S):
+        while told is None or told["data"]["state"] != "success":
+            answers = await asyncio.gather(first.client.get(path), second.client.get(path))
+            told = answers[1].json()
+            await asyncio.sleep(0.02)
+    assert isinstance(answers[0], httpx.Response)
+    await first.becomes(path, lambda answer: answer.json()["data"]["state"] == "success")

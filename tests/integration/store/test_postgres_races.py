@@ -1,0 +1,392 @@
+"""Replicas that write at the same moment, whatever each does between the other's statements.
+
+SQLite has one writer; PostgreSQL has one for each replica, whose statements see what others have committed meanwhile.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from gateway.core.model import (
+    Attempt,
+    AttemptRecord,
+    AttemptResult,
+    CallbackState,
+    DueCallback,
+    Format,
+    NewCallback,
+    PollRecord,
+    Settlement,
+)
+from gateway.core.reads import ReadWatch
+from gateway.store import rows
+from gateway.store.engine import Rows, Run, Work
+from gateway.store.housekeeping import StoreHousekeeping
+from gateway.store.postgres import deliversql, leadsql
+from tests.interleaving import World, guarded, ports
+from tests.postgres import Database
+from tests.storing import ABANDONED, NOW, SUCCESS, new
+
+HOUR = 3_600_000
+LEAD = ("polls:up", 1)
+LATER = NOW + 10 * HOUR
+HOOK = "https://app.example.com/hooks"
+CLAIMED_MS = 60_000
+
+LAWS = {
+    "a callback waits for a task that nobody polls": """
+        SELECT c.id FROM callbacks AS c LEFT JOIN tasks AS t ON t.seq = c.task_seq
+        WHERE c.state = 'waiting' AND (t.seq IS NULL OR t.next_poll_at IS NULL)""",
+    "a webhook is owed that has no body": """
+        SELECT c.id FROM callbacks AS c LEFT JOIN tasks AS t ON t.seq = c.task_seq
+        WHERE c.state = 'pending' AND (t.seq IS NULL OR (length(c.body) = 0 AND t.state NOT IN ('success', 'fail')))""",
+    "a task is polled that nobody waits for": f"""
+        SELECT task_id FROM tasks AS t
+        WHERE next_poll_at IS NOT NULL AND coalesce(read_until, 0) <= {LATER} AND NOT EXISTS (
+            SELECT FROM callbacks WHERE task_seq = t.seq AND state = 'waiting')""",
+    "a callback has no task": "SELECT id FROM callbacks WHERE task_seq NOT IN (SELECT seq FROM tasks)",
+    "an attempt has no callback": "SELECT number FROM attempts WHERE callback_seq NOT IN (SELECT seq FROM callbacks)",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def world(postgres: Database) -> AsyncIterator[World]:
+    async with World.on(postgres.url) as world:
+        yield world
+
+
+@pytest.fixture
+def store() -> StoreHousekeeping:
+    return ports()
+
+
+class Acts:
+    """What a replica does, as work; tasks and callbacks are named by what they are called in the test."""
+
+    def __init__(self, world: World, store: StoreHousekeeping) -> None:
+        self._world, self._store = world, store
+        self.callbacks: dict[str, NewCallback] = {}
+        self.seqs: dict[str, int] = {}
+        self.claim: DueCallback | None = None
+
+    def callback(self, name: str, task_id: str = "task-1", **about: Any) -> NewCallback:
+        if name not in self.callbacks:
+            self.callbacks[name] = new(task_id, **{"url": f"{HOOK}/{name}", **about})
+        return self.callbacks[name]
+
+    def register(self, *callbacks: NewCallback) -> Work[Any]:
+        return self._store.registry.register_kind.apply([callbacks])
+
+    def settle(self, *tasks: str, expired_by: int | None = None) -> Work[Any]:
+        ended = [
+            Settlement(
+                seq=self.seqs[task], upstream="up", outcome=SUCCESS if expired_by is None else ABANDONED,
+                settled_at=LATER, polls=1 if expired_by is None else 0, expired_by=expired_by,
+                frame=None if expired_by is None else (b'{"id":"', b'","metadata":', b"}"),
+            )
+            for task in tasks
+        ]  # fmt: skip
+        return self._store.tasks.settle_kind.apply([(LEAD, one) for one in ended])
+
+    def reschedule(self, *tasks: str) -> Work[Any]:
+        polls = [PollRecord(seq=self.seqs[task], upstream="up", polled_at=NOW, next_poll_at=LATER, error=None)
+                 for task in tasks]  # fmt: skip
+        return self._store.tasks.reschedule_kind.apply([(LEAD, one) for one in polls])
+
+    def cancel(self, *names: str) -> Work[Any]:
+        return self._store.registry.cancel_kind.apply([("ann", self.callbacks[name].id, LATER) for name in names])
+
+    def redeliver(self, name: str) -> Work[Any]:
+        item = {"client": "ann", "id": self.callbacks[name].id, "now": LATER}
+        return self._store.registry.redeliver_kind.apply([item])
+
+    def redeliver_dead(self) -> Work[Any]:
+        about = {"client": "ann", "since": 0, "until": 2 * LATER, "now": LATER, "limit": 100}
+        return self._store.registry.redeliver_dead_kind.apply([about])
+
+    def prune(self) -> Work[Any]:
+        return self._store._prune.apply([{"ended_before": 2 * LATER, "dead_before": 2 * LATER, "limit": 100}])
+
+    def read(self, *tasks: str, until: int = 2 * LATER) -> Work[Any]:
+        wishes = [ReadWatch(upstream="up", task_id=task, client="ann", at=NOW, read_until=until, next_poll_at=NOW)
+                  for task in tasks]  # fmt: skip
+        return self._store.tasks.watches.watch_kind.apply(wishes)
+
+    def unwatch(self) -> Work[Any]:
+        return self._store.tasks.watches.unwatch_kind.apply([LATER])
+
+    def prune_reads(self) -> Work[Any]:
+        return self._store.tasks.watches.prune_kind.apply([(LATER, LATER, 100)])
+
+    def take(self, now: int = 2 * LATER) -> Work[list[DueCallback]]:
+        about = ["ann"], ["https://app.example.com"], [100], [True], now, CLAIMED_MS
+        return [rows.due_callback(row) for row in (yield Run(deliversql.CLAIM_WEBHOOKS, about)).rows]
+
+    def record(self, result: AttemptResult = AttemptResult.DELIVERED, claim: DueCallback | None = None) -> Work[Any]:
+        claim = claim or self.claim
+        assert claim is not None
+        attempt = Attempt(number=claim.attempts + 1, started_at=LATER, duration_ms=1, status_code=None, error=None,
+                          result=result)  # fmt: skip
+        again = LATER if result is AttemptResult.RETRY else None
+        return self._store.outbox.record_kind.apply(
+            [AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=again)]
+        )
+
+    async def do(self, *works: Work[Any]) -> None:
+        for work in works:
+            await self._world.do(work)
+            self.seqs = dict(await self._world.look("SELECT task_id, seq FROM tasks"))
+
+    async def claimed(self) -> None:
+        (self.claim,) = await self._world.do(self.take())
+
+    async def states(self) -> dict[str, str]:
+        found = dict(await self._world.look("SELECT id, state FROM callbacks"))
+        return {name: found[one.id] for name, one in self.callbacks.items() if one.id in found}
+
+
+Begin = Callable[[Acts], Any]
+Act = Callable[[Acts], Work[Any]]
+Check = Callable[[Acts, Sequence[Any]], Any]
+
+
+async def everything(world: World, store: StoreHousekeeping, begin: Begin, one: Act, other: Act, check: Check) -> int:
+    """Let both happen in each order, and hold the laws and the check each time; return how many orders there are."""
+    count = 0
+    for turned in (False, True):
+        first, second = (other, one) if turned else (one, other)
+        steps = -1
+        more_steps = True
+        while more_steps:
+            steps, others, more_others = steps + 1, 0, True
+            while more_others:
+                others += 1
+                await world.empty()
+                acts = Acts(world, store)
+                await begin(acts)
+                both = first(acts), second(acts)
+                results, more_steps, more_others = await world.interleave(*both, steps, others)
+                order = f"{steps} of {'the other' if turned else 'one'}, then {others}"
+                for law, statement in LAWS.items():
+                    assert not await world.look(statement), f"{law}: {order}"
+                assert await check(acts, results[::-1] if turned else results), order
+                count += 1
+    return count
+
+
+async def fine(_: Acts, __: Sequence[Any]) -> bool:
+    return True
+
+
+# Situations.
+
+
+async def nothing(_: Acts) -> None: ...
+
+
+async def one_waits(acts: Acts) -> None:
+    await acts.do(acts.register(acts.callback("first")))
+
+
+async def three_tasks(acts: Acts) -> None:
+    await acts.do(acts.register(*(acts.callback(f"of {task}", task) for task in ("task-1", "task-2", "task-3"))))
+
+
+async def nobody_waits(acts: Acts) -> None:
+    await one_waits(acts)
+    await acts.do(acts.cancel("first"))
+
+
+async def was_given_up(acts: Acts) -> None:
+    await one_waits(acts)
+    await acts.do(acts.settle("task-1", expired_by=2 * LATER))
+
+
+async def readers_have_gone(acts: Acts) -> None:
+    await acts.do(acts.read("task-1", until=NOW))
+
+
+async def has_ended(acts: Acts) -> None:
+    await one_waits(acts)
+    await acts.do(acts.settle("task-1"))
+
+
+async def is_claimed(acts: Acts) -> None:
+    await has_ended(acts)
+    await acts.claimed()
+
+
+async def was_cancelled_while_claimed(acts: Acts) -> None:
+    await is_claimed(acts)
+    await acts.do(acts.cancel("first"))
+
+
+async def is_delivered(acts: Acts) -> None:
+    await is_claimed(acts)
+    await acts.do(acts.record())
+
+
+async def is_dead(acts: Acts) -> None:
+    await is_claimed(acts)
+    await acts.do(acts.record(AttemptResult.DEAD))
+
+
+# What must be so in the end, beside the laws.
+
+
+def created(result: Any) -> list[bool]:
+    return [registration.created for item, _ in result for registration in item]
+
+
+async def one_has_created_it(acts: Acts, results: Sequence[Any]) -> bool:
+    return sorted(created(results[0]) + created(results[1])) == [False, True]
+
+
+async def both_are_pending(acts: Acts, _: Sequence[Any]) -> bool:
+    return set((await acts.states()).values()) == {"pending"}
+
+
+async def second_waits(acts: Acts, _: Sequence[Any]) -> bool:
+    return (await acts.states())["second"] == "waiting"
+
+
+async def cancelled_if_said_so(acts: Acts, results: Sequence[Any]) -> bool:
+    """A client that was told that it could be cancelled gets no webhook."""
+    said = results[0][0] in (CallbackState.WAITING, CallbackState.PENDING)
+    return ((await acts.states()).get("first", "gone") == "cancelled") is said
+
+
+async def pending_if_said_so(acts: Acts, results: Sequence[Any]) -> bool:
+    state, _ = results[0][0]
+    could = state in (CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD)
+    return ((await acts.states()).get("first", "gone") == "pending") is could
+
+
+async def pending_or_delivered(acts: Acts, results: Sequence[Any]) -> bool:
+    return (await acts.states())["first"] in ("pending", "delivered")
+
+
+async def one_has_claimed_it(_: Acts, results: Sequence[Any]) -> bool:
+    return len(results[0]) + len(results[1]) == 1
+
+
+async def task_goes_on(acts: Acts, _: Sequence[Any]) -> bool:
+    return bool(await acts._world.look("SELECT FROM tasks WHERE next_poll_at IS NOT NULL"))
+
+
+def second(acts: Acts) -> Work[Any]:
+    return acts.register(acts.callback("second"))
+
+
+def as_record(acts: Acts) -> Work[Any]:
+    return acts.register(acts.callback("second", shape=Format.RECORD))
+
+
+def of_bob(acts: Acts) -> Work[Any]:
+    return acts.register(acts.callback("second", client="bob", model="m"))
+
+
+RACES: dict[str, tuple[Begin, Act, Act, Check]] = {
+    "the same is registered twice": (
+        nothing, lambda a: a.register(new(url=HOOK)), lambda a: a.register(new(url=HOOK)), one_has_created_it),
+    "two register several, in other orders": (
+        three_tasks,
+        lambda a: a.register(*(a.callback(f"1 {t}", t) for t in ("task-2", "new-1", "task-1", "new-2", "new-1"))),
+        lambda a: a.register(*(a.callback(f"2 {t}", t, client="bob") for t in ("new-2", "task-1", "new-1", "task-2"))),
+        fine),
+    "it is registered while the task ends": (one_waits, second, lambda a: a.settle("task-1"), both_are_pending),
+    "a record is registered while the task ends": (
+        one_waits, as_record, lambda a: a.settle("task-1"), both_are_pending),
+    "another client registers while the task ends": (
+        one_waits, of_bob, lambda a: a.settle("task-1"), both_are_pending),
+    "it is registered while the task is given up": (
+        one_waits, second, lambda a: a.settle("task-1", expired_by=LATER), fine),
+    "it is registered while the last one is cancelled": (one_waits, second, lambda a: a.cancel("first"), second_waits),
+    "it is registered while the ended task is pruned": (is_delivered, second, Acts.prune, fine),
+    "it is registered while the idle task is pruned": (nobody_waits, second, Acts.prune, second_waits),
+    "a task is revived while a late poll ends it": (
+        nobody_waits, second, lambda a: a.settle("task-1"), fine),
+    "a task that was given up is revived twice": (was_given_up, second, of_bob, second_waits),
+    "it is registered while the readers' task is left": (readers_have_gone, second, Acts.unwatch, second_waits),
+    "it is registered while the readers' task is pruned": (readers_have_gone, second, Acts.prune_reads, second_waits),
+    "it is read while the task is left": (readers_have_gone, lambda a: a.read("task-1"), Acts.unwatch, task_goes_on),
+    "it is read while the task is pruned": (
+        readers_have_gone, lambda a: a.read("task-1"), Acts.prune_reads, task_goes_on),
+    "it is read while the last one is cancelled": (
+        one_waits, lambda a: a.read("task-1"), lambda a: a.cancel("first"), task_goes_on),
+    "it is read while the task ends": (one_waits, lambda a: a.read("task-1"), lambda a: a.settle("task-1"), fine),
+    "two read several, in other orders": (
+        three_tasks,
+        lambda a: a.read("task-2", "new-1", "task-1"), lambda a: a.read("new-1", "task-1", "task-2"), fine),
+    "it is cancelled while the task ends": (
+        one_waits, lambda a: a.cancel("first"), lambda a: a.settle("task-1"), cancelled_if_said_so),
+    "it is cancelled while it is recorded": (
+        is_claimed, lambda a: a.cancel("first"), Acts.record, cancelled_if_said_so),
+    "it is cancelled while it is claimed": (has_ended, lambda a: a.cancel("first"), Acts.take, cancelled_if_said_so),
+    "it is cancelled while it is redelivered": (
+        is_claimed, lambda a: a.redeliver("first"), lambda a: a.cancel("first"), fine),
+    "it is redelivered while it is recorded": (
+        is_claimed, lambda a: a.redeliver("first"), lambda a: a.record(AttemptResult.RETRY), pending_if_said_so),
+    "it is redelivered while it is delivered": (
+        is_claimed, lambda a: a.redeliver("first"), Acts.record, pending_or_delivered),
+    "it is redelivered while it is pruned": (
+        is_delivered, lambda a: a.redeliver("first"), Acts.prune, pending_if_said_so),
+    "dead ones are redelivered while they are pruned": (is_dead, Acts.redeliver_dead, Acts.prune, fine),
+    "dead ones are redelivered twice": (is_dead, Acts.redeliver_dead, Acts.redeliver_dead, both_are_pending),
+    "it is recorded while it is pruned": (was_cancelled_while_claimed, Acts.record, Acts.prune, fine),
+    "two claim": (has_ended, Acts.take, Acts.take, one_has_claimed_it),
+    "two prune": (is_delivered, Acts.prune, Acts.prune, fine),
+    "a leader polls and another registers, in other orders": (
+        three_tasks, lambda a: a.reschedule("task-2", "task-3", "task-1"),
+        lambda a: a.register(*(a.callback(f"2 {t}", t, client="bob") for t in ("task-3", "task-1"))), fine),
+    "a leader polls and another reads, in other orders": (
+        three_tasks, lambda a: a.reschedule("task-2", "task-3", "task-1"), lambda a: a.read("task-3", "task-1"), fine),
+    "a leader settles and another registers, in other orders": (
+        three_tasks, lambda a: a.settle("task-2", "task-3", "task-1"),
+        lambda a: a.register(*(a.callback(f"2 {t}", t) for t in ("task-3", "task-1"))), both_are_pending),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("race", RACES)
+async def test_two_replicas_at_once(world: World, store: StoreHousekeeping, race: str) -> None:
+    """Whatever the order of their statements: nothing is lost, nobody waits for ever, and no one for one another."""
+    assert await everything(world, store, *RACES[race]) > 3
+
+
+async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store: StoreHousekeeping) -> None:
+    """A leader's guarded write is done before another leads, or not at all; his renewal waits for nothing."""
+
+    async def led(acts: Acts) -> None:
+        await one_waits(acts)
+        await world.do(one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "me", "ttl_ms": -1}))
+
+    def one(statement: str, parameters: dict[str, Any]) -> Work[Any]:
+        return (yield Run(statement, parameters)).rows
+
+    async def in_order(acts: Acts, results: Sequence[Any]) -> bool:
+        settled = bool(await world.look("SELECT FROM tasks WHERE state = 'success'"))
+        return results[1] == [(2,)] and settled is (results[0] is not None)
+
+    count = await everything(
+        world, store, led, lambda a: guarded(*LEAD, a.settle("task-1")),
+        lambda _: one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "another", "ttl_ms": 10_000}), in_order,
+    )  # fmt: skip
+    assert count > 3
+
+
+async def test_a_lock_is_enough(world: World) -> None:
+    """What stands between a guard and its commit: others may renew the lead, and nobody takes it."""
+    renew = {"name": "polls:up", "holder": "me", "ttl_ms": 10_000}
+
+    def taken() -> Work[Any]:
+        return (yield Run(leadsql.TAKE_LEAD, renew)).rows
+
+    def held() -> Work[Any]:
+        yield Rows(leadsql.GUARD_LEADS, [("polls:up", 1)])
+        return (yield Run("SELECT 1")).rows
+
+    assert await world.do(taken()) == [(1,)]
+    results, _, renewed_meanwhile = await world.interleave(held(), taken(), 1, 2)
+    assert results[1] == [(1,)]
+    assert renewed_meanwhile

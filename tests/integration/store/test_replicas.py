@@ -1,0 +1,205 @@
+"""Several replicas on one PostgreSQL: who may write, who is told of what, and what a late one changes."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.core.clock import SteeredClock, SystemClock
+from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
+from gateway.store.postgres.store import PostgresStore
+from gateway.store.postgres.url import Servers
+from tests.lanes import claim_webhooks
+from tests.postgres import Database
+from tests.storing import LIMIT_S, NOW, SUCCESS, attempt_of, brought_to, claim, lapse, look, new, registered
+
+LEAD = "polls:up"
+
+
+@pytest.fixture
+async def new_replica(postgres: Database) -> AsyncIterator[Callable[[], Awaitable[PostgresStore]]]:
+    async with AsyncExitStack() as stack:
+
+        async def make() -> PostgresStore:
+            clock = SteeredClock(SystemClock())
+            store = PostgresStore(Servers(postgres.url), clock=clock, replica=secrets.token_hex(8))
+            await store.open()
+            stack.push_async_callback(store.close)
+            return store
+
+        yield make
+
+
+@pytest.fixture
+async def first(new_replica: Callable[[], Awaitable[PostgresStore]]) -> PostgresStore:
+    """One that leads."""
+    store = await new_replica()
+    assert await take_over(store) == 1
+    return store
+
+
+@pytest.fixture
+async def second(first: PostgresStore, new_replica: Callable[[], Awaitable[PostgresStore]]) -> PostgresStore:
+    return await new_replica()
+
+
+async def take_over(store: PostgresStore) -> int:
+    """Lead once the lease has lapsed of whoever did; return in which epoch."""
+    await store._database.read("UPDATE leads SET expires_at = 1 WHERE name = $1", (LEAD,))
+    epoch = await store.lead(LEAD, 60)
+    assert epoch is not None
+    await store.tasks.gained("up", epoch)
+    return epoch
+
+
+def settlement(seq: int) -> Settlement:
+    return Settlement(upstream="up", seq=seq, outcome=SUCCESS, settled_at=NOW, polls=1)
+
+
+async def test_one_of_them_leads(first: PostgresStore, second: PostgresStore) -> None:
+    """Nothing is due, expired or claimed for another; who resigns lets another lead at once."""
+    await registered(first)
+    assert await second.lead(LEAD, 60) is None
+    assert await second.tasks.waiting("up", NOW) == ([], None)
+    assert await second.tasks.longest_due("up", "ann", NOW, 10) == ([], None)
+    assert await second.tasks.never_polled("up", 0, NOW) == []
+    assert await second.tasks.expired("up", NOW * 2, 10) == ([], None)
+    (due,), _ = await first.tasks.longest_due("up", "ann", NOW, 10)
+    assert await second.tasks.claim([due]) == []
+    assert await first.tasks.claim([due]) == [due]
+    assert (await second.standing(60)).led == {LEAD}
+    assert (await first.standing(60)).replicas == 2
+    second.freed.clear()
+    await first.resign(LEAD)
+    await asyncio.wait_for(second.freed.wait(), LIMIT_S)
+    assert await second.lead(LEAD, 60) == 2
+
+
+async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, second: PostgresStore) -> None:
+    """Even if it has not heard of that: what it stores of a poll is left out, and its claims stay."""
+    callback = await registered(first, new(timeout_s=1))
+    (due,), _ = await first.tasks.longest_due("up", "ann", NOW, 10)
+    await first.tasks.claim([due])
+    assert await take_over(second) == 2
+    await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="x"))
+    assert await first.tasks.settle(settlement(due.seq)) == []
+    await first.tasks.poll_now("up", [due.seq], NOW - 1)
+    after = await look(second, callback)
+    assert (after.state, after.task.polls, after.task.next_poll_at) == (CallbackState.WAITING, 0, NOW)
+    assert first.stale_writes == 2
+    assert await first.tasks.longest_due("up", "ann", NOW, 10) == ([], None)
+    first.tasks.lost("up")
+    assert await first.tasks.settle(settlement(due.seq)) == []
+    await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None))
+    await first.tasks.poll_now("up", [due.seq], NOW - 1)
+    assert first.stale_writes == 4
+    assert await second.tasks.longest_due("up", "ann", NOW, 10) == ([due], None)
+    assert await second.tasks.settle(settlement(due.seq)) == [callback.id]
+    assert second.stale_writes == 0
+
+
+async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_out(
+    first: PostgresStore, second: PostgresStore
+) -> None:
+    """Each is judged by its own upstream's lead."""
+    mine = await registered(first, new("mine", upstream="other"))
+    theirs = await registered(first, new("theirs"))
+    epoch = await first.lead("polls:other", 60)
+    assert epoch is not None
+    await first.tasks.gained("other", epoch)
+    await take_over(second)
+    one = replace(settlement(mine.task.seq), upstream="other")
+    assert await asyncio.gather(first.tasks.settle(settlement(theirs.task.seq)), first.tasks.settle(one)) == [
+        [],
+        [mine.id],
+    ]
+    assert (await look(first, theirs)).state is CallbackState.WAITING
+
+
+async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
+    """Who had it changes nothing any more: not the webhook's state, its attempts or their log."""
+    callback = await brought_to(first, CallbackState.PENDING)
+    late = await claim(first)
+    await second.outbox.look_again()
+    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    await lapse(first)
+    await second.outbox.look_again()
+    due = await claim(second)
+    assert due == replace(late, fence=late.fence + 1)
+    await first.outbox.record(attempt_of(late, AttemptResult.DEAD))
+    await first.outbox.release([late])
+    assert first.stale_writes == 1
+    assert (await look(first, callback)).state is CallbackState.PENDING
+    assert await first.registry.list_attempts("ann", callback.id) == []
+    await first.outbox.look_again()
+    assert (await claim_webhooks(first, NOW, 10))[0] == []
+    await second.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    after = await look(first, callback)
+    assert (after.state, after.attempts) == (CallbackState.DELIVERED, 1)
+    assert second.stale_writes == 0
+
+
+async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:
+    """No webhook is two replicas', and none is nobody's."""
+    for number in range(20):
+        await brought_to(first, CallbackState.PENDING, new(f"task-{number}"))
+    await second.outbox.look_again()
+    claims = await asyncio.gather(*(claim_webhooks(store, NOW, 10) for store in (first, second)))
+    seqs = [due.seq for found, _ in claims for due in found]
+    assert len(set(seqs)) == len(seqs) == 20
+
+
+async def test_whoever_leads_hears_what_others_register(first: PostgresStore, second: PostgresStore) -> None:
+    """At once, and not only when it looks: when tasks are due, when callbacks expire, who watches."""
+    await first.tasks.expired("up", NOW, 10)
+    first.tasks.due("up").clear()
+    await registered(second, new(timeout_s=5))
+    await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)
+    groups, _ = await first.tasks.waiting("up", NOW)
+    assert [group.watchers for group in groups] == ["ann"]
+    expired, _ = await first.tasks.expired("up", NOW + 5000, 10)
+    assert len(expired) == 1
+
+
+async def test_all_hear_of_a_tasks_end(first: PostgresStore, second: PostgresStore) -> None:
+    """Whoever waits for it at another replica looks at once, and its webhook may be sent from there."""
+    callback = await registered(second)
+    second.outbox.due.clear()
+    waiting = asyncio.create_task(second.registry.wait_settled(callback.task.seq, 60))
+    await asyncio.sleep(0)
+    await first.tasks.settle(settlement(callback.task.seq))
+    await asyncio.wait_for(waiting, LIMIT_S)
+    await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
+    assert (await claim(second)).id == callback.id
+
+
+async def test_what_nobody_was_told_of_is_found(first: PostgresStore, second: PostgresStore) -> None:
+    """A hint may be lost: whoever leads looks now and then, and all do for webhooks."""
+    second._hints.alone = True
+    first._hints.alone = True
+    callback = await registered(second)
+    assert await first.tasks.waiting("up", NOW) == ([], None)
+    await first._look_again()
+    assert len((await first.tasks.waiting("up", NOW))[0]) == 1
+    assert len((await first.tasks.expired("up", callback.expires_at, 10))[0]) == 1
+    await first.tasks.settle(settlement(callback.task.seq))
+    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    await second._look_again()
+    assert (await claim(second)).id == callback.id
+
+
+async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, second: PostgresStore) -> None:
+    """However many lanes fall due: one message has room for some hundred, and of thousands nobody tells each."""
+    for count in (300, 3000):
+        callbacks = [new(f"task-{count}-{n}", url=f"https://r{n}.example.com/hooks") for n in range(count)]
+        made = await first.registry.register(callbacks)
+        second.outbox.due.clear()
+        await asyncio.gather(*(first.tasks.settle(settlement(one.callback.task.seq)) for one in made))
+        claimed = 0
+        while claimed < count:
+            await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
+            second.outbox.due.clear()
+            claimed += len((await claim_webhooks(second, NOW, count))[0])
