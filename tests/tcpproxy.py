@@ -76,7 +76,8 @@ class TcpProxy:
                 writer.write(data)
                 await writer.drain()
             await self._flowing.wait()
-            writer.write_eof()
+            if not writer.is_closing():
+                writer.write_eof()
             return
         _reset(writers)
 

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-__all__ = ["INSTALL", "Audit", "Entry", "claimed_by", "led_by"]
+__all__ = ["Audit", "Entry", "claimed_by", "install", "led_by"]
 
-INSTALL = """
+_INSTALL = """
 CREATE SCHEMA audit;
 CREATE TABLE audit.entries (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at double precision NOT NULL DEFAULT extract(epoch FROM clock_timestamp()),
     replica text NOT NULL DEFAULT current_setting('application_name'),
     kind text NOT NULL, name text NOT NULL, number bigint NOT NULL);
+CREATE INDEX ON audit.entries (kind, name, id);
 CREATE FUNCTION audit.take_down() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = audit AS $$
 BEGIN
     CASE TG_ARGV[0]
@@ -49,14 +50,16 @@ CREATE TRIGGER audit_lead AFTER INSERT ON leads FOR EACH ROW
 WHEN (NEW.name LIKE 'polls:%') EXECUTE FUNCTION audit.take_down('lead');
 CREATE TRIGGER audit_lead_moved AFTER UPDATE ON leads FOR EACH ROW
 WHEN (NEW.name LIKE 'polls:%' AND OLD.epoch <> NEW.epoch) EXECUTE FUNCTION audit.take_down('lead');
-INSERT INTO audit.entries (kind, name, number, replica)
-SELECT 'lead', split_part(name, ':', 2), epoch, '' FROM leads WHERE name LIKE 'polls:%';
 """
-"""Run by a superuser, once the first replica has made the tables."""
+_LED_BEFORE = """
+INSERT INTO audit.entries (kind, name, number, replica)
+SELECT 'lead', split_part(name, ':', 2), epoch, $1 FROM leads WHERE name LIKE 'polls:%'
+"""
 _ENTRIES = "SELECT id, at, replica, kind, name, number FROM audit.entries ORDER BY id"
 _CLAIMED = """
 SELECT c.seq, c.fence FROM callbacks AS c WHERE c.state = 'pending' AND c.claimed_until > gateway_now()
-AND $1 = (SELECT replica FROM audit.entries WHERE kind = 'claim' AND name = CAST(c.seq AS text) ORDER BY id DESC LIMIT 1)
+AND $1 = (SELECT replica FROM audit.entries WHERE kind = 'claim' AND name = CAST(c.seq AS text)
+    ORDER BY id DESC LIMIT 1)
 """
 _LED = """
 SELECT DISTINCT ON (name) name, replica FROM audit.entries WHERE kind = 'lead' ORDER BY name, id DESC
@@ -68,7 +71,6 @@ class Entry(NamedTuple):
     at: float
     """Seconds of the epoch, by the database's clock."""
     replica: str
-    """Empty: from before anything was taken down."""
     kind: str
     name: str
     """The upstream, or the number of the callback's row."""
@@ -111,11 +113,18 @@ class Audit:
                         whose = f"{one.replica} wrote its {one.kind}, and {claimed[one.name]} had claimed it"
                         self.wrong.append(f"webhook {one.name}: {whose}")
                 case "poll" | "settle":
-                    if led.get(one.name) not in (one.replica, ""):
+                    if led.get(one.name) != one.replica:
                         whose = f"{one.replica} wrote a {one.kind}, and {led.get(one.name)} led"
                         self.wrong.append(f"task {one.number} of {one.name}: {whose}")
             if one.kind in ("claim", "record"):
                 self.claims.setdefault(one.name, []).append(one)
+
+
+async def install(connection: "asyncpg.Connection[Any]", life: str) -> None:
+    """Take down from now on; this replica is the only one as yet. The connection is a superuser's."""
+    async with connection.transaction():
+        await connection.execute(_INSTALL)
+        await connection.execute(_LED_BEFORE, life)
 
 
 async def claimed_by(connection: "asyncpg.Connection[Any]", life: str) -> list[tuple[int, int]]:

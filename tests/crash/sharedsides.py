@@ -8,12 +8,13 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.scenario import parse_windows
 from tests.crash.scenario import Item
-from tests.crash.sides import Arrival, Sides
+from tests.crash.sides import Sides
 
 __all__ = ["CREATES", "LIMITS", "READS", "UPSTREAMS", "Asked", "SharedSides", "beyond"]
 
@@ -30,6 +31,8 @@ class Asked(NamedTuple):
     at: float
     """Between its sending and its answer, in seconds of the monotonic clock."""
     replica: str
+    polls: bool
+    """Whether it is no client's read or create that was forwarded."""
 
 
 class SharedSides(Sides):
@@ -58,22 +61,18 @@ class SharedSides(Sides):
         _, replica, upstream, rest = scope["path"].split("/", 3)
         kind: Kind = "create" if scope["method"] == "POST" else "read"
         at = min(time.monotonic(), self._gone_at.get(replica, math.inf))
-        self.asked[upstream, kind].append(Asked(at, replica))
+        polls = kind == "read" and b"-read-" not in scope["query_string"]
+        self.asked[upstream, kind].append(Asked(at, replica, polls))
         await super().__call__({**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}, receive, send)
 
-    def asked_since(self, upstream: str, since: float, *, but: str) -> Asked | None:
-        """Return the first poll since then by another replica; None where there is none yet."""
-        found = (asked for asked in reversed(self.asked[upstream, "read"]) if asked.at >= since)
-        return min((asked for asked in found if asked.replica != but), default=None)
+    def polled_since(self, upstream: str, since: float, *, but: str) -> float | None:
+        """Return when another replica polled for the first time since then; None where none has yet."""
+        found = takewhile(lambda asked: asked.at >= since, reversed(self.asked[upstream, "read"]))
+        return min((asked.at for asked in found if asked.polls and asked.replica != but), default=None)
 
-    def under_way(self, replica: str) -> list[Arrival]:
-        """Return the webhooks of a replica that are not answered yet."""
-        return [
-            arrival
-            for arrivals in self.arrivals.values()
-            for arrival in arrivals[-1:]
-            if arrival.ended_at is None and arrival.sender == replica
-        ]
+    def under_way(self, replica: str) -> bool:
+        """Whether a webhook of a replica is not answered yet."""
+        return any(arrival.sender == replica for arrival in self.open)
 
     def beyond_limits(self) -> list[str]:
         """Say where more was asked with a key than it may be."""

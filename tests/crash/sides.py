@@ -94,6 +94,8 @@ class Sides(SimulatedUpstream):
         self.round = 0
         self.arrivals: defaultdict[str, list[Arrival]] = defaultdict(list)
         """By webhook-id."""
+        self.open: list[Arrival] = []
+        """Those that have no answer yet."""
         self.keys: dict[str, int] = {}
         """Of which item each webhook-id is."""
         self.events: dict[str, dict[str, Any]] = {}
@@ -147,6 +149,7 @@ class Sides(SimulatedUpstream):
         self.moments.count("webhook")
         manner = scope["path"].split("/")[1]
         number = len(self.arrivals[headers["webhook-id"]])
+        self.open.append(arrival)
         gone = asyncio.create_task(_gone(receive))
         try:
             if manner == "hang":
@@ -156,7 +159,8 @@ class Sides(SimulatedUpstream):
         finally:
             done = gone.done()
             gone.cancel()
-        arrival.ended_at = time.monotonic()
+            arrival.ended_at = time.monotonic()
+            self.open.remove(arrival)
         if done:
             return
         refused = (manner == "twice500" and number <= 2) or manner == "always500"
