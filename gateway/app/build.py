@@ -98,6 +98,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     store = _store(settings, clock, replica)
     memory = Memory(settings.memory_bytes)
     shared = Shared(store, clock, Metrics(), memory, Resolver(), replica if store.shared else ALONE)
+    shared.metrics.stale_writes = lambda: store.stale_writes
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
         guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS

@@ -8,7 +8,7 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -113,19 +113,33 @@ class Metrics:
         self.ready = gauge("gateway_ready", "1 while /readyz answers 200, else 0.")
         build = gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"])
         build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
-        self.registry.register(_LostLines())
+        self.registry.register(
+            _Told("gateway_log_lines_lost", "Lines of the log that could not be written.", _lost_lines)
+        )
+        self.stale_writes: Callable[[], int] = int
+        """How many writes came too late to count, as the store tells."""
+        stale = "Writes that changed nothing, as their task or webhook was another replica's by then."
+        self.registry.register(_Told("gateway_stale_writes", stale, lambda: self.stale_writes()))
         ProcessCollector(registry=self.registry)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
 
-class _LostLines(Collector):
-    """The log's own metric: it is the process's, whichever gateway of it is asked."""
+class _Told(Collector):
+    """A counter that somebody else counts."""
+
+    def __init__(self, name: str, documentation: str, count: Callable[[], int]) -> None:
+        self._about = name, documentation
+        self._count = count
 
     def collect(self) -> Iterable[Metric]:
-        lost = 0 if _sink is None else _sink.lost
-        yield CounterMetricFamily("gateway_log_lines_lost", "Lines of the log that could not be written.", value=lost)
+        yield CounterMetricFamily(*self._about, value=self._count())
+
+
+def _lost_lines() -> int:
+    """Return what the log has lost, which is the process's, whichever gateway of it is asked."""
+    return 0 if _sink is None else _sink.lost
 
 
 def configure_logging(log_format: str | None, *, level: str = "info") -> None:

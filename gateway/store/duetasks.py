@@ -8,7 +8,8 @@ which is in ``tasks.py``.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from msgspec import convert
 
@@ -32,6 +33,7 @@ class DueTasks:
         self._groups: dict[str, dict[str, _WatchedTasks]] = defaultdict(lambda: defaultdict(_WatchedTasks))
         self._claimed: dict[int, _WatchedTasks] = {}
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._looks: dict[int, set[int]] = {}  # of each that is under way, which claims have ended since it began
         self._looking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # two at once would forget a note
 
     def due(self, upstream: str) -> asyncio.Event:
@@ -147,11 +149,15 @@ class DueTasks:
             about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
             next_due_at = None
-            for place, row in enumerate(await read(self._sql.SELECT_DUE_TASKS, about)):
+            with self._ends_meanwhile() as ended:
+                found = await read(self._sql.SELECT_DUE_TASKS, about)
+            for place, row in enumerate(found):
                 task = convert(row, DueTask)
                 if task.due_at > now or place == limit:
                     next_due_at = task.due_at
                     break
+                if task.seq in ended:
+                    continue
                 if self._end(task.seq) is None:
                     due.append(task)
                 else:
@@ -166,7 +172,9 @@ class DueTasks:
             if not self.leads(upstream):
                 return []
             about = upstream, since, now, self._engine.array(list(self._claimed))
-            return convert(await read(self._sql.SELECT_NEW_TASKS, about), list[DueTask])
+            with self._ends_meanwhile() as ended:
+                found = await read(self._sql.SELECT_NEW_TASKS, about)
+            return [task for task in convert(found, list[DueTask]) if task.seq not in ended]
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
         self._engine.require()
@@ -182,6 +190,16 @@ class DueTasks:
                 group.note(claim.due_at)
             self._events[claim.upstream].set()
 
+    @contextmanager
+    def _ends_meanwhile(self) -> Iterator[set[int]]:
+        """Lend the tasks whose claims end meanwhile: what is read of them may be older than what they noted then."""
+        ended: set[int] = set()
+        self._looks[id(ended)] = ended
+        try:
+            yield ended
+        finally:
+            del self._looks[id(ended)]
+
     def _begin(self, seq: int, group: "_WatchedTasks") -> None:
         self._claimed[seq] = group
         group.begin(seq)
@@ -190,6 +208,8 @@ class DueTasks:
         group = self._claimed.pop(seq, None)
         if group is not None:
             group.claimed.discard(seq)
+            for ended in self._looks.values():
+                ended.add(seq)
         return group
 
 

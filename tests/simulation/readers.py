@@ -43,6 +43,8 @@ class Readers:
             poller_wake=life.store.tasks.due(upstream.name),
             draining=self._draining,
             denies=life.poller.denies,
+            polls_here=lambda: True,
+            recheck_s=15.0,
         )
 
         async def any_url(_: str) -> None:

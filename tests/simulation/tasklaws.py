@@ -163,6 +163,8 @@ class TaskLaws:
 
     def _told_of(self, task_id: str) -> bool:
         """Whether the upstream has once said that it runs, in whichever life, and the store has that."""
+        if task_id in self._world.read:  # what becomes of its polls is not looked at
+            return any(one.kind == "running" for one in (*self._world.polls[task_id], *self._world.forwarded[task_id]))
         return any(poll.kind == "running" and poll.recorded for poll in self._world.polls[task_id])
 
     def _denied(self, task_id: str) -> bool:

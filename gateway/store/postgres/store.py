@@ -85,8 +85,8 @@ class PostgresStore(StoreHousekeeping):
         if self._keeping_time is not None:
             self._keeping_time.cancel()
             await asyncio.wait((self._keeping_time,))
-        await self._hints.close()
         await self._writer.close()
+        await self._hints.close()
         await self._database.close()
 
     @property

@@ -113,9 +113,14 @@ async def test_a_poll_that_readers_came_to_keeps_its_record(store: Store) -> Non
     assert (await seen(store)).record == RECORD
 
 
-@pytest.mark.parametrize("record", [None, RECORD, LARGE])
-async def test_a_task_is_polled_again_at_once(store: Store, record: bytes | None) -> None:
-    """Where there is news of it, which is its record from then on; others' next poll is when it was."""
+@pytest.mark.parametrize(("record", "counted"), [(None, False), (RECORD, False), (RECORD, True), (LARGE, False)])
+async def test_a_task_is_polled_again_at_once(store: Store, record: bytes | None, counted: bool) -> None:
+    """Where there is news of it, which is its record from then on; others' next poll is when it was.
+
+    Whether or not it has been counted how many are read.
+    """
+    if counted:
+        await store.registry.watch(wish("another", at=NOW + 50_000))
     asked = [new(f"task-{n}", first_poll_at=NOW + 50_000) for n in (1, 2)]
     made, _ = await store.registry.register(asked)
     store.tasks.due("up").clear()

@@ -4,12 +4,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
+from gateway.store.postgres import sql
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
 from tests.lanes import claim_webhooks
@@ -150,6 +152,28 @@ async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, se
     claims = await asyncio.gather(*(claim_webhooks(store, NOW, 10) for store in (first, second)))
     seqs = [due.seq for found, _ in claims for due in found]
     assert len(set(seqs)) == len(seqs) == 20
+
+
+async def test_what_a_look_reads_may_be_older_than_what_a_poll_has_stored(
+    first: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is claimed, polled and put off while others are read is not due again by what it was before."""
+    await registered(first)
+    (due,) = await first.tasks.never_polled("up", 0, NOW)
+    read = first._database.read
+
+    async def polled_meanwhile(statement: str, parameters: Any = ()) -> list[Any]:
+        found = await read(statement, parameters)
+        if statement in (sql.SELECT_DUE_TASKS, sql.SELECT_NEW_TASKS):
+            assert await first.tasks.claim([due]) == [due]
+            record = PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1000, error=None)
+            await first.tasks.reschedule(record)
+        return found
+
+    monkeypatch.setattr(first._database, "read", polled_meanwhile)
+    assert (await first.tasks.longest_due("up", "ann", NOW, 10))[0] == []
+    assert await first.tasks.never_polled("up", 0, NOW) == []
+    assert await first.tasks.waiting("up", NOW) == ([], NOW + 1000)
 
 
 async def test_whoever_leads_hears_what_others_register(first: PostgresStore, second: PostgresStore) -> None:
