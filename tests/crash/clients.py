@@ -23,8 +23,7 @@ from tests.crash.sharedsides import UPSTREAMS, SharedSides
 
 __all__ = ["Clients", "Failure"]
 
-_WORKERS = 6
-_PAUSE_S = 0.3  # of a worker, between two requests: what the keys' limits let through
+_PER_S = 20.0  # registrations: what the keys' limits let through
 _LIMIT_S = 3.0
 """So long a client waits for an answer."""
 _AVOIDED_S = 2.0
@@ -39,6 +38,8 @@ class Failure:
     began_at: float
     ended_at: float
     what: str
+    retry_after_s: float = 0.0
+    """When it is to be tried again, as it was told."""
 
 
 class Clients:
@@ -48,8 +49,9 @@ class Clients:
         self, sides: SharedSides, checker: Checker, replicas: Callable[[], Sequence[Replica]], seed: int
     ) -> None:
         """``replicas``: those that are there to be asked."""
-        self.round = 0
-        """Which the items are of that are drawn now; each round has receivers of its own."""
+        self.workers = 6
+        self.patient = False
+        """Whether they wait before they ask again, for as long as they were told; else they ask another at once."""
         self.first: list[Failure] = []
         self.second: list[Failure] = []
         """Of clients that asked once more."""
@@ -71,7 +73,7 @@ class Clients:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(http_client())
             async with asyncio.TaskGroup() as group:
-                for number in range(_WORKERS):
+                for number in range(self.workers):
                     group.create_task(self._register_always(client), name=f"client-{number}")
                 group.create_task(self._read_always(client), name="reader")
                 group.create_task(self._create_always(client), name="creator")
@@ -91,7 +93,7 @@ class Clients:
 
     async def _register_always(self, client: httpx.AsyncClient) -> None:
         while True:
-            going_on = await self._pause(_PAUSE_S)
+            going_on = await self._pause(self.workers / _PER_S)
             if not going_on and not self._unanswered:
                 return
             again = self._unanswered and (not going_on or self._rng.random() < 0.3)
@@ -104,6 +106,8 @@ class Clients:
         if response is None:
             assert failure is not None
             self.first.append(failure)
+            if self.patient:
+                await asyncio.sleep(failure.retry_after_s)
             response, failure = await self._try(client, self._choose(but=first), batch)
         if response is None:
             assert failure is not None
@@ -128,7 +132,7 @@ class Clients:
         ]
         path = "/v1/callbacks" if len(batch) == 1 else "/v1/callbacks/batch"
         began_at = time.monotonic()
-        name = replica.name
+        name, retry_after_s = replica.name, 0.0
         try:
             body = requests[0] if len(batch) == 1 else {"callbacks": requests}
             response = await self._ask(client, "POST", replica.url + path, body)
@@ -139,10 +143,13 @@ class Clients:
             if response.status_code in (200, 201) and all(one["status"] != 503 for one in in_batch):
                 return response, None
             what = f"{response.status_code} {response.text[:300]}"
+            retry_after_s = float(response.headers.get("retry-after", 0))
+            if response.status_code == 503 and not retry_after_s:
+                self.problems.append(f"{name} answered {what}, without Retry-After")
             if response.status_code != 503 and not in_batch:
                 self.problems.append(f"{name} answered a registration {what}")
         self._avoided[name] = time.monotonic() + _AVOIDED_S
-        return None, Failure(name, began_at, time.monotonic(), what)
+        return None, Failure(name, began_at, time.monotonic(), what, retry_after_s)
 
     def _choose(self, but: Replica | None = None) -> Replica:
         """Choose a replica at random, one that has not just failed if there is one."""

@@ -37,7 +37,10 @@ class Cluster:
         self.folder = folder
         self.sides = sides
         self.checker = SharedChecker(sides, scratch)
+        self.places: list[Replica] = []
+        """All that there are."""
         self.replicas: list[Replica] = []
+        """Those that are to run."""
         self.clients = Clients(sides, self.checker, self.there, seed)
         self.problems: list[str] = []
         self.audit = Audit()
@@ -86,6 +89,11 @@ class Cluster:
     def round(self, number: int) -> None:
         self.sides.round = number
 
+    async def load_for(self, seconds: float) -> None:
+        """Let the clients go on for so long."""
+        at = time.monotonic() + seconds
+        await until(lambda: time.monotonic() > at, seconds + 1)
+
     async def look(self) -> None:
         """Judge what the database holds at this moment."""
         promised = list(self.checker.promised)
@@ -114,15 +122,21 @@ class Cluster:
             self.checker.judge_at_the_end(await of_postgres(db))
             self.audit = await Audit.read(db)
         self.beyond = self.sides.beyond_limits()
-        for one in self.replicas:
+        for one in self.places:
             for gateway in one.gateways:
                 text = "".join(gateway.text)
                 if "Traceback" in text:
                     self.problems.append(f"{one.name} logged a traceback: {text[text.index('Traceback') :][:2000]}")
 
+    async def give_up(self) -> None:
+        """End the load, where that still runs."""
+        if self._load is not None:
+            self._load.cancel()
+            await asyncio.gather(self._load, return_exceptions=True)
+
     @property
     def stale_writes(self) -> float:
-        return sum(one.stale_writes for one in self.replicas)
+        return sum(one.stale_writes for one in self.places)
 
 
 async def until(holds: Callable[[], Any], within_s: float) -> bool:
@@ -145,7 +159,9 @@ async def cluster(
     async with AsyncExitStack() as stack:
         sides = await stack.enter_async_context(serve_sides(SharedSides()))
         run = Cluster(sides, admin_url, folder, seed)
-        run.replicas = await make(stack, sides)
-        for one in run.replicas:
+        run.places = await make(stack, sides)
+        run.replicas = list(run.places)
+        for one in run.places:
             stack.push_async_callback(one.close)
+        stack.push_async_callback(run.give_up)
         yield run
