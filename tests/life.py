@@ -18,6 +18,7 @@ from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
+from gateway.loops.leading import Lease
 from gateway.loops.poller import Poller
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.signature import Signer, parse_secrets
@@ -124,7 +125,9 @@ class Life:
         schedule_s: tuple[float, ...] = SCHEDULE_S,
         seed: int = 0,
         memory_bytes: int = 67_108_864,
+        lease: Lease | None = None,
     ) -> None:
+        """``lease``: when it leads, as one of several replicas; None: always."""
         self.clock = clock = FollowingClock(clock)
         self.metrics = Metrics()
         self.store = SqliteStore(path, first_attempt_delay_s=schedule_s[0])
@@ -137,7 +140,8 @@ class Life:
         learned = Learned(partial(self.store.load, "durations"), partial(self.store.swap, "durations"))
         self.timetable = Timetable(PollSchedule(min_s, max_s), per_s, clock, random.Random(seed), learned)
         self.tasks, self.outbox = Claiming(self.store.tasks), Claiming(self.store.outbox)
-        self.poller = Poller(self.tasks, upstream, self.key, self.timetable, clock, self.metrics)
+        self.poller = Poller(self.tasks, upstream, self.key, self.timetable, clock, self.metrics, lease)
+        self.store.tasks._shared = lease is not None
         loops: list[Loop] = [self.poller]
         if sender is not None:
             headers = ClientHeaders()

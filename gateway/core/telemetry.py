@@ -114,19 +114,19 @@ class Metrics:
         build = gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"])
         build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
         self.registry.register(
-            _Told("gateway_log_lines_lost", "Lines of the log that could not be written.", _lost_lines)
+            _CountedElsewhere("gateway_log_lines_lost", "Lines of the log that could not be written.", _lost_lines)
         )
         self.stale_writes: Callable[[], int] = int
         """How many writes came too late to count, as the store tells."""
         stale = "Writes that changed nothing, as their task or webhook was another replica's by then."
-        self.registry.register(_Told("gateway_stale_writes", stale, lambda: self.stale_writes()))
+        self.registry.register(_CountedElsewhere("gateway_stale_writes", stale, lambda: self.stale_writes()))
         ProcessCollector(registry=self.registry)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
 
-class _Told(Collector):
+class _CountedElsewhere(Collector):
     """A counter that somebody else counts."""
 
     def __init__(self, name: str, documentation: str, count: Callable[[], int]) -> None:

@@ -16,8 +16,8 @@ Where one process has the database to itself it leads for ever, and none of this
 
 import asyncio
 import math
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
 
 import structlog
 
@@ -108,7 +108,7 @@ class Led(Protocol):
 class Leading:
     """The loop that leads."""
 
-    name = "leading"
+    name = "leadership"
 
     def __init__(self, housekeeping: Housekeeping, clock: Clock, metrics: Metrics, pollers: Mapping[str, Led]) -> None:
         """``pollers``: by upstream."""
@@ -165,22 +165,19 @@ class Leading:
     async def _round(self) -> None:
         for one in self._led.values():
             one.end_if_over()
-        standing = await self._housekeeping.standing(LEASE_S)
+        # Together: a slow database must not take a lease's time twice.
+        renewed = (one.lead(self._housekeeping) for one in self._led.values() if one.leads)
+        standing, *_ = await _all_of(self._housekeeping.standing(LEASE_S), *renewed)
         now = self._standing_at = self._clock.monotonic()
         share = math.ceil(len(self._led) / max(standing.replicas, 1))
         room = share - sum(one.leads for one in self._led.values())
-        asked = []
+        free = []
         for one in self._led.values():
             one.see(standing, now)
-            if one.leads:
-                asked.append(one)
-            elif one.is_free(now, alone=standing.replicas == 1, above=room <= 0):
+            if one.is_free(now, alone=standing.replicas == 1, above=room <= 0):
                 room -= 1
-                asked.append(one)
-        done = await asyncio.gather(*(one.lead(self._housekeeping) for one in asked), return_exceptions=True)
-        for error in done:
-            if isinstance(error, BaseException):
-                raise error
+                free.append(one)
+        await _all_of(*(one.lead(self._housekeeping) for one in free))
         await self._hand_over(share, now)
 
     async def _hand_over(self, share: int, now: float) -> None:
@@ -196,6 +193,15 @@ class Leading:
             self._uneven_since = now
             for one in led[share:]:
                 one.close(now)
+
+
+async def _all_of(*work: Awaitable[Any]) -> list[Any]:
+    """Return what each returns, once all have ended. Raises what the first one has raised."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return done
 
 
 class _OneLead:

@@ -214,8 +214,6 @@ class Poller:
             granted = await self._key.queries.reserve(len(claims))
         finally:
             await self._tasks.release(claims[granted:])
-        if not self.lease.holds(self._term):
-            return 0  # their claims have ended
         for claim in claims[:granted]:
             self._timetable.polled(claim, now)
             self._in_flight.start(self._poll(claim, self._term), f"poll-{claim.task_id}")

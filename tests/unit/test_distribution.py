@@ -3,10 +3,12 @@
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from gateway import signature
+from gateway.app import preflight
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -15,7 +17,7 @@ PLACES = (
     *("gateway/**/*.py", "gateway/manual/*.md", "config/**/*.toml"),
 )
 TEXTS = [path for place in PLACES for path in sorted(ROOT.glob(place))]
-PUBLISHED = {"standardwebhooks", "cryptography", "uv"}
+PUBLISHED = {"standardwebhooks", "cryptography", "asyncpg", "uv"}
 
 
 def test_its_name() -> None:
@@ -35,10 +37,11 @@ def test_nothing_installs_what_is_not_published(path: Path) -> None:
     assert "webhook-gateway" not in text.replace("urn:webhook-gateway:", "").replace("(`webhook-gateway` there is", "")
 
 
-def test_what_is_missing_is_named_as_the_extra_has_it() -> None:
+@pytest.mark.parametrize(("extra", "module"), [("ed25519", signature), ("postgres", preflight)])
+def test_what_is_missing_is_named_as_the_extra_has_it(extra: str, module: ModuleType) -> None:
     """The advice where the extra is not installed is of the versions that the extra brings."""
-    (needed,) = PROJECT["optional-dependencies"]["ed25519"]
-    assert f"pip install '{needed}'" in Path(signature.__file__).read_text("utf-8")
+    (needed,) = PROJECT["optional-dependencies"][extra]
+    assert f"pip install '{needed}'" in Path(str(module.__file__)).read_text("utf-8")
 
 
 @pytest.mark.parametrize("package", ["cryptography", "asyncpg"])

@@ -24,7 +24,7 @@ from gateway.store.postgres.errors import (
     is_to_be_repeated,
     needs_another_server,
 )
-from gateway.store.postgres.session import Session, connect
+from gateway.store.postgres.session import Backend, Session, connect
 from gateway.store.postgres.sql import SELECT_LARGE
 from gateway.store.postgres.url import Servers
 
@@ -46,12 +46,41 @@ _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Int
 
 
 class Connections:
-    """Connections that do the same, some of them in use."""
+    """Those that do the same, so many at most: each is one caller's at a time."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, most: int) -> None:
         self.free: list[Session] = []
         self.in_use: set[Session] = set()
-        self.places = asyncio.Semaphore(size)
+        self._places = asyncio.Semaphore(most)
+
+    async def take(self, connect: Callable[[], Awaitable[Session]]) -> Session:
+        """Return a connection, where need be a new one. Raises StoreError where others use all of them for long."""
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(_PLACE_LIMIT_S):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise StoreError("All connections to the database are in use.", reason="slow") from None
+        else:
+            await self._places.acquire()
+        try:
+            while self.free and not self.free[-1].usable:
+                self.free.pop().drop()
+            session = self.free.pop() if self.free else await connect()
+        except BaseException:
+            self._places.release()
+            raise
+        self.in_use.add(session)
+        return session
+
+    def give_back(self, session: Session, *, keep: bool) -> None:
+        """Have the connection used by others, or let it go: also where it is in the middle of something."""
+        self.in_use.discard(session)
+        if keep and session.usable:
+            self.free.append(session)
+        else:
+            session.drop()
+        self._places.release()
 
 
 class PostgresDatabase:
@@ -152,7 +181,7 @@ class PostgresDatabase:
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement that changes nothing, and return its rows. Raises StoreError."""
         try:
-            rows = await self._repeat(self._readers, lambda connection: connection.read(statement, parameters))
+            rows = await self._repeat(self._readers, lambda session: session.read(statement, parameters))
         except (StoreError, *_FAILURES) as exc:
             raise self._trouble("_read_trouble", exc) from exc
         self._well("_read_trouble")
@@ -173,69 +202,49 @@ class PostgresDatabase:
         return await self._connect()
 
     async def _upgrade(self) -> None:
-        try:
-            async with self._lent(self._writers) as connection:
-                found = await schema.upgrade(connection, schema.migrations())
-        except _FAILURES as exc:
-            raise explain(exc) from exc
-        if not connection.server.durable:
+        async def act(session: Session) -> tuple[schema.SchemaVersion, Backend]:
+            return await schema.upgrade(session, schema.migrations()), session.server
+
+        found, server = await self._repeat(self._writers, act)
+        if not server.durable:
             _log.warning(
                 "store.not_durable", advice="fsync is off on this server: a power loss loses what it confirmed"
             )
-        _log.info("store.opened", server=connection.server.address, pooled=self.pooled, schema=found.version)
+        _log.info("store.opened", server=server.address, pooled=self.pooled, schema=found.version)
 
     async def _repeat(self, pool: Connections, act: Callable[[Session], Awaitable[T]]) -> T:
         """Do something on one of the connections, again where it was not done and may be at once."""
         pause_s = _AGAIN_S
         for left in reversed(range(_TRIES)):
+            session = await pool.take(self._connect)
             try:
-                async with self._lent(pool) as connection:
-                    return await act(connection)
+                return await act(session)
+            except asyncio.CancelledError:
+                session.drop()  # in the middle of something
+                raise
             except _FAILURES as exc:
+                if isinstance(exc, TimeoutError) or needs_another_server(exc):
+                    session.drop()
                 if needs_another_server(exc):
                     self._leave()
-                if connection.committing:
-                    error = explain(exc)
-                    words = f"{error.message} Nobody knows whether what was to be stored is."
-                    raise StoreUnsure(words, reason=error.reason) from exc
-                lost = is_lost(exc) and not isinstance(exc, TimeoutError)
-                if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
-                    if blame(exc) is Blame.DATABASES:
-                        raise explain(exc, standby=connection.server.standby) from exc
-                    raise
+                self._raise_for_good(exc, session, left)
+            finally:
+                pool.give_back(session, keep=self._open and session.server.address == self._first)
             await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
             pause_s *= 2
         raise AssertionError
 
-    @asynccontextmanager
-    async def _lent(self, pool: Connections) -> AsyncIterator[Session]:
-        """Lend a connection to one caller. Whoever leaves it in the middle of something leaves it for good."""
-        if pool.places.locked():
-            try:
-                async with asyncio.timeout(_PLACE_LIMIT_S):
-                    await pool.places.acquire()
-            except TimeoutError:
-                raise StoreError("All connections to the database are in use.", reason="slow") from None
-        else:
-            await pool.places.acquire()
-        try:
-            while pool.free and not pool.free[-1].usable:
-                pool.free.pop().drop()
-            connection = pool.free.pop() if pool.free else await self._connect()
-            pool.in_use.add(connection)
-            try:
-                yield connection
-            except (TimeoutError, asyncio.CancelledError):
-                connection.drop()
-                raise
-            finally:
-                pool.in_use.discard(connection)
-                if self._open and connection.usable and connection.server.address == self._first:
-                    pool.free.append(connection)
-                else:
-                    connection.drop()
-        finally:
-            pool.places.release()
+    def _raise_for_good(self, exc: Exception, session: Session, left: int) -> None:
+        """Raise what a failure comes to, unless it is to be tried again."""
+        if session.committing:
+            error = explain(exc)
+            words = f"{error.message} Nobody knows whether what was to be stored is."
+            raise StoreUnsure(words, reason=error.reason) from exc
+        lost = is_lost(exc) and not isinstance(exc, TimeoutError)
+        if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
+            if blame(exc) is Blame.DATABASES:
+                raise explain(exc, standby=session.server.standby) from exc
+            raise exc
 
     async def _connect(self) -> Session:
         if not self._open:

@@ -115,3 +115,30 @@ async def test_reads_are_answered_by_who_does_not_poll(stand: Stand) -> None:
             await asyncio.sleep(0.02)
     assert isinstance(answers[0], httpx.Response)
     await first.becomes(path, lambda answer: answer.json()["data"]["state"] == "success")
+
+
+async def test_all_together_keep_to_the_keys_limit(stand: Stand) -> None:
+    """Four replicas that poll and forward as fast as they may, also while one is stopped and another takes over."""
+    rate = {"GATEWAY_UPSTREAM_RATE": "30/1"}
+    async with AsyncExitStack() as first_stack:
+        first = await stand.replica(first_stack, **rate)
+        await until(lambda: leads(first))
+        others = [await stand.replica(**rate) for _ in range(3)]
+        for number in range(60):
+            await first.registered(f"sim-success-60000-{number}", stand.hooks.url)
+
+        async def read(replica: Running, name: str) -> int:
+            """Ask for tasks of which nothing is known; return how many reads the upstream answered."""
+            statuses = []
+            for number in range(25):
+                answer = await replica.client.get(f"/api/v1/jobs/recordInfo?taskId=sim-success-60000-{name}{number}")
+                statuses.append(answer.status_code)
+            return statuses.count(200)
+
+        reading = asyncio.gather(*(read(replica, f"r{place}-") for place, replica in enumerate(others)))
+        await until(lambda: stand.simulator.stats.requests["recordInfo"] > 60)
+        await first_stack.aclose()
+        await until(lambda: any(leads(replica) for replica in others))
+        answered = await asyncio.wait_for(reading, 4 * LIMIT_S)
+    assert stand.simulator.stats._rates["recordInfo"].peak <= 30
+    assert min(answered) > 5, "each has its part"

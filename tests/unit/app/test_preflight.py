@@ -329,3 +329,36 @@ def test_folders_that_this_user_may_not_write(everybodys_folder: Path) -> None:
         assert line.startswith("GATEWAY_DATABASE_URL: ")
         assert expected in line
     closed.chmod(0o700)
+
+
+# A server's database, which replicas share.
+
+SERVER = "postgresql://gateway@db.example/gateway"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_a_servers_database_is_asked_nothing(checked: Any) -> None:
+    """Nobody need be there: only what can be said of the settings is checked, and nothing is made beside a file."""
+    settings = checked(GATEWAY_DATABASE_URL=SERVER, GATEWAY_WEBHOOK_SECRET=SECRET, **KEY)
+    assert settings.database_url == SERVER
+
+
+def test_replicas_need_a_secret_that_is_given(refused: Any) -> None:
+    """One that each made for itself would have receivers refuse the others' webhooks."""
+    (problem,) = refused(GATEWAY_DATABASE_URL=SERVER, **KEY)
+    assert problem.startswith("GATEWAY_WEBHOOK_SECRET: not set; replicas that share a database")
+    assert "gateway make-secret" in problem
+
+
+def test_files_that_the_url_names_are_looked_at(refused: Any) -> None:
+    """A root certificate or a file of passwords that is not there is found before the start."""
+    url = f"{SERVER}?sslmode=verify-full&sslrootcert=/nowhere/ca.pem"
+    (problem,) = refused(GATEWAY_DATABASE_URL=url, GATEWAY_WEBHOOK_SECRET=SECRET, **KEY)
+    assert problem.startswith("GATEWAY_DATABASE_URL: sslrootcert=/nowhere/ca.pem: No such file or directory")
+
+
+def test_a_missing_package_is_named(refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what installs it."""
+    monkeypatch.setattr("gateway.app.preflight.find_spec", lambda name: None)
+    (problem,) = refused(GATEWAY_DATABASE_URL=SERVER, GATEWAY_WEBHOOK_SECRET=SECRET, **KEY)
+    assert problem == "GATEWAY_DATABASE_URL: PostgreSQL needs a package more: pip install 'asyncpg>=0.32,<0.33'"

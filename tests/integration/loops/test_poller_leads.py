@@ -1,0 +1,178 @@
+"""A poller among replicas: it asks and stores only while it leads, and knows meanwhile what the leader has learned."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+
+from gateway.core.model import Callback, CallbackState
+from gateway.core.ratelimit import RateWindow
+from gateway.loops.leading import Lease
+from gateway.loops.supervisor import HEARTBEAT_S
+from gateway.upstream.durations import of_model
+from tests.life import Life, Transport, teach, until
+from tests.virtualtime import VirtualClock, run_virtual
+
+FAST = (RateWindow(1000, 1.0),)
+
+
+class Upstream:
+    """Tells of each task that it has ended, or that it runs; slow on demand."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.takes_s = 0.01
+        self.status = 200
+        self.state = "success"
+        self.transport = Transport(self._answer)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(VirtualClock().monotonic())
+        await asyncio.sleep(self.takes_s)
+        data = {"taskId": request.url.params["taskId"], "state": self.state, "resultJson": "{}"}
+        body = {"code": self.status, "msg": "m", "data": data if self.status == 200 else None}
+        return httpx.Response(self.status, content=json.dumps(body))
+
+
+async def live(path: Path, upstream: Upstream, lease: Lease) -> Life:
+    return await Life(path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST, lease=lease).start()
+
+
+async def lead(life: Life, for_s: float, epoch: int = 1) -> None:
+    """Begin to lead, as the loop that decides it does."""
+    await life.poller.gained(epoch)
+    life.poller.lease.begin(epoch, VirtualClock().monotonic() + for_s)
+
+
+async def look(life: Life, callback: Callback) -> Callback:
+    found = await life.store.registry.get_callback(None, callback.id)
+    assert found is not None
+    return found
+
+
+def end(life: Life) -> None:
+    life.poller.lease.end()
+    life.poller.lost()
+
+
+def test_who_does_not_lead_asks_nothing(tmp_path: Path) -> None:
+    """Nor does it give anything up; once it leads it asks at once, and again when it does no longer."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = await live(tmp_path, upstream, lease)
+        first = await life.register("t", client="c")
+        late = await life.register("u", timeout_s=60, client="c")
+        assert await life.poller.run_once() == HEARTBEAT_S
+        await asyncio.sleep(3600)
+        assert upstream.asked == []
+        assert (await look(life, late)).state is CallbackState.WAITING
+        await lead(life, 3600.0)
+        await until(lambda: len(upstream.asked) == 2, limit_s=1)
+        await asyncio.sleep(1)
+        assert (await look(life, first)).state is CallbackState.PENDING
+        end(life)
+        await life.register("v", client="c")
+        await asyncio.sleep(100)
+        assert len(upstream.asked) == 2
+        await lead(life, 3600.0, 2)
+        await until(lambda: len(upstream.asked) == 3, limit_s=1)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_what_comes_after_the_lease_is_stored_by_nobody(tmp_path: Path) -> None:
+    """Whoever leads then asks anew: here the same process, which knows that the answer was to an earlier question."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.takes_s = 10.0
+        life = await live(tmp_path, upstream, lease)
+        callback = await life.register("t", client="c")
+        await lead(life, 5.0)
+        await until(lambda: len(upstream.asked) == 1)
+        await asyncio.sleep(20)
+        found = await look(life, callback)
+        assert (found.state, found.task.polls) == (CallbackState.WAITING, 0)
+        assert len(upstream.asked) == 1
+        end(life)
+        await lead(life, 12.0)
+        await until(lambda: len(upstream.asked) == 2, limit_s=1)
+        end(life)
+        await lead(life, 3600.0)
+        await until(lambda: len(upstream.asked) == 3, limit_s=1)
+        await asyncio.sleep(9.5)
+        assert (await look(life, callback)).task.polls == 0
+        await asyncio.sleep(1)
+        found = await look(life, callback)
+        assert (found.state, found.task.polls) == (CallbackState.PENDING, 1)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_process_that_stood_still_sends_nothing_that_it_was_about_to(tmp_path: Path) -> None:
+    """Its places are given back."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = await live(tmp_path, upstream, lease)
+        await life.register("t", client="c")
+        life.connection.latency_s = lambda: 6.0  # of every way back from the database
+        await lead(life, 8.0)
+        await asyncio.sleep(200)
+        assert upstream.asked == []
+        assert life.key.queries.available() == 1000
+        assert life.poller.idle
+        life.connection.latency_s = lambda: 0.0
+        end(life)
+        await lead(life, 3600.0)
+        await until(lambda: len(upstream.asked) == 1, limit_s=1)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_refusal_is_the_next_leaders_to_find(tmp_path: Path) -> None:
+    """Who polls no longer could not find out that the key is accepted again, and would refuse reads for ever."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.status = 401
+        life = await live(tmp_path, upstream, lease)
+        await life.register("t", client="c")
+        await lead(life, 3600.0)
+        await until(lambda: life.key.refusal is not None)
+        end(life)
+        assert (life.key.refusal, life.key.doubted, life.poller.refuses_tasks) == (None, False, False)
+        assert life.key.queries.available() > 0
+        await lead(life, 3600.0)
+        await until(lambda: life.key.refusal is not None)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_what_the_leader_learns_the_others_know(tmp_path: Path) -> None:
+    """Within a minute, so that first polls are as good wherever a task is registered."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = await live(tmp_path, upstream, lease)
+        other = Life(tmp_path / "other", VirtualClock(), upstream=upstream.transport)
+        teach(other.timetable, "m", [30.0] * 20)
+        learned, other_learned = life.timetable._learned, other.timetable._learned
+        other_learned._load, other_learned._swap = learned._load, learned._swap
+        await other.timetable.save(now=True)
+        await asyncio.sleep(60)
+        assert learned.durations.known(of_model("m")) == 20
+        teach(other.timetable, "m", [30.0] * 5)
+        await other.timetable.save(now=True)
+        assert learned.durations.known(of_model("m")) == 20
+        await lead(life, 3600.0)
+        assert learned.durations.known(of_model("m")) == 25, "who begins to lead looks first"
+        await life.stop()
+
+    run_virtual(main())
