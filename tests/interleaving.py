@@ -17,7 +17,9 @@ from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 from tests.pgstatements import SCHEMA
 
-__all__ = ["World", "ports"]
+__all__ = ["Ports", "World", "guarded", "ports"]
+
+Ports = StoreHousekeeping
 
 _TO_ITS_END = 1000
 _NOTICED_S = 0.002  # a statement takes less, but for one that waits
@@ -50,6 +52,9 @@ class World:
         return (await self._looker.transaction(work))[0]
 
     async def look(self, statement: str, *parameters: Any) -> list[Any]:
+        return await self._looker.read(statement, parameters)
+
+    async def read(self, statement: str, parameters: Any) -> list[Any]:
         return await self._looker.read(statement, parameters)
 
     async def interleave(

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import HEADER, TRAILER, Parts, Splitter
+from gateway.store.copyrows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
 from gateway.store.copytables import COPYING, META, TABLES, Table
 from gateway.store.postgres import schema
 from gateway.store.postgres.errors import explain
@@ -131,15 +131,11 @@ class PostgresCopySide:
             return {name for (name,) in await self._raw.fetch(_COLUMNS, table.name)}
 
     async def count(self, table: Table) -> int:
-        return int(await self._one(f"SELECT count(*) FROM {table.name} WHERE {table.where}"))  # noqa: S608 - see copytables
+        return int(await self._one(table.select_count()))
 
     async def last(self, table: Table) -> tuple[int, ...] | None:
-        key = ", ".join(table.key_columns)
-        descending = ", ".join(f"{column} DESC" for column in table.key_columns)
-        async with self._transaction():
-            statement = f"SELECT {key} FROM {table.name} ORDER BY {descending} LIMIT 1"  # noqa: S608 - as above
-            found = await self._raw.fetchrow(statement, timeout=_LIMIT_S)
-            return None if found is None else tuple(found)
+        found = await self._rows(table.select_last())
+        return tuple(found[0]) if found else None
 
     async def highest(self, table: Table) -> int:
         sequence = await self._one(_SEQUENCE, table.name)
@@ -152,10 +148,18 @@ class PostgresCopySide:
         return found
 
     async def _one(self, statement: str, *parameters: Any) -> Any:
-        async with self._transaction():
-            return await self._raw.fetchval(statement, *parameters, timeout=_LIMIT_S)
+        rows = await self._rows(statement, *parameters)
+        return rows[0][0] if rows else None
 
-    async def read(self, table: Table, after: tuple[int, ...] | None, take: Take) -> None:
+    async def _rows(self, statement: str, *parameters: Any) -> list[Any]:
+        async with self._transaction():
+            rows: list[Any] = await self._raw.fetch(statement, *parameters, timeout=_LIMIT_S)
+            return rows
+
+    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
+        return [seq for (seq,) in await self._rows(table.select_large(after, LARGE))]
+
+    async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         splitter, parts = Splitter(), Parts()
 
         async def add(piece: bytes) -> None:
@@ -164,9 +168,29 @@ class PostgresCopySide:
                     await take(part)
 
         async with self._transaction():
-            await self._raw.copy_from_query(_select(table, after), output=add, format="binary", timeout=_LIMIT_S)
+            query = table.select(after, before)
+            await self._raw.copy_from_query(query, output=add, format="binary", timeout=_LIMIT_S)
         if part := parts.rest():
             await take(part)
+
+    async def read_large(self, table: Table, seq: int) -> LargeRow:
+        splitter = Splitter()
+        found: list[bytes] = []
+
+        async def add(piece: bytes) -> None:
+            found.extend(splitter.split(piece))
+
+        async with self._transaction():
+            await self._raw.copy_from_query(table.select_head(seq), output=add, format="binary", timeout=_LIMIT_S)
+            sizes = tuple(await self._raw.fetchrow(table.select_sizes(seq)))
+
+        async def pieces(place: int) -> AsyncIterator[bytes]:
+            column = table.large[place]
+            for start in range(0, sizes[place] or 0, PIECE):
+                part = f"substring({column} FROM {start + 1} FOR {PIECE})"
+                yield await self._one(f"SELECT {part} FROM {table.name} WHERE seq = {seq}")  # noqa: S608 - see copytables
+
+        return LargeRow(found[0], sizes, pieces)
 
     async def mark(self, value: bytes) -> None:
         async with self._transaction():
@@ -174,27 +198,31 @@ class PostgresCopySide:
 
     async def write(self, table: Table, rows: list[bytes]) -> None:
         async with self._transaction():
-            await self._add(table, rows)
+            await self._add(table, _pieces(b"".join(rows)))
+
+    async def write_large(self, table: Table, row: LargeRow) -> None:
+        async with self._transaction():
+            await self._add(table, row.chunks())
 
     async def finish(self, meta: list[bytes], highest: dict[str, int]) -> None:
         async with self._transaction():
             await self._raw.execute(f"DELETE FROM meta WHERE {META.where}")  # noqa: S608 - see copytables
-            await self._add(META, meta)
+            await self._add(META, _pieces(b"".join(meta)))
             for name, number in highest.items():
                 if number:
                     await self._raw.fetchval(f"SELECT setval(({_SEQUENCE}), $2)", name, number)
             # Until autovacuum comes, which may be a minute, the planner would take the tables for empty.
             await self._raw.execute(f"ANALYZE {', '.join(table.name for table in TABLES)}", timeout=_LIMIT_S)
 
-    async def _add(self, table: Table, rows: list[bytes]) -> None:
-        async def pieces() -> AsyncIterator[bytes]:
+    async def _add(self, table: Table, rows: AsyncIterator[bytes]) -> None:
+        async def source() -> AsyncIterator[bytes]:
             yield HEADER
-            for row in rows:
-                yield row
+            async for piece in rows:
+                yield piece
             yield TRAILER
 
         await self._raw.copy_to_table(
-            table.name, source=pieces(), columns=table.columns, format="binary", timeout=_LIMIT_S
+            table.name, source=source(), columns=table.columns, format="binary", timeout=_LIMIT_S
         )
 
     async def unmark(self) -> None:
@@ -219,10 +247,9 @@ class PostgresCopySide:
                 raise
 
 
-def _select(table: Table, after: tuple[int, ...] | None) -> str:
-    key = ", ".join(table.key_columns)
-    above = "" if after is None else f"AND ({key}) > ({', '.join(map(str, after))})"
-    return f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE {table.where} {above} ORDER BY {key}"  # noqa: S608
+async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 @contextmanager

@@ -188,6 +188,18 @@ class PostgresDatabase:
         self._well("_read_trouble")
         return rows
 
+    async def write(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement by itself that changes something, and return its rows, where the claims have theirs.
+
+        It may be done twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
+        """
+        try:
+            rows = await self._repeat(self._claimers, lambda session: session.read(statement, parameters))
+        except (StoreError, *_FAILURES) as exc:
+            raise self._trouble("_write_trouble", exc) from exc
+        self._well("_write_trouble")
+        return rows
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Read]:
         """Lend what reads. Each statement sees what is committed when it begins."""

@@ -115,7 +115,7 @@ class ReplicaHints:
             messages = [_encoded(self._replica, [])]
         with suppress(StoreError):  # they look
             for message in messages:
-                await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
+                await self._database.write("SELECT pg_notify($1, $2)", (_CHANNEL, message))
 
     def _messages(self) -> Iterator[str]:
         told: list[Any] = [["t", *key, at] for key, at in self._tasks.items()]
