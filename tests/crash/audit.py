@@ -96,10 +96,11 @@ class Audit:
     @classmethod
     async def read(cls, connection: "asyncpg.Connection[Any]") -> "Audit":
         audit = cls([Entry(*row) for row in await connection.fetch(_ENTRIES)])
-        audit._judge()
+        audit.judge()
         return audit
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
+        """Look through what was written, in its order."""
         claimed: dict[str, str] = {}
         led: dict[str, str] = {}
         for one in self.entries:

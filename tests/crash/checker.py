@@ -26,8 +26,8 @@ _ENDED = ("delivered", "dead")
 class Checker:
     """Keeps what was promised, and judges the database and the receiver by it."""
 
-    def __init__(self, sides: Sides, scratch: Path) -> None:
-        """``scratch``: a folder for copies of the database."""
+    def __init__(self, sides: Sides, scratch: Path | None = None) -> None:
+        """``scratch``: a folder for copies of the database, where that is a file."""
         self._sides = sides
         self._scratch = scratch
         self._last = Snapshot()
@@ -66,6 +66,7 @@ class Checker:
 
     def after_end(self, database: Path, *, clean: bool) -> None:
         """Judge the files of a process that has ended; ``clean``: by itself, after a shutdown."""
+        assert self._scratch is not None
         try:
             now = of_file(copy_of(database, self._scratch))
         except sqlite3.DatabaseError as exc:

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -30,13 +29,10 @@ _LATEST_S = 3 * LIMIT_S
 class Cluster:
     """The replicas and what they are between."""
 
-    def __init__(self, sides: SharedSides, admin_url: Callable[[], str], folder: Path, seed: int) -> None:
+    def __init__(self, sides: SharedSides, admin_url: Callable[[], str], seed: int) -> None:
         """``admin_url``: where a superuser finds the database now."""
-        scratch = folder / "copies"
-        scratch.mkdir(exist_ok=True)
-        self.folder = folder
         self.sides = sides
-        self.checker = SharedChecker(sides, scratch)
+        self.checker = SharedChecker(sides)
         self.places: list[Replica] = []
         """All that there are."""
         self.replicas: list[Replica] = []
@@ -153,12 +149,12 @@ async def until(holds: Callable[[], Any], within_s: float) -> bool:
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, admin_url: Callable[[], str], seed: int, make: Callable[[AsyncExitStack, SharedSides], Any]
+    admin_url: Callable[[], str], seed: int, make: Callable[[AsyncExitStack, SharedSides], Any]
 ) -> AsyncIterator[Cluster]:
     """Serve the sides; ``make`` makes the replicas, which end with the block."""
     async with AsyncExitStack() as stack:
         sides = await stack.enter_async_context(serve_sides(SharedSides()))
-        run = Cluster(sides, admin_url, folder, seed)
+        run = Cluster(sides, admin_url, seed)
         run.places = await make(stack, sides)
         run.replicas = list(run.places)
         for one in run.places:

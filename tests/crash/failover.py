@@ -86,5 +86,5 @@ async def failovers(folder: Path, pair: Pair, seed: int, count: int = 3) -> Asyn
     async def make(stack: AsyncExitStack, sides: SharedSides) -> list[Replica]:
         return [Replica(f"r{number}", pair.url, sides, folder, None) for number in range(count)]
 
-    async with cluster(folder, lambda: pair.primary.url(user="postgres"), seed, make) as run:
+    async with cluster(lambda: pair.primary.url(user="postgres"), seed, make) as run:
         yield Failovers(run, pair)

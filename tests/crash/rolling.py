@@ -64,5 +64,5 @@ async def rolling(folder: Path, server: Server, seed: int, count: int = 3) -> As
     async def make(stack: AsyncExitStack, sides: SharedSides) -> list[Replica]:
         return [Replica(f"r{number}", server.url(), sides, folder, None) for number in range(count + 1)]
 
-    async with cluster(folder, lambda: server.url(user="postgres"), seed, make) as run:
+    async with cluster(lambda: server.url(user="postgres"), seed, make) as run:
         yield Rolling(run, run.replicas.pop())

@@ -5,7 +5,6 @@ Owns which repetitions each fault explains. A live database is judged at one mom
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.crash.checker import Checker
 from tests.crash.sharedsides import SharedSides
@@ -44,8 +43,8 @@ class Fault:
 class SharedChecker(Checker):
     """Judges a database that several processes write."""
 
-    def __init__(self, sides: SharedSides, scratch: Path) -> None:
-        super().__init__(sides, scratch)
+    def __init__(self, sides: SharedSides) -> None:
+        super().__init__(sides)
         self.faults: list[Fault] = []
         self.repeated = 0
         """Attempts that arrived and are not recorded."""

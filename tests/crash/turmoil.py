@@ -159,5 +159,5 @@ async def turmoil(
             replicas[-1].module = leases.module
         return replicas
 
-    async with cluster(folder, lambda: server.url(user="postgres"), seed, make) as run:
+    async with cluster(lambda: server.url(user="postgres"), seed, make) as run:
         yield Turmoil(run, leases)
