@@ -73,12 +73,14 @@ class TcpProxy:
         with suppress(OSError):
             while data := await reader.read(_AT_ONCE):
                 await self._flowing.wait()
+                if writer.is_closing():  # with uvloop a write would be a RuntimeError
+                    break
                 writer.write(data)
                 await writer.drain()
             await self._flowing.wait()
             if not writer.is_closing():
                 writer.write_eof()
-            return
+                return
         _reset(writers)
 
     async def close(self) -> None:
