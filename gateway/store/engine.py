@@ -138,6 +138,9 @@ class WebhookClaims(Protocol):
     async def claim(self, shares: Sequence[Share], now: int) -> Due:
         """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones."""
 
+    async def keep(self, claim: DueCallback) -> bool:
+        """Begin a claim's time anew, which has waited before its attempt; False where it is another's by now."""
+
     async def release(self, claims: Sequence[DueCallback]) -> None:
         """Give claims back of which nothing was recorded. Raises nothing."""
 
