@@ -17,7 +17,9 @@ from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 from tests.pgstatements import SCHEMA
 
-__all__ = ["World", "ports"]
+__all__ = ["Ports", "World", "guarded", "ports"]
+
+Ports = StoreHousekeeping
 
 _TO_ITS_END = 1000
 _NOTICED_S = 0.002  # a statement takes less, but for one that waits
@@ -50,6 +52,9 @@ class World:
         return (await self._looker.transaction(work))[0]
 
     async def look(self, statement: str, *parameters: Any) -> list[Any]:
+        return await self._looker.read(statement, parameters)
+
+    async def read(self, statement: str, parameters: Any) -> list[Any]:
         return await self._looker.read(statement, parameters)
 
     async def interleave(
@@ -150,6 +155,9 @@ class _Engine:
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         yield Rows(sql.LOCK_TASKS, [(seq,) for seq in seqs])
+
+    def lock_all(self, touched: object) -> Work[None]:
+        raise AssertionError
 
 
 def guarded(name: str, epoch: int, work: Work[Any]) -> Work[Any]:

@@ -40,8 +40,9 @@ _TRIES = 4
 _AGAIN_S = 0.02  # before such a try, doubled each time, more or less
 _PLACE_LIMIT_S = 5.0
 """So long one waits for a connection that others use."""
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
-"""Between two attempts to connect: all replicas meet a server that has just come back."""
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 0.25
+"""Between two attempts to connect: all replicas meet a server that has just come back; their clients wait for it."""
+_OPENING_S = 0.5
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -129,7 +130,7 @@ class PostgresDatabase:
                     await self.close()
                     raise
                 _log.warning("store.waiting", error=exc.message)
-                await asyncio.sleep(_MAX_BACKOFF_S / 2)
+                await asyncio.sleep(_OPENING_S)
             else:
                 return
 

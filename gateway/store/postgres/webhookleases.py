@@ -13,7 +13,7 @@ from gateway.core.model import DueCallback, Share
 from gateway.store import rows
 from gateway.store.engine import Due, Left, Rows, Run, Work
 from gateway.store.postgres.database import PostgresDatabase
-from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, RELEASE_WEBHOOKS, SELECT_NEXT_DUE
+from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, KEEP_WEBHOOK, RELEASE_WEBHOOKS, SELECT_NEXT_DUE
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["WebhookLeases"]
@@ -51,6 +51,11 @@ class WebhookLeases:
             left.append(Left(due_at, only_retries and (first_at is None or first_at > now)))
         return Due([rows.due_callback(row) for row in claimed], left)
 
+    async def keep(self, claim: DueCallback) -> bool:
+        about = claim.seq, claim.fence, self._lease_ms
+        kept, _ = await self._database.transaction(lambda: _counted(Run(KEEP_WEBHOOK, about)), claims=True)
+        return kept > 0
+
     async def release(self, claims: Sequence[DueCallback]) -> None:
         if claims and self.writer is not None:
             with suppress(StoreError):  # then they lapse
@@ -61,3 +66,7 @@ class WebhookLeases:
 
     def recorded(self, claims: Iterable[DueCallback]) -> None:
         """What records an attempt ends its claim."""
+
+
+def _counted(step: Run) -> Work[int]:
+    return (yield step).count

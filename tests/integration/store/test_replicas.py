@@ -126,7 +126,7 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     callback = await brought_to(first, CallbackState.PENDING)
     late = await claim(first)
     await second.outbox.look_again()
-    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
     await lapse(first)
     await second.outbox.look_again()
     due = await claim(second)
@@ -142,6 +142,20 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     after = await look(first, callback)
     assert (after.state, after.attempts) == (CallbackState.DELIVERED, 1)
     assert second.stale_writes == 0
+
+
+async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
+    """A large body is asked for once there is room for it: from then on there is time for a whole attempt."""
+    await brought_to(first, CallbackState.PENDING)
+    due = await claim(first)
+    await lapse(first)
+    assert await first.outbox.body(due) == due.body
+    await second.outbox.look_again()
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
+    await lapse(first)
+    await second.outbox.look_again()
+    assert (await claim(second)).seq == due.seq
+    assert await first.outbox.body(due) is None
 
 
 async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:
@@ -210,7 +224,7 @@ async def test_what_nobody_was_told_of_is_found(first: PostgresStore, second: Po
     assert len((await first.tasks.waiting("up", NOW))[0]) == 1
     assert len((await first.tasks.expired("up", callback.expires_at, 10))[0]) == 1
     await first.tasks.settle(settlement(callback.task.seq))
-    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
     await second._look_again()
     assert (await claim(second)).id == callback.id
 
@@ -227,3 +241,27 @@ async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, se
             await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
             second.outbox.due.clear()
             claimed += len((await claim_webhooks(second, NOW, count))[0])
+
+
+async def test_who_is_cut_off_hears_again(
+    postgres: Database, first: PostgresStore, second: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks for what it was not told meanwhile, and listens anew."""
+    monkeypatch.setattr("gateway.store.postgres.hints._AGAIN_S", 0.01)
+    monkeypatch.setattr("gateway.store.postgres.hints._LOOK_UNTOLD_S", 3600.0)
+    monkeypatch.setattr("gateway.store.postgres.hints._LOOK_S", 3600.0)
+    for number in range(3):
+        first.tasks.due("up").clear()
+        postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+        await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)
+        first.tasks.due("up").clear()
+        await registered(second, new(f"task-{number}"))
+        await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)
+
+
+async def test_what_nobody_understands_makes_one_look(first: PostgresStore, second: PostgresStore) -> None:
+    """Another release's message, or another program's, is no reason to fail, and may mean anything."""
+    for message in ("x", '["other",[["t"]]]', '["other",[["t","up","ann",1,2]]]', '["other",[]]', '["other",[7]]'):
+        first.tasks.due("up").clear()
+        await second._database.read("SELECT pg_notify($1, $2)", ("gateway", message))
+        await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)
