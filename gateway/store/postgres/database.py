@@ -40,8 +40,9 @@ _TRIES = 4
 _AGAIN_S = 0.02  # before such a try, doubled each time, more or less
 _PLACE_LIMIT_S = 5.0
 """So long one waits for a connection that others use."""
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
-"""Between two attempts to connect: all replicas meet a server that has just come back."""
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 0.25
+"""Between two attempts to connect: all replicas meet a server that has just come back; their clients wait for it."""
+_OPENING_S = 0.5
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -129,7 +130,7 @@ class PostgresDatabase:
                     await self.close()
                     raise
                 _log.warning("store.waiting", error=exc.message)
-                await asyncio.sleep(_MAX_BACKOFF_S / 2)
+                await asyncio.sleep(_OPENING_S)
             else:
                 return
 
@@ -139,8 +140,8 @@ class PostgresDatabase:
         for pool in (self._writers, self._claimers, self._readers):
             for connection in pool.in_use:
                 connection.drop()
-            while pool.free:
-                await pool.free.pop().close()
+            free, pool.free = pool.free, []
+            await asyncio.gather(*(session.close() for session in free))
 
     @property
     def failing(self) -> str | None:
@@ -235,7 +236,7 @@ class PostgresDatabase:
                 session.drop()  # in the middle of something
                 raise
             except _FAILURES as exc:
-                if isinstance(exc, TimeoutError) or needs_another_server(exc):
+                if isinstance(exc, OSError | asyncpg.InternalClientError) or needs_another_server(exc):
                     session.drop()
                 if needs_another_server(exc):
                     self._leave()
