@@ -25,7 +25,7 @@ LABEL org.opencontainers.image.title="webhook-bridging-gateway" \
 COPY --from=build /opt/gateway /opt/gateway
 ENV PATH=/opt/gateway/bin:$PATH
 # Importing once here compiles what a start imports, the standard library included; a read-only container cannot.
-RUN python -c 'import gateway.cli.commands, gateway.serve.process, gateway.core.ed25519, gateway.cli.health' \
+RUN python -c 'import gateway.cli.commands, gateway.serve.process, gateway.core.ed25519, gateway.cli.health, gateway.store.postgres.store' \
     && /usr/local/bin/python -m pip uninstall --yes --quiet --root-user-action=ignore pip \
     && install -d -o 65532 -g 65532 /data
 # Listening on all addresses needs GATEWAY_TOKEN (or GATEWAY_TOKEN_FILE): without it the start is refused, saying so. Only

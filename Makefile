@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-million bench-soak bench-schedule bench-lag simulate crash attack fuzz mutate cover check lint format format-check types lock wheel clean
+.PHONY: help demo run test bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -43,8 +43,11 @@ bench-lag: $(VENV)/.runtime ## Measure the lag of real gateways in real time, in
 simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated worlds; some minutes
 	@$(VENV)/bin/python -m tests.simulation $(ARGS)
 
-crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS=--terminate: stop it 50 times
+crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS=--terminate, --replicas, --rolling
 	@$(VENV)/bin/python -m tests.crash $(ARGS)
+
+failover: $(VENV)/.dev ## Kill PostgreSQL's primary under three replicas, five times, and see its standby take over
+	@$(VENV)/bin/python -m tests.crash --failover $(ARGS)
 
 attack: $(VENV)/.dev ## Set hostile clients, receivers, upstreams and neighbours at it for ten minutes; ARGS='--minutes 2 --only …'
 	@$(VENV)/bin/python -m tests.attack $(ARGS)

@@ -80,6 +80,8 @@ async def pooler(server: Server) -> AsyncIterator[str]:
         finally:
             clients.discard(task)
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     await pool.open()
     listener = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -89,8 +91,8 @@ async def pooler(server: Server) -> AsyncIterator[str]:
         listener.close()
         for client in clients:
             client.cancel()
-        await asyncio.gather(*clients)
-        pool.close()
+        await asyncio.gather(*clients, return_exceptions=True)
+        await pool.close()
 
 
 class _Backend:
@@ -126,9 +128,11 @@ class _Pool:
     def greeting(self) -> bytes:
         return self._all[-1].greeting
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for backend in self._all:
             backend.writer.close()
+            with suppress(OSError):
+                await backend.writer.wait_closed()
 
     async def _connect(self) -> _Backend:
         backend = _Backend(*await asyncio.open_connection("127.0.0.1", self._port))

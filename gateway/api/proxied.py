@@ -45,8 +45,11 @@ class Proxied(msgspec.Struct, frozen=True, kw_only=True):
 
         Where another replica polls it, only what is no older than its last poll: somebody may have been told that.
         """
-        since = None if self.polls_here() else known.task.last_polled_at
-        return self.upstream.last_answers.running(known.task.task_id, since)
+        polled_at, last = known.task.last_polled_at, self.upstream.last_answers
+        if polled_at is None or self.polls_here():
+            return last.running(known.task.task_id)
+        since = self.clock.monotonic() - (self.clock.now() - polled_at) / 1000
+        return last.running(known.task.task_id, since)
 
     @property
     def calls(self) -> Proxy:

@@ -12,7 +12,6 @@ Beside the windows that were configured stand those that the other side has name
 they are lower. A mistaken or hostile word must neither stop the key for good nor fill the memory.
 """
 
-import bisect
 import heapq
 import math
 from collections import Counter, deque
@@ -39,6 +38,7 @@ _TOLD_S = 3600.0
 _MOST_COUNTED = 10_000
 """A named window of more requests is kept to as a shorter one of the same rate: so no more are remembered."""
 _LONG_PAUSE_S = 60.0
+_ROUNDED_S = 1e-6  # (t + length) - length is not always t: rather counted twice than not at all
 _SLOTS = 60
 """What outlives the process are counts, of so many parts of the longest window."""
 
@@ -121,22 +121,27 @@ class RateLimiter:
         """Send nothing before ``until`` either; unlike a block it ends earlier where a later call says so."""
         self._held_until = until
 
+    @property
+    def longest_s(self) -> float:
+        """For how long a request is remembered."""
+        told = (min(window.length_s, _TOLD_S) for window in self._told)
+        return max(chain((window.length_s for window in self._windows), told), default=0.0)
+
     def spent(self, now: float, *, exact: bool = False) -> list[tuple[float, int]]:
         """Return when requests that still count ended, and how many each time; at most ``_SLOTS`` + 1 times.
 
-        The times are rounded up, so that who restores them never counts less: to a part of the longest window, or where
-        it is to be ``exact``, of the shortest that they still count in, each of which has so many times.
+        The times are rounded up, so that who restores them never counts less: to a part of the longest window. Where it
+        is to be ``exact``, to a part of the shortest that they still count in, named ones too; each has so many times.
         """
-        windows = sorted(self._windows, key=lambda window: window.length_s)
-        longest = windows[-1]
-        longest.count(now)
+        windows = sorted(self._all() if exact else self._windows, key=lambda window: window.length_s)
         slots: Counter[float] = Counter()
-        left = list(longest.leaves_at)
-        for window in windows if exact else (longest,):
-            slot_s = window.length_s / _SLOTS
-            since = bisect.bisect_right(left, now + longest.length_s - window.length_s)
-            slots.update(math.ceil((at - longest.length_s) / slot_s) * slot_s for at in left[since:])
-            del left[since:]
+        since = now
+        for window in windows if exact else windows[-1:]:
+            window.count(now)
+            length_s, slot_s = window.length_s, window.length_s / _SLOTS
+            ended = (at - length_s for at in window.leaves_at)
+            slots.update(math.ceil(at / slot_s) * slot_s for at in ended if at <= since)
+            since = now - length_s + _ROUNDED_S
         return sorted((min(at, now), count) for at, count in slots.items())
 
     def restore(self, count: int, ended: float) -> None:

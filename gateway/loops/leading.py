@@ -16,8 +16,8 @@ Where one process has the database to itself it leads for ever, and none of this
 
 import asyncio
 import math
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
 
 import structlog
 
@@ -108,7 +108,7 @@ class Led(Protocol):
 class Leading:
     """The loop that leads."""
 
-    name = "leading"
+    name = "leadership"
 
     def __init__(self, housekeeping: Housekeeping, clock: Clock, metrics: Metrics, pollers: Mapping[str, Led]) -> None:
         """``pollers``: by upstream."""
@@ -148,7 +148,7 @@ class Leading:
         renew_at = self._clock.monotonic()
         for one in self._led.values():
             one.lease.closing = True
-        while led := [one for one in self._led.values() if one.leads]:
+        while led := [one for one in self._led.values() if one.leads or one.held]:
             now = self._clock.monotonic()
             try:
                 for one in led:
@@ -165,22 +165,19 @@ class Leading:
     async def _round(self) -> None:
         for one in self._led.values():
             one.end_if_over()
-        standing = await self._housekeeping.standing(LEASE_S)
+        # Together: a slow database must not take a lease's time twice.
+        renewed = (one.lead(self._housekeeping) for one in self._led.values() if one.leads)
+        standing, *_ = await _all_of(self._housekeeping.standing(LEASE_S), *renewed)
         now = self._standing_at = self._clock.monotonic()
         share = math.ceil(len(self._led) / max(standing.replicas, 1))
         room = share - sum(one.leads for one in self._led.values())
-        asked = []
+        free = []
         for one in self._led.values():
             one.see(standing, now)
-            if one.leads:
-                asked.append(one)
-            elif one.is_free(now, alone=standing.replicas == 1, above=room <= 0):
+            if one.is_free(now, alone=standing.replicas == 1, above=room <= 0):
                 room -= 1
-                asked.append(one)
-        done = await asyncio.gather(*(one.lead(self._housekeeping) for one in asked), return_exceptions=True)
-        for error in done:
-            if isinstance(error, BaseException):
-                raise error
+                free.append(one)
+        await _all_of(*(one.lead(self._housekeeping) for one in free))
         await self._hand_over(share, now)
 
     async def _hand_over(self, share: int, now: float) -> None:
@@ -198,6 +195,15 @@ class Leading:
                 one.close(now)
 
 
+async def _all_of(*work: Awaitable[Any]) -> list[Any]:
+    """Return what each returns, once all have ended. Raises what the first one has raised."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return done
+
+
 class _OneLead:
     """One upstream, and how this replica stands to it."""
 
@@ -212,7 +218,7 @@ class _OneLead:
         self.led_at = clock.monotonic()
         """When somebody led it last."""
         self.free_since: float | None = None
-        self._held = False
+        self.held = False
         """Whether others may take this replica for the one that leads it."""
         self.closes_at = math.inf
         self._not_before = -math.inf
@@ -223,7 +229,7 @@ class _OneLead:
 
     def see(self, standing: Standing, now: float) -> None:
         """Look whether anybody leads it."""
-        if self.leads or (self._key in standing.led and not self._held):
+        if self.leads or (self._key in standing.led and not self.held):
             self.led_at, self.free_since = now, None
         elif self.free_since is None:
             self.free_since = now
@@ -232,14 +238,15 @@ class _OneLead:
         """Whether it is free for this replica, whose share may be used up."""
         if self.free_since is None or now < self._not_before:
             return False
-        return alone or not above or self._held or now - self.free_since >= _OTHERS_FIRST_S
+        return alone or not above or self.held or now - self.free_since >= _OTHERS_FIRST_S
 
     async def lead(self, housekeeping: Housekeeping) -> None:
         """Lead it for a while longer, or from now on, where it is free. Raises StoreError."""
         asked_at = self._clock.monotonic()
+        self.held = True  # perhaps, where no answer comes
         epoch = await housekeeping.lead(self._key, LEASE_S)
         until = asked_at + LEASE_S - _MARGIN_S
-        self._held = epoch is not None
+        self.held = epoch is not None
         self.end_if_over()
         if epoch is not None and epoch == self.lease.epoch:
             self.lease.extend(until)
@@ -262,7 +269,7 @@ class _OneLead:
     async def resign(self, housekeeping: Housekeeping) -> None:
         """Leave it to others. Raises StoreError: then it ends by itself."""
         self._end()
-        self._held = False
+        self.held = False
         await housekeeping.resign(self._key)
 
     def end_if_over(self) -> None:

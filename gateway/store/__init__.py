@@ -250,7 +250,10 @@ class Outbox(Protocol):
         """
 
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
-        """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile."""
+        """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile.
+
+        That may have been long: where the claim has lapsed meanwhile and is another's, there is none either.
+        """
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
         """Give claims back with nothing recorded. Raises nothing: what cannot be given back ends by itself."""

@@ -13,12 +13,13 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
-from gateway.store.copyrows import Digest
+from gateway.store.copyrows import Digest, LargeRow
 from gateway.store.copytables import COPYING, META, TABLES, Table
 
 __all__ = ["Copied", "CopySide", "Progress", "Take", "copy_database", "digest_of", "refuse_unfinished"]
@@ -57,14 +58,23 @@ class CopySide(Protocol):
     async def value(self, key: str) -> bytes | None:
         """Return a value of ``meta``."""
 
-    async def read(self, table: Table, after: tuple[int, ...] | None, take: Take) -> None:
-        """Hand over the rows of data with a key above ``after``, in its order, in parts."""
+    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
+        """Return the keys above ``after``, in their order, of the rows that are large: see ``copyrows``."""
+
+    async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
+        """Hand over the rows of data with a key above ``after`` and below ``before``, in its order, in parts."""
+
+    async def read_large(self, table: Table, seq: int) -> LargeRow:
+        """Return a large row."""
 
     async def mark(self, value: bytes) -> None:
         """Put the mark of a copy into ``meta``, where none is."""
 
     async def write(self, table: Table, rows: list[bytes]) -> None:
         """Add rows, in one transaction."""
+
+    async def write_large(self, table: Table, row: LargeRow) -> None:
+        """Add a large row, in one transaction."""
 
     async def finish(self, meta: list[bytes], highest: dict[str, int]) -> None:
         """Put this data into ``meta`` in the place of what is there, and number new rows from there on."""
@@ -180,18 +190,14 @@ async def _copy(source: CopySide, target: CopySide, rows: dict[str, int], progre
     done = {table.name: await target.count(table) for table in tables}
     with progress.stage("Copying", sum(rows.values()) - rows[META.name], sum(done.values())) as tell:
         for table in tables:
-
-            async def write(part: list[bytes], table: Table = table) -> None:
-                await target.write(table, part)
-                tell(len(part))
-
-            await source.read(table, await target.last(table), write)
+            write, write_large = partial(target.write, table), partial(target.write_large, table)
+            await _read(source, table, await target.last(table), write, write_large, tell)
     meta: list[bytes] = []
 
     async def keep(part: list[bytes]) -> None:
         meta.extend(part)
 
-    await source.read(META, None, keep)
+    await source.read(META, None, None, keep)
     await target.finish(meta, {table.name: await source.highest(table) for table in tables if table.numbered})
 
 
@@ -223,10 +229,31 @@ async def digest_of(side: CopySide, table: Table, tell: Callable[[int], None]) -
 
     async def add(part: list[bytes]) -> None:
         digest.add(part)
+
+    await _read(side, table, None, add, digest.add_large, tell)
+    return digest
+
+
+async def _read(
+    side: CopySide,
+    table: Table,
+    after: tuple[int, ...] | None,
+    take: Take,
+    take_large: Callable[[LargeRow], Awaitable[None]],
+    tell: Callable[[int], None],
+) -> None:
+    """Read a table through, the large rows by themselves."""
+
+    async def take_part(part: list[bytes]) -> None:
+        await take(part)
         tell(len(part))
 
-    await side.read(table, None, add)
-    return digest
+    for seq in await side.large(table, after) if table.large else ():
+        await side.read(table, after, seq, take_part)
+        await take_large(await side.read_large(table, seq))
+        tell(1)
+        after = (seq,)
+    await side.read(table, after, None, take_part)
 
 
 async def _both(one: Awaitable[Digest], other: Awaitable[Digest]) -> tuple[Digest, Digest]:

@@ -8,16 +8,33 @@ https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.store.copytables import Table
 
-__all__ = ["HEADER", "TRAILER", "Digest", "Parts", "Splitter", "decoder", "encode", "integer_key"]
+__all__ = [
+    "HEADER",
+    "LARGE",
+    "PIECE",
+    "TRAILER",
+    "Digest",
+    "LargeRow",
+    "Parts",
+    "Splitter",
+    "decoder",
+    "encode",
+    "integer_key",
+]
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
+
+LARGE = 1024 * 1024
+"""With more bytes than that in its large columns a row is not read as a whole."""
+PIECE = 512 * 1024
+"""Bytes of it that are."""
 
 _COUNT = Struct(">h")
 _LENGTH = Struct(">i")
@@ -64,6 +81,26 @@ def decoder(table: Table) -> Callable[[bytes], tuple[Any, ...]]:
         return tuple(values)
 
     return decode
+
+
+class LargeRow(NamedTuple):
+    """A row that is too large to be there as a whole."""
+
+    head: bytes
+    """All columns but the large ones, as ``encode`` makes them."""
+    sizes: Sequence[int | None]
+    """Of the large ones; None where there is no value."""
+    pieces: Callable[[int], AsyncIterator[bytes]]
+    """Reads one of the large ones, by its place among them."""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the row's bytes, which are what ``encode`` would make of it."""
+        (columns,) = _COUNT.unpack_from(self.head)
+        yield _COUNT.pack(columns + len(self.sizes)) + self.head[_COUNT.size :]
+        for place, size in enumerate(self.sizes):
+            yield _NULL if size is None else _LENGTH.pack(size)
+            async for piece in self.pieces(place):
+                yield piece
 
 
 class Parts:
@@ -148,9 +185,17 @@ class Digest:
     def add(self, rows: Iterable[bytes]) -> None:
         for row in rows:
             self._hash.update(row)
-            self.rows += 1
-            if self.rows % _PART_ROWS == 0 and self._table.integers:
-                self.parts.append((self._hash.digest(), integer_key(self._table, row)))
+            self._count(row)
+
+    async def add_large(self, row: LargeRow) -> None:
+        async for chunk in row.chunks():
+            self._hash.update(chunk)
+        self._count(row.head)
+
+    def _count(self, row: bytes) -> None:
+        self.rows += 1
+        if self.rows % _PART_ROWS == 0 and self._table.integers:
+            self.parts.append((self._hash.digest(), integer_key(self._table, row)))
 
     def hex(self) -> str:
         return self._hash.hexdigest()

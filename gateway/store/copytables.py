@@ -28,6 +28,8 @@ class Table(NamedTuple):
     integers: tuple[str, ...]
     texts: tuple[str, ...]
     blobs: tuple[str, ...]
+    large: tuple[str, ...] = ()
+    """The last of the blobs, which may be of any size; such a table has the key ``seq``."""
     key: int = 1
     """How many columns the key has."""
     numbered: bool = False
@@ -40,8 +42,45 @@ class Table(NamedTuple):
         return self.integers + self.texts + self.blobs
 
     @property
+    def head(self) -> "Table":
+        """All columns but the large ones."""
+        return self._replace(blobs=self.blobs[: len(self.blobs) - len(self.large)], large=())
+
+    @property
     def key_columns(self) -> tuple[str, ...]:
         return self.columns[: self.key]
+
+    # Statements that are the same in every database; of keys they hold numbers alone.
+
+    def select(self, after: tuple[int, ...] | None, before: int | None) -> str:
+        """Select the rows between these keys, in the key's order."""
+        key = ", ".join(self.key_columns)
+        above = "" if after is None else f" AND ({key}) > ({', '.join(map(str, after))})"
+        below = "" if before is None else f" AND seq < {before}"
+        return f"SELECT {', '.join(self.columns)} FROM {self.name} WHERE {self.where}{above}{below} ORDER BY {key}"  # noqa: S608 - names of this file
+
+    def select_large(self, after: tuple[int, ...] | None, size: int) -> str:
+        """Select the keys of the rows that have more than so many bytes in their large columns."""
+        sizes = " + ".join(f"coalesce(length({column}), 0)" for column in self.large)
+        above = "" if after is None else f" AND seq > {after[0]}"
+        return f"SELECT seq FROM {self.name} WHERE {sizes} > {size}{above} ORDER BY seq"  # noqa: S608 - as above
+
+    def select_head(self, seq: int) -> str:
+        """Select a row without its large columns."""
+        return f"SELECT {', '.join(self.head.columns)} FROM {self.name} WHERE seq = {seq}"  # noqa: S608 - as above
+
+    def select_sizes(self, seq: int) -> str:
+        """Select the sizes of a row's large columns."""
+        return f"SELECT {', '.join(f'length({column})' for column in self.large)} FROM {self.name} WHERE seq = {seq}"  # noqa: S608 - as above
+
+    def select_last(self) -> str:
+        """Select the highest key."""
+        descending = ", ".join(f"{column} DESC" for column in self.key_columns)
+        return f"SELECT {', '.join(self.key_columns)} FROM {self.name} ORDER BY {descending} LIMIT 1"  # noqa: S608 - as above
+
+    def select_count(self) -> str:
+        """Count the rows."""
+        return f"SELECT count(*) FROM {self.name} WHERE {self.where}"  # noqa: S608 - as above
 
 
 META = Table("meta", (), ("key",), ("value",), where=f"key NOT IN {OWN_META}")
@@ -55,6 +94,7 @@ TABLES = (
         ),
         ("upstream", "task_id", "state", "watchers", "model", "last_error"),
         ("outcome", "record"),
+        large=("outcome", "record"),
         numbered=True,
     ),
     Table(
@@ -65,6 +105,7 @@ TABLES = (
         ),
         ("id", "client", "url", "receiver", "format", "state", "last_error"),
         ("metadata", "body"),
+        large=("body",),
         numbered=True,
     ),
     Table(

@@ -82,6 +82,8 @@ class StoreOutbox:
             raise
 
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
+        if not await self._claims.keep(claim):
+            return None
         for task_seq, stored, column, *told in await self._engine.read(self._sql.SELECT_BODY, (claim.seq,)):
             found = None if column is None else await self._engine.large(task_seq, column)
             return found if column == "record" else rows.body(stored, found, *told)

@@ -11,6 +11,7 @@ end. Whoever is told that an answer is not newer shows it to nobody.
 """
 
 from collections import OrderedDict
+from math import inf
 from typing import NamedTuple
 
 from gateway.core.clock import Clock
@@ -61,14 +62,10 @@ class LastAnswers:
             self.forget(next(iter(self._told)))
         return True
 
-    def running(self, task_id: str, since: int | None = None) -> bytes | None:
-        """Return what was told of a task while it ran; ``since``: not before then."""
+    def running(self, task_id: str, since: float = -inf) -> bytes | None:
+        """Return what was told of a task while it ran; ``since``: not before then, by the steady clock."""
         told = self._told.get(task_id)
-        if told is None or told.ended:
-            return None
-        if since is not None and self._clock.now() - (self._clock.monotonic() - told.at) * 1000 < since:
-            return None
-        return told.record
+        return None if told is None or told.ended or told.at < since else told.record
 
     def ended(self, task_id: str) -> bytes | None:
         """Return what was told of a task's end, where that is not long ago."""

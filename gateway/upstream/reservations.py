@@ -20,15 +20,16 @@ from math import floor, inf
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateLimiter, RateWindow
-from gateway.upstream.spending import Spending, decode, encode
+from gateway.upstream.spending import Spending, decode, encode, folded
 
 __all__ = ["Load", "Reservations", "Swap"]
 
 _CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 3/40 of it lost to a crash
-_LEASE_S = 5.0
-"""For so long after it was stored a reservation is good, where others count on its end …"""
-_MARGIN_S = 0.5
-"""… but for this: a request takes a moment from here to the network."""
+_LEASE_S = 8.0
+"""So long after it was stored others count what is open as ended, where it is not stored anew …"""
+_MARGIN_S = 5.0
+"""… and so long before that nothing of it is sent any more: a request takes its time until the upstream counts it, and
+to store takes several tries where others do, too."""
 _REFRESH_S = 2.0
 _IDLE_S = 1.0
 """What was not used for so long goes to the others."""
@@ -54,8 +55,7 @@ class Reservations:
         self._swap = swap
         self._replica = replica
         longest = max(windows, key=lambda window: window.window_s, default=RateWindow(0, 0.0))
-        self._longest_ms = round(longest.window_s * 1000)
-        self._chunk = max(1, longest.limit // _CHUNKS) if windows else 0
+        self._chunk_alone = max(1, longest.limit // _CHUNKS) if windows else 0
         self._stored: bytes | None = None  # as far as this process knows
         self._others: dict[str, Spending] = {}
         self._left = 0  # reserved, and not sent yet
@@ -103,8 +103,12 @@ class Reservations:
 
         That is fewer where other replicas have taken the places meanwhile. Raises StoreError: then none may be sent.
         """
-        if self._chunk == 0 or count == 0:
-            return count
+        if count == 0:
+            return 0
+        if self._chunk == 0:  # another replica may have been told to wait, or of a limit
+            await self.look()
+        if self._chunk == 0:
+            return 0 if self._is_paused() else count
         async with self._reserving:
             if not self._is_reserved(count):
                 async with self._saving:
@@ -115,6 +119,20 @@ class Reservations:
             if 0 < self._left < self._chunk // 2 and not self._saving.locked() and self._is_alone():
                 self._ahead = asyncio.create_task(self._reserve_ahead(), name="reserve-ahead")
         return count
+
+    @property
+    def _chunk(self) -> int:
+        """How many are reserved at once; 0 where nothing is limited."""
+        if self._chunk_alone or not self._replica:
+            return self._chunk_alone
+        return min((max(1, limit // _CHUNKS) for limit, _, _ in self._limiter.told()), default=0)
+
+    def _longest_ms(self) -> int:
+        return round(self._limiter.longest_s * 1000)
+
+    def _is_paused(self) -> bool:
+        """Whether the upstream has asked another replica to be left alone, or this one meanwhile."""
+        return bool(self._replica) and self._clock.monotonic() < self._limiter.blocked_until
 
     def _is_reserved(self, count: int) -> bool:
         if self._clock.monotonic() >= self._left_until:
@@ -142,7 +160,7 @@ class Reservations:
             return taken, max(self._chunk, taken)
         steady = self._clock.monotonic()
         room = self._limiter.room(steady)
-        if taken and steady < self._limiter.blocked_until:  # another was told so
+        if taken and self._is_paused():
             return 0, 0
         if room >= 0 and self._is_alone():
             return taken, max(self._chunk, taken)
@@ -160,7 +178,7 @@ class Reservations:
         """Store what is spent, with so many more places; return False where another process has stored something."""
         now, steady = self._clock.now(), self._clock.monotonic()
         part = self._part(more, now, steady)
-        others = {name: one for name, one in self._others.items() if one.counts(now, self._longest_ms)}
+        others = folded(self._others, now, self._longest_ms())
         value = encode({**others, self._replica: part})
         try:
             stored = await self._swap(self._stored, value)
@@ -207,7 +225,7 @@ class Reservations:
         before, parts = self._others, decode(found, now)
         parts.pop(self._replica, None)
         self._stored, self._looked_at = found, steady
-        self._others = {name: part for name, part in parts.items() if part.counts(now, self._longest_ms)}
+        self._others = parts
         ended = (one for part in self._others.values() for one in part.counted())
         self._limiter.count_others((steady + (at - now) / 1000, count) for at, count in ended)
         for name, part in self._others.items():
@@ -239,7 +257,8 @@ class Reservations:
 
     @property
     def _look_s(self) -> float:
-        return min(max(1 / self._limiter.rate_per_s, _LOOK_S[0]), _LOOK_S[1])
+        rate_per_s = self._limiter.rate_per_s
+        return _LOOK_S[1] if rate_per_s == inf else min(max(1 / rate_per_s, _LOOK_S[0]), _LOOK_S[1])
 
     def waiting_elsewhere(self) -> int:
         """Return how many clients' requests wait at other replicas."""
@@ -257,7 +276,7 @@ class Reservations:
 
     def tell_soon(self) -> None:
         """Let others know what the upstream has said just now."""
-        if self._replica and self._chunk:
+        if self._replica:
             self._news.set()
             self._tend_soon()
 

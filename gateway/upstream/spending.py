@@ -10,11 +10,12 @@ itself, and is given up once nothing of it counts.
 With one process there is one part, without a name, whose form is that of the gateways before there were replicas.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
-__all__ = ["ALONE", "Spending", "decode", "encode"]
+__all__ = ["ALONE", "Spending", "decode", "encode", "folded"]
 
 ALONE = ""
 """The name of the only process there is: the part that it finds is its own from before."""
@@ -22,6 +23,11 @@ _SKEW_MS = 50
 """So far may two replicas' clocks be apart, though both show the database's time."""
 _FRESH_MS = 3_000
 """For so long it holds that somebody waits: he tells it again every second."""
+
+
+_GONE = "gone"
+_MOST_GONE = 8
+_GONE_SLOTS = 60
 
 
 class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,6 +71,30 @@ class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_fresh(self, now: int) -> bool:
         """Whether who waited when it was put down may be waiting still."""
         return now < self.at + _FRESH_MS
+
+
+def folded(parts: Mapping[str, Spending], now: int, longest_ms: int) -> dict[str, Spending]:
+    """Return the parts that count still, those of many replicas that are gone as one; ``longest_ms``: as above.
+
+    Replicas that start again and again must not fill the value.
+    """
+    found = {name: part for name, part in parts.items() if part.counts(now, longest_ms)}
+    gone = [name for name, part in found.items() if not (part.is_open(now) or part.is_fresh(now))]
+    if len(gone) <= _MOST_GONE:
+        return found
+    slot_ms = max(longest_ms // _GONE_SLOTS, 1)
+    ended: Counter[int] = Counter()
+    them = [found.pop(name) for name in gone]
+    for at, count in (one for part in them for one in part.counted()):
+        ended[-(-at // slot_ms) * slot_ms] += count
+    found[_GONE] = Spending(
+        sorted(ended.items()),
+        0,
+        until=now,
+        paused_until=max(part.paused_until for part in them),
+        told=sorted({told for part in them for told in part.told}),
+    )
+    return found
 
 
 class _EitherForm(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """``python -m tests.crash``: kill a gateway under load again and again, or stop it, and say whether anything was lost.
 
-Owns the command line and the summary. Exit 0: nothing was lost, corrupted or paid for twice, and each named point was
-met often enough.
+Owns the command line and the summary, but for that of several replicas. Exit 0: nothing was lost, corrupted or paid for
+twice, and each named point was met often enough.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import uvloop
 from tests.crash.creates import POINTS, Creates, create_kills, creates
 from tests.crash.harness import DRAIN_S, Harness, harness
 from tests.crash.scenario import EXTRA_POINTS, NAMED_POINTS, kills, shutdowns
+from tests.crash.several import Several, play_several
 
 _LEAST_SHARE = 0.05  # of all cycles, at each named point: 10 of 200
 _CREATES_SHARE = 0.2  # so many more amid creates, for an upstream that knows X-Request-ID and for one that does not
@@ -25,15 +26,23 @@ _CREATES_SHARE = 0.2  # so many more amid creates, for an upstream that knows X-
 
 @click.command()
 @click.option(
-    "--cycles", default=None, type=click.IntRange(1), help="How often it is ended.  [200; 50 with --terminate]"
+    "--cycles",
+    default=None,
+    type=click.IntRange(1),
+    help="How often it is ended.  [200; 50 with --terminate]  With several replicas: rounds.  [10; 5 failovers; 3]",
 )
 @click.option("--seed", default=None, type=int, help="Replays a scenario; without it a new one is drawn.")
 @click.option("--terminate", is_flag=True, help="End it with SIGTERM and see that it goes cleanly and in time.")
-def main(cycles: int | None, seed: int | None, terminate: bool) -> None:
+@click.option("--replicas", "several", flag_value="replicas", help="Three on one PostgreSQL: kill, stop, cut off.")
+@click.option("--failover", "several", flag_value="failover", help="Three on a primary, which is killed.")
+@click.option("--rolling", "several", flag_value="rolling", help="Three that are replaced one at a time.")
+def main(cycles: int | None, seed: int | None, several: Several | None, *, terminate: bool) -> None:
     """Run a gateway under load, end it again and again on one database, and check what was promised."""
-    cycles = cycles or (50 if terminate else 200)
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     folder = Path(mkdtemp(prefix="gateway-crash-"))
+    if several is not None:
+        sys.exit(not play_several(several, folder, seed, cycles))
+    cycles = cycles or (50 if terminate else 200)
     started = time.monotonic()
     run = uvloop.run(_run(folder, seed, cycles, terminate=terminate))
     ok = _report(run, time.monotonic() - started, cycles, terminate=terminate)

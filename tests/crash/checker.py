@@ -8,56 +8,26 @@ rows, but for the last one, and that only where the process was killed, while th
 the attempt was in flight. After a clean shutdown there is no such exception.
 """
 
-import hashlib
-import shutil
 import sqlite3
 from collections import Counter
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.store.rows import body as body_of
-from gateway.webhook.body import webhook_body
 from tests.crash.scenario import Item
 from tests.crash.sides import Arrival, Sides
+from tests.crash.snapshot import Snapshot, copy_of, of_file
 
-__all__ = ["Checker", "Snapshot", "copy_of"]
+__all__ = ["Checker"]
 
-_CALLBACKS = """
-SELECT c.id, c.state, c.url, c.attempts, c.budget_used, c.next_attempt_at, c.metadata, c.timeout_s, c.format,
-    t.task_id, t.state AS task_state, t.next_poll_at, t.settled_at,
-    iif(length(c.body) = 0 AND c.format = 'record' AND length(t.record) > 0, t.record, c.body) AS body,
-    iif(length(c.body) = 0 AND NOT (c.format = 'record' AND length(t.record) > 0), t.outcome, NULL) AS outcome
-FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
-"""
-# The end of a task and what is owed for it are one transaction: nothing is polled that nobody waits for.
-_POLLED_FOR_NOBODY = """
-SELECT task_id FROM tasks AS t WHERE next_poll_at IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM callbacks WHERE task_seq = t.seq AND state = 'waiting')
-"""
-_ATTEMPTS = """
-SELECT c.id, a.number, a.started_at, a.status_code, a.result
-FROM attempts AS a JOIN callbacks AS c ON c.seq = a.callback_seq ORDER BY c.id, a.number
-"""
 _ENDED = ("delivered", "dead")
-
-
-@dataclass
-class Snapshot:
-    """What a copy of the database holds."""
-
-    callbacks: dict[str, sqlite3.Row] = field(default_factory=dict)
-    attempts: dict[str, list[sqlite3.Row]] = field(default_factory=dict)
-    bodies: dict[str, bytes] = field(default_factory=dict)
-    """Hashes."""
 
 
 class Checker:
     """Keeps what was promised, and judges the database and the receiver by it."""
 
-    def __init__(self, sides: Sides, scratch: Path) -> None:
-        """``scratch``: a folder for copies of the database."""
+    def __init__(self, sides: Sides, scratch: Path | None = None) -> None:
+        """``scratch``: a folder for copies of the database, where that is a file."""
         self._sides = sides
         self._scratch = scratch
         self._last = Snapshot()
@@ -96,12 +66,22 @@ class Checker:
 
     def after_end(self, database: Path, *, clean: bool) -> None:
         """Judge the files of a process that has ended; ``clean``: by itself, after a shutdown."""
+        assert self._scratch is not None
         try:
-            now = self._read(database)
+            now = of_file(copy_of(database, self._scratch))
         except sqlite3.DatabaseError as exc:
             self.corrupted.append(f"the database cannot be read: {exc}")
             return
-        for callback_id in self.promised:
+        for callback_id in now.callbacks:
+            self._check_arrivals(callback_id, now, clean=clean)
+        for webhook_id in self._sides.arrivals.keys() - now.callbacks.keys():
+            self.corrupted.append(f"{webhook_id} was sent and is not in the database")
+        self.judge(now, self.promised)
+        self._arrived = Counter({webhook_id: len(found) for webhook_id, found in self._sides.arrivals.items()})
+
+    def judge(self, now: Snapshot, promised: Iterable[str]) -> None:
+        """Judge what a database holds; ``promised``: what was before the moment it shows."""
+        for callback_id in promised:
             if callback_id not in now.callbacks:
                 self.lost.append(f"{callback_id} was answered, and is not in the database")
         for callback_id, row in self._last.callbacks.items():
@@ -110,13 +90,9 @@ class Checker:
         for callback_id, callback in now.callbacks.items():
             self._check_row(callback, now.attempts.get(callback_id, []))
             self._check_history(callback_id, now)
-            self._check_arrivals(callback_id, now, clean=clean)
-        for webhook_id in self._sides.arrivals.keys() - now.callbacks.keys():
-            self.corrupted.append(f"{webhook_id} was sent and is not in the database")
-        self.corrupted += self._sides.bad
+        self.corrupted += now.wrong + self._sides.bad
         self._sides.bad.clear()
         self._last = now
-        self._arrived = Counter({webhook_id: len(found) for webhook_id, found in self._sides.arrivals.items()})
 
     def at_the_end(self) -> None:
         """Judge how everything ended; after the last ``after_end``."""
@@ -133,31 +109,7 @@ class Checker:
                 self.lost.append(f"{callback_id} ({item.path}) is delivered, but its receiver never said so")
             self._check_event(callback_id, item)
 
-    def _read(self, database: Path) -> Snapshot:
-        copy = copy_of(database, self._scratch)
-        if not copy.exists():
-            return Snapshot()  # killed before there was a file
-        with closing(sqlite3.connect(copy)) as db:
-            db.row_factory = sqlite3.Row
-            for pragma in ("integrity_check", "foreign_key_check"):
-                found = [tuple(row) for row in db.execute(f"PRAGMA {pragma}")]
-                if found not in ([("ok",)], []):
-                    self.corrupted.append(f"{pragma}: {found[:3]}")
-            if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'attempts'").fetchone()[0]:
-                return Snapshot()  # killed before the schema was committed, whole or not at all
-            snapshot = Snapshot({row["id"]: row for row in db.execute(_CALLBACKS)})
-            for (task_id,) in db.execute(_POLLED_FOR_NOBODY):
-                self.corrupted.append(f"{task_id} is polled, and nobody waits for it")
-            for row in db.execute(_ATTEMPTS):
-                snapshot.attempts.setdefault(row["id"], []).append(row)
-        for callback_id, row in snapshot.callbacks.items():
-            parts = [row[name] for name in ("body", "outcome", "task_state", "settled_at", "metadata", "format")]
-            if (owed := body_of(*parts)) is not None:
-                made = webhook_body(callback_id, owed)
-                snapshot.bodies[callback_id] = hashlib.sha256(made).digest()
-        return snapshot
-
-    def _check_row(self, row: sqlite3.Row, attempts: list[sqlite3.Row]) -> None:
+    def _check_row(self, row: Any, attempts: Sequence[Any]) -> None:
         """Judge a callback with its task and its attempts: all of a transaction is there, or nothing of it."""
         callback_id, state = row["id"], row["state"]
         item = self.sent[int(row["url"].rpartition("/")[2])]
@@ -236,14 +188,3 @@ def _taken(arrival: Arrival) -> bool:
 def _after_taken(arrivals: list[Arrival]) -> list[Arrival]:
     taken = next((number for number, arrival in enumerate(arrivals) if _taken(arrival)), len(arrivals))
     return arrivals[taken + 1 :]
-
-
-def copy_of(database: Path, folder: Path) -> Path:
-    """Copy a database that no process has open; return where the copy is, if there was one."""
-    # With locking_mode=EXCLUSIVE there is no -shm file: two are all.
-    copy = folder / "copy.db"
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        copy.with_name(copy.name + suffix).unlink(missing_ok=True)
-        if (file := database.with_name(database.name + suffix)).exists():
-            shutil.copyfile(file, copy.with_name(copy.name + suffix))
-    return copy

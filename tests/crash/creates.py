@@ -19,10 +19,10 @@ from typing import Any
 import httpx
 
 from gateway.simulator import Plan
-from tests.crash.checker import copy_of
 from tests.crash.harness import http_client
 from tests.crash.process import LIMIT_S, GatewayProcess, environment, run_gateway
 from tests.crash.sides import Sides, serve_sides
+from tests.crash.snapshot import copy_of
 
 __all__ = ["POINTS", "Create", "CreateKill", "Creates", "create_kills", "creates"]
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,21 @@ class GatewayProcess:
 
 @asynccontextmanager
 async def run_gateway(
-    environ: Mapping[str, str], folder: Path, *, dies_at: str | None = None, ready: bool = True
+    environ: Mapping[str, str],
+    folder: Path,
+    *,
+    dies_at: str | None = None,
+    ready: bool = True,
+    module: Sequence[str] = ("gateway",),
 ) -> AsyncIterator[GatewayProcess]:
     """Run ``gateway serve`` until the block ends; listening when it begins, where ``ready``.
 
-    ``dies_at``: the point, and which passage of it, at which it kills itself; see ``killable``.
+    ``dies_at``: the point, and which passage of it, at which it kills itself; see ``killable``. ``module`` runs the
+    commands, with its arguments.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    module = ("gateway",) if dies_at is None else ("tests.crash.killable", dies_at)
+    if dies_at is not None:
+        module = ("tests.crash.killable", dies_at)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *module, "serve"),
         cwd=folder,

@@ -5,11 +5,12 @@ webhooks), so that a replay cuts in at the same place on a faster or slower mach
 such a moment, and a kill during the start, are measured in time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-__all__ = ["EXTRA_POINTS", "NAMED_POINTS", "Item", "Kill", "Round", "Stop", "kills", "shutdowns"]
+__all__ = ["EXTRA_POINTS", "NAMED_POINTS", "Item", "Kill", "Round", "Stop", "items", "kills", "shutdowns"]
 
 NAMED_POINTS = ("registered", "polled", "settled", "answered")
 """Where losing something is easiest; ``killable`` says what each one is."""
@@ -144,6 +145,14 @@ def shutdowns(seed: int, runs: int) -> list[Round]:
             stop = Stop("batch", 1, hangs, upstream_hangs, lag_s=rng.random() * 0.05)
         rounds.append(Round(requests, maker.repeats(), stop, hung))
     return rounds
+
+
+def items(seed: int) -> Iterator[list[Item]]:
+    """Draw what clients go on asking for, without an end: one at a time for the most part, some as a batch."""
+    maker = _Items(Random(seed), round=0)
+    while True:
+        size = 1 if maker.rng.random() < 0.9 else maker.rng.randint(2, 8)
+        yield [maker.item() for _ in range(size)]
 
 
 def _named_kill(rng: Random, point: str) -> Kill:

@@ -25,10 +25,11 @@ from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET
 from tests.crash.scenario import Item
 
-__all__ = ["Arrival", "Moments", "Sides", "serve_sides"]
+__all__ = ["SENDER", "Arrival", "Moments", "Sides", "serve_sides"]
 
 S = TypeVar("S", bound="Sides")
 
+SENDER = "x-replica"
 _SLOW_S = 0.2
 _RECEIVERS = 9
 
@@ -76,8 +77,12 @@ class Arrival:
     at: float
     """Seconds of the monotonic clock."""
     digest: bytes
+    sender: str = ""
+    """The replica, where it says so."""
     status: int | None = None
     """What was answered; None: nothing, or the gateway was gone before."""
+    ended_at: float | None = None
+    """When it was answered, or its sender had gone."""
 
 
 class Sides(SimulatedUpstream):
@@ -89,6 +94,8 @@ class Sides(SimulatedUpstream):
         self.round = 0
         self.arrivals: defaultdict[str, list[Arrival]] = defaultdict(list)
         """By webhook-id."""
+        self.open: list[Arrival] = []
+        """Those that have no answer yet."""
         self.keys: dict[str, int] = {}
         """Of which item each webhook-id is."""
         self.events: dict[str, dict[str, Any]] = {}
@@ -142,6 +149,7 @@ class Sides(SimulatedUpstream):
         self.moments.count("webhook")
         manner = scope["path"].split("/")[1]
         number = len(self.arrivals[headers["webhook-id"]])
+        self.open.append(arrival)
         gone = asyncio.create_task(_gone(receive))
         try:
             if manner == "hang":
@@ -151,6 +159,8 @@ class Sides(SimulatedUpstream):
         finally:
             done = gone.done()
             gone.cancel()
+            arrival.ended_at = time.monotonic()
+            self.open.remove(arrival)
         if done:
             return
         refused = (manner == "twice500" and number <= 2) or manner == "always500"
@@ -166,7 +176,7 @@ class Sides(SimulatedUpstream):
             self.bad.append(f"{webhook_id}: {exc}")
         if self.keys.setdefault(webhook_id, key) != key:
             self.bad.append(f"{webhook_id} came to {path}, and to the path of {self.keys[webhook_id]} before")
-        arrival = Arrival(self.round, time.monotonic(), hashlib.sha256(body).digest())
+        arrival = Arrival(self.round, time.monotonic(), hashlib.sha256(body).digest(), headers.get(SENDER, ""))
         if not self.arrivals[webhook_id]:
             self.events[webhook_id] = json.loads(body)
         elif self.arrivals[webhook_id][0].digest != arrival.digest:

@@ -69,8 +69,13 @@ class Selection:
                     and (
                         (isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load))
                         if other == path
-                        else (isinstance(node, ast.Attribute) and ast.unparse(node) == f"{module}.{name}")
+                        else (isinstance(node, ast.Attribute) and _member(node) == f"{module}.{name}")
                     )
                     for node in ast.walk(statement)
                 ):
                     yield other, own
+
+
+def _member(node: ast.Attribute) -> str:
+    """Return which module's member it is; a port has its engine's modules in attributes of their names."""
+    return ast.unparse(node).removeprefix("self._")

@@ -88,6 +88,7 @@ TESTS = (
     "tests/integration/store/test_reads.py",
     "tests/integration/store/test_outbox.py",
     "tests/integration/store/test_housekeeping.py",
+    "tests/integration/store/test_replicas.py",
     "tests/integration/test_simulation.py::test_each_callback_has_a_grace_of_its_own",
     "tests/integration/test_simulation.py::test_a_retry_keeps_its_distance_until_it_is_recorded",
     *(f"tests/integration/test_simulation.py::test_a_seed[{seed}]" for seed in range(5)),

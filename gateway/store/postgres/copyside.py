@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import HEADER, TRAILER, Parts, Splitter
+from gateway.store.copyrows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
 from gateway.store.copytables import COPYING, META, TABLES, Table
 from gateway.store.postgres import schema
 from gateway.store.postgres.errors import explain
@@ -27,14 +27,14 @@ _LIMIT_S = 30 * 86_400.0
 """Of one statement, for asyncpg, which knows no none: a whole table is read by one."""
 _LIMITS = {
     "statement_timeout": "0",
-    "lock_timeout": "2s",
+    "lock_timeout": "3s",  # autovacuum gives way after one
     "idle_in_transaction_session_timeout": "0",
     # In the order of its key a table is read by the key's index: sorted it would have to be there whole.
     "enable_sort": "off",
 }
 _LOCAL = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _LIMITS.items())
-_LOCK_SOURCE = f"LOCK TABLE leads, {', '.join(table.name for table in TABLES)} IN SHARE MODE NOWAIT"
-_LOCK_TARGET = "LOCK TABLE leads IN EXCLUSIVE MODE NOWAIT"
+_LOCK_SOURCE = f"LOCK TABLE leads, {', '.join(table.name for table in TABLES)} IN SHARE MODE"
+_LOCK_TARGET = "LOCK TABLE leads IN EXCLUSIVE MODE"
 _IS_THERE = "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('leads') IS NOT NULL"
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns
@@ -48,12 +48,6 @@ SELECT ceil((max(until) - gateway_now()) / 1000.0) FROM (
 ) AS known (until) HAVING max(until) > gateway_now()
 """
 _SEQUENCE = "SELECT pg_get_serial_sequence($1, 'seq')"
-_IN_USE = (
-    "{} is in use by a gateway, or by another copy. Stop all its replicas; what one that was killed has claimed "
-    "is free {}."
-)
-
-
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -69,24 +63,22 @@ class PostgresCopySide:
 
     async def open_source(self) -> None:
         raw = await self._connect()
-        with _explained():
-            await raw.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LOCAL}")
+        async with self._transaction():
+            await self._see_that_nobody_is_at_work(raw)
+        # The locks before anything is read: all is read as it is then.
+        await self._lock(raw, f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LOCAL}; {_LOCK_SOURCE}")
         self._snapshot = True
-        await self._lock(raw, _LOCK_SOURCE)  # before anything is read: all is read as it is then
         await self._check_version()
 
     async def open_target(self) -> None:
         raw = await self._connect()
-        async with self._transaction():
-            there = await raw.fetchval(_IS_THERE)
-        if not there:
+        if not await self._one(_IS_THERE):
             with _explained():
                 await schema.upgrade(self._sessions[0], schema.migrations())
         await self._check_version()
-        guard = await self._connect()
-        with _explained():
-            await guard.execute(f"BEGIN; {_LOCAL}")
-        await self._lock(guard, _LOCK_TARGET)
+        async with self._transaction():
+            await self._see_that_nobody_is_at_work(raw)
+        await self._lock(await self._connect(), f"BEGIN; {_LOCAL}; {_LOCK_TARGET}")
 
     async def _connect(self) -> Any:
         for problem in self._servers.problems():
@@ -105,18 +97,27 @@ class PostgresCopySide:
                 f"{advice}."
             )
 
-    async def _lock(self, raw: Any, statement: str) -> None:
+    async def _lock(self, raw: Any, statements: str) -> None:
+        """Wait for those who are at work at this moment, and see that they will not go on."""
+        with _explained():
+            try:
+                await raw.execute(statements)
+            except asyncpg.LockNotAvailableError as exc:
+                raise StoreUnusable(
+                    f"{self.name} is in use by a gateway, or by another copy. Stop these first."
+                ) from exc
+            await self._see_that_nobody_is_at_work(raw)
+
+    async def _see_that_nobody_is_at_work(self, raw: Any) -> None:
         try:
-            await raw.execute(statement)
             seconds = await raw.fetchval(_AT_WORK, timeout=_LIMIT_S)
-        except asyncpg.LockNotAvailableError as exc:
-            raise StoreUnusable(_IN_USE.format(self.name, "within a minute")) from exc
         except asyncpg.UndefinedTableError as exc:
             raise StoreUnusable(f"{self.name} holds no gateway's data.") from exc
-        except _FAILURES as exc:
-            raise explain(exc) from exc
         if seconds is not None:
-            raise StoreUnusable(_IN_USE.format(self.name, f"in {seconds} s"))
+            raise StoreUnusable(
+                f"{self.name} is in use by a gateway, or was a moment ago. Stop all its replicas, and try again: "
+                f"what one that was killed had claimed is free in {seconds} s."
+            )
 
     async def close(self) -> None:
         while self._sessions:
@@ -131,15 +132,11 @@ class PostgresCopySide:
             return {name for (name,) in await self._raw.fetch(_COLUMNS, table.name)}
 
     async def count(self, table: Table) -> int:
-        return int(await self._one(f"SELECT count(*) FROM {table.name} WHERE {table.where}"))  # noqa: S608 - see copytables
+        return int(await self._one(table.select_count()))
 
     async def last(self, table: Table) -> tuple[int, ...] | None:
-        key = ", ".join(table.key_columns)
-        descending = ", ".join(f"{column} DESC" for column in table.key_columns)
-        async with self._transaction():
-            statement = f"SELECT {key} FROM {table.name} ORDER BY {descending} LIMIT 1"  # noqa: S608 - as above
-            found = await self._raw.fetchrow(statement, timeout=_LIMIT_S)
-            return None if found is None else tuple(found)
+        found = await self._rows(table.select_last())
+        return tuple(found[0]) if found else None
 
     async def highest(self, table: Table) -> int:
         sequence = await self._one(_SEQUENCE, table.name)
@@ -152,10 +149,18 @@ class PostgresCopySide:
         return found
 
     async def _one(self, statement: str, *parameters: Any) -> Any:
-        async with self._transaction():
-            return await self._raw.fetchval(statement, *parameters, timeout=_LIMIT_S)
+        rows = await self._rows(statement, *parameters)
+        return rows[0][0] if rows else None
 
-    async def read(self, table: Table, after: tuple[int, ...] | None, take: Take) -> None:
+    async def _rows(self, statement: str, *parameters: Any) -> list[Any]:
+        async with self._transaction():
+            rows: list[Any] = await self._raw.fetch(statement, *parameters, timeout=_LIMIT_S)
+            return rows
+
+    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
+        return [seq for (seq,) in await self._rows(table.select_large(after, LARGE))]
+
+    async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         splitter, parts = Splitter(), Parts()
 
         async def add(piece: bytes) -> None:
@@ -164,9 +169,29 @@ class PostgresCopySide:
                     await take(part)
 
         async with self._transaction():
-            await self._raw.copy_from_query(_select(table, after), output=add, format="binary", timeout=_LIMIT_S)
+            query = table.select(after, before)
+            await self._raw.copy_from_query(query, output=add, format="binary", timeout=_LIMIT_S)
         if part := parts.rest():
             await take(part)
+
+    async def read_large(self, table: Table, seq: int) -> LargeRow:
+        splitter = Splitter()
+        found: list[bytes] = []
+
+        async def add(piece: bytes) -> None:
+            found.extend(splitter.split(piece))
+
+        async with self._transaction():
+            await self._raw.copy_from_query(table.select_head(seq), output=add, format="binary", timeout=_LIMIT_S)
+            sizes = tuple(await self._raw.fetchrow(table.select_sizes(seq)))
+
+        async def pieces(place: int) -> AsyncIterator[bytes]:
+            column = table.large[place]
+            for start in range(0, sizes[place] or 0, PIECE):
+                part = f"substring({column} FROM {start + 1} FOR {PIECE})"
+                yield await self._one(f"SELECT {part} FROM {table.name} WHERE seq = {seq}")  # noqa: S608 - see copytables
+
+        return LargeRow(found[0], sizes, pieces)
 
     async def mark(self, value: bytes) -> None:
         async with self._transaction():
@@ -174,27 +199,31 @@ class PostgresCopySide:
 
     async def write(self, table: Table, rows: list[bytes]) -> None:
         async with self._transaction():
-            await self._add(table, rows)
+            await self._add(table, _pieces(b"".join(rows)))
+
+    async def write_large(self, table: Table, row: LargeRow) -> None:
+        async with self._transaction():
+            await self._add(table, row.chunks())
 
     async def finish(self, meta: list[bytes], highest: dict[str, int]) -> None:
         async with self._transaction():
             await self._raw.execute(f"DELETE FROM meta WHERE {META.where}")  # noqa: S608 - see copytables
-            await self._add(META, meta)
+            await self._add(META, _pieces(b"".join(meta)))
             for name, number in highest.items():
                 if number:
                     await self._raw.fetchval(f"SELECT setval(({_SEQUENCE}), $2)", name, number)
             # Until autovacuum comes, which may be a minute, the planner would take the tables for empty.
             await self._raw.execute(f"ANALYZE {', '.join(table.name for table in TABLES)}", timeout=_LIMIT_S)
 
-    async def _add(self, table: Table, rows: list[bytes]) -> None:
-        async def pieces() -> AsyncIterator[bytes]:
+    async def _add(self, table: Table, rows: AsyncIterator[bytes]) -> None:
+        async def source() -> AsyncIterator[bytes]:
             yield HEADER
-            for row in rows:
-                yield row
+            async for piece in rows:
+                yield piece
             yield TRAILER
 
         await self._raw.copy_to_table(
-            table.name, source=pieces(), columns=table.columns, format="binary", timeout=_LIMIT_S
+            table.name, source=source(), columns=table.columns, format="binary", timeout=_LIMIT_S
         )
 
     async def unmark(self) -> None:
@@ -219,10 +248,9 @@ class PostgresCopySide:
                 raise
 
 
-def _select(table: Table, after: tuple[int, ...] | None) -> str:
-    key = ", ".join(table.key_columns)
-    above = "" if after is None else f"AND ({key}) > ({', '.join(map(str, after))})"
-    return f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE {table.where} {above} ORDER BY {key}"  # noqa: S608
+async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from gateway.store.postgres.errors import (
     is_to_be_repeated,
     needs_another_server,
 )
-from gateway.store.postgres.session import Session, connect
+from gateway.store.postgres.session import Backend, Session, connect
 from gateway.store.postgres.sql import SELECT_LARGE
 from gateway.store.postgres.url import Servers
 
@@ -40,18 +40,48 @@ _TRIES = 4
 _AGAIN_S = 0.02  # before such a try, doubled each time, more or less
 _PLACE_LIMIT_S = 5.0
 """So long one waits for a connection that others use."""
-_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 1.0
-"""Between two attempts to connect: all replicas meet a server that has just come back."""
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 0.25
+"""Between two attempts to connect: all replicas meet a server that has just come back; their clients wait for it."""
+_OPENING_S = 0.5
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Connections:
-    """Connections that do the same, some of them in use."""
+    """Those that do the same, so many at most: each is one caller's at a time."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, most: int) -> None:
         self.free: list[Session] = []
         self.in_use: set[Session] = set()
-        self.places = asyncio.Semaphore(size)
+        self._places = asyncio.Semaphore(most)
+
+    async def take(self, connect: Callable[[], Awaitable[Session]]) -> Session:
+        """Return a connection, where need be a new one. Raises StoreError where others use all of them for long."""
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(_PLACE_LIMIT_S):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise StoreError("All connections to the database are in use.", reason="slow") from None
+        else:
+            await self._places.acquire()
+        try:
+            while self.free and not self.free[-1].usable:
+                self.free.pop().drop()
+            session = self.free.pop() if self.free else await connect()
+        except BaseException:
+            self._places.release()
+            raise
+        self.in_use.add(session)
+        return session
+
+    def give_back(self, session: Session, *, keep: bool) -> None:
+        """Have the connection used by others, or let it go: also where it is in the middle of something."""
+        self.in_use.discard(session)
+        if keep and session.usable:
+            self.free.append(session)
+        else:
+            session.drop()
+        self._places.release()
 
 
 class PostgresDatabase:
@@ -70,6 +100,7 @@ class PostgresDatabase:
         self._writers, self._claimers, self._readers = Connections(1), Connections(1), Connections(_READERS)
         self._first: str | None = None  # the host that was the right one last
         self._open = False
+        self._ready = False  # the schema is there, too
         # Since the last connection that could be made: the error, and when to try again.
         self._refusal: StoreError | None = None
         self._connecting = 0
@@ -100,18 +131,19 @@ class PostgresDatabase:
                     await self.close()
                     raise
                 _log.warning("store.waiting", error=exc.message)
-                await asyncio.sleep(_MAX_BACKOFF_S / 2)
+                await asyncio.sleep(_OPENING_S)
             else:
+                self._ready = True
                 return
 
     async def close(self) -> None:
         """Let all connections go. Safe when it is not open."""
-        self._open = False
+        self._open = self._ready = False
         for pool in (self._writers, self._claimers, self._readers):
             for connection in pool.in_use:
                 connection.drop()
-            while pool.free:
-                await pool.free.pop().close()
+            free, pool.free = pool.free, []
+            await asyncio.gather(*(session.close() for session in free))
 
     @property
     def failing(self) -> str | None:
@@ -139,6 +171,7 @@ class PostgresDatabase:
         What is in the way for a moment is tried again. ``claims``: on the connection of its own that these have.
         Raises StoreError where the database fails, with nothing done, or, StoreUnsure, with nobody knowing.
         """
+        self._require_ready()
         try:
             done = await self._repeat(self._claimers if claims else self._writers, lambda c: c.transaction(make()))
         except Exception as exc:
@@ -151,11 +184,25 @@ class PostgresDatabase:
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+        self._require_ready()
         try:
-            rows = await self._repeat(self._readers, lambda connection: connection.read(statement, parameters))
+            rows = await self._repeat(self._readers, lambda session: session.read(statement, parameters))
         except (StoreError, *_FAILURES) as exc:
             raise self._trouble("_read_trouble", exc) from exc
         self._well("_read_trouble")
+        return rows
+
+    async def write(self, statement: str, parameters: Any = ()) -> list[Any]:
+        """Run one statement by itself that changes something, and return its rows, where the claims have theirs.
+
+        It may be done twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
+        """
+        self._require_ready()
+        try:
+            rows = await self._repeat(self._claimers, lambda session: session.read(statement, parameters))
+        except (StoreError, *_FAILURES) as exc:
+            raise self._trouble("_write_trouble", exc) from exc
+        self._well("_write_trouble")
         return rows
 
     @asynccontextmanager
@@ -173,73 +220,56 @@ class PostgresDatabase:
         return await self._connect()
 
     async def _upgrade(self) -> None:
-        try:
-            async with self._lent(self._writers) as connection:
-                found = await schema.upgrade(connection, schema.migrations())
-        except _FAILURES as exc:
-            raise explain(exc) from exc
-        if not connection.server.durable:
+        async def act(session: Session) -> tuple[schema.SchemaVersion, Backend]:
+            return await schema.upgrade(session, schema.migrations()), session.server
+
+        found, server = await self._repeat(self._writers, act)
+        if not server.durable:
             _log.warning(
                 "store.not_durable", advice="fsync is off on this server: a power loss loses what it confirmed"
             )
-        _log.info("store.opened", server=connection.server.address, pooled=self.pooled, schema=found.version)
+        _log.info("store.opened", server=server.address, pooled=self.pooled, schema=found.version)
 
     async def _repeat(self, pool: Connections, act: Callable[[Session], Awaitable[T]]) -> T:
         """Do something on one of the connections, again where it was not done and may be at once."""
         pause_s = _AGAIN_S
         for left in reversed(range(_TRIES)):
+            session = await pool.take(self._connect)
             try:
-                async with self._lent(pool) as connection:
-                    return await act(connection)
+                return await act(session)
+            except asyncio.CancelledError:
+                session.drop()  # in the middle of something
+                raise
             except _FAILURES as exc:
+                if isinstance(exc, OSError | asyncpg.InternalClientError) or needs_another_server(exc):
+                    session.drop()
                 if needs_another_server(exc):
                     self._leave()
-                if connection.committing:
-                    error = explain(exc)
-                    words = f"{error.message} Nobody knows whether what was to be stored is."
-                    raise StoreUnsure(words, reason=error.reason) from exc
-                lost = is_lost(exc) and not isinstance(exc, TimeoutError)
-                if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
-                    if blame(exc) is Blame.DATABASES:
-                        raise explain(exc, standby=connection.server.standby) from exc
-                    raise
+                self._raise_for_good(exc, session, left)
+            finally:
+                pool.give_back(session, keep=self._open and session.server.address == self._first)
             await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
             pause_s *= 2
         raise AssertionError
 
-    @asynccontextmanager
-    async def _lent(self, pool: Connections) -> AsyncIterator[Session]:
-        """Lend a connection to one caller. Whoever leaves it in the middle of something leaves it for good."""
-        if pool.places.locked():
-            try:
-                async with asyncio.timeout(_PLACE_LIMIT_S):
-                    await pool.places.acquire()
-            except TimeoutError:
-                raise StoreError("All connections to the database are in use.", reason="slow") from None
-        else:
-            await pool.places.acquire()
-        try:
-            while pool.free and not pool.free[-1].usable:
-                pool.free.pop().drop()
-            connection = pool.free.pop() if pool.free else await self._connect()
-            pool.in_use.add(connection)
-            try:
-                yield connection
-            except (TimeoutError, asyncio.CancelledError):
-                connection.drop()
-                raise
-            finally:
-                pool.in_use.discard(connection)
-                if self._open and connection.usable and connection.server.address == self._first:
-                    pool.free.append(connection)
-                else:
-                    connection.drop()
-        finally:
-            pool.places.release()
+    def _raise_for_good(self, exc: Exception, session: Session, left: int) -> None:
+        """Raise what a failure comes to, unless it is to be tried again."""
+        if session.committing:
+            error = explain(exc)
+            words = f"{error.message} Nobody knows whether what was to be stored is."
+            raise StoreUnsure(words, reason=error.reason) from exc
+        lost = is_lost(exc) and not isinstance(exc, TimeoutError)
+        if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
+            if blame(exc) is Blame.DATABASES:
+                raise explain(exc, standby=session.server.standby) from exc
+            raise exc
+
+    def _require_ready(self, *, opening: bool = False) -> None:
+        if not (self._ready or (opening and self._open)):
+            raise StoreError("The store is closed: the gateway is starting or shutting down.")
 
     async def _connect(self) -> Session:
-        if not self._open:
-            raise StoreError("The store is closed: the gateway is starting or shutting down.")
+        self._require_ready(opening=True)
         loop = asyncio.get_running_loop()
         if self._refusal is not None and (self._connecting or loop.time() < self._again_at):
             raise explain(self._refusal)
@@ -270,7 +300,7 @@ class PostgresDatabase:
 
     def _trouble(self, kind: str, exc: Exception) -> StoreError:
         error = explain(exc)
-        if getattr(self, kind) is None and self._refusal is None:
+        if getattr(self, kind) is None and self._refusal is None and self._open:
             _log.error("store.failing", error=error.message, reason=error.reason)
         setattr(self, kind, error)
         return error

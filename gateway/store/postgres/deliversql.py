@@ -12,6 +12,7 @@ __all__ = [
     "CLAIM_WEBHOOKS",
     "COUNT_ATTEMPTS",
     "INSERT_ATTEMPTS",
+    "KEEP_WEBHOOK",
     "RECORD_ATTEMPTS",
     "RELEASE_WEBHOOKS",
     "SELECT_BODY",
@@ -69,6 +70,9 @@ SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts
 FROM c CROSS JOIN {_TASK_OF}
 ORDER BY c.next_attempt_at, c.seq
 """  # noqa: S608 - as above
+
+# Parameters: seq, fence, and for how many milliseconds from now on it is claimed.
+KEEP_WEBHOOK = "UPDATE callbacks SET claimed_until = gateway_now() + $3 WHERE seq = $1 AND fence = $2 RETURNING seq"
 
 # Rows seq, fence.
 RELEASE_WEBHOOKS = f"""

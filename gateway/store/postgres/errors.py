@@ -114,23 +114,19 @@ def _meaning(exc: BaseException, *, connecting: bool) -> tuple[StoreReason | Non
         state = exc.sqlstate or ""
         known = _STATES.get(state) or _CLASSES.get(state[:2])
         return known or (None, f"SQLSTATE {state}")
+    if isinstance(exc, asyncpg.exceptions.ClientConfigurationError):
+        return "refused", f"GATEWAY_DATABASE_URL cannot be used: {exc}"
     if isinstance(exc, TimeoutError):
         return ("unreachable", "it gave no answer in time") if connecting else ("slow", "it gave no answer in time")
     if isinstance(exc, gaierror):
         return "unreachable", f"nobody knows the name of its host ({exc.strerror})"
-    if isinstance(exc, ssl.SSLError):
-        return "refused", f"TLS: {_tls(exc)}"
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return "refused", f"its certificate does not prove that it is this host ({exc.verify_message})"
     if isinstance(exc, OSError):
         return "unreachable", exc.strerror or str(exc) or type(exc).__name__
     if is_lost(exc):
         return "unreachable", "the connection to it broke"
     return None, str(exc) or type(exc).__name__
-
-
-def _tls(exc: ssl.SSLError) -> str:
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"its certificate does not prove that it is this host ({exc.verify_message})"
-    return exc.reason or str(exc)
 
 
 def is_lost(exc: BaseException) -> bool:

@@ -7,6 +7,7 @@ hands out its servers by the transaction none arrives. What is told is gathered 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ _GATHER_S = 0.05
 _MOST_BYTES = 7000  # of one message: PostgreSQL takes 8,000
 _MOST_MESSAGES = 8  # at once: more of them say only that there is much to look for
 _LOOK_S, _LOOK_UNTOLD_S = 5.0, 1.0
+_AGAIN_S = 1.0
+_POOLED_S = 60.0  # until it is looked whether a pooler is in between still
 _LOOK_PART = 50
 """A look that takes long is had so many times more seldom: with 100,000 receivers it takes a second."""
 
@@ -59,6 +62,7 @@ class ReplicaHints:
         self._tell = asyncio.Event()
         self._look = asyncio.Event()
         self._listening = False
+        self._look_took_s = 0.0
         self._running: list[asyncio.Task[None]] = []
         self.alone = False
         """Whether no other replica lives, as far as is known: then nothing is told."""
@@ -88,9 +92,9 @@ class ReplicaHints:
     def start(self, hearing: Hearing) -> None:
         """Tell, hear and look until it is closed."""
         self._running = [
-            asyncio.create_task(self._keep_telling(), name="store-hints"),
-            asyncio.create_task(self._keep_hearing(hearing), name="store-listen"),
-            asyncio.create_task(self._keep_looking(hearing.look), name="store-look"),
+            asyncio.create_task(_forever(self._tell_once), name="store-hints"),
+            asyncio.create_task(_forever(partial(self._hear_until_lost, hearing)), name="store-listen"),
+            asyncio.create_task(_forever(partial(self._look_once, hearing.look)), name="store-look"),
         ]
 
     async def close(self) -> None:
@@ -100,12 +104,11 @@ class ReplicaHints:
         self._running = []
         await self._send()  # that a lead is free, above all
 
-    async def _keep_telling(self) -> None:
-        while True:
-            await self._tell.wait()
-            await asyncio.sleep(_GATHER_S)
-            self._tell.clear()
-            await self._send()
+    async def _tell_once(self) -> None:
+        await self._tell.wait()
+        await asyncio.sleep(_GATHER_S)
+        self._tell.clear()
+        await self._send()
 
     async def _send(self) -> None:
         messages = list(self._messages())
@@ -115,7 +118,7 @@ class ReplicaHints:
             messages = [_encoded(self._replica, [])]
         with suppress(StoreError):  # they look
             for message in messages:
-                await self._database.read("SELECT pg_notify($1, $2)", (_CHANNEL, message))
+                await self._database.write("SELECT pg_notify($1, $2)", (_CHANNEL, message))
 
     def _messages(self) -> Iterator[str]:
         told: list[Any] = [["t", *key, at] for key, at in self._tasks.items()]
@@ -136,13 +139,6 @@ class ReplicaHints:
         if part:
             yield _encoded(self._replica, part)
 
-    async def _keep_hearing(self, hearing: Hearing) -> None:
-        while True:
-            with suppress(StoreError):
-                await self._hear_until_lost(hearing)
-            self._listening = False
-            await asyncio.sleep(_LOOK_UNTOLD_S)
-
     async def _hear_until_lost(self, hearing: Hearing) -> None:
         session = await self._database.dedicated()
         lost = asyncio.Event()
@@ -152,16 +148,18 @@ class ReplicaHints:
 
         try:
             if session.server.pooled:
+                await asyncio.sleep(_POOLED_S)
                 return
             session.raw.add_termination_listener(lambda _: lost.set())
             await session.raw.add_listener(_CHANNEL, hear)
             self._listening = True
             self._look.set()  # for what was told before
             await lost.wait()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, looking goes on
-            _log.warning("store.not_listening", error=str(exc))
+            raise StoreError("The connection that others are heard on is lost.")
         finally:
             session.drop()
+            self._listening = False
+            self._look.set()  # for what is told meanwhile
 
     def _hear(self, hearing: Hearing, payload: str) -> None:
         try:
@@ -185,19 +183,31 @@ class ReplicaHints:
         except (msgspec.MsgspecError, TypeError, ValueError, IndexError):
             self._look.set()  # another release's, or somebody else's
 
-    async def _keep_looking(self, look: Callable[[], Awaitable[None]]) -> None:
+    async def _look_once(self, look: Callable[[], Awaitable[None]]) -> None:
+        wait_s = max(_LOOK_S if self._listening else _LOOK_UNTOLD_S, _LOOK_PART * self._look_took_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._look.wait()
+        self._look.clear()
         loop = asyncio.get_running_loop()
-        took_s = 0.0
-        while True:
-            wait_s = max(_LOOK_S if self._listening else _LOOK_UNTOLD_S, _LOOK_PART * took_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._look.wait()
-            self._look.clear()
-            began = loop.time()
-            with suppress(StoreError):  # the next one
-                await look()
-            took_s = loop.time() - began
+        began = loop.time()
+        try:
+            await look()
+        except BaseException:
+            self._look.set()
+            raise
+        self._look_took_s = loop.time() - began
+
+
+async def _forever(once: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await once()
+        except StoreError:  # which the store tells of itself
+            await asyncio.sleep(_AGAIN_S)
+        except Exception:  # noqa: BLE001 - a defect, and the rest goes on
+            _log.exception("store.hints_failed")
+            await asyncio.sleep(_AGAIN_S)
 
 
 def _encoded(replica: str, told: list[Any]) -> str:

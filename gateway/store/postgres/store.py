@@ -108,15 +108,15 @@ class PostgresStore(StoreHousekeeping):
 
     async def lead(self, name: str, ttl_s: float) -> int | None:
         about = {"name": name, "holder": self._replica, "ttl_ms": round(ttl_s * 1000)}
-        found = await self._database.read(leadsql.TAKE_LEAD, about)
+        found = await self._database.write(leadsql.TAKE_LEAD, about)
         return found[0][0] if found else None
 
     async def resign(self, name: str) -> None:
-        await self._database.read(leadsql.RESIGN_LEAD, {"name": name, "holder": self._replica})
+        await self._database.write(leadsql.RESIGN_LEAD, {"name": name, "holder": self._replica})
         self._hints.freed()
 
     async def standing(self, ttl_s: float) -> Standing:
-        found = await self._database.read(leadsql.STAND, {"holder": self._replica, "ttl_ms": round(ttl_s * 1000)})
+        found = await self._database.write(leadsql.STAND, {"holder": self._replica, "ttl_ms": round(ttl_s * 1000)})
         names = {name for (name,) in found}
         replicas = {name for name in names if name.startswith(_REPLICA)}
         self._hints.alone = len(replicas) < 2

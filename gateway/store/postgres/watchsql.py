@@ -20,20 +20,22 @@ _WATCHED = ("upstream text", "task_id text", "client text", "at", "read_until", 
 # What stands is locked first, and has its own seq here: a number that is
 # drawn in vain would make it look newer than it is what was registered last.
 WATCH_READ_TASKS = f"""
-WITH new AS MATERIALIZED (SELECT * FROM {given("new", *_WATCHED)}),
+WITH new AS MATERIALIZED (SELECT * FROM {given("new", *_WATCHED, place=True)}),
 known AS MATERIALIZED (
     SELECT locked.seq FROM (
         SELECT t.seq FROM new CROSS JOIN LATERAL (
             SELECT seq FROM tasks WHERE task_id = new.task_id AND upstream = new.upstream OFFSET 0) AS t
         ORDER BY t.seq) AS found
-    CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = found.seq FOR NO KEY UPDATE) AS locked)
+    CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = found.seq FOR NO KEY UPDATE) AS locked),
+numbered AS MATERIALIZED (
+    SELECT new.*, coalesce((
+        SELECT seq FROM tasks WHERE task_id = new.task_id AND upstream = new.upstream), nextval('tasks_seq_seq')) AS seq
+    FROM new WHERE (SELECT count(*) FROM known) >= 0 ORDER BY place)
 INSERT INTO tasks AS t (seq, upstream, task_id, watchers, created_at, read_until, next_poll_at, polls, last_polled_at,
     born_at, model, record)
-SELECT coalesce((
-        SELECT seq FROM tasks WHERE task_id = new.task_id AND upstream = new.upstream), nextval('tasks_seq_seq')),
-    upstream, task_id, client, at, read_until, next_poll_at, told, CASE WHEN told > 0 THEN at END, born_at, model,
-    record
-FROM new WHERE (SELECT count(*) FROM known) >= 0 ORDER BY task_id, upstream
+SELECT seq, upstream, task_id, client, at, read_until, next_poll_at, told, CASE WHEN told > 0 THEN at END, born_at,
+    model, record
+FROM numbered ORDER BY task_id, upstream
 ON CONFLICT (task_id, upstream) DO UPDATE SET
     watchers = CASE WHEN t.next_poll_at IS NULL THEN excluded.watchers
         WHEN excluded.watchers = ANY (string_to_array(t.watchers, ',')) THEN t.watchers

@@ -13,7 +13,7 @@ from gateway.core.model import DueCallback, Share
 from gateway.store import rows
 from gateway.store.engine import Due, Left, Rows, Run, Work
 from gateway.store.postgres.database import PostgresDatabase
-from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, RELEASE_WEBHOOKS, SELECT_NEXT_DUE
+from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, KEEP_WEBHOOK, RELEASE_WEBHOOKS, SELECT_NEXT_DUE
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["WebhookLeases"]
@@ -50,6 +50,9 @@ class WebhookLeases:
             only_retries = not share.retries and due_at is not None and due_at <= now
             left.append(Left(due_at, only_retries and (first_at is None or first_at > now)))
         return Due([rows.due_callback(row) for row in claimed], left)
+
+    async def keep(self, claim: DueCallback) -> bool:
+        return bool(await self._database.write(KEEP_WEBHOOK, (claim.seq, claim.fence, self._lease_ms)))
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
         if claims and self.writer is not None:

@@ -3,15 +3,16 @@
 Called through ``gateway.store.copying.CopySide``.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import Parts, decoder, encode
+from gateway.store.copyrows import LARGE, PIECE, LargeRow, Parts, decoder, encode
 from gateway.store.copytables import COPYING, META, MOST_WATCHERS, TABLES, Table
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.database import Database
@@ -55,12 +56,10 @@ class SqliteCopySide:
         return {name for (name,) in await self._database.read("SELECT name FROM pragma_table_info(?)", (table.name,))}
 
     async def count(self, table: Table) -> int:
-        return int(await self._one(f"SELECT count(*) FROM {table.name} WHERE {table.where}") or 0)  # noqa: S608
+        return int(await self._one(table.select_count()))
 
     async def last(self, table: Table) -> tuple[int, ...] | None:
-        key = ", ".join(table.key_columns)
-        descending = ", ".join(f"{column} DESC" for column in table.key_columns)
-        rows = await self._database.read(f"SELECT {key} FROM {table.name} ORDER BY {descending} LIMIT 1")  # noqa: S608
+        rows = await self._database.read(table.select_last())
         return tuple(rows[0]) if rows else None
 
     async def highest(self, table: Table) -> int:
@@ -76,20 +75,58 @@ class SqliteCopySide:
         rows = await self._database.read(statement, parameters)
         return rows[0][0] if rows else None
 
-    async def read(self, table: Table, after: tuple[int, ...] | None, take: Take) -> None:
+    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
+        return [seq for (seq,) in await self._database.read(table.select_large(after, LARGE))]
+
+    async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         async with self._database.reading():
-            parts = await self._database.call(lambda db: _encoded(db, table, after))
+            parts = await self._database.call(lambda db: _encoded(db, table, table.select(after, before)))
             try:
-                while part := await self._database.call(lambda _: next(parts, None)):
-                    await take(part)
+                part = await self._database.call(lambda _: next(parts, None))
+                while part:
+                    # While one part is taken, the next one is read.
+                    following = asyncio.ensure_future(self._database.call(lambda _: next(parts, None)))
+                    try:
+                        await take(part)
+                    finally:
+                        part = await following
             finally:
-                await self._database.call(lambda _: parts.close())  # in its thread, where it may be at work still
+                await self._database.call(lambda _: parts.close())
+
+    async def read_large(self, table: Table, seq: int) -> LargeRow:
+        (head,) = await self._database.read(table.select_head(seq))
+        (sizes,) = await self._database.read(table.select_sizes(seq))
+
+        async def pieces(place: int) -> AsyncIterator[bytes]:
+            for start in range(0, sizes[place] or 0, PIECE):
+                async with self._database.reading():
+                    yield await self._database.call(_piece, table, place, seq, start)
+
+        return LargeRow(_encoding(table)(head), sizes, pieces)
 
     async def mark(self, value: bytes) -> None:
         await self._write(lambda db: db.execute(sql.INSERT_META, (COPYING, value)))
 
     async def write(self, table: Table, rows: list[bytes]) -> None:
         await self._write(lambda db: db.executemany(_insert(table), map(decoder(table), rows)))
+
+    async def write_large(self, table: Table, row: LargeRow) -> None:
+        loop = asyncio.get_running_loop()
+
+        def write(db: sqlite3.Connection) -> None:
+            head = decoder(table.head)(row.head)
+            room = ("?" if size is None else f"zeroblob({size})" for size in row.sizes)
+            nulls = (None for size in row.sizes if size is None)
+            values = ", ".join((*("?" * len(head)), *room))
+            db.execute(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({values})", (*head, *nulls))  # noqa: S608 - see copytables
+            for place, size in enumerate(row.sizes):
+                if size:
+                    with db.blobopen(table.name, table.large[place], head[0]) as blob:
+                        pieces = row.pieces(place)
+                        while piece := asyncio.run_coroutine_threadsafe(_next(pieces), loop).result():
+                            blob.write(piece)
+
+        await self._write(write)
 
     async def finish(self, meta: list[bytes], highest: dict[str, int]) -> None:
         numbered = {name for (name,) in await self._database.read(_NUMBERED)}
@@ -117,30 +154,38 @@ _WATCHERS = TABLES[0].columns.index("watchers")
 _NUMBERED = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
 
 
-def _select(table: Table, after: tuple[int, ...] | None) -> str:
-    key = ", ".join(table.key_columns)
-    above = "" if after is None else f"AND ({key}) > ({', '.join('?' * table.key)})"
-    return f"SELECT {', '.join(table.columns)} FROM {table.name} WHERE {table.where} {above} ORDER BY {key}"  # noqa: S608
-
-
 def _insert(table: Table) -> str:
     columns = ", ".join(table.columns)
     return f"INSERT INTO {table.name} ({columns}) VALUES ({', '.join('?' * len(table.columns))})"  # noqa: S608
 
 
-def _encoded(db: sqlite3.Connection, table: Table, after: tuple[int, ...] | None) -> Generator[list[bytes]]:
+def _encoded(db: sqlite3.Connection, table: Table, statement: str) -> Generator[list[bytes]]:
     """Yield rows in parts."""
     parts = Parts()
-    with closing(db.execute(_select(table, after), after or ())) as cursor:
-        for row in map(encode, cursor if table.name != "tasks" else map(_named, cursor)):
+    with closing(db.execute(statement)) as cursor:
+        for row in map(_encoding(table), cursor):
             if part := parts.add(row):
                 yield part
     if part := parts.rest():
         yield part
 
 
-def _named(task: tuple[Any, ...]) -> tuple[Any, ...]:
+def _encoding(table: Table) -> Callable[[tuple[Any, ...]], bytes]:
+    return _encode_task if table.name == "tasks" else encode
+
+
+def _encode_task(task: tuple[Any, ...]) -> bytes:
     watchers = task[_WATCHERS].split(",", MOST_WATCHERS)
-    if len(watchers) <= MOST_WATCHERS:
-        return task
-    return (*task[:_WATCHERS], ",".join(watchers[:MOST_WATCHERS]), *task[_WATCHERS + 1 :])
+    if len(watchers) > MOST_WATCHERS:
+        task = (*task[:_WATCHERS], ",".join(watchers[:MOST_WATCHERS]), *task[_WATCHERS + 1 :])
+    return encode(task)
+
+
+def _piece(db: sqlite3.Connection, table: Table, place: int, seq: int, start: int) -> bytes:
+    with db.blobopen(table.name, table.large[place], seq, readonly=True) as blob:
+        blob.seek(start)
+        return blob.read(PIECE)
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes:
+    return await anext(pieces, b"")

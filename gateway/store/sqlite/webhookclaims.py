@@ -39,6 +39,9 @@ class ClaimsInMemory:
             self._claimed[callback.lane].add(callback.seq)
         return found
 
+    async def keep(self, claim: DueCallback) -> bool:
+        return True
+
     async def release(self, claims: Sequence[DueCallback]) -> None:
         self.recorded(claims)
 

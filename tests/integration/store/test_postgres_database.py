@@ -1,6 +1,7 @@
 """PostgreSQL's connections: transactions and reads, what goes wrong with them, and how they come back."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -169,7 +170,12 @@ async def test_closed(postgres: Database) -> None:
     database = PostgresDatabase(Servers(postgres.url))
     with pytest.raises(StoreError, match="closed"):
         await database.read("SELECT 1")
-    await database.open()
+    opening = asyncio.ensure_future(database.open())
+    while not opening.done():
+        with contextlib.suppress(StoreError):  # not that there is no such table
+            await database.read(GET, ("k",))
+        await asyncio.sleep(0)
+    assert database.failing is None
     slow = asyncio.ensure_future(database.read("SELECT pg_sleep(4)"))
     running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
     await until(lambda: postgres.execute(running) != "0")
@@ -331,7 +337,7 @@ async def test_a_statement_that_takes_too_long(postgres: Database) -> None:
 async def test_no_connection_left(postgres_server: Server) -> None:
     """A server that is full is no mistake in the settings: it is waited for."""
     postgres_server.stop()
-    postgres_server.start(max_connections="4", superuser_reserved_connections="3", reserved_connections="0")
+    postgres_server.start(max_connections="4", superuser_reserved_connections="3")
     others = await asyncpg.connect(postgres_server.url())
     database = PostgresDatabase(Servers(postgres_server.url()), patience_s=30)
     with capture_logs() as log:
@@ -384,3 +390,86 @@ async def test_commits_are_durable_by_force(postgres: Database) -> None:
         postgres.execute(f"ALTER DATABASE {postgres.name} SET synchronous_commit = {default}")
         async with opened(postgres.url) as database:
             assert await database.read("SHOW synchronous_commit") == [(effective,)]
+
+
+async def test_a_write_by_itself(database: PostgresDatabase, postgres: Database) -> None:
+    """One statement, one journey; where it may not write the next one will not either, and readers are well."""
+    assert await database.write("INSERT INTO meta (key, value) VALUES ($1, '') RETURNING key", ("k",)) == [("k",)]
+    postgres.execute(f"ALTER DATABASE {postgres.name} SET default_transaction_read_only = on")
+    postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gateway'")
+    with pytest.raises(StoreError) as caught:
+        await database.write("DELETE FROM meta WHERE key = 'k'")
+    assert caught.value.reason == "read_only"
+    assert await database.read("SELECT count(*) FROM meta WHERE key = 'k'") == [(1,)]
+    assert database.lost == "the database takes no writes"
+
+
+async def test_claims_do_not_wait_for_writes(database: PostgresDatabase, postgres: Database) -> None:
+    """They have a connection of their own: a write that waits for somebody's lock holds up no claim."""
+    other = await asyncpg.connect(postgres.url)
+    await other.execute("BEGIN; LOCK TABLE meta")
+    writing = asyncio.ensure_future(database.transaction(lambda: put("k")))
+    await until(lambda: postgres.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == "1")
+    assert (await database.transaction(lambda: several(Run("SELECT 7")), claims=True))[0][0].rows == [(7,)]
+    assert not writing.done()
+    await other.close()
+    await writing
+
+
+async def test_a_server_that_answers_nothing_more(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen, or cut off without a word: it is told after a while, from then on at once; all is well once it thaws."""
+    monkeypatch.setattr("gateway.store.postgres.session.COMMAND_LIMIT_S", 0.3)
+    monkeypatch.setattr("gateway.store.postgres.session._CONNECT_LIMIT_S", 0.3)
+    async with opened(postgres_server.url()) as database:
+        await database.transaction(lambda: put("k"))
+        postgres_server.freeze()
+        with pytest.raises(StoreError) as caught:
+            await database.transaction(lambda: put("k", b"2"))
+        assert caught.value.reason == "slow"
+        with pytest.raises(StoreError) as caught:
+            await database.transaction(lambda: put("k", b"2"))
+        assert caught.value.reason == "unreachable"
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StoreError, match="cannot be reached"):
+            await database.read("SELECT 1")
+        assert asyncio.get_running_loop().time() - began < 0.2
+        postgres_server.thaw()
+        await _back(database)
+        assert database.failing is None
+
+
+async def test_a_process_that_stood_still(postgres: Database) -> None:
+    """What it held within a transaction is let go meanwhile; it does that anew when it goes on."""
+    async with opened(postgres.url, settings={"idle_in_transaction_session_timeout": "50ms"}) as database:
+        tries = 0
+
+        def work() -> Work[None]:
+            nonlocal tries
+            tries += 1
+            yield Run(PUT, {"key": str(tries), "value": b""})
+            if tries == 1:  # the whole process stands still until the server has ended its transaction
+                postgres.execute(
+                    "DO $$ BEGIN WHILE EXISTS (SELECT FROM pg_stat_activity WHERE state = 'idle in transaction') "
+                    "LOOP PERFORM pg_stat_clear_snapshot(), pg_sleep(0.01); END LOOP; END $$"
+                )
+            yield Run("SELECT 1")
+
+        await database.transaction(work)
+        assert (await database.read(GET, ("1",)), tries) == ([], 2)
+
+
+@pytest.mark.parametrize(("state", "reason"), [("53100", "full"), ("53200", "refused"), ("XX001", None)])
+async def test_no_room_on_the_disk(database: PostgresDatabase, postgres: Database, state: str, reason: str) -> None:
+    """Nothing is stored, and it is told as what it is, until there is room again."""
+    postgres.execute(
+        f"CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '{state}'; END $$;"
+        "CREATE TRIGGER fails BEFORE INSERT ON meta EXECUTE FUNCTION fails()"
+    )
+    with pytest.raises(StoreError) as caught:
+        await database.transaction(lambda: put("k"))
+    assert caught.value.reason == reason
+    with pytest.raises(StoreError):
+        database.require()
+    postgres.execute("DROP TRIGGER fails ON meta")
+    await _back(database)
+    assert database.lost is None

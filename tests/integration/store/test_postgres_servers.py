@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import signal
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,39 @@ from tests.postgres import Database, Server, from_wheel, running
 
 PUT = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 REFUSES = "127.0.0.1:1"
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[contextlib.AsyncExitStack]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield stack
+
+
+@contextlib.asynccontextmanager
+async def serving(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
+    """Listen, and yield the port; all connections are closed in the end."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
+                await serve(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def put(value: bytes) -> Work[None]:
@@ -99,16 +132,15 @@ async def test_a_standby_alone(postgres_server: Server, standby: Server) -> None
     await database.close()
 
 
-async def test_a_host_that_swallows_everything(postgres: Database) -> None:
+async def test_a_host_that_swallows_everything(postgres: Database, stack: contextlib.AsyncExitStack) -> None:
     """One that takes connections and never answers does not keep the next one from being asked."""
     assert postgres.server is not None
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
+        while await reader.read(1024):
+            pass
 
-    listener = await asyncio.start_server(swallow, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
+    port = await stack.enter_async_context(serving(swallow))
     urls = f"postgresql://gateway@{REFUSES},127.0.0.1:{port},127.0.0.1:{postgres.server.port}/gateway"
     database = PostgresDatabase(Servers(urls), patience_s=0)
     began = asyncio.get_running_loop().time()
@@ -123,7 +155,6 @@ async def test_a_host_that_swallows_everything(postgres: Database) -> None:
     with pytest.raises(StoreError, match=rf"^{REFUSES}: .* 127\.0\.0\.1:{port}: .*no answer in time") as caught:
         await alone.open()
     assert caught.value.reason == "unreachable"
-    listener.close()
 
 
 async def test_a_socket(postgres: Database) -> None:
@@ -188,36 +219,29 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def tls_port(postgres: Database, certificate: Path) -> AsyncIterator[int]:
+async def tls_port(postgres: Database, certificate: Path, stack: contextlib.AsyncExitStack) -> int:
     """In front of the server: takes TLS, as PostgreSQL's protocol asks for it, and passes on what is in it."""
     assert postgres.server is not None
     server_port = postgres.server.port
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     context.set_alpn_protocols(["postgresql"])
-    tasks: set[asyncio.Task[None]] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        finally:
+            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.current_task())  # type: ignore[arg-type]
-        with contextlib.suppress(OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
-            if (await reader.readexactly(8))[4:] == b"\x04\xd2\x16\x2f":
-                writer.write(b"S")
-                await writer.start_tls(context)
-                inner, out = await asyncio.open_connection("127.0.0.1", server_port)
-                await asyncio.gather(pass_on(reader, out), pass_on(inner, writer))
-        writer.close()
+        if (await reader.readexactly(8))[4:] == b"\x04\xd2\x16\x2f":
+            writer.write(b"S")
+            await writer.start_tls(context)
+            inner, out = await asyncio.open_connection("127.0.0.1", server_port)
+            await asyncio.gather(pass_on(reader, out), pass_on(inner, writer))
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield listener.sockets[0].getsockname()[1]
-    listener.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks)
+    return await stack.enter_async_context(serving(serve))
 
 
 @pytest.mark.parametrize(

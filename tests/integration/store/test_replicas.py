@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from gateway.core.clock import SteeredClock, SystemClock
+from gateway.core.errors import StoreError
 from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
 from gateway.store.postgres import sql
+from gateway.store.postgres.hints import Hearing, ReplicaHints
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
 from tests.lanes import claim_webhooks
@@ -55,6 +58,10 @@ async def take_over(store: PostgresStore) -> int:
     assert epoch is not None
     await store.tasks.gained("up", epoch)
     return epoch
+
+
+async def failing(*_: object) -> list[Any]:
+    raise StoreError("away")
 
 
 def settlement(seq: int) -> Settlement:
@@ -103,6 +110,44 @@ async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, secon
     assert second.stale_writes == 0
 
 
+async def test_who_cannot_find_out_what_is_due_does_not_lead(
+    first: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor later, where it has not been told so again: it would poll nothing, and keep others from it."""
+    await registered(first)
+    first.tasks.lost("up")
+    with monkeypatch.context() as patch:
+        patch.setattr(first._database, "read", failing)
+        with pytest.raises(StoreError, match="away"):
+            await first.tasks.gained("up", 1)
+    assert await first.tasks.waiting("up", NOW) == ([], None)
+    await first.tasks.gained("up", 1)
+    assert len((await first.tasks.waiting("up", NOW))[0]) == 1
+
+
+async def test_a_defect_in_a_look_is_told_and_looked_beyond(
+    first: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What depends on looking goes on."""
+    monkeypatch.setattr("gateway.store.postgres.hints._AGAIN_S", 0.01)
+    looked = asyncio.Event()
+    defects = [RuntimeError("a defect"), StoreError("away")]
+
+    async def look() -> None:
+        if defects:
+            raise defects.pop()
+        looked.set()
+
+    hints = ReplicaHints(first._database, "another")
+    hints.start(Hearing(task=print, expiry=print, lane=print, settled=print, freed=print, look=look))
+    try:
+        with capture_logs() as log:
+            await asyncio.wait_for(looked.wait(), LIMIT_S)
+    finally:
+        await hints.close()
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["store.hints_failed"]
+
+
 async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_out(
     first: PostgresStore, second: PostgresStore
 ) -> None:
@@ -126,7 +171,7 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     callback = await brought_to(first, CallbackState.PENDING)
     late = await claim(first)
     await second.outbox.look_again()
-    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
     await lapse(first)
     await second.outbox.look_again()
     due = await claim(second)
@@ -142,6 +187,20 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     after = await look(first, callback)
     assert (after.state, after.attempts) == (CallbackState.DELIVERED, 1)
     assert second.stale_writes == 0
+
+
+async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
+    """A large body is asked for once there is room for it: from then on there is time for a whole attempt."""
+    await brought_to(first, CallbackState.PENDING)
+    due = await claim(first)
+    await lapse(first)
+    assert await first.outbox.body(due) == due.body
+    await second.outbox.look_again()
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
+    await lapse(first)
+    await second.outbox.look_again()
+    assert (await claim(second)).seq == due.seq
+    assert await first.outbox.body(due) is None
 
 
 async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:
@@ -210,7 +269,7 @@ async def test_what_nobody_was_told_of_is_found(first: PostgresStore, second: Po
     assert len((await first.tasks.waiting("up", NOW))[0]) == 1
     assert len((await first.tasks.expired("up", callback.expires_at, 10))[0]) == 1
     await first.tasks.settle(settlement(callback.task.seq))
-    assert await claim_webhooks(second, NOW, 10) == ([], None)
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
     await second._look_again()
     assert (await claim(second)).id == callback.id
 
@@ -227,3 +286,27 @@ async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, se
             await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
             second.outbox.due.clear()
             claimed += len((await claim_webhooks(second, NOW, count))[0])
+
+
+async def test_who_is_cut_off_hears_again(
+    postgres: Database, first: PostgresStore, second: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks for what it was not told meanwhile, and listens anew."""
+    monkeypatch.setattr("gateway.store.postgres.hints._AGAIN_S", 0.01)
+    monkeypatch.setattr("gateway.store.postgres.hints._LOOK_UNTOLD_S", 3600.0)
+    monkeypatch.setattr("gateway.store.postgres.hints._LOOK_S", 3600.0)
+    for number in range(3):
+        first.tasks.due("up").clear()
+        postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+        await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)
+        first.tasks.due("up").clear()
+        await registered(second, new(f"task-{number}"))
+        await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)
+
+
+async def test_what_nobody_understands_makes_one_look(first: PostgresStore, second: PostgresStore) -> None:
+    """Another release's message, or another program's, is no reason to fail, and may mean anything."""
+    for message in ("x", '["other",[["t"]]]', '["other",[["t","up","ann",1,2]]]', '["other",[]]', '["other",[7]]'):
+        first.tasks.due("up").clear()
+        await second._database.read("SELECT pg_notify($1, $2)", ("gateway", message))
+        await asyncio.wait_for(first.tasks.due("up").wait(), LIMIT_S)

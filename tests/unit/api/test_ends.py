@@ -50,3 +50,27 @@ def test_what_was_found_is_not_kept_while_it_waits() -> None:
         assert not (await held).runs
 
     run_virtual(main())
+
+
+def test_what_another_process_has_ended_is_found_in_time() -> None:
+    """Nobody tells of it here: it is looked for, and no more often than is to be."""
+
+    async def main() -> None:
+        looks = 0
+
+        async def look() -> Found:
+            nonlocal looks
+            looks += 1
+            return Found(runs=clock.monotonic() < 9.5)
+
+        class Untold(Settled):
+            async def wait_settled(self, seq: int, timeout_s: float) -> None:
+                await asyncio.sleep(timeout_s)
+
+        clock = VirtualClock()
+        ends = Ends(cast(Registry, Untold()), clock, asyncio.Event(), 1.0)
+        found = await ends.wait(look, lambda found: 1 if found.runs else None, clock.monotonic() + 60)
+        assert (found.runs, clock.monotonic()) == (False, 10.0)
+        assert looks <= 2 * 10 + 1
+
+    run_virtual(main())

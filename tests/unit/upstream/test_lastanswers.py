@@ -101,3 +101,14 @@ def test_where_nobody_reads_nothing_is_kept() -> None:
     last = LastAnswers(clock, most_bytes=0)
     last.keep("t", b"{}", clock.seconds)
     assert (last.running("t"), last.size) == (None, 0)
+
+
+def test_what_was_told_before_another_replica_asked_is_not_told() -> None:
+    """Somebody may have been told what came of that."""
+    clock = Clock()
+    last = LastAnswers(clock)
+    last.keep("t", b"{}", clock.seconds)
+    clock.seconds += 10
+    assert last.running("t", 0.0) == b"{}"
+    assert last.running("t", 0.1) is None
+    assert last.running("t") == b"{}"

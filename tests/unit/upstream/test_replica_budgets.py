@@ -12,7 +12,7 @@ import pytest
 from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.budget import Budget
-from gateway.upstream.spending import ALONE, Spending, decode
+from gateway.upstream.spending import ALONE, Spending, decode, folded
 from gateway.upstream.turns import Waiter
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -282,7 +282,7 @@ def test_the_part_of_a_dead_replica_ages_out() -> None:
         assert await a.reserve(2) == 2
         await kill(of=a)
         assert await send(b, 1) == 0
-        await asyncio.sleep(5)
+        await asyncio.sleep(8)
         assert await send(b, 1) == 0, "the two may have been sent as late as now"
         await asyncio.sleep(1.1)
         assert await send(b, 2) == 2
@@ -337,6 +337,27 @@ def test_what_the_upstream_says_to_one_holds_for_all() -> None:
         await asyncio.sleep(3590)
         await late.look()
         assert not late.limited, "it does not hold any longer for having been told on"
+
+    run_virtual(main())
+
+
+def test_where_nothing_is_limited_the_upstreams_word_holds_for_all_too() -> None:
+    """Nothing is stored for a request there; once a limit is named, all keep to it together."""
+
+    async def main() -> None:
+        shelf = Shelf()
+        a, b = budget(shelf, "a", ()), budget(shelf, "b", ())
+        assert (await send(a, 1000), await send(b, 1000), shelf.swaps) == (1000, 1000, 0)
+        a.block(10)
+        await asyncio.sleep(1)
+        assert await send(b, 1) == 0
+        await asyncio.sleep(10)
+        assert await send(b, 1) == 1
+        assert a.tighten(10, 60.0)
+        await asyncio.sleep(1)
+        assert (await send(b, 6), await send(a, 6), await send(b, 6)) == (6, 4, 0)
+        await asyncio.sleep(3600)
+        assert (await send(a, 1000), await send(b, 1000)) == (1000, 1000)
 
     run_virtual(main())
 
@@ -424,10 +445,48 @@ def test_the_parts_of_replicas_are_read_by_one_process() -> None:
         alone = budget(shelf, ALONE)
         await alone.restore()
         assert alone.available() == 0
-        await asyncio.sleep(7)
+        await asyncio.sleep(10)
         assert await send(alone, 2) == 2
         assert set(shelf.parts()) == {ALONE, "a"}
         await asyncio.sleep(70)
         assert await send(alone, 2) == 2
 
     run_virtual(main())
+
+
+def test_replicas_that_start_again_and_again_do_not_fill_it() -> None:
+    """What those that are gone have spent is one part after a while, and counts for as long."""
+
+    async def main() -> None:
+        shelf = Shelf()
+        windows = (RateWindow(1000, 3600.0),)
+        for number in range(60):
+            b = budget(shelf, f"life-{number}", windows)
+            await b.restore()
+            assert await send(b, 3) == 3
+            await asyncio.sleep(3)
+            await kill(of=b)
+            await asyncio.sleep(10)
+        last = budget(shelf, "last", windows)
+        await last.restore()
+        assert last.available() == 1000 - 60 * 3
+        assert len(shelf.parts()) <= 10
+        await asyncio.sleep(3600 - 700)
+        assert last.available() < 1000
+        await asyncio.sleep(900)
+        assert last.available() == 1000
+
+    run_virtual(main())
+
+
+def test_what_the_gone_were_told_holds_on() -> None:
+    """The longest pause, and each limit once."""
+    parts = {f"r{number}": Spending([(number, 1)], 2, until=number, told=[(5, 60.0, 99_000)]) for number in range(9)}
+    parts["r3"] = Spending([(3, 1)], 0, until=3, paused_until=80_000)
+    parts["lives"] = Spending([], 1, until=50_000)
+    found = folded(parts, 10_000, 60_000)
+    gone = found.pop("gone")
+    assert found == {"lives": parts["lives"]}
+    assert (sum(count for _, count in gone.ended), gone.open) == (8 * 3 + 1, 0)
+    assert (gone.paused_until, gone.told) == (80_000, [(5, 60.0, 99_000)])
+    assert folded(parts, 200_000, 60_000) == {}
