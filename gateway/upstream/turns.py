@@ -25,8 +25,6 @@ class Rotation:
     def order(self, names: Iterable[str]) -> list[str]:
         """Return the names in the order of their turns."""
         names = list(names)
-        if len(names) == 1:
-            return names
         wanted = set(names)
         return [*(name for name in names if name not in self._served), *(n for n in self._served if n in wanted)]
 

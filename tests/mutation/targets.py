@@ -57,6 +57,7 @@ MODULES = (
 TESTS = (
     "tests/unit/webhook/test_bulkhead.py",
     "tests/unit/loops/test_inflight.py",
+    "tests/unit/loops/test_leading.py",
     "tests/unit/loops/test_janitor.py",
     "tests/unit/loops/test_backup.py",
     "tests/unit/core/test_model.py",
@@ -80,6 +81,7 @@ TESTS = (
     "tests/integration/store/test_lost_file.py",
     "tests/integration/app/test_operator.py",
     "tests/integration/loops/test_poller.py",
+    "tests/integration/loops/test_poller_leads.py",
     "tests/integration/loops/test_refused_tasks.py",
     "tests/integration/store/test_sqlite_store.py",
     "tests/integration/store/test_registry.py",

@@ -169,6 +169,17 @@ async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
     assert (await look(store, ended)).state is CallbackState.PENDING
 
 
+async def test_readers_of_one_task_at_once_are_all_its_watchers(store: Store) -> None:
+    """In one transaction with others' tasks: each answer counts as a poll, and the last end of all stands."""
+    watch = store.registry.watch
+    wishes = [wish("a", client=name, for_ms=60_000 + n) for n, name in enumerate(("sue", "rob", "ann"))]
+    seqs = await asyncio.gather(watch(wishes[0]), watch(wish("b")), *map(watch, wishes[1:]), watch(wish("b")))
+    one, other = (await seen(store, "a")), (await seen(store, "b"))
+    assert seqs == [one.task.seq, other.task.seq, one.task.seq, one.task.seq, other.task.seq]
+    assert (one.watchers, one.task.polls, one.read_until) == ("ann,rob,sue", 3, NOW + 60_002)
+    assert (other.watchers, other.task.polls) == ("rob", 2)
+
+
 async def test_readers_and_callbacks_share_a_task(store: Store) -> None:
     """One row, polled for all who wait: whoever comes second joins the first, in one order of names, and nothing else
     changes."""

@@ -306,6 +306,17 @@ def test_who_failed_before_is_not_taken_for_somebody_new() -> None:
     assert order == [new[5], new[0], new[4], failed[0], new[3], new[1]]
 
 
+def test_of_a_crowd_of_clients_the_first_and_the_last_come_by_turns() -> None:
+    """As with one client's receivers."""
+    bulkhead = Bulkhead(256)
+    lanes = [lane("r", f"client-{n}") for n in range(5)]
+    well(bulkhead, *lanes)
+    for on in lanes:
+        bulkhead.wait(on)
+    order = [share.lane for _ in range(5) for share in bulkhead.shares(1)]
+    assert order == [lanes[number] for number in (0, 4, 1, 3, 2)]
+
+
 def test_a_client_whose_receivers_all_failed_comes_behind_the_others() -> None:
     """However new its crowd is: only who has waited the longest comes before the others by turns."""
     bulkhead = Bulkhead(256)
