@@ -11,7 +11,7 @@ import msgspec
 from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.model import NewCallback, Registration
 from gateway.store import rows
-from gateway.store.engine import Engine, Run, Work
+from gateway.store.engine import Engine, Run, Touched, Work
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreCreates"]
@@ -30,7 +30,7 @@ class StoreCreates:
         self._writer = writer
         self._register = register_kind
         self.begin_create_kind = Kind("begin_create", self._apply_begin_create)
-        self.end_create_kind = Kind("end_create", self._apply_end_create, register_kind.committed)
+        self.end_create_kind = Kind("end_create", self._apply_end_create, register_kind.committed, _registered_for)
         self.forget_create_kind = Kind("forget_create", self._apply_forget_create)
 
     async def known_create(self, create: NewCreate) -> KnownCreate | None:
@@ -66,3 +66,7 @@ class StoreCreates:
     def _apply_forget_create(self, items: Sequence[NewCreate]) -> Work[None]:
         for item in items:
             yield Run(self._createsql.FORGET_CREATE, msgspec.structs.asdict(item))
+
+
+def _registered_for(items: Sequence[_Ended]) -> Touched:
+    return Touched(tasks=[(one.upstream, one.task_id) for _, _, new in items for one in new])

@@ -28,6 +28,7 @@ __all__ = [
     "Rows",
     "Run",
     "Step",
+    "Touched",
     "WebhookClaims",
     "Work",
     "Write",
@@ -63,6 +64,16 @@ class Write(NamedTuple):
     seq: int
     column: Column
     parts: Sequence[bytes]
+
+
+class Touched(NamedTuple):
+    """Tasks that work will change, by whatever names them."""
+
+    seqs: Collection[int] = ()
+    tasks: Collection[tuple[str, str]] = ()
+    """Upstream and task_id."""
+    callbacks: Collection[str] = ()
+    """Ids of their callbacks."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -201,4 +212,10 @@ class Engine(Protocol):
         """Keep others from changing who waits for these tasks until the transaction ends.
 
         Comes first where what is done depends on that. Where one writes at a time, no step is taken.
+        """
+
+    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
+        """As ``lock``, of all that a transaction of several kinds of writes will change: in one order.
+
+        Else two transactions might wait for one another, each for what the other's first kind of writes has locked.
         """

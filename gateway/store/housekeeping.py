@@ -27,12 +27,12 @@ class StoreHousekeeping:
         self._sql = engine.sql
         self._createsql = engine.createsql
         self._kinds: list[Kind] = []
-        self._writer = Writer(self._kinds, engine.transaction, engine.blame)
+        self._writer = Writer(self._kinds, engine.transaction, engine.blame, engine.lock_all)
         delay_ms = round(first_attempt_delay_s * 1000)
         self.outbox = StoreOutbox(engine, self._writer)
         self.tasks = StoreTasks(engine, self._writer, self.outbox, delay_ms)
         self.registry = StoreRegistry(engine, self._writer, self.tasks, self.outbox, delay_ms)
-        self._prune = Kind("prune", self._apply_prune)
+        self._prune = Kind("prune", self._apply_prune, apart=True)
         self._prune_creates = Kind("prune_creates", self._apply_prune_creates)
         self._swap = Kind("swap", self._apply_swap)
         self._probe = Kind("probe", self._apply_probe)

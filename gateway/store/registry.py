@@ -27,7 +27,7 @@ from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
 from gateway.store.creates import StoreCreates
 from gateway.store.dialect import Counted
-from gateway.store.engine import Engine, Rows, Run, Work
+from gateway.store.engine import Engine, Rows, Run, Touched, Work
 from gateway.store.outbox import StoreOutbox
 from gateway.store.tasks import StoreTasks
 from gateway.store.writer import Kind, Writer
@@ -53,13 +53,13 @@ class StoreRegistry(StoreCreates):
         first_attempt_delay_ms: int,
     ) -> None:
         """Tell these of what falls due; a webhook does so that long after its task's end."""
-        self.register_kind = Kind("register", self._apply_register, self._registered)
+        self.register_kind = Kind("register", self._apply_register, self._registered, _registered_for)
         super().__init__(engine, writer, self.register_kind)
         self._tasks = tasks
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self.cancel_kind = Kind("cancel", self._apply_cancel)
-        self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered)
+        self.cancel_kind = Kind("cancel", self._apply_cancel, touches=_cancelled)
+        self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered, _redelivered_of)
         self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
@@ -311,3 +311,15 @@ class StoreRegistry(StoreCreates):
     async def secret_key(self) -> bytes:
         ((key,),) = await self._engine.read(self._sql.SELECT_META, ("secret_key",))
         return bytes(key)
+
+
+def _registered_for(items: Sequence[Sequence[NewCallback]]) -> Touched:
+    return Touched(tasks=[(one.upstream, one.task_id) for item in items for one in item])
+
+
+def _cancelled(items: Sequence[tuple[str | None, str, int]]) -> Touched:
+    return Touched(callbacks=[callback_id for _, callback_id, _ in items])
+
+
+def _redelivered_of(items: Sequence[dict[str, Any]]) -> Touched:
+    return Touched(callbacks=[item["id"] for item in items])

@@ -16,7 +16,7 @@ from gateway.core.memory import SMALL
 from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Column, Engine, Lead, Rows, Work, Write
+from gateway.store.engine import Column, Engine, Lead, Rows, Touched, Work, Write
 from gateway.store.outbox import StoreOutbox
 from gateway.store.rows import parts
 from gateway.store.watches import Watches
@@ -41,9 +41,9 @@ class StoreTasks(DueTasks):
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self.stale_writes = 0
         """How many were left out, as another process leads the polls of their upstream."""
-        self.settle_kind = Kind("settle", self._apply_settle, self._settled)
-        self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled)
-        self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced)
+        self.settle_kind = Kind("settle", self._apply_settle, self._settled, _of_seqs)
+        self.reschedule_kind = Kind("reschedule", self._apply_reschedule, self._rescheduled, _of_seqs)
+        self.poll_now_kind = Kind("poll_now", self._apply_poll_now, self._polls_advanced, _to_be_polled)
 
     def note_expiry(self, upstream: str, expires_at: int) -> None:
         """Hear of new callbacks on an upstream's tasks, which expire then or later, and wake its poller."""
@@ -214,6 +214,14 @@ class StoreTasks(DueTasks):
     def _polls_advanced(self, _: object, results: Sequence[Sequence[tuple[str, str, int]]]) -> None:
         for row in results[0]:
             self.note(*row)
+
+
+def _of_seqs(items: Sequence[tuple[Lead, Settlement | PollRecord]]) -> Touched:
+    return Touched(seqs=[one.seq for _, one in items])
+
+
+def _to_be_polled(items: Sequence[tuple[Lead, list[tuple[int, int]]]]) -> Touched:
+    return Touched(seqs=[seq for _, its in items for seq, _ in its])
 
 
 def _write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:

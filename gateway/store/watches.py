@@ -16,7 +16,7 @@ from gateway.core.memory import SMALL
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Engine, Rows, Run, Work, Write
+from gateway.store.engine import Engine, Rows, Run, Touched, Work, Write
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["Watches"]
@@ -57,10 +57,10 @@ class Watches:
         self._gone_at = 0  # when the first may have lost its readers
         self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
-        self.watch_kind = Kind("watch", self._apply_watch, self._watched)
-        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again)
-        self.unwatch_kind = Kind("unwatch", self._apply_unwatch, self._unwatched)
-        self.prune_kind = Kind("prune_reads", self._apply_prune)
+        self.watch_kind = Kind("watch", self._apply_watch, self._watched, _named)
+        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again, _named)
+        self.unwatch_kind = Kind("unwatch", self._apply_unwatch, self._unwatched, apart=True)
+        self.prune_kind = Kind("prune_reads", self._apply_prune, apart=True)
 
     async def task(self, upstream: str, task_id: str) -> ReadTask | None:
         """As ``Registry.proxied_task``."""
@@ -208,6 +208,10 @@ class Watches:
                 yield Rows(self._sql.PRUNE_TASKS, seqs)
             counts.append(len(seqs))
         return counts
+
+
+def _named(items: Sequence[ReadWatch | PollAgain]) -> Touched:
+    return Touched(tasks=[(item.upstream, item.task_id) for item in items])
 
 
 def _each_task_once(wishes: Sequence[ReadWatch]) -> list[Sequence[ReadWatch]]:

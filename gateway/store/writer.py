@@ -8,14 +8,14 @@ Each commit waits for a disk: with SQLite one row a commit was measured at 2,800
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from gateway.core.errors import StoreDefect, StoreError, StoreRefused
-from gateway.store.engine import Blame, Work
+from gateway.store.engine import Blame, Touched, Work
 
 __all__ = ["Kind", "Writer"]
 
@@ -44,6 +44,10 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """Takes the items, returns as many results, if any. May run in the database's thread, and several times."""
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
+    touches: Callable[[Sequence[Any]], Touched] | None = None
+    """Which tasks the items change, where any: of a transaction of several kinds they are locked first."""
+    apart: bool = False
+    """Whether it has a transaction of its own, as it finds out within it which tasks it changes."""
     alone: bool = False
     """Whether it shares its transaction with no write that was asked for earlier or later; later ones fail with it."""
 
@@ -58,8 +62,15 @@ class _Wish(msgspec.Struct, eq=False):
 class Writer:
     """The queue in front of the one write transaction."""
 
-    def __init__(self, kinds: Sequence[Kind], transaction: Transaction, blame: Callable[[Exception], Blame]) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[Kind],
+        transaction: Transaction,
+        blame: Callable[[Exception], Blame],
+        lock_all: Callable[[Collection[Touched]], Work[None]],
+    ) -> None:
         """Apply the kinds within a transaction in the order given; they may be given until the first write."""
+        self._lock_all = lock_all
         self._kinds = kinds
         self._transaction = transaction
         self._blame = blame
@@ -120,7 +131,9 @@ class Writer:
     def _next_batch(self) -> list[_Wish]:
         batch: list[_Wish] = []
         rows = 0
-        while self._waiting and rows < _BATCH and not (batch and (batch[0].kind.alone or self._waiting[0].kind.alone)):
+        while self._waiting and rows < _BATCH:
+            if batch and (_by_itself(batch[0]) or _by_itself(self._waiting[0])):
+                break
             batch.append(self._waiting.popleft())
             rows += batch[-1].rows
         self._waiting_rows -= rows
@@ -165,6 +178,9 @@ class Writer:
 
         def work() -> Work[_Applied]:
             applied: _Applied = []
+            touched = [kind.touches([write.item for write in group]) for kind, group in groups if kind.touches]
+            if touched and (len(groups) > 1 or any(len(one.callbacks) > 1 for one in touched)):
+                yield from self._lock_all(touched)
             for kind, group in groups:
                 answers = yield from kind.apply([write.item for write in group])
                 applied.append(answers or [None] * len(group))
@@ -182,6 +198,10 @@ class Writer:
                     _log.exception("store.follow_up_failed", kind=kind.name)
             results.extend(zip(group, answers, strict=True))
         return results
+
+
+def _by_itself(write: _Wish) -> bool:
+    return write.kind.alone or write.kind.apart
 
 
 def _refuse(write: _Wish, exc: Exception, blame: Blame) -> None:

@@ -27,14 +27,14 @@ _LIMIT_S = 30 * 86_400.0
 """Of one statement, for asyncpg, which knows no none: a whole table is read by one."""
 _LIMITS = {
     "statement_timeout": "0",
-    "lock_timeout": "2s",
+    "lock_timeout": "3s",  # autovacuum gives way after one
     "idle_in_transaction_session_timeout": "0",
     # In the order of its key a table is read by the key's index: sorted it would have to be there whole.
     "enable_sort": "off",
 }
 _LOCAL = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _LIMITS.items())
-_LOCK_SOURCE = f"LOCK TABLE leads, {', '.join(table.name for table in TABLES)} IN SHARE MODE NOWAIT"
-_LOCK_TARGET = "LOCK TABLE leads IN EXCLUSIVE MODE NOWAIT"
+_LOCK_SOURCE = f"LOCK TABLE leads, {', '.join(table.name for table in TABLES)} IN SHARE MODE"
+_LOCK_TARGET = "LOCK TABLE leads IN EXCLUSIVE MODE"
 _IS_THERE = "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('leads') IS NOT NULL"
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns
@@ -48,12 +48,6 @@ SELECT ceil((max(until) - gateway_now()) / 1000.0) FROM (
 ) AS known (until) HAVING max(until) > gateway_now()
 """
 _SEQUENCE = "SELECT pg_get_serial_sequence($1, 'seq')"
-_IN_USE = (
-    "{} is in use by a gateway, or by another copy. Stop all its replicas; what one that was killed has claimed "
-    "is free {}."
-)
-
-
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -69,24 +63,22 @@ class PostgresCopySide:
 
     async def open_source(self) -> None:
         raw = await self._connect()
-        with _explained():
-            await raw.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LOCAL}")
+        async with self._transaction():
+            await self._see_that_nobody_is_at_work(raw)
+        # The locks before anything is read: all is read as it is then.
+        await self._lock(raw, f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LOCAL}; {_LOCK_SOURCE}")
         self._snapshot = True
-        await self._lock(raw, _LOCK_SOURCE)  # before anything is read: all is read as it is then
         await self._check_version()
 
     async def open_target(self) -> None:
         raw = await self._connect()
-        async with self._transaction():
-            there = await raw.fetchval(_IS_THERE)
-        if not there:
+        if not await self._one(_IS_THERE):
             with _explained():
                 await schema.upgrade(self._sessions[0], schema.migrations())
         await self._check_version()
-        guard = await self._connect()
-        with _explained():
-            await guard.execute(f"BEGIN; {_LOCAL}")
-        await self._lock(guard, _LOCK_TARGET)
+        async with self._transaction():
+            await self._see_that_nobody_is_at_work(raw)
+        await self._lock(await self._connect(), f"BEGIN; {_LOCAL}; {_LOCK_TARGET}")
 
     async def _connect(self) -> Any:
         for problem in self._servers.problems():
@@ -105,18 +97,27 @@ class PostgresCopySide:
                 f"{advice}."
             )
 
-    async def _lock(self, raw: Any, statement: str) -> None:
+    async def _lock(self, raw: Any, statements: str) -> None:
+        """Wait for those who are at work at this moment, and see that they will not go on."""
+        with _explained():
+            try:
+                await raw.execute(statements)
+            except asyncpg.LockNotAvailableError as exc:
+                raise StoreUnusable(
+                    f"{self.name} is in use by a gateway, or by another copy. Stop these first."
+                ) from exc
+            await self._see_that_nobody_is_at_work(raw)
+
+    async def _see_that_nobody_is_at_work(self, raw: Any) -> None:
         try:
-            await raw.execute(statement)
             seconds = await raw.fetchval(_AT_WORK, timeout=_LIMIT_S)
-        except asyncpg.LockNotAvailableError as exc:
-            raise StoreUnusable(_IN_USE.format(self.name, "within a minute")) from exc
         except asyncpg.UndefinedTableError as exc:
             raise StoreUnusable(f"{self.name} holds no gateway's data.") from exc
-        except _FAILURES as exc:
-            raise explain(exc) from exc
         if seconds is not None:
-            raise StoreUnusable(_IN_USE.format(self.name, f"in {seconds} s"))
+            raise StoreUnusable(
+                f"{self.name} is in use by a gateway, or was a moment ago. Stop all its replicas, and try again: "
+                f"what one that was killed had claimed is free in {seconds} s."
+            )
 
     async def close(self) -> None:
         while self._sessions:

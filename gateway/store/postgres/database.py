@@ -140,8 +140,8 @@ class PostgresDatabase:
         for pool in (self._writers, self._claimers, self._readers):
             for connection in pool.in_use:
                 connection.drop()
-            while pool.free:
-                await pool.free.pop().close()
+            free, pool.free = pool.free, []
+            await asyncio.gather(*(session.close() for session in free))
 
     @property
     def failing(self) -> str | None:
@@ -236,7 +236,7 @@ class PostgresDatabase:
                 session.drop()  # in the middle of something
                 raise
             except _FAILURES as exc:
-                if isinstance(exc, TimeoutError) or needs_another_server(exc):
+                if isinstance(exc, OSError | asyncpg.InternalClientError) or needs_another_server(exc):
                     session.drop()
                 if needs_another_server(exc):
                     self._leave()

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
-from gateway.store.engine import Blame, Column, Hints, Lead, Read, Rows, WebhookClaims, Work
+from gateway.store.engine import Blame, Column, Hints, Lead, Read, Rows, Run, Touched, WebhookClaims, Work
 from gateway.store.postgres import createsql, leadsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
@@ -62,3 +62,9 @@ class PostgresEngine:
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         yield Rows(sql.LOCK_TASKS, [(seq,) for seq in seqs])
+
+    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
+        seqs = [seq for one in touched for seq in one.seqs]
+        tasks = [name for one in touched for name in one.tasks]
+        upstreams, task_ids = [upstream for upstream, _ in tasks], [task_id for _, task_id in tasks]
+        yield Run(sql.LOCK_ALL, (seqs, upstreams, task_ids, [name for one in touched for name in one.callbacks]))

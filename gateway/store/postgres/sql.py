@@ -160,6 +160,21 @@ SELECT t.seq FROM (SELECT * FROM {given("new", "seq")} ORDER BY seq) AS wanted
 CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = wanted.seq FOR NO KEY UPDATE) AS t
 """  # noqa: S608 - as above
 
+# The same of all that a transaction will change: some kinds of writes know tasks by their names, some by callbacks.
+# Parameters: arrays of seqs, of upstreams and task_ids, and of callbacks' ids.
+LOCK_ALL = """
+WITH wanted AS MATERIALIZED (
+    SELECT seq FROM unnest(CAST($1 AS bigint[])) AS known (seq)
+    UNION SELECT t.seq
+        FROM unnest(CAST($2 AS text[]) COLLATE "C", CAST($3 AS text[]) COLLATE "C") AS named (upstream, task_id)
+        CROSS JOIN LATERAL (
+            SELECT seq FROM tasks WHERE task_id = named.task_id AND upstream = named.upstream OFFSET 0) AS t
+    UNION SELECT c.task_seq FROM unnest(CAST($4 AS text[]) COLLATE "C") AS its (id)
+        CROSS JOIN LATERAL (SELECT task_seq FROM callbacks WHERE callbacks.id = its.id OFFSET 0) AS c)
+SELECT t.seq FROM (SELECT seq FROM wanted ORDER BY seq) AS wanted
+CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = wanted.seq FOR NO KEY UPDATE) AS t
+"""
+
 CANCEL_CALLBACK = """
 UPDATE callbacks SET state = 'cancelled', cancelled = seq, ended_at = $1, next_attempt_at = NULL
 WHERE seq = $2 AND state IN ('waiting', 'pending')

@@ -52,9 +52,7 @@ class WebhookLeases:
         return Due([rows.due_callback(row) for row in claimed], left)
 
     async def keep(self, claim: DueCallback) -> bool:
-        about = claim.seq, claim.fence, self._lease_ms
-        kept, _ = await self._database.transaction(lambda: _counted(Run(KEEP_WEBHOOK, about)), claims=True)
-        return kept > 0
+        return bool(await self._database.write(KEEP_WEBHOOK, (claim.seq, claim.fence, self._lease_ms)))
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
         if claims and self.writer is not None:
@@ -66,7 +64,3 @@ class WebhookLeases:
 
     def recorded(self, claims: Iterable[DueCallback]) -> None:
         """What records an attempt ends its claim."""
-
-
-def _counted(step: Run) -> Work[int]:
-    return (yield step).count

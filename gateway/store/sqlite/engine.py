@@ -13,7 +13,7 @@ from gateway.core.errors import StoreError
 from gateway.core.model import Lane
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
-from gateway.store.engine import Blame, Column, Lead, Read, Result, Rows, Run, Step, Work
+from gateway.store.engine import Blame, Column, Lead, Read, Result, Rows, Run, Step, Touched, Work
 from gateway.store.sqlite import createsql, sql, statements, watchsql
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
@@ -76,6 +76,9 @@ class SqliteEngine:
         return leads
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
+        yield from ()
+
+    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
         yield from ()
 
 

@@ -1,5 +1,6 @@
 """Copies between databases, of whatever kind each is: the same rows on both sides, or a refusal with what to do."""
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -7,17 +8,24 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
+from gateway.core.model import CallbackState
 from gateway.store.copying import Copied, CopySide, copy_database, digest_of
 from gateway.store.copyrows import LARGE, PIECE, Parts
 from gateway.store.copytables import COPYING, TABLES, Table
 from gateway.store.postgres.copyside import PostgresCopySide
+from gateway.store.postgres.store import PostgresStore
+from gateway.store.postgres.url import Servers
 from gateway.store.sqlite import databasefile
 from gateway.store.sqlite.copyside import SqliteCopySide
 from gateway.store.sqlite.store import SqliteStore
-from tests.postgres import Database
+from tests.pooler import pgbouncer, pooler
+from tests.postgres import Database, NotAvailable
+from tests.storing import LIMIT_S
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "databases"
 HIGHEST = 2503
@@ -103,10 +111,14 @@ def in_schema(database: Database, schema: str) -> Place:
     """Make an empty schema in a database."""
     database.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}")
     database.execute(f"GRANT ALL ON SCHEMA {schema} TO PUBLIC")
-    url = f"{database.url}{'&' if '?' in database.url else '?'}options=-csearch_path%3D{schema}"
+    url = schema_url(database, schema)
     return Place(
         lambda: PostgresCopySide(url), lambda statements: database.execute(f"SET search_path = {schema}; {statements}")
     )
+
+
+def schema_url(database: Database, schema: str) -> str:
+    return f"{database.url}{'&' if '?' in database.url else '?'}options=-csearch_path%3D{schema}"
 
 
 @pytest.fixture(autouse=True)
@@ -276,7 +288,7 @@ async def test_replicas_database_is_refused(postgres: Database, tmp_path: Path, 
         else f"UPDATE callbacks SET claimed_until = {until} WHERE state = 'pending'"
     )
     target = in_file(tmp_path / "to.db")
-    with pytest.raises(StoreUnusable, match=r"is in use by a gateway.*Stop all its replicas.*in 2\d s\."):
+    with pytest.raises(StoreUnusable, match=r"is in use by a gateway.*Stop all its replicas.*free in 2\d s\."):
         await copied(original, target)
     original.execute("DELETE FROM leads; UPDATE callbacks SET claimed_until = gateway_now() - 1, fence = 3")
     side = original.side()
@@ -289,6 +301,59 @@ async def test_replicas_database_is_refused(postgres: Database, tmp_path: Path, 
     back = in_schema(postgres, "back")
     await copied(target, back)
     assert back.execute("SELECT max(claimed_until), max(fence) FROM callbacks") == "0|0"
+
+
+async def test_a_replicas_database(postgres: Database, tmp_path: Path) -> None:
+    """A replica starts on no database that is not wholly copied, and is told of where one is to be copied from."""
+    source, target = filled(tmp_path / "from.db"), in_schema(postgres, "copied")
+
+    def replica() -> PostgresStore:
+        return PostgresStore(Servers(schema_url(postgres, "copied")), replica="a", clock=SteeredClock(SystemClock()))
+
+    with pytest.raises(Stopped):
+        await copied(source, target, ("Checking", 1))
+    with pytest.raises(StoreUnusable, match="unfinished copy of another"):
+        await replica().open()
+    await copied(source, target)
+    store = replica()
+    await store.open()
+    assert await store.registry.count_callbacks() == dict.fromkeys(CallbackState, 1)
+    await store.standing(30)
+    for begin in ("open_source", "open_target"):
+        side = target.side()
+        with pytest.raises(StoreUnusable, match="in use by a gateway"):
+            await getattr(side, begin)()
+        await side.close()
+    await store.close()
+
+
+async def test_who_ends_soon_is_waited_for(postgres: Database, tmp_path: Path) -> None:
+    """Somebody may hold a lock for a moment, as autovacuum does."""
+    original = in_schema(postgres, "original")
+    await copied(filled(tmp_path / "from.db"), original)
+    other = await asyncpg.connect(schema_url(postgres, "original"))
+    await other.execute("BEGIN; LOCK TABLE tasks IN SHARE UPDATE EXCLUSIVE MODE")
+    copy = asyncio.create_task(copied(original, in_file(tmp_path / "to.db")))
+    async with asyncio.timeout(LIMIT_S):
+        while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            pass
+    await other.execute("COMMIT")
+    assert await copy == await original.digests()
+    await other.close()
+
+
+@pytest.mark.parametrize("pool", [pooler, pgbouncer])
+async def test_behind_a_pooler(postgres: Database, tmp_path: Path, pool: Any) -> None:
+    """Which hands out its servers by the transaction."""
+    if postgres.server is None:
+        pytest.skip("a pooler is put in front of the tests' own server only")
+    source, back = filled(tmp_path / "from.db", 1500), in_file(tmp_path / "to.db")
+    try:
+        async with pool(postgres.server) as url, asyncio.timeout(LIMIT_S):
+            pooled = Place(lambda: PostgresCopySide(url), postgres.execute)
+            assert await copied(source, pooled) == await copied(pooled, back) == await source.digests()
+    except NotAvailable as exc:
+        pytest.skip(str(exc))
 
 
 async def test_what_is_no_source_is_refused(postgres: Database, tmp_path: Path) -> None:

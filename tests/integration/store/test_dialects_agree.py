@@ -123,6 +123,8 @@ class _SqliteEngine:
     def lock(self, seqs: Any) -> Work[None]:
         yield from ()
 
+    def lock_all(self, touched: Any) -> Work[None]: ...
+
 
 @pytest.fixture
 async def sides(postgres: Database) -> AsyncIterator[list[Side]]:

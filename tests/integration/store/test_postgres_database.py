@@ -331,7 +331,7 @@ async def test_a_statement_that_takes_too_long(postgres: Database) -> None:
 async def test_no_connection_left(postgres_server: Server) -> None:
     """A server that is full is no mistake in the settings: it is waited for."""
     postgres_server.stop()
-    postgres_server.start(max_connections="4", superuser_reserved_connections="3", reserved_connections="0")
+    postgres_server.start(max_connections="4", superuser_reserved_connections="3")
     others = await asyncpg.connect(postgres_server.url())
     database = PostgresDatabase(Servers(postgres_server.url()), patience_s=30)
     with capture_logs() as log:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +12,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreDefect, StoreError, StoreRefused, StoreUnsure
-from gateway.store.engine import Run, Work
+from gateway.store.engine import Run, Touched, Work
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.engine import SqliteEngine, drive
 from gateway.store.writer import Kind, Writer
 
-blame = SqliteEngine(Database(Path("unused"))).blame
+engine = SqliteEngine(Database(Path("unused")))
+blame, no_locks = engine.blame, engine.lock_all
 
 
 class Transactions:
@@ -66,7 +67,7 @@ async def _in_turns(writer: Writer, kind: Kind, steps: Sequence[int], rows: int 
 async def _batches(steps: Sequence[int], rows: int = 1) -> list[Sequence[Any]]:
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     await _in_turns(writer, kind, steps, rows)
     await writer.close()
@@ -108,7 +109,7 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, more: int,
     """Five hundred rows or so are a transaction, in however few writes they come."""
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1, rows))
     await asyncio.sleep(0)
@@ -127,7 +128,7 @@ async def test_a_full_transaction_is_not_counted_against_the_next_one() -> None:
     """After hundreds of rows have been written, who comes in successive turns shares a commit as before."""
     transactions = Transactions()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     await writer.submit(kind, 0, 600)
     await _in_turns(writer, kind, [0, 1, 1, 1])
@@ -141,7 +142,7 @@ async def test_who_fails_with_a_write_that_shares_with_nobody_is_not_counted_lat
     transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
     kind = Kind("some", transactions.apply)
     alone = Kind("alone", transactions.apply, alone=True)
-    writer = Writer((kind, alone), transactions, blame)
+    writer = Writer((kind, alone), transactions, blame, no_locks)
     writer.start()
     first = asyncio.create_task(writer.submit(alone, 1))
     await transactions.begun.wait()
@@ -161,7 +162,7 @@ async def test_a_transaction_that_fails_is_not_the_failure_of_who_waits() -> Non
     """A full disk refuses what it was asked to write; what came meanwhile has its own try."""
     transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1))
     await transactions.begun.wait()
@@ -207,7 +208,7 @@ async def test_one_writes_fault_is_its_own(fault: Exception | str, told: type[St
 
     transactions = Transactions()
     kind = Kind("some", apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     with capture_logs() as log:
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
@@ -235,7 +236,7 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
     transactions = Transactions(trouble)
     transactions.go_on.set()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     with capture_logs() as log:
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
@@ -253,7 +254,7 @@ async def test_a_defect_in_a_write_that_shares_with_nobody_is_of_who_waits_too()
     transactions = Transactions(KeyError("a defect"))
     kind = Kind("some", transactions.apply)
     alone = Kind("alone", transactions.apply, alone=True)
-    writer = Writer((kind, alone), transactions, blame)
+    writer = Writer((kind, alone), transactions, blame, no_locks)
     writer.start()
     first = asyncio.create_task(writer.submit(alone, 1))
     await transactions.begun.wait()
@@ -273,7 +274,7 @@ async def test_what_the_engine_says_is_passed_on(kind_of_error: type[StoreError]
     transactions = Transactions(kind_of_error("It is starting.", reason="restarting"))
     transactions.go_on.set()
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     with pytest.raises(kind_of_error, match=r"^It is starting\.$") as caught:
         await writer.submit(kind, 1)
@@ -289,7 +290,7 @@ async def test_what_follows_a_commit_does_not_make_it_a_failure() -> None:
         raise RuntimeError("a defect")
 
     kind = Kind("some", transactions.apply, raises)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     with capture_logs() as log:
         assert await writer.submit(kind, 1) == 1
@@ -307,7 +308,7 @@ async def test_nobody_waits_for_a_writer_that_has_ended(monkeypatch: pytest.Monk
     monkeypatch.setattr("gateway.store.writer._log", SimpleNamespace(error=raises))
     transactions = Transactions(sqlite3.OperationalError("disk I/O error"))
     kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame)
+    writer = Writer((kind,), transactions, blame, no_locks)
     writer.start()
     first = asyncio.create_task(writer.submit(kind, 1))
     await transactions.begun.wait()
@@ -319,3 +320,42 @@ async def test_nobody_waits_for_a_writer_that_has_ended(monkeypatch: pytest.Monk
             await write
     with pytest.raises(RuntimeError):
         await writer.close()
+
+
+async def test_what_several_kinds_touch_is_locked_first_and_together() -> None:
+    """Two replicas whose writes of one kind have what the other's next kind wants would wait for one another."""
+    transactions = Transactions()
+    steps: list[object] = []
+
+    def lock_all(touched: Collection[Touched]) -> Work[None]:
+        steps.append([*touched])
+        yield from ()
+
+    def applied(items: Sequence[Any]) -> Work[Sequence[Any]]:
+        steps.append(items)
+        return (yield from transactions.apply(items))
+
+    one = Kind("one", applied, touches=lambda items: Touched(seqs=items))
+    other = Kind("other", applied, touches=lambda items: Touched(tasks=[("up", item) for item in items]))
+    none = Kind("none", applied)
+    writer = Writer((one, other, none), transactions, blame, lock_all)
+    writer.start()
+    await asyncio.gather(
+        writer.submit(other, "t"), writer.submit(none, 0), writer.submit(one, 1), writer.submit(one, 2)
+    )
+    assert steps == [[Touched(seqs=[1, 2]), Touched(tasks=[("up", "t")])], [1, 2], ["t"], [0]]
+    steps.clear()
+    await asyncio.gather(writer.submit(one, 1), writer.submit(one, 2))
+    assert steps == [[1, 2]], "one kind locks in one order by itself"
+    await writer.close()
+
+
+async def test_what_finds_out_within_what_it_touches_is_written_apart() -> None:
+    """It could lock in no order together with others; they succeed where it fails."""
+    transactions = Transactions()
+    some, apart = Kind("some", transactions.apply), Kind("apart", transactions.apply, apart=True)
+    writer = Writer((some, apart), transactions, blame, no_locks)
+    writer.start()
+    await asyncio.gather(*(writer.submit(kind, item) for item, kind in enumerate((some, some, apart, some))))
+    assert transactions.batches == [[0, 1], [2], [3]]
+    await writer.close()
