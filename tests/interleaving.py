@@ -5,19 +5,20 @@ asked of the server.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from gateway.core.model import Lane
-from gateway.store.engine import Blame, Engine, Lead, Rows, Work
+from gateway.store.engine import Blame, Engine, Lead, Rows, Touched, Work
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import createsql, leadsql, sql, watchsql
+from gateway.store.postgres.engine import PostgresEngine
 from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 from tests.pgstatements import SCHEMA
 
-__all__ = ["Ports", "World", "guarded", "ports"]
+__all__ = ["Ports", "World", "group_commit", "guarded", "ports"]
 
 Ports = StoreHousekeeping
 
@@ -127,6 +128,20 @@ def ports() -> StoreHousekeeping:
     return StoreHousekeeping(cast(Engine, _Engine()), 0.0)
 
 
+async def group_commit(*writes: Callable[[Ports], Coroutine[Any, Any, Any]]) -> Work[Any]:
+    """Return the work of the one transaction that a replica's writer makes of these, which wait at the same time."""
+    engine = _Engine()
+    its = StoreHousekeeping(cast(Engine, engine), 0.0)
+    its._writer.start()
+    waiting = [asyncio.create_task(write(its)) for write in writes]
+    await engine.begun.wait()
+    assert its._writer._task is not None
+    for task in (*waiting, its._writer._task):
+        task.cancel()
+    await asyncio.wait([*waiting, its._writer._task])
+    return engine.work[0]
+
+
 class _Engine:
     """What the ports' work needs of an engine that is shared."""
 
@@ -140,8 +155,15 @@ class _Engine:
 
     def lane(self, lane: Lane, due_at: int) -> None: ...
 
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.work: list[Work[Any]] = []
+        """What the writer would do in its first transaction."""
+
     async def transaction(self, make: Callable[[], Work[Any]]) -> tuple[Any, bool]:
-        raise AssertionError
+        self.work.append(make())
+        self.begun.set()
+        return await asyncio.get_running_loop().create_future()
 
     def blame(self, exc: Exception) -> Blame:
         raise AssertionError
@@ -156,8 +178,8 @@ class _Engine:
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         yield Rows(sql.LOCK_TASKS, [(seq,) for seq in seqs])
 
-    def lock_all(self, touched: object) -> Work[None]:
-        raise AssertionError
+    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
+        return PostgresEngine.lock_all(cast(PostgresEngine, self), touched)
 
 
 def guarded(name: str, epoch: int, work: Work[Any]) -> Work[Any]:

@@ -91,7 +91,7 @@ async def pooler(server: Server) -> AsyncIterator[str]:
         listener.close()
         for client in clients:
             client.cancel()
-        await asyncio.gather(*clients)
+        await asyncio.gather(*clients, return_exceptions=True)
         await pool.close()
 
 

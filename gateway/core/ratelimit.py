@@ -38,6 +38,7 @@ _TOLD_S = 3600.0
 _MOST_COUNTED = 10_000
 """A named window of more requests is kept to as a shorter one of the same rate: so no more are remembered."""
 _LONG_PAUSE_S = 60.0
+_ROUNDED_S = 1e-6  # (t + length) - length is not always t: rather counted twice than not at all
 _SLOTS = 60
 """What outlives the process are counts, of so many parts of the longest window."""
 
@@ -140,7 +141,7 @@ class RateLimiter:
             length_s, slot_s = window.length_s, window.length_s / _SLOTS
             ended = (at - length_s for at in window.leaves_at)
             slots.update(math.ceil(at / slot_s) * slot_s for at in ended if at <= since)
-            since = now - length_s
+            since = now - length_s + _ROUNDED_S
         return sorted((min(at, now), count) for at, count in slots.items())
 
     def restore(self, count: int, ended: float) -> None:

@@ -148,7 +148,7 @@ class Leading:
         renew_at = self._clock.monotonic()
         for one in self._led.values():
             one.lease.closing = True
-        while led := [one for one in self._led.values() if one.leads]:
+        while led := [one for one in self._led.values() if one.leads or one.held]:
             now = self._clock.monotonic()
             try:
                 for one in led:
@@ -218,7 +218,7 @@ class _OneLead:
         self.led_at = clock.monotonic()
         """When somebody led it last."""
         self.free_since: float | None = None
-        self._held = False
+        self.held = False
         """Whether others may take this replica for the one that leads it."""
         self.closes_at = math.inf
         self._not_before = -math.inf
@@ -229,7 +229,7 @@ class _OneLead:
 
     def see(self, standing: Standing, now: float) -> None:
         """Look whether anybody leads it."""
-        if self.leads or (self._key in standing.led and not self._held):
+        if self.leads or (self._key in standing.led and not self.held):
             self.led_at, self.free_since = now, None
         elif self.free_since is None:
             self.free_since = now
@@ -238,14 +238,15 @@ class _OneLead:
         """Whether it is free for this replica, whose share may be used up."""
         if self.free_since is None or now < self._not_before:
             return False
-        return alone or not above or self._held or now - self.free_since >= _OTHERS_FIRST_S
+        return alone or not above or self.held or now - self.free_since >= _OTHERS_FIRST_S
 
     async def lead(self, housekeeping: Housekeeping) -> None:
         """Lead it for a while longer, or from now on, where it is free. Raises StoreError."""
         asked_at = self._clock.monotonic()
+        self.held = True  # perhaps, where no answer comes
         epoch = await housekeeping.lead(self._key, LEASE_S)
         until = asked_at + LEASE_S - _MARGIN_S
-        self._held = epoch is not None
+        self.held = epoch is not None
         self.end_if_over()
         if epoch is not None and epoch == self.lease.epoch:
             self.lease.extend(until)
@@ -268,7 +269,7 @@ class _OneLead:
     async def resign(self, housekeeping: Housekeeping) -> None:
         """Leave it to others. Raises StoreError: then it ends by itself."""
         self._end()
-        self._held = False
+        self.held = False
         await housekeeping.resign(self._key)
 
     def end_if_over(self) -> None:

@@ -25,10 +25,11 @@ from gateway.upstream.spending import Spending, decode, encode, folded
 __all__ = ["Load", "Reservations", "Swap"]
 
 _CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 3/40 of it lost to a crash
-_LEASE_S = 5.0
-"""For so long after it was stored a reservation is good, where others count on its end …"""
-_MARGIN_S = 0.5
-"""… but for this: a request takes a moment from here to the network."""
+_LEASE_S = 8.0
+"""So long after it was stored others count what is open as ended, where it is not stored anew …"""
+_MARGIN_S = 5.0
+"""… and so long before that nothing of it is sent any more: a request takes its time until the upstream counts it, and
+to store takes several tries where others do, too."""
 _REFRESH_S = 2.0
 _IDLE_S = 1.0
 """What was not used for so long goes to the others."""

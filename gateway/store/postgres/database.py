@@ -100,6 +100,7 @@ class PostgresDatabase:
         self._writers, self._claimers, self._readers = Connections(1), Connections(1), Connections(_READERS)
         self._first: str | None = None  # the host that was the right one last
         self._open = False
+        self._ready = False  # the schema is there, too
         # Since the last connection that could be made: the error, and when to try again.
         self._refusal: StoreError | None = None
         self._connecting = 0
@@ -132,16 +133,17 @@ class PostgresDatabase:
                 _log.warning("store.waiting", error=exc.message)
                 await asyncio.sleep(_OPENING_S)
             else:
+                self._ready = True
                 return
 
     async def close(self) -> None:
         """Let all connections go. Safe when it is not open."""
-        self._open = False
+        self._open = self._ready = False
         for pool in (self._writers, self._claimers, self._readers):
             for connection in pool.in_use:
                 connection.drop()
-            while pool.free:
-                await pool.free.pop().close()
+            free, pool.free = pool.free, []
+            await asyncio.gather(*(session.close() for session in free))
 
     @property
     def failing(self) -> str | None:
@@ -169,6 +171,7 @@ class PostgresDatabase:
         What is in the way for a moment is tried again. ``claims``: on the connection of its own that these have.
         Raises StoreError where the database fails, with nothing done, or, StoreUnsure, with nobody knowing.
         """
+        self._require_ready()
         try:
             done = await self._repeat(self._claimers if claims else self._writers, lambda c: c.transaction(make()))
         except Exception as exc:
@@ -181,6 +184,7 @@ class PostgresDatabase:
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+        self._require_ready()
         try:
             rows = await self._repeat(self._readers, lambda session: session.read(statement, parameters))
         except (StoreError, *_FAILURES) as exc:
@@ -193,6 +197,7 @@ class PostgresDatabase:
 
         It may be done twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
         """
+        self._require_ready()
         try:
             rows = await self._repeat(self._claimers, lambda session: session.read(statement, parameters))
         except (StoreError, *_FAILURES) as exc:
@@ -236,7 +241,7 @@ class PostgresDatabase:
                 session.drop()  # in the middle of something
                 raise
             except _FAILURES as exc:
-                if isinstance(exc, TimeoutError) or needs_another_server(exc):
+                if isinstance(exc, OSError | asyncpg.InternalClientError) or needs_another_server(exc):
                     session.drop()
                 if needs_another_server(exc):
                     self._leave()
@@ -259,9 +264,12 @@ class PostgresDatabase:
                 raise explain(exc, standby=session.server.standby) from exc
             raise exc
 
-    async def _connect(self) -> Session:
-        if not self._open:
+    def _require_ready(self, *, opening: bool = False) -> None:
+        if not (self._ready or (opening and self._open)):
             raise StoreError("The store is closed: the gateway is starting or shutting down.")
+
+    async def _connect(self) -> Session:
+        self._require_ready(opening=True)
         loop = asyncio.get_running_loop()
         if self._refusal is not None and (self._connecting or loop.time() < self._again_at):
             raise explain(self._refusal)
@@ -292,7 +300,7 @@ class PostgresDatabase:
 
     def _trouble(self, kind: str, exc: Exception) -> StoreError:
         error = explain(exc)
-        if getattr(self, kind) is None and self._refusal is None:
+        if getattr(self, kind) is None and self._refusal is None and self._open:
             _log.error("store.failing", error=error.message, reason=error.reason)
         setattr(self, kind, error)
         return error

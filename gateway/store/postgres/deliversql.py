@@ -72,7 +72,7 @@ ORDER BY c.next_attempt_at, c.seq
 """  # noqa: S608 - as above
 
 # Parameters: seq, fence, and for how many milliseconds from now on it is claimed.
-KEEP_WEBHOOK = "UPDATE callbacks SET claimed_until = gateway_now() + $3 WHERE seq = $1 AND fence = $2"
+KEEP_WEBHOOK = "UPDATE callbacks SET claimed_until = gateway_now() + $3 WHERE seq = $1 AND fence = $2 RETURNING seq"
 
 # Rows seq, fence.
 RELEASE_WEBHOOKS = f"""

@@ -114,6 +114,8 @@ def _meaning(exc: BaseException, *, connecting: bool) -> tuple[StoreReason | Non
         state = exc.sqlstate or ""
         known = _STATES.get(state) or _CLASSES.get(state[:2])
         return known or (None, f"SQLSTATE {state}")
+    if isinstance(exc, asyncpg.exceptions.ClientConfigurationError):
+        return "refused", f"GATEWAY_DATABASE_URL cannot be used: {exc}"
     if isinstance(exc, TimeoutError):
         return ("unreachable", "it gave no answer in time") if connecting else ("slow", "it gave no answer in time")
     if isinstance(exc, gaierror):

@@ -191,7 +191,11 @@ class ReplicaHints:
         self._look.clear()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await look()
+        try:
+            await look()
+        except BaseException:
+            self._look.set()
+            raise
         self._look_took_s = loop.time() - began
 
 

@@ -1,6 +1,7 @@
 """PostgreSQL's connections: transactions and reads, what goes wrong with them, and how they come back."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -169,7 +170,12 @@ async def test_closed(postgres: Database) -> None:
     database = PostgresDatabase(Servers(postgres.url))
     with pytest.raises(StoreError, match="closed"):
         await database.read("SELECT 1")
-    await database.open()
+    opening = asyncio.ensure_future(database.open())
+    while not opening.done():
+        with contextlib.suppress(StoreError):  # not that there is no such table
+            await database.read(GET, ("k",))
+        await asyncio.sleep(0)
+    assert database.failing is None
     slow = asyncio.ensure_future(database.read("SELECT pg_sleep(4)"))
     running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
     await until(lambda: postgres.execute(running) != "0")
@@ -331,7 +337,7 @@ async def test_a_statement_that_takes_too_long(postgres: Database) -> None:
 async def test_no_connection_left(postgres_server: Server) -> None:
     """A server that is full is no mistake in the settings: it is waited for."""
     postgres_server.stop()
-    postgres_server.start(max_connections="4", superuser_reserved_connections="3", reserved_connections="0")
+    postgres_server.start(max_connections="4", superuser_reserved_connections="3")
     others = await asyncpg.connect(postgres_server.url())
     database = PostgresDatabase(Servers(postgres_server.url()), patience_s=30)
     with capture_logs() as log:

@@ -3,7 +3,8 @@
 SQLite has one writer; PostgreSQL has one for each replica, whose statements see what others have committed meanwhile.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from inspect import isawaitable
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from gateway.store import rows
 from gateway.store.engine import Rows, Run, Work
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import deliversql, leadsql
-from tests.interleaving import World, guarded, ports
+from tests.interleaving import World, group_commit, guarded, ports
 from tests.postgres import Database
 from tests.storing import ABANDONED, NOW, SUCCESS, new
 
@@ -147,7 +148,7 @@ class Acts:
 
 
 Begin = Callable[[Acts], Any]
-Act = Callable[[Acts], Work[Any]]
+Act = Callable[[Acts], Work[Any] | Awaitable[Work[Any]]]
 Check = Callable[[Acts, Sequence[Any]], Any]
 
 
@@ -165,7 +166,7 @@ async def everything(world: World, store: StoreHousekeeping, begin: Begin, one: 
                 await world.empty()
                 acts = Acts(world, store)
                 await begin(acts)
-                both = first(acts), second(acts)
+                both = [await work if isawaitable(work := act(acts)) else work for act in (first, second)]
                 results, more_steps, more_others = await world.interleave(*both, steps, others)
                 order = f"{steps} of {'the other' if turned else 'one'}, then {others}"
                 for law, statement in LAWS.items():
@@ -373,6 +374,40 @@ async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store:
         lambda _: one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "another", "ttl_ms": 10_000}), in_order,
     )  # fmt: skip
     assert count > 3
+
+
+async def test_group_commits_lock_in_one_order(world: World, store: StoreHousekeeping) -> None:
+    """Writes of several kinds, each with what the other replica's next kind wants: none waits for one another."""
+
+    async def begin(acts: Acts) -> None:
+        await has_ended(acts)
+        await acts.claimed()
+        await acts.do(acts.register(*(acts.callback(f"of {task}", task) for task in ("task-2", "task-3", "task-4"))))
+
+    def leads(acts: Acts) -> Awaitable[Work[Any]]:
+        ended = Settlement(seq=acts.seqs["task-4"], upstream="up", outcome=SUCCESS, settled_at=LATER, polls=1)
+        polled = PollRecord(seq=acts.seqs["task-2"], upstream="up", polled_at=NOW, next_poll_at=LATER, error=None)
+        assert acts.claim is not None
+        attempt = Attempt(number=1, started_at=LATER, duration_ms=1, status_code=None, error=None,
+                          result=AttemptResult.DELIVERED)  # fmt: skip
+        record = AttemptRecord(claim=acts.claim, attempt=attempt, next_attempt_at=None)
+        other = acts.callbacks["of task-3"].id
+        return group_commit(
+            lambda its: its.tasks.settle(ended), lambda its: its.tasks.reschedule(polled),
+            lambda its: its.outbox.record(record), lambda its: its.registry.cancel("ann", other, LATER),
+        )  # fmt: skip
+
+    def registers(acts: Acts) -> Awaitable[Work[Any]]:
+        again = [acts.callback("again", "task-1", url=f"{HOOK}/first"), acts.callback("more", "task-2", client="bob")]
+        wishes = [ReadWatch(upstream="up", task_id=f"task-{number}", client="cem", at=NOW, read_until=2 * LATER,
+                            next_poll_at=NOW) for number in (2, 4)]  # fmt: skip
+        return group_commit(
+            lambda its: its.registry.watch(wishes[0]), lambda its: its.registry.watch(wishes[1]),
+            lambda its: its.registry.register(again),
+            lambda its: its.registry.redeliver("ann", acts.callbacks["of task-3"].id, LATER),
+        )  # fmt: skip
+
+    assert await everything(world, store, begin, leads, registers, fine) > 20
 
 
 async def test_a_lock_is_enough(world: World) -> None:

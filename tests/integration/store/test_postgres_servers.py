@@ -56,7 +56,7 @@ async def serving(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
         listener.close()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def put(value: bytes) -> Work[None]:

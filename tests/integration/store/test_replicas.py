@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from gateway.core.clock import SteeredClock, SystemClock
+from gateway.core.errors import StoreError
 from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
 from gateway.store.postgres import sql
+from gateway.store.postgres.hints import Hearing, ReplicaHints
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
 from tests.lanes import claim_webhooks
@@ -55,6 +58,10 @@ async def take_over(store: PostgresStore) -> int:
     assert epoch is not None
     await store.tasks.gained("up", epoch)
     return epoch
+
+
+async def failing(*_: object) -> list[Any]:
+    raise StoreError("away")
 
 
 def settlement(seq: int) -> Settlement:
@@ -101,6 +108,44 @@ async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, secon
     assert await second.tasks.longest_due("up", "ann", NOW, 10) == ([due], None)
     assert await second.tasks.settle(settlement(due.seq)) == [callback.id]
     assert second.stale_writes == 0
+
+
+async def test_who_cannot_find_out_what_is_due_does_not_lead(
+    first: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor later, where it has not been told so again: it would poll nothing, and keep others from it."""
+    await registered(first)
+    first.tasks.lost("up")
+    with monkeypatch.context() as patch:
+        patch.setattr(first._database, "read", failing)
+        with pytest.raises(StoreError, match="away"):
+            await first.tasks.gained("up", 1)
+    assert await first.tasks.waiting("up", NOW) == ([], None)
+    await first.tasks.gained("up", 1)
+    assert len((await first.tasks.waiting("up", NOW))[0]) == 1
+
+
+async def test_a_defect_in_a_look_is_told_and_looked_beyond(
+    first: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What depends on looking goes on."""
+    monkeypatch.setattr("gateway.store.postgres.hints._AGAIN_S", 0.01)
+    looked = asyncio.Event()
+    defects = [RuntimeError("a defect"), StoreError("away")]
+
+    async def look() -> None:
+        if defects:
+            raise defects.pop()
+        looked.set()
+
+    hints = ReplicaHints(first._database, "another")
+    hints.start(Hearing(task=print, expiry=print, lane=print, settled=print, freed=print, look=look))
+    try:
+        with capture_logs() as log:
+            await asyncio.wait_for(looked.wait(), LIMIT_S)
+    finally:
+        await hints.close()
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["store.hints_failed"]
 
 
 async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_out(
@@ -156,6 +201,36 @@ async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: Postgre
     await second.outbox.look_again()
     assert (await claim(second)).seq == due.seq
     assert await first.outbox.body(due) is None
+
+
+class _Steady(SteeredClock):
+    """A clock by which this process may have stood still for a while."""
+
+    stood_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.stood_s
+
+
+async def test_whoever_stood_still_does_not_begin_what_another_may_be_sending(postgres: Database) -> None:
+    """A claim is held for as long as a whole attempt fits in; once it was kept, for as long again."""
+    clock = _Steady(SystemClock())
+    async with AsyncExitStack() as stack:
+        store = PostgresStore(Servers(postgres.url), clock=clock, replica="one", attempt_s=60.0)
+        await store.open()
+        stack.push_async_callback(store.close)
+        await take_over(store)
+        await brought_to(store, CallbackState.PENDING)
+        due = await claim(store)
+        assert store.outbox.holds(due)
+        clock.stood_s += 14.0
+        assert store.outbox.holds(due)
+        clock.stood_s += 1.0
+        assert not store.outbox.holds(due)
+        assert await store.outbox.body(due) == due.body
+        assert store.outbox.holds(due)
+        await store.outbox.release([due])
+        assert not store.outbox.holds(due)
 
 
 async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:

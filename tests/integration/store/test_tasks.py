@@ -487,3 +487,14 @@ async def test_tasks_that_were_claimed_before_others_watch_them_are_theirs_then(
         )
     again, _ = await claim_tasks(store, "up", NOW + 1, 20)
     assert len(again) == 9
+
+
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
+async def test_who_is_alone_leads_whatever_it_is_told(store: Store) -> None:
+    """Nothing is read for it, and nothing is lost."""
+    await registered(store)
+    epoch = await store.lead("polls:up", 10)
+    assert epoch == 0
+    await store.tasks.gained("up", epoch)
+    store.tasks.lost("up")
+    assert len((await store.tasks.waiting("up", NOW))[0]) == 1

@@ -286,6 +286,23 @@ def test_at_its_end_a_replica_hands_over_at_once() -> None:
     run_virtual(main())
 
 
+def test_what_was_being_taken_up_at_the_end_is_handed_over_too() -> None:
+    """Others need not wait for the end of a lease under which nothing had begun."""
+
+    async def main() -> None:
+        leads = Leads(VirtualClock())
+        first = Process(leads, "a", "xy")
+        first.pollers["x"].broken = True
+        await asyncio.sleep(1)
+        first.store.delay_s = 0.5
+        await asyncio.sleep(0.3)
+        await first.stop()
+        assert leads.leader("polls:x") is None
+        assert leads.leader("polls:y") is None
+
+    run_virtual(main())
+
+
 def test_an_upstream_without_a_leader_is_told() -> None:
     """Where there was time to take it over, and nobody has."""
 

@@ -282,7 +282,7 @@ def test_the_part_of_a_dead_replica_ages_out() -> None:
         assert await a.reserve(2) == 2
         await kill(of=a)
         assert await send(b, 1) == 0
-        await asyncio.sleep(5)
+        await asyncio.sleep(8)
         assert await send(b, 1) == 0, "the two may have been sent as late as now"
         await asyncio.sleep(1.1)
         assert await send(b, 2) == 2
@@ -445,7 +445,7 @@ def test_the_parts_of_replicas_are_read_by_one_process() -> None:
         alone = budget(shelf, ALONE)
         await alone.restore()
         assert alone.available() == 0
-        await asyncio.sleep(7)
+        await asyncio.sleep(10)
         assert await send(alone, 2) == 2
         assert set(shelf.parts()) == {ALONE, "a"}
         await asyncio.sleep(70)
