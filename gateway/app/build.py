@@ -68,8 +68,6 @@ MOST_CONNECTIONS = MOST_POLLS + 2 * MOST_UNDER_WAY
 _MOST_IDLE = 64
 """Connections to one upstream that are kept for the next request."""
 _UNLIMITED_PER_S = 1e6
-_RECORDED_S = 30.0
-"""So long after the longest attempt other replicas leave a claimed webhook to the one that sends it."""
 _RECHECK_S = (15.0, 1.0)
 """How often a request that is held for a task's end looks for it, without being told: alone, and beside replicas."""
 
@@ -151,7 +149,7 @@ def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: st
         Servers(settings.database_url, settings.database_password),
         replica=replica,
         clock=clock,
-        lease_s=settings.attempt_timeout_s + _RECORDED_S,
+        attempt_s=settings.attempt_timeout_s,
         first_attempt_delay_s=delay_s,
     )
 

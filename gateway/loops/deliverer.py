@@ -140,9 +140,13 @@ class Deliverer:
             if body is None:
                 await self._outbox.release([claim])
                 return None
-            began = started_at, _ = self._clock.now(), self._clock.monotonic()
-            self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
+            started_at, started = self._clock.now(), self._clock.monotonic()
             headers = await self._headers(claim, body, started_at // 1000)
+            if not self._outbox.holds(claim):  # another replica may be sending it
+                await self._outbox.release([claim])
+                return None
+            began = started_at, started
+            self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
             return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
         except asyncio.CancelledError:
             if began is None:

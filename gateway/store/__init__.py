@@ -249,6 +249,9 @@ class Outbox(Protocol):
         lanes that it has shares of are told of again. Each webhook is its claimer's until record or release.
         """
 
+    def holds(self, claim: DueCallback) -> bool:
+        """Whether a claim is the caller's for a whole attempt yet: this process may have been stopped meanwhile."""
+
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
         """Return a claimed webhook's body, or what it is made of; None where it was cancelled meanwhile.
 

@@ -149,6 +149,9 @@ class WebhookClaims(Protocol):
     async def claim(self, shares: Sequence[Share], now: int) -> Due:
         """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones."""
 
+    def holds(self, claim: DueCallback) -> bool:
+        """Whether a claim lasts for a whole attempt that begins now."""
+
     async def keep(self, claim: DueCallback) -> bool:
         """Begin a claim's time anew, which has waited before its attempt; False where it is another's by now."""
 

@@ -81,6 +81,9 @@ class StoreOutbox:
                 self._lanes.note(share.lane, now)
             raise
 
+    def holds(self, claim: DueCallback) -> bool:
+        return self._claims.holds(claim)
+
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
         if not await self._claims.keep(claim):
             return None

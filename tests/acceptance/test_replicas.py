@@ -51,7 +51,7 @@ async def test_failover(tmp_path: Path, postgres_pair: Pair) -> None:
 async def test_replaced_one_at_a_time(tmp_path: Path, postgres_server: Server) -> None:
     """A fourth starts, an old one ends: no registration fails twice, nothing is sent twice, the keys' limits hold."""
     async with rolling(tmp_path, postgres_server, SEED) as run:
-        await run.play(1)
+        await run.play(1, together_s=1)
         assert run.cluster.ok, run.cluster.report()
         assert run.replaced == 3
         assert run.cluster.checker.repeated == run.cluster.checker.duplicates == 0

@@ -23,7 +23,7 @@ from tests.crash.sharedsides import UPSTREAMS, SharedSides
 
 __all__ = ["Clients", "Failure"]
 
-_PER_S = 20.0  # registrations: what the keys' limits let through
+_PER_S = 15.0  # registrations: what the keys' limits let through
 _LIMIT_S = 3.0
 """So long a client waits for an answer."""
 _AVOIDED_S = 2.0

@@ -91,10 +91,14 @@ class Cluster:
         await until(lambda: time.monotonic() > at, seconds + 1)
 
     async def look(self) -> None:
-        """Judge what the database holds at this moment."""
+        """Judge what the database holds at this moment.
+
+        In a thread: the upstream and the receivers, in this one, would keep all waiting meanwhile.
+        """
         promised = list(self.checker.promised)
         async with self.admin() as db:
-            self.checker.judge(await of_postgres(db), promised)
+            snapshot = await of_postgres(db)
+        await asyncio.to_thread(self.checker.judge, snapshot, promised)
         if self._load is not None and self._load.done():
             await self._load  # raises what ended it
 

@@ -12,7 +12,7 @@ from tests.crash.turmoil import Leases
 
 __all__ = ["HASTY"]
 
-_POLLS_S, _RECORDED_S = 3.0, 4.0
+_POLLS_S, _RECORDED_S = 3.0, 3.0
 HASTY = Leases(polls_s=_POLLS_S, webhooks_s=ATTEMPT_S + _RECORDED_S, module=("tests.crash.hasty",))
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from tests.postgres import Server
 __all__ = ["Rolling", "rolling"]
 
 _TOGETHER_S = 3.0
-"""So long all four run side by side."""
 
 
 @dataclass
@@ -31,8 +30,11 @@ class Rolling:
     replaced: int = 0
     exits_s: list[float] = field(default_factory=list)
 
-    async def play(self, rounds: int) -> None:
-        """Replace each of the three so many times, then let them finish, and judge it all."""
+    async def play(self, rounds: int, together_s: float = _TOGETHER_S) -> None:
+        """Replace each of the three so many times, then let them finish, and judge it all.
+
+        ``together_s``: so long all four run side by side, each time.
+        """
         run = self.cluster
         await run.begin()
         for number in range(rounds):
@@ -41,7 +43,7 @@ class Rolling:
                 new, self.spare = self.spare, old
                 run.replicas.append(new)
                 await new.start()
-                await run.load_for(_TOGETHER_S)
+                await run.load_for(together_s)
                 await self._terminate(old)
                 run.replicas.remove(old)
                 self.replaced += 1

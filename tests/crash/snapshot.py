@@ -3,6 +3,7 @@
 Owns the questions; judges nothing but whether the file is whole. Called by the checkers.
 """
 
+import asyncio
 import hashlib
 import shutil
 import sqlite3
@@ -78,7 +79,8 @@ def of_file(copy: Path) -> Snapshot:
 async def of_postgres(connection: "asyncpg.Connection[Any]") -> Snapshot:
     """Read one moment of PostgreSQL's, whoever writes meanwhile."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        return Snapshot(*[await connection.fetch(sql) for sql in (_CALLBACKS, _ATTEMPTS, _POLLED_FOR_NOBODY)])
+        found = [await connection.fetch(sql) for sql in (_CALLBACKS, _ATTEMPTS, _POLLED_FOR_NOBODY)]
+    return await asyncio.to_thread(Snapshot, *found)
 
 
 def copy_of(database: Path, folder: Path) -> Path:

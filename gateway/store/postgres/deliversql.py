@@ -112,13 +112,13 @@ FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
 """  # noqa: S608 - as above
 
 # A callback that was cancelled and pruned during the attempt takes its log with it; a claim that was lost has none.
-# Locked, so that none is deleted before its attempt is there to go with it.
+# Locked, so that none is deleted before its attempt is there to go with it, or claimed by another until it is recorded.
 INSERT_ATTEMPTS = f"""
 INSERT INTO attempts (callback_seq, {_ATTEMPT})
 SELECT DISTINCT ON (c.seq, made.number) c.seq, {", ".join(f"made.{name}" for name in Attempt.__struct_fields__)}
-FROM {
+FROM (SELECT * FROM {
     given(
-        "made",
+        "new",
         "callback_seq",
         "number",
         "started_at",
@@ -130,9 +130,9 @@ FROM {
         "fence",
         place=True,
     )
-}
+} ORDER BY callback_seq) AS made
 CROSS JOIN LATERAL (
-    SELECT seq FROM callbacks WHERE seq = made.callback_seq AND fence = made.fence FOR KEY SHARE) AS c
+    SELECT seq FROM callbacks WHERE seq = made.callback_seq AND fence = made.fence FOR NO KEY UPDATE) AS c
 ORDER BY c.seq, made.number, made.place DESC
 ON CONFLICT (callback_seq, number) DO UPDATE SET {
     ", ".join(f"{name} = excluded.{name}" for name in Attempt.__struct_fields__[1:])

@@ -35,10 +35,10 @@ class PostgresStore(StoreHousekeeping):
         *,
         replica: str,
         clock: SteeredClock,
-        lease_s: float = 45.0,
+        attempt_s: float = 15.0,
         first_attempt_delay_s: float = 0.0,
     ) -> None:
-        """Be one ``replica``, whose name no other has; a claimed webhook is its for ``lease_s`` seconds.
+        """Be one ``replica``, whose name no other has; an attempt takes ``attempt_s`` seconds at most.
 
         ``clock`` is kept in step with the database's, from the opening on.
         """
@@ -47,7 +47,7 @@ class PostgresStore(StoreHousekeeping):
         self._keeping_time: asyncio.Task[None] | None = None
         self.freed = asyncio.Event()
         self._replica = replica
-        claims = WebhookLeases(self._database, lease_s)
+        claims = WebhookLeases(self._database, clock, attempt_s)
         self._hints = ReplicaHints(self._database, replica)
         super().__init__(PostgresEngine(self._database, claims, self._hints), first_attempt_delay_s)
         claims.writer = self._writer

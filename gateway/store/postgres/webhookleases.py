@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
+from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.model import DueCallback, Share
 from gateway.store import rows
@@ -18,13 +19,21 @@ from gateway.store.writer import Kind, Writer
 
 __all__ = ["WebhookLeases"]
 
+_BEGUN_S = 15.0
+"""So long after its claim an attempt may begin: a replica that was stopped for longer leaves it to others."""
+_RECORDED_S = 15.0
+"""How long what came of it may take to be recorded."""
+
 
 class WebhookLeases:
     """``gateway.store.engine.WebhookClaims`` of one replica among others."""
 
-    def __init__(self, database: PostgresDatabase, lease_s: float) -> None:
+    def __init__(self, database: PostgresDatabase, clock: Clock, attempt_s: float) -> None:
+        """An attempt takes ``attempt_s`` seconds at most."""
         self._database = database
-        self._lease_ms = round(lease_s * 1000)
+        self._clock = clock
+        self._lease_ms = round((attempt_s + _BEGUN_S + _RECORDED_S) * 1000)
+        self._begin_until: dict[tuple[int, int], float] = {}  # by seq and fence, by the monotonic clock
         self._claiming = asyncio.Lock()
         self.writer: Writer | None = None
         """What claims are given back through."""
@@ -36,7 +45,10 @@ class WebhookLeases:
             yield
 
     async def claim(self, shares: Sequence[Share], now: int) -> Due:
+        asked_at = self._clock.monotonic()
         due, _ = await self._database.transaction(lambda: self._claim(shares, now), claims=True)
+        for claim in due.webhooks:
+            self._begin_until[claim.seq, claim.fence] = asked_at + _BEGUN_S
         return due
 
     def _claim(self, shares: Sequence[Share], now: int) -> Work[Due]:
@@ -51,10 +63,18 @@ class WebhookLeases:
             left.append(Left(due_at, only_retries and (first_at is None or first_at > now)))
         return Due([rows.due_callback(row) for row in claimed], left)
 
+    def holds(self, claim: DueCallback) -> bool:
+        return self._clock.monotonic() < self._begin_until.get((claim.seq, claim.fence), 0.0)
+
     async def keep(self, claim: DueCallback) -> bool:
-        return bool(await self._database.write(KEEP_WEBHOOK, (claim.seq, claim.fence, self._lease_ms)))
+        asked_at = self._clock.monotonic()
+        kept = bool(await self._database.write(KEEP_WEBHOOK, (claim.seq, claim.fence, self._lease_ms)))
+        if kept:
+            self._begin_until[claim.seq, claim.fence] = asked_at + _BEGUN_S
+        return kept
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
+        self.recorded(claims)
         if claims and self.writer is not None:
             with suppress(StoreError):  # then they lapse
                 await self.writer.submit(self.release_kind, [(claim.seq, claim.fence) for claim in claims])
@@ -63,4 +83,5 @@ class WebhookLeases:
         yield Rows(RELEASE_WEBHOOKS, [row for item in items for row in item])
 
     def recorded(self, claims: Iterable[DueCallback]) -> None:
-        """What records an attempt ends its claim."""
+        for claim in claims:  # what records an attempt ends its claim
+            self._begin_until.pop((claim.seq, claim.fence), None)

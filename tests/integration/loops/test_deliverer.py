@@ -721,6 +721,25 @@ def test_a_large_webhook_that_has_not_begun_does_not_hold_up_the_stop(tmp_path: 
     run_virtual(main())
 
 
+def test_a_claim_that_is_not_held_any_more_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another replica may be sending it: it is given back with nothing recorded, and comes when it is claimed again."""
+    held = [False, True]
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204))
+        life = new_life(tmp_path / "db", receiver)
+        monkeypatch.setattr(life.store.outbox, "holds", lambda claim: held.pop(0))
+        await life.start()
+        (callback,) = await owed(life)
+        await until(lambda: not held and bool(receiver.times) and life.claims == 0, step_s=0.01)
+        assert await results(life, callback) == ["delivered"]
+        assert len(receiver.times) == 1
+        await life.supervisor.drain(10)
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_shutdown_before_an_attempt_can_be_made(tmp_path: Path) -> None:
     """Nothing is recorded, and nothing is lost."""
 

@@ -203,6 +203,36 @@ async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: Postgre
     assert await first.outbox.body(due) is None
 
 
+class _Steady(SteeredClock):
+    """A clock by which this process may have stood still for a while."""
+
+    stood_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.stood_s
+
+
+async def test_whoever_stood_still_does_not_begin_what_another_may_be_sending(postgres: Database) -> None:
+    """A claim is held for as long as a whole attempt fits in; once it was kept, for as long again."""
+    clock = _Steady(SystemClock())
+    async with AsyncExitStack() as stack:
+        store = PostgresStore(Servers(postgres.url), clock=clock, replica="one", attempt_s=60.0)
+        await store.open()
+        stack.push_async_callback(store.close)
+        await take_over(store)
+        await brought_to(store, CallbackState.PENDING)
+        due = await claim(store)
+        assert store.outbox.holds(due)
+        clock.stood_s += 14.0
+        assert store.outbox.holds(due)
+        clock.stood_s += 1.0
+        assert not store.outbox.holds(due)
+        assert await store.outbox.body(due) == due.body
+        assert store.outbox.holds(due)
+        await store.outbox.release([due])
+        assert not store.outbox.holds(due)
+
+
 async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:
     """No webhook is two replicas', and none is nobody's."""
     for number in range(20):
