@@ -120,17 +120,17 @@ class ClientTurns:
         return self._under_way.get(client, 0) < MOST_UNDER_WAY - self._count
 
     def _next(self) -> None:
-        if self._taken or not self._queues:
+        if self._taken:
             return
-        for client in self._rotation.order(self._queues):
-            # A waiter that was cancelled stands here until its own asyncio task has run.
-            waiter = next((one for one in self._queues[client] if one.turn and not one.turn.done()), None)
-            if waiter is not None and waiter.turn is not None and self._may_go(client):
-                self._taken = True
-                self._leave(waiter)
-                waiter.client = client
-                waiter.turn.set_result(None)
-                return
+        for client in filter(self._may_go, self._rotation.order(self._queues)):
+            for waiter in self._queues[client]:
+                # One that was cancelled stands here until its own asyncio task has run.
+                if waiter.turn is not None and not waiter.turn.done():
+                    self._taken = True
+                    self._leave(waiter)
+                    waiter.client = client
+                    waiter.turn.set_result(None)
+                    return
 
     def _leave(self, waiter: Waiter) -> None:
         for client in (waiter.client, *waiter.others):

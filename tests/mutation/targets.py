@@ -112,6 +112,7 @@ _OUTBOX, _BLOBS = "gateway/store/outbox.py", "gateway/store/sqlite/blobs.py"
 _CLAIMS = "gateway/store/sqlite/webhookclaims.py"
 _ROWS, _SQL = "gateway/store/rows.py", "gateway/store/sqlite/sql.py"
 _CREATESQL = "gateway/store/sqlite/createsql.py"
+_WATCHSQL = "gateway/store/sqlite/watchsql.py"
 _STATEMENTS = "gateway/store/sqlite/statements.py"
 _DATABASE, _FILEWATCH = "gateway/store/sqlite/database.py", "gateway/store/sqlite/filewatch.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
@@ -209,6 +210,24 @@ EQUIVALENT = (
         "SELECT client FROM named WHERE client IS NOT NULL",
         "SELECT client FROM named WHERE true",
         "of nobody nothing is removed: it saves a statement",
+    ),
+    *(
+        Equivalent(
+            _WATCHSQL,
+            "instr(',' || watchers || ',', ',' || excluded.watchers || ',') > 0, watchers, (",
+            now,
+            "no name is put into the list a second time: it saves making the list anew",
+        )
+        for now in (
+            "instr(',' || watchers || ',', ',' || excluded.watchers || ',') > 1, watchers, (",
+            "false, watchers, (",
+        )
+    ),
+    Equivalent(
+        _WATCHSQL,
+        "read_until = max(coalesce(read_until, 0), excluded.read_until),",
+        "read_until = max(coalesce(read_until, 1), excluded.read_until),",
+        "long ago",
     ),
     Equivalent(
         _SQL,

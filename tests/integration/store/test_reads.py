@@ -63,6 +63,7 @@ async def test_a_watch_begins_as_after_a_poll(store: Store) -> None:
     assert (known.task.next_poll_at, known.task.born_at, known.task.model) == (NOW + 2000, NOW - 5000, "m")
     assert (known.watchers, known.read_until) == ("rob", NOW + 60_000)
     assert (known.record, known.record_bytes) == (RECORD, len(RECORD))
+    assert (known.task.outcome, known.task.outcome_bytes) == (None, 0)
     assert await due(store, NOW + 1999) == []
     (claim,) = await due(store, NOW + 2000)
     assert (claim.task_id, claim.watchers, claim.read_until) == ("task-1", "rob", NOW + 60_000)
@@ -467,6 +468,9 @@ async def test_an_answer_that_told_of_a_task_counts_as_its_poll(store: Store) ->
     assert (task.polls, task.last_polled_at, task.last_error, task.born_at, task.model) == (
         (2, NOW, "HTTP 500", None, None)
     )
+    (claim,) = await due(store, NOW)
+    assert claim.failures == 2
+    await store.tasks.release([claim])
     await store.registry.watch(wish(at=NOW + 200))
     task = (await seen(store)).task
     assert (task.polls, task.last_polled_at, task.last_error) == (3, NOW + 200, None)

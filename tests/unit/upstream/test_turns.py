@@ -130,7 +130,7 @@ def test_a_place_that_is_given_back_is_anothers() -> None:
                 turns.end(waiter, took=took)
                 if took:
                     turns.ended(waiter)
-        assert turns._count == turns._under_way.total() == 0
+        assert (turns._count, len(turns._under_way), turns.waiting) == (0, 0, 0), "nor the name"
 
     run_virtual(main())
 
@@ -147,8 +147,8 @@ def test_a_request_of_two_clients_counts_for_the_one_whose_turn_comes_first() ->
         await settle()
         waiting.append(started(turns.begin(shared)))
         await settle()
-        turns.join(shared, "b")
-        turns.join(shared, "b")
+        for client in "abb":
+            turns.join(shared, client)
         turns.end(first, took=True)
         await settle()
         assert [task.done() for task in waiting] == [*[False] * 5, True]
@@ -160,6 +160,7 @@ def test_a_request_of_two_clients_counts_for_the_one_whose_turn_comes_first() ->
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+        assert not turns._queues
 
     run_virtual(main())
 
@@ -177,7 +178,7 @@ def test_a_turn_that_is_given_to_one_who_goes_away_goes_on_to_the_next() -> None
         second.cancel()
         third.cancel()
         await asyncio.gather(second, third, return_exceptions=True)
-        assert (turns.waiting, turns._queues, turns._taken) == (0, {}, False)
+        assert (turns.waiting, turns._queues, turns._taken, turns._count) == (0, {}, False, 0)
         await turns.begin(first)
 
     run_virtual(main())
