@@ -371,7 +371,7 @@ async def test_two_replicas_at_once(world: World, store: StoreHousekeeping, race
 
 
 async def test_an_attempt_is_recorded_once(world: World, store: StoreHousekeeping) -> None:
-    """Its record is stored again where nobody knew whether it was: it counts once, and its webhook is as due as it was."""
+    """Its record is stored again where nobody knew whether it was: it counts once."""
     acts = Acts(world, store)
     await is_claimed(acts)
     statement = "SELECT state, attempts, budget_used, claimed_until, (SELECT count(*) FROM attempts) FROM callbacks"
