@@ -4,7 +4,7 @@ VENV := .venv
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 UV := build/uv/bin/uv
-BENCH = $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
+BENCH = PYTHONPATH=. $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
@@ -25,10 +25,10 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 test: $(VENV)/.dev $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-bench: $(VENV)/.runtime $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
+bench: $(VENV)/.dev $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
 	@$(BENCH) $(ARGS)
 
-bench-million: $(VENV)/.runtime ## Measure a million watched tasks alone
+bench-million: $(VENV)/.dev ## Measure a million watched tasks alone
 	@$(BENCH) --only million $(ARGS)
 
 bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less

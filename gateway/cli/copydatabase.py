@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import click
 
@@ -38,6 +39,8 @@ def _side(url: str, argument: str, password: str | None) -> CopySide:
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint=argument) from exc
     if (path := database_path(url)) is None:
+        if find_spec("asyncpg") is None:
+            raise click.UsageError("PostgreSQL needs a package more: pip install 'asyncpg>=0.32,<0.33'")
         from gateway.store.postgres.copyside import PostgresCopySide
 
         return PostgresCopySide(url, password)

@@ -158,7 +158,7 @@ class Writer:
                     write.future.set_result(result)
 
     def _failed(self, batch: list[_Wish], exc: Exception) -> None:
-        self.failing = f"the last write failed: {exc}"
+        known, self.failing = self.failing, f"the last write failed: {exc}"
         if batch[0].kind.alone:
             # What waits was asked for as if this had been done.
             batch = [*batch, *self._waiting]
@@ -168,7 +168,8 @@ class Writer:
             _fail(batch, type(exc)(exc.message, reason=exc.reason))  # which says all, and what is known of the write
         else:
             _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
-        _log.error("store.write_failed", writes=len(batch), error=repr(exc))
+        if self.failing != known:  # it fails so many times a second while the trouble lasts
+            _log.error("store.write_failed", writes=len(batch), error=repr(exc))
 
     async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:
         by_kind: defaultdict[Kind, list[_Wish]] = defaultdict(list)

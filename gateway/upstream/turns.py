@@ -25,8 +25,6 @@ class Rotation:
     def order(self, names: Iterable[str]) -> list[str]:
         """Return the names in the order of their turns."""
         names = list(names)
-        if len(names) == 1:
-            return names
         wanted = set(names)
         return [*(name for name in names if name not in self._served), *(n for n in self._served if n in wanted)]
 
@@ -122,17 +120,17 @@ class ClientTurns:
         return self._under_way.get(client, 0) < MOST_UNDER_WAY - self._count
 
     def _next(self) -> None:
-        if self._taken or not self._queues:
+        if self._taken:
             return
-        for client in self._rotation.order(self._queues):
-            # A waiter that was cancelled stands here until its own asyncio task has run.
-            waiter = next((one for one in self._queues[client] if one.turn and not one.turn.done()), None)
-            if waiter is not None and waiter.turn is not None and self._may_go(client):
-                self._taken = True
-                self._leave(waiter)
-                waiter.client = client
-                waiter.turn.set_result(None)
-                return
+        for client in filter(self._may_go, self._rotation.order(self._queues)):
+            for waiter in self._queues[client]:
+                # One that was cancelled stands here until its own asyncio task has run.
+                if waiter.turn is not None and not waiter.turn.done():
+                    self._taken = True
+                    self._leave(waiter)
+                    waiter.client = client
+                    waiter.turn.set_result(None)
+                    return
 
     def _leave(self, waiter: Waiter) -> None:
         for client in (waiter.client, *waiter.others):

@@ -184,3 +184,14 @@ def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "127.0.0.1:1: The database cannot be reached" in done.stderr
     assert "hidden-word" not in done.stdout + done.stderr
+
+
+def test_without_the_package_it_says_which(tmp_path: Path) -> None:
+    """As a start does; SQLite needs none."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['asyncpg'] = None\n")
+    source, path = filled(tmp_path / "from.db", 1), {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    assert run(source, f"sqlite:///{tmp_path / 'to.db'}", **path).returncode == 0
+    done = run(source, "postgresql://127.0.0.1/db", **path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2, "Error: PostgreSQL needs a package more: pip install 'asyncpg>=0.32,<0.33'",
+    )  # fmt: skip

@@ -6,6 +6,7 @@ last webhook's arrival; afterwards the database must say that every one was deli
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import load
@@ -82,14 +83,14 @@ def run(session: Session, count: int, *, batched: bool) -> tuple[float, float]:
     return count / seconds, cpu_s / count * 1000
 
 
-def live(url: str, sides: Sides, name: str, count: int, *, batched: bool) -> float:
-    """Return the seconds until all webhooks have arrived."""
+def live(url: str | Sequence[str], sides: Sides, name: str, count: int, *, batched: bool) -> float:
+    """Return the seconds until all webhooks have arrived. Of several URLs each has its part of the load."""
     task_ids = [f"{name}-{number}" for number in range(count)]
     hook = f"{sides.receiver_url}/hook"
     requests = load.batch_registrations(task_ids, hook) if batched else load.registrations(task_ids, hook)
     started = time.monotonic()
     if batched:
-        load.send(url, requests, 2, load.all_created())
+        load.send(url, requests, 2 if isinstance(url, str) else len(url), load.all_created())
     else:
         load.send(url, requests, 32, load.created)
     return sides.wait(count).last_at - started

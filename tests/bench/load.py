@@ -49,13 +49,17 @@ def post(path: str, value: Any) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def send(url: str, requests: Iterable[bytes], connections: int, check: Check) -> float:
-    """Send all; return the seconds from the first to the last answer's end. The connections are made before that."""
-    return uvloop.run(_send(url, iter(requests), connections, check))
+def send(url: str | Sequence[str], requests: Iterable[bytes], connections: int, check: Check) -> float:
+    """Send all; return the seconds from the first to the last answer's end. The connections are made before that.
+
+    Several URLs are connected to in turn.
+    """
+    urls = [url] if isinstance(url, str) else url
+    return uvloop.run(_send(urls, iter(requests), connections, check))
 
 
-async def _send(url: str, requests: Iterator[bytes], connections: int, check: Check) -> float:
-    made = [await _connect(url, check) for _ in range(connections)]
+async def _send(urls: Sequence[str], requests: Iterator[bytes], connections: int, check: Check) -> float:
+    made = [await _connect(urls[number % len(urls)], check) for number in range(connections)]
     started = time.perf_counter()
     async with asyncio.timeout(LIMIT_S):
         await asyncio.gather(*(connection.run(requests) for connection in made))

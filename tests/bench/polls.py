@@ -39,10 +39,10 @@ def measure(session: Session) -> list[Figure]:
     return [polls, cpu, *peers]
 
 
-def run(session: Session, for_s: float) -> tuple[float, float]:
+def run(session: Session, for_s: float, **settings: str) -> tuple[float, float]:
     """Return polls per second, and the milliseconds of CPU time of each."""
     sides = session.sides
-    settings = {"upstream_url": sides.upstream_url, "poll_min_s": INTERVAL_S, "poll_max_s": INTERVAL_S}
+    settings |= {"upstream_url": sides.upstream_url, "poll_min_s": INTERVAL_S, "poll_max_s": INTERVAL_S}
     with session.folder() as folder, start_gateway(folder, **settings) as gateway:
         requests = load.batch_registrations([f"run-{number}" for number in range(TASKS)], f"{sides.receiver_url}/hook")
         load.send(gateway.url, requests, 1, load.all_created())

@@ -19,6 +19,7 @@ import lives
 import machine
 import million
 import notice
+import onpostgres
 import picture
 import polls
 import reads
@@ -37,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
     "notice": notice.measure,
     "isolation": isolation.measure,
     "million": million.measure,
+    "postgres": onpostgres.measure,
     "reads": reads.measure,
     "idle": idle.measure,
     "soak": soak.measure,

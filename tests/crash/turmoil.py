@@ -20,7 +20,7 @@ from tests.tcpproxy import tcp_proxy
 __all__ = ["KINDS", "LEASES", "Leases", "Turmoil", "turmoil"]
 
 KINDS = ("kill", "stop", "silence", "reset", "restart")
-_LOOK_S = 5.0
+_LOOK_S = 3.0
 """How long after a webhook's lease another may find out that it has ended."""
 _BUSY_S = 5.0
 

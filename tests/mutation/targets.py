@@ -57,6 +57,7 @@ MODULES = (
 TESTS = (
     "tests/unit/webhook/test_bulkhead.py",
     "tests/unit/loops/test_inflight.py",
+    "tests/unit/loops/test_leading.py",
     "tests/unit/loops/test_janitor.py",
     "tests/unit/loops/test_backup.py",
     "tests/unit/core/test_model.py",
@@ -80,6 +81,7 @@ TESTS = (
     "tests/integration/store/test_lost_file.py",
     "tests/integration/app/test_operator.py",
     "tests/integration/loops/test_poller.py",
+    "tests/integration/loops/test_poller_leads.py",
     "tests/integration/loops/test_refused_tasks.py",
     "tests/integration/store/test_sqlite_store.py",
     "tests/integration/store/test_registry.py",
@@ -109,16 +111,19 @@ _REGISTRY, _TASKS = "gateway/store/registry.py", "gateway/store/tasks.py"
 _OUTBOX, _BLOBS = "gateway/store/outbox.py", "gateway/store/sqlite/blobs.py"
 _CLAIMS = "gateway/store/sqlite/webhookclaims.py"
 _ROWS, _SQL = "gateway/store/rows.py", "gateway/store/sqlite/sql.py"
+_CREATESQL = "gateway/store/sqlite/createsql.py"
+_WATCHSQL = "gateway/store/sqlite/watchsql.py"
 _STATEMENTS = "gateway/store/sqlite/statements.py"
-_DATABASE = "gateway/store/sqlite/database.py"
+_DATABASE, _FILEWATCH = "gateway/store/sqlite/database.py", "gateway/store/sqlite/filewatch.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
+_LOG_NOTE = "# bytes, other ones each time that the log begins anew"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
     Equivalent(
         "gateway/store/duetasks.py",
-        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 1",
-        "about = upstream, watchers, rows.array(list(group.claimed)), limit + 2",
+        "about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 1",
+        "about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
@@ -136,8 +141,8 @@ EQUIVALENT = (
     ),
     Equivalent(
         _BLOBS,
-        'with db.blobopen("tasks", "outcome", seq, readonly=True) as blob:',
-        'with db.blobopen("tasks", "outcome", seq, readonly=False) as blob:',
+        'with db.blobopen("tasks", column, seq, readonly=True) as blob:',
+        'with db.blobopen("tasks", column, seq, readonly=False) as blob:',
         "nobody writes into it",
     ),
     *(
@@ -162,8 +167,8 @@ EQUIVALENT = (
     Equivalent("gateway/store/duetasks.py", "group.note(0)", "group.note(1)", "long ago"),
     Equivalent(
         _TASKS,
-        "expiries = [item for item, _ in items if item.expired_by is not None]",
-        "expiries = [item for item, _ in items if True]",
+        "expiries = [item for item in items if item.expired_by is not None]",
+        "expiries = [item for item in items if True]",
         "an end that is written a second time finds nothing that waits",
     ),
     *(
@@ -195,6 +200,36 @@ EQUIVALENT = (
         "writes the number that stands there",
     ),
     Equivalent(
+        _CREATESQL,
+        "(SELECT coalesce(max(number), 0) + 1 FROM creates WHERE client = :client))",
+        "(SELECT coalesce(max(number), 1) + 1 FROM creates WHERE client = :client))",
+        "how far one is behind the last counts, not where the numbers begin",
+    ),
+    Equivalent(
+        _CREATESQL,
+        "SELECT client FROM named WHERE client IS NOT NULL",
+        "SELECT client FROM named WHERE true",
+        "of nobody nothing is removed: it saves a statement",
+    ),
+    *(
+        Equivalent(
+            _WATCHSQL,
+            "instr(',' || watchers || ',', ',' || excluded.watchers || ',') > 0, watchers, (",
+            now,
+            "no name is put into the list a second time: it saves making the list anew",
+        )
+        for now in (
+            "instr(',' || watchers || ',', ',' || excluded.watchers || ',') > 1, watchers, (",
+            "false, watchers, (",
+        )
+    ),
+    Equivalent(
+        _WATCHSQL,
+        "read_until = max(coalesce(read_until, 0), excluded.read_until),",
+        "read_until = max(coalesce(read_until, 1), excluded.read_until),",
+        "long ago",
+    ),
+    Equivalent(
         _SQL,
         "MOVE_WEBHOOKS = \"UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE state = 'pending'\"",
         'MOVE_WEBHOOKS = "UPDATE callbacks SET next_attempt_at = next_attempt_at + :step WHERE true"',
@@ -205,6 +240,22 @@ EQUIVALENT = (
         "SELECT seq FROM callbacks WHERE ended_at IS NOT NULL AND (",
         "SELECT seq FROM callbacks WHERE true AND (",
         "only what has ended is in the states that follow: the condition is there for its index",
+    ),
+    *(
+        Equivalent(_FILEWATCH, was, now, "the high byte of a number that never becomes so large, or does not change")
+        for was, now in (
+            (f"_LOG_HEAD = 32 {_LOG_NOTE}", f"_LOG_HEAD = 33 {_LOG_NOTE}"),
+            ("_LOG_STAYS = 12 # but for these", "_LOG_STAYS = 13 # but for these"),
+            ("_FILE_STAYS = (slice(24), slice(40, 92))", "_FILE_STAYS = (slice(25), slice(40, 92))"),
+            ("_FILE_STAYS = (slice(24), slice(40, 92))", "_FILE_STAYS = (slice(24), slice(41, 92))"),
+            ("_FILE_STAYS = (slice(24), slice(40, 92))", "_FILE_STAYS = (slice(24), slice(40, 93))"),
+        )
+    ),
+    Equivalent(
+        _DATABASE,
+        "_LOCK_WAIT_S = 1.0 # how long another process may hold the file before it is refused",
+        "_LOCK_WAIT_S = 2.0 # how long another process may hold the file before it is refused",
+        "a second sooner or later: whoever has it keeps it",
     ),
     *(
         Equivalent(_DATABASE, was, now, "when exactly a part of a backup is put on disk")

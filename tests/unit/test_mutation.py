@@ -1,10 +1,14 @@
 """The mutators find every guard of a text, and leave alone what is none."""
 
 import ast
+from pathlib import Path
 
 import pytest
 
 from tests.mutation import python_guards, sql_guards
+from tests.mutation.targets import EQUIVALENT, MODULES, TESTS
+
+ROOT = Path(__file__).parents[2]
 
 
 def python(source: str) -> list[str]:
@@ -140,3 +144,19 @@ def test_a_mutant_says_where_it_is() -> None:
     found = {(mutant.line, *mutant.changed[0], *mutant.changed[1]) for mutant in mutants}
     assert (3, "        a < 1", "        (a <= 1)") in found
     assert {mutant.lines for mutant in mutants if mutant.line == 3} == {range(2, 5)}
+
+
+def test_what_is_mutated_and_what_tests_it_is_there() -> None:
+    """A module or test that was moved is not left out."""
+    assert [path for path in (*MODULES, *TESTS) if not (ROOT / path.split("::")[0]).is_file()] == []
+
+
+@pytest.mark.parametrize("path", sorted({one.path for one in EQUIVALENT}))
+def test_what_changes_nothing_is_a_change_of_todays_source(path: str) -> None:
+    """A line that was written anew is looked at anew."""
+    source = (ROOT / path).read_text("utf-8")
+    mutants = [*python_guards.mutants_of(path, source)]
+    if path.endswith("sql.py"):
+        mutants += sql_guards.mutants_of(path, source)
+    changes = {tuple(" ".join(" ".join(lines).split()) for lines in mutant.changed) for mutant in mutants}
+    assert [one for one in EQUIVALENT if one.path == path and (one.was, one.now) not in changes] == []

@@ -112,13 +112,13 @@ FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
 """  # noqa: S608 - as above
 
 # A callback that was cancelled and pruned during the attempt takes its log with it; a claim that was lost has none.
-# Locked, so that none is deleted before its attempt is there to go with it.
+# Locked, so that none is deleted before its attempt is there to go with it, or claimed by another until it is recorded.
 INSERT_ATTEMPTS = f"""
 INSERT INTO attempts (callback_seq, {_ATTEMPT})
 SELECT DISTINCT ON (c.seq, made.number) c.seq, {", ".join(f"made.{name}" for name in Attempt.__struct_fields__)}
-FROM {
+FROM (SELECT * FROM {
     given(
-        "made",
+        "new",
         "callback_seq",
         "number",
         "started_at",
@@ -130,9 +130,9 @@ FROM {
         "fence",
         place=True,
     )
-}
+} ORDER BY callback_seq) AS made
 CROSS JOIN LATERAL (
-    SELECT seq FROM callbacks WHERE seq = made.callback_seq AND fence = made.fence FOR KEY SHARE) AS c
+    SELECT seq FROM callbacks WHERE seq = made.callback_seq AND fence = made.fence FOR NO KEY UPDATE) AS c
 ORDER BY c.seq, made.number, made.place DESC
 ON CONFLICT (callback_seq, number) DO UPDATE SET {
     ", ".join(f"{name} = excluded.{name}" for name in Attempt.__struct_fields__[1:])
@@ -140,7 +140,7 @@ ON CONFLICT (callback_seq, number) DO UPDATE SET {
 """  # noqa: S608 - as above
 
 # A redelivery since the claim fences this off, but for the good news. A claim that has lapsed and was taken by another
-# fences off all.
+# fences off all. So does one that has ended: this very attempt was recorded, and its commit's answer was lost.
 RECORD_ATTEMPTS = f"""
 UPDATE callbacks SET state = made.state, attempts = greatest(attempts, made.number),
     budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
@@ -161,7 +161,7 @@ FROM (SELECT * FROM {
     )
 } ORDER BY seq) AS made
 WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence AND callbacks.state = 'pending'
-AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
+AND callbacks.claimed_until > 0 AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
 """  # noqa: S608 - as above
 
 # What was fenced off by a redelivery, or cancelled meanwhile, was made all the same; its claim has ended.

@@ -5,6 +5,7 @@ hands out its servers by the transaction cannot keep. Called by ``database``.
 """
 
 import asyncio
+import itertools
 import re
 import socket
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ class Session:
         """Whether the answer to a commit has been missed: nobody knows whether that is done."""
         self._begin = begin
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement[Any]] = {}
+        self._names = itertools.count()
         self._unconfirmed: str | None = None
         raw.add_log_listener(self._hear)
 
@@ -137,13 +139,19 @@ class Session:
     async def _run(self, statement: str, parameters: Any) -> Result:
         prepared = self._prepared.get(statement)
         if prepared is None:
-            # A pooler's next server does not know a name that another one was told.
-            prepared = await self.raw.prepare(_numbered(statement)[0], name="" if self.server.pooled else None)
+            # A pooler's next server does not know a name that another one was told. Elsewhere one is needed: what has
+            # none is parsed, and planned, with each run.
+            name = "" if self.server.pooled else f"gateway_{next(self._names)}"
+            prepared = await self.raw.prepare(_numbered(statement)[0], name=name)
             if not self.server.pooled:
                 self._prepared[statement] = prepared
         if isinstance(parameters, Mapping):
             parameters = [parameters[name] for name in _numbered(statement)[1]]
-        rows = [tuple(row) for row in await prepared.fetch(*parameters)]
+        try:
+            rows = [tuple(row) for row in await prepared.fetch(*parameters)]
+        except (asyncpg.InvalidCachedStatementError, asyncpg.InvalidSQLStatementNameError):
+            self._prepared.clear()  # a migration has changed what they return, or somebody has done away with them
+            raise
         counted = _COUNT.fullmatch(prepared.get_statusmsg())
         return Result(rows, int(counted[1]) if counted else 0)
 

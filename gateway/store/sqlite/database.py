@@ -90,8 +90,8 @@ class Database:
             await self._prepare()
         except sqlite3.Error as exc:
             await self.close()
-            in_use = error_name(exc)[:2] == ["SQLITE", "BUSY"]
-            raise (StoreInUse if in_use else StoreUnusable)(explain(exc, self._path)) from exc
+            kind, _ = error_name(exc)
+            raise (StoreInUse if kind == "BUSY" else StoreUnusable)(explain(exc, self._path)) from exc
         except OSError as exc:  # what had just been opened is not there any more
             await self.close()
             raise StoreUnusable(f"{self._path} cannot be used: {exc}.") from exc
@@ -249,7 +249,7 @@ class Database:
                 await self._inspect()
             except sqlite3.OperationalError as exc:
                 # On a full disk there is no room for the index that only this connection needs: do without the look.
-                if error_name(exc) != ["SQLITE", "IOERR", "SHMSIZE"]:
+                if error_name(exc) != ("IOERR", "SHMSIZE"):
                     raise
             finally:
                 await self.close()
@@ -294,7 +294,7 @@ class Database:
         self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], done: list[T]
     ) -> str | None:
         """Run a transaction and keep its result; or return what has become of the file, with nothing done."""
-        problem = self._problem(db, briefly=True)
+        problem = self._problem(db)
         if problem is None:
             try:
                 done.append(_transaction(db, work))
@@ -302,10 +302,10 @@ class Database:
                 self._watch.wrote()
         return problem
 
-    def _problem(self, db: sqlite3.Connection, *, briefly: bool = False) -> str | None:
+    def _problem(self, db: sqlite3.Connection) -> str | None:
         problem = self._watch.problem()
         if problem is None:
-            return None if briefly else self._watch.read_only()
+            return self._watch.read_only()
         if self.lost is None and problem not in CHANGES:
             # What was promised goes from the log into the file itself, which may be found again; and a log that another
             # gateway would take for that of a new file at this path is left with nothing in it.
@@ -326,7 +326,8 @@ class Database:
 
     def _note_damage(self, exc: sqlite3.Error) -> bool:
         """Whether the error says that the file is damaged. Said once, and from then on the store is failing."""
-        if error_name(exc)[:2] not in (["SQLITE", "CORRUPT"], ["SQLITE", "NOTADB"]):
+        kind, _ = error_name(exc)
+        if kind not in ("CORRUPT", "NOTADB"):
             return False
         known, self._damaged = self._damaged, True
         self.failing = f"the file is damaged: {exc}"

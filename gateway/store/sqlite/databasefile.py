@@ -106,9 +106,10 @@ def migrations() -> dict[int, str]:
     return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in sorted(_MIGRATIONS.glob("*.sql"))}
 
 
-def error_name(exc: sqlite3.Error) -> list[str]:
-    """Return the parts of the error's name, such as SQLITE, IOERR and LOCK."""
-    return str(getattr(exc, "sqlite_errorname", "")).split("_")
+def error_name(exc: sqlite3.Error) -> tuple[str, str]:
+    """Return an error's kind, such as IOERR, and which of that kind it is, such as LOCK; empty where none is said."""
+    kind, _, which = str(getattr(exc, "sqlite_errorname", "")).removeprefix("SQLITE_").partition("_")
+    return kind, which
 
 
 def damaged(path: Path, how: str) -> str:
@@ -119,18 +120,18 @@ def damaged(path: Path, how: str) -> str:
 def explain(exc: sqlite3.Error, path: Path) -> str:
     """Say why the file cannot be used, and what to do."""
     match error_name(exc):
-        case ["SQLITE", "BUSY", *_]:
+        case ("BUSY", _):
             return f"{path} is in use by another process, perhaps a second gateway. Stop it, or use another file."
-        case ["SQLITE", "CANTOPEN", *_]:
+        case ("CANTOPEN", _):
             return f"{path} cannot be opened: create its folder and let this user write there ({exc})."
-        case ["SQLITE", "READONLY", *_] | ["SQLITE", "IOERR", "LOCK"]:
+        case ("READONLY", _) | ("IOERR", "LOCK"):
             # A read-only file cannot be locked exclusively: that is where it shows first.
             return f"{path} cannot be written or locked: let this user write the file and its folder ({exc})."
-        case ["SQLITE", "NOTADB", *_]:
+        case ("NOTADB", _):
             return f"{path} is not an SQLite database; it was not touched. Set GATEWAY_DATABASE_URL to another file."
-        case ["SQLITE", "CORRUPT", *_]:
+        case ("CORRUPT", _):
             return damaged(path, str(exc))
-        case ["SQLITE", "FULL", *_]:
+        case ("FULL", _):
             return f"The disk that holds {path} is full ({exc}). Free some space and start again."
         case _:
             return f"{path} cannot be used: {exc}."
@@ -150,7 +151,8 @@ def unusable(path: Path) -> str | None:
     except StoreUnusable as error:
         problem = error.message
     except sqlite3.Error as error:
-        if error_name(error)[:2] not in (["SQLITE", "NOTADB"], ["SQLITE", "CORRUPT"]):
+        kind, _ = error_name(error)
+        if kind not in ("NOTADB", "CORRUPT"):
             return None
         problem = explain(error, path)
     # A process that has opened it meanwhile may have changed it under a look that takes no lock.

@@ -46,8 +46,9 @@ _SCHEMA = "PRAGMA schema_version"
 _LOG_HEAD = 32  # bytes, other ones each time that the log begins anew
 _LOG_STAYS = 12  # but for these
 _FILE_HEAD = 100  # bytes, by SQLite's file format
-_FILE_STAYS = (slice(16), slice(40, 44), slice(60, 64), slice(68, 72))
-"""Of these: the magic string, and the numbers of the schema, of its version and of the application."""
+_FILE_STAYS = (slice(24), slice(40, 92))
+"""Of these: the format, and the numbers of the schema, of its version and of the application; not what counts changes
+and pages."""
 
 
 class FileWatch:
@@ -57,11 +58,10 @@ class FileWatch:
         self._path = path
         self._log = path  # until it is open
         self._file = self._log_file = (0, 0)
-        self._written = self._log_written = 0, 0  # when, and how large it was then
+        self._written = self._log_written = (0, 0)  # when, and how large it was then
         self._file_number = self._log_number = -1  # open: there may be no file left when it is to be looked at
         self._file_head: list[bytes] = []
         self._log_head = b""
-        self._log_emptied = False
         self._marks: object = None
         self._changed: str | None = None
 
@@ -89,12 +89,10 @@ class FileWatch:
     def emptied(self, size: int) -> None:
         """Note that all that was in the log is in the file now, of so many bytes, wherever the two are."""
         self._written = 0, size
-        self._log_head = b""
-        self._log_emptied = True
+        self._log_written, self._log_head = (0, 0), b""
 
     def wrote(self) -> None:
         """Note that this process may have written. Others may have, too, since the last look."""
-        self._log_emptied = False
         try:
             file, log = self._path.stat(), self._log.stat()
             log_head = self._head()
@@ -138,7 +136,7 @@ class FileWatch:
         return self._changed
 
     def read_only(self) -> str | None:
-        """Return the same of its file system, which a write finds out by itself."""
+        """Return the same of its file system."""
         try:
             return _READ_ONLY if os.statvfs(self._path).f_flag & os.ST_RDONLY else None
         except OSError:
@@ -157,20 +155,17 @@ class FileWatch:
         except sqlite3.Error as exc:
             # Out of files or memory nobody can tell: the next look may. On a full disk SQLite puts only a part of the
             # log into the file, and does so again later: what cannot be read may be ours, the log has it whole.
-            if error_name(exc)[:2] == ["SQLITE", "CORRUPT"]:
+            kind, _ = error_name(exc)
+            if kind == "CORRUPT":
                 return self._stays() == self._file_head
-            return error_name(exc)[:2] in (["SQLITE", "CANTOPEN"], ["SQLITE", "NOMEM"])
-        if same:
-            self._written = _written(found)
+            return kind in ("CANTOPEN", "NOMEM")
+        self._written = _written(found)
         return same
 
     def _is_our_log(self, found: os.stat_result) -> bool:
         """Whether the log is the same but for its time, as far as its size and its head tell."""
-        same = found.st_size == self._log_written[1] and self._head() == self._log_head
-        same = same or (self._log_emptied and found.st_size == 0)  # where it was then, it could not be looked at
-        if same:
-            self._log_written = _written(found)
-        return same
+        size, self._log_written = self._log_written[1], _written(found)
+        return found.st_size == size and self._head() == self._log_head
 
     def _head(self) -> bytes:
         return os.pread(self._log_number, _LOG_HEAD, 0)

@@ -42,11 +42,11 @@ class Stopped(Exception):
 
 
 class Watched:
-    """Counts what it is told; ends the copy once so many rows of a stage are done."""
+    """Counts what it is told; ends the copy once so many rows of a stage are done, or acts after each part."""
 
-    def __init__(self, stop: tuple[str, int] | None = None) -> None:
+    def __init__(self, stop: tuple[str, int] | None = None, then: Callable[[int], None] | None = None) -> None:
         self.stages: list[tuple[str, int, int]] = []
-        self._stop = stop
+        self._stop, self._then = stop, then
 
     @contextmanager
     def stage(self, name: str, rows: int, done: int) -> Iterator[Callable[[int], None]]:
@@ -55,6 +55,8 @@ class Watched:
         def tell(more: int) -> None:
             nonlocal done
             done += more
+            if self._then is not None:
+                self._then(more)
             if self._stop is not None and self._stop[0] == name and done >= self._stop[1]:
                 raise Stopped
 
@@ -81,7 +83,7 @@ class Place:
 def in_file(path: Path) -> Place:
     def execute(statements: str) -> str:
         with closing(sqlite3.connect(path)) as db, db:
-            rows = [row for one in statements.split(";") for row in db.execute(one)]
+            rows = [row for one in statements.split("; ") for row in db.execute(one)]
         return "\n".join("|".join("" if value is None else str(value) for value in row) for row in rows)
 
     return Place(lambda: SqliteCopySide(path), execute)
@@ -181,6 +183,34 @@ async def test_a_copy_that_was_stopped_is_gone_on_with(pair: tuple[Place, Place]
     assert await copy_database(source.side(), target.side(), there) == await source.digests() == await target.digests()
     rows = HIGHEST + 11
     assert there.stages == [("Copying", rows, rows), ("Checking", rows + 2, 0)]
+
+
+async def test_a_database_that_fails_is_told_with_what_to_do(postgres: Database, tmp_path: Path) -> None:
+    """Whichever side it is, and whatever was copied by then stays."""
+    source, target, back = (
+        filled(tmp_path / "from.db", 2000),
+        in_schema(postgres, "copied"),
+        in_file(tmp_path / "to.db"),
+    )
+
+    def ends_all_sessions(_: int) -> None:
+        others = "usename IS NOT NULL AND pid <> pg_backend_pid()"
+        postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+
+    for one, other in ((source, target), (target, back)):
+        with pytest.raises(StoreError, match=r"The database .*The same command goes on from there\."):
+            await copy_database(one.side(), other.side(), Watched(then=ends_all_sessions))
+        with pytest.raises(Stopped):
+            await copied(one, other, ("Checking", 1))
+        assert await copied(one, other) == await source.digests()
+    (tmp_path / "to.db").unlink()
+    with pytest.raises(Stopped):
+        await copied(source, back, ("Copying", 1500))
+    back.execute("CREATE TRIGGER full BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'no room');END")
+    with pytest.raises(StoreError, match=r"to\.db cannot be used: no room\. The same command goes on from there\."):
+        await copied(source, back)
+    back.execute("DROP TRIGGER full")
+    assert await copied(source, back) == await source.digests()
 
 
 async def test_one_altered_row_is_found(pair: tuple[Place, Place]) -> None:
@@ -381,6 +411,14 @@ async def test_what_is_no_source_is_refused(postgres: Database, tmp_path: Path) 
         original.execute(f"UPDATE meta SET value = '{stored}' WHERE key = 'schema'")
         with pytest.raises(StoreUnusable, match=rf"schema of another version \({version}; this one's is 1\)"):
             await copied(original, target)
+    original = in_schema(postgres, "original")
+    await copied(filled(tmp_path / "another.db"), original)
+    original.execute("DELETE FROM meta WHERE key = 'secret_key'")
+    with pytest.raises(StoreUnusable, match=r"holds no gateway's data"):
+        await copied(original, target)
+    side = PostgresCopySide(f"{postgres.url}{'&' if '?' in postgres.url else '?'}passfile=/nowhere/passwords")
+    with pytest.raises(StoreUnusable, match=r"passfile=/nowhere/passwords: No such file"):
+        await side.open_source()
     assert not (tmp_path / "to.db").exists()
 
 

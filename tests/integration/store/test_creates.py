@@ -132,6 +132,16 @@ async def test_of_a_client_the_last_ones_stay(store: Store) -> None:
     assert await known(store, "a", client="cid") == ["a"]
 
 
+async def test_no_clients_creates_count_for_another(store: Store) -> None:
+    """Whoever has few keeps them, however many others begin between them."""
+    await begun(store, "a")
+    await begun(store, "a", "b", "c", client="bob")
+    await begun(store, "b")
+    assert await store.prune_creates(NOW, 2, 100) == 1
+    assert await known(store, "a", "b") == ["a", "b"]
+    assert await known(store, "a", "b", "c", client="bob") == ["b", "c"]
+
+
 async def test_what_was_forgotten_makes_no_room_for_more(store: Store) -> None:
     """A client's last ones are counted as they are begun: none of them goes while it is one of these."""
     await begun(store, "a", "b", "c")

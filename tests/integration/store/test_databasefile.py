@@ -172,3 +172,21 @@ async def test_behind_a_link(path: Path, tmp_path: Path) -> None:
     link.symlink_to(copy)
     assert databasefile.unusable(link) == await said_at_the_start(link)
     assert files(tmp_path).keys() == {"data", "gateway.db"}
+
+
+async def test_its_schema_is_told(path: Path) -> None:
+    """Of a file that is not there, or empty, it is 0; of one that another process has it cannot be told."""
+    known = max(databasefile.migrations())
+    assert databasefile.schema(path) == 0
+    async with opened(path):
+        assert databasefile.schema(path) is None
+    assert databasefile.schema(path) == known
+    before = files(path.parent)
+    for version in (known - 1, known + 1):
+        changed(f"PRAGMA user_version = {version}")(path)
+        if version < known:
+            assert databasefile.schema(path) == version
+        else:
+            with pytest.raises(StoreUnusable, match="by a newer gateway"):
+                databasefile.schema(path)
+    assert files(path.parent).keys() == before.keys()

@@ -145,6 +145,11 @@ def copy_over_of_another_gateways(path: Path) -> None:
     shutil.copyfile(other, path)
 
 
+def restore_another(path: Path) -> None:
+    copy_over_of_another_gateways(path)
+    path.with_name("gateway.db-wal").unlink()
+
+
 def remove_log(path: Path) -> None:
     path.with_name("gateway.db-wal").unlink()
 
@@ -181,6 +186,7 @@ DEEDS = [
     (copy_over, CHANGED),
     (copy_over_of_the_same_size, CHANGED),
     (copy_over_of_another_gateways, CHANGED),
+    (restore_another, CHANGED),
     (remove_log, NO_WAL),
     (replace_log, NO_WAL),
     (cut_log_short, LOG_CHANGED),
@@ -215,6 +221,17 @@ async def test_nothing_is_promised_in_a_file_that_is_gone(
         assert len((await stand.client.get("/v1/callbacks")).json()["data"]) == 1
 
 
+@pytest.mark.parametrize("deed", [deed for deed, reason in DEEDS if reason == CHANGED])
+async def test_nothing_is_put_into_a_file_that_others_have_written(stand: Stand, deed: Callable[[Path], None]) -> None:
+    """What stood in the log belongs to what was there before: mixed, the two would be nobody's."""
+    deed(stand.path)
+    content = stand.path.read_bytes()
+    for _ in range(2):
+        await stand.look()
+        assert await stand.status("sim-never-0-c") == 503
+    assert stand.path.read_bytes() == content
+
+
 async def test_nothing_is_asked_or_sent_for_a_file_that_is_gone(stand: Stand) -> None:
     """Another gateway may have begun on the file that stands there now: no poll and no webhook comes from this one."""
     callback_id = await stand.registered("sim-success-0-x", stand.hooks.url)
@@ -242,11 +259,14 @@ async def test_a_file_that_comes_back_is_used_again(stand: Stand, whole: bool) -
     here, there = (
         (stand.path.parent, stand.path.parent.with_name("x")) if whole else (stand.path, Path(f"{stand.path}x"))
     )
-    here.rename(there)
-    await stand.look()
-    assert await stand.reasons() == [GONE]
-    there.rename(here)
-    await stand.becomes("/readyz", lambda answer: answer.status_code == 200)
+    with capture_logs() as logs:
+        here.rename(there)
+        await stand.look()
+        assert await stand.reasons() == [GONE]
+        there.rename(here)
+        await stand.becomes("/readyz", lambda answer: answer.status_code == 200)
+    told = [line["event"] for line in logs if line["event"].startswith("store.file_")]
+    assert told == ["store.file_lost", "store.file_back"]
     assert await stand.status("sim-never-0-again") == 201
     assert len((await stand.client.get("/v1/callbacks")).json()["data"]) == 2
 
@@ -333,6 +353,11 @@ async def test_a_read_only_file_system_is_noticed_without_a_write(
         assert store.lost == store.failing == "the file system of the database is read-only"
     await store.look()
     assert (store.lost, store.failing) == (None, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "statvfs", lambda path: read_only)
+        with pytest.raises(StoreError, match="read-only"):
+            await store.swap("key", None, b"")
+    assert await store.swap("key", None, b"")
     await store.close()
 
 
@@ -343,7 +368,12 @@ async def test_many_writes_and_checkpoints_are_its_own(tmp_path: Path) -> None:
     for number in range(300):
         await store.swap(f"key-{number}", None, b"x" * 40_000)
         await store.look()
-    assert (tmp_path / "db").stat().st_size > 10_000_000
+    path = tmp_path / "db"
+    size = size_of(path)
+    assert size > 10_000_000
+    os.truncate(path, size - 4096)  # larger than it was at the start, and whole as far as one looks
+    with pytest.raises(StoreError, match=CHANGED[1:]):
+        await store.look()
     await store.close()
 
 

@@ -66,6 +66,40 @@ async def test_a_transaction_takes_steps(database: PostgresDatabase) -> None:
     assert await database.transaction(lambda: several(Run(GET, ("b",)))) == ([Result([], 0)], False)
 
 
+async def test_statements_are_prepared_once(database: PostgresDatabase) -> None:
+    """A connection parses and plans a statement the first time alone: that takes longer than to run it."""
+    prepared = "SELECT CAST(generic_plans AS int) FROM pg_prepared_statements WHERE statement = $1"
+    session = await database.dedicated()
+    try:
+        for _ in range(3):
+            await session.read(GET, ("a",))
+        await session.raw.execute("SET plan_cache_mode = force_generic_plan")
+        await session.read(GET, ("a",))
+        assert await session.read(prepared, (GET,)) == [(1,)]
+    finally:
+        session.drop()
+
+
+@pytest.mark.parametrize(
+    "change", ["DEALLOCATE ALL", "ALTER TABLE changing ALTER COLUMN value TYPE text"], ids=["gone", "other columns"]
+)
+async def test_a_prepared_statement_that_does_not_serve_any_more(
+    database: PostgresDatabase, postgres: Database, change: str
+) -> None:
+    """It is prepared anew, where somebody's migration has changed what it returns, say."""
+    postgres.execute(
+        "CREATE TABLE changing (value int); INSERT INTO changing VALUES (7); GRANT ALL ON changing TO PUBLIC"
+    )
+    read = "SELECT value FROM changing"
+    assert await database.read(read) == [(7,)]
+    if change == "DEALLOCATE ALL":
+        await database.read(change)
+    else:
+        postgres.execute(change)
+    assert [str(value) for (value,) in await database.read(read)] == ["7"]
+    assert database.failing is None
+
+
 async def test_large_values(database: PostgresDatabase) -> None:
     """A value that was left empty is filled once, in parts, and read whole."""
     task = (

@@ -48,6 +48,9 @@ LAWS = {
             SELECT FROM callbacks WHERE task_seq = t.seq AND state = 'waiting')""",
     "a callback has no task": "SELECT id FROM callbacks WHERE task_seq NOT IN (SELECT seq FROM tasks)",
     "an attempt has no callback": "SELECT number FROM attempts WHERE callback_seq NOT IN (SELECT seq FROM callbacks)",
+    "a callback has other attempts than it counts": """
+        SELECT id FROM callbacks AS c
+        WHERE attempts <> (SELECT count(*) FROM attempts WHERE callback_seq = c.seq)""",
 }  # fmt: skip
 
 
@@ -218,6 +221,11 @@ async def is_claimed(acts: Acts) -> None:
     await acts.claimed()
 
 
+async def has_lapsed(acts: Acts) -> None:
+    await is_claimed(acts)
+    await acts._world.look("UPDATE callbacks SET claimed_until = 1 RETURNING seq")
+
+
 async def was_cancelled_while_claimed(acts: Acts) -> None:
     await is_claimed(acts)
     await acts.do(acts.cancel("first"))
@@ -270,6 +278,12 @@ async def pending_or_delivered(acts: Acts, results: Sequence[Any]) -> bool:
 
 async def one_has_claimed_it(_: Acts, results: Sequence[Any]) -> bool:
     return len(results[0]) + len(results[1]) == 1
+
+
+async def recorded_or_taken(acts: Acts, results: Sequence[Any]) -> bool:
+    """Whoever is too late changes nothing."""
+    found = await acts._world.look("SELECT state, (SELECT count(*) FROM attempts) FROM callbacks")
+    return found == [("pending", 0) if results[0] else ("delivered", 1)]
 
 
 async def task_goes_on(acts: Acts, _: Sequence[Any]) -> bool:
@@ -336,6 +350,7 @@ RACES: dict[str, tuple[Begin, Act, Act, Check]] = {
     "dead ones are redelivered while they are pruned": (is_dead, Acts.redeliver_dead, Acts.prune, fine),
     "dead ones are redelivered twice": (is_dead, Acts.redeliver_dead, Acts.redeliver_dead, both_are_pending),
     "it is recorded while it is pruned": (was_cancelled_while_claimed, Acts.record, Acts.prune, fine),
+    "it is recorded late while another claims it": (has_lapsed, Acts.take, Acts.record, recorded_or_taken),
     "two claim": (has_ended, Acts.take, Acts.take, one_has_claimed_it),
     "two prune": (is_delivered, Acts.prune, Acts.prune, fine),
     "a leader polls and another registers, in other orders": (
@@ -353,6 +368,33 @@ RACES: dict[str, tuple[Begin, Act, Act, Check]] = {
 async def test_two_replicas_at_once(world: World, store: StoreHousekeeping, race: str) -> None:
     """Whatever the order of their statements: nothing is lost, nobody waits for ever, and no one for one another."""
     assert await everything(world, store, *RACES[race]) > 3
+
+
+async def test_an_attempt_is_recorded_once(world: World, store: StoreHousekeeping) -> None:
+    """Its record is stored again where nobody knew whether it was: it counts once."""
+    acts = Acts(world, store)
+    await is_claimed(acts)
+    statement = "SELECT state, attempts, budget_used, claimed_until, (SELECT count(*) FROM attempts) FROM callbacks"
+    for _ in range(2):
+        await acts.do(acts.record(AttemptResult.RETRY))
+        assert await world.look(statement) == [("pending", 1, 1, 0, 1)]
+
+
+async def test_two_swap_the_same_values(world: World, store: StoreHousekeeping) -> None:
+    """Budgets of several keys, whichever was first to be put down: none waits for the other."""
+
+    async def begin(_: Acts) -> None:
+        await world.look("INSERT INTO meta VALUES ('a', '1'), ('b', '1') ON CONFLICT (key) DO UPDATE SET value = '1' "
+                         "RETURNING key")  # fmt: skip
+
+    def swap(*keys: str) -> Act:
+        return lambda _: store._swap.apply([(key, b"1", b"2") for key in keys])
+
+    async def one_each(_: Acts, results: Sequence[Any]) -> bool:
+        (a, b), (other_b, other_a) = results
+        return (a, b) == (not other_a, not other_b)
+
+    assert await everything(world, store, begin, swap("a", "b"), swap("b", "a"), one_each) > 3
 
 
 async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store: StoreHousekeeping) -> None:

@@ -63,6 +63,7 @@ async def test_a_watch_begins_as_after_a_poll(store: Store) -> None:
     assert (known.task.next_poll_at, known.task.born_at, known.task.model) == (NOW + 2000, NOW - 5000, "m")
     assert (known.watchers, known.read_until) == ("rob", NOW + 60_000)
     assert (known.record, known.record_bytes) == (RECORD, len(RECORD))
+    assert (known.task.outcome, known.task.outcome_bytes) == (None, 0)
     assert await due(store, NOW + 1999) == []
     (claim,) = await due(store, NOW + 2000)
     assert (claim.task_id, claim.watchers, claim.read_until) == ("task-1", "rob", NOW + 60_000)
@@ -167,6 +168,17 @@ async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
     assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, seqs[0]]
     assert (await seen(store, "ended")).read_until is None
     assert (await look(store, ended)).state is CallbackState.PENDING
+
+
+async def test_readers_of_one_task_at_once_are_all_its_watchers(store: Store) -> None:
+    """In one transaction with others' tasks: each answer counts as a poll, and the last end of all stands."""
+    watch = store.registry.watch
+    wishes = [wish("a", client=name, for_ms=60_000 + n) for n, name in enumerate(("sue", "rob", "ann"))]
+    seqs = await asyncio.gather(watch(wishes[0]), watch(wish("b")), *map(watch, wishes[1:]), watch(wish("b")))
+    one, other = (await seen(store, "a")), (await seen(store, "b"))
+    assert seqs == [one.task.seq, other.task.seq, one.task.seq, one.task.seq, other.task.seq]
+    assert (one.watchers, one.task.polls, one.read_until) == ("ann,rob,sue", 3, NOW + 60_002)
+    assert (other.watchers, other.task.polls) == ("rob", 2)
 
 
 async def test_readers_and_callbacks_share_a_task(store: Store) -> None:
@@ -456,6 +468,9 @@ async def test_an_answer_that_told_of_a_task_counts_as_its_poll(store: Store) ->
     assert (task.polls, task.last_polled_at, task.last_error, task.born_at, task.model) == (
         (2, NOW, "HTTP 500", None, None)
     )
+    (claim,) = await due(store, NOW)
+    assert claim.failures == 2
+    await store.tasks.release([claim])
     await store.registry.watch(wish(at=NOW + 200))
     task = (await seen(store)).task
     assert (task.polls, task.last_polled_at, task.last_error) == (3, NOW + 200, None)

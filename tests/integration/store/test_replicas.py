@@ -148,6 +148,27 @@ async def test_a_defect_in_a_look_is_told_and_looked_beyond(
     assert [line["event"] for line in log if line["log_level"] == "error"] == ["store.hints_failed"]
 
 
+async def test_many_groups_are_found_out_at_once(first: PostgresStore, postgres: Database) -> None:
+    """Whoever begins to lead has seconds for it, however many watch: it asks for a thousand of them at a time."""
+    postgres.execute(
+        "INSERT INTO tasks (created_at, upstream, task_id, watchers, next_poll_at) "
+        "SELECT 1, name, 't' || i, 'c' || i, i FROM generate_series(1, 2500) AS i, unnest(ARRAY['up', 'vp']) AS name"
+    )
+    first.tasks.lost("up")
+    asked: list[object] = []
+    read = first._database.read
+
+    async def counted(*about: Any) -> list[Any]:
+        asked.append(about)
+        return await read(*about)
+
+    first._database.read = counted  # type: ignore[method-assign]
+    await first.tasks.gained("up", 1)
+    assert len(asked) == 4
+    groups, _ = await first.tasks.waiting("up", NOW)
+    assert {(group.watchers, group.due_at) for group in groups} == {(f"c{i}", i) for i in range(1, 2501)}
+
+
 async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_out(
     first: PostgresStore, second: PostgresStore
 ) -> None:

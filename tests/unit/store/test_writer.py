@@ -22,18 +22,18 @@ blame, no_locks = engine.blame, engine.lock_all
 
 
 class Transactions:
-    """Runs what the writer commits; ``failing`` is raised once instead, as soon as ``go_on`` is set."""
+    """Runs what the writer commits; ``failing`` are raised first instead, one each, as soon as ``go_on`` is set."""
 
-    def __init__(self, failing: Exception | None = None) -> None:
+    def __init__(self, *failing: Exception) -> None:
         self.batches: list[Sequence[Any]] = []
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
-        self._failing = failing
+        self._failing = list(failing)
 
     async def __call__(self, make: Callable[[], Work[Any]]) -> Any:
         self.begun.set()
-        failing, self._failing = self._failing, None
-        if failing is not None:
+        if self._failing:
+            failing = self._failing.pop(0)
             await self.go_on.wait()
             raise failing
         with closing(sqlite3.connect(":memory:")) as db:
@@ -246,6 +246,26 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
     assert writer.failing is not None, "what writes nothing needs no room"
     assert await writer.submit(kind, 5) == 5
     assert writer.failing is None
+    await writer.close()
+
+
+async def test_a_trouble_that_lasts_is_told_once() -> None:
+    """However many writes meet it: it is told again where it is another, or has come back."""
+    full, gone = StoreError("It is full.", reason="full"), StoreError("It is gone.", reason="unreachable")
+    transactions = Transactions(full, full, gone, gone)
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    with capture_logs() as log:
+        for _ in range(4):
+            with pytest.raises(StoreError):
+                await writer.submit(kind, 1)
+        assert await writer.submit(kind, 1) == 1
+        transactions._failing.append(gone)
+        with pytest.raises(StoreError):
+            await writer.submit(kind, 1)
+    assert [line["error"] for line in log] == [repr(full), repr(gone), repr(gone)]
     await writer.close()
 
 

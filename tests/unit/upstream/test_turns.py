@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.budget import Budget
 from gateway.upstream.turns import ClientTurns, Rotation, Waiter
@@ -102,6 +104,37 @@ def test_requests_that_hang_leave_places_to_the_other_clients() -> None:
     run_virtual(main())
 
 
+def test_whoever_has_none_finds_a_place() -> None:
+    """Also the last one of all, however many of the others hang."""
+
+    async def main() -> None:
+        turns = ClientTurns()
+        for client, most in (("a", 32), ("b", 16), ("c", 8), ("d", 4), ("e", 2), ("f", 1), ("g", 1)):
+            for _ in range(most):
+                waiter = Waiter(client)
+                await asyncio.wait_for(turns.begin(waiter), 1)
+                turns.end(waiter, took=True)
+
+    run_virtual(main())
+
+
+def test_a_place_that_is_given_back_is_anothers() -> None:
+    """A request that has ended, or was not made after all, leaves nothing behind."""
+
+    async def main() -> None:
+        turns = ClientTurns()
+        for took in (True, False):
+            for _ in range(1000):
+                waiter = Waiter("a")
+                await asyncio.wait_for(turns.begin(waiter), 1)
+                turns.end(waiter, took=took)
+                if took:
+                    turns.ended(waiter)
+        assert (turns._count, len(turns._under_way), turns.waiting) == (0, 0, 0), "nor the name"
+
+    run_virtual(main())
+
+
 def test_a_request_of_two_clients_counts_for_the_one_whose_turn_comes_first() -> None:
     """Who wants what another already waits for does not wait behind that one's other requests."""
 
@@ -109,12 +142,13 @@ def test_a_request_of_two_clients_counts_for_the_one_whose_turn_comes_first() ->
         turns = ClientTurns()
         first, shared = Waiter("a"), Waiter("a")
         await turns.begin(first)
+        turns.join(first, "b")  # it does not wait
         waiting = [started(turns.begin(Waiter("a"))) for _ in range(5)]
         await settle()
         waiting.append(started(turns.begin(shared)))
         await settle()
-        turns.join(shared, "b")
-        turns.join(shared, "b")
+        for client in "abb":
+            turns.join(shared, client)
         turns.end(first, took=True)
         await settle()
         assert [task.done() for task in waiting] == [*[False] * 5, True]
@@ -126,6 +160,7 @@ def test_a_request_of_two_clients_counts_for_the_one_whose_turn_comes_first() ->
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+        assert not turns._queues
 
     run_virtual(main())
 
@@ -143,17 +178,18 @@ def test_a_turn_that_is_given_to_one_who_goes_away_goes_on_to_the_next() -> None
         second.cancel()
         third.cancel()
         await asyncio.gather(second, third, return_exceptions=True)
-        assert (turns.waiting, turns._queues, turns._taken) == (0, {}, False)
+        assert (turns.waiting, turns._queues, turns._taken, turns._count) == (0, {}, False, 0)
         await turns.begin(first)
 
     run_virtual(main())
 
 
-def test_no_more_wait_than_may() -> None:
+@pytest.mark.parametrize("most", [8, 9])
+def test_no_more_wait_than_may(most: int) -> None:
     """A client may have as many waiting as others could have beside it; more are told at once to come again."""
 
     async def main() -> None:
-        turns = ClientTurns(most_waiting=8)
+        turns = ClientTurns(most_waiting=most)
         held = Waiter("a")
         await turns.begin(held)
         tasks = []

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,23 @@ def test_of_too_many_failing_lanes_the_longest_unheard_of_is_forgotten(monkeypat
     bulkhead = Bulkhead(100)
     well(bulkhead, A, B, A, C)
     assert [*bulkhead._well] == [A, C]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the late one", "the new one"])
+def test_a_webhook_that_is_claimed_anew_while_a_lapsed_claim_is_under_way_has_two_places(first: int) -> None:
+    """A replica that was stopped for longer than its claim may claim it again itself: each gives back its own place."""
+    bulkhead = Bulkhead(100)
+    well(bulkhead, A)
+    free = bulkhead.free
+    late = webhook(A)
+    both = [late, msgspec.structs.replace(late, fence=late.fence + 1)]
+    assert all(bulkhead.admit(one) for one in both)
+    assert bulkhead.free == free - 2
+    bulkhead.ended(both.pop(first), delivered=None)
+    bulkhead.ended(both.pop(), delivered=True)
+    assert bulkhead.free == free
+    assert not bulkhead._attempts
+    assert not bulkhead._young
 
 
 def test_nothing_is_kept_of_lanes_that_hold_nothing() -> None:
@@ -304,6 +322,59 @@ def test_who_failed_before_is_not_taken_for_somebody_new() -> None:
         bulkhead.wait(on)
     order = [share.lane for _ in range(6) for share in bulkhead.shares(1)]
     assert order == [new[5], new[0], new[4], failed[0], new[3], new[1]]
+
+
+def test_of_a_crowd_of_clients_the_first_and_the_last_come_by_turns() -> None:
+    """As with one client's receivers."""
+    bulkhead = Bulkhead(256)
+    lanes = [lane("r", f"client-{n}") for n in range(5)]
+    well(bulkhead, *lanes)
+    for on in lanes:
+        bulkhead.wait(on)
+    order = [share.lane for _ in range(5) for share in bulkhead.shares(1)]
+    assert order == [lanes[number] for number in (0, 4, 1, 3, 2)]
+
+
+def test_a_client_whose_receivers_all_failed_comes_behind_the_others() -> None:
+    """However new its crowd is: only who has waited the longest comes before the others by turns."""
+    bulkhead = Bulkhead(256)
+    failed = [lane("f", "bob"), lane("g", "cid")]
+    for on in failed:
+        end_one(bulkhead, on, delivered=False)
+    for on in (failed[0], A, failed[1]):
+        bulkhead.wait(on)
+    assert [share.lane for _ in range(3) for share in bulkhead.shares(1)] == [failed[0], A, failed[1]]
+
+
+@pytest.mark.parametrize("kind", ["new", "failing", "holding"])
+def test_a_lane_that_waits_already_waits_once(kind: str) -> None:
+    """However often it is told of."""
+    bulkhead = Bulkhead(256)
+    if kind == "failing":
+        end_one(bulkhead, A, delivered=False)
+    if kind == "holding":
+        assert bulkhead.admit(webhook(A))
+    for _ in range(3):
+        bulkhead.wait(A)
+    assert bulkhead.in_line == 1
+    assert [share.lane for share in bulkhead.shares(8)] == [A]
+    assert (bulkhead.in_line, bulkhead.shares(8)) == (0, [])
+
+
+def test_a_lane_that_waits_joins_those_that_it_has_come_to_be_of() -> None:
+    """One that has failed meanwhile has no turn among those that are well, nor the other way round; none has two."""
+    for was_well in (True, False):
+        bulkhead = Bulkhead(256)
+        well(bulkhead, *((A, C) if was_well else ()))
+        held = webhook(A)
+        assert bulkhead.admit(held)
+        for on in (A, C) if was_well else (C, A):
+            bulkhead.wait(on)
+        bulkhead.ended(held, delivered=not was_well)
+        assert bulkhead.in_line == 2
+        assert [share.lane for share in bulkhead.shares(1)] == [C if was_well else A]
+        assert [share.lane for share in bulkhead.shares(8)] == [A if was_well else C]
+        assert bulkhead.in_line == 0
 
 
 def test_the_client_with_the_fewest_places_is_next() -> None:
