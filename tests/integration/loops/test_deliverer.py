@@ -729,7 +729,7 @@ def test_a_large_webhook_that_has_not_begun_does_not_hold_up_the_stop(tmp_path: 
 
 @pytest.mark.parametrize("items", [5_000, 100_000], ids=["came with its claim", "is read"])
 def test_making_a_callback_of_the_apis_own_has_room(tmp_path: Path, items: int) -> None:
-    """Its record is decoded, for many times its bytes: they are held until that is done, and the loop is not held up."""
+    """Its record is decoded, for many times its bytes: they are held until then, and the event loop goes on."""
     record = b'{"urls":[%b]}' % b",".join([b"{}"] * items)
     held: list[int] = []
 
