@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.loops import leading
+from gateway.store.postgres import webhookleases
 from tests.crash.audit import claimed_by, led_by
 from tests.crash.cluster import Cluster, cluster, until
 from tests.crash.replicas import ATTEMPT_S, Replica
@@ -35,7 +37,7 @@ class Leases:
     """What runs a gateway with these."""
 
 
-LEASES = Leases(polls_s=10.0, webhooks_s=ATTEMPT_S + 30.0)
+LEASES = Leases(leading.LEASE_S, ATTEMPT_S + webhookleases._BEGUN_S + webhookleases._RECORDED_S)
 
 
 @dataclass
