@@ -154,6 +154,7 @@ async def test_many_groups_are_found_out_at_once(first: PostgresStore, postgres:
         "INSERT INTO tasks (created_at, upstream, task_id, watchers, next_poll_at) "
         "SELECT 1, name, 't' || i, 'c' || i, i FROM generate_series(1, 2500) AS i, unnest(ARRAY['up', 'vp']) AS name"
     )
+    await first._hints.close()  # which looks as well
     first.tasks.lost("up")
     asked: list[object] = []
     read = first._database.read
@@ -323,6 +324,34 @@ async def test_what_nobody_was_told_of_is_found(first: PostgresStore, second: Po
     assert (await claim_webhooks(second, NOW, 10))[0] == []
     await second._look_again()
     assert (await claim(second)).id == callback.id
+
+
+async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres: Database) -> None:
+    """Of an upstream that nobody polls any number may have: a look need not go through them for each other upstream."""
+    hour_ms = 3_600_000
+    old, late = await registered(first, new("old")), await registered(first, new("late"))
+    postgres.execute(f"UPDATE callbacks SET expires_at = {NOW + 1}")
+    found, _ = await first.tasks.expired("up", NOW + 1, 10)
+    assert {one.seq for one in found} == {old.task.seq, late.task.seq}
+    await first.tasks.settle(replace(settlement(old.task.seq), expired_by=NOW + 1))
+    await first.tasks.settle(replace(settlement(late.task.seq), expired_by=NOW + 1))
+    later = NOW + 2 * hour_ms
+    assert await first.tasks.expired("up", later, 10) == ([], None)
+    read, asked = first._database.read, []
+
+    async def noted(statement: str, parameters: Any = ()) -> list[Any]:
+        asked.extend([parameters[0]] if statement == sql.SELECT_EXPIRED else [])
+        return await read(statement, parameters)
+
+    first._database.read = noted  # type: ignore[method-assign]
+    await first.tasks.look_again()
+    assert await first.tasks.expired("up", later, 10) == ([], None)
+    assert asked == [later - hour_ms]
+    # What was stored since, by whoever was slow.
+    unheard = await registered(first, new("unheard"))
+    postgres.execute(f"UPDATE callbacks SET expires_at = {later - hour_ms} WHERE id = '{unheard.id}'")
+    await first.tasks.look_again()
+    assert [one.seq for one in (await first.tasks.expired("up", later, 10))[0]] == [unheard.task.seq]
 
 
 async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, second: PostgresStore) -> None:
