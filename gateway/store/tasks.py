@@ -100,13 +100,13 @@ class StoreTasks(DueTasks):
             if group is not None:  # else it has settled meanwhile
                 group.note(record.next_poll_at)
 
-    async def settle(self, settlement: Settlement) -> list[str]:
+    async def settle(self, settlement: Settlement) -> list[str] | None:
         lead = self.lead(settlement.upstream)
         if lead is None:
             self._left_out("settle", 1)
-            return []
+            return None
         owed: list[tuple[str, Lane]] | None = await self._writer.submit(self.settle_kind, (lead, settlement))
-        return [callback_id for callback_id, _ in owed or ()]
+        return None if owed is None else [callback_id for callback_id, _ in owed]
 
     def _apply_settle(self, items: Sequence[tuple[Lead, Settlement]]) -> Work[list[list[tuple[str, Lane]] | None]]:
         """Return the id and the lane of each webhook that is owed now, where its settlement stands.

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.core.model import Callback, CallbackState
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
+from gateway.store.engine import Lead, Work
 from gateway.upstream.durations import of_model
 from tests.life import Life, Transport, teach, until
 from tests.virtualtime import VirtualClock, run_virtual
@@ -151,6 +153,31 @@ def test_a_round_that_outlasts_its_term_keeps_no_task(tmp_path: Path, after_s: f
         await lead(life, 3600.0, 2)
         life.connection.latency_s = lambda: 0.0
         await until(lambda: len(upstream.asked) == 1, limit_s=30)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) -> None:
+    """Neither counted nor logged where the store has left it out."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = await live(tmp_path, upstream, lease)
+        callback = await life.register("t", client="c")
+
+        def none_is_led(_: object) -> Work[list[Lead]]:
+            yield from ()
+            return []
+
+        life.store._engine.guard = none_is_led  # type: ignore[method-assign]
+        with capture_logs() as lines:
+            await lead(life, 3600.0)
+            await until(lambda: life.store.stale_writes == 1)
+        assert not [line for line in lines if line["event"] == "task.settled"]
+        assert life.metrics.settled.labels("up", "success")._value.get() == 0
+        assert (await look(life, callback)).state is CallbackState.WAITING
+        end(life)
         await life.stop()
 
     run_virtual(main())

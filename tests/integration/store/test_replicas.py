@@ -94,14 +94,14 @@ async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, secon
     await first.tasks.claim([due])
     assert await take_over(second) == 2
     await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="x"))
-    assert await first.tasks.settle(settlement(due.seq)) == []
+    assert await first.tasks.settle(settlement(due.seq)) is None
     await first.tasks.poll_now("up", [due.seq], NOW - 1)
     after = await look(second, callback)
     assert (after.state, after.task.polls, after.task.next_poll_at) == (CallbackState.WAITING, 0, NOW)
     assert first.stale_writes == 2
     assert await first.tasks.longest_due("up", "ann", NOW, 10) == ([], None)
     first.tasks.lost("up")
-    assert await first.tasks.settle(settlement(due.seq)) == []
+    assert await first.tasks.settle(settlement(due.seq)) is None
     await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None))
     await first.tasks.poll_now("up", [due.seq], NOW - 1)
     assert first.stale_writes == 4
@@ -182,7 +182,7 @@ async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_ou
     await take_over(second)
     one = replace(settlement(mine.task.seq), upstream="other")
     assert await asyncio.gather(first.tasks.settle(settlement(theirs.task.seq)), first.tasks.settle(one)) == [
-        [],
+        None,
         [mine.id],
     ]
     assert (await look(first, theirs)).state is CallbackState.WAITING
