@@ -40,7 +40,7 @@ bench-schedule: $(VENV)/.runtime ## Compare the polling policy with others on vi
 bench-lag: $(VENV)/.runtime ## Measure the lag of real gateways in real time, in bursts; eight minutes
 	@PYTHONPATH=. $(VENV)/bin/python tests/bench/lag.py $(ARGS)
 
-simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated worlds; some minutes
+simulate: $(VENV)/.dev ## Play a thousand new seeds of the gateway in simulated worlds; some minutes; ARGS=--replicas: several on one PostgreSQL
 	@$(VENV)/bin/python -m tests.simulation $(ARGS)
 
 crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS=--terminate, --replicas, --rolling

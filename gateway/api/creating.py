@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import httpx
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from gateway.api.createrequest import CreateRequest
 from gateway.api.forwarding import Forwarding, shutting_down, store_unavailable
@@ -140,7 +141,7 @@ class Creating:
     async def _begin(self, one: Outgoing, waiter: Waiter) -> RequestError | None:
         """Take down that a create is forwarded now, and keep its place; or give that back, and return why."""
         refused: RequestError | None = None
-        begun = None if one.again else one.create
+        begun = None if one.again or one.create is None else replace(one.create, at=self._clock.now())
         try:
             if self._draining.is_set():
                 refused = shutting_down()

@@ -7,9 +7,12 @@ what is to be forwarded.
 import asyncio
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from gateway.api.forwarding import shutting_down
 from gateway.api.proxied import Proxied
+from gateway.core.clock import wait_for_event
 from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import Conflict
 
@@ -19,6 +22,8 @@ SAME_AGAIN = {"x-should-retry": "false"}
 """Some SDKs send again by themselves what got 409 or 5xx, and heed this: it would get the same, or be paid twice."""
 _BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)
 _MOST_PARTS = 10_000  # some milliseconds; of a large body millions would hold up all that others have large
+_LONGEST_MS = 90_000  # for so long a create is under way that gets no answer, from where it is taken down
+_PATIENCE_S = 10.0  # how long such a one is waited for where another replica has it
 _Key = tuple[str, str]
 """A client, and its request's id."""
 
@@ -31,6 +36,8 @@ class Once:
         self._clock = proxied.clock
         self._upstream = proxied.upstream.name
         self._honoured = proxied.calls.once
+        self._has_replicas, self._recheck_s = proxied.has_replicas, proxied.recheck_s
+        self._draining = proxied.draining
         self._under_way: dict[_Key, asyncio.Event] = {}
 
     def create(self, client: str, request_id: str, digest: bytes) -> NewCreate:
@@ -42,12 +49,29 @@ class Once:
         """Wait until no create under this id is under way, and keep others waiting until the block ends."""
         return Alone(self._under_way, (create.client, create.request_id))
 
-    async def known(self, create: NewCreate) -> KnownCreate | None:
-        """Return what is known of this create: an answer to be given again, or that it may be forwarded again.
+    async def look(self, create: NewCreate) -> KnownCreate | None:
+        """Return what is known of this create by now; None: it is new."""
+        return await self._registry.known_create(create)
 
-        None: it is new. Raises Conflict: it may not be forwarded.
+    async def known(self, create: NewCreate, look: Callable[[], Awaitable[KnownCreate | None]]) -> KnownCreate | None:
+        """Return what ``look`` finds of this create: an answer to be given again, or that it may be forwarded again.
+
+        Where another replica may be forwarding it, once that has its answer. None: it is new. Raises Conflict: it may
+        not be forwarded.
         """
-        known = await self._registry.known_create(create)
+        known = await look()
+        until = self._clock.monotonic() + _PATIENCE_S
+        while known is not None and self._is_anothers(create, known):
+            if self._draining.is_set():
+                raise shutting_down()
+            if self._clock.monotonic() >= until:
+                raise Conflict(
+                    f"X-Request-ID {create.request_id} is being forwarded by another replica, or was, and its answer "
+                    "is lost. Nothing was forwarded now: send this one again, under the same id.",
+                    headers={"retry-after": f"{_PATIENCE_S:g}"},
+                )
+            await wait_for_event(self._draining, self._recheck_s)
+            known = await look()
         if known is None:
             return None
         if known.digest != create.digest:
@@ -64,6 +88,11 @@ class Once:
                 headers=SAME_AGAIN,
             )
         return known
+
+    def _is_anothers(self, create: NewCreate, known: KnownCreate) -> bool:
+        """Whether an equal create may be under way at another replica; here none is."""
+        waits = self._has_replicas and not self._honoured and known.digest == create.digest and known.answer is None
+        return waits and self._clock.now() < known.at + _LONGEST_MS
 
 
 class Alone:

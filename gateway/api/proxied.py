@@ -37,6 +37,8 @@ class Proxied(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this process polls the upstream, and no other replica."""
     recheck_s: float
     """How often a held read looks for an end of which it is not told: another replica's."""
+    has_replicas: bool
+    """Whether other replicas may be at work beside this process."""
     denies: Callable[[int], bool]
     """Whether the upstream has long denied that there is a task, by the seq of its row."""
 

@@ -34,7 +34,7 @@ from gateway.api.shares import READ, share
 from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls
 from gateway.core import lenientjson
-from gateway.core.creates import NewCreate
+from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import (
     AddressNotAllowed,
     CallbackNotAllowed,
@@ -148,12 +148,11 @@ class UpstreamProxy:
             try:
                 with large.waiting(request):
                     alone = await stack.enter_async_context(self._once.alone(create))
+                    known = await self._once.known(create, partial(self._look, request, create))
             except asyncio.CancelledError:
                 if self._draining.is_set():  # what becomes of the one under way is not known here
                     raise self._creating.stopped(one) from None
                 raise
-            async with share(request, READ):
-                known = await self._once.known(create)
             if known is None or known.answer is None:
                 one = msgspec.structs.replace(one, again=known is not None)
                 return "forwarded", await self._create_anew(request, one, alone)
@@ -161,6 +160,10 @@ class UpstreamProxy:
         if isinstance(answer, RequestError):
             raise answer
         return "repeated", passed_on(answer)
+
+    async def _look(self, request: Request, create: NewCreate) -> KnownCreate | None:
+        async with share(request, READ):
+            return await self._once.look(create)
 
     async def _create_anew(self, request: Request, one: Outgoing, alone: Alone | None = None) -> Response:
         if one.asked.callback is not None:

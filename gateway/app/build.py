@@ -301,6 +301,7 @@ def _proxy(
         draining=draining,
         polls_here=lambda: watch.poller.lease.lasts,
         recheck_s=_recheck_s(shared),
+        has_replicas=bool(shared.replica),
         denies=watch.poller.denies,
     )
     return UpstreamProxy(

@@ -34,5 +34,7 @@ class KnownCreate(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """A create that was forwarded before."""
 
     digest: bytes
+    at: int
+    """When it was taken down, just before it was forwarded."""
     answer: CreateAnswer | None
     """None where none is known: a task may have been made, or not."""

@@ -2,14 +2,18 @@
 
 Pure. A text ``"{a.b}"`` is the value that stands there, and the member that it is left out where there is none;
 ``"{a.b|other}"`` is ``other`` where there is none, or it is null or empty; ``"{}"`` is null. In an array of one item
-``"{a.*.b}"`` stands for that item once for each of those of ``a``. What is JSON in a text is gone into as well.
+``"{a.*.b}"`` stands for that item once for each of those of ``a``. What is JSON in a text is gone into as well, and
+read as leniently, and as seldom, as what it stands in.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
+
+from gateway.core import lenientjson
 
 __all__ = ["filled", "mistakes"]
 
@@ -20,39 +24,37 @@ _NOTHING = msgspec.UNSET
 
 def filled(template: Any, value: Any) -> Any:
     """Return the template with its gaps filled; it is one without ``mistakes``."""
-    made = _filled(template, value, None)
+    made = _filled(template, value, None, cache(_read))  # each text once: gaps of all its items go into the same one
     return None if made is _NOTHING else made
 
 
-def _filled(template: Any, value: Any, item: str | None) -> Any:
-    """Fill a template; ``item``: what stands for ``*``."""
+def _filled(template: Any, value: Any, item: str | None, read: Callable[[str], Any]) -> Any:
+    """Fill a template; ``item``: what stands for ``*``; ``read`` reads JSON in a text."""
     if isinstance(template, dict):
-        members = ((name, _filled(part, value, item)) for name, part in template.items())
+        members = ((name, _filled(part, value, item, read)) for name, part in template.items())
         return {name: made for name, made in members if made is not _NOTHING}
     if isinstance(template, list):
         if (each := _items(template)) is None:
-            parts = [_filled(part, value, item) for part in template]
+            parts = [_filled(part, value, item, read) for part in template]
         else:
-            found = _found(value, each)
+            found = _found(value, each, read)
             count = len(found) if isinstance(found, list) else 0
-            parts = [_filled(template[0], value, str(number)) for number in range(count)]
+            parts = [_filled(template[0], value, str(number), read) for number in range(count)]
         return [part for part in parts if part is not _NOTHING]
     if not isinstance(template, str) or (gap := _GAP.fullmatch(template)) is None:
         return template
     path, other = gap.groups()
     if not path:
         return None
-    found = _found(value, [item if name == "*" and item is not None else name for name in path.split(".")])
+    names = [item if name == "*" and item is not None else name for name in path.split(".")]
+    found = _found(value, names, read)
     return _other(other) if other is not None and found in (_NOTHING, None, "") else found
 
 
-def _found(value: Any, names: list[str]) -> Any:
+def _found(value: Any, names: list[str], read: Callable[[str], Any]) -> Any:
     for name in names:
         if isinstance(value, str):
-            try:
-                value = msgspec.json.decode(value)
-            except msgspec.DecodeError:
-                return _NOTHING
+            value = read(value)
         if isinstance(value, dict) and name in value:
             value = value[name]
         elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
@@ -60,6 +62,13 @@ def _found(value: Any, names: list[str]) -> Any:
         else:
             return _NOTHING
     return value
+
+
+def _read(text: str) -> Any:
+    try:
+        return lenientjson.decode(text)
+    except ValueError:
+        return _NOTHING
 
 
 def _other(text: str) -> Any:

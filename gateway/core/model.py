@@ -345,6 +345,11 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     """What the body is made of, or the body itself, where it is small; else the store is asked for it."""
 
     @property
+    def claim(self) -> tuple[int, int]:
+        """What no other claim is called."""
+        return self.seq, self.fence
+
+    @property
     def retry(self) -> bool:
         """Whether this is not the first attempt of its budget."""
         return self.budget_used > 0

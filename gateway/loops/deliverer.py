@@ -25,7 +25,7 @@ from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import Outbox
-from gateway.webhook.body import webhook_body
+from gateway.webhook import body as webhookbody
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
@@ -136,7 +136,7 @@ class Deliverer:
                 if found is None:
                     await self._outbox.release([claim])
                     return None
-            body = await self._large_body(claim) if claim.body is None else webhook_body(claim.id, claim.body)
+            body = await self._body(claim)
             if body is None:
                 await self._outbox.release([claim])
                 return None
@@ -186,23 +186,41 @@ class Deliverer:
             del self._found[next(iter(self._found))]
         return None
 
-    async def _large_body(self, claim: DueCallback) -> bytes | None:
-        """Read a body that did not come with its claim, once there is room for it.
+    async def _body(self, claim: DueCallback) -> bytes | None:
+        """Make a webhook's body, read first where it did not come with its claim, once there is room for it.
 
         None where it was cancelled, or the gateway stops.
         """
-        if self._draining:
+        body = claim.body
+        if body is not None and webhookbody.is_light(body):
+            return webhookbody.webhook_body(claim.id, body)
+        if body is None:
+            # Itself, and once more on its way: put together, signed, encrypted.
+            if not await self._hold(claim, 2 * claim.body_bytes):
+                return None
+            body = await self._outbox.body(claim)
+            if body is None:
+                return None
+        if (cost := await self._memory.work(webhookbody.cost, body)) and not await self._hold(
+            claim, 2 * claim.body_bytes + cost
+        ):
             return None
+        made = await self._memory.work(webhookbody.webhook_body, claim.id, body)
+        self._memory.keep(2 * claim.body_bytes)
+        return made
+
+    async def _hold(self, claim: DueCallback, size: int) -> bool:
+        """Wait for room for a webhook; False where the gateway stops."""
+        if self._draining:
+            return False
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs this
         self._wait_for_room.add(task)
         try:
-            # Itself, and once more on its way: put together, signed, encrypted.
-            await self._memory.hold(2 * claim.body_bytes, f"client {claim.client}", "webhooks", claim.receiver)
+            await self._memory.hold(size, f"client {claim.client}", "webhooks", claim.receiver)
         finally:
             self._wait_for_room.discard(task)
-        body = await self._outbox.body(claim)
-        return None if body is None else await self._memory.work(webhook_body, claim.id, body)
+        return True
 
     async def _headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         if len(body) <= SMALL:

@@ -103,6 +103,8 @@ class Expiry:
                 expired_by=expired_by,
             )
         )
+        if owed is None:
+            return  # it is another replica's to give up
         self._troubled.forget(task.seq)
         _log.warning(
             "callbacks.expired",

@@ -8,8 +8,8 @@ that stood still, or lost the database, begins nothing and stores nothing afterw
 upstream; writes are guarded in the database as well.
 
 Each replica takes what is free up to its share. One above that lets others be first, and takes only what nobody has
-taken for a second; where it leads more than its share for half a minute, it hands the rest over. What is handed over,
-and all at the end, is resigned once its polls are answered.
+taken for a second; where it leads more than its share for half a minute, it hands the rest over, and more seldom where
+nobody wants that. What is handed over, and all at the end, is resigned once its polls are answered.
 
 Where one process has the database to itself it leads for ever, and none of this runs.
 """
@@ -36,9 +36,10 @@ _ROUND_S = 2.0
 _RETRY_S = 0.5
 _OTHERS_FIRST_S = 1.0
 """So long what is free is left to replicas that lead less than their share."""
-_UNEVEN_S = 30.0
-_HANDED_OVER_S = 15.0
-"""So long what was handed over is not taken again."""
+_UNEVEN_S = (30.0, 3600.0)
+"""So long it leads more than its share before it hands over; longer each time, as nobody else may know the upstream."""
+_HANDED_OVER_S = 2.5 * _ROUND_S
+"""So long what was handed over is not taken again: whoever leads less than its share has looked by then."""
 _FINISH_S = 5.0
 """How long polls that are under way hold up a hand-over."""
 _LEADERLESS_S = LEASE_S + 5.0
@@ -116,6 +117,8 @@ class Leading:
         self._clock = clock
         self._led = {name: _OneLead(name, poller, clock, metrics) for name, poller in pollers.items()}
         self._uneven_since: float | None = None
+        self._replicas = 0
+        self._patience_s = _UNEVEN_S[0]
         self._standing_at = -math.inf
         self._failing = False
 
@@ -170,6 +173,8 @@ class Leading:
         standing, *_ = await _all_of(self._housekeeping.standing(LEASE_S), *renewed)
         now = self._standing_at = self._clock.monotonic()
         share = math.ceil(len(self._led) / max(standing.replicas, 1))
+        if standing.replicas != self._replicas:
+            self._replicas, self._patience_s = standing.replicas, _UNEVEN_S[0]
         room = share - sum(one.leads for one in self._led.values())
         free = []
         for one in self._led.values():
@@ -189,8 +194,8 @@ class Leading:
             self._uneven_since = None
         elif self._uneven_since is None:
             self._uneven_since = now
-        elif now - self._uneven_since >= _UNEVEN_S:
-            self._uneven_since = now
+        elif now - self._uneven_since >= self._patience_s:
+            self._uneven_since, self._patience_s = now, min(2 * self._patience_s, _UNEVEN_S[1])
             for one in led[share:]:
                 one.close(now)
 
@@ -264,12 +269,13 @@ class _OneLead:
     def close(self, now: float) -> None:
         """Begin nothing more: it is handed over."""
         self.lease.closing = True
-        self.closes_at, self._not_before = now + _FINISH_S, now + _HANDED_OVER_S
+        self.closes_at = now + _FINISH_S
 
     async def resign(self, housekeeping: Housekeeping) -> None:
         """Leave it to others. Raises StoreError: then it ends by itself."""
         self._end()
         self.held = False
+        self._not_before = self._clock.monotonic() + _HANDED_OVER_S
         await housekeeping.resign(self._key)
 
     def end_if_over(self) -> None:

@@ -212,6 +212,8 @@ class Poller:
         granted = 0
         try:
             granted = await self._key.queries.reserve(len(claims))
+            if not self.lease.holds(self._term):
+                granted = 0  # they may have been claimed in the next term, of which their polls would know nothing
         finally:
             await self._tasks.release(claims[granted:])
         for claim in claims[:granted]:

@@ -84,6 +84,8 @@ class PollResults:
                 model=model,
             )
         )
+        if owed is None:
+            return  # it is another replica's to settle
         if duration_s is not None:
             self._timetable.ended(claim, model, began_at, duration_s, told=result.duration_s is not None)
         self._settled[outcome.state].inc()

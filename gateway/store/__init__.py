@@ -213,9 +213,10 @@ class TaskQueue(Protocol):
     async def reschedule(self, record: PollRecord) -> None:
         """Store a poll that did not end the task and when the next one is due."""
 
-    async def settle(self, settlement: Settlement) -> list[str]:
+    async def settle(self, settlement: Settlement) -> list[str] | None:
         """End a task, unless it has, and make its webhooks due, in one transaction; return their callbacks' ids.
 
+        None: nothing is done, as another process leads its upstream's polls.
         Where only callbacks' time has passed, a task goes on that others wait for, or readers.
         """
 

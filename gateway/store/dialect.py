@@ -94,7 +94,7 @@ class Statements(Protocol):
     SELECT_DUE_TASKS: str
     """upstream, watchers, array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
     SELECT_NEXT_WATCHERS: str
-    """upstream, watchers → upstream, watchers, next_poll_at: the earliest of the group that follows this one."""
+    """upstream, watchers → upstream, watchers, next_poll_at: the earliest of the next group, or of the next ones."""
     SELECT_NEW_TASKS: str
     """upstream, since, now, array of claimed seqs → the fields of ``DueTask``, of each group's first."""
     RESCHEDULE_TASKS: str

@@ -43,8 +43,7 @@ class DueTasks:
         """Find out who watches what, where no other process can lead. Raises StoreError."""
         upstream = watchers = ""
         while not self._shared and (found := await self._after(upstream, watchers)):
-            upstream, watchers, due_at = found
-            self.note(upstream, watchers, due_at)
+            upstream, watchers = self._note_all(found)
 
     async def gained(self, upstream: str, epoch: int) -> None:
         if not self._shared:
@@ -71,14 +70,18 @@ class DueTasks:
 
     async def _look_at(self, upstream: str) -> None:
         watchers = ""
-        while (found := await self._after(upstream, watchers)) and found[0] == upstream:
-            _, watchers, due_at = found
-            self.note(upstream, watchers, due_at)
+        while (found := await self._after(upstream, watchers)) and found[0][0] == upstream:
+            _, watchers = self._note_all(found)
 
-    async def _after(self, upstream: str, watchers: str) -> tuple[str, str, int] | None:
-        """Return the next group, and when its first task is due, claimed or not."""
-        found = await self._engine.read(self._sql.SELECT_NEXT_WATCHERS, (upstream, watchers))
-        return found[0] if found else None
+    async def _after(self, upstream: str, watchers: str) -> list[tuple[str, str, int]]:
+        """Return the next groups, and when the first task of each is due, claimed or not; none after the last one."""
+        return await self._engine.read(self._sql.SELECT_NEXT_WATCHERS, (upstream, watchers))
+
+    def _note_all(self, found: Sequence[tuple[str, str, int]]) -> tuple[str, str]:
+        """Hear of these groups, and return the last one."""
+        for group in found:
+            self.note(*group)
+        return found[-1][:2]
 
     def leads(self, upstream: str) -> bool:
         """Whether this process leads an upstream's polls."""

@@ -84,10 +84,11 @@ class StoreHousekeeping:
 
     def _apply_swap(self, items: Sequence[tuple[str, bytes | None, bytes]]) -> Work[list[bool]]:
         sql = self._sql
-        swapped = []
-        for key, old, new in items:
+        swapped = [False] * len(items)
+        # In one order: else two replicas that swap several might wait for one another.
+        for place, (key, old, new) in sorted(enumerate(items), key=lambda item: item[1][0]):
             step = Run(sql.INSERT_META, (key, new)) if old is None else Run(sql.SWAP_META, (new, key, old))
-            swapped.append((yield step).count > 0)
+            swapped[place] = (yield step).count > 0
         return swapped
 
     async def probe(self) -> None:

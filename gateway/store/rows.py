@@ -189,8 +189,8 @@ def _small(parts: Sequence[bytes]) -> bytes:
 
 
 def known_create(row: Any) -> KnownCreate:
-    digest, status, *more = row
-    return KnownCreate(digest=digest, answer=None if status is None else convert((status, *more), CreateAnswer))
+    digest, at, status, *more = row
+    return KnownCreate(digest=digest, at=at, answer=None if status is None else convert((status, *more), CreateAnswer))
 
 
 def ended_create(create: NewCreate, answer: CreateAnswer) -> dict[str, Any]:

@@ -26,6 +26,9 @@ __all__ = ["StoreTasks"]
 
 _log = structlog.get_logger()
 
+_REGISTERED_LATE_MS = 3_600_000
+"""So long before a look at what has expired, at most, a callback expired that another process stored after it."""
+
 
 class StoreTasks(DueTasks):
     """``gateway.store.TaskQueue`` on an engine."""
@@ -38,6 +41,7 @@ class StoreTasks(DueTasks):
         self.watches = Watches(engine, writer, self)
         self._first_attempt_delay_ms = first_attempt_delay_ms
         self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
+        self._expired_until: defaultdict[str, int] = defaultdict(int)  # per upstream, up to when it was looked last
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self.stale_writes = 0
         """How many were left out, as another process leads the polls of their upstream."""
@@ -56,7 +60,10 @@ class StoreTasks(DueTasks):
         self._engine.hints.expiries(upstream, expires_at)
 
     async def look_again(self) -> None:
-        self._no_expiry_before.clear()
+        # Not from the beginning: of another upstream any number may have expired, which nobody polls.
+        for upstream, until in self._expired_until.items():
+            before = self._no_expiry_before[upstream]
+            self._no_expiry_before[upstream] = min(before, max(until - _REGISTERED_LATE_MS, 0))
         self.watches.look_again()
         await super().look_again()
 
@@ -64,6 +71,7 @@ class StoreTasks(DueTasks):
         """Know nothing of when tasks are due, callbacks expire or readers have gone: the clock was set."""
         self.watches.forget_times()
         self._no_expiry_before.clear()
+        self._expired_until.clear()
         super().forget_times()
 
     async def reschedule(self, record: PollRecord) -> None:
@@ -92,13 +100,13 @@ class StoreTasks(DueTasks):
             if group is not None:  # else it has settled meanwhile
                 group.note(record.next_poll_at)
 
-    async def settle(self, settlement: Settlement) -> list[str]:
+    async def settle(self, settlement: Settlement) -> list[str] | None:
         lead = self.lead(settlement.upstream)
         if lead is None:
             self._left_out("settle", 1)
-            return []
+            return None
         owed: list[tuple[str, Lane]] | None = await self._writer.submit(self.settle_kind, (lead, settlement))
-        return [callback_id for callback_id, _ in owed or ()]
+        return None if owed is None else [callback_id for callback_id, _ in owed]
 
     def _apply_settle(self, items: Sequence[tuple[Lead, Settlement]]) -> Work[list[list[tuple[str, Lane]] | None]]:
         """Return the id and the lane of each webhook that is owed now, where its settlement stands.
@@ -190,6 +198,7 @@ class StoreTasks(DueTasks):
                 found = await read(self._sql.SELECT_EXPIRED, (before, now, upstream, limit))
                 ((next_expiry_at,),) = await read(self._sql.SELECT_NEXT_EXPIRY, (now,))
             expired = convert(found, list[ExpiredTask])
+            self._expired_until[upstream] = now
             # Expired ones stay so until they are settled: they are asked for again.
             again_at = [task.expires_at for task in expired]
             again_at += [] if next_expiry_at is None else [next_expiry_at]

@@ -9,10 +9,11 @@ template of an API's own callbacks is stored with the task's record: its profile
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
+from gateway.core import lenientjson
 from gateway.core.clock import to_iso
 from gateway.core.jsontemplate import filled
 from gateway.core.model import BodyParts, Format, Outcome, TaskState
@@ -21,6 +22,8 @@ __all__ = [
     "BodyTemplate",
     "body_template",
     "callback_parts",
+    "cost",
+    "is_light",
     "record_body",
     "record_of",
     "record_parts",
@@ -77,10 +80,20 @@ def body_template(outcome: Outcome, settled_at: int) -> BodyTemplate:
 def webhook_body(callback_id: str, body: BodyParts | bytes) -> bytes:
     """Return a callback's body, made of its parts where it is not stored."""
     if isinstance(body, bytes):
-        return _callback(body) if body.startswith(_BAR) else body
+        return _callback(body) if _is_template(body) else body
     if body.format is Format.RECORD:
         return record_body(body.outcome.state, _record(body.outcome))
     return body_template(body.outcome, body.settled_at).fill(callback_id, body.metadata)
+
+
+def is_light(body: BodyParts | bytes) -> bool:
+    """Return whether making it takes no longer than an event loop may be held up."""
+    return not _is_template(body) or lenientjson.is_light(body)
+
+
+def cost(body: BodyParts | bytes) -> int:
+    """Return about how many bytes making it takes beside itself: for a template its record is decoded."""
+    return lenientjson.cost(body) if _is_template(body) else 0
 
 
 def record_parts(state: TaskState, data: bytes) -> tuple[bytes, bytes, bytes]:
@@ -96,6 +109,10 @@ def record_body(state: TaskState, data: bytes) -> bytes:
 def callback_parts(template: Mapping[str, Any], data: bytes) -> tuple[bytes, bytes, bytes]:
     """Return, in parts, what a body in the shape of an API's own callbacks is made of, for good."""
     return b"".join((_BAR, msgspec.json.encode(template), _BAR)), data, b""
+
+
+def _is_template(body: BodyParts | bytes) -> TypeGuard[bytes]:
+    return isinstance(body, bytes) and body.startswith(_BAR)
 
 
 def _callback(parts: bytes) -> bytes:

@@ -52,8 +52,9 @@ class Bulkhead:
         self._most_lent = lent
         self._young_s = attempt_s * _YOUNG_PART
         self._now_s = 0.0
-        self._attempts: dict[int, _UnderWay] = {}  # by their callbacks' seq
-        self._young: OrderedDict[int, _UnderWay] = OrderedDict()  # the oldest first
+        # By their claims: one that has lapsed may be under way still while its webhook is claimed anew.
+        self._attempts: dict[tuple[int, int], _UnderWay] = {}
+        self._young: OrderedDict[tuple[int, int], _UnderWay] = OrderedDict()  # the oldest first
         # Places, without those that are lent.
         self._total = 0
         self._retries: Counter[str | None] = Counter()  # a client's, and all of them
@@ -97,10 +98,10 @@ class Bulkhead:
         """Hear what time it is (monotonic)."""
         self._now_s = now_s
         while self._young:
-            seq, attempt = next(iter(self._young.items()))
+            claim, attempt = next(iter(self._young.items()))
             if now_s - attempt.began_at < self._young_s:
                 return
-            self._grown(seq)
+            self._grown(claim)
             if attempt.looks_up and len(self._attempts) - self._total < self._most_lent:
                 attempt.lent = True
                 self._hold(attempt, -1)
@@ -180,13 +181,13 @@ class Bulkhead:
         """Take a place for an attempt, or say no: to its lane, its client, newcomers or retries."""
         lane = callback.lane
         attempt = _UnderWay(lane, callback.retry, lane not in self._well)
-        if self._room_of_lane(lane) <= 0 or not self._begins(callback.seq, attempt):
+        if self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
             return False
-        self._attempts[callback.seq] = attempt
+        self._attempts[callback.claim] = attempt
         self._of_lane[lane] += 1
         return True
 
-    def _begins(self, seq: int, attempt: "_UnderWay") -> bool:
+    def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:
         client, newcomer = attempt.lane.client, attempt.newcomer
         if (
             self._room_of_client(client, newcomer) <= 0
@@ -195,7 +196,7 @@ class Bulkhead:
         ):
             return False
         attempt.began_at = self._now_s
-        self._young[seq] = attempt
+        self._young[claim] = attempt
         if newcomer:
             self._newcomers.grow(attempt.lane, 1)
         self._hold(attempt, 1)
@@ -203,21 +204,21 @@ class Bulkhead:
 
     def looks_up(self, callback: DueCallback) -> None:
         """Hear that an attempt has to look its receiver's name up."""
-        self._attempts[callback.seq].looks_up = True
+        self._attempts[callback.claim].looks_up = True
 
     def found(self, callback: DueCallback) -> bool:
         """Hear that it has done so; return whether it has a place: its own may have gone to another meanwhile."""
-        attempt = self._attempts[callback.seq]
+        attempt = self._attempts[callback.claim]
         attempt.looks_up = False
         if attempt.lent:
-            attempt.lent = not self._begins(callback.seq, attempt)
+            attempt.lent = not self._begins(callback.claim, attempt)
         return not attempt.lent
 
     def ended(self, callback: DueCallback, *, delivered: bool | None) -> None:
         """Give the place back; ``delivered`` is None for an attempt that says nothing about its receiver."""
-        if callback.seq in self._young:
-            self._grown(callback.seq)
-        attempt = self._attempts.pop(callback.seq)
+        if callback.claim in self._young:
+            self._grown(callback.claim)
+        attempt = self._attempts.pop(callback.claim)
         lane = attempt.lane
         if not attempt.lent:
             self._hold(attempt, -1)
@@ -232,8 +233,8 @@ class Bulkhead:
         if waited:
             self.wait(lane)  # with others, perhaps, than before
 
-    def _grown(self, seq: int) -> None:
-        attempt = self._young.pop(seq)
+    def _grown(self, claim: tuple[int, int]) -> None:
+        attempt = self._young.pop(claim)
         if attempt.newcomer:
             self._newcomers.grow(attempt.lane, -1)
 

@@ -45,6 +45,7 @@ class Readers:
             denies=life.poller.denies,
             polls_here=lambda: True,
             recheck_s=15.0,
+            has_replicas=False,
         )
 
         async def any_url(_: str) -> None:

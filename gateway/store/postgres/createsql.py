@@ -2,7 +2,7 @@
 
 _THE_CREATE = "client = :client AND upstream = :upstream AND request_id = :request_id"
 
-SELECT_CREATE = f"SELECT digest, status, content_type, task_id, answer FROM creates WHERE {_THE_CREATE}"  # noqa: S608 - the constant above
+SELECT_CREATE = f"SELECT digest, at, status, content_type, task_id, answer FROM creates WHERE {_THE_CREATE}"  # noqa: S608 - the constant above
 
 # Of two replicas that take down the same one the second waits for the first's commit, and then has not taken it down.
 INSERT_CREATE = """

@@ -140,7 +140,7 @@ ON CONFLICT (callback_seq, number) DO UPDATE SET {
 """  # noqa: S608 - as above
 
 # A redelivery since the claim fences this off, but for the good news. A claim that has lapsed and was taken by another
-# fences off all.
+# fences off all. So does one that has ended: this very attempt was recorded, and its commit's answer was lost.
 RECORD_ATTEMPTS = f"""
 UPDATE callbacks SET state = made.state, attempts = greatest(attempts, made.number),
     budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
@@ -161,7 +161,7 @@ FROM (SELECT * FROM {
     )
 } ORDER BY seq) AS made
 WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence AND callbacks.state = 'pending'
-AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
+AND callbacks.claimed_until > 0 AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
 """  # noqa: S608 - as above
 
 # What was fenced off by a redelivery, or cancelled meanwhile, was made all the same; its claim has ended.

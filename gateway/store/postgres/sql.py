@@ -220,12 +220,17 @@ WHERE upstream = $1 AND watchers = $2 AND next_poll_at IS NOT NULL AND state = '
 ORDER BY upstream, watchers, next_poll_at, seq LIMIT $4
 """  # noqa: S608 - as above
 
-# Who watches what: from one group to the next along the index, with its earliest.
-SELECT_NEXT_WATCHERS = """
-SELECT upstream, watchers, next_poll_at FROM tasks
-WHERE next_poll_at IS NOT NULL AND state = 'waiting' AND (upstream, watchers) > ($1, $2)
-ORDER BY upstream, watchers, next_poll_at, seq LIMIT 1
-"""
+# Who watches what: from one group to the next along the index, with its earliest; of $1 many at once, as whoever begins
+# to lead it has seconds for all of them.
+_A_GROUP = "SELECT upstream, watchers, next_poll_at FROM tasks WHERE next_poll_at IS NOT NULL AND state = 'waiting'"
+_FIRST = "ORDER BY upstream, watchers, next_poll_at, seq LIMIT 1"
+SELECT_NEXT_WATCHERS = f"""
+WITH RECURSIVE following (upstream, watchers, next_poll_at) AS (
+    ({_A_GROUP} AND (upstream, watchers) > ($1, $2) {_FIRST})
+    UNION ALL SELECT next.* FROM following CROSS JOIN LATERAL (
+        {_A_GROUP} AND upstream = $1 AND following.upstream = $1 AND watchers > following.watchers {_FIRST}) AS next)
+SELECT upstream, watchers, next_poll_at FROM following LIMIT 1000
+"""  # noqa: S608 - as above
 
 # The first of each who watch. By the rows' own order, and few of them: a long queue of others costs nothing.
 SELECT_NEW_TASKS = f"""

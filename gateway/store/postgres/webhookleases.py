@@ -48,7 +48,7 @@ class WebhookLeases:
         asked_at = self._clock.monotonic()
         due, _ = await self._database.transaction(lambda: self._claim(shares, now), claims=True)
         for claim in due.webhooks:
-            self._begin_until[claim.seq, claim.fence] = asked_at + _BEGUN_S
+            self._begin_until[claim.claim] = asked_at + _BEGUN_S
         return due
 
     def _claim(self, shares: Sequence[Share], now: int) -> Work[Due]:
@@ -64,24 +64,24 @@ class WebhookLeases:
         return Due([rows.due_callback(row) for row in claimed], left)
 
     def holds(self, claim: DueCallback) -> bool:
-        return self._clock.monotonic() < self._begin_until.get((claim.seq, claim.fence), 0.0)
+        return self._clock.monotonic() < self._begin_until.get(claim.claim, 0.0)
 
     async def keep(self, claim: DueCallback) -> bool:
         asked_at = self._clock.monotonic()
-        kept = bool(await self._database.write(KEEP_WEBHOOK, (claim.seq, claim.fence, self._lease_ms)))
+        kept = bool(await self._database.write(KEEP_WEBHOOK, (*claim.claim, self._lease_ms)))
         if kept:
-            self._begin_until[claim.seq, claim.fence] = asked_at + _BEGUN_S
+            self._begin_until[claim.claim] = asked_at + _BEGUN_S
         return kept
 
     async def release(self, claims: Sequence[DueCallback]) -> None:
         self.recorded(claims)
         if claims and self.writer is not None:
             with suppress(StoreError):  # then they lapse
-                await self.writer.submit(self.release_kind, [(claim.seq, claim.fence) for claim in claims])
+                await self.writer.submit(self.release_kind, [claim.claim for claim in claims])
 
     def _apply_release(self, items: Sequence[list[tuple[int, int]]]) -> Work[None]:
         yield Rows(RELEASE_WEBHOOKS, [row for item in items for row in item])
 
     def recorded(self, claims: Iterable[DueCallback]) -> None:
         for claim in claims:  # what records an attempt ends its claim
-            self._begin_until.pop((claim.seq, claim.fence), None)
+            self._begin_until.pop(claim.claim, None)

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.clock import SystemClock
+from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import StoreError
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
@@ -160,6 +161,54 @@ async def test_the_second_waits_for_the_first(start: Start, upstream: Upstream, 
     answers = await asyncio.gather(first, *others)
     assert {answer.content for answer in answers} == {answers[0].content}
     assert upstream.paid == 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_the_second_waits_for_the_first_at_another_replica(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """While that may be under way nobody is told to create anew; who has waited for long is to send it again."""
+    upstream.may_answer.clear()
+    stand = await start(honours=False)
+    once = stand.gateway.api.proxies[0]._once
+    first = asyncio.create_task(stand.create())
+    await upstream.reached.wait()
+    monkeypatch.setattr(once, "_under_way", {})  # as at a replica that has not forwarded it
+    monkeypatch.setattr(once, "_has_replicas", True)
+    monkeypatch.setattr(once, "_recheck_s", 0.01)
+    looks = asyncio.Semaphore(0)
+    look = once.look
+
+    async def looking(create: NewCreate) -> KnownCreate | None:
+        looks.release()
+        return await look(create)
+
+    monkeypatch.setattr(once, "look", looking)
+    monkeypatch.setattr("gateway.api.once._PATIENCE_S", LIMIT_S if ends else 0.05)
+    second = asyncio.create_task(stand.create())
+    for _ in range(2):
+        await looks.acquire()
+    if not ends:
+        answer = await second
+        assert (answer.status_code, answer.headers["retry-after"]) == (409, "0.05")
+        assert "x-should-retry" not in answer.headers
+        assert "send this one again, under the same id" in answer.json()["msg"]
+    upstream.may_answer.set()
+    told = await first
+    assert (await (second if ends else stand.create())).content == told.content
+    assert upstream.paid == 1
+
+
+async def test_what_another_replica_cannot_be_forwarding_any_more_is_not_waited_for(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A create that got no answer in all the time that there is for it is in doubt."""
+    monkeypatch.setattr("gateway.api.once._LONGEST_MS", 0)
+    stand = await start(honours=False)
+    monkeypatch.setattr(stand.gateway.api.proxies[0]._once, "_has_replicas", True)
+    upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
+    await stand.create()
+    assert "its answer is not known" in message(await stand.create(), 409)
 
 
 @both
@@ -361,7 +410,7 @@ async def test_two_clients_share_no_id(start: Start, upstream: Upstream, honours
     first = await stand.create()
     (proxy,) = stand.gateway.api.proxies
     other = proxy._once.create("bob", "r-1", b"")
-    assert await proxy._once.known(other) is None
+    assert await proxy._once.known(other, lambda: proxy._once.look(other)) is None
     assert (await stand.create()).content == first.content
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
+    Format,
     Lane,
     Outcome,
     Settlement,
@@ -31,6 +32,7 @@ from gateway.signature import Signer, parse_secrets
 from gateway.store import Claimed
 from gateway.store.sqlite import webhookclaims
 from gateway.upstream.answer import PollResult
+from gateway.webhook.body import callback_parts, webhook_body
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientWebhooks
 from gateway.webhook.sender import Found, Sender, SendResult
@@ -93,16 +95,20 @@ async def owed(
     url: str = "https://app.example/hook",
     client: str = "",
     data: bytes = b'{"taskId":"t","state":"success"}',
+    record: tuple[bytes, bytes, bytes] | None = None,
 ) -> list[Callback]:
-    """Register callbacks and settle their tasks, so that their webhooks are due."""
+    """Register callbacks and settle their tasks, so that their webhooks are due; ``record``: in that format."""
     ids = [f"{url}-{next(_tasks)}" for _ in range(count)]
-    callbacks = await asyncio.gather(*(life.register(task_id, url=url, client=client) for task_id in ids))
+    shape = Format.STANDARD if record is None else Format.RECORD
+    callbacks = await asyncio.gather(*(life.register(task_id, url=url, client=client, shape=shape) for task_id in ids))
     outcome = Outcome(state=TaskState.SUCCESS, data=data)
     now = life.clock.now()
     await asyncio.gather(
         *(
             life.store.tasks.settle(
-                Settlement(seq=callback.task.seq, upstream="up", outcome=outcome, settled_at=now, polls=1)
+                Settlement(
+                    seq=callback.task.seq, upstream="up", outcome=outcome, record=record, settled_at=now, polls=1
+                )
             )
             for callback in callbacks
         )
@@ -718,6 +724,48 @@ def test_a_large_webhook_that_has_not_begun_does_not_hold_up_the_stop(tmp_path: 
         await life.memory.hold(life.memory.limit, "another")
         await asyncio.Event().wait()
 
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("items", [5_000, 100_000], ids=["came with its claim", "is read"])
+def test_making_a_callback_of_the_apis_own_has_room(tmp_path: Path, items: int) -> None:
+    """Its record is decoded, for many times its bytes: they are held until then, and the event loop goes on."""
+    record = b'{"urls":[%b]}' % b",".join([b"{}"] * items)
+    held: list[int] = []
+
+    async def send(url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        sent.append(body)
+        held.append(sum(holder.held for holder in life.memory._holders.values()))
+        return SendResult(
+            started_at=EPOCH, duration_ms=0, status_code=204, reason=None, error=None, retry_after_s=None, excerpt=b""
+        )
+
+    async def main() -> None:
+        nonlocal life
+        life = new_life(tmp_path / "db", ScriptedSender(send))
+        hold, work = life.memory.hold, life.memory.work
+
+        async def holding(size: int, *owner: str) -> None:
+            await hold(size, *owner)
+            held.append(size)
+
+        async def working(function: Callable[..., Any], *args: Any) -> Any:
+            apart.append(function)
+            return await work(function, *args)
+
+        life.memory.hold, life.memory.work = holding, working  # type: ignore[method-assign]
+        await life.start()
+        await owed(life, record=callback_parts({"count": "{urls.0}", "id": "{absent}"}, record))
+        await until(lambda: bool(sent), step_s=0.01)
+        assert sent == [b'{"count":{}}']
+        assert webhook_body in apart
+        assert max(held) > 72 * items
+        assert held[-1] < 3 * len(record)
+        await life.stop()
+
+    life: Life
+    sent: list[bytes] = []
+    apart: list[Callable[..., Any]] = []
     run_virtual(main())
 
 

@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
+from structlog.testing import capture_logs
 
 from gateway.core.model import Callback, CallbackState
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
+from gateway.store.engine import Lead, Work
 from gateway.upstream.durations import of_model
 from tests.life import Life, Transport, teach, until
 from tests.virtualtime import VirtualClock, run_virtual
@@ -130,6 +133,51 @@ def test_a_process_that_stood_still_sends_nothing_that_it_was_about_to(tmp_path:
         end(life)
         await lead(life, 3600.0)
         await until(lambda: len(upstream.asked) == 1, limit_s=1)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("after_s", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5])
+def test_a_round_that_outlasts_its_term_keeps_no_task(tmp_path: Path, after_s: float) -> None:
+    """What it claims in the next term, which it does not know of, is polled in that."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = await live(tmp_path, upstream, lease)
+        await life.register("t", client="c")
+        await lead(life, 3600.0)
+        life.connection.latency_s = lambda: 1.0  # of every way back from the database
+        await asyncio.sleep(after_s)
+        end(life)
+        await lead(life, 3600.0, 2)
+        life.connection.latency_s = lambda: 0.0
+        await until(lambda: len(upstream.asked) == 1, limit_s=30)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) -> None:
+    """Neither counted nor logged where the store has left it out."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = await live(tmp_path, upstream, lease)
+        callback = await life.register("t", client="c")
+
+        def none_is_led(_: object) -> Work[list[Lead]]:
+            yield from ()
+            return []
+
+        life.store._engine.guard = none_is_led  # type: ignore[method-assign]
+        with capture_logs() as lines:
+            await lead(life, 3600.0)
+            await until(lambda: life.store.stale_writes == 1)
+        assert not [line for line in lines if line["event"] == "task.settled"]
+        assert life.metrics.settled.labels("up", "success")._value.get() == 0
+        assert (await look(life, callback)).state is CallbackState.WAITING
+        end(life)
         await life.stop()
 
     run_virtual(main())

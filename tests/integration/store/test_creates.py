@@ -13,8 +13,8 @@ from gateway.store import Store
 from tests.storing import NOW, NewStore, brought_to, new, opened
 
 ANSWER = CreateAnswer(status=200, content_type="application/json", task_id="task-1", body=b'{"id":"task-1"}')
-OPEN = KnownCreate(digest=b"d", answer=None)
-ANSWERED = KnownCreate(digest=b"d", answer=ANSWER)
+OPEN = KnownCreate(digest=b"d", at=NOW, answer=None)
+ANSWERED = KnownCreate(digest=b"d", at=NOW, answer=ANSWER)
 
 
 def create(request_id: str = "r-1", *, client: str = "ann", upstream: str = "up", at: int = NOW) -> NewCreate:
@@ -45,7 +45,7 @@ async def test_an_answer_is_kept(store: Store) -> None:
     for request_id, answer in (("r-1", ANSWER), ("r-2", bare)):
         await begun(store, request_id)
         assert await store.registry.end_create(create(request_id), answer, []) == []
-        assert await store.registry.known_create(create(request_id)) == KnownCreate(digest=b"d", answer=answer)
+        assert await store.registry.known_create(create(request_id)) == KnownCreate(digest=b"d", at=NOW, answer=answer)
 
 
 async def test_the_callback_comes_with_the_answer(store: Store) -> None:

@@ -370,6 +370,33 @@ async def test_two_replicas_at_once(world: World, store: StoreHousekeeping, race
     assert await everything(world, store, *RACES[race]) > 3
 
 
+async def test_an_attempt_is_recorded_once(world: World, store: StoreHousekeeping) -> None:
+    """Its record is stored again where nobody knew whether it was: it counts once."""
+    acts = Acts(world, store)
+    await is_claimed(acts)
+    statement = "SELECT state, attempts, budget_used, claimed_until, (SELECT count(*) FROM attempts) FROM callbacks"
+    for _ in range(2):
+        await acts.do(acts.record(AttemptResult.RETRY))
+        assert await world.look(statement) == [("pending", 1, 1, 0, 1)]
+
+
+async def test_two_swap_the_same_values(world: World, store: StoreHousekeeping) -> None:
+    """Budgets of several keys, whichever was first to be put down: none waits for the other."""
+
+    async def begin(_: Acts) -> None:
+        await world.look("INSERT INTO meta VALUES ('a', '1'), ('b', '1') ON CONFLICT (key) DO UPDATE SET value = '1' "
+                         "RETURNING key")  # fmt: skip
+
+    def swap(*keys: str) -> Act:
+        return lambda _: store._swap.apply([(key, b"1", b"2") for key in keys])
+
+    async def one_each(_: Acts, results: Sequence[Any]) -> bool:
+        (a, b), (other_b, other_a) = results
+        return (a, b) == (not other_a, not other_b)
+
+    assert await everything(world, store, begin, swap("a", "b"), swap("b", "a"), one_each) > 3
+
+
 async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store: StoreHousekeeping) -> None:
     """A leader's guarded write is done before another leads, or not at all; his renewal waits for nothing."""
 

@@ -119,7 +119,7 @@ async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> N
     await session.run(createsql.INSERT_CREATE, create)
     answer = {"status": 200, "content_type": text, "task_id": None, "answer": b""}
     await session.run(createsql.END_CREATE, {**create, **answer})
-    assert await session.run(createsql.SELECT_CREATE, create) == [(b"", 200, text, None, b"")]
+    assert await session.run(createsql.SELECT_CREATE, create) == [(b"", 1, 200, text, None, b"")]
 
 
 async def test_the_longest_names_fit_into_the_indexes(session: Session) -> None:

@@ -94,14 +94,14 @@ async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, secon
     await first.tasks.claim([due])
     assert await take_over(second) == 2
     await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="x"))
-    assert await first.tasks.settle(settlement(due.seq)) == []
+    assert await first.tasks.settle(settlement(due.seq)) is None
     await first.tasks.poll_now("up", [due.seq], NOW - 1)
     after = await look(second, callback)
     assert (after.state, after.task.polls, after.task.next_poll_at) == (CallbackState.WAITING, 0, NOW)
     assert first.stale_writes == 2
     assert await first.tasks.longest_due("up", "ann", NOW, 10) == ([], None)
     first.tasks.lost("up")
-    assert await first.tasks.settle(settlement(due.seq)) == []
+    assert await first.tasks.settle(settlement(due.seq)) is None
     await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None))
     await first.tasks.poll_now("up", [due.seq], NOW - 1)
     assert first.stale_writes == 4
@@ -148,6 +148,28 @@ async def test_a_defect_in_a_look_is_told_and_looked_beyond(
     assert [line["event"] for line in log if line["log_level"] == "error"] == ["store.hints_failed"]
 
 
+async def test_many_groups_are_found_out_at_once(first: PostgresStore, postgres: Database) -> None:
+    """Whoever begins to lead has seconds for it, however many watch: it asks for a thousand of them at a time."""
+    postgres.execute(
+        "INSERT INTO tasks (created_at, upstream, task_id, watchers, next_poll_at) "
+        "SELECT 1, name, 't' || i, 'c' || i, i FROM generate_series(1, 2500) AS i, unnest(ARRAY['up', 'vp']) AS name"
+    )
+    await first._hints.close()  # which looks as well
+    first.tasks.lost("up")
+    asked: list[object] = []
+    read = first._database.read
+
+    async def counted(*about: Any) -> list[Any]:
+        asked.append(about)
+        return await read(*about)
+
+    first._database.read = counted  # type: ignore[method-assign]
+    await first.tasks.gained("up", 1)
+    assert len(asked) == 4
+    groups, _ = await first.tasks.waiting("up", NOW)
+    assert {(group.watchers, group.due_at) for group in groups} == {(f"c{i}", i) for i in range(1, 2501)}
+
+
 async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_out(
     first: PostgresStore, second: PostgresStore
 ) -> None:
@@ -160,7 +182,7 @@ async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_ou
     await take_over(second)
     one = replace(settlement(mine.task.seq), upstream="other")
     assert await asyncio.gather(first.tasks.settle(settlement(theirs.task.seq)), first.tasks.settle(one)) == [
-        [],
+        None,
         [mine.id],
     ]
     assert (await look(first, theirs)).state is CallbackState.WAITING
@@ -312,6 +334,34 @@ async def test_what_nobody_was_told_of_is_found(first: PostgresStore, second: Po
     assert (await claim_webhooks(second, NOW, 10))[0] == []
     await second._look_again()
     assert (await claim(second)).id == callback.id
+
+
+async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres: Database) -> None:
+    """Of an upstream that nobody polls any number may have: a look need not go through them for each other upstream."""
+    hour_ms = 3_600_000
+    old, late = await registered(first, new("old")), await registered(first, new("late"))
+    postgres.execute(f"UPDATE callbacks SET expires_at = {NOW + 1}")
+    found, _ = await first.tasks.expired("up", NOW + 1, 10)
+    assert {one.seq for one in found} == {old.task.seq, late.task.seq}
+    await first.tasks.settle(replace(settlement(old.task.seq), expired_by=NOW + 1))
+    await first.tasks.settle(replace(settlement(late.task.seq), expired_by=NOW + 1))
+    later = NOW + 2 * hour_ms
+    assert await first.tasks.expired("up", later, 10) == ([], None)
+    read, asked = first._database.read, []
+
+    async def noted(statement: str, parameters: Any = ()) -> list[Any]:
+        asked.extend([parameters[0]] if statement == sql.SELECT_EXPIRED else [])
+        return await read(statement, parameters)
+
+    first._database.read = noted  # type: ignore[method-assign]
+    await first.tasks.look_again()
+    assert await first.tasks.expired("up", later, 10) == ([], None)
+    assert asked == [later - hour_ms]
+    # What was stored since, by whoever was slow.
+    unheard = await registered(first, new("unheard"))
+    postgres.execute(f"UPDATE callbacks SET expires_at = {later - hour_ms} WHERE id = '{unheard.id}'")
+    await first.tasks.look_again()
+    assert [one.seq for one in (await first.tasks.expired("up", later, 10))[0]] == [unheard.task.seq]
 
 
 async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, second: PostgresStore) -> None:

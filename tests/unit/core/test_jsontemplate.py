@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core import lenientjson
 from gateway.core.jsontemplate import filled, mistakes
 
 RECORD = {
@@ -39,6 +40,37 @@ def test_gaps_are_filled(template: Any, made: Any) -> None:
     """With what stands at their path, whatever that is; all else stays as it is written."""
     assert list(mistakes(template)) == []
     assert filled(template, RECORD) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ('{"urls": ["a"], "prompt": "two\nlines"}', {"urls": ["a"]}),
+        ('{"urls": ["a"], "score": NaN}', {"urls": ["a"]}),
+        ("[" * 100_000, {}),
+        ('{"urls": ["a"], "deep": %s}' % ("[" * 5000 + "]" * 5000), {"urls": ["a"]}),
+    ],
+    ids=["a line break", "NaN", "without an end", "deep"],
+)
+def test_json_in_a_text_is_read_leniently(text: str, made: Any) -> None:
+    """What an outcome is read from fills gaps as well; and whatever a text holds, there is something to send."""
+    assert filled({"urls": "{text.urls}"}, {"text": text}) == made
+
+
+def test_json_in_a_text_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many items stand in it, and however many gaps each of these fills."""
+    reads = []
+    decode = lenientjson.decode
+
+    def counting(data: bytes | str) -> Any:
+        reads.append(data)
+        return decode(data)
+
+    monkeypatch.setattr(lenientjson, "decode", counting)
+    text = '{"tracks": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}'
+    made = filled([{"x": "{text.tracks.*.a}", "y": "{text.tracks.*.b}"}], {"text": text})
+    assert made == [{"x": 1, "y": 2}, {"x": 3, "y": 4}]
+    assert reads == [text]
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,28 @@ def test_a_hand_over_waits_for_what_is_under_way() -> None:
     run_virtual(main())
 
 
+def test_what_nobody_else_knows_is_handed_over_ever_more_seldom() -> None:
+    """While replicas of other settings are beside it, an upstream of its own is polled nearly all the time."""
+
+    async def main() -> None:
+        leads = Leads(VirtualClock())
+        one, other = Process(leads, "a", "xy"), Process(leads, "b", "w")
+        unpolled: list[int] = []
+        for _ in range(2):
+            unpolled.append(0)
+            for _ in range(18_000):
+                await asyncio.sleep(0.1)
+                unpolled[-1] += one.led != "xy"
+        assert unpolled[0] < 18_000 / 40
+        assert unpolled[1] < 18_000 / 200
+        third = Process(leads, "c", "xy")
+        await asyncio.sleep(60)
+        assert (sorted(one.led + third.led), other.led) == (["x", "y"], "w")
+        assert third.led
+
+    run_virtual(main())
+
+
 def test_at_its_end_a_replica_hands_over_at_once() -> None:
     """Each upstream as soon as its polls are answered, and meanwhile it is renewed; late ones cost no more time."""
 

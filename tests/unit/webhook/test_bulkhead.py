@@ -2,6 +2,7 @@
 
 from collections import deque
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,23 @@ def test_of_too_many_failing_lanes_the_longest_unheard_of_is_forgotten(monkeypat
     bulkhead = Bulkhead(100)
     well(bulkhead, A, B, A, C)
     assert [*bulkhead._well] == [A, C]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the late one", "the new one"])
+def test_a_webhook_that_is_claimed_anew_while_a_lapsed_claim_is_under_way_has_two_places(first: int) -> None:
+    """A replica that was stopped for longer than its claim may claim it again itself: each gives back its own place."""
+    bulkhead = Bulkhead(100)
+    well(bulkhead, A)
+    free = bulkhead.free
+    late = webhook(A)
+    both = [late, msgspec.structs.replace(late, fence=late.fence + 1)]
+    assert all(bulkhead.admit(one) for one in both)
+    assert bulkhead.free == free - 2
+    bulkhead.ended(both.pop(first), delivered=None)
+    bulkhead.ended(both.pop(), delivered=True)
+    assert bulkhead.free == free
+    assert not bulkhead._attempts
+    assert not bulkhead._young
 
 
 def test_nothing_is_kept_of_lanes_that_hold_nothing() -> None:

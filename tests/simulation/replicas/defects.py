@@ -1,0 +1,83 @@
+"""Defects put into the gateway on purpose: what the laws would not notice of these, they would not notice at all.
+
+Each takes away one of the things that keep replicas apart, and nothing else.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from gateway.app import build
+from gateway.store import Store
+from gateway.store.engine import Lead, Work
+from gateway.store.postgres import sql, webhookleases
+from gateway.store.postgres.engine import PostgresEngine
+from gateway.store.postgres.webhookleases import WebhookLeases
+
+__all__ = ["DEFECTS"]
+
+
+@contextmanager
+def _no_fence() -> Iterator[None]:
+    """Whoever has once claimed a webhook records what became of it, whoever has claimed it since."""
+    with ExitStack() as stack:
+        for module, name in (
+            (sql, "INSERT_ATTEMPTS"),
+            (sql, "RECORD_ATTEMPTS"),
+            (sql, "COUNT_ATTEMPTS"),
+            (webhookleases, "RELEASE_WEBHOOKS"),
+        ):
+            statement: str = getattr(module, name)
+            changed = re.sub(r"AND ((?:callbacks\.)?fence) = (?:made|given)\.fence", r"AND \1 >= 0", statement)
+            assert changed != statement
+            stack.enter_context(mock.patch.object(module, name, changed))
+        yield
+
+
+@contextmanager
+def _no_epoch() -> Iterator[None]:
+    """A leader's writes count for ever."""
+
+    def guard(_: PostgresEngine, leads: Collection[Lead]) -> Work[Collection[Lead]]:
+        return leads
+        yield
+
+    with mock.patch.object(PostgresEngine, "guard", guard):
+        yield
+
+
+@contextmanager
+def _short_lease() -> Iterator[None]:
+    """A claim lapses while its attempt is made."""
+    with mock.patch.object(webhookleases, "_RECORDED_S", -webhookleases._BEGUN_S - 4.0):
+        yield
+
+
+@contextmanager
+def _late_start() -> Iterator[None]:
+    """An attempt begins however long ago its webhook was claimed."""
+    with mock.patch.object(WebhookLeases, "holds", return_value=True):
+        yield
+
+
+@contextmanager
+def _own_budgets() -> Iterator[None]:
+    """Each replica counts its own requests alone."""
+    kept = build._kept
+
+    def its_own(name: str, store: Store) -> Any:
+        return kept(f"{name} {id(store)}" if name.startswith(("queries", "creates")) else name, store)
+
+    with mock.patch.object(build, "_kept", its_own):
+        yield
+
+
+DEFECTS: dict[str, Callable[[], Any]] = {
+    "no fence": _no_fence,
+    "no epoch": _no_epoch,
+    "a lease shorter than the attempt": _short_lease,
+    "a start after the lease": _late_start,
+    "a budget of its own": _own_budgets,
+}
