@@ -28,7 +28,7 @@ test: $(VENV)/.dev $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run eve
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
 	@$(BENCH) $(ARGS)
 
-bench-million: $(VENV)/.dev ## Measure a million watched tasks alone
+bench-million: $(VENV)/.dev ## Measure a million watched tasks alone; ARGS=--postgres for PostgreSQL
 	@$(BENCH) --only million $(ARGS)
 
 bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less

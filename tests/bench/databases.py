@@ -48,6 +48,11 @@ class Databases:
     def url(self, name: str) -> str:
         return self._server.url(name)
 
+    def size(self, name: str) -> int:
+        """Return how many bytes the tables and their indexes are, without what PostgreSQL has of its own."""
+        tables = "FROM pg_class WHERE relkind = 'r' AND relnamespace = CAST('public' AS regnamespace)"
+        return int(self.ask(name, f"SELECT sum(pg_total_relation_size(oid)) {tables}"))
+
     def ask(self, name: str, sql: str) -> str:
         return self._server.execute(sql, name)
 

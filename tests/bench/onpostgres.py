@@ -14,7 +14,7 @@ import polls
 import prepare
 import registrations
 from databases import Databases, start_databases
-from figures import Figure, Target, at_most, ratio
+from figures import Figure, Target, at_least, at_most, ratio
 from gatewayprocess import GatewayProcess, start_gateway
 from session import Session
 
@@ -29,6 +29,8 @@ class Cost:
     seconds: list[float] = field(default_factory=list)
     gateway_us: list[float] = field(default_factory=list)
     server_us: list[float] = field(default_factory=list)
+    hot: list[float] = field(default_factory=list)
+    """Updates that changed no index, for each webhook's one claim."""
 
 
 def measure(session: Session) -> list[Figure]:
@@ -54,6 +56,7 @@ def life(session: Session, databases: Databases) -> list[Figure]:
         replicated,
         ratio("postgres.replicas_ratio", "the same / with one", replicated, alone, at_most(1.15)),
         _of("postgres.server", "CPU time of a life, PostgreSQL's own", one.server_us, at_most(150)),
+        Figure("postgres.hot", "claims of webhooks that wrote no index", "%", one.hot, at_least(85)),
         _of("postgres.server_four", f"the same with {REPLICAS} replicas", four.server_us),
     ]
 
@@ -72,7 +75,9 @@ def run(session: Session, databases: Databases, count: int, replicas: int, cost:
         gateways_s = sum(gateway.cpu_s() for gateway in gateways) - gateways_s
         server_s = databases.cpu_s() - server_s
     databases.must_be_delivered(name, lives.WARM_UP + count)
+    hot = int(databases.ask(name, "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'callbacks'"))
     databases.drop(name)
+    cost.hot.append(hot / (lives.WARM_UP + count) * 100)
     cost.seconds.append(count / seconds)
     cost.gateway_us.append(gateways_s / count * 1e6)
     cost.server_us.append(server_s / count * 1e6)

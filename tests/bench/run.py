@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import bloat
 import deliveries
 import idle
 import isolation
@@ -39,6 +40,7 @@ MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
     "isolation": isolation.measure,
     "million": million.measure,
     "postgres": onpostgres.measure,
+    "bloat": bloat.measure,
     "reads": reads.measure,
     "idle": idle.measure,
     "soak": soak.measure,
@@ -73,6 +75,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--markdown", action="store_true", help="print the manual's table")
     parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE.name} as well")
     parser.add_argument("--minutes", type=float, default=30, help="how long soak runs; it runs where it is named only")
+    parser.add_argument("--postgres", action="store_true", help="have the million tasks on PostgreSQL")
     parser.add_argument("--read", type=Path, metavar="FILE", help="show what --json printed instead of measuring")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers' packages")
     return parser.parse_args()
@@ -88,7 +91,14 @@ def measure(options: argparse.Namespace) -> Report:
         try:
             with start_sides(receivers=RECEIVERS) as sides:
                 session = Session(
-                    sides, options.python, runs, options.quick, options.minutes, started_at, report.samples
+                    sides=sides,
+                    peers_python=options.python,
+                    runs=runs,
+                    quick=options.quick,
+                    minutes=options.minutes,
+                    started_at=started_at,
+                    postgres=options.postgres,
+                    samples=report.samples,
                 )
                 report.figures += MEASUREMENTS[name](session)
         except Exception as error:  # noqa: BLE001 - the others are measured all the same

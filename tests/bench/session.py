@@ -25,6 +25,8 @@ class Session:
     minutes: float
     """How long what runs for a long time runs."""
     started_at: float
+    postgres: bool
+    """Whether what runs on either database is measured on PostgreSQL."""
     samples: list[dict[str, float]]
     """What a long run notes on its way."""
 

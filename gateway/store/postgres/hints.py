@@ -24,6 +24,7 @@ _log = structlog.get_logger()
 _CHANNEL = "gateway"
 _GATHER_S = 0.05
 _MOST_BYTES = 7000  # of one message: PostgreSQL takes 8,000
+_SETTLED_AT_ONCE = 200  # in one part of a message
 _MOST_MESSAGES = 8  # at once: more of them say only that there is much to look for
 _LOOK_S, _LOOK_UNTOLD_S = 5.0, 1.0
 _AGAIN_S = 1.0
@@ -124,7 +125,8 @@ class ReplicaHints:
         told: list[Any] = [["t", *key, at] for key, at in self._tasks.items()]
         told += [["e", upstream, at] for upstream, at in self._expiries.items()]
         told += [["l", *lane, at] for lane, at in self._lanes.items()]
-        told += [["s", seq] for seq in self._settled]
+        parts = range(0, len(self._settled), _SETTLED_AT_ONCE)
+        told += [["s", *self._settled[first : first + _SETTLED_AT_ONCE]] for first in parts]
         told += [["f"]] if self._freed else []
         self._tasks, self._expiries, self._lanes, self._settled, self._freed = {}, {}, {}, [], False
         part: list[Any] = []
@@ -177,7 +179,8 @@ class ReplicaHints:
                     case "l":
                         hearing.lane(Lane(*about[:2]), about[2])
                     case "s":
-                        hearing.settled(*about)
+                        for seq in about:
+                            hearing.settled(seq)
                     case "f":
                         hearing.freed()
         except (msgspec.MsgspecError, TypeError, ValueError, IndexError):

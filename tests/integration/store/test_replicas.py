@@ -328,6 +328,16 @@ async def test_all_hear_of_a_tasks_end(first: PostgresStore, second: PostgresSto
     assert (await claim(second)).id == callback.id
 
 
+async def test_many_ends_at_once_are_told_of(first: PostgresStore, second: PostgresStore) -> None:
+    """Each reaches whoever waits for it, however many messages it takes."""
+    made = await second.registry.register([new(f"task-{number}") for number in range(500)])
+    seqs = [one.callback.task.seq for one in made]
+    waiting = [asyncio.create_task(second.registry.wait_settled(seq, 60)) for seq in seqs]
+    await asyncio.sleep(0)
+    await asyncio.gather(*(first.tasks.settle(settlement(seq)) for seq in seqs))
+    await asyncio.wait_for(asyncio.gather(*waiting), LIMIT_S)
+
+
 async def test_what_nobody_was_told_of_is_found(first: PostgresStore, second: PostgresStore) -> None:
     """A hint may be lost: whoever leads looks now and then, and all do for webhooks."""
     second._hints.alone = True
