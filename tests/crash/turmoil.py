@@ -25,6 +25,7 @@ KINDS = ("kill", "stop", "silence", "reset", "restart")
 _LOOK_S = 3.0
 """How long after a webhook's lease another may find out that it has ended."""
 _BUSY_S = 5.0
+_DUE = "SELECT count(*) FROM tasks WHERE upstream = $1 AND next_poll_at <= gateway_now()"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Leases:
     webhooks_s: float
     module: Sequence[str] = ("gateway",)
     """What runs a gateway with these."""
+    polled_s: float = 5.0
+    """How long after its lease another has polled what a dead replica led."""
 
 
 LEASES = Leases(leading.LEASE_S, ATTEMPT_S + webhookleases._BEGUN_S + webhookleases._RECORDED_S)
@@ -123,7 +126,7 @@ class Turmoil:
 
     async def _taken_over(self, fault: Fault) -> None:
         """Wait until what it led is polled by others."""
-        sides, within_s = self.cluster.sides, self.leases.polls_s + 5
+        sides, within_s = self.cluster.sides, self.leases.polls_s + self.leases.polled_s
         for name in fault.led:
 
             def polled(name: str = name) -> bool:
@@ -134,7 +137,11 @@ class Turmoil:
             taken_s = (sides.polled_since(name, fault.at, but=fault.replica) or float("inf")) - fault.at
             self.polls_taken_s.setdefault(fault.kind, []).append(taken_s)
             if not taken or taken_s > within_s:
-                self.cluster.problems.append(f"{fault.kind} of {fault.replica}: {name} was not polled for {taken_s} s")
+                async with self.cluster.admin() as db:
+                    leader = (await led_by(db)).get(name)
+                    due = await db.fetchval(_DUE, name)
+                said = f"{name} was not polled for {taken_s} s; {leader} took it last, {due} tasks are due"
+                self.cluster.problems.append(f"{fault.kind} of {fault.replica}: {said}")
 
     def _check_claims(self) -> None:
         """What it had claimed was recorded, or claimed by another once its lease was over."""
