@@ -81,6 +81,9 @@ class Turmoil:
             run.checker.faults.append(fault)
             await self._begin(kind, victim)
             fault.claimed = await claimed_by(db, victim.life)
+        if kind == "restart" and fault.claimed:
+            left = f"{len(fault.claimed)} webhooks are left claimed"
+            run.problems.append(f"{victim.life}: {left} after its exit\n{victim.tail()}")
         await self._taken_over(fault)
         await self._end(kind, victim, fault)
         await victim.ready()

@@ -21,6 +21,8 @@ __all__ = ["WebhookLeases"]
 
 _BEGUN_S = 15.0
 """So long after its claim an attempt may begin: a replica that was stopped for longer leaves it to others."""
+_GIVE_BACK_S = 2.0
+"""How long a shutdown waits for a claim that was just made, to give it back."""
 _RECORDED_S = 15.0
 """How long what came of it may take to be recorded."""
 
@@ -46,7 +48,16 @@ class WebhookLeases:
 
     async def claim(self, shares: Sequence[Share], now: int) -> Due:
         asked_at = self._clock.monotonic()
-        due, _ = await self._database.transaction(lambda: self._claim(shares, now), claims=True)
+        claiming = asyncio.ensure_future(self._database.transaction(lambda: self._claim(shares, now), claims=True))
+        try:
+            due, _ = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # It may be committed all the same; nobody would send these before the claims lapse.
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_GIVE_BACK_S):
+                    due, _ = await claiming
+                    await self.release(due.webhooks)
+            raise
         for claim in due.webhooks:
             self._begin_until[claim.claim] = asked_at + _BEGUN_S
         return due

@@ -255,6 +255,23 @@ async def test_whoever_stood_still_does_not_begin_what_another_may_be_sending(po
         assert not store.outbox.holds(due)
 
 
+async def test_a_claim_that_a_shutdown_cuts_off_is_given_back(first: PostgresStore) -> None:
+    """Wherever it is cut off: else nobody would send these webhooks before the claims lapse."""
+    await brought_to(first, CallbackState.PENDING)
+    claimed = "SELECT count(*) FROM callbacks WHERE claimed_until > gateway_now()"
+    for steps in range(200):
+        claiming = asyncio.create_task(claim_webhooks(first, NOW, 10))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if claiming.done():
+            break
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        assert await first._database.read(claimed) == [(0,)], f"cut off after {steps} steps"
+    assert steps > 3
+    assert len((await claiming)[0]) == 1
+
+
 async def test_two_that_claim_at_once_share_what_is_due(first: PostgresStore, second: PostgresStore) -> None:
     """No webhook is two replicas', and none is nobody's."""
     for number in range(20):

@@ -105,7 +105,7 @@ def draw(seed: int) -> Scenario:
         for _ in range(rng.randint(1, 3)):
             every_s = rng.choice((0.2, 1.0, 5.0))
             readers.append(Reader(at_s, len(tasks) - 1, every_s, rng.randint(1, 40), creates))
-    troubles = [_trouble(rng) for _ in range(rng.randint(0, 10))]
+    troubles = [_trouble(rng) for _ in range(rng.randint(3, 14))]
     _tell(rng.choice(STORIES), rng, tasks, registrations, readers, troubles)
     return Scenario(seed, tuple(tasks), tuple(registrations), tuple(readers), tuple(troubles))
 
