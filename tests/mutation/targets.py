@@ -38,6 +38,7 @@ COVERED = (
 MODULES = (
     *COVERED,
     "gateway/store/sqlite/sql.py",
+    "gateway/store/sqlite/deliversql.py",
     "gateway/store/sqlite/createsql.py",
     "gateway/store/sqlite/watchsql.py",
     "gateway/store/sqlite/statements.py",
@@ -111,6 +112,7 @@ _REGISTRY, _TASKS = "gateway/store/registry.py", "gateway/store/tasks.py"
 _OUTBOX, _BLOBS = "gateway/store/outbox.py", "gateway/store/sqlite/blobs.py"
 _CLAIMS = "gateway/store/sqlite/webhookclaims.py"
 _ROWS, _SQL = "gateway/store/rows.py", "gateway/store/sqlite/sql.py"
+_DELIVERSQL = "gateway/store/sqlite/deliversql.py"
 _CREATESQL = "gateway/store/sqlite/createsql.py"
 _WATCHSQL = "gateway/store/sqlite/watchsql.py"
 _STATEMENTS = "gateway/store/sqlite/statements.py"
@@ -188,13 +190,13 @@ EQUIVALENT = (
         "a row that begins with a NULL is never looked at",
     ),
     Equivalent(
-        _SQL,
+        _DELIVERSQL,
         "UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),",
         "UPDATE callbacks SET state = made.state,",
         "COUNT_ATTEMPTS follows, and would do it: here it saves writing the row again",
     ),
     Equivalent(
-        _SQL,
+        _DELIVERSQL,
         "FROM made WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number",
         "FROM made WHERE callbacks.seq = made.seq AND callbacks.attempts <= made.number",
         "writes the number that stands there",
