@@ -8,7 +8,7 @@ committed: a crash leaves nothing to repair.
 from collections.abc import Sequence
 
 from gateway.store.copying import refuse_unfinished
-from gateway.store.copytables import COPYING
+from gateway.store.copying.tables import COPYING
 from gateway.store.engine import Engine, Rows, Run, Work
 from gateway.store.outbox import StoreOutbox
 from gateway.store.registry import StoreRegistry

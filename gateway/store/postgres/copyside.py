@@ -14,8 +14,8 @@ import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
-from gateway.store.copytables import COPYING, META, TABLES, Table
+from gateway.store.copying.rows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
+from gateway.store.copying.tables import COPYING, META, TABLES, Table
 from gateway.store.postgres import schema
 from gateway.store.postgres.errors import explain
 from gateway.store.postgres.session import Session, connect
@@ -189,7 +189,7 @@ class PostgresCopySide:
             column = table.large[place]
             for start in range(0, sizes[place] or 0, PIECE):
                 part = f"substring({column} FROM {start + 1} FOR {PIECE})"
-                yield await self._one(f"SELECT {part} FROM {table.name} WHERE seq = {seq}")  # noqa: S608 - see copytables
+                yield await self._one(f"SELECT {part} FROM {table.name} WHERE seq = {seq}")  # noqa: S608 - see copying.tables
 
         return LargeRow(found[0], sizes, pieces)
 
@@ -207,7 +207,7 @@ class PostgresCopySide:
 
     async def finish(self, meta: list[bytes], highest: dict[str, int]) -> None:
         async with self._transaction():
-            await self._raw.execute(f"DELETE FROM meta WHERE {META.where}")  # noqa: S608 - see copytables
+            await self._raw.execute(f"DELETE FROM meta WHERE {META.where}")  # noqa: S608 - see copying.tables
             await self._add(META, _pieces(b"".join(meta)))
             for name, number in highest.items():
                 if number:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import LARGE, PIECE, LargeRow, Parts, decoder, encode
-from gateway.store.copytables import COPYING, META, MOST_WATCHERS, TABLES, Table
+from gateway.store.copying.rows import LARGE, PIECE, LargeRow, Parts, decoder, encode
+from gateway.store.copying.tables import COPYING, META, MOST_WATCHERS, TABLES, Table
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.database import Database
 
@@ -118,7 +118,7 @@ class SqliteCopySide:
             room = ("?" if size is None else f"zeroblob({size})" for size in row.sizes)
             nulls = (None for size in row.sizes if size is None)
             values = ", ".join((*("?" * len(head)), *room))
-            db.execute(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({values})", (*head, *nulls))  # noqa: S608 - see copytables
+            db.execute(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({values})", (*head, *nulls))  # noqa: S608 - see copying.tables
             for place, size in enumerate(row.sizes):
                 if size:
                     with db.blobopen(table.name, table.large[place], head[0]) as blob:

@@ -15,8 +15,8 @@ from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.core.model import CallbackState
 from gateway.store.copying import Copied, CopySide, copy_database, digest_of
-from gateway.store.copyrows import LARGE, PIECE, Parts
-from gateway.store.copytables import COPYING, TABLES, Table
+from gateway.store.copying.rows import LARGE, PIECE, Parts
+from gateway.store.copying.tables import COPYING, TABLES, Table
 from gateway.store.postgres.copyside import PostgresCopySide
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers

@@ -1,8 +1,8 @@
 """Copies one database's data into another, of whatever kind each is: offline, checked, and to be gone on with.
 
-Owns the order of it all, and when it is refused. The tables stand in ``copytables``, how a row is passed on in
-``copyrows``; what is done in one kind of database is its engine's ``CopySide``. Called by
-``gateway.cli.copydatabase``.
+Owns the order of it all, and when it is refused. The tables stand in ``tables``, how a row is passed on in ``rows``.
+What is done in one kind of database is the ``CopySide`` in its engine's folder, as only that knows its driver and its
+statements. Called by ``gateway.cli.copydatabase``.
 
 Each table is copied in the order of its key, part by part, each part durable before the next. So what stands in the
 target says where to go on, and a mark in its ``meta`` which copy it belongs to; while that stands no gateway opens it.
@@ -19,13 +19,13 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
-from gateway.store.copyrows import Digest, LargeRow
-from gateway.store.copytables import COPYING, META, TABLES, Table
+from gateway.store.copying.rows import Digest, LargeRow
+from gateway.store.copying.tables import COPYING, META, TABLES, Table
 
 __all__ = ["Copied", "CopySide", "Progress", "Take", "copy_database", "digest_of", "refuse_unfinished"]
 
 Take = Callable[[list[bytes]], Awaitable[None]]
-"""Takes the next rows, in the form of ``copyrows``."""
+"""Takes the next rows, in the form of ``rows``."""
 
 
 class CopySide(Protocol):
@@ -44,7 +44,7 @@ class CopySide(Protocol):
         """Let it go."""
 
     async def columns(self, table: Table) -> set[str]:
-        """Return the names of a table's columns that hold data, which are to be those of ``copytables``."""
+        """Return the names of a table's columns that hold data, which are to be those of ``tables``."""
 
     async def count(self, table: Table) -> int:
         """Return how many rows of data a table has."""
@@ -59,7 +59,7 @@ class CopySide(Protocol):
         """Return a value of ``meta``."""
 
     async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
-        """Return the keys above ``after``, in their order, of the rows that are large: see ``copyrows``."""
+        """Return the keys above ``after``, in their order, of the rows that are large: see ``rows``."""
 
     async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         """Hand over the rows of data with a key above ``after`` and below ``before``, in its order, in parts."""

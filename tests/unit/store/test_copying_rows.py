@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.copyrows import HEADER, TRAILER, Digest, LargeRow, Parts, Splitter, decoder, encode, integer_key
-from gateway.store.copytables import META, OWN_META, TABLES, Table
+from gateway.store.copying.rows import HEADER, TRAILER, Digest, LargeRow, Parts, Splitter, decoder, encode, integer_key
+from gateway.store.copying.tables import META, OWN_META, TABLES, Table
 from gateway.store.sqlite import databasefile
 
 ROWS = Table("rows", ("seq", "number"), ("text",), ("data",), key=2)

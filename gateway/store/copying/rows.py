@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from gateway.store.copytables import Table
+from gateway.store.copying.tables import Table
 
 __all__ = [
     "HEADER",
