@@ -1197,6 +1197,8 @@ def test_polls_that_hang_for_one_client_leave_places_to_another(tmp_path: Path) 
         assert len([task_id for task_id in asked if not task_id.startswith("mine")]) == MOST_POLLS // 2
         await life.stop()
 
+    run_virtual(main())
+
 
 def test_a_poll_that_is_stored_late_is_followed_by_the_next_in_its_time(tmp_path: Path) -> None:
     """Until it is stored, a task is not among those its poller knows: its next poll may be the earliest of all."""

@@ -162,11 +162,7 @@ async def test_a_deadlock_is_tried_again(database: PostgresDatabase) -> None:
     await database.transaction(
         lambda: several(Run(PUT, {"key": "a", "value": b"0"}), Run(PUT, {"key": "b", "value": b"0"}))
     )
-    both = asyncio.Barrier(2)
     tries = 0
-
-    async def meet() -> None:
-        await both.wait()
 
     def work(first: str, then: str) -> Work[None]:
         nonlocal tries
