@@ -52,7 +52,7 @@ class StoreCreates:
         self, create: NewCreate, answer: CreateAnswer, new: Sequence[NewCallback]
     ) -> list[Registration]:
         registrations: list[Registration]
-        registrations, _ = await self._writer.submit(self.end_create_kind, (create, answer, new), 1 + len(new))
+        registrations, _ = await self._writer.submit(self.end_create_kind, (create, answer, new))
         return registrations
 
     def _apply_end_create(self, items: Sequence[_Ended]) -> Work[Sequence[Any] | None]:

@@ -130,6 +130,11 @@ def small_record(record: bytes | None) -> bytes | None:
     return None if record is None else _small((record,))
 
 
+def record_size(one: PollRecord | ReadWatch) -> int:
+    """Return how much of it a statement's part would hold."""
+    return len(one.record or b"")
+
+
 def read_task(row: Any) -> ReadTask:
     return convert((row[:_TASK_COLUMNS], *row[_TASK_COLUMNS:]), ReadTask)
 

@@ -12,14 +12,13 @@ from typing import Any
 import structlog
 from msgspec import convert
 
-from gateway.core.memory import SMALL
 from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Column, Engine, Lead, Rows, Touched, Work, Write
+from gateway.store.engine import Engine, Lead, Rows, Touched, Work
 from gateway.store.outbox import StoreOutbox
 from gateway.store.rows import parts
-from gateway.store.watches import Watches
+from gateway.store.watches import Watches, write_large
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreTasks"]
@@ -63,7 +62,7 @@ class StoreTasks(DueTasks):
         # Not from the beginning: of another upstream any number may have expired, which nobody polls.
         for upstream, until in self._expired_until.items():
             before = self._no_expiry_before[upstream]
-            self._no_expiry_before[upstream] = min(before, max(until - _REGISTERED_LATE_MS, 0))
+            self._no_expiry_before[upstream] = min(before, until - _REGISTERED_LATE_MS)
         self.watches.look_again()
         await super().look_again()
 
@@ -86,7 +85,7 @@ class StoreTasks(DueTasks):
         """Return whether the leads went on."""
         led = yield from self.led(items)
         records = [record for (_, record), goes_on in zip(items, led, strict=True) if goes_on]
-        for part in parts(records, _record_size):
+        for part in parts(records, rows.record_size):
             yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))
         for record in records:
             if record.record is not None:
@@ -135,9 +134,9 @@ class StoreTasks(DueTasks):
                     records.add(seq)
             yield Rows(self._sql.SETTLE_TASKS, rows.settled(settled, records))
             for one in settled:
-                yield from _write_large(one.seq, "outcome", (one.outcome.data,))
+                yield from write_large(one.seq, "outcome", (one.outcome.data,))
                 if one.seq in records and one.record is not None:
-                    yield from _write_large(one.seq, "record", one.record)
+                    yield from write_large(one.seq, "record", one.record)
         # Each webhook is told of once.
         return iter([owed.pop((item.seq, item.expired_by is not None), []) for item in items])
 
@@ -233,15 +232,5 @@ def _to_be_polled(items: Sequence[tuple[Lead, list[tuple[int, int]]]]) -> Touche
     return Touched(seqs=[seq for _, its in items for seq, _ in its])
 
 
-def _write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:
-    """Write what ``rows.settled`` has left empty, where the settlement stands."""
-    if sum(map(len, parts)) > SMALL:
-        yield Write(seq, column, parts)
-
-
 def _settlement_size(settlement: Settlement) -> int:
     return len(settlement.outcome.data) + sum(map(len, settlement.record or ()))
-
-
-def _record_size(record: PollRecord) -> int:
-    return 0 if record.record is None else len(record.record)

@@ -5,7 +5,7 @@ its readers. Called by the store's ports; tells ``duetasks.py`` what is due.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ from gateway.core.memory import SMALL
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Engine, Rows, Run, Touched, Work, Write
+from gateway.store.engine import Column, Engine, Rows, Run, Touched, Work, Write
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["Watches"]
+__all__ = ["Watches", "write_large"]
 
 _MOST_READ = 200_000
 """Tasks that are kept for readers at once."""
@@ -89,14 +89,14 @@ class Watches:
     def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[_Watched | None]]:
         watched: dict[tuple[str, str], _Watched] = {}
         for wishes in _each_task_once(items):
-            for part in rows.parts(wishes, _record_size):
+            for part in rows.parts(wishes, rows.record_size):
                 done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
                 for task_id, *told in done.rows:
                     watched[told[1], task_id] = convert(told, _Watched)
         found = [watched.get((item.upstream, item.task_id)) for item in items]
         for item, one in zip(items, found, strict=True):
-            if one is not None and item.record is not None and len(item.record) > SMALL:
-                yield Write(one[0], "record", (item.record,))
+            if one is not None and item.record is not None:
+                yield from write_large(one[0], "record", (item.record,))
         return found
 
     async def poll_again(self, wish: PollAgain) -> None:
@@ -118,8 +118,8 @@ class Watches:
             about = asdict(item) | {"now": item.at, "record": rows.small_record(item.record)}
             told = (yield Run(self._watchsql.POLL_AGAIN, about)).rows
             found.append(convert(told[0], _Watched) if told else None)
-            if told and item.record is not None and len(item.record) > SMALL:
-                yield Write(told[0][0], "record", (item.record,))
+            if told and item.record is not None:
+                yield from write_large(told[0][0], "record", (item.record,))
         return found
 
     def _polled_again(self, items: Sequence[PollAgain], results: Sequence[_Watched | None]) -> None:
@@ -161,16 +161,16 @@ class Watches:
         return self._gone_at
 
     def _apply_unwatch(self, items: Sequence[int]) -> Work[list[_Unwatched]]:
-        now, left = max(items), 0
+        (now,), left = items, 0  # one look at a time
         gone = (yield Run(self._watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE))).rows
         if gone:
             yield from self._engine.lock([seq for _, seq in gone])
             yield Rows(self._sql.IDLE_TASKS, [(seq, now) for _, seq in gone])
             left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq, now) for _, seq in gone])).count
         if len(gone) == _AT_ONCE:
-            return [_Unwatched(gone[-1], now, left)] * len(items)
+            return [_Unwatched(gone[-1], now, left)]
         ((next_at,),) = (yield Run(self._watchsql.SELECT_NEXT_UNREAD, (now,))).rows
-        return [_Unwatched((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at, left)] * len(items)
+        return [_Unwatched((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at, left)]
 
     def _unwatched(self, _: object, results: Sequence[_Unwatched]) -> None:
         self._gone, self._gone_at, left = results[0]
@@ -214,20 +214,18 @@ def _named(items: Sequence[ReadWatch | PollAgain]) -> Touched:
     return Touched(tasks=[(item.upstream, item.task_id) for item in items])
 
 
-def _each_task_once(wishes: Sequence[ReadWatch]) -> list[Sequence[ReadWatch]]:
+def _each_task_once(wishes: Sequence[ReadWatch]) -> list[list[ReadWatch]]:
     """Return the wishes in their order, in as many lists as it takes: a statement may not meet a task twice."""
-    if len({(wish.upstream, wish.task_id) for wish in wishes}) == len(wishes):
-        return [wishes]
-    turns: list[list[ReadWatch]] = []
+    turns: defaultdict[int, list[ReadWatch]] = defaultdict(list)
     turn_of: Counter[tuple[str, str]] = Counter()
     for wish in wishes:
         task = wish.upstream, wish.task_id
-        if turn_of[task] == len(turns):
-            turns.append([])
         turns[turn_of[task]].append(wish)
-        turn_of[task] += 1
-    return [*turns]
+        turn_of.update((task,))
+    return [*turns.values()]
 
 
-def _record_size(wish: ReadWatch) -> int:
-    return 0 if wish.record is None else len(wish.record)
+def write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:
+    """Write what a statement's row has left empty, as ``rows`` does with what is large."""
+    if sum(map(len, parts)) > SMALL:
+        yield Write(seq, column, parts)

@@ -164,8 +164,9 @@ async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
     """Of the same task, of others, and of one that has ended, in one transaction."""
     ended = await brought_to(store, CallbackState.PENDING, new("ended"))
     watch = store.registry.watch
-    seqs = await asyncio.gather(watch(wish("a")), watch(wish("b")), watch(wish("ended")), watch(again("a")))
-    assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, seqs[0]]
+    wishes = wish("a"), wish("b"), wish("ended"), wish("ended", record=LARGE), again("a")
+    seqs = await asyncio.gather(*map(watch, wishes))
+    assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, None, seqs[0]]
     assert (await seen(store, "ended")).read_until is None
     assert (await look(store, ended)).state is CallbackState.PENDING
 
@@ -360,6 +361,50 @@ async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.Mo
     assert await store.registry.watch(wish("c")) is not None
 
 
+async def test_only_what_is_kept_takes_a_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a further read of a task, nor news of one that is not kept, nor a look at whose readers have gone."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 3)
+    watch, poll_again = store.registry.watch, store.registry.poll_again
+    assert await store.tasks.unwatch(NOW) > NOW + 10**10
+    await watch(wish("a"))
+    await registered(store, new("called"))
+    news = PollAgain(upstream="up", task_id="called", at=NOW, read_until=NOW + 60_000)
+    for _ in range(3):
+        await watch(again("a", at=NOW + 1000))
+        await poll_again(news)
+    assert await store.tasks.unwatch(NOW + 60_000) == NOW + 61_000
+    await poll_again(replace(news, record=RECORD))
+    assert [await watch(wish(name)) is None for name in "bc"] == [False, True]
+
+
+async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a tenth of a second; and for each client only where few are left."""
+    asked: list[str] = []
+    read, watchsql = store._engine.read, store._engine.watchsql
+
+    async def noted(statement: str, parameters: Any = ()) -> list[Any]:
+        asked.append(statement)
+        return await read(statement, parameters)
+
+    monkeypatch.setattr(store._engine, "read", noted)
+    for name in "abcd":
+        await store.registry.watch(wish(name))
+        assert await store.prune_reads(NOW, NOW, 9) == 0
+    assert asked == [watchsql.COUNT_READ_TASKS]
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 5)
+    assert [await store.registry.watch(wish("e")) for _ in range(2)] == [None, None]
+    assert asked == [watchsql.COUNT_READ_TASKS, watchsql.COUNT_READ_TASKS_FOR]
+
+
+async def test_places_are_counted_while_some_are_given_back(store: Store) -> None:
+    """What begins in that moment is kept, and counted."""
+    watch = store.registry.watch
+    await watch(wish("a"))
+    pruned, begun = await asyncio.gather(store.prune_reads(NOW + 10**6, NOW + 10**6, 9), watch(wish("b", at=NOW)))
+    assert pruned == 1
+    assert begun == (await seen(store, "b")).task.seq
+
+
 async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One may have four of five that the others leave; who comes later has as large a part of what is left then."""
     monkeypatch.setattr("gateway.store.watches._MOST_READ", 100)
@@ -388,6 +433,47 @@ async def test_tasks_whose_readers_have_gone_make_room(store: Store, monkeypatch
         assert await store.registry.watch(wish(f"task-{number}", at=at)) is not None
         assert await store.tasks.unwatch(at + 60_000) > at + 60_000
     assert await store.prune_reads(NOW + 10**6, NOW + 10**6, 100) == 0
+
+
+async def test_a_client_whose_readers_have_gone_has_places_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where callbacks wait for its tasks still, too."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 5)
+    watch = store.registry.watch
+    for name in "abcd":
+        await registered(store, new(name))
+        assert await watch(wish(name)) is not None
+    assert await watch(wish("e")) is None
+    later = NOW + 60_000
+    await store.tasks.unwatch(later)
+    for name, client in (("e", "rob"), ("a", "eve"), ("x", "eve"), ("y", "eve"), ("z", "rob")):
+        assert await watch(wish(name, at=later, client=client)) is not None
+
+
+async def test_news_of_a_task_is_kept_for_a_while(store: Store) -> None:
+    """As what its readers were told, though nobody had read it before."""
+    await registered(store)
+    assert await store.tasks.unwatch(NOW) > NOW + 10**10
+    await store.registry.poll_again(
+        PollAgain(upstream="up", task_id="task-1", at=NOW, record=RECORD, read_until=NOW + 60_000)
+    )
+    await store.tasks.unwatch(NOW + 59_999)
+    assert (await seen(store)).record == RECORD
+    await store.tasks.unwatch(NOW + 60_000)
+    assert ((await seen(store)).record, (await seen(store)).read_until) == (None, None)
+
+
+async def test_the_poller_is_woken_for_a_first_poll_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of what is polled anyway wakes nobody; nor is anything written to find that no readers have gone."""
+    event = store.tasks.due("up")
+    event.clear()
+    await store.registry.watch(wish())
+    assert event.is_set()
+    event.clear()
+    await store.registry.watch(again(at=NOW + 1000))
+    assert not event.is_set()
+    assert await store.tasks.unwatch(NOW) == NOW + 61_000
+    monkeypatch.setattr(store._writer, "submit", None)
+    assert await store.tasks.unwatch(NOW + 60_999) == NOW + 61_000
 
 
 async def test_what_nobody_reads_is_removed(store: Store) -> None:

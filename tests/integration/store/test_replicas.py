@@ -26,16 +26,18 @@ LEAD = "polls:up"
 
 @pytest.fixture
 async def new_replica(postgres: Database) -> AsyncIterator[Callable[[], Awaitable[PostgresStore]]]:
-    async with AsyncExitStack() as stack:
+    with capture_logs() as log:
+        async with AsyncExitStack() as stack:
 
-        async def make() -> PostgresStore:
-            clock = SteeredClock(SystemClock())
-            store = PostgresStore(Servers(postgres.url), clock=clock, replica=secrets.token_hex(8))
-            await store.open()
-            stack.push_async_callback(store.close)
-            return store
+            async def make() -> PostgresStore:
+                clock = SteeredClock(SystemClock())
+                store = PostgresStore(Servers(postgres.url), clock=clock, replica=secrets.token_hex(8))
+                await store.open()
+                stack.push_async_callback(store.close)
+                return store
 
-        yield make
+            yield make
+    assert not [line for line in log if line["event"] == "store.follow_up_failed"], "it is told to nobody else"
 
 
 @pytest.fixture
@@ -90,9 +92,12 @@ async def test_one_of_them_leads(first: PostgresStore, second: PostgresStore) ->
 async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, second: PostgresStore) -> None:
     """Even if it has not heard of that: what it stores of a poll is left out, and its claims stay."""
     callback = await registered(first, new(timeout_s=1))
+    later = await registered(first, new("later", client="bob", timeout_s=1, first_poll_at=NOW + 5000))
     (due,), _ = await first.tasks.longest_due("up", "ann", NOW, 10)
     await first.tasks.claim([due])
     assert await take_over(second) == 2
+    await first.tasks.poll_now("up", [later.task.seq], NOW + 1000)
+    assert (await look(second, later)).task.next_poll_at == NOW + 5000
     await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="x"))
     assert await first.tasks.settle(settlement(due.seq)) is None
     await first.tasks.poll_now("up", [due.seq], NOW - 1)

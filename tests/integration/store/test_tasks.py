@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,15 @@ from gateway.core.model import (
     CallbackState,
     DueGroup,
     DueTask,
+    Format,
     Outcome,
     PollRecord,
+    Settlement,
     TaskState,
 )
+from gateway.core.reads import ReadWatch
 from gateway.store import Store
+from gateway.store.engine import Result, Rows, Step, Work
 from gateway.webhook.body import body_template, webhook_body
 from tests.claims import claim_tasks
 from tests.lanes import body_sent, claim_webhooks
@@ -35,6 +40,8 @@ from tests.storing import (
     registered,
     settle,
 )
+
+LARGE = b'{"param":"' + b"x" * SMALL + b'"}'
 
 
 async def longest_due(store: Store, watchers: str, limit: int = 99, at: int = NOW) -> list[DueTask]:
@@ -77,6 +84,69 @@ async def test_a_large_outcome_is_written_once(store: Store) -> None:
     await settle(store, callback, second)
     assert await store.registry.outcome(callback.task.seq) == first.data
     assert await store.registry.outcome(callback.task.seq + 1) is None
+
+
+async def test_nothing_that_comes_late_is_a_webhooks_body(store: Store) -> None:
+    """One of format record that was registered after the end is made of the outcome, though another answer comes."""
+    callback = await registered(store)
+    await settle(store, callback)
+    await registered(store, new(url="https://b.example.com/", shape=Format.RECORD))
+    late = Outcome(state=TaskState.FAIL, data=b"{}")
+    await settle(store, callback, late, record=LARGE)
+    await store.tasks.reschedule(
+        PollRecord(seq=callback.task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None, record=LARGE)
+    )
+    assert not await store.registry.record(callback.task.seq)
+
+
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
+async def test_a_statement_holds_so_much_at_most(store: Store) -> None:
+    """However much ends, is told of or is read at once: what is bound to one stays in memory until its next use."""
+    about, record = b"x" * 40_000, b"y" * 20_000
+    ended = [
+        Settlement(
+            upstream="up",
+            seq=number,
+            outcome=Outcome(state=TaskState.SUCCESS, data=about),
+            settled_at=NOW,
+            polls=1,
+            read=number % 2 == 0,
+            record=(record, b"") if number % 2 == 0 else None,
+        )
+        for number in range(40)
+    ]
+    polled = [
+        PollRecord(seq=number, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None, record=record)
+        for number in range(40)
+    ]
+    wishes = [
+        ReadWatch(
+            upstream="up", task_id=f"{number}", client="a", at=NOW, read_until=NOW, next_poll_at=NOW, record=record
+        )
+        for number in range(40)
+    ]
+    lead = store.tasks.lead("up")
+    for kind, items in (
+        (store.tasks.settle_kind, [(lead, one) for one in ended]),
+        (store.tasks.reschedule_kind, [(lead, one) for one in polled]),
+        (store.tasks.watches.watch_kind, wishes),
+    ):
+        sizes = [
+            sum(len(value) for row in step.rows for value in row if isinstance(value, bytes))
+            for step in _steps(kind.apply(items))
+            if isinstance(step, Rows)
+        ]
+        assert sum(sizes) >= 40 * len(record)
+        assert 200_000 < max(sizes) <= 256 * 1024
+
+
+def _steps(work: Work[Any]) -> list[Step]:
+    """Return the steps of a work for which no row is found."""
+    steps = [next(work)]
+    with suppress(StopIteration):
+        while True:
+            steps.append(work.send(Result([], 0)))
+    return steps
 
 
 async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
@@ -402,6 +472,16 @@ async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
     assert await store.tasks.expired("up", NOW + 999, 10) == ([], NOW + 1000)
     assert [task.task_id for task in (await store.tasks.expired("up", NOW + 1000, 10))[0]] == ["early"]
     assert [task.task_id for task in (await store.tasks.expired("up", NOW + 60_000, 10))[0]] == ["early", "late"]
+
+
+async def test_what_expires_later_is_not_looked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poller's rounds come many times a second, and only what is registered meanwhile could be earlier."""
+    await registered(store, new(timeout_s=60))
+    assert await store.tasks.expired("up", NOW, 10) == ([], NOW + 60_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._engine, "reading", None)
+        assert await store.tasks.expired("up", NOW + 59_999, 10) == ([], NOW + 60_000)
+    assert len((await store.tasks.expired("up", NOW + 60_000, 10))[0]) == 1
 
 
 async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> None:
