@@ -67,7 +67,9 @@ def test_who_does_not_lead_asks_nothing(tmp_path: Path) -> None:
         life = await live(tmp_path, upstream, lease)
         first = await life.register("t", client="c")
         late = await life.register("u", timeout_s=60, client="c")
+        life.key.queries.polls_waiting = True
         assert await life.poller.run_once() == HEARTBEAT_S
+        assert not life.key.queries.polls_waiting, "clients' reads have the whole budget"
         await asyncio.sleep(3600)
         assert upstream.asked == []
         assert (await look(life, late)).state is CallbackState.WAITING
@@ -176,6 +178,31 @@ def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) ->
             await until(lambda: life.store.stale_writes == 1)
         assert not [line for line in lines if line["event"] == "task.settled"]
         assert life.metrics.settled.labels("up", "success")._value.get() == 0
+        assert (await look(life, callback)).state is CallbackState.WAITING
+        end(life)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_what_another_replica_gives_up_is_not_told_twice(tmp_path: Path) -> None:
+    """Nor is that a defect: it looks again in its next round."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.state = "waiting"
+        life = await live(tmp_path, upstream, lease)
+        callback = await life.register("t", client="c", timeout_s=60)
+
+        def none_is_led(_: object) -> Work[list[Lead]]:
+            yield from ()
+            return []
+
+        life.store._engine.guard = none_is_led  # type: ignore[method-assign]
+        with capture_logs() as lines:
+            await lead(life, 3600.0)
+            await asyncio.sleep(180)
+        assert {line["event"] for line in lines if line["log_level"] not in ("debug", "info")} == {"store.stale_writes"}
         assert (await look(life, callback)).state is CallbackState.WAITING
         end(life)
         await life.stop()
