@@ -59,13 +59,10 @@ MODULES = (
 )
 
 LEFT_OUT = (
-    "gateway/store/copying.py",
-    "gateway/store/copyrows.py",
-    "gateway/store/copytables.py",
     "gateway/store/sqlite/copyside.py",
     "gateway/store/dialect.py",
 )
-"""Beside them: what copies a database, which reads each row again that it has written; and names of statements."""
+"""Beside them: what copies a database, and reads each row again that it has written; and names of statements."""
 
 TESTS = (
     "tests/unit/webhook/test_bulkhead.py",
