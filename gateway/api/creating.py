@@ -124,11 +124,21 @@ class Creating:
         await self._held_back(ending)
         if ending is not None and found.task_id is not None and self._upstream.last_answers.ended(found.task_id):
             self._forwarding.spawn(self._ended(found.task_id, ending), f"proxy-ended-{found.task_id}")
-        return self._promised(asked, found, told)
+        return self._promised(one, found, told)
 
-    def _promised(self, asked: CreateRequest, found: Created, told: Answer) -> Answer | RequestError:
-        """Return what the client gets: an answer that promises a webhook only where one will come."""
-        if asked.callback is None or found.task_id is not None or found.refused:
+    def _promised(self, one: Outgoing, found: Created, told: Answer) -> Answer | RequestError:
+        """Return what the client gets: an answer that promises a webhook only where one will come.
+
+        Nor does it have SDKs send again by themselves what may have made a task, as they do at 408 and 5xx, where that
+        would be paid twice or refused; but the upstream's own word on that counts.
+        """
+        asked = one.asked
+        if found.refused:
+            known = self._calls.once and one.create is not None  # the repetition has the id as well
+            if found.none_made or known or "x-should-retry" in told.headers:
+                return told
+            return replace(told, headers=httpx.Headers([*told.headers.raw, *httpx.Headers(SAME_AGAIN).raw]))
+        if asked.callback is None or found.task_id is not None:
             return told
         _log.error(
             "proxy.created_without_id",

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gateway.core.clock import SystemClock
 from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import StoreError
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.running import LIMIT_S, Running, running
@@ -400,6 +401,47 @@ async def test_an_own_id_lets_sdks_send_it_again_where_that_helps(start: Start, 
     stand = await start()
     upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
     assert "x-should-retry" not in (await stand.create()).headers
+
+
+DOUBT = [
+    Fault(kind=FaultKind.ERROR, status=500, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.ERROR, status=408, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.HTML, status=502, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.HTML, status=503, endpoint="createTask", times=1),
+]
+NO_DOUBT = [
+    Fault(kind=FaultKind.ERROR, status=503, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.ERROR, status=429, endpoint="createTask", data={"retryAfter": 0.01}, times=1),
+    Fault(kind=FaultKind.ERROR, status=409, endpoint="createTask", times=1),
+]
+
+
+@pytest.mark.parametrize("fault", [*DOUBT, *NO_DOUBT], ids=lambda fault: f"{fault.kind}-{fault.status}")
+async def test_sdks_do_not_pay_twice_for_an_upstreams_own_failure(
+    start: Start, upstream: Upstream, fault: Fault
+) -> None:
+    """They are asked not to send it again where that may make a second task or could only be told 409, else not."""
+    doubt = fault in DOUBT
+    for honours, request_id, harmless in ((True, None, False), (True, "r-1", True), (False, "r-1", False)):
+        stand = await start(honours=honours)
+        upstream.faults.add(fault)
+        answer = await stand.create(request_id)
+        assert answer.status_code == fault.status
+        assert answer.headers.get("x-should-retry") == ("false" if doubt and not harmless else None)
+
+
+async def test_an_upstreams_own_word_on_sending_again_counts(start: Start) -> None:
+    """It knows what it has done."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        fields = [(b"x-should-retry", b"true"), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 500, "headers": fields})
+        await send({"type": "http.response.body", "body": b'{"code":500,"msg":"m"}'})
+
+    async with serve_asgi(app) as url:
+        stand = await start(url=url)
+        answer = await stand.create(None)
+    assert (answer.status_code, answer.headers.get_list("x-should-retry")) == (500, ["true"])
 
 
 @both
