@@ -146,8 +146,9 @@ class Watching:
             if result.kind is PollKind.TERMINAL:
                 self._upstream.last_answers.keep(task_id, record, self._clock.monotonic(), ended=True)
                 return
-        elif self._calls.synthesize and len(asked.body) <= SMALL and not is_form(asked.content_type):
-            record = new_record(self._upstream.profile, task_id, asked.model, asked.body, now)
+        else:
+            param = asked.body if len(asked.body) <= SMALL and not is_form(asked.content_type) else None
+            record = new_record(self._upstream.profile, task_id, asked.model, param, now)
         if not self._watch_ms:
             return
         await self._wish(

@@ -192,7 +192,7 @@ def test_a_new_task_is_told_with_what_was_asked(as_text: bool, prompt: bytes) ->
     in_string = msgspec.structs.replace(PROFILE.json_in_string, param=as_text)
     profile = msgspec.structs.replace(PROFILE, json_in_string=in_string)
     body = b'{"prompt":"%b"}' % prompt.translate(None, b'"\\')
-    record = json.loads(new_record(profile, TASK, "m", body, CREATED_AT))
+    record = json.loads(new_record(profile, TASK, "m", body, CREATED_AT) or b"")
     asked = json.loads(record["param"], strict=False) if as_text else record["param"]
     assert asked == {"prompt": json.loads(body.decode("utf-8", "replace"), strict=False)["prompt"]}
     answer = json.dumps({"code": 200, "data": record}).encode()
