@@ -157,8 +157,8 @@ class PostgresCopySide:
             rows: list[Any] = await self._raw.fetch(statement, *parameters, timeout=_LIMIT_S)
             return rows
 
-    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
-        return [seq for (seq,) in await self._rows(table.select_large(after, LARGE))]
+    async def large(self, table: Table) -> list[int]:
+        return [seq for (seq,) in await self._rows(table.select_large(LARGE))]
 
     async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         splitter, parts = Splitter(), Parts()

@@ -14,7 +14,7 @@ import pytest
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.core.model import CallbackState
-from gateway.store.copying import Copied, CopySide, copy_database, digest_of
+from gateway.store.copying import Copied, CopySide, Take, copy_database, digest_of
 from gateway.store.copying.rows import LARGE, PIECE, Parts
 from gateway.store.copying.tables import COPYING, TABLES, Table
 from gateway.store.postgres.copyside import PostgresCopySide
@@ -183,6 +183,35 @@ async def test_a_copy_that_was_stopped_is_gone_on_with(pair: tuple[Place, Place]
     assert await copy_database(source.side(), target.side(), there) == await source.digests() == await target.digests()
     rows = HIGHEST + 11
     assert there.stages == [("Copying", rows, rows), ("Checking", rows + 2, 0)]
+
+
+class Counted:
+    """A side that counts what is read of it."""
+
+    def __init__(self, side: CopySide) -> None:
+        self.rows = 0
+        self._side: Any = side
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)
+
+    async def read(self, table: Table, after: Any, before: Any, take: Take) -> None:
+        async def counting(part: list[bytes]) -> None:
+            self.rows += len(part)
+            await take(part)
+
+        await self._side.read(table, after, before, counting)
+
+
+async def test_each_side_is_read_once(tmp_path: Path) -> None:
+    """It takes its time to read a row: also what is there already of a copy that was stopped is read no second time."""
+    source, target = filled(tmp_path / "from.db", 1500), in_file(tmp_path / "to.db")
+    with pytest.raises(Stopped):
+        await copied(source, target, ("Copying", 1000))
+    sides = Counted(source.side()), Counted(target.side())
+    rows = sum(table.rows for table in await copy_database(*sides, Watched()))
+    large = 3
+    assert [side.rows for side in sides] == [rows - large, rows - large]
 
 
 async def test_a_database_that_fails_is_told_with_what_to_do(postgres: Database, tmp_path: Path) -> None:
