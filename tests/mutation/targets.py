@@ -76,6 +76,7 @@ TESTS = (
     "tests/unit/core/test_urls.py",
     "tests/unit/webhook/test_retry.py",
     "tests/unit/store/test_connectionlock.py",
+    "tests/unit/store/test_filewatch.py",
     "tests/unit/store/test_moves.py",
     "tests/unit/store/test_statements.py",
     "tests/unit/loops/test_supervisor.py",
