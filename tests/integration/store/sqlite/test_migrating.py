@@ -28,7 +28,7 @@ from gateway.webhook.body import webhook_body
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "gateway" / "store" / "sqlite" / "migrations"
 MIGRATIONS = sorted(FOLDER.glob("*.sql"))
 FIXTURES = ROOT / "tests" / "fixtures" / "databases"
