@@ -214,9 +214,9 @@ class Counted:
 
 async def test_each_side_is_read_once(tmp_path: Path) -> None:
     """It takes its time to read a row: also what is there already of a copy that was stopped is read no second time."""
-    source, target = filled(tmp_path / "from.db", 1500), in_file(tmp_path / "to.db")
+    source, target = filled(tmp_path / "from.db", 150), in_file(tmp_path / "to.db")
     with pytest.raises(Stopped):
-        await copied(source, target, ("Copying", 1000))
+        await copied(source, target, ("Copying", 100))
     sides = Counted(source.side()), Counted(target.side())
     rows = sum(table.rows for table in await copy_database(*sides, Watched()))
     large = 3
