@@ -212,7 +212,7 @@ class TooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    status, code, title = 415, "unsupported_media_type", "The body must be application/json"
+    status, code, title = 415, "unsupported_media_type", "The body must be plain application/json"
 
 
 class InvalidRequest(RequestError):
