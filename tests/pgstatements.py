@@ -81,6 +81,11 @@ class Session:
         """Run a statement over rows."""
         return await self.run(statement, [list(column) for column in zip(*rows, strict=True)])
 
+    async def claim(self, room: int) -> list[tuple[Any, ...]]:
+        """Claim webhooks that fall due by 10 of ann's to example.com; return their rows."""
+        about = (["ann"], ["https://example.com"], [room], [True], 10, 60_000)
+        return [row for row in await self.run(deliversql.CLAIM_WEBHOOKS, about) if row[1] is not None]
+
     async def table(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         """Look into a table."""
         return [tuple(row) for row in await self.connection.fetch(text, *values)]

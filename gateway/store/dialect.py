@@ -115,7 +115,7 @@ class Statements(Protocol):
     SELECT_BODY: str
     """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
     SELECT_LANES: str
-    """→ client, receiver, and when the first one is due."""
+    """→ client, receiver, when the first one is due that nobody has claimed, and when which claims lapse, if any do."""
     INSERT_ATTEMPTS: str
     """Rows callback_seq, the fields of ``Attempt``, fence."""
     RECORD_ATTEMPTS: str

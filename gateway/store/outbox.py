@@ -5,6 +5,7 @@ engine's. Called through ``gateway.store.Outbox``.
 """
 
 import asyncio
+import heapq
 from collections.abc import Sequence
 
 import structlog
@@ -19,6 +20,9 @@ __all__ = ["StoreOutbox"]
 
 _log = structlog.get_logger()
 
+_LAPSED_MS = 200
+"""So much later than claims lapse, by the database's clock, are they claimed: this process's may be ahead."""
+
 
 class StoreOutbox:
     """``gateway.store.Outbox`` on an engine."""
@@ -30,15 +34,23 @@ class StoreOutbox:
         self._writer = writer
         self._claims = engine.webhooks
         self._lanes = LanesDue()
+        self._lapses: list[tuple[int, Lane]] = []  # a heap: when which claims lapse, as the last look has found
         self.due = asyncio.Event()
         self.stale_writes = 0
         """How many were void: their claims had lapsed and were another's, or their callbacks were gone."""
         self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
 
     async def open(self) -> None:
-        """Find out when which lane has something due. Raises StoreError."""
-        for client, receiver, due_at in await self._engine.read(self._sql.SELECT_LANES):
-            self._lanes.note(Lane(client, receiver), due_at)
+        """Find out when which lane has something due, and when claims lapse. Raises StoreError."""
+        lapses: list[tuple[int, Lane]] = []
+        for client, receiver, due_at, lapse_at in await self._engine.read(self._sql.SELECT_LANES):
+            lane = Lane(client, receiver)
+            if due_at is not None:
+                self._lanes.note(lane, due_at)
+            lapses += [(at + _LAPSED_MS, lane) for at in lapse_at or ()]
+        heapq.heapify(lapses)
+        # Whoever lives records what it has claimed, and the next look finds later lapses: so nobody claims in vain.
+        self._lapses = lapses
 
     async def look_again(self) -> None:
         """Find out anew what falls due: other processes have changed it. Raises StoreError."""
@@ -65,9 +77,11 @@ class StoreOutbox:
         try:
             async with self._claims.turn():
                 self._engine.require()
+                while self._lapses and self._lapses[0][0] <= now:
+                    self._lanes.note(heapq.heappop(self._lapses)[1], now)
                 shares = choose(self._lanes.take(now))
                 if not shares:
-                    return Claimed([], [], self._lanes.next_due_at)
+                    return Claimed([], [], self._next_due_at)
                 due = await self._claims.claim(shares, now)
                 only_retries = []
                 for share, left in zip(shares, due.left, strict=True):
@@ -75,11 +89,19 @@ class StoreOutbox:
                         only_retries.append(share.lane)
                     elif left.next_due_at is not None:
                         self._lanes.note(share.lane, left.next_due_at)
-                return Claimed(due.webhooks, only_retries, self._lanes.next_due_at)
+                return Claimed(due.webhooks, only_retries, self._next_due_at)
         except BaseException:
             for share in shares:
                 self._lanes.note(share.lane, now)
             raise
+
+    @property
+    def _next_due_at(self) -> int | None:
+        due_at = self._lanes.next_due_at
+        if not self._lapses:
+            return due_at
+        lapse_at, _ = self._lapses[0]
+        return lapse_at if due_at is None else min(due_at, lapse_at)
 
     def holds(self, claim: DueCallback) -> bool:
         return self._claims.holds(claim)

@@ -22,8 +22,6 @@ from tests.tcpproxy import tcp_proxy
 __all__ = ["KINDS", "LEASES", "Leases", "Turmoil", "turmoil"]
 
 KINDS = ("kill", "stop", "silence", "reset", "restart")
-_LOOK_S = 3.0
-"""How long after a webhook's lease another may find out that it has ended."""
 _BUSY_S = 5.0
 _DUE = "SELECT count(*) FROM tasks WHERE upstream = $1 AND next_poll_at <= gateway_now()"
 
@@ -40,7 +38,7 @@ class Leases:
     """How long after its lease another has polled what a dead replica led."""
 
 
-LEASES = Leases(leading.LEASE_S, ATTEMPT_S + webhookleases._BEGUN_S + webhookleases._RECORDED_S)
+LEASES = Leases(leading.LEASE_S, ATTEMPT_S + webhookleases.TAKEN_OVER_S)
 
 
 @dataclass
@@ -145,7 +143,6 @@ class Turmoil:
 
     def _check_claims(self) -> None:
         """What it had claimed was recorded, or claimed by another once its lease was over."""
-        within_s = self.leases.webhooks_s + _LOOK_S
         for fault in self.cluster.checker.faults:
             for seq, fence in fault.claimed:
                 entry = self.cluster.audit.next_of(seq, fence)
@@ -153,7 +150,7 @@ class Turmoil:
                     continue  # it was given back, and nobody claimed it again: then it is lost, as the checker says
                 taken_s = entry.at - fault.wall_at
                 self.webhooks_taken_s.setdefault(fault.kind, []).append(taken_s)
-                if taken_s > within_s:
+                if taken_s > self.leases.webhooks_s:
                     self.cluster.problems.append(f"{fault.kind} of {fault.replica}: webhook {seq} after {taken_s} s")
 
 

@@ -165,15 +165,15 @@ class PostgresDatabase:
     def blame(self, exc: Exception) -> Blame:
         return blame(exc)
 
-    async def transaction(self, make: Callable[[], Work[T]], *, claims: bool = False) -> tuple[T, bool]:
+    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
 
-        What is in the way for a moment is tried again. ``claims``: on the connection of its own that these have.
-        Raises StoreError where the database fails, with nothing done, or, StoreUnsure, with nobody knowing.
+        What is in the way for a moment is tried again. Raises StoreError where the database fails, with nothing done,
+        or, StoreUnsure, with nobody knowing.
         """
         self._require_ready()
         try:
-            done = await self._repeat(self._claimers if claims else self._writers, lambda c: c.transaction(make()))
+            done = await self._repeat(self._writers, lambda session: session.transaction(make()))
         except Exception as exc:
             if blame(exc) is not Blame.DATABASES:
                 raise
@@ -192,17 +192,19 @@ class PostgresDatabase:
         self._well("_read_trouble")
         return rows
 
-    async def write(self, statement: str, parameters: Any = ()) -> list[Any]:
-        """Run one statement by itself that changes something, and return its rows, where the claims have theirs.
+    async def write(self, statement: str, parameters: Any = (), *, always: bool = True) -> list[Any]:
+        """Run one statement by itself that changes something, and return its rows, on a connection that claims share.
 
-        It may be done twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
+        ``always``: it does; else that it is done does not show that the database can be written to. It may be done
+        twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
         """
         self._require_ready()
         try:
             rows = await self._repeat(self._claimers, lambda session: session.read(statement, parameters))
         except (StoreError, *_FAILURES) as exc:
             raise self._trouble("_write_trouble", exc) from exc
-        self._well("_write_trouble")
+        if always:
+            self._well("_write_trouble")
         return rows
 
     @asynccontextmanager

@@ -17,7 +17,6 @@ __all__ = [
     "RELEASE_WEBHOOKS",
     "SELECT_BODY",
     "SELECT_LANES",
-    "SELECT_NEXT_DUE",
 ]
 
 _ATTEMPT = ", ".join(Attempt.__struct_fields__)
@@ -44,17 +43,27 @@ FROM callbacks AS c CROSS JOIN {_TASK_OF} WHERE c.seq = $1 AND c.state = 'pendin
 """  # noqa: S608 - as above
 
 # Of each lane so many, the longest due ones; what others claim at the same moment is passed over, and nobody waits.
-_CLAIMABLE = """
+_LANE = "next_attempt_at IS NOT NULL AND client = {0}.client AND receiver = {0}.receiver"
+_ORDER = "ORDER BY client, receiver, next_attempt_at, seq"
+_CLAIMABLE = f"""
 LATERAL (
     SELECT seq FROM callbacks
-    WHERE client = share.client AND receiver = share.receiver AND next_attempt_at <= $5
-        AND claimed_until <= clock.now{0}
-    ORDER BY client, receiver, next_attempt_at, seq LIMIT share.room FOR NO KEY UPDATE SKIP LOCKED) AS due"""
+    WHERE {_LANE.format("share")} AND next_attempt_at <= $5 AND claimed_until <= clock.now{{0}}
+    {_ORDER} LIMIT share.room FOR NO KEY UPDATE SKIP LOCKED) AS due"""  # noqa: S608 - constants
+
+# When the first one is due that neither anybody has claimed nor this statement does.
+_LEFT = f"""
+SELECT next_attempt_at FROM callbacks
+WHERE {_LANE.format("share")} AND claimed_until <= clock.now AND seq NOT IN (SELECT seq FROM due){{0}} {_ORDER} LIMIT 1
+"""  # noqa: S608 - as above
 
 # Parameters: client, receiver, room and whether with retries, an array for each; by when they are due; and for how many
-# milliseconds they are claimed. Returns the fields of ``DueCallback``, the longest due first.
+# milliseconds they are claimed. Returns the fields of ``DueCallback``, the longest due first. Among them, with no id:
+# for each share its place, when the next one is due and, where it takes no retries, when the next one that is none is.
+# All of it at once, as it is asked for so often.
 CLAIM_WEBHOOKS = f"""
-WITH share AS MATERIALIZED (SELECT * FROM {given("share", "client text", "receiver text", "room", "retries boolean")}),
+WITH share AS MATERIALIZED (
+    SELECT * FROM {given("share", "client text", "receiver text", "room", "retries boolean", place=True)}),
 clock AS MATERIALIZED (SELECT gateway_now() AS now),
 due AS MATERIALIZED (
     SELECT due.seq FROM clock CROSS JOIN share CROSS JOIN {_CLAIMABLE.format("")} WHERE share.retries
@@ -68,7 +77,12 @@ c AS (
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
     c.next_attempt_at, c.fence, {_BODY}
 FROM c CROSS JOIN {_TASK_OF}
-ORDER BY c.next_attempt_at, c.seq
+UNION ALL
+SELECT share.place, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    ({_LEFT.format("")}), CASE WHEN NOT share.retries THEN ({_LEFT.format(" AND budget_used = 0")}) END,
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM clock CROSS JOIN share
+ORDER BY next_attempt_at, seq
 """  # noqa: S608 - as above
 
 # Parameters: seq, fence, and for how many milliseconds from now on it is claimed.
@@ -81,25 +95,8 @@ FROM (SELECT * FROM {given("new", "seq", "fence")} ORDER BY seq) AS given
 WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
 """  # noqa: S608 - as above
 
-# When the first one of a lane is due that nobody has claimed, and when the first claim lapses of those before it.
-_LANE = "next_attempt_at IS NOT NULL AND client = lane.client AND receiver = lane.receiver"
-_ORDER = "ORDER BY client, receiver, next_attempt_at, seq"
-_FREE = f"""
-SELECT next_attempt_at FROM callbacks WHERE {_LANE} AND claimed_until <= clock.now{{0}} {_ORDER} LIMIT 1"""  # noqa: S608 - as above
-_LAPSES = f"""
-SELECT min(claimed_until) FROM (
-    SELECT claimed_until FROM callbacks WHERE {_LANE} {_ORDER} LIMIT 100) AS first WHERE claimed_until > clock.now"""  # noqa: S608 - as above
-
-# Rows client, receiver → in their order, when the first one is due, the first one of these that is no retry, and when
-# the first claim lapses.
-SELECT_NEXT_DUE = f"""
-SELECT ({_FREE.format("")}), ({_FREE.format(" AND budget_used = 0")}), ({_LAPSES})
-FROM (SELECT gateway_now() AS now) AS clock
-CROSS JOIN {given("lane", "client text", "receiver text", place=True)}
-ORDER BY place
-"""  # noqa: S608 - as above
-
-# From one lane to the next along the index.
+# From one lane to the next along the index. Of each, when the first one is due that nobody has claimed, and when which
+# claims lapse of the first ones: those of a dead replica are before all that have fallen due since.
 SELECT_LANES = f"""
 WITH RECURSIVE lane (client, receiver) AS (
     (SELECT client, receiver FROM callbacks WHERE next_attempt_at IS NOT NULL ORDER BY client, receiver LIMIT 1)
@@ -107,7 +104,12 @@ WITH RECURSIVE lane (client, receiver) AS (
         SELECT client, receiver FROM callbacks
         WHERE next_attempt_at IS NOT NULL AND (client, receiver) > (lane.client, lane.receiver)
         ORDER BY client, receiver LIMIT 1) AS next)
-SELECT client, receiver, least(({_FREE.format("")}), ({_LAPSES}))
+SELECT client, receiver,
+    (SELECT next_attempt_at FROM callbacks
+        WHERE {_LANE.format("lane")} AND claimed_until <= clock.now {_ORDER} LIMIT 1),
+    nullif(ARRAY(SELECT DISTINCT claimed_until FROM (
+        SELECT claimed_until FROM callbacks WHERE {_LANE.format("lane")} {_ORDER} LIMIT 100) AS first
+        WHERE claimed_until > clock.now), '{{}}')
 FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
 """  # noqa: S608 - as above
 

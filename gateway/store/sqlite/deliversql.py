@@ -56,7 +56,7 @@ FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ? AND c.
 """  # noqa: S608 - the interpolated parts are constants above
 
 SELECT_LANES = """
-SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due
+SELECT client, receiver, min(next_attempt_at), NULL FROM callbacks INDEXED BY callbacks_due
 WHERE state = 'pending' GROUP BY client, receiver
 """
 

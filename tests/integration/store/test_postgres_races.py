@@ -125,7 +125,8 @@ class Acts:
 
     def take(self, now: int = 2 * LATER) -> Work[list[DueCallback]]:
         about = ["ann"], ["https://app.example.com"], [100], [True], now, CLAIMED_MS
-        return [rows.due_callback(row) for row in (yield Run(deliversql.CLAIM_WEBHOOKS, about)).rows]
+        found = (yield Run(deliversql.CLAIM_WEBHOOKS, about)).rows
+        return [rows.due_callback(row) for row in found if row[1] is not None]
 
     def record(self, result: AttemptResult = AttemptResult.DELIVERED, claim: DueCallback | None = None) -> Work[Any]:
         claim = claim or self.claim

@@ -66,8 +66,7 @@ async def test_what_is_large_is_read_only_where_it_is_asked_for(session: Session
     assert (outcome, size) == (None, len(LARGE))
     ((*_, record, size),) = await session.run(watchsql.SELECT_READ_TASK, ("task-1", "kie"))
     assert (record, size) == (None, len(LARGE))
-    lane = ["ann"], ["https://example.com"]
-    claimed = await session.run(deliversql.CLAIM_WEBHOOKS, (*lane, [10], [True], 10, 60_000))
+    claimed = await session.claim(10)
     assert sorted(row[12] for row in claimed) == [len(LARGE)] * 2
     assert not any(row[13] or row[14] for row in claimed)
     assert await toasted() == before
@@ -85,10 +84,7 @@ async def test_small_ones_come_with_what_is_read(session: Session) -> None:
     await session.rows(sql.SETTLE_TASKS, (seq, "success", small, 5, 1, None))
     ((*_, outcome, size),) = await session.run(sql.SELECT_TASK, {"client": "ann", "task_id": "task-1"})
     assert (outcome, size) == (small, len(small))
-    lane = ["ann"], ["https://example.com"]
-    ((*_, size, body, outcome, _, _, _, _),) = await session.run(
-        deliversql.CLAIM_WEBHOOKS, (*lane, [10], [True], 10, 60_000)
-    )
+    ((*_, size, body, outcome, _, _, _, _),) = await session.claim(10)
     assert (size, body, outcome) == (len(small), b"", small)
 
 
@@ -172,9 +168,7 @@ async def test_claims_leave_the_indexes_alone(session: Session) -> None:
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'callbacks'"
     await session.run("SELECT pg_stat_force_next_flush()")
     ((updated_before, hot_before),) = await session.table(counts)
-    claimed = await session.run(
-        deliversql.CLAIM_WEBHOOKS, (["ann"], ["https://example.com"], [300], [True], 10, 60_000)
-    )
+    claimed = await session.claim(300)
     await session.rows(deliversql.RELEASE_WEBHOOKS, *[(row[0], row[11]) for row in claimed])
     await session.run("SELECT pg_stat_force_next_flush()")
     ((updated, hot),) = await session.table(counts)

@@ -17,7 +17,7 @@ from gateway.store.postgres import sql
 from gateway.store.postgres.hints import Hearing, ReplicaHints
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
-from tests.lanes import claim_webhooks
+from tests.lanes import claim_webhooks, lane
 from tests.postgres import Database
 from tests.storing import LIMIT_S, NOW, SUCCESS, attempt_of, brought_to, claim, lapse, look, new, registered
 
@@ -214,6 +214,31 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     after = await look(first, callback)
     assert (after.state, after.attempts) == (CallbackState.DELIVERED, 1)
     assert second.stale_writes == 0
+
+
+async def test_claims_are_anothers_as_soon_as_they_lapse(
+    first: PostgresStore, second: PostgresStore, postgres: Database
+) -> None:
+    """Each at its own time, whatever else of their lane is claimed meanwhile: nobody waits for the next look."""
+    for number in range(3):
+        await brought_to(first, CallbackState.PENDING, new(f"task-{number}"))
+        await claim(first)
+    postgres.execute("UPDATE callbacks SET claimed_until = gateway_now() + 1000000 * seq")
+    await second._hints.close()
+    await second.outbox.look_again()
+    lapse_at = [at for (at,) in await first._database.read("SELECT claimed_until FROM callbacks ORDER BY seq")]
+    await brought_to(first, CallbackState.PENDING, new("another"))
+    second.outbox.note(lane("app"), NOW)
+    (another,), next_due_at = await claim_webhooks(second, NOW, 10)
+    for number, at in enumerate(lapse_at):
+        assert next_due_at is not None
+        assert at <= next_due_at < at + 1000
+        assert await claim_webhooks(second, next_due_at - 1, 10) == ([], next_due_at)
+        postgres.execute(f"UPDATE callbacks SET claimed_until = 1 WHERE claimed_until = {at}")
+        (taken,), next_due_at = await claim_webhooks(second, next_due_at, 10)
+        assert taken.task_id == f"task-{number}"
+    assert next_due_at is None
+    assert another.task_id == "another"
 
 
 async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
