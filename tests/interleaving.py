@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iter
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from gateway.core.model import Lane
+from gateway.core.model import AttemptRecord, Lane
 from gateway.store.engine import Blame, Engine, Lead, Rows, Touched, Work
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import createsql, leadsql, sql, watchsql
@@ -171,8 +171,11 @@ class _Engine:
     def array(self, values: Sequence[Any]) -> list[Any]:
         return [*values]
 
-    def guard(self, leads: Iterable[Lead]) -> Work[Iterable[Lead]]:
-        yield from ()
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        return PostgresEngine.record(cast(PostgresEngine, self), attempts)
+
+    def guard(self, leads: Iterable[Lead], lock: Sequence[int] = ()) -> Work[Iterable[Lead]]:
+        yield from self.lock(lock)
         return leads
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:

@@ -94,9 +94,9 @@ class DueTasks:
         epoch = self._epochs.get(upstream)
         return None if epoch is None else (upstream, epoch)
 
-    def led(self, items: Sequence[tuple[Lead, object]]) -> Work[list[bool]]:
-        """Return of each item whether its lead goes on until the transaction ends."""
-        held = yield from self._engine.guard({lead for lead, _ in items})
+    def led(self, items: Sequence[tuple[Lead, object]], lock: Sequence[int] = ()) -> Work[list[bool]]:
+        """Return of each item whether its lead goes on until the transaction ends; ``lock`` these tasks, too."""
+        held = yield from self._engine.guard({lead for lead, _ in items}, lock)
         return [lead in held for lead, _ in items]
 
     def note(self, upstream: str, watchers: str, due_at: int) -> None:

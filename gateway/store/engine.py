@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.model import AttemptRecord, DueCallback, Lane, Share
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
 
 __all__ = [
@@ -208,8 +208,17 @@ class Engine(Protocol):
     def array(self, values: Sequence[Any]) -> Any:
         """Return a parameter that is many values: where a statement says so."""
 
-    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
-        """Return which of these go on, until the transaction ends. With one process all do, and no step is taken."""
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        """Record attempts and what becomes of their webhooks, where it takes fewer statements to do both at once.
+
+        False where it does not, or something has fenced one of them off: then the rest is left to each statement alone.
+        """
+
+    def guard(self, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
+        """Return which of these go on, until the transaction ends. With one process all do, and no step is taken.
+
+        ``lock``: as ``lock`` of these tasks, at the same time.
+        """
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         """Keep others from changing who waits for these tasks until the transaction ends.

@@ -124,6 +124,8 @@ class StoreOutbox:
 
     def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[list[int]]:
         """Return with each how many of them are void."""
+        if (yield from self._engine.record(items)):
+            return [0] * len(items)
         kept = (yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))).count
         if (yield Rows(self._sql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
             yield Rows(self._sql.COUNT_ATTEMPTS, rows.counted(items))

@@ -218,6 +218,22 @@ def recorded(records: Sequence[AttemptRecord]) -> Table:
     return [_recorded(record, record.attempt) for record in records]
 
 
+def recorded_whole(records: Sequence[AttemptRecord]) -> Table:
+    """Return RECORD_UNFENCED's rows."""
+    return [
+        (
+            *_recorded(record, made),
+            made.started_at,
+            made.duration_ms,
+            made.status_code,
+            made.result.value,
+            _text(made.excerpt),
+        )
+        for record in records
+        for made in [record.attempt]
+    ]
+
+
 def _recorded(record: AttemptRecord, made: Attempt) -> tuple[Any, ...]:
     return (
         record.claim.seq,

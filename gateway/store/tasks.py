@@ -112,9 +112,8 @@ class StoreTasks(DueTasks):
 
         None where its lead has ended.
         """
-        led = yield from self.led(items)
+        led = yield from self.led(items, [one.seq for _, one in items])
         settlements = [one for (_, one), goes_on in zip(items, led, strict=True) if goes_on]
-        yield from self._engine.lock([one.seq for one in settlements])
         owed = yield from self._settle(settlements)
         return [next(owed) if goes_on else None for goes_on in led]
 

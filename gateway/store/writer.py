@@ -45,7 +45,8 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
     touches: Callable[[Sequence[Any]], Touched] | None = None
-    """Which tasks the items change, where any: of a transaction of several kinds they are locked first."""
+    """Which tasks the items change, where any: they are locked first, unless only this kind's are, and it is applied
+    first."""
     apart: bool = False
     """Whether it has a transaction of its own, as it finds out within it which tasks it changes."""
     alone: bool = False
@@ -180,7 +181,8 @@ class Writer:
         def work() -> Work[_Applied]:
             applied: _Applied = []
             touched = [kind.touches([write.item for write in group]) for kind, group in groups if kind.touches]
-            if touched and (len(groups) > 1 or any(len(one.callbacks) > 1 for one in touched)):
+            # Who comes first locks first by itself.
+            if any(kind.touches for kind, _ in groups[1:]) or any(len(one.callbacks) > 1 for one in touched):
                 yield from self._lock_all(touched)
             for kind, group in groups:
                 answers = yield from kind.apply([write.item for write in group])

@@ -14,6 +14,7 @@ __all__ = [
     "INSERT_ATTEMPTS",
     "KEEP_WEBHOOK",
     "RECORD_ATTEMPTS",
+    "RECORD_UNFENCED",
     "RELEASE_WEBHOOKS",
     "SELECT_BODY",
     "SELECT_LANES",
@@ -113,6 +114,12 @@ SELECT client, receiver,
 FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
 """  # noqa: S608 - as above
 
+_SAME_AGAIN = f"""
+ON CONFLICT (callback_seq, number) DO UPDATE SET {
+    ", ".join(f"{name} = excluded.{name}" for name in Attempt.__struct_fields__[1:])
+}
+"""
+
 # A callback that was cancelled and pruned during the attempt takes its log with it; a claim that was lost has none.
 # Locked, so that none is deleted before its attempt is there to go with it, or claimed by another until it is recorded.
 INSERT_ATTEMPTS = f"""
@@ -136,35 +143,40 @@ FROM (SELECT * FROM {
 CROSS JOIN LATERAL (
     SELECT seq FROM callbacks WHERE seq = made.callback_seq AND fence = made.fence FOR NO KEY UPDATE) AS c
 ORDER BY c.seq, made.number, made.place DESC
-ON CONFLICT (callback_seq, number) DO UPDATE SET {
-    ", ".join(f"{name} = excluded.{name}" for name in Attempt.__struct_fields__[1:])
-}
-"""  # noqa: S608 - as above
+{_SAME_AGAIN}"""  # noqa: S608 - as above
+
+_RECORDED = (
+    "seq",
+    "number",
+    "error text",
+    "state text",
+    "next_attempt_at",
+    "ended_at",
+    "counts",
+    "redeliveries",
+    "fence",
+)
 
 # A redelivery since the claim fences this off, but for the good news. A claim that has lapsed and was taken by another
 # fences off all. So does one that has ended: this very attempt was recorded, and its commit's answer was lost.
-RECORD_ATTEMPTS = f"""
+_RECORD = """
 UPDATE callbacks SET state = made.state, attempts = greatest(attempts, made.number),
     budget_used = budget_used + made.counts, next_attempt_at = made.next_attempt_at, last_error = made.error,
     delivered_at = CASE WHEN made.state = 'delivered' THEN made.ended_at END,
     ended_at = CASE WHEN made.state IN ('delivered', 'dead') THEN made.ended_at END, claimed_until = 0
-FROM (SELECT * FROM {
-    given(
-        "new",
-        "seq",
-        "number",
-        "error text",
-        "state text",
-        "next_attempt_at",
-        "ended_at",
-        "counts",
-        "redeliveries",
-        "fence",
-    )
-} ORDER BY seq) AS made
+FROM (SELECT * FROM {0} ORDER BY seq) AS made
 WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence AND callbacks.state = 'pending'
 AND callbacks.claimed_until > 0 AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
-"""  # noqa: S608 - as above
+"""
+RECORD_ATTEMPTS = _RECORD.format(given("new", *_RECORDED))
+
+# Each row is found, locked and sent once, and not twice: where nothing is fenced off, which is nearly always.
+RECORD_UNFENCED = f"""
+WITH recorded AS ({
+    _RECORD.format(given("new", *_RECORDED, "started_at", "duration_ms", "status_code", "result text", "excerpt text"))
+} RETURNING callbacks.seq, {", ".join(f"made.{name}" for name in Attempt.__struct_fields__)})
+INSERT INTO attempts (callback_seq, {_ATTEMPT}) SELECT * FROM recorded
+{_SAME_AGAIN}"""  # noqa: S608 - as above
 
 # What was fenced off by a redelivery, or cancelled meanwhile, was made all the same; its claim has ended.
 COUNT_ATTEMPTS = f"""

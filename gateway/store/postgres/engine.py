@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
+from gateway.core.model import AttemptRecord
+from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
 from gateway.store.engine import Blame, Column, Hints, Lead, Read, Rows, Run, Touched, WebhookClaims, Work
-from gateway.store.postgres import createsql, leadsql, sql, watchsql
+from gateway.store.postgres import createsql, deliversql, leadsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
 __all__ = ["POLLS", "PostgresEngine"]
@@ -55,10 +57,18 @@ class PostgresEngine:
     def array(self, values: Sequence[Any]) -> Sequence[Any]:
         return values
 
-    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
-        held = yield Rows(leadsql.GUARD_LEADS, [(f"{POLLS}{upstream}", epoch) for upstream, epoch in leads])
-        names = {name for (name,) in held.rows}
-        return {(upstream, epoch) for upstream, epoch in leads if f"{POLLS}{upstream}" in names}
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        done = yield Rows(deliversql.RECORD_UNFENCED, rows.recorded_whole(attempts))
+        return done.count == len(attempts)
+
+    def guard(self, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
+        names, epochs = [f"{POLLS}{upstream}" for upstream, _ in leads], [epoch for _, epoch in leads]
+        if lock:
+            held = yield Run(sql.GUARD_AND_LOCK, (names, epochs, lock))
+        else:
+            held = yield Run(leadsql.GUARD_LEADS, (names, epochs))
+        led = {name for (name,) in held.rows}
+        return {(upstream, epoch) for upstream, epoch in leads if f"{POLLS}{upstream}" in led}
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         yield Rows(sql.LOCK_TASKS, [(seq,) for seq in seqs])

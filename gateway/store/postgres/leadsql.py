@@ -29,10 +29,10 @@ SELECT epoch FROM renewed UNION ALL SELECT epoch FROM taken
 # At once another may lead.
 RESIGN_LEAD = "UPDATE leads SET expires_at = 0 WHERE name = :name AND holder = :holder"
 
-# Rows name, epoch → the names that are still led under that epoch, by whoever asks; nobody takes them over until the
-# transaction ends.
+# Rows name, epoch, none twice → the names that are still led under that epoch, by whoever asks; nobody takes them over
+# until the transaction ends.
 GUARD_LEADS = f"""
-SELECT l.name FROM (SELECT DISTINCT name, epoch FROM {given("new", "name text", "epoch")}) AS mine
+SELECT l.name FROM {given("mine", "name text", "epoch")}
 CROSS JOIN LATERAL (
     SELECT name FROM leads WHERE leads.name = mine.name AND leads.epoch = mine.epoch FOR KEY SHARE) AS l
 """  # noqa: S608 - the interpolated part is made of constants

@@ -15,6 +15,7 @@ from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
 from gateway.store.postgres.deliversql import SELECT_BODY as SELECT_BODY
 from gateway.store.postgres.deliversql import SELECT_LANES as SELECT_LANES
+from gateway.store.postgres.leadsql import GUARD_LEADS as GUARD_LEADS
 from gateway.store.postgres.registersql import INSERT_CALLBACKS as INSERT_CALLBACKS
 from gateway.store.postgres.registersql import INSERT_TASKS as INSERT_TASKS
 from gateway.store.postgres.registersql import NAME_MODEL as NAME_MODEL
@@ -155,9 +156,17 @@ CROSS JOIN LATERAL (SELECT * FROM callbacks WHERE seq = found.seq AND task_seq =
 
 # First of all where what is done depends on who waits for a task, which a later statement then finds out. For no key:
 # who deletes a task waits until its row is free of this, and this of that.
-LOCK_TASKS = f"""
-SELECT t.seq FROM (SELECT * FROM {given("new", "seq")} ORDER BY seq) AS wanted
+_LOCKED = """
+SELECT t.seq FROM (SELECT * FROM {0} ORDER BY seq) AS wanted
 CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = wanted.seq FOR NO KEY UPDATE) AS t
+"""
+LOCK_TASKS = _LOCKED.format(given("new", "seq"))
+
+# Both at once, as each settlement asks for both: GUARD_LEADS' rows, and those of LOCK_TASKS as its third parameter.
+GUARD_AND_LOCK = f"""
+WITH held AS MATERIALIZED ({GUARD_LEADS}),
+locked AS MATERIALIZED ({_LOCKED.format("unnest(CAST($3 AS bigint[])) AS new (seq)")})
+SELECT name FROM held WHERE (SELECT count(*) FROM locked) >= 0
 """  # noqa: S608 - as above
 
 # The same of all that a transaction will change: some kinds of writes know tasks by their names, some by callbacks.

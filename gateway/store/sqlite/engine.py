@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError
-from gateway.core.model import Lane
+from gateway.core.model import AttemptRecord, Lane
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
 from gateway.store.engine import Blame, Column, Lead, Read, Result, Rows, Run, Step, Touched, Work
@@ -71,7 +71,11 @@ class SqliteEngine:
     def array(self, values: Sequence[Any]) -> str:
         return rows.array(values)
 
-    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        yield from ()
+        return False
+
+    def guard(self, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
         yield from ()
         return leads
 

@@ -118,7 +118,11 @@ class _SqliteEngine:
 
     def blame(self, exc: Exception) -> Any: ...
 
-    def guard(self, leads: Any) -> Work[Any]:
+    def record(self, attempts: Any) -> Work[bool]:
+        yield from ()
+        return False
+
+    def guard(self, leads: Any, lock: Any = ()) -> Work[Any]:
         yield from ()
         return leads
 

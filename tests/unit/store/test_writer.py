@@ -358,12 +358,18 @@ async def test_what_several_kinds_touch_is_locked_first_and_together() -> None:
     one = Kind("one", applied, touches=lambda items: Touched(seqs=items))
     other = Kind("other", applied, touches=lambda items: Touched(tasks=[("up", item) for item in items]))
     none = Kind("none", applied)
-    writer = Writer((one, other, none), transactions, blame, lock_all)
+    writer = Writer((one, none, other), transactions, blame, lock_all)
     writer.start()
     await asyncio.gather(
         writer.submit(other, "t"), writer.submit(none, 0), writer.submit(one, 1), writer.submit(one, 2)
     )
-    assert steps == [[Touched(seqs=[1, 2]), Touched(tasks=[("up", "t")])], [1, 2], ["t"], [0]]
+    assert steps == [[Touched(seqs=[1, 2]), Touched(tasks=[("up", "t")])], [1, 2], [0], ["t"]]
+    steps.clear()
+    await asyncio.gather(writer.submit(other, "t"), writer.submit(none, 0))
+    assert steps == [[Touched(tasks=[("up", "t")])], [0], ["t"]], "what is locked otherwise comes after the tasks"
+    steps.clear()
+    await asyncio.gather(writer.submit(none, 0), writer.submit(one, 1))
+    assert steps == [[1], [0]], "who comes first has locked first"
     steps.clear()
     await asyncio.gather(writer.submit(one, 1), writer.submit(one, 2))
     assert steps == [[1, 2]], "one kind locks in one order by itself"
