@@ -92,7 +92,7 @@ class Statements(Protocol):
     # Polling.
 
     SELECT_DUE_TASKS: str
-    """upstream, watchers, array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
+    """upstream, watchers, from, array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
     SELECT_NEXT_WATCHERS: str
     """upstream, watchers → upstream, watchers, next_poll_at: the earliest of the next group, or of the next ones."""
     SELECT_NEW_TASKS: str

@@ -148,8 +148,9 @@ class DueTasks:
             if not self.leads(upstream):
                 return [], None
             group = self._groups[upstream][watchers]
+            since = group.due_at or 0
             group.noted = None  # what is given back during the query must not be overwritten
-            about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 1
+            about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
             next_due_at = None
             with self._ends_meanwhile() as ended:

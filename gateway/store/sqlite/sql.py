@@ -201,7 +201,7 @@ RETURNING client, receiver
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
 SELECT_DUE_TASKS = f"""
 SELECT seq, {_DUE_TASK} FROM tasks
-WHERE upstream = ? AND watchers = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
+WHERE upstream = ? AND watchers = ? AND next_poll_at >= ? AND seq NOT IN (SELECT value FROM json_each(?))
 ORDER BY next_poll_at LIMIT ?
 """  # noqa: S608 - the interpolated part is the constant above
 

@@ -328,7 +328,7 @@ def questions(side: Side, chance: Chance) -> Iterator[tuple[str, str, Any]]:
         yield f"task for {client}", its.SELECT_TASK, {"client": client, "task_id": "task-1"}
     for upstream in UPSTREAMS:
         for watchers in ("ann", "ann,bob"):
-            yield "due", its.SELECT_DUE_TASKS, (upstream, watchers, array([]), 3)
+            yield "due", its.SELECT_DUE_TASKS, (upstream, watchers, now - 5000, array([]), 3)
         yield "never polled", its.SELECT_NEW_TASKS, (upstream, now - 5000, now, array([]))
         yield "expired", its.SELECT_EXPIRED, (0, now, upstream, 5)
         yield "read", side.watchsql.SELECT_READ_TASK, ("task-1", upstream)
