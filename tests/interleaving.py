@@ -155,6 +155,8 @@ class _Engine:
 
     def lane(self, lane: Lane, due_at: int) -> None: ...
 
+    def emptied(self, lane: Lane) -> None: ...
+
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.work: list[Work[Any]] = []

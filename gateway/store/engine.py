@@ -118,6 +118,9 @@ class Hints(Protocol):
     def lane(self, lane: Lane, due_at: int) -> None:
         """Tell that a webhook of this lane falls due then, or later than that."""
 
+    def emptied(self, lane: Lane) -> None:
+        """Hear that this process has claimed all that this lane has: whoever was not told of it yet need not be."""
+
     def settled(self, seqs: Iterable[int]) -> None:
         """Tell whoever waits for these tasks' ends."""
 

@@ -89,6 +89,8 @@ class StoreOutbox:
                         only_retries.append(share.lane)
                     elif left.next_due_at is not None:
                         self._lanes.note(share.lane, left.next_due_at)
+                    else:
+                        self._engine.hints.emptied(share.lane)
                 return Claimed(due.webhooks, only_retries, self._next_due_at)
         except BaseException:
             for share in shares:

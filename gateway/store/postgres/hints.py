@@ -81,6 +81,9 @@ class ReplicaHints:
         self._lanes[lane] = min(due_at, self._lanes.get(lane, due_at))
         self._tell.set()
 
+    def emptied(self, lane: Lane) -> None:
+        self._lanes.pop(lane, None)
+
     def settled(self, seqs: Iterable[int]) -> None:
         self._settled += seqs
         self._tell.set()

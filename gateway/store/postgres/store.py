@@ -74,8 +74,9 @@ class PostgresStore(StoreHousekeeping):
         )
 
     def _hear_task(self, upstream: str, watchers: str, due_at: int) -> None:
-        self.tasks.note(upstream, watchers, due_at)
-        self.tasks.due(upstream).set()
+        if self.tasks.leads(upstream):
+            self.tasks.note(upstream, watchers, due_at)
+            self.tasks.due(upstream).set()
 
     async def _look_again(self) -> None:
         await self.tasks.look_again()

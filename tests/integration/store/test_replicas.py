@@ -12,12 +12,12 @@ from structlog.testing import capture_logs
 
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError
-from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
+from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement, Share
 from gateway.store.postgres import sql
 from gateway.store.postgres.hints import Hearing, ReplicaHints
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
-from tests.lanes import claim_webhooks, lane
+from tests.lanes import claim_webhooks, lane, told_of
 from tests.postgres import Database
 from tests.storing import LIMIT_S, NOW, SUCCESS, attempt_of, brought_to, claim, lapse, look, new, registered
 
@@ -239,6 +239,20 @@ async def test_claims_are_anothers_as_soon_as_they_lapse(
         assert taken.task_id == f"task-{number}"
     assert next_due_at is None
     assert another.task_id == "another"
+
+
+async def test_nobody_is_told_of_what_is_claimed_at_once(first: PostgresStore, second: PostgresStore) -> None:
+    """Others would claim in vain, many times a second; what is left to them they hear of."""
+    mine, theirs = new("mine", url="https://mine.example.com/"), new("theirs", url="https://theirs.example.com/")
+    callbacks = [await registered(first, one) for one in (mine, theirs)]
+    await first._hints.close()  # so that it tells when it is asked to
+    second.outbox.due.clear()
+    await asyncio.gather(*(first.tasks.settle(settlement(one.task.seq)) for one in callbacks))
+    claimed = await first.outbox.claim(lambda _: [Share(lane("mine"), 9, True)], NOW)
+    assert len(claimed.webhooks) == 1
+    await first._hints._send()
+    await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
+    assert await told_of(second, NOW) == [lane("theirs")]
 
 
 async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
