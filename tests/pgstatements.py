@@ -83,7 +83,7 @@ class Session:
 
     async def claim(self, room: int) -> list[tuple[Any, ...]]:
         """Claim webhooks that fall due by 10 of ann's to example.com; return their rows."""
-        about = (["ann"], ["https://example.com"], [room], [True], 10, 60_000)
+        about = (["ann"], ["https://example.com"], [room], [True], [0], 10, 60_000)
         return [row for row in await self.run(deliversql.CLAIM_WEBHOOKS, about) if row[1] is not None]
 
     async def table(self, text: str, *values: Any) -> list[tuple[Any, ...]]:

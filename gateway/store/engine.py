@@ -149,8 +149,11 @@ class WebhookClaims(Protocol):
     def turn(self) -> AbstractAsyncContextManager[None]:
         """Keep others of this process from claiming until this is left; what ``claim`` needs is free then."""
 
-    async def claim(self, shares: Sequence[Share], now: int) -> Due:
-        """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones."""
+    async def claim(self, shares: Sequence[Share], since: Sequence[int], now: int) -> Due:
+        """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones.
+
+        ``since``: before when none is due of each lane, so that nobody need look there.
+        """
 
     def holds(self, claim: DueCallback) -> bool:
         """Whether a claim lasts for a whole attempt that begins now."""

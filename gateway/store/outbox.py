@@ -74,15 +74,17 @@ class StoreOutbox:
 
     async def claim(self, choose: Choose, now: int) -> Claimed:
         shares: Sequence[Share] = ()
+        since: Sequence[int] = ()
         try:
             async with self._claims.turn():
                 self._engine.require()
                 while self._lapses and self._lapses[0][0] <= now:
-                    self._lanes.note(heapq.heappop(self._lapses)[1], now)
+                    self._lanes.note(heapq.heappop(self._lapses)[1], 0)  # it has long been due
                 shares = choose(self._lanes.take(now))
                 if not shares:
                     return Claimed([], [], self._next_due_at)
-                due = await self._claims.claim(shares, now)
+                since = [self._lanes.since(share.lane) for share in shares]
+                due = await self._claims.claim(shares, since, now)
                 only_retries = []
                 for share, left in zip(shares, due.left, strict=True):
                     if left.only_retries:
@@ -93,8 +95,8 @@ class StoreOutbox:
                         self._engine.hints.emptied(share.lane)
                 return Claimed(due.webhooks, only_retries, self._next_due_at)
         except BaseException:
-            for share in shares:
-                self._lanes.note(share.lane, now)
+            for share, due_at in zip(shares, since, strict=False):
+                self._lanes.note(share.lane, due_at)
             raise
 
     @property
@@ -119,7 +121,7 @@ class StoreOutbox:
     async def release(self, claims: Sequence[DueCallback]) -> None:
         await self._claims.release(claims)
         for claim in claims:
-            self.note(claim.lane, 0)  # as in _recorded
+            self._note_again(claim)
 
     async def record(self, record: AttemptRecord) -> None:
         await self._writer.submit(self.record_kind, record)
@@ -140,6 +142,12 @@ class StoreOutbox:
         self._claims.recorded(item.claim for item in items)
         for item in items:
             if item.attempt.result is not AttemptResult.DELIVERED:
-                # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
-                # have made it due at once, and the wall clock may have been set.
-                self.note(item.claim.lane, 0)
+                self._note_again(item.claim)
+
+    def _note_again(self, claim: DueCallback) -> None:
+        """Have a webhook found that was passed over while it was claimed.
+
+        When it is due is for a look to find out: a redelivery may have made it due at once. Not before it was; but
+        where this process goes by its own wall clock, that may have been set.
+        """
+        self.note(claim.lane, claim.due_at if self._engine.shared else 0)

@@ -49,22 +49,25 @@ _ORDER = "ORDER BY client, receiver, next_attempt_at, seq"
 _CLAIMABLE = f"""
 LATERAL (
     SELECT seq FROM callbacks
-    WHERE {_LANE.format("share")} AND next_attempt_at <= $5 AND claimed_until <= clock.now{{0}}
+    WHERE {_LANE.format("share")} AND next_attempt_at BETWEEN share.since AND $6 AND claimed_until <= clock.now{{0}}
     {_ORDER} LIMIT share.room FOR NO KEY UPDATE SKIP LOCKED) AS due"""  # noqa: S608 - constants
 
 # When the first one is due that neither anybody has claimed nor this statement does.
 _LEFT = f"""
 SELECT next_attempt_at FROM callbacks
-WHERE {_LANE.format("share")} AND claimed_until <= clock.now AND seq NOT IN (SELECT seq FROM due){{0}} {_ORDER} LIMIT 1
+WHERE {_LANE.format("share")} AND next_attempt_at >= share.since AND claimed_until <= clock.now
+    AND seq NOT IN (SELECT seq FROM due){{0}}
+{_ORDER} LIMIT 1
 """  # noqa: S608 - as above
 
-# Parameters: client, receiver, room and whether with retries, an array for each; by when they are due; and for how many
-# milliseconds they are claimed. Returns the fields of ``DueCallback``, the longest due first. Among them, with no id:
-# for each share its place, when the next one is due and, where it takes no retries, when the next one that is none is.
-# All of it at once, as it is asked for so often.
+# Parameters: client, receiver, room, whether with retries, and before when none is due, an array for each; by when they
+# are due; and for how many milliseconds they are claimed. (What webhooks leave behind in the index stays while anybody
+# has a transaction open: nobody is to pass over all of that.) Returns the fields of ``DueCallback``, the longest due
+# first. Among them, with no id: for each share its place, when the next one is due and, where it takes no retries, when
+# the next one that is none is. All of it at once, as it is asked for so often.
 CLAIM_WEBHOOKS = f"""
 WITH share AS MATERIALIZED (
-    SELECT * FROM {given("share", "client text", "receiver text", "room", "retries boolean", place=True)}),
+    SELECT * FROM {given("share", "client text", "receiver text", "room", "retries boolean", "since", place=True)}),
 clock AS MATERIALIZED (SELECT gateway_now() AS now),
 due AS MATERIALIZED (
     SELECT due.seq FROM clock CROSS JOIN share CROSS JOIN {_CLAIMABLE.format("")} WHERE share.retries
@@ -72,7 +75,7 @@ due AS MATERIALIZED (
     SELECT due.seq FROM clock CROSS JOIN share CROSS JOIN {_CLAIMABLE.format(" AND budget_used = 0")}
     WHERE NOT share.retries),
 c AS (
-    UPDATE callbacks SET claimed_until = clock.now + $6, fence = fence + 1
+    UPDATE callbacks SET claimed_until = clock.now + $7, fence = fence + 1
     FROM due CROSS JOIN clock WHERE callbacks.seq = ANY (ARRAY[due.seq])
     RETURNING callbacks.*)
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,

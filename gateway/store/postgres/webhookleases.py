@@ -52,10 +52,11 @@ class WebhookLeases:
         async with self._claiming:
             yield
 
-    async def claim(self, shares: Sequence[Share], now: int) -> Due:
+    async def claim(self, shares: Sequence[Share], since: Sequence[int], now: int) -> Due:
         asked_at = self._clock.monotonic()
         clients, receivers = zip(*(share.lane for share in shares), strict=True)
-        about = clients, receivers, [s.room for s in shares], [s.retries for s in shares], now, self._lease_ms
+        rooms, retries = [share.room for share in shares], [share.retries for share in shares]
+        about = clients, receivers, rooms, retries, since, now, self._lease_ms
         claiming = asyncio.ensure_future(self._database.write(CLAIM_WEBHOOKS, about, always=False))
         try:
             found = await asyncio.shield(claiming)

@@ -32,7 +32,7 @@ class ClaimsInMemory:
         async with self._claiming, self._database.reading():
             yield
 
-    async def claim(self, shares: Sequence[Share], now: int) -> Due:
+    async def claim(self, shares: Sequence[Share], since: Sequence[int], now: int) -> Due:
         claimed = [frozenset(self._claimed.get(share.lane, ())) for share in shares]
         found = await self._database.call(_due_callbacks, now, shares, claimed)
         for callback in found.webhooks:

@@ -124,7 +124,7 @@ class Acts:
         return self._store.tasks.watches.prune_kind.apply([(LATER, LATER, 100)])
 
     def take(self, now: int = 2 * LATER) -> Work[list[DueCallback]]:
-        about = ["ann"], ["https://app.example.com"], [100], [True], now, CLAIMED_MS
+        about = ["ann"], ["https://app.example.com"], [100], [True], [0], now, CLAIMED_MS
         found = (yield Run(deliversql.CLAIM_WEBHOOKS, about)).rows
         return [rows.due_callback(row) for row in found if row[1] is not None]
 
