@@ -396,6 +396,21 @@ async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyP
     assert asked == [watchsql.COUNT_READ_TASKS, watchsql.COUNT_READ_TASKS_FOR]
 
 
+async def test_a_clients_further_reads_of_its_tasks_take_no_place(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few are left, too: it may begin as many as who reads each of its tasks once."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 10)
+    watch = store.registry.watch
+    for number in range(7):
+        await watch(wish(f"eve-{number}", client="eve"))
+    for name in "ab":
+        await watch(wish(name))
+    for _ in range(3):
+        assert await watch(again("a")) is not None
+    assert await watch(wish("c")) is not None
+
+
 async def test_places_are_counted_while_some_are_given_back(store: Store) -> None:
     """What begins in that moment is kept, and counted."""
     watch = store.registry.watch
