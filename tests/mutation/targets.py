@@ -110,6 +110,7 @@ TESTS = (
     "tests/integration/store/test_creates.py",
     "tests/integration/store/test_tasks.py",
     "tests/integration/store/test_reads.py",
+    "tests/integration/store/test_records.py",
     "tests/integration/store/test_outbox.py",
     "tests/integration/store/test_housekeeping.py",
     "tests/integration/store/test_replicas.py",
