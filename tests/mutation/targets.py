@@ -149,8 +149,8 @@ _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for 
 EQUIVALENT = (
     Equivalent(
         "gateway/store/duetasks.py",
-        "about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 1",
-        "about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 2",
+        "about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 1",
+        "about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(
@@ -199,8 +199,19 @@ EQUIVALENT = (
         "an end that is written a second time finds nothing that waits",
     ),
     *(
-        Equivalent(_OUTBOX, f"self.note({whose}, 0){note}", f"self.note({whose}, 1){note}", "long ago")
-        for whose, note in (("claim.lane", " # as in _recorded"), ("item.claim.lane", ""))
+        Equivalent(_OUTBOX, was + note, now + note, "long ago")
+        for was, now, note in (
+            (
+                "self._lanes.note(heapq.heappop(self._lapses)[1], 0)",
+                "self._lanes.note(heapq.heappop(self._lapses)[1], 1)",
+                " # it has long been due",
+            ),
+            (
+                "self.note(claim.lane, claim.due_at if self._engine.shared else 0)",
+                "self.note(claim.lane, claim.due_at if self._engine.shared else 1)",
+                "",
+            ),
+        )
     ),
     Equivalent(
         _ROWS,
