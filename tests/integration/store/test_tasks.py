@@ -249,6 +249,15 @@ async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
     assert (await claim_task(store, NOW + 11_000)).seq == due.seq
 
 
+async def test_an_end_ends_the_claim(store: Store) -> None:
+    """A task that is given up after a poll, and watched again, is polled again."""
+    callback = await registered(store)
+    await claim_task(store)
+    await settle(store, callback, ABANDONED)
+    await registered(store, new(client="bob"))
+    assert (await claim_task(store)).seq == callback.task.seq
+
+
 async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
     """A reschedule keeps when and with which error; errors in a row are counted, a good answer ends the row."""
     await registered(store)
