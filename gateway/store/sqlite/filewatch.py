@@ -84,7 +84,10 @@ class FileWatch:
         self._log_written, self._log_head = _EMPTY
 
     def wrote(self) -> None:
-        """Note that this process may have written. Others may have, too, since the last look."""
+        """Note that this process may have written its log. Others may have, too, since the last look.
+
+        The file is judged by the next look: it tells whose it is whenever it was written.
+        """
         try:
             file, log = self._path.stat(), self._log.stat()
             log_head = self._head()
@@ -92,8 +95,6 @@ class FileWatch:
             return  # the next look finds out
         if (_identity(file), _identity(log)) != (self._file, self._log_file):
             return  # so it does
-        if _written(file) != self._written and not self._is_ours(file):
-            self._changed = _CHANGED
         # This process makes it no smaller: somebody else did while it wrote.
         shorter = log.st_size < self._log_written[1]
         if shorter or (self._log_head and log_head[:_LOG_STAYS] != self._log_head[:_LOG_STAYS]):
