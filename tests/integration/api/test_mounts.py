@@ -399,7 +399,7 @@ async def test_an_upstream_that_is_not_there(start: Start) -> None:
 
 
 async def test_the_token_may_stand_where_the_apis_key_does(start: Start) -> None:
-    """At the API's mount and its root paths, not elsewhere; as a Bearer token it counts everywhere."""
+    """At the API's mount and its root paths, also as old programs write it; as a Bearer token it counts everywhere."""
     one = await start("predictions", {"predictions": Upstream({"id": "p"})}, GATEWAY_TOKEN="t0ken")
     for path, key, status in (
         ("/u/predictions/v1/predictions/p", {"x-key": "Key t0ken"}, 200),
@@ -407,6 +407,10 @@ async def test_the_token_may_stand_where_the_apis_key_does(start: Start) -> None
         ("/u/predictions/v1/predictions/p", {"authorization": "Bearer t0ken"}, 200),
         ("/u/predictions/v1/predictions/p", {"x-key": "Key wrong", "authorization": "Bearer t0ken"}, 401),
         ("/u/predictions/v1/predictions/p", {"x-key": "t0ken"}, 401),
+        ("/u/predictions/v1/predictions/p", {"authorization": "Token t0ken"}, 200),
+        ("/v1/predictions/p", {"authorization": "token  t0ken"}, 200),
+        ("/v1/predictions/p", {"authorization": "Token wrong"}, 401),
+        ("/v1/callbacks", {"authorization": "Token t0ken"}, 401),
         ("/v1/callbacks", {"x-key": "Key t0ken"}, 401),
     ):
         answer = await one.client.get(path, headers=key)
