@@ -39,7 +39,7 @@ _IS_THERE = "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('leads') IS 
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = $1 AND NOT (table_name, column_name) IN (
-    ('callbacks', 'claimed_until'), ('callbacks', 'fence'))
+    ('callbacks', 'claimed_at'), ('callbacks', 'claimed_until'), ('callbacks', 'fence'))
 """
 """Without those that say who has claimed a webhook: nobody has where nobody is at work."""
 _AT_WORK = """

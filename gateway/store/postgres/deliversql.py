@@ -1,7 +1,8 @@
 """The statements of delivering: webhooks that are due, claimed, given back and recorded, and where their bodies are.
 
 A part of ``sql.py``, for its size. A claim is a lease in the webhook's row, by the database's clock, and a number: once
-it lapses another may take it, and what its owner writes then changes nothing.
+it lapses another may take it, and what its owner writes then changes nothing. One that was made later than now has
+lapsed too: the clock was set back since, and its owner may be gone.
 """
 
 from gateway.core.memory import SMALL
@@ -43,19 +44,22 @@ SELECT t.seq, c.body, CASE WHEN {_OF_TASK} THEN 'record' WHEN {_MADE} THEN 'outc
 FROM callbacks AS c CROSS JOIN {_TASK_OF} WHERE c.seq = $1 AND c.state = 'pending'
 """  # noqa: S608 - as above
 
+_SET_BACK_MS = 5_000  # a smaller step delays by no more than itself, and takes no claim from who is sending
+_CLAIMED = f"claimed_until > clock.now AND claimed_at <= clock.now + {_SET_BACK_MS}"
+
 # Of each lane so many, the longest due ones; what others claim at the same moment is passed over, and nobody waits.
 _LANE = "next_attempt_at IS NOT NULL AND client = {0}.client AND receiver = {0}.receiver"
 _ORDER = "ORDER BY client, receiver, next_attempt_at, seq"
 _CLAIMABLE = f"""
 LATERAL (
     SELECT seq FROM callbacks
-    WHERE {_LANE.format("share")} AND next_attempt_at BETWEEN share.since AND $6 AND claimed_until <= clock.now{{0}}
+    WHERE {_LANE.format("share")} AND next_attempt_at BETWEEN share.since AND $6 AND NOT ({_CLAIMED}){{0}}
     {_ORDER} LIMIT share.room FOR NO KEY UPDATE SKIP LOCKED) AS due"""  # noqa: S608 - constants
 
 # When the first one is due that neither anybody has claimed nor this statement does.
 _LEFT = f"""
 SELECT next_attempt_at FROM callbacks
-WHERE {_LANE.format("share")} AND next_attempt_at >= share.since AND claimed_until <= clock.now
+WHERE {_LANE.format("share")} AND next_attempt_at >= share.since AND NOT ({_CLAIMED})
     AND seq NOT IN (SELECT seq FROM due){{0}}
 {_ORDER} LIMIT 1
 """  # noqa: S608 - as above
@@ -75,7 +79,7 @@ due AS MATERIALIZED (
     SELECT due.seq FROM clock CROSS JOIN share CROSS JOIN {_CLAIMABLE.format(" AND budget_used = 0")}
     WHERE NOT share.retries),
 c AS (
-    UPDATE callbacks SET claimed_until = clock.now + $7, fence = fence + 1
+    UPDATE callbacks SET claimed_at = clock.now, claimed_until = clock.now + $7, fence = fence + 1
     FROM due CROSS JOIN clock WHERE callbacks.seq = ANY (ARRAY[due.seq])
     RETURNING callbacks.*)
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
@@ -90,7 +94,10 @@ ORDER BY next_attempt_at, seq
 """  # noqa: S608 - as above
 
 # Parameters: seq, fence, and for how many milliseconds from now on it is claimed.
-KEEP_WEBHOOK = "UPDATE callbacks SET claimed_until = gateway_now() + $3 WHERE seq = $1 AND fence = $2 RETURNING seq"
+KEEP_WEBHOOK = """
+UPDATE callbacks SET claimed_at = clock.now, claimed_until = clock.now + $3 FROM (SELECT gateway_now() AS now) AS clock
+WHERE seq = $1 AND fence = $2 RETURNING seq
+"""
 
 # Rows seq, fence.
 RELEASE_WEBHOOKS = f"""
@@ -110,10 +117,10 @@ WITH RECURSIVE lane (client, receiver) AS (
         ORDER BY client, receiver LIMIT 1) AS next)
 SELECT client, receiver,
     (SELECT next_attempt_at FROM callbacks
-        WHERE {_LANE.format("lane")} AND claimed_until <= clock.now {_ORDER} LIMIT 1),
+        WHERE {_LANE.format("lane")} AND NOT ({_CLAIMED}) {_ORDER} LIMIT 1),
     nullif(ARRAY(SELECT DISTINCT claimed_until FROM (
-        SELECT claimed_until FROM callbacks WHERE {_LANE.format("lane")} {_ORDER} LIMIT 100) AS first
-        WHERE claimed_until > clock.now), '{{}}')
+        SELECT claimed_at, claimed_until FROM callbacks WHERE {_LANE.format("lane")} {_ORDER} LIMIT 100) AS first
+        WHERE {_CLAIMED}), '{{}}')
 FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
 """  # noqa: S608 - as above
 

@@ -62,6 +62,14 @@ async def take_over(store: PostgresStore) -> int:
     return epoch
 
 
+def set_back(postgres: Database, by_s: int) -> None:
+    """Set the database's clock back."""
+    postgres.execute(
+        "CREATE OR REPLACE FUNCTION gateway_now() RETURNS bigint LANGUAGE sql "
+        f"RETURN CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) - {by_s * 1000}"
+    )
+
+
 async def failing(*_: object) -> list[Any]:
     raise StoreError("away")
 
@@ -253,6 +261,48 @@ async def test_nobody_is_told_of_what_is_claimed_at_once(first: PostgresStore, s
     await first._hints._send()
     await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
     assert await told_of(second, NOW) == [lane("theirs")]
+
+
+async def test_a_clock_that_is_set_back_keeps_no_lead(
+    first: PostgresStore, second: PostgresStore, postgres: Database
+) -> None:
+    """Whoever has it may be gone, and nobody waits for that hour; who lives goes on if it asks before others do."""
+    await first.standing(60)
+    set_back(postgres, 30)
+    assert await second.lead(LEAD, 60) is None
+    assert (await second.standing(60)).replicas == 2
+    set_back(postgres, 3600)
+    assert await first.lead(LEAD, 60) == 1
+    assert await second.lead(LEAD, 60) is None
+    set_back(postgres, 7200)
+    assert await second.standing(60) == (1, frozenset())
+    assert await second.lead(LEAD, 60) == 2
+    assert await second.standing(60) == (1, frozenset([LEAD]))
+    assert await first.lead(LEAD, 60) is None
+    assert (await first.standing(60)).replicas == 2
+
+
+async def test_a_clock_that_is_set_back_keeps_no_claim(
+    first: PostgresStore, second: PostgresStore, postgres: Database
+) -> None:
+    """Whoever made it may be gone: another sends, and what the first one writes then changes nothing."""
+    callback = await brought_to(first, CallbackState.PENDING)
+    late = await claim(first)
+    set_back(postgres, 2)
+    await second.outbox.look_again()
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
+    set_back(postgres, 3600)
+    await second.outbox.look_again()
+    due = await claim(second)
+    assert due == replace(late, fence=late.fence + 1)
+    await first.outbox.record(attempt_of(late, AttemptResult.DEAD))
+    assert first.stale_writes == 1
+    set_back(postgres, 7200)
+    assert await second.outbox.body(due) == due.body
+    await first.outbox.look_again()
+    assert (await claim_webhooks(first, NOW, 10))[0] == [], "it was kept, and so begins anew"
+    await second.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    assert (await look(first, callback)).state is CallbackState.DELIVERED
 
 
 async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
