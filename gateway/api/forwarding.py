@@ -118,7 +118,7 @@ class Forwarding:
         return response
 
 
-async def result_of(work: "asyncio.Task[Answer | RequestError]") -> Answer:
+async def result_of(work: "asyncio.Task[T | RequestError]") -> T:
     """Wait for what may be shared: a client who goes away does not end it, and all get the same error."""
     result = await asyncio.shield(work)
     if isinstance(result, RequestError):

@@ -302,7 +302,6 @@ def _proxy(
         polls_here=lambda: watch.poller.lease.lasts,
         recheck_s=_recheck_s(shared),
         has_replicas=bool(shared.replica),
-        denies=watch.poller.denies,
     )
     return UpstreamProxy(
         proxied,

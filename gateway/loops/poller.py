@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import structlog
 
-from gateway.core.clock import Clock, wait_for_event
+from gateway.core.clock import Clock, Moment, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.core.model import DueTask
 from gateway.core.telemetry import Metrics
@@ -85,10 +85,6 @@ class Poller:
     def refuses_tasks(self) -> bool:
         """Whether the upstream refuses tasks, and not the key."""
         return self._troubled.refuses_tasks(self._clock.monotonic())
-
-    def denies(self, seq: int) -> bool:
-        """Whether the upstream has long denied or refused a task alone, of which it had told."""
-        return self._troubled.is_denied(seq)
 
     @property
     def makes_no_sense(self) -> bool:
@@ -227,11 +223,11 @@ class Poller:
             return
         try:
             try:
-                asked_at = self._clock.monotonic()
+                asked = Moment.of(self._clock)
                 result = await self._query(claim.task_id, claim.watchers, again=self._troubled.is_refused(claim.seq))
                 if not self.lease.holds(term):
                     return  # another asks about it by now
-                next_poll_at = await self._results.store(claim, result, asked_at)
+                next_poll_at = await self._results.store(claim, result, asked)
                 if next_poll_at is not None and self._shares.is_news(next_poll_at):
                     self._wake.set()
             except StoreError as exc:

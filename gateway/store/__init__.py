@@ -32,7 +32,7 @@ from gateway.core.model import (
     Share,
     Task,
 )
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
 
@@ -126,8 +126,8 @@ class Registry(Protocol):
     async def record(self, seq: int) -> bytes | None:
         """Return a task's record, however large; None where it has none any more."""
 
-    async def watch(self, wish: ReadWatch) -> int | None:
-        """Have a task polled for its readers, or for longer; return its seq.
+    async def watch(self, wish: ReadWatch) -> Watched | None:
+        """Have a task polled for its readers, or for longer; return what became of that.
 
         Where there is no such task it is made. None: it has ended, or was given up and the upstream has not told of it
         since, or readers wait for too many others.

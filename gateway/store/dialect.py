@@ -98,7 +98,10 @@ class Statements(Protocol):
     SELECT_NEW_TASKS: str
     """upstream, since, now, array of claimed seqs → the fields of ``DueTask``, of each group's first."""
     RESCHEDULE_TASKS: str
-    """Rows seq, polled_at, next_poll_at, error, born_at, model, record."""
+    """Rows seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at.
+
+    → seq, next_poll_at at least of those that are to be polled sooner.
+    """
     POLL_TASKS_NOW: str
     """Rows seq, now → upstream, watchers, next_poll_at of those moved."""
     OWE_WEBHOOKS: str
@@ -145,9 +148,9 @@ class ReadStatements(Protocol):
     SELECT_READ_TASK: str
     """task_id, upstream → TASK, its outcome only where small and without record, its length; the rest of ReadTask."""
     WATCH_READ_TASKS: str
-    """Rows upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record.
+    """Rows upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record, asked_at.
 
-    No task twice. → task_id, seq, upstream, watchers, next_poll_at of those that are watched.
+    No task twice. → task_id, seq, upstream, watchers, next_poll_at, told_at of those that are watched.
     """
     POLL_AGAIN: str
     """:upstream, :task_id, :now, :record, :read_until → seq, upstream, watchers, next_poll_at, if it is polled."""

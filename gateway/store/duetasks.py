@@ -116,9 +116,6 @@ class DueTasks:
             self._end(seq)
             self._begin(seq, self._groups[upstream][watchers])
 
-    def is_claimed(self, seq: int) -> bool:
-        return seq in self._claimed
-
     def forget_times(self) -> None:
         """Know nothing of when tasks are due: whatever is may be so earlier now."""
         for upstream, groups in self._groups.items():

@@ -22,7 +22,7 @@ from gateway.core.model import (
     Registration,
     Task,
 )
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
 from gateway.store.creates import StoreCreates
@@ -196,7 +196,7 @@ class StoreRegistry(StoreCreates):
     async def record(self, seq: int) -> bytes | None:
         return await self._engine.large(seq, "record")
 
-    async def watch(self, wish: ReadWatch) -> int | None:
+    async def watch(self, wish: ReadWatch) -> Watched | None:
         return await self._tasks.watches.watch(wish)
 
     async def poll_again(self, wish: PollAgain) -> None:

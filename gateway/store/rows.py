@@ -120,7 +120,17 @@ def wanted(new: Sequence[NewCallback]) -> Table:
 def polls(records: Sequence[PollRecord]) -> Table:
     """Return RESCHEDULE_TASKS' rows; a large record is left empty, and written by itself."""
     return [
-        (r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model), small_record(r.record))
+        (
+            r.seq,
+            r.polled_at,
+            r.next_poll_at,
+            _text(r.error),
+            r.born_at,
+            _text(r.model),
+            small_record(r.record),
+            r.polled_at if r.asked_at is None else r.asked_at,
+            r.polled_at if r.denied else None,
+        )
         for r in records
     ]
 
@@ -153,6 +163,7 @@ def read_watches(wishes: Sequence[ReadWatch]) -> Table:
             wish.born_at,
             _text(wish.model),
             small_record(wish.record),
+            wish.at if wish.asked_at is None else wish.asked_at,
         )
         for wish in wishes
     ]

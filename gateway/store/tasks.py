@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from msgspec import convert
 
-from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
+from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Engine, Lead, Rows, Touched, Work
@@ -79,25 +79,31 @@ class StoreTasks(DueTasks):
             self._left_out("reschedule", 1)
         else:
             await self._writer.submit(self.reschedule_kind, (lead, record))
-            await self.watches.polled(record.seq, record.polled_at)
 
-    def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[Sequence[bool]]:
-        """Return whether the leads went on."""
+    def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[list[int | None]]:
+        """Return when each is due next; None where its lead has ended."""
         led = yield from self.led(items)
         records = [record for (_, record), goes_on in zip(items, led, strict=True) if goes_on]
+        due_at: dict[int, int | None] = {}
         for part in parts(records, rows.record_size):
-            yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))
+            due_at.update((yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))).rows)
         for record in records:
             if record.record is not None:
                 yield from self.watches.write_record(record.seq, record.record)
-        return led
+        return [
+            (due_at.get(record.seq) or record.next_poll_at) if goes_on else None
+            for (_, record), goes_on in zip(items, led, strict=True)
+        ]
 
-    def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], done: Sequence[bool]) -> None:
-        self._left_out("reschedule", done.count(False))
-        for (_, record), stands in zip(items, done, strict=True):
-            group = self._end(record.seq) if stands else None
-            if group is not None:  # else it has settled meanwhile
-                group.note(record.next_poll_at)
+    def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], due: Sequence[int | None]) -> None:
+        self._left_out("reschedule", due.count(None))
+        for (_, record), due_at in zip(items, due, strict=True):
+            group = None if due_at is None else self._end(record.seq)
+            if group is None or due_at is None:
+                continue  # it has settled meanwhile
+            group.note(due_at)
+            if due_at < record.next_poll_at:  # than whoever has polled it knows of
+                self._events[record.upstream].set()
 
     async def settle(self, settlement: Settlement) -> list[str] | None:
         lead = self.lead(settlement.upstream)
@@ -148,7 +154,6 @@ class StoreTasks(DueTasks):
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._end(item.seq)
-                self.watches.let_go(item.seq)
             self.note_settled(item.seq)
         earliest = min(item.settled_at for _, item in items) + self._first_attempt_delay_ms
         for lane in {lane for owed in results for _, lane in owed or ()}:
@@ -176,11 +181,6 @@ class StoreTasks(DueTasks):
             waiters.discard(future)
             if not waiters and self._settle_waiters.get(seq) is waiters:
                 del self._settle_waiters[seq]
-
-    async def release(self, claims: Sequence[DueTask]) -> None:
-        for claim in claims:
-            self.watches.let_go(claim.seq)
-        await super().release(claims)
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         if not self.leads(upstream):

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import convert
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from gateway.core.memory import SMALL
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Column, Engine, Rows, Run, Touched, Work, Write
@@ -53,7 +53,6 @@ class Watches:
         self._due = due
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
-        self._again: dict[int, PollAgain] = {}  # of tasks that were being asked about
         self._gone_at = 0  # when the first may have lost its readers
         self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
@@ -67,12 +66,12 @@ class Watches:
         found = await self._engine.read(self._watchsql.SELECT_READ_TASK, (task_id, upstream))
         return rows.read_task(found[0]) if found else None
 
-    async def watch(self, wish: ReadWatch) -> int | None:
+    async def watch(self, wish: ReadWatch) -> Watched | None:
         """As ``Registry.watch``."""
         if wish.begins and not await self._has_place(wish.client):
             return None
-        watched: _Watched | None = await self._writer.submit(self.watch_kind, wish)
-        return None if watched is None else watched[0]
+        watched: tuple[_Watched, bool] | None = await self._writer.submit(self.watch_kind, wish)
+        return Watched(None, wish.told) if watched is None else Watched(watched[0][0], watched[1])
 
     async def _has_place(self, client: str) -> bool:
         """Whether one more task may be kept for a client: who has many leaves places to the others."""
@@ -86,31 +85,27 @@ class Watches:
             self._at_most_for[client] = own
         return self._at_most_for[client] < most
 
-    def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[_Watched | None]]:
-        watched: dict[tuple[str, str], _Watched] = {}
+    def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[tuple[_Watched, bool] | None]]:
+        """Return with each that is watched whether its record was overtaken."""
+        watched: dict[tuple[str, str], tuple[_Watched, int]] = {}
         for wishes in _each_task_once(items):
             for part in rows.parts(wishes, rows.record_size):
                 done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
-                for task_id, *told in done.rows:
-                    watched[told[1], task_id] = convert(told, _Watched)
+                for task_id, *about, told_at in done.rows:
+                    watched[about[1], task_id] = convert(about, _Watched), told_at
+                for wish in part:
+                    one = watched.get((wish.upstream, wish.task_id))
+                    if one is not None and wish.record is not None:
+                        yield from write_large(one[0][0], "record", (wish.record,))
         found = [watched.get((item.upstream, item.task_id)) for item in items]
-        for item, one in zip(items, found, strict=True):
-            if one is not None and item.record is not None:
-                yield from write_large(one[0], "record", (item.record,))
-        return found
+        return [
+            None if one is None else (one[0], item.told and item.record is not None and one[1] != item.at)
+            for item, one in zip(items, found, strict=True)
+        ]
 
     async def poll_again(self, wish: PollAgain) -> None:
         """As ``Registry.poll_again``."""
         await self._writer.submit(self.poll_again_kind, wish)
-
-    async def polled(self, seq: int, at: int) -> None:
-        """Hear that a task's poll has not ended it; where it was wished for meanwhile, the next one is due at once."""
-        if (wish := self._again.pop(seq, None)) is not None:
-            await self.poll_again(replace(wish, at=at))
-
-    def let_go(self, seq: int) -> None:
-        """Hear that a task has ended, or is as due as it was."""
-        self._again.pop(seq, None)
 
     def _apply_poll_again(self, items: Sequence[PollAgain]) -> Work[list[_Watched | None]]:
         found: list[_Watched | None] = []
@@ -128,8 +123,6 @@ class Watches:
                 continue
             self._due.tell(*task[1:])
             self._due.due(item.upstream).set()
-            if self._due.is_claimed(task[0]):  # and that poll may have been too early
-                self._again[task[0]] = replace(item, record=None)
             if item.record is not None:
                 self._gone_at = min(self._gone_at, item.read_until)
                 if self._at_most is not None:
@@ -140,10 +133,11 @@ class Watches:
         if len(record) > SMALL and (yield Run(self._watchsql.SELECT_RUNNING, (seq,))).rows:
             yield Write(seq, "record", (record,))
 
-    def _watched(self, items: Sequence[ReadWatch], results: Sequence[_Watched | None]) -> None:
-        for item, watched in zip(items, results, strict=True):
-            if watched is None:
+    def _watched(self, items: Sequence[ReadWatch], results: Sequence[tuple[_Watched, bool] | None]) -> None:
+        for item, result in zip(items, results, strict=True):
+            if result is None:
                 continue
+            watched, _ = result
             self._gone_at = min(self._gone_at, item.read_until)
             self._due.moved(*watched)
             if watched[-1] == item.next_poll_at:  # else others waited for it

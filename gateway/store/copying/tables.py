@@ -89,7 +89,7 @@ TABLES = (
         "tasks",
         (
             "seq", "created_at", "born_at", "polls", "failures", "last_polled_at", "next_poll_at", "settled_at",
-            "read_until",
+            "read_until", "told_at", "denied_at",
         ),
         ("upstream", "task_id", "state", "watchers", "model", "last_error"),
         ("outcome", "record"),

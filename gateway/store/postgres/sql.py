@@ -253,17 +253,38 @@ SELECT * FROM (
 ORDER BY seq
 """  # noqa: S608 - as above
 
-# A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers.
+# A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers;
+# what somebody was told after the poll was sent is newer, and nothing is after an end. And what was wished for since
+# then comes true: the next poll is no later.
+_POLL = (
+    "seq",
+    "polled_at",
+    "next_poll_at",
+    "error text",
+    "born_at",
+    "model text",
+    "record bytea",
+    "asked_at",
+    "denied_at",
+)
+_NEWS = "(tasks.record IS NULL OR poll.asked_at >= coalesce(tasks.told_at, 0))"
 RESCHEDULE_TASKS = f"""
-UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
-    failures = CASE WHEN poll.error IS NULL THEN 0 ELSE failures + 1 END,
-    next_poll_at = CASE WHEN tasks.next_poll_at IS NULL THEN NULL ELSE poll.next_poll_at END,
-    born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model),
-    record = CASE WHEN tasks.read_until IS NULL THEN NULL ELSE coalesce(poll.record, tasks.record) END
-FROM (SELECT * FROM {
-    given("new", "seq", "polled_at", "next_poll_at", "error text", "born_at", "model text", "record bytea")
-} ORDER BY seq) AS poll
-WHERE tasks.seq = ANY (ARRAY[poll.seq]) AND tasks.state = 'waiting'
+WITH moved AS (
+    UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
+        failures = CASE WHEN poll.error IS NULL THEN 0 ELSE failures + 1 END,
+        next_poll_at = CASE WHEN tasks.next_poll_at IS NULL THEN NULL
+            WHEN tasks.next_poll_at > poll.asked_at THEN least(tasks.next_poll_at, poll.next_poll_at)
+            ELSE poll.next_poll_at END,
+        born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model),
+        record = CASE WHEN tasks.read_until IS NULL THEN NULL
+            WHEN {_NEWS} THEN coalesce(poll.record, tasks.record) ELSE tasks.record END,
+        told_at = CASE WHEN poll.record IS NOT NULL AND {_NEWS} THEN poll.polled_at ELSE tasks.told_at END,
+        denied_at = CASE WHEN poll.error IS NULL THEN NULL
+            WHEN {_NEWS} THEN coalesce(tasks.denied_at, poll.denied_at) ELSE tasks.denied_at END
+    FROM (SELECT * FROM {given("new", *_POLL)} ORDER BY seq) AS poll
+    WHERE tasks.seq = ANY (ARRAY[poll.seq]) AND tasks.state = 'waiting'
+    RETURNING tasks.seq, tasks.next_poll_at, poll.next_poll_at AS wanted_at)
+SELECT seq, next_poll_at FROM moved WHERE next_poll_at < wanted_at
 """  # noqa: S608 - as above
 
 POLL_TASKS_NOW = f"""
@@ -298,7 +319,7 @@ RETURNING c.task_seq, c.id, c.client, c.receiver, c.format
 
 SETTLE_TASKS = f"""
 UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
-    next_poll_at = NULL, polls = tasks.polls + settled.polls,
+    next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = NULL, denied_at = NULL,
     last_polled_at = CASE WHEN settled.polls > 0 THEN settled.at ELSE last_polled_at END,
     last_error = CASE WHEN settled.polls > 0 THEN NULL ELSE last_error END, failures = 0
 FROM (SELECT * FROM {

@@ -43,7 +43,7 @@ UPSTREAMS = ("kie", "up")
 TASKS = {
     "tasks": """
         SELECT {0}, state, polls, failures, created_at, born_at, model, last_polled_at, watchers, next_poll_at,
-            last_error, settled_at, outcome, record, read_until FROM tasks AS t ORDER BY 1""",
+            last_error, settled_at, outcome, record, read_until, told_at, denied_at FROM tasks AS t ORDER BY 1""",
     "callbacks": """
         SELECT c.id, {0}, client, url, receiver, metadata, timeout_s, format, c.state, c.created_at, expires_at,
             attempts, budget_used, redeliveries, next_attempt_at, delivered_at, ended_at, c.last_error,
@@ -195,6 +195,7 @@ class Chance:
                 client=self._chance.choice(CLIENTS), at=self.now, read_until=self.now + self._chance.randrange(9000),
                 next_poll_at=self.now + 5, told=self._chance.random() < 0.5, born_at=self._maybe(self.now),
                 model=self._maybe("n"), record=self._maybe(b'{"state":"waiting"}'),
+                asked_at=self._maybe(self.now - self._chance.randrange(3000)),
             )
             for _ in range(self._chance.randrange(1, 4))
         ]  # fmt: skip
@@ -238,7 +239,8 @@ class Chance:
         its = self._some(names)
         about = {"upstream": "kie", "polled_at": self.now, "next_poll_at": self.now + self._chance.randrange(4000),
                  "error": self._maybe("no\0luck"), "born_at": self._maybe(self.now), "model": self._maybe("o"),
-                 "record": self._maybe(b"{}")}  # fmt: skip
+                 "record": self._maybe(b"{}"), "asked_at": self._maybe(self.now - self._chance.randrange(3000)),
+                 "denied": self._chance.random() < 0.3}  # fmt: skip
         return lambda ports, seqs: ports.tasks.reschedule_kind.apply(
             [(("kie", 0), PollRecord(seq=seqs[name], **about)) for name in its]
         )

@@ -93,9 +93,9 @@ async def test_nothing_is_not_something_empty(session: Session) -> None:
     tasks = [await registered(session, f"task-{number}") for number in range(3)]
     await session.connection.execute("UPDATE tasks SET read_until = 9, model = NULL")
     polls = [
-        (tasks[0], 3, 4, "", None, "", b""),
-        (tasks[1], 3, 4, None, None, None, None),
-        (tasks[2], 3, 4, "x", 1, "m", b"r"),
+        (tasks[0], 3, 4, "", None, "", b"", 3, None),
+        (tasks[1], 3, 4, None, None, None, None, 3, None),
+        (tasks[2], 3, 4, "x", 1, "m", b"r", 3, None),
     ]
     await session.rows(sql.RESCHEDULE_TASKS, *polls)
     found = await session.table("SELECT last_error, failures, model, record FROM tasks ORDER BY seq")
@@ -106,7 +106,7 @@ async def test_nothing_is_not_something_empty(session: Session) -> None:
 async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> None:
     """Whatever a client, an upstream or a receiver has written."""
     seq = await registered(session, url=f"https://example.com/{text}")
-    await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None))
+    await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None, 3, None))
     assert await session.table("SELECT last_error, model FROM tasks") == [(text, text)]
     ((callback, fence),) = await session.table("SELECT seq, fence FROM callbacks WHERE url LIKE '%' || $1", text)
     await session.rows(sql.INSERT_ATTEMPTS, (callback, 1, 2, 3, None, text, "retry", text, fence))

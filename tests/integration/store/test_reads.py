@@ -47,18 +47,21 @@ async def due(store: Store, at: int, upstream: str = "up") -> list[DueTask]:
     return tasks
 
 
-async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None) -> None:
+async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None, **about: Any) -> None:
     await store.tasks.reschedule(
-        PollRecord(seq=claim.seq, upstream="up", polled_at=at, next_poll_at=at + 5000, error=None, record=record)
+        PollRecord(
+            **{"seq": claim.seq, "upstream": "up", "polled_at": at, "next_poll_at": at + 5000, "error": None, **about},
+            record=record,
+        )
     )
 
 
 async def test_a_watch_begins_as_after_a_poll(store: Store) -> None:
     """The task is there with all that the upstream told, is polled when it is to be, and has no callback."""
     assert await store.registry.proxied_task("up", "task-1") is None
-    seq = await store.registry.watch(wish())
+    watched = await store.registry.watch(wish())
     known = await seen(store)
-    assert known.task.seq == seq
+    assert watched == (known.task.seq, False)
     assert (known.task.state, known.task.polls, known.task.last_polled_at) == (TaskState.WAITING, 1, NOW)
     assert (known.task.next_poll_at, known.task.born_at, known.task.model) == (NOW + 2000, NOW - 5000, "m")
     assert (known.watchers, known.read_until) == ("rob", NOW + 60_000)
@@ -84,8 +87,8 @@ async def test_readers_are_told_of_no_callback_and_no_one_of_readers(store: Stor
 
 async def test_prolonging_keeps_what_is_known(store: Store) -> None:
     """Neither the record nor the next poll is touched; an earlier end than the one that stands shortens nothing."""
-    seq = await store.registry.watch(wish())
-    assert await store.registry.watch(again(at=NOW + 40_000)) == seq
+    watched = await store.registry.watch(wish())
+    assert await store.registry.watch(again(at=NOW + 40_000)) == watched
     known = await seen(store)
     assert (known.read_until, known.record, known.task.next_poll_at) == (NOW + 100_000, RECORD, NOW + 2000)
     await store.registry.watch(again(at=NOW + 1000))
@@ -151,8 +154,10 @@ async def test_a_task_is_to_be_polled_again_while_it_is_polled(store: Store, giv
     assert await due(store, NOW + 5) == [], "one at a time"
     if given_back:
         await store.tasks.release([claim])
-        (claim,) = await due(store, NOW)
-    await reschedule(store, claim, NOW + 9)
+        (claim,) = await due(store, NOW + 5)
+    store.tasks.due("up").clear()
+    await reschedule(store, claim, NOW + 9, asked_at=NOW + 5 if given_back else NOW + 4)
+    assert store.tasks.due("up").is_set() is not given_back
     found = await due(store, NOW + 9)
     assert len(found) == (0 if given_back else 1)
     if found:
@@ -165,8 +170,10 @@ async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
     ended = await brought_to(store, CallbackState.PENDING, new("ended"))
     watch = store.registry.watch
     wishes = wish("a"), wish("b"), wish("ended"), wish("ended", record=LARGE), again("a")
-    seqs = await asyncio.gather(*map(watch, wishes))
+    made = await asyncio.gather(*map(watch, wishes))
+    seqs = [one and one.seq for one in made]
     assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, None, seqs[0]]
+    assert [one and one.overtaken for one in made] == [False, False, True, True, False]
     assert (await seen(store, "ended")).read_until is None
     assert (await look(store, ended)).state is CallbackState.PENDING
 
@@ -175,7 +182,8 @@ async def test_readers_of_one_task_at_once_are_all_its_watchers(store: Store) ->
     """In one transaction with others' tasks: each answer counts as a poll, and the last end of all stands."""
     watch = store.registry.watch
     wishes = [wish("a", client=name, for_ms=60_000 + n) for n, name in enumerate(("sue", "rob", "ann"))]
-    seqs = await asyncio.gather(watch(wishes[0]), watch(wish("b")), *map(watch, wishes[1:]), watch(wish("b")))
+    made = await asyncio.gather(watch(wishes[0]), watch(wish("b")), *map(watch, wishes[1:]), watch(wish("b")))
+    seqs = [each and each.seq for each in made]
     one, other = (await seen(store, "a")), (await seen(store, "b"))
     assert seqs == [one.task.seq, other.task.seq, one.task.seq, one.task.seq, other.task.seq]
     assert (one.watchers, one.task.polls, one.read_until) == ("ann,rob,sue", 3, NOW + 60_002)
@@ -186,7 +194,7 @@ async def test_readers_and_callbacks_share_a_task(store: Store) -> None:
     """One row, polled for all who wait: whoever comes second joins the first, in one order of names, and nothing else
     changes."""
     made = await registered(store, new(client="sue", first_poll_at=NOW + 7000))
-    assert await store.registry.watch(wish(at=NOW + 1000)) == made.task.seq
+    assert await store.registry.watch(wish(at=NOW + 1000)) == (made.task.seq, False)
     known = await seen(store)
     assert (known.watchers, known.task.next_poll_at, known.task.created_at) == ("rob,sue", NOW + 7000, NOW)
     await registered(store, new(client="ann", url="https://b.example.com/"))
@@ -209,11 +217,94 @@ async def test_a_poll_keeps_its_record_for_readers_alone(store: Store) -> None:
     assert (await seen(store, "read")).record == later
 
 
+@pytest.mark.parametrize(("newer", "older"), [(RECORD, b'{"progress":"0.1"}'), (RECORD, LARGE), (LARGE, LARGE + b" ")])
+async def test_what_was_asked_for_before_is_older(store: Store, newer: bytes, older: bytes) -> None:
+    """Whoever asked, and whenever it comes: what somebody was told in between stays, and is told in its place."""
+    await store.registry.watch(wish())
+    (claim,) = await due(store, NOW + 2000)
+    told = wish(at=NOW + 2500, record=newer, begins=False, asked_at=NOW + 2400)
+    assert await store.registry.watch(told) == (claim.seq, False)
+    await reschedule(store, claim, NOW + 2600, older, asked_at=NOW + 2000)
+    for asked_at, overtaken in ((NOW + 2499, True), (NOW + 2500, False)):
+        assert await store.registry.record(claim.seq) == newer
+        late = wish(at=NOW + 2700, record=older, begins=False, asked_at=asked_at)
+        assert await store.registry.watch(late) == (claim.seq, overtaken)
+    assert await store.registry.record(claim.seq) == older
+    known = await seen(store)
+    assert (known.task.polls, known.task.next_poll_at, known.told_at) == (5, NOW + 7600, NOW + 2700)
+    (claim,) = await due(store, NOW + 7600)
+    await reschedule(store, claim, NOW + 7800, newer, asked_at=NOW + 7600)
+    assert await store.registry.record(claim.seq) == newer
+
+
+async def test_the_last_of_several_large_answers_at_once_stands(store: Store) -> None:
+    """In one transaction, too."""
+    watch = store.registry.watch
+    answers = [b'{"logs":"%b"}' % (letter * SMALL) for letter in (b"a", b"b", b"c")]
+    told = [wish(at=NOW + n, record=answers[n], asked_at=NOW + n) for n in range(3)]
+    found = await asyncio.gather(watch(told[0]), watch(told[2]), watch(told[1]))
+    assert [one and one.overtaken for one in found][1:] == [False, True]
+    assert await store.registry.record((await seen(store)).task.seq) == answers[2]
+
+
+@pytest.mark.parametrize("end", [b'{"state":"success"}', LARGE])
+async def test_nothing_is_newer_than_an_end(store: Store, end: bytes) -> None:
+    """Until it is stored: neither a poll nor a read that is answered later takes back what somebody was told."""
+    await store.registry.watch(wish())
+    (claim,) = await due(store, NOW + 2000)
+    assert not (await seen(store)).end_told
+    news = PollAgain(upstream="up", task_id="task-1", at=NOW + 2100, record=end, read_until=NOW + 60_000)
+    await store.registry.poll_again(news)
+    await reschedule(store, claim, NOW + 2200, RECORD, asked_at=NOW + 2150)
+    assert await store.registry.watch(wish(at=NOW + 2300, begins=False)) == (claim.seq, True)
+    assert await store.registry.record(claim.seq) == end
+    assert (await seen(store)).end_told
+    (claim,) = await due(store, NOW + 7200)
+    await store.tasks.settle(
+        Settlement(seq=claim.seq, upstream="up", outcome=ABANDONED, settled_at=NOW + 7200, polls=1, read=True)
+    )
+    assert not (await seen(store)).end_told
+    assert await store.registry.watch(wish(at=NOW + 9000)) == (claim.seq, False)
+    assert (await seen(store)).record == RECORD
+
+
+async def test_a_denied_task_is_so_until_it_is_told_of(store: Store) -> None:
+    """Whatever else its polls come to; but not by an answer to what was asked before that."""
+    await store.registry.watch(wish())
+    at = NOW
+
+    async def polled(record: bytes | None = None, *, asked_ms: int = 0, **about: Any) -> int | None:
+        nonlocal at
+        at += 5000
+        (claim,) = await due(store, at)
+        await reschedule(store, claim, at, record, asked_at=at - asked_ms, **about)
+        return (await seen(store)).denied_at
+
+    assert await polled(error="404") is None
+    since = at + 5000
+    assert await polled(error="404", denied=True) == since
+    assert await polled(error="500") == since
+    assert await polled(error="404", denied=True) == since
+    assert await polled(RECORD) is None
+    assert await polled(error="404", denied=True) == at
+    await store.registry.watch(again(at=at))
+    assert (await seen(store)).denied_at == at
+    await store.registry.watch(wish(at=at + 4000, begins=False))
+    assert (await seen(store)).denied_at is None
+    assert await polled(error="404", denied=True, asked_ms=1500) is None
+    assert await polled(error="404", denied=True) == at
+    known = await seen(store)
+    await store.tasks.settle(
+        Settlement(seq=known.task.seq, upstream="up", outcome=SUCCESS, settled_at=at, polls=1, read=True)
+    )
+    assert (await seen(store)).denied_at is None
+
+
 async def test_a_large_record_is_asked_for_by_itself(store: Store) -> None:
     """At the beginning and after a poll, in the place of a small one and before one."""
-    seq = await store.registry.watch(wish(record=LARGE))
-    assert seq is not None
+    await store.registry.watch(wish(record=LARGE))
     known = await seen(store)
+    seq = known.task.seq
     assert (known.record, known.record_bytes) == (None, len(LARGE))
     assert await store.registry.record(seq) == LARGE
     for at, record in ((NOW + 2000, RECORD), (NOW + 7000, LARGE + b" "), (NOW + 12_000, LARGE)):
@@ -332,9 +423,9 @@ async def test_one_that_was_given_up_begins_anew_by_the_upstreams_word(store: St
     """And only by that: a reader that did not hear of the end in time changes nothing."""
     made = await registered(store, new(timeout_s=10))
     await settle(store, made, ABANDONED, at=NOW + 20_000, expired_by=NOW + 20_000)
-    assert await store.registry.watch(again(at=NOW + 30_000)) is None
+    assert await store.registry.watch(again(at=NOW + 30_000)) == (None, False)
     assert (await seen(store)).task.state is TaskState.ABANDONED
-    assert await store.registry.watch(wish(at=NOW + 30_000)) == made.task.seq
+    assert await store.registry.watch(wish(at=NOW + 30_000)) == (made.task.seq, False)
     known = await seen(store)
     assert (known.task.state, known.task.outcome, known.task.settled_at) == (TaskState.WAITING, None, None)
     assert (known.watchers, known.task.created_at) == ("rob", NOW + 30_000)
@@ -379,6 +470,8 @@ async def test_only_what_is_kept_takes_a_place(store: Store, monkeypatch: pytest
 
 async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a tenth of a second; and for each client only where few are left."""
+    if store.shared:
+        await store._hints.close()  # which looks, and then it is counted anew
     asked: list[str] = []
     read, watchsql = store._engine.read, store._engine.watchsql
 
@@ -417,7 +510,7 @@ async def test_places_are_counted_while_some_are_given_back(store: Store) -> Non
     await watch(wish("a"))
     pruned, begun = await asyncio.gather(store.prune_reads(NOW + 10**6, NOW + 10**6, 9), watch(wish("b", at=NOW)))
     assert pruned == 1
-    assert begun == (await seen(store, "b")).task.seq
+    assert begun == ((await seen(store, "b")).task.seq, False)
 
 
 async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

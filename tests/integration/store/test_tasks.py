@@ -266,11 +266,17 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
         due = await claim_task(store, NOW + n * 1000)
         failures.append(due.failures)
         await store.tasks.reschedule(
-            PollRecord(seq=due.seq, upstream="up", polled_at=NOW + n, next_poll_at=NOW + (n + 1) * 1000, error=error)
+            PollRecord(
+                seq=due.seq,
+                upstream="up",
+                polled_at=NOW + n * 1000,
+                next_poll_at=NOW + (n + 1) * 1000,
+                error=error,
+            )
         )
         task = await store.registry.get_task("ann", "task-1")
         assert task is not None
-        assert (task.polls, task.last_polled_at, task.last_error) == (n, NOW + n, error)
+        assert (task.polls, task.last_polled_at, task.last_error) == (n, NOW + n * 1000, error)
         assert task.next_poll_at == NOW + (n + 1) * 1000
     assert failures == [0, 1, 2]
     last = await claim_task(store, NOW + 9000)

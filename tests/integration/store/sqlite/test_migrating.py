@@ -91,7 +91,7 @@ def rows(path: Path) -> Rows:
     found = {table: its for table, its in whole.items() if its}
     for task in found["tasks"]:
         task.pop("watchers", None)
-        assert (task.pop("record", None), task.pop("read_until", None)) == (None, None)
+        assert {task.pop(name, None) for name in ("record", "read_until", "told_at", "denied_at")} == {None}
     for callback in found["callbacks"]:
         assert callback.pop("format", "standard") == "standard"
     took: list[tuple[object, ...]] = [

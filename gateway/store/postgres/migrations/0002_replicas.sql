@@ -1,0 +1,9 @@
+-- When a claim was made, by gateway_now(): one that was made later than now has lapsed, as the clock was set back since. The
+-- release before does not tell it, and its claims last as long as they say.
+ALTER TABLE callbacks ADD COLUMN claimed_at bigint NOT NULL DEFAULT 0;
+
+-- What was told of a task that runs: when, so that an answer that was asked for before that does not take its place; and
+-- whether the upstream has since denied that there is the task. The release before heeds neither.
+ALTER TABLE tasks
+    ADD COLUMN told_at bigint,      -- when the record came; 2^62: it tells of the end, and nothing is newer
+    ADD COLUMN denied_at bigint;    -- since when readers are to hear that from the upstream; null: it does not
