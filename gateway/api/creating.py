@@ -8,6 +8,8 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
 
 import httpx
 import msgspec
@@ -74,6 +76,7 @@ class Creating:
         self._key = proxied.key
         self._timetable = proxied.timetable
         self._draining = proxied.draining
+        self._has_replicas = proxied.has_replicas
         self._forwarding = forwarding
         self._watching = watching
         self._callback_format = callback_format
@@ -204,14 +207,22 @@ class Creating:
     def _end(self, one: Outgoing, found: Created, told: Answer | NoAnswer) -> asyncio.Task[None] | None:
         """Begin to store what came of it: a callback, and what a create that may be repeated was answered.
 
-        Of an answer that leaves in doubt whether there is a task nothing is stored. Nor does one that leaves none tell
-        of a create that was forwarded before.
+        Of an answer that leaves in doubt whether there is a task nothing is kept but that, for other replicas. Nor does
+        one that leaves none tell of a create that was forwarded before.
         """
         asked, create = one.asked, one.create
-        if found.none_made or isinstance(told, NoAnswer):
-            if create is None or one.again or not found.none_made:
+        in_doubt = isinstance(told, NoAnswer) or (found.refused and found.task_id is None)
+        if found.none_made or in_doubt:
+            if create is None or one.again:
                 return None
-            return self._forwarding.spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
+            if found.none_made:
+                forgotten = self._note(create, partial(self._registry.forget_create, create))
+                return self._forwarding.spawn(forgotten, f"proxy-forget-{create.request_id}")
+            if self._calls.once or not self._has_replicas:
+                return None
+            lost = self._note(create, partial(self._registry.lose_create, create, self._clock.now()))
+            return self._forwarding.spawn(lost, f"proxy-lose-{create.request_id}")
+        assert isinstance(told, Answer)  # noqa: S101 - what has none is in doubt, or has made none
         answer = CreateAnswer(
             status=told.status,
             content_type=told.headers.get("content-type"),
@@ -221,8 +232,9 @@ class Creating:
         if asked.callback is not None and found.task_id is not None:
             work = self.register(one.client, found.task_id, asked.callback[1], asked.model, create, answer)
             return self._forwarding.spawn(work, f"proxy-register-{found.task_id}")
-        if create is not None and (found.task_id is not None or not found.refused):
-            return self._forwarding.spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
+        if create is not None:
+            kept = self._note(create, partial(self._registry.end_create, create, answer, []))
+            return self._forwarding.spawn(kept, f"proxy-answered-{create.request_id}")
         return None
 
     async def register(
@@ -262,15 +274,8 @@ class Creating:
         await asyncio.wait([registering])
         await self._watching.poll_again(task_id, self._upstream.last_answers.ended(task_id))
 
-    async def _note(self, create: NewCreate, answer: CreateAnswer | None) -> None:
-        """Keep a create's answer, which brought no callback; or forget the create, where there is none to keep."""
-
-        async def write() -> None:
-            if answer is None:
-                await self._registry.forget_create(create)
-            else:
-                await self._registry.end_create(create, answer, [])
-
+    async def _note(self, create: NewCreate, write: Callable[[], Awaitable[Any]]) -> None:
+        """Store what became of a create that brought no callback."""
         try:
             await _until_stored(write)
         except BaseException:  # as above
@@ -309,7 +314,7 @@ class Creating:
 
 
 async def _until_stored(
-    write: Callable[[], Awaitable[None]], failed: Callable[[StoreError, float], None] | None = None
+    write: Callable[[], Awaitable[Any]], failed: Callable[[StoreError, float], None] | None = None
 ) -> None:
     """Try to write until that works; ``failed`` is told why it did not, and in how many seconds the next try is."""
     tries = 0

@@ -90,6 +90,9 @@ class Registry(Protocol):
     ) -> list[Registration]:
         """Keep a create's answer, and register the callbacks that it asked for, in one transaction."""
 
+    async def lose_create(self, create: NewCreate, now: int) -> None:
+        """Take down that the answer to a create will never be known: nobody need wait for it. None that is kept goes."""
+
     async def forget_create(self, create: NewCreate) -> None:
         """Forget a create of which no answer is kept: it is known that it has made no task."""
 

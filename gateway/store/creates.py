@@ -31,6 +31,7 @@ class StoreCreates:
         self._register = register_kind
         self.begin_create_kind = Kind("begin_create", self._apply_begin_create)
         self.end_create_kind = Kind("end_create", self._apply_end_create, register_kind.committed, _registered_for)
+        self.lose_create_kind = Kind("lose_create", self._apply_lose_create)
         self.forget_create_kind = Kind("forget_create", self._apply_forget_create)
 
     async def known_create(self, create: NewCreate) -> KnownCreate | None:
@@ -59,6 +60,13 @@ class StoreCreates:
         for create, answer, _ in items:
             yield Run(self._createsql.END_CREATE, rows.ended_create(create, answer))
         return (yield from self._register.apply([new for _, _, new in items]))
+
+    async def lose_create(self, create: NewCreate, now: int) -> None:
+        await self._writer.submit(self.lose_create_kind, (create, now))
+
+    def _apply_lose_create(self, items: Sequence[tuple[NewCreate, int]]) -> Work[None]:
+        for create, now in items:
+            yield Run(self._createsql.LOSE_CREATE, msgspec.structs.asdict(create) | {"lost_at": now})
 
     async def forget_create(self, create: NewCreate) -> None:
         await self._writer.submit(self.forget_create_kind, create)

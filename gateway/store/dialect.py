@@ -176,11 +176,13 @@ class CreateStatements(Protocol):
     """Creates that their clients may repeat. :client, :upstream, :request_id name one."""
 
     SELECT_CREATE: str
-    """The create → digest, status, content_type, task_id, answer."""
+    """The create → digest, at, lost_at, status, content_type, task_id, answer."""
     INSERT_CREATE: str
     """The create, :digest, :at; its count counts."""
     END_CREATE: str
     """The create, :status, :content_type, :task_id, :answer."""
+    LOSE_CREATE: str
+    """The create, :lost_at."""
     FORGET_CREATE: str
     """The create."""
     PRUNE_CREATES: str

@@ -43,6 +43,7 @@ class StoreHousekeeping:
             self.registry.register_kind,
             self.registry.begin_create_kind,
             self.registry.end_create_kind,
+            self.registry.lose_create_kind,
             self.registry.forget_create_kind,
             self.tasks.reschedule_kind,
             self.tasks.poll_now_kind,

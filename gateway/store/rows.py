@@ -205,8 +205,9 @@ def _small(parts: Sequence[bytes]) -> bytes:
 
 
 def known_create(row: Any) -> KnownCreate:
-    digest, at, status, *more = row
-    return KnownCreate(digest=digest, at=at, answer=None if status is None else convert((status, *more), CreateAnswer))
+    digest, at, lost_at, status, *more = row
+    answer = None if status is None else convert((status, *more), CreateAnswer)
+    return KnownCreate(digest=digest, at=at, lost_at=lost_at, answer=answer)
 
 
 def ended_create(create: NewCreate, answer: CreateAnswer) -> dict[str, Any]:

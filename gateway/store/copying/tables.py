@@ -116,7 +116,7 @@ TABLES = (
     ),
     Table(
         "creates",
-        ("seq", "number", "at", "status"),
+        ("seq", "number", "at", "lost_at", "status"),
         ("client", "upstream", "request_id", "content_type", "task_id"),
         ("digest", "answer"),
         numbered=True,

@@ -123,6 +123,14 @@ def message(answer: httpx.Response, status: int) -> str:
     return str(answer.json()["msg"])
 
 
+async def known(stand: Stand, request_id: str = "r-1") -> tuple[Any, int | None]:
+    """Return the answer that is kept of a create, and since when it is known that there will be none."""
+    create = NewCreate(client="default", upstream="kie", request_id=request_id, digest=b"", at=0)
+    found = await stand.gateway.store.registry.known_create(create)
+    assert found is not None
+    return found.answer, found.lost_at
+
+
 @both
 async def test_an_answer_is_given_again(start: Start, upstream: Upstream, honours: bool) -> None:
     """Byte for byte and with its type, nothing is forwarded, and the one callback stands; a new id creates anew."""
@@ -203,13 +211,31 @@ async def test_the_second_waits_for_the_first_at_another_replica(
 async def test_what_another_replica_cannot_be_forwarding_any_more_is_not_waited_for(
     start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A create that got no answer in all the time that there is for it is in doubt."""
+    """A create that got no answer in all the time that there is for it is in doubt: its replica was killed, say."""
     monkeypatch.setattr("gateway.api.once._LONGEST_MS", 0)
     stand = await start(honours=False)
     monkeypatch.setattr(stand.gateway.api.proxies[0]._once, "_has_replicas", True)
     upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
     await stand.create()
+    assert await known(stand) == (None, None)
     assert "its answer is not known" in message(await stand.create(), 409)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.ERROR])
+async def test_what_another_replica_knows_to_be_in_doubt_is_not_waited_for(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, kind: FaultKind
+) -> None:
+    """The answer broke off, or leaves it open whether there is a task: it says so to the others at once."""
+    stand = await start(honours=False)
+    proxy = stand.gateway.api.proxies[0]
+    for part in (proxy._once, proxy._creating):
+        monkeypatch.setattr(part, "_has_replicas", True)
+    upstream.faults.add(Fault(kind=kind, endpoint="createTask", times=1, status=500))
+    await stand.create()
+    answer, lost_at = await known(stand)
+    assert (answer, lost_at is None) == (None, False)
+    assert "its answer is not known" in message(await stand.create(), 409)
+    assert upstream.creates == 1
 
 
 @both

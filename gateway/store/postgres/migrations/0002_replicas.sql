@@ -7,3 +7,7 @@ ALTER TABLE callbacks ADD COLUMN claimed_at bigint NOT NULL DEFAULT 0;
 ALTER TABLE tasks
     ADD COLUMN told_at bigint,      -- when the record came; 2^62: it tells of the end, and nothing is newer
     ADD COLUMN denied_at bigint;    -- since when readers are to hear that from the upstream; null: it does not
+
+-- When it was known of a create that its answer will never be: whoever sends it again need not wait for that. The release
+-- before does not tell it, and waits.
+ALTER TABLE creates ADD COLUMN lost_at bigint;

@@ -263,8 +263,8 @@ async def test_creates_are_as_they_were(version: int, tmp_path: Path) -> None:
     body = b'{"data":{"taskId":"task-waiting"}}'
     answer = CreateAnswer(status=200, content_type="application/json", task_id="task-waiting", body=body)
     assert await opened(path, known) == [
-        KnownCreate(digest=b"\x01\x02", at=AT, answer=answer),
-        KnownCreate(digest=b"\x03\x04", at=AT, answer=None),
+        KnownCreate(digest=b"\x01\x02", at=AT, lost_at=None, answer=answer),
+        KnownCreate(digest=b"\x03\x04", at=AT, lost_at=None if version < 10 else AT + 2000, answer=None),
         None,
     ]
 
