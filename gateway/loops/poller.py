@@ -82,6 +82,15 @@ class Poller:
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
+    def refused(self) -> bool:
+        """Whether the upstream refuses the key, as has been found out here."""
+        return self._key.refusal is not None
+
+    def hear(self, *, refused: bool) -> None:
+        """Hear whether the upstream refuses the key, as the replica that leads has found out."""
+        self._key.hear(refused=refused)
+
+    @property
     def refuses_tasks(self) -> bool:
         """Whether the upstream refuses tasks, and not the key."""
         return self._troubled.refuses_tasks(self._clock.monotonic())
@@ -100,6 +109,7 @@ class Poller:
         """Take up what the replica that led before has learned, and all that is due. Raises StoreError."""
         await self._timetable.restore()
         await self._tasks.gained(self._upstream.name, epoch)
+        self._key.hear(refused=False)
         self._expiry.begin()
         self._wake.set()
 

@@ -64,6 +64,8 @@ class Standing(NamedTuple):
     """How many live, this one included."""
     led: frozenset[str]
     """What is led at present, whoever leads it."""
+    refused: frozenset[str]
+    """Of these, what whoever leads it cannot do, as it is refused that."""
 
 
 class Registry(Protocol):
@@ -91,7 +93,7 @@ class Registry(Protocol):
         """Keep a create's answer, and register the callbacks that it asked for, in one transaction."""
 
     async def lose_create(self, create: NewCreate, now: int) -> None:
-        """Take down that the answer to a create will never be known: nobody need wait for it. None that is kept goes."""
+        """Take down that a create's answer will never be known, so that nobody waits for it; one that is kept stays."""
 
     async def forget_create(self, create: NewCreate) -> None:
         """Forget a create of which no answer is kept: it is known that it has made no task."""
@@ -132,8 +134,7 @@ class Registry(Protocol):
     async def watch(self, wish: ReadWatch) -> Watched | None:
         """Have a task polled for its readers, or for longer; return what became of that.
 
-        Where there is no such task it is made. None: it has ended, or was given up and the upstream has not told of it
-        since, or readers wait for too many others.
+        Where there is no such task it is made. None: readers wait for too many others.
         """
 
     async def poll_again(self, wish: PollAgain) -> None:
@@ -286,10 +287,11 @@ class Housekeeping(Protocol):
     def shared(self) -> bool:
         """Whether other processes may work on this database beside this one, as replicas."""
 
-    async def lead(self, name: str, ttl_s: float) -> int | None:
+    async def lead(self, name: str, ttl_s: float, *, refused: bool = ...) -> int | None:
         """Lead what has this name for so long from now on; return in which epoch, None where another replica leads it.
 
         Who leads goes on in the same epoch if it asks in time. Each take-over, and whoever was late, begins another.
+        The others see for as long whether it is ``refused`` what it leads for.
         """
 
     async def resign(self, name: str) -> None:

@@ -107,8 +107,8 @@ class PostgresStore(StoreHousekeeping):
     def shared(self) -> bool:
         return True
 
-    async def lead(self, name: str, ttl_s: float) -> int | None:
-        about = {"name": name, "holder": self._replica, "ttl_ms": round(ttl_s * 1000)}
+    async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:
+        about = {"name": name, "holder": self._replica, "ttl_ms": round(ttl_s * 1000), "refused": refused}
         found = await self._database.write(leadsql.TAKE_LEAD, about)
         return found[0][0] if found else None
 
@@ -118,10 +118,11 @@ class PostgresStore(StoreHousekeeping):
 
     async def standing(self, ttl_s: float) -> Standing:
         found = await self._database.write(leadsql.STAND, {"holder": self._replica, "ttl_ms": round(ttl_s * 1000)})
-        names = {name for (name,) in found}
+        names = {name for name, _ in found}
         replicas = {name for name in names if name.startswith(_REPLICA)}
         self._hints.alone = len(replicas) < 2
-        return Standing(len(replicas), frozenset(names - replicas))
+        refused = frozenset(name for name, is_refused in found if is_refused)
+        return Standing(len(replicas), frozenset(names - replicas), refused)
 
     # What is not its own.
 

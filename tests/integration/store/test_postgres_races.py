@@ -403,7 +403,7 @@ async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store:
 
     async def led(acts: Acts) -> None:
         await one_waits(acts)
-        await world.do(one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "me", "ttl_ms": -1}))
+        await world.do(one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "me", "ttl_ms": -1, "refused": False}))
 
     def one(statement: str, parameters: dict[str, Any]) -> Work[Any]:
         return (yield Run(statement, parameters)).rows
@@ -414,7 +414,8 @@ async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store:
 
     count = await everything(
         world, store, led, lambda a: guarded(*LEAD, a.settle("task-1")),
-        lambda _: one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "another", "ttl_ms": 10_000}), in_order,
+        lambda _: one(
+            leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "another", "ttl_ms": 10_000, "refused": False}), in_order,
     )  # fmt: skip
     assert count > 3
 
@@ -455,7 +456,7 @@ async def test_group_commits_lock_in_one_order(world: World, store: StoreHouseke
 
 async def test_a_lock_is_enough(world: World) -> None:
     """What stands between a guard and its commit: others may renew the lead, and nobody takes it."""
-    renew = {"name": "polls:up", "holder": "me", "ttl_ms": 10_000}
+    renew = {"name": "polls:up", "holder": "me", "ttl_ms": 10_000, "refused": False}
 
     def taken() -> Work[Any]:
         return (yield Run(leadsql.TAKE_LEAD, renew)).rows

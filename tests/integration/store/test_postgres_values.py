@@ -64,7 +64,7 @@ async def test_what_is_large_is_read_only_where_it_is_asked_for(session: Session
             assert len(await session.run(sql.select_callbacks(state=state, by_task=by_task), about)) == 2
     ((*_, outcome, size),) = await session.run(sql.SELECT_TASK, about)
     assert (outcome, size) == (None, len(LARGE))
-    ((*_, record, size),) = await session.run(watchsql.SELECT_READ_TASK, ("task-1", "kie"))
+    ((*_, record, size, _, _),) = await session.run(watchsql.SELECT_READ_TASK, ("task-1", "kie"))
     assert (record, size) == (None, len(LARGE))
     claimed = await session.claim(10)
     assert sorted(row[12] for row in claimed) == [len(LARGE)] * 2
@@ -115,7 +115,7 @@ async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> N
     await session.run(createsql.INSERT_CREATE, create)
     answer = {"status": 200, "content_type": text, "task_id": None, "answer": b""}
     await session.run(createsql.END_CREATE, {**create, **answer})
-    assert await session.run(createsql.SELECT_CREATE, create) == [(b"", 1, 200, text, None, b"")]
+    assert await session.run(createsql.SELECT_CREATE, create) == [(b"", 1, None, 200, text, None, b"")]
 
 
 async def test_the_longest_names_fit_into_the_indexes(session: Session) -> None:

@@ -263,6 +263,17 @@ async def test_nobody_is_told_of_what_is_claimed_at_once(first: PostgresStore, s
     assert await told_of(second, NOW) == [lane("theirs")]
 
 
+async def test_who_leads_tells_that_it_is_refused(first: PostgresStore, second: PostgresStore) -> None:
+    """With each renewal anew, and whoever takes over does not."""
+    for refused, told in ((True, {LEAD}), (False, set()), (True, {LEAD})):
+        assert await first.lead(LEAD, 60, refused=refused) == 1
+        assert (await second.standing(60)).refused == told
+    await first.resign(LEAD)
+    assert (await second.standing(60)).refused == set()
+    await second.lead(LEAD, 60)
+    assert (await first.standing(60)) == (2, {LEAD}, set())
+
+
 async def test_a_clock_that_is_set_back_keeps_no_lead(
     first: PostgresStore, second: PostgresStore, postgres: Database
 ) -> None:
@@ -275,9 +286,9 @@ async def test_a_clock_that_is_set_back_keeps_no_lead(
     assert await first.lead(LEAD, 60) == 1
     assert await second.lead(LEAD, 60) is None
     set_back(postgres, 7200)
-    assert await second.standing(60) == (1, frozenset())
+    assert await second.standing(60) == (1, frozenset(), frozenset())
     assert await second.lead(LEAD, 60) == 2
-    assert await second.standing(60) == (1, frozenset([LEAD]))
+    assert await second.standing(60) == (1, frozenset([LEAD]), frozenset())
     assert await first.lead(LEAD, 60) is None
     assert (await first.standing(60)).replicas == 2
 

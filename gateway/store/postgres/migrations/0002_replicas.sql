@@ -11,3 +11,7 @@ ALTER TABLE tasks
 -- When it was known of a create that its answer will never be: whoever sends it again need not wait for that. The release
 -- before does not tell it, and waits.
 ALTER TABLE creates ADD COLUMN lost_at bigint;
+
+-- Until when it holds that whoever leads is refused what it leads for, by gateway_now(). It is told anew with each renewal,
+-- so that nothing of it is left where a replica of the release before, which does not tell it, takes over.
+ALTER TABLE leads ADD COLUMN refused_until bigint NOT NULL DEFAULT 0;
