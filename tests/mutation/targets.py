@@ -140,8 +140,11 @@ _WATCHES, _WATCHSQL = "gateway/store/watches.py", "gateway/store/sqlite/watchsql
 _STATEMENTS = "gateway/store/sqlite/statements.py"
 _DATABASE, _FILEWATCH = "gateway/store/sqlite/database.py", "gateway/store/sqlite/filewatch.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
+_READ_OUTCOME = "SELECT {_TASK}, iif(coalesce(length(t.record), 0) = 0 AND length(t.outcome)"
+_READ_RECORD = "AND {SMALL}, t.record, NULL), coalesce(length(t.record), 0), t.told_at, t.denied_at"
 _LOG_NOTE = "# bytes, other ones each time that the log begins anew"
 _EMPTY_NOTE = 'b"" # a log in which nothing stands: when it was written, how large it is, its head'
+_RUNNING = "(yield Run(self._watchsql.SELECT_RUNNING, (seq,))).rows:"
 _GONE_AT_NOTE = "# when the first may have lost its readers"
 _GONE_NOTE = "# the last one that has been seen to, in the order of the index"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
@@ -173,7 +176,7 @@ EQUIVALENT = (
         "nobody writes into it",
     ),
     *(
-        Equivalent(_WATCHES, "if sum(map(len, parts)) > SMALL:", now, "what is there is not written: saves looking")
+        Equivalent(_WATCHES, "if sum(map(len, parts)) > SMALL:", now, "what is there is not written")
         for now in ("if True:", "if (sum(map(len, parts)) >= SMALL):")
     ),
     Equivalent(
@@ -261,6 +264,21 @@ EQUIVALENT = (
             "false, watchers, (",
         )
     ),
+    *(
+        Equivalent(_WATCHSQL, was, now, why)
+        for was, now, why in (
+            (
+                f"{_READ_OUTCOME} <= {{SMALL}}, t.outcome, NULL),",
+                f"{_READ_OUTCOME} < {{SMALL}}, t.outcome, NULL),",
+                "one of just that size may be asked for by itself",
+            ),
+            (
+                f"iif(length(t.record) BETWEEN 1 {_READ_RECORD}",
+                f"iif(length(t.record) BETWEEN 2 {_READ_RECORD}",
+                "no JSON object is that short",
+            ),
+        )
+    ),
     Equivalent(
         _WATCHSQL,
         "read_until = max(coalesce(read_until, 0), excluded.read_until),",
@@ -311,6 +329,12 @@ EQUIVALENT = (
         )
     ),
     *(
+        Equivalent(
+            _WATCHES, f"if len(record) > SMALL and {_RUNNING}", now, "what is there is not written: saves looking"
+        )
+        for now in (f"if {_RUNNING}", f"if (len(record) >= SMALL) and {_RUNNING}")
+    ),
+    *(
         Equivalent(_WATCHES, was, "if True:", why)
         for was, why in (
             ("if gone:", "does it to none, which saves statements"),
@@ -318,6 +342,7 @@ EQUIVALENT = (
             ("if left:", "counts anew, and comes to the same"),
         )
     ),
+    Equivalent(_DATABASE, "_GIVE_UP_AGAIN_S = 0.05", "_GIVE_UP_AGAIN_S = 0.1", "a moment sooner or later"),
     Equivalent(
         _DATABASE,
         "_LOCK_WAIT_S = 1.0 # how long another process may hold the file before it is refused",

@@ -178,6 +178,25 @@ async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
     assert (await look(store, ended)).state is CallbackState.PENDING
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+async def test_readers_that_come_together_share_a_transaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """However many they are: what one statement refused would be written one by one."""
+    await store.registry.watch(wish())  # from now on it is known that there are places
+    transaction, transactions = store._writer._transaction, 0
+
+    async def counted(*about: Any, **how: Any) -> Any:
+        nonlocal transactions
+        transactions += 1
+        return await transaction(*about, **how)
+
+    monkeypatch.setattr(store._writer, "_transaction", counted)
+    wishes = [wish(f"t{number}") for number in range(count)]
+    assert None not in await asyncio.gather(*map(store.registry.watch, wishes))
+    assert transactions == 1
+
+
 async def test_readers_of_one_task_at_once_are_all_its_watchers(store: Store) -> None:
     """In one transaction with others' tasks: each answer counts as a poll, and the last end of all stands."""
     watch = store.registry.watch
