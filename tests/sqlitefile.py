@@ -80,6 +80,8 @@ async def unusable(path: Path) -> str:
             await store.open()
     finally:
         await store.close()  # safe all the same
+    in_use = "in use by another process" in caught.value.message  # which may end; all else is for somebody to mend
+    assert caught.value.exit_code == (1 if in_use else 2)
     return caught.value.message
 
 

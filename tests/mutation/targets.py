@@ -342,6 +342,13 @@ EQUIVALENT = (
             ("if left:", "counts anew, and comes to the same"),
         )
     ),
+    Equivalent(
+        _DATABASE,
+        "self._answers = 0 # how often the database has been asked",
+        "self._answers = 1 # how often the database has been asked",
+        "how much more often counts, not where the count begins",
+    ),
+    Equivalent(_DATABASE, "self._answers += 1", "self._answers += 2", "that it is more counts, not by how much"),
     Equivalent(_DATABASE, "_GIVE_UP_AGAIN_S = 0.05", "_GIVE_UP_AGAIN_S = 0.1", "a moment sooner or later"),
     Equivalent(
         _DATABASE,
@@ -357,6 +364,7 @@ EQUIVALENT = (
             ("turns = count(1)", "turns = count(2)"),
             ("turns = count(1)", "turns = count(0)"),
             ("if turn % _BACKUP_SYNC == 0:", "if turn % _BACKUP_SYNC == 1:"),
+            ("if turn % _BACKUP_SYNC == 0:", "if True:"),
         )
     ),
     Equivalent(
