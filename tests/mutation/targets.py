@@ -349,6 +349,7 @@ EQUIVALENT = (
         "how much more often counts, not where the count begins",
     ),
     Equivalent(_DATABASE, "self._answers += 1", "self._answers += 2", "that it is more counts, not by how much"),
+    Equivalent(_DATABASE, "return 0", "return 1", "a millisecond is no step of the clock"),
     Equivalent(_DATABASE, "_GIVE_UP_AGAIN_S = 0.05", "_GIVE_UP_AGAIN_S = 0.1", "a moment sooner or later"),
     Equivalent(
         _DATABASE,
