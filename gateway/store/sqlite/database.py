@@ -44,6 +44,7 @@ _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
 _BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
 _SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
 _QUICK_CHECK = "PRAGMA quick_check(1)"
+_CLOSED = "The store is closed: the gateway is starting or shutting down."
 _GIVE_UP_AGAIN_S = 0.05
 _CHECKED_BYTES = 256 * 1024 * 1024
 """Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
@@ -57,6 +58,7 @@ class Database:
         self._path = path
         self._lock = ConnectionLock()
         self._db: aiosqlite.Connection | None = None
+        self._ready = False  # the schema is there, too
         self._damaged = False
         self._answers = 0  # how often the database has been asked
         self._watch = FileWatch(path)
@@ -88,6 +90,7 @@ class Database:
                 cached_statements=_STATEMENTS_KEPT,
             )
             await self._prepare()
+            self._ready = True
         except sqlite3.Error as exc:
             await self.close()
             kind, _ = error_name(exc)
@@ -103,6 +106,7 @@ class Database:
         """Let the file go once the read or transaction that runs has ended. Safe when it is not open."""
         async with self._lock.writing():
             db, self._db = self._db, None
+            self._ready = False
             self._watch.close()
             if db is not None:
                 with suppress(sqlite3.Error):
@@ -141,6 +145,7 @@ class Database:
 
         Lends what reads. Others may read meanwhile.
         """
+        self._require_ready()
         await self._lock.begin_read()
         answers = self._answers
         try:
@@ -154,6 +159,10 @@ class Database:
                 self.failing = None
         finally:
             self._lock.end_read()
+
+    def _require_ready(self) -> None:
+        if not self._ready:
+            raise StoreError(_CLOSED)
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading."""
@@ -224,7 +233,7 @@ class Database:
     @property
     def _connection(self) -> aiosqlite.Connection:
         if self._db is None:
-            raise StoreError("The store is closed: the gateway is starting or shutting down.")
+            raise StoreError(_CLOSED)
         return self._db
 
     def _written_ahead_ms(self) -> int:
