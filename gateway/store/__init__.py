@@ -225,7 +225,10 @@ class TaskQueue(Protocol):
         """
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
-        """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""
+        """Return waiting tasks with callbacks whose time has passed, and when the next callback's will.
+
+        Sooner, where there is more to be looked through: a part at a time, so that polls have their turn.
+        """
 
     async def unwatch(self, now: int) -> int:
         """Stop polling tasks whose readers have gone and that no callback waits for; return when to call again.

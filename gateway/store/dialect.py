@@ -109,7 +109,11 @@ class Statements(Protocol):
     SETTLE_TASKS: str
     """Rows seq, state, outcome, at, polls, record."""
     SELECT_EXPIRED: str
-    """from, to, upstream, limit → the fields of ``ExpiredTask``, by expires_at."""
+    """from, to, upstream → seq of each task of which a callback's time passes then."""
+    SELECT_EXPIRY_END: str
+    """from, to, how many → expires_at of the one that so many come before; none where they are fewer."""
+    SELECT_EXPIRIES: str
+    """array of seqs → the fields of ``ExpiredTask``, by expires_at, of those that callbacks wait for."""
     SELECT_NEXT_EXPIRY: str
     """after → the first expires_at, or NULL."""
 
@@ -118,7 +122,8 @@ class Statements(Protocol):
     SELECT_BODY: str
     """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
     SELECT_LANES: str
-    """→ client, receiver, when the first one is due that nobody has claimed, and when which claims lapse, if any do."""
+    """client and receiver of the last one, limit → client, receiver, when the first one is due that nobody has claimed, and
+    when which claims lapse, if any do; in their order."""
     INSERT_ATTEMPTS: str
     """Rows callback_seq, the fields of ``Attempt``, fence."""
     RECORD_ATTEMPTS: str

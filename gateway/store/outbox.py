@@ -22,6 +22,7 @@ _log = structlog.get_logger()
 
 _LAPSED_MS = 200
 """So much later than claims lapse, by the database's clock, are they claimed: this process's may be ahead."""
+_LANES_AT_ONCE = 1000  # ten milliseconds: any number of receivers may have something due
 
 
 class StoreOutbox:
@@ -43,11 +44,16 @@ class StoreOutbox:
     async def open(self) -> None:
         """Find out when which lane has something due, and when claims lapse. Raises StoreError."""
         lapses: list[tuple[int, Lane]] = []
-        for client, receiver, due_at, lapse_at in await self._engine.read(self._sql.SELECT_LANES):
-            lane = Lane(client, receiver)
-            if due_at is not None:
-                self._lanes.note(lane, due_at)
-            lapses += [(at + _LAPSED_MS, lane) for at in lapse_at or ()]
+        last, more = ("", ""), True
+        while more:
+            found = await self._engine.read(self._sql.SELECT_LANES, (*last, _LANES_AT_ONCE))
+            for client, receiver, due_at, lapse_at in found:
+                lane = Lane(client, receiver)
+                if due_at is not None:
+                    self._lanes.note(lane, due_at)
+                lapses += [(at + _LAPSED_MS, lane) for at in lapse_at or ()]
+                last = client, receiver
+            more = len(found) == _LANES_AT_ONCE
         heapq.heapify(lapses)
         # Whoever lives records what it has claimed, and the next look finds later lapses: so nobody claims in vain.
         self._lapses = lapses

@@ -1,7 +1,8 @@
 """Tasks that are to be polled: put off and settled.
 
-Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. Called through
-``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a settlement makes due.
+Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know, and whose time
+has passed ``expiries``'. Called through ``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a
+settlement makes due.
 """
 
 import asyncio
@@ -10,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
-from msgspec import convert
 
 from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Engine, Lead, Rows, Touched, Work
+from gateway.store.expiries import Expiries
 from gateway.store.outbox import StoreOutbox
 from gateway.store.rows import parts
 from gateway.store.watches import Watches, write_large
@@ -24,9 +25,6 @@ from gateway.store.writer import Kind, Writer
 __all__ = ["StoreTasks"]
 
 _log = structlog.get_logger()
-
-_REGISTERED_LATE_MS = 3_600_000
-"""So long before a look at what has expired, at most, a callback expired that another process stored after it."""
 
 
 class StoreTasks(DueTasks):
@@ -39,8 +37,7 @@ class StoreTasks(DueTasks):
         self._outbox = outbox
         self.watches = Watches(engine, writer, self)
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
-        self._expired_until: defaultdict[str, int] = defaultdict(int)  # per upstream, up to when it was looked last
+        self._expiries = Expiries(engine)
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self.stale_writes = 0
         """How many were left out, as another process leads the polls of their upstream."""
@@ -51,7 +48,7 @@ class StoreTasks(DueTasks):
     def note_expiry(self, upstream: str, expires_at: int) -> None:
         """Hear of new callbacks on an upstream's tasks, which expire then or later, and wake its poller."""
         self._events[upstream].set()
-        self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], expires_at)
+        self._expiries.note(upstream, expires_at)
 
     def tell_expiry(self, upstream: str, expires_at: int) -> None:
         """As ``note_expiry``, of what this process has changed: whoever leads is told."""
@@ -59,18 +56,14 @@ class StoreTasks(DueTasks):
         self._engine.hints.expiries(upstream, expires_at)
 
     async def look_again(self) -> None:
-        # Not from the beginning: of another upstream any number may have expired, which nobody polls.
-        for upstream, until in self._expired_until.items():
-            before = self._no_expiry_before[upstream]
-            self._no_expiry_before[upstream] = min(before, until - _REGISTERED_LATE_MS)
+        self._expiries.look_again()
         self.watches.look_again()
         await super().look_again()
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due, callbacks expire or readers have gone: the clock was set."""
         self.watches.forget_times()
-        self._no_expiry_before.clear()
-        self._expired_until.clear()
+        self._expiries.forget_times()
         super().forget_times()
 
     async def reschedule(self, record: PollRecord) -> None:
@@ -183,26 +176,7 @@ class StoreTasks(DueTasks):
                 del self._settle_waiters[seq]
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
-        if not self.leads(upstream):
-            return [], None
-        before = self._no_expiry_before[upstream]
-        if now < before:
-            return [], before
-        # Whatever is registered from here on lowers it; a read that fails has found nothing out.
-        self._no_expiry_before[upstream] = rows.FOREVER
-        again_at = [before]
-        try:
-            async with self._engine.reading() as read:
-                found = await read(self._sql.SELECT_EXPIRED, (before, now, upstream, limit))
-                ((next_expiry_at,),) = await read(self._sql.SELECT_NEXT_EXPIRY, (now,))
-            expired = convert(found, list[ExpiredTask])
-            self._expired_until[upstream] = now
-            # Expired ones stay so until they are settled: they are asked for again.
-            again_at = [task.expires_at for task in expired]
-            again_at += [] if next_expiry_at is None else [next_expiry_at]
-        finally:
-            self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
-        return expired, next_expiry_at
+        return await self._expiries.expired(upstream, now, limit) if self.leads(upstream) else ([], None)
 
     async def unwatch(self, now: int) -> int:
         return await self.watches.unwatch(now)

@@ -20,6 +20,7 @@ COVERED = (
     "gateway/store/creates.py",
     "gateway/store/tasks.py",
     "gateway/store/duetasks.py",
+    "gateway/store/expiries.py",
     "gateway/store/watches.py",
     "gateway/store/outbox.py",
     "gateway/store/lanes.py",

@@ -106,11 +106,13 @@ FROM (SELECT * FROM {given("new", "seq", "fence")} ORDER BY seq) AS given
 WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
 """  # noqa: S608 - as above
 
-# From one lane to the next along the index. Of each, when the first one is due that nobody has claimed, and when which
-# claims lapse of the first ones: those of a dead replica are before all that have fallen due since.
+# From one lane to the next along the index, a part of them at a time. Of each, when the first one is due that nobody has
+# claimed, and when which claims lapse of the first ones: those of a dead replica are before all that have fallen due
+# since.
 SELECT_LANES = f"""
 WITH RECURSIVE lane (client, receiver) AS (
-    (SELECT client, receiver FROM callbacks WHERE next_attempt_at IS NOT NULL ORDER BY client, receiver LIMIT 1)
+    (SELECT client, receiver FROM callbacks WHERE next_attempt_at IS NOT NULL AND (client, receiver) > ($1, $2)
+        ORDER BY client, receiver LIMIT 1)
     UNION ALL SELECT next.client, next.receiver FROM lane CROSS JOIN LATERAL (
         SELECT client, receiver FROM callbacks
         WHERE next_attempt_at IS NOT NULL AND (client, receiver) > (lane.client, lane.receiver)
@@ -121,7 +123,7 @@ SELECT client, receiver,
     nullif(ARRAY(SELECT DISTINCT claimed_until FROM (
         SELECT claimed_at, claimed_until FROM callbacks WHERE {_LANE.format("lane")} {_ORDER} LIMIT 100) AS first
         WHERE {_CLAIMED}), '{{}}')
-FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane
+FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane LIMIT $3
 """  # noqa: S608 - as above
 
 _SAME_AGAIN = f"""

@@ -329,21 +329,22 @@ WHERE tasks.seq = ANY (ARRAY[settled.seq]) AND tasks.state = 'waiting'
 AND (settled.polls > 0 OR coalesce(tasks.read_until, 0) <= settled.at) AND {_NOBODY_WAITS}
 """  # noqa: S608 - as above
 
-# From the few that have expired to their tasks. The first parameter keeps it from looking again and again through those
-# that have expired for another upstream.
-SELECT_EXPIRED = """
-SELECT seq, task_id, min(expires_at), last_polled_at, failures FROM (
-    SELECT t.seq, t.task_id, c.expires_at, t.last_polled_at, t.failures
-    FROM (SELECT task_seq, expires_at FROM callbacks
-        WHERE next_attempt_at IS NULL AND ended_at IS NULL AND expires_at BETWEEN $1 AND $2
-        ORDER BY expires_at OFFSET 0) AS c
-    CROSS JOIN LATERAL (SELECT * FROM tasks WHERE seq = c.task_seq OFFSET 0) AS t
-    WHERE t.upstream = $3 LIMIT $4) AS expired
-GROUP BY seq, task_id, last_polled_at, failures ORDER BY min(expires_at)
-"""
+# From the few that have expired to their tasks: whatever their upstream, a part of them at a time.
+_EXPIRING = "FROM callbacks WHERE next_attempt_at IS NULL AND ended_at IS NULL AND expires_at"
+SELECT_EXPIRY_END = f"SELECT expires_at {_EXPIRING} BETWEEN $1 AND $2 ORDER BY expires_at LIMIT 1 OFFSET $3"
+SELECT_EXPIRED = f"""
+SELECT DISTINCT t.seq FROM (SELECT task_seq {_EXPIRING} BETWEEN $1 AND $2 OFFSET 0) AS c
+CROSS JOIN LATERAL (SELECT seq, upstream FROM tasks WHERE seq = c.task_seq OFFSET 0) AS t
+WHERE t.upstream = $3 ORDER BY t.seq
+"""  # noqa: S608 - as above
+SELECT_NEXT_EXPIRY = f"SELECT min(expires_at) {_EXPIRING} > $1"
 
-SELECT_NEXT_EXPIRY = """
-SELECT min(expires_at) FROM callbacks WHERE next_attempt_at IS NULL AND ended_at IS NULL AND expires_at > $1
+SELECT_EXPIRIES = """
+SELECT t.seq, t.task_id, c.at, t.last_polled_at, t.failures FROM unnest(CAST($1 AS bigint[])) AS its (seq)
+CROSS JOIN LATERAL (SELECT * FROM tasks WHERE tasks.seq = its.seq OFFSET 0) AS t
+CROSS JOIN LATERAL (
+    SELECT min(expires_at) AS at FROM callbacks WHERE task_seq = t.seq AND callbacks.state = 'waiting') AS c
+WHERE c.at IS NOT NULL ORDER BY c.at
 """
 
 # Keeping house.

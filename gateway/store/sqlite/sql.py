@@ -296,14 +296,22 @@ MAKE_ROOM = {
     for column in ("outcome", "record")
 }
 
-# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
-# parameter keeps it from looking again and again through those that have expired for another upstream.
+# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had; whatever their
+# upstream, a part of them at a time.
 SELECT_EXPIRED = """
-SELECT seq, task_id, min(expires_at), last_polled_at, failures FROM (
-    SELECT t.seq, t.task_id, c.expires_at, t.last_polled_at, t.failures
-    FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
-    WHERE c.state = 'waiting' AND c.expires_at BETWEEN ? AND ? AND t.upstream = ? ORDER BY c.expires_at LIMIT ?)
-GROUP BY seq ORDER BY min(expires_at)
+SELECT DISTINCT t.seq FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
+WHERE c.state = 'waiting' AND c.expires_at BETWEEN ? AND ? AND t.upstream = ? ORDER BY t.seq
+"""
+SELECT_EXPIRY_END = """
+SELECT expires_at FROM callbacks WHERE state = 'waiting' AND expires_at BETWEEN ? AND ?
+ORDER BY expires_at LIMIT 1 OFFSET ?
+"""
+
+SELECT_EXPIRIES = """
+SELECT t.seq, t.task_id, min(c.expires_at), t.last_polled_at, t.failures
+FROM json_each(?) AS its CROSS JOIN tasks AS t ON t.seq = its.value
+CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting ON c.task_seq = t.seq AND c.state = 'waiting'
+GROUP BY t.seq ORDER BY min(c.expires_at)
 """
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"

@@ -332,13 +332,15 @@ def questions(side: Side, chance: Chance) -> Iterator[tuple[str, str, Any]]:
         for watchers in ("ann", "ann,bob"):
             yield "due", its.SELECT_DUE_TASKS, (upstream, watchers, now - 5000, array([]), 3)
         yield "never polled", its.SELECT_NEW_TASKS, (upstream, now - 5000, now, array([]))
-        yield "expired", its.SELECT_EXPIRED, (0, now, upstream, 5)
+        yield "expired", its.SELECT_EXPIRED, (0, now, upstream)
         yield "read", side.watchsql.SELECT_READ_TASK, ("task-1", upstream)
         yield "polled", its.COUNT_POLLED_TASKS, (upstream,)
     # One of them gives more at once.
     yield "groups", f"SELECT * FROM ({its.SELECT_NEXT_WATCHERS}) AS following LIMIT 1", ("kie", "ann")
     yield "next expiry", its.SELECT_NEXT_EXPIRY, (now,)
-    yield "lanes", its.SELECT_LANES, ()
+    yield "end of some expiries", its.SELECT_EXPIRY_END, (0, now, 2)
+    yield "lanes", its.SELECT_LANES, ("", "", 100)
+    yield "lanes after one", its.SELECT_LANES, ("ann", "z", 2)
     yield "clients", its.SELECT_CLIENTS, ()
     yield "upstreams", its.SELECT_POLLED_UPSTREAMS, ()
     yield "states", its.COUNT_CALLBACKS, ()

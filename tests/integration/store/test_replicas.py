@@ -470,6 +470,7 @@ async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres
     later = NOW + 2 * hour_ms
     assert await first.tasks.expired("up", later, 10) == ([], None)
     read, asked = first._database.read, []
+    await first.tasks.look_again()
 
     async def noted(statement: str, parameters: Any = ()) -> list[Any]:
         asked.extend([parameters[0]] if statement == sql.SELECT_EXPIRED else [])

@@ -527,6 +527,37 @@ async def test_an_expired_task_is_found_though_the_clock_was_set_back(store: Sto
     assert [task.seq for task in (await store.tasks.expired("up", NOW + 61_000, 10))[0]] == [callback.task.seq]
 
 
+async def test_any_number_may_have_expired_of_another_upstream(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are passed a few at a time, between which polls have their turn, and never again."""
+    monkeypatch.setattr("gateway.store.expiries._PART", 3)
+    monkeypatch.setattr("gateway.store.expiries._PARTS", 2)
+    first = await registered(store, new("first", timeout_s=1))
+    await store.registry.register([new(f"down-{n}", upstream="down", timeout_s=2 + n) for n in range(20)])
+    last = await registered(store, new("last", timeout_s=30))
+    later = await registered(store, new("later", timeout_s=90))
+    now, looks = NOW + 60_000, []
+    for _ in range(5):
+        expired, next_at = await store.tasks.expired("up", now, 10)
+        looks.append([task.seq for task in expired])
+    assert looks == [[first.task.seq]] * 3 + [[first.task.seq, last.task.seq]] * 2
+    assert next_at == later.expires_at
+    for callback in (first, last):
+        await settle(store, callback, ABANDONED, expired_by=now)
+    assert await store.tasks.expired("up", now, 10) == ([], later.expires_at)
+
+
+async def test_more_that_expire_at_once_than_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch all callbacks may expire in the same millisecond: none is passed over; as many are told of as fit."""
+    monkeypatch.setattr("gateway.store.expiries._PART", 3)
+    made = await store.registry.register([new(f"task-{n}", timeout_s=60) for n in range(10)])
+    expired, next_at = await store.tasks.expired("up", NOW + 60_000, 7)
+    assert (len(expired), next_at) == (7, NOW + 61_000)
+    for one in expired:
+        callback = next(each.callback for each in made if each.callback.task.seq == one.seq)
+        await settle(store, callback, ABANDONED, expired_by=NOW + 60_000)
+    assert len((await store.tasks.expired("up", NOW + 60_000, 7))[0]) == 3
+
+
 async def test_large_outcomes_settle_together(store: Store) -> None:
     """Outcomes of some MB that end at once all settle, each with its own body."""
     callbacks = [await registered(store, new(f"task-{number}")) for number in range(6)]

@@ -59,6 +59,8 @@ BY = {
     "SELECT_DUE_CALLBACKS": "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)",
     "SELECT_LANES": "callbacks USING INDEX callbacks_due",
     "SELECT_EXPIRED": "c USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
+    "SELECT_EXPIRY_END": "callbacks USING INDEX callbacks_expiring (expires_at>? AND expires_at<?)",
+    "SELECT_EXPIRIES": "c USING INDEX callbacks_waiting (task_seq=?)",
     "SELECT_NEXT_EXPIRY": "callbacks USING INDEX callbacks_expiring (expires_at>?)",
     "PRUNE_CALLBACKS": "callbacks_ended (state=? AND ended_at<?)",
     "REDELIVER_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
