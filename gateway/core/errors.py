@@ -16,6 +16,7 @@
     │   ├── StoreDefect        a defect keeps this one write from being stored
     │   ├── StorePartly        it failed when a part of what was asked was done already
     │   ├── StoreUnsure        its answer to a commit was lost: nobody knows
+    │   ├── StoreLocked        somebody else holds what this write wants; the database is well
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer
     │       └── StoreInUse     another process has it
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
@@ -137,6 +138,10 @@ class StorePartly(StoreError):
 
 class StoreUnsure(StoreError):
     """The database's answer to a commit was lost: nobody knows whether what was asked is done."""
+
+
+class StoreLocked(StoreError):
+    """Somebody else holds a lock on what was to be changed for too long; nothing was done, and the database is well."""
 
 
 class StoreUnusable(StoreError):

@@ -122,8 +122,8 @@ class Statements(Protocol):
     SELECT_BODY: str
     """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
     SELECT_LANES: str
-    """client and receiver of the last one, limit → client, receiver, when the first one is due that nobody has claimed, and
-    when which claims lapse, if any do; in their order."""
+    """client and receiver of the last one, limit → client, receiver, when the first one is due that nobody has claimed,
+    and when which claims lapse, if any do; in their order."""
     INSERT_ATTEMPTS: str
     """Rows callback_seq, the fields of ``Attempt``, fence."""
     RECORD_ATTEMPTS: str

@@ -74,6 +74,10 @@ class Touched(NamedTuple):
     """Upstream and task_id."""
     callbacks: Collection[str] = ()
     """Ids of their callbacks."""
+    new: "Callable[[], Sequence[tuple[Any, ...]]] | None" = None
+    """Makes the rows of INSERT_TASKS, of those of ``tasks`` that are made where there are none."""
+    webhooks: Collection[int] = ()
+    """Seqs of callbacks that are changed whatever becomes of their tasks."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -104,6 +108,8 @@ class Blame(Enum):
     """A write's own values: a constraint, a size, a number, a text."""
     DEFECT = "defect"
     """The gateway's: everything else."""
+    LOCKS = "locks"
+    """Somebody else's, who holds what one of the writes wants: the others may be written."""
 
 
 class Hints(Protocol):
@@ -199,10 +205,11 @@ class Engine(Protocol):
     async def large(self, seq: int, column: Column) -> bytes | None:
         """Return a value that may be large; None where there is none. Not within ``reading``. Raises StoreError."""
 
-    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
+    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
 
-        Nothing is done where it raises. It may be made and driven several times.
+        Nothing is done where it raises. It may be made and driven several times. ``hasty``: what others have locked is
+        waited for for a moment only.
         """
 
     def blame(self, exc: Exception) -> Blame:
@@ -232,8 +239,9 @@ class Engine(Protocol):
         Comes first where what is done depends on that. Where one writes at a time, no step is taken.
         """
 
-    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
-        """As ``lock``, of all that a transaction of several kinds of writes will change: in one order.
+    def lock_all(self, touched: Iterable[Touched]) -> Work[None]:
+        """As ``lock``, of all that several statements of a transaction will change, each its part: in one order.
 
-        Else two transactions might wait for one another, each for what the other's first kind of writes has locked.
+        Else two transactions might wait for one another, each for what the other's first statement has locked. New
+        tasks that several of them would make are made here.
         """

@@ -12,7 +12,7 @@ import structlog
 
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
 from gateway.store import Choose, Claimed, rows
-from gateway.store.engine import Engine, Rows, Work
+from gateway.store.engine import Engine, Rows, Touched, Work
 from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
@@ -39,7 +39,7 @@ class StoreOutbox:
         self.due = asyncio.Event()
         self.stale_writes = 0
         """How many were void: their claims had lapsed and were another's, or their callbacks were gone."""
-        self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
+        self.record_kind = Kind("record_attempt", self._apply_record, self._recorded, _claimed)
 
     async def open(self) -> None:
         """Find out when which lane has something due, and when claims lapse. Raises StoreError."""
@@ -157,3 +157,7 @@ class StoreOutbox:
         where this process goes by its own wall clock, that may have been set.
         """
         self.note(claim.lane, claim.due_at if self._engine.shared else 0)
+
+
+def _claimed(items: Sequence[AttemptRecord]) -> Touched:
+    return Touched(webhooks=[item.claim.seq for item in items])

@@ -25,7 +25,7 @@ from gateway.core.model import (
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
-from gateway.store.creates import StoreCreates
+from gateway.store.creates import StoreCreates, registered_for
 from gateway.store.dialect import Counted
 from gateway.store.engine import Engine, Rows, Run, Touched, Work
 from gateway.store.outbox import StoreOutbox
@@ -58,9 +58,9 @@ class StoreRegistry(StoreCreates):
         self._tasks = tasks
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self.cancel_kind = Kind("cancel", self._apply_cancel, touches=_cancelled)
-        self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered, _redelivered_of)
-        self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
+        self.cancel_kind = Kind("cancel", self._apply_cancel, touches=_cancelled, singly=True)
+        self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered, _redelivered_of, singly=True)
+        self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered, apart=True)
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
         registrations: list[Registration]
@@ -314,7 +314,7 @@ class StoreRegistry(StoreCreates):
 
 
 def _registered_for(items: Sequence[Sequence[NewCallback]]) -> Touched:
-    return Touched(tasks=[(one.upstream, one.task_id) for item in items for one in item])
+    return registered_for([one for item in items for one in item])
 
 
 def _cancelled(items: Sequence[tuple[str | None, str, int]]) -> Touched:

@@ -70,6 +70,11 @@ def new_tasks(new: Sequence[NewCallback]) -> Table:
     return [(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model), c.client) for c in new]
 
 
+def watched_tasks(wishes: Sequence[ReadWatch]) -> Table:
+    """Return INSERT_TASKS' rows of tasks that are watched for readers."""
+    return [(w.upstream, w.task_id, w.at, w.next_poll_at, _text(w.model), w.client) for w in wishes]
+
+
 def new_callbacks(new: Sequence[NewCallback]) -> Table:
     """Return INSERT_CALLBACKS' rows."""
     return list(map(_NEW_CALLBACK, new))

@@ -78,7 +78,10 @@ class StoreTasks(DueTasks):
         led = yield from self.led(items)
         records = [record for (_, record), goes_on in zip(items, led, strict=True) if goes_on]
         due_at: dict[int, int | None] = {}
-        for part in parts(records, rows.record_size):
+        several = list(parts(records, rows.record_size))
+        if len(several) > 1:
+            yield from self._engine.lock([record.seq for record in records])
+        for part in several:
             due_at.update((yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))).rows)
         for record in records:
             if record.record is not None:

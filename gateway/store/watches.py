@@ -56,8 +56,8 @@ class Watches:
         self._gone_at = 0  # when the first may have lost its readers
         self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
-        self.watch_kind = Kind("watch", self._apply_watch, self._watched, _named)
-        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again, _named)
+        self.watch_kind = Kind("watch", self._apply_watch, self._watched, _to_be_read)
+        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again, _named, singly=True)
         self.unwatch_kind = Kind("unwatch", self._apply_unwatch, self._unwatched, apart=True)
         self.prune_kind = Kind("prune_reads", self._apply_prune, apart=True)
 
@@ -88,15 +88,17 @@ class Watches:
     def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[tuple[_Watched, bool] | None]]:
         """Return with each that is watched whether its record was overtaken."""
         watched: dict[tuple[str, str], tuple[_Watched, int]] = {}
-        for wishes in _each_task_once(items):
-            for part in rows.parts(wishes, rows.record_size):
-                done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
-                for task_id, *about, told_at in done.rows:
-                    watched[about[1], task_id] = convert(about, _Watched), told_at
-                for wish in part:
-                    one = watched.get((wish.upstream, wish.task_id))
-                    if one is not None and wish.record is not None:
-                        yield from write_large(one[0][0], "record", (wish.record,))
+        parts = [part for wishes in _each_task_once(items) for part in rows.parts(wishes, rows.record_size)]
+        if len(parts) > 1:
+            yield from self._engine.lock_all(map(_to_be_read, parts))
+        for part in parts:
+            done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
+            for task_id, *about, told_at in done.rows:
+                watched[about[1], task_id] = convert(about, _Watched), told_at
+            for wish in part:
+                one = watched.get((wish.upstream, wish.task_id))
+                if one is not None and wish.record is not None:
+                    yield from write_large(one[0][0], "record", (wish.record,))
         found = [watched.get((item.upstream, item.task_id)) for item in items]
         return [
             None if one is None else (one[0], item.told and item.record is not None and one[1] != item.at)
@@ -204,8 +206,12 @@ class Watches:
         return counts
 
 
-def _named(items: Sequence[ReadWatch | PollAgain]) -> Touched:
+def _named(items: Sequence[PollAgain]) -> Touched:
     return Touched(tasks=[(item.upstream, item.task_id) for item in items])
+
+
+def _to_be_read(items: Sequence[ReadWatch]) -> Touched:
+    return Touched(tasks=[(item.upstream, item.task_id) for item in items], new=lambda: rows.watched_tasks(items))
 
 
 def _each_task_once(wishes: Sequence[ReadWatch]) -> list[list[ReadWatch]]:

@@ -17,7 +17,7 @@ from gateway.store.copying import Take
 from gateway.store.copying.rows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
 from gateway.store.copying.tables import COPYING, META, TABLES, Table
 from gateway.store.postgres import schema
-from gateway.store.postgres.errors import explain
+from gateway.store.postgres.errors import FAILURES, explain
 from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 
@@ -48,7 +48,6 @@ SELECT ceil((max(until) - gateway_now()) / 1000.0) FROM (
 ) AS known (until) HAVING max(until) > gateway_now()
 """
 _SEQUENCE = "SELECT pg_get_serial_sequence($1, 'seq')"
-_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresCopySide:
@@ -243,7 +242,7 @@ class PostgresCopySide:
                 yield
                 await raw.execute("COMMIT")
             except BaseException:
-                with suppress(*_FAILURES):
+                with suppress(*FAILURES):
                     await raw.execute("ROLLBACK")
                 raise
 
@@ -257,5 +256,5 @@ async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except _FAILURES as exc:
+    except FAILURES as exc:
         raise StoreError(f"{explain(exc).message} The same command goes on from there.") from exc

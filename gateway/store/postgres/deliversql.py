@@ -106,9 +106,9 @@ FROM (SELECT * FROM {given("new", "seq", "fence")} ORDER BY seq) AS given
 WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
 """  # noqa: S608 - as above
 
-# From one lane to the next along the index, a part of them at a time. Of each, when the first one is due that nobody has
-# claimed, and when which claims lapse of the first ones: those of a dead replica are before all that have fallen due
-# since.
+# From one lane to the next along the index, a part of them at a time. Of each, when the first one is due that nobody
+# has claimed, and when which claims lapse of the first ones: those of a dead replica are before all that have fallen
+# due since.
 SELECT_LANES = f"""
 WITH RECURSIVE lane (client, receiver) AS (
     (SELECT client, receiver FROM callbacks WHERE next_attempt_at IS NOT NULL AND (client, receiver) > ($1, $2)

@@ -156,7 +156,7 @@ class ReplicaHints:
                 await asyncio.sleep(_POOLED_S)
                 return
             session.raw.add_termination_listener(lambda _: lost.set())
-            await session.raw.add_listener(_CHANNEL, hear)
+            await session.listen(_CHANNEL, hear)
             self._listening = True
             self._look.set()  # for what was told before
             await lost.wait()

@@ -6,7 +6,7 @@ the clock was set back since, and whoever had it may be gone. Called by the Post
 
 from gateway.store.postgres.statements import given
 
-__all__ = ["GUARD_LEADS", "RESIGN_LEAD", "STAND", "TAKE_LEAD"]
+__all__ = ["GUARD_LEADS", "LEAVE", "RESIGN_LEAD", "STAND", "TAKE_LEAD"]
 
 _UNTIL = "gateway_now() + CAST(:ttl_ms AS bigint)"
 _REFUSED_UNTIL = f"CASE WHEN CAST(:refused AS boolean) THEN {_UNTIL} ELSE 0 END"
@@ -42,6 +42,9 @@ SELECT l.name FROM {given("mine", "name text", "epoch")}
 CROSS JOIN LATERAL (
     SELECT name FROM leads WHERE leads.name = mine.name AND leads.epoch = mine.epoch FOR KEY SHARE) AS l
 """  # noqa: S608 - as above
+
+# A replica tells that it ends.
+LEAVE = "DELETE FROM leads WHERE name = 'replica:' || :holder"
 
 # A replica tells that it is there: a lease that is its own. Returns the names of all that have not lapsed, its own too,
 # and whether their holders tell that they are refused.

@@ -15,7 +15,6 @@ from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
 from gateway.store.postgres.deliversql import SELECT_BODY as SELECT_BODY
 from gateway.store.postgres.deliversql import SELECT_LANES as SELECT_LANES
-from gateway.store.postgres.leadsql import GUARD_LEADS as GUARD_LEADS
 from gateway.store.postgres.registersql import INSERT_CALLBACKS as INSERT_CALLBACKS
 from gateway.store.postgres.registersql import INSERT_TASKS as INSERT_TASKS
 from gateway.store.postgres.registersql import NAME_MODEL as NAME_MODEL
@@ -154,36 +153,6 @@ CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE seq = found.task_seq FOR NO KEY 
 CROSS JOIN LATERAL (SELECT * FROM callbacks WHERE seq = found.seq AND task_seq = t.seq FOR NO KEY UPDATE) AS c
 """
 
-# First of all where what is done depends on who waits for a task, which a later statement then finds out. For no key:
-# who deletes a task waits until its row is free of this, and this of that.
-_LOCKED = """
-SELECT t.seq FROM (SELECT * FROM {0} ORDER BY seq) AS wanted
-CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = wanted.seq FOR NO KEY UPDATE) AS t
-"""
-LOCK_TASKS = _LOCKED.format(given("new", "seq"))
-
-# Both at once, as each settlement asks for both: GUARD_LEADS' rows, and those of LOCK_TASKS as its third parameter.
-GUARD_AND_LOCK = f"""
-WITH held AS MATERIALIZED ({GUARD_LEADS}),
-locked AS MATERIALIZED ({_LOCKED.format("unnest(CAST($3 AS bigint[])) AS new (seq)")})
-SELECT name FROM held WHERE (SELECT count(*) FROM locked) >= 0
-"""  # noqa: S608 - as above
-
-# The same of all that a transaction will change: some kinds of writes know tasks by their names, some by callbacks.
-# Parameters: arrays of seqs, of upstreams and task_ids, and of callbacks' ids.
-LOCK_ALL = """
-WITH wanted AS MATERIALIZED (
-    SELECT seq FROM unnest(CAST($1 AS bigint[])) AS known (seq)
-    UNION SELECT t.seq
-        FROM unnest(CAST($2 AS text[]) COLLATE "C", CAST($3 AS text[]) COLLATE "C") AS named (upstream, task_id)
-        CROSS JOIN LATERAL (
-            SELECT seq FROM tasks WHERE task_id = named.task_id AND upstream = named.upstream OFFSET 0) AS t
-    UNION SELECT c.task_seq FROM unnest(CAST($4 AS text[]) COLLATE "C") AS its (id)
-        CROSS JOIN LATERAL (SELECT task_seq FROM callbacks WHERE callbacks.id = its.id OFFSET 0) AS c)
-SELECT t.seq FROM (SELECT seq FROM wanted ORDER BY seq) AS wanted
-CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = wanted.seq FOR NO KEY UPDATE) AS t
-"""
-
 CANCEL_CALLBACK = """
 UPDATE callbacks SET state = 'cancelled', cancelled = seq, ended_at = $1, next_attempt_at = NULL
 WHERE seq = $2 AND state IN ('waiting', 'pending')
@@ -215,8 +184,12 @@ REDELIVER_DEAD = f"""
 WITH dead AS MATERIALIZED (
     SELECT seq FROM callbacks
     WHERE client = :client AND state = 'dead' AND ended_at >= :since AND ended_at < :until
-    ORDER BY client, ended_at, seq LIMIT :limit FOR NO KEY UPDATE)
-{_REDELIVER} WHERE seq = ANY (ARRAY(SELECT seq FROM dead)) RETURNING client, receiver
+    ORDER BY client, ended_at, seq LIMIT :limit),
+locked AS MATERIALIZED (
+    SELECT c.seq FROM (SELECT seq FROM dead ORDER BY seq) AS dead CROSS JOIN LATERAL (
+        SELECT seq FROM callbacks WHERE callbacks.seq = dead.seq AND coalesce(callbacks.state, '') = 'dead'
+        FOR NO KEY UPDATE) AS c)
+{_REDELIVER} WHERE seq = ANY (ARRAY(SELECT seq FROM locked)) RETURNING client, receiver
 """  # noqa: S608 - as above
 
 # Polling.

@@ -14,7 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.model import DueCallback, Share
 from gateway.store import rows
-from gateway.store.engine import Due, Left, Rows, Work
+from gateway.store.engine import Due, Left, Rows, Touched, Work
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, KEEP_WEBHOOK, RELEASE_WEBHOOKS
 from gateway.store.writer import Kind, Writer
@@ -45,7 +45,7 @@ class WebhookLeases:
         self._claiming = asyncio.Lock()
         self.writer: Writer | None = None
         """What claims are given back through."""
-        self.release_kind = Kind("release", self._apply_release)
+        self.release_kind = Kind("release", self._apply_release, touches=_released)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -108,3 +108,7 @@ def _due(found: Sequence[Any], shares: Sequence[Share], now: int) -> Due:
             due_at = now + _LOCKED_MS
         left[place - 1] = Left(due_at, only_retries)
     return Due(webhooks, left)
+
+
+def _released(items: Sequence[list[tuple[int, int]]]) -> Touched:
+    return Touched(webhooks=[seq for item in items for seq, _ in item])

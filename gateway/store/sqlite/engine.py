@@ -50,7 +50,7 @@ class SqliteEngine:
         async with self._database.reading():
             return await self._database.call(read_large, seq, column)
 
-    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
+    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
         def work(db: sqlite3.Connection) -> tuple[T, bool]:
             before = db.total_changes
             return drive(db, make()), db.total_changes > before
@@ -82,7 +82,7 @@ class SqliteEngine:
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         yield from ()
 
-    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
+    def lock_all(self, touched: Iterable[Touched]) -> Work[None]:
         yield from ()
 
 

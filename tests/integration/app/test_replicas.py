@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -13,6 +14,8 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.store.postgres import session
+from gateway.store.postgres.copyside import PostgresCopySide
 from tests.integration.app.test_clients import Hooks
 from tests.postgres import Database
 from tests.running import LIMIT_S, Running, running
@@ -198,6 +201,42 @@ async def test_a_task_that_is_denied_is_so_at_every_replica(stand: Stand, monkey
     stand.simulator.faults.clear()
     assert (await second.client.get(path)).json()["data"]["state"] == "waiting"
     await first.becomes(path, lambda answer: answer.status_code == 200)
+
+
+async def test_a_row_that_somebody_holds_is_one_clients_trouble(
+    stand: Stand, postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's forgotten transaction: who needs the row is told to come again, all others are answered."""
+    monkeypatch.setitem(session._LIMITS, "lock_timeout", "400ms")
+    replica = await stand.replica()
+    await replica.registered("sim-never-0-held", stand.hooks.url)
+    operator = await asyncpg.connect(postgres.url)
+    try:
+        await operator.execute("BEGIN; SELECT FROM tasks FOR UPDATE")
+        tasks = [f"sim-success-0-{number}" for number in range(8)]
+        url = f"{stand.hooks.url}/second"
+        *answers, held = await asyncio.gather(*(replica.register(task, url) for task in (*tasks, "sim-never-0-held")))
+        assert [answer.status_code for answer in answers] == [201] * 8
+        assert (held.status_code, held.headers["retry-after"]) == (503, "5")
+        items = [{"taskId": task, "callbackUrl": f"{url}/3"} for task in ("sim-never-0-held", *tasks)]
+        batch = (await replica.client.post("/v1/callbacks/batch", json={"callbacks": items})).json()["data"]
+        assert [one["status"] for one in batch] == [503, *[201] * 8]
+        assert (await replica.client.get("/readyz")).status_code == 200
+    finally:
+        await operator.close()
+    answer = await replica.register("sim-never-0-held", f"{stand.hooks.url}/second")
+    assert answer.status_code == 201
+
+
+async def test_a_replica_that_is_stopped_leaves_its_database_to_be_copied(stand: Stand, postgres: Database) -> None:
+    """At once: nothing says any more that somebody is at work on it."""
+    async with AsyncExitStack() as stack:
+        replica = await stand.replica(stack)
+        await until(lambda: leads(replica))
+        await replica.delivered(await replica.registered("sim-success-0-x", stand.hooks.url))
+    side = PostgresCopySide(postgres.url)
+    await side.open_source()
+    await side.close()
 
 
 async def test_all_together_keep_to_the_keys_limit(stand: Stand) -> None:

@@ -447,6 +447,16 @@ async def test_claims_do_not_wait_for_writes(database: PostgresDatabase, postgre
     await writing
 
 
+async def test_leads_do_not_wait_for_claims(database: PostgresDatabase, postgres: Database) -> None:
+    """Else one slow claim after another would end them: a lease is renewed within seconds."""
+    claiming = asyncio.ensure_future(database.write("SELECT pg_sleep(4)"))
+    running = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    await until(lambda: postgres.execute(running) == "1")
+    assert await database.write("SELECT 7", lead=True) == [(7,)]
+    assert not claiming.done()
+    claiming.cancel()
+
+
 async def test_a_server_that_answers_nothing_more(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frozen, or cut off without a word: it is told after a while, from then on at once; all is well once it thaws."""
     monkeypatch.setattr("gateway.store.postgres.session.COMMAND_LIMIT_S", 0.3)

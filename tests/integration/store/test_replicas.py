@@ -14,6 +14,7 @@ from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError
 from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement, Share
 from gateway.store.postgres import sql
+from gateway.store.postgres.copyside import PostgresCopySide
 from gateway.store.postgres.hints import Hearing, ReplicaHints
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
@@ -468,9 +469,9 @@ async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres
     await first.tasks.settle(replace(settlement(old.task.seq), expired_by=NOW + 1))
     await first.tasks.settle(replace(settlement(late.task.seq), expired_by=NOW + 1))
     later = NOW + 2 * hour_ms
+    await first.tasks.look_again()
     assert await first.tasks.expired("up", later, 10) == ([], None)
     read, asked = first._database.read, []
-    await first.tasks.look_again()
 
     async def noted(statement: str, parameters: Any = ()) -> list[Any]:
         asked.extend([parameters[0]] if statement == sql.SELECT_EXPIRED else [])
@@ -485,6 +486,33 @@ async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres
     postgres.execute(f"UPDATE callbacks SET expires_at = {later - hour_ms} WHERE id = '{unheard.id}'")
     await first.tasks.look_again()
     assert [one.seq for one in (await first.tasks.expired("up", later, 10))[0]] == [unheard.task.seq]
+
+
+async def test_who_leads_goes_on_beside_a_slow_claim(first: PostgresStore) -> None:
+    """A claim may take five seconds, and the next one too; a lease lasts for seven."""
+    claiming = asyncio.ensure_future(first._database.write("SELECT pg_sleep(4)"))
+    for _ in range(3):
+        assert await first.lead(LEAD, 60) == 1
+        assert LEAD in (await first.standing(60)).led
+    await first.resign(LEAD)
+    assert not claiming.done()
+    claiming.cancel()
+
+
+async def test_who_has_ended_is_missed_by_nobody(
+    second: PostgresStore, first: PostgresStore, postgres: Database
+) -> None:
+    """A replica that is stopped says so: the others share what it led, and its database can be copied at once."""
+    for store in (first, second):
+        await store.standing(60)
+    assert (await second.standing(60)).replicas == 2
+    await first.resign(LEAD)
+    await first.close()
+    assert (await second.standing(60)).replicas == 1
+    await second.close()
+    side = PostgresCopySide(postgres.url)
+    await side.open_source()
+    await side.close()
 
 
 async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, second: PostgresStore) -> None:
