@@ -621,6 +621,7 @@ async def test_who_is_alone_leads_whatever_it_is_told(store: Store) -> None:
     await registered(store)
     epoch = await store.lead("polls:up", 10)
     assert epoch == 0
+    assert (await store.standing(10)).replicas == 1
     await store.tasks.gained("up", epoch)
     store.tasks.lost("up")
     assert len((await store.tasks.waiting("up", NOW))[0]) == 1
