@@ -8,6 +8,7 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,8 @@ _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its 
 _MAX_KEPT = 16 * 1024  # bytes of an answer that is given again: a client's creates of a day are kept
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 """Pauses between tries to store what became of a create, while the store fails."""
+_LAST_WORD_S = 1.0
+"""How long the end of a gateway waits for it to be stored that a create's answer will never be known."""
 _STOPPED = NoAnswer(error="The gateway shut down before the upstream answered.")
 
 
@@ -99,6 +102,9 @@ class Creating:
             found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=one.request_id)
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._lose(one)
             return self._doubtful(_STOPPED, one, lost=True)
         finally:
             self._key.creates.end(waiter)
@@ -218,10 +224,9 @@ class Creating:
             if found.none_made:
                 forgotten = self._note(create, partial(self._registry.forget_create, create))
                 return self._forwarding.spawn(forgotten, f"proxy-forget-{create.request_id}")
-            if self._calls.once or not self._has_replicas:
-                return None
-            lost = self._note(create, partial(self._registry.lose_create, create, self._clock.now()))
-            return self._forwarding.spawn(lost, f"proxy-lose-{create.request_id}")
+            return self._forwarding.spawn(
+                self._note(create, partial(self._lose, one)), f"proxy-lose-{create.request_id}"
+            )
         assert isinstance(told, Answer)  # noqa: S101 - what has none is in doubt, or has made none
         answer = CreateAnswer(
             status=told.status,
@@ -273,6 +278,11 @@ class Creating:
         """Have a task that had ended when it was created polled as soon as a callback waits for it."""
         await asyncio.wait([registering])
         await self._watching.poll_again(task_id, self._upstream.last_answers.ended(task_id))
+
+    async def _lose(self, one: Outgoing) -> None:
+        """Take down that a create's answer will never be known, where other replicas would wait for it."""
+        if one.create is not None and not (one.again or self._calls.once) and self._has_replicas:
+            await self._registry.lose_create(one.create, self._clock.now())
 
     async def _note(self, create: NewCreate, write: Callable[[], Awaitable[Any]]) -> None:
         """Store what became of a create that brought no callback."""

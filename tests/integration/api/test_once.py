@@ -238,6 +238,22 @@ async def test_what_another_replica_knows_to_be_in_doubt_is_not_waited_for(
     assert upstream.creates == 1
 
 
+async def test_what_a_shutdown_has_cut_off_is_in_doubt_at_once(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that ends before the upstream has answered leaves no other to wait for that."""
+    upstream.may_answer.clear()
+    stand = await start(honours=False)
+    monkeypatch.setattr(stand.gateway.api.proxies[0]._creating, "_has_replicas", True)
+    first = asyncio.create_task(stand.create())
+    await upstream.reached.wait()
+    stand = await start(honours=False)
+    await asyncio.gather(first, return_exceptions=True)
+    upstream.may_answer.set()
+    answer, lost_at = await known(stand)
+    assert (answer, lost_at is None) == (None, False)
+
+
 @both
 async def test_a_client_that_went_away_gets_it_when_it_comes_again(
     start: Start, upstream: Upstream, honours: bool
