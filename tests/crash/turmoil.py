@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.loops import leading
 from gateway.store.postgres import webhookleases
@@ -16,6 +17,7 @@ from tests.crash.cluster import Cluster, cluster, until
 from tests.crash.replicas import ATTEMPT_S, Replica
 from tests.crash.sharedchecker import Fault
 from tests.crash.sharedsides import SharedSides
+from tests.pooler import pgbouncer
 from tests.postgres import Server
 from tests.tcpproxy import tcp_proxy
 
@@ -23,6 +25,8 @@ __all__ = ["KINDS", "LEASES", "Leases", "Turmoil", "turmoil"]
 
 KINDS = ("kill", "stop", "silence", "reset", "restart")
 _BUSY_S = 5.0
+_POOL = 4
+"""Connections of a PgBouncer to the server, for each replica: fewer than it has to PgBouncer."""
 _DUE = "SELECT count(*) FROM tasks WHERE upstream = $1 AND next_poll_at <= gateway_now()"
 
 
@@ -156,14 +160,16 @@ class Turmoil:
 
 @asynccontextmanager
 async def turmoil(
-    folder: Path, server: Server, seed: int, leases: Leases = LEASES, count: int = 3
+    folder: Path, server: Server, seed: int, leases: Leases = LEASES, count: int = 3, *, pooled: bool = False
 ) -> AsyncIterator[Turmoil]:
-    """Run so many replicas on a server, each behind a proxy of its own."""
+    """Run so many replicas on a server, each behind a proxy of its own; ``pooled``: all of these before a PgBouncer."""
 
     async def make(stack: AsyncExitStack, sides: SharedSides) -> list[Replica]:
-        replicas = []
+        replicas, port = [], server.port
+        if pooled:
+            port = urlsplit(await stack.enter_async_context(pgbouncer(server, _POOL * count))).port or 0
         for number in range(count):
-            proxy = await stack.enter_async_context(tcp_proxy(server.port))
+            proxy = await stack.enter_async_context(tcp_proxy(port))
             url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
             replicas.append(Replica(f"r{number}", url, sides, folder, proxy))
             replicas[-1].module = leases.module
