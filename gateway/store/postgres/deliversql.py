@@ -108,20 +108,20 @@ WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence A
 
 # From one lane to the next along the index, a part of them at a time. Of each, when the first one is due that nobody
 # has claimed, and when which claims lapse of the first ones: those of a dead replica are before all that have fallen
-# due since.
+# due since. What was left behind before a lane's first one is passed over once.
+_FIRST = (
+    "SELECT client, receiver, next_attempt_at FROM callbacks WHERE next_attempt_at IS NOT NULL AND (client, receiver)"
+)
+_OF_LANE = f"{_LANE.format('lane')} AND next_attempt_at >= lane.since"
 SELECT_LANES = f"""
-WITH RECURSIVE lane (client, receiver) AS (
-    (SELECT client, receiver FROM callbacks WHERE next_attempt_at IS NOT NULL AND (client, receiver) > ($1, $2)
-        ORDER BY client, receiver LIMIT 1)
-    UNION ALL SELECT next.client, next.receiver FROM lane CROSS JOIN LATERAL (
-        SELECT client, receiver FROM callbacks
-        WHERE next_attempt_at IS NOT NULL AND (client, receiver) > (lane.client, lane.receiver)
-        ORDER BY client, receiver LIMIT 1) AS next)
+WITH RECURSIVE lane (client, receiver, since) AS (
+    ({_FIRST} > ($1, $2) {_ORDER} LIMIT 1)
+    UNION ALL SELECT next.* FROM lane CROSS JOIN LATERAL (
+        {_FIRST} > (lane.client, lane.receiver) {_ORDER} LIMIT 1) AS next)
 SELECT client, receiver,
-    (SELECT next_attempt_at FROM callbacks
-        WHERE {_LANE.format("lane")} AND NOT ({_CLAIMED}) {_ORDER} LIMIT 1),
+    (SELECT next_attempt_at FROM callbacks WHERE {_OF_LANE} AND NOT ({_CLAIMED}) {_ORDER} LIMIT 1),
     nullif(ARRAY(SELECT DISTINCT claimed_until FROM (
-        SELECT claimed_at, claimed_until FROM callbacks WHERE {_LANE.format("lane")} {_ORDER} LIMIT 100) AS first
+        SELECT claimed_at, claimed_until FROM callbacks WHERE {_OF_LANE} {_ORDER} LIMIT 100) AS first
         WHERE {_CLAIMED}), '{{}}')
 FROM (SELECT gateway_now() AS now) AS clock CROSS JOIN lane LIMIT $3
 """  # noqa: S608 - as above
