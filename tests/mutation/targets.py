@@ -350,6 +350,18 @@ EQUIVALENT = (
         "how much more often counts, not where the count begins",
     ),
     Equivalent(_DATABASE, "self._answers += 1", "self._answers += 2", "that it is more counts, not by how much"),
+    Equivalent(
+        _DATABASE,
+        "if self.lost is None and problem not in CHANGES:",
+        "if (problem not in CHANGES):",
+        "what is in the file is put there once more: saves looking",
+    ),
+    Equivalent(
+        _DATABASE,
+        "if size <= _CHECKED_BYTES:",
+        "if (size < _CHECKED_BYTES):",
+        "one of just that size may be checked or not",
+    ),
     Equivalent(_DATABASE, "return 0", "return 1", "a millisecond is no step of the clock"),
     Equivalent(_DATABASE, "_GIVE_UP_AGAIN_S = 0.05", "_GIVE_UP_AGAIN_S = 0.1", "a moment sooner or later"),
     Equivalent(
