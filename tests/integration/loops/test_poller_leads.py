@@ -168,7 +168,7 @@ def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) ->
         life = await live(tmp_path, upstream, lease)
         callback = await life.register("t", client="c")
 
-        def none_is_led(_: object) -> Work[list[Lead]]:
+        def none_is_led(*_: object) -> Work[list[Lead]]:
             yield from ()
             return []
 
@@ -194,7 +194,7 @@ def test_what_another_replica_gives_up_is_not_told_twice(tmp_path: Path) -> None
         life = await live(tmp_path, upstream, lease)
         callback = await life.register("t", client="c", timeout_s=60)
 
-        def none_is_led(_: object) -> Work[list[Lead]]:
+        def none_is_led(*_: object) -> Work[list[Lead]]:
             yield from ()
             return []
 
