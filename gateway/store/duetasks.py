@@ -140,7 +140,7 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        async with self._looking[upstream], self._engine.reading() as read:
+        async with self._looking[upstream]:
             self._engine.require()
             if not self.leads(upstream):
                 return [], None
@@ -151,7 +151,7 @@ class DueTasks:
             due: list[DueTask] = []
             next_due_at = None
             with self._ends_meanwhile() as ended:
-                found = await read(self._sql.SELECT_DUE_TASKS, about)
+                found = await self._engine.read(self._sql.SELECT_DUE_TASKS, about)
             for place, row in enumerate(found):
                 task = convert(row, DueTask)
                 if task.due_at > now or place == limit:
@@ -168,14 +168,13 @@ class DueTasks:
             return due, next_due_at
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        async with self._engine.reading() as read:
-            self._engine.require()
-            if not self.leads(upstream):
-                return []
-            about = upstream, since, now, self._engine.array(list(self._claimed))
-            with self._ends_meanwhile() as ended:
-                found = await read(self._sql.SELECT_NEW_TASKS, about)
-            return [task for task in convert(found, list[DueTask]) if task.seq not in ended]
+        self._engine.require()
+        if not self.leads(upstream):
+            return []
+        about = upstream, since, now, self._engine.array(list(self._claimed))
+        with self._ends_meanwhile() as ended:
+            found = await self._engine.read(self._sql.SELECT_NEW_TASKS, about)
+        return [task for task in convert(found, list[DueTask]) if task.seq not in ended]
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
         self._engine.require()

@@ -23,7 +23,6 @@ __all__ = [
     "Hints",
     "Lead",
     "Left",
-    "Read",
     "Result",
     "Rows",
     "Run",
@@ -91,12 +90,6 @@ class Result(msgspec.Struct, frozen=True):
 Step = Rows | Run | Write
 Work = Generator[Step, Result, T]
 """What is done within a transaction. It may be driven anew from its start, so it changes nothing but by its steps."""
-
-
-class Read(Protocol):
-    """Runs one statement that changes nothing, and returns its rows."""
-
-    async def __call__(self, statement: str, parameters: Any = ()) -> list[Any]: ...
 
 
 class Blame(Enum):
@@ -197,13 +190,13 @@ class Engine(Protocol):
     def webhooks(self) -> WebhookClaims: ...
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
-        """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+        """Run one statement that changes nothing, and return its rows. Raises StoreError.
 
-    def reading(self) -> AbstractAsyncContextManager[Read]:
-        """Lend what reads; with SQLite it keeps writes away meanwhile, and ``read`` must not be called within it."""
+        It sees what is committed when it begins; what is written meanwhile may be told of before its rows are there.
+        """
 
     async def large(self, seq: int, column: Column) -> bytes | None:
-        """Return a value that may be large; None where there is none. Not within ``reading``. Raises StoreError."""
+        """Return a value that may be large; None where there is none. Raises StoreError."""
 
     async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.

@@ -65,10 +65,9 @@ class Expiries:
             for _ in range(_PARTS):
                 if len(look.found) >= limit:
                     return now + _FULL_MS
-                async with self._engine.reading() as read:
-                    ends = await read(self._sql.SELECT_EXPIRY_END, (begin, now, _PART - 1))
-                    end = ends[0][0] if ends else now
-                    found = await read(self._sql.SELECT_EXPIRED, (begin, end, upstream))
+                ends = await self._engine.read(self._sql.SELECT_EXPIRY_END, (begin, now, _PART - 1))
+                end = ends[0][0] if ends else now
+                found = await self._engine.read(self._sql.SELECT_EXPIRED, (begin, end, upstream))
                 look.found.update(first_column(found))
                 begin = end + 1
                 if not ends:

@@ -299,10 +299,9 @@ class StoreRegistry(StoreCreates):
         counts: dict[str, tuple[int, int]] = {}
         after: Any = counted.start
         while after is not None:
-            async with self._engine.reading() as read:
-                found = await read(counted.part, (*after, _PART))
-                more = sum(count for _, count, _ in found) == _PART
-                (after,) = await read(counted.end, (*after, _PART)) if more else (None,)
+            found = await self._engine.read(counted.part, (*after, _PART))
+            more = sum(count for _, count, _ in found) == _PART
+            (after,) = await self._engine.read(counted.end, (*after, _PART)) if more else (None,)
             for label, count, earliest in found:
                 counted_before, earliest_before = counts.get(label, (0, earliest))
                 counts[label] = counted_before + count, min(earliest_before, earliest)

@@ -6,15 +6,14 @@ by the store's ports as the larger part of ``gateway.store.engine.Engine``.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import asyncpg
 import structlog
 
 from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
-from gateway.store.engine import Blame, Column, Read, Work
+from gateway.store.engine import Blame, Column, Work
 from gateway.store.postgres import schema
 from gateway.store.postgres.errors import (
     FAILURES,
@@ -215,11 +214,6 @@ class PostgresDatabase:
         if always:
             self._well("_write_trouble")
         return rows
-
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Read]:
-        """Lend what reads. Each statement sees what is committed when it begins."""
-        yield self.read
 
     async def large(self, seq: int, column: Column) -> bytes | None:
         """Return a value that may be large; None where there is none. Raises StoreError."""

@@ -5,13 +5,12 @@ are ``database.py``'s, the claims of webhooks ``webhookleases.py``'s, what repli
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from gateway.core.model import AttemptRecord
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
-from gateway.store.engine import Blame, Column, Hints, Lead, Read, Rows, Run, Touched, WebhookClaims, Work
+from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched, WebhookClaims, Work
 from gateway.store.postgres import createsql, deliversql, leadsql, locksql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
@@ -38,9 +37,6 @@ class PostgresEngine:
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         return await self._database.read(statement, parameters)
-
-    def reading(self) -> AbstractAsyncContextManager[Read]:
-        return self._database.reading()
 
     async def large(self, seq: int, column: Column) -> bytes | None:
         return await self._database.large(seq, column)

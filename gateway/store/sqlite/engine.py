@@ -6,14 +6,13 @@ are ``database.py``'s, the claims of webhooks ``webhookclaims.py``'s.
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError
 from gateway.core.model import AttemptRecord, Lane
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, Statements
-from gateway.store.engine import Blame, Column, Lead, Read, Result, Rows, Run, Step, Touched, Work
+from gateway.store.engine import Blame, Column, Lead, Result, Rows, Run, Step, Touched, Work
 from gateway.store.sqlite import createsql, sql, statements, watchsql
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
@@ -42,9 +41,6 @@ class SqliteEngine:
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         return await self._database.read(statement, parameters)
-
-    def reading(self) -> AbstractAsyncContextManager[Read]:
-        return self._database.reading()
 
     async def large(self, seq: int, column: Column) -> bytes | None:
         async with self._database.reading():

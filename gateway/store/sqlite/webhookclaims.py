@@ -1,6 +1,7 @@
 """Whose each webhook is that is being sent, in memory: no other process has the file, so a crash leaves no claim.
 
-Called by ``gateway.store.outbox`` through the engine, within a turn in which nothing is written.
+Called by ``gateway.store.outbox`` through the engine, within a turn. What is written meanwhile is told to the outbox,
+which looks again: an attempt that was recorded, and what fell due.
 """
 
 import asyncio
@@ -28,7 +29,6 @@ class ClaimsInMemory:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._claiming, self._database.reading():
             yield
 

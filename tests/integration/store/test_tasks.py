@@ -494,7 +494,7 @@ async def test_what_expires_later_is_not_looked_for(store: Store, monkeypatch: p
     await registered(store, new(timeout_s=60))
     assert await store.tasks.expired("up", NOW, 10) == ([], NOW + 60_000)
     with monkeypatch.context() as patch:
-        patch.setattr(store._engine, "reading", None)
+        patch.setattr(store._engine, "read", None)
         assert await store.tasks.expired("up", NOW + 59_999, 10) == ([], NOW + 60_000)
     assert len((await store.tasks.expired("up", NOW + 60_000, 10))[0]) == 1
 

@@ -219,3 +219,26 @@ async def test_a_read_that_fails_is_a_store_error(store: SqliteStore) -> None:
     ):
         with pytest.raises(StoreError, match="could not be read"):
             await read
+
+
+async def test_a_write_waits_for_few_reads(store: SqliteStore) -> None:
+    """However many want to read: only some stand in the thread's row before it, and no loop's turn."""
+    database, gone_on, order = store._database, threading.Event(), list[str]()
+
+    async def read() -> None:
+        async with database.reading():
+            await database.call(lambda _: order.append("read"))
+
+    async def first() -> None:
+        async with database.reading():
+            await database.call(lambda _: gone_on.wait(LIMIT_S))
+
+    reads = [asyncio.create_task(first()), *(asyncio.create_task(read()) for _ in range(40))]
+    await asyncio.sleep(0)
+    write = asyncio.create_task(database.transaction(lambda _: order.append("write")))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    gone_on.set()
+    await asyncio.gather(write, *reads)
+    assert order.index("write") == 7, "eight read at once, and one of them is the first"
+    assert len(order) == 41

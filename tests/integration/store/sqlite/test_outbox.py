@@ -10,7 +10,7 @@ import pytest
 from gateway.core.model import Lane, Outcome, Settlement, TaskState
 from gateway.store.sqlite.store import SqliteStore
 from tests.lanes import claim_webhooks, told_of
-from tests.sqlitefile import new, opened, settled
+from tests.sqlitefile import failed, new, opened, settled
 from tests.storing import NOW
 
 
@@ -27,14 +27,29 @@ async def test_a_large_body_of_an_earlier_version_is_sent_as_it_is(path: Path) -
         assert await store.outbox.body(due) == stored
 
 
-async def test_what_falls_due_while_a_claim_waits_for_a_write_is_in_it(store: SqliteStore) -> None:
-    """It may be that write which makes it due: the next claim would wait for one more."""
+async def test_an_attempt_that_is_recorded_beside_a_claim_is_claimed_again(store: SqliteStore) -> None:
+    """The claim has passed it over as another's, and the record has told of it before the claim was at its end."""
+    (made,) = await store.registry.register([new()])
+    outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
+    seq = made.callback.task.seq
+    await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
+    (claim,), _ = await claim_webhooks(store, NOW, 9)
+    store.outbox.note(claim.lane, NOW)
+    recording = asyncio.create_task(store.outbox.record(failed(claim, NOW)))
+    found, _ = await claim_webhooks(store, NOW, 9)
+    await recording
+    found += (await claim_webhooks(store, NOW, 9))[0]
+    assert [one.id for one in found] == [made.callback.id]
+
+
+async def test_what_falls_due_while_a_claim_waits_for_a_backup_is_in_it(store: SqliteStore) -> None:
+    """The next claim would wait for more of it."""
     (made,) = await store.registry.register([new()])
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = made.callback.task.seq
     await store.tasks.settle(Settlement(upstream="up", seq=seq, outcome=outcome, settled_at=NOW, polls=1))
     (on,) = await told_of(store, NOW)
-    async with store._database._lock.writing():
+    async with store._database._lock.alone():
         claiming = asyncio.create_task(claim_webhooks(store, NOW, 9))
         for _ in range(5):
             await asyncio.sleep(0)
