@@ -230,6 +230,71 @@ def test_a_refusal_is_the_next_leaders_to_find(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_refusal_is_told_to_who_does_not_poll(tmp_path: Path) -> None:
+    """It is the leader's word, which is over once this one leads: then it finds out for itself."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.status = 401
+        life = await live(tmp_path, upstream, lease)
+        life.poller.hear(refused=True)
+        assert (life.key.refused, life.poller.refused) == (True, False)
+        await lead(life, 3600.0)
+        assert not life.key.refused
+        await life.register("t", client="c")
+        await until(lambda: life.poller.refused)
+        assert life.key.refused
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_poll_that_its_term_ended_before_is_not_made(tmp_path: Path) -> None:
+    """Its place in the budget comes back."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST, lease=lease)
+        await life.store.open()
+        await life.register("t", client="c")
+        await lead(life, 3600.0)
+        await life.poller.run_once()
+        assert not life.poller.idle
+        end(life)
+        await until(lambda: life.poller.idle, step_s=0.001)
+        assert (upstream.asked, life.key.queries.available()) == ([], 1000)
+        await life.store.close()
+
+    run_virtual(main())
+
+
+def test_a_question_about_the_key_is_not_asked_in_anothers_place(tmp_path: Path) -> None:
+    """Where other replicas have taken all, it is asked once there is one."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.status = 401
+        life = await live(tmp_path, upstream, lease)
+        reserve, full = life.key.queries.reserve, False
+
+        async def reserved(count: int) -> int:
+            return 0 if full else await reserve(count)
+
+        life.key.queries.reserve = reserved  # type: ignore[method-assign]
+        await life.register("t", client="c")
+        await lead(life, 3600.0)
+        await until(lambda: len(upstream.asked) == 1, step_s=0.001)
+        full = True
+        await until(lambda: life.key.doubted, step_s=0.001)
+        await asyncio.sleep(1)
+        assert (len(upstream.asked), life.key.queries._limiter.in_flight, life.poller.refused) == (1, 0, False)
+        full = False
+        await until(lambda: life.poller.refused, limit_s=60)
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_what_the_leader_learns_the_others_know(tmp_path: Path) -> None:
     """Within a minute, so that first polls are as good wherever a task is registered."""
 

@@ -355,6 +355,21 @@ def test_a_refused_key_is_told_to_all_while_its_leader_lives() -> None:
     run_virtual(main())
 
 
+def test_an_end_without_the_database_is_not_held_up() -> None:
+    """What cannot be resigned lapses."""
+
+    async def main() -> None:
+        one = Process(Leads(VirtualClock()), "a", "xy")
+        await asyncio.sleep(1)
+        assert one.led == "xy"
+        one.store.broken = True
+        await one.kill()
+        async with asyncio.timeout(1):
+            await one.loop.drain(10.0)
+
+    run_virtual(main())
+
+
 def test_an_upstream_without_a_leader_is_told() -> None:
     """Where there was time to take it over, and nobody has."""
 
