@@ -109,7 +109,7 @@ class Led(Protocol):
 
     @property
     def refused(self) -> bool:
-        """Whether the upstream refuses the key, as has been found out here."""
+        """Whether the upstream refuses the key, as has been found out here, or was heard."""
 
     def hear(self, *, refused: bool) -> None:
         """Hear whether the upstream refuses the key, as whoever leads has found out; not while it leads itself."""
@@ -243,7 +243,7 @@ class _OneLead:
 
     def see(self, standing: Standing, now: float) -> None:
         """Look whether anybody leads it."""
-        if not self.leads:
+        if not self.leads and self._key in standing.led:  # else what the last one told holds on
             self.poller.hear(refused=self._key in standing.refused)
         if self.leads or (self._key in standing.led and not self.held):
             self.led_at, self.free_since = now, None
@@ -260,7 +260,7 @@ class _OneLead:
         """Lead it for a while longer, or from now on, where it is free. Raises StoreError."""
         asked_at = self._clock.monotonic()
         self.held = True  # perhaps, where no answer comes
-        epoch = await housekeeping.lead(self._key, LEASE_S, refused=self.leads and self.poller.refused)
+        epoch = await housekeeping.lead(self._key, LEASE_S, refused=self.poller.refused)
         until = asked_at + LEASE_S - _MARGIN_S
         self.held = epoch is not None
         self.end_if_over()

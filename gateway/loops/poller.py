@@ -83,8 +83,8 @@ class Poller:
 
     @property
     def refused(self) -> bool:
-        """Whether the upstream refuses the key, as has been found out here."""
-        return self._key.refusal is not None
+        """Whether the upstream refuses the key, as has been found out here, or was heard."""
+        return self._key.refused
 
     def hear(self, *, refused: bool) -> None:
         """Hear whether the upstream refuses the key, as the replica that leads has found out."""
@@ -109,7 +109,7 @@ class Poller:
         """Take up what the replica that led before has learned, and all that is due. Raises StoreError."""
         await self._timetable.restore()
         await self._tasks.gained(self._upstream.name, epoch)
-        self._key.hear(refused=False)
+        self._key.take_over(self._clock.monotonic())
         self._expiry.begin()
         self._wake.set()
 

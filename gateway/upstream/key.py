@@ -107,12 +107,22 @@ class UpstreamKey:
             self.neutral_next = False
             self.queries.hold(0.0)
 
+    def take_over(self, steady: float) -> None:
+        """Find out from now on, by the steady clock, whether the upstream accepts it: this is asked first."""
+        if self.refused_elsewhere:
+            self.refused_elsewhere = False
+            self.refusal, self.refused_at, self._pauses = "The upstream refused the key of another replica.", steady, 1
+            self._resumes_at = -inf
+            self.queries.hold(0.0)
+
     def left(self) -> None:
-        """Another replica polls with it from now on, and finds out for itself whether the upstream accepts it."""
+        """Another replica polls with it from now on, and tells whether the upstream accepts it."""
         self._doubted_at = self._witness = None
+        refused = self.refused
         if self.refusal is not None:
             self._accept_silently()
         self._refused_tasks.clear()
+        self.hear(refused=refused)
 
     def hear(self, *, refused: bool) -> None:
         """Hear whether the upstream refuses it, from the replica that polls with it: only that one asks."""

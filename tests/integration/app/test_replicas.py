@@ -164,25 +164,28 @@ async def test_an_end_that_one_replica_is_told_all_tell(stand: Stand) -> None:
 
 
 async def test_a_refused_key_is_so_at_every_replica(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever polls finds it out; the others are as unready, and forward no read, until it is accepted again."""
+    """Whoever polls finds it out, the next one too; the others are as unready, and forward no read meanwhile."""
     monkeypatch.setattr("gateway.upstream.key._PROBE_S", (0.3,))
-    first = await stand.replica()
-    await until(lambda: leads(first))
-    second = await stand.replica()
-    stand.simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED, endpoint="recordInfo"))
-    await first.registered("sim-success-0-x", stand.hooks.url)
-    for replica in (first, second):
-        await replica.becomes("/readyz", lambda answer: answer.status_code == 503)
-        ready = (await replica.client.get("/readyz")).json()
-        assert ready["reasons"] == ["the upstream aigptimage refuses the key"]
-        assert 'gateway_upstream_refused{upstream="aigptimage"} 1.0' in (await replica.client.get("/metrics")).text
-    refused = await second.client.get("/api/v1/jobs/recordInfo?taskId=sim-success-0-y")
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
-    assert "sim-success-0-y" not in stand.simulator.stats.polls
+    async with AsyncExitStack() as stack:
+        first = await stand.replica(stack)
+        await until(lambda: leads(first))
+        second = await stand.replica()
+        stand.simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED, endpoint="recordInfo"))
+        await first.registered("sim-success-0-x", stand.hooks.url)
+        for replica in (first, second):
+            await replica.becomes("/readyz", lambda answer: answer.status_code == 503)
+            ready = (await replica.client.get("/readyz")).json()
+            assert ready["reasons"] == ["the upstream aigptimage refuses the key"]
+            assert 'gateway_upstream_refused{upstream="aigptimage"} 1.0' in (await replica.client.get("/metrics")).text
+        path = "/api/v1/jobs/recordInfo?taskId=sim-success-0-y"
+        refused = await second.client.get(path)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert "sim-success-0-y" not in stand.simulator.stats.polls
+    await until(lambda: leads(second))
+    assert (await second.client.get("/readyz")).status_code == 503
     stand.simulator.faults.clear()
-    for replica in (first, second):
-        await replica.becomes("/readyz", lambda answer: answer.status_code == 200)
-    assert (await second.client.get("/api/v1/jobs/recordInfo?taskId=sim-success-0-y")).status_code == 200
+    await second.becomes("/readyz", lambda answer: answer.status_code == 200)
+    assert (await second.client.get(path)).status_code == 200
 
 
 async def test_a_task_that_is_denied_is_so_at_every_replica(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

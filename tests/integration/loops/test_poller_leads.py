@@ -210,8 +210,8 @@ def test_what_another_replica_gives_up_is_not_told_twice(tmp_path: Path) -> None
     run_virtual(main())
 
 
-def test_a_refusal_is_the_next_leaders_to_find(tmp_path: Path) -> None:
-    """Who polls no longer could not find out that the key is accepted again, and would refuse reads for ever."""
+def test_a_refusal_is_the_next_leaders_to_end(tmp_path: Path) -> None:
+    """Who polls no longer cannot find out that the key is accepted again, and goes by what it is told."""
 
     async def main() -> None:
         upstream, lease = Upstream(), Lease(VirtualClock())
@@ -222,28 +222,12 @@ def test_a_refusal_is_the_next_leaders_to_find(tmp_path: Path) -> None:
         await until(lambda: life.key.refusal is not None)
         end(life)
         assert (life.key.refusal, life.key.doubted, life.poller.refuses_tasks) == (None, False, False)
+        assert life.poller.refused
+        life.poller.hear(refused=False)
+        assert not life.poller.refused
         assert life.key.queries.available() > 0
         await lead(life, 3600.0)
         await until(lambda: life.key.refusal is not None)
-        await life.stop()
-
-    run_virtual(main())
-
-
-def test_a_refusal_is_told_to_who_does_not_poll(tmp_path: Path) -> None:
-    """It is the leader's word, which is over once this one leads: then it finds out for itself."""
-
-    async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        upstream.status = 401
-        life = await live(tmp_path, upstream, lease)
-        life.poller.hear(refused=True)
-        assert (life.key.refused, life.poller.refused) == (True, False)
-        await lead(life, 3600.0)
-        assert not life.key.refused
-        await life.register("t", client="c")
-        await until(lambda: life.poller.refused)
-        assert life.key.refused
         await life.stop()
 
     run_virtual(main())
@@ -290,6 +274,35 @@ def test_a_question_about_the_key_is_not_asked_in_anothers_place(tmp_path: Path)
         assert (len(upstream.asked), life.key.queries._limiter.in_flight, life.poller.refused) == (1, 0, False)
         full = False
         await until(lambda: life.poller.refused, limit_s=60)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("status", [401, 200])
+def test_who_takes_over_a_refused_key_asks_that_first(tmp_path: Path, status: int) -> None:
+    """With one of the tasks that are due, and then the neutral one; all of them are polled once it is accepted."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.status = status
+        life = await live(tmp_path, upstream, lease)
+        for number in range(5):
+            await life.register(f"t{number}", client="c")
+        life.poller.hear(refused=True)
+        assert (life.key.refusal, life.poller.refused) == (None, True)
+        await lead(life, 3600.0)
+        assert (life.key.refusal is None, life.poller.refused) == (False, True)
+        await asyncio.sleep(20)
+        assert len(upstream.asked) == (2 if status == 401 else 5)
+        assert life.key.refused == (status == 401)
+        upstream.status = 200
+        await asyncio.sleep(60)
+        assert not life.key.refused
+        end(life)
+        life.poller.hear(refused=False)
+        await lead(life, 3600.0, 2)
+        assert not life.key.refused
         await life.stop()
 
     run_virtual(main())
