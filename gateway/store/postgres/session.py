@@ -143,7 +143,7 @@ class Session:
         if isinstance(step, Rows):
             if not step.rows:
                 return Result([], 0)
-            return await self._run(step.statement, [*zip(*step.rows, strict=True)])
+            return await self._run(step.statement, [*map(_array, zip(*step.rows, strict=True))])
         if isinstance(step, Run):
             return await self._run(step.statement, step.parameters)
         return await self._run(WRITE_LARGE[step.column], (step.seq, b"".join(step.parts)))
@@ -266,6 +266,14 @@ def _keep_alive(raw: "asyncpg.Connection[Any]") -> None:
     for name, value in _KEEPALIVE.items():
         if (option := getattr(socket, name, None)) is not None:
             found.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _array(column: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a column's array: an empty one where it is nothing but NULL, as unnest() fills it up with that.
+
+    Nine of the columns of a life's statements are mostly such, and asyncpg takes 0.2 us for each element.
+    """
+    return () if column[0] is None and column.count(None) == len(column) else column
 
 
 @lru_cache(maxsize=1024)

@@ -95,6 +95,30 @@ async def test_a_life_takes_few_statements(store: PostgresStore, monkeypatch: py
     }
 
 
+async def test_nothing_is_not_sent_again_and_again(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a column without a value no element is; where some have one, all arrive in their places."""
+    made = await store.registry.register([new(f"task-{number}") for number in range(3)])
+    sent: list[Sequence[Any]] = []
+    run = Session._run
+
+    async def noted(session: Session, statement: str, parameters: Any) -> Any:
+        sent.extend([parameters] if statement == sql.RESCHEDULE_TASKS else [])
+        return await run(session, statement, parameters)
+
+    monkeypatch.setattr(Session, "_run", noted)
+    for errors in ([None, None, "e"], [None] * 3):
+        polls = [
+            PollRecord(seq=one.callback.task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=error)
+            for one, error in zip(made, errors, strict=True)
+        ]
+        await asyncio.gather(*map(store.tasks.reschedule, polls))
+        tasks = [await store.registry.get_task("ann", one.callback.task.task_id) for one in made]
+        assert [task and task.last_error for task in tasks] == errors
+    columns = [[len(column) for column in one] for one in sent]
+    assert columns == [[3, 3, 3, 3, *columns[0][4:]], [3, 3, 3, 0, *columns[0][4:]]]
+    assert sum(columns[0][4:]) < 3 * len(columns[0][4:])
+
+
 async def test_what_is_due_is_found_at_once_beside_an_open_transaction(
     store: PostgresStore, postgres: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
