@@ -22,6 +22,7 @@ __all__ = ["Ports", "World", "group_commit", "guarded", "ports"]
 
 Ports = StoreHousekeeping
 
+_TABLES = ("attempts", "callbacks", "tasks", "creates", "leads")
 _TO_ITS_END = 1000
 _NOTICED_S = 0.002  # a statement takes less, but for one that waits
 
@@ -46,7 +47,8 @@ class World:
                 await session.close()
 
     async def empty(self) -> None:
-        await self._looker.raw.execute("TRUNCATE tasks, callbacks, attempts, creates, leads")
+        # To truncate a table makes its files anew, which takes longer than what follows.
+        await self._looker.raw.execute("; ".join(f"DELETE FROM {table}" for table in _TABLES))
 
     async def do(self, work: Work[Any]) -> Any:
         """Do work in a transaction of its own."""
