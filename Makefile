@@ -23,7 +23,7 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 	@$(VENV)/bin/gateway serve $(ARGS)
 
 test: $(VENV)/.dev $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
-	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
 	@$(BENCH) $(ARGS)
