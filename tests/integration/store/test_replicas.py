@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from gateway.core.clock import SteeredClock, SystemClock
+from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.errors import StoreError
 from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement, Share
+from gateway.core.reads import PollAgain, ReadWatch
 from gateway.store.postgres import sql
 from gateway.store.postgres.copyside import PostgresCopySide
 from gateway.store.postgres.hints import Hearing, ReplicaHints
@@ -200,6 +202,56 @@ async def test_of_writes_that_share_a_transaction_only_the_late_ones_are_left_ou
         [mine.id],
     ]
     assert (await look(first, theirs)).state is CallbackState.WAITING
+
+
+async def test_all_kinds_of_writes_meet_on_the_same_tasks(first: PostgresStore, second: PostgresStore) -> None:
+    """Each replica writes all at once: neither waits for the other in a circle, and all of it is done."""
+    names = "polled", "later", "cancelled", "read", "known"
+    task = {name: await registered(first, new(name, timeout_s=1, first_poll_at=NOW + 5000)) for name in names}
+    ended, sent = [await brought_to(first, CallbackState.PENDING, new(name)) for name in ("ended", "sent")]
+    (dead,) = [one for one in (await claim_webhooks(first, NOW, 9))[0] if one.id == ended.id]
+    await first.outbox.record(attempt_of(dead, AttemptResult.DEAD))
+    await lapse(first)
+    (due,), _ = await claim_webhooks(first, NOW, 9)
+    assert due.id == sent.id
+    create = NewCreate(client="ann", upstream="up", request_id="r", digest=b"d", at=NOW)
+    assert await first.registry.begin_create(create)
+    answer = CreateAnswer(status=200, content_type=None, task_id="made", body=None)
+    about: dict[str, Any] = {"upstream": "up", "at": NOW}
+    wishes = [
+        ReadWatch(client="ann", task_id=name, read_until=NOW + 1, next_poll_at=NOW, **about) for name in ("read", "new")
+    ]
+
+    def all_at_once(store: PostgresStore, client: str) -> list[Awaitable[Any]]:
+        return [
+            store.registry.redeliver("ann", ended.id, NOW),
+            store.registry.cancel("ann", task["cancelled"].id, NOW),
+            *map(store.registry.watch, wishes),
+            store.registry.poll_again(PollAgain(task_id="known", **about)),
+            store.registry.register([new(name, client=client) for name in ("new", "polled")]),
+            store.registry.end_create(create, answer, [new("made", client=client)]),
+        ]
+
+    poll = PollRecord(seq=task["polled"].task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 9000, error=None)
+    await asyncio.gather(
+        *all_at_once(first, "bob"),
+        first.tasks.reschedule(poll),
+        first.tasks.poll_now("up", [task["later"].task.seq], NOW + 1000),
+        first.tasks.settle(settlement(task["read"].task.seq)),
+        first.outbox.record(attempt_of(due, AttemptResult.DELIVERED)),
+        *all_at_once(second, "eve"),
+    )
+    after = {name: await look(second, one) for name, one in task.items()}
+    assert (after["polled"].task.polls, after["later"].task.next_poll_at) == (1, NOW + 1000)
+    assert (after["cancelled"].state, after["read"].state) == (CallbackState.CANCELLED, CallbackState.PENDING)
+    assert after["known"].task.next_poll_at == NOW
+    assert ((await look(first, ended)).state, (await look(first, sent)).state) == (
+        CallbackState.PENDING,
+        CallbackState.DELIVERED,
+    )
+    for name in ("new", "made"):
+        for client in ("bob", "eve"):
+            assert await second.registry.get_task(client, name) is not None
 
 
 async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second: PostgresStore) -> None:

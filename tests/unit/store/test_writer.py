@@ -252,16 +252,17 @@ async def test_somebody_elses_lock_fails_who_wants_it() -> None:
     await writer.close()
 
 
-async def test_a_lock_on_everything_is_not_tried_in_parts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("long", [True, False])
+async def test_a_lock_on_everything_is_not_tried_in_parts_for_ever(monkeypatch: pytest.MonkeyPatch, long: bool) -> None:
     """After a while all are told; and where nothing else is met for a while, the store is failing until it is over."""
     monkeypatch.setattr("gateway.store.writer._PARTS_S", -1.0)
-    monkeypatch.setattr("gateway.store.writer._LOCKED_S", 0.0)
+    monkeypatch.setattr("gateway.store.writer._LOCKED_S", 0.0 if long else 3600.0)
     transactions = Transactions(*(StoreLocked("somebody holds it") for _ in range(2)))
     transactions.go_on.set()
     kind = Kind("some", transactions.apply)
     writer = Writer((kind,), transactions, others_blame, no_locks)
     writer.start()
-    for fails in (False, True):
+    for fails in (False, long):
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(100)), return_exceptions=True)
         assert {type(result) for result in results} == {StoreLocked}
         assert (writer.failing is not None) is fails
