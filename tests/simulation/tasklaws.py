@@ -182,6 +182,8 @@ class TaskLaws:
         assert before.next_poll_at is not None, (before, after, "is polled again for nobody")
         assert after.next_poll_at is not None
         assert after.next_poll_at <= max(before.next_poll_at, self._ledger.now), (before, after, "is put off")
+        if after.next_poll_at == before.next_poll_at >= self._world.polls[after.task_id][-1].begun_at:
+            return  # somebody had it polled at once while that poll was under way
         waiting = self._ledger.before.waiting(after.task_id)
         passed = [c for c in waiting if self._ledger.within(c.expires_at, 0, self._ledger.now)]
         assert passed, (before, after, "is polled earlier for nobody")

@@ -24,6 +24,8 @@ ATTEMPTS = 4
 TAKE_OVER_S = 15.0
 """Within a lease and five seconds more another leads, who is well."""
 SKEW_S = 0.002
+BACK_S = 1.0
+"""So soon after its way to the database is mended a replica has found that out."""
 ROOM, MINUTE_S = 30, 60.0
 """So few requests in a minute leave a client's read room within the key's limit, at once."""
 TYPES = {"success": "task.succeeded", "fail": "task.failed"}
@@ -101,7 +103,9 @@ class Laws:
         """Look at what a reader was told by one life of a replica."""
         truth = self._world.truth(look.task_id)
         excused = not self._may_ask(look, life)
-        refused = answer.status_code == 503 and (not self._world.was_always_well or self._excused(life, look.begun_s))
+        refused = answer.status_code == 503 and (
+            not self._world.was_always_well or self._excused(life, look.begun_s - BACK_S)
+        )
         self._hold(lambda: self._world.telling.answer(look, answer, truth, excused=excused, refused=refused))
 
     def _may_ask(self, look: Look, life: str) -> bool:
