@@ -33,6 +33,7 @@ from gateway.core.model import (
     Task,
 )
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.search import Looked, Wanted
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
 
@@ -109,6 +110,15 @@ class Registry(Protocol):
     ) -> list[Callback]:
         """Return callbacks, newest first, with ``seq`` below ``before_seq``."""
 
+    async def search_callbacks(self, wanted: Wanted, before_seq: int | None, limit: int) -> Looked[Callback]:
+        """Look through some thousand callbacks with ``seq`` below ``before_seq``, newest first; return what they have.
+
+        At most ``limit``. Who has not found enough looks on where the part says.
+        """
+
+    async def search_tasks(self, wanted: Wanted, before_seq: int | None, limit: int) -> Looked[Task]:
+        """Look through some thousand tasks in the same way."""
+
     async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
         """Return a callback's attempts in order; None where there is no such callback."""
 
@@ -156,6 +166,9 @@ class Registry(Protocol):
         In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
         redelivered by then: the same call redelivers the rest.
         """
+
+    async def count_dead(self, client: str | None, since: int, until: int, most: int) -> int:
+        """Count the dead callbacks that died in ``since`` ≤ t < ``until``; some thousand beyond ``most`` suffice."""
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""

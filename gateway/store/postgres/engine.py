@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
-from gateway.store.dialect import CreateStatements, ReadStatements, Statements
+from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Hints, Lead, Read, Rows, Run, Touched, WebhookClaims, Work
-from gateway.store.postgres import createsql, leadsql, sql, watchsql
+from gateway.store.postgres import createsql, leadsql, searchsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
 __all__ = ["POLLS", "PostgresEngine"]
@@ -28,6 +28,7 @@ class PostgresEngine:
     sql: Statements = sql
     watchsql: ReadStatements = watchsql
     createsql: CreateStatements = createsql
+    searchsql: SearchStatements = searchsql
 
     def __init__(self, database: PostgresDatabase, webhooks: WebhookClaims, hints: Hints) -> None:
         self._database = database
