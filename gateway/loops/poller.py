@@ -82,6 +82,11 @@ class Poller:
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
+    def in_flight(self) -> int:
+        """How many polls are under way."""
+        return self._in_flight.count
+
+    @property
     def refuses_tasks(self) -> bool:
         """Whether the upstream refuses tasks, and not the key."""
         return self._troubled.refuses_tasks(self._clock.monotonic())
