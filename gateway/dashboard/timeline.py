@@ -107,24 +107,24 @@ def _asked_when(task: Task, learned: ModelFacts | None) -> str:
         return "Nothing is known yet of how long such tasks take: the polls lie further and further apart."
     return (
         f"Polls lie where such tasks end: half of them within {span(learned.half_s)}, nine of ten within "
-        f"{span(learned.most_s)}, as {learned.seen} have told."
+        f"{span(learned.most_s)}, as what is known of {learned.seen} tells."
     )
 
 
 def _attempt(attempt: Attempt) -> Moment:
-    said = f"answered {attempt.status_code}" if attempt.status_code is not None else attempt.error or "no answer"
+    said = f"answered {attempt.status_code}" if attempt.status_code is not None else "no answer"
     looks = {AttemptResult.DELIVERED: "good", AttemptResult.DEAD: "bad"}
     ends = {
-        AttemptResult.DELIVERED: "delivered",
-        AttemptResult.RETRY: "to be tried again",
-        AttemptResult.DEAD: "given up",
-        AttemptResult.INTERRUPTED: "the gateway shut down meanwhile; it does not count",
+        AttemptResult.DELIVERED: "Delivered",
+        AttemptResult.RETRY: "To be tried again",
+        AttemptResult.DEAD: "Given up",
+        AttemptResult.INTERRUPTED: "The gateway shut down meanwhile, so it does not count",
     }
-    why = f" ({attempt.error})" if attempt.error is not None and attempt.status_code is not None else ""
+    why = f" {attempt.error}" if attempt.error is not None else ""
     return Moment(
         f"Attempt {attempt.number}: {said}",
         attempt.started_at,
-        f"After {span(attempt.duration_ms / 1000)}{why}: {ends[attempt.result]}.",
+        f"{ends[attempt.result]}, after {span(attempt.duration_ms / 1000)}.{why}",
         looks.get(attempt.result, "warn"),
         attempt.excerpt,
     )

@@ -67,7 +67,7 @@ def test_a_polled_one_tells_why_its_polls_lie_where_they_do() -> None:
     known = ModelFacts("up", "model", "m", 40, 25.0, 61.0)
     _, told, _ = line(callback(polled), learned=known)
     assert told.title == "Polled 3 times"
-    assert "half of them within 25 s, nine of ten within 1 min 1 s, as 40 have told" in told.text
+    assert "half of them within 25 s, nine of ten within 1 min 1 s, as what is known of 40 tells" in told.text
     assert "Nothing is known yet" in line(callback(polled))[1].text
     failed = line(callback(polled | {"polls": 1, "last_error": "the upstream answered 502"}))[1]
     assert (failed.title, failed.text, failed.look) == ("Polled once", "the upstream answered 502", "warn")
@@ -89,12 +89,13 @@ def test_a_whole_life_stands_in_its_order() -> None:
         "Polled 4 times",
         "The task ended: success",
         "Attempt 1: answered 503",
-        "Attempt 2: the gateway shut down",
+        "Attempt 2: no answer",
         "Attempt 3",
     ]
     assert [moment.look for moment in told] == ["", "", "good", "warn", "warn", "next"]
     assert told[2].text == "9.0 s after the registration."
     assert told[3].excerpt == "<h1>busy</h1>"
+    assert told[4].text == ("The gateway shut down meanwhile, so it does not count, after 12 ms. the gateway shut down")
     assert told[5].at == NOW + 60_000
     assert "10 attempts" in told[5].text
 
