@@ -77,8 +77,8 @@ def receivers(deliverer: Deliverer) -> list[ReceiverFacts]:
 
 def counts(metrics: Metrics, deliverer: Deliverer) -> Counts:
     """Return what this process has done."""
-
-    def of(result: AttemptResult) -> int:
-        return int(metrics.registry.get_sample_value("gateway_attempts_total", {"result": result.value}) or 0)
-
-    return Counts(of(AttemptResult.DELIVERED), of(AttemptResult.RETRY), of(AttemptResult.DEAD), deliverer.in_flight)
+    done = {one.labels["result"]: int(one.value) for metric in metrics.attempts.collect() for one in metric.samples}
+    delivered, retried, dead = (
+        done[one.value] for one in (AttemptResult.DELIVERED, AttemptResult.RETRY, AttemptResult.DEAD)
+    )
+    return Counts(delivered, retried, dead, deliverer.in_flight)
