@@ -4,6 +4,7 @@ Owns what a form may ask for and the page that asks "how many?" before. Whether 
 have found out.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
@@ -16,7 +17,10 @@ from gateway.dashboard.parts import PageParts
 
 __all__ = ["NOTICES", "Actions"]
 
-_MOST_COUNTED = 100_000
+_MOST = 100_000
+_MOST_OF_RECEIVER = 10_000
+"""So many are counted, and where one receiver's are meant, redelivered at once."""
+_TOGETHER = 100
 NOTICES = {
     "redelivered": "The webhook is due again, with a fresh attempt budget.",
     "cancelled": "The callback is cancelled: nothing more is sent.",
@@ -30,6 +34,13 @@ class Dead(NamedTuple):
     client: str | None
     since: int
     until: int
+    receiver: str | None
+    """A text that the receiver has in its name; None: whichever it is."""
+
+    @property
+    def most(self) -> int:
+        """How many of them are looked at."""
+        return _MOST if self.receiver is None else _MOST_OF_RECEIVER
 
 
 class Actions:
@@ -62,13 +73,14 @@ class Actions:
     async def ask_redeliver_dead(self, asked: Asked) -> Shown:
         """Show how many died within a span, before anything is done about them."""
         dead = self._dead(asked, asked.query)
-        count = await self._registry.count_dead(*dead, _MOST_COUNTED)
+        count = len(await self._find(dead, dead.most + 1))
         done = asked.query.get("done", "")
         context = {
-            "count": count,
-            "more": count > _MOST_COUNTED,
+            "count": min(count, dead.most),
+            "more": count > dead.most,
             "since": asked.query.get("since", ""),
             "until": asked.query.get("until", ""),
+            "receiver": dead.receiver,
             "client": dead.client if asked.visitor.client is None else None,
             "exact_since": to_iso(dead.since),
             "exact_until": to_iso(dead.until),
@@ -77,8 +89,20 @@ class Actions:
         return Shown("redeliver.html", "callbacks", context)
 
     async def redeliver_dead(self, asked: Asked, form: Mapping[str, str]) -> str:
-        count = await self._registry.redeliver_dead(*self._dead(asked, form), self._clock.now())
+        dead = self._dead(asked, form)
+        now = self._clock.now()
+        if dead.receiver is None:
+            count = await self._registry.redeliver_dead(dead.client, dead.since, dead.until, now)
+        else:
+            count = 0
+            ids = await self._find(dead, dead.most)
+            for start in range(0, len(ids), _TOGETHER):  # these share a transaction; then others have a turn
+                some = (self._registry.redeliver(dead.client, one, now) for one in ids[start : start + _TOGETHER])
+                count += (await asyncio.gather(*some)).count(CallbackState.DEAD)
         return f"/dashboard/redeliver?{urlencode({'done': count})}"
+
+    async def _find(self, dead: Dead, most: int) -> list[str]:
+        return await self._registry.find_dead(dead.client, dead.since, dead.until, most, dead.receiver)
 
     def _dead(self, asked: Asked, given: Mapping[str, str]) -> Dead:
         own = asked.visitor.client
@@ -87,7 +111,7 @@ class Actions:
         until = _instant(given.get("until", ""), self._clock.now() + 1)
         if since >= until:
             raise InvalidRequest("The span must begin before it ends.")
-        return Dead(client, since, until)
+        return Dead(client, since, until, given.get("receiver", "").strip()[:255] or None)
 
 
 def _page_of(callback_id: str, done: str) -> str:

@@ -167,8 +167,13 @@ class Registry(Protocol):
         redelivered by then: the same call redelivers the rest.
         """
 
-    async def count_dead(self, client: str | None, since: int, until: int, most: int) -> int:
-        """Count the dead callbacks that died in ``since`` ≤ t < ``until``; some thousand beyond ``most`` suffice."""
+    async def find_dead(
+        self, client: str | None, since: int, until: int, most: int, receiver: str | None = None
+    ) -> list[str]:
+        """Return the ids of callbacks that died in ``since`` ≤ t < ``until``, ``most`` at most, the longest dead first.
+
+        ``receiver``: only of those that have this text in their name.
+        """
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""

@@ -200,4 +200,4 @@ class SearchStatements(Protocol):
     LAST_TASK: str
     """The same of tasks."""
     SELECT_DEAD: str
-    """:client, :until, :at, :seq, :limit → ended_at, seq of its dead ones that died before, after those, in order."""
+    """:client, :until, :at, :seq, :limit → ended_at, seq, id, receiver of its dead ones, in order."""

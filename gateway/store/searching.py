@@ -56,20 +56,22 @@ class StoreSearch:
             return Looked(found, found[-1].seq)  # type: ignore[attr-defined]
         return Looked(found, first if first > 0 else None)
 
-    async def count_dead(self, client: str | None, since: int, until: int, most: int) -> int:
+    async def find_dead(
+        self, client: str | None, since: int, until: int, most: int, receiver: str | None = None
+    ) -> list[str]:
         engine = self._engine
         whose = [client] if client is not None else rows.first_column(await engine.read(engine.sql.SELECT_CLIENTS))
-        count = 0
+        ids: list[str] = []
         for one in whose:
             at, seq = since, -1
-            while count <= most:
+            while len(ids) < most:
                 about = {"client": one, "until": until, "at": at, "seq": seq, "limit": _ROWS}
                 found = await engine.read(engine.searchsql.SELECT_DEAD, about)
-                count += len(found)
+                ids += [its_id for _, _, its_id, its in found if receiver is None or receiver in its]
                 if len(found) < _ROWS:
                     break
-                at, seq = found[-1]
-        return count
+                at, seq, *_ = found[-1]
+        return ids[:most]
 
 
 def _needles(text: str | None) -> dict[str, bytes | None]:

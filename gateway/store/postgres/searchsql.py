@@ -35,7 +35,7 @@ LAST_CALLBACK = "SELECT max(seq) FROM callbacks WHERE seq < CAST(:before AS bigi
 LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < CAST(:before AS bigint)"
 
 SELECT_DEAD = """
-SELECT ended_at, seq FROM callbacks
+SELECT ended_at, seq, id, receiver FROM callbacks
 WHERE client = :client AND state = 'dead' AND ended_at < CAST(:until AS bigint)
 AND (ended_at, seq) > (CAST(:at AS bigint), CAST(:seq AS bigint))
 ORDER BY client, ended_at, seq LIMIT CAST(:limit AS bigint)

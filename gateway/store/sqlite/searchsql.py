@@ -29,7 +29,7 @@ LAST_CALLBACK = "SELECT max(seq) FROM callbacks WHERE seq < :before"
 LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < :before"
 
 SELECT_DEAD = """
-SELECT ended_at, seq FROM callbacks INDEXED BY callbacks_dead
+SELECT ended_at, seq, id, receiver FROM callbacks INDEXED BY callbacks_dead
 WHERE client = :client AND state = 'dead' AND ended_at < :until
 AND (ended_at, seq) > (:at, :seq)
 ORDER BY ended_at, seq LIMIT :limit

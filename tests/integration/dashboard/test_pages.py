@@ -88,7 +88,9 @@ async def world_at(folder: Path, **environ: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with world_at(tmp_path, GATEWAY_RETRY_SCHEDULE="0,0.1,3600") as made:
+    async with world_at(
+        tmp_path, GATEWAY_RETRY_SCHEDULE="0,0.1,3600", GATEWAY_CALLBACK_ALLOW="127.0.0.1,localhost"
+    ) as made:
         yield made
 
 
@@ -147,6 +149,8 @@ async def test_all_that_died_are_redelivered_at_once(world: World) -> None:
     assert (
         await world.visitor.get("/dashboard/redeliver?since=2026-02-01T00:00&until=2026-01-01T00:00")
     ).status_code == 422
+    assert "No callback died then" in await world.visitor.page("/dashboard/redeliver?receiver=other.example")
+    assert "3 callbacks to 127.0.0.1 died then" in await world.visitor.page("/dashboard/redeliver?receiver=127.0.0.1")
     world.hooks.answer = 204, ""
     form = (await world.visitor.get("/dashboard/redeliver")).text
     fields = dict(re.findall(r'type="hidden" name="(since|until|csrf)" value="([^"]*)"', form))
@@ -156,6 +160,23 @@ async def test_all_that_died_are_redelivered_at_once(world: World) -> None:
     assert "3 webhooks are due again" in await world.visitor.page("/dashboard/redeliver?done=3")
     for callback_id in (*made, late):
         await world.delivered(callback_id)
+
+
+async def test_one_receivers_dead_are_redelivered_and_no_others(world: World) -> None:
+    """Those that have the text in their name, within the span."""
+    other = world.hooks_url.replace("127.0.0.1", "localhost")
+    world.hooks.answer = 410, ""
+    dead = [await world.registered(f"sim-success-0-{n}", url) for n, url in enumerate((world.hooks_url, other, other))]
+    for callback_id in dead:
+        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["state"] == "dead")
+    world.hooks.answer = 204, ""
+    path = "/dashboard/redeliver?receiver=localhost"
+    assert "Redeliver these 2" in await world.visitor.page(path)
+    answer = await world.visitor.post("/dashboard/redeliver", path, receiver="localhost")
+    assert answer.headers["location"] == "/dashboard/redeliver?done=2"
+    for callback_id in dead[1:]:
+        await world.delivered(callback_id)
+    assert (await world.client.get(f"/v1/callbacks/{dead[0]}")).json()["state"] == "dead"
 
 
 async def test_lists_are_filtered_searched_and_paged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,26 +107,37 @@ async def test_tasks_are_found_too(store: Store) -> None:
     assert await tasks(client="ann", text="cat") == ["cat-1"]
 
 
-async def test_the_dead_of_a_span_are_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as a redelivery of that span would take, of one client or of all, however many die at one instant."""
+async def test_the_dead_of_a_span_are_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a redelivery of that span would take, of one client or of all, however many die at one instant."""
     monkeypatch.setattr(searching, "_ROWS", 2)
     for n in range(7):
-        callback = await registered(store, new(f"task-{n}", client="ann" if n < 5 else "bob"))
+        url = f"https://r-{n % 2}.example.com/hooks"
+        callback = await registered(store, new(f"task-{n}", client="ann" if n < 5 else "bob", url=url))
         await settle(store, callback)
-    for n, due in enumerate((await claim_webhooks(store, NOW, 10))[0]):
+    died: dict[str, int] = {}
+    receivers: dict[str, str] = {}
+    for n, due in enumerate((await claim_webhooks(store, NOW, 100))[0]):
         await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW + (n // 3) * 1000))
-    registry, died = store.registry, NOW + 12
-    assert await registry.count_dead(None, 0, NOW * 2, 100) == 7
-    assert await registry.count_dead("ann", 0, NOW * 2, 100) == 5
-    assert await registry.count_dead("nobody", 0, NOW * 2, 100) == 0
-    for since, until in (
-        (died, died + 1000),
-        (died + 1, died + 1001),
-        (died + 1000, died + 2001),
-        (died + 5000, NOW * 2),
-    ):
-        counted = await registry.count_dead(None, since, until, 100)
-        assert counted == sum(since <= died + (n // 3) * 1000 < until for n in range(7))
-    assert 4 < await registry.count_dead(None, 0, NOW * 2, 4) <= 7
-    assert await registry.redeliver_dead(None, 0, NOW * 2, NOW + 10_000) == 7
-    assert await registry.count_dead(None, 0, NOW * 2, 100) == 0
+        died[due.id], receivers[due.id] = NOW + (n // 3) * 1000 + 12, due.receiver
+    registry, last = store.registry, NOW * 2
+
+    async def found(
+        client: str | None = None, since: int = 0, until: int = last, receiver: str | None = None
+    ) -> set[str]:
+        ids = await registry.find_dead(client, since, until, 100, receiver)
+        assert len(ids) == len(set(ids))
+        return set(ids)
+
+    assert await found() == died.keys()
+    assert len(await found("ann")) == 5
+    assert await found("nobody") == set()
+    assert await found(receiver="//r-1.") == {one for one, its in receivers.items() if its == "https://r-1.example.com"}
+    for since in (NOW, NOW + 12, NOW + 13, NOW + 1012, NOW + 5000):
+        for until in (since + 1, since + 1000, last):
+            assert await found(None, since, until) == {one for one, at in died.items() if since <= at < until}
+    ids = await registry.find_dead("ann", 0, last, 3)
+    assert len(ids) == 3
+    others = await found("ann") - set(ids)
+    assert max(died[one] for one in ids) <= min(died[one] for one in others)
+    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 7
+    assert await found() == set()
