@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from gateway.app.gateway import Gateway
@@ -281,9 +280,9 @@ async def test_pages_stand_below_a_prefix(tmp_path: Path, upstream_url: str) -> 
 
 async def test_before_it_has_started_pages_say_so(tmp_path: Path, upstream_url: str) -> None:
     """With 503, as everything else does, and not with an error of a page that cannot read."""
-    async with running(tmp_path, upstream_url) as world:
+    async with running(tmp_path, upstream_url) as world, visiting(world) as visitor:
         world.gateway.readiness.started.clear()
-        answer = await httpx.AsyncClient(trust_env=False).get(world.client.base_url)
+        answer = await visitor.get("/")
         world.gateway.readiness.started.set()
         assert answer.status_code == 503
         assert "is starting" in answer.text
