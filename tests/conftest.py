@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
-from tests.postgres import _shared_debian_server, _shared_server, postgres, postgres_debian, postgres_server
+from tests.postgres import _shared_debian_server, _shared_server, forget, postgres, postgres_debian, postgres_server
 
 __all__ = ["_shared_debian_server", "_shared_server", "postgres", "postgres_debian", "postgres_server"]
 
@@ -29,6 +29,12 @@ settings.load_profile("fixed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of a test would inherit it
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind, in a process that was forked for its tests too, which has no other end."""
+    forget()
+
 
 _failed = pytest.StashKey[bool]()
 

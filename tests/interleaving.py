@@ -5,14 +5,14 @@ asked of the server.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from gateway.core.model import Lane
+from gateway.core.model import AttemptRecord, Lane
 from gateway.store.engine import Blame, Engine, Lead, Rows, Touched, Work
 from gateway.store.housekeeping import StoreHousekeeping
-from gateway.store.postgres import createsql, leadsql, sql, watchsql
+from gateway.store.postgres import createsql, leadsql, locksql, sql, watchsql
 from gateway.store.postgres.engine import PostgresEngine
 from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
@@ -128,12 +128,12 @@ def ports() -> StoreHousekeeping:
     return StoreHousekeeping(cast(Engine, _Engine()), 0.0)
 
 
-async def group_commit(*writes: Callable[[Ports], Coroutine[Any, Any, Any]]) -> Work[Any]:
+async def group_commit(writes: Callable[[Ports], Sequence[Coroutine[Any, Any, Any]]]) -> Work[Any]:
     """Return the work of the one transaction that a replica's writer makes of these, which wait at the same time."""
     engine = _Engine()
     its = StoreHousekeeping(cast(Engine, engine), 0.0)
     its._writer.start()
-    waiting = [asyncio.create_task(write(its)) for write in writes]
+    waiting = [asyncio.create_task(write) for write in writes(its)]
     await engine.begun.wait()
     assert its._writer._task is not None
     for task in (*waiting, its._writer._task):
@@ -155,12 +155,14 @@ class _Engine:
 
     def lane(self, lane: Lane, due_at: int) -> None: ...
 
+    def emptied(self, lane: Lane) -> None: ...
+
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.work: list[Work[Any]] = []
         """What the writer would do in its first transaction."""
 
-    async def transaction(self, make: Callable[[], Work[Any]]) -> tuple[Any, bool]:
+    async def transaction(self, make: Callable[[], Work[Any]], *, hasty: bool = False) -> tuple[Any, bool]:
         self.work.append(make())
         self.begun.set()
         return await asyncio.get_running_loop().create_future()
@@ -171,14 +173,17 @@ class _Engine:
     def array(self, values: Sequence[Any]) -> list[Any]:
         return [*values]
 
-    def guard(self, leads: Iterable[Lead]) -> Work[Iterable[Lead]]:
-        yield from ()
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        return PostgresEngine.record(cast(PostgresEngine, self), attempts)
+
+    def guard(self, leads: Iterable[Lead], lock: Sequence[int] = ()) -> Work[Iterable[Lead]]:
+        yield from self.lock(lock)
         return leads
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
-        yield Rows(sql.LOCK_TASKS, [(seq,) for seq in seqs])
+        yield Rows(locksql.LOCK_TASKS, [(seq,) for seq in seqs])
 
-    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
+    def lock_all(self, touched: Iterable[Touched]) -> Work[None]:
         return PostgresEngine.lock_all(cast(PostgresEngine, self), touched)
 
 

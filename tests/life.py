@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from gateway.config.profile import Profile
 from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
@@ -37,11 +38,13 @@ from gateway.webhook.sender import Found, Sender, SendResult
 from tests.claims import Claiming
 from tests.virtualtime import InlineConnection, VirtualClock
 
-__all__ = ["FREE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
+__all__ = ["FORGETS", "FREE", "PROFILE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
 PROFILE_FILE = Path(__file__).parents[1] / "config" / "upstreams" / "aigptimage.toml"
 PROFILE = parse_profile(PROFILE_FILE.read_text("utf-8"), PROFILE_FILE.name)
+FORGETS = parse_profile(PROFILE_FILE.read_text("utf-8").replace("once = true", "once = false"), PROFILE_FILE.name)
+"""The same of an upstream that makes a task of each create, whatever its X-Request-ID."""
 SCHEDULE_S = (0.0, 5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -126,13 +129,14 @@ class Life:
         seed: int = 0,
         memory_bytes: int = 67_108_864,
         lease: Lease | None = None,
+        profile: Profile = PROFILE,
     ) -> None:
         """``lease``: when it leads, as one of several replicas; None: always."""
         self.clock = clock = FollowingClock(clock)
         self.metrics = Metrics()
         self.store = SqliteStore(path, first_attempt_delay_s=schedule_s[0])
         if isinstance(upstream, httpx.AsyncBaseTransport):
-            upstream = Upstream(PROFILE, upstream, clock, base_url="https://up.example", api_key="k", name="up")
+            upstream = Upstream(profile, upstream, clock, base_url="https://up.example", api_key="k", name="up")
         queries = Budget(rate, clock, partial(self.store.load, "queries"), partial(self.store.swap, "queries"))
         creates = Budget(rate, clock, partial(self.store.load, "creates"), partial(self.store.swap, "creates"))
         self.key = UpstreamKey(upstream.name, queries, creates, self.metrics)

@@ -9,7 +9,7 @@ import asyncpg
 
 from gateway.core.model import CallbackState
 from gateway.store.dialect import Counted
-from gateway.store.postgres import createsql, deliversql, leadsql, registersql, searchsql, sql, watchsql
+from gateway.store.postgres import createsql, deliversql, leadsql, locksql, registersql, searchsql, sql, watchsql
 
 __all__ = ["Session", "positional", "statements"]
 
@@ -19,7 +19,7 @@ SCHEMA = sorted(Path(sql.__file__).with_name("migrations").glob("*.sql"))
 def statements() -> dict[str, str]:
     """Return every statement by its name."""
     found: dict[str, str] = {}
-    for module in (sql, watchsql, createsql, searchsql, deliversql, registersql, leadsql):
+    for module in (sql, watchsql, createsql, searchsql, deliversql, registersql, leadsql, locksql):
         for name, value in vars(module).items():
             if name.isupper() and not name.startswith("_") and name not in ("PLANNER", "CALLBACK", "TASK"):
                 found |= {f"{name}{part}": text for part, text in _texts(value)}
@@ -80,6 +80,11 @@ class Session:
     async def rows(self, statement: str, *rows: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a statement over rows."""
         return await self.run(statement, [list(column) for column in zip(*rows, strict=True)])
+
+    async def claim(self, room: int) -> list[tuple[Any, ...]]:
+        """Claim webhooks that fall due by 10 of ann's to example.com; return their rows."""
+        about = (["ann"], ["https://example.com"], [room], [True], [0], 10, 60_000)
+        return [row for row in await self.run(deliversql.CLAIM_WEBHOOKS, about) if row[1] is not None]
 
     async def table(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         """Look into a table."""

@@ -38,15 +38,15 @@ server_login_retry = 1
 
 
 @asynccontextmanager
-async def pgbouncer(server: Server) -> AsyncIterator[str]:
-    """Run PgBouncer in front of a server; yield the URL. Raises NotAvailable."""
+async def pgbouncer(server: Server, servers: int = _SERVERS) -> AsyncIterator[str]:
+    """Run PgBouncer in front of a server, with so many connections to that; yield the URL. Raises NotAvailable."""
     program = os.environ.get("GATEWAY_TEST_PGBOUNCER") or shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/bin")
     if program is None:
         raise NotAvailable("PgBouncer is not installed")
     port, folder = _free_port(), server.folder
     (folder / "users").write_text(f'"{OWNER}" ""\n', "utf-8")
     config = folder / "pgbouncer.ini"
-    config.write_text(_CONFIG.format(server=server.port, port=port, folder=folder, servers=_SERVERS), "utf-8")
+    config.write_text(_CONFIG.format(server=server.port, port=port, folder=folder, servers=servers), "utf-8")
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen([program, config], cwd=folder, stdout=log, stderr=log, **_other_user())  # noqa: ASYNC220
     try:

@@ -16,6 +16,7 @@ class Leads:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.held: dict[str, tuple[str, int, float]] = {}  # by name: holder, epoch, until
+        self.refused: set[str] = set()
         self.alive: dict[str, float] = {}
         self.values: dict[str, bytes] = {}
         self.replicas: list[Replica] = []
@@ -46,7 +47,7 @@ class Replica:
             raise StoreError("unreachable")
         return self._leads.clock.monotonic()
 
-    async def lead(self, name: str, ttl_s: float) -> int | None:
+    async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:
         now = await self._asked()
         holder, epoch, until = self._leads.held.get(name, ("", 0, 0.0))
         if now < until and holder != self.name:
@@ -55,6 +56,7 @@ class Replica:
             epoch += 1
             self._leads.history[name].append((now, self.name, epoch))
         self._leads.held[name] = self.name, epoch, now + ttl_s
+        (self._leads.refused.add if refused else self._leads.refused.discard)(name)
         return epoch
 
     async def resign(self, name: str) -> None:
@@ -69,7 +71,8 @@ class Replica:
         now = await self._asked()
         self._leads.alive[self.name] = now + ttl_s
         live = sum(until > now for until in self._leads.alive.values())
-        return Standing(live, frozenset(name for name, (_, _, until) in self._leads.held.items() if until > now))
+        led = frozenset(name for name, (_, _, until) in self._leads.held.items() if until > now)
+        return Standing(live, led, led & self._leads.refused)
 
     async def load(self, key: str) -> bytes | None:
         await self._asked()

@@ -25,6 +25,8 @@ __all__ = ["PUBLIC", "AuthMiddleware", "ClientLimits", "Tokens", "client_of", "s
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 """What needs no token, and so shows no URL, task or secret."""
+_ONCE_BEARER = "token"
+"""The scheme of Replicate's older pages and programs, which it takes as Bearer."""
 
 
 def client_of(request: Request) -> str:
@@ -158,4 +160,7 @@ class AuthMiddleware:
             if given is not None and given.lower().startswith(asked.auth_prefix.lower()):
                 token = given[len(asked.auth_prefix) :]
                 return token if token.lower().startswith("bearer ") else f"Bearer {token}"
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            if scheme.lower() == _ONCE_BEARER:
+                return f"Bearer {token}"
         return headers.get("authorization")

@@ -8,6 +8,9 @@ that cannot be promised. Called by the proxy, once the create has had its turn i
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import httpx
 import msgspec
@@ -40,6 +43,8 @@ _MAX_TOLD = 4000  # characters of an answer in which no id was found, which its 
 _MAX_KEPT = 16 * 1024  # bytes of an answer that is given again: a client's creates of a day are kept
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 """Pauses between tries to store what became of a create, while the store fails."""
+_LAST_WORD_S = 1.0
+"""How long the end of a gateway waits for it to be stored that a create's answer will never be known."""
 _STOPPED = NoAnswer(error="The gateway shut down before the upstream answered.")
 
 
@@ -74,6 +79,7 @@ class Creating:
         self._key = proxied.key
         self._timetable = proxied.timetable
         self._draining = proxied.draining
+        self._has_replicas = proxied.has_replicas
         self._forwarding = forwarding
         self._watching = watching
         self._callback_format = callback_format
@@ -96,6 +102,9 @@ class Creating:
             found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=one.request_id)
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._lose(one)
             return self._doubtful(_STOPPED, one, lost=True)
         finally:
             self._key.creates.end(waiter)
@@ -124,11 +133,21 @@ class Creating:
         await self._held_back(ending)
         if ending is not None and found.task_id is not None and self._upstream.last_answers.ended(found.task_id):
             self._forwarding.spawn(self._ended(found.task_id, ending), f"proxy-ended-{found.task_id}")
-        return self._promised(asked, found, told)
+        return self._promised(one, found, told)
 
-    def _promised(self, asked: CreateRequest, found: Created, told: Answer) -> Answer | RequestError:
-        """Return what the client gets: an answer that promises a webhook only where one will come."""
-        if asked.callback is None or found.task_id is not None or found.refused:
+    def _promised(self, one: Outgoing, found: Created, told: Answer) -> Answer | RequestError:
+        """Return what the client gets: an answer that promises a webhook only where one will come.
+
+        Nor does it have SDKs send again by themselves what may have made a task, as they do at 408 and 5xx, where that
+        would be paid twice or refused; but the upstream's own word on that counts.
+        """
+        asked = one.asked
+        if found.refused:
+            known = self._calls.once and one.create is not None  # the repetition has the id as well
+            if found.none_made or known or "x-should-retry" in told.headers:
+                return told
+            return replace(told, headers=httpx.Headers([*told.headers.raw, *httpx.Headers(SAME_AGAIN).raw]))
+        if asked.callback is None or found.task_id is not None:
             return told
         _log.error(
             "proxy.created_without_id",
@@ -194,14 +213,21 @@ class Creating:
     def _end(self, one: Outgoing, found: Created, told: Answer | NoAnswer) -> asyncio.Task[None] | None:
         """Begin to store what came of it: a callback, and what a create that may be repeated was answered.
 
-        Of an answer that leaves in doubt whether there is a task nothing is stored. Nor does one that leaves none tell
-        of a create that was forwarded before.
+        Of an answer that leaves in doubt whether there is a task nothing is kept but that, for other replicas. Nor does
+        one that leaves none tell of a create that was forwarded before.
         """
         asked, create = one.asked, one.create
-        if found.none_made or isinstance(told, NoAnswer):
-            if create is None or one.again or not found.none_made:
+        in_doubt = isinstance(told, NoAnswer) or (found.refused and found.task_id is None)
+        if found.none_made or in_doubt:
+            if create is None or one.again:
                 return None
-            return self._forwarding.spawn(self._note(create, None), f"proxy-forget-{create.request_id}")
+            if found.none_made:
+                forgotten = self._note(create, partial(self._registry.forget_create, create))
+                return self._forwarding.spawn(forgotten, f"proxy-forget-{create.request_id}")
+            return self._forwarding.spawn(
+                self._note(create, partial(self._lose, one)), f"proxy-lose-{create.request_id}"
+            )
+        assert isinstance(told, Answer)  # noqa: S101 - what has none is in doubt, or has made none
         answer = CreateAnswer(
             status=told.status,
             content_type=told.headers.get("content-type"),
@@ -211,8 +237,9 @@ class Creating:
         if asked.callback is not None and found.task_id is not None:
             work = self.register(one.client, found.task_id, asked.callback[1], asked.model, create, answer)
             return self._forwarding.spawn(work, f"proxy-register-{found.task_id}")
-        if create is not None and (found.task_id is not None or not found.refused):
-            return self._forwarding.spawn(self._note(create, answer), f"proxy-answered-{create.request_id}")
+        if create is not None:
+            kept = self._note(create, partial(self._registry.end_create, create, answer, []))
+            return self._forwarding.spawn(kept, f"proxy-answered-{create.request_id}")
         return None
 
     async def register(
@@ -252,15 +279,13 @@ class Creating:
         await asyncio.wait([registering])
         await self._watching.poll_again(task_id, self._upstream.last_answers.ended(task_id))
 
-    async def _note(self, create: NewCreate, answer: CreateAnswer | None) -> None:
-        """Keep a create's answer, which brought no callback; or forget the create, where there is none to keep."""
+    async def _lose(self, one: Outgoing) -> None:
+        """Take down that a create's answer will never be known, where other replicas would wait for it."""
+        if one.create is not None and not (one.again or self._calls.once) and self._has_replicas:
+            await self._registry.lose_create(one.create, self._clock.now())
 
-        async def write() -> None:
-            if answer is None:
-                await self._registry.forget_create(create)
-            else:
-                await self._registry.end_create(create, answer, [])
-
+    async def _note(self, create: NewCreate, write: Callable[[], Awaitable[Any]]) -> None:
+        """Store what became of a create that brought no callback."""
         try:
             await _until_stored(write)
         except BaseException:  # as above
@@ -299,7 +324,7 @@ class Creating:
 
 
 async def _until_stored(
-    write: Callable[[], Awaitable[None]], failed: Callable[[StoreError, float], None] | None = None
+    write: Callable[[], Awaitable[Any]], failed: Callable[[StoreError, float], None] | None = None
 ) -> None:
     """Try to write until that works; ``failed`` is told why it did not, and in how many seconds the next try is."""
     tries = 0

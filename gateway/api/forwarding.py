@@ -48,6 +48,8 @@ OPERATOR = ""
 """Stands in the turns beside the clients, whose names are longer."""
 _PATIENCE_S = 10.0
 """How long a client's request waits for its turn in the rate limit."""
+_REFUSED_S = 10
+"""When to come again where another replica finds out whether the key is accepted again."""
 # Anything else would speak for the upstream's host, where the client sees only the gateway's.
 _PASSED_ON = ("content-type", "content-disposition", "retry-after", "x-should-retry")
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
@@ -65,6 +67,9 @@ class Forwarding:
 
     async def turn(self, budget: Budget, waiter: Waiter) -> RequestError | None:
         """Wait for a turn in the rate limit and take it; or return why there is none."""
+        if self._key.refused_elsewhere and budget is self._key.queries:
+            text = "The upstream refuses the gateway's key; the log of the replica that polls it says why."
+            return Unavailable(text, retry_after_s=_REFUSED_S)
         try:
             wait_s = await budget.acquire(_PATIENCE_S, waiter)
         except StoreError:
@@ -118,7 +123,7 @@ class Forwarding:
         return response
 
 
-async def result_of(work: "asyncio.Task[Answer | RequestError]") -> Answer:
+async def result_of(work: "asyncio.Task[T | RequestError]") -> T:
     """Wait for what may be shared: a client who goes away does not end it, and all get the same error."""
     result = await asyncio.shield(work)
     if isinstance(result, RequestError):

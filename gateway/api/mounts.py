@@ -1,20 +1,26 @@
 """Where the upstreams' own calls stand: each upstream's at ``/u/NAME``, the default one's at the root as well.
 
 Owns which upstreams' calls stand together, and whose paths a request's path is among: its errors then have that API's
-envelope, and its token may stand where that API's key does. Called by the wiring; the table makes the calls.
+envelope, and its token may stand where that API's key does. And that a base URL may end with a slash. Called by the
+wiring; the table makes the calls.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import unquote
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.proxy import UpstreamProxy
 from gateway.config.profile import Profile
 
-__all__ = ["OWN", "Mount", "Mounts"]
+__all__ = ["OWN", "BaseSlash", "Mount", "Mounts"]
 
 OWN = ("/v1/callbacks", "/v1/tasks", "/v1/redeliveries", "/healthz", "/readyz", "/metrics", "/openapi.json")
 """Below these the gateway's own calls stand, whatever paths the default upstream has; its pages come before all."""
 _BELOW = "/u/"
+_BASE_SLASH = re.compile(rb"(/u/[^/]*)?//+")
 
 
 class Mount(NamedTuple):
@@ -43,6 +49,19 @@ class Mounts:
         if path.startswith(_BELOW):
             return self._named.get(path.split("/", 3)[2])
         return self._root if path.startswith(self._prefixes) and not path.startswith(OWN) else None
+
+
+class BaseSlash:
+    """Takes ``http://gateway/`` and ``http://gateway/u/NAME/``, before a path, as the base URLs without their slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (doubled := _BASE_SLASH.match(scope["raw_path"])) is not None:
+            raw = (doubled[1] or b"") + b"/" + scope["raw_path"][doubled.end() :]
+            scope = {**scope, "raw_path": raw, "path": unquote(raw.decode("ascii"))}
+        await self._app(scope, receive, send)
 
 
 def _beside(own: UpstreamProxy, proxies: Sequence[UpstreamProxy]) -> list[UpstreamProxy]:

@@ -92,7 +92,7 @@ class Once:
     def _is_anothers(self, create: NewCreate, known: KnownCreate) -> bool:
         """Whether an equal create may be under way at another replica; here none is."""
         waits = self._has_replicas and not self._honoured and known.digest == create.digest and known.answer is None
-        return waits and self._clock.now() < known.at + _LONGEST_MS
+        return waits and known.lost_at is None and self._clock.now() < known.at + _LONGEST_MS
 
 
 class Alone:

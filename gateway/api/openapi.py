@@ -29,7 +29,7 @@ _ERRORS = {
     408: "The body took too long to arrive.",
     409: "The present state does not allow this.",
     413: "The body is too large.",
-    415: "The body is not application/json.",
+    415: "The body is not application/json, or is compressed.",
     422: "A field is not valid, or the callback URL is not allowed.",
     429: "The client's rate is used up, or here the upstream's; try again after the seconds in Retry-After.",
     502: "The upstream gave no answer.",

@@ -24,7 +24,7 @@ from gateway.upstream.turns import Waiter
 __all__ = ["Passing"]
 
 _TIMEOUT_S = 75.0
-_ALWAYS = ("accept", "content-type")
+_ALWAYS = ("accept", "content-type", "content-encoding")
 
 
 class Passing:

@@ -20,6 +20,7 @@ from gateway.core.errors import (
     RateLimited,
     RequestError,
     StoreError,
+    StoreLocked,
     StorePartly,
     StoreUnsure,
     Unavailable,
@@ -101,6 +102,8 @@ class ErrorAnswers:
             told, why = error.message, error.__cause__ or error
         elif isinstance(error, StoreUnsure):
             told = "The database's answer was lost, so that this may be stored all the same; send it again."
+        elif isinstance(error, StoreLocked):
+            told = "Somebody else holds in the database what this would change; nothing was stored, send it again."
         _log.warning("request.store_failed", path=request.url.path, error=str(why))
         return self.answer(request.url.path, Unavailable(told, retry_after_s=_STORE_RETRY_AFTER_S))
 

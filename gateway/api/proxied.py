@@ -39,8 +39,6 @@ class Proxied(msgspec.Struct, frozen=True, kw_only=True):
     """How often a held read looks for an end of which it is not told: another replica's."""
     has_replicas: bool
     """Whether other replicas may be at work beside this process."""
-    denies: Callable[[int], bool]
-    """Whether the upstream has long denied that there is a task, by the seq of its row."""
 
     def last_running(self, known: ReadTask) -> bytes | None:
         """Return what was last told of a running task, as far as it is not on disk.

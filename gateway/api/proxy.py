@@ -29,7 +29,7 @@ from gateway.api.once import Alone, Once, digest_of
 from gateway.api.passing import Passing
 from gateway.api.proxied import Proxied
 from gateway.api.reading import Reading
-from gateway.api.schema import read_any_body
+from gateway.api.schema import read_any_body, refuse_compressed
 from gateway.api.shares import READ, share
 from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls
@@ -128,12 +128,15 @@ class UpstreamProxy:
         client = client_of(request)
         to = target(request, mount)
         content_type = request.headers.get("content-type", "")
+        if not is_form(content_type):
+            refuse_compressed(request)
         body = await read_any_body(request, self._max_body)
         if len(body) > _MAX_UNCOUNTED and not is_form(content_type):
             await _hold_decoded(request, body)
         read = partial(read_create, body, self.calls, content_type)
         asked = read() if len(body) <= SMALL else await large.work(request, read)
-        headers = sent_on(request, ("content-type", *self.calls.headers))  # a form's own; JSON's has one name
+        # A form's own; JSON's has one name, and no coding.
+        headers = sent_on(request, ("content-type", "content-encoding", *self.calls.headers))
         create: NewCreate | None = None
         if repeatable:
             digest = partial(digest_of, to, content_type, body)

@@ -21,6 +21,7 @@ from gateway.api.schema import TASK_ID
 from gateway.api.shares import READ, share
 from gateway.api.tasks import Ends, wait_of, whole
 from gateway.api.watching import Watching
+from gateway.core.clock import Moment
 from gateway.core.errors import InvalidRequest, NotFound, RequestError, UpstreamTimeout
 from gateway.core.memory import SMALL
 from gateway.core.reads import ReadTask
@@ -33,6 +34,8 @@ __all__ = ["Reading"]
 
 _ANEW_S = 5.0
 """So long a read waits for the upstream that could be answered with less than somebody may have been told."""
+_Told = tuple[Answer, bool] | RequestError
+"""An answer, and whether the store has a newer one."""
 _COST = 3  # a record that is read takes so many times its size: as it is stored, in its envelope, and on its way
 
 
@@ -51,7 +54,7 @@ class Reading:
         self._last_running = proxied.last_running
         self._ends = Ends(proxied.registry, proxied.clock, proxied.draining, proxied.recheck_s)
         self._synthesizes = proxied.calls.synthesize
-        self._reads: dict[str, tuple[asyncio.Task[Answer | RequestError], Waiter]] = {}
+        self._reads: dict[str, tuple[asyncio.Task[_Told], Waiter]] = {}
         self._readers: Counter[str] = Counter()
 
     async def read(self, request: Request) -> tuple[str, Response]:
@@ -66,14 +69,15 @@ class Reading:
                 return outcome, answer
             may_make = known is not None and not anew and self._can_make(known, anew=True)
             told: Response | RequestError
+            newer = False
             try:
                 async with asyncio.timeout(_ANEW_S if may_make else None):
-                    outcome, told = await self._asked(request, task_id, known)
+                    outcome, told, newer = await self._asked(request, task_id, known)
             except TimeoutError:
                 told = UpstreamTimeout("The upstream did not answer in time.")
             except RequestError as error:
                 told = error
-            if not may_make and (
+            if not (may_make or (newer and not anew)) and (
                 isinstance(told, RequestError)
                 or self._clock.monotonic() >= until
                 or self._runs(await self._known(request, task_id, 0.0), anew=True) is None
@@ -82,6 +86,7 @@ class Reading:
                     raise told
                 return outcome, told
             # The answer may be that it runs, and it is watched from now on: it goes, as up to 64 KiB are not counted.
+            # Or another replica was told more meanwhile, and that is answered with.
             del known, answer, told
             anew = True
 
@@ -112,7 +117,7 @@ class Reading:
 
     def _is_polled(self, known: ReadTask) -> bool:
         """Whether a task is being polled, and those polls tell of it."""
-        return known.task.next_poll_at is not None and not self._watching.denies(known.task.seq)
+        return known.task.next_poll_at is not None and known.denied_at is None
 
     def _can_make(self, known: ReadTask, *, anew: bool) -> bool:
         """Whether the answer about a polled task of which there is no record can be made of its row.
@@ -128,7 +133,7 @@ class Reading:
             return None
         last, task_id = self._upstream.last_answers, known.task.task_id
         told = known.record_bytes > 0 or self._last_running(known) is not None or self._can_make(known, anew=anew)
-        return known.task.seq if told and last.ended(task_id) is None else None
+        return known.task.seq if told and not known.end_told and last.ended(task_id) is None else None
 
     async def _answered(
         self, request: Request, task_id: str, known: ReadTask | None, *, anew: bool = False
@@ -163,8 +168,8 @@ class Reading:
                 record = await self._registry.record(known.task.seq)
         return None if record is None else record_of(record)  # it may have ended meanwhile
 
-    async def _asked(self, request: Request, task_id: str, known: ReadTask | None) -> tuple[str, Response]:
-        """Forward a read, or share one that is under way."""
+    async def _asked(self, request: Request, task_id: str, known: ReadTask | None) -> tuple[str, Response, bool]:
+        """Forward a read, or share one that is under way; return whether the store has a newer answer by now, too."""
         client = scope_of(request) or OPERATOR
         outcome = "shared"
         if task_id not in self._reads:
@@ -177,7 +182,8 @@ class Reading:
         self._key.queries.join(waiter, client)
         self._readers[task_id] += 1
         try:
-            return outcome, passed_on(await result_of(work))
+            answer, newer = await result_of(work)
+            return outcome, passed_on(answer), newer
         finally:
             self._readers[task_id] -= 1
             if not self._readers[task_id]:
@@ -196,28 +202,28 @@ class Reading:
             raise InvalidRequest(f"{of}: must be 1 to 255 printable ASCII characters without spaces.")
         return str(task_id)
 
-    def _forget(self, task_id: str, work: "asyncio.Task[Answer | RequestError]") -> None:
+    def _forget(self, task_id: str, work: "asyncio.Task[_Told]") -> None:
         if task_id in self._reads and self._reads[task_id][0] is work:
             del self._reads[task_id]
 
-    async def _forward(self, task_id: str, waiter: Waiter, known: ReadTask | None) -> Answer | RequestError:
+    async def _forward(self, task_id: str, waiter: Waiter, known: ReadTask | None) -> _Told:
         target = self._upstream.target(self._call.target, task_id)
         if target is None:
             return NotFound("No task has an id with . or .. as a part of its path.")
         if (refused := await self._forwarding.turn(self._key.queries, waiter)) is not None:
             return refused
-        asked_at = self._clock.monotonic()
+        asked = Moment.of(self._clock)
         try:
             answer = await self._upstream.forward("GET", target, whose=waiter.client)
         finally:
             self._key.queries.end(waiter)
             self._poller_wake.set()  # a place in the rate limit may have its time now
         result = await self._upstream.read(task_id, answer)
-        self._key.judge(task_id, asked_at, result)
-        newer = await self._watching.told(task_id, waiter.client, result, known, asked_at)
+        self._key.judge(task_id, asked.steady, result)
+        newer = await self._watching.told(task_id, waiter.client, result, known, asked)
         if isinstance(answer, NoAnswer):
             return no_answer(answer)
-        if newer is not None:
+        if newer.record is not None:
             headers = httpx.Headers({"content-type": "application/json"})
-            return Answer(200, headers, told_envelope(self._upstream.profile, newer))
-        return self._upstream.without_key(answer)
+            return Answer(200, headers, told_envelope(self._upstream.profile, newer.record)), False
+        return self._upstream.without_key(answer), newer.stored

@@ -39,6 +39,7 @@ from gateway.core.errors import (
     RequestError,
     StoreDefect,
     StoreError,
+    StoreLocked,
     StoreRefused,
     TooLarge,
     Unavailable,
@@ -164,7 +165,7 @@ class Registering:
             try:
                 async with share_for_piece(request, len(some)):
                     registrations += await self._registry.register(some)
-            except (StoreRefused, StoreDefect):
+            except (StoreRefused, StoreDefect, StoreLocked):
                 # Each by itself: one that cannot be stored must not take the others down with it.
                 registrations += await asyncio.gather(*(self._registered_by_itself(request, one) for one in some))
             except StoreError:

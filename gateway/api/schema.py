@@ -37,6 +37,7 @@ __all__ = [
     "read_any_body",
     "read_body",
     "read_metadata",
+    "refuse_compressed",
 ]
 
 DEFAULT_TIMEOUT_S = 86_400
@@ -108,7 +109,16 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return a JSON request's body, without a BOM. Raises UnsupportedMediaType, or TooLarge above ``limit`` bytes."""
     if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
+    refuse_compressed(request)
     return (await read_any_body(request, limit)).removeprefix(codecs.BOM_UTF8)
+
+
+def refuse_compressed(request: Request) -> None:
+    """Return where a body comes as it is. Raises UnsupportedMediaType."""
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        error = UnsupportedMediaType("The body is compressed (content-encoding); send it as it is.")
+        error.headers["accept-encoding"] = "identity"  # RFC 9110 §15.5.16
+        raise error
 
 
 async def read_any_body(request: Request, limit: int) -> bytes:

@@ -172,4 +172,4 @@ def _upstream(mount: str, proxy: UpstreamProxy) -> Iterator[Call]:
         yield Call(_UPSTREAM, method, path, partial(proxy.pass_on, mount, method),
                    f"{method.lower()}{whose}",
                    "Passed on to the upstream as it comes",
-                   {200: ("the upstream's answer", None)}, (413,))
+                   {200: ("the upstream's answer", None)}, (413, 415))

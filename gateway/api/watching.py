@@ -7,23 +7,33 @@ reads are forwarded.
 
 import asyncio
 from contextlib import suppress
+from typing import NamedTuple
 
 from gateway.api.createrequest import CreateRequest, is_form
 from gateway.api.proxied import Proxied
+from gateway.core.clock import Moment
 from gateway.core.errors import StoreError
 from gateway.core.memory import SMALL
 from gateway.core.model import DueTask
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.envelope import new_record
 
-__all__ = ["Watching"]
+__all__ = ["Newer", "Watching"]
 
 _SLACK_MS = 1000  # so much earlier than a waiting reader's time is over a watch may end
 _LASTS = 1.5
 """A watch is begun and prolonged for so many times as long as it has to last: not each read is written down then."""
 _END_KEPT_MS = 60_000
 """For so long, at least, an end is kept for readers that the next poll will store."""
+
+
+class Newer(NamedTuple):
+    """What is to be told in the place of an answer, where more was told while that was on its way."""
+
+    record: bytes | None = None
+    stored: bool = False
+    """Whether the store has it: another replica was told."""
 
 
 class Watching:
@@ -36,7 +46,6 @@ class Watching:
         self._upstream = proxied.upstream
         self._calls = proxied.calls
         self._timetable = proxied.timetable
-        self.denies = proxied.denies
         self._last_running = proxied.last_running
         self._watch_ms = round(watch_s * 1000)
         self._lasts_ms = round(_LASTS * self._watch_ms)
@@ -74,28 +83,28 @@ class Watching:
             )
         )
 
-    async def told(
-        self, task_id: str, client: str, result: PollResult, known: ReadTask | None, asked_at: float
-    ) -> bytes | None:
+    async def told(self, task_id: str, client: str, result: PollResult, known: ReadTask | None, asked: Moment) -> Newer:
         """Begin to watch a task that the upstream has just told of, or keep what it told of one that has ended.
 
-        Where others that are polled for wait for that, they need not wait for the schedule's next poll. ``asked_at``:
-        when it was asked, by the steady clock. Return what is to be told in place of that, where it was older.
+        Where others that are polled for wait for that, they need not wait for the schedule's next poll. ``asked``: when
+        it was asked.
         """
         last, ended = self._upstream.last_answers, result.kind is PollKind.TERMINAL
         if result.kind not in TELLS:
-            return None
-        if not last.keep(task_id, result.record, asked_at, ended=ended):
-            return last.ended(task_id) or last.running(task_id)
+            return Newer()
+        if not last.keep(task_id, result.record, asked.steady, ended=ended):
+            return Newer(last.ended(task_id) or last.running(task_id))
         if ended:
             await self.poll_again(task_id, result.record)
-        elif known is not None and self.denies(known.task.seq):
+        elif known is not None and known.denied_at is not None:
             await self.poll_again(task_id)
-        if not ended and self._watch_ms:
-            await self._begin(task_id, client, result, known)
-        return None
+        begins = not ended and self._watch_ms > 0
+        return Newer(stored=begins and await self._begin(task_id, client, result, known, asked))
 
-    async def _begin(self, task_id: str, client: str, result: PollResult, known: ReadTask | None) -> None:
+    async def _begin(
+        self, task_id: str, client: str, result: PollResult, known: ReadTask | None, asked: Moment
+    ) -> bool:
+        """Return whether more was told of it meanwhile, and stored."""
         now = began_at = self._clock.now()
         born_at, model, last_polled_at = result.task_created_at, result.model, None
         if known is not None:
@@ -119,7 +128,7 @@ class Watching:
         next_poll_at = self._timetable.running(claim, model, self._timetable.began_at(born_at, began_at), now)
         if result.retry_after_s is not None:
             next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
-        await self._wish(
+        watched = await self._wish(
             ReadWatch(
                 upstream=self._upstream.name,
                 task_id=task_id,
@@ -132,8 +141,10 @@ class Watching:
                 born_at=began_at if born_at is None else born_at,  # from now on the upstream has told of it
                 model=model,
                 record=result.record,
+                asked_at=asked.at,
             )
         )
+        return watched is not None and watched.overtaken
 
     async def created(self, task_id: str, client: str, asked: CreateRequest, result: PollResult) -> None:
         """Begin to watch a task that was created just now; ``result``: what the create's answer tells.
@@ -146,8 +157,9 @@ class Watching:
             if result.kind is PollKind.TERMINAL:
                 self._upstream.last_answers.keep(task_id, record, self._clock.monotonic(), ended=True)
                 return
-        elif self._calls.synthesize and len(asked.body) <= SMALL and not is_form(asked.content_type):
-            record = new_record(self._upstream.profile, task_id, asked.model, asked.body, now)
+        else:
+            param = asked.body if len(asked.body) <= SMALL and not is_form(asked.content_type) else None
+            record = new_record(self._upstream.profile, task_id, asked.model, param, now)
         if not self._watch_ms:
             return
         await self._wish(
@@ -172,9 +184,10 @@ class Watching:
         with suppress(StoreError):  # as below
             await self._registry.poll_again(wish)
 
-    async def _wish(self, wish: ReadWatch) -> None:
+    async def _wish(self, wish: ReadWatch) -> Watched | None:
         with suppress(StoreError):  # the store tells of itself
-            await self._registry.watch(wish)
+            return await self._registry.watch(wish)
+        return None
 
 
 def _full_second(at: int) -> int:

@@ -51,7 +51,8 @@ def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]], *, for
         elif name == b"sec-fetch-site":
             site = value
         elif name == b"authorization":
-            has_token = value[:7].lower() == b"bearer "  # a browser sends Basic on its own, from a URL with a password
+            # A browser sends Basic on its own, from a URL with a password.
+            has_token = value[:7].lower().startswith((b"bearer ", b"token "))
     if len(hosts) != 1 or not _is_loopback(hosts[0]):
         raise Forbidden(f"Without a token only localhost, 127.0.0.1 and [::1] are taken as Host. {_ADVICE}")
     if (site is not None and not _is_own_site(site)) or (origin is not None and not _is_own(origin, hosts[0])):

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from gateway import __version__
 from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
-from gateway.api.mounts import Mounts
+from gateway.api.mounts import BaseSlash, Mounts
 from gateway.api.operations import Operations
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxied import Proxied
@@ -274,7 +274,7 @@ def _api(
     tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
     app = Starlette(
         routes=routes(table(registering, callbacks, tasks, operations, mounts.all)),
-        middleware=[Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
+        middleware=[Middleware(BaseSlash), Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
         exception_handlers=errors.handlers(),
     )
     app.state.memory = shared.memory
@@ -342,7 +342,6 @@ def _proxy(
         polls_here=lambda: watch.poller.lease.lasts,
         recheck_s=_recheck_s(shared),
         has_replicas=bool(shared.replica),
-        denies=watch.poller.denies,
     )
     return UpstreamProxy(
         proxied,

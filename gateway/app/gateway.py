@@ -116,7 +116,7 @@ class ReadyCheck:
         return found
 
     def _of_upstreams(self) -> Iterator[Trouble]:
-        refused = [watch.upstream.name for watch in self._watches if watch.key.refusal is not None]
+        refused = [watch.upstream.name for watch in self._watches if watch.key.refused]
         stops_work = self._needs_all or len(refused) == len(self._watches)
         for name in refused:
             yield Trouble(f"the upstream {name} refuses the key", stops_work)

@@ -199,6 +199,10 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The gateway writes answers about tasks as the API does; else it only passes on what the API has said."""
     created_is_record: bool = False
     """The answer to a create is all that a read of the task would tell."""
+    created_record: dict[str, Any] | None = None
+    """What a read tells of a task that was created just now, where the answer to the create does not; see
+    ``core.jsontemplate``. It stands at ``fields.root``; its gaps are ``taskId``, ``model``, ``createTime`` and
+    ``param``, the create's body."""
     once: bool = False
     """The API returns the task that exists where X-Request-ID is one that it has seen."""
     record_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#{}]*\Z")] | None = None

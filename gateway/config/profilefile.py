@@ -12,7 +12,18 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from gateway.config.profile import PATH, TASK_ID, WAITING, Fields, Profile, listed, names_of, passed_calls, record_call
+from gateway.config.profile import (
+    PATH,
+    TASK_ID,
+    WAITING,
+    Fields,
+    Profile,
+    dig,
+    listed,
+    names_of,
+    passed_calls,
+    record_call,
+)
 from gateway.core.errors import ConfigError
 from gateway.core.jsontemplate import mistakes
 from gateway.core.textfile import read_text
@@ -280,6 +291,24 @@ def _proxy_paths(profile: Any) -> Iterator[str]:
         yield f"proxy: {taken} cannot be written: other members stand below"
 
 
+def _created_record(profile: Any) -> Iterator[str]:
+    proxy, states = profile.proxy, profile.states
+    if proxy is None or (told := proxy.created_record) is None:
+        return
+    yield from (f"proxy.created_record: {problem}" for problem in mistakes(told))
+    if proxy.synthesize or proxy.created_is_record:
+        yield "proxy.created_record: synthesize and created_is_record tell that already"
+    for name in () if profile.fields.root is None else reversed(names_of(profile.fields.root)):
+        told = {name: told}
+    state, ends = dig(told, states.path), _alike(profile)
+    if states.ignore_case and isinstance(state, str):
+        state, ends = state.casefold(), list(_without_case(profile))
+    if (type(state), state) in [(type(word), word) for word in ends] or (state is None and not states.may_be_absent):
+        yield f"proxy.created_record: needs a state at {states.path} that does not end the task"
+    if profile.fields.task_id is not None and dig(told, profile.fields.task_id) != "{taskId}":
+        yield f'proxy.created_record: needs "{{taskId}}" at {profile.fields.task_id}'
+
+
 def _callback(profile: Any) -> Iterator[str]:
     if profile.callback is None:
         return
@@ -330,7 +359,7 @@ _CHECKS: tuple[Callable[[Any], Iterable[str]], ...] = (
               profile.states.success_if is None and profile.states.fail_if is None)),
     _rule("proxy.synthesize: needs [units] that are milliseconds",
           lambda profile: not _synthesizes(profile) or (profile.units.time, profile.units.cost) == ("ms", "ms")),
-    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_paths, _callback,
+    _proxy_calls, _proxy_reads, _proxy_headers, _proxy_paths, _created_record, _callback,
 )
 # fmt: on
 

@@ -9,9 +9,19 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["STEP_MS", "Clock", "FollowingClock", "SteeredClock", "SystemClock", "from_iso", "to_iso", "wait_for_event"]
+__all__ = [
+    "STEP_MS",
+    "Clock",
+    "FollowingClock",
+    "Moment",
+    "SteeredClock",
+    "SystemClock",
+    "from_iso",
+    "to_iso",
+    "wait_for_event",
+]
 
 # Where there is one that goes on while the machine sleeps: that is time that passes, not a clock that is set.
 _STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -119,6 +129,18 @@ class SteeredClock:
         room_ms = (at - self._steered_at) * _STEERING_MS_PER_S
         self._steered_at = at
         self._ahead_ms += max(-room_ms, min(room_ms, self._wanted_ms - self._ahead_ms))
+
+
+class Moment(NamedTuple):
+    """One instant, by both clocks."""
+
+    at: int
+    steady: float
+
+    @classmethod
+    def of(cls, clock: Clock) -> "Moment":
+        """Return the one that it is."""
+        return cls(clock.now(), clock.monotonic())
 
 
 @lru_cache(maxsize=1024)  # the same few again and again: what is registered together, and shown in several members

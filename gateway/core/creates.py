@@ -36,5 +36,7 @@ class KnownCreate(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     digest: bytes
     at: int
     """When it was taken down, just before it was forwarded."""
+    lost_at: int | None
+    """When it was known that there will be no answer; None: it has one, or may be under way."""
     answer: CreateAnswer | None
     """None where none is known: a task may have been made, or not."""

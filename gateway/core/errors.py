@@ -16,6 +16,7 @@
     │   ├── StoreDefect        a defect keeps this one write from being stored
     │   ├── StorePartly        it failed when a part of what was asked was done already
     │   ├── StoreUnsure        its answer to a commit was lost: nobody knows
+    │   ├── StoreLocked        somebody else holds what this write wants; the database is well
     │   └── StoreUnusable      it never will without an operator: corrupt, read-only, newer
     │       └── StoreInUse     another process has it
     └── RequestError           an HTTP request that is answered with an error: problem+json, or an envelope
@@ -139,6 +140,10 @@ class StoreUnsure(StoreError):
     """The database's answer to a commit was lost: nobody knows whether what was asked is done."""
 
 
+class StoreLocked(StoreError):
+    """Somebody else holds a lock on what was to be changed for too long; nothing was done, and the database is well."""
+
+
 class StoreUnusable(StoreError):
     """The database will not work until an operator acts; the message says how."""
 
@@ -212,7 +217,7 @@ class TooLarge(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    status, code, title = 415, "unsupported_media_type", "The body must be application/json"
+    status, code, title = 415, "unsupported_media_type", "The body must be plain application/json"
 
 
 class InvalidRequest(RequestError):

@@ -210,6 +210,10 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     """Both where the answer told them; None keeps what is known."""
     record: bytes | None = None
     """What the upstream told of a task that is read; None keeps what is known."""
+    asked_at: int | None = None
+    """When the poll was sent; None: at the same moment. What was told, or wished for, after that stays."""
+    denied: bool = False
+    """Whether the upstream has long denied that there is the task, though it had told of it."""
 
 
 class Settlement(_Noun, frozen=True, kw_only=True):

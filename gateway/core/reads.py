@@ -3,11 +3,16 @@
 Pure types, beside those of ``model``. The API and the store speak in them.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 from gateway.core.model import Task
 
-__all__ = ["PollAgain", "ReadTask", "ReadWatch"]
+__all__ = ["END_TOLD", "PollAgain", "ReadTask", "ReadWatch", "Watched"]
+
+END_TOLD = 2**62
+"""Stands in the place of when a task's record was told, where that tells of its end: nothing is newer than that."""
 
 
 class ReadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -24,6 +29,16 @@ class ReadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=T
     else the store is asked for it."""
     record_bytes: int
     """How large that is."""
+    told_at: int | None = None
+    """When the record was told while the task ran, or ``END_TOLD``."""
+    denied_at: int | None = None
+    """Since when the upstream has been found to have long denied that there is the task, of which it had told; None: it
+    does not. Readers are to hear so from the upstream itself."""
+
+    @property
+    def end_told(self) -> bool:
+        """Whether the record tells of the task's end, which no poll has stored yet."""
+        return self.record_bytes > 0 and self.told_at == END_TOLD
 
 
 class ReadWatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -45,6 +60,17 @@ class ReadWatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Both as in ``PollRecord``."""
     record: bytes | None = None
     """What the upstream has told, as JSON; None keeps what is known."""
+    asked_at: int | None = None
+    """When it was asked for that; None: at the same moment. What was told after that is newer, and stays."""
+
+
+class Watched(NamedTuple):
+    """What became of a reader's wish."""
+
+    seq: int | None
+    """Of the task's row; None: it has ended, or was given up and the upstream has not told of it since."""
+    overtaken: bool
+    """Whether what the wish tells of the task is not what stands, as another was told more meanwhile, or its end."""
 
 
 class PollAgain(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from gateway import __version__
 from gateway.core.clock import SystemClock, to_iso
 from gateway.core.logsink import LogSink, as_text_file
+from gateway.core.repeats import Repeats
 from gateway.core.terminal import use_colour
 
 __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
@@ -158,7 +159,7 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
 
     lines = SimpleNamespace(**dict.fromkeys(("debug", "info", "warning", "error", "critical"), sink.line))
     structlog.configure(
-        processors=[_render_json if log_format == "json" else _Console(coloured)],
+        processors=[Repeats(_clock.monotonic), _render_json if log_format == "json" else _Console(coloured)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,

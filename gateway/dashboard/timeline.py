@@ -16,12 +16,12 @@ from gateway.dashboard.facts import ModelFacts
 from gateway.dashboard.parts import PageParts
 from gateway.dashboard.words import span
 
-__all__ = ["Moment", "TimeLine", "moments"]
+__all__ = ["LinePoint", "TimeLine", "moments"]
 
 _MOST_URLS = 20
 
 
-class Moment(NamedTuple):
+class LinePoint(NamedTuple):
     """What happened, or will, at one time."""
 
     title: str
@@ -74,9 +74,9 @@ class TimeLine:
 
 def moments(
     callback: Callback, attempts: Sequence[Attempt], learned: ModelFacts | None, now: int, schedule_length: int
-) -> list[Moment]:
+) -> list[LinePoint]:
     """Return what a callback's time line has, in order; ``learned`` is what is known of such tasks."""
-    line = [Moment("Registered", callback.created_at, f"Waits for the task's end for {span(callback.timeout_s)}.")]
+    line = [LinePoint("Registered", callback.created_at, f"Waits for the task's end for {span(callback.timeout_s)}.")]
     line += _of_task(callback, learned, now)
     line += [_attempt(attempt) for attempt in attempts]
     line.sort(key=lambda moment: moment.at or 0)
@@ -84,20 +84,20 @@ def moments(
     return line
 
 
-def _of_task(callback: Callback, learned: ModelFacts | None, now: int) -> list[Moment]:
+def _of_task(callback: Callback, learned: ModelFacts | None, now: int) -> list[LinePoint]:
     task = callback.task
     found = []
     if task.last_polled_at is not None and (task.settled_at is None or task.last_error is not None or task.polls > 1):
         times = "once" if task.polls == 1 else f"{task.polls} times"
         text = task.last_error or _asked_when(task, learned)
         at = task.last_polled_at if task.settled_at is None else min(task.last_polled_at, task.settled_at)
-        found.append(Moment(f"Polled {times}", at, text, "warn" if task.last_error else ""))
+        found.append(LinePoint(f"Polled {times}", at, text, "warn" if task.last_error else ""))
     if task.settled_at is not None:
         good = task.state is TaskState.SUCCESS
         title = "The gateway gave the task up" if task.state is TaskState.ABANDONED else f"The task ended: {task.state}"
         after = f"{span((task.settled_at - callback.created_at) / 1000)} after the registration."
         early = "It had ended before the registration." if task.settled_at < callback.created_at else after
-        found.append(Moment(title, task.settled_at, early, "good" if good else "bad"))
+        found.append(LinePoint(title, task.settled_at, early, "good" if good else "bad"))
     return found
 
 
@@ -111,7 +111,7 @@ def _asked_when(task: Task, learned: ModelFacts | None) -> str:
     )
 
 
-def _attempt(attempt: Attempt) -> Moment:
+def _attempt(attempt: Attempt) -> LinePoint:
     said = f"answered {attempt.status_code}" if attempt.status_code is not None else "no answer"
     looks = {AttemptResult.DELIVERED: "good", AttemptResult.DEAD: "bad"}
     ends = {
@@ -121,7 +121,7 @@ def _attempt(attempt: Attempt) -> Moment:
         AttemptResult.INTERRUPTED: "The gateway shut down meanwhile, so it does not count",
     }
     why = f" {attempt.error}" if attempt.error is not None else ""
-    return Moment(
+    return LinePoint(
         f"Attempt {attempt.number}: {said}",
         attempt.started_at,
         f"{ends[attempt.result]}, after {span(attempt.duration_ms / 1000)}.{why}",
@@ -130,23 +130,23 @@ def _attempt(attempt: Attempt) -> Moment:
     )
 
 
-def _next(callback: Callback, now: int, schedule_length: int) -> Moment:
+def _next(callback: Callback, now: int, schedule_length: int) -> LinePoint:
     task = callback.task
     match callback.state:
         case CallbackState.WAITING if task.next_poll_at is None:
-            return Moment("Nobody polls the task", None, "Its upstream is not configured here.", "bad")
+            return LinePoint("Nobody polls the task", None, "Its upstream is not configured here.", "bad")
         case CallbackState.WAITING:
             text = "The webhook goes out as soon as the task has ended, and as task.abandoned when its time is over."
-            return Moment("Next poll", task.next_poll_at, text, "next")
+            return LinePoint("Next poll", task.next_poll_at, text, "next")
         case CallbackState.PENDING:
             most = f"A receiver that goes on failing gets {schedule_length} attempts in all."
-            return Moment(f"Attempt {callback.attempts + 1}", callback.next_attempt_at, most, "next")
+            return LinePoint(f"Attempt {callback.attempts + 1}", callback.next_attempt_at, most, "next")
         case CallbackState.DELIVERED:
-            return Moment("Nothing more: it was delivered", None, "It can be redelivered.", "good")
+            return LinePoint("Nothing more: it was delivered", None, "It can be redelivered.", "good")
         case CallbackState.DEAD:
-            return Moment("Nothing more: no attempt is left", None, "It can be redelivered.", "bad")
+            return LinePoint("Nothing more: no attempt is left", None, "It can be redelivered.", "bad")
         case _:
-            return Moment("Nothing more: it was cancelled", None)
+            return LinePoint("Nothing more: it was cancelled", None)
 
 
 class _ResultUrls(msgspec.Struct):

@@ -62,7 +62,7 @@ class Expiry:
         await asyncio.gather(*(self._abandon(task, expired_by, now) for task, expired_by in over))
         given_up = {task.seq for task, _ in over}
         ask_again = {(task.seq, task.expires_at) for task in expired if task.seq not in given_up} - self._last_polls
-        if ask_again and self._lease.holds(term):
+        if ask_again:
             await self._tasks.poll_now(self._upstream.name, [seq for seq, _ in ask_again], now)
             self._last_polls |= ask_again
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000

@@ -11,6 +11,8 @@ Each replica takes what is free up to its share. One above that lets others be f
 taken for a second; where it leads more than its share for half a minute, it hands the rest over, and more seldom where
 nobody wants that. What is handed over, and all at the end, is resigned once its polls are answered.
 
+Only who leads learns that the upstream refuses the key. It tells so with each renewal, and the others hear it.
+
 Where one process has the database to itself it leads for ever, and none of this runs.
 """
 
@@ -104,6 +106,13 @@ class Led(Protocol):
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the upstream refuses the key, as has been found out here, or was heard."""
+
+    def hear(self, *, refused: bool) -> None:
+        """Hear whether the upstream refuses the key, as whoever leads has found out; not while it leads itself."""
 
 
 class Leading:
@@ -234,6 +243,8 @@ class _OneLead:
 
     def see(self, standing: Standing, now: float) -> None:
         """Look whether anybody leads it."""
+        if not self.leads and self._key in standing.led:  # else what the last one told holds on
+            self.poller.hear(refused=self._key in standing.refused)
         if self.leads or (self._key in standing.led and not self.held):
             self.led_at, self.free_since = now, None
         elif self.free_since is None:
@@ -249,7 +260,7 @@ class _OneLead:
         """Lead it for a while longer, or from now on, where it is free. Raises StoreError."""
         asked_at = self._clock.monotonic()
         self.held = True  # perhaps, where no answer comes
-        epoch = await housekeeping.lead(self._key, LEASE_S)
+        epoch = await housekeeping.lead(self._key, LEASE_S, refused=self.poller.refused)
         until = asked_at + LEASE_S - _MARGIN_S
         self.held = epoch is not None
         self.end_if_over()

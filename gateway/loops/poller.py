@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import structlog
 
-from gateway.core.clock import Clock, wait_for_event
+from gateway.core.clock import Clock, Moment, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.core.model import DueTask
 from gateway.core.telemetry import Metrics
@@ -87,13 +87,18 @@ class Poller:
         return self._in_flight.count
 
     @property
+    def refused(self) -> bool:
+        """Whether the upstream refuses the key, as has been found out here, or was heard."""
+        return self._key.refused
+
+    def hear(self, *, refused: bool) -> None:
+        """Hear whether the upstream refuses the key, as the replica that leads has found out."""
+        self._key.hear(refused=refused)
+
+    @property
     def refuses_tasks(self) -> bool:
         """Whether the upstream refuses tasks, and not the key."""
         return self._troubled.refuses_tasks(self._clock.monotonic())
-
-    def denies(self, seq: int) -> bool:
-        """Whether the upstream has long denied or refused a task alone, of which it had told."""
-        return self._troubled.is_denied(seq)
 
     @property
     def makes_no_sense(self) -> bool:
@@ -109,6 +114,7 @@ class Poller:
         """Take up what the replica that led before has learned, and all that is due. Raises StoreError."""
         await self._timetable.restore()
         await self._tasks.gained(self._upstream.name, epoch)
+        self._key.take_over(self._clock.monotonic())
         self._expiry.begin()
         self._wake.set()
 
@@ -232,11 +238,11 @@ class Poller:
             return
         try:
             try:
-                asked_at = self._clock.monotonic()
+                asked = Moment.of(self._clock)
                 result = await self._query(claim.task_id, claim.watchers, again=self._troubled.is_refused(claim.seq))
                 if not self.lease.holds(term):
                     return  # another asks about it by now
-                next_poll_at = await self._results.store(claim, result, asked_at)
+                next_poll_at = await self._results.store(claim, result, asked)
                 if next_poll_at is not None and self._shares.is_news(next_poll_at):
                     self._wake.set()
             except StoreError as exc:

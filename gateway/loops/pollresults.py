@@ -11,8 +11,9 @@ for fresh ones too. One that it has told of is asked about ever more seldom.
 import logging
 
 import structlog
+from msgspec.structs import replace
 
-from gateway.core.clock import Clock
+from gateway.core.clock import Clock, Moment
 from gateway.core.model import DueTask, PollRecord, Settlement, TaskState
 from gateway.core.telemetry import Metrics
 from gateway.loops.endings import CALLBACKS_TOLD, Ending, ended, gave_up
@@ -46,10 +47,10 @@ class PollResults:
         self._clock = clock
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
-    async def store(self, claim: DueTask, result: PollResult, asked_at: float) -> int | None:
-        """Store what a poll found, which ends its claim; return when the next one is due. Raises StoreError.
+    async def store(self, claim: DueTask, result: PollResult, asked: Moment) -> int | None:
+        """Store what a poll found that was ``asked`` then, which ends its claim. Raises StoreError.
 
-        ``asked_at``: when it was asked, by the steady clock.
+        Return when the next one is due, but for who wishes that it be sooner; None: there is none.
         """
         now, steady = self._clock.now(), self._clock.monotonic()
         if result.task_created_at is not None:
@@ -62,9 +63,9 @@ class PollResults:
             await self._settle(claim, result, gave_up(self._upstream.profile, claim.task_id, "not_found", now), now)
             self._troubled.forget(claim.seq)
         else:
-            newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked_at)
+            newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked.steady)
             record = self._rescheduled(claim, result, now, result.record if newest else None)
-            await self._tasks.reschedule(record)
+            await self._tasks.reschedule(replace(record, asked_at=asked.at))
             return record.next_poll_at
         return None
 
@@ -143,6 +144,7 @@ class PollResults:
             born_at=born_at,
             model=result.model,
             record=record,
+            denied=self._troubled.is_denied(claim.seq),
         )
 
     def _began_at(self, claim: DueTask, result: PollResult) -> int:

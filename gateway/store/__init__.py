@@ -32,7 +32,7 @@ from gateway.core.model import (
     Share,
     Task,
 )
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.core.search import Looked, Wanted
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
@@ -65,6 +65,8 @@ class Standing(NamedTuple):
     """How many live, this one included."""
     led: frozenset[str]
     """What is led at present, whoever leads it."""
+    refused: frozenset[str]
+    """Of these, what whoever leads it cannot do, as it is refused that."""
 
 
 class Registry(Protocol):
@@ -91,6 +93,9 @@ class Registry(Protocol):
     ) -> list[Registration]:
         """Keep a create's answer, and register the callbacks that it asked for, in one transaction."""
 
+    async def lose_create(self, create: NewCreate, now: int) -> None:
+        """Take down that a create's answer will never be known, so that nobody waits for it; one that is kept stays."""
+
     async def forget_create(self, create: NewCreate) -> None:
         """Forget a create of which no answer is kept: it is known that it has made no task."""
 
@@ -111,10 +116,7 @@ class Registry(Protocol):
         """Return callbacks, newest first, with ``seq`` below ``before_seq``."""
 
     async def search_callbacks(self, wanted: Wanted, before_seq: int | None, limit: int) -> Looked[Callback]:
-        """Look through some thousand callbacks with ``seq`` below ``before_seq``, newest first; return what they have.
-
-        At most ``limit``. Who has not found enough looks on where the part says.
-        """
+        """Return which of some thousand callbacks with ``seq`` below ``before_seq``, newest first, are as wanted."""
 
     async def search_tasks(self, wanted: Wanted, before_seq: int | None, limit: int) -> Looked[Task]:
         """Look through some thousand tasks in the same way."""
@@ -136,11 +138,10 @@ class Registry(Protocol):
     async def record(self, seq: int) -> bytes | None:
         """Return a task's record, however large; None where it has none any more."""
 
-    async def watch(self, wish: ReadWatch) -> int | None:
-        """Have a task polled for its readers, or for longer; return its seq.
+    async def watch(self, wish: ReadWatch) -> Watched | None:
+        """Have a task polled for its readers, or for longer; return what became of that.
 
-        Where there is no such task it is made. None: it has ended, or was given up and the upstream has not told of it
-        since, or readers wait for too many others.
+        Where there is no such task it is made. None: readers wait for too many others.
         """
 
     async def poll_again(self, wish: PollAgain) -> None:
@@ -170,10 +171,7 @@ class Registry(Protocol):
     async def find_dead(
         self, client: str | None, since: int, until: int, most: int, receiver: str | None = None
     ) -> list[str]:
-        """Return the ids of callbacks that died in ``since`` ≤ t < ``until``, ``most`` at most, the longest dead first.
-
-        ``receiver``: only of those that have this text in their name.
-        """
+        """Return ids of callbacks that died in ``since`` ≤ t < ``until``, of receivers with this text in their name."""
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""
@@ -239,7 +237,10 @@ class TaskQueue(Protocol):
         """
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
-        """Return waiting tasks with callbacks whose time has passed, and when the next callback's will."""
+        """Return waiting tasks with callbacks whose time has passed, and when the next callback's will.
+
+        Sooner, where there is more to be looked through: a part at a time, so that polls have their turn.
+        """
 
     async def unwatch(self, now: int) -> int:
         """Stop polling tasks whose readers have gone and that no callback waits for; return when to call again.
@@ -301,10 +302,11 @@ class Housekeeping(Protocol):
     def shared(self) -> bool:
         """Whether other processes may work on this database beside this one, as replicas."""
 
-    async def lead(self, name: str, ttl_s: float) -> int | None:
+    async def lead(self, name: str, ttl_s: float, *, refused: bool = ...) -> int | None:
         """Lead what has this name for so long from now on; return in which epoch, None where another replica leads it.
 
         Who leads goes on in the same epoch if it asks in time. Each take-over, and whoever was late, begins another.
+        The others see for as long whether it is ``refused`` what it leads for.
         """
 
     async def resign(self, name: str) -> None:

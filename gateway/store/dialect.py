@@ -92,13 +92,16 @@ class Statements(Protocol):
     # Polling.
 
     SELECT_DUE_TASKS: str
-    """upstream, watchers, array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
+    """upstream, watchers, from, array of claimed seqs, limit → the fields of ``DueTask``, the longest due first."""
     SELECT_NEXT_WATCHERS: str
     """upstream, watchers → upstream, watchers, next_poll_at: the earliest of the next group, or of the next ones."""
     SELECT_NEW_TASKS: str
     """upstream, since, now, array of claimed seqs → the fields of ``DueTask``, of each group's first."""
     RESCHEDULE_TASKS: str
-    """Rows seq, polled_at, next_poll_at, error, born_at, model, record."""
+    """Rows seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at.
+
+    → seq, next_poll_at at least of those that are to be polled sooner.
+    """
     POLL_TASKS_NOW: str
     """Rows seq, now → upstream, watchers, next_poll_at of those moved."""
     OWE_WEBHOOKS: str
@@ -106,7 +109,11 @@ class Statements(Protocol):
     SETTLE_TASKS: str
     """Rows seq, state, outcome, at, polls, record."""
     SELECT_EXPIRED: str
-    """from, to, upstream, limit → the fields of ``ExpiredTask``, by expires_at."""
+    """from, to, upstream → seq of each task of which a callback's time passes then."""
+    SELECT_EXPIRY_END: str
+    """from, to, how many → expires_at of the one that so many come before; none where they are fewer."""
+    SELECT_EXPIRIES: str
+    """array of seqs → the fields of ``ExpiredTask``, by expires_at, of those that callbacks wait for."""
     SELECT_NEXT_EXPIRY: str
     """after → the first expires_at, or NULL."""
 
@@ -115,7 +122,8 @@ class Statements(Protocol):
     SELECT_BODY: str
     """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
     SELECT_LANES: str
-    """→ client, receiver, and when the first one is due."""
+    """client and receiver of the last one, limit → client, receiver, when the first one is due that nobody has claimed,
+    and when which claims lapse, if any do; in their order."""
     INSERT_ATTEMPTS: str
     """Rows callback_seq, the fields of ``Attempt``, fence."""
     RECORD_ATTEMPTS: str
@@ -145,9 +153,9 @@ class ReadStatements(Protocol):
     SELECT_READ_TASK: str
     """task_id, upstream → TASK, its outcome only where small and without record, its length; the rest of ReadTask."""
     WATCH_READ_TASKS: str
-    """Rows upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record.
+    """Rows upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record, asked_at.
 
-    No task twice. → task_id, seq, upstream, watchers, next_poll_at of those that are watched.
+    No task twice. → task_id, seq, upstream, watchers, next_poll_at, told_at of those that are watched.
     """
     POLL_AGAIN: str
     """:upstream, :task_id, :now, :record, :read_until → seq, upstream, watchers, next_poll_at, if it is polled."""
@@ -173,11 +181,13 @@ class CreateStatements(Protocol):
     """Creates that their clients may repeat. :client, :upstream, :request_id name one."""
 
     SELECT_CREATE: str
-    """The create → digest, status, content_type, task_id, answer."""
+    """The create → digest, at, lost_at, status, content_type, task_id, answer."""
     INSERT_CREATE: str
     """The create, :digest, :at; its count counts."""
     END_CREATE: str
     """The create, :status, :content_type, :task_id, :answer."""
+    LOSE_CREATE: str
+    """The create, :lost_at."""
     FORGET_CREATE: str
     """The create."""
     PRUNE_CREATES: str

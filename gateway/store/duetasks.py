@@ -94,9 +94,9 @@ class DueTasks:
         epoch = self._epochs.get(upstream)
         return None if epoch is None else (upstream, epoch)
 
-    def led(self, items: Sequence[tuple[Lead, object]]) -> Work[list[bool]]:
-        """Return of each item whether its lead goes on until the transaction ends."""
-        held = yield from self._engine.guard({lead for lead, _ in items})
+    def led(self, items: Sequence[tuple[Lead, object]], lock: Sequence[int] = ()) -> Work[list[bool]]:
+        """Return of each item whether its lead goes on until the transaction ends; ``lock`` these tasks, too."""
+        held = yield from self._engine.guard({lead for lead, _ in items}, lock)
         return [lead in held for lead, _ in items]
 
     def note(self, upstream: str, watchers: str, due_at: int) -> None:
@@ -115,9 +115,6 @@ class DueTasks:
         if seq in self._claimed:
             self._end(seq)
             self._begin(seq, self._groups[upstream][watchers])
-
-    def is_claimed(self, seq: int) -> bool:
-        return seq in self._claimed
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due: whatever is may be so earlier now."""
@@ -143,17 +140,18 @@ class DueTasks:
         return due, next_due_at
 
     async def longest_due(self, upstream: str, watchers: str, now: int, limit: int) -> tuple[list[DueTask], int | None]:
-        async with self._looking[upstream], self._engine.reading() as read:
+        async with self._looking[upstream]:
             self._engine.require()
             if not self.leads(upstream):
                 return [], None
             group = self._groups[upstream][watchers]
+            since = group.due_at or 0
             group.noted = None  # what is given back during the query must not be overwritten
-            about = upstream, watchers, self._engine.array(list(group.claimed)), limit + 1
+            about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 1
             due: list[DueTask] = []
             next_due_at = None
             with self._ends_meanwhile() as ended:
-                found = await read(self._sql.SELECT_DUE_TASKS, about)
+                found = await self._engine.read(self._sql.SELECT_DUE_TASKS, about)
             for place, row in enumerate(found):
                 task = convert(row, DueTask)
                 if task.due_at > now or place == limit:
@@ -170,14 +168,13 @@ class DueTasks:
             return due, next_due_at
 
     async def never_polled(self, upstream: str, since: int, now: int) -> list[DueTask]:
-        async with self._engine.reading() as read:
-            self._engine.require()
-            if not self.leads(upstream):
-                return []
-            about = upstream, since, now, self._engine.array(list(self._claimed))
-            with self._ends_meanwhile() as ended:
-                found = await read(self._sql.SELECT_NEW_TASKS, about)
-            return [task for task in convert(found, list[DueTask]) if task.seq not in ended]
+        self._engine.require()
+        if not self.leads(upstream):
+            return []
+        about = upstream, since, now, self._engine.array(list(self._claimed))
+        with self._ends_meanwhile() as ended:
+            found = await self._engine.read(self._sql.SELECT_NEW_TASKS, about)
+        return [task for task in convert(found, list[DueTask]) if task.seq not in ended]
 
     async def claim(self, tasks: Sequence[DueTask]) -> list[DueTask]:
         self._engine.require()

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.model import AttemptRecord, DueCallback, Lane, Share
 from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Hints",
     "Lead",
     "Left",
-    "Read",
     "Result",
     "Rows",
     "Run",
@@ -74,6 +73,10 @@ class Touched(NamedTuple):
     """Upstream and task_id."""
     callbacks: Collection[str] = ()
     """Ids of their callbacks."""
+    new: "Callable[[], Sequence[tuple[Any, ...]]] | None" = None
+    """Makes the rows of INSERT_TASKS, of those of ``tasks`` that are made where there are none."""
+    webhooks: Collection[int] = ()
+    """Seqs of callbacks that are changed whatever becomes of their tasks."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -89,12 +92,6 @@ Work = Generator[Step, Result, T]
 """What is done within a transaction. It may be driven anew from its start, so it changes nothing but by its steps."""
 
 
-class Read(Protocol):
-    """Runs one statement that changes nothing, and returns its rows."""
-
-    async def __call__(self, statement: str, parameters: Any = ()) -> list[Any]: ...
-
-
 class Blame(Enum):
     """Whose fault an exception is that a transaction has raised."""
 
@@ -104,6 +101,8 @@ class Blame(Enum):
     """A write's own values: a constraint, a size, a number, a text."""
     DEFECT = "defect"
     """The gateway's: everything else."""
+    LOCKS = "locks"
+    """Somebody else's, who holds what one of the writes wants: the others may be written."""
 
 
 class Hints(Protocol):
@@ -117,6 +116,9 @@ class Hints(Protocol):
 
     def lane(self, lane: Lane, due_at: int) -> None:
         """Tell that a webhook of this lane falls due then, or later than that."""
+
+    def emptied(self, lane: Lane) -> None:
+        """Hear that this process has claimed all that this lane has: whoever was not told of it yet need not be."""
 
     def settled(self, seqs: Iterable[int]) -> None:
         """Tell whoever waits for these tasks' ends."""
@@ -146,8 +148,11 @@ class WebhookClaims(Protocol):
     def turn(self) -> AbstractAsyncContextManager[None]:
         """Keep others of this process from claiming until this is left; what ``claim`` needs is free then."""
 
-    async def claim(self, shares: Sequence[Share], now: int) -> Due:
-        """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones."""
+    async def claim(self, shares: Sequence[Share], since: Sequence[int], now: int) -> Due:
+        """Claim due webhooks, within a turn: of each lane as many as its share says, the longest due ones.
+
+        ``since``: before when none is due of each lane, so that nobody need look there.
+        """
 
     def holds(self, claim: DueCallback) -> bool:
         """Whether a claim lasts for a whole attempt that begins now."""
@@ -188,18 +193,19 @@ class Engine(Protocol):
     def webhooks(self) -> WebhookClaims: ...
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
-        """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+        """Run one statement that changes nothing, and return its rows. Raises StoreError.
 
-    def reading(self) -> AbstractAsyncContextManager[Read]:
-        """Lend what reads; with SQLite it keeps writes away meanwhile, and ``read`` must not be called within it."""
+        It sees what is committed when it begins; what is written meanwhile may be told of before its rows are there.
+        """
 
     async def large(self, seq: int, column: Column) -> bytes | None:
-        """Return a value that may be large; None where there is none. Not within ``reading``. Raises StoreError."""
+        """Return a value that may be large; None where there is none. Raises StoreError."""
 
-    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
+    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
 
-        Nothing is done where it raises. It may be made and driven several times.
+        Nothing is done where it raises. It may be made and driven several times. ``hasty``: what others have locked is
+        waited for for a moment only.
         """
 
     def blame(self, exc: Exception) -> Blame:
@@ -211,8 +217,17 @@ class Engine(Protocol):
     def array(self, values: Sequence[Any]) -> Any:
         """Return a parameter that is many values: where a statement says so."""
 
-    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
-        """Return which of these go on, until the transaction ends. With one process all do, and no step is taken."""
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        """Record attempts and what becomes of their webhooks, where it takes fewer statements to do both at once.
+
+        False where it does not, or something has fenced one of them off: then the rest is left to each statement alone.
+        """
+
+    def guard(self, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
+        """Return which of these go on, until the transaction ends. With one process all do, and no step is taken.
+
+        ``lock``: as ``lock`` of these tasks, at the same time.
+        """
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         """Keep others from changing who waits for these tasks until the transaction ends.
@@ -220,8 +235,9 @@ class Engine(Protocol):
         Comes first where what is done depends on that. Where one writes at a time, no step is taken.
         """
 
-    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
-        """As ``lock``, of all that a transaction of several kinds of writes will change: in one order.
+    def lock_all(self, touched: Iterable[Touched]) -> Work[None]:
+        """As ``lock``, of all that several statements of a transaction will change, each its part: in one order.
 
-        Else two transactions might wait for one another, each for what the other's first kind of writes has locked.
+        Else two transactions might wait for one another, each for what the other's first statement has locked. New
+        tasks that several of them would make are made here.
         """

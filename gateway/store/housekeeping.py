@@ -8,7 +8,7 @@ committed: a crash leaves nothing to repair.
 from collections.abc import Sequence
 
 from gateway.store.copying import refuse_unfinished
-from gateway.store.copytables import COPYING
+from gateway.store.copying.tables import COPYING
 from gateway.store.engine import Engine, Rows, Run, Work
 from gateway.store.outbox import StoreOutbox
 from gateway.store.registry import StoreRegistry
@@ -43,6 +43,7 @@ class StoreHousekeeping:
             self.registry.register_kind,
             self.registry.begin_create_kind,
             self.registry.end_create_kind,
+            self.registry.lose_create_kind,
             self.registry.forget_create_kind,
             self.tasks.reschedule_kind,
             self.tasks.poll_now_kind,

@@ -7,6 +7,7 @@ rows at the start and notes whatever changes them.
 import heapq
 
 from gateway.core.model import Lane
+from gateway.store.rows import FOREVER
 
 __all__ = ["LanesDue"]
 
@@ -19,6 +20,7 @@ class LanesDue:
     def __init__(self) -> None:
         self._at: dict[Lane, int] = {}
         self._heap: list[tuple[int, Lane]] = []  # with entries that are out of date
+        self._taken: dict[Lane, int] = {}  # since when the first one is due of those that were taken
 
     def note(self, lane: Lane, due_at: int) -> None:
         """Hear of a webhook that falls due then."""
@@ -35,8 +37,13 @@ class LanesDue:
         while (due_at := self.next_due_at) is not None and due_at <= now:
             lane = heapq.heappop(self._heap)[1]
             del self._at[lane]
+            self._taken[lane] = min(due_at, self._taken.get(lane, due_at))
             lanes.append(lane)
         return lanes
+
+    def since(self, lane: Lane) -> int:
+        """Return before when no unclaimed webhook is due of a lane that was taken; it is asked for once."""
+        return min(self._taken.pop(lane, 0), self._at.get(lane, FOREVER))
 
     @property
     def next_due_at(self) -> int | None:

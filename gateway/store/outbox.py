@@ -5,19 +5,24 @@ engine's. Called through ``gateway.store.Outbox``.
 """
 
 import asyncio
+import heapq
 from collections.abc import Sequence
 
 import structlog
 
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
 from gateway.store import Choose, Claimed, rows
-from gateway.store.engine import Engine, Rows, Work
+from gateway.store.engine import Engine, Rows, Touched, Work
 from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreOutbox"]
 
 _log = structlog.get_logger()
+
+_LAPSED_MS = 200
+"""So much later than claims lapse, by the database's clock, are they claimed: this process's may be ahead."""
+_LANES_AT_ONCE = 1000  # ten milliseconds: any number of receivers may have something due
 
 
 class StoreOutbox:
@@ -30,15 +35,28 @@ class StoreOutbox:
         self._writer = writer
         self._claims = engine.webhooks
         self._lanes = LanesDue()
+        self._lapses: list[tuple[int, Lane]] = []  # a heap: when which claims lapse, as the last look has found
         self.due = asyncio.Event()
         self.stale_writes = 0
         """How many were void: their claims had lapsed and were another's, or their callbacks were gone."""
-        self.record_kind = Kind("record_attempt", self._apply_record, self._recorded)
+        self.record_kind = Kind("record_attempt", self._apply_record, self._recorded, _claimed)
 
     async def open(self) -> None:
-        """Find out when which lane has something due. Raises StoreError."""
-        for client, receiver, due_at in await self._engine.read(self._sql.SELECT_LANES):
-            self._lanes.note(Lane(client, receiver), due_at)
+        """Find out when which lane has something due, and when claims lapse. Raises StoreError."""
+        lapses: list[tuple[int, Lane]] = []
+        last, more = ("", ""), True
+        while more:
+            found = await self._engine.read(self._sql.SELECT_LANES, (*last, _LANES_AT_ONCE))
+            for client, receiver, due_at, lapse_at in found:
+                lane = Lane(client, receiver)
+                if due_at is not None:
+                    self._lanes.note(lane, due_at)
+                lapses += [(at + _LAPSED_MS, lane) for at in lapse_at or ()]
+                last = client, receiver
+            more = len(found) == _LANES_AT_ONCE
+        heapq.heapify(lapses)
+        # Whoever lives records what it has claimed, and the next look finds later lapses: so nobody claims in vain.
+        self._lapses = lapses
 
     async def look_again(self) -> None:
         """Find out anew what falls due: other processes have changed it. Raises StoreError."""
@@ -62,24 +80,38 @@ class StoreOutbox:
 
     async def claim(self, choose: Choose, now: int) -> Claimed:
         shares: Sequence[Share] = ()
+        since: Sequence[int] = ()
         try:
             async with self._claims.turn():
                 self._engine.require()
+                while self._lapses and self._lapses[0][0] <= now:
+                    self._lanes.note(heapq.heappop(self._lapses)[1], 0)  # it has long been due
                 shares = choose(self._lanes.take(now))
                 if not shares:
-                    return Claimed([], [], self._lanes.next_due_at)
-                due = await self._claims.claim(shares, now)
+                    return Claimed([], [], self._next_due_at)
+                since = [self._lanes.since(share.lane) for share in shares]
+                due = await self._claims.claim(shares, since, now)
                 only_retries = []
                 for share, left in zip(shares, due.left, strict=True):
                     if left.only_retries:
                         only_retries.append(share.lane)
                     elif left.next_due_at is not None:
                         self._lanes.note(share.lane, left.next_due_at)
-                return Claimed(due.webhooks, only_retries, self._lanes.next_due_at)
+                    else:
+                        self._engine.hints.emptied(share.lane)
+                return Claimed(due.webhooks, only_retries, self._next_due_at)
         except BaseException:
-            for share in shares:
-                self._lanes.note(share.lane, now)
+            for share, due_at in zip(shares, since, strict=False):
+                self._lanes.note(share.lane, due_at)
             raise
+
+    @property
+    def _next_due_at(self) -> int | None:
+        due_at = self._lanes.next_due_at
+        if not self._lapses:
+            return due_at
+        lapse_at, _ = self._lapses[0]
+        return lapse_at if due_at is None else min(due_at, lapse_at)
 
     def holds(self, claim: DueCallback) -> bool:
         return self._claims.holds(claim)
@@ -95,13 +127,15 @@ class StoreOutbox:
     async def release(self, claims: Sequence[DueCallback]) -> None:
         await self._claims.release(claims)
         for claim in claims:
-            self.note(claim.lane, 0)  # as in _recorded
+            self._note_again(claim)
 
     async def record(self, record: AttemptRecord) -> None:
         await self._writer.submit(self.record_kind, record)
 
     def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[list[int]]:
         """Return with each how many of them are void."""
+        if (yield from self._engine.record(items)):
+            return [0] * len(items)
         kept = (yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))).count
         if (yield Rows(self._sql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
             yield Rows(self._sql.COUNT_ATTEMPTS, rows.counted(items))
@@ -114,6 +148,16 @@ class StoreOutbox:
         self._claims.recorded(item.claim for item in items)
         for item in items:
             if item.attempt.result is not AttemptResult.DELIVERED:
-                # It was passed over while it was claimed. When it is due is for a look to find out: a redelivery may
-                # have made it due at once, and the wall clock may have been set.
-                self.note(item.claim.lane, 0)
+                self._note_again(item.claim)
+
+    def _note_again(self, claim: DueCallback) -> None:
+        """Have a webhook found that was passed over while it was claimed.
+
+        When it is due is for a look to find out: a redelivery may have made it due at once. Not before it was; but
+        where this process goes by its own wall clock, that may have been set.
+        """
+        self.note(claim.lane, claim.due_at if self._engine.shared else 0)
+
+
+def _claimed(items: Sequence[AttemptRecord]) -> Touched:
+    return Touched(webhooks=[item.claim.seq for item in items])

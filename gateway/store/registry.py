@@ -22,10 +22,10 @@ from gateway.core.model import (
     Registration,
     Task,
 )
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
-from gateway.store.creates import StoreCreates
+from gateway.store.creates import StoreCreates, registered_for
 from gateway.store.dialect import Counted
 from gateway.store.engine import Engine, Rows, Run, Touched, Work
 from gateway.store.outbox import StoreOutbox
@@ -59,9 +59,9 @@ class StoreRegistry(StoreCreates, StoreSearch):
         self._tasks = tasks
         self._outbox = outbox
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self.cancel_kind = Kind("cancel", self._apply_cancel, touches=_cancelled)
-        self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered, _redelivered_of)
-        self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered)
+        self.cancel_kind = Kind("cancel", self._apply_cancel, touches=_cancelled, singly=True)
+        self.redeliver_kind = Kind("redeliver", self._apply_redeliver, self._redelivered, _redelivered_of, singly=True)
+        self.redeliver_dead_kind = Kind("redeliver_dead", self._apply_redeliver_dead, self._redelivered, apart=True)
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
         registrations: list[Registration]
@@ -197,7 +197,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
     async def record(self, seq: int) -> bytes | None:
         return await self._engine.large(seq, "record")
 
-    async def watch(self, wish: ReadWatch) -> int | None:
+    async def watch(self, wish: ReadWatch) -> Watched | None:
         return await self._tasks.watches.watch(wish)
 
     async def poll_again(self, wish: PollAgain) -> None:
@@ -300,10 +300,9 @@ class StoreRegistry(StoreCreates, StoreSearch):
         counts: dict[str, tuple[int, int]] = {}
         after: Any = counted.start
         while after is not None:
-            async with self._engine.reading() as read:
-                found = await read(counted.part, (*after, _PART))
-                more = sum(count for _, count, _ in found) == _PART
-                (after,) = await read(counted.end, (*after, _PART)) if more else (None,)
+            found = await self._engine.read(counted.part, (*after, _PART))
+            more = sum(count for _, count, _ in found) == _PART
+            (after,) = await self._engine.read(counted.end, (*after, _PART)) if more else (None,)
             for label, count, earliest in found:
                 counted_before, earliest_before = counts.get(label, (0, earliest))
                 counts[label] = counted_before + count, min(earliest_before, earliest)
@@ -315,7 +314,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
 
 
 def _registered_for(items: Sequence[Sequence[NewCallback]]) -> Touched:
-    return Touched(tasks=[(one.upstream, one.task_id) for item in items for one in item])
+    return registered_for([one for item in items for one in item])
 
 
 def _cancelled(items: Sequence[tuple[str | None, str, int]]) -> Touched:

@@ -74,6 +74,11 @@ def new_tasks(new: Sequence[NewCallback]) -> Table:
     return [(c.upstream, c.task_id, c.created_at, c.first_poll_at, _text(c.model), c.client) for c in new]
 
 
+def watched_tasks(wishes: Sequence[ReadWatch]) -> Table:
+    """Return INSERT_TASKS' rows of tasks that are watched for readers."""
+    return [(w.upstream, w.task_id, w.at, w.next_poll_at, _text(w.model), w.client) for w in wishes]
+
+
 def new_callbacks(new: Sequence[NewCallback]) -> Table:
     """Return INSERT_CALLBACKS' rows."""
     return list(map(_NEW_CALLBACK, new))
@@ -124,7 +129,17 @@ def wanted(new: Sequence[NewCallback]) -> Table:
 def polls(records: Sequence[PollRecord]) -> Table:
     """Return RESCHEDULE_TASKS' rows; a large record is left empty, and written by itself."""
     return [
-        (r.seq, r.polled_at, r.next_poll_at, _text(r.error), r.born_at, _text(r.model), small_record(r.record))
+        (
+            r.seq,
+            r.polled_at,
+            r.next_poll_at,
+            _text(r.error),
+            r.born_at,
+            _text(r.model),
+            small_record(r.record),
+            r.polled_at if r.asked_at is None else r.asked_at,
+            r.polled_at if r.denied else None,
+        )
         for r in records
     ]
 
@@ -132,6 +147,11 @@ def polls(records: Sequence[PollRecord]) -> Table:
 def small_record(record: bytes | None) -> bytes | None:
     """Return a record as a parameter: a large one is left empty, and written by itself."""
     return None if record is None else _small((record,))
+
+
+def record_size(one: PollRecord | ReadWatch) -> int:
+    """Return how much of it a statement's part would hold."""
+    return len(one.record or b"")
 
 
 def read_task(row: Any) -> ReadTask:
@@ -152,6 +172,7 @@ def read_watches(wishes: Sequence[ReadWatch]) -> Table:
             wish.born_at,
             _text(wish.model),
             small_record(wish.record),
+            wish.at if wish.asked_at is None else wish.asked_at,
         )
         for wish in wishes
     ]
@@ -193,8 +214,9 @@ def _small(parts: Sequence[bytes]) -> bytes:
 
 
 def known_create(row: Any) -> KnownCreate:
-    digest, at, status, *more = row
-    return KnownCreate(digest=digest, at=at, answer=None if status is None else convert((status, *more), CreateAnswer))
+    digest, at, lost_at, status, *more = row
+    answer = None if status is None else convert((status, *more), CreateAnswer)
+    return KnownCreate(digest=digest, at=at, lost_at=lost_at, answer=answer)
 
 
 def ended_create(create: NewCreate, answer: CreateAnswer) -> dict[str, Any]:
@@ -215,6 +237,22 @@ def attempts(records: Sequence[AttemptRecord]) -> Table:
 def recorded(records: Sequence[AttemptRecord]) -> Table:
     """Return RECORD_ATTEMPTS' rows."""
     return [_recorded(record, record.attempt) for record in records]
+
+
+def recorded_whole(records: Sequence[AttemptRecord]) -> Table:
+    """Return RECORD_UNFENCED's rows."""
+    return [
+        (
+            *_recorded(record, made),
+            made.started_at,
+            made.duration_ms,
+            made.status_code,
+            made.result.value,
+            _text(made.excerpt),
+        )
+        for record in records
+        for made in [record.attempt]
+    ]
 
 
 def _recorded(record: AttemptRecord, made: Attempt) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """Tasks that are to be polled: put off and settled.
 
-Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know. Called through
-``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a settlement makes due.
+Owns what each of these writes does; which tasks are due, and their claims, are ``duetasks``' to know, and whose time
+has passed ``expiries``'. Called through ``gateway.store.TaskQueue``; tells ``outbox.py`` of the webhooks that a
+settlement makes due.
 """
 
 import asyncio
@@ -10,24 +11,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
-from msgspec import convert
 
-from gateway.core.memory import SMALL
-from gateway.core.model import DueTask, ExpiredTask, Format, Lane, PollRecord, Settlement
+from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Column, Engine, Lead, Rows, Touched, Work, Write
+from gateway.store.engine import Engine, Lead, Rows, Touched, Work
+from gateway.store.expiries import Expiries
 from gateway.store.outbox import StoreOutbox
 from gateway.store.rows import parts
-from gateway.store.watches import Watches
+from gateway.store.watches import Watches, write_large
 from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreTasks"]
 
 _log = structlog.get_logger()
-
-_REGISTERED_LATE_MS = 3_600_000
-"""So long before a look at what has expired, at most, a callback expired that another process stored after it."""
 
 
 class StoreTasks(DueTasks):
@@ -40,8 +37,7 @@ class StoreTasks(DueTasks):
         self._outbox = outbox
         self.watches = Watches(engine, writer, self)
         self._first_attempt_delay_ms = first_attempt_delay_ms
-        self._no_expiry_before: defaultdict[str, int] = defaultdict(int)  # per upstream, its callbacks' first at most
-        self._expired_until: defaultdict[str, int] = defaultdict(int)  # per upstream, up to when it was looked last
+        self._expiries = Expiries(engine)
         self._settle_waiters: dict[int, set[asyncio.Future[None]]] = {}
         self.stale_writes = 0
         """How many were left out, as another process leads the polls of their upstream."""
@@ -52,7 +48,7 @@ class StoreTasks(DueTasks):
     def note_expiry(self, upstream: str, expires_at: int) -> None:
         """Hear of new callbacks on an upstream's tasks, which expire then or later, and wake its poller."""
         self._events[upstream].set()
-        self._no_expiry_before[upstream] = min(self._no_expiry_before[upstream], expires_at)
+        self._expiries.note(upstream, expires_at)
 
     def tell_expiry(self, upstream: str, expires_at: int) -> None:
         """As ``note_expiry``, of what this process has changed: whoever leads is told."""
@@ -60,18 +56,14 @@ class StoreTasks(DueTasks):
         self._engine.hints.expiries(upstream, expires_at)
 
     async def look_again(self) -> None:
-        # Not from the beginning: of another upstream any number may have expired, which nobody polls.
-        for upstream, until in self._expired_until.items():
-            before = self._no_expiry_before[upstream]
-            self._no_expiry_before[upstream] = min(before, max(until - _REGISTERED_LATE_MS, 0))
+        self._expiries.look_again()
         self.watches.look_again()
         await super().look_again()
 
     def forget_times(self) -> None:
         """Know nothing of when tasks are due, callbacks expire or readers have gone: the clock was set."""
         self.watches.forget_times()
-        self._no_expiry_before.clear()
-        self._expired_until.clear()
+        self._expiries.forget_times()
         super().forget_times()
 
     async def reschedule(self, record: PollRecord) -> None:
@@ -80,25 +72,34 @@ class StoreTasks(DueTasks):
             self._left_out("reschedule", 1)
         else:
             await self._writer.submit(self.reschedule_kind, (lead, record))
-            await self.watches.polled(record.seq, record.polled_at)
 
-    def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[Sequence[bool]]:
-        """Return whether the leads went on."""
+    def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[list[int | None]]:
+        """Return when each is due next; None where its lead has ended."""
         led = yield from self.led(items)
         records = [record for (_, record), goes_on in zip(items, led, strict=True) if goes_on]
-        for part in parts(records, _record_size):
-            yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))
+        due_at: dict[int, int | None] = {}
+        several = list(parts(records, rows.record_size))
+        if len(several) > 1:
+            yield from self._engine.lock([record.seq for record in records])
+        for part in several:
+            due_at.update((yield Rows(self._sql.RESCHEDULE_TASKS, rows.polls(part))).rows)
         for record in records:
             if record.record is not None:
                 yield from self.watches.write_record(record.seq, record.record)
-        return led
+        return [
+            (due_at.get(record.seq) or record.next_poll_at) if goes_on else None
+            for (_, record), goes_on in zip(items, led, strict=True)
+        ]
 
-    def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], done: Sequence[bool]) -> None:
-        self._left_out("reschedule", done.count(False))
-        for (_, record), stands in zip(items, done, strict=True):
-            group = self._end(record.seq) if stands else None
-            if group is not None:  # else it has settled meanwhile
-                group.note(record.next_poll_at)
+    def _rescheduled(self, items: Sequence[tuple[Lead, PollRecord]], due: Sequence[int | None]) -> None:
+        self._left_out("reschedule", due.count(None))
+        for (_, record), due_at in zip(items, due, strict=True):
+            group = None if due_at is None else self._end(record.seq)
+            if group is None or due_at is None:
+                continue  # it has settled meanwhile
+            group.note(due_at)
+            if due_at < record.next_poll_at:  # than whoever has polled it knows of
+                self._events[record.upstream].set()
 
     async def settle(self, settlement: Settlement) -> list[str] | None:
         lead = self.lead(settlement.upstream)
@@ -113,9 +114,8 @@ class StoreTasks(DueTasks):
 
         None where its lead has ended.
         """
-        led = yield from self.led(items)
+        led = yield from self.led(items, [one.seq for _, one in items])
         settlements = [one for (_, one), goes_on in zip(items, led, strict=True) if goes_on]
-        yield from self._engine.lock([one.seq for one in settlements])
         owed = yield from self._settle(settlements)
         return [next(owed) if goes_on else None for goes_on in led]
 
@@ -135,9 +135,9 @@ class StoreTasks(DueTasks):
                     records.add(seq)
             yield Rows(self._sql.SETTLE_TASKS, rows.settled(settled, records))
             for one in settled:
-                yield from _write_large(one.seq, "outcome", (one.outcome.data,))
+                yield from write_large(one.seq, "outcome", (one.outcome.data,))
                 if one.seq in records and one.record is not None:
-                    yield from _write_large(one.seq, "record", one.record)
+                    yield from write_large(one.seq, "record", one.record)
         # Each webhook is told of once.
         return iter([owed.pop((item.seq, item.expired_by is not None), []) for item in items])
 
@@ -150,7 +150,6 @@ class StoreTasks(DueTasks):
             # A settlement by time-out claims nothing: the task may be being polled.
             if item.expired_by is None:
                 self._end(item.seq)
-                self.watches.let_go(item.seq)
             self.note_settled(item.seq)
         earliest = min(item.settled_at for _, item in items) + self._first_attempt_delay_ms
         for lane in {lane for owed in results for _, lane in owed or ()}:
@@ -179,32 +178,8 @@ class StoreTasks(DueTasks):
             if not waiters and self._settle_waiters.get(seq) is waiters:
                 del self._settle_waiters[seq]
 
-    async def release(self, claims: Sequence[DueTask]) -> None:
-        for claim in claims:
-            self.watches.let_go(claim.seq)
-        await super().release(claims)
-
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
-        if not self.leads(upstream):
-            return [], None
-        before = self._no_expiry_before[upstream]
-        if now < before:
-            return [], before
-        # Whatever is registered from here on lowers it; a read that fails has found nothing out.
-        self._no_expiry_before[upstream] = rows.FOREVER
-        again_at = [before]
-        try:
-            async with self._engine.reading() as read:
-                found = await read(self._sql.SELECT_EXPIRED, (before, now, upstream, limit))
-                ((next_expiry_at,),) = await read(self._sql.SELECT_NEXT_EXPIRY, (now,))
-            expired = convert(found, list[ExpiredTask])
-            self._expired_until[upstream] = now
-            # Expired ones stay so until they are settled: they are asked for again.
-            again_at = [task.expires_at for task in expired]
-            again_at += [] if next_expiry_at is None else [next_expiry_at]
-        finally:
-            self._no_expiry_before[upstream] = min([self._no_expiry_before[upstream], *again_at])
-        return expired, next_expiry_at
+        return await self._expiries.expired(upstream, now, limit) if self.leads(upstream) else ([], None)
 
     async def unwatch(self, now: int) -> int:
         return await self.watches.unwatch(now)
@@ -233,15 +208,5 @@ def _to_be_polled(items: Sequence[tuple[Lead, list[tuple[int, int]]]]) -> Touche
     return Touched(seqs=[seq for _, its in items for seq, _ in its])
 
 
-def _write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:
-    """Write what ``rows.settled`` has left empty, where the settlement stands."""
-    if sum(map(len, parts)) > SMALL:
-        yield Write(seq, column, parts)
-
-
 def _settlement_size(settlement: Settlement) -> int:
     return len(settlement.outcome.data) + sum(map(len, settlement.record or ()))
-
-
-def _record_size(record: PollRecord) -> int:
-    return 0 if record.record is None else len(record.record)

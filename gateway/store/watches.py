@@ -5,21 +5,21 @@ its readers. Called by the store's ports; tells ``duetasks.py`` what is due.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import convert
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from gateway.core.memory import SMALL
-from gateway.core.reads import PollAgain, ReadTask, ReadWatch
+from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
-from gateway.store.engine import Engine, Rows, Run, Touched, Work, Write
+from gateway.store.engine import Column, Engine, Rows, Run, Touched, Work, Write
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["Watches"]
+__all__ = ["Watches", "write_large"]
 
 _MOST_READ = 200_000
 """Tasks that are kept for readers at once."""
@@ -53,12 +53,11 @@ class Watches:
         self._due = due
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
-        self._again: dict[int, PollAgain] = {}  # of tasks that were being asked about
         self._gone_at = 0  # when the first may have lost its readers
         self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
-        self.watch_kind = Kind("watch", self._apply_watch, self._watched, _named)
-        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again, _named)
+        self.watch_kind = Kind("watch", self._apply_watch, self._watched, _to_be_read)
+        self.poll_again_kind = Kind("poll_again", self._apply_poll_again, self._polled_again, _named, singly=True)
         self.unwatch_kind = Kind("unwatch", self._apply_unwatch, self._unwatched, apart=True)
         self.prune_kind = Kind("prune_reads", self._apply_prune, apart=True)
 
@@ -67,12 +66,12 @@ class Watches:
         found = await self._engine.read(self._watchsql.SELECT_READ_TASK, (task_id, upstream))
         return rows.read_task(found[0]) if found else None
 
-    async def watch(self, wish: ReadWatch) -> int | None:
+    async def watch(self, wish: ReadWatch) -> Watched | None:
         """As ``Registry.watch``."""
         if wish.begins and not await self._has_place(wish.client):
             return None
-        watched: _Watched | None = await self._writer.submit(self.watch_kind, wish)
-        return None if watched is None else watched[0]
+        watched: tuple[_Watched, bool] | None = await self._writer.submit(self.watch_kind, wish)
+        return Watched(None, wish.told) if watched is None else Watched(watched[0][0], watched[1])
 
     async def _has_place(self, client: str) -> bool:
         """Whether one more task may be kept for a client: who has many leaves places to the others."""
@@ -86,31 +85,29 @@ class Watches:
             self._at_most_for[client] = own
         return self._at_most_for[client] < most
 
-    def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[_Watched | None]]:
-        watched: dict[tuple[str, str], _Watched] = {}
-        for wishes in _each_task_once(items):
-            for part in rows.parts(wishes, _record_size):
-                done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
-                for task_id, *told in done.rows:
-                    watched[told[1], task_id] = convert(told, _Watched)
+    def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[tuple[_Watched, bool] | None]]:
+        """Return with each that is watched whether its record was overtaken."""
+        watched: dict[tuple[str, str], tuple[_Watched, int]] = {}
+        parts = [part for wishes in _each_task_once(items) for part in rows.parts(wishes, rows.record_size)]
+        if len(parts) > 1:
+            yield from self._engine.lock_all(map(_to_be_read, parts))
+        for part in parts:
+            done = yield Rows(self._watchsql.WATCH_READ_TASKS, rows.read_watches(part))
+            for task_id, *about, told_at in done.rows:
+                watched[about[1], task_id] = convert(about, _Watched), told_at
+            for wish in part:
+                one = watched.get((wish.upstream, wish.task_id))
+                if one is not None and wish.record is not None:
+                    yield from write_large(one[0][0], "record", (wish.record,))
         found = [watched.get((item.upstream, item.task_id)) for item in items]
-        for item, one in zip(items, found, strict=True):
-            if one is not None and item.record is not None and len(item.record) > SMALL:
-                yield Write(one[0], "record", (item.record,))
-        return found
+        return [
+            None if one is None else (one[0], item.told and item.record is not None and one[1] != item.at)
+            for item, one in zip(items, found, strict=True)
+        ]
 
     async def poll_again(self, wish: PollAgain) -> None:
         """As ``Registry.poll_again``."""
         await self._writer.submit(self.poll_again_kind, wish)
-
-    async def polled(self, seq: int, at: int) -> None:
-        """Hear that a task's poll has not ended it; where it was wished for meanwhile, the next one is due at once."""
-        if (wish := self._again.pop(seq, None)) is not None:
-            await self.poll_again(replace(wish, at=at))
-
-    def let_go(self, seq: int) -> None:
-        """Hear that a task has ended, or is as due as it was."""
-        self._again.pop(seq, None)
 
     def _apply_poll_again(self, items: Sequence[PollAgain]) -> Work[list[_Watched | None]]:
         found: list[_Watched | None] = []
@@ -118,8 +115,8 @@ class Watches:
             about = asdict(item) | {"now": item.at, "record": rows.small_record(item.record)}
             told = (yield Run(self._watchsql.POLL_AGAIN, about)).rows
             found.append(convert(told[0], _Watched) if told else None)
-            if told and item.record is not None and len(item.record) > SMALL:
-                yield Write(told[0][0], "record", (item.record,))
+            if told and item.record is not None:
+                yield from write_large(told[0][0], "record", (item.record,))
         return found
 
     def _polled_again(self, items: Sequence[PollAgain], results: Sequence[_Watched | None]) -> None:
@@ -128,8 +125,6 @@ class Watches:
                 continue
             self._due.tell(*task[1:])
             self._due.due(item.upstream).set()
-            if self._due.is_claimed(task[0]):  # and that poll may have been too early
-                self._again[task[0]] = replace(item, record=None)
             if item.record is not None:
                 self._gone_at = min(self._gone_at, item.read_until)
                 if self._at_most is not None:
@@ -140,10 +135,11 @@ class Watches:
         if len(record) > SMALL and (yield Run(self._watchsql.SELECT_RUNNING, (seq,))).rows:
             yield Write(seq, "record", (record,))
 
-    def _watched(self, items: Sequence[ReadWatch], results: Sequence[_Watched | None]) -> None:
-        for item, watched in zip(items, results, strict=True):
-            if watched is None:
+    def _watched(self, items: Sequence[ReadWatch], results: Sequence[tuple[_Watched, bool] | None]) -> None:
+        for item, result in zip(items, results, strict=True):
+            if result is None:
                 continue
+            watched, _ = result
             self._gone_at = min(self._gone_at, item.read_until)
             self._due.moved(*watched)
             if watched[-1] == item.next_poll_at:  # else others waited for it
@@ -161,16 +157,16 @@ class Watches:
         return self._gone_at
 
     def _apply_unwatch(self, items: Sequence[int]) -> Work[list[_Unwatched]]:
-        now, left = max(items), 0
+        (now,), left = items, 0  # one look at a time
         gone = (yield Run(self._watchsql.SELECT_UNREAD, (now, *self._gone, _AT_ONCE))).rows
         if gone:
             yield from self._engine.lock([seq for _, seq in gone])
             yield Rows(self._sql.IDLE_TASKS, [(seq, now) for _, seq in gone])
             left = (yield Rows(self._watchsql.LEAVE_TASKS, [(seq, now) for _, seq in gone])).count
         if len(gone) == _AT_ONCE:
-            return [_Unwatched(gone[-1], now, left)] * len(items)
+            return [_Unwatched(gone[-1], now, left)]
         ((next_at,),) = (yield Run(self._watchsql.SELECT_NEXT_UNREAD, (now,))).rows
-        return [_Unwatched((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at, left)] * len(items)
+        return [_Unwatched((now, rows.FOREVER), rows.FOREVER if next_at is None else next_at, left)]
 
     def _unwatched(self, _: object, results: Sequence[_Unwatched]) -> None:
         self._gone, self._gone_at, left = results[0]
@@ -210,24 +206,26 @@ class Watches:
         return counts
 
 
-def _named(items: Sequence[ReadWatch | PollAgain]) -> Touched:
+def _named(items: Sequence[PollAgain]) -> Touched:
     return Touched(tasks=[(item.upstream, item.task_id) for item in items])
 
 
-def _each_task_once(wishes: Sequence[ReadWatch]) -> list[Sequence[ReadWatch]]:
+def _to_be_read(items: Sequence[ReadWatch]) -> Touched:
+    return Touched(tasks=[(item.upstream, item.task_id) for item in items], new=lambda: rows.watched_tasks(items))
+
+
+def _each_task_once(wishes: Sequence[ReadWatch]) -> list[list[ReadWatch]]:
     """Return the wishes in their order, in as many lists as it takes: a statement may not meet a task twice."""
-    if len({(wish.upstream, wish.task_id) for wish in wishes}) == len(wishes):
-        return [wishes]
-    turns: list[list[ReadWatch]] = []
+    turns: defaultdict[int, list[ReadWatch]] = defaultdict(list)
     turn_of: Counter[tuple[str, str]] = Counter()
     for wish in wishes:
         task = wish.upstream, wish.task_id
-        if turn_of[task] == len(turns):
-            turns.append([])
         turns[turn_of[task]].append(wish)
-        turn_of[task] += 1
-    return [*turns]
+        turn_of.update((task,))
+    return [*turns.values()]
 
 
-def _record_size(wish: ReadWatch) -> int:
-    return 0 if wish.record is None else len(wish.record)
+def write_large(seq: int, column: Column, parts: Sequence[bytes]) -> Work[None]:
+    """Write what a statement's row has left empty, as ``rows`` does with what is large."""
+    if sum(map(len, parts)) > SMALL:
+        yield Write(seq, column, parts)

@@ -4,17 +4,21 @@ Owns the order of writes and their futures; knows no SQL. The ports submit, and 
 a transaction, which is the engine's.
 
 Each commit waits for a disk: with SQLite one row a commit was measured at 2,800 rows/s, 256 at 285,000.
+
+Where one write is at fault, or wants what somebody else has locked, the others are written all the same: what has
+failed is tried again in halves.
 """
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from gateway.core.errors import StoreDefect, StoreError, StoreRefused
+from gateway.core.errors import StoreDefect, StoreError, StoreLocked, StoreRefused
 from gateway.store.engine import Blame, Touched, Work
 
 __all__ = ["Kind", "Writer"]
@@ -27,13 +31,23 @@ _QUIET_TURNS = 3
 and who got an answer from the last commit needs a moment for the next request. Of 32 clients 21 shared a commit where
 it waited for 16 turns in all and for no quiet one; 32 do now, at an eighth less processor time for each."""
 _GATHER_S = 0.005  # a batch is closed after that at the latest: turns may take milliseconds of other work
+_PARTS_S = 3.0
+"""So long writes that share somebody's lock are tried in ever smaller parts: in a batch of 512 one is found in two
+seconds. Where a whole table is locked there is none to find."""
+_HASTY_S = 10.0
+"""So long after somebody's lock was met none is waited for for long: who comes again must not hold up all others."""
+_LOCKED_S = 5.0
+"""Where nothing but locks has been met for so long, the store fails, and not a write or two."""
 
 
 _Applied = list[Sequence[Any]]
 """What each kind of write answers."""
 
-Transaction = Callable[[Callable[[], Work[_Applied]]], Awaitable[tuple[_Applied, bool]]]
-"""``Engine.transaction``."""
+
+class Transaction(Protocol):
+    """``Engine.transaction``."""
+
+    async def __call__(self, make: Callable[[], Work[_Applied]], *, hasty: bool) -> tuple[_Applied, bool]: ...
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
@@ -45,7 +59,9 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
     """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
     touches: Callable[[Sequence[Any]], Touched] | None = None
-    """Which tasks the items change, where any: of a transaction of several kinds they are locked first."""
+    """What the items change that others may, where any: of a transaction of several such kinds it is locked first."""
+    singly: bool = False
+    """Whether each item locks what it changes by itself, so that of several all is locked first."""
     apart: bool = False
     """Whether it has a transaction of its own, as it finds out within it which tasks it changes."""
     alone: bool = False
@@ -67,7 +83,7 @@ class Writer:
         kinds: Sequence[Kind],
         transaction: Transaction,
         blame: Callable[[Exception], Blame],
-        lock_all: Callable[[Collection[Touched]], Work[None]],
+        lock_all: Callable[[Iterable[Touched]], Work[None]],
     ) -> None:
         """Apply the kinds within a transaction in the order given; they may be given until the first write."""
         self._lock_all = lock_all
@@ -78,6 +94,9 @@ class Writer:
         self._waiting_rows = 0
         self._wake = asyncio.Event()
         self._closing = False
+        self._told = False  # that it fails, here: an engine that raises StoreError has told of it
+        self._hasty_until = -inf
+        self._locked_since: float | None = None  # nothing was written since, and somebody's lock was met
         self._task: asyncio.Task[None] | None = None
         self.failing: str | None = None
         """Why the last transaction failed; None once one has written something: one that did not needs no disk."""
@@ -140,22 +159,45 @@ class Writer:
         return batch
 
     async def _write(self, batch: list[_Wish]) -> None:
-        try:
-            results = await self._commit(batch)
-        except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
-            blame = self._blame(exc)
-            if batch[0].kind.alone or blame is Blame.DATABASES:
-                self._failed(batch, exc)
-            elif len(batch) > 1:
-                # One write that cannot be stored must not take the others down with it.
-                for write in batch:
-                    await self._write([write])
+        """Write a batch; one write that cannot be stored must not take the others down with it."""
+        parts, until = deque([batch]), inf
+        while parts:
+            part = parts.popleft()
+            try:
+                results = await self._commit(part)
+            except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
+                blame = self._blame(exc)
+                if part[0].kind.alone or blame is Blame.DATABASES:
+                    self._failed(part, exc)
+                    self._wait_again([write for rest in parts for write in rest])
+                    return
+                now = asyncio.get_running_loop().time()
+                if blame is Blame.LOCKS:
+                    until, self._hasty_until = min(until, now + _PARTS_S), now + _HASTY_S
+                if len(part) > 1 and (blame is not Blame.LOCKS or now < until):
+                    middle = len(part) // 2
+                    parts += (part[:middle], part[middle:])
+                elif blame is Blame.LOCKS:
+                    self._locked(part, exc, now)
+                else:
+                    _refuse(part, exc, blame)
             else:
-                _refuse(batch[0], exc, blame)
-        else:
-            for write, result in results:
-                if not write.future.done():
-                    write.future.set_result(result)
+                for write, result in results:
+                    if not write.future.done():
+                        write.future.set_result(result)
+
+    def _wait_again(self, writes: list[_Wish]) -> None:
+        """Have writes of a batch that was cut short be the next ones."""
+        self._waiting.extendleft(reversed(writes))
+        self._waiting_rows += sum(write.rows for write in writes)
+
+    def _locked(self, part: list[_Wish], exc: Exception, now: float) -> None:
+        _log.warning("store.locked", writes=len(part), kind=part[0].kind.name, error=str(exc))
+        _fail(part, StoreLocked(str(exc), reason="slow"))
+        if self._locked_since is None:
+            self._locked_since = now
+        elif now - self._locked_since > _LOCKED_S:
+            self._told, self.failing = True, f"each write meets somebody else's lock: {exc}"
 
     def _failed(self, batch: list[_Wish], exc: Exception) -> None:
         known, self.failing = self.failing, f"the last write failed: {exc}"
@@ -168,8 +210,9 @@ class Writer:
             _fail(batch, type(exc)(exc.message, reason=exc.reason))  # which says all, and what is known of the write
         else:
             _fail(batch, StoreError(f"The database could not write ({exc}). Nothing was stored."))
-        if self.failing != known:  # it fails so many times a second while the trouble lasts
-            _log.error("store.write_failed", writes=len(batch), error=repr(exc))
+        if self.failing != known and not isinstance(exc, StoreError):  # it fails many times a second while that lasts
+            self._told = True
+            _log.error("store.write_failed", writes=len(batch), error=_words(exc))
 
     async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:
         by_kind: defaultdict[Kind, list[_Wish]] = defaultdict(list)
@@ -179,17 +222,20 @@ class Writer:
 
         def work() -> Work[_Applied]:
             applied: _Applied = []
-            touched = [kind.touches([write.item for write in group]) for kind, group in groups if kind.touches]
-            if touched and (len(groups) > 1 or any(len(one.callbacks) > 1 for one in touched)):
-                yield from self._lock_all(touched)
+            if len(groups) > 1 or (groups[0][0].singly and len(batch) > 1):
+                yield from self._lock_all(_touched(groups))
             for kind, group in groups:
                 answers = yield from kind.apply([write.item for write in group])
                 applied.append(answers or [None] * len(group))
             return applied
 
-        applied, wrote = await self._transaction(work)
+        hasty = asyncio.get_running_loop().time() < self._hasty_until
+        applied, wrote = await self._transaction(work, hasty=hasty)
         if wrote:
-            self.failing = None
+            self.failing = self._locked_since = None
+            if self._told:
+                self._told = False
+                _log.info("store.recovered")
         results: list[tuple[_Wish, Any]] = []
         for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:
@@ -201,18 +247,34 @@ class Writer:
         return results
 
 
+def _touched(groups: Iterable[tuple[Kind, list[_Wish]]]) -> Iterator[Touched]:
+    """Yield what each statement or so of these touches, in their order."""
+    for kind, group in groups:
+        if kind.touches is None:
+            yield Touched()
+        else:
+            items = [write.item for write in group]
+            yield from map(kind.touches, ([item] for item in items) if kind.singly else (items,))
+
+
 def _by_itself(write: _Wish) -> bool:
     return write.kind.alone or write.kind.apart
 
 
-def _refuse(write: _Wish, exc: Exception, blame: Blame) -> None:
+def _refuse(part: list[_Wish], exc: Exception, blame: Blame) -> None:
     """Tell a write's caller that it cannot be stored, and whose fault that is."""
+    kind = part[0].kind.name
     if blame is Blame.VALUES:
-        _fail([write], StoreRefused(f"The database refused a write ({exc})."))
-        _log.error("store.write_refused", kind=write.kind.name, error=repr(exc))
+        _fail(part, StoreRefused(f"The database refused a write ({exc})."))
+        _log.error("store.write_refused", kind=kind, error=_words(exc))
     else:
-        _fail([write], StoreDefect("The gateway failed on a write, and its log says why. Nothing was stored."))
-        _log.error("store.write_defect", kind=write.kind.name, exc_info=exc)
+        _fail(part, StoreDefect("The gateway failed on a write, and its log says why. Nothing was stored."))
+        _log.error("store.write_defect", kind=kind, exc_info=exc)
+
+
+def _words(exc: Exception) -> str:
+    """Return what an error says; its repr may hold the values that it complains of."""
+    return f"{type(exc).__name__}: {exc}"
 
 
 def _fail(batch: Iterable[_Wish], error: StoreError) -> None:

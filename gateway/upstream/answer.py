@@ -99,7 +99,9 @@ class Created(NamedTuple):
     refused: bool
     """It is an error that says why."""
     none_made: bool
-    """And one that leaves no doubt: what a server fails at, or takes too long for, may have been done all the same."""
+    """And one that leaves no doubt: what a server fails at, or takes too long for, may have been done all the same.
+    What it is too busy for has not been, where the API itself says so (503, RFC 9110 §15.6.4; the family's 455, 505).
+    """
 
 
 _REFUSALS = {PollKind.KEY_REFUSED, PollKind.CREDITS, PollKind.NOT_KNOWN, PollKind.THROTTLED}
@@ -200,8 +202,11 @@ def read_created(profile: Profile, status: int, body: bytes, path: str) -> Creat
     task_id = as_id(dig(answer, path))
     if code is None:
         return Created(task_id, refused=False, none_made=False)
-    told = _kind(profile, code) in _REFUSALS or (isinstance(code, int) and 400 <= code < 500)
-    late = status >= 500 or 408 in (status, code)
+    kind = _kind(profile, code)
+    told = kind in _REFUSALS or (isinstance(code, int) and 400 <= code < 500)
+    if kind is PollKind.MAINTENANCE:  # a proxy says that of a request, too, that had gone on
+        told = isinstance(answer, dict) and _like_the_apis(profile, answer)
+    late = (status >= 500 and status != 503) or 408 in (status, code)
     none_made = status in _MOVED or (told and not late)
     return Created(task_id, refused=True, none_made=none_made and task_id is None)
 

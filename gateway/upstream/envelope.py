@@ -3,7 +3,8 @@
 Owns the envelope that clients of the upstream expect, for tasks and for errors; pure. Must not know HTTP. Called by the
 proxy, by ``gateway.api.problems``, and by the poller for the record of a task that is given up. Members stand where the
 profile's paths say, in the order of the upstream's page. What the upstream has not told itself is written where a
-profile has ``[proxy] synthesize``: times are milliseconds then and states are words.
+profile has ``[proxy] synthesize``: times are milliseconds then and states are words; and of a task that was created
+just now where it has ``created_record``.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import msgspec
 
 from gateway.config.profile import WAITING, Profile, dig
 from gateway.core import lenientjson
+from gateway.core.clock import to_iso
+from gateway.core.jsontemplate import filled
 from gateway.core.model import Task, TaskState
 
 __all__ = ["error_envelope", "given_up", "new_record", "record_envelope", "told_envelope"]
@@ -47,14 +50,33 @@ def told_envelope(profile: Profile, record: bytes) -> bytes:
     return msgspec.json.encode(envelope)
 
 
-def new_record(profile: Profile, task_id: str, model: str | None, param: bytes, now: int) -> bytes:
-    """Return the record of a task that is created now; ``param``: the create's body, as the upstream reads it."""
+def new_record(profile: Profile, task_id: str, model: str | None, param: bytes | None, now: int) -> bytes | None:
+    """Return the record of a task that is created now, None where the profile does not say how it is told.
+
+    ``param``: the create's body, as the upstream reads it; None where nothing is told of that.
+    """
+    proxy = profile.proxy
+    if proxy is None:
+        return None
     # Bytes that are no UTF-8 went on as they came; here they become U+FFFD, as whatever else cannot be told.
     as_text = profile.json_in_string.param
+    if (template := proxy.created_record) is not None:
+        told: dict[str, Any] = {"taskId": task_id, "model": model, "createTime": _in_units(profile, now)}
+        if param is not None:
+            told["param"] = param.decode("utf-8", "replace") if as_text else lenientjson.decode(param)
+        return msgspec.json.encode(filled(template, told))
+    if not proxy.synthesize or param is None:
+        return None
     text = param.decode("utf-8", "replace") if as_text else msgspec.json.encode(lenientjson.decode(param))
     envelope: dict[str, Any] = {}
     _put_task(envelope, profile, task_id, WAITING, {"model": model, "createTime": now, "param": msgspec.Raw(text)})
     return msgspec.json.encode(envelope if profile.fields.root is None else dig(envelope, profile.fields.root))
+
+
+def _in_units(profile: Profile, at: int) -> int | str:
+    """Return an instant as the API writes it."""
+    unit = profile.units.time
+    return to_iso(at) if unit == "iso" else at // 1000 if unit == "s" else at
 
 
 def given_up(profile: Profile, task_id: str, code: int | str, message: str) -> bytes:

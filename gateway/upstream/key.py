@@ -31,6 +31,8 @@ upstream that refuses unknown ids is found to have recovered too. Where its task
 with none left the key is accepted. Tasks that failed least often come first. In the pause, one that is new is asked
 about every 5 s, and its refusal makes no pause longer. An answer counts for when it was asked for: what would have
 ended the doubt ends the refusal that came of it, and what was asked long before says nothing.
+
+Beside other replicas only the one that polls finds a key refused; the others hear that from it.
 """
 
 from math import inf
@@ -68,6 +70,8 @@ class UpstreamKey:
         self.creates = creates
         self.refusal: str | None = None
         """Why the upstream refuses the key; None while it does not."""
+        self.refused_elsewhere = False
+        """Whether another replica, which polls with it, has found that the upstream refuses it."""
         self._refused_gauge = metrics.upstream_refused.labels(upstream)
         self._doubted_at: float | None = None
         self._vouched_at = -inf
@@ -103,12 +107,32 @@ class UpstreamKey:
             self.neutral_next = False
             self.queries.hold(0.0)
 
+    def take_over(self, steady: float) -> None:
+        """Find out from now on, by the steady clock, whether the upstream accepts it: this is asked first."""
+        if self.refused_elsewhere:
+            self.refused_elsewhere = False
+            self.refusal, self.refused_at, self._pauses = "The upstream refused the key of another replica.", steady, 1
+            self._resumes_at = -inf
+            self.queries.hold(0.0)
+
     def left(self) -> None:
-        """Another replica polls with it from now on, and finds out for itself whether the upstream accepts it."""
+        """Another replica polls with it from now on, and tells whether the upstream accepts it."""
         self._doubted_at = self._witness = None
+        refused = self.refused
         if self.refusal is not None:
             self._accept_silently()
         self._refused_tasks.clear()
+        self.hear(refused=refused)
+
+    def hear(self, *, refused: bool) -> None:
+        """Hear whether the upstream refuses it, from the replica that polls with it: only that one asks."""
+        self.refused_elsewhere = refused
+        self._refused_gauge.set(self.refused)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the upstream refuses it, as far as is known here."""
+        return self.refused_elsewhere or self.refusal is not None
 
     @property
     def doubted(self) -> bool:

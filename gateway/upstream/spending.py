@@ -23,7 +23,8 @@ _SKEW_MS = 50
 """So far may two replicas' clocks be apart, though both show the database's time."""
 _FRESH_MS = 3_000
 """For so long it holds that somebody waits: he tells it again every second."""
-
+_SET_BACK_MS = 5_000
+"""A part that was put down so much later than now was so before the clock was set back: it counts as put down now."""
 
 _GONE = "gone"
 _MOST_GONE = 8
@@ -63,6 +64,17 @@ class Spending(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether anything of it counts still; ``longest_ms``: the longest window."""
         last_at = max((at for at, _ in self.counted()), default=0) + longest_ms
         return now < max(last_at, self.paused_until, self.at + _FRESH_MS, *(until for _, _, until in self.told))
+
+    def moved(self, step_ms: int) -> "Spending":
+        """Return the same that much later."""
+        return msgspec.structs.replace(
+            self,
+            ended=[(at + step_ms, count) for at, count in self.ended],
+            until=self.until + step_ms,
+            at=self.at and self.at + step_ms,
+            paused_until=self.paused_until and self.paused_until + step_ms,
+            told=[(limit, window_s, until + step_ms) for limit, window_s, until in self.told],
+        )
 
     def is_open(self, now: int) -> bool:
         """Whether its replica may be sending."""
@@ -121,4 +133,6 @@ def decode(stored: bytes | None, now: int) -> dict[str, Spending]:
     for name, part in parts.items():
         if not part.until:
             parts[name] = msgspec.structs.replace(part, until=now)
+        elif (put_at := part.at or max((at for at, _ in part.ended), default=0)) > now + _SET_BACK_MS:
+            parts[name] = part.moved(now - put_at)
     return parts

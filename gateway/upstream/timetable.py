@@ -45,6 +45,10 @@ _ACTIVE_PER_S = 1e-3
 _CLOCK_ANSWERS = 16
 _CLOCK_MS = 60_000
 """The upstream's clock is taken for right where one of so many answers told of a task that was new when registered."""
+_EARLY_MS = 5_000  # so far its clock may be ahead beside
+_ZONE_STEP_MS = 15 * 60_000
+_ZONES_APART_MS = 26 * 3_600_000
+"""Zones differ by quarters of an hour, from -12 to +14 hours (IANA time zone database)."""
 
 
 class Timetable:
@@ -149,13 +153,14 @@ class Timetable:
         if told_at <= watched_from:
             self._behind_ms.append(watched_from - told_at)
             least_ms = min(self._behind_ms)
-            self._off_ms = least_ms if least_ms > _CLOCK_MS else 0
+            self._off_ms = least_ms if _is_a_clocks(least_ms) else 0
 
     def began_at(self, told_at: int | None, watched_from: int) -> int:
         """Return when a task began to run, where the upstream says when it was created, or does not.
 
         A clock or a zone may be off, and every task would be taken for too young or too old. None is watched before it
-        was created; and where all of the last ones were old when they were registered, it is the clock that is behind.
+        was created; and where all of the last ones were old when they were registered, and the newest by what a clock
+        or a zone makes, it is that. Otherwise they were registered late, and had ended perhaps.
         """
         return watched_from if told_at is None else min(told_at + self._off_ms, watched_from)
 
@@ -236,6 +241,13 @@ class Timetable:
     def _delay_ms(self, stream: Stream, age_s: float, price: PollPrice) -> int:
         distribution = self._durations.distribution(stream, self._clock.monotonic())
         return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)
+
+
+def _is_a_clocks(behind_ms: int) -> bool:
+    """Whether a clock may be so far behind, give or take what a new task's registration takes, or a zone puts it so."""
+    if behind_ms <= _ZONE_STEP_MS:
+        return behind_ms > _CLOCK_MS
+    return behind_ms <= _ZONES_APART_MS + _CLOCK_MS and (behind_ms + _EARLY_MS) % _ZONE_STEP_MS < _CLOCK_MS + _EARLY_MS
 
 
 def _seen_s(task: DueTask, began_at: int) -> float:

@@ -6,9 +6,10 @@ in. Decides neither when to ask again nor what is stored. Called by ``gateway.lo
 A task that the upstream has told of once is not unknown to it, whatever it answers afterwards: that task is denied. So
 a proxy's 404, an upstream that has lost its database, or another account's key costs no task that has been paid for.
 Nor, while denials and nonsense are all that is heard, is a task given up that is new. Clients who read a denied task
-are to hear so from the upstream itself, once it has been denied for as long as a new one has to be unknown.
+are to hear so from the upstream itself, once it has been denied for as long as a new one has to be unknown: that it is
+so stands in its row, from then on until the upstream tells of it again.
 
-All of it is in memory, and bounded: whoever is forgotten, by a restart too, is merely asked about for a while longer.
+All else is in memory, and bounded: whoever is forgotten, by a restart too, is merely asked about for a while longer.
 """
 
 from collections import OrderedDict
@@ -58,9 +59,8 @@ class Troubled:
         self._unknown = _Last[tuple[float, int]]()  # since when (steady clock), and how many polls in a row
         self._denied = _Last[_Denied]()
         self._refused = _Last[_Denied]()
-        self._long_denied = _Last[None]()
         self._unreadable = _Last[None]()
-        self._all = (self._unknown, self._denied, self._refused, self._long_denied, self._unreadable)
+        self._all = (self._unknown, self._denied, self._refused, self._unreadable)
         self._nonsense = 0  # answers, since the last one that told of a task
         self._nonsense_at = -inf
 
@@ -117,11 +117,9 @@ class Troubled:
         return seq in self._refused
 
     def is_denied(self, seq: int) -> bool:
-        """Whether a task of which the upstream had told has long been denied, or refused alone, and not told of since.
-
-        Whatever else its polls came to in between.
-        """
-        return seq in self._long_denied
+        """Whether a task of which the upstream had told has long been denied, or refused alone."""
+        known = self._denied.get(seq) or self._refused.get(seq)
+        return known is not None and known.alone and known.at - known.since >= _DENIED_AFTER_S
 
     def is_unreadable(self, seq: int) -> bool:
         """Whether the last answer about a task that came could not be read."""
@@ -158,8 +156,6 @@ class Troubled:
         kind.put(seq, _Denied(steady, alone, since))
         while kind[oldest := next(iter(kind))].at < steady - _KEPT_S:
             del kind[oldest]
-        if alone and steady - since >= _DENIED_AFTER_S:
-            self._long_denied.put(seq, None)
 
 
 class _Last(OrderedDict[int, T]):

@@ -18,11 +18,16 @@ from runwayml import RunwayML
 
 
 def lost(gateway: str, simulator: str) -> list[int]:
-    """Create videos whose answers are lost, without an ID of the caller's own and with one; return what each got."""
-    httpx.post(f"{simulator}/_sim/faults", json=[{"kind": "reset", "endpoint": "createTask"}], trust_env=False)
+    """Create videos whose answers are lost, and then some at which OpenAI fails; return what each got.
+
+    Both without an ID of the caller's own and with one.
+    """
+    fault = {"endpoint": "createTask", "times": 2}
+    faults = [{"kind": "reset", **fault}, {"kind": "error", "status": 500, **fault}]
+    httpx.post(f"{simulator}/_sim/faults", json=faults, trust_env=False)
     videos, statuses = OpenAI(base_url=f"{gateway}/u/openai-video/v1").videos, []
     headers: dict[str, str]
-    for headers in ({}, {"X-Request-ID": "order-7"}):
+    for headers in ({}, {"X-Request-ID": "order-7"}, {}, {"X-Request-ID": "order-8"}):
         try:
             videos.create(prompt="A cat", extra_headers=headers)
         except APIStatusError as error:

@@ -122,7 +122,8 @@ async def test_a_client_that_waits_for_its_webhook_and_polls(world: Any) -> None
             response = await api.get("/api/v1/jobs/recordInfo", params=params, headers={"Authorization": KEY})
             assert response.status_code == 200
             data = response.json()["data"]
-            if data["state"] == "success" and webhook.done():
+            # More than the key may ask in a minute, however slow the machine is.
+            if data["state"] == "success" and webhook.done() and counter.statuses[200] > 60:
                 break
             await asyncio.sleep(0.02)
         event = webhook.result()
@@ -131,6 +132,5 @@ async def test_a_client_that_waits_for_its_webhook_and_polls(world: Any) -> None
     assert json.loads(data["param"]) == {"model": "m", "input": {"prompt": "A cat"}}, "callBackUrl stayed here"
     assert (event["code"], data["taskId"]) == (200, task_id)
     assert set(counter.statuses) == {200}
-    assert counter.statuses[200] > 60, "more than the key may ask in a minute"
     assert simulator.stats.polls[task_id] < 15
     assert simulator.stats.statuses == {200: simulator.stats.polls[task_id] + 1}

@@ -71,7 +71,8 @@ async def _poll(databases: Databases, count: int, *, long: bool) -> list[tuple[f
         for number in range(ROUNDS):
             at = 1_000_000 * (number + 1)
             for first in range(0, count, BATCH):
-                rows = [(seq, at + first, at + first + count, None, 1, None, None) for seq in order[first:][:BATCH]]
+                polled = (at + first, at + first + count, None, 1, None, None, at + first, None)
+                rows = [(seq, *polled) for seq in order[first:][:BATCH]]
                 await polls.fetch(*zip(*rows, strict=True))
             await ours.execute("VACUUM tasks")
             sizes.append(await _sizes(ours))

@@ -1,7 +1,7 @@
-"""A temporary PostgreSQL for the gateway's own measurements: the tests' server, with its commits on the disk.
+"""A temporary PostgreSQL for measurements, the peers' too: the tests' server, with its commits on the disk.
 
-Owns its settings, its core, a fresh database for each run, and what its processes have used. The peers have another
-server: ``postgres.py``.
+Owns its settings, a fresh database for each of the gateway's runs, and what its processes have used. Its core is that
+of who starts it.
 """
 
 import itertools
@@ -16,7 +16,9 @@ from harness import cpu_s
 
 from tests.postgres import OWNER, Server, from_wheel, running
 
-_SETTINGS = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
+_DURABLE = {"fsync": "on", "full_page_writes": "on"}
+_LARGE = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
+_AS_IT_COMES = {"shared_buffers": "128MB", "max_wal_size": "1GB", "jit": "on"}
 
 
 class Databases:
@@ -75,9 +77,19 @@ class Databases:
 
 @contextmanager
 def start_databases() -> Iterator[Databases]:
-    """Run a server on the core of who calls."""
-    with running(from_wheel(), **_SETTINGS) as server:
+    """Run a server for the gateway's runs."""
+    with running(from_wheel(), **_DURABLE, **_LARGE) as server:
         yield Databases(server)
+
+
+@contextmanager
+def start_peers_database() -> Iterator[str]:
+    """Run a server as PostgreSQL comes, with an empty database; yield how to connect, as libpq reads it.
+
+    Raises NotAvailable where none can be started here.
+    """
+    with running(from_wheel(), **_DURABLE, **_AS_IT_COMES) as server:
+        yield f"host={server.folder} port={server.port} user={OWNER} dbname={OWNER}"
 
 
 def _children(pid: int) -> list[int]:

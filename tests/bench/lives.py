@@ -14,8 +14,9 @@ from figures import Figure, at_least, compare, ratio
 from gatewayprocess import start_gateway
 from harness import Sides
 from peerprocess import LIVES, run_peer
-from postgres import NotAvailableError
 from session import Session
+
+from tests.postgres import NotAvailable
 
 WARM_UP = 2000
 
@@ -48,7 +49,7 @@ def measure(session: Session) -> list[Figure]:
             count = session.count(peer.count, peer.count // 5)
             try:
                 lived = run_peer(session.peers_python, peer, session.sides, count)
-            except NotAvailableError as error:
+            except NotAvailable as error:
                 figure.absent = peer_cpu.absent = str(error)
             else:
                 figure.runs.append(lived["per_s"])

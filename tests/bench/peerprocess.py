@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from databases import start_peers_database
 from harness import MEASURED, Sides, pinned
-from postgres import start_postgres
 
 LIMIT_S = 600
 CONCURRENCY = 64
@@ -42,13 +42,13 @@ GETS = (
 
 
 def run_peer(python: str, peer: Peer, sides: Sides, count: int) -> dict[str, Any]:
-    """Run one peer once; return what it said. Raises NotAvailableError where there is no PostgreSQL for it."""
+    """Run one peer once; return what it said. Raises NotAvailable where there is no PostgreSQL for it."""
     file = Path(__file__).parent / "peers" / peer.file
     command = [python, str(file), "--upstream", sides.upstream_url, "--receiver", sides.receiver_url]
     command += ["--count", str(count), "--concurrency", str(CONCURRENCY)]
     with ExitStack() as stack:
         if peer.needs_postgres:
-            command += ["--database", stack.enter_context(start_postgres())]
+            command += ["--database", stack.enter_context(start_peers_database())]
         sides.reset()
         done = subprocess.run(command, stdout=subprocess.PIPE, preexec_fn=pinned(MEASURED), timeout=LIMIT_S, check=True)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -36,12 +36,13 @@ _CREATES_SHARE = 0.2  # so many more amid creates, for an upstream that knows X-
 @click.option("--replicas", "several", flag_value="replicas", help="Three on one PostgreSQL: kill, stop, cut off.")
 @click.option("--failover", "several", flag_value="failover", help="Three on a primary, which is killed.")
 @click.option("--rolling", "several", flag_value="rolling", help="Three that are replaced one at a time.")
-def main(cycles: int | None, seed: int | None, several: Several | None, *, terminate: bool) -> None:
+@click.option("--pooler", is_flag=True, help="Those of --replicas reach PostgreSQL by a PgBouncer.")
+def main(cycles: int | None, seed: int | None, several: Several | None, *, terminate: bool, pooler: bool) -> None:
     """Run a gateway under load, end it again and again on one database, and check what was promised."""
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     folder = Path(mkdtemp(prefix="gateway-crash-"))
     if several is not None:
-        sys.exit(not play_several(several, folder, seed, cycles))
+        sys.exit(not play_several(several, folder, seed, cycles, pooled=pooler))
     cycles = cycles or (50 if terminate else 200)
     started = time.monotonic()
     run = uvloop.run(_run(folder, seed, cycles, terminate=terminate))

@@ -15,9 +15,12 @@ from tests.crash.turmoil import Leases
 __all__ = ["HASTY"]
 
 _POLLS_S, _BEGUN_S, _RECORDED_S = 3.0, 2.0, 1.0
+_NOTICED_S = 3.0
+"""So long after a webhook's lease others may take it over: the machine is a busy one."""
 _RESERVED_S = 15.0
 """So long what a dead replica had reserved of a key's limit may keep the next one from polling: as with long leases."""
-HASTY = Leases(_POLLS_S, ATTEMPT_S + _BEGUN_S + _RECORDED_S, module=("tests.crash.hasty",), polled_s=_RESERVED_S)
+_WEBHOOKS_S = ATTEMPT_S + _BEGUN_S + _RECORDED_S + _NOTICED_S
+HASTY = Leases(_POLLS_S, _WEBHOOKS_S, module=("tests.crash.hasty",), polled_s=_RESERVED_S)
 
 
 def _change(module: ModuleType, **values: float) -> None:

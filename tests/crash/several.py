@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +21,24 @@ from tests.postgres import from_wheel, running
 __all__ = ["Several", "play_several"]
 
 Several = Literal["replicas", "failover", "rolling"]
+Play = Callable[[Path, int, int], Coroutine[Any, Any, tuple[Cluster, dict[str, Any]]]]
 _CYCLES: Mapping[Several, int] = {"replicas": 10, "failover": 5, "rolling": 3}
 _SAY_S = 20.0
 
 
-def play_several(what: Several, folder: Path, seed: int, cycles: int | None) -> bool:
-    """Play so many rounds, print what was seen, and return whether all held. The files stay where it did not."""
+def play_several(what: Several, folder: Path, seed: int, cycles: int | None, *, pooled: bool = False) -> bool:
+    """Play so many rounds, print what was seen, and return whether all held. The files stay where it did not.
+
+    ``pooled``: the replicas that are killed, stopped and cut off have a PgBouncer before the database.
+    """
     cycles = cycles or _CYCLES[what]
     started = time.monotonic()
-    run, figures = uvloop.run(_PLAYS[what](folder, seed, cycles))
+    plays: Mapping[Several, Play] = {
+        "replicas": partial(_replicas, pooled=pooled),
+        "failover": _failover,
+        "rolling": _rolling,
+    }
+    run, figures = uvloop.run(plays[what](folder, seed, cycles))
     for name, value in (figures | _figures(run) | {"seconds": round(time.monotonic() - started)}).items():
         click.echo(f"{name:<34} {value}")
     if run.ok:
@@ -38,7 +48,8 @@ def play_several(what: Several, folder: Path, seed: int, cycles: int | None) -> 
         for number, gateway in enumerate(place.gateways, 1):
             (folder / f"{place.name}.{number}.log").write_text("".join(gateway.text), "utf-8")
     click.echo(run.report())
-    click.echo(f"FAILED. The files are in {folder}. Again: make crash ARGS='--{what} --seed {seed} --cycles {cycles}'")
+    what_again = f"--{what}{' --pooler' if pooled else ''} --seed {seed} --cycles {cycles}"
+    click.echo(f"FAILED. The files are in {folder}. Again: make crash ARGS='{what_again}'")
     return False
 
 
@@ -61,9 +72,9 @@ def _figures(run: Cluster) -> dict[str, Any]:
     }
 
 
-async def _replicas(folder: Path, seed: int, cycles: int) -> tuple[Cluster, dict[str, Any]]:
+async def _replicas(folder: Path, seed: int, cycles: int, *, pooled: bool) -> tuple[Cluster, dict[str, Any]]:
     with running(from_wheel()) as server:
-        async with turmoil(folder, server, seed) as run:
+        async with turmoil(folder, server, seed, pooled=pooled) as run:
             await _telling(run.play(cycles), lambda: f"{run.rounds}/{cycles}")
             figures: dict[str, Any] = {"rounds": run.rounds, "faults with nothing under way": len(run.idle)}
             for kind in KINDS:
@@ -93,9 +104,6 @@ async def _rolling(folder: Path, seed: int, cycles: int) -> tuple[Cluster, dict[
         async with rolling(folder, server, seed) as run:
             await _telling(run.play(cycles), lambda: f"{run.replaced}/{3 * cycles}")
             return run.cluster, {"replaced": run.replaced, "exits took": _seconds(run.exits_s)}
-
-
-_PLAYS = {"replicas": _replicas, "failover": _failover, "rolling": _rolling}
 
 
 def _seconds(values: list[float]) -> str:

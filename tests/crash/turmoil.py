@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.loops import leading
 from gateway.store.postgres import webhookleases
@@ -16,15 +17,16 @@ from tests.crash.cluster import Cluster, cluster, until
 from tests.crash.replicas import ATTEMPT_S, Replica
 from tests.crash.sharedchecker import Fault
 from tests.crash.sharedsides import SharedSides
+from tests.pooler import pgbouncer
 from tests.postgres import Server
 from tests.tcpproxy import tcp_proxy
 
 __all__ = ["KINDS", "LEASES", "Leases", "Turmoil", "turmoil"]
 
 KINDS = ("kill", "stop", "silence", "reset", "restart")
-_LOOK_S = 3.0
-"""How long after a webhook's lease another may find out that it has ended."""
 _BUSY_S = 5.0
+_POOL = 4
+"""Connections of a PgBouncer to the server, for each replica: fewer than it has to PgBouncer."""
 _DUE = "SELECT count(*) FROM tasks WHERE upstream = $1 AND next_poll_at <= gateway_now()"
 
 
@@ -40,7 +42,7 @@ class Leases:
     """How long after its lease another has polled what a dead replica led."""
 
 
-LEASES = Leases(leading.LEASE_S, ATTEMPT_S + webhookleases._BEGUN_S + webhookleases._RECORDED_S)
+LEASES = Leases(leading.LEASE_S, ATTEMPT_S + webhookleases.TAKEN_OVER_S)
 
 
 @dataclass
@@ -145,7 +147,6 @@ class Turmoil:
 
     def _check_claims(self) -> None:
         """What it had claimed was recorded, or claimed by another once its lease was over."""
-        within_s = self.leases.webhooks_s + _LOOK_S
         for fault in self.cluster.checker.faults:
             for seq, fence in fault.claimed:
                 entry = self.cluster.audit.next_of(seq, fence)
@@ -153,20 +154,22 @@ class Turmoil:
                     continue  # it was given back, and nobody claimed it again: then it is lost, as the checker says
                 taken_s = entry.at - fault.wall_at
                 self.webhooks_taken_s.setdefault(fault.kind, []).append(taken_s)
-                if taken_s > within_s:
+                if taken_s > self.leases.webhooks_s:
                     self.cluster.problems.append(f"{fault.kind} of {fault.replica}: webhook {seq} after {taken_s} s")
 
 
 @asynccontextmanager
 async def turmoil(
-    folder: Path, server: Server, seed: int, leases: Leases = LEASES, count: int = 3
+    folder: Path, server: Server, seed: int, leases: Leases = LEASES, count: int = 3, *, pooled: bool = False
 ) -> AsyncIterator[Turmoil]:
-    """Run so many replicas on a server, each behind a proxy of its own."""
+    """Run so many replicas on a server, each behind a proxy of its own; ``pooled``: all of these before a PgBouncer."""
 
     async def make(stack: AsyncExitStack, sides: SharedSides) -> list[Replica]:
-        replicas = []
+        replicas, port = [], server.port
+        if pooled:
+            port = urlsplit(await stack.enter_async_context(pgbouncer(server, _POOL * count))).port or 0
         for number in range(count):
-            proxy = await stack.enter_async_context(tcp_proxy(server.port))
+            proxy = await stack.enter_async_context(tcp_proxy(port))
             url = server.url().replace(f":{server.port}/", f":{proxy.port}/")
             replicas.append(Replica(f"r{number}", url, sides, folder, proxy))
             replicas[-1].module = leases.module

@@ -2,7 +2,8 @@
 
 What must hold, for each shipped profile: no answer raises, ends a task without one of the profile's words, makes a
 webhook that is not JSON, or makes much more of itself than it is; numbers for the scheduler stay within their bounds;
-what Python's json reads, the lenient reader reads alike; an outcome told again through the proxy is the same outcome.
+what Python's json reads, the lenient reader reads alike; an outcome told again through the proxy is the same outcome;
+and what is no answer but a create's body is told as a task that runs.
 """
 
 import copy
@@ -20,7 +21,7 @@ from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core import lenientjson
 from gateway.core.model import Task
 from gateway.upstream.answer import PollKind, PollResult, read_answer, read_created
-from gateway.upstream.envelope import record_envelope
+from gateway.upstream.envelope import new_record, record_envelope, told_envelope
 from gateway.webhook.body import body_template
 from tests.fuzz.target import Target, mangled
 
@@ -50,6 +51,7 @@ def check(case: Case) -> None:
     read_created(profile, case.status, case.body, "data.taskId")
     result = read_answer(profile, TASK, case.status, case.retry_after_s, case.body)
     _check_bounds(result)
+    _check_new(profile, case.body)
     if result.outcome is None:
         assert result.kind is not PollKind.TERMINAL
         return
@@ -79,6 +81,20 @@ def _check_json(body: bytes) -> None:
     except (ValueError, RecursionError):
         return  # which has what is told differently on purpose: NaN, half an emoji, 4,301 digits
     assert ours == theirs, (ours, theirs)
+
+
+def _check_new(profile: Profile, body: bytes) -> None:
+    """Whatever was asked for, where a create could be read at all, a task that has just begun is told as running."""
+    try:
+        if not isinstance(lenientjson.decode(body), dict):
+            return
+    except ValueError:
+        return
+    record = new_record(profile, TASK, None, body, 1_777_474_689_024)
+    if record is not None:
+        assert json.loads(record) is not None
+        told = read_answer(profile, TASK, 200, None, told_envelope(profile, record))
+        assert told.kind is PollKind.RUNNING, told
 
 
 def _check_bounds(result: PollResult) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,19 +82,19 @@ def test_it_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     test = tmp_path / "test_it.py"
     test.write_text(LEAVES_IT_RUNNING, "utf-8")
     words = f"-s -q -p tests.conftest -p no:cacheprovider -c {ROOT / 'pyproject.toml'} {test}".split()
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    pid, folder = done.stdout.rpartition("|")[2].split()
-    try:
+    with tempfile.TemporaryDirectory(prefix="gateway-", dir="/tmp") as left:  # tmp_path is closed to others
+        Path(left).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": left},
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL
+        pid, folder = done.stdout.rpartition("|")[2].split()
+        assert left in folder
         while Path(f"/proc/{pid}").exists():  # at most for the test's time limit
             time.sleep(0.01)
-    finally:
-        shutil.rmtree(folder)

@@ -4,8 +4,10 @@
 always the same too, which it can shrink.
 """
 
+import dataclasses
 import gc
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.simulation import __main__ as simulate
+from tests.simulation.defects import DEFECTS
 from tests.simulation.invariants import Invariants
 from tests.simulation.play import play
 from tests.simulation.scenario import (
@@ -76,6 +79,33 @@ scenarios = st.builds(
 )
 
 
+FAILS = Event(1.0, "upstream", "error", seconds=100.0)
+CREATOR = Reader(95.0, 0, 1.0, 3, creates=True)
+LONG, WISHES = (("success", 80.0),) * 8, tuple(Registration(1.0, task, 0, 300, 30.0) for task in range(8))
+READERS = tuple(Reader(63.5, task, 2.0, 15) for task in range(8))
+DOWN = Event(40.0, "kill", "at once", seconds=20.0)
+OLD_NEWS = Event(60.1, "upstream", "old news", seconds=3.0)
+"""All are polled at once after that, and read before these answers come."""
+CAUGHT = {
+    "answers in any order": (
+        "goes back",
+        Scenario(0, LONG, WISHES, (DOWN, OLD_NEWS), READERS),
+    ),
+    "a read that is remembered": (
+        "is told less than the store had",
+        Scenario(0, (("success", 20.0),), WISHES[:1], (), (Reader(5.0, 0, 2.0, 20),)),
+    ),
+    "another id for each try": (
+        "was paid for twice",
+        Scenario(0, (("success", 1.0),), (), (FAILS,), (CREATOR,)),
+    ),
+    "a create sent again in the dark": (
+        "was paid for twice",
+        Scenario(0, (("success", 1.0),), (), (FAILS,), (CREATOR,), honours=False),
+    ),
+}
+"""By defect, which law a world breaks with it, in one order of what happens at once or in another."""
+ORDERS = 20
 TWO_ASK_AT_ONCE = 5047
 """One callback and all dead ones are redelivered within one transaction: the one comes first, whoever asked first."""
 
@@ -141,6 +171,21 @@ def test_readers_amid_kills(seed: int) -> None:
     ]
     laws = play(Scenario(seed, tasks, wishes, kills, tuple(readers)))
     assert laws.reads.answered > 50
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_is_noticed(defect: str) -> None:
+    """What keeps reads from going back, and creates from being paid for twice, is missed where it is not there."""
+    law, scenario = CAUGHT[defect]
+    scenarios = [dataclasses.replace(scenario, seed=seed) for seed in range(ORDERS)]
+    assert play(scenarios[0]).looks > 0
+    with DEFECTS[defect](), pytest.raises(AssertionError, match=law):
+        _play_all(scenarios)
+
+
+def _play_all(scenarios: Iterable[Scenario]) -> None:
+    for scenario in scenarios:
+        play(scenario)
 
 
 def test_a_world_that_breaks_a_law_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

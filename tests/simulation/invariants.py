@@ -15,9 +15,10 @@ from gateway.core.model import CallbackState
 from tests.simulation.asks import Asks
 from tests.simulation.callbacklaws import SCHEDULE_S, CallbackLaws
 from tests.simulation.ledger import Ledger, Rows
-from tests.simulation.readlaws import Look, ReadLaws
+from tests.simulation.readlaws import ReadLaws
 from tests.simulation.requestlaws import RequestLaws
 from tests.simulation.tasklaws import TaskLaws
+from tests.simulation.telling import Look
 from tests.simulation.world import Attempt, Poll, World
 
 __all__ = ["Invariants"]

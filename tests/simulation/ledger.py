@@ -14,6 +14,7 @@ from gateway.core.model import CallbackState, TaskState
 from gateway.store.rows import body
 from gateway.store.sqlite import sql
 from gateway.webhook.body import webhook_body
+from tests.simulation.telling import progress_of
 
 __all__ = ["AttemptRow", "CallbackRow", "Ledger", "Rows", "TaskRow"]
 
@@ -79,6 +80,7 @@ TASKS = """
 SELECT task_id, state, created_at, polls, failures, last_polled_at, next_poll_at, last_error, settled_at, outcome
 FROM tasks
 """
+RECORDS = "SELECT task_id, record FROM tasks WHERE state = 'waiting' AND length(record) > 0"
 MOVES = sql.MOVE_TASKS.partition(":step")[0].strip()
 """How what follows the clock begins, whether or not there is a row to move."""
 ATTEMPTS = """
@@ -93,6 +95,8 @@ class Rows:
 
     callbacks: dict[str, CallbackRow] = field(default_factory=dict)
     tasks: dict[str, TaskRow] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
+    """Of running tasks, when the upstream said what is kept for their readers."""
 
     def waiting(self, task_id: str) -> list[CallbackRow]:
         """Return the callbacks that wait for this task."""
@@ -173,7 +177,8 @@ class Ledger:
     def _read(self) -> Rows:
         callbacks = [_callback(row) for row in self.db.execute(CALLBACKS).fetchall()]
         tasks = [TaskRow(*row) for row in self.db.execute(TASKS).fetchall()]
-        return Rows({row.id: row for row in callbacks}, {row.task_id: row for row in tasks})
+        told = {task_id: progress_of(record) for task_id, record in self.db.execute(RECORDS).fetchall()}
+        return Rows({row.id: row for row in callbacks}, {row.task_id: row for row in tasks}, told)
 
     def new_attempts(self, callback_id: str) -> list[AttemptRow]:
         """Return a callback's attempts that were not there before the last transaction."""

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.core.errors import StoreError
 from gateway.core.model import Callback, CallbackState, Format
 from gateway.webhook.sender import Sender
-from tests.life import Life, Transport, until
+from tests.life import FORGETS, PROFILE, Life, Transport, until
 from tests.simulation.asks import Ask
 from tests.simulation.callbacklaws import ATTEMPT_S, SCHEDULE_S
 from tests.simulation.invariants import Invariants
@@ -94,6 +94,7 @@ class _Run:
             self.path,
             self.clock,
             upstream=Transport(self.world.poll),
+            profile=PROFILE if self.scenario.honours else FORGETS,
             sender=sender,
             min_s=POLL_MIN_S,
             max_s=POLL_MAX_S,
@@ -144,6 +145,9 @@ class _Run:
                 self.world.made.add(task_id)
                 if wish.receiver is not None:
                     self.created.add(task_id)
+            if answer is not None and answer.headers.get("x-should-retry") == "false":
+                self.laws.hold(not self.scenario.honours, (answer.text, "is left in doubt, and the upstream knows"))
+                return
             await asyncio.sleep(1.0)
             if self.clock.monotonic() > LENGTH_S + 300:
                 return

@@ -42,7 +42,6 @@ class Readers:
             timetable=life.timetable,
             poller_wake=life.store.tasks.due(upstream.name),
             draining=self._draining,
-            denies=life.poller.denies,
             polls_here=lambda: True,
             recheck_s=15.0,
             has_replicas=False,

@@ -42,6 +42,7 @@ UPSTREAM_MODES = (
     "picky",
     "strict",
     "blind",
+    "overtaken",
 )
 RECEIVER_MODES = (
     "ok",
@@ -118,6 +119,8 @@ class Scenario:
     registrations: tuple[Registration, ...]
     events: tuple[Event, ...]
     readers: tuple[Reader, ...] = ()
+    honours: bool = True
+    """Whether the upstream knows X-Request-ID, and the profile says so."""
 
 
 def draw(seed: int) -> Scenario:
@@ -145,9 +148,12 @@ def draw(seed: int) -> Scenario:
     registrations.append(Registration(begun_s, len(tasks) - 1, number, timeout_s, patience_s=30.0))
     events += _story(story, begun_s, number, rng)
     readers = _readers(tasks, registrations, rng)
+    others = random.Random(f"others of {seed}")  # so that the seeds of before bring what they brought
+    if readers and others.random() < 0.5:
+        events.append(Event(others.uniform(0, LENGTH_S / 2), "upstream", "overtaken", seconds=others.uniform(60, 300)))
     if rng.random() < 0.3:  # where nothing stands in the way of reads their laws have no excuse
         events = [event for event in events if event.kind not in IN_THE_WAY]
-    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events), readers)
+    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(events), readers, honours=others.random() < 0.5)
 
 
 def _readers(
@@ -197,7 +203,7 @@ def _event(rng: random.Random) -> Event:
         return Event(at_s, kind, seconds=rng.choice(CLOCK_STEPS_S))
     if kind == "upstream":
         return Event(
-            at_s, kind, rng.choice((*UPSTREAM_MODES, "slow", "late", "late", "flaky")), seconds=rng.uniform(1, 300)
+            at_s, kind, rng.choice((*UPSTREAM_MODES[:-1], "slow", "late", "late", "flaky")), seconds=rng.uniform(1, 300)
         )
     if kind == "receiver":
         return Event(at_s, kind, rng.choice(RECEIVER_MODES), rng.randrange(RECEIVERS), rng.uniform(1, 400))

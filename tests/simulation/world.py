@@ -16,6 +16,7 @@ import httpx
 
 from gateway.net.errors import ExchangeFailed
 from tests.simulation.scenario import IN_THE_WAY, RECEIVERS, Scenario
+from tests.simulation.telling import Paid, Telling
 from tests.virtualtime import VirtualClock
 
 __all__ = ["Attempt", "Mood", "Poll", "Seen", "ShiftedClock", "World"]
@@ -28,6 +29,7 @@ MIXED = {
     "flaky": ("ok", "error", "slow", "slow", "gone", "another's"),
     "late": ("late", "late error"),
     "unsure": ("unknown", "unknown", "error"),
+    "overtaken": ("ok", "ok", "old news"),
     "unreliable": ("ok", "error", "hang", "slow", "unreachable", "busy"),
 }
 """Moods that are another one with each request."""
@@ -147,10 +149,15 @@ class World:
     """Told as each poll has its answer, or has failed."""
     made: set[str] = field(default_factory=set)
     """The tasks whose creates were answered."""
+    telling: Telling = field(default_factory=Telling)
     forwarded: defaultdict[str, list[Poll]] = field(default_factory=lambda: defaultdict(list))
     """Of each task id, the clients' reads that were forwarded, in order."""
     waiting: dict[str, list[asyncio.Future[str]]] = field(default_factory=lambda: defaultdict(list))
     """Who waits for the next attempt or poll, and is told its webhook-id or task."""
+
+    def __post_init__(self) -> None:
+        self.paid = Paid(honours=self.scenario.honours)
+        self._chance = random.Random(f"answers of {self.scenario.seed}")
 
     @property
     def read(self) -> set[str]:
@@ -202,7 +209,7 @@ class World:
     async def poll(self, request: httpx.Request) -> httpx.Response:
         """Answer for the upstream."""
         if request.method == "POST":
-            return await self._create(json.loads(request.content)["input"]["task"])
+            return await self._create(request)
         task_id = request.url.params["taskId"]
         poll = Poll(self.life, self.clock.monotonic(), self.now())
         task = asyncio.current_task()
@@ -220,16 +227,18 @@ class World:
         finally:
             self.at_answer(task_id, poll)
 
-    async def _create(self, number: int) -> httpx.Response:
+    async def _create(self, request: httpx.Request) -> httpx.Response:
+        number, request_id = json.loads(request.content)["input"]["task"], request.headers["x-request-id"]
         await self._travel()
         mood = self._mood(self.upstream)
         if mood in ("hang", "slow", "late"):
             await asyncio.sleep(self.rng.uniform(5, 40))
-        if mood in ("error", "late error", "gone", "throttled", "refused", "unpaid", "garbage"):
-            return _envelope(500, 500)
-        task_id = self.begin(number)
+        fails = mood in ("error", "late error", "gone", "throttled", "refused", "unpaid", "garbage")
+        if not fails or self._chance.random() < 0.5:  # it may have made the task all the same
+            task_id = self.begin(number)
+            self.paid.create(number, request_id)
         await self._travel()
-        return _envelope(200, 200, {"taskId": task_id})
+        return _envelope(500, 500) if fails else _envelope(200, 200, {"taskId": task_id})
 
     async def _polled(self, task_id: str, poll: Poll) -> httpx.Response:
         with self._under_way(poll):
@@ -244,6 +253,8 @@ class World:
             if mood == "gone":
                 raise ExchangeFailed("refused", "refused", sent=False)
             answer, kind, state, retry_after_s = self._answer(mood, task_id)
+            if mood == "old news":
+                await asyncio.sleep(self.rng.uniform(5, 25))
             await self._travel()
             poll.kind, poll.state, poll.retry_after_s = kind, state, retry_after_s
         return answer
@@ -280,7 +291,9 @@ class World:
         result = f'{{"resultUrls":["https://cdn.example.com/{task_id}.png"]}}' if state == "success" else None
         told: dict[str, Any] = {"progress": round(self.clock.monotonic() * 1000)} if task_id in self.read else {}
         told |= {"taskId": task_id, "model": "m", "state": state, "param": "{}", "resultJson": result}
-        return told | {"failCode": 400, "failMsg": f"{task_id} failed"} if state == "fail" else told
+        told |= {"failCode": 400, "failMsg": f"{task_id} failed"} if state == "fail" else {}
+        self.telling.says(task_id, told)
+        return told
 
     async def receive(self, request: httpx.Request) -> httpx.Response:
         """Answer for a receiver."""

@@ -1,5 +1,6 @@
 """The tests themselves: they play the same examples in every run, and one that fails takes no other down."""
 
+import ast
 import importlib.util
 import os
 import subprocess
@@ -75,3 +76,22 @@ def test_a_failure_is_told_once(tmp_path: Path) -> None:
     )
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def _left_undone(test: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Return the functions within a test that nothing in it names."""
+    inner = [one for one in test.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    named = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)} if inner else set()
+    return [f"{test.name}: {one.name}" for one in inner if one.name not in named and not one.decorator_list]
+
+
+def test_each_test_does_what_it_says() -> None:
+    """Of what runs in virtual time the whole test is a function: one that nobody runs would always pass."""
+    undone = [
+        found
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for test in ast.parse(path.read_text("utf-8")).body
+        if isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef)
+        for found in _left_undone(test)
+    ]
+    assert undone == []

@@ -14,10 +14,10 @@ import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
-from gateway.store.copytables import COPYING, META, TABLES, Table
+from gateway.store.copying.rows import HEADER, LARGE, PIECE, TRAILER, LargeRow, Parts, Splitter
+from gateway.store.copying.tables import COPYING, META, TABLES, Table
 from gateway.store.postgres import schema
-from gateway.store.postgres.errors import explain
+from gateway.store.postgres.errors import FAILURES, explain
 from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 
@@ -39,7 +39,7 @@ _IS_THERE = "SELECT to_regclass('meta') IS NOT NULL AND to_regclass('leads') IS 
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = $1 AND NOT (table_name, column_name) IN (
-    ('callbacks', 'claimed_until'), ('callbacks', 'fence'))
+    ('callbacks', 'claimed_at'), ('callbacks', 'claimed_until'), ('callbacks', 'fence'))
 """
 """Without those that say who has claimed a webhook: nobody has where nobody is at work."""
 _AT_WORK = """
@@ -48,7 +48,6 @@ SELECT ceil((max(until) - gateway_now()) / 1000.0) FROM (
 ) AS known (until) HAVING max(until) > gateway_now()
 """
 _SEQUENCE = "SELECT pg_get_serial_sequence($1, 'seq')"
-_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresCopySide:
@@ -157,8 +156,8 @@ class PostgresCopySide:
             rows: list[Any] = await self._raw.fetch(statement, *parameters, timeout=_LIMIT_S)
             return rows
 
-    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
-        return [seq for (seq,) in await self._rows(table.select_large(after, LARGE))]
+    async def large(self, table: Table) -> list[int]:
+        return [seq for (seq,) in await self._rows(table.select_large(LARGE))]
 
     async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         splitter, parts = Splitter(), Parts()
@@ -189,7 +188,7 @@ class PostgresCopySide:
             column = table.large[place]
             for start in range(0, sizes[place] or 0, PIECE):
                 part = f"substring({column} FROM {start + 1} FOR {PIECE})"
-                yield await self._one(f"SELECT {part} FROM {table.name} WHERE seq = {seq}")  # noqa: S608 - see copytables
+                yield await self._one(f"SELECT {part} FROM {table.name} WHERE seq = {seq}")  # noqa: S608 - see copying.tables
 
         return LargeRow(found[0], sizes, pieces)
 
@@ -207,7 +206,7 @@ class PostgresCopySide:
 
     async def finish(self, meta: list[bytes], highest: dict[str, int]) -> None:
         async with self._transaction():
-            await self._raw.execute(f"DELETE FROM meta WHERE {META.where}")  # noqa: S608 - see copytables
+            await self._raw.execute(f"DELETE FROM meta WHERE {META.where}")  # noqa: S608 - see copying.tables
             await self._add(META, _pieces(b"".join(meta)))
             for name, number in highest.items():
                 if number:
@@ -243,7 +242,7 @@ class PostgresCopySide:
                 yield
                 await raw.execute("COMMIT")
             except BaseException:
-                with suppress(*_FAILURES):
+                with suppress(*FAILURES):
                     await raw.execute("ROLLBACK")
                 raise
 
@@ -257,5 +256,5 @@ async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except _FAILURES as exc:
+    except FAILURES as exc:
         raise StoreError(f"{explain(exc).message} The same command goes on from there.") from exc

@@ -6,23 +6,24 @@ by the store's ports as the larger part of ``gateway.store.engine.Engine``.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import asyncpg
 import structlog
 
 from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
-from gateway.store.engine import Blame, Column, Read, Work
+from gateway.store.engine import Blame, Column, Work
 from gateway.store.postgres import schema
 from gateway.store.postgres.errors import (
+    FAILURES,
     FOR_EVERYBODY,
     blame,
     explain,
     is_lost,
     is_to_be_repeated,
     needs_another_server,
+    without_values,
 )
 from gateway.store.postgres.session import Backend, Session, connect
 from gateway.store.postgres.sql import SELECT_LARGE
@@ -43,7 +44,6 @@ _PLACE_LIMIT_S = 5.0
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.05, 0.25
 """Between two attempts to connect: all replicas meet a server that has just come back; their clients wait for it."""
 _OPENING_S = 0.5
-_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Connections:
@@ -97,7 +97,9 @@ class PostgresDatabase:
         self._servers = servers
         self._settings = dict(settings or {})
         self._patience_s = patience_s
-        self._writers, self._claimers, self._readers = Connections(1), Connections(1), Connections(_READERS)
+        self._writers, self._claimers, self._leaders = Connections(1), Connections(1), Connections(1)
+        self._readers = Connections(_READERS)
+        self._pools = (self._writers, self._claimers, self._leaders, self._readers)
         self._first: str | None = None  # the host that was the right one last
         self._open = False
         self._ready = False  # the schema is there, too
@@ -139,7 +141,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Let all connections go. Safe when it is not open."""
         self._open = self._ready = False
-        for pool in (self._writers, self._claimers, self._readers):
+        for pool in self._pools:
             for connection in pool.in_use:
                 connection.drop()
             free, pool.free = pool.free, []
@@ -165,15 +167,15 @@ class PostgresDatabase:
     def blame(self, exc: Exception) -> Blame:
         return blame(exc)
 
-    async def transaction(self, make: Callable[[], Work[T]], *, claims: bool = False) -> tuple[T, bool]:
+    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool = False) -> tuple[T, bool]:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
 
-        What is in the way for a moment is tried again. ``claims``: on the connection of its own that these have.
-        Raises StoreError where the database fails, with nothing done, or, StoreUnsure, with nobody knowing.
+        What is in the way for a moment is tried again; ``hasty``: what others have locked is waited for for a moment
+        only. Raises StoreError where the database fails, with nothing done, or, StoreUnsure, with nobody knowing.
         """
         self._require_ready()
         try:
-            done = await self._repeat(self._claimers if claims else self._writers, lambda c: c.transaction(make()))
+            done = await self._repeat(self._writers, lambda session: session.transaction(make(), hasty=hasty))
         except Exception as exc:
             if blame(exc) is not Blame.DATABASES:
                 raise
@@ -187,28 +189,31 @@ class PostgresDatabase:
         self._require_ready()
         try:
             rows = await self._repeat(self._readers, lambda session: session.read(statement, parameters))
-        except (StoreError, *_FAILURES) as exc:
+        except (StoreError, *FAILURES) as exc:
             raise self._trouble("_read_trouble", exc) from exc
         self._well("_read_trouble")
         return rows
 
-    async def write(self, statement: str, parameters: Any = ()) -> list[Any]:
-        """Run one statement by itself that changes something, and return its rows, where the claims have theirs.
+    async def write(
+        self, statement: str, parameters: Any = (), *, always: bool = True, lead: bool = False
+    ) -> list[Any]:
+        """Run one statement by itself that changes something, and return its rows, on a connection that claims share.
 
-        It may be done twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
+        ``always``: it does; else that it is done does not show that the database can be written to. ``lead``: on the
+        connection that leadership has of its own, which would end while a renewal waits for claims. It may be done
+        twice, where the connection breaks. Raises StoreError: nobody knows whether it is done.
         """
         self._require_ready()
+        pool = self._leaders if lead else self._claimers
         try:
-            rows = await self._repeat(self._claimers, lambda session: session.read(statement, parameters))
-        except (StoreError, *_FAILURES) as exc:
+            rows = await self._repeat(pool, lambda session: session.read(statement, parameters))
+        except (StoreError, *FAILURES) as exc:
+            if blame(exc) is Blame.LOCKS:
+                raise
             raise self._trouble("_write_trouble", exc) from exc
-        self._well("_write_trouble")
+        if always:
+            self._well("_write_trouble")
         return rows
-
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Read]:
-        """Lend what reads. Each statement sees what is committed when it begins."""
-        yield self.read
 
     async def large(self, seq: int, column: Column) -> bytes | None:
         """Return a value that may be large; None where there is none. Raises StoreError."""
@@ -240,12 +245,12 @@ class PostgresDatabase:
             except asyncio.CancelledError:
                 session.drop()  # in the middle of something
                 raise
-            except _FAILURES as exc:
+            except FAILURES as exc:
                 if isinstance(exc, OSError | asyncpg.InternalClientError) or needs_another_server(exc):
                     session.drop()
                 if needs_another_server(exc):
                     self._leave()
-                self._raise_for_good(exc, session, left)
+                self._raise_for_good(without_values(exc), session, left)
             finally:
                 pool.give_back(session, keep=self._open and session.server.address == self._first)
             await asyncio.sleep(pause_s * (0.5 + secrets.randbelow(1000) / 1000))
@@ -260,7 +265,7 @@ class PostgresDatabase:
             raise StoreUnsure(words, reason=error.reason) from exc
         lost = is_lost(exc) and not isinstance(exc, TimeoutError)
         if not left or not (is_to_be_repeated(exc) or (lost and left == _TRIES - 1)):
-            if blame(exc) is Blame.DATABASES:
+            if blame(exc) in (Blame.DATABASES, Blame.LOCKS):
                 raise explain(exc, standby=session.server.standby) from exc
             raise exc
 
@@ -294,7 +299,7 @@ class PostgresDatabase:
 
     def _leave(self) -> None:
         """Use none of the connections any more: the server that they are to stops, or takes no writes."""
-        for pool in (self._writers, self._claimers, self._readers):
+        for pool in self._pools:
             while pool.free:
                 pool.free.pop().drop()
 

@@ -4,13 +4,14 @@ Owns what SQLite need not do: the guard of leaders and the locks of tasks. Calle
 are ``database.py``'s, the claims of webhooks ``webhookleases.py``'s, what replicas tell one another ``hints.py``'s.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
+from gateway.core.model import AttemptRecord
+from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
-from gateway.store.engine import Blame, Column, Hints, Lead, Read, Rows, Run, Touched, WebhookClaims, Work
-from gateway.store.postgres import createsql, leadsql, searchsql, sql, watchsql
+from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched, WebhookClaims, Work
+from gateway.store.postgres import createsql, deliversql, leadsql, locksql, searchsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
 __all__ = ["POLLS", "PostgresEngine"]
@@ -38,14 +39,11 @@ class PostgresEngine:
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         return await self._database.read(statement, parameters)
 
-    def reading(self) -> AbstractAsyncContextManager[Read]:
-        return self._database.reading()
-
     async def large(self, seq: int, column: Column) -> bytes | None:
         return await self._database.large(seq, column)
 
-    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
-        return await self._database.transaction(make)
+    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
+        return await self._database.transaction(make, hasty=hasty)
 
     def blame(self, exc: Exception) -> Blame:
         return self._database.blame(exc)
@@ -56,16 +54,37 @@ class PostgresEngine:
     def array(self, values: Sequence[Any]) -> Sequence[Any]:
         return values
 
-    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
-        held = yield Rows(leadsql.GUARD_LEADS, [(f"{POLLS}{upstream}", epoch) for upstream, epoch in leads])
-        names = {name for (name,) in held.rows}
-        return {(upstream, epoch) for upstream, epoch in leads if f"{POLLS}{upstream}" in names}
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        done = yield Rows(deliversql.RECORD_UNFENCED, rows.recorded_whole(attempts))
+        return done.count == len(attempts)
+
+    def guard(self, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
+        names, epochs = [f"{POLLS}{upstream}" for upstream, _ in leads], [epoch for _, epoch in leads]
+        if lock:
+            held = yield Run(locksql.GUARD_AND_LOCK, (names, epochs, lock))
+        else:
+            held = yield Run(leadsql.GUARD_LEADS, (names, epochs))
+        led = {name for (name,) in held.rows}
+        return {(upstream, epoch) for upstream, epoch in leads if f"{POLLS}{upstream}" in led}
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
-        yield Rows(sql.LOCK_TASKS, [(seq,) for seq in seqs])
+        yield Rows(locksql.LOCK_TASKS, [(seq,) for seq in seqs])
 
-    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
-        seqs = [seq for one in touched for seq in one.seqs]
-        tasks = [name for one in touched for name in one.tasks]
-        upstreams, task_ids = [upstream for upstream, _ in tasks], [task_id for _, task_id in tasks]
-        yield Run(sql.LOCK_ALL, (seqs, upstreams, task_ids, [name for one in touched for name in one.callbacks]))
+    def lock_all(self, touched: Iterable[Touched]) -> Work[None]:
+        touched = list(touched)
+        by_task = [one for one in touched if one.seqs or one.tasks or one.callbacks]
+        callbacks = [name for one in by_task for name in one.callbacks]
+        # Whoever comes first keeps to the order by itself, where nobody else touches tasks.
+        if by_task and (len(by_task) > 1 or by_task[0] is not touched[0]):
+            seqs = [seq for one in by_task for seq in one.seqs]
+            tasks = [name for one in by_task for name in one.tasks]
+            upstreams, task_ids = [upstream for upstream, _ in tasks], [task_id for _, task_id in tasks]
+            yield Run(locksql.LOCK_ALL, (seqs, upstreams, task_ids, callbacks))
+            # What is new is locked by being inserted: by one statement, whose order is that of the names, and before
+            # anything else but tasks is.
+            makers = [one.new for one in by_task if one.new is not None]
+            if len(makers) > 1 or (makers and touched[: len(by_task)] != by_task):
+                yield Rows(sql.INSERT_TASKS, [row for make in makers for row in make()])
+        by_webhook = [one.webhooks for one in touched if one.webhooks]
+        if len(callbacks) > 1 or (callbacks and by_webhook) or len(by_webhook) > 1:
+            yield Run(locksql.LOCK_CALLBACKS, ([seq for seqs in by_webhook for seq in seqs], callbacks))

@@ -1,6 +1,7 @@
 """What PostgreSQL's errors mean: whose fault each is, what is wrong with the database, and what to do about it.
 
-Owns the words. Called by ``database``, ``schema`` and the wiring; nothing else looks at an SQLSTATE.
+Owns the words, and that none of them shows a row: the server's may quote its values, which are URLs, keys and metadata.
+Called by ``database``, ``schema`` and the wiring; nothing else looks at an SQLSTATE.
 """
 
 import ssl
@@ -9,10 +10,22 @@ from typing import Any
 
 import asyncpg
 
-from gateway.core.errors import StoreError, StoreReason, StoreUnusable
+from gateway.core.errors import Error, StoreError, StoreLocked, StoreReason, StoreUnusable
 from gateway.store.engine import Blame
 
-__all__ = ["FOR_EVERYBODY", "blame", "explain", "is_lost", "is_to_be_repeated", "needs_another_server"]
+__all__ = [
+    "FAILURES",
+    "FOR_EVERYBODY",
+    "blame",
+    "explain",
+    "is_lost",
+    "is_to_be_repeated",
+    "needs_another_server",
+    "without_values",
+]
+
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a connection raises that fails."""
 
 FOR_EVERYBODY: dict[StoreReason | None, str] = {
     "full": "the database's disk is full",
@@ -70,19 +83,41 @@ _VALUES = {"22", "23", "54"}
 """Classes of SQLSTATE: data, constraints, and what is too large or too much for a row or an index."""
 _THE_GATEWAYS = {"0A", "26", "34", "42", "25"}
 """A wrong statement, or one at the wrong time."""
+_LOCKS = {"55P03", "40P01", "40001"}
+"""What others have locked, or written, stands in the way."""
 _REPEATED = {"40001", "40P01", "26000"}
 """Serialization, deadlock; and a prepared statement that has gone, as DISCARD takes them along."""
+
+
+_OF_STATEMENTS = {"08", "0A", "23", "25", "26", "28", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "XX"}
+"""Classes whose messages name tables, limits and files alone: PostgreSQL puts values into their details. Others, as
+those of data and of somebody's trigger, may quote what they complain of."""
+_QUOTING = "detail", "hint", "context", "internal_query"
+
+
+def without_values(exc: Error) -> Error:
+    """Return an error with nothing in it that may be a row's: also where its traceback is logged."""
+    if isinstance(exc, asyncpg.PostgresError):
+        exc.__dict__.update(dict.fromkeys(_QUOTING))
+        if (exc.sqlstate or "")[:2] not in _OF_STATEMENTS:
+            exc.args = (f"SQLSTATE {exc.sqlstate}",)
+        exc.__dict__["message"] = exc.args[0]
+    return exc
 
 
 def blame(exc: BaseException) -> Blame:
     """Say whose fault an exception is that a transaction has raised."""
     if isinstance(exc, asyncpg.PostgresError):
         state = exc.sqlstate or ""
+        if state in _LOCKS:
+            return Blame.LOCKS
         if state in _STATES:
             return Blame.DATABASES
         if state[:2] in _VALUES:
             return Blame.VALUES
         return Blame.DEFECT if state[:2] in _THE_GATEWAYS else Blame.DATABASES
+    if isinstance(exc, StoreLocked):
+        return Blame.LOCKS
     if isinstance(exc, asyncpg.exceptions.DataError | OverflowError | UnicodeError):
         return Blame.VALUES
     if is_lost(exc) or isinstance(exc, StoreError | OSError | MemoryError | asyncpg.InternalClientError):
@@ -94,6 +129,7 @@ def explain(exc: BaseException, *, connecting: bool = False, standby: bool = Fal
     """Return what an exception means, in words for the log and whoever asked; ``standby``: of whom it is."""
     if isinstance(exc, StoreError):
         return type(exc)(exc.message, reason=exc.reason)
+    without_values(exc)
     reason, what = _meaning(exc, connecting=connecting)
     if reason == "read_only" and standby:
         reason, what = "promoted", "it follows another server, or did when it was connected to"
@@ -101,7 +137,9 @@ def explain(exc: BaseException, *, connecting: bool = False, standby: bool = Fal
     own = f" ({exc})" if isinstance(exc, asyncpg.PostgresError) else ""
     advice = f" {_ADVICE[reason]}." if reason in _ADVICE else ""
     words = FOR_EVERYBODY[reason]
-    kind = StoreUnusable if reason == "refused" and not _may_pass(exc) else StoreError
+    kind: type[StoreError] = StoreLocked if blame(exc) is Blame.LOCKS else StoreError
+    if reason == "refused" and not _may_pass(exc):
+        kind = StoreUnusable
     return kind(f"{words[0].upper()}{words[1:]}: {what}{own}.{advice}", reason=reason)
 
 

@@ -81,6 +81,9 @@ class ReplicaHints:
         self._lanes[lane] = min(due_at, self._lanes.get(lane, due_at))
         self._tell.set()
 
+    def emptied(self, lane: Lane) -> None:
+        self._lanes.pop(lane, None)
+
     def settled(self, seqs: Iterable[int]) -> None:
         self._settled += seqs
         self._tell.set()
@@ -153,7 +156,7 @@ class ReplicaHints:
                 await asyncio.sleep(_POOLED_S)
                 return
             session.raw.add_termination_listener(lambda _: lost.set())
-            await session.raw.add_listener(_CHANNEL, hear)
+            await session.listen(_CHANNEL, hear)
             self._listening = True
             self._look.set()  # for what was told before
             await lost.wait()

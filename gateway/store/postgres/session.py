@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ import msgspec
 from gateway.config.databaseurl import where
 from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
 from gateway.store.engine import Result, Rows, Run, Step, Work
-from gateway.store.postgres.errors import explain
+from gateway.store.postgres.errors import FAILURES, explain
 from gateway.store.postgres.sql import WRITE_LARGE
 from gateway.store.postgres.url import Servers
 
@@ -39,6 +39,8 @@ _LIMITS = {
     "idle_in_transaction_session_timeout": "5s",
     "synchronous_commit": "on",
 }
+_HASTY = "; SET LOCAL lock_timeout = '200ms'"
+"""Where it is known that somebody holds a lock. Other replicas hold theirs for one commit."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
 _OLDEST = 140_000
 _LOOK = """
@@ -94,10 +96,13 @@ class Session:
         await self.raw.execute("COMMIT")
         return rows
 
-    async def transaction(self, work: Work[T]) -> tuple[T, bool]:
-        """Take the steps of work within one transaction; return what it returned, and whether it wrote anything."""
+    async def transaction(self, work: Work[T], *, hasty: bool = False) -> tuple[T, bool]:
+        """Take the steps of work within one transaction; return what it returned, and whether it wrote anything.
+
+        ``hasty``: wait for what others have locked for a moment only.
+        """
         wrote = False
-        await self.raw.execute(self._begin)
+        await self.raw.execute(self._begin + _HASTY if hasty else self._begin)
         try:
             try:
                 step = next(work)
@@ -114,13 +119,20 @@ class Session:
             raise
         return done, wrote
 
+    async def listen(self, channel: str, hear: Callable[[Any, int, str, Any], None]) -> None:
+        """Have whatever is told on a channel heard, for as long as the connection lasts. Raises StoreError."""
+        try:
+            await self.raw.add_listener(channel, hear)
+        except FAILURES as exc:
+            raise explain(exc) from exc
+
     async def value(self, statement: str, *parameters: Any) -> Any:
         """Return the first row's first value; None where there is no row. Within a transaction."""
         rows = (await self._run(statement, parameters)).rows
         return rows[0][0] if rows else None
 
     async def close(self) -> None:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        with suppress(*FAILURES):
             await self.raw.close(timeout=1)
 
     def drop(self) -> None:
@@ -175,7 +187,7 @@ class Session:
             return
         try:
             await self.raw.execute("ROLLBACK")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        except FAILURES:
             self.drop()
 
     def _hear(self, _: object, message: Any) -> None:
@@ -195,7 +207,7 @@ async def connect(servers: Servers, settings: Mapping[str, str], first: str | No
         try:
             async with asyncio.timeout(_CONNECT_LIMIT_S):
                 return await _connect_to(servers, host, port, settings)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, StoreError) as exc:
+        except (*FAILURES, StoreError) as exc:
             failed.append((address, explain(exc, connecting=True)))
     telling = ("refused", "read_only", "promoted", "restarting", "full", "slow", "unreachable", None)
     _, worst = min(failed, key=lambda failure: telling.index(failure[1].reason))

@@ -6,6 +6,7 @@ database's clock is everybody's.
 """
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.core.clock import SteeredClock
@@ -24,6 +25,8 @@ from gateway.store.postgres.webhookleases import WebhookLeases
 __all__ = ["PostgresStore"]
 
 _REPLICA = "replica:"
+_LEAVE_S = 2.0
+"""So long the end waits at most for its last word to be written."""
 
 
 class PostgresStore(StoreHousekeeping):
@@ -74,8 +77,9 @@ class PostgresStore(StoreHousekeeping):
         )
 
     def _hear_task(self, upstream: str, watchers: str, due_at: int) -> None:
-        self.tasks.note(upstream, watchers, due_at)
-        self.tasks.due(upstream).set()
+        if self.tasks.leads(upstream):
+            self.tasks.note(upstream, watchers, due_at)
+            self.tasks.due(upstream).set()
 
     async def _look_again(self) -> None:
         await self.tasks.look_again()
@@ -87,7 +91,14 @@ class PostgresStore(StoreHousekeeping):
             await asyncio.wait((self._keeping_time,))
         await self._writer.close()
         await self._hints.close()
+        await self._leave()
         await self._database.close()
+
+    async def _leave(self) -> None:
+        """Have the others know at once that this replica is no more, and ``gateway copy-database`` too."""
+        with suppress(StoreError, TimeoutError):  # then they find out by its time
+            async with asyncio.timeout(_LEAVE_S):
+                await self._database.write(leadsql.LEAVE, {"holder": self._replica}, lead=True)
 
     @property
     def failing(self) -> str | None:
@@ -106,21 +117,23 @@ class PostgresStore(StoreHousekeeping):
     def shared(self) -> bool:
         return True
 
-    async def lead(self, name: str, ttl_s: float) -> int | None:
-        about = {"name": name, "holder": self._replica, "ttl_ms": round(ttl_s * 1000)}
-        found = await self._database.write(leadsql.TAKE_LEAD, about)
+    async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:
+        about = {"name": name, "holder": self._replica, "ttl_ms": round(ttl_s * 1000), "refused": refused}
+        found = await self._database.write(leadsql.TAKE_LEAD, about, lead=True)
         return found[0][0] if found else None
 
     async def resign(self, name: str) -> None:
-        await self._database.write(leadsql.RESIGN_LEAD, {"name": name, "holder": self._replica})
+        await self._database.write(leadsql.RESIGN_LEAD, {"name": name, "holder": self._replica}, lead=True)
         self._hints.freed()
 
     async def standing(self, ttl_s: float) -> Standing:
-        found = await self._database.write(leadsql.STAND, {"holder": self._replica, "ttl_ms": round(ttl_s * 1000)})
-        names = {name for (name,) in found}
+        about = {"holder": self._replica, "ttl_ms": round(ttl_s * 1000)}
+        found = await self._database.write(leadsql.STAND, about, lead=True)
+        names = {name for name, _ in found}
         replicas = {name for name in names if name.startswith(_REPLICA)}
         self._hints.alone = len(replicas) < 2
-        return Standing(len(replicas), frozenset(names - replicas))
+        refused = frozenset(name for name, is_refused in found if is_refused)
+        return Standing(len(replicas), frozenset(names - replicas), refused)
 
     # What is not its own.
 

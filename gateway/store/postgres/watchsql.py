@@ -1,22 +1,28 @@
 """The statements of watched reads, as ``sql.py`` has all others: ``dialect.ReadStatements``."""
 
 from gateway.core.memory import SMALL
+from gateway.core.reads import END_TOLD
 from gateway.store.postgres.statements import MOST_NAMED, TASK, given
 
 # The record where it is small, and the outcome where there is no record to answer from.
 SELECT_READ_TASK = f"""
 SELECT {TASK}, CASE WHEN coalesce(length(t.record), 0) = 0 AND length(t.outcome) <= {SMALL} THEN t.outcome END,
     coalesce(length(t.outcome), 0), t.watchers, t.read_until,
-    CASE WHEN length(t.record) BETWEEN 1 AND {SMALL} THEN t.record END, coalesce(length(t.record), 0)
+    CASE WHEN length(t.record) BETWEEN 1 AND {SMALL} THEN t.record END, coalesce(length(t.record), 0),
+    t.told_at, t.denied_at
 FROM tasks AS t WHERE t.task_id = $1 AND t.upstream = $2
 """  # noqa: S608 - the interpolated parts are constants
 
 _WATCHED = ("upstream text", "task_id text", "client text", "at", "read_until", "next_poll_at", "told", "born_at",
-            "model text", "record bytea")  # fmt: skip
+            "model text", "record bytea", "asked_at")  # fmt: skip
+
+_NEWS = """excluded.record IS NOT NULL AND (t.record IS NULL OR (
+        excluded.polls > 0 AND (SELECT asked_at FROM numbered WHERE seq = excluded.seq) >= coalesce(t.told_at, 0)))"""
 
 # Nothing becomes of a task that the upstream has ended; one that was given up begins anew where the upstream has just
 # told that it runs (``told``). A task that nobody waited for is watched from now on, as with a new callback. In one
-# order, as the same clients have one turn. What was remembered of it (not ``told``) is older than a record that stands.
+# order, as the same clients have one turn. What was remembered of it (not ``told``) is older than a record that stands,
+# and so is what was asked for before that was told.
 # What stands is locked first, and has its own seq here: a number that is
 # drawn in vain would make it look newer than it is what was registered last.
 WATCH_READ_TASKS = f"""
@@ -32,9 +38,9 @@ numbered AS MATERIALIZED (
         SELECT seq FROM tasks WHERE task_id = new.task_id AND upstream = new.upstream), nextval('tasks_seq_seq')) AS seq
     FROM new WHERE (SELECT count(*) FROM known) >= 0 ORDER BY place)
 INSERT INTO tasks AS t (seq, upstream, task_id, watchers, created_at, read_until, next_poll_at, polls, last_polled_at,
-    born_at, model, record)
+    born_at, model, record, told_at)
 SELECT seq, upstream, task_id, client, at, read_until, next_poll_at, told, CASE WHEN told > 0 THEN at END, born_at,
-    model, record
+    model, record, at
 FROM numbered ORDER BY task_id, upstream
 ON CONFLICT (task_id, upstream) DO UPDATE SET
     watchers = CASE WHEN t.next_poll_at IS NULL THEN excluded.watchers
@@ -49,20 +55,23 @@ ON CONFLICT (task_id, upstream) DO UPDATE SET
     next_poll_at = coalesce(t.next_poll_at, excluded.next_poll_at),
     read_until = greatest(t.read_until, excluded.read_until),
     born_at = coalesce(excluded.born_at, t.born_at), model = coalesce(excluded.model, t.model),
-    record = CASE WHEN excluded.polls > 0 THEN coalesce(excluded.record, t.record)
-        ELSE coalesce(t.record, excluded.record) END,
+    record = CASE WHEN {_NEWS} THEN excluded.record ELSE t.record END,
+    told_at = CASE WHEN {_NEWS} THEN excluded.told_at ELSE t.told_at END,
+    denied_at = CASE WHEN excluded.polls = 0 THEN t.denied_at END,
     state = 'waiting', settled_at = NULL, outcome = NULL
 WHERE t.state = 'waiting' OR (t.state = 'abandoned' AND excluded.polls > 0)
-RETURNING task_id, seq, upstream, watchers, next_poll_at
+RETURNING task_id, seq, upstream, watchers, next_poll_at, told_at
 """  # noqa: S608 - as above
 
-# More is known of a polled task than its polls have told: it is due at once, and told of by that.
-POLL_AGAIN = """
-UPDATE tasks SET next_poll_at = least(next_poll_at, :now), record = coalesce(CAST(:record AS bytea), record),
-    read_until = CASE WHEN CAST(:record AS bytea) IS NULL THEN read_until ELSE greatest(read_until, :read_until) END
+# More is known of a polled task than its polls have told: it is due now, also where it was before, so that a poll that
+# was sent by then does not count for it. Its end is told of by that.
+POLL_AGAIN = f"""
+UPDATE tasks SET next_poll_at = :now, record = coalesce(CAST(:record AS bytea), record),
+    read_until = CASE WHEN CAST(:record AS bytea) IS NULL THEN read_until ELSE greatest(read_until, :read_until) END,
+    told_at = CASE WHEN CAST(:record AS bytea) IS NULL THEN told_at ELSE {END_TOLD} END
 WHERE upstream = :upstream AND task_id = :task_id AND next_poll_at IS NOT NULL
 RETURNING seq, upstream, watchers, next_poll_at
-"""
+"""  # noqa: S608 - as above
 
 COUNT_READ_TASKS = "SELECT count(*) FROM tasks WHERE read_until IS NOT NULL"
 

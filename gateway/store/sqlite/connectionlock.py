@@ -1,10 +1,11 @@
-"""Whose turn it is at the one connection: one who writes, or those who read.
+"""Who may use the one connection: all who need it for one call each, or one who is alone.
 
 Owns the turns; knows no database. Called by ``database``.
 
-Whoever waits to read when a write ends goes before the next write, sixteen together: so a read waits for one
-transaction for every sixteen that wait before it, and not for one each. Who comes while they read waits for the next
-write's end where somebody waits to write: so a write waits for one such turn.
+Each read and each transaction is one call in the database's thread, which takes them one after the other: so they share
+the connection, and none waits in the event loop for another's end. Under load that was most of what a write waited
+for. Who is to be alone, as a backup's pages are, waits until those within have ended, and who comes meanwhile waits
+until it has.
 """
 
 import asyncio
@@ -14,50 +15,46 @@ from contextlib import asynccontextmanager, suppress
 
 __all__ = ["ConnectionLock"]
 
-_READS_AT_ONCE = 16  # of one turn, so that a write never waits long: most take a tenth of a millisecond, lists a few
-
 
 class ConnectionLock:
-    """Held by one who writes, or by some who read."""
+    """Held by one who is alone, or by some who share it."""
 
     def __init__(self) -> None:
-        self._reading = 0
-        self._writing = False
-        self._readers: deque[asyncio.Future[None]] = deque()  # that wait
-        self._writers: deque[asyncio.Future[None]] = deque()
+        self._sharing = 0
+        self._alone = False
+        self._sharers: deque[asyncio.Future[None]] = deque()  # that wait
+        self._loners: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
-        """Wait until nobody reads or writes, and be alone until the block ends."""
-        await self.begin_write()
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait until nobody else has it, and keep others out until the block ends."""
+        await self.begin_alone()
         try:
             yield
         finally:
-            self.end_write()
+            self.end_alone()
 
-    async def begin_write(self) -> None:
-        """Wait for a turn to write; ``end_write`` is to follow."""
-        if self._writing or self._reading:  # else nobody waits
-            await self._wait(self._writers, self.end_write)
+    async def begin_alone(self) -> None:
+        """Wait for a turn alone, after all who wait by now to share; ``end_alone`` is to follow."""
+        if self._alone or self._sharing:  # else nobody waits
+            await self._wait(self._loners, self.end_alone)
         else:
-            self._writing = True
+            self._alone = True
 
-    def end_write(self) -> None:
-        """End a turn to write."""
-        self._writing = False
-        self._let_readers_in()
-        self._let_writer_in()
+    def end_alone(self) -> None:
+        self._alone = False
+        self._let_sharers_in()
+        self._let_loner_in()
 
-    async def begin_read(self) -> None:
-        """Wait for a turn to read, which others may share; ``end_read`` is to follow."""
-        if self._writing or self._writers or self._reading >= _READS_AT_ONCE:
-            await self._wait(self._readers, self.end_read)
+    async def begin_share(self) -> None:
+        """Wait for a turn that others may share; ``end_share`` is to follow."""
+        if self._alone or self._loners:
+            await self._wait(self._sharers, self.end_share)
         else:
-            self._reading += 1
+            self._sharing += 1
 
-    def end_read(self) -> None:
-        """End a turn to read."""
-        self._reading -= 1
+    def end_share(self) -> None:
+        self._sharing -= 1
         self._go_on()
 
     async def _wait(self, row: deque[asyncio.Future[None]], end: Callable[[], None]) -> None:
@@ -75,18 +72,18 @@ class ConnectionLock:
             raise
 
     def _go_on(self) -> None:
-        self._let_writer_in()
-        if not self._writers:
-            self._let_readers_in()
+        self._let_loner_in()
+        if not self._loners:
+            self._let_sharers_in()
 
-    def _let_writer_in(self) -> None:
-        if not self._writing and not self._reading and (turn := _next(self._writers)) is not None:
-            self._writing = True
+    def _let_loner_in(self) -> None:
+        if not self._alone and not self._sharing and (turn := _next(self._loners)) is not None:
+            self._alone = True
             turn.set_result(None)
 
-    def _let_readers_in(self) -> None:
-        while not self._writing and self._reading < _READS_AT_ONCE and (turn := _next(self._readers)) is not None:
-            self._reading += 1
+    def _let_sharers_in(self) -> None:
+        while not self._alone and (turn := _next(self._sharers)) is not None:
+            self._sharing += 1
             turn.set_result(None)
 
 

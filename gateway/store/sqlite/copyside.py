@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying import Take
-from gateway.store.copyrows import LARGE, PIECE, LargeRow, Parts, decoder, encode
-from gateway.store.copytables import COPYING, META, MOST_WATCHERS, TABLES, Table
+from gateway.store.copying.rows import LARGE, PIECE, LargeRow, Parts, decoder, encoder
+from gateway.store.copying.tables import COPYING, META, MOST_WATCHERS, Table
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.database import Database
 
@@ -75,8 +75,8 @@ class SqliteCopySide:
         rows = await self._database.read(statement, parameters)
         return rows[0][0] if rows else None
 
-    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
-        return [seq for (seq,) in await self._database.read(table.select_large(after, LARGE))]
+    async def large(self, table: Table) -> list[int]:
+        return [seq for (seq,) in await self._database.read(table.select_large(LARGE))]
 
     async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         async with self._database.reading():
@@ -102,7 +102,7 @@ class SqliteCopySide:
                 async with self._database.reading():
                     yield await self._database.call(_piece, table, place, seq, start)
 
-        return LargeRow(_encoding(table)(head), sizes, pieces)
+        return LargeRow(_encoder(table.head)(head), sizes, pieces)
 
     async def mark(self, value: bytes) -> None:
         await self._write(lambda db: db.execute(sql.INSERT_META, (COPYING, value)))
@@ -118,7 +118,7 @@ class SqliteCopySide:
             room = ("?" if size is None else f"zeroblob({size})" for size in row.sizes)
             nulls = (None for size in row.sizes if size is None)
             values = ", ".join((*("?" * len(head)), *room))
-            db.execute(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({values})", (*head, *nulls))  # noqa: S608 - see copytables
+            db.execute(f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({values})", (*head, *nulls))  # noqa: S608 - see copying.tables
             for place, size in enumerate(row.sizes):
                 if size:
                     with db.blobopen(table.name, table.large[place], head[0]) as blob:
@@ -150,7 +150,6 @@ class SqliteCopySide:
             raise StoreError(f"{databasefile.explain(exc, self._path)} The same command goes on from there.") from exc
 
 
-_WATCHERS = TABLES[0].columns.index("watchers")
 _NUMBERED = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
 
 
@@ -163,22 +162,27 @@ def _encoded(db: sqlite3.Connection, table: Table, statement: str) -> Generator[
     """Yield rows in parts."""
     parts = Parts()
     with closing(db.execute(statement)) as cursor:
-        for row in map(_encoding(table), cursor):
+        for row in map(_encoder(table), cursor):
             if part := parts.add(row):
                 yield part
     if part := parts.rest():
         yield part
 
 
-def _encoding(table: Table) -> Callable[[tuple[Any, ...]], bytes]:
-    return _encode_task if table.name == "tasks" else encode
+def _encoder(table: Table) -> Callable[[tuple[Any, ...]], bytes]:
+    encode = encoder(table)
+    if "watchers" not in table.columns:
+        return encode
+    place = table.columns.index("watchers")
 
+    def encode_task(task: tuple[Any, ...]) -> bytes:
+        watchers = task[place]
+        if watchers.count(",") >= MOST_WATCHERS:
+            first = ",".join(watchers.split(",", MOST_WATCHERS)[:MOST_WATCHERS])
+            task = (*task[:place], first, *task[place + 1 :])
+        return encode(task)
 
-def _encode_task(task: tuple[Any, ...]) -> bytes:
-    watchers = task[_WATCHERS].split(",", MOST_WATCHERS)
-    if len(watchers) > MOST_WATCHERS:
-        task = (*task[:_WATCHERS], ",".join(watchers[:MOST_WATCHERS]), *task[_WATCHERS + 1 :])
-    return encode(task)
+    return encode_task
 
 
 def _piece(db: sqlite3.Connection, table: Table, place: int, seq: int, start: int) -> bytes:

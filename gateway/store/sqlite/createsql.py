@@ -2,7 +2,7 @@
 
 _THE_CREATE = "client = :client AND upstream = :upstream AND request_id = :request_id"
 
-SELECT_CREATE = f"SELECT digest, at, status, content_type, task_id, answer FROM creates WHERE {_THE_CREATE}"  # noqa: S608 - the constant above
+SELECT_CREATE = f"SELECT digest, at, lost_at, status, content_type, task_id, answer FROM creates WHERE {_THE_CREATE}"  # noqa: S608 - the constant above
 
 INSERT_CREATE = """
 INSERT INTO creates (client, upstream, request_id, digest, at, number)
@@ -15,6 +15,8 @@ END_CREATE = f"""
 UPDATE creates SET status = :status, content_type = :content_type, task_id = :task_id, answer = :answer
 WHERE {_THE_CREATE}
 """  # noqa: S608 - as above
+
+LOSE_CREATE = f"UPDATE creates SET lost_at = :lost_at WHERE {_THE_CREATE} AND status IS NULL"  # noqa: S608 - as above
 
 FORGET_CREATE = f"DELETE FROM creates WHERE {_THE_CREATE} AND status IS NULL"  # noqa: S608 - as above
 
@@ -38,4 +40,4 @@ DELETE FROM creates WHERE seq IN (
 """
 
 # Its age is what it was.
-MOVE_CREATES = "UPDATE creates SET at = at + :step"
+MOVE_CREATES = "UPDATE creates SET at = at + :step, lost_at = lost_at + :step"

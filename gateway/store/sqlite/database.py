@@ -4,8 +4,8 @@ Owns the pragmas, the migrations and transactions; knows no table but ``meta``. 
 written once ``filewatch`` has found the file gone.
 
 One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second
-gateway off the file. Two coroutines on one connection share its transaction, so ``connectionlock`` is held around each
-transaction and each read.
+gateway off the file. Two coroutines on one connection share its transaction, so each transaction is one call in the
+connection's thread, and so is each statement that reads.
 """
 
 import asyncio
@@ -26,7 +26,6 @@ import structlog
 
 from gateway.core import private
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
-from gateway.store.engine import Read
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.connectionlock import ConnectionLock
 from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed
@@ -39,11 +38,15 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 _STATEMENTS_KEPT = 256  # compiled ones: those over rows are made in nine sizes each
+_READS_AT_ONCE = 8
+"""So many wait in the thread's row at most, as a write waits for them: most take a tenth of a millisecond, lists a
+few."""
 _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is refused
 _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
 _BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
 _SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
 _QUICK_CHECK = "PRAGMA quick_check(1)"
+_CLOSED = "The store is closed: the gateway is starting or shutting down."
 _GIVE_UP_AGAIN_S = 0.05
 _CHECKED_BYTES = 256 * 1024 * 1024
 """Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
@@ -56,7 +59,9 @@ class Database:
         """Keep the path; nothing is opened."""
         self._path = path
         self._lock = ConnectionLock()
+        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._db: aiosqlite.Connection | None = None
+        self._ready = False  # the schema is there, too
         self._damaged = False
         self._answers = 0  # how often the database has been asked
         self._watch = FileWatch(path)
@@ -88,6 +93,7 @@ class Database:
                 cached_statements=_STATEMENTS_KEPT,
             )
             await self._prepare()
+            self._ready = True
         except sqlite3.Error as exc:
             await self.close()
             kind, _ = error_name(exc)
@@ -101,8 +107,9 @@ class Database:
 
     async def close(self) -> None:
         """Let the file go once the read or transaction that runs has ended. Safe when it is not open."""
-        async with self._lock.writing():
+        async with self._lock.alone():
             db, self._db = self._db, None
+            self._ready = False
             self._watch.close()
             if db is not None:
                 with suppress(sqlite3.Error):
@@ -114,7 +121,7 @@ class Database:
         Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and
         does nothing, where the file is not the one that was opened.
         """
-        async with self._lock.writing():
+        async with self._sharing():
             try:
                 done: list[T] = []
                 self._note_lost(await self.call(self._watched_transaction, work, done))
@@ -126,7 +133,7 @@ class Database:
 
     async def look(self) -> None:
         """See whether the file is still there, and the one that was opened. Raises StoreError: it is not."""
-        async with self._lock.writing():
+        async with self._sharing():
             self._note_lost(await self.call(self._problem))
         self.require_file()
 
@@ -136,36 +143,47 @@ class Database:
             raise StoreError(f"{self.lost[0].upper()}{self.lost[1:]}.")
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Read]:
-        """Keep writes away: what is read is committed, and stays true until this is left. Raises StoreError.
+    async def reading(self) -> AsyncIterator[None]:
+        """Keep a place among those who read, for ``rows`` and ``call``. Raises StoreError.
 
-        Lends what reads. Others may read meanwhile.
+        Each call sees what is committed when it begins, and writes have their turn between two.
         """
-        await self._lock.begin_read()
-        answers = self._answers
-        try:
-            yield self.rows
-        except sqlite3.Error as exc:
-            if not self._note_damage(exc):
-                self.failing = f"the last read failed: {exc}"
-            raise StoreError(f"The database could not be read ({exc}).") from exc
-        else:
-            if self._answers > answers and not self._damaged:
-                self.failing = None
-        finally:
-            self._lock.end_read()
+        self._require_ready()
+        async with self._reads, self._sharing():
+            answers = self._answers
+            try:
+                yield
+            except sqlite3.Error as exc:
+                if not self._note_damage(exc):
+                    self.failing = f"the last read failed: {exc}"
+                raise StoreError(f"The database could not be read ({exc}).") from exc
+            else:
+                if self._answers > answers and not self._damaged:
+                    self.failing = None
+
+    def _require_ready(self) -> None:
+        if not self._ready:
+            raise StoreError(_CLOSED)
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
-        """Run one statement while reading."""
-        async with self.reading() as read:
-            return await read(statement, parameters)
+        """Run one statement that changes nothing, and return its rows. Raises StoreError."""
+        async with self.reading():
+            return await self.rows(statement, parameters)
 
     async def rows(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading, and return its rows."""
         return await self.call(lambda db: db.execute(statement, parameters).fetchall())
 
+    @asynccontextmanager
+    async def _sharing(self) -> AsyncIterator[None]:
+        await self._lock.begin_share()
+        try:
+            yield
+        finally:
+            self._lock.end_share()
+
     async def call(self, work: Callable[..., T], *args: Any) -> T:
-        """Run ``work`` in the database's thread while reading."""
+        """Run ``work`` in the database's thread while reading; nobody else reads or writes meanwhile."""
         # aiosqlite has no public name for it. Statement by statement through its public methods, a transaction took
         # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
         connection = self._connection
@@ -197,12 +215,12 @@ class Database:
         turns = count(1)
 
         async def give_way(turn: int) -> None:
-            self._lock.end_write()
+            self._lock.end_alone()
             try:
                 if turn % _BACKUP_SYNC == 0:
                     await loop.run_in_executor(None, _sync, part)
             finally:
-                await self._lock.begin_write()  # after all who wait
+                await self._lock.begin_alone()  # after all who wait
             if given_up.is_set() or self._db is not connection:
                 raise StoreError("The gateway is shutting down.")
 
@@ -218,13 +236,13 @@ class Database:
                 db.execute("PRAGMA synchronous = OFF")
                 connection._conn.backup(db, pages=_BACKUP_PAGES, progress=after_pages)  # noqa: SLF001 - as in call
 
-        async with self._lock.writing():
+        async with self._lock.alone():
             await _in_thread(copy, give_up=given_up.set)
 
     @property
     def _connection(self) -> aiosqlite.Connection:
         if self._db is None:
-            raise StoreError("The store is closed: the gateway is starting or shutting down.")
+            raise StoreError(_CLOSED)
         return self._db
 
     def _written_ahead_ms(self) -> int:

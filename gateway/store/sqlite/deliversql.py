@@ -56,8 +56,8 @@ FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ? AND c.
 """  # noqa: S608 - the interpolated parts are constants above
 
 SELECT_LANES = """
-SELECT client, receiver, min(next_attempt_at) FROM callbacks INDEXED BY callbacks_due
-WHERE state = 'pending' GROUP BY client, receiver
+SELECT client, receiver, min(next_attempt_at), NULL FROM callbacks INDEXED BY callbacks_due
+WHERE state = 'pending' AND (client, receiver) > (?, ?) GROUP BY client, receiver ORDER BY client, receiver LIMIT ?
 """
 
 # A callback that was cancelled and pruned during the attempt takes its log with it.

@@ -6,14 +6,13 @@ are ``database.py``'s, the claims of webhooks ``webhookclaims.py``'s.
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from gateway.core.errors import StoreError
-from gateway.core.model import Lane
+from gateway.core.model import AttemptRecord, Lane
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
-from gateway.store.engine import Blame, Column, Lead, Read, Result, Rows, Run, Step, Touched, Work
+from gateway.store.engine import Blame, Column, Lead, Result, Rows, Run, Step, Touched, Work
 from gateway.store.sqlite import createsql, searchsql, sql, statements, watchsql
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
@@ -44,14 +43,11 @@ class SqliteEngine:
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         return await self._database.read(statement, parameters)
 
-    def reading(self) -> AbstractAsyncContextManager[Read]:
-        return self._database.reading()
-
     async def large(self, seq: int, column: Column) -> bytes | None:
         async with self._database.reading():
             return await self._database.call(read_large, seq, column)
 
-    async def transaction(self, make: Callable[[], Work[T]]) -> tuple[T, bool]:
+    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
         def work(db: sqlite3.Connection) -> tuple[T, bool]:
             before = db.total_changes
             return drive(db, make()), db.total_changes > before
@@ -72,14 +68,18 @@ class SqliteEngine:
     def array(self, values: Sequence[Any]) -> str:
         return rows.array(values)
 
-    def guard(self, leads: Collection[Lead]) -> Work[Collection[Lead]]:
+    def record(self, attempts: Sequence[AttemptRecord]) -> Work[bool]:
+        yield from ()
+        return False
+
+    def guard(self, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
         yield from ()
         return leads
 
     def lock(self, seqs: Sequence[int]) -> Work[None]:
         yield from ()
 
-    def lock_all(self, touched: Collection[Touched]) -> Work[None]:
+    def lock_all(self, touched: Iterable[Touched]) -> Work[None]:
         yield from ()
 
 
@@ -115,5 +115,7 @@ class _NobodyToTell:
     def expiries(self, upstream: str, expires_at: int) -> None: ...
 
     def lane(self, lane: Lane, due_at: int) -> None: ...
+
+    def emptied(self, lane: Lane) -> None: ...
 
     def settled(self, seqs: Iterable[int]) -> None: ...

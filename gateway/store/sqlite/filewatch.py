@@ -9,7 +9,7 @@ Where a file is closed the system lets go of this process's locks on it: both st
 
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from gateway.store.sqlite import sql
@@ -49,20 +49,16 @@ _FILE_HEAD = 100  # bytes, by SQLite's file format
 _FILE_STAYS = (slice(24), slice(40, 92))
 """Of these: the format, and the numbers of the schema, of its version and of the application; not what counts changes
 and pages."""
+_EMPTY = (0, 0), b""  # a log in which nothing stands: when it was written, how large it is, its head
 
 
 class FileWatch:
-    """The files of one open database."""
+    """The files of one database, from ``begin`` to ``close``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._log = path  # until it is open
-        self._file = self._log_file = (0, 0)
-        self._written = self._log_written = (0, 0)  # when, and how large it was then
-        self._file_number = self._log_number = -1  # open: there may be no file left when it is to be looked at
-        self._file_head: list[bytes] = []
-        self._log_head = b""
-        self._marks: object = None
+        self._open = ExitStack()
+        self._log_written, self._log_head = _EMPTY
         self._changed: str | None = None
 
     def begin(self, db: sqlite3.Connection) -> None:
@@ -71,8 +67,7 @@ class FileWatch:
             db.execute("PRAGMA wal_checkpoint")
         self._log = beside(self._path, "-wal")
         self._file = _identity(self._path.stat())
-        self._log_number = os.open(self._log, os.O_RDONLY)
-        self._file_number = os.open(self._path, os.O_RDONLY)
+        self._log_number, self._file_number = map(self._opened, (self._log, self._path))
         self._file_head = self._stays()
         self._log_file = _identity(os.fstat(self._log_number))
         self._marks = _marks(db)
@@ -81,18 +76,18 @@ class FileWatch:
 
     def close(self) -> None:
         """Look no more: the database has been closed."""
-        for number in (self._file_number, self._log_number):
-            if number != -1:
-                os.close(number)
-        self._file_number = self._log_number = -1
+        self._open.close()
 
     def emptied(self, size: int) -> None:
         """Note that all that was in the log is in the file now, of so many bytes, wherever the two are."""
         self._written = 0, size
-        self._log_written, self._log_head = (0, 0), b""
+        self._log_written, self._log_head = _EMPTY
 
     def wrote(self) -> None:
-        """Note that this process may have written. Others may have, too, since the last look."""
+        """Note that this process may have written its log. Others may have, too, since the last look.
+
+        The file is judged by the next look: it tells whose it is whenever it was written.
+        """
         try:
             file, log = self._path.stat(), self._log.stat()
             log_head = self._head()
@@ -100,15 +95,11 @@ class FileWatch:
             return  # the next look finds out
         if (_identity(file), _identity(log)) != (self._file, self._log_file):
             return  # so it does
-        if _written(file) != self._written and not self._is_ours(file):
-            self._changed = self._changed or _CHANGED
-        log_written = _written(log)
         # This process makes it no smaller: somebody else did while it wrote.
-        shorter = log_written[1] < self._log_written[1]
-        known = bool(log_head and self._log_head)
-        if shorter or (known and log_head[:_LOG_STAYS] != self._log_head[:_LOG_STAYS]):
-            self._changed = self._changed or _LOG_CHANGED
-        self._log_written, self._log_head = log_written, log_head
+        shorter = log.st_size < self._log_written[1]
+        if shorter or (self._log_head and log_head[:_LOG_STAYS] != self._log_head[:_LOG_STAYS]):
+            self._changed = _LOG_CHANGED
+        self._log_written, self._log_head = _written(log), log_head
 
     def problem(self) -> str | None:
         """Return what has become of the files; None where all is well."""
@@ -137,10 +128,10 @@ class FileWatch:
 
     def read_only(self) -> str | None:
         """Return the same of its file system."""
-        try:
-            return _READ_ONLY if os.statvfs(self._path).f_flag & os.ST_RDONLY else None
-        except OSError:
-            return None  # the file has gone since it was looked at: the next look tells
+        with suppress(OSError):  # where the file has gone since it was looked at the next look tells
+            if os.statvfs(self._path).f_flag & os.ST_RDONLY:
+                return _READ_ONLY
+        return None
 
     def _is_ours(self, found: os.stat_result) -> bool:
         """Whether the file is the same, but for its time, which backup programs set, and for what this process wrote.
@@ -166,6 +157,12 @@ class FileWatch:
         """Whether the log is the same but for its time, as far as its size and its head tell."""
         size, self._log_written = self._log_written[1], _written(found)
         return found.st_size == size and self._head() == self._log_head
+
+    def _opened(self, path: Path) -> int:
+        """Open a file for as long as the database is: there may be none left when it is to be looked at."""
+        number = os.open(path, os.O_RDONLY)
+        self._open.callback(os.close, number)
+        return number
 
     def _head(self) -> bytes:
         return os.pread(self._log_number, _LOG_HEAD, 0)

@@ -201,7 +201,7 @@ RETURNING client, receiver
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
 SELECT_DUE_TASKS = f"""
 SELECT seq, {_DUE_TASK} FROM tasks
-WHERE upstream = ? AND watchers = ? AND next_poll_at IS NOT NULL AND seq NOT IN (SELECT value FROM json_each(?))
+WHERE upstream = ? AND watchers = ? AND next_poll_at >= ? AND seq NOT IN (SELECT value FROM json_each(?))
 ORDER BY next_poll_at LIMIT ?
 """  # noqa: S608 - the interpolated part is the constant above
 
@@ -220,16 +220,26 @@ WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 
 GROUP BY watchers ORDER BY min(seq)
 """  # noqa: S608 - as above
 
-# A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers.
-RESCHEDULE_TASKS = """
-WITH poll (seq, polled_at, next_poll_at, error, born_at, model, record) AS (VALUES ?)
+# A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers;
+# what somebody was told after the poll was sent is newer, and nothing is after an end. And what was wished for since
+# then comes true: the next poll is no later.
+_NEWS = "(tasks.record IS NULL OR poll.asked_at >= coalesce(tasks.told_at, 0))"
+RESCHEDULE_TASKS = f"""
+WITH poll (seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at) AS (VALUES ?)
 UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
     failures = iif(poll.error IS NULL, 0, failures + 1),
-    next_poll_at = iif(tasks.next_poll_at IS NULL, NULL, poll.next_poll_at),
+    next_poll_at = CASE WHEN tasks.next_poll_at IS NULL THEN NULL
+        WHEN tasks.next_poll_at > poll.asked_at THEN min(tasks.next_poll_at, poll.next_poll_at)
+        ELSE poll.next_poll_at END,
     born_at = coalesce(poll.born_at, tasks.born_at), model = coalesce(poll.model, tasks.model),
-    record = iif(tasks.read_until IS NULL, NULL, coalesce(poll.record, tasks.record))
+    record = CASE WHEN tasks.read_until IS NULL THEN NULL
+        WHEN {_NEWS} THEN coalesce(poll.record, tasks.record) ELSE tasks.record END,
+    told_at = iif(poll.record IS NOT NULL AND {_NEWS}, poll.polled_at, tasks.told_at),
+    denied_at = CASE WHEN poll.error IS NULL THEN NULL
+        WHEN {_NEWS} THEN coalesce(tasks.denied_at, poll.denied_at) ELSE tasks.denied_at END
 FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
-"""
+RETURNING seq, next_poll_at
+"""  # noqa: S608 - as above
 
 POLL_TASKS_NOW = """
 WITH wanted (seq, now) AS (VALUES ?)
@@ -271,7 +281,7 @@ OWE_RECORD = "UPDATE tasks SET record = x'' WHERE seq = ? AND record IS NULL"
 SETTLE_TASKS = """
 WITH settled (seq, state, outcome, at, polls, record) AS (VALUES ?)
 UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
-    next_poll_at = NULL, polls = tasks.polls + settled.polls,
+    next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = NULL, denied_at = NULL,
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
 FROM settled
@@ -286,14 +296,22 @@ MAKE_ROOM = {
     for column in ("outcome", "record")
 }
 
-# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had. The first
-# parameter keeps it from looking again and again through those that have expired for another upstream.
+# CROSS JOIN: from the few that have expired to their tasks, not from every task the upstream ever had; whatever their
+# upstream, a part of them at a time.
 SELECT_EXPIRED = """
-SELECT seq, task_id, min(expires_at), last_polled_at, failures FROM (
-    SELECT t.seq, t.task_id, c.expires_at, t.last_polled_at, t.failures
-    FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
-    WHERE c.state = 'waiting' AND c.expires_at BETWEEN ? AND ? AND t.upstream = ? ORDER BY c.expires_at LIMIT ?)
-GROUP BY seq ORDER BY min(expires_at)
+SELECT DISTINCT t.seq FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
+WHERE c.state = 'waiting' AND c.expires_at BETWEEN ? AND ? AND t.upstream = ? ORDER BY t.seq
+"""
+SELECT_EXPIRY_END = """
+SELECT expires_at FROM callbacks WHERE state = 'waiting' AND expires_at BETWEEN ? AND ?
+ORDER BY expires_at LIMIT 1 OFFSET ?
+"""
+
+SELECT_EXPIRIES = """
+SELECT t.seq, t.task_id, min(c.expires_at), t.last_polled_at, t.failures
+FROM json_each(?) AS its CROSS JOIN tasks AS t ON t.seq = its.value
+CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting ON c.task_seq = t.seq AND c.state = 'waiting'
+GROUP BY t.seq ORDER BY min(c.expires_at)
 """
 
 SELECT_NEXT_EXPIRY = "SELECT min(expires_at) FROM callbacks WHERE state = 'waiting' AND expires_at > ?"
@@ -336,7 +354,7 @@ PROBE = "INSERT INTO meta (key, value) VALUES ('probe', x'') ON CONFLICT (key) D
 
 MOVE_TASKS = """
 UPDATE tasks SET next_poll_at = next_poll_at + :step, last_polled_at = last_polled_at + :step,
-    created_at = created_at + :step, born_at = born_at + :step
+    created_at = created_at + :step, born_at = born_at + :step, denied_at = denied_at + :step
 WHERE next_poll_at IS NOT NULL
 """
 MOVE_EXPIRIES = "UPDATE callbacks SET expires_at = expires_at + :step WHERE state = 'waiting'"

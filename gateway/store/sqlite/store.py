@@ -54,14 +54,14 @@ class SqliteStore(StoreHousekeeping):
     def shared(self) -> bool:
         return False
 
-    async def lead(self, name: str, ttl_s: float) -> int | None:
+    async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:
         return 0
 
     async def resign(self, name: str) -> None:
         """Nobody else could lead it."""
 
     async def standing(self, ttl_s: float) -> Standing:
-        return Standing(1, frozenset())
+        return Standing(1, frozenset(), frozenset())
 
     @property
     def set_back_ms(self) -> int:

@@ -1,6 +1,7 @@
 """Whose each webhook is that is being sent, in memory: no other process has the file, so a crash leaves no claim.
 
-Called by ``gateway.store.outbox`` through the engine, within a turn in which nothing is written.
+Called by ``gateway.store.outbox`` through the engine, within a turn. What is written meanwhile is told to the outbox,
+which looks again: an attempt that was recorded, and what fell due.
 """
 
 import asyncio
@@ -28,11 +29,10 @@ class ClaimsInMemory:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        # Reading until the claims are made: what another call claims, or a commit gives back, is seen whole or not.
         async with self._claiming, self._database.reading():
             yield
 
-    async def claim(self, shares: Sequence[Share], now: int) -> Due:
+    async def claim(self, shares: Sequence[Share], since: Sequence[int], now: int) -> Due:
         claimed = [frozenset(self._claimed.get(share.lane, ())) for share in shares]
         found = await self._database.call(_due_callbacks, now, shares, claimed)
         for callback in found.webhooks:

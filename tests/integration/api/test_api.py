@@ -1,6 +1,7 @@
 """The HTTP API of one gateway in this process, over its real store: every answer, and every refusal as problem+json."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -268,12 +269,16 @@ async def test_bad_registrations(
 
 
 async def test_a_wrong_content_type_is_415(api: httpx.AsyncClient) -> None:
-    """Only application/json is read; a charset is fine."""
+    """Only application/json is read, and not compressed; a charset is fine."""
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
         answer = await api.post("/v1/callbacks", content=b"{}", headers={"content-type": content_type})
         assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
-    answer = await api.post("/v1/callbacks", content=b"{}", headers={"content-type": "application/json; charset=utf-8"})
-    assert answer.status_code == 422
+    headers = {"content-type": "application/json; charset=utf-8"}
+    assert (await api.post("/v1/callbacks", content=b"{}", headers=headers)).status_code == 422
+    headers["content-encoding"] = "gzip"
+    answer = await api.post("/v1/callbacks", content=gzip.compress(b"{}"), headers=headers)
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    assert "compressed" in answer.json()["detail"]
 
 
 async def test_a_body_that_never_says_its_length_is_bounded(api: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """Several upstreams' own calls through one gateway, each at its mount: real sockets, and what each upstream saw."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -164,6 +165,42 @@ async def test_calls_of_one_host_stand_together(start: Start) -> None:
     assert (await one.client.get("/u/predictions/api/credit")).status_code == 404
 
 
+async def test_a_base_url_may_end_with_a_slash(start: Start) -> None:
+    """So that its program's paths have two: the upstream sees one; within a path they count."""
+    images = Upstream({"code": 200, "data": {"taskId": "t", "state": 0}})
+    one = await start("images", {"images": images})
+    for number, base in enumerate(("/", "//", "/u/images/", "/u/images//")):
+        path = f"/api/images/record?taskId=t{number}"
+        assert (await _raw(one.client, base + path)).status_code == 200
+        assert (await _raw(one.client, base + "/api/images/generate", {"prompt": "A cat"})).status_code == 200
+        assert images.lines[-2:] == [f"GET {path}", "POST /api/images/generate"]
+    assert (await _raw(one.client, "//healthz")).status_code == 200
+    for path in ("/api//images/record?taskId=t", "//u//images/api/images/record?taskId=t", "/%2Fapi/images/record"):
+        assert (await _raw(one.client, path)).status_code == 404
+    assert len(images.lines) == 8
+
+
+async def test_what_is_compressed_goes_on_where_nothing_is_read_of_it(start: Start) -> None:
+    """A passed call's body and a form say how to read them; a create in JSON is refused before it is forwarded."""
+    upstream = Upstream({"id": "p1"})
+    one = await start("predictions", {"predictions": upstream})
+    body = gzip.compress(b"{}")
+    headers = {"content-encoding": "gzip", "content-type": "application/json", "authorization": "Bearer any"}
+    form = headers | {"content-type": "multipart/form-data; boundary=x"}
+    create = "/u/predictions/v1/predictions"
+    for path, sent in ((f"{create}/p1/cancel", headers), (create, form)):
+        assert (await one.client.post(path, content=body, headers=sent)).status_code == 200
+        line, told, content = upstream.requests.pop()
+        assert (f"/u/predictions{line.removeprefix('POST ')}", content) == (path, body)
+        assert told["content-encoding"] == "gzip"
+    refused = await one.client.post(create, content=body, headers=headers)
+    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "identity")
+    assert "compressed" in refused.json()["detail"]
+    assert upstream.requests == []
+    headers["content-encoding"] = "Identity"
+    assert (await one.client.post(create, content=b"{}", headers=headers)).status_code == 200
+
+
 async def test_a_create_takes_its_callback_out(start: Start) -> None:
     """At any of the API's paths for that, with what is said of the callback; its headers go on, others do not."""
     upstream = Upstream({"id": "p1", "status": "starting"}, 201)
@@ -258,15 +295,15 @@ async def test_nothing_else_of_the_upstream_is_shown(start: Start) -> None:
     upstream = Upstream({"id": "p"})
     one = await start("predictions", {"predictions": upstream})
     for path in PAGES_BESIDE:
-        for mount in ("/u/predictions", "/%75/predictions", "/u%2fpredictions"):
+        for mount in ("/u/predictions", "/%75/predictions", "/u%2fpredictions", "/u/predictions/", "/"):
             answer = await _raw(one.client, mount + path)
             assert answer.status_code == 404, (mount, path, answer.text)
     assert upstream.requests == []
 
 
-async def _raw(client: httpx.AsyncClient, path: str) -> httpx.Response:
+async def _raw(client: httpx.AsyncClient, path: str, body: Any = None) -> httpx.Response:
     """Send a path as it is: httpx resolves dot segments."""
-    request = client.build_request("GET", "/")
+    request = client.build_request("GET" if body is None else "POST", "/", json=body)
     request.extensions["target"] = path.encode()
     return await client.send(request)
 
@@ -362,7 +399,7 @@ async def test_an_upstream_that_is_not_there(start: Start) -> None:
 
 
 async def test_the_token_may_stand_where_the_apis_key_does(start: Start) -> None:
-    """At the API's mount and its root paths, not elsewhere; as a Bearer token it counts everywhere."""
+    """At the API's mount and its root paths, also as old programs write it; as a Bearer token it counts everywhere."""
     one = await start("predictions", {"predictions": Upstream({"id": "p"})}, GATEWAY_TOKEN="t0ken")
     for path, key, status in (
         ("/u/predictions/v1/predictions/p", {"x-key": "Key t0ken"}, 200),
@@ -370,6 +407,10 @@ async def test_the_token_may_stand_where_the_apis_key_does(start: Start) -> None
         ("/u/predictions/v1/predictions/p", {"authorization": "Bearer t0ken"}, 200),
         ("/u/predictions/v1/predictions/p", {"x-key": "Key wrong", "authorization": "Bearer t0ken"}, 401),
         ("/u/predictions/v1/predictions/p", {"x-key": "t0ken"}, 401),
+        ("/u/predictions/v1/predictions/p", {"authorization": "Token t0ken"}, 200),
+        ("/v1/predictions/p", {"authorization": "token  t0ken"}, 200),
+        ("/v1/predictions/p", {"authorization": "Token wrong"}, 401),
+        ("/v1/callbacks", {"authorization": "Token t0ken"}, 401),
         ("/v1/callbacks", {"x-key": "Key t0ken"}, 401),
     ):
         answer = await one.client.get(path, headers=key)

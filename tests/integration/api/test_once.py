@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gateway.core.clock import SystemClock
 from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import StoreError
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.running import LIMIT_S, Running, running
@@ -122,6 +123,14 @@ def message(answer: httpx.Response, status: int) -> str:
     return str(answer.json()["msg"])
 
 
+async def known(stand: Stand, request_id: str = "r-1") -> tuple[Any, int | None]:
+    """Return the answer that is kept of a create, and since when it is known that there will be none."""
+    create = NewCreate(client="default", upstream="kie", request_id=request_id, digest=b"", at=0)
+    found = await stand.gateway.store.registry.known_create(create)
+    assert found is not None
+    return found.answer, found.lost_at
+
+
 @both
 async def test_an_answer_is_given_again(start: Start, upstream: Upstream, honours: bool) -> None:
     """Byte for byte and with its type, nothing is forwarded, and the one callback stands; a new id creates anew."""
@@ -202,13 +211,47 @@ async def test_the_second_waits_for_the_first_at_another_replica(
 async def test_what_another_replica_cannot_be_forwarding_any_more_is_not_waited_for(
     start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A create that got no answer in all the time that there is for it is in doubt."""
+    """A create that got no answer in all the time that there is for it is in doubt: its replica was killed, say."""
     monkeypatch.setattr("gateway.api.once._LONGEST_MS", 0)
     stand = await start(honours=False)
     monkeypatch.setattr(stand.gateway.api.proxies[0]._once, "_has_replicas", True)
     upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
     await stand.create()
+    assert await known(stand) == (None, None)
     assert "its answer is not known" in message(await stand.create(), 409)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.ERROR])
+async def test_what_another_replica_knows_to_be_in_doubt_is_not_waited_for(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, kind: FaultKind
+) -> None:
+    """The answer broke off, or leaves it open whether there is a task: it says so to the others at once."""
+    stand = await start(honours=False)
+    proxy = stand.gateway.api.proxies[0]
+    for part in (proxy._once, proxy._creating):
+        monkeypatch.setattr(part, "_has_replicas", True)
+    upstream.faults.add(Fault(kind=kind, endpoint="createTask", times=1, status=500))
+    await stand.create()
+    answer, lost_at = await known(stand)
+    assert (answer, lost_at is None) == (None, False)
+    assert "its answer is not known" in message(await stand.create(), 409)
+    assert upstream.creates == 1
+
+
+async def test_what_a_shutdown_has_cut_off_is_in_doubt_at_once(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that ends before the upstream has answered leaves no other to wait for that."""
+    upstream.may_answer.clear()
+    stand = await start(honours=False)
+    monkeypatch.setattr(stand.gateway.api.proxies[0]._creating, "_has_replicas", True)
+    first = asyncio.create_task(stand.create())
+    await upstream.reached.wait()
+    stand = await start(honours=False)
+    await asyncio.gather(first, return_exceptions=True)
+    upstream.may_answer.set()
+    answer, lost_at = await known(stand)
+    assert (answer, lost_at is None) == (None, False)
 
 
 @both
@@ -400,6 +443,47 @@ async def test_an_own_id_lets_sdks_send_it_again_where_that_helps(start: Start, 
     stand = await start()
     upstream.faults.add(Fault(kind=FaultKind.RESET, endpoint="createTask", times=1))
     assert "x-should-retry" not in (await stand.create()).headers
+
+
+DOUBT = [
+    Fault(kind=FaultKind.ERROR, status=500, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.ERROR, status=408, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.HTML, status=502, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.HTML, status=503, endpoint="createTask", times=1),
+]
+NO_DOUBT = [
+    Fault(kind=FaultKind.ERROR, status=503, endpoint="createTask", times=1),
+    Fault(kind=FaultKind.ERROR, status=429, endpoint="createTask", data={"retryAfter": 0.01}, times=1),
+    Fault(kind=FaultKind.ERROR, status=409, endpoint="createTask", times=1),
+]
+
+
+@pytest.mark.parametrize("fault", [*DOUBT, *NO_DOUBT], ids=lambda fault: f"{fault.kind}-{fault.status}")
+async def test_sdks_do_not_pay_twice_for_an_upstreams_own_failure(
+    start: Start, upstream: Upstream, fault: Fault
+) -> None:
+    """They are asked not to send it again where that may make a second task or could only be told 409, else not."""
+    doubt = fault in DOUBT
+    for honours, request_id, harmless in ((True, None, False), (True, "r-1", True), (False, "r-1", False)):
+        stand = await start(honours=honours)
+        upstream.faults.add(fault)
+        answer = await stand.create(request_id)
+        assert answer.status_code == fault.status
+        assert answer.headers.get("x-should-retry") == ("false" if doubt and not harmless else None)
+
+
+async def test_an_upstreams_own_word_on_sending_again_counts(start: Start) -> None:
+    """It knows what it has done."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        fields = [(b"x-should-retry", b"true"), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 500, "headers": fields})
+        await send({"type": "http.response.body", "body": b'{"code":500,"msg":"m"}'})
+
+    async with serve_asgi(app) as url:
+        stand = await start(url=url)
+        answer = await stand.create(None)
+    assert (answer.status_code, answer.headers.get_list("x-should-retry")) == (500, ["true"])
 
 
 @both

@@ -728,7 +728,7 @@ async def test_nothing_is_created_that_could_not_be_registered(
     writer = stand.store._writer
     transaction = writer._transaction
 
-    def fails(_: object) -> Any:
+    def fails(*_: object, **__: object) -> Any:
         raise OSError("disk full")
 
     writer._transaction = fails

@@ -24,6 +24,15 @@ WATCH_S = 60.0
 LONGEST_S = 1.5 * WATCH_S
 """A watch ends so long after the last read, or up to a third earlier."""
 
+KIE = {
+    "kie-4o-image": ("/api/v1/gpt4o-image/generate", "/api/v1/gpt4o-image/record-info"),
+    "kie-flux-kontext": ("/api/v1/flux/kontext/generate", "/api/v1/flux/kontext/record-info"),
+    "kie-veo": ("/api/v1/veo/generate", "/api/v1/veo/record-info"),
+    "kie-mj": ("/api/v1/mj/generate", "/api/v1/mj/record-info"),
+    "kie-suno": ("/api/v1/generate", "/api/v1/generate/record-info"),
+}
+"""Where tasks are created, and where they are read."""
+
 
 class Program:
     """Reads a task every five seconds until it has ended, as the family's clients do."""
@@ -98,6 +107,37 @@ def test_programs_whose_tasks_were_created_here(tmp_path: Path) -> None:
             assert set(await served.reads()) == {"answered"}
             assert len(world.asked[task_id]) == await served.polls()
             assert {program.reads[-1][1] for program in programs} == {"success"}
+
+    run_virtual(main())
+
+
+def test_programs_of_kies_other_endpoints(tmp_path: Path) -> None:
+    """A create answers with an id alone, and the gateway tells of the new task as kie.ai does, until its first poll."""
+
+    async def main() -> None:
+        world = World(tmp_path)
+        config = tmp_path / "gateway.toml"
+        config.write_text("".join(f'[upstreams.{name}]\nurl = "https://up.example"\n' for name in KIE))
+        async with world.gateway(GATEWAY_CONFIG=str(config)) as served:
+            first = {}
+            for name, (create, read) in KIE.items():
+                made = await served.client.post(f"/u/{name}{create}", json={"prompt": "A cat"})
+                path = f"/u/{name}{read}?taskId={made.json()['data']['taskId']}"
+                first[path] = (await served.client.get(path)).json()
+                assert first[path]["code"] == 200
+            assert not world.asked
+            for _ in range(8):
+                await asyncio.sleep(20)
+                last = {path: (await served.client.get(path)).json()["data"] for path in first}
+            for path, new in first.items():
+                new, task_id = new["data"], path.rpartition("=")[2]
+                assert world.told(task_id, last[path])
+                assert "https://" in json.dumps(last[path])
+                assert new.keys() <= last[path].keys(), "as the simulator has it"
+                param = "param" if "param" in new else "paramJson"
+                assert (new["taskId"], new[param]) == (task_id, last[path][param])
+            assert await served.reads() == {"answered": 9 * len(KIE)}
+            assert sum(map(len, world.asked.values())) == await served.polls()
 
     run_virtual(main())
 

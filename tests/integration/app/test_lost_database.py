@@ -1,13 +1,17 @@
 """A gateway whose PostgreSQL goes and comes back: it says so, takes nothing it cannot keep, and goes on by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from gateway.core.clock import SystemClock
+from gateway.core.repeats import Repeats
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
@@ -72,6 +76,42 @@ async def test_the_database_takes_no_writes(gateway: Running, hooks: Hooks, post
     postgres_server.execute("SET default_transaction_read_only = off; ALTER DATABASE gateway RESET ALL")
     await _turns_green(gateway)
     await gateway.delivered(await gateway.registered("sim-success-0-after", hooks.url))
+
+
+@pytest.fixture
+def said() -> Iterator[list[dict[str, Any]]]:
+    """What the log says while a test runs, as it would be written."""
+    capture = LogCapture()
+    before = structlog.get_config()["processors"]
+    before[:], kept = [Repeats(SystemClock().monotonic), capture], list(before)
+    yield capture.entries  # type: ignore[misc]
+    before[:] = kept
+
+
+async def test_an_outage_is_a_few_lines(
+    said: list[dict[str, Any]], gateway: Running, hooks: Hooks, postgres_server: Server
+) -> None:
+    """However many ask meanwhile, and however often loops come round: at its end they are counted."""
+    await gateway.delivered(await gateway.registered("sim-success-0-before", hooks.url))
+    said.clear()
+    postgres_server.kill()
+    await _turns_red(gateway, "the database cannot be reached")
+    for number in range(30):
+        assert (await gateway.register(f"sim-never-0-{number}", hooks.url)).status_code == 503
+    # Until each loop has come round twice.
+    assert await gateway.becomes("/readyz", lambda _: _lines(said, "loop.store_failed") >= 2)
+    postgres_server.start()
+    await _turns_green(gateway)
+    assert _lines(said, "request.store_failed") == 1
+    (reached,) = [line for line in said if line["event"] == "store.unreachable"]
+    assert reached["reason"] == "unreachable"
+    ends = [line["left_out"] for line in said if line["event"] == "store.recovered" and "left_out" in line]
+    assert sum(counts.get("request.store_failed", 0) for counts in ends) >= 30
+    assert not _lines(said, "store.write_failed")
+
+
+def _lines(said: list[dict[str, Any]], event: str) -> int:
+    return sum(line["event"] == event for line in said)
 
 
 async def test_the_database_is_frozen(

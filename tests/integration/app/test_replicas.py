@@ -6,18 +6,39 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
-from gateway.simulator import SimulatedUpstream
+from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.store.postgres import session
+from gateway.store.postgres.copyside import PostgresCopySide
 from tests.integration.app.test_clients import Hooks
 from tests.postgres import Database
 from tests.running import LIMIT_S, Running, running
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+class Upstream(SimulatedUpstream):
+    """The simulator, which may hold back what it answers to its next read: what was so when that came."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.holds = False
+        self.held, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def later(message: Any) -> None:
+            self.held.set()
+            await self.may_answer.wait()
+            await send(message)
+
+        holds, self.holds = self.holds, False
+        await super().__call__(scope, receive, later if holds else send)
 
 
 class Stand:
@@ -30,7 +51,7 @@ class Stand:
         self._stack = stack
         self._folder = folder
         self._database = database
-        self.simulator = SimulatedUpstream(SystemClock())
+        self.simulator = Upstream()
 
     async def replica(self, stack: AsyncExitStack | None = None, **environ: str) -> Running:
         return await (stack or self._stack).enter_async_context(
@@ -115,6 +136,110 @@ async def test_reads_are_answered_by_who_does_not_poll(stand: Stand) -> None:
             await asyncio.sleep(0.02)
     assert isinstance(answers[0], httpx.Response)
     await first.becomes(path, lambda answer: answer.json()["data"]["state"] == "success")
+
+
+async def test_an_end_that_one_replica_is_told_all_tell(stand: Stand) -> None:
+    """Also where the one that polls is answered afterwards what was so before; and the webhook goes out at once."""
+    simulator = stand.simulator
+    simulator.add_task("t", Plan(outcome="never"))
+    first = await stand.replica()
+    await until(lambda: leads(first))
+    second = await stand.replica()
+    callback_id = await first.registered("t", stand.hooks.url)
+    await first.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["task"]["polls"] > 0)
+    simulator.holds = True
+    await asyncio.wait_for(simulator.held.wait(), LIMIT_S)
+    simulator.add_task("t", Plan())
+
+    async def tells(replica: Running) -> str:
+        answer = await replica.client.get("/api/v1/jobs/recordInfo?taskId=t")
+        return str(answer.json()["data"]["state"])
+
+    assert await tells(second) == "success"
+    simulator.may_answer.set()
+    delivered = asyncio.create_task(second.delivered(callback_id))
+    while not delivered.done():
+        assert [await tells(replica) for replica in (first, second)] == ["success", "success"]
+    await delivered
+
+
+async def test_a_refused_key_is_so_at_every_replica(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever polls finds it out, the next one too; the others are as unready, and forward no read meanwhile."""
+    monkeypatch.setattr("gateway.upstream.key._PROBE_S", (0.3,))
+    async with AsyncExitStack() as stack:
+        first = await stand.replica(stack)
+        await until(lambda: leads(first))
+        second = await stand.replica()
+        stand.simulator.faults.add(Fault(kind=FaultKind.KEY_REFUSED, endpoint="recordInfo"))
+        await first.registered("sim-success-0-x", stand.hooks.url)
+        for replica in (first, second):
+            await replica.becomes("/readyz", lambda answer: answer.status_code == 503)
+            ready = (await replica.client.get("/readyz")).json()
+            assert ready["reasons"] == ["the upstream aigptimage refuses the key"]
+            assert 'gateway_upstream_refused{upstream="aigptimage"} 1.0' in (await replica.client.get("/metrics")).text
+        path = "/api/v1/jobs/recordInfo?taskId=sim-success-0-y"
+        refused = await second.client.get(path)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert "sim-success-0-y" not in stand.simulator.stats.polls
+    await until(lambda: leads(second))
+    assert (await second.client.get("/readyz")).status_code == 503
+    stand.simulator.faults.clear()
+    await second.becomes("/readyz", lambda answer: answer.status_code == 200)
+    assert (await second.client.get(path)).status_code == 200
+
+
+async def test_a_task_that_is_denied_is_so_at_every_replica(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that polls finds it out; each forwards its reads from then on, until one of them is told of it."""
+    monkeypatch.setattr("gateway.upstream.troubled._DENIED_AFTER_S", 0.2)
+    first = await stand.replica()
+    await until(lambda: leads(first))
+    second = await stand.replica()
+    path = "/api/v1/jobs/recordInfo?taskId=sim-never-0-x"
+    for replica in (first, second):
+        assert (await replica.client.get(path)).json()["data"]["state"] == "waiting"
+    denial = Fault(kind=FaultKind.ERROR, status=404, endpoint="recordInfo", task_id="sim-never-0-x")
+    stand.simulator.faults.add(denial)
+    await second.becomes(path, lambda answer: answer.status_code == 404)
+    await first.becomes(path, lambda answer: answer.status_code == 404)
+    stand.simulator.faults.clear()
+    assert (await second.client.get(path)).json()["data"]["state"] == "waiting"
+    await first.becomes(path, lambda answer: answer.status_code == 200)
+
+
+async def test_a_row_that_somebody_holds_is_one_clients_trouble(
+    stand: Stand, postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's forgotten transaction: who needs the row is told to come again, all others are answered."""
+    monkeypatch.setitem(session._LIMITS, "lock_timeout", "400ms")
+    replica = await stand.replica()
+    await replica.registered("sim-never-0-held", stand.hooks.url)
+    operator = await asyncpg.connect(postgres.url)
+    try:
+        await operator.execute("BEGIN; SELECT FROM tasks FOR UPDATE")
+        tasks = [f"sim-success-0-{number}" for number in range(8)]
+        url = f"{stand.hooks.url}/second"
+        *answers, held = await asyncio.gather(*(replica.register(task, url) for task in (*tasks, "sim-never-0-held")))
+        assert [answer.status_code for answer in answers] == [201] * 8
+        assert (held.status_code, held.headers["retry-after"]) == (503, "5")
+        items = [{"taskId": task, "callbackUrl": f"{url}/3"} for task in ("sim-never-0-held", *tasks)]
+        batch = (await replica.client.post("/v1/callbacks/batch", json={"callbacks": items})).json()["data"]
+        assert [one["status"] for one in batch] == [503, *[201] * 8]
+        assert (await replica.client.get("/readyz")).status_code == 200
+    finally:
+        await operator.close()
+    answer = await replica.register("sim-never-0-held", f"{stand.hooks.url}/second")
+    assert answer.status_code == 201
+
+
+async def test_a_replica_that_is_stopped_leaves_its_database_to_be_copied(stand: Stand, postgres: Database) -> None:
+    """At once: nothing says any more that somebody is at work on it."""
+    async with AsyncExitStack() as stack:
+        replica = await stand.replica(stack)
+        await until(lambda: leads(replica))
+        await replica.delivered(await replica.registered("sim-success-0-x", stand.hooks.url))
+    side = PostgresCopySide(postgres.url)
+    await side.open_source()
+    await side.close()
 
 
 async def test_all_together_keep_to_the_keys_limit(stand: Stand) -> None:

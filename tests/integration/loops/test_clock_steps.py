@@ -374,7 +374,7 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         upstream = life.poller._upstream
         proxied = Proxied(
             registry=life.store.registry, clock=life.clock, metrics=life.metrics, upstream=upstream, key=life.key,
-            timetable=life.timetable, poller_wake=asyncio.Event(), draining=asyncio.Event(), denies=life.poller.denies,
+            timetable=life.timetable, poller_wake=asyncio.Event(), draining=asyncio.Event(),
             polls_here=lambda: True, recheck_s=15.0, has_replicas=False,
         )  # fmt: skip
         proxy = UpstreamProxy(proxied, life.store, callback_format=Format.RECORD, check_url=AsyncMock(), watch_s=60.0)

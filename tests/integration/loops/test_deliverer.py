@@ -19,6 +19,7 @@ from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
+    DueCallback,
     Format,
     Lane,
     Outcome,
@@ -723,6 +724,29 @@ def test_a_large_webhook_that_has_not_begun_does_not_hold_up_the_stop(tmp_path: 
     async def hold_all(life: Life) -> None:
         await life.memory.hold(life.memory.limit, "another")
         await asyncio.Event().wait()
+
+    run_virtual(main())
+
+
+def test_a_large_webhook_that_is_anothers_once_there_is_room_is_let_go(tmp_path: Path) -> None:
+    """It may have waited for longer than its claim lasts: nothing is sent or recorded until it is claimed again."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204))
+        life = new_life(tmp_path / "db", receiver)
+        body, asked = life.store.outbox.body, 0
+
+        async def lapsed_once(claim: DueCallback) -> Any:
+            nonlocal asked
+            asked += 1
+            return None if asked == 1 else await body(claim)
+
+        life.store.outbox.body = lapsed_once  # type: ignore[method-assign]
+        await life.start()
+        (callback,) = await owed(life, data=b"x" * 100_000)
+        await until(lambda: len(receiver.times) == 1 and life.claims == 0)
+        assert (asked, await results(life, callback)) == (2, ["delivered"])
+        await life.stop()
 
     run_virtual(main())
 

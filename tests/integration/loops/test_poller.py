@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway.core.model import Callback, CallbackState, DueTask, ExpiredTask, Outcome, PollRecord, TaskState
 from gateway.core.ratelimit import RateWindow
+from gateway.core.reads import ReadWatch
 from gateway.loops.poller import MOST_POLLS
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.net.errors import ExchangeFailed
@@ -221,6 +222,27 @@ def test_an_upstream_that_never_answers(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("expires", [True, False])
+def test_of_many_callbacks_twenty_are_named_in_the_log(expires: bool, tmp_path: Path) -> None:
+    """And all are counted: a line of a thousand ids is read by nobody."""
+
+    async def main() -> None:
+        upstream = Upstream(running if expires else done)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
+        await life.store.open()
+        for number in range(25):
+            await life.register("t", url=f"https://a.example/{number}", timeout_s=60)
+        with capture_logs() as log:
+            life.supervisor.start()
+            await asyncio.sleep(90)
+        event = "callbacks.expired" if expires else "task.settled"
+        (told,) = [line for line in log if line["event"] == event]
+        assert (told["callbacks"], len(told["callback_ids"])) == (25, 20)
+        await life.stop()
+
+    run_virtual(main())
+
+
 # Unknown tasks.
 
 
@@ -243,8 +265,8 @@ def test_an_unknown_task_is_given_up(code: int, tmp_path: Path) -> None:
         assert (await life.look(callback)).state is CallbackState.WAITING
         with capture_logs() as log:
             await until(lambda: VirtualClock().monotonic() > 160)
-        (settled,) = [line for line in log if line["event"] == "task.settled"]
-        assert (settled["log_level"], settled["callback_ids"]) == ("warning", [callback.id])
+        (settled,) = [line for line in log if line["log_level"] == "warning"]
+        assert (settled["event"], settled["callback_ids"]) == ("task.settled", [callback.id])
         assert len(upstream.asked) >= 5
         assert (await life.look(callback)).task.state is TaskState.ABANDONED
         body = await body_of(life, callback)
@@ -719,6 +741,29 @@ def test_when_the_poller_comes_round_again(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_the_poller_comes_round_when_readers_have_gone(tmp_path: Path) -> None:
+    """A task that nobody waits for any more is not asked about again."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
+        await life.store.open()
+        now = life.clock.now()
+        wish = ReadWatch(
+            upstream="up", task_id="t", client="a", at=now, read_until=now + 3000, next_poll_at=now + 60_000
+        )
+        await life.store.registry.watch(wish)
+        assert await life.poller.run_once() == 3.0
+        await asyncio.sleep(3)
+        assert await life.poller.run_once() >= HEARTBEAT_S
+        await asyncio.sleep(60)
+        assert await life.poller.run_once() >= HEARTBEAT_S
+        assert upstream.asked == []
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_poller_whose_key_may_not_ask_yet(tmp_path: Path) -> None:
     """It comes round when a place has its time, not at once; where an answer must come first, that wakes it."""
 
@@ -953,6 +998,29 @@ def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_polls_that_have_no_place_take_none_from_reads(tmp_path: Path) -> None:
+    """Where it is places that are short, the key's budget is the clients' alone until one is free."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def reply(_: str) -> PollResult:
+            await go.wait()
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), rate=FAST).start()
+        await asyncio.gather(*(life.register(f"t{i}", client=f"c{i}") for i in range(2 * MOST_POLLS)))
+        await until(lambda: life.claims == MOST_POLLS)
+        life.key.queries.polls_waiting = True
+        assert await life.poller.run_once() >= HEARTBEAT_S
+        assert not life.key.queries.polls_waiting
+        go.set()
+        await until(lambda: life.claims == 0)
+        await life.stop()
+
+    run_virtual(main())
+
+
 # Nothing leaks.
 
 
@@ -1021,6 +1089,27 @@ def test_polls_that_cannot_be_reserved_are_not_made(tmp_path: Path) -> None:
         assert (await life.look(callback)).state is CallbackState.PENDING
         assert not bool(life.store.failing)
         await life.stop()
+
+    run_virtual(main())
+
+
+def test_nothing_is_handed_over_before_what_was_learned_is_kept(tmp_path: Path) -> None:
+    """Whoever leads next reads it at once."""
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=Upstream(running).transport).start()
+        save = life.timetable.save
+        idle: list[bool] = []
+
+        async def saved(*, now: bool = False) -> None:
+            idle.append(life.poller.idle)
+            await save(now=now)
+
+        life.timetable.save = saved  # type: ignore[method-assign]
+        await until(lambda: bool(idle))
+        await life.supervisor.drain(10)
+        assert (idle[0], idle[-1], life.poller.idle) == (True, False, True)
+        await life.store.close()
 
     run_virtual(main())
 
@@ -1196,6 +1285,8 @@ def test_polls_that_hang_for_one_client_leave_places_to_another(tmp_path: Path) 
         assert VirtualClock().monotonic() - began < 60
         assert len([task_id for task_id in asked if not task_id.startswith("mine")]) == MOST_POLLS // 2
         await life.stop()
+
+    run_virtual(main())
 
 
 def test_a_poll_that_is_stored_late_is_followed_by_the_next_in_its_time(tmp_path: Path) -> None:

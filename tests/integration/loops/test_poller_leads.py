@@ -67,7 +67,9 @@ def test_who_does_not_lead_asks_nothing(tmp_path: Path) -> None:
         life = await live(tmp_path, upstream, lease)
         first = await life.register("t", client="c")
         late = await life.register("u", timeout_s=60, client="c")
+        life.key.queries.polls_waiting = True
         assert await life.poller.run_once() == HEARTBEAT_S
+        assert not life.key.queries.polls_waiting, "clients' reads have the whole budget"
         await asyncio.sleep(3600)
         assert upstream.asked == []
         assert (await look(life, late)).state is CallbackState.WAITING
@@ -166,7 +168,7 @@ def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) ->
         life = await live(tmp_path, upstream, lease)
         callback = await life.register("t", client="c")
 
-        def none_is_led(_: object) -> Work[list[Lead]]:
+        def none_is_led(*_: object) -> Work[list[Lead]]:
             yield from ()
             return []
 
@@ -183,8 +185,33 @@ def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) ->
     run_virtual(main())
 
 
-def test_a_refusal_is_the_next_leaders_to_find(tmp_path: Path) -> None:
-    """Who polls no longer could not find out that the key is accepted again, and would refuse reads for ever."""
+def test_what_another_replica_gives_up_is_not_told_twice(tmp_path: Path) -> None:
+    """Nor is that a defect: it looks again in its next round."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.state = "waiting"
+        life = await live(tmp_path, upstream, lease)
+        callback = await life.register("t", client="c", timeout_s=60)
+
+        def none_is_led(*_: object) -> Work[list[Lead]]:
+            yield from ()
+            return []
+
+        life.store._engine.guard = none_is_led  # type: ignore[method-assign]
+        with capture_logs() as lines:
+            await lead(life, 3600.0)
+            await asyncio.sleep(180)
+        assert {line["event"] for line in lines if line["log_level"] not in ("debug", "info")} == {"store.stale_writes"}
+        assert (await look(life, callback)).state is CallbackState.WAITING
+        end(life)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_refusal_is_the_next_leaders_to_end(tmp_path: Path) -> None:
+    """Who polls no longer cannot find out that the key is accepted again, and goes by what it is told."""
 
     async def main() -> None:
         upstream, lease = Upstream(), Lease(VirtualClock())
@@ -195,9 +222,87 @@ def test_a_refusal_is_the_next_leaders_to_find(tmp_path: Path) -> None:
         await until(lambda: life.key.refusal is not None)
         end(life)
         assert (life.key.refusal, life.key.doubted, life.poller.refuses_tasks) == (None, False, False)
+        assert life.poller.refused
+        life.poller.hear(refused=False)
+        assert not life.poller.refused
         assert life.key.queries.available() > 0
         await lead(life, 3600.0)
         await until(lambda: life.key.refusal is not None)
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_poll_that_its_term_ended_before_is_not_made(tmp_path: Path) -> None:
+    """Its place in the budget comes back."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST, lease=lease)
+        await life.store.open()
+        await life.register("t", client="c")
+        await lead(life, 3600.0)
+        await life.poller.run_once()
+        assert not life.poller.idle
+        end(life)
+        await until(lambda: life.poller.idle, step_s=0.001)
+        assert (upstream.asked, life.key.queries.available()) == ([], 1000)
+        await life.store.close()
+
+    run_virtual(main())
+
+
+def test_a_question_about_the_key_is_not_asked_in_anothers_place(tmp_path: Path) -> None:
+    """Where other replicas have taken all, it is asked once there is one."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.status = 401
+        life = await live(tmp_path, upstream, lease)
+        reserve, full = life.key.queries.reserve, False
+
+        async def reserved(count: int) -> int:
+            return 0 if full else await reserve(count)
+
+        life.key.queries.reserve = reserved  # type: ignore[method-assign]
+        await life.register("t", client="c")
+        await lead(life, 3600.0)
+        await until(lambda: len(upstream.asked) == 1, step_s=0.001)
+        full = True
+        await until(lambda: life.key.doubted, step_s=0.001)
+        await asyncio.sleep(1)
+        assert (len(upstream.asked), life.key.queries._limiter.in_flight, life.poller.refused) == (1, 0, False)
+        full = False
+        await until(lambda: life.poller.refused, limit_s=60)
+        await life.stop()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("status", [401, 200])
+def test_who_takes_over_a_refused_key_asks_that_first(tmp_path: Path, status: int) -> None:
+    """With one of the tasks that are due, and then the neutral one; all of them are polled once it is accepted."""
+
+    async def main() -> None:
+        upstream, lease = Upstream(), Lease(VirtualClock())
+        upstream.status = status
+        life = await live(tmp_path, upstream, lease)
+        for number in range(5):
+            await life.register(f"t{number}", client="c")
+        life.poller.hear(refused=True)
+        assert (life.key.refusal, life.poller.refused) == (None, True)
+        await lead(life, 3600.0)
+        assert (life.key.refusal is None, life.poller.refused) == (False, True)
+        await asyncio.sleep(20)
+        assert len(upstream.asked) == (2 if status == 401 else 5)
+        assert life.key.refused == (status == 401)
+        upstream.status = 200
+        await asyncio.sleep(60)
+        assert not life.key.refused
+        end(life)
+        life.poller.hear(refused=False)
+        await lead(life, 3600.0, 2)
+        assert not life.key.refused
         await life.stop()
 
     run_virtual(main())

@@ -14,10 +14,12 @@ import pytest
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.core.model import CallbackState
-from gateway.store.copying import Copied, CopySide, copy_database, digest_of
-from gateway.store.copyrows import LARGE, PIECE, Parts
-from gateway.store.copytables import COPYING, TABLES, Table
+from gateway.store.copying import Copied, CopySide, Take, copy_database, digest_of
+from gateway.store.copying.rows import LARGE, PIECE, Parts
+from gateway.store.copying.tables import COPYING, TABLES, Table
+from gateway.store.postgres import copyside
 from gateway.store.postgres.copyside import PostgresCopySide
+from gateway.store.postgres.schema import migrations
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
 from gateway.store.sqlite import databasefile
@@ -28,7 +30,7 @@ from tests.postgres import Database, NotAvailable
 from tests.storing import LIMIT_S
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "databases"
-HIGHEST = 2503
+HIGHEST = 253
 NEW_CALLBACK = """
 INSERT INTO callbacks (id, client, task_seq, url, receiver, metadata, timeout_s, created_at, expires_at)
 SELECT 'cb_new', client, task_seq, 'https://new.example', receiver, metadata, timeout_s, created_at, expires_at
@@ -104,7 +106,7 @@ def filled(path: Path, tasks: int = 0) -> Place:
         )
         large = {"large": os.urandom(LARGE + PIECE // 2), "small": b"x"}
         db.execute("UPDATE tasks SET outcome = :large, record = :small WHERE seq = 2", large)
-        db.execute("UPDATE tasks SET record = :large WHERE seq = 1000", large)
+        db.execute("UPDATE tasks SET record = :large WHERE seq = 100", large)
         db.execute("UPDATE callbacks SET body = :large WHERE seq = 3", large)
     return in_file(path)
 
@@ -125,12 +127,20 @@ def schema_url(database: Database, schema: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Parts, "MOST_ROWS", 1000)
+    monkeypatch.setattr(Parts, "MOST_ROWS", 100)
+    monkeypatch.setattr("gateway.store.copying.rows._PART_ROWS", 100)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's lock is waited for for long."""
+    monkeypatch.setattr(copyside, "_LOCAL", f"{copyside._LOCAL}; SET LOCAL lock_timeout = '100ms'")
+    monkeypatch.setattr("gateway.store.sqlite.database._LOCK_WAIT_S", 0.01)
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Place, Place]:
-    """A database with 2,500 tasks, so that there are several parts, and an empty place."""
+    """A database with 250 tasks, so that there are several parts, and an empty place."""
     source, target = request.param
     database: Database | None = request.getfixturevalue("postgres") if "postgres" in request.param else None
     places = filled(tmp_path / "from.db", HIGHEST - 3), in_file(tmp_path / "to.db")
@@ -161,7 +171,7 @@ async def test_all_is_copied(pair: tuple[Place, Place]) -> None:
     }  # fmt: skip
     for statement in (
         "SELECT count(*), min(seq), max(seq), sum(length(outcome)), sum(length(record)) FROM tasks",
-        "SELECT seq, length(outcome), length(record), polls, last_error FROM tasks WHERE seq IN (1, 2, 3, 1000)",
+        "SELECT seq, length(outcome), length(record), polls, last_error FROM tasks WHERE seq IN (1, 2, 3, 100)",
         "SELECT seq, id, state, url, last_error, length(body) FROM callbacks ORDER BY seq",
         "SELECT callback_seq, number, error, status_code FROM attempts ORDER BY callback_seq, number",
         "SELECT seq, number, at, request_id, task_id, length(digest) FROM creates ORDER BY seq",
@@ -176,7 +186,7 @@ async def test_all_is_copied(pair: tuple[Place, Place]) -> None:
 async def test_a_copy_that_was_stopped_is_gone_on_with(pair: tuple[Place, Place]) -> None:
     """Wherever it was: what stands in the target is not copied again, and in the end all is there."""
     source, target = pair
-    for stop in (("Copying", 1), ("Copying", 2000), ("Checking", 1)):
+    for stop in (("Copying", 1), ("Copying", 200), ("Checking", 1)):
         with pytest.raises(Stopped):
             await copied(source, target, stop)
     there = Watched()
@@ -185,10 +195,39 @@ async def test_a_copy_that_was_stopped_is_gone_on_with(pair: tuple[Place, Place]
     assert there.stages == [("Copying", rows, rows), ("Checking", rows + 2, 0)]
 
 
+class Counted:
+    """A side that counts what is read of it."""
+
+    def __init__(self, side: CopySide) -> None:
+        self.rows = 0
+        self._side: Any = side
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)
+
+    async def read(self, table: Table, after: Any, before: Any, take: Take) -> None:
+        async def counting(part: list[bytes]) -> None:
+            self.rows += len(part)
+            await take(part)
+
+        await self._side.read(table, after, before, counting)
+
+
+async def test_each_side_is_read_once(tmp_path: Path) -> None:
+    """It takes its time to read a row: also what is there already of a copy that was stopped is read no second time."""
+    source, target = filled(tmp_path / "from.db", 150), in_file(tmp_path / "to.db")
+    with pytest.raises(Stopped):
+        await copied(source, target, ("Copying", 100))
+    sides = Counted(source.side()), Counted(target.side())
+    rows = sum(table.rows for table in await copy_database(*sides, Watched()))
+    large = 3
+    assert [side.rows for side in sides] == [rows - large, rows - large]
+
+
 async def test_a_database_that_fails_is_told_with_what_to_do(postgres: Database, tmp_path: Path) -> None:
     """Whichever side it is, and whatever was copied by then stays."""
     source, target, back = (
-        filled(tmp_path / "from.db", 2000),
+        filled(tmp_path / "from.db", 200),
         in_schema(postgres, "copied"),
         in_file(tmp_path / "to.db"),
     )
@@ -205,7 +244,7 @@ async def test_a_database_that_fails_is_told_with_what_to_do(postgres: Database,
         assert await copied(one, other) == await source.digests()
     (tmp_path / "to.db").unlink()
     with pytest.raises(Stopped):
-        await copied(source, back, ("Copying", 1500))
+        await copied(source, back, ("Copying", 150))
     back.execute("CREATE TRIGGER full BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'no room');END")
     with pytest.raises(StoreError, match=r"to\.db cannot be used: no room\. The same command goes on from there\."):
         await copied(source, back)
@@ -218,12 +257,12 @@ async def test_one_altered_row_is_found(pair: tuple[Place, Place]) -> None:
     source, target = pair
     with pytest.raises(Stopped):
         await copied(source, target, ("Checking", 1))
-    target.execute("UPDATE tasks SET last_error = 'x' WHERE seq = 1234")
-    with pytest.raises(StoreError, match=r"tasks differs\. The first difference comes after seq 1000\.") as error:
+    target.execute("UPDATE tasks SET last_error = 'x' WHERE seq = 123")
+    with pytest.raises(StoreError, match=r"tasks differs\. The first difference comes after seq 100\.") as error:
         await copied(source, target)
     assert not isinstance(error.value, StoreUnusable)
     assert target.execute(f"SELECT count(*) FROM meta WHERE key = '{COPYING}'") == "1"
-    target.execute("UPDATE tasks SET last_error = NULL WHERE seq = 1234")
+    target.execute("UPDATE tasks SET last_error = NULL WHERE seq = 123")
     assert await copied(source, target) == await source.digests()
 
 
@@ -247,14 +286,14 @@ async def test_only_an_empty_database_is_copied_into(pair: tuple[Place, Place], 
     before = target.execute("SELECT count(*) FROM tasks")
     with pytest.raises(StoreUnusable, match=r"has a part of another database.*nothing was changed"):
         await copied(other, target)
-    source.execute("DELETE FROM tasks WHERE seq = 2500")
+    source.execute("DELETE FROM tasks WHERE seq = 250")
     with pytest.raises(StoreUnusable, match=r"was changed since this copy of it was begun; nothing was copied"):
         await copied(source, target)
     with pytest.raises(StoreUnusable, match=r"unfinished copy of another"):
         await copied(target, other)
     assert target.execute("SELECT count(*) FROM tasks") == before
     target.execute(f"DELETE FROM meta WHERE key = '{COPYING}'")
-    with pytest.raises(StoreUnusable, match=r"is not empty \(999 in tasks\); nothing was changed"):
+    with pytest.raises(StoreUnusable, match=r"is not empty \(99 in tasks\); nothing was changed"):
         await copied(source, target)
     target.execute(
         "DELETE FROM tasks; INSERT INTO meta (key, value) SELECT 'learned', value FROM meta WHERE key = 'secret_key'"
@@ -273,7 +312,7 @@ async def test_another_schema_is_refused(pair: tuple[Place, Place]) -> None:
     await copied(source, target)
 
 
-async def test_two_copies_keep_out_of_each_others_way(pair: tuple[Place, Place]) -> None:
+async def test_two_copies_keep_out_of_each_others_way(pair: tuple[Place, Place], impatient: None) -> None:
     """What is written by one copy, no other may read or write; afterwards it is free at once."""
     source, target = pair
     for place in (source, target):
@@ -285,7 +324,7 @@ async def test_two_copies_keep_out_of_each_others_way(pair: tuple[Place, Place])
     await copied(source, target)
 
 
-async def test_a_gateways_file_is_refused(tmp_path: Path) -> None:
+async def test_a_gateways_file_is_refused(tmp_path: Path, impatient: None) -> None:
     """Whichever of the two it has; and it starts on none that is not wholly copied."""
     source, target, path = filled(tmp_path / "from.db"), in_file(tmp_path / "to.db"), tmp_path / "to.db"
     for used in (tmp_path / "from.db", path):
@@ -377,7 +416,7 @@ async def test_behind_a_pooler(postgres: Database, tmp_path: Path, pool: Any) ->
     """Which hands out its servers by the transaction."""
     if postgres.server is None:
         pytest.skip("a pooler is put in front of the tests' own server only")
-    source, back = filled(tmp_path / "from.db", 1500), in_file(tmp_path / "to.db")
+    source, back = filled(tmp_path / "from.db", 150), in_file(tmp_path / "to.db")
     try:
         async with pool(postgres.server) as url, asyncio.timeout(LIMIT_S):
             pooled = Place(lambda: PostgresCopySide(url), postgres.execute)
@@ -409,7 +448,8 @@ async def test_what_is_no_source_is_refused(postgres: Database, tmp_path: Path) 
         await side.close()
         stored = f'{{"version": {version}, "compatible_with": 0}}'
         original.execute(f"UPDATE meta SET value = '{stored}' WHERE key = 'schema'")
-        with pytest.raises(StoreUnusable, match=rf"schema of another version \({version}; this one's is 1\)"):
+        known = max(migrations())
+        with pytest.raises(StoreUnusable, match=rf"schema of another version \({version}; this one's is {known}\)"):
             await copied(original, target)
     original = in_schema(postgres, "original")
     await copied(filled(tmp_path / "another.db"), original)

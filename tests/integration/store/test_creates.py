@@ -13,8 +13,8 @@ from gateway.store import Store
 from tests.storing import NOW, NewStore, brought_to, new, opened
 
 ANSWER = CreateAnswer(status=200, content_type="application/json", task_id="task-1", body=b'{"id":"task-1"}')
-OPEN = KnownCreate(digest=b"d", at=NOW, answer=None)
-ANSWERED = KnownCreate(digest=b"d", at=NOW, answer=ANSWER)
+OPEN = KnownCreate(digest=b"d", at=NOW, lost_at=None, answer=None)
+ANSWERED = KnownCreate(digest=b"d", at=NOW, lost_at=None, answer=ANSWER)
 
 
 def create(request_id: str = "r-1", *, client: str = "ann", upstream: str = "up", at: int = NOW) -> NewCreate:
@@ -45,7 +45,8 @@ async def test_an_answer_is_kept(store: Store) -> None:
     for request_id, answer in (("r-1", ANSWER), ("r-2", bare)):
         await begun(store, request_id)
         assert await store.registry.end_create(create(request_id), answer, []) == []
-        assert await store.registry.known_create(create(request_id)) == KnownCreate(digest=b"d", at=NOW, answer=answer)
+        found = await store.registry.known_create(create(request_id))
+        assert found == msgspec.structs.replace(OPEN, answer=answer)
 
 
 async def test_the_callback_comes_with_the_answer(store: Store) -> None:
@@ -73,6 +74,17 @@ async def test_both_or_neither(new_store: NewStore) -> None:
             await store.registry.end_create(create(), ANSWER, [impossible])
         assert await store.registry.known_create(create()) == OPEN
         assert await store.registry.list_callbacks(None, state=None, task_id=None, before_seq=None, limit=9) == []
+
+
+async def test_an_answer_that_will_never_be_known(store: Store) -> None:
+    """It is told that there will be none; where one is kept, it stays, whoever says otherwise."""
+    await begun(store, "r-1", "r-2")
+    await store.registry.end_create(create("r-1"), ANSWER, [])
+    for request_id in ("r-1", "r-2", "r-3"):
+        await store.registry.lose_create(create(request_id), NOW + 7)
+    assert await store.registry.known_create(create("r-1")) == ANSWERED
+    assert await store.registry.known_create(create("r-2")) == msgspec.structs.replace(OPEN, lost_at=NOW + 7)
+    assert await store.registry.known_create(create("r-3")) is None
 
 
 async def test_what_made_no_task_is_forgotten(store: Store) -> None:

@@ -43,7 +43,7 @@ UPSTREAMS = ("kie", "up")
 TASKS = {
     "tasks": """
         SELECT {0}, state, polls, failures, created_at, born_at, model, last_polled_at, watchers, next_poll_at,
-            last_error, settled_at, outcome, record, read_until FROM tasks AS t ORDER BY 1""",
+            last_error, settled_at, outcome, record, read_until, told_at, denied_at FROM tasks AS t ORDER BY 1""",
     "callbacks": """
         SELECT c.id, {0}, client, url, receiver, metadata, timeout_s, format, c.state, c.created_at, expires_at,
             attempts, budget_used, redeliveries, next_attempt_at, delivered_at, ended_at, c.last_error,
@@ -118,14 +118,19 @@ class _SqliteEngine:
 
     def blame(self, exc: Exception) -> Any: ...
 
-    def guard(self, leads: Any) -> Work[Any]:
+    def record(self, attempts: Any) -> Work[bool]:
+        yield from ()
+        return False
+
+    def guard(self, leads: Any, lock: Any = ()) -> Work[Any]:
         yield from ()
         return leads
 
     def lock(self, seqs: Any) -> Work[None]:
         yield from ()
 
-    def lock_all(self, touched: Any) -> Work[None]: ...
+    def lock_all(self, touched: Any) -> Work[None]:
+        yield from ()
 
 
 @pytest.fixture
@@ -191,6 +196,7 @@ class Chance:
                 client=self._chance.choice(CLIENTS), at=self.now, read_until=self.now + self._chance.randrange(9000),
                 next_poll_at=self.now + 5, told=self._chance.random() < 0.5, born_at=self._maybe(self.now),
                 model=self._maybe("n"), record=self._maybe(b'{"state":"waiting"}'),
+                asked_at=self._maybe(self.now - self._chance.randrange(3000)),
             )
             for _ in range(self._chance.randrange(1, 4))
         ]  # fmt: skip
@@ -234,7 +240,8 @@ class Chance:
         its = self._some(names)
         about = {"upstream": "kie", "polled_at": self.now, "next_poll_at": self.now + self._chance.randrange(4000),
                  "error": self._maybe("no\0luck"), "born_at": self._maybe(self.now), "model": self._maybe("o"),
-                 "record": self._maybe(b"{}")}  # fmt: skip
+                 "record": self._maybe(b"{}"), "asked_at": self._maybe(self.now - self._chance.randrange(3000)),
+                 "denied": self._chance.random() < 0.3}  # fmt: skip
         return lambda ports, seqs: ports.tasks.reschedule_kind.apply(
             [(("kie", 0), PollRecord(seq=seqs[name], **about)) for name in its]
         )
@@ -324,15 +331,17 @@ def questions(side: Side, chance: Chance) -> Iterator[tuple[str, str, Any]]:
         yield f"task for {client}", its.SELECT_TASK, {"client": client, "task_id": "task-1"}
     for upstream in UPSTREAMS:
         for watchers in ("ann", "ann,bob"):
-            yield "due", its.SELECT_DUE_TASKS, (upstream, watchers, array([]), 3)
+            yield "due", its.SELECT_DUE_TASKS, (upstream, watchers, now - 5000, array([]), 3)
         yield "never polled", its.SELECT_NEW_TASKS, (upstream, now - 5000, now, array([]))
-        yield "expired", its.SELECT_EXPIRED, (0, now, upstream, 5)
+        yield "expired", its.SELECT_EXPIRED, (0, now, upstream)
         yield "read", side.watchsql.SELECT_READ_TASK, ("task-1", upstream)
         yield "polled", its.COUNT_POLLED_TASKS, (upstream,)
     # One of them gives more at once.
     yield "groups", f"SELECT * FROM ({its.SELECT_NEXT_WATCHERS}) AS following LIMIT 1", ("kie", "ann")
     yield "next expiry", its.SELECT_NEXT_EXPIRY, (now,)
-    yield "lanes", its.SELECT_LANES, ()
+    yield "end of some expiries", its.SELECT_EXPIRY_END, (0, now, 2)
+    yield "lanes", its.SELECT_LANES, ("", "", 100)
+    yield "lanes after one", its.SELECT_LANES, ("ann", "z", 2)
     yield "clients", its.SELECT_CLIENTS, ()
     yield "upstreams", its.SELECT_POLLED_UPSTREAMS, ()
     yield "states", its.COUNT_CALLBACKS, ()

@@ -91,6 +91,21 @@ async def test_each_receiver_has_its_own_next_webhook(store: Store) -> None:
         assert (due.due_at, next_due_at) == (at, next_at)
 
 
+@pytest.mark.parametrize("lanes", [4, 5])
+async def test_any_number_of_lanes_is_found_at_the_start(
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    """They are read a part at a time, along their order."""
+    monkeypatch.setattr("gateway.store.outbox._LANES_AT_ONCE", 2)
+    async with AsyncExitStack() as stack:
+        store = await opened(new_store(), stack)
+        for number in range(lanes):
+            await brought_to(store, CallbackState.PENDING, new(f"task-{number}", url=f"https://{number}.example.com"))
+    async with AsyncExitStack() as stack:
+        told = await told_of(await opened(new_store(), stack), NOW)
+        assert sorted(one.receiver for one in told) == [f"https://{number}.example.com" for number in range(lanes)]
+
+
 async def test_a_claim_takes_of_each_lane_what_its_share_says(store: Store) -> None:
     """As many, and of retries only with leave; what is left is told of again, but for retries that have none."""
     urls = [f"https://{host}.example.com/{number}" for host in ("a", "b", "c") for number in range(3)]

@@ -4,11 +4,13 @@ SQLite has one writer; PostgreSQL has one for each replica, whose statements see
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from inspect import isawaitable
 from typing import Any
 
 import pytest
 
+from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -20,12 +22,12 @@ from gateway.core.model import (
     PollRecord,
     Settlement,
 )
-from gateway.core.reads import ReadWatch
+from gateway.core.reads import PollAgain, ReadWatch
 from gateway.store import rows
 from gateway.store.engine import Rows, Run, Work
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import deliversql, leadsql
-from tests.interleaving import World, group_commit, guarded, ports
+from tests.interleaving import Ports, World, group_commit, guarded, ports
 from tests.postgres import Database
 from tests.storing import ABANDONED, NOW, SUCCESS, new
 
@@ -73,6 +75,7 @@ class Acts:
         self.callbacks: dict[str, NewCallback] = {}
         self.seqs: dict[str, int] = {}
         self.claim: DueCallback | None = None
+        self.claims: dict[str, DueCallback] = {}
 
     def callback(self, name: str, task_id: str = "task-1", **about: Any) -> NewCallback:
         if name not in self.callbacks:
@@ -124,8 +127,9 @@ class Acts:
         return self._store.tasks.watches.prune_kind.apply([(LATER, LATER, 100)])
 
     def take(self, now: int = 2 * LATER) -> Work[list[DueCallback]]:
-        about = ["ann"], ["https://app.example.com"], [100], [True], now, CLAIMED_MS
-        return [rows.due_callback(row) for row in (yield Run(deliversql.CLAIM_WEBHOOKS, about)).rows]
+        about = ["ann"], ["https://app.example.com"], [100], [True], [0], now, CLAIMED_MS
+        found = (yield Run(deliversql.CLAIM_WEBHOOKS, about)).rows
+        return [rows.due_callback(row) for row in found if row[1] is not None]
 
     def record(self, result: AttemptResult = AttemptResult.DELIVERED, claim: DueCallback | None = None) -> Work[Any]:
         claim = claim or self.claim
@@ -402,7 +406,7 @@ async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store:
 
     async def led(acts: Acts) -> None:
         await one_waits(acts)
-        await world.do(one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "me", "ttl_ms": -1}))
+        await world.do(one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "me", "ttl_ms": -1, "refused": False}))
 
     def one(statement: str, parameters: dict[str, Any]) -> Work[Any]:
         return (yield Run(statement, parameters)).rows
@@ -413,7 +417,8 @@ async def test_a_take_over_waits_for_what_the_leader_writes(world: World, store:
 
     count = await everything(
         world, store, led, lambda a: guarded(*LEAD, a.settle("task-1")),
-        lambda _: one(leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "another", "ttl_ms": 10_000}), in_order,
+        lambda _: one(
+            leadsql.TAKE_LEAD, {"name": LEAD[0], "holder": "another", "ttl_ms": 10_000, "refused": False}), in_order,
     )  # fmt: skip
     assert count > 3
 
@@ -434,27 +439,143 @@ async def test_group_commits_lock_in_one_order(world: World, store: StoreHouseke
                           result=AttemptResult.DELIVERED)  # fmt: skip
         record = AttemptRecord(claim=acts.claim, attempt=attempt, next_attempt_at=None)
         other = acts.callbacks["of task-3"].id
-        return group_commit(
-            lambda its: its.tasks.settle(ended), lambda its: its.tasks.reschedule(polled),
-            lambda its: its.outbox.record(record), lambda its: its.registry.cancel("ann", other, LATER),
-        )  # fmt: skip
+        return group_commit(lambda its: [
+            its.tasks.settle(ended), its.tasks.reschedule(polled), its.outbox.record(record),
+            its.registry.cancel("ann", other, LATER),
+        ])  # fmt: skip
 
     def registers(acts: Acts) -> Awaitable[Work[Any]]:
         again = [acts.callback("again", "task-1", url=f"{HOOK}/first"), acts.callback("more", "task-2", client="bob")]
         wishes = [ReadWatch(upstream="up", task_id=f"task-{number}", client="cem", at=NOW, read_until=2 * LATER,
                             next_poll_at=NOW) for number in (2, 4)]  # fmt: skip
-        return group_commit(
-            lambda its: its.registry.watch(wishes[0]), lambda its: its.registry.watch(wishes[1]),
-            lambda its: its.registry.register(again),
-            lambda its: its.registry.redeliver("ann", acts.callbacks["of task-3"].id, LATER),
-        )  # fmt: skip
+        return group_commit(lambda its: [
+            its.registry.watch(wishes[0]), its.registry.watch(wishes[1]), its.registry.register(again),
+            its.registry.redeliver("ann", acts.callbacks["of task-3"].id, LATER),
+        ])  # fmt: skip
 
     assert await everything(world, store, begin, leads, registers, fine) > 20
 
 
+async def two_are_claimed(acts: Acts) -> None:
+    await acts.do(acts.register(*(acts.callback(f"of {task}", task) for task in ("task-1", "task-2"))))
+    await acts.do(acts.settle("task-1"), acts.settle("task-2"))
+    claims = await acts._world.do(acts.take())
+    acts.claims = {claim.task_id: claim for claim in claims}
+
+
+async def two_are_dead(acts: Acts) -> None:
+    """The one that was registered last has died first."""
+    await two_are_claimed(acts)
+    for task, ended_at in (("task-1", NOW), ("task-2", NOW - 1)):
+        await acts.do(acts.record(AttemptResult.DEAD, acts.claims[task]))
+        await acts._world.look(f"UPDATE callbacks SET ended_at = {ended_at} WHERE state = 'dead' AND ended_at > {NOW} "
+                               "RETURNING seq")  # fmt: skip
+
+
+async def two_are_begun(acts: Acts) -> None:
+    await acts.do(acts._store.registry.begin_create_kind.apply([create("x"), create("y")]))
+
+
+def create(name: str) -> NewCreate:
+    return NewCreate(client="ann", upstream="up", request_id=name, digest=b"", at=NOW)
+
+
+def ended(its: Ports, name: str, task: str) -> Any:
+    answer = CreateAnswer(status=200, content_type=None, task_id=task, body=b"{}")
+    return its.registry.end_create(create(name), answer, [new(task, url=f"{HOOK}/{name}")])
+
+
+def read(its: Ports, task: str, record: bytes | None = None) -> Any:
+    wish = ReadWatch(upstream="up", task_id=task, client="cem", at=NOW, read_until=2 * LATER, next_poll_at=NOW,
+                     told=record is not None, record=record)  # fmt: skip
+    return its.registry.watch(wish)
+
+
+def recorded(acts: Acts, its: Ports, task: str) -> Any:
+    attempt = Attempt(number=1, started_at=LATER, duration_ms=1, status_code=None, error=None,
+                      result=AttemptResult.DELIVERED)  # fmt: skip
+    return its.outbox.record(AttemptRecord(claim=acts.claims[task], attempt=attempt, next_attempt_at=None))
+
+
+def polled(acts: Acts, its: Ports, task: str, record: bytes | None = None) -> Any:
+    return its.tasks.reschedule(PollRecord(seq=acts.seqs[task], upstream="up", polled_at=NOW, next_poll_at=LATER,
+                                           error=None, record=record))  # fmt: skip
+
+
+def again(its: Ports, task: str) -> Any:
+    return its.registry.poll_again(PollAgain(upstream="up", task_id=task, at=NOW))
+
+
+def cancelled(acts: Acts, its: Ports, task: str) -> Any:
+    return its.registry.cancel("ann", acts.callbacks[f"of {task}"].id, LATER)
+
+
+def redelivered(acts: Acts, its: Ports, task: str) -> Any:
+    return its.registry.redeliver("ann", acts.callbacks[f"of {task}"].id, LATER)
+
+
+def registered_too(its: Ports, *tasks: str) -> Any:
+    return its.registry.register([new(task, client="bob") for task in tasks])
+
+
+Writes = Callable[[Acts, Ports], Sequence[Any]]
+LARGE = b"x" * (rows._PART_BYTES + 1)
+CROSSING: dict[str, tuple[Begin, Writes, Writes]] = {
+    "new tasks are registered and read": (
+        nothing, lambda _, its: [registered_too(its, "n-1"), read(its, "n-2")],
+        lambda _, its: [registered_too(its, "n-2"), read(its, "n-1")]),
+    "new tasks are created and registered": (
+        two_are_begun, lambda _, its: [ended(its, "x", "n-1"), registered_too(its, "n-2")],
+        lambda _, its: [registered_too(its, "n-1"), ended(its, "y", "n-2")]),
+    "a create ends and is begun again": (
+        two_are_begun, lambda _, its: [ended(its, "x", "n-1")],
+        lambda _, its: [registered_too(its, "n-1"), its.registry.begin_create(create("x"))]),
+    "a create is begun beside another's end": (
+        two_are_begun, lambda _, its: [its.registry.begin_create(create("z")), ended(its, "x", "n-1")],
+        lambda _, its: [registered_too(its, "n-1"), its.registry.begin_create(create("z"))]),
+    "creates are begun in other orders": (
+        nothing, lambda _, its: [its.registry.begin_create(create("x")), its.registry.begin_create(create("y"))],
+        lambda _, its: [its.registry.begin_create(create("y")), its.registry.begin_create(create("x"))]),
+    "new tasks are read, with large records": (
+        nothing, lambda _, its: [read(its, "n-1", LARGE), read(its, "n-2", LARGE)],
+        lambda _, its: [read(its, "n-2", LARGE), read(its, "n-1", LARGE)]),
+    "tasks are polled, with large records": (
+        three_tasks, lambda a, its: [polled(a, its, "task-2", LARGE), polled(a, its, "task-1", LARGE)],
+        lambda _, its: [registered_too(its, "task-1", "task-2")]),
+    "tasks are to be polled again": (
+        three_tasks, lambda _, its: [again(its, "task-1"), again(its, "task-2")],
+        lambda _, its: [again(its, "task-2"), again(its, "task-1")]),
+    "webhooks are recorded and cancelled": (
+        two_are_claimed, lambda a, its: [recorded(a, its, "task-2"), cancelled(a, its, "task-1")],
+        lambda a, its: [recorded(a, its, "task-1"), cancelled(a, its, "task-2")]),
+    "dead webhooks are redelivered, one by one and all": (
+        two_are_dead, lambda a, its: [redelivered(a, its, "task-1"), redelivered(a, its, "task-2")],
+        lambda _, its: [its.registry._redeliver_some("ann", {"since": 0, "until": 2 * LATER, "now": LATER,
+                                                             "limit": 100})]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("crossing", CROSSING)
+async def test_group_commits_that_want_the_same(world: World, store: StoreHousekeeping, crossing: str) -> None:
+    """Stopped after any statement of one: the other waits with nothing in its hands that the first one wants."""
+    begin, one, other = CROSSING[crossing]
+    for first, second in ((one, other), (other, one)):
+        steps, more_steps = -1, True
+        while more_steps:
+            steps += 1
+            await world.empty()
+            acts = Acts(world, store)
+            await begin(acts)
+            both = [await group_commit(partial(writes, acts)) for writes in (first, second)]
+            _, more_steps, _ = await world.interleave(*both, steps, 1000)
+            for law, statement in LAWS.items():
+                assert not await world.look(statement), f"{law}: {steps}"
+        assert steps > 1
+
+
 async def test_a_lock_is_enough(world: World) -> None:
     """What stands between a guard and its commit: others may renew the lead, and nobody takes it."""
-    renew = {"name": "polls:up", "holder": "me", "ttl_ms": 10_000}
+    renew = {"name": "polls:up", "holder": "me", "ttl_ms": 10_000, "refused": False}
 
     def taken() -> Work[Any]:
         return (yield Run(leadsql.TAKE_LEAD, renew)).rows

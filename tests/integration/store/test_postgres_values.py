@@ -64,10 +64,9 @@ async def test_what_is_large_is_read_only_where_it_is_asked_for(session: Session
             assert len(await session.run(sql.select_callbacks(state=state, by_task=by_task), about)) == 2
     ((*_, outcome, size),) = await session.run(sql.SELECT_TASK, about)
     assert (outcome, size) == (None, len(LARGE))
-    ((*_, record, size),) = await session.run(watchsql.SELECT_READ_TASK, ("task-1", "kie"))
+    ((*_, record, size, _, _),) = await session.run(watchsql.SELECT_READ_TASK, ("task-1", "kie"))
     assert (record, size) == (None, len(LARGE))
-    lane = ["ann"], ["https://example.com"]
-    claimed = await session.run(deliversql.CLAIM_WEBHOOKS, (*lane, [10], [True], 10, 60_000))
+    claimed = await session.claim(10)
     assert sorted(row[12] for row in claimed) == [len(LARGE)] * 2
     assert not any(row[13] or row[14] for row in claimed)
     assert await toasted() == before
@@ -85,10 +84,7 @@ async def test_small_ones_come_with_what_is_read(session: Session) -> None:
     await session.rows(sql.SETTLE_TASKS, (seq, "success", small, 5, 1, None))
     ((*_, outcome, size),) = await session.run(sql.SELECT_TASK, {"client": "ann", "task_id": "task-1"})
     assert (outcome, size) == (small, len(small))
-    lane = ["ann"], ["https://example.com"]
-    ((*_, size, body, outcome, _, _, _, _),) = await session.run(
-        deliversql.CLAIM_WEBHOOKS, (*lane, [10], [True], 10, 60_000)
-    )
+    ((*_, size, body, outcome, _, _, _, _),) = await session.claim(10)
     assert (size, body, outcome) == (len(small), b"", small)
 
 
@@ -97,9 +93,9 @@ async def test_nothing_is_not_something_empty(session: Session) -> None:
     tasks = [await registered(session, f"task-{number}") for number in range(3)]
     await session.connection.execute("UPDATE tasks SET read_until = 9, model = NULL")
     polls = [
-        (tasks[0], 3, 4, "", None, "", b""),
-        (tasks[1], 3, 4, None, None, None, None),
-        (tasks[2], 3, 4, "x", 1, "m", b"r"),
+        (tasks[0], 3, 4, "", None, "", b"", 3, None),
+        (tasks[1], 3, 4, None, None, None, None, 3, None),
+        (tasks[2], 3, 4, "x", 1, "m", b"r", 3, None),
     ]
     await session.rows(sql.RESCHEDULE_TASKS, *polls)
     found = await session.table("SELECT last_error, failures, model, record FROM tasks ORDER BY seq")
@@ -110,7 +106,7 @@ async def test_nothing_is_not_something_empty(session: Session) -> None:
 async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> None:
     """Whatever a client, an upstream or a receiver has written."""
     seq = await registered(session, url=f"https://example.com/{text}")
-    await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None))
+    await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None, 3, None))
     assert await session.table("SELECT last_error, model FROM tasks") == [(text, text)]
     ((callback, fence),) = await session.table("SELECT seq, fence FROM callbacks WHERE url LIKE '%' || $1", text)
     await session.rows(sql.INSERT_ATTEMPTS, (callback, 1, 2, 3, None, text, "retry", text, fence))
@@ -119,7 +115,7 @@ async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> N
     await session.run(createsql.INSERT_CREATE, create)
     answer = {"status": 200, "content_type": text, "task_id": None, "answer": b""}
     await session.run(createsql.END_CREATE, {**create, **answer})
-    assert await session.run(createsql.SELECT_CREATE, create) == [(b"", 1, 200, text, None, b"")]
+    assert await session.run(createsql.SELECT_CREATE, create) == [(b"", 1, None, 200, text, None, b"")]
 
 
 async def test_the_longest_names_fit_into_the_indexes(session: Session) -> None:
@@ -172,9 +168,7 @@ async def test_claims_leave_the_indexes_alone(session: Session) -> None:
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'callbacks'"
     await session.run("SELECT pg_stat_force_next_flush()")
     ((updated_before, hot_before),) = await session.table(counts)
-    claimed = await session.run(
-        deliversql.CLAIM_WEBHOOKS, (["ann"], ["https://example.com"], [300], [True], 10, 60_000)
-    )
+    claimed = await session.claim(300)
     await session.rows(deliversql.RELEASE_WEBHOOKS, *[(row[0], row[11]) for row in claimed])
     await session.run("SELECT pg_stat_force_next_flush()")
     ((updated, hot),) = await session.table(counts)

@@ -47,18 +47,21 @@ async def due(store: Store, at: int, upstream: str = "up") -> list[DueTask]:
     return tasks
 
 
-async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None) -> None:
+async def reschedule(store: Store, claim: DueTask, at: int, record: bytes | None = None, **about: Any) -> None:
     await store.tasks.reschedule(
-        PollRecord(seq=claim.seq, upstream="up", polled_at=at, next_poll_at=at + 5000, error=None, record=record)
+        PollRecord(
+            **{"seq": claim.seq, "upstream": "up", "polled_at": at, "next_poll_at": at + 5000, "error": None, **about},
+            record=record,
+        )
     )
 
 
 async def test_a_watch_begins_as_after_a_poll(store: Store) -> None:
     """The task is there with all that the upstream told, is polled when it is to be, and has no callback."""
     assert await store.registry.proxied_task("up", "task-1") is None
-    seq = await store.registry.watch(wish())
+    watched = await store.registry.watch(wish())
     known = await seen(store)
-    assert known.task.seq == seq
+    assert watched == (known.task.seq, False)
     assert (known.task.state, known.task.polls, known.task.last_polled_at) == (TaskState.WAITING, 1, NOW)
     assert (known.task.next_poll_at, known.task.born_at, known.task.model) == (NOW + 2000, NOW - 5000, "m")
     assert (known.watchers, known.read_until) == ("rob", NOW + 60_000)
@@ -84,8 +87,8 @@ async def test_readers_are_told_of_no_callback_and_no_one_of_readers(store: Stor
 
 async def test_prolonging_keeps_what_is_known(store: Store) -> None:
     """Neither the record nor the next poll is touched; an earlier end than the one that stands shortens nothing."""
-    seq = await store.registry.watch(wish())
-    assert await store.registry.watch(again(at=NOW + 40_000)) == seq
+    watched = await store.registry.watch(wish())
+    assert await store.registry.watch(again(at=NOW + 40_000)) == watched
     known = await seen(store)
     assert (known.read_until, known.record, known.task.next_poll_at) == (NOW + 100_000, RECORD, NOW + 2000)
     await store.registry.watch(again(at=NOW + 1000))
@@ -151,8 +154,10 @@ async def test_a_task_is_to_be_polled_again_while_it_is_polled(store: Store, giv
     assert await due(store, NOW + 5) == [], "one at a time"
     if given_back:
         await store.tasks.release([claim])
-        (claim,) = await due(store, NOW)
-    await reschedule(store, claim, NOW + 9)
+        (claim,) = await due(store, NOW + 5)
+    store.tasks.due("up").clear()
+    await reschedule(store, claim, NOW + 9, asked_at=NOW + 5 if given_back else NOW + 4)
+    assert store.tasks.due("up").is_set() is not given_back
     found = await due(store, NOW + 9)
     assert len(found) == (0 if given_back else 1)
     if found:
@@ -164,17 +169,40 @@ async def test_many_wishes_at_once_are_each_themselves(store: Store) -> None:
     """Of the same task, of others, and of one that has ended, in one transaction."""
     ended = await brought_to(store, CallbackState.PENDING, new("ended"))
     watch = store.registry.watch
-    seqs = await asyncio.gather(watch(wish("a")), watch(wish("b")), watch(wish("ended")), watch(again("a")))
-    assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, seqs[0]]
+    wishes = wish("a"), wish("b"), wish("ended"), wish("ended", record=LARGE), again("a")
+    made = await asyncio.gather(*map(watch, wishes))
+    seqs = [one and one.seq for one in made]
+    assert seqs == [(await seen(store, "a")).task.seq, (await seen(store, "b")).task.seq, None, None, seqs[0]]
+    assert [one and one.overtaken for one in made] == [False, False, True, True, False]
     assert (await seen(store, "ended")).read_until is None
     assert (await look(store, ended)).state is CallbackState.PENDING
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+async def test_readers_that_come_together_share_a_transaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """However many they are: what one statement refused would be written one by one."""
+    await store.registry.watch(wish())  # from now on it is known that there are places
+    transaction, transactions = store._writer._transaction, 0
+
+    async def counted(*about: Any, **how: Any) -> Any:
+        nonlocal transactions
+        transactions += 1
+        return await transaction(*about, **how)
+
+    monkeypatch.setattr(store._writer, "_transaction", counted)
+    wishes = [wish(f"t{number}") for number in range(count)]
+    assert None not in await asyncio.gather(*map(store.registry.watch, wishes))
+    assert transactions == 1
 
 
 async def test_readers_of_one_task_at_once_are_all_its_watchers(store: Store) -> None:
     """In one transaction with others' tasks: each answer counts as a poll, and the last end of all stands."""
     watch = store.registry.watch
     wishes = [wish("a", client=name, for_ms=60_000 + n) for n, name in enumerate(("sue", "rob", "ann"))]
-    seqs = await asyncio.gather(watch(wishes[0]), watch(wish("b")), *map(watch, wishes[1:]), watch(wish("b")))
+    made = await asyncio.gather(watch(wishes[0]), watch(wish("b")), *map(watch, wishes[1:]), watch(wish("b")))
+    seqs = [each and each.seq for each in made]
     one, other = (await seen(store, "a")), (await seen(store, "b"))
     assert seqs == [one.task.seq, other.task.seq, one.task.seq, one.task.seq, other.task.seq]
     assert (one.watchers, one.task.polls, one.read_until) == ("ann,rob,sue", 3, NOW + 60_002)
@@ -185,7 +213,7 @@ async def test_readers_and_callbacks_share_a_task(store: Store) -> None:
     """One row, polled for all who wait: whoever comes second joins the first, in one order of names, and nothing else
     changes."""
     made = await registered(store, new(client="sue", first_poll_at=NOW + 7000))
-    assert await store.registry.watch(wish(at=NOW + 1000)) == made.task.seq
+    assert await store.registry.watch(wish(at=NOW + 1000)) == (made.task.seq, False)
     known = await seen(store)
     assert (known.watchers, known.task.next_poll_at, known.task.created_at) == ("rob,sue", NOW + 7000, NOW)
     await registered(store, new(client="ann", url="https://b.example.com/"))
@@ -208,11 +236,94 @@ async def test_a_poll_keeps_its_record_for_readers_alone(store: Store) -> None:
     assert (await seen(store, "read")).record == later
 
 
+@pytest.mark.parametrize(("newer", "older"), [(RECORD, b'{"progress":"0.1"}'), (RECORD, LARGE), (LARGE, LARGE + b" ")])
+async def test_what_was_asked_for_before_is_older(store: Store, newer: bytes, older: bytes) -> None:
+    """Whoever asked, and whenever it comes: what somebody was told in between stays, and is told in its place."""
+    await store.registry.watch(wish())
+    (claim,) = await due(store, NOW + 2000)
+    told = wish(at=NOW + 2500, record=newer, begins=False, asked_at=NOW + 2400)
+    assert await store.registry.watch(told) == (claim.seq, False)
+    await reschedule(store, claim, NOW + 2600, older, asked_at=NOW + 2000)
+    for asked_at, overtaken in ((NOW + 2499, True), (NOW + 2500, False)):
+        assert await store.registry.record(claim.seq) == newer
+        late = wish(at=NOW + 2700, record=older, begins=False, asked_at=asked_at)
+        assert await store.registry.watch(late) == (claim.seq, overtaken)
+    assert await store.registry.record(claim.seq) == older
+    known = await seen(store)
+    assert (known.task.polls, known.task.next_poll_at, known.told_at) == (5, NOW + 7600, NOW + 2700)
+    (claim,) = await due(store, NOW + 7600)
+    await reschedule(store, claim, NOW + 7800, newer, asked_at=NOW + 7600)
+    assert await store.registry.record(claim.seq) == newer
+
+
+async def test_the_last_of_several_large_answers_at_once_stands(store: Store) -> None:
+    """In one transaction, too."""
+    watch = store.registry.watch
+    answers = [b'{"logs":"%b"}' % (letter * SMALL) for letter in (b"a", b"b", b"c")]
+    told = [wish(at=NOW + n, record=answers[n], asked_at=NOW + n) for n in range(3)]
+    found = await asyncio.gather(watch(told[0]), watch(told[2]), watch(told[1]))
+    assert [one and one.overtaken for one in found][1:] == [False, True]
+    assert await store.registry.record((await seen(store)).task.seq) == answers[2]
+
+
+@pytest.mark.parametrize("end", [b'{"state":"success"}', LARGE])
+async def test_nothing_is_newer_than_an_end(store: Store, end: bytes) -> None:
+    """Until it is stored: neither a poll nor a read that is answered later takes back what somebody was told."""
+    await store.registry.watch(wish())
+    (claim,) = await due(store, NOW + 2000)
+    assert not (await seen(store)).end_told
+    news = PollAgain(upstream="up", task_id="task-1", at=NOW + 2100, record=end, read_until=NOW + 60_000)
+    await store.registry.poll_again(news)
+    await reschedule(store, claim, NOW + 2200, RECORD, asked_at=NOW + 2150)
+    assert await store.registry.watch(wish(at=NOW + 2300, begins=False)) == (claim.seq, True)
+    assert await store.registry.record(claim.seq) == end
+    assert (await seen(store)).end_told
+    (claim,) = await due(store, NOW + 7200)
+    await store.tasks.settle(
+        Settlement(seq=claim.seq, upstream="up", outcome=ABANDONED, settled_at=NOW + 7200, polls=1, read=True)
+    )
+    assert not (await seen(store)).end_told
+    assert await store.registry.watch(wish(at=NOW + 9000)) == (claim.seq, False)
+    assert (await seen(store)).record == RECORD
+
+
+async def test_a_denied_task_is_so_until_it_is_told_of(store: Store) -> None:
+    """Whatever else its polls come to; but not by an answer to what was asked before that."""
+    await store.registry.watch(wish())
+    at = NOW
+
+    async def polled(record: bytes | None = None, *, asked_ms: int = 0, **about: Any) -> int | None:
+        nonlocal at
+        at += 5000
+        (claim,) = await due(store, at)
+        await reschedule(store, claim, at, record, asked_at=at - asked_ms, **about)
+        return (await seen(store)).denied_at
+
+    assert await polled(error="404") is None
+    since = at + 5000
+    assert await polled(error="404", denied=True) == since
+    assert await polled(error="500") == since
+    assert await polled(error="404", denied=True) == since
+    assert await polled(RECORD) is None
+    assert await polled(error="404", denied=True) == at
+    await store.registry.watch(again(at=at))
+    assert (await seen(store)).denied_at == at
+    await store.registry.watch(wish(at=at + 4000, begins=False))
+    assert (await seen(store)).denied_at is None
+    assert await polled(error="404", denied=True, asked_ms=1500) is None
+    assert await polled(error="404", denied=True) == at
+    known = await seen(store)
+    await store.tasks.settle(
+        Settlement(seq=known.task.seq, upstream="up", outcome=SUCCESS, settled_at=at, polls=1, read=True)
+    )
+    assert (await seen(store)).denied_at is None
+
+
 async def test_a_large_record_is_asked_for_by_itself(store: Store) -> None:
     """At the beginning and after a poll, in the place of a small one and before one."""
-    seq = await store.registry.watch(wish(record=LARGE))
-    assert seq is not None
+    await store.registry.watch(wish(record=LARGE))
     known = await seen(store)
+    seq = known.task.seq
     assert (known.record, known.record_bytes) == (None, len(LARGE))
     assert await store.registry.record(seq) == LARGE
     for at, record in ((NOW + 2000, RECORD), (NOW + 7000, LARGE + b" "), (NOW + 12_000, LARGE)):
@@ -331,9 +442,9 @@ async def test_one_that_was_given_up_begins_anew_by_the_upstreams_word(store: St
     """And only by that: a reader that did not hear of the end in time changes nothing."""
     made = await registered(store, new(timeout_s=10))
     await settle(store, made, ABANDONED, at=NOW + 20_000, expired_by=NOW + 20_000)
-    assert await store.registry.watch(again(at=NOW + 30_000)) is None
+    assert await store.registry.watch(again(at=NOW + 30_000)) == (None, False)
     assert (await seen(store)).task.state is TaskState.ABANDONED
-    assert await store.registry.watch(wish(at=NOW + 30_000)) == made.task.seq
+    assert await store.registry.watch(wish(at=NOW + 30_000)) == (made.task.seq, False)
     known = await seen(store)
     assert (known.task.state, known.task.outcome, known.task.settled_at) == (TaskState.WAITING, None, None)
     assert (known.watchers, known.task.created_at) == ("rob", NOW + 30_000)
@@ -358,6 +469,67 @@ async def test_readers_of_few_tasks_at_once(store: Store, monkeypatch: pytest.Mo
     assert await store.registry.watch(again("a", at=NOW + 500_000)) is not None
     await store.prune_reads(NOW + 100_000, NOW + 70_000, 100)
     assert await store.registry.watch(wish("c")) is not None
+
+
+async def test_only_what_is_kept_takes_a_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a further read of a task, nor news of one that is not kept, nor a look at whose readers have gone."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 3)
+    watch, poll_again = store.registry.watch, store.registry.poll_again
+    assert await store.tasks.unwatch(NOW) > NOW + 10**10
+    await watch(wish("a"))
+    await registered(store, new("called"))
+    news = PollAgain(upstream="up", task_id="called", at=NOW, read_until=NOW + 60_000)
+    for _ in range(3):
+        await watch(again("a", at=NOW + 1000))
+        await poll_again(news)
+    assert await store.tasks.unwatch(NOW + 60_000) == NOW + 61_000
+    await poll_again(replace(news, record=RECORD))
+    assert [await watch(wish(name)) is None for name in "bc"] == [False, True]
+
+
+async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a tenth of a second; and for each client only where few are left."""
+    if store.shared:
+        await store._hints.close()  # which looks, and then it is counted anew
+    asked: list[str] = []
+    read, watchsql = store._engine.read, store._engine.watchsql
+
+    async def noted(statement: str, parameters: Any = ()) -> list[Any]:
+        asked.append(statement)
+        return await read(statement, parameters)
+
+    monkeypatch.setattr(store._engine, "read", noted)
+    for name in "abcd":
+        await store.registry.watch(wish(name))
+        assert await store.prune_reads(NOW, NOW, 9) == 0
+    assert asked == [watchsql.COUNT_READ_TASKS]
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 5)
+    assert [await store.registry.watch(wish("e")) for _ in range(2)] == [None, None]
+    assert asked == [watchsql.COUNT_READ_TASKS, watchsql.COUNT_READ_TASKS_FOR]
+
+
+async def test_a_clients_further_reads_of_its_tasks_take_no_place(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few are left, too: it may begin as many as who reads each of its tasks once."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 10)
+    watch = store.registry.watch
+    for number in range(7):
+        await watch(wish(f"eve-{number}", client="eve"))
+    for name in "ab":
+        await watch(wish(name))
+    for _ in range(3):
+        assert await watch(again("a")) is not None
+    assert await watch(wish("c")) is not None
+
+
+async def test_places_are_counted_while_some_are_given_back(store: Store) -> None:
+    """What begins in that moment is kept, and counted."""
+    watch = store.registry.watch
+    await watch(wish("a"))
+    pruned, begun = await asyncio.gather(store.prune_reads(NOW + 10**6, NOW + 10**6, 9), watch(wish("b", at=NOW)))
+    assert pruned == 1
+    assert begun == ((await seen(store, "b")).task.seq, False)
 
 
 async def test_no_client_takes_all_places(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,6 +560,47 @@ async def test_tasks_whose_readers_have_gone_make_room(store: Store, monkeypatch
         assert await store.registry.watch(wish(f"task-{number}", at=at)) is not None
         assert await store.tasks.unwatch(at + 60_000) > at + 60_000
     assert await store.prune_reads(NOW + 10**6, NOW + 10**6, 100) == 0
+
+
+async def test_a_client_whose_readers_have_gone_has_places_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where callbacks wait for its tasks still, too."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 5)
+    watch = store.registry.watch
+    for name in "abcd":
+        await registered(store, new(name))
+        assert await watch(wish(name)) is not None
+    assert await watch(wish("e")) is None
+    later = NOW + 60_000
+    await store.tasks.unwatch(later)
+    for name, client in (("e", "rob"), ("a", "eve"), ("x", "eve"), ("y", "eve"), ("z", "rob")):
+        assert await watch(wish(name, at=later, client=client)) is not None
+
+
+async def test_news_of_a_task_is_kept_for_a_while(store: Store) -> None:
+    """As what its readers were told, though nobody had read it before."""
+    await registered(store)
+    assert await store.tasks.unwatch(NOW) > NOW + 10**10
+    await store.registry.poll_again(
+        PollAgain(upstream="up", task_id="task-1", at=NOW, record=RECORD, read_until=NOW + 60_000)
+    )
+    await store.tasks.unwatch(NOW + 59_999)
+    assert (await seen(store)).record == RECORD
+    await store.tasks.unwatch(NOW + 60_000)
+    assert ((await seen(store)).record, (await seen(store)).read_until) == (None, None)
+
+
+async def test_the_poller_is_woken_for_a_first_poll_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of what is polled anyway wakes nobody; nor is anything written to find that no readers have gone."""
+    event = store.tasks.due("up")
+    event.clear()
+    await store.registry.watch(wish())
+    assert event.is_set()
+    event.clear()
+    await store.registry.watch(again(at=NOW + 1000))
+    assert not event.is_set()
+    assert await store.tasks.unwatch(NOW) == NOW + 61_000
+    monkeypatch.setattr(store._writer, "submit", None)
+    assert await store.tasks.unwatch(NOW + 60_999) == NOW + 61_000
 
 
 async def test_what_nobody_reads_is_removed(store: Store) -> None:

@@ -12,12 +12,13 @@ from structlog.testing import capture_logs
 
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreError
-from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
+from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement, Share
 from gateway.store.postgres import sql
+from gateway.store.postgres.copyside import PostgresCopySide
 from gateway.store.postgres.hints import Hearing, ReplicaHints
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
-from tests.lanes import claim_webhooks
+from tests.lanes import claim_webhooks, lane, told_of
 from tests.postgres import Database
 from tests.storing import LIMIT_S, NOW, SUCCESS, attempt_of, brought_to, claim, lapse, look, new, registered
 
@@ -26,16 +27,18 @@ LEAD = "polls:up"
 
 @pytest.fixture
 async def new_replica(postgres: Database) -> AsyncIterator[Callable[[], Awaitable[PostgresStore]]]:
-    async with AsyncExitStack() as stack:
+    with capture_logs() as log:
+        async with AsyncExitStack() as stack:
 
-        async def make() -> PostgresStore:
-            clock = SteeredClock(SystemClock())
-            store = PostgresStore(Servers(postgres.url), clock=clock, replica=secrets.token_hex(8))
-            await store.open()
-            stack.push_async_callback(store.close)
-            return store
+            async def make() -> PostgresStore:
+                clock = SteeredClock(SystemClock())
+                store = PostgresStore(Servers(postgres.url), clock=clock, replica=secrets.token_hex(8))
+                await store.open()
+                stack.push_async_callback(store.close)
+                return store
 
-        yield make
+            yield make
+    assert not [line for line in log if line["event"] == "store.follow_up_failed"], "it is told to nobody else"
 
 
 @pytest.fixture
@@ -58,6 +61,14 @@ async def take_over(store: PostgresStore) -> int:
     assert epoch is not None
     await store.tasks.gained("up", epoch)
     return epoch
+
+
+def set_back(postgres: Database, by_s: int) -> None:
+    """Set the database's clock back."""
+    postgres.execute(
+        "CREATE OR REPLACE FUNCTION gateway_now() RETURNS bigint LANGUAGE sql "
+        f"RETURN CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) - {by_s * 1000}"
+    )
 
 
 async def failing(*_: object) -> list[Any]:
@@ -90,9 +101,12 @@ async def test_one_of_them_leads(first: PostgresStore, second: PostgresStore) ->
 async def test_who_has_lost_the_lead_changes_nothing(first: PostgresStore, second: PostgresStore) -> None:
     """Even if it has not heard of that: what it stores of a poll is left out, and its claims stay."""
     callback = await registered(first, new(timeout_s=1))
+    later = await registered(first, new("later", client="bob", timeout_s=1, first_poll_at=NOW + 5000))
     (due,), _ = await first.tasks.longest_due("up", "ann", NOW, 10)
     await first.tasks.claim([due])
     assert await take_over(second) == 2
+    await first.tasks.poll_now("up", [later.task.seq], NOW + 1000)
+    assert (await look(second, later)).task.next_poll_at == NOW + 5000
     await first.tasks.reschedule(PollRecord(seq=due.seq, upstream="up", polled_at=NOW, next_poll_at=NOW + 1, error="x"))
     assert await first.tasks.settle(settlement(due.seq)) is None
     await first.tasks.poll_now("up", [due.seq], NOW - 1)
@@ -209,6 +223,98 @@ async def test_a_claim_that_has_lapsed_is_anothers(first: PostgresStore, second:
     after = await look(first, callback)
     assert (after.state, after.attempts) == (CallbackState.DELIVERED, 1)
     assert second.stale_writes == 0
+
+
+async def test_claims_are_anothers_as_soon_as_they_lapse(
+    first: PostgresStore, second: PostgresStore, postgres: Database
+) -> None:
+    """Each at its own time, whatever else of their lane is claimed meanwhile: nobody waits for the next look."""
+    for number in range(3):
+        await brought_to(first, CallbackState.PENDING, new(f"task-{number}"))
+        await claim(first)
+    postgres.execute("UPDATE callbacks SET claimed_until = gateway_now() + 1000000 * seq")
+    await second._hints.close()
+    await second.outbox.look_again()
+    lapse_at = [at for (at,) in await first._database.read("SELECT claimed_until FROM callbacks ORDER BY seq")]
+    await brought_to(first, CallbackState.PENDING, new("another"))
+    second.outbox.note(lane("app"), NOW)
+    (another,), next_due_at = await claim_webhooks(second, NOW, 10)
+    for number, at in enumerate(lapse_at):
+        assert next_due_at is not None
+        assert at <= next_due_at < at + 1000
+        assert await claim_webhooks(second, next_due_at - 1, 10) == ([], next_due_at)
+        postgres.execute(f"UPDATE callbacks SET claimed_until = 1 WHERE claimed_until = {at}")
+        (taken,), next_due_at = await claim_webhooks(second, next_due_at, 10)
+        assert taken.task_id == f"task-{number}"
+    assert next_due_at is None
+    assert another.task_id == "another"
+
+
+async def test_nobody_is_told_of_what_is_claimed_at_once(first: PostgresStore, second: PostgresStore) -> None:
+    """Others would claim in vain, many times a second; what is left to them they hear of."""
+    mine, theirs = new("mine", url="https://mine.example.com/"), new("theirs", url="https://theirs.example.com/")
+    callbacks = [await registered(first, one) for one in (mine, theirs)]
+    await first._hints.close()  # so that it tells when it is asked to
+    second.outbox.due.clear()
+    await asyncio.gather(*(first.tasks.settle(settlement(one.task.seq)) for one in callbacks))
+    claimed = await first.outbox.claim(lambda _: [Share(lane("mine"), 9, True)], NOW)
+    assert len(claimed.webhooks) == 1
+    await first._hints._send()
+    await asyncio.wait_for(second.outbox.due.wait(), LIMIT_S)
+    assert await told_of(second, NOW) == [lane("theirs")]
+
+
+async def test_who_leads_tells_that_it_is_refused(first: PostgresStore, second: PostgresStore) -> None:
+    """With each renewal anew, and whoever takes over does not."""
+    for refused, told in ((True, {LEAD}), (False, set()), (True, {LEAD})):
+        assert await first.lead(LEAD, 60, refused=refused) == 1
+        assert (await second.standing(60)).refused == told
+    await first.resign(LEAD)
+    assert (await second.standing(60)).refused == set()
+    await second.lead(LEAD, 60)
+    assert (await first.standing(60)) == (2, {LEAD}, set())
+
+
+async def test_a_clock_that_is_set_back_keeps_no_lead(
+    first: PostgresStore, second: PostgresStore, postgres: Database
+) -> None:
+    """Whoever has it may be gone, and nobody waits for that hour; who lives goes on if it asks before others do."""
+    await first.standing(60)
+    set_back(postgres, 30)
+    assert await second.lead(LEAD, 60) is None
+    assert (await second.standing(60)).replicas == 2
+    set_back(postgres, 3600)
+    assert await first.lead(LEAD, 60) == 1
+    assert await second.lead(LEAD, 60) is None
+    set_back(postgres, 7200)
+    assert await second.standing(60) == (1, frozenset(), frozenset())
+    assert await second.lead(LEAD, 60) == 2
+    assert await second.standing(60) == (1, frozenset([LEAD]), frozenset())
+    assert await first.lead(LEAD, 60) is None
+    assert (await first.standing(60)).replicas == 2
+
+
+async def test_a_clock_that_is_set_back_keeps_no_claim(
+    first: PostgresStore, second: PostgresStore, postgres: Database
+) -> None:
+    """Whoever made it may be gone: another sends, and what the first one writes then changes nothing."""
+    callback = await brought_to(first, CallbackState.PENDING)
+    late = await claim(first)
+    set_back(postgres, 2)
+    await second.outbox.look_again()
+    assert (await claim_webhooks(second, NOW, 10))[0] == []
+    set_back(postgres, 3600)
+    await second.outbox.look_again()
+    due = await claim(second)
+    assert due == replace(late, fence=late.fence + 1)
+    await first.outbox.record(attempt_of(late, AttemptResult.DEAD))
+    assert first.stale_writes == 1
+    set_back(postgres, 7200)
+    assert await second.outbox.body(due) == due.body
+    await first.outbox.look_again()
+    assert (await claim_webhooks(first, NOW, 10))[0] == [], "it was kept, and so begins anew"
+    await second.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    assert (await look(first, callback)).state is CallbackState.DELIVERED
 
 
 async def test_a_claim_that_has_waited_begins_anew_or_is_anothers(first: PostgresStore, second: PostgresStore) -> None:
@@ -363,6 +469,7 @@ async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres
     await first.tasks.settle(replace(settlement(old.task.seq), expired_by=NOW + 1))
     await first.tasks.settle(replace(settlement(late.task.seq), expired_by=NOW + 1))
     later = NOW + 2 * hour_ms
+    await first.tasks.look_again()
     assert await first.tasks.expired("up", later, 10) == ([], None)
     read, asked = first._database.read, []
 
@@ -379,6 +486,33 @@ async def test_what_has_long_expired_is_read_once(first: PostgresStore, postgres
     postgres.execute(f"UPDATE callbacks SET expires_at = {later - hour_ms} WHERE id = '{unheard.id}'")
     await first.tasks.look_again()
     assert [one.seq for one in (await first.tasks.expired("up", later, 10))[0]] == [unheard.task.seq]
+
+
+async def test_who_leads_goes_on_beside_a_slow_claim(first: PostgresStore) -> None:
+    """A claim may take five seconds, and the next one too; a lease lasts for seven."""
+    claiming = asyncio.ensure_future(first._database.write("SELECT pg_sleep(4)"))
+    for _ in range(3):
+        assert await first.lead(LEAD, 60) == 1
+        assert LEAD in (await first.standing(60)).led
+    await first.resign(LEAD)
+    assert not claiming.done()
+    claiming.cancel()
+
+
+async def test_who_has_ended_is_missed_by_nobody(
+    second: PostgresStore, first: PostgresStore, postgres: Database
+) -> None:
+    """A replica that is stopped says so: the others share what it led, and its database can be copied at once."""
+    for store in (first, second):
+        await store.standing(60)
+    assert (await second.standing(60)).replicas == 2
+    await first.resign(LEAD)
+    await first.close()
+    assert (await second.standing(60)).replicas == 1
+    await second.close()
+    side = PostgresCopySide(postgres.url)
+    await side.open_source()
+    await side.close()
 
 
 async def test_much_at_once_is_told_in_several_messages(first: PostgresStore, second: PostgresStore) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,15 @@ from gateway.core.model import (
     CallbackState,
     DueGroup,
     DueTask,
+    Format,
     Outcome,
     PollRecord,
+    Settlement,
     TaskState,
 )
+from gateway.core.reads import ReadWatch
 from gateway.store import Store
+from gateway.store.engine import Result, Rows, Step, Work
 from gateway.webhook.body import body_template, webhook_body
 from tests.claims import claim_tasks
 from tests.lanes import body_sent, claim_webhooks
@@ -35,6 +40,8 @@ from tests.storing import (
     registered,
     settle,
 )
+
+LARGE = b'{"param":"' + b"x" * SMALL + b'"}'
 
 
 async def longest_due(store: Store, watchers: str, limit: int = 99, at: int = NOW) -> list[DueTask]:
@@ -77,6 +84,69 @@ async def test_a_large_outcome_is_written_once(store: Store) -> None:
     await settle(store, callback, second)
     assert await store.registry.outcome(callback.task.seq) == first.data
     assert await store.registry.outcome(callback.task.seq + 1) is None
+
+
+async def test_nothing_that_comes_late_is_a_webhooks_body(store: Store) -> None:
+    """One of format record that was registered after the end is made of the outcome, though another answer comes."""
+    callback = await registered(store)
+    await settle(store, callback)
+    await registered(store, new(url="https://b.example.com/", shape=Format.RECORD))
+    late = Outcome(state=TaskState.FAIL, data=b"{}")
+    await settle(store, callback, late, record=LARGE)
+    await store.tasks.reschedule(
+        PollRecord(seq=callback.task.seq, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None, record=LARGE)
+    )
+    assert not await store.registry.record(callback.task.seq)
+
+
+@pytest.mark.parametrize("new_store", ["sqlite"], indirect=True)
+async def test_a_statement_holds_so_much_at_most(store: Store) -> None:
+    """However much ends, is told of or is read at once: what is bound to one stays in memory until its next use."""
+    about, record = b"x" * 40_000, b"y" * 20_000
+    ended = [
+        Settlement(
+            upstream="up",
+            seq=number,
+            outcome=Outcome(state=TaskState.SUCCESS, data=about),
+            settled_at=NOW,
+            polls=1,
+            read=number % 2 == 0,
+            record=(record, b"") if number % 2 == 0 else None,
+        )
+        for number in range(40)
+    ]
+    polled = [
+        PollRecord(seq=number, upstream="up", polled_at=NOW, next_poll_at=NOW, error=None, record=record)
+        for number in range(40)
+    ]
+    wishes = [
+        ReadWatch(
+            upstream="up", task_id=f"{number}", client="a", at=NOW, read_until=NOW, next_poll_at=NOW, record=record
+        )
+        for number in range(40)
+    ]
+    lead = store.tasks.lead("up")
+    for kind, items in (
+        (store.tasks.settle_kind, [(lead, one) for one in ended]),
+        (store.tasks.reschedule_kind, [(lead, one) for one in polled]),
+        (store.tasks.watches.watch_kind, wishes),
+    ):
+        sizes = [
+            sum(len(value) for row in step.rows for value in row if isinstance(value, bytes))
+            for step in _steps(kind.apply(items))
+            if isinstance(step, Rows)
+        ]
+        assert sum(sizes) >= 40 * len(record)
+        assert 200_000 < max(sizes) <= 256 * 1024
+
+
+def _steps(work: Work[Any]) -> list[Step]:
+    """Return the steps of a work for which no row is found."""
+    steps = [next(work)]
+    with suppress(StopIteration):
+        while True:
+            steps.append(work.send(Result([], 0)))
+    return steps
 
 
 async def test_the_first_attempt_may_be_delayed(new_store: NewStore) -> None:
@@ -179,6 +249,15 @@ async def test_a_time_out_does_not_end_a_claim(store: Store) -> None:
     assert (await claim_task(store, NOW + 11_000)).seq == due.seq
 
 
+async def test_an_end_ends_the_claim(store: Store) -> None:
+    """A task that is given up after a poll, and watched again, is polled again."""
+    callback = await registered(store)
+    await claim_task(store)
+    await settle(store, callback, ABANDONED)
+    await registered(store, new(client="bob"))
+    assert (await claim_task(store)).seq == callback.task.seq
+
+
 async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
     """A reschedule keeps when and with which error; errors in a row are counted, a good answer ends the row."""
     await registered(store)
@@ -187,11 +266,17 @@ async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
         due = await claim_task(store, NOW + n * 1000)
         failures.append(due.failures)
         await store.tasks.reschedule(
-            PollRecord(seq=due.seq, upstream="up", polled_at=NOW + n, next_poll_at=NOW + (n + 1) * 1000, error=error)
+            PollRecord(
+                seq=due.seq,
+                upstream="up",
+                polled_at=NOW + n * 1000,
+                next_poll_at=NOW + (n + 1) * 1000,
+                error=error,
+            )
         )
         task = await store.registry.get_task("ann", "task-1")
         assert task is not None
-        assert (task.polls, task.last_polled_at, task.last_error) == (n, NOW + n, error)
+        assert (task.polls, task.last_polled_at, task.last_error) == (n, NOW + n * 1000, error)
         assert task.next_poll_at == NOW + (n + 1) * 1000
     assert failures == [0, 1, 2]
     last = await claim_task(store, NOW + 9000)
@@ -404,6 +489,16 @@ async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
     assert [task.task_id for task in (await store.tasks.expired("up", NOW + 60_000, 10))[0]] == ["early", "late"]
 
 
+async def test_what_expires_later_is_not_looked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poller's rounds come many times a second, and only what is registered meanwhile could be earlier."""
+    await registered(store, new(timeout_s=60))
+    assert await store.tasks.expired("up", NOW, 10) == ([], NOW + 60_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._engine, "read", None)
+        assert await store.tasks.expired("up", NOW + 59_999, 10) == ([], NOW + 60_000)
+    assert len((await store.tasks.expired("up", NOW + 60_000, 10))[0]) == 1
+
+
 async def test_expired_tasks_are_found_with_the_next_expiry(store: Store) -> None:
     """Each task stands once, with its earliest passed callback; only waiting callbacks of this upstream count."""
     await registered(store, new("a", timeout_s=10))
@@ -430,6 +525,37 @@ async def test_an_expired_task_is_found_though_the_clock_was_set_back(store: Sto
     assert [task.seq for task in (await store.tasks.expired("up", NOW + 3_600_000, 10))[0]] == [callback.task.seq]
     assert (await store.tasks.expired("up", NOW + 1000, 10))[0] == []
     assert [task.seq for task in (await store.tasks.expired("up", NOW + 61_000, 10))[0]] == [callback.task.seq]
+
+
+async def test_any_number_may_have_expired_of_another_upstream(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are passed a few at a time, between which polls have their turn, and never again."""
+    monkeypatch.setattr("gateway.store.expiries._PART", 3)
+    monkeypatch.setattr("gateway.store.expiries._PARTS", 2)
+    first = await registered(store, new("first", timeout_s=1))
+    await store.registry.register([new(f"down-{n}", upstream="down", timeout_s=2 + n) for n in range(20)])
+    last = await registered(store, new("last", timeout_s=30))
+    later = await registered(store, new("later", timeout_s=90))
+    now, looks = NOW + 60_000, []
+    for _ in range(5):
+        expired, next_at = await store.tasks.expired("up", now, 10)
+        looks.append([task.seq for task in expired])
+    assert looks == [[first.task.seq]] * 3 + [[first.task.seq, last.task.seq]] * 2
+    assert next_at == later.expires_at
+    for callback in (first, last):
+        await settle(store, callback, ABANDONED, expired_by=now)
+    assert await store.tasks.expired("up", now, 10) == ([], later.expires_at)
+
+
+async def test_more_that_expire_at_once_than_are_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch all callbacks may expire in the same millisecond: none is passed over; as many are told of as fit."""
+    monkeypatch.setattr("gateway.store.expiries._PART", 3)
+    made = await store.registry.register([new(f"task-{n}", timeout_s=60) for n in range(10)])
+    expired, next_at = await store.tasks.expired("up", NOW + 60_000, 7)
+    assert (len(expired), next_at) == (7, NOW + 61_000)
+    for one in expired:
+        callback = next(each.callback for each in made if each.callback.task.seq == one.seq)
+        await settle(store, callback, ABANDONED, expired_by=NOW + 60_000)
+    assert len((await store.tasks.expired("up", NOW + 60_000, 7))[0]) == 3
 
 
 async def test_large_outcomes_settle_together(store: Store) -> None:
@@ -495,6 +621,7 @@ async def test_who_is_alone_leads_whatever_it_is_told(store: Store) -> None:
     await registered(store)
     epoch = await store.lead("polls:up", 10)
     assert epoch == 0
+    assert (await store.standing(10)).replicas == 1
     await store.tasks.gained("up", epoch)
     store.tasks.lost("up")
     assert len((await store.tasks.waiting("up", NOW))[0]) == 1

@@ -4,7 +4,7 @@ Each takes away one of the things that keep replicas apart, and nothing else.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -12,7 +12,7 @@ from unittest import mock
 from gateway.app import build
 from gateway.store import Store
 from gateway.store.engine import Lead, Work
-from gateway.store.postgres import sql, webhookleases
+from gateway.store.postgres import deliversql, sql, webhookleases
 from gateway.store.postgres.engine import PostgresEngine
 from gateway.store.postgres.webhookleases import WebhookLeases
 
@@ -26,6 +26,7 @@ def _no_fence() -> Iterator[None]:
         for module, name in (
             (sql, "INSERT_ATTEMPTS"),
             (sql, "RECORD_ATTEMPTS"),
+            (deliversql, "RECORD_UNFENCED"),
             (sql, "COUNT_ATTEMPTS"),
             (webhookleases, "RELEASE_WEBHOOKS"),
         ):
@@ -40,9 +41,9 @@ def _no_fence() -> Iterator[None]:
 def _no_epoch() -> Iterator[None]:
     """A leader's writes count for ever."""
 
-    def guard(_: PostgresEngine, leads: Collection[Lead]) -> Work[Collection[Lead]]:
+    def guard(engine: PostgresEngine, leads: Collection[Lead], lock: Sequence[int] = ()) -> Work[Collection[Lead]]:
+        yield from engine.lock(lock)
         return leads
-        yield
 
     with mock.patch.object(PostgresEngine, "guard", guard):
         yield

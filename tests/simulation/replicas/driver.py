@@ -38,7 +38,7 @@ class Link:
         """``refused``, or ``silent``: nothing arrives, and nobody says so."""
         self.connections: set[Connection] = set()
         self.at: Callable[[str], None] = lambda moment: None
-        """Told of what it begins: BEGIN, a statement within, COMMIT, or claimed: the COMMIT of such a claim."""
+        """Told of what it begins: BEGIN, a statement within, COMMIT; or that it has claimed webhooks."""
 
 
 class Network:
@@ -116,9 +116,8 @@ class Network:
             self.leads[about["name"]] = link.name, self.time.now_s + about["ttl_ms"] / 1000
             self.led_s = self.time.now_s if about["name"].startswith("polls:") else self.led_s
         elif statement == CLAIM_WEBHOOKS:
-            # Where it rolls back nobody has claimed it; and nobody sends it then.
             until = self.cluster.now() + parameters[-1]
-            self.claims |= {row[1]: (link.name, until) for row in rows}
+            self.claims |= {row[1]: (link.name, until) for row in rows if row[1] is not None}
         elif statement == _RESIGN_LEAD:
             name = dict(zip(_RESIGNS, parameters, strict=True))["name"]
             if self.leads.get(name, ("",))[0] == link.name:
@@ -144,7 +143,6 @@ class Connection:
         self._ended: Exception | None = None  # why the server has ended it
         self._idle: asyncio.TimerHandle | None = None
         self._listeners: list[Callable[[Any], None]] = []
-        self._claims = False  # whether webhooks, in this transaction
         self.hears: Callable[..., None] | None = None
         link.connections.add(self)
 
@@ -155,8 +153,7 @@ class Connection:
             return "SET"  # the limits are played here, the planner's settings stand from the start
         word = sql.partition(" ")[0]
         if word in ("BEGIN", "COMMIT"):
-            self._link.at("claimed" if word == "COMMIT" and self._claims else word)
-            self._claims = False
+            self._link.at(word)
         status: str = await self._do(lambda: self._backend.execute(sql))
         return status
 
@@ -175,10 +172,11 @@ class Connection:
         async def fetch() -> tuple[list[Any], str]:
             rows, status = await self._backend.fetch(statement, parameters)
             self._network.note(self._link, statement, parameters, rows)
-            self._claims = self._claims or (statement == CLAIM_WEBHOOKS and bool(rows))
             return rows, status
 
         rows, status = await self._do(fetch)
+        if statement == CLAIM_WEBHOOKS and any(row[1] is not None for row in rows):
+            self._link.at("claimed")
         return rows, status
 
     async def _do(self, act: Callable[[], Awaitable[T]]) -> T:

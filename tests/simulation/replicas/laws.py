@@ -9,10 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+
 from tests.simulation.replicas.cluster import Change
 from tests.simulation.replicas.driver import Network
 from tests.simulation.replicas.machines import Machine
 from tests.simulation.replicas.world import Asked, Attempt, World
+from tests.simulation.telling import Look
 
 __all__ = ["WINDOWS", "Laws"]
 
@@ -21,6 +24,8 @@ ATTEMPTS = 4
 TAKE_OVER_S = 15.0
 """Within a lease and five seconds more another leads, who is well."""
 SKEW_S = 0.002
+ROOM, MINUTE_S = 30, 60.0
+"""So few requests in a minute leave a client's read room within the key's limit, at once."""
 TYPES = {"success": "task.succeeded", "fail": "task.failed"}
 
 
@@ -90,6 +95,22 @@ class Laws:
             led_s = self._network.led_s
             assert now_s < led_s + TAKE_OVER_S, (now_s, led_s, self._network.leads, "nobody leads")
 
+    # To readers
+
+    def told(self, look: Look, life: str, answer: httpx.Response) -> None:
+        """Look at what a reader was told by one life of a replica."""
+        truth = self._world.truth(look.task_id)
+        excused = not self._may_ask(look, life)
+        refused = answer.status_code == 503 and (not self._world.was_always_well or self._excused(life, look.begun_s))
+        self._hold(lambda: self._world.telling.answer(look, answer, truth, excused=excused, refused=refused))
+
+    def _may_ask(self, look: Look, life: str) -> bool:
+        """Whether nothing stood in the way of asking the upstream anew: no trouble, and no rate limit."""
+        if not self._world.was_always_well or self._excused(life, look.begun_s - MINUTE_S):
+            return False
+        asked = sum(one.begun_s > look.begun_s - MINUTE_S for one in self._world.asked)
+        return asked < ROOM
+
     # At the end
 
     def at_the_end(self, promised: set[str], created: set[str], changes: list[Change], callbacks: list[Any]) -> None:
@@ -103,6 +124,7 @@ class Laws:
         for callback_id, row in rows.items():
             self._ended_well(row, self._world.attempts[callback_id])
         self._within_limits()
+        self._world.paid.hold()
         self._owned(changes)
 
     def _ended_well(self, row: Any, attempts: list[Attempt]) -> None:

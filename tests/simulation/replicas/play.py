@@ -10,10 +10,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx
+import msgspec
 
 from gateway.config.load import load
 from gateway.config.settings import Settings
-from tests.life import SECRET
+from tests.life import FORGETS, SECRET
 from tests.simulation.replicas.cluster import Cluster
 from tests.simulation.replicas.driver import Network
 from tests.simulation.replicas.laws import WINDOWS, Laws
@@ -21,6 +22,7 @@ from tests.simulation.replicas.loops import Time
 from tests.simulation.replicas.machines import Machine, wired
 from tests.simulation.replicas.scenario import LENGTH_S, REPLICAS, WHOEVER, Reader, Registration, Scenario, Trouble
 from tests.simulation.replicas.world import Mood, World
+from tests.simulation.telling import progress_of
 
 __all__ = ["play"]
 
@@ -32,6 +34,7 @@ QUIET_S = 1500.0
 AFTER_S = 5.0
 """Whoever stood still to the end has gone on by then."""
 OWED = "SELECT count(*) FROM callbacks WHERE state IN ('waiting', 'pending')"
+READ = "SELECT state, record FROM tasks WHERE task_id = '{}'"
 CALLBACKS = "SELECT c.*, t.task_id FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq"
 
 
@@ -40,8 +43,8 @@ def play(scenario: Scenario, cluster: Cluster) -> Laws:
     return _Run(scenario, cluster).play()
 
 
-def _settings(url: str) -> Settings:
-    return load(
+def _settings(url: str, *, honours: bool) -> Settings:
+    settings = load(
         {
             "GATEWAY_DATABASE_URL": url,
             "GATEWAY_WEBHOOK_SECRET": SECRET,
@@ -53,6 +56,10 @@ def _settings(url: str) -> Settings:
             "GATEWAY_DRAIN_S": f"{DRAIN_S:g}",
         }
     )
+    if honours:
+        return settings
+    (upstream,) = settings.upstreams
+    return msgspec.structs.replace(settings, upstreams=(msgspec.structs.replace(upstream, profile=FORGETS),))
 
 
 class _Run:
@@ -64,7 +71,7 @@ class _Run:
         self.home = self.time.loop()
         self.world = World(scenario, self.time, self.rng)
         self.network = Network(self.time, cluster, self.rng, self.home)
-        settings = _settings(cluster.url)
+        settings = _settings(cluster.url, honours=scenario.honours)
         self.machines = [Machine(number, self.world, self.network, settings) for number in range(REPLICAS)]
         self.laws = Laws(self.world, self.network, self.machines)
         self.moments: dict[str, list[tuple[str, asyncio.Future[str]]]] = {}
@@ -174,11 +181,20 @@ class _Run:
             if answer is not None and answer.status_code == 200 and answer.json().get("code") == 200:
                 self.made.add(wish.task)
                 self.created.add(task_id)
+            if answer is not None and answer.headers.get("x-should-retry") == "false":
+                assert not self.scenario.honours, (answer.text, "is left in doubt, and the upstream knows")
+                return
             await asyncio.sleep(1.0)
             if self.time.now_s > LENGTH_S:
                 return
         for _ in range(wish.times):
-            await self.rng.choice(self.machines).call(read, 10.0)
+            machine = self.rng.choice(self.machines)
+            rows = await self._ask(lambda: self.cluster.query(READ.format(task_id)))
+            state, record = rows[0] if rows else (None, None)
+            stored = progress_of(record if state == "waiting" else None)
+            life, look = machine.life, self.world.telling.begin(task_id, state, stored, self.time.now_s)
+            if (answer := await machine.call(read, 10.0)) is not None:
+                self.laws.told(look, life, answer)
             await asyncio.sleep(wish.every_s)
             if self.time.now_s > LENGTH_S:
                 return

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 
 __all__ = [
+    "IN_THE_WAY",
     "LENGTH_S",
     "MOMENTS",
     "RECEIVERS",
@@ -31,6 +32,8 @@ STORIES = ("stale attempt", "stale leader", "stale leader", "rush")
 """What each scenario drawn has besides: a replica that stands still for longer than its claims, amid attempts that
 hang; a leader that does amid what it writes, for longer than its lease; more reads and polls than the key allows."""
 KINDS = ("pause", "pause", "pause", "kill", "kill", "refused", "silent", "restart", "clock", "database")
+IN_THE_WAY = ("upstream", "database")
+"""Kinds of trouble that excuse a read which tells less than it might."""
 UPSTREAM_MODES = ("error", "hang", "slow", "throttled", "gone")
 RECEIVER_MODES = ("error", "hang", "hang", "slow", "gone for good", "unreachable")
 
@@ -78,6 +81,8 @@ class Scenario:
     registrations: tuple[Registration, ...]
     readers: tuple[Reader, ...]
     troubles: tuple[Trouble, ...]
+    honours: bool = True
+    """Whether the upstream knows X-Request-ID, and the profile says so."""
 
 
 def draw(seed: int) -> Scenario:
@@ -107,7 +112,8 @@ def draw(seed: int) -> Scenario:
             readers.append(Reader(at_s, len(tasks) - 1, every_s, rng.randint(1, 40), creates))
     troubles = [_trouble(rng) for _ in range(rng.randint(3, 14))]
     _tell(rng.choice(STORIES), rng, tasks, registrations, readers, troubles)
-    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(readers), tuple(troubles))
+    honours = rng.random() < 0.5
+    return Scenario(seed, tuple(tasks), tuple(registrations), tuple(readers), tuple(troubles), honours)
 
 
 def _tell(

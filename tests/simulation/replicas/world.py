@@ -16,7 +16,8 @@ import httpx
 
 from gateway.net.errors import ExchangeFailed
 from tests.simulation.replicas.loops import Time
-from tests.simulation.replicas.scenario import RECEIVERS, Scenario
+from tests.simulation.replicas.scenario import IN_THE_WAY, RECEIVERS, Scenario
+from tests.simulation.telling import Paid, Telling
 from tests.virtualtime import EPOCH
 
 __all__ = ["Asked", "Attempt", "MachineClock", "Mood", "World"]
@@ -86,10 +87,20 @@ class World:
     asked: list[Asked] = field(default_factory=list)
     attempts: defaultdict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
     """Of each webhook-id, in order."""
+    telling: Telling = field(default_factory=Telling)
     at: Callable[[str, str], None] = lambda life, moment: None
     """Told as a life begins a poll, or an attempt."""
     at_poll: Callable[[Asked], None] = lambda asked: None
     at_attempt: Callable[[Attempt], None] = lambda attempt: None
+
+    def __post_init__(self) -> None:
+        self.paid = Paid(honours=self.scenario.honours)
+        self._read = {f"task-{reader.task}" for reader in self.scenario.readers}
+
+    @property
+    def was_always_well(self) -> bool:
+        """Whether neither the upstream nor the database ever stood in the way of a read."""
+        return all(trouble.kind not in IN_THE_WAY for trouble in self.scenario.troubles)
 
     def now(self) -> int:
         """Return the true time, which is the database's."""
@@ -135,15 +146,24 @@ class World:
         return answer
 
     def _answer(self, mood: str, task_id: str, request: httpx.Request) -> httpx.Response:
-        if mood == "error":
-            return _envelope(500, 500)
         if mood == "throttled":
             return _envelope(429, 429, {"retryAfter": 7, "limit": 20, "windowSeconds": 60})
-        if not task_id:
-            return _envelope(200, 200, {"taskId": self.begin(json.loads(request.content)["input"]["task"])})
+        made = None
+        if not task_id and (mood != "error" or self.rng.random() < 0.5):  # it may have made the task all the same
+            number = json.loads(request.content)["input"]["task"]
+            made = self.begin(number)
+            self.paid.create(number, request.headers["x-request-id"])
+        if mood == "error":
+            return _envelope(500, 500)
+        if made is not None:
+            return _envelope(200, 200, {"taskId": made})
         if task_id not in self.started:
             return _envelope(404, 404)
-        return _envelope(200, 200, told(task_id, self.truth(task_id)))
+        word = told(task_id, self.truth(task_id))
+        if task_id in self._read:
+            word = {"progress": round(self.time.now_s * 1000)} | word
+            self.telling.says(task_id, word)
+        return _envelope(200, 200, word)
 
     async def receive(self, life: str, request: httpx.Request) -> httpx.Response:
         """Answer for a receiver."""

@@ -65,7 +65,7 @@ def _proxy(profile: Profile) -> UpstreamProxy:
     upstream = Upstream(profile, nothing, SystemClock(), base_url=profile.base_url, api_key=None)
     proxied = Proxied(
         registry=nothing, clock=nothing, metrics=nothing, upstream=upstream, key=nothing, timetable=nothing,
-        poller_wake=nothing, draining=nothing, denies=nothing, polls_here=nothing, recheck_s=15.0, has_replicas=False,
+        poller_wake=nothing, draining=nothing, polls_here=nothing, recheck_s=15.0, has_replicas=False,
     )  # fmt: skip
     return UpstreamProxy(proxied, nothing, callback_format=nothing, check_url=nothing, watch_s=60.0)
 

@@ -120,7 +120,14 @@ def test_json_and_nothing_may_be_posted(headers: Headers) -> None:
 
 @pytest.mark.parametrize(
     ("authorization", "taken"),
-    [(b"Bearer x", True), (b"bearer x", True), (b"Basic eA==", False), (b"Bearer", False), (b"", False)],
+    [
+        (b"Bearer x", True),
+        (b"bearer x", True),
+        (b"Token x", True),
+        (b"Basic eA==", False),
+        (b"Bearer", False),
+        (b"", False),
+    ],
 )
 def test_whoever_sends_a_token_may_post_a_form(authorization: bytes, taken: bool) -> None:
     """A program uploads a file with whatever it has for a key; of the schemes a browser knows none counts."""

@@ -15,6 +15,7 @@ from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult, read_answer
+from gateway.upstream.envelope import new_record, told_envelope
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SHIPPED = read_profiles([config_dir() / "upstreams"])[0]
@@ -95,6 +96,28 @@ def test_running(name: str, result: PollResult) -> None:
     assert msgspec.structs.replace(told, record=None) == result
     answer = json.loads((FIXTURES / name / "running.json").read_bytes())
     assert json.loads(told.record or b"") == answer.get("data", answer), "the object that describes the task, whole"
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_new_task_is_told_as_one_that_runs(name: str) -> None:
+    """With members of the API's own page alone, of the same kinds, and what was asked for; a form's fields are not."""
+    profile = SHIPPED[name]
+    told = recorded(name, "running")
+    page = json.loads(told.record or b"")
+    body = b'{"prompt":"A \xc3\xa4\xff","taskType":"mj_txt2img"}'
+    for param in (body, None):
+        record = new_record(profile, TASKS[name], None, param, 1764429000123)
+        assert record is not None
+        result = read_answer(profile, TASKS[name], 200, None, told_envelope(profile, record))
+        assert result.kind is PollKind.RUNNING
+        assert result.task_created_at == (None if name == "kie-suno" else 1764429000123)
+        new = json.loads(record)
+        assert new.keys() <= page.keys()
+        kinds = {member: type(value) for member, value in new.items() if value is not None and page[member] is not None}
+        assert kinds == {member: type(page[member]) for member in kinds}
+        member = "param" if name == "kie-suno" else "paramJson"
+        assert new.get(member) == (None if param is None else body.decode("utf-8", "replace"))
+        assert {"response", "resultInfoJson"} & {member for member, value in new.items() if value is None}
 
 
 SUCCESSES: dict[str, dict[str, Any]] = {
@@ -430,6 +453,7 @@ def test_what_a_create_names_and_answers() -> None:
     assert [name for name, proxy in told.items() if proxy.once] == ["aigptimage"]
     assert [name for name, proxy in told.items() if proxy.callback_stand_in] == ["kie-suno"]
     assert [name for name, proxy in told.items() if proxy.synthesize] == ["aigptimage", "kie"]
+    assert {name for name, proxy in told.items() if proxy.created_record is not None} == FAMILIES
 
 
 # Three more APIs, with what none of the shipped ones needs.
@@ -921,6 +945,40 @@ def test_what_cannot_be_answered_as_the_api_does(old: str, new: str, problem: st
         parse_profile(text + "synthesize = true\n", "mine.toml")
     (line,) = caught.value.problems
     assert line.startswith(f"mine.toml: proxy{problem}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('state = "runs"', 'state = "yes"', "needs a state at state that does not end the task"),
+        ('state = "runs"', 'state = "lost"', "needs a state at state that does not end the task"),
+        ('state = "runs"', 'other = "runs"', "needs a state at state that does not end the task"),
+        ('id = "{taskId}"', 'id = "t"', 'needs "{taskId}" at id'),
+        ('id = "{taskId}"', 'id = "{taskId}"\nat = "{a..b}"', "'{a..b}' is no path between braces"),
+        ("[proxy]", "[proxy]\nsynthesize = true", "synthesize and created_is_record tell that already"),
+        ("[proxy]", "[proxy]\ncreated_is_record = true", "synthesize and created_is_record tell that already"),
+    ],
+)
+def test_what_a_new_task_cannot_be_told_as(old: str, new: str, problem: str) -> None:
+    """A profile is refused by which a task would be told as ended that has just begun, or as another one."""
+    text = RIGHT.replace('fail = ["no"]', 'fail = ["no"]\nnot_known = ["lost"]')
+    text += '[proxy.created_record]\nid = "{taskId}"\nstate = "runs"\n'
+    for nested in (text, text.replace('"state"', '"a.b.state"').replace('"id"', '"a.b.id"')):
+        # The record is the object at the root.
+        rooted = nested.replace("[fields]", '[fields]\nroot = "a.b"') if nested != text else nested
+        assert parse_profile(rooted, "mine.toml").proxy is not None
+    assert old in text
+    with pytest.raises(ConfigError) as caught:
+        parse_profile(text.replace(old, new, 1), "mine.toml")
+    (line,) = caught.value.problems
+    assert line.startswith(f"mine.toml: proxy.created_record: {problem}")
+
+
+def test_case_does_not_make_a_new_tasks_state_another() -> None:
+    """Where the API's words are the same in capitals and in small letters."""
+    text = RIGHT.replace('fail = ["no"]', 'fail = ["no"]\nignore_case = true')
+    with pytest.raises(ConfigError, match="does not end the task"):
+        parse_profile(text + '[proxy.created_record]\nid = "{taskId}"\nstate = "NO"\n', "mine.toml")
 
 
 @pytest.mark.parametrize(

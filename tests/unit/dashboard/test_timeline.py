@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Format, Task, TaskState
 from gateway.dashboard.facts import ModelFacts
-from gateway.dashboard.timeline import Moment, _result_urls, moments
+from gateway.dashboard.timeline import LinePoint, _result_urls, moments
 
 NOW = 1_777_460_000_000
 TASK = Task(
@@ -49,7 +49,7 @@ def attempt(number: int, at: int, result: AttemptResult, **changes: Any) -> Atte
     return Attempt(number=number, started_at=at, result=result, **about)
 
 
-def line(of: Callback, *attempts: Attempt, learned: ModelFacts | None = None) -> list[Moment]:
+def line(of: Callback, *attempts: Attempt, learned: ModelFacts | None = None) -> list[LinePoint]:
     return moments(of, attempts, learned, NOW, 10)
 
 

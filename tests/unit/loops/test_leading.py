@@ -20,6 +20,7 @@ class Poller:
     def __init__(self, clock: VirtualClock) -> None:
         self.lease = Lease(clock)
         self.idle = True
+        self.refused = self.hears_refused = False
         self.told: list[int | None] = []
         self.broken = False
 
@@ -29,6 +30,10 @@ class Poller:
             raise StoreError("unreachable")
         assert not self.lease.lasts, "first what is there is taken up"
         self.told.append(epoch)
+
+    def hear(self, *, refused: bool) -> None:
+        assert not self.leads
+        self.hears_refused = refused
 
     def lost(self) -> None:
         assert self.lease.current is None, "first nothing more may begin"
@@ -321,6 +326,48 @@ def test_what_was_being_taken_up_at_the_end_is_handed_over_too() -> None:
         await first.stop()
         assert leads.leader("polls:x") is None
         assert leads.leader("polls:y") is None
+
+    run_virtual(main())
+
+
+def test_a_refused_key_is_told_to_all_while_its_leader_lives() -> None:
+    """Each hears it within two rounds, but for the one that knows; and goes by it until another one leads."""
+
+    async def main() -> None:
+        leads = Leads(VirtualClock())
+        first = Process(leads, "a", "x")
+        await asyncio.sleep(1)
+        others = [Process(leads, "b", "x"), Process(leads, "c", "x")]
+
+        def hear() -> list[bool]:
+            return [process.pollers["x"].hears_refused for process in (first, *others)]
+
+        for refused in (True, False, True):
+            first.pollers["x"].refused = refused
+            await asyncio.sleep(4.5)
+            assert hear() == [False, refused, refused]
+        await first.kill()
+        await asyncio.sleep(9)
+        assert hear() == [False, True, True]
+        await asyncio.sleep(11)
+        assert sorted(process.led for process in others) == ["", "x"]
+        (other,) = [process for process in others if not process.led]
+        assert not other.pollers["x"].hears_refused
+
+    run_virtual(main())
+
+
+def test_an_end_without_the_database_is_not_held_up() -> None:
+    """What cannot be resigned lapses."""
+
+    async def main() -> None:
+        one = Process(Leads(VirtualClock()), "a", "xy")
+        await asyncio.sleep(1)
+        assert one.led == "xy"
+        one.store.broken = True
+        await one.kill()
+        async with asyncio.timeout(1):
+            await one.loop.drain(10.0)
 
     run_virtual(main())
 

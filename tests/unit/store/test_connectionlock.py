@@ -1,4 +1,4 @@
-"""Whose turn it is to read or to write: what waits for what, however they come, and whoever gives up."""
+"""Who shares the connection and who has it alone: what waits for what, however they come, and whoever gives up."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ LIMIT_S = 10.0
 
 
 class Stage:
-    """Readers and writers by name, on one lock; each stays until it is let go."""
+    """Sharers and loners by name, on one lock; each stays until it is let go."""
 
     def __init__(self) -> None:
         self.lock = ConnectionLock()
@@ -21,7 +21,7 @@ class Stage:
         self._go: dict[str, asyncio.Event] = {}
 
     async def come(self, *names: str) -> None:
-        """Let them ask for a turn, one after the other: a name that begins with w writes."""
+        """Let them ask for a turn, one after the other: a name that begins with a is alone."""
         for name in names:
             self._go[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(self._stay(name), name=name)
@@ -38,15 +38,15 @@ class Stage:
         await settle()
 
     async def _stay(self, name: str) -> None:
-        if name.startswith("w"):
-            async with self.lock.writing():
+        if name.startswith("a"):
+            async with self.lock.alone():
                 await self._inside(name)
         else:
-            await self.lock.begin_read()
+            await self.lock.begin_share()
             try:
                 await self._inside(name)
             finally:
-                self.lock.end_read()
+                self.lock.end_share()
 
     async def _inside(self, name: str) -> None:
         self.inside.append(name)
@@ -62,71 +62,57 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_those_who_read_do_so_together() -> None:
-    """Nobody who reads waits for another who does, where nobody waits to write."""
+async def test_those_who_share_do_so_together() -> None:
+    """However many there are."""
     stage = Stage()
-    await stage.come("r1", "r2", "r3")
-    assert stage.inside == ["r1", "r2", "r3"]
+    sharers = [f"s{number}" for number in range(40)]
+    await stage.come(*sharers)
+    assert stage.inside == sharers
 
 
-async def test_who_writes_is_alone() -> None:
+async def test_who_is_alone_is_so() -> None:
     """Whoever comes meanwhile waits."""
     stage = Stage()
-    await stage.come("w1", "r1", "w2", "r2")
-    assert stage.inside == ["w1"]
+    await stage.come("a1", "s1", "a2", "s2")
+    assert stage.inside == ["a1"]
 
 
-async def test_a_read_waits_for_one_write_at_most() -> None:
-    """However many others wait to read before it, and to write."""
+async def test_who_shares_waits_for_one_loner_at_most() -> None:
+    """However many others wait before."""
     stage = Stage()
-    await stage.come("w1", "w2", "r1", "w3", "r2", "r3")
-    await stage.leave("w1")
-    assert stage.inside == ["r1", "r2", "r3"]
+    await stage.come("a1", "a2", "s1", "a3", "s2", "s3")
+    await stage.leave("a1")
+    assert stage.inside == ["s1", "s2", "s3"]
 
 
-async def test_a_write_waits_for_one_turn_of_reads_at_most() -> None:
-    """Who comes to read while others do waits behind it."""
+async def test_a_loner_waits_for_those_within() -> None:
+    """Who comes to share meanwhile waits behind it."""
     stage = Stage()
-    await stage.come("r1", "r2", "w1", "r3", "w2")
-    assert stage.inside == ["r1", "r2"]
-    await stage.leave("r2", "r1")
-    assert stage.inside == ["w1"]
-    await stage.leave("w1")
-    assert stage.inside == ["r3"]
-    await stage.leave("r3")
-    assert stage.inside == ["w2"]
-
-
-async def test_so_many_reads_have_one_turn() -> None:
-    """A crowd of them makes no write wait for long: the rest have the turn after it."""
-    stage = Stage()
-    readers = [f"r{number}" for number in range(40)]
-    await stage.come("w1", "w2", *readers)
-    await stage.leave("w1")
-    assert stage.inside == readers[:16]
-    await stage.leave(*readers[:16])
-    assert stage.inside == ["w2"]
-    await stage.leave("w2")
-    assert stage.inside == readers[16:32]
-    await stage.leave("r20")
-    assert stage.inside == [*readers[16:20], *readers[21:33]], "nobody waits to write"
+    await stage.come("s1", "s2", "a1", "s3", "a2")
+    assert stage.inside == ["s1", "s2"]
+    await stage.leave("s2", "s1")
+    assert stage.inside == ["a1"]
+    await stage.leave("a1")
+    assert stage.inside == ["s3"]
+    await stage.leave("s3")
+    assert stage.inside == ["a2"]
 
 
 @pytest.mark.parametrize("let_in", [False, True], ids=["while it waits", "at the moment at which it is let in"])
-@pytest.mark.parametrize("who", ["w2", "r1"])
+@pytest.mark.parametrize("who", ["a2", "s1"])
 async def test_who_gives_up_keeps_nobody_waiting(who: str, let_in: bool) -> None:
     """Who comes after it has its turn as if it had not been there."""
     stage = Stage()
     begin, end = (
-        (stage.lock.begin_read, stage.lock.end_read)
-        if who == "w2"
+        (stage.lock.begin_share, stage.lock.end_share)
+        if who == "a2"
         else (
-            stage.lock.begin_write,
-            stage.lock.end_write,
+            stage.lock.begin_alone,
+            stage.lock.end_alone,
         )
     )
     await begin()
-    await stage.come(who, "r9")
+    await stage.come(who, "s9")
     if let_in:
         end()
         await stage.give_up(who)
@@ -134,14 +120,14 @@ async def test_who_gives_up_keeps_nobody_waiting(who: str, let_in: bool) -> None
         await stage.give_up(who)
         end()
         await settle()
-    assert stage.inside == ["r9"]
-    await stage.leave("r9")
-    await stage.come("w3")
-    assert stage.inside == ["w3"]
+    assert stage.inside == ["s9"]
+    await stage.leave("s9")
+    await stage.come("a3")
+    assert stage.inside == ["a3"]
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_everybody_has_a_turn_and_nobody_writes_beside_others(seed: int) -> None:
+async def test_everybody_has_a_turn_and_nobody_who_is_alone_has_company(seed: int) -> None:
     """However they come, stay and give up."""
     rng = random.Random(seed)
     lock = ConnectionLock()
@@ -154,7 +140,7 @@ async def test_everybody_has_a_turn_and_nobody_writes_beside_others(seed: int) -
         inside.append(kind)
         try:
             for _ in range(rng.randrange(4)):
-                assert inside == ["w"] or "w" not in inside
+                assert inside == ["a"] or "a" not in inside
                 await asyncio.sleep(0)
             done += 1
         finally:
@@ -163,8 +149,8 @@ async def test_everybody_has_a_turn_and_nobody_writes_beside_others(seed: int) -
 
     tasks: list[asyncio.Task[None]] = []
     for _ in range(300):
-        write = rng.random() < 0.3
-        ways = ("w", lock.begin_write, lock.end_write) if write else ("r", lock.begin_read, lock.end_read)
+        alone = rng.random() < 0.3
+        ways = ("a", lock.begin_alone, lock.end_alone) if alone else ("s", lock.begin_share, lock.end_share)
         tasks.append(asyncio.create_task(stay(*ways)))
         if rng.random() < 0.2:
             rng.choice(tasks).cancel()
@@ -175,5 +161,5 @@ async def test_everybody_has_a_turn_and_nobody_writes_beside_others(seed: int) -
     assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results)
     assert done > 200
     assert inside == []
-    async with asyncio.timeout(LIMIT_S), lock.writing():
+    async with asyncio.timeout(LIMIT_S), lock.alone():
         pass

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from gateway.core.errors import StoreError, StoreReason, StoreUnusable
+from gateway.core.errors import StoreError, StoreLocked, StoreReason, StoreUnusable
 from gateway.store.engine import Blame
 from gateway.store.postgres import errors
 from gateway.store.postgres.errors import FOR_EVERYBODY, blame, explain, is_lost, is_to_be_repeated
@@ -33,8 +33,6 @@ def error(state: str, message: str = "the server's words") -> asyncpg.PostgresEr
         ("57P03", "restarting", "it is starting, stopping or recovering"),
         ("57P04", "refused", "the database was dropped"),
         ("57014", "slow", "a statement took too long"),
-        ("55P03", "slow", "somebody else holds a lock"),
-        ("40P01", "slow", "again and again"),
         ("28P01", "refused", "see GATEWAY_DATABASE_PASSWORD"),
         ("28000", "refused", "pg_hba.conf"),
         ("3D000", "refused", "CREATE DATABASE makes it"),
@@ -51,6 +49,18 @@ def test_the_databases_fault(state: str, reason: StoreReason | None, words: str)
     assert words in told.message
     assert told.message.lower().startswith(FOR_EVERYBODY[reason])
     assert isinstance(told, StoreUnusable) == (reason == "refused" and not state.startswith("53"))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("55P03", "somebody else holds a lock"), ("40P01", "again and again"), ("40001", "again and again")],
+)
+def test_somebody_elses_locks(state: str, words: str) -> None:
+    """The database is well: whoever wants none of what is locked may write."""
+    told = explain(error(state))
+    assert (type(told), told.reason) == (StoreLocked, "slow")
+    assert words in told.message
+    assert blame(error(state)) is blame(told) is blame(explain(told)) is Blame.LOCKS
 
 
 @pytest.mark.parametrize(

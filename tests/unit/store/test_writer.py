@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.errors import StoreDefect, StoreError, StoreRefused, StoreUnsure
-from gateway.store.engine import Run, Touched, Work
+from gateway.core.errors import StoreDefect, StoreError, StoreLocked, StoreRefused, StoreUnsure
+from gateway.store.engine import Blame, Run, Touched, Work
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.engine import SqliteEngine, drive
 from gateway.store.writer import Kind, Writer
@@ -26,12 +26,14 @@ class Transactions:
 
     def __init__(self, *failing: Exception) -> None:
         self.batches: list[Sequence[Any]] = []
+        self.hasty: list[bool] = []
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
         self._failing = list(failing)
 
-    async def __call__(self, make: Callable[[], Work[Any]]) -> Any:
+    async def __call__(self, make: Callable[[], Work[Any]], *, hasty: bool = False) -> Any:
         self.begun.set()
+        self.hasty.append(hasty)
         if self._failing:
             failing = self._failing.pop(0)
             await self.go_on.wait()
@@ -220,6 +222,75 @@ async def test_one_writes_fault_is_its_own(fault: Exception | str, told: type[St
     await writer.close()
 
 
+def others_blame(exc: Exception) -> Blame:
+    return Blame.LOCKS if isinstance(exc, StoreLocked) else blame(exc)
+
+
+async def test_somebody_elses_lock_fails_who_wants_it() -> None:
+    """In ever smaller parts, which wait for a moment only: all others are written, and the database is well."""
+
+    def apply(items: Sequence[Any]) -> Work[Sequence[Any]]:
+        if {3, 70} & {*items}:
+            raise StoreLocked("somebody holds it", reason="slow")
+        return (yield from transactions.apply(items))
+
+    transactions = Transactions()
+    kind = Kind("some", apply)
+    writer = Writer((kind,), transactions, others_blame, no_locks)
+    writer.start()
+    with capture_logs() as log:
+        results = await asyncio.gather(*(writer.submit(kind, n) for n in range(100)), return_exceptions=True)
+    assert [n for n, result in enumerate(results) if isinstance(result, StoreLocked)] == [3, 70]
+    assert [result for result in results if not isinstance(result, Exception)] == [
+        n for n in range(100) if n not in (3, 70)
+    ]
+    assert sorted(n for batch in transactions.batches for n in batch) == [n for n in range(100) if n not in (3, 70)]
+    assert transactions.hasty == [False, *[True] * (len(transactions.hasty) - 1)]
+    assert len(transactions.hasty) < 30
+    assert [(line["event"], line["writes"]) for line in log] == [("store.locked", 1)] * 2
+    assert writer.failing is None
+    await writer.close()
+
+
+async def test_a_lock_on_everything_is_not_tried_in_parts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while all are told; and where nothing else is met for a while, the store is failing until it is over."""
+    monkeypatch.setattr("gateway.store.writer._PARTS_S", -1.0)
+    monkeypatch.setattr("gateway.store.writer._LOCKED_S", 0.0)
+    transactions = Transactions(*(StoreLocked("somebody holds it") for _ in range(2)))
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, others_blame, no_locks)
+    writer.start()
+    for fails in (False, True):
+        results = await asyncio.gather(*(writer.submit(kind, n) for n in range(100)), return_exceptions=True)
+        assert {type(result) for result in results} == {StoreLocked}
+        assert (writer.failing is not None) is fails
+    assert await writer.submit(kind, 1) == 1
+    assert writer.failing is None
+    assert len(transactions.hasty) == 3
+    await writer.close()
+
+
+async def test_a_fault_and_the_databases_trouble_at_once() -> None:
+    """Parts that are left when the database fails are written with the next transaction, or fail with that."""
+
+    def apply(items: Sequence[Any]) -> Work[Sequence[Any]]:
+        if 2 in items:
+            raise KeyError("a defect")
+        if 0 in items and transactions.hasty:
+            raise sqlite3.OperationalError("disk I/O error")
+        return (yield from transactions.apply(items))
+
+    transactions = Transactions()
+    kind = Kind("some", apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreError, StoreError, StoreDefect, int]
+    assert transactions.batches == [[3]]
+    await writer.close()
+
+
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -241,7 +312,8 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
     with capture_logs() as log:
         results = await asyncio.gather(*(writer.submit(kind, n) for n in range(4)), return_exceptions=True)
     assert {result.__class__ for result in results} == {StoreError}
-    assert [(line["event"], line["writes"]) for line in log] == [("store.write_failed", 4)]
+    told = [] if isinstance(trouble, StoreError) else [("store.write_failed", 4)]  # who raises that has told of it
+    assert [(line["event"], line["writes"]) for line in log] == told
     assert await writer.submit(kind, "nothing") == "nothing"
     assert writer.failing is not None, "what writes nothing needs no room"
     assert await writer.submit(kind, 5) == 5
@@ -250,8 +322,8 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
 
 
 async def test_a_trouble_that_lasts_is_told_once() -> None:
-    """However many writes meet it: it is told again where it is another, or has come back."""
-    full, gone = StoreError("It is full.", reason="full"), StoreError("It is gone.", reason="unreachable")
+    """However many writes meet it: it is told again where it is another, or has come back; its end is told, too."""
+    full, gone = sqlite3.OperationalError("database or disk is full"), sqlite3.OperationalError("disk I/O error")
     transactions = Transactions(full, full, gone, gone)
     transactions.go_on.set()
     kind = Kind("some", transactions.apply)
@@ -265,7 +337,12 @@ async def test_a_trouble_that_lasts_is_told_once() -> None:
         transactions._failing.append(gone)
         with pytest.raises(StoreError):
             await writer.submit(kind, 1)
-    assert [line["error"] for line in log] == [repr(full), repr(gone), repr(gone)]
+    assert [line.get("error", line["event"]) for line in log] == [
+        "OperationalError: database or disk is full",
+        "OperationalError: disk I/O error",
+        "store.recovered",
+        "OperationalError: disk I/O error",
+    ]
     await writer.close()
 
 
@@ -358,15 +435,22 @@ async def test_what_several_kinds_touch_is_locked_first_and_together() -> None:
     one = Kind("one", applied, touches=lambda items: Touched(seqs=items))
     other = Kind("other", applied, touches=lambda items: Touched(tasks=[("up", item) for item in items]))
     none = Kind("none", applied)
-    writer = Writer((one, other, none), transactions, blame, lock_all)
+    single = Kind("single", applied, touches=lambda items: Touched(seqs=items), singly=True)
+    writer = Writer((one, none, other, single), transactions, blame, lock_all)
     writer.start()
     await asyncio.gather(
         writer.submit(other, "t"), writer.submit(none, 0), writer.submit(one, 1), writer.submit(one, 2)
     )
-    assert steps == [[Touched(seqs=[1, 2]), Touched(tasks=[("up", "t")])], [1, 2], ["t"], [0]]
+    assert steps == [[Touched(seqs=[1, 2]), Touched(), Touched(tasks=[("up", "t")])], [1, 2], [0], ["t"]]
     steps.clear()
     await asyncio.gather(writer.submit(one, 1), writer.submit(one, 2))
     assert steps == [[1, 2]], "one kind locks in one order by itself"
+    steps.clear()
+    await asyncio.gather(writer.submit(single, 1), writer.submit(single, 2))
+    assert steps == [[Touched(seqs=[1]), Touched(seqs=[2])], [1, 2]], "unless each of its items does"
+    steps.clear()
+    await writer.submit(single, 1)
+    assert steps == [[1]]
     await writer.close()
 
 

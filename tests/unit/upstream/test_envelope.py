@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -192,8 +192,28 @@ def test_a_new_task_is_told_with_what_was_asked(as_text: bool, prompt: bytes) ->
     in_string = msgspec.structs.replace(PROFILE.json_in_string, param=as_text)
     profile = msgspec.structs.replace(PROFILE, json_in_string=in_string)
     body = b'{"prompt":"%b"}' % prompt.translate(None, b'"\\')
-    record = json.loads(new_record(profile, TASK, "m", body, CREATED_AT))
+    record = json.loads(new_record(profile, TASK, "m", body, CREATED_AT) or b"")
     asked = json.loads(record["param"], strict=False) if as_text else record["param"]
     assert asked == {"prompt": json.loads(body.decode("utf-8", "replace"), strict=False)["prompt"]}
     answer = json.dumps({"code": 200, "data": record}).encode()
     assert read_answer(profile, TASK, 200, None, answer).kind is PollKind.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("time", "written"), [("ms", 1764429000123), ("s", 1764429000), ("iso", "2025-11-29T15:10:00.123Z")]
+)
+def test_a_new_task_is_told_as_its_profile_has_it(time: Literal["ms", "s", "iso"], written: object) -> None:
+    """With the times that the API writes; what is not known is left out, and what is said to be null is."""
+    assert PROFILE.proxy is not None
+    told = {"id": "{taskId}", "at": "{createTime}", "by": "{model|none}", "kind": "{param.kind}", "end": "{}"}
+    profile = msgspec.structs.replace(
+        PROFILE,
+        proxy=msgspec.structs.replace(PROFILE.proxy, synthesize=False, created_record=told),
+        units=msgspec.structs.replace(PROFILE.units, time=time),
+    )
+    record = json.loads(new_record(profile, TASK, None, b'{"kind":[7]}', 1764429000123) or b"")
+    assert record == {"id": TASK, "at": written, "by": "none", "kind": [7], "end": None}
+    record = json.loads(new_record(profile, TASK, "m", None, 1764429000123) or b"")
+    assert record == {"id": TASK, "at": written, "by": "m", "end": None}
+    silent = msgspec.structs.replace(PROFILE, proxy=msgspec.structs.replace(PROFILE.proxy, synthesize=False))
+    assert new_record(silent, TASK, "m", b"{}", 1764429000123) is None

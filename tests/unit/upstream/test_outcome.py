@@ -18,6 +18,7 @@ from gateway.upstream.answer import AbandonReason, Created, PollKind, PollResult
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "aigptimage"
 PROFILE = parse_profile((ROOT / "config" / "upstreams" / "aigptimage.toml").read_text("utf-8"), "aigptimage.toml")
+OPENAI = parse_profile((ROOT / "config" / "upstreams" / "openai-video.toml").read_text("utf-8"), "openai-video.toml")
 TASK = "task_xxx"
 
 
@@ -634,6 +635,11 @@ def test_the_answer_to_a_create() -> None:
     [
         (200, 429, True),
         (200, 455, True),
+        (200, 503, True),
+        (200, 505, True),
+        (503, 503, True),
+        (503, 429, True),
+        (503, None, False),
         (400, 400, True),
         (403, None, True),
         (409, None, True),
@@ -648,9 +654,26 @@ def test_the_answer_to_a_create() -> None:
     ],
 )
 def test_whether_a_create_is_known_to_have_made_nothing(status: int, code: int | None, none_made: bool) -> None:
-    """The refusal of a request leaves no doubt; a server's failure, or a time-out, may have come after the task."""
+    """The refusal of a request leaves no doubt; a server's failure, or a time-out, may have come after the task.
+
+    That the API is busy, or does such things no more, is a refusal; what stands before it says so of lost answers too.
+    """
     body = b"<html>" if code is None else b'{"code":%d,"msg":"m","data":null}' % code
     assert created(body, status) == (None, True, none_made)
+
+
+@pytest.mark.parametrize(
+    ("body", "none_made"),
+    [
+        ({"error": {"message": "The engine is overloaded", "type": "server_error"}}, True),
+        ({"message": "Service Unavailable"}, False),  # of a gateway whose own time was up
+        ({"error": "upstream connect error or disconnect/reset before headers"}, False),
+        ([], False),
+    ],
+)
+def test_whose_word_it_is_that_an_api_is_busy(body: Any, none_made: bool) -> None:
+    """Where the API has no codes of its own, its error's shape tells: another's word leaves the create in doubt."""
+    assert read_created(OPENAI, 503, json.dumps(body).encode(), "id") == (None, True, none_made)
 
 
 def test_an_error_that_names_a_task_has_made_it() -> None:

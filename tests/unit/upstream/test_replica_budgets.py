@@ -12,7 +12,7 @@ import pytest
 from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.budget import Budget
-from gateway.upstream.spending import ALONE, Spending, decode, folded
+from gateway.upstream.spending import ALONE, Spending, decode, encode, folded
 from gateway.upstream.turns import Waiter
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
@@ -475,6 +475,29 @@ def test_replicas_that_start_again_and_again_do_not_fill_it() -> None:
         assert last.available() < 1000
         await asyncio.sleep(900)
         assert last.available() == 1000
+
+    run_virtual(main())
+
+
+def test_a_clock_that_was_set_back_uses_nothing_up() -> None:
+    """What was put down an hour later than now counts as put down now, and ages out as ever."""
+
+    async def main() -> None:
+        shelf, hour = Shelf(), 3_600_000
+        part = Spending([(EPOCH - 1000, 20)], 3, until=EPOCH + 8000, at=EPOCH, paused_until=EPOCH + 2000,
+                        told=[(30, 60.0, EPOCH + 9000)])  # fmt: skip
+        parts = {"a": part, "gone": Spending([(EPOCH - 9000, 4), (EPOCH, 5)], 0, until=EPOCH)}
+        shelf.value = encode({name: one.moved(hour) for name, one in parts.items()})
+        assert decode(shelf.value, EPOCH) == parts
+        b = budget(shelf, "b")
+        await b.restore()
+        assert await send(b, 1) == 0
+        await asyncio.sleep(10)
+        assert await send(b, 1) == 1
+        await asyncio.sleep(70)
+        assert b.available() == 2
+        assert await send(b, 2) == 2
+        assert set(shelf.parts()) == {"b"}
 
     run_virtual(main())
 

@@ -67,7 +67,8 @@ def test_a_refusal_may_ask_for_more_time() -> None:
     assert timetable().failed_poll_at(1, 700.0, EPOCH, seldom=1) == EPOCH + 700_000
 
 
-HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,13 @@ HOUR_MS = 3_600_000
         # A clock that is two minutes slow.
         ([-121_000, -120_000, -125_000], [0, 0, -5_000]),
         ([-59_000, -50_000], [-59_000, -50_000]),
+        # A zone of a quarter of an hour, by a clock that is two seconds ahead beside; the farthest zone.
+        ([-23 * 15 * MINUTE_MS + 2_000] * 2, [0, 0]),
+        ([-26 * HOUR_MS - 30_000] * 2, [0, 0]),
+        # What no zone makes, nor a clock that is kept: they are old. So are those of a backfill, months later.
+        ([-40 * MINUTE_MS, -100 * MINUTE_MS], [-40 * MINUTE_MS, -100 * MINUTE_MS]),
+        ([-27 * HOUR_MS], [-27 * HOUR_MS]),
+        ([-200 * 24 * HOUR_MS], [-200 * 24 * HOUR_MS]),
         # None is watched before it was created, whatever the others are; and that teaches nothing about them.
         ([8 * HOUR_MS, 8 * HOUR_MS - 20_000], [0, 0]),
         ([8 * HOUR_MS, -1_000, -2 * HOUR_MS], [0, -1_000, -2 * HOUR_MS]),

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store.copyrows import HEADER, TRAILER, Digest, LargeRow, Parts, Splitter, decoder, encode, integer_key
-from gateway.store.copytables import META, OWN_META, TABLES, Table
+from gateway.store.copying.rows import HEADER, TRAILER, Digest, LargeRow, Parts, Splitter, decoder, encoder, integer_key
+from gateway.store.copying.tables import META, OWN_META, TABLES, Table
 from gateway.store.sqlite import databasefile
 
 ROWS = Table("rows", ("seq", "number"), ("text",), ("data",), key=2)
+encode = encoder(ROWS)
 integers = st.integers(-(2**63), 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 rows = st.lists(st.tuples(integers, integers, texts | st.none(), st.binary() | st.none()), max_size=9)
@@ -48,8 +49,9 @@ async def test_a_large_row_has_the_same_bytes_in_pieces() -> None:
         for start in range(0, len(value), 3):
             yield value[start : start + 3]
 
-    row = LargeRow(encode((7, "t", b"s")), [None if value is None else len(value) for value in values], pieces)
-    whole = encode((7, "t", b"s", *values))
+    sizes = [None if value is None else len(value) for value in values]
+    row = LargeRow(encoder(table.head)((7, "t", b"s")), sizes, pieces)
+    whole = encoder(table)((7, "t", b"s", *values))
     assert b"".join([chunk async for chunk in row.chunks()]) == whole
     assert decoder(table.head)(row.head) == (7, "t", b"s")
     one, other = Digest(table), Digest(table)
@@ -76,7 +78,7 @@ def test_parts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def digest(numbers: list[int]) -> Digest:
     made = Digest(ROWS)
-    made.add(encode((number, 0, None, None)) for number in numbers)
+    made.add([encode((number, 0, None, None)) for number in numbers])
     return made
 
 

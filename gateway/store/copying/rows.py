@@ -8,11 +8,12 @@ https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from gateway.store.copytables import Table
+from gateway.store.copying.tables import Table
 
 __all__ = [
     "HEADER",
@@ -24,7 +25,7 @@ __all__ = [
     "Parts",
     "Splitter",
     "decoder",
-    "encode",
+    "encoder",
     "integer_key",
 ]
 
@@ -45,21 +46,28 @@ _PART_ROWS = 1000
 """After so many rows a digest notes where it stands, so that a difference has a place."""
 
 
-def encode(row: Sequence[Any]) -> bytes:
-    """Return a row of integers, texts, bytes and Nones.
+def encoder(table: Table) -> Callable[[Sequence[Any]], bytes]:
+    """Return what makes a row's bytes of its values.
 
     A NUL in a text, which PostgreSQL does not take, is replaced as the store does it today: earlier ones let it pass.
     """
-    parts = [_COUNT.pack(len(row))]
-    for value in row:
-        if value is None:
-            parts.append(_NULL)
-        elif type(value) is int:
-            parts.append(_INTEGER.pack(8, value))
-        else:
-            data = value.replace("\0", "\ufffd").encode() if type(value) is str else value
-            parts += (_LENGTH.pack(len(data)), data)
-    return b"".join(parts)
+    count, integers, blobs = _COUNT.pack(len(table.columns)), len(table.integers), len(table.columns) - len(table.blobs)
+    integer, length, null = _INTEGER.pack, _LENGTH.pack, _NULL
+
+    def encode(row: Sequence[Any]) -> bytes:
+        parts = [count]
+        parts += [null if value is None else integer(8, value) for value in row[:integers]]
+        for value in row[integers:blobs]:
+            if value is None:
+                parts.append(null)
+            else:
+                data = (value.replace("\0", "\ufffd") if "\0" in value else value).encode()
+                parts += (length(len(data)), data)
+        for data in row[blobs:]:
+            parts += (null,) if data is None else (length(len(data)), data)
+        return b"".join(parts)
+
+    return encode
 
 
 def decoder(table: Table) -> Callable[[bytes], tuple[Any, ...]]:
@@ -87,14 +95,14 @@ class LargeRow(NamedTuple):
     """A row that is too large to be there as a whole."""
 
     head: bytes
-    """All columns but the large ones, as ``encode`` makes them."""
+    """All columns but the large ones, as ``encoder`` has them made."""
     sizes: Sequence[int | None]
     """Of the large ones; None where there is no value."""
     pieces: Callable[[int], AsyncIterator[bytes]]
     """Reads one of the large ones, by its place among them."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the row's bytes, which are what ``encode`` would make of it."""
+        """Yield the row's bytes, which are the same as of one that is there as a whole."""
         (columns,) = _COUNT.unpack_from(self.head)
         yield _COUNT.pack(columns + len(self.sizes)) + self.head[_COUNT.size :]
         for place, size in enumerate(self.sizes):
@@ -156,20 +164,17 @@ class Splitter:
 
 
 def _end(data: bytes, at: int) -> int | None:
-    """Return where the row ends that begins here; None where it does not end here."""
-    if len(data) < at + 2:
+    """Return where the row ends that begins here; None where it does not end here, or is the trailer."""
+    length_of = _LENGTH.unpack_from
+    try:
+        (columns,) = _COUNT.unpack_from(data, at)
+        at += 2
+        for _ in range(columns):
+            (length,) = length_of(data, at)
+            at += 4 + length if length > 0 else 4
+    except struct.error:  # it goes on in the next piece
         return None
-    (columns,) = _COUNT.unpack_from(data, at)
-    if columns < 0:  # the trailer
-        return None
-    at += 2
-    size = len(data)
-    for _ in range(columns):
-        if size < at + 4:
-            return None
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += 4 + max(length, 0)
-    return at if at <= size else None
+    return at if columns >= 0 and at <= len(data) else None
 
 
 class Digest:
@@ -182,20 +187,23 @@ class Digest:
         self.parts: list[tuple[bytes, tuple[int, ...]]] = []
         """What it was after every thousandth row, and that row's key."""
 
-    def add(self, rows: Iterable[bytes]) -> None:
-        for row in rows:
-            self._hash.update(row)
-            self._count(row)
+    def add(self, rows: Sequence[bytes]) -> None:
+        at = 0
+        while at < len(rows):
+            until = min(at + _PART_ROWS - self.rows % _PART_ROWS, len(rows))
+            self._hash.update(b"".join(rows[at:until]))
+            self._count(until - at, rows[until - 1])
+            at = until
 
     async def add_large(self, row: LargeRow) -> None:
         async for chunk in row.chunks():
             self._hash.update(chunk)
-        self._count(row.head)
+        self._count(1, row.head)
 
-    def _count(self, row: bytes) -> None:
-        self.rows += 1
+    def _count(self, rows: int, last: bytes) -> None:
+        self.rows += rows
         if self.rows % _PART_ROWS == 0 and self._table.integers:
-            self.parts.append((self._hash.digest(), integer_key(self._table, row)))
+            self.parts.append((self._hash.digest(), integer_key(self._table, last)))
 
     def hex(self) -> str:
         return self._hash.hexdigest()

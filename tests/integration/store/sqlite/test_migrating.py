@@ -28,7 +28,7 @@ from gateway.webhook.body import webhook_body
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "gateway" / "store" / "sqlite" / "migrations"
 MIGRATIONS = sorted(FOLDER.glob("*.sql"))
 FIXTURES = ROOT / "tests" / "fixtures" / "databases"
@@ -91,7 +91,7 @@ def rows(path: Path) -> Rows:
     found = {table: its for table, its in whole.items() if its}
     for task in found["tasks"]:
         task.pop("watchers", None)
-        assert (task.pop("record", None), task.pop("read_until", None)) == (None, None)
+        assert {task.pop(name, None) for name in ("record", "read_until", "told_at", "denied_at")} == {None}
     for callback in found["callbacks"]:
         assert callback.pop("format", "standard") == "standard"
     took: list[tuple[object, ...]] = [
@@ -263,8 +263,8 @@ async def test_creates_are_as_they_were(version: int, tmp_path: Path) -> None:
     body = b'{"data":{"taskId":"task-waiting"}}'
     answer = CreateAnswer(status=200, content_type="application/json", task_id="task-waiting", body=body)
     assert await opened(path, known) == [
-        KnownCreate(digest=b"\x01\x02", at=AT, answer=answer),
-        KnownCreate(digest=b"\x03\x04", at=AT, answer=None),
+        KnownCreate(digest=b"\x01\x02", at=AT, lost_at=None, answer=answer),
+        KnownCreate(digest=b"\x03\x04", at=AT, lost_at=None if version < 10 else AT + 2000, answer=None),
         None,
     ]
 

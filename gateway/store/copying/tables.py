@@ -59,11 +59,10 @@ class Table(NamedTuple):
         below = "" if before is None else f" AND seq < {before}"
         return f"SELECT {', '.join(self.columns)} FROM {self.name} WHERE {self.where}{above}{below} ORDER BY {key}"  # noqa: S608 - names of this file
 
-    def select_large(self, after: tuple[int, ...] | None, size: int) -> str:
+    def select_large(self, size: int) -> str:
         """Select the keys of the rows that have more than so many bytes in their large columns."""
         sizes = " + ".join(f"coalesce(length({column}), 0)" for column in self.large)
-        above = "" if after is None else f" AND seq > {after[0]}"
-        return f"SELECT seq FROM {self.name} WHERE {sizes} > {size}{above} ORDER BY seq"  # noqa: S608 - as above
+        return f"SELECT seq FROM {self.name} WHERE {sizes} > {size} ORDER BY seq"  # noqa: S608 - as above
 
     def select_head(self, seq: int) -> str:
         """Select a row without its large columns."""
@@ -90,7 +89,7 @@ TABLES = (
         "tasks",
         (
             "seq", "created_at", "born_at", "polls", "failures", "last_polled_at", "next_poll_at", "settled_at",
-            "read_until",
+            "read_until", "told_at", "denied_at",
         ),
         ("upstream", "task_id", "state", "watchers", "model", "last_error"),
         ("outcome", "record"),
@@ -117,7 +116,7 @@ TABLES = (
     ),
     Table(
         "creates",
-        ("seq", "number", "at", "status"),
+        ("seq", "number", "at", "lost_at", "status"),
         ("client", "upstream", "request_id", "content_type", "task_id"),
         ("digest", "answer"),
         numbered=True,

@@ -1,31 +1,30 @@
 """Copies one database's data into another, of whatever kind each is: offline, checked, and to be gone on with.
 
-Owns the order of it all, and when it is refused. The tables stand in ``copytables``, how a row is passed on in
-``copyrows``; what is done in one kind of database is its engine's ``CopySide``. Called by
-``gateway.cli.copydatabase``.
+Owns the order of it all, and when it is refused. The tables stand in ``tables``, how a row is passed on in ``rows``.
+What is done in one kind of database is the ``CopySide`` in its engine's folder, as only that knows its driver and its
+statements. Called by ``gateway.cli.copydatabase``.
 
 Each table is copied in the order of its key, part by part, each part durable before the next. So what stands in the
 target says where to go on, and a mark in its ``meta`` which copy it belongs to; while that stands no gateway opens it.
-In the end both sides are read through anew: each table's count and digest are to be the same.
+The source is read through once, whatever of it is there already, and in the end the target: each table's count and
+digest are to be the same.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from gateway.core.errors import StoreError, StoreUnusable
-from gateway.store.copyrows import Digest, LargeRow
-from gateway.store.copytables import COPYING, META, TABLES, Table
+from gateway.store.copying.rows import Digest, LargeRow, integer_key
+from gateway.store.copying.tables import COPYING, META, TABLES, Table
 
 __all__ = ["Copied", "CopySide", "Progress", "Take", "copy_database", "digest_of", "refuse_unfinished"]
 
 Take = Callable[[list[bytes]], Awaitable[None]]
-"""Takes the next rows, in the form of ``copyrows``."""
+"""Takes the next rows, in the form of ``rows``."""
 
 
 class CopySide(Protocol):
@@ -44,7 +43,7 @@ class CopySide(Protocol):
         """Let it go."""
 
     async def columns(self, table: Table) -> set[str]:
-        """Return the names of a table's columns that hold data, which are to be those of ``copytables``."""
+        """Return the names of a table's columns that hold data, which are to be those of ``tables``."""
 
     async def count(self, table: Table) -> int:
         """Return how many rows of data a table has."""
@@ -58,8 +57,8 @@ class CopySide(Protocol):
     async def value(self, key: str) -> bytes | None:
         """Return a value of ``meta``."""
 
-    async def large(self, table: Table, after: tuple[int, ...] | None) -> list[int]:
-        """Return the keys above ``after``, in their order, of the rows that are large: see ``copyrows``."""
+    async def large(self, table: Table) -> list[int]:
+        """Return the keys, in their order, of the rows that are large: see ``rows``."""
 
     async def read(self, table: Table, after: tuple[int, ...] | None, before: int | None, take: Take) -> None:
         """Hand over the rows of data with a key above ``after`` and below ``before``, in its order, in parts."""
@@ -127,8 +126,8 @@ async def copy_database(source: CopySide, target: CopySide, progress: Progress) 
         await target.open_target()
         await _check_columns(target)
         await _begin(source, target, mark)
-        await _copy(source, target, rows, progress)
-        copied = await _compare(source, target, rows, progress)
+        digests = await _copy(source, target, rows, progress)
+        copied = await _compare(source, target, digests, progress)
         await target.unmark()
         return copied
     finally:
@@ -185,13 +184,12 @@ async def _data(target: CopySide) -> list[tuple[Table, int]]:
     return [(table, await target.count(table) - (made and table is META)) for table in TABLES]
 
 
-async def _copy(source: CopySide, target: CopySide, rows: dict[str, int], progress: Progress) -> None:
+async def _copy(source: CopySide, target: CopySide, rows: dict[str, int], progress: Progress) -> list[Digest]:
+    """Read the source through, and copy what the target lacks; return the digests of what was read."""
     tables = [table for table in TABLES if table is not META]
     done = {table.name: await target.count(table) for table in tables}
     with progress.stage("Copying", sum(rows.values()) - rows[META.name], sum(done.values())) as tell:
-        for table in tables:
-            write, write_large = partial(target.write, table), partial(target.write_large, table)
-            await _read(source, table, await target.last(table), write, write_large, tell)
+        digests = [await _copy_table(source, target, table, tell) for table in tables]
     meta: list[bytes] = []
 
     async def keep(part: list[bytes]) -> None:
@@ -199,13 +197,42 @@ async def _copy(source: CopySide, target: CopySide, rows: dict[str, int], progre
 
     await source.read(META, None, None, keep)
     await target.finish(meta, {table.name: await source.highest(table) for table in tables if table.numbered})
+    digests.append(Digest(META))
+    digests[-1].add(meta)
+    return digests
 
 
-async def _compare(source: CopySide, target: CopySide, rows: dict[str, int], progress: Progress) -> list[Copied]:
+async def _copy_table(source: CopySide, target: CopySide, table: Table, tell: Callable[[int], None]) -> Digest:
+    digest = Digest(table)
+    last = await target.last(table)
+
+    def is_new(row: bytes) -> bool:
+        return last is None or integer_key(table, row) > last
+
+    async def take(part: list[bytes]) -> None:
+        digest.add(part)
+        # In the order of their keys: most parts are new from their first row on, or have none that is.
+        new = part if is_new(part[0]) else [row for row in part if is_new(row)] if is_new(part[-1]) else []
+        if new:
+            await target.write(table, new)
+            tell(len(new))
+
+    async def take_large(row: LargeRow) -> None:
+        await digest.add_large(row)
+        if is_new(row.head):
+            await target.write_large(table, row)
+            tell(1)
+
+    await _read(source, table, take, take_large)
+    return digest
+
+
+async def _compare(source: CopySide, target: CopySide, digests: list[Digest], progress: Progress) -> list[Copied]:
+    """Read the target through anew. Raises StoreError where it holds something else than was read of the source."""
     copied = []
-    with progress.stage("Checking", sum(rows.values()), 0) as tell:
-        for table in TABLES:
-            there, here = await _both(digest_of(source, table, tell), digest_of(target, table, lambda _: None))
+    with progress.stage("Checking", sum(digest.rows for digest in digests), 0) as tell:
+        for table, there in zip(TABLES, digests, strict=True):
+            here = await digest_of(target, table, tell)
             if (there.rows, there.hex()) != (here.rows, here.hex()):
                 raise StoreError(_difference(source, target, table, there, here))
             copied.append(Copied(table.name, here.rows, here.hex()))
@@ -227,41 +254,23 @@ async def digest_of(side: CopySide, table: Table, tell: Callable[[int], None]) -
     """Read a table through; ``tell`` hears of each part how many rows it has. Raises StoreError."""
     digest = Digest(table)
 
-    async def add(part: list[bytes]) -> None:
+    async def take(part: list[bytes]) -> None:
         digest.add(part)
+        tell(len(part))
 
-    await _read(side, table, None, add, digest.add_large, tell)
+    async def take_large(row: LargeRow) -> None:
+        await digest.add_large(row)
+        tell(1)
+
+    await _read(side, table, take, take_large)
     return digest
 
 
-async def _read(
-    side: CopySide,
-    table: Table,
-    after: tuple[int, ...] | None,
-    take: Take,
-    take_large: Callable[[LargeRow], Awaitable[None]],
-    tell: Callable[[int], None],
-) -> None:
+async def _read(side: CopySide, table: Table, take: Take, take_large: Callable[[LargeRow], Awaitable[None]]) -> None:
     """Read a table through, the large rows by themselves."""
-
-    async def take_part(part: list[bytes]) -> None:
-        await take(part)
-        tell(len(part))
-
-    for seq in await side.large(table, after) if table.large else ():
-        await side.read(table, after, seq, take_part)
+    after = None
+    for seq in await side.large(table) if table.large else ():
+        await side.read(table, after, seq, take)
         await take_large(await side.read_large(table, seq))
-        tell(1)
         after = (seq,)
-    await side.read(table, after, None, take_part)
-
-
-async def _both(one: Awaitable[Digest], other: Awaitable[Digest]) -> tuple[Digest, Digest]:
-    """Wait for both; where one fails, the other is not waited for any more."""
-    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
-    try:
-        return await tasks[0], await tasks[1]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await side.read(table, after, None, take)
