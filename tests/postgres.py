@@ -3,7 +3,7 @@
 ``postgres`` is an empty database for one test, on a server that the tests of one process share; ``postgres_debian`` is
 one on an older server, where that is installed. ``postgres_server`` is a server of a test's own, to stop and to kill.
 ``GATEWAY_TEST_POSTGRES`` names the folder of another server's programs, ``GATEWAY_TEST_DATABASE_URL`` another database
-for ``postgres``: whatever its schema public holds is dropped.
+for ``postgres``: all of its schemas are dropped.
 Nothing reaches the disk for sure: a test that needs that says so.
 """
 
@@ -73,7 +73,11 @@ SET client_min_messages = error;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename IS NOT NULL;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET ALL', current_database()); END $$;
-DROP SCHEMA IF EXISTS public CASCADE;
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+END $$;
 CREATE SCHEMA public;
 """
 
