@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types lock wheel clean
+.PHONY: help demo run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 
 test: $(VENV)/.dev $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
+
+test-browser: $(VENV)/.dev tests/node/node_modules/.stamp ## Run the tests of the pages in a real browser; PICTURES=FOLDER keeps what they look like
+	@PICTURES=$(PICTURES) $(VENV)/bin/python -m pytest tests/browser $(ARGS)
 
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
 	@$(BENCH) $(ARGS)

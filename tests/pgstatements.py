@@ -9,7 +9,7 @@ import asyncpg
 
 from gateway.core.model import CallbackState
 from gateway.store.dialect import Counted
-from gateway.store.postgres import createsql, deliversql, leadsql, locksql, registersql, sql, watchsql
+from gateway.store.postgres import createsql, deliversql, leadsql, locksql, registersql, searchsql, sql, watchsql
 
 __all__ = ["Session", "positional", "statements"]
 
@@ -19,7 +19,7 @@ SCHEMA = sorted(Path(sql.__file__).with_name("migrations").glob("*.sql"))
 def statements() -> dict[str, str]:
     """Return every statement by its name."""
     found: dict[str, str] = {}
-    for module in (sql, watchsql, createsql, deliversql, registersql, leadsql, locksql):
+    for module in (sql, watchsql, createsql, searchsql, deliversql, registersql, leadsql, locksql):
         for name, value in vars(module).items():
             if name.isupper() and not name.startswith("_") and name not in ("PLANNER", "CALLBACK", "TASK"):
                 found |= {f"{name}{part}": text for part, text in _texts(value)}

@@ -7,7 +7,7 @@ middleware, so that a route which is added later is closed unless it is listed h
 
 import hmac
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -23,7 +23,7 @@ from gateway.core.ratelimit import RateLimiter, RateWindow
 
 __all__ = ["PUBLIC", "AuthMiddleware", "ClientLimits", "Tokens", "client_of", "scope_of"]
 
-PUBLIC = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json"})
+PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 """What needs no token, and so shows no URL, task or secret."""
 _ONCE_BEARER = "token"
 """The scheme of Replicate's older pages and programs, which it takes as Bearer."""
@@ -58,6 +58,12 @@ class Tokens:
     def open(self) -> bool:
         """Whether anybody may call, as no client has a token."""
         return not self._clients
+
+    def digests(self) -> Iterator[tuple[bytes, str | None]]:
+        """Yield each token's digest and whose it is, None being the operator."""
+        if self._operator is not None:
+            yield self._operator, None
+        yield from self._clients.items()
 
     def owner(self, authorization: str | None) -> str | None:
         """Return whose the token of an Authorization header is, None for the operator. Raises Unauthorized."""

@@ -57,8 +57,8 @@ class Operations:
         troubles: Callable[[], Sequence[Trouble]],
     ) -> None:
         self._metrics = metrics
-        backlog = BacklogMetrics(registry, clock, metrics)
-        self._scrapes = Scrapes(clock, backlog.refresh, self._render)
+        self.backlog = BacklogMetrics(registry, clock, metrics)
+        self._scrapes = Scrapes(clock, self.backlog.refresh, self._render)
         self._unhealthy = unhealthy
         self._troubles = troubles
 

@@ -85,11 +85,12 @@ class Registering:
         first_poll_at: Mapping[str, Callable[[str, int, str, str | None], int]],
         default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
+        root_path: str = "",
     ) -> None:
         """``first_poll_at``: for each upstream, when a task is first polled, by its id, now, its client and its model.
 
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
-        for clients with another default upstream, its name.
+        for clients with another default upstream, its name. ``root_path`` stands before all paths to its clients.
         """
         self._registry = registry
         self._clock = clock
@@ -98,6 +99,7 @@ class Registering:
         self._first_poll_at = first_poll_at
         self._default_upstream = default_upstream
         self.client_upstreams = client_upstreams
+        self._root_path = root_path
 
     async def register(self, request: Request) -> Response:
         client = client_of(request)
@@ -115,7 +117,7 @@ class Registering:
         return json_response(
             callback_view(callback),
             201 if registration.created else 200,
-            {"location": f"/v1/callbacks/{callback.id}"},
+            {"location": f"{self._root_path}/v1/callbacks/{callback.id}"},
         )
 
     async def register_batch(self, request: Request) -> Response:

@@ -36,14 +36,18 @@ class BacklogMetrics:
         self._last: Backlog | None = None
         self._upstreams: set[str] = set()
 
-    async def refresh(self) -> None:
-        """Set them to what waits now, or waited a moment ago; within a second. Where the store fails they stay."""
+    async def refresh(self) -> Backlog | None:
+        """Set them to what waits now, or waited a moment ago, and return that; within a second.
+
+        Where the store fails they stay. None: nothing has been counted yet.
+        """
         if self._counting is None and self._clock.monotonic() >= self._not_before:
             self._counting = asyncio.create_task(self._count(), name="backlog")
         if self._counting is not None:
             await asyncio.wait((self._counting,), timeout=_PATIENCE_S)
         if self._last is not None:
             self._set(self._last)
+        return self._last
 
     async def _count(self) -> None:
         began = self._clock.monotonic()
@@ -75,7 +79,7 @@ class BacklogMetrics:
 class Scrapes:
     """Makes the text: ``refresh`` brings the metrics up to date, ``render`` writes them out."""
 
-    def __init__(self, clock: Clock, refresh: Callable[[], Awaitable[None]], render: Callable[[], bytes]) -> None:
+    def __init__(self, clock: Clock, refresh: Callable[[], Awaitable[object]], render: Callable[[], bytes]) -> None:
         self._clock = clock
         self._refresh = refresh
         self._render = render

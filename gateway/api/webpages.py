@@ -1,7 +1,8 @@
 """Keeps foreign web pages out where no token proves who asks: a visitor's browser reaches this machine's loopback too.
 
-Owns which requests a browser may have made for somebody else's page. Called by the token check, and by nobody where
-tokens do it: a browser sends none on its own. The simulated upstream and ``gateway listen`` are in ``PagesRefused``.
+Owns which requests a browser may have made for somebody else's page. Called by the token check and the dashboard's
+pages, and by nobody where tokens do it: a browser sends none on its own. The simulated upstream and ``gateway listen``
+are in ``PagesRefused``.
 
 Three ways in, and what closes each. A page sends a request that needs no leave, and never sees the answer: browsers say
 in ``Origin`` or ``Sec-Fetch-Site`` that they do. A page has its own name resolve to this machine, so that all of it is
@@ -28,8 +29,11 @@ _OWN_SITES = (b"same-origin", b"none")  # none: somebody has typed the address, 
 _ADVICE = "Set GATEWAY_TOKEN, and send it, to be served under any name."
 
 
-def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Return where no foreign page can have sent this request. Raises Forbidden and UnsupportedMediaType."""
+def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]], *, forms: bool = False) -> None:
+    """Return where no foreign page can have sent this request. Raises Forbidden and UnsupportedMediaType.
+
+    ``forms`` are taken too: whoever takes them asks each for a proof that its page was the gateway's own.
+    """
     hosts: list[bytes] = []
     origin = site = content_type = None
     has_body = has_token = False
@@ -53,6 +57,8 @@ def refuse_web_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Non
         raise Forbidden(f"Without a token only localhost, 127.0.0.1 and [::1] are taken as Host. {_ADVICE}")
     if (site is not None and not _is_own_site(site)) or (origin is not None and not _is_own(origin, hosts[0])):
         raise Forbidden(f"Without a token no request of another site's page is taken. {_ADVICE}")
+    if forms:
+        return
     if has_body and method == "POST" and not has_token and not is_json((content_type or b"").decode("latin-1")):
         raise UnsupportedMediaType("Send the body as content-type: application/json.")
 

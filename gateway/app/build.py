@@ -26,6 +26,8 @@ from gateway.api.routing import routes
 from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
+from gateway.api.webpages import refuse_web_pages
+from gateway.app import facts
 from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, client_upstreams, token_owners
 from gateway.config.settings import Settings, UpstreamSettings, database_path
 from gateway.core.clock import Clock, FollowingClock, SteeredClock
@@ -33,6 +35,8 @@ from gateway.core.memory import Memory
 from gateway.core.model import Format
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
+from gateway.dashboard.parts import PageParts
+from gateway.dashboard.site import Site
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Backups, Janitor
@@ -116,16 +120,21 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     async def check_url(url: str) -> None:
         await guard.check_registration(url, shared.resolver.resolve)
 
+    def in_force() -> Settings:
+        return gateway.in_force
+
+    api = _api(settings, shared, watches, readiness, check_url)
     database = database_path(settings.database_url)
     backup = None if database is None else database.with_name(database.name + ".backup")
-    return Gateway(
+    gateway = Gateway(
         settings=settings,
         store=store,
         clock_steps=clock_steps,
         supervisor=supervisor,
         watches=watches,
         client_headers=client_headers,
-        api=_api(settings, shared, watches, readiness, check_url),
+        api=api,
+        site=_site(settings, shared, api, readiness, watches, deliverer, in_force),
         readiness=readiness,
         backup=backup,
         backups=Backups(store, clock, backup),
@@ -133,6 +142,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         resolver=shared.resolver,
         memory=shared.memory,
     )
+    return gateway
 
 
 def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: str) -> Store:
@@ -253,6 +263,7 @@ def _api(
         first_poll_at={watch.upstream.name: partial(_first_poll_at, watch) for watch in watches},
         default_upstream=None if default is None else default.upstream.name,
         client_upstreams=client_upstreams(settings),
+        root_path=settings.root_path,
     )
     operations = Operations(
         registry, clock, metrics, unhealthy=readiness.supervisor.problem, troubles=readiness.troubles
@@ -269,7 +280,36 @@ def _api(
     app.state.memory = shared.memory
     app.state.shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
-    return Api(app, tokens, limits, registering, list(proxies.values()), errors)
+    return Api(app, tokens, limits, registering, list(proxies.values()), errors, operations.backlog.refresh)
+
+
+def _site(
+    settings: Settings,
+    shared: Shared,
+    api: Api,
+    readiness: ReadyCheck,
+    watches: Sequence[Watch],
+    deliverer: Deliverer,
+    in_force: Callable[[], Settings],
+) -> Site:
+    return Site(
+        PageParts(
+            registry=shared.store.registry,
+            clock=shared.clock,
+            tokens=api.tokens,
+            refuse_foreign=partial(refuse_web_pages, forms=True),
+            ready=readiness.started.is_set,
+            draining=readiness.draining,
+            troubles=lambda: [trouble.reason for trouble in readiness.troubles()],
+            backlog=api.backlog,
+            counts=partial(facts.counts, shared.metrics, deliverer),
+            upstreams=partial(facts.upstreams, watches, settings),
+            models=partial(facts.models, watches),
+            receivers=partial(facts.receivers, deliverer),
+            settings=in_force,
+            root_path=settings.root_path,
+        )
+    )
 
 
 def _first_poll_at(watch: Watch, task_id: str, now: int, client: str, model: str | None) -> int:

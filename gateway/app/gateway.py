@@ -5,7 +5,7 @@ Knows no signals and no sockets that listen: ``process`` has those. What it is m
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,9 @@ from gateway.config.tokens import token_digest
 from gateway.core import private
 from gateway.core.errors import SecretError, StoreError, Unavailable
 from gateway.core.memory import Memory
+from gateway.core.model import Backlog
 from gateway.core.ratelimit import RateWindow
+from gateway.dashboard.site import Site
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.janitor import Backups
 from gateway.loops.leading import Leading
@@ -56,6 +58,8 @@ class Api(NamedTuple):
     registering: Registering
     proxies: Sequence[UpstreamProxy]
     errors: ErrorAnswers
+    backlog: Callable[[], Awaitable[Backlog | None]]
+    """What waits, as the metrics tell it."""
 
 
 class Watch(NamedTuple):
@@ -156,6 +160,8 @@ class Gateway:
     watches: Sequence[Watch]
     client_headers: ClientHeaders
     api: Api
+    site: Site
+    """Its pages."""
     readiness: ReadyCheck
     backup: Path | None
     """Where a backup stands; None: the database is a server's."""
@@ -163,17 +169,27 @@ class Gateway:
     callback_transport: PooledTransport
     resolver: Resolver
     memory: Memory
+    in_force: Settings = field(init=False)
+    """What counts now: the same, but for what was reloaded."""
     secret: str = field(default="", init=False)
     """What signs for clients without a secret of their own; empty until it has started."""
 
+    def __post_init__(self) -> None:
+        self.in_force = self.settings
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self.readiness.started.is_set() and scope["type"] == "http" and scope["path"] not in PUBLIC:
-            # Nothing may be spent before it is known what an earlier process spent.
-            answer = self.api.errors.answer(scope["path"], Unavailable("The gateway is starting."))
-            await answer(scope, receive, send)
-            return
+        app = self.api.app
+        if scope["type"] == "http":
+            root_path = self.settings.root_path
+            if root_path and scope["path"].startswith(f"{root_path}/"):  # many a proxy leaves it there
+                scope = {**scope, "path": scope["path"].removeprefix(root_path)}
+            if self.site.has(scope["path"]):
+                app = self.site
+            elif not self.readiness.started.is_set() and scope["path"] not in PUBLIC:
+                # Nothing may be spent before it is known what an earlier process spent.
+                app = self.api.errors.answer(scope["path"], Unavailable("The gateway is starting."))
         try:
-            await self.api.app(scope, receive, send)
+            await app(scope, receive, send)
         except asyncio.CancelledError:
             # Where its client has gone, nobody reads this. Where the answer has begun, only its end can tell.
             if not self.readiness.draining.is_set() or scope["type"] != "http" or scope.get("answer_begun", False):
@@ -235,7 +251,7 @@ class Gateway:
 
     def reload(self, changed: Changed) -> None:
         """Take changed settings over, all of them at once: what is under way ends as it began."""
-        settings = changed.settings
+        self.in_force = settings = changed.settings
         _tell_exposed(settings)
         self.api.tokens.replace(*token_owners(settings))
         self.api.limits.replace(client_rates(settings))

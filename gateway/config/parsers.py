@@ -23,6 +23,7 @@ __all__ = [
     "number",
     "one_of",
     "rate",
+    "root_path",
     "schedule",
     "upstream_name",
     "upstream_url",
@@ -75,6 +76,13 @@ def host(text: str) -> str:
     if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name, re.IGNORECASE):
         raise ValueError("write an IP address or a host name alone, such as 127.0.0.1; the port goes into GATEWAY_PORT")
     return name.lower()
+
+
+def root_path(text: str) -> str:
+    path = text.rstrip("/")
+    if not re.fullmatch(r"(/[0-9A-Za-z._~-]+)*", path) or re.search(r"/\.{1,2}(/|$)", path):
+        raise ValueError("write a path such as /gateway: letters, digits, and - . _ ~ between slashes")
+    return path
 
 
 def database_url(text: str) -> str:

@@ -52,7 +52,7 @@ class Setting(msgspec.Struct, frozen=True):
     None, of a table's key: what is not written there is decided elsewhere, and the empty text is a mistake.
     """
     doc: str = ""
-    absent: tuple[()] | None = None
+    absent: tuple[()] | str | None = None
     """The value of the empty text where that is the default."""
     separator: str = ""
     """What joins the items of a TOML array; empty where an array makes no sense."""
@@ -115,6 +115,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "Address it listens on. Anything but loopback needs a token.")]
     port: Annotated[int, Setting(parsers.whole(0, 65535), "8080",
         "TCP port it listens on; 0 takes a free one.")]
+    root_path: Annotated[str, Setting(parsers.root_path, "",
+        "Path that a proxy shows the gateway below, such as /gateway; not set: it stands at the root.", absent="")]
+    """Empty, or without a slash at its end."""
     database_url: Annotated[str, Setting(parsers.database_url, "sqlite:///gateway.db",
         "sqlite:///relative.db, sqlite:////absolute.db or, for several replicas, postgresql://user@host/database.")]
     database_password: Annotated[str | None, Setting(str, "",

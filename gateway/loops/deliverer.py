@@ -12,6 +12,7 @@ that happens to a log or a metric may come between a receiver's answer and its r
 import asyncio
 import logging
 import random
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -81,6 +82,15 @@ class Deliverer:
         self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
         self._wait_for_room: set[asyncio.Task[Any]] = set()
         self._draining = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts are under way."""
+        return self._in_flight.count
+
+    def lanes(self) -> Iterator[tuple[Lane, int, int]]:
+        """Yield each lane that was sent on lately, how many attempts it has under way, and how many failed in a row."""
+        return self._bulkhead.lanes()
 
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""

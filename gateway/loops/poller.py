@@ -82,6 +82,11 @@ class Poller:
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
+    def in_flight(self) -> int:
+        """How many polls are under way."""
+        return self._in_flight.count
+
+    @property
     def refused(self) -> bool:
         """Whether the upstream refuses the key, as has been found out here, or was heard."""
         return self._key.refused

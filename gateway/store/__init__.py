@@ -33,6 +33,7 @@ from gateway.core.model import (
     Task,
 )
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
+from gateway.core.search import Looked, Wanted
 
 __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
 
@@ -114,6 +115,12 @@ class Registry(Protocol):
     ) -> list[Callback]:
         """Return callbacks, newest first, with ``seq`` below ``before_seq``."""
 
+    async def search_callbacks(self, wanted: Wanted, before_seq: int | None, limit: int) -> Looked[Callback]:
+        """Return which of some thousand callbacks with ``seq`` below ``before_seq``, newest first, are as wanted."""
+
+    async def search_tasks(self, wanted: Wanted, before_seq: int | None, limit: int) -> Looked[Task]:
+        """Look through some thousand tasks in the same way."""
+
     async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
         """Return a callback's attempts in order; None where there is no such callback."""
 
@@ -160,6 +167,11 @@ class Registry(Protocol):
         In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
         redelivered by then: the same call redelivers the rest.
         """
+
+    async def find_dead(
+        self, client: str | None, since: int, until: int, most: int, receiver: str | None = None
+    ) -> list[str]:
+        """Return ids of callbacks that died in ``since`` ≤ t < ``until``, of receivers with this text in their name."""
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""

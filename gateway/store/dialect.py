@@ -1,6 +1,6 @@
 """The names of the statements, which each engine has in its own dialect: what they take, and what they return.
 
-A module of constants is one: each engine has three. *Rows*: over many rows (``engine.Rows``), which have these columns;
+A module of constants is one: each engine has four. *Rows*: over many rows (``engine.Rows``), which have these columns;
 else run once, with the parameters in this order, or named. Owns no SQL; called by the ports through their engine.
 """
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway.core.model import CallbackState
 
-__all__ = ["NEW_CALLBACK", "Counted", "CreateStatements", "ReadStatements", "Statements"]
+__all__ = ["NEW_CALLBACK", "Counted", "CreateStatements", "ReadStatements", "SearchStatements", "Statements"]
 
 NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at", "format")
 """What a registration sets of a callback's row."""
@@ -196,3 +196,18 @@ class CreateStatements(Protocol):
     """→ client."""
     PRUNE_EXCESS_CREATES: str
     """:client, :most, :limit; its count counts."""
+
+
+class SearchStatements(Protocol):
+    """Looking through rows. :client, :state, :upstream, :text, and in metadata :string, :inner, :last: each or NULL."""
+
+    SEARCH_CALLBACKS: str
+    """:first, :before, :limit → CALLBACK with its TASK, of these seqs, newest first."""
+    SEARCH_TASKS: str
+    """:first, :before, :limit → TASK, of these seqs, newest first; :client has callbacks for it."""
+    LAST_CALLBACK: str
+    """:before → the greatest seq below it, or NULL."""
+    LAST_TASK: str
+    """The same of tasks."""
+    SELECT_DEAD: str
+    """:client, :until, :at, :seq, :limit → ended_at, seq, id, receiver of its dead ones, in order."""

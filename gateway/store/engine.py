@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from gateway.core.model import AttemptRecord, DueCallback, Lane, Share
-from gateway.store.dialect import CreateStatements, ReadStatements, Statements
+from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 
 __all__ = [
     "Blame",
@@ -182,6 +182,9 @@ class Engine(Protocol):
 
     @property
     def createsql(self) -> CreateStatements: ...
+
+    @property
+    def searchsql(self) -> SearchStatements: ...
 
     @property
     def hints(self) -> Hints: ...

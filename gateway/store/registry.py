@@ -29,6 +29,7 @@ from gateway.store.creates import StoreCreates, registered_for
 from gateway.store.dialect import Counted
 from gateway.store.engine import Engine, Rows, Run, Touched, Work
 from gateway.store.outbox import StoreOutbox
+from gateway.store.searching import StoreSearch
 from gateway.store.tasks import StoreTasks
 from gateway.store.writer import Kind, Writer
 
@@ -41,7 +42,7 @@ _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
 
 
-class StoreRegistry(StoreCreates):
+class StoreRegistry(StoreCreates, StoreSearch):
     """``gateway.store.Registry`` on an engine."""
 
     def __init__(

@@ -54,6 +54,10 @@ def callback(row: Any) -> Callback:
     return convert((*row[:_CALLBACK_COLUMNS], row[_CALLBACK_COLUMNS:]), Callback)
 
 
+def task(row: Any) -> Task:
+    return convert(row, Task)
+
+
 def due_callback(row: Any) -> DueCallback:
     return convert((*row[:_DUE_COLUMNS], body(*row[_DUE_COLUMNS:])), DueCallback)
 

@@ -102,6 +102,13 @@ class Durations:
         known.rebuild([(pool.distribution, PRIOR_TASKS / 2), (PRIOR, PRIOR_TASKS / 2)], now_s)
         return known.distribution
 
+    def each(self) -> Iterator[tuple[str, str, int, Stream]]:
+        """Yield each stream's kind (``model`` or ``client``), its name, how many of it were seen to end, and itself."""
+        for stream, known in self._streams.items():
+            for kind in (_MODEL, _CLIENT):
+                if stream.startswith(kind):
+                    yield kind.strip(), stream.removeprefix(kind), known.seen.ended, stream
+
     def dump(self) -> dict[Stream, Seen]:
         """Return all that is known, in a form that can be kept."""
         return {stream: known.dump() for stream, known in self._each()}

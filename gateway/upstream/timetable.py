@@ -11,10 +11,12 @@ seldom, and nobody else's are.
 import math
 import random
 from collections import deque
+from collections.abc import Iterator
 
 from gateway.core.clock import Clock
 from gateway.core.model import DueTask
 from gateway.upstream.answer import PollResult
+from gateway.upstream.distribution import Distribution
 from gateway.upstream.durations import Stream, of_client, of_model
 from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollPrice, PollSchedule
@@ -80,6 +82,16 @@ class Timetable:
     async def save(self, *, now: bool = False) -> None:
         """Keep what was learned, where it is time to, or ``now``. Raises StoreError."""
         await self._learned.save(self._clock.monotonic(), now=now)
+
+    def learned(self, most: int, model: str | None = None) -> Iterator[tuple[str, str, int, Distribution]]:
+        """Yield what is known of each kind of tasks, the ``most`` that were seen last, or of one model's.
+
+        ``model`` or ``client``, its name, how many of it have been seen to end, and how long they take.
+        """
+        wanted = None if model is None else of_model(model)
+        streams = [one for one in self._durations.each() if wanted in (None, one[-1])]
+        for kind, name, ended, stream in streams[-most:]:
+            yield kind, name, ended, self._durations.distribution(stream, self._clock.monotonic())
 
     def first_poll_at(self, now: int, watchers: str, model: str | None, *, new: bool = False) -> int:
         """Return when to ask for the first time about a task that is registered now; ``new``: it was created just now.

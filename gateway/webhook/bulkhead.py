@@ -78,6 +78,11 @@ class Bulkhead:
         """Whether a lane waits for a place."""
         return bool(self.in_line or self._full or self._only_retries.count)
 
+    def lanes(self) -> Iterator[tuple[Lane, int, int]]:
+        """Yield each lane that is known of, how many attempts it has under way, and how many failed in a row."""
+        for lane in {**self._failures, **self._well, **self._of_lane}:
+            yield lane, self._of_lane.get(lane, 0), self._failures.get(lane, 0)
+
     @property
     def in_line(self) -> int:
         """How many lanes wait for their turn, and for nothing else."""

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from gateway.core.model import AttemptRecord
 from gateway.store import rows
-from gateway.store.dialect import CreateStatements, ReadStatements, Statements
+from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched, WebhookClaims, Work
-from gateway.store.postgres import createsql, deliversql, leadsql, locksql, sql, watchsql
+from gateway.store.postgres import createsql, deliversql, leadsql, locksql, searchsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
 __all__ = ["POLLS", "PostgresEngine"]
@@ -29,6 +29,7 @@ class PostgresEngine:
     sql: Statements = sql
     watchsql: ReadStatements = watchsql
     createsql: CreateStatements = createsql
+    searchsql: SearchStatements = searchsql
 
     def __init__(self, database: PostgresDatabase, webhooks: WebhookClaims, hints: Hints) -> None:
         self._database = database

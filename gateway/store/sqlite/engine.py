@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from gateway.core.errors import StoreError
 from gateway.core.model import AttemptRecord, Lane
 from gateway.store import rows
-from gateway.store.dialect import CreateStatements, ReadStatements, Statements
+from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Lead, Result, Rows, Run, Step, Touched, Work
-from gateway.store.sqlite import createsql, sql, statements, watchsql
+from gateway.store.sqlite import createsql, searchsql, sql, statements, watchsql
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.webhookclaims import ClaimsInMemory
@@ -33,6 +33,7 @@ class SqliteEngine:
     sql: Statements = sql
     watchsql: ReadStatements = watchsql
     createsql: CreateStatements = createsql
+    searchsql: SearchStatements = searchsql
 
     def __init__(self, database: Database) -> None:
         self._database = database

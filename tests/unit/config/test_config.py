@@ -53,6 +53,7 @@ def test_defaults() -> None:
     assert msgspec.structs.replace(load({}), upstreams=()) == Settings(
         host="127.0.0.1",
         port=8080,
+        root_path="",
         database_url="sqlite:///gateway.db",
         database_password=None,
         upstream="aigptimage",
@@ -91,6 +92,8 @@ def test_defaults() -> None:
         ("GATEWAY_HOST", "127.8.8.8", "127.8.8.8"),
         ("GATEWAY_PORT", "0", 0),
         ("GATEWAY_PORT", " 65535 ", 65535),
+        ("GATEWAY_ROOT_PATH", "/tools/gateway/", "/tools/gateway"),
+        ("GATEWAY_ROOT_PATH", "/", ""),
         ("GATEWAY_DATABASE_URL", "sqlite:////data/gateway.db", "sqlite:////data/gateway.db"),
         ("GATEWAY_UPSTREAM_URL", "http://localhost:9/base/", "http://localhost:9/base"),
         ("GATEWAY_UPSTREAM_API_KEY", "sk-1", "sk-1"),

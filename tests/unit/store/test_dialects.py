@@ -6,9 +6,10 @@ import pytest
 
 from gateway.store import dialect
 from gateway.store.postgres import createsql as postgres_createsql
+from gateway.store.postgres import searchsql as postgres_searchsql
 from gateway.store.postgres import sql as postgres_sql
 from gateway.store.postgres import watchsql as postgres_watchsql
-from gateway.store.sqlite import createsql, sql, watchsql
+from gateway.store.sqlite import createsql, searchsql, sql, watchsql
 
 
 @pytest.mark.parametrize(
@@ -17,9 +18,11 @@ from gateway.store.sqlite import createsql, sql, watchsql
         (sql, dialect.Statements),
         (watchsql, dialect.ReadStatements),
         (createsql, dialect.CreateStatements),
+        (searchsql, dialect.SearchStatements),
         (postgres_sql, dialect.Statements),
         (postgres_watchsql, dialect.ReadStatements),
         (postgres_createsql, dialect.CreateStatements),
+        (postgres_searchsql, dialect.SearchStatements),
     ],
 )
 def test_an_engine_has_every_statement(module: ModuleType, protocol: type) -> None:

@@ -1,0 +1,65 @@
+"""What only the running loops know, as pages show it: how upstreams and receivers are doing, and what was learned.
+
+Nouns alone. Filled in by ``gateway.app``, which knows the loops; a page must not.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["Counts", "ModelFacts", "ReceiverFacts", "UpstreamFacts"]
+
+
+class UpstreamFacts(NamedTuple):
+    """One upstream, as this process sees it."""
+
+    name: str
+    profile: str
+    url: str
+    default: bool
+    polled_here: bool
+    """Whether this replica polls it."""
+    polls_in_flight: int
+    budget_used: float
+    """Which part of the key's limit for polls and reads is used up, from 0 to 1."""
+    creates_used: float
+    rate: str
+    """What is configured of that limit: ``2/1 60/60``."""
+    rate_per_s: float
+    """What the limits in force allow in the long run."""
+    refusal: str | None
+    """Why the upstream refuses the key."""
+    flaws: tuple[str, ...]
+    """What else is wrong with it."""
+
+
+class ModelFacts(NamedTuple):
+    """How long the tasks of one kind take."""
+
+    upstream: str
+    kind: str
+    """``model``, ``client`` or ``all``."""
+    name: str
+    seen: int
+    """How many have been seen to their end."""
+    half_s: float
+    """Half of them take no longer."""
+    most_s: float
+    """Nine of ten take no longer."""
+
+
+class ReceiverFacts(NamedTuple):
+    """One client's webhooks to one receiver."""
+
+    client: str
+    receiver: str
+    in_flight: int
+    failures: int
+    """In a row, since the last one that was delivered."""
+
+
+class Counts(NamedTuple):
+    """What this process has done since it started."""
+
+    delivered: int
+    retried: int
+    dead: int
+    attempts_in_flight: int

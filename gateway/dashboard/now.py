@@ -1,0 +1,37 @@
+"""The first page: what is going on now, and what is wrong."""
+
+from gateway.dashboard.asked import Asked, Shown
+from gateway.dashboard.parts import PageParts
+
+__all__ = ["Now"]
+
+_FAILING = 3
+"""A receiver is shown here once so many attempts in a row have failed."""
+_MOST = 20
+
+
+class Now:
+    """The page."""
+
+    def __init__(self, parts: PageParts) -> None:
+        self._parts = parts
+
+    async def show(self, asked: Asked) -> Shown:
+        parts, client = self._parts, asked.visitor.client
+        backlog = await parts.backlog()
+        failing = [
+            one for one in parts.receivers() if one.failures >= _FAILING and (client is None or one.client == client)
+        ]
+        failing.sort(key=lambda one: -one.failures)
+        return Shown(
+            "now.html",
+            "now",
+            {
+                "backlog": backlog,
+                "waiting": {} if backlog is None else backlog.waiting,
+                "counts": parts.counts(),
+                "upstreams": parts.upstreams(),
+                "failing": failing[:_MOST],
+                "troubles": parts.troubles(),
+            },
+        )

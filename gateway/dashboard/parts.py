@@ -1,0 +1,54 @@
+"""What the pages are made with: the registry, and what only the wiring can hand in of other floors.
+
+Owns no logic. Made by ``gateway.app.build``; imports nothing that the first page alone needs.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from gateway.config.settings import Settings
+from gateway.core.clock import Clock
+from gateway.core.model import Backlog
+from gateway.dashboard.facts import Counts, ModelFacts, ReceiverFacts, UpstreamFacts
+from gateway.store import Registry
+
+__all__ = ["OwnTokens", "PageParts"]
+
+
+class OwnTokens(Protocol):
+    """The tokens that somebody may sign in with."""
+
+    @property
+    def open(self) -> bool:
+        """Whether anybody may call, as no client has a token."""
+
+    def digests(self) -> Iterable[tuple[bytes, str | None]]:
+        """Yield each token's digest and whose it is, None being the operator."""
+
+
+class PageParts(NamedTuple):
+    """What the pages ask."""
+
+    registry: Registry
+    clock: Clock
+    tokens: OwnTokens
+    refuse_foreign: Callable[[str, Iterable[tuple[bytes, bytes]]], None]
+    """Raises Forbidden where another site's page may have sent a request; for where no token is asked for."""
+    ready: Callable[[], bool]
+    """Whether the store is open."""
+    draining: asyncio.Event
+    """Set once nothing may be held any more."""
+    troubles: Callable[[], Sequence[str]]
+    """What is wrong, in words for everybody to see."""
+    backlog: Callable[[], Awaitable[Backlog | None]]
+    """What waits now, or a moment ago; None where it cannot be counted."""
+    counts: Callable[[], Counts]
+    upstreams: Callable[[], Sequence[UpstreamFacts]]
+    models: Callable[[str | None, str | None], Sequence[ModelFacts]]
+    """Of one upstream or all, of one model or all kinds of tasks."""
+    receivers: Callable[[], Sequence[ReceiverFacts]]
+    settings: Callable[[], Settings]
+    """Those that are in force."""
+    root_path: str
+    """What stands before every path in the browser: empty, or ``/prefix``."""

@@ -1,0 +1,84 @@
+// What pages do beyond links and forms: they follow what happens, and their times go on. Loaded as a file: nothing that a
+// page shows can bring a script of its own.
+"use strict";
+(() => {
+  const pause = document.getElementById("pause");
+  const root = document.body.dataset.root;
+  let stream = null;
+  let paused = sessionStorage.getItem("paused") === "yes";
+
+  // The words of a span of time, as the server writes them.
+  const span = seconds => {
+    if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
+    if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+    const whole = Math.round(seconds);
+    const units = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+    const at = units.findIndex(([size]) => whole >= size);
+    const [size, unit] = units[at];
+    const [next, nextUnit] = units[at + 1] || [1, ""];
+    const rest = Math.floor((whole % size) / next);
+    return `${Math.floor(whole / size)} ${unit}` + (rest && nextUnit ? ` ${rest} ${nextUnit}` : "");
+  };
+  const relative = apart => {
+    if (Math.abs(apart) < 0.5) return "now";
+    // Whole seconds: a text that changes ten times a second tells nobody more.
+    const words = Math.abs(apart) < 9.95 ? `${Math.round(Math.abs(apart))} s` : span(Math.abs(apart));
+    return apart > 0 ? `in ${words}` : `${words} ago`;
+  };
+  // By how much this machine's clock is ahead of the gateway's.
+  const ahead = Date.now() - Number(document.body.dataset.now || Date.now());
+  const tell = () => {
+    for (const time of document.querySelectorAll("time[data-relative]")) {
+      const words = relative((Date.parse(time.dateTime) - Date.now() + ahead) / 1000);
+      if (time.textContent !== words) time.textContent = words;
+    }
+  };
+
+  const show = state => {
+    pause.hidden = !document.querySelector("[data-live]");
+    pause.setAttribute("aria-pressed", String(paused));
+    pause.textContent = { live: "Live · pause", paused: "Paused · go on", lost: "Not live" }[state];
+    pause.dataset.state = state;
+  };
+  const fresh = event => {
+    const region = document.querySelector("[data-live]");
+    if (!region) return;
+    const open = [...region.querySelectorAll("details")].map(one => one.open);
+    const focused = document.activeElement && region.contains(document.activeElement) ? place(region) : -1;
+    region.innerHTML = event.data;
+    [...region.querySelectorAll("details")].forEach((one, at) => { one.open = Boolean(open[at]); });
+    if (focused >= 0) focusable(region)[focused]?.focus({ preventScroll: true });
+    tell();
+  };
+  const focusable = region => [...region.querySelectorAll("a, button, summary, [tabindex]")];
+  const place = region => focusable(region).indexOf(document.activeElement);
+
+  const close = () => {
+    if (stream) stream.close();
+    stream = null;
+  };
+  const follow = () => {
+    close();
+    if (!document.querySelector("[data-live]")) { pause.hidden = true; return; }
+    if (paused) { show("paused"); return; }
+    if (document.hidden) return; // nobody looks, and it costs nothing
+    const page = location.pathname.slice(root.length) + location.search;
+    stream = new EventSource(`${document.body.dataset.liveUrl}?page=${encodeURIComponent(page)}`);
+    stream.addEventListener("open", () => show("live"));
+    stream.addEventListener("fresh", fresh);
+    stream.addEventListener("trouble", () => show("lost"));
+    stream.addEventListener("gone", () => { close(); show("lost"); location.reload(); });
+    stream.addEventListener("error", () => show("lost"));
+  };
+
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    sessionStorage.setItem("paused", paused ? "yes" : "no");
+    follow();
+  });
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : follow()));
+  document.addEventListener("htmx:afterSettle", () => { tell(); follow(); });
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", follow);
+  setInterval(tell, 1000);
+})();

@@ -1,0 +1,169 @@
+"""One callback's page: from its registration to what comes next and when, with each attempt in between.
+
+Owns the order and the words. Of polls the store keeps how many there were, and the last; of attempts all.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.core.errors import NotFound
+from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Task, TaskState
+from gateway.dashboard.actions import NOTICES
+from gateway.dashboard.asked import Asked, Shown
+from gateway.dashboard.facts import ModelFacts
+from gateway.dashboard.parts import PageParts
+from gateway.dashboard.words import span
+
+__all__ = ["LinePoint", "TimeLine", "moments"]
+
+_MOST_URLS = 20
+
+
+class LinePoint(NamedTuple):
+    """What happened, or will, at one time."""
+
+    title: str
+    at: int | None
+    text: str = ""
+    look: str = ""
+    """``good``, ``bad``, ``warn`` or ``next``."""
+    excerpt: str | None = None
+    """How a receiver's answer began."""
+
+
+class TimeLine:
+    """The page."""
+
+    def __init__(self, parts: PageParts) -> None:
+        self._parts = parts
+
+    async def show(self, asked: Asked) -> Shown:
+        client, callback_id = asked.visitor.client, asked.path_params["id"]
+        callback = await self._parts.registry.get_callback(client, callback_id)
+        if callback is None:
+            raise NotFound(f"There is no callback {callback_id}.")
+        attempts = await self._parts.registry.list_attempts(client, callback_id) or []
+        task = await self._parts.registry.get_task(client, callback.task.task_id)
+        outcome = task.outcome if task is not None and task.seq == callback.task.seq else None
+        learned = self._learned(callback.task)
+        now = self._parts.clock.now()
+        return Shown(
+            "callback.html",
+            "callbacks",
+            {
+                "callback": callback,
+                "task": callback.task,
+                "notice": NOTICES.get(asked.query.get("done", "")),
+                "moments": moments(callback, attempts, learned, now, len(self._parts.settings().retry_schedule)),
+                "outcome": outcome,
+                "outcome_bytes": 0 if task is None or task.seq != callback.task.seq else task.outcome_bytes,
+                "urls": _result_urls(outcome),
+                "redeliverable": callback.state in (CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD),
+                "cancellable": callback.state in (CallbackState.WAITING, CallbackState.PENDING),
+            },
+        )
+
+    def _learned(self, task: Task) -> ModelFacts | None:
+        """Return what is known of tasks like this one."""
+        if task.model is None:
+            return None
+        return next((one for one in self._parts.models(task.upstream, task.model) if one.seen), None)
+
+
+def moments(
+    callback: Callback, attempts: Sequence[Attempt], learned: ModelFacts | None, now: int, schedule_length: int
+) -> list[LinePoint]:
+    """Return what a callback's time line has, in order; ``learned`` is what is known of such tasks."""
+    line = [LinePoint("Registered", callback.created_at, f"Waits for the task's end for {span(callback.timeout_s)}.")]
+    line += _of_task(callback, learned, now)
+    line += [_attempt(attempt) for attempt in attempts]
+    line.sort(key=lambda moment: moment.at or 0)
+    line.append(_next(callback, now, schedule_length))
+    return line
+
+
+def _of_task(callback: Callback, learned: ModelFacts | None, now: int) -> list[LinePoint]:
+    task = callback.task
+    found = []
+    if task.last_polled_at is not None and (task.settled_at is None or task.last_error is not None or task.polls > 1):
+        times = "once" if task.polls == 1 else f"{task.polls} times"
+        text = task.last_error or _asked_when(task, learned)
+        at = task.last_polled_at if task.settled_at is None else min(task.last_polled_at, task.settled_at)
+        found.append(LinePoint(f"Polled {times}", at, text, "warn" if task.last_error else ""))
+    if task.settled_at is not None:
+        good = task.state is TaskState.SUCCESS
+        title = "The gateway gave the task up" if task.state is TaskState.ABANDONED else f"The task ended: {task.state}"
+        after = f"{span((task.settled_at - callback.created_at) / 1000)} after the registration."
+        early = "It had ended before the registration." if task.settled_at < callback.created_at else after
+        found.append(LinePoint(title, task.settled_at, early, "good" if good else "bad"))
+    return found
+
+
+def _asked_when(task: Task, learned: ModelFacts | None) -> str:
+    """Say why the polls lie where they do."""
+    if learned is None:
+        return "Nothing is known yet of how long such tasks take: the polls lie further and further apart."
+    return (
+        f"Polls lie where such tasks end: half of them within {span(learned.half_s)}, nine of ten within "
+        f"{span(learned.most_s)}, as what is known of {learned.seen} tells."
+    )
+
+
+def _attempt(attempt: Attempt) -> LinePoint:
+    said = f"answered {attempt.status_code}" if attempt.status_code is not None else "no answer"
+    looks = {AttemptResult.DELIVERED: "good", AttemptResult.DEAD: "bad"}
+    ends = {
+        AttemptResult.DELIVERED: "Delivered",
+        AttemptResult.RETRY: "To be tried again",
+        AttemptResult.DEAD: "Given up",
+        AttemptResult.INTERRUPTED: "The gateway shut down meanwhile, so it does not count",
+    }
+    why = f" {attempt.error}" if attempt.error is not None else ""
+    return LinePoint(
+        f"Attempt {attempt.number}: {said}",
+        attempt.started_at,
+        f"{ends[attempt.result]}, after {span(attempt.duration_ms / 1000)}.{why}",
+        looks.get(attempt.result, "warn"),
+        attempt.excerpt,
+    )
+
+
+def _next(callback: Callback, now: int, schedule_length: int) -> LinePoint:
+    task = callback.task
+    match callback.state:
+        case CallbackState.WAITING if task.next_poll_at is None:
+            return LinePoint("Nobody polls the task", None, "Its upstream is not configured here.", "bad")
+        case CallbackState.WAITING:
+            text = "The webhook goes out as soon as the task has ended, and as task.abandoned when its time is over."
+            return LinePoint("Next poll", task.next_poll_at, text, "next")
+        case CallbackState.PENDING:
+            most = f"A receiver that goes on failing gets {schedule_length} attempts in all."
+            return LinePoint(f"Attempt {callback.attempts + 1}", callback.next_attempt_at, most, "next")
+        case CallbackState.DELIVERED:
+            return LinePoint("Nothing more: it was delivered", None, "It can be redelivered.", "good")
+        case CallbackState.DEAD:
+            return LinePoint("Nothing more: no attempt is left", None, "It can be redelivered.", "bad")
+        case _:
+            return LinePoint("Nothing more: it was cancelled", None)
+
+
+class _ResultUrls(msgspec.Struct):
+    resultUrls: Any = None  # noqa: N815 - as it is called on the wire
+
+
+class _ResultOnly(msgspec.Struct):
+    result: Any = None
+
+
+def _result_urls(outcome: bytes | None) -> list[str]:
+    """Return where a task's results are, as its upstream wrote it; whether one may be followed a page asks."""
+    if outcome is None:
+        return []
+    try:
+        result = msgspec.json.decode(outcome, type=_ResultOnly).result
+        urls = msgspec.convert(result, _ResultUrls).resultUrls
+    except msgspec.MsgspecError:
+        return []
+    return [url for url in urls if isinstance(url, str)][:_MOST_URLS] if isinstance(urls, list) else []

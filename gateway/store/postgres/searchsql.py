@@ -1,0 +1,42 @@
+"""Every statement of looking through rows, for PostgreSQL: ``dialect.SearchStatements``."""
+
+from gateway.store.postgres.statements import CALLBACK, TASK
+
+_CLIENT, _STATE, _UPSTREAM, _TEXT = (f"CAST(:{name} AS text)" for name in ("client", "state", "upstream", "text"))
+_IN_METADATA = " OR ".join(
+    f"position(CAST(:{name} AS bytea) IN c.metadata) > 0" for name in ("string", "inner", "last")
+)
+
+# OFFSET 0 keeps the planner to the rows' own order, and to one task for each callback.
+SEARCH_CALLBACKS = f"""
+SELECT {CALLBACK}, {TASK} FROM (
+    SELECT * FROM callbacks WHERE seq >= CAST(:first AS bigint) AND seq < CAST(:before AS bigint)
+    ORDER BY seq DESC OFFSET 0) AS c
+CROSS JOIN LATERAL (SELECT * FROM tasks WHERE seq = c.task_seq OFFSET 0) AS t
+WHERE ({_CLIENT} IS NULL OR c.client = {_CLIENT}) AND ({_STATE} IS NULL OR c.state = {_STATE})
+AND ({_UPSTREAM} IS NULL OR t.upstream = {_UPSTREAM})
+AND ({_TEXT} IS NULL OR strpos(c.receiver, {_TEXT}) > 0 OR {_IN_METADATA} OR strpos(t.task_id, {_TEXT}) > 0)
+ORDER BY c.seq DESC LIMIT CAST(:limit AS bigint)
+"""  # noqa: S608 - the interpolated parts are constants
+
+SEARCH_TASKS = f"""
+SELECT {TASK} FROM (
+    SELECT * FROM tasks WHERE seq >= CAST(:first AS bigint) AND seq < CAST(:before AS bigint)
+    ORDER BY seq DESC OFFSET 0) AS t
+WHERE ({_STATE} IS NULL OR t.state = {_STATE}) AND ({_UPSTREAM} IS NULL OR t.upstream = {_UPSTREAM})
+AND ({_TEXT} IS NULL OR strpos(t.task_id, {_TEXT}) > 0 OR strpos(coalesce(t.model, ''), {_TEXT}) > 0)
+AND ({_CLIENT} IS NULL OR EXISTS (
+    SELECT FROM callbacks WHERE task_seq = t.seq
+    AND hashtextextended(client, 0) = hashtextextended({_CLIENT}, 0) AND client || '' = {_CLIENT} OFFSET 0))
+ORDER BY t.seq DESC LIMIT CAST(:limit AS bigint)
+"""  # noqa: S608 - as above
+
+LAST_CALLBACK = "SELECT max(seq) FROM callbacks WHERE seq < CAST(:before AS bigint)"
+LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < CAST(:before AS bigint)"
+
+SELECT_DEAD = """
+SELECT ended_at, seq, id, receiver FROM callbacks
+WHERE client = :client AND state = 'dead' AND ended_at < CAST(:until AS bigint)
+AND (ended_at, seq) > (CAST(:at AS bigint), CAST(:seq AS bigint))
+ORDER BY client, ended_at, seq LIMIT CAST(:limit AS bigint)
+"""

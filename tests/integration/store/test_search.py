@@ -1,0 +1,143 @@
+"""Looking for callbacks and tasks by what no index has, whatever the database: against the ``Registry`` port alone."""
+
+import pytest
+
+from gateway.core.model import AttemptResult, Callback, CallbackState, TaskState
+from gateway.core.search import Looked, Wanted
+from gateway.store import Store, searching
+from tests.lanes import claim_webhooks
+from tests.storing import FAIL, NOW, attempt_of, brought_to, new, registered, settle
+
+
+async def all_callbacks(store: Store, wanted: Wanted, limit: int = 100) -> list[Callback]:
+    """Look through everything, a part after the other, as a page's links would."""
+    found: list[Callback] = []
+    part: Looked[Callback] = Looked([], None)
+    for _ in range(100):
+        part = await store.registry.search_callbacks(wanted, part.before, limit)
+        found += part.found
+        if part.before is None:
+            return found
+    pytest.fail("it never ends")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (Wanted(), ["6", "5", "4", "3", "2", "1"]),
+        (Wanted(client="bob"), ["6", "3"]),
+        (Wanted(state="pending"), ["2"]),
+        (Wanted(upstream="other"), ["4"]),
+        (Wanted(text="shop.example"), ["3"]),
+        (Wanted(text="https://shop.example.com"), ["3"]),
+        (Wanted(text="ask-5"), ["5"]),
+        (Wanted(text="orderId=7"), ["2", "1"]),
+        (Wanted(text="orderId=70"), []),
+        (Wanted(text="name=Füße 🐈"), ["5"]),
+        (Wanted(text='say=a "word" \\'), ["6"]),
+        (Wanted(text="Füße"), ["5"]),
+        (Wanted(client="ann", state="waiting", text="orderId=7"), ["1"]),
+        (Wanted(text="%"), []),
+        (Wanted(text="'; DROP TABLE callbacks; --"), []),
+        (Wanted(client="nobody"), []),
+    ],
+)
+async def test_callbacks_are_found_by_what_they_hold(store: Store, wanted: Wanted, names: list[str]) -> None:
+    """By client, state, upstream, a part of the receiver or of the task's id, a member of the metadata, or its text."""
+    await registered(store, new("task-1", metadata=b'{"orderId":7,"more":[1]}'))
+    await brought_to(store, CallbackState.PENDING, new("task-2", metadata=b'{"orderId":"7"}'))
+    await registered(store, new("task-3", client="bob", url="https://shop.example.com/hooks"))
+    await registered(store, new("task-4", upstream="other"))
+    await registered(store, new("task-5", metadata='{"name":"Füße 🐈"}'.encode()))
+    await registered(store, new("task-6", client="bob", metadata=b'{"say":"a \\"word\\" \\\\"}'))
+    found = await all_callbacks(store, wanted)
+    assert [callback.task.task_id for callback in found] == [f"task-{name}" for name in names]
+
+
+async def test_a_search_goes_on_where_a_part_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is missed and none comes twice, where a part is full, where it has too little, and where rows have gone."""
+    monkeypatch.setattr(searching, "_ROWS", 4)
+    made = [await registered(store, new(f"task-{n}", url=f"https://r-{n % 3}.example.com/")) for n in range(20)]
+    for callback in made[4:15]:
+        await store.registry.cancel("ann", callback.id, NOW)
+    assert await store.prune(NOW + 1, 0, 100) == 11
+    left = [callback.id for callback in reversed(made) if callback not in made[4:15]]
+    for limit in (1, 2, 3, 100):
+        assert [one.id for one in await all_callbacks(store, Wanted(), limit)] == left
+    some = [one.url for one in await all_callbacks(store, Wanted(text="//r-1"), 1)]
+    assert some == ["https://r-1.example.com/"] * 3
+
+
+async def test_a_part_looks_through_some_rows_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is rare takes no longer than what is not: the part says where to look on."""
+    monkeypatch.setattr(searching, "_ROWS", 4)
+    first = await registered(store, new("wanted"))
+    for n in range(10):
+        await registered(store, new(f"task-{n}"))
+    part = await store.registry.search_callbacks(Wanted(text="wanted"), None, 10)
+    assert part.found == []
+    assert part.before == first.seq + 7
+    assert (await store.registry.search_callbacks(Wanted(text="wanted"), first.seq + 1, 10)).found == [first]
+
+
+async def test_nothing_is_found_where_there_is_nothing(store: Store) -> None:
+    """An empty database has no part to go on with."""
+    assert await store.registry.search_callbacks(Wanted(), None, 10) == Looked([], None)
+    assert await store.registry.search_tasks(Wanted(), None, 10) == Looked([], None)
+
+
+async def test_tasks_are_found_too(store: Store) -> None:
+    """By state, upstream, a part of the id or of the model; a client sees those that it has callbacks for."""
+    ended = await registered(store, new("cat-1", model="gpt-image-2"))
+    await settle(store, ended, FAIL)
+    await registered(store, new("cat-2", client="bob", upstream="other"))
+    await registered(store, new("dog", client="bob"))
+
+    async def tasks(**wanted: str) -> list[str]:
+        found, before = await store.registry.search_tasks(Wanted(**wanted), None, 10)
+        assert before is None
+        return [task.task_id for task in found]
+
+    assert await tasks() == ["dog", "cat-2", "cat-1"]
+    assert await tasks(state=TaskState.FAIL.value) == ["cat-1"]
+    assert await tasks(upstream="other") == ["cat-2"]
+    assert await tasks(text="cat") == ["cat-2", "cat-1"]
+    assert await tasks(text="image-2") == ["cat-1"]
+    assert await tasks(client="bob") == ["dog", "cat-2"]
+    assert await tasks(client="ann", text="cat") == ["cat-1"]
+
+
+async def test_the_dead_of_a_span_are_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a redelivery of that span would take, of one client or of all, however many die at one instant."""
+    monkeypatch.setattr(searching, "_ROWS", 2)
+    for n in range(7):
+        url = f"https://r-{n % 2}.example.com/hooks"
+        callback = await registered(store, new(f"task-{n}", client="ann" if n < 5 else "bob", url=url))
+        await settle(store, callback)
+    died: dict[str, int] = {}
+    receivers: dict[str, str] = {}
+    for n, due in enumerate((await claim_webhooks(store, NOW, 100))[0]):
+        await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW + (n // 3) * 1000))
+        died[due.id], receivers[due.id] = NOW + (n // 3) * 1000 + 12, due.receiver
+    registry, last = store.registry, NOW * 2
+
+    async def found(
+        client: str | None = None, since: int = 0, until: int = last, receiver: str | None = None
+    ) -> set[str]:
+        ids = await registry.find_dead(client, since, until, 100, receiver)
+        assert len(ids) == len(set(ids))
+        return set(ids)
+
+    assert await found() == died.keys()
+    assert len(await found("ann")) == 5
+    assert await found("nobody") == set()
+    assert await found(receiver="//r-1.") == {one for one, its in receivers.items() if its == "https://r-1.example.com"}
+    for since in (NOW, NOW + 12, NOW + 13, NOW + 1012, NOW + 5000):
+        for until in (since + 1, since + 1000, last):
+            assert await found(None, since, until) == {one for one, at in died.items() if since <= at < until}
+    ids = await registry.find_dead("ann", 0, last, 3)
+    assert len(ids) == 3
+    others = await found("ann") - set(ids)
+    assert max(died[one] for one in ids) <= min(died[one] for one in others)
+    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 7
+    assert await found() == set()

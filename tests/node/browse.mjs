@@ -1,0 +1,154 @@
+// Drives a real browser over the dashboard, and says what came of it: node browse.mjs SCENARIO, with JSON on standard input.
+// What a page asks for elsewhere, says on its console, or opens as a dialog is told too: see tests/browser.
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const input = JSON.parse(await new Response(process.stdin).text());
+const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+const browser = await chromium.launch({
+  executablePath: input.browser,
+  args: [...args, "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"],
+});
+const told = { elsewhere: [], said: [], dialogs: [], steps: {} };
+const limit = 20_000;
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+async function open(options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(limit);
+  page.on("request", request => {
+    if (!request.url().startsWith(input.url)) told.elsewhere.push(request.url());
+  });
+  page.on("console", message => {
+    if (["error", "warning"].includes(message.type())) told.said.push(message.text());
+  });
+  page.on("pageerror", error => told.said.push(String(error)));
+  page.on("dialog", async dialog => {
+    told.dialogs.push(dialog.message());
+    await dialog.dismiss();
+  });
+  return page;
+}
+
+async function signIn(page) {
+  await page.goto(`${input.url}/`);
+  if (input.token) {
+    await page.getByLabel("Token").fill(input.token);
+    await page.getByRole("button", { name: "Sign in" }).click();
+  }
+  await page.getByRole("heading", { name: "Now" }).waitFor();
+}
+
+const picture = async (page, name) => {
+  if (!input.pictures) return;
+  mkdirSync(input.pictures, { recursive: true });
+  await page.screenshot({ path: `${input.pictures}/${name}.png`, fullPage: true });
+};
+
+const rows = page => page.locator("tbody tr").count();
+// How many rows a page has once it has so many, or in the end.
+const rowsOf = async (page, count) => {
+  const there = wanted => document.querySelectorAll("tbody tr").length === wanted;
+  await page.waitForFunction(there, count, { timeout: limit }).catch(() => null);
+  return rows(page);
+};
+
+const scenarios = {
+  // As somebody would: sign in, find the callback, see it become delivered without loading the page again, sign out.
+  async follow() {
+    const page = await open();
+    await page.goto(`${input.url}/dashboard/callbacks`);
+    await page.getByLabel("Token").fill("wrong");
+    await page.keyboard.press("Enter");
+    told.steps.refused = await page.getByRole("alert").innerText();
+    await page.getByLabel("Token").fill(input.token);
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: "Callbacks" }).waitFor();
+    told.steps.here = new URL(page.url()).pathname;
+    await page.getByRole("searchbox", { name: "Search" }).fill(input.task);
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/q=/);
+    told.steps.found = await rowsOf(page, 1);
+    await page.locator("tbody tr a").first().click();
+    await page.getByRole("heading", { name: "Time line" }).waitFor();
+    await page.getByRole("heading", { name: /^Attempt \d+$/ }).waitFor();
+    told.steps.before = await page.locator(".line h3").allInnerTexts();
+    await fetch(input.go, { method: "PUT" });
+    await page.getByText("Nothing more: it was delivered").waitFor();
+    told.steps.after = await page.locator(".line h3").allInnerTexts();
+    told.steps.loads = await page.evaluate(() => performance.getEntriesByType("navigation").length);
+    await picture(page, "callback");
+    await page.getByRole("button", { name: "Live · pause" }).click();
+    told.steps.paused = await page.getByRole("button", { name: "Paused · go on" }).getAttribute("aria-pressed");
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByLabel("Token").waitFor();
+    await page.goto(`${input.url}/dashboard/tasks`);
+    told.steps.out = new URL(page.url()).pathname;
+  },
+
+  // Filters take hold without a click on the button, and every page has what the one before has not.
+  async lists() {
+    const page = await open();
+    await signIn(page);
+    await page.getByRole("link", { name: "Callbacks", exact: true }).click();
+    const seen = [];
+    for (;;) {
+      seen.push(...(await page.locator("tbody tr td:first-child a").evaluateAll(links => links.map(one => one.href))));
+      const older = page.getByRole("link", { name: "Older" });
+      if (!(await older.count())) break;
+      await older.click();
+      await page.waitForLoadState();
+    }
+    told.steps.seen = seen;
+    await page.getByRole("link", { name: "Newest" }).click();
+    await page.getByLabel("State").selectOption("cancelled");
+    await page.waitForURL(/state=cancelled/);
+    told.steps.cancelled = await rowsOf(page, 1);
+    await page.goBack();
+    told.steps.back = await rowsOf(page, 50);
+    await page.getByRole("searchbox").fill("orderId=7");
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/orderId/);
+    told.steps.orders = await rowsOf(page, 1);
+  },
+
+  // Every page, with what others wrote on it: in light and dark, wide and as a telephone has it.
+  async visit() {
+    for (const [name, options] of Object.entries({
+      light: {},
+      dark: { colorScheme: "dark" },
+      narrow: { viewport: { width: 360, height: 740 } },
+    })) {
+      const page = await open(options);
+      await signIn(page);
+      for (const [at, path] of input.paths.entries()) {
+        await page.goto(input.url + path);
+        for (const summary of await page.locator("details summary").all()) await summary.click();
+        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        if (overflow > 0) told.said.push(`${name} ${path} is ${overflow} px too wide`);
+        await picture(page, `${name}-${at}`);
+        const links = await page.locator("a").evaluateAll(all => all.map(one => one.href));
+        told.steps[`${name} ${path}`] = {
+          links: links.filter(one => !one.startsWith("http")),
+          markup: await page.locator("main :is(script, img, svg, iframe, b, marquee, form[action^='http:'])").count(),
+          alerted: await page.evaluate(() => globalThis.alerted ?? null),
+        };
+        if (name === "narrow") continue; // it has the same elements
+        // Not as an element of the page, which would not be let in.
+        await page.evaluate(axe);
+        for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
+          told.said.push(`${name} ${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
+      }
+    }
+  },
+};
+
+try {
+  await scenarios[process.argv[2]]();
+} catch (error) {
+  told.failed = String(error.stack ?? error);
+}
+await browser.close();
+console.log(JSON.stringify(told));
