@@ -102,7 +102,7 @@ class StoreOutbox:
                 return Claimed(due.webhooks, only_retries, self._next_due_at)
         except BaseException:
             for share, due_at in zip(shares, since, strict=False):
-                self._lanes.note(share.lane, due_at)
+                self._lanes.note(share.lane, self._by_now(due_at))
             raise
 
     @property
@@ -153,10 +153,13 @@ class StoreOutbox:
     def _note_again(self, claim: DueCallback) -> None:
         """Have a webhook found that was passed over while it was claimed.
 
-        When it is due is for a look to find out: a redelivery may have made it due at once. Not before it was; but
-        where this process goes by its own wall clock, that may have been set.
+        When it is due is for a look to find out: a redelivery may have made it due at once. Not before it was.
         """
-        self.note(claim.lane, claim.due_at if self._engine.shared else 0)
+        self.note(claim.lane, self._by_now(claim.due_at))
+
+    def _by_now(self, due_at: int) -> int:
+        """Return that, or earlier where this process goes by its own wall clock: it may have been set since."""
+        return due_at if self._engine.shared else 0
 
 
 def _claimed(items: Sequence[AttemptRecord]) -> Touched:

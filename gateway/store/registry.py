@@ -302,7 +302,9 @@ class StoreRegistry(StoreCreates, StoreSearch):
         while after is not None:
             found = await self._engine.read(counted.part, (*after, _PART))
             more = sum(count for _, count, _ in found) == _PART
-            (after,) = await self._engine.read(counted.end, (*after, _PART)) if more else (None,)
+            # Of a part that was the last one some may have gone since: then nothing follows it.
+            ends = await self._engine.read(counted.end, (*after, _PART)) if more else []
+            after = ends[0] if ends else None
             for label, count, earliest in found:
                 counted_before, earliest_before = counts.get(label, (0, earliest))
                 counts[label] = counted_before + count, min(earliest_before, earliest)

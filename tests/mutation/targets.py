@@ -214,8 +214,8 @@ EQUIVALENT = (
                 " # it has long been due",
             ),
             (
-                "self.note(claim.lane, claim.due_at if self._engine.shared else 0)",
-                "self.note(claim.lane, claim.due_at if self._engine.shared else 1)",
+                "return due_at if self._engine.shared else 0",
+                "return due_at if self._engine.shared else 1",
                 "",
             ),
         )

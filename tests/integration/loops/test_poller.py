@@ -998,6 +998,33 @@ def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     run_virtual(main())
 
 
+def test_a_place_is_filled_once_its_poll_is_stored(tmp_path: Path) -> None:
+    """However long that takes: a client that has all its places full waits for no heartbeat."""
+
+    async def main() -> None:
+        asked: list[str] = []
+        go = asyncio.Event()
+
+        async def poll(task_id: str) -> PollResult:
+            asked.append(task_id)
+            if len(asked) > 1:
+                await asyncio.Event().wait()
+            await go.wait()
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(poll), rate=FAST).start()
+        await asyncio.gather(*(life.register(f"t{i}") for i in range(MOST_POLLS)))
+        await until(lambda: len(asked) == MOST_POLLS // 2)
+        await asyncio.sleep(1)
+        life.connection.latency_s = lambda: 0.05  # of every way back from the database
+        go.set()
+        await until(lambda: len(asked) > MOST_POLLS // 2, limit_s=HEARTBEAT_S / 5)
+        life.connection.latency_s = lambda: 0.0
+        await life.stop(0)
+
+    run_virtual(main())
+
+
 def test_polls_that_have_no_place_take_none_from_reads(tmp_path: Path) -> None:
     """Where it is places that are short, the key's budget is the clients' alone until one is free."""
 
@@ -1107,9 +1134,15 @@ def test_nothing_is_handed_over_before_what_was_learned_is_kept(tmp_path: Path) 
 
         life.timetable.save = saved  # type: ignore[method-assign]
         await until(lambda: bool(idle))
+        teach(life.timetable, "m", [30.0] * 5)
+        await save(now=True)  # so that it is not time for the next part yet
+        teach(life.timetable, "m", [30.0] * 15)
         await life.supervisor.drain(10)
         assert (idle[0], idle[-1], life.poller.idle) == (True, False, True)
         await life.store.close()
+        again = await Life(tmp_path / "db", VirtualClock(), upstream=Upstream(running).transport).start()
+        assert again.timetable._learned.durations.known(of_model("m")) == 20
+        await again.stop()
 
     run_virtual(main())
 

@@ -136,7 +136,7 @@ async def test_a_host_that_swallows_everything(
     postgres: Database, stack: contextlib.AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that takes connections and never answers does not keep the next one from being asked."""
-    monkeypatch.setattr("gateway.store.postgres.session._CONNECT_LIMIT_S", 0.5)
+    monkeypatch.setattr("gateway.store.postgres.session._CONNECT_LIMIT_S", 1.0)
     assert postgres.server is not None
 
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from gateway.core.model import (
     TaskState,
 )
 from gateway.store import Store
+from gateway.store.housekeeping import StoreHousekeeping
 from gateway.webhook.body import body_template
 from tests.claims import claim_tasks
 from tests.lanes import body_sent, claim_webhooks
@@ -519,6 +521,28 @@ async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatc
     await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
     left = await store.registry.backlog()
     assert (left.pending, left.oldest_due_at) == (2, NOW + 1)
+
+
+async def test_what_ends_while_the_backlog_is_counted_takes_nothing_down(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes have their turn while a part is looked at: some of the last one may be gone when its end is."""
+    assert isinstance(store, StoreHousekeeping)
+    for n in range(2):
+        await settle(store, await registered(store, new(f"task-{n}")), at=NOW + n)
+    _, owed = (await claim_webhooks(store, NOW + 2, 2))[0]
+    read, counted = store._engine.read, store._engine.sql.COUNT_PENDING
+
+    async def delivered_in_between(statement: str, parameters: Any = ()) -> list[Any]:
+        if statement == counted.end:
+            await store.outbox.record(attempt_of(owed, AttemptResult.DELIVERED))
+        return await read(statement, parameters)
+
+    monkeypatch.setattr("gateway.store.registry._PART", 2)
+    monkeypatch.setattr(store._engine, "read", delivered_in_between)
+    assert (await store.registry.backlog()).pending == 2
+    monkeypatch.undo()
+    assert (await store.registry.backlog()).pending == 1
 
 
 async def test_the_secret_key_is_the_databases_own(new_store: NewStore) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.errors import StoreError
 from gateway.core.model import Lane, Outcome, Settlement, TaskState
+from gateway.store.engine import Due
 from gateway.store.sqlite.store import SqliteStore
 from tests.lanes import claim_webhooks, told_of
 from tests.sqlitefile import failed, new, opened, settled
@@ -82,6 +84,23 @@ async def test_a_claim_given_back_during_another_one_is_not_forgotten(
     assert next_due_at is not None
     assert next_due_at <= NOW
     assert (await claim_webhooks(store, NOW, 10))[0] == [first]
+
+
+async def test_the_clock_may_be_set_while_a_claim_fails(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows it has its turn while the claim reads: what was due when that began is not due an hour later."""
+    callback = new()
+    await settled(store, callback)
+
+    async def set_meanwhile(*_: object) -> Due:
+        await store.follow_clock(-3_600_000)
+        raise StoreError("The database could not be read.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._engine.webhooks, "claim", set_meanwhile)
+        with pytest.raises(StoreError):
+            await claim_webhooks(store, NOW, 10)
+    (due,), _ = await claim_webhooks(store, NOW - 3_600_000, 10)
+    assert due.id == callback.id
 
 
 async def test_a_hundred_thousand_receivers_cost_the_next_claim_nothing(store: SqliteStore) -> None:
