@@ -147,6 +147,8 @@ class Callbacks:
 async def _asked(request: Request, cost: int, question: Callable[[str | None, str], Awaitable[T | None]]) -> T:
     """Ask the registry about the callback that the path names. Raises NotFound."""
     callback_id = request.path_params["id"]
+    if not callback_id.isprintable():  # not every database takes such a name, not even to look for it
+        raise NotFound("There is no such callback.")
     async with share(request, cost):
         found = await question(scope_of(request), callback_id)
     if found is None:
