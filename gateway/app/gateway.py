@@ -180,9 +180,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.api.app
         if scope["type"] == "http":
-            root_path = self.settings.root_path
-            if root_path and scope["path"].startswith(f"{root_path}/"):  # many a proxy leaves it there
-                scope = {**scope, "path": scope["path"].removeprefix(root_path)}
+            scope = _below(scope, self.settings.root_path)
             if self.site.has(scope["path"]):
                 app = self.site
             elif not self.readiness.started.is_set() and scope["path"] not in PUBLIC:
@@ -289,6 +287,14 @@ class Gateway:
             await watch.transport.aclose()
         await self.resolver.close()
         self.memory.close()
+
+
+def _below(scope: Scope, root_path: str) -> Scope:
+    """Return a request as it stands below ``root_path``, which many a proxy leaves before its path."""
+    root, raw = root_path.encode(), scope["raw_path"]
+    if not root or not (raw == root or raw.startswith(root + b"/")):
+        return scope
+    return {**scope, "raw_path": raw[len(root) :] or b"/", "path": scope["path"][len(root_path) :] or "/"}
 
 
 def _tell_exposed(settings: Settings) -> None:
