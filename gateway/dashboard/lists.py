@@ -45,7 +45,7 @@ class Lists:
 
     async def callbacks(self, asked: Asked) -> Shown:
         state = one_of(asked, "state", CallbackState)
-        text, upstream = text_of(asked, "q"), text_of(asked, "upstream")
+        text, upstream = text_of(asked.query, "q"), text_of(asked.query, "upstream")
         client = self._client(asked)
         before = await self._before(asked)
         found = None
@@ -64,7 +64,7 @@ class Lists:
 
     async def tasks(self, asked: Asked) -> Shown:
         state = one_of(asked, "state", TaskState)
-        wanted = Wanted(self._client(asked), state, text_of(asked, "upstream"), text_of(asked, "q"))
+        wanted = Wanted(self._client(asked), state, text_of(asked.query, "upstream"), text_of(asked.query, "q"))
         before = await self._before(asked)
         found = await self._search(lambda at: self._registry.search_tasks(wanted, at, _ROWS + 1), before)
         return await self._shown("tasks", asked, found, {"states": list(TaskState), "state": state or ""})
@@ -113,7 +113,7 @@ class Lists:
     def _client(self, asked: Asked) -> str | None:
         """Return whose are shown: a client's own, and to the operator everybody's or one client's."""
         own = asked.visitor.client
-        return text_of(asked, "client") if own is None else own
+        return text_of(asked.query, "client") if own is None else own
 
     async def _before(self, asked: Asked) -> int | None:
         text = asked.query.get("before")
