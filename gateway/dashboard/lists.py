@@ -14,6 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest
 from gateway.core.model import Callback, CallbackState, Task, TaskState
 from gateway.core.search import Looked, Wanted
+from gateway.core.telling import told
 from gateway.dashboard.asked import Asked, Shown, one_of, text_of
 from gateway.dashboard.parts import PageParts
 from gateway.store import Registry
@@ -67,6 +68,8 @@ class Lists:
         wanted = Wanted(self._client(asked), state, text_of(asked.query, "upstream"), text_of(asked.query, "q"))
         before = await self._before(asked)
         found = await self._search(lambda at: self._registry.search_tasks(wanted, at, _ROWS + 1), before)
+        upstreams = {one.name for one in self._parts.upstreams()}
+        found = found._replace(rows=[told(one, upstreams) for one in found.rows])
         return await self._shown("tasks", asked, found, {"states": list(TaskState), "state": state or ""})
 
     async def _named(

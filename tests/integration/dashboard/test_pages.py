@@ -219,6 +219,18 @@ async def test_lists_are_filtered_searched_and_paged(world: World, monkeypatch: 
     assert "Nothing is as asked" in await world.visitor.page("/dashboard/callbacks?q=no-such")
 
 
+async def test_a_task_that_nobody_polls_says_so(world: World) -> None:
+    """Its upstream is not configured: no next poll is promised, neither in the list nor on its callback's page."""
+    await world.gateway.store.registry.register(
+        [new("never-1", client="default", upstream="gone", at=SystemClock().now())]
+    )
+    (made,) = (await world.client.get("/v1/callbacks")).json()["data"]
+    text = await world.visitor.page(f"/dashboard/callbacks/{made['id']}")
+    assert "Nobody polls the task" in text
+    assert "Next poll" not in text
+    assert "The upstream gone is not configured" in await world.visitor.page("/dashboard/tasks")
+
+
 async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
     """What waits, what is owed and dead, how the upstream is, and which receivers fail."""
     text = await world.visitor.page("/")
