@@ -42,7 +42,17 @@ from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
-__all__ = ["Api", "Changed", "Gateway", "ReadyCheck", "Watch", "client_rates", "client_upstreams", "token_owners"]
+__all__ = [
+    "FLAWS",
+    "Api",
+    "Changed",
+    "Gateway",
+    "ReadyCheck",
+    "Watch",
+    "client_rates",
+    "client_upstreams",
+    "token_owners",
+]
 
 _log = structlog.get_logger()
 
@@ -72,6 +82,14 @@ class Watch(NamedTuple):
     poller: Poller
     default: bool
     """Whether callbacks mean it that name none."""
+
+
+FLAWS: Sequence[tuple[str, Callable[[Watch], bool]]] = (
+    ("accepts the key and refuses some of the tasks", lambda watch: watch.poller.refuses_tasks),
+    ("answers nonsense, or denies tasks that it has told of", lambda watch: watch.poller.makes_no_sense),
+    ("allows fewer requests than are configured", lambda watch: watch.key.limited),
+)
+"""What may be wrong with an upstream that accepts its key: what it does, and whether it does so."""
 
 
 class ReadyCheck:
@@ -120,12 +138,7 @@ class ReadyCheck:
         stops_work = self._needs_all or len(refused) == len(self._watches)
         for name in refused:
             yield Trouble(f"the upstream {name} refuses the key", stops_work)
-        flaws = (
-            ("accepts the key and refuses some of the tasks", lambda watch: watch.poller.refuses_tasks),
-            ("answers nonsense, or denies tasks that it has told of", lambda watch: watch.poller.makes_no_sense),
-            ("allows fewer requests than are configured", lambda watch: watch.key.limited),
-        )
-        for words, holds in flaws:
+        for words, holds in FLAWS:
             for watch in filter(holds, self._watches):
                 yield Trouble(f"the upstream {watch.upstream.name} {words}", stops_work=False)
         for name in () if self._leading is None else self._leading.leaderless():
