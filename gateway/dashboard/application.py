@@ -116,6 +116,9 @@ class Pages:
 
         return Route(path, post, methods=["POST"])
 
+    async def home(self, request: Request) -> Response:
+        return self._redirect(_HOME)
+
     async def sign_in_page(self, request: Request) -> Response:
         session, visitor = await self._who(request)
         to = _own_path(request.query_params.get("next", _HOME))
@@ -263,6 +266,7 @@ def application(parts: PageParts) -> Starlette:
         pages.route("/dashboard/receivers", operating.receivers),
         pages.route("/dashboard/upstreams", operating.upstreams),
         pages.route("/dashboard/configuration", operating.configuration),
+        *(Route(path, pages.home) for path in ("/dashboard", "/dashboard/")),
         Route(_SIGN_IN, pages.sign_in_page, methods=["GET"]),
         Route(_SIGN_IN, pages.sign_in, methods=["POST"]),
         Route("/dashboard/sign-out", pages.sign_out, methods=["POST"]),

@@ -106,7 +106,7 @@ class Sessions:
 
     async def sign_in(self, request: Request, token: str) -> BrowserSession:
         """Return a new session for a token. Raises Unauthorized, and RateLimited for who has tried too many."""
-        limiter = self._limiter(request.client.host if request.client else "")
+        limiter = self._limiter(_address(request))
         now = self._clock.monotonic()
         if limiter.available(now) <= 0:
             at = limiter.next_available(now)
@@ -188,6 +188,16 @@ class Sessions:
 def _mark(key: bytes, digest: bytes) -> str:
     """Return what stands for a token in a cookie: nobody can try tokens by it."""
     return hmac.new(key, b"dashboard-mark" + digest, hashlib.sha256).hexdigest()
+
+
+def _address(request: Request) -> str:
+    """Return where a request came from: behind a proxy what that has added, else all would share the proxy's.
+
+    Without a proxy anybody can name another; but then tokens can be tried at the API as well, where nothing limits it.
+    """
+    peer = request.client.host if request.client else ""
+    told = request.headers.getlist("x-forwarded-for")
+    return f"{peer} {told[-1].rpartition(',')[2].strip()[:64]}" if told else peer
 
 
 def _is_secure(request: Request) -> bool:

@@ -50,6 +50,8 @@ async def test_without_a_session_there_is_only_the_way_to_sign_in(tmp_path: Path
         answer = await visitor.sign_in(TOKEN, next="/dashboard/callbacks?state=dead")
         assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/callbacks?state=dead")
         assert "default Sign out" in await visitor.page("/")
+        for path in ("/dashboard", "/dashboard/", "/dashboard/sign-in"):
+            assert (await visitor.get(path)).headers["location"] == "/"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,8 @@ async def test_a_wrong_token_is_refused_and_soon_no_more_are_tried(tmp_path: Pat
         answer = await visitor.sign_in(TOKEN)
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) <= 60
+        async with visiting(world, **{"x-forwarded-for": "198.51.100.7, 203.0.113.9"}) as other:
+            assert (await other.sign_in(TOKEN)).status_code == 303, "another's, by what the proxy says"
         clock.pass_(61)
         assert (await visitor.sign_in(TOKEN)).status_code == 303
 
