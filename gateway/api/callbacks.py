@@ -19,11 +19,12 @@ from gateway.api.auth import scope_of
 from gateway.api.large import hold
 from gateway.api.schema import MAX_BODY, RedeliveriesRequest, Wire, decode, invalid, read_body
 from gateway.api.shares import READ, WHOLE, share
-from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response, told
+from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, StoreError, StorePartly
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
+from gateway.core.telling import told
 from gateway.store import Registry
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Attempts", "CallbackPage", "Callbacks", "Redelivered"]
@@ -147,6 +148,8 @@ class Callbacks:
 async def _asked(request: Request, cost: int, question: Callable[[str | None, str], Awaitable[T | None]]) -> T:
     """Ask the registry about the callback that the path names. Raises NotFound."""
     callback_id = request.path_params["id"]
+    if not callback_id.isprintable():  # not every database takes such a name, not even to look for it
+        raise NotFound("There is no such callback.")
     async with share(request, cost):
         found = await question(scope_of(request), callback_id)
     if found is None:

@@ -12,10 +12,11 @@ from gateway.api.auth import scope_of
 from gateway.api.large import hold
 from gateway.api.schema import invalid
 from gateway.api.shares import READ, share
-from gateway.api.views import json_response, task_view, told
+from gateway.api.views import json_response, task_view
 from gateway.core.clock import Clock
 from gateway.core.errors import NotFound
 from gateway.core.model import Task, TaskState
+from gateway.core.telling import told
 from gateway.store import Registry
 
 __all__ = ["MAX_WAIT_S", "Ends", "Tasks", "wait_of", "whole"]

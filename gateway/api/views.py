@@ -3,7 +3,6 @@
 Made of the store's nouns for the routes; decides nothing. ``openapi`` tells of these types.
 """
 
-from collections.abc import Container
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +21,6 @@ __all__ = [
     "callback_view",
     "json_response",
     "task_view",
-    "told",
 ]
 
 Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
@@ -109,15 +107,6 @@ def callback_view(callback: Callback, client: str | msgspec.UnsetType = msgspec.
             next_poll_at=_iso(task.next_poll_at),
             last_error=task.last_error,
         ),
-    )
-
-
-def told(task: Task, upstreams: Container[str]) -> Task:
-    """Return a task as it is told: one that nobody polls, as its upstream is not configured, says so."""
-    if task.next_poll_at is None or task.upstream in upstreams:
-        return task
-    return msgspec.structs.replace(
-        task, last_error=f"The upstream {task.upstream} is not configured: nobody polls this task.", next_poll_at=None
     )
 
 

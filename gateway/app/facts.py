@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from gateway.app.gateway import Watch
+from gateway.app.gateway import FLAWS, Watch
 from gateway.config.settings import Settings
 from gateway.core.model import AttemptResult
 from gateway.core.ratelimit import RateWindow
@@ -28,11 +28,6 @@ def upstreams(watches: Sequence[Watch], settings: Settings) -> list[UpstreamFact
 
 
 def _upstream(watch: Watch, rate: Sequence[RateWindow], url: str) -> UpstreamFacts:
-    flaws = (
-        ("it accepts the key and refuses some of the tasks", watch.poller.refuses_tasks),
-        ("it answers nonsense, or denies tasks that it has told of", watch.poller.makes_no_sense),
-        ("it allows fewer requests than are configured", watch.key.limited),
-    )
     return UpstreamFacts(
         name=watch.upstream.name,
         profile=watch.upstream.profile.name,
@@ -45,7 +40,7 @@ def _upstream(watch: Watch, rate: Sequence[RateWindow], url: str) -> UpstreamFac
         rate=" ".join(f"{window.limit}/{window.window_s:g}" for window in rate),
         rate_per_s=watch.key.queries.rate_per_s,
         refusal=watch.key.refusal,
-        flaws=tuple(words for words, holds in flaws if holds),
+        flaws=tuple(f"it {words}" for words, holds in FLAWS if holds(watch)),
     )
 
 

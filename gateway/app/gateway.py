@@ -42,7 +42,17 @@ from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 
-__all__ = ["Api", "Changed", "Gateway", "ReadyCheck", "Watch", "client_rates", "client_upstreams", "token_owners"]
+__all__ = [
+    "FLAWS",
+    "Api",
+    "Changed",
+    "Gateway",
+    "ReadyCheck",
+    "Watch",
+    "client_rates",
+    "client_upstreams",
+    "token_owners",
+]
 
 _log = structlog.get_logger()
 
@@ -72,6 +82,14 @@ class Watch(NamedTuple):
     poller: Poller
     default: bool
     """Whether callbacks mean it that name none."""
+
+
+FLAWS: Sequence[tuple[str, Callable[[Watch], bool]]] = (
+    ("accepts the key and refuses some of the tasks", lambda watch: watch.poller.refuses_tasks),
+    ("answers nonsense, or denies tasks that it has told of", lambda watch: watch.poller.makes_no_sense),
+    ("allows fewer requests than are configured", lambda watch: watch.key.limited),
+)
+"""What may be wrong with an upstream that accepts its key: what it does, and whether it does so."""
 
 
 class ReadyCheck:
@@ -120,12 +138,7 @@ class ReadyCheck:
         stops_work = self._needs_all or len(refused) == len(self._watches)
         for name in refused:
             yield Trouble(f"the upstream {name} refuses the key", stops_work)
-        flaws = (
-            ("accepts the key and refuses some of the tasks", lambda watch: watch.poller.refuses_tasks),
-            ("answers nonsense, or denies tasks that it has told of", lambda watch: watch.poller.makes_no_sense),
-            ("allows fewer requests than are configured", lambda watch: watch.key.limited),
-        )
-        for words, holds in flaws:
+        for words, holds in FLAWS:
             for watch in filter(holds, self._watches):
                 yield Trouble(f"the upstream {watch.upstream.name} {words}", stops_work=False)
         for name in () if self._leading is None else self._leading.leaderless():
@@ -180,9 +193,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.api.app
         if scope["type"] == "http":
-            root_path = self.settings.root_path
-            if root_path and scope["path"].startswith(f"{root_path}/"):  # many a proxy leaves it there
-                scope = {**scope, "path": scope["path"].removeprefix(root_path)}
+            scope = _below(scope, self.settings.root_path)
             if self.site.has(scope["path"]):
                 app = self.site
             elif not self.readiness.started.is_set() and scope["path"] not in PUBLIC:
@@ -289,6 +300,14 @@ class Gateway:
             await watch.transport.aclose()
         await self.resolver.close()
         self.memory.close()
+
+
+def _below(scope: Scope, root_path: str) -> Scope:
+    """Return a request as it stands below ``root_path``, which many a proxy leaves before its path."""
+    root, raw = root_path.encode(), scope["raw_path"]
+    if not root or not (raw == root or raw.startswith(root + b"/")):
+        return scope
+    return {**scope, "raw_path": raw[len(root) :] or b"/", "path": scope["path"][len(root_path) :] or "/"}
 
 
 def _tell_exposed(settings: Settings) -> None:

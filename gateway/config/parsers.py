@@ -78,10 +78,16 @@ def host(text: str) -> str:
     return name.lower()
 
 
+_OWN_PATHS = ("/dashboard", "/manual", "/v1", "/u", "/api", "/api/v1")
+"""Below these the gateway's own paths begin: what a proxy leaves of one could be either."""
+
+
 def root_path(text: str) -> str:
     path = text.rstrip("/")
     if not re.fullmatch(r"(/[0-9A-Za-z._~-]+)*", path) or re.search(r"/\.{1,2}(/|$)", path):
         raise ValueError("write a path such as /gateway: letters, digits, and - . _ ~ between slashes")
+    if path in _OWN_PATHS:
+        raise ValueError("take another path: the gateway's own stand below this one")
     return path
 
 

@@ -31,6 +31,7 @@ _STEERING_MS_PER_S = 500
 """So much a clock that is steered gains or loses."""
 _FRACTION_MS = 0.001  # what a float of milliseconds since the epoch may lack
 _LEAP_MS = 1000
+_FIRST, _END = -62_135_596_800_000, 253_402_300_800_000  # of the years 1 to 9999
 """What it is behind by more than that, it has at once: time may pass in leaps."""
 
 
@@ -158,12 +159,16 @@ def _to_second(seconds: int) -> str:
 def from_iso(text: str) -> int:
     """Parse an ISO 8601 instant with a zone, RFC 3339's form included, to milliseconds since the epoch.
 
-    Raises ValueError for anything else, a missing zone included: a guess would be wrong by hours.
+    Raises ValueError for anything else, a missing zone included: a guess would be wrong by hours. And for what lies
+    outside the years 1 to 9999 in UTC, which ``to_iso`` cannot write.
     """
     parsed = datetime.fromisoformat(text)
     if parsed.tzinfo is None:
         raise ValueError("needs a zone, for example 2026-11-23T10:00:00Z")
-    return round(parsed.timestamp() * 1000)
+    at = round(parsed.timestamp() * 1000)
+    if not _FIRST <= at < _END:
+        raise ValueError("needs a year from 1 to 9999")
+    return at
 
 
 async def wait_for_event(event: asyncio.Event, timeout_s: float) -> None:

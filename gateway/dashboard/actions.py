@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.model import CallbackState
-from gateway.dashboard.asked import Asked, Shown
+from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.parts import PageParts
 
 __all__ = ["NOTICES", "Actions"]
@@ -51,7 +51,7 @@ class Actions:
         self._clock = parts.clock
 
     async def redeliver(self, asked: Asked, form: Mapping[str, str]) -> str:
-        callback_id = asked.path_params["id"]
+        callback_id = _id(asked)
         found = await self._registry.redeliver(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
@@ -62,7 +62,7 @@ class Actions:
         return _page_of(callback_id, "redelivered")
 
     async def cancel(self, asked: Asked, form: Mapping[str, str]) -> str:
-        callback_id = asked.path_params["id"]
+        callback_id = _id(asked)
         found = await self._registry.cancel(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
@@ -106,12 +106,19 @@ class Actions:
 
     def _dead(self, asked: Asked, given: Mapping[str, str]) -> Dead:
         own = asked.visitor.client
-        client = (given.get("client", "").strip() or None) if own is None else own
+        client = text_of(given, "client") if own is None else own
         since = _instant(given.get("since", ""), 0)
         until = _instant(given.get("until", ""), self._clock.now() + 1)
         if since >= until:
             raise InvalidRequest("The span must begin before it ends.")
-        return Dead(client, since, until, given.get("receiver", "").strip()[:255] or None)
+        return Dead(client, since, until, text_of(given, "receiver"))
+
+
+def _id(asked: Asked) -> str:
+    callback_id: str = asked.path_params["id"]
+    if not callback_id.isprintable():  # not every database takes such a name, not even to look for it
+        raise NotFound("There is no such callback.")
+    return callback_id
 
 
 def _page_of(callback_id: str, done: str) -> str:

@@ -7,7 +7,7 @@ no secret, asks nobody. What a page shows stands beside this module, in views. C
 import asyncio
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, unquote
 
 import structlog
 from starlette.applications import Starlette
@@ -44,6 +44,8 @@ _log = structlog.get_logger()
 
 _MOST_FORM = 16 * 1024
 _MOST_FIELDS = 50
+_MOST_BACK = 1024
+"""Characters of a path to come back to: many a proxy takes no long Location."""
 _AT_ONCE = 8
 """Pages that are made at the same time: however many look, the loops have the database as well."""
 _HOME = "/"
@@ -97,9 +99,11 @@ class Pages:
             if matched is Match.FULL:
                 asked = Asked(visitor, found["path_params"], QueryParams(query))
                 shown = await view(asked)
+                if not self._frame.changes(shown.template):
+                    break
                 request.scope["answer_begun"] = True  # no other one can be given from here on
                 return self._live.stream(view, asked, shown, lambda: self._sessions.visitor(session))
-        raise NotFound(f"There is no page at {path}.")
+        raise NotFound(f"There is no page at {path} that can be followed.")
 
     def form(self, path: str, action: Action) -> Route:
         """Return the route of a form of who is signed in; then another page is shown, which tells what was done."""
@@ -112,9 +116,20 @@ class Pages:
 
         return Route(path, post, methods=["POST"])
 
+    async def home(self, request: Request) -> Response:
+        return self._redirect(_HOME)
+
     async def sign_in_page(self, request: Request) -> Response:
         session, visitor = await self._who(request)
-        return await self._sign_in_page(request, session, visitor, request.query_params.get("next", _HOME))
+        to = _own_path(request.query_params.get("next", _HOME))
+        if visitor is not None and visitor.signed_in:
+            return self._redirect(to)
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            # A link of another site's page leads here, and so the browser keeps the cookie to itself. The form's own
+            # one would take its place, and sign out whoever is signed in: so ask once more, from a page of ours.
+            onward, again = f"{_SIGN_IN}?next={quote(to, safe='')}&again=1", "again" in request.query_params
+            return self._frame.page(request, "arrived.html", onward=onward, again=again)
+        return await self._sign_in_page(request, session, visitor, to)
 
     async def sign_in(self, request: Request) -> Response:
         form, session, visitor = await self._form(request)
@@ -128,9 +143,9 @@ class Pages:
         return response
 
     async def sign_out(self, request: Request) -> Response:
-        await self._form(request)
+        _, session, _ = await self._form(request)
         response = self._redirect(_HOME if self._parts.tokens.open else _SIGN_IN)
-        self._sessions.forget(request, response)
+        self._sessions.end(request, response, session)
         return response
 
     async def _sign_in_page(
@@ -147,7 +162,7 @@ class Pages:
             section="sign-in",
             visitor=visitor,
             csrf=await self._sessions.csrf(session),
-            to=_own_path(to),
+            to=to,
             error=None if error is None else error.message,
             status=200 if error is None else error.status,
             headers={} if error is None else {k: v for k, v in error.headers.items() if k == "retry-after"},
@@ -178,7 +193,8 @@ class Pages:
     def _to_sign_in(self, request: Request) -> Response:
         path = request.scope["path"]
         query = request.scope["query_string"].decode("latin-1")
-        return self._redirect(f"{_SIGN_IN}?next={quote(f'{path}?{query}' if query else path, safe='')}")
+        back = f"{path}?{query}" if query else path
+        return self._redirect(f"{_SIGN_IN}?next={quote(back if len(back) <= _MOST_BACK else _HOME, safe='')}")
 
     def _redirect(self, path: str) -> Response:
         headers = SECURITY_HEADERS | {"cache-control": "no-store"}
@@ -250,6 +266,7 @@ def application(parts: PageParts) -> Starlette:
         pages.route("/dashboard/receivers", operating.receivers),
         pages.route("/dashboard/upstreams", operating.upstreams),
         pages.route("/dashboard/configuration", operating.configuration),
+        *(Route(path, pages.home) for path in ("/dashboard", "/dashboard/")),
         Route(_SIGN_IN, pages.sign_in_page, methods=["GET"]),
         Route(_SIGN_IN, pages.sign_in, methods=["POST"]),
         Route("/dashboard/sign-out", pages.sign_out, methods=["POST"]),
@@ -280,7 +297,8 @@ def _own_path(text: str) -> str:
     """Return where to go on, which is a page of our own: nobody is led elsewhere by what stands in a link."""
     path = text.partition("?")[0]
     mine = path == _HOME or path == "/dashboard" or path.startswith("/dashboard/")
-    if not mine or not text.isascii() or not text.isprintable() or "\\" in text or path.startswith(_SIGN_IN):
+    dotted = not {".", ".."}.isdisjoint(unquote(path).split("/"))  # which a browser resolves
+    if not mine or dotted or not text.isascii() or not text.isprintable() or "\\" in text or path.startswith(_SIGN_IN):
         return _HOME
     return text
 

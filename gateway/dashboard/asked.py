@@ -35,9 +35,9 @@ Action = Callable[[Asked, Mapping[str, str]], Awaitable[str]]
 """Does what a form asks for; returns the path of the page to show then. Raises RequestError."""
 
 
-def text_of(asked: Asked, name: str) -> str | None:
+def text_of(given: Mapping[str, str], name: str) -> str | None:
     """Return what somebody has written into a field; None for nothing. No control characters: no text here has any."""
-    text = "".join(c for c in asked.query.get(name, "") if c.isprintable()).strip()
+    text = "".join(c for c in given.get(name, "") if c.isprintable()).strip()
     return text[:_MOST_TEXT] or None
 
 

@@ -36,6 +36,8 @@ SECURITY_HEADERS = {
 }
 _PRIVATE = {"cache-control": "no-store"}
 _MOST_LINK = 8192
+_REGION = "live"
+"""The block of a template, and the element of a page, that follows what happens."""
 
 
 class Frame:
@@ -90,10 +92,14 @@ class Frame:
         body = self._env.get_template(template).render(about)
         return Response(body, status, SECURITY_HEADERS | _PRIVATE | dict(headers or {}), "text/html; charset=utf-8")
 
-    def block(self, template: str, name: str, **context: Any) -> str:
-        """Return one block of a template alone."""
+    def changes(self, template: str) -> bool:
+        """Whether a page has a part that follows what happens."""
+        return _REGION in self._env.get_template(template).blocks
+
+    def region(self, template: str, **context: Any) -> str:
+        """Return the part of a page that follows what happens."""
         found = self._env.get_template(template)
-        return "".join(found.blocks[name](found.new_context(context)))
+        return "".join(found.blocks[_REGION](found.new_context(context)))
 
 
 class _OwnFile:

@@ -14,6 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest
 from gateway.core.model import Callback, CallbackState, Task, TaskState
 from gateway.core.search import Looked, Wanted
+from gateway.core.telling import told
 from gateway.dashboard.asked import Asked, Shown, one_of, text_of
 from gateway.dashboard.parts import PageParts
 from gateway.store import Registry
@@ -45,7 +46,7 @@ class Lists:
 
     async def callbacks(self, asked: Asked) -> Shown:
         state = one_of(asked, "state", CallbackState)
-        text, upstream = text_of(asked, "q"), text_of(asked, "upstream")
+        text, upstream = text_of(asked.query, "q"), text_of(asked.query, "upstream")
         client = self._client(asked)
         before = await self._before(asked)
         found = None
@@ -64,9 +65,11 @@ class Lists:
 
     async def tasks(self, asked: Asked) -> Shown:
         state = one_of(asked, "state", TaskState)
-        wanted = Wanted(self._client(asked), state, text_of(asked, "upstream"), text_of(asked, "q"))
+        wanted = Wanted(self._client(asked), state, text_of(asked.query, "upstream"), text_of(asked.query, "q"))
         before = await self._before(asked)
         found = await self._search(lambda at: self._registry.search_tasks(wanted, at, _ROWS + 1), before)
+        upstreams = {one.name for one in self._parts.upstreams()}
+        found = found._replace(rows=[told(one, upstreams) for one in found.rows])
         return await self._shown("tasks", asked, found, {"states": list(TaskState), "state": state or ""})
 
     async def _named(
@@ -113,7 +116,7 @@ class Lists:
     def _client(self, asked: Asked) -> str | None:
         """Return whose are shown: a client's own, and to the operator everybody's or one client's."""
         own = asked.visitor.client
-        return text_of(asked, "client") if own is None else own
+        return text_of(asked.query, "client") if own is None else own
 
     async def _before(self, asked: Asked) -> int | None:
         text = asked.query.get("before")

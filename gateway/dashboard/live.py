@@ -23,8 +23,6 @@ _LOOKS_S = 2.0
 _LASTS_S = 600.0
 """After so long a browser asks anew, and proves anew who it is."""
 _MOST = 32
-_REGION = "live"
-"""The block of a template, and the element of a page, that follows what happens."""
 
 
 class Live:
@@ -75,7 +73,7 @@ class Live:
 
     def _region(self, shown: Shown, visitor: Visitor) -> str:
         about: dict[str, Any] = {"section": shown.section, "visitor": visitor, "now": self._clock.now()}
-        return self._frame.block(shown.template, _REGION, **about, **shown.context)
+        return self._frame.region(shown.template, **about, **shown.context)
 
 
 class _Followed(StreamingResponse):

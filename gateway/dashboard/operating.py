@@ -36,7 +36,7 @@ class Operating:
         self._parts = parts
 
     async def receivers(self, asked: Asked) -> Shown:
-        own, text = asked.visitor.client, text_of(asked, "q")
+        own, text = asked.visitor.client, text_of(asked.query, "q")
         known = [
             one
             for one in self._parts.receivers()

@@ -2,7 +2,8 @@
 
 Owns the sessions. One is a random name and, once somebody has signed in, the mark of that token: so a session ends
 when its token is rotated away, on every replica, and no token or hash of one stands in a cookie. Where no token is
-asked for a session has no mark, and proves only that forms come from these pages. Called by the pages.
+asked for a session has no mark, and proves only that forms come from these pages. That somebody has signed out this
+process alone knows, until it ends: a cookie that was copied before is no good here. Called by the pages.
 """
 
 import hashlib
@@ -32,6 +33,8 @@ _RENEWED_S = 3600
 _WRONG = (RateWindow(limit=10, window_s=60),)
 """So many wrong tokens one address may try."""
 _ADDRESSES = 1000
+_SIGNED_OUT = 10_000
+"""So many sessions that were signed out of are remembered."""
 _NO_MARK = ""
 
 
@@ -75,6 +78,7 @@ class Sessions:
         self._root_path = parts.root_path
         self._key: bytes | None = None
         self._wrong: OrderedDict[str, RateLimiter] = OrderedDict()
+        self._signed_out: OrderedDict[str, None] = OrderedDict()
 
     async def of(self, request: Request) -> BrowserSession:
         """Return the session that a request's cookie proves, or a new one."""
@@ -91,7 +95,7 @@ class Sessions:
     async def visitor(self, session: BrowserSession) -> Visitor | None:
         """Return who it is; None for somebody who must sign in, as the token's time is over too."""
         csrf = await self.csrf(session)
-        if session.mark != _NO_MARK:
+        if session.mark != _NO_MARK and session.name not in self._signed_out:
             key = await self._secret()
             for digest, client in self._tokens.digests():
                 if hmac.compare_digest(_mark(key, digest), session.mark):
@@ -102,7 +106,7 @@ class Sessions:
 
     async def sign_in(self, request: Request, token: str) -> BrowserSession:
         """Return a new session for a token. Raises Unauthorized, and RateLimited for who has tried too many."""
-        limiter = self._limiter(request.client.host if request.client else "")
+        limiter = self._limiter(_address(request))
         now = self._clock.monotonic()
         if limiter.available(now) <= 0:
             at = limiter.next_available(now)
@@ -130,8 +134,12 @@ class Sessions:
         value = text if isinstance(text, str) else text.decode()
         self._set(request, response, value, _LASTS_S)
 
-    def forget(self, request: Request, response: Response) -> None:
-        """Have the browser forget its session."""
+    def end(self, request: Request, response: Response, session: BrowserSession) -> None:
+        """Have the browser forget its session, and know no copy of it; what it follows ends."""
+        if session.mark != _NO_MARK:  # of others, who need no token, any number could be made
+            self._signed_out[session.name] = None
+            if len(self._signed_out) > _SIGNED_OUT:
+                self._signed_out.popitem(last=False)
         self._set(request, response, "", 0)
 
     def _set(self, request: Request, response: Response, value: str, lasts_s: int) -> None:
@@ -180,6 +188,16 @@ class Sessions:
 def _mark(key: bytes, digest: bytes) -> str:
     """Return what stands for a token in a cookie: nobody can try tokens by it."""
     return hmac.new(key, b"dashboard-mark" + digest, hashlib.sha256).hexdigest()
+
+
+def _address(request: Request) -> str:
+    """Return where a request came from: behind a proxy what that has added, else all would share the proxy's.
+
+    Without a proxy anybody can name another; but then tokens can be tried at the API as well, where nothing limits it.
+    """
+    peer = request.client.host if request.client else ""
+    told = request.headers.getlist("x-forwarded-for")
+    return f"{peer} {told[-1].rpartition(',')[2].strip()[:64]}" if told else peer
 
 
 def _is_secure(request: Request) -> bool:

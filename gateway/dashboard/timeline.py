@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.core.errors import NotFound
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Task, TaskState
+from gateway.core.telling import told
 from gateway.dashboard.actions import NOTICES
 from gateway.dashboard.asked import Asked, Shown
 from gateway.dashboard.facts import ModelFacts
@@ -44,6 +45,8 @@ class TimeLine:
         callback = await self._parts.registry.get_callback(client, callback_id)
         if callback is None:
             raise NotFound(f"There is no callback {callback_id}.")
+        upstreams = {one.name for one in self._parts.upstreams()}
+        callback = msgspec.structs.replace(callback, task=told(callback.task, upstreams))
         attempts = await self._parts.registry.list_attempts(client, callback_id) or []
         task = await self._parts.registry.get_task(client, callback.task.task_id)
         outcome = task.outcome if task is not None and task.seq == callback.task.seq else None

@@ -62,7 +62,7 @@
     if (!document.querySelector("[data-live]")) { pause.hidden = true; return; }
     if (paused) { show("paused"); return; }
     if (document.hidden) return; // nobody looks, and it costs nothing
-    const page = location.pathname.slice(root.length) + location.search;
+    const page = (location.pathname.slice(root.length) || "/") + location.search;
     stream = new EventSource(`${document.body.dataset.liveUrl}?page=${encodeURIComponent(page)}`);
     stream.addEventListener("open", () => show("live"));
     stream.addEventListener("fresh", fresh);

@@ -20,6 +20,7 @@ from gateway.store.postgres.errors import (
     FOR_EVERYBODY,
     blame,
     explain,
+    is_about_no_row,
     is_lost,
     is_to_be_repeated,
     needs_another_server,
@@ -190,6 +191,8 @@ class PostgresDatabase:
         try:
             rows = await self._repeat(self._readers, lambda session: session.read(statement, parameters))
         except (StoreError, *FAILURES) as exc:
+            if is_about_no_row(exc):
+                return []  # whoever asks for that may do so: it is no trouble of the database's
             raise self._trouble("_read_trouble", exc) from exc
         self._well("_read_trouble")
         return rows

@@ -18,6 +18,7 @@ __all__ = [
     "FOR_EVERYBODY",
     "blame",
     "explain",
+    "is_about_no_row",
     "is_lost",
     "is_to_be_repeated",
     "needs_another_server",
@@ -103,6 +104,11 @@ def without_values(exc: Error) -> Error:
             exc.args = (f"SQLSTATE {exc.sqlstate}",)
         exc.__dict__["message"] = exc.args[0]
     return exc
+
+
+def is_about_no_row(exc: BaseException) -> bool:
+    """Whether a read failed as it asks for a text with a character that no text of the database's can have: NUL."""
+    return isinstance(exc, asyncpg.CharacterNotInRepertoireError | asyncpg.UntranslatableCharacterError)
 
 
 def blame(exc: BaseException) -> Blame:

@@ -25,6 +25,7 @@ from tests.postgres import Database
 from tests.running import LIMIT_S, Running, running
 from tests.storing import NOW, brought_to, new
 
+OPERATOR = "the-operators-token"
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -149,6 +150,8 @@ async def test_all_that_died_are_redelivered_at_once(world: World) -> None:
     assert (
         await world.visitor.get("/dashboard/redeliver?since=2026-02-01T00:00&until=2026-01-01T00:00")
     ).status_code == 422
+    for instant in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"):  # years that no text can tell
+        assert (await world.visitor.get("/dashboard/redeliver", params={"since": instant})).status_code == 422
     assert "No callback died then" in await world.visitor.page("/dashboard/redeliver?receiver=other.example")
     assert "3 callbacks to 127.0.0.1 died then" in await world.visitor.page("/dashboard/redeliver?receiver=127.0.0.1")
     world.hooks.answer = 204, ""
@@ -214,6 +217,18 @@ async def test_lists_are_filtered_searched_and_paged(world: World, monkeypatch: 
     assert await all_pages(f"/dashboard/callbacks?q={callback.id}") == ["never-3"]
     assert (await world.visitor.get("/dashboard/callbacks?before=made-up")).status_code == 422
     assert "Nothing is as asked" in await world.visitor.page("/dashboard/callbacks?q=no-such")
+
+
+async def test_a_task_that_nobody_polls_says_so(world: World) -> None:
+    """Its upstream is not configured: no next poll is promised, neither in the list nor on its callback's page."""
+    await world.gateway.store.registry.register(
+        [new("never-1", client="default", upstream="gone", at=SystemClock().now())]
+    )
+    (made,) = (await world.client.get("/v1/callbacks")).json()["data"]
+    text = await world.visitor.page(f"/dashboard/callbacks/{made['id']}")
+    assert "Nobody polls the task" in text
+    assert "Next poll" not in text
+    assert "The upstream gone is not configured" in await world.visitor.page("/dashboard/tasks")
 
 
 async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
@@ -304,8 +319,16 @@ async def test_a_page_is_followed_while_it_shows_something_else(world: World) ->
 
 
 async def test_only_pages_are_followed(world: World) -> None:
-    """And only those that there are."""
-    for page in ("/nowhere", "https://evil.example.com/", "/dashboard/callbacks/cb_none", "/v1/callbacks", "/manual"):
+    """And only those that there are, and of which a part changes."""
+    still = ("/dashboard/redeliver", "/dashboard/configuration")
+    there_is_none = (
+        "/nowhere",
+        "https://evil.example.com/",
+        "/dashboard/callbacks/cb_none",
+        "/v1/callbacks",
+        "/manual",
+    )
+    for page in (*there_is_none, *still):
         assert (await world.visitor.get("/dashboard/live", params={"page": page})).status_code == 404
 
 
@@ -331,7 +354,11 @@ async def test_too_many_are_not_followed(
 
 async def test_pages_are_the_same_on_postgresql(tmp_path: Path, postgres: Database) -> None:
     """The lists, a search, a time line and what died, over the same port."""
-    environ = {"GATEWAY_DATABASE_URL": postgres.url, "GATEWAY_WEBHOOK_SECRET": make_secret()}
+    environ = {
+        "GATEWAY_DATABASE_URL": postgres.url,
+        "GATEWAY_WEBHOOK_SECRET": make_secret(),
+        "GATEWAY_OPERATOR_TOKEN": OPERATOR,
+    }
     async with world_at(tmp_path, **environ) as world:
         world.hooks.answer = 410, "gone"
         answer = await world.register("sim-success-0-cat", world.hooks_url, metadata={"orderId": 7})
@@ -340,6 +367,20 @@ async def test_pages_are_the_same_on_postgresql(tmp_path: Path, postgres: Databa
         for path in ("callbacks", "callbacks?state=dead", "callbacks?q=orderId%3D7", "tasks", "tasks?q=cat"):
             assert "sim-success-0-cat" in await world.visitor.page(f"/dashboard/{path}")
         assert "1 callback died then" in await world.visitor.page("/dashboard/redeliver")
+        for path in ("/dashboard/callbacks/%00", "/v1/callbacks/%00", "/v1/callbacks/%00/attempts", "/v1/tasks/%00"):
+            assert (await world.visitor.get(path)).status_code == 404, path
+        for action in ("redeliver", "cancel"):
+            path = f"/dashboard/callbacks/%00/{action}"
+            assert (await world.visitor.post(path, "/dashboard/redeliver")).status_code == 404, path
+        assert (await world.client.post("/v1/callbacks/%00/redeliver")).status_code == 404
+        assert (await world.client.delete("/v1/callbacks/%00")).status_code == 404
+        assert (await world.client.get("/v1/callbacks?taskId=%00")).json()["data"] == []
+        assert (await world.client.get("/readyz")).status_code == 200
+        async with Visitor(str(world.client.base_url)) as operator:
+            await operator.sign_in(OPERATOR)
+            nulls = {"client": "\0default", "receiver": "\0127.0.0.1", "q": "\0cat", "state": "\0dead"}
+            for path in ("callbacks", "tasks", "redeliver", "receivers"):
+                assert (await operator.get(f"/dashboard/{path}", params=nulls)).status_code == 200, path
         world.hooks.answer = 204, ""
         await world.visitor.post("/dashboard/redeliver", "/dashboard/redeliver")
         await world.shows(page, "it was delivered")

@@ -1,5 +1,7 @@
 """Who may see the pages: signing in and out, sessions, forms, and what another site's page cannot do."""
 
+import asyncio
+import html
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +14,12 @@ from gateway.app.reload import changes
 from gateway.config.load import load
 from gateway.config.tokens import hash_line
 from gateway.core.clock import SystemClock
+from gateway.dashboard import live
 from gateway.dashboard.frame import SECURITY_HEADERS
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.dashboard import LeapingClock, Visitor
-from tests.running import Running, running
+from tests.running import LIMIT_S, Running, running
 
 TOKEN, OPERATOR, SHOP = "the-clients", "the-operators", "the-shops"
 TOKENS = {"GATEWAY_TOKEN": TOKEN, "GATEWAY_OPERATOR_TOKEN": OPERATOR}
@@ -47,6 +50,8 @@ async def test_without_a_session_there_is_only_the_way_to_sign_in(tmp_path: Path
         answer = await visitor.sign_in(TOKEN, next="/dashboard/callbacks?state=dead")
         assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/callbacks?state=dead")
         assert "default Sign out" in await visitor.page("/")
+        for path in ("/dashboard", "/dashboard/", "/dashboard/sign-in"):
+            assert (await visitor.get(path)).headers["location"] == "/"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,8 @@ async def test_without_a_session_there_is_only_the_way_to_sign_in(tmp_path: Path
         "//evil.example.com/",
         "/\\evil.example.com/",
         "/dashboard/../\\evil.example.com",
+        "/dashboard/../../other",
+        "/dashboard/%2e%2E/%2e./other?x=1",
         "javascript:alert(1)",
         "/v1/callbacks",
         "/dashboard/sign-in",
@@ -81,6 +88,8 @@ async def test_a_wrong_token_is_refused_and_soon_no_more_are_tried(tmp_path: Pat
         answer = await visitor.sign_in(TOKEN)
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) <= 60
+        async with visiting(world, **{"x-forwarded-for": "198.51.100.7, 203.0.113.9"}) as other:
+            assert (await other.sign_in(TOKEN)).status_code == 303, "another's, by what the proxy says"
         clock.pass_(61)
         assert (await visitor.sign_in(TOKEN)).status_code == 303
 
@@ -169,13 +178,50 @@ def rotate(gateway: Gateway, **environ: str) -> None:
     gateway.reload(changes(gateway.settings, gateway.secret, new))
 
 
-async def test_signing_out_takes_the_session_away(tmp_path: Path, upstream_url: str) -> None:
-    """The browser forgets it, and every page leads to the form again."""
+async def test_signing_out_takes_the_session_away(
+    tmp_path: Path, upstream_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser forgets it, a copy of its cookie proves nothing, and a page that is followed ends."""
+    monkeypatch.setattr(live, "_LOOKS_S", 0.02)
     async with running(tmp_path, upstream_url, **TOKENS) as world, visiting(world) as visitor:
         await visitor.sign_in(TOKEN)
-        answer = await visitor.post("/dashboard/sign-out", "/")
-        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
-        assert (await visitor.get("/")).status_code == 303
+        copied = f"gateway-session={visitor.http.cookies['gateway-session']}"
+        async with visiting(world, cookie=copied) as thief:
+            assert (await thief.get("/")).status_code == 200
+            csrf = await thief.csrf("/")
+            async with asyncio.timeout(LIMIT_S), thief.http.stream("GET", "/dashboard/live") as followed:
+                answer = await visitor.post("/dashboard/sign-out", "/")
+                assert "event: gone" in [line async for line in followed.aiter_lines()]
+            assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
+            assert (await visitor.get("/")).status_code == 303
+            assert (await thief.get("/")).status_code == 303
+            assert (await thief.get("/dashboard/live")).status_code == 403
+            assert (await thief.http.post("/dashboard/redeliver", data={"csrf": csrf})).status_code == 403
+
+
+async def test_a_link_on_another_sites_page_signs_nobody_out(tmp_path: Path, upstream_url: str) -> None:
+    """The browser leaves the session's cookie out: no other takes its place, and a page of ours asks once more."""
+    async with running(tmp_path, upstream_url, **TOKENS) as world, visiting(world) as visitor:
+        await visitor.sign_in(TOKEN)
+        async with visiting(world, **{"sec-fetch-site": "cross-site"}) as linked:
+            to_form = (await linked.get("/dashboard/callbacks?state=dead")).headers["location"]
+            arrived = await linked.get(to_form)
+            again = html.unescape(re.search(r'http-equiv="refresh" content="0; url= ([^"]+)"', arrived.text)[1])
+            twice = await linked.get(again)
+        for answer in (arrived, twice):
+            assert answer.status_code == 200
+            assert "set-cookie" not in answer.headers
+            assert f'<a href="{html.escape(again)}"' in answer.text
+        assert "http-equiv" not in twice.text, "else a browser that stays with the other site asks for ever"
+        answer = await visitor.get(again, headers={"sec-fetch-site": "same-origin"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/callbacks?state=dead")
+
+
+async def test_a_long_way_back_is_left_out(tmp_path: Path, upstream_url: str) -> None:
+    """Proxies refuse an answer whose Location has many thousand characters."""
+    async with running(tmp_path, upstream_url, **TOKENS) as world, visiting(world) as visitor:
+        answer = await visitor.get(f"/dashboard/callbacks?q={'%25' * 3000}")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in?next=%2F")
 
 
 async def test_a_form_without_its_proof_does_nothing(tmp_path: Path, upstream_url: str) -> None:
@@ -272,7 +318,13 @@ async def test_pages_stand_below_a_prefix(tmp_path: Path, upstream_url: str) -> 
                 for link in re.findall(r'(?:href|src|action|hx-get)="([^"#][^"]*)"', text):
                     assert link.startswith("/tools/gateway/"), (page, link)
                     assert (await visitor.get(link)).status_code in (200, 303, 405), link
+            answer = await visitor.get(at)
+            assert (answer.status_code, "Tasks watched" in answer.text) == (200, True)
+            assert (await visitor.get("/tools/gatewayer/dashboard/tasks")).status_code == 401  # the API's
         world.client.headers["authorization"] = f"Bearer {TOKEN}"
+        for api in ("", "/", "/u/aigptimage", "/u/aigptimage/"):  # a base URL's own slash counts after the prefix only
+            answer = await world.client.get(f"{at}{api}/api/v1/jobs/recordInfo?taskId=sim-success-0-p")
+            assert (answer.status_code, answer.json()["data"]["taskId"]) == (200, "sim-success-0-p")
         answer = await world.register("sim-never-0-t", "http://127.0.0.1:9/hooks")
         assert answer.headers["location"].startswith("/tools/gateway/v1/callbacks/cb_")
         assert (await world.client.get(answer.headers["location"])).status_code == 200

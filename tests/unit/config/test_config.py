@@ -199,6 +199,8 @@ def test_database_path(url: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "advice"),
     [
+        ("GATEWAY_ROOT_PATH", "/dashboard/", "take another path"),
+        ("GATEWAY_ROOT_PATH", "/api/v1", "take another path"),
         ("GATEWAY_HOST", "127.0.0.1:80", "the port goes into GATEWAY_PORT"),
         ("GATEWAY_HOST", "http://localhost", "host name alone"),
         ("GATEWAY_HOST", "*", "write an IP address"),

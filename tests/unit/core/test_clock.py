@@ -64,6 +64,9 @@ def test_zones_are_counted(text: str) -> None:
         "2026-13-01T00:00:00Z",
         "2026-11-31T00:00:00Z",
         "2026-11-23T25:00:00Z",
+        "0001-01-01T00:00:00+00:01",
+        "9999-12-31T23:59:59-00:01",
+        "9999-12-31T23:59:59.9999Z",
     ],
 )
 def test_anything_else_is_a_value_error(text: str) -> None:
