@@ -427,5 +427,5 @@ async def test_errors_have_each_apis_envelope(start: Start) -> None:
     answer = await one.client.get("/u/images/api/images/generate")
     assert (answer.status_code, answer.json()["code"], answer.headers["allow"]) == (405, 405, "POST")
     for path in (*OWN, "/u/nobody/x", "/u/", "/u", "/"):
-        answer = await one.client.get(f"{path}/x")
+        answer = await one.client.get(f"{path.rstrip('/')}/x")
         assert answer.headers["content-type"] == "application/problem+json", path
