@@ -1,8 +1,8 @@
 """The statements that lock what a transaction will change, in the one order that all replicas keep to.
 
-Tasks by seq, then callbacks by seq: else two transactions might wait for one another, until the server ends one of them.
-When a lead is guarded makes no difference: writers share it, and whoever takes it over has locked nothing else. Called
-by the engine; other statements that lock several rows do so in this order themselves.
+Tasks by seq, then callbacks by seq: else two transactions might wait for one another, until the server ends one of
+them. When a lead is guarded makes no difference: writers share it, and whoever takes it over has locked nothing else.
+Called by the engine; other statements that lock several rows do so in this order themselves.
 """
 
 from gateway.store.postgres.leadsql import GUARD_LEADS
@@ -18,8 +18,8 @@ CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE tasks.seq = wanted.seq FOR NO KE
 """
 LOCK_TASKS = _LOCKED.format(given("new", "seq"))
 
-# Both at once, as each settlement asks for both: GUARD_LEADS' rows, and those of LOCK_TASKS as its third parameter. (The
-# server locks the tasks first.)
+# Both at once, as each settlement asks for both: GUARD_LEADS' rows, and those of LOCK_TASKS as its third parameter. The
+# server locks the tasks first.
 GUARD_AND_LOCK = f"""
 WITH held AS MATERIALIZED ({GUARD_LEADS}),
 locked AS MATERIALIZED ({_LOCKED.format("unnest(CAST($3 AS bigint[])) AS new (seq)")})
