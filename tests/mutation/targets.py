@@ -143,6 +143,7 @@ _CREATESQL = "gateway/store/sqlite/createsql.py"
 _WATCHES, _WATCHSQL = "gateway/store/watches.py", "gateway/store/sqlite/watchsql.py"
 _STATEMENTS = "gateway/store/sqlite/statements.py"
 _DATABASE, _FILEWATCH = "gateway/store/sqlite/database.py", "gateway/store/sqlite/filewatch.py"
+_DATABASEFILE = "gateway/store/sqlite/databasefile.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _READ_OUTCOME = "SELECT {_TASK}, iif(coalesce(length(t.record), 0) = 0 AND length(t.outcome)"
 _READ_RECORD = "AND {SMALL}, t.record, NULL), coalesce(length(t.record), 0), t.told_at, t.denied_at"
@@ -365,7 +366,7 @@ EQUIVALENT = (
         "if (size < _CHECKED_BYTES):",
         "one of just that size may be checked or not",
     ),
-    Equivalent(_DATABASE, "return 0", "return 1", "a millisecond is no step of the clock"),
+    Equivalent(_DATABASEFILE, "return 0", "return 1", "a millisecond is no step of the clock"),
     Equivalent(_DATABASE, "_GIVE_UP_AGAIN_S = 0.05", "_GIVE_UP_AGAIN_S = 0.1", "a moment sooner or later"),
     Equivalent(
         _DATABASE,
@@ -385,7 +386,7 @@ EQUIVALENT = (
         )
     ),
     Equivalent(
-        _DATABASE,
+        _DATABASEFILE,
         "return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000",
         "return max(1, last.stat().st_mtime_ns - now_ns) // 1_000_000",
         "a nanosecond is no millisecond",

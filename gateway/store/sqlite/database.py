@@ -12,7 +12,6 @@ import asyncio
 import os
 import secrets
 import sqlite3
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
@@ -28,7 +27,7 @@ from gateway.core import private
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.connectionlock import ConnectionLock
-from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed
+from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed, written_ahead_ms
 from gateway.store.sqlite.filewatch import ADVICE, CHANGES, FileWatch
 
 __all__ = ["Database"]
@@ -80,7 +79,7 @@ class Database:
                 os.close(private.create(self._path))
             # A file that cannot be opened would leave aiosqlite's thread behind: find out without it.
             sqlite3.connect(self._path).close()
-            self.set_back_ms = self._written_ahead_ms()
+            self.set_back_ms = written_ahead_ms(self._path)
             if was_not_closed(self._path):
                 await self._look_without_writing()
             # isolation_level None: transactions begin and end only where this file says so.
@@ -244,17 +243,6 @@ class Database:
         if self._db is None:
             raise StoreError(_CLOSED)
         return self._db
-
-    def _written_ahead_ms(self) -> int:
-        """Return how far in the future the last write was; 0 where it was in the past, or nobody can tell."""
-        last = beside(self._path, "-wal") if was_not_closed(self._path) else self._path
-        try:
-            # Both by the file system's clock, which may be another machine's.
-            with tempfile.TemporaryFile(dir=self._path.parent) as new:
-                now_ns = os.fstat(new.fileno()).st_mtime_ns
-        except OSError:
-            return 0
-        return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000
 
     async def _look_without_writing(self) -> None:
         """Refuse what is to be refused through a connection that cannot write.

@@ -10,6 +10,7 @@ file there the system lets go of that process's locks on it.
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "schema",
     "unusable",
     "was_not_closed",
+    "written_ahead_ms",
 ]
 
 APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
@@ -56,6 +58,18 @@ def was_not_closed(path: Path) -> bool:
     """Whether the last process that had the file was killed, or has it still: what it wrote last stands beside it."""
     wal = beside(path, "-wal")
     return wal.exists() and wal.stat().st_size > 0
+
+
+def written_ahead_ms(path: Path) -> int:
+    """Return how far in the future the last write was; 0 where it was in the past, or nobody can tell."""
+    last = beside(path, "-wal") if was_not_closed(path) else path
+    try:
+        # Both by the file system's clock, which may be another machine's.
+        with tempfile.TemporaryFile(dir=path.parent) as new:
+            now_ns = os.fstat(new.fileno()).st_mtime_ns
+    except OSError:
+        return 0
+    return max(0, last.stat().st_mtime_ns - now_ns) // 1_000_000
 
 
 @contextmanager
