@@ -3,7 +3,7 @@
 ``postgres`` is an empty database for one test, on a server that the tests of one process share; ``postgres_debian`` is
 one on an older server, where that is installed. ``postgres_server`` is a server of a test's own, to stop and to kill.
 ``GATEWAY_TEST_POSTGRES`` names the folder of another server's programs, ``GATEWAY_TEST_DATABASE_URL`` another database
-for ``postgres``: all of its schemas are dropped.
+for ``postgres``, all of whose schemas are dropped (with ``-n 0``: one test at a time).
 Nothing reaches the disk for sure: a test that needs that says so.
 """
 
