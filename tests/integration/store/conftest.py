@@ -33,7 +33,10 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
 
 
 @pytest.fixture
-async def store(new_store: NewStore) -> AsyncIterator[Store]:
+async def store(new_store: NewStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+    """Return one that nobody else uses, and looks for no others' changes: on a slow machine a look fell amid a test."""
+    for pause in ("_LOOK_S", "_LOOK_UNTOLD_S"):
+        monkeypatch.setattr(f"gateway.store.postgres.hints.{pause}", 3600.0)
     async with AsyncExitStack() as stack:
         with capture_logs() as log:
             yield await opened(new_store(), stack)
