@@ -44,7 +44,7 @@ def test_links_to_the_web_may_be_followed(url: str) -> None:
         "\x01javascript:alert(1)",
         "data:text/html,<script>alert(1)</script>",
         "vbscript:x",
-        "file:///secrets",
+        "file:/secrets",
         "//evil.example.com/",
         "/dashboard",
         "https:evil.example.com",
