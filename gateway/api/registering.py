@@ -161,9 +161,9 @@ class Registering:
         """
         registrations: list[Registration | RequestError] = []
         while len(registrations) < len(new):
-            some = new[len(registrations) :][: piece(request)]
+            some, weight = _piece(new, len(registrations), piece(request))
             try:
-                async with share_for_piece(request, len(some)):
+                async with share_for_piece(request, weight):
                     registrations += await self._registry.register(some)
             except (StoreRefused, StoreDefect, StoreLocked):
                 # Each by itself: one that cannot be stored must not take the others down with it.
@@ -235,6 +235,17 @@ def new_callback(
         model=asked.model,
         format=asked.format or Format.STANDARD,
     )
+
+
+def _piece(new: Sequence[NewCallback], start: int, most: int) -> tuple[list[NewCallback], int]:
+    """Return what of a batch is written next, and its weight: one at least, and as many as ``most`` allows."""
+    some, weight = [new[start]], new[start].weight
+    for one in new[start + 1 :]:
+        if weight + one.weight > most:
+            break
+        some.append(one)
+        weight += one.weight
+    return some, weight
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):

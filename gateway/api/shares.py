@@ -106,14 +106,14 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 
 
 def piece(request: Request) -> int:
-    """Return how many rows of a batch are written together, now."""
+    """Return how much of a batch is written together, now, in small rows."""
     size = _shares(request).size
     return _TOGETHER if size == WHOLE else size
 
 
-def share_for_piece(request: Request, rows: int) -> AbstractAsyncContextManager[None]:
+def share_for_piece(request: Request, weight: int) -> AbstractAsyncContextManager[None]:
     """Wait for room for a piece of a batch."""
-    return share(request, rows * _BESIDE // _shares(request).size)
+    return share(request, weight * _BESIDE // _shares(request).size)
 
 
 def _shares(request: Request) -> Shares:

@@ -163,6 +163,14 @@ class Attempt(_Noun, frozen=True, kw_only=True):
     """How the body of the answer began, at most 1 KiB; None where it was delivered or no body came."""
 
 
+def weight(size: int) -> int:
+    """Return how many small rows take as long to write as one with so many bytes in it.
+
+    With SQLite 512 small ones were measured at 7 ms, with 2 kB each at 56, with 8 kB at 62.
+    """
+    return 1 + size // 1024
+
+
 class NewCallback(_Noun, frozen=True, kw_only=True):
     """A registration on its way into the store."""
 
@@ -186,6 +194,10 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     @property
     def expires_at(self) -> int:
         return self.created_at + self.timeout_s * 1000
+
+    @property
+    def weight(self) -> int:
+        return weight(len(self.metadata))
 
     def same_request_as(self, existing: Callback) -> bool:
         """Whether a registration that already exists asked for the same thing, whatever the key order."""

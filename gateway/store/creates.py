@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
-from gateway.core.model import NewCallback, Registration
+from gateway.core.model import NewCallback, Registration, weight
 from gateway.store import rows
 from gateway.store.engine import Engine, Run, Touched, Work
 from gateway.store.writer import Kind, Writer
@@ -57,7 +57,8 @@ class StoreCreates:
         self, create: NewCreate, answer: CreateAnswer, new: Sequence[NewCallback]
     ) -> list[Registration]:
         registrations: list[Registration]
-        registrations, _ = await self._writer.submit(self.end_create_kind, (create, answer, new))
+        rows = weight(len(answer.body or b"")) + sum(one.weight for one in new)
+        registrations, _ = await self._writer.submit(self.end_create_kind, (create, answer, new), rows)
         return registrations
 
     def _apply_end_create(self, items: Sequence[_Ended]) -> Work[Sequence[Any] | None]:

@@ -65,7 +65,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
 
     async def register(self, new: Sequence[NewCallback]) -> list[Registration]:
         registrations: list[Registration]
-        registrations, _ = await self._writer.submit(self.register_kind, new, len(new))
+        registrations, _ = await self._writer.submit(self.register_kind, new, sum(one.weight for one in new))
         return registrations
 
     def _apply_register(

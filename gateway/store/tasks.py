@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement
+from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement, weight
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Engine, Lead, Rows, Touched, Work
@@ -71,7 +71,7 @@ class StoreTasks(DueTasks):
         if lead is None:
             self._left_out("reschedule", 1)
         else:
-            await self._writer.submit(self.reschedule_kind, (lead, record))
+            await self._writer.submit(self.reschedule_kind, (lead, record), weight(rows.record_size(record)))
 
     def _apply_reschedule(self, items: Sequence[tuple[Lead, PollRecord]]) -> Work[list[int | None]]:
         """Return when each is due next; None where its lead has ended."""
@@ -106,7 +106,9 @@ class StoreTasks(DueTasks):
         if lead is None:
             self._left_out("settle", 1)
             return None
-        owed: list[tuple[str, Lane]] | None = await self._writer.submit(self.settle_kind, (lead, settlement))
+        owed: list[tuple[str, Lane]] | None = await self._writer.submit(
+            self.settle_kind, (lead, settlement), weight(_settlement_size(settlement))
+        )
         return None if owed is None else [callback_id for callback_id, _ in owed]
 
     def _apply_settle(self, items: Sequence[tuple[Lead, Settlement]]) -> Work[list[list[tuple[str, Lane]] | None]]:

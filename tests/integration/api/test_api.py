@@ -412,11 +412,14 @@ async def test_items_that_are_stored_one_by_one_tell_of_each_too(
     assert len((await api.get("/v1/callbacks")).json()["data"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("metadata", "first"), [({}, 512), ({"note": "x" * 3500}, 128)], ids=["small", "as large as four small ones"]
+)
 async def test_a_batch_tells_of_each_whether_it_is_stored(
-    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str], first: int
 ) -> None:
-    """It is written in pieces: where the database fails at the second one, the first is stored."""
-    items = [body(taskId=f"sim-never-0-{number}") for number in range(600)]
+    """It is written in pieces, the larger its rows the fewer: where the second one fails, the first is stored."""
+    items = [body(taskId=f"sim-never-0-{number}", metadata=metadata) for number in range(first + 88)]
     real = StoreRegistry.register
     left = 1
 
@@ -430,12 +433,12 @@ async def test_a_batch_tells_of_each_whether_it_is_stored(
     monkeypatch.setattr(StoreRegistry, "register", register)
     answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
     answers = answer.json()["data"]
-    assert [one["status"] for one in answers] == [201] * 512 + [503] * 88
+    assert [one["status"] for one in answers] == [201] * first + [503] * 88
     assert answers[-1]["error"]["code"] == "unavailable"
     assert (await api.post("/v1/callbacks/batch", json={"callbacks": items})).status_code == 503
     left = 2
     again = await api.post("/v1/callbacks/batch", json={"callbacks": items})
-    assert [one["status"] for one in again.json()["data"]] == [200] * 512 + [201] * 88
+    assert [one["status"] for one in again.json()["data"]] == [200] * first + [201] * 88
 
 
 async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ async def test_both_or_neither(new_store: NewStore) -> None:
     async with AsyncExitStack() as stack:
         store = await opened(new_store(), stack)
         await begun(store, "r-1")
-        impossible = msgspec.structs.replace(new(), metadata=None)
+        impossible = msgspec.structs.replace(new(), client=None)
         with pytest.raises(StoreRefused):
             await store.registry.end_create(create(), ANSWER, [impossible])
         assert await store.registry.known_create(create()) == OPEN

@@ -126,6 +126,21 @@ async def test_a_transaction_that_is_full_waits_for_nobody(rows: int, more: int,
 
 
 @pytest.mark.usefixtures("without_hurry")
+@pytest.mark.parametrize(
+    ("sizes", "batches"), [([1, 512, 1], [[0], [1], [2]]), ([256, 256, 600, 1], [[0, 1], [2], [3]])]
+)
+async def test_a_transaction_holds_no_more_than_is_full(sizes: list[int], batches: list[list[int]]) -> None:
+    """Who waits for a row of its own waits for five hundred of others at most, unless one write has more by itself."""
+    transactions = Transactions()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    await asyncio.gather(*(writer.submit(kind, number, rows) for number, rows in enumerate(sizes)))
+    await writer.close()
+    assert transactions.batches == batches
+
+
+@pytest.mark.usefixtures("without_hurry")
 async def test_a_full_transaction_is_not_counted_against_the_next_one() -> None:
     """After hundreds of rows have been written, who comes in successive turns shares a commit as before."""
     transactions = Transactions()
@@ -154,8 +169,8 @@ async def test_who_fails_with_a_write_that_shares_with_nobody_is_not_counted_lat
     for write in (first, second):
         with pytest.raises(StoreError, match="Nothing was stored"):
             await write
-    # Seven of them are one row short of a full transaction, which would not wait for the eighth.
-    await _in_turns(writer, kind, [0, *[1] * 6, 3], rows=73)
+    # Of a full transaction seven of them are short by one more; had it been full, it would not wait for the eighth.
+    await _in_turns(writer, kind, [0, *[1] * 6, 3], rows=64)
     await writer.close()
     assert transactions.batches == [list(range(8))]
 
