@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types lock wheel clean
+.PHONY: help demo demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types reference lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ types: $(VENV)/.dev ## Check the types, strictly
 wheel: $(VENV)/.runtime ## Build the wheel into dist/
 	@$(PIP) wheel --no-deps --no-build-isolation --check-build-dependencies --wheel-dir dist .
 	@ls dist/*.whl
+
+reference: $(VENV)/.dev ## Write the manual's reference pages anew, from the code
+	@$(VENV)/bin/python -m tests.reference
 
 lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --extra postgres --group dev --group build -o requirements-dev.lock

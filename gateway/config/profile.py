@@ -1,7 +1,7 @@
 """Upstream profiles: what a job API looks like, declared in TOML; which the manual explains to operators.
 
 Pure: ``profilefile`` reads the files. Answers are read and requests made by a profile, and the proxy's routes and the
-rate limits taken from one.
+rate limits taken from one. The manual's page of the keys is made of what stands here below each of them.
 
 A path such as ``data.state`` names members from the top of the answer, outermost first; a number picks an item of an
 array (``errors.data.0.message``). Where several paths may be given, the first that holds something counts.
@@ -52,6 +52,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     status_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s#]*\Z")]
     """Path and query below the base URL; ``{task_id}`` is replaced, percent-encoded."""
     method: Literal["GET", "POST"] = "GET"
+    """How it is asked for."""
     body: dict[str, Any] | None = None
     """The JSON object that a POST sends; ``{task_id}`` is replaced within its strings."""
     task_id_has_slashes: bool = False
@@ -73,11 +74,15 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ok: tuple[int | str, ...] = (200,)
     """The codes that are no error: numbers, which may arrive as text, or words."""
     kinds: dict[str, type_kind] = {}
-    """What codes mean, the envelope's or HTTP's, where that is not what the family means by them."""
+    """What codes mean, the envelope's or HTTP's: ``{ 1004 = "key_refused", Arrearage = "credits" }``; one of
+    ``not_known``, ``throttled``, ``key_refused``, ``credits``, ``maintenance``, ``broken``. Others mean what they do to
+    the family: 401 and 403, 402 and 433, 404 and 422 (HTTP's own only where ``code`` is not given), 429, 455, 503 and
+    505."""
     success: type_path | None = None
     """A member that is false in an error answer, whatever its code."""
     message: list[type_path] = []
-    """Paths that may hold a human's explanation; what is no text is shown as JSON."""
+    """Paths that may hold a human's explanation; what is no text is shown as JSON. Where ``code`` is not given, an
+    error without any is not taken for the API's."""
     retry_after: type_path | None = None
     """Seconds to wait, in the body of a 429."""
     limit: type_path | None = None
@@ -95,7 +100,9 @@ class States(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     path: type_path
     """Where the state stands."""
     success: Annotated[list[type_word], msgspec.Meta(min_length=1)]
+    """The values of a task that has succeeded."""
     fail: Annotated[list[type_word], msgspec.Meta(min_length=1)]
+    """Those of one that has failed."""
     not_known: list[type_word] = []
     """Values that say that there is no such task: treated like a 404, never as the task's end."""
     success_if: type_path | None = None
@@ -105,7 +112,7 @@ class States(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fail_if_set: list[type_path] = []
     """Whatever the state, the task has failed where one of these members holds something: not null, false or empty."""
     fail_if_false: list[type_path] = []
-    """Whatever the state, the task has failed where one of these members is false."""
+    """Whatever the state, the task has failed where one of these members is false, in an answer that is no error."""
     ignore_case: bool = False
     """Words are the same in capitals and in small letters."""
     may_be_absent: bool = False
@@ -120,7 +127,7 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """``[fields]``: where the members of the webhook's ``data`` stand in the answer; null where no path is given."""
 
     root: type_path | None = None
-    """The object that describes the task; its members that no path names become ``extra``. None: the whole answer."""
+    """The object that describes the task; what no path names of it becomes ``extra``. Left out: the whole answer."""
     task_id: type_path | None = None
     """An answer that names another task than the one asked for is refused."""
     task_id_may_be_part: bool = False
@@ -128,22 +135,29 @@ class Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     model: type_path | None = None
     """Which model works on the task; how long tasks take is learned for each."""
     result: type_paths | None = None
+    """What the task has made."""
     param: type_path | None = None
     """The parameters that the task was created with."""
     fail_code: type_paths | None = None
-    """Objects, arrays and numbers become their JSON text, here and in ``fail_msg``. Both are null but on failure."""
+    """Why it has failed, as a code. Objects, arrays and numbers become their JSON text, here and in ``fail_msg``. Both
+    are null but on failure."""
     fail_msg: type_paths | None = None
+    """Why it has failed, in words."""
     cost_time: type_paths | None = None
     """How long the task took."""
     create_time: type_paths | None = None
+    """When it was created."""
     complete_time: type_paths | None = None
+    """When it ended."""
 
 
 class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[json_in_string]``: which members are JSON inside a string. One that already is an object stays as it is."""
 
     result: bool = False
+    """The member that ``fields.result`` names."""
     param: bool = False
+    """The one that ``fields.param`` names."""
 
 
 class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -152,13 +166,16 @@ class Units(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     time: Literal["ms", "s", "iso"] = "ms"
     """``create_time`` and ``complete_time``: since the epoch in milliseconds or seconds, or ISO 8601."""
     zone: Annotated[str, msgspec.Meta(pattern=r"^(Z|[+-]\d\d:\d\d)\Z")] | None = None
-    """What ISO 8601 without a zone is in: ``Z`` or ``+08:00``. None: such a time is not told."""
+    """What ISO 8601 without a zone is in: ``Z`` or ``+08:00``. Left out: such a time is not told."""
     cost: Literal["ms", "s"] = "ms"
     """``cost_time``."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[limits]``: what one key may do where the operator sets nothing else; all windows hold at once."""
+    """``[limits]``: what one key may do where the operator sets nothing else; all windows hold at once.
+
+    A window is ``{ limit = 2, window_s = 1 }``: two requests within one second.
+    """
 
     query: tuple[RateWindow, ...] = ()
     """Asking for the state of tasks. Empty: the API's pages name no limit."""
@@ -196,17 +213,19 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     callback_stand_in: Annotated[str, msgspec.Meta(pattern=r"^https?://[!#-\[\]-~]+\Z")] | None = None
     """A URL that goes on in place of the one that is taken out, for an API that refuses a create without."""
     synthesize: bool = False
-    """The gateway writes answers about tasks as the API does; else it only passes on what the API has said."""
+    """The gateway writes answers about tasks as the API does; else it only passes on what the API has said. It needs
+    ``envelope.code``, states that are words, milliseconds, no number in a path, and no ``success_if`` or
+    ``fail_if``."""
     created_is_record: bool = False
     """The answer to a create is all that a read of the task would tell."""
     created_record: dict[str, Any] | None = None
-    """What a read tells of a task that was created just now, where the answer to the create does not; see
-    ``core.jsontemplate``. It stands at ``fields.root``; its gaps are ``taskId``, ``model``, ``createTime`` and
-    ``param``, the create's body."""
+    """What a read tells of a task that was created just now, where the answer to the create does not, with gaps as in
+    ``[callback]``. It stands at ``fields.root``; its gaps are ``taskId``, ``model``, ``createTime`` (as in
+    ``units.time``) and ``param``, the create's body. Left out, without ``synthesize``: its first read is forwarded."""
     once: bool = False
     """The API returns the task that exists where X-Request-ID is one that it has seen."""
     record_path: Annotated[str, msgspec.Meta(pattern=r"^/[^\s?#{}]*\Z")] | None = None
-    """Where a task's state is asked for, with GET; None: where ``request.status_path`` says."""
+    """Where a task's state is asked for, with GET. Left out: where ``request.status_path`` says."""
     record_param: type_member | None = None
     """The query parameter of that which names the task."""
     headers: list[type_header] = []
@@ -216,13 +235,18 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class OwnCallbacks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[callback]``: what the API's own callbacks hold, as webhooks of format record do; see ``core.jsontemplate``.
+    """``[callback]``: the JSON that the API's own callbacks hold, for webhooks of format record, where that is not the
+    object at ``fields.root``.
 
-    Paths begin at the object that describes the task. Of a task that was given up the code is 408.
+    ``"{a.b}"`` is what stands in that object, left out where nothing does; ``"{a.b|other}"`` has ``other`` then, and
+    for what is null or empty; ``"{}"`` is null; in an array ``["{a.*.b}"]`` is one for each item of ``a``. Of a task
+    that was given up the code is 408.
     """
 
     success: dict[str, Any]
+    """Of a task that has succeeded."""
     fail: dict[str, Any]
+    """Of one that has failed."""
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):

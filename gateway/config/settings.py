@@ -73,13 +73,20 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream: what its table, GATEWAY_UPSTREAM_… and its profile say together. Its repr hides the key."""
 
     name: str
-    profile: Annotated["Profile", Setting(str)]
-    """In the table it is named; not named, it is that of the table's name."""
-    url: Annotated[str, Setting(parsers.upstream_url)]
-    api_key: Annotated[str | None, Setting(parsers.credential, secret=True)]
-    rate: Annotated[tuple[RateWindow, ...], Setting(parsers.rate, separator=",")]
+    # fmt: off
+    profile: Annotated["Profile", Setting(str,
+        doc="Name of its profile; default: the table's name.")]
+    """In the table it is named."""
+    url: Annotated[str, Setting(parsers.upstream_url,
+        doc="Its base URL; default: its profile's.")]
+    api_key: Annotated[str | None, Setting(parsers.credential, secret=True,
+        doc="Its key.")]
+    rate: Annotated[tuple[RateWindow, ...], Setting(parsers.rate, separator=",",
+        doc="How often it may be asked for tasks' states; default: its profile's.")]
     """Empty: not limited."""
-    create_rate: Annotated[tuple[RateWindow, ...], Setting(parsers.rate, separator=",")]
+    create_rate: Annotated[tuple[RateWindow, ...], Setting(parsers.rate, separator=",",
+        doc="How many tasks may be created through the gateway; default: its profile's.")]
+    # fmt: on
     default: bool
     """Whether callbacks mean it that name none."""
 
@@ -91,16 +98,22 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One client, a table ``[clients.NAME]`` of the TOML file. Its repr hides all that is secret."""
 
     name: str
-    token_hashes: Annotated[tuple[bytes, ...], Setting(parse_hashes, separator=" ", secret=True)]
+    # fmt: off
+    token_hashes: Annotated[tuple[bytes, ...], Setting(parse_hashes, separator=" ", secret=True,
+        doc="Hashes of the tokens that it may send, as `gateway make-secret --token` prints them.")]
     """SHA-256 digests of the tokens it may send."""
-    webhook_secret: Annotated[tuple[str, ...] | None, Setting(parsers.words, separator=" ", secret=True)]
+    webhook_secret: Annotated[tuple[str, ...] | None, Setting(parsers.words, separator=" ", secret=True,
+        doc="What signs its webhooks; default: GATEWAY_WEBHOOK_SECRET.")]
     """None: signed with ``Settings.webhook_secret``."""
-    upstream: Annotated[str | None, Setting(str)]
+    upstream: Annotated[str | None, Setting(str,
+        doc="Upstream of its callbacks that name none; default: GATEWAY_UPSTREAM.")]
     """Where its callbacks name none; None: the default one."""
     headers: Mapping[str, str]
     """Sent to its receivers with each webhook; lower-case names. A table within the table, or the file headers_file."""
-    rate: Annotated[tuple[RateWindow, ...] | None, Setting(parsers.rate, separator=",")]
+    rate: Annotated[tuple[RateWindow, ...] | None, Setting(parsers.rate, separator=",",
+        doc="How many calls it may make, a batch being one; above it 429 with Retry-After. Default: no limit.")]
     """None: not limited."""
+    # fmt: on
 
     def __repr__(self) -> str:
         return f"ClientSettings(name={self.name!r}, upstream={self.upstream!r})"
@@ -213,7 +226,9 @@ UPSTREAM_KEYS = _declared(UpstreamSettings)
 """What a table ``[upstreams.NAME]`` may hold."""
 CLIENT_KEYS = _declared(ClientSettings)
 """What a table ``[clients.NAME]`` may hold, besides its ``headers``."""
-CLIENT_KEYS["token_hash"] = msgspec.structs.replace(CLIENT_KEYS["token_hashes"], key="token_hash")
+CLIENT_KEYS["token_hash"] = msgspec.structs.replace(
+    CLIENT_KEYS["token_hashes"], key="token_hash", doc="The same, where it is one."
+)
 
 
 def database_path(url: str) -> Path | None:

@@ -42,14 +42,23 @@ class PollKind(StrEnum):
     """What one poll came to, and with it the key's fate: refused, throttled, or accepted as far as is known."""
 
     RUNNING = "running"
+    """The task still runs."""
     TERMINAL = "terminal"
-    NOT_KNOWN = "not_known"  # the API's own 404 or 422: a task too fresh, or one that does not exist
+    """The task has ended."""
+    NOT_KNOWN = "not_known"
+    """The API's own 404 or 422: a task too fresh, or one that does not exist."""
     THROTTLED = "throttled"
-    KEY_REFUSED = "key_refused"  # 401 or 403: the key is refused, or this task alone; other tasks' answers tell which
+    """A 429: the key's limit is used up, by the upstream's word."""
+    KEY_REFUSED = "key_refused"
+    """A 401 or 403: the key is refused, or this task alone; other tasks' answers tell which."""
     CREDITS = "credits"
+    """The account has no credits left."""
     MAINTENANCE = "maintenance"
-    BROKEN = "broken"  # an answer that makes no sense, or a server error
-    UNREACHABLE = "unreachable"  # no answer at all
+    """The upstream is closed for a while."""
+    BROKEN = "broken"
+    """An answer that makes no sense, or a server error."""
+    UNREACHABLE = "unreachable"
+    """No answer at all."""
 
 
 TELLS = frozenset({PollKind.RUNNING, PollKind.TERMINAL})

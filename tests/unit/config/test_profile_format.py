@@ -1,10 +1,8 @@
 """What own profiles can say beyond the shipped ones, each key by answers as real APIs' public pages show them."""
 
 import json
-import re
-from typing import Any, get_args
+from typing import Any
 
-import msgspec
 import pytest
 
 from gateway.config.profile import Profile
@@ -415,24 +413,6 @@ def test_a_failure_of_a_nested_object() -> None:
 
 
 # The reference.
-
-
-def test_the_manual_explains_every_key() -> None:
-    """Each section and each key of the format has its place in the manual's table."""
-    reference = page("upstreams").partition("\n## Profiles of your own")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in reference.splitlines() if line.startswith("| `")]
-    named = {name for row in rows for name in re.findall(r"`\[?(\w+)\]?`", row)}
-    described = {name for line in reference.splitlines() for name in re.findall(r"`(\w+)`", line)}
-    sections = [field for field in msgspec.structs.fields(Profile) if field.name not in ("name", "base_url")]
-    keys = {key for section in sections for key in keys_of(section.type)}
-    assert {section.name for section in sections} <= named
-    assert keys <= described
-    assert named - {"json_in_string"} <= {*keys, *(section.name for section in sections)}
-
-
-def keys_of(section: Any) -> list[str]:
-    struct = next(one for one in (section, *get_args(section)) if isinstance(one, type) and one is not type(None))
-    return [field.encode_name for field in msgspec.structs.fields(struct)]
 
 
 def test_the_manuals_example_can_be_used() -> None:
