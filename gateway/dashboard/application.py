@@ -32,6 +32,7 @@ from gateway.dashboard.asked import Action, Asked, Shown, View
 from gateway.dashboard.frame import SECURITY_HEADERS, Frame
 from gateway.dashboard.lists import Lists
 from gateway.dashboard.live import Live
+from gateway.dashboard.manual.routes import Manual
 from gateway.dashboard.now import Now
 from gateway.dashboard.operating import Operating
 from gateway.dashboard.parts import PageParts
@@ -180,6 +181,15 @@ class Pages:
         session = await self._sessions.of(request)
         return session, await self._sessions.visitor(session)
 
+    async def looks(self, request: Request) -> Visitor | None:
+        """Return who looks at a page that everybody may see; None also where that cannot be told now."""
+        if not request.cookies and not self._parts.tokens.open:
+            return None
+        try:
+            return (await self._who(request))[1]
+        except (RequestError, StoreError):
+            return None
+
     async def _form(self, request: Request) -> tuple[dict[str, str], BrowserSession, Visitor | None]:
         """Return a form's fields, once it has proved to be of one of the session's pages. Raises RequestError."""
         site = request.headers.get("sec-fetch-site")
@@ -253,6 +263,7 @@ def application(parts: PageParts) -> Starlette:
     """Return what serves the pages."""
     frame = Frame(parts.root_path)
     pages, lists, actions, operating = Pages(parts, frame), Lists(parts), Actions(parts), Operating(parts)
+    manual = Manual(frame, pages.looks)
     routes: list[BaseRoute] = [
         pages.route("/", Now(parts).show),
         pages.route("/dashboard/callbacks", lists.callbacks),
@@ -271,6 +282,7 @@ def application(parts: PageParts) -> Starlette:
         Route(_SIGN_IN, pages.sign_in, methods=["POST"]),
         Route("/dashboard/sign-out", pages.sign_out, methods=["POST"]),
         Route("/dashboard/static/{name}", frame.file),
+        *manual.routes(),
     ]
     app = Starlette(routes=routes, exception_handlers=_Errors(frame).handlers())
     app.router.redirect_slashes = False

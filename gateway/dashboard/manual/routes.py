@@ -1,0 +1,91 @@
+"""The manual's routes: its pages, its pictures, its search. They need neither token nor database.
+
+Owns that nothing of it is read before somebody asks, and that a page is made once. Called by ``application``.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from gateway.dashboard.asked import text_of
+from gateway.dashboard.frame import SECURITY_HEADERS, Frame
+from gateway.dashboard.session import Visitor
+
+if TYPE_CHECKING:
+    from gateway.dashboard.manual.book import Book
+    from gateway.dashboard.manual.search import ManualSearch
+
+__all__ = ["Manual"]
+
+_BASE = "/manual"
+_KEPT = {"cache-control": "public, max-age=3600"}
+
+Looks = Callable[[Request], Awaitable[Visitor | None]]
+"""Tells who looks at a page, where that can be told."""
+
+
+class Manual:
+    """The pages of the manual."""
+
+    def __init__(self, frame: Frame, looks: Looks) -> None:
+        self._frame = frame
+        self._looks = looks
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(_BASE, self._index),
+            Route(f"{_BASE}/", self._to_index),
+            Route(f"{_BASE}/index", self._to_index),
+            Route(f"{_BASE}/search", self._find),
+            Route(f"{_BASE}/{{name}}.svg", self._picture),
+            Route(f"{_BASE}/{{name}}", self._page),
+        ]
+
+    @cached_property
+    def _book(self) -> "Book":
+        from gateway.dashboard.manual.book import Book  # here: few gateways are ever asked
+
+        return Book(self._frame.url(_BASE))
+
+    @cached_property
+    def _search(self) -> "ManualSearch":
+        from gateway.dashboard.manual.search import ManualSearch
+
+        return ManualSearch(self._book.pages)
+
+    async def _index(self, request: Request) -> Response:
+        return await self._shown(request, "index")
+
+    async def _page(self, request: Request) -> Response:
+        return await self._shown(request, request.path_params["name"])
+
+    async def _shown(self, request: Request, name: str) -> Response:
+        pages = await asyncio.to_thread(lambda: self._book.pages)
+        if name not in pages:
+            raise HTTPException(404)
+        context = {"page": pages[name], "around": self._book.neighbours(name), "text": ""}
+        return await self._framed(request, "manual.html", context)
+
+    async def _find(self, request: Request) -> Response:
+        text = text_of(request.query_params, "q") or ""
+        hits = await asyncio.to_thread(lambda: self._search.find(text))
+        return await self._framed(request, "manual_search.html", {"hits": hits, "text": text})
+
+    async def _picture(self, request: Request) -> Response:
+        content = self._book.pictures.get(f"{request.path_params['name']}.svg")
+        if content is None:
+            raise HTTPException(404)
+        return Response(content, 200, SECURITY_HEADERS | _KEPT, "image/svg+xml")
+
+    async def _to_index(self, request: Request) -> Response:
+        return RedirectResponse(self._frame.url(_BASE), 308, SECURITY_HEADERS)
+
+    async def _framed(self, request: Request, template: str, context: dict[str, Any]) -> Response:
+        visitor = await self._looks(request)
+        return self._frame.page(request, template, section="manual", visitor=visitor, **context)
