@@ -4,6 +4,7 @@ Owns what a list's query may say, and its cursors. Called by the routes; ``regis
 """
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TypeVar
@@ -17,7 +18,18 @@ from starlette.responses import Response
 
 from gateway.api.auth import scope_of
 from gateway.api.large import hold
-from gateway.api.schema import MAX_BODY, RedeliveriesRequest, Wire, decode, invalid, read_body
+from gateway.api.schema import (
+    CLIENT,
+    MAX_BODY,
+    NO_CLIENT,
+    NO_INSTANT,
+    TASK_ID,
+    RedeliveriesRequest,
+    Wire,
+    decode,
+    invalid,
+    read_body,
+)
 from gateway.api.shares import READ, WHOLE, share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
@@ -34,6 +46,8 @@ T = TypeVar("T")
 _ROW = 600  # bytes of a callback in a list, but for its metadata and URL
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+
+_WHOLE = re.compile(r"[1-9][0-9]{0,8}")
 
 _redeliveries = msgspec.json.Decoder(RedeliveriesRequest)
 
@@ -63,7 +77,7 @@ class Callbacks:
     async def list_all(self, request: Request) -> Response:
         query = request.query_params
         state = _state(query.get("state"))
-        task_id = query.get("taskId")
+        task_id = _task_id(query.get("taskId"))
         limit = _limit(query.get("limit"))
         before_seq = await self._read_cursor(query.get("cursor"))
         client = _whose(request, query.get("client"))
@@ -162,6 +176,8 @@ def _whose(request: Request, named: str | None) -> str | None:
     own = scope_of(request)
     if own is not None and named is not None:
         raise Forbidden("client: only the operator's token is for another client's callbacks.")
+    if named is not None and not CLIENT.match(named):
+        raise invalid("client", NO_CLIENT)
     return named if own is None else own
 
 
@@ -174,10 +190,16 @@ def _state(text: str | None) -> CallbackState | None:
         raise invalid("state", f"must be one of {', '.join(CallbackState)}") from None
 
 
+def _task_id(text: str | None) -> str | None:
+    if text is not None and not TASK_ID.fullmatch(text):
+        raise invalid("taskId", "must be 1 to 255 printable ASCII characters without spaces")
+    return text
+
+
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= MAX_LIMIT):
+    if not (_WHOLE.fullmatch(text) and 1 <= int(text) <= MAX_LIMIT):
         raise invalid("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
     return int(text)
 
@@ -186,6 +208,6 @@ def _instant(field: str, text: str | None, default: int) -> int:
     if text is None:
         return default
     try:
-        return from_iso(text)
-    except ValueError:
-        raise invalid(field, "must be an instant with a zone, such as 2026-11-23T10:00:00Z") from None
+        return from_iso(text.upper())
+    except ValueError:  # such as 30 February
+        raise invalid(field, NO_INSTANT) from None

@@ -1,25 +1,35 @@
-"""The API as an OpenAPI 3.1 document, and what receivers are sent with it; imported when it is first asked for.
+"""The API as an OpenAPI 3.1 document; imported when it is first asked for.
 
-Owns the words about errors and webhooks: paths are the table's, and schemas the wire types', so that none can drift.
+Owns the words about errors, and what no type can say: paths are the table's and schemas the wire types', so that none
+can drift. The words about calls are in ``calltexts``, webhooks in ``openwebhooks``, values in ``examples``.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, TypedDict, get_args
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from gateway import __version__
 from gateway.api import examples
 from gateway.api.auth import PUBLIC
+from gateway.api.calltexts import TEXTS
+from gateway.api.openwebhooks import OUTCOME, TAG, Outcome, RecordWebhook, Webhook, webhooks
+from gateway.api.problems import PROBLEM_TYPE
 from gateway.api.routing import Call, Parameter, Schema
-from gateway.api.views import Instant
-from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
-from gateway.upstream.answer import AbandonReason
-from gateway.webhook.headers import RECORD_SIGNATURE_HEADER, RECORD_TIMESTAMP_HEADER
+from gateway.api.views import CallbackView
+from gateway.core.errors import RequestError
+from gateway.net.urlshape import CALLBACK_URL
 
-__all__ = ["Webhook", "document"]
+__all__ = ["document"]
 
+_ABOUT = """\
+Register a callback for a task of an upstream; the gateway polls the task, and POSTs a signed webhook when it has ended.
+
+Send `Authorization: Bearer TOKEN` where the gateway has tokens. Each error is `application/problem+json` with a \
+`code` that stays the same; below an upstream's own paths it has that upstream's envelope. Members and query \
+parameters that a call does not know are refused.
+"""
 _ERRORS = {
     400: "The body is not JSON.",
     401: "The token is missing or wrong.",
@@ -36,75 +46,25 @@ _ERRORS = {
     503: "Try again after the seconds in Retry-After.",
     504: "The upstream took too long.",
 }
-_OUTCOME = (
-    f"The members of the webhook's data; an abandoned task's reason is one of {', '.join(get_args(AbandonReason))}."
-)
-_WEBHOOKS = {"name": "webhooks", "description": "What a callback URL receives, signed as Standard Webhooks 1.0 asks."}
-_EVENTS = {
-    "task.succeeded": ("taskSucceeded", "A task has succeeded"),
-    "task.failed": ("taskFailed", "A task has failed"),
-    "task.abandoned": ("taskAbandoned", "The gateway has given a task up"),
+_RETRY_AFTER = ("Retry-After", "In how many seconds to try again.", {"type": "integer", "minimum": 0})
+_ERROR_HEADERS: dict[int, tuple[str, str, dict[str, Any]]] = {
+    401: ("WWW-Authenticate", "The scheme that would be accepted.", {"type": "string", "const": "Bearer"}),
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
-_HEADERS = {
-    ID_HEADER: "The callback's id, the same in every attempt and redelivery: receivers know a repetition by it.",
-    TIMESTAMP_HEADER: "When this attempt was made, in whole seconds since the epoch.",
-    SIGNATURE_HEADER: "One entry for each active secret, with blanks between them: v1, and the base64 of HMAC-SHA256 "
-    "over webhook-id.webhook-timestamp.body; with a key pair also v1a, and an ed25519 signature.",
-}
-_RECORD_HEADERS = {
-    RECORD_TIMESTAMP_HEADER: "Where GATEWAY_RECORD_HMAC_KEY is set: when this attempt was made, in whole seconds.",
-    RECORD_SIGNATURE_HEADER: "Where it is set: the base64 of HMAC-SHA256 over the task's id, a full stop and that.",
-}
-_ANSWERS = {
-    "2XX": "Delivered, where it comes within the time limit.",
-    "410": "Nobody wants it: it is not sent again.",
-    "default": "It is sent again on the schedule; after 429 and 503 not before the seconds in Retry-After.",
-}
+_PASSED_ON = "Whatever else the upstream has answered, passed on as it came."
+_LINKS = {
+    name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+    for name in ("getCallback", "listAttempts", "cancelCallback", "redeliverCallback")
+} | {"getTask": {"operationId": "getTask", "parameters": {"taskId": "$response.body#/taskId"}}}
+"""What can be asked next of a callback that was answered."""
 
 
-class Outcome(TypedDict):
-    """How a task ended; ``result`` and ``param`` are decoded, or null with the upstream's text beside them."""
+def document(calls: Sequence[Call], upstreams: Collection[str] = (), root_path: str = "") -> dict[str, Any]:
+    """Return the whole document of a table of calls.
 
-    taskId: str
-    model: Any
-    state: Literal["success", "fail", "abandoned"]
-    reason: NotRequired[AbandonReason]
-    result: Any
-    resultRaw: NotRequired[str]
-    param: Any
-    paramRaw: NotRequired[str]
-    decodeError: NotRequired[str]
-    failCode: str | None
-    failMsg: str | None
-    costTime: float | None
-    createTime: float | None
-    completeTime: float | None
-    extra: NotRequired[dict[str, Any]]
-
-
-class WebhookData(Outcome, TypedDict):
-    callbackId: str
-    metadata: dict[str, Any]
-
-
-class Webhook(TypedDict):
-    """The body of a webhook."""
-
-    type: Literal["task.succeeded", "task.failed", "task.abandoned"]
-    timestamp: Instant
-    data: WebhookData
-
-
-class RecordWebhook(TypedDict):
-    """The body of a webhook of format record; of an API whose answers have no envelope, ``data`` alone."""
-
-    code: Literal[200, 408, 501]
-    msg: str
-    data: dict[str, Any]
-
-
-def document(calls: Sequence[Call]) -> dict[str, Any]:
-    """Return the whole document of a table of calls."""
+    ``upstreams``: the names that a callback may give, where they are known. ``root_path`` stands before all paths.
+    """
     groups = list({call.group.tag: call.group for call in calls}.values())
     bodies = [group.error_body for group in groups]
     for call in calls:
@@ -112,10 +72,9 @@ def document(calls: Sequence[Call]) -> dict[str, Any]:
     types = list(dict.fromkeys(body for body in (*bodies, Webhook, RecordWebhook, Outcome) if isinstance(body, type)))
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(types, references, strict=True))
-    for kind, example in examples.EXAMPLES.items():
-        schemas[kind.__name__]["examples"] = [example]
+    _complete(schemas, upstreams)
     outcome = schemas["TaskView"]["properties"]["outcome"]
-    outcome |= {"anyOf": [known[Outcome], {"type": "null"}], "description": _OUTCOME}
+    outcome |= {"anyOf": [known[Outcome], {"type": "null"}], "description": OUTCOME}
     paths: dict[str, Any] = {}
     for call in calls:
         item = paths.setdefault(call.mount + re.sub(r":\w+}", "}", call.path), {})
@@ -125,79 +84,112 @@ def document(calls: Sequence[Call]) -> dict[str, Any]:
         "info": {
             "title": "webhook-bridging-gateway",
             "version": __version__,
+            "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "servers": [{"url": root_path or "/"}],
         "security": [{}, {"token": []}],
-        "tags": [*({"name": group.tag, "description": group.text} for group in groups), _WEBHOOKS],
+        "tags": [*({"name": group.tag, "description": group.text} for group in groups), TAG],
         "paths": paths,
-        "webhooks": _webhooks(known[Webhook], known[RecordWebhook]),
+        "webhooks": webhooks(known[Webhook], known[RecordWebhook]),
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "examples": {name: one for named in examples.PROBLEMS.values() for name, one in named.items()},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "A client's token, or the operator's."}
+            },
         },
     }
 
 
-def _operation(call: Call, known: Mapping[Schema, dict[str, Any]]) -> dict[str, Any]:
-    def content(body: Schema, media_type: str) -> dict[str, Any]:
-        return {"content": {media_type: {"schema": body if isinstance(body, dict) else known[body]}}}
+def _complete(schemas: dict[str, Any], upstreams: Collection[str]) -> None:
+    """Add to the types' schemas what their types do not say."""
+    for kind, example in examples.EXAMPLES.items():
+        schemas[kind.__name__]["examples"] = [example]
+    for schema in schemas.values():
+        if "enum" in schema:
+            schema.setdefault("type", "string")
+    schemas["Problem"]["properties"]["code"]["enum"] = sorted({error.code for error in _all_errors(RequestError)})
+    asked = schemas["CallbackRequest"]["properties"]
+    asked["callbackUrl"]["pattern"] = CALLBACK_URL
+    timeout = asked["timeoutSeconds"]["anyOf"][0]
+    timeout["type"] = "integer" if timeout.pop("multipleOf") == 1 else timeout["type"]
+    if upstreams:
+        asked["upstream"]["anyOf"][0]["enum"] = sorted(upstreams)
 
+
+def _all_errors(kind: type[RequestError]) -> Iterator[type[RequestError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _all_errors(narrower)
+
+
+def _operation(call: Call, known: Mapping[Schema, dict[str, Any]]) -> dict[str, Any]:
     group = call.group
     responses: dict[str, Any] = {}
     for status, (text, body) in call.answers.items():
         good_type = "text/plain" if body is str else "application/json"
-        holds = {} if body is None else content(body, good_type if status < 400 else group.error_type)
-        responses[str(status)] = {"description": text, **holds}
+        responses[str(status)] = {
+            "description": text[:1].upper() + text[1:] + ".",
+            **({} if body is None else _content(body, known, good_type if status < 400 else group.error_type)),
+            **(_headers(call, status)),
+            **({"links": _LINKS} if body is CallbackView else {}),
+        }
     for status in sorted({*group.errors, *call.errors} - call.answers.keys()):
-        responses[str(status)] = {"description": _ERRORS[status], **content(group.error_body, group.error_type)}
-    in_path = [Parameter(name, {"type": "string"}, "path", required=True) for name in re.findall(r"{(\w+)", call.path)]
+        content = _content(group.error_body, known, group.error_type)
+        if group.error_type == PROBLEM_TYPE:
+            named = {name: {"$ref": f"#/components/examples/{name}"} for name in examples.PROBLEMS[status]}
+            content["content"][PROBLEM_TYPE]["examples"] = named
+        responses[str(status)] = {"description": _ERRORS[status], **content, **_headers(call, status)}
+    if group.any_status:
+        responses["default"] = {"description": _PASSED_ON}
+    told = {one.name for one in call.parameters if one.place == "path"}
+    rest = [
+        Parameter(name, {"type": "string"}, "path", required=True, text="As the upstream has it.")
+        for name in re.findall(r"{(\w+)", call.path)
+        if name not in told
+    ]
     operation: dict[str, Any] = {
         "operationId": call.id,
         "tags": [group.tag],
         "summary": call.summary,
-        "parameters": [
-            {"name": name, "in": place, "required": required, "schema": schema}
-            for name, schema, place, required in (*in_path, *call.parameters)
-        ],
+        "description": TEXTS[call.like or call.id],
+        "parameters": [_parameter(one) for one in (*rest, *call.parameters)],
         "responses": responses,
     }
     if call.body is not None:
-        operation["requestBody"] = {"required": True, **content(call.body, "application/json")}
+        content = _content(call.body, known, "application/json")
+        if isinstance(call.body, type):
+            content["content"]["application/json"]["examples"] = examples.REQUESTS[call.body]
+        operation["requestBody"] = {"required": True, **content}
     if call.path in PUBLIC:
         operation["security"] = []
     return operation
 
 
-def _webhooks(schema: dict[str, Any], record_schema: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told of each webhook; the schemas are those of the bodies in each format."""
-    headers = _headers(_HEADERS, required=True)
-    told = {
-        event: _webhook(operation_id, summary, headers, schema, examples.WEBHOOKS[event])
-        for event, (operation_id, summary) in _EVENTS.items()
+def _content(body: Schema, known: Mapping[Schema, dict[str, Any]], media_type: str) -> dict[str, Any]:
+    return {"content": {media_type: {"schema": body if isinstance(body, dict) else known[body]}}}
+
+
+def _headers(call: Call, status: int) -> dict[str, Any]:
+    """Return what is told of the headers of an answer; those of an answer that is passed on nobody promises."""
+    told: dict[str, tuple[str, dict[str, Any]]] = {}
+    if status < 400:
+        told = {name: (text, {"type": "string"}) for name, text in call.headers.items()}
+    elif status in _ERROR_HEADERS:
+        name, text, schema = _ERROR_HEADERS[status]
+        told = {name: (text, schema)}
+    required = status == 401 or status < 400 or not call.group.any_status
+    headers = {
+        name: {"description": text, "required": required, "schema": schema} for name, (text, schema) in told.items()
     }
-    headers = headers + _headers(_RECORD_HEADERS, required=False)
-    summary = "A task has ended, or was given up, and its callback is of format record"
-    return told | {"record": _webhook("taskRecord", summary, headers, record_schema, examples.RECORD)}
+    return {"headers": headers} if headers else {}
 
 
-def _webhook(
-    operation_id: str, summary: str, headers: list[dict[str, Any]], schema: dict[str, Any], example: Any
-) -> dict[str, Any]:
-    return {
-        "post": {
-            "operationId": operation_id,
-            "tags": [_WEBHOOKS["name"]],
-            "summary": summary,
-            "security": [],
-            "parameters": headers,
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
-            "responses": {status: {"description": text} for status, text in _ANSWERS.items()},
-        }
-    }
-
-
-def _headers(texts: Mapping[str, str], *, required: bool) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "header", "required": required, "schema": {"type": "string"}, "description": text}
-        for name, text in texts.items()
-    ]
+def _parameter(one: Parameter) -> dict[str, Any]:
+    told = {"name": one.name, "in": one.place, "required": one.required, "schema": one.schema}
+    if one.text:
+        told["description"] = one.text
+    if one.example is not None:
+        told["example"] = one.example
+    return told

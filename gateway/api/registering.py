@@ -99,7 +99,12 @@ class Registering:
         self._first_poll_at = first_poll_at
         self._default_upstream = default_upstream
         self.client_upstreams = client_upstreams
-        self._root_path = root_path
+        self.root_path = root_path
+
+    @property
+    def upstreams(self) -> Collection[str]:
+        """The names that a callback may give."""
+        return self._first_poll_at.keys()
 
     async def register(self, request: Request) -> Response:
         client = client_of(request)
@@ -117,7 +122,7 @@ class Registering:
         return json_response(
             callback_view(callback),
             201 if registration.created else 200,
-            {"location": f"{self._root_path}/v1/callbacks/{callback.id}"},
+            {"location": f"{self.root_path}/v1/callbacks/{callback.id}"},
         )
 
     async def register_batch(self, request: Request) -> Response:
@@ -229,7 +234,7 @@ def new_callback(
         task_id=asked.task_id,
         url=asked.callback_url,
         metadata=metadata,
-        timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else asked.timeout_seconds,
+        timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else int(asked.timeout_seconds),
         created_at=now,
         first_poll_at=first_poll_at,
         model=asked.model,

@@ -1,10 +1,12 @@
 """What a row of the table of calls holds, and the routes that are made of the rows.
 
 Owns that a path has one route, so that a 405 names all methods that are allowed there; and which parameters a query may
-have: a typo in one must not pass in silence. The rows themselves are in ``table``.
+have, each once: a typo in one must not pass in silence. The rows themselves are in ``table``.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -30,6 +32,8 @@ class Parameter(NamedTuple):
     schema: dict[str, Any]
     place: str = "query"
     required: bool = False
+    text: str = ""
+    example: Any = None
 
 
 class Group(NamedTuple):
@@ -43,6 +47,8 @@ class Group(NamedTuple):
     error_body: Schema = Problem
     any_query: bool = False
     """Whether a query may have parameters that the call does not name."""
+    any_status: bool = False
+    """Whether somebody else's answers are passed on, whatever they are."""
 
 
 class Call(NamedTuple):
@@ -65,6 +71,10 @@ class Call(NamedTuple):
     """Of the query and the headers; the path names its own."""
     mount: str = ""
     """What stands before the path: ``/u/NAME`` for an upstream's own calls."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Those that every good answer has beside the usual ones, and what they say."""
+    like: str = ""
+    """Which text of ``calltexts`` tells of it; without one that of its id."""
 
 
 def routes(calls: Iterable[Call]) -> list[BaseRoute]:
@@ -98,15 +108,20 @@ class _Endpoint:
         request = Request(scope, receive, send)
         call = self._calls[scope["method"]]
         if scope["query_string"] and not call.group.any_query:
-            _refuse_unknown(request, [one.name for one in call.parameters if one.place == "query"])
+            _refuse_query(request, [one.name for one in call.parameters if one.place == "query"])
         response = await call.handler(request)
         await send_response(response, scope, receive, send)
 
 
-def _refuse_unknown(request: Request, known: Sequence[str]) -> None:
+def _refuse_query(request: Request, known: Sequence[str]) -> None:
     there_is = f"there is: {', '.join(known)}" if known else "there is none"
     errors = [
-        (name, f"is not a parameter of this query; {there_is}") for name in request.query_params if name not in known
+        (
+            name,
+            "stands in this query more than once" if name in known else f"is not a parameter of this query; {there_is}",
+        )
+        for name, count in Counter(name for name, _ in request.query_params.multi_items()).items()
+        if name not in known or count > 1
     ]
     if errors:
         raise InvalidRequest(": ".join(errors[0]), errors=errors)

@@ -56,13 +56,67 @@ _LENGTH_DIGITS = 18
 
 _JSON_TYPE = re.compile(r"application/json\s*(;|$)", re.IGNORECASE)
 
-Timeout = Annotated[int, msgspec.Meta(ge=1, le=2_592_000)]
-# Also read by the clients of /openapi.json: ECMA-262 has no \Z, and Python's $ lets a last newline through.
-_TASK_ID = r"^[!-~]+(?![\s\S])"
+# The clients of /openapi.json read patterns, too: ECMA-262 has no \Z, and Python's $ lets a last newline through.
+END = r"(?![\s\S])"
+TASK_ID_PATTERN = rf"^[!-~]+{END}"
 TASK_ID = re.compile(r"[!-~]{1,255}")
-TaskId = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_TASK_ID)]
-_MODEL = "Which model works on the task, in the upstream's words: the first poll is then made when it pays."
-Model = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description=_MODEL)]
+TaskId = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=255,
+        pattern=TASK_ID_PATTERN,
+        description="The task's id at the upstream: printable ASCII characters without spaces.",
+    ),
+]
+# RFC 3339, without leap seconds; where the zone might lead out of the years 1 to 9999, only in UTC.
+_INSTANT = (
+    r"^(?!0000|(?:0001|9999).{6}.*[+-])[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
+    r"[Tt](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])" + END
+)
+_CLIENT = rf"^[a-z0-9][a-z0-9-]{{0,63}}{END}"
+CLIENT = re.compile(_CLIENT)
+
+
+def _instant(description: str) -> msgspec.Meta:
+    return msgspec.Meta(pattern=_INSTANT, description=description, extra_json_schema={"format": "date-time"})
+
+
+# A whole number may be written 3600.0, as JSON Schema has it.
+Timeout = Annotated[
+    float,
+    msgspec.Meta(
+        ge=1,
+        le=2_592_000,
+        multiple_of=1,
+        description="How many seconds from now the task may take; with no end by then the webhook is task.abandoned.",
+    ),
+]
+Model = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=255,
+        description="Which model works on the task, in the upstream's words: the first poll is then made when it pays.",
+    ),
+]
+CallbackUrl = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=2048,
+        description="Where the webhook goes: http or https, without a user name or fragment, and allowed by the "
+        "gateway's callback policy: without a setting https to public addresses on port 443. Letters beyond ASCII are "
+        "taken, too, where a name or a path may have them.",
+    ),
+]
+Metadata = Annotated[
+    dict[str, Any],
+    msgspec.Meta(
+        description="Comes back in the webhook. At most 8 KiB as JSON, 100 objects and arrays within one another, no "
+        "number that is too large for a receiver, such as 1e400."
+    ),
+]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -73,16 +127,31 @@ class CallbackRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Body of ``POST /v1/callbacks``."""
 
     task_id: TaskId
-    callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+    callback_url: CallbackUrl
     # A member that is null is as if left out.
-    metadata: dict[str, Any] | None = {}
+    metadata: Metadata | None = {}
     timeout_seconds: Timeout | None = DEFAULT_TIMEOUT_S
-    upstream: str | None = None
+    upstream: Annotated[str, msgspec.Meta(description="The upstream that has the task.")] | None = None
     model: Model | None = None
     format: Format | None = Format.STANDARD
 
 
-_Unread = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/CallbackRequest"})]
+# Whatever an item is, it is judged by itself, and the call takes it. In a generated client an item is a CallbackRequest
+# all the same, as no object with members is the other.
+_Unread = Annotated[
+    msgspec.Raw,
+    msgspec.Meta(
+        extra_json_schema={
+            "anyOf": [
+                {"$ref": "#/components/schemas/CallbackRequest"},
+                {
+                    "description": "Anything else is refused, with a status of 4xx in its place of the answer.",
+                    "type": ["array", "boolean", "null", "number", "object", "string"],
+                },
+            ]
+        }
+    ),
+]
 
 
 class BatchRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,12 +161,14 @@ class BatchRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RedeliveriesRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /v1/redeliveries``; the instants are RFC 3339."""
+    """Body of ``POST /v1/redeliveries``."""
 
     state: Literal["dead"]
-    since: str | None = None
-    until: str | None = None
-    client: str | None = None
+    since: Annotated[str, _instant("The first instant at which they died; without it from the first on.")] | None = None
+    until: Annotated[str, _instant("The instant before which they died, after since; without it now.")] | None = None
+    client: (
+        Annotated[str, msgspec.Meta(pattern=_CLIENT, description="For the operator alone: one client's.")] | None
+    ) = None
 
 
 def is_json(content_type: str) -> bool:
@@ -258,11 +329,16 @@ _HALF = "holds half of an emoji, a surrogate alone, which no text can hold; was 
 _TOO_DEEP = f"may have at most {MAX_DEPTH} objects and arrays within one another"
 _TOO_LARGE = "holds a number that is too large to be read, such as 1e400"
 
+NO_INSTANT = "must be an instant with a zone as RFC 3339 has it, such as 2026-11-23T10:00:00Z"
+NO_CLIENT = "must be a client's name: lower-case letters, digits and hyphens"
+
 # Without a place: no request has an object with fixed members within another one.
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`$")
 _MESSAGES = {
-    f"Expected `str` matching regex {_TASK_ID!r}": "must be printable ASCII without spaces",
+    f"Expected `str` matching regex {TASK_ID_PATTERN!r}": "must be printable ASCII without spaces",
+    f"Expected `str` matching regex {_INSTANT!r}": NO_INSTANT,
+    f"Expected `str` matching regex {_CLIENT!r}": NO_CLIENT,
     "Number out of range": _TOO_LARGE,
     "Integer value out of range": _TOO_LARGE,
 }
@@ -279,4 +355,6 @@ def _explain(text: str) -> tuple[str, str]:
         return ".".join(filter(None, (parent, found["name"]))), "is missing"
     if parent == "format":
         return parent, f"must be one of {', '.join(Format)}"
+    if parent == "timeoutSeconds":
+        return parent, "must be a whole number from 1 to 2592000"
     return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]

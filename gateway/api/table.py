@@ -20,7 +20,7 @@ from gateway.api.operations import Health, NotReady, Operations, Readiness
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import BatchAnswers, Registering
 from gateway.api.routing import Call, Group, Parameter
-from gateway.api.schema import BatchRequest, CallbackRequest, RedeliveriesRequest
+from gateway.api.schema import CLIENT, END, TASK_ID_PATTERN, BatchRequest, CallbackRequest, RedeliveriesRequest
 from gateway.api.tasks import MAX_WAIT_S, Tasks
 from gateway.api.views import CallbackView, TaskView
 from gateway.core.model import CallbackState
@@ -28,20 +28,46 @@ from gateway.core.model import CallbackState
 __all__ = ["table"]
 
 _NAME = re.compile(r"\{\w+")
-_TEXT = {"type": "string"}
+_TASK_ID = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": TASK_ID_PATTERN}
+_REQUEST_ID = Parameter(
+    "X-Request-ID", {"type": "string", "maxLength": 255, "pattern": f"^[!-~]*{END}"}, "header",
+    text="Your own id of this request: under it no second task is made.",
+)  # fmt: skip
 _OBJECT: dict[str, Any] = {"type": "object"}
 _URL = {"type": ["string", "null"], "maxLength": 2048}
-_WAIT = {
-    "type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0,
-    "description": "Seconds to wait for the task's end.",
-}  # fmt: skip
+_WAIT = Parameter(
+    "wait", {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+    text="Seconds to wait for the task's end.", example=30,
+)  # fmt: skip
 _LIST = (
-    Parameter("state", {"type": "string", "enum": [state.value for state in CallbackState]}),
-    Parameter("taskId", _TEXT),
-    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}),
-    Parameter("cursor", {"type": "string", "description": "The nextCursor of the page before."}),
-    Parameter("client", {"type": "string", "description": "For the operator alone."}),
-)
+    Parameter(
+        "state", {"type": "string", "enum": [state.value for state in CallbackState]}, text="Only those in this state.",
+        example="dead",
+    ),
+    Parameter("taskId", _TASK_ID, text="Only those of this task.", example="task_xxx"),
+    Parameter(
+        "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+        text="How many a page has at most.", example=20,
+    ),
+    Parameter("cursor", {"type": "string", "minLength": 1}, text="The nextCursor of the page before."),
+    Parameter(
+        "client", {"type": "string", "maxLength": 64, "pattern": CLIENT.pattern},
+        text="Only this client's; for the operator alone, to others it is 403.",
+    ),
+)  # fmt: skip
+_ID = (
+    Parameter(
+        "id", {"type": "string", "pattern": f"^cb_[0-9a-z]{{26}}{END}"}, "path", required=True,
+        text="The callback's id, as its registration was answered.", example="cb_01m83xj8806rph1h63g1e98972",
+    ),
+)  # fmt: skip
+_TASK = (
+    Parameter(
+        "taskId", _TASK_ID, "path", required=True, text="The task's id at the upstream; it may hold slashes.",
+        example="task_xxx",
+    ),
+)  # fmt: skip
+_LOCATION = {"Location": "The callback's path."}
 _CALLBACK = ("the callback", CallbackView)
 _BODY = (400, 408, 413, 415)
 """What a body may be refused with, beside its members."""
@@ -62,21 +88,24 @@ _UPSTREAM = Group(
     "application/json",
     _OBJECT,
     any_query=True,
+    any_status=True,
 )
 
 
 class _Description:
     """Serves the document of a table of calls."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[Call], registering: Registering) -> None:
         self._calls = calls
+        self._registering = registering
         self._document: bytes | None = None
 
     async def get(self, request: Request) -> Response:
         if self._document is None:
             from gateway.api.openapi import document  # here: few gateways are ever asked
 
-            self._document = msgspec.json.encode(document(self._calls))
+            whole = document(self._calls, self._registering.upstreams, self._registering.root_path)
+            self._document = msgspec.json.encode(whole)
         return Response(self._document, media_type="application/json")
 
 
@@ -90,7 +119,7 @@ def table(
         Call(_CALLBACKS, "POST", "/v1/callbacks", registering.register, "registerCallback",
              "Register a callback for a task",
              {201: ("the new callback", CallbackView), 200: ("the one already registered", CallbackView)},
-             (*_BODY, 409), body=CallbackRequest),
+             (*_BODY, 409), body=CallbackRequest, headers=_LOCATION),
         Call(_CALLBACKS, "GET", "/v1/callbacks", callbacks.list_all, "listCallbacks",
              "List callbacks, newest first",
              {200: ("a page", CallbackPage)}, parameters=_LIST),
@@ -99,22 +128,22 @@ def table(
              {200: ("an answer for each, in the order sent", BatchAnswers)}, _BODY, body=BatchRequest),
         Call(_CALLBACKS, "GET", "/v1/callbacks/{id}", callbacks.get, "getCallback",
              "Read a callback",
-             {200: _CALLBACK}, (404,)),
+             {200: _CALLBACK}, (404,), parameters=_ID),
         Call(_CALLBACKS, "DELETE", "/v1/callbacks/{id}", callbacks.cancel, "cancelCallback",
              "Cancel a callback",
-             {204: ("cancelled", None)}, (404, 409)),
+             {204: ("cancelled", None)}, (404, 409), parameters=_ID),
         Call(_CALLBACKS, "GET", "/v1/callbacks/{id}/attempts", callbacks.attempts, "listAttempts",
              "List a callback's attempts",
-             {200: ("the attempts", Attempts)}, (404,)),
+             {200: ("the attempts", Attempts)}, (404,), parameters=_ID),
         Call(_CALLBACKS, "POST", "/v1/callbacks/{id}/redeliver", callbacks.redeliver, "redeliverCallback",
              "Send a webhook again, with a fresh attempt budget and the same webhook-id",
-             {202: _CALLBACK}, (404, 409, 415)),
+             {202: _CALLBACK}, (404, 409, 415), parameters=_ID),
         Call(_CALLBACKS, "POST", "/v1/redeliveries", callbacks.redeliver_dead, "redeliverCallbacks",
              "Redeliver every callback that died within a span of time",
              {202: ("how many", Redelivered)}, _BODY, body=RedeliveriesRequest),
         Call(_TASKS, "GET", "/v1/tasks/{taskId:path}", tasks.get, "getTask",
              "Read a task with its decoded outcome",
-             {200: ("the task", TaskView)}, (404,), parameters=(Parameter("wait", _WAIT),)),
+             {200: ("the task", TaskView)}, (404,), parameters=(*_TASK, _WAIT)),
         Call(_OPERATING, "GET", "/healthz", operations.healthz, "getHealth",
              "Whether the gateway makes progress",
              {200: ("yes", Health)}),
@@ -125,7 +154,7 @@ def table(
              "Metrics in Prometheus' text format",
              {200: ("the metrics", str)}),
     ]
-    description = _Description(calls)  # of itself too, and of what is added below
+    description = _Description(calls, registering)  # of itself too, and of what is added below
     calls.append(
         Call(_OPERATING, "GET", "/openapi.json", description.get, "getDescription",
              "This document",
@@ -158,18 +187,20 @@ def _upstream(mount: str, proxy: UpstreamProxy) -> Iterator[Call]:
     own, read = proxy.calls, proxy.record_call
     urls = {"type": "object", "properties": dict.fromkeys(own.callback_members, _URL), "additionalProperties": True}
     whose = "".join(word.capitalize() for word in proxy.name.split("-")) if mount else "Upstream"
+    in_query = [] if read.param is None else [Parameter(read.param, _TASK_ID, required=True, example="task_xxx")]
     yield Call(_UPSTREAM, "GET", read.path, proxy.read, f"read{whose}Task",
                "Read a task as the upstream tells it; one that the gateway watches costs it no request",
                {200: ("the task, in the upstream's envelope", _OBJECT)},
-               parameters=(*([] if read.param is None else [Parameter(read.param, _TEXT, required=True)]),
-                           Parameter("wait", _WAIT)))
+               parameters=(*in_query, _WAIT),
+               like="read")
     for path in proxy.create_paths:
         yield Call(_UPSTREAM, "POST", path, partial(proxy.create, mount), f"create{whose}Task",
                    "Create a task at the upstream, and register its callback where one is named",
                    {200: ("the upstream's answer", _OBJECT)}, (400, 409, 413, 415), body=urls,
-                   parameters=(Parameter("X-Request-ID", {"type": "string", "maxLength": 255}, "header"),))
+                   parameters=(_REQUEST_ID,), headers={"X-Request-ID": "The request's own, or one that was made."},
+                   like="create")
     for method, path in proxy.passed:
         yield Call(_UPSTREAM, method, path, partial(proxy.pass_on, mount, method),
                    f"{method.lower()}{whose}",
                    "Passed on to the upstream as it comes",
-                   {200: ("the upstream's answer", None)}, (413, 415))
+                   {200: ("the upstream's answer", None)}, (413, 415), like="pass")

@@ -154,7 +154,7 @@ def test_tests_lie_in_folders_of_the_same_names(module: str) -> None:
 def test_one_name_means_one_class() -> None:
     """No two classes share a name, with or without an underscore; those of /openapi.json are named by it."""
     classes: dict[str, list[str]] = {}
-    for module in MODULES.keys() - {"gateway.api.openapi"}:
+    for module in MODULES.keys() - {"gateway.api.openwebhooks"}:
         for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name.lstrip("_"), []).append(f"{module}.{node.name}")

@@ -491,6 +491,11 @@ async def test_the_list_pages_newest_first(api: httpx.AsyncClient) -> None:
         ("limit=201", "limit"),
         ("limit=x", "limit"),
         ("limit=00000000199999", "limit"),
+        ("limit=07", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("taskId=", "taskId"),
+        ("taskId=a%00b", "taskId"),
+        ("cursor=", "cursor"),
         ("limit=" + "9" * 5000, "limit"),
         ("state=done", "state"),
         ("cursor=abc", "cursor"),
@@ -503,7 +508,7 @@ async def test_bad_list_parameters(api: httpx.AsyncClient, query: str, field: st
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
 
 
-@pytest.mark.parametrize("wait", ["-1", "61", "x", "nan"])
+@pytest.mark.parametrize("wait", ["-1", "61", "x", "nan", "", " 5", "1_0", "\u0665", "05", ".5", "5."])
 async def test_a_bad_wait_is_422(api: httpx.AsyncClient, wait: str) -> None:
     """wait is 0 to 60 seconds."""
     await api.post("/v1/callbacks", json=body())
@@ -556,6 +561,8 @@ async def test_bad_redeliveries(api: httpx.AsyncClient) -> None:
         ({"state": "dead", "since": "yesterday"}, "since"),
         ({"state": "dead", "until": "2026-11-23T10:00:00"}, "until"),
         ({"state": "dead", "since": "2026-11-24T00:00:00Z", "until": "2026-11-23T00:00:00Z"}, "since"),
+        ({"state": "dead", "since": "2026-02-30T00:00:00Z"}, "since"),
+        ({"state": "dead", "client": "A b"}, "client"),
     ):
         answer = await api.post("/v1/redeliveries", json=members)
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)

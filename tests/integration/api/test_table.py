@@ -28,7 +28,7 @@ SHARED = {  # what every call of a group may be answered, by tag
     "callbacks": {"401", "403", "422", "429", "503"},
     "tasks": {"401", "403", "422", "429", "503"},
     "operating": {"403", "503"},
-    "upstream": {"401", "403", "422", "429", "502", "503", "504"},
+    "upstream": {"401", "403", "422", "429", "502", "503", "504", "default"},
 }
 BODY = {"400", "408", "413", "415"}  # 408 is the server's, and 502 and 504 the upstream's: other tests see these
 NEED_TOKEN = ("callbacks", "tasks", "upstream")

@@ -374,7 +374,7 @@ async def test_pages_are_the_same_on_postgresql(tmp_path: Path, postgres: Databa
             assert (await world.visitor.post(path, "/dashboard/redeliver")).status_code == 404, path
         assert (await world.client.post("/v1/callbacks/%00/redeliver")).status_code == 404
         assert (await world.client.delete("/v1/callbacks/%00")).status_code == 404
-        assert (await world.client.get("/v1/callbacks?taskId=%00")).json()["data"] == []
+        assert (await world.client.get("/v1/callbacks?taskId=%00")).status_code == 422
         assert (await world.client.get("/readyz")).status_code == 200
         async with Visitor(str(world.client.base_url)) as operator:
             await operator.sign_in(OPERATOR)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, cast, get_args
 
+import jsonschema_rs
 import msgspec
 import pytest
 from starlette.routing import Match, Route
@@ -169,7 +170,7 @@ def test_the_frame_of_the_document() -> None:
     assert DOCUMENT["info"].keys() >= {"title", "version"}
     frame = {"openapi", "info", "servers", "security", "paths", "webhooks", "components", "tags", "externalDocs"}
     assert DOCUMENT.keys() <= frame
-    assert DOCUMENT["components"].keys() <= {"schemas", "responses", "parameters", "securitySchemes"}
+    assert DOCUMENT["components"].keys() <= {"schemas", "examples", "responses", "parameters", "securitySchemes"}
     for name in DOCUMENT["components"]["schemas"]:
         assert re.fullmatch(r"[a-zA-Z0-9._-]+", name)
 
@@ -182,11 +183,12 @@ def test_an_operation_is_well_formed(path: str, method: str) -> None:
     assert method in METHODS
     assert operation.keys() <= OPERATION
     assert operation["summary"]
+    assert operation["description"]
     assert operation["responses"]
     for status, response in operation["responses"].items():
-        assert re.fullmatch(r"[1-5]\d\d", status)
+        assert re.fullmatch(r"[1-5]\d\d|default", status)
         assert response["description"]
-        assert response.keys() <= {"description", "headers", "content"}
+        assert response.keys() <= {"description", "headers", "content", "links"}
     for media_types in [response.get("content", {}) for response in operation["responses"].values()]:
         assert all(re.fullmatch(r"[a-z]+/[a-z+]+", media_type) for media_type in media_types)
     if "requestBody" in operation:
@@ -199,7 +201,7 @@ def test_an_operations_parameters(path: str, method: str) -> None:
     """Each part of a path is declared and required, and no parameter stands twice."""
     parameters = operations()[path, method].get("parameters", [])
     for parameter in parameters:
-        assert parameter.keys() <= {"name", "in", "required", "schema", "description"}
+        assert parameter.keys() <= {"name", "in", "required", "schema", "description", "example"}
         assert parameter["in"] in {"path", "query", "header"}
         assert parameter["in"] != "path" or parameter["required"] is True
     in_path = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
@@ -234,26 +236,116 @@ def test_webhooks_are_described() -> None:
         assert all(parameter["in"] == "header" and parameter["description"] for parameter in operation["parameters"])
         assert operation["responses"].keys() == {"2XX", "410", "default"}
         content = operation["requestBody"]["content"]["application/json"]
-        assert content["example"].get("type", "record") == event
-        assert list(faults(content["example"], content["schema"], DOCUMENT["components"]["schemas"])) == []
+        assert list(content["examples"]) == (["success", "fail", "abandoned"] if event == "record" else [event])
+        for example in content["examples"].values():
+            assert example["value"].get("type", "record") == event
+            assert list(faults(example["value"], content["schema"], DOCUMENT["components"]["schemas"])) == []
 
 
 def test_examples_are_of_their_schema() -> None:
-    """What is sent has an example, and what is answered of one thing; each is what its schema says."""
+    """What is sent has an example, and what is answered; each is what its schema says."""
     known = DOCUMENT["components"]["schemas"]
     with_example = {name for name, schema in known.items() if "examples" in schema}
-    assert with_example == {
-        "AttemptView", "CallbackRequest", "CallbackView", "Problem", "RedeliveriesRequest", "TaskView",
-    }  # fmt: skip
+    bodies = [operation.get("requestBody", {}) for operation in operations().values()]
+    bodies += [response for operation in operations().values() for response in operation["responses"].values()]
+    sent = {media["schema"].get("$ref") for body in bodies for media in body.get("content", {}).values()}
+    assert {f"#/components/schemas/{name}" for name in with_example} >= sent - {None}
     for name in with_example:
         for example in known[name]["examples"]:
             assert list(faults(example, known[name], known)) == []
 
 
+def given() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield every example beside a schema of its own: where it stands, the value and the schema."""
+    for where, node in nodes({"paths": DOCUMENT["paths"], "webhooks": DOCUMENT["webhooks"]}):
+        if "schema" not in node:
+            continue
+        if "example" in node:
+            yield where, node["example"], node["schema"]
+        for name, example in node.get("examples", {}).items():
+            if "$ref" in example:
+                example = DOCUMENT["components"]["examples"][example["$ref"].rpartition("/")[2]]
+            yield f"{where}/{name}", example["value"], node["schema"]
+
+
+def test_a_validator_takes_every_example() -> None:
+    """Those of parameters, bodies and errors: what is copied into a command is taken."""
+    found = list(given())
+    assert len(found) > 60
+    for where, value, schema in found:
+        whole = {**schema, "components": DOCUMENT["components"]}
+        validator = jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
+        assert [error.message for error in validator.iter_errors(value)] == [], where
+
+
+def test_every_request_has_an_example() -> None:
+    """Of the gateway's own calls: bodies, and what their paths need, can be copied as they stand."""
+    for (path, method), operation in operations().items():
+        if path.startswith(("/api/", "/u/")):
+            continue
+        for parameter in operation["parameters"]:
+            assert parameter["description"]
+            assert not parameter["required"] or parameter["example"], (path, method)
+        if "requestBody" in operation:
+            assert operation["requestBody"]["content"]["application/json"]["examples"]
+
+
+def test_every_code_is_told() -> None:
+    """The schema of a problem has those that there are, and each answer those that it may have."""
+    codes = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    raised = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
+    assert codes == raised
+    for example in DOCUMENT["components"]["examples"].values():
+        assert example["value"]["code"] in codes
+    for operation in operations().values():
+        for status, response in operation["responses"].items():
+            for media_type, content in response.get("content", {}).items():
+                named = {name.rpartition("/")[2] for name in content.get("examples", {})}
+                values = [DOCUMENT["components"]["examples"][name]["value"] for name in named]
+                assert all(str(value["status"]) == status for value in values)
+                assert media_type != "application/problem+json" or values or "NotReady" in str(content)
+
+
+def test_headers_that_answers_have() -> None:
+    """When to try again, how to prove who asks, and where what was made is."""
+    for (path, _), operation in operations().items():
+        own = not path.startswith(("/api/", "/u/"))
+        for status, response in operation["responses"].items():
+            headers = response.get("headers", {})
+            assert ("Retry-After" in headers) == (status in ("429", "503"))
+            assert ("WWW-Authenticate" in headers) == (status == "401")
+            assert all(header["description"] and header["schema"] for header in headers.values())
+            assert not own or all(header["required"] for header in headers.values())
+    made = operations()["/v1/callbacks", "post"]["responses"]
+    assert made["200"]["headers"].keys() == made["201"]["headers"].keys() == {"Location"}
+
+
+def test_links_lead_to_calls() -> None:
+    """What can be asked of a callback next: each names a call, and parameters that it has."""
+    by_id = {operation["operationId"]: operation for operation in operations().values()}
+    linked = [r["links"] for one in by_id.values() for r in one["responses"].values() if "links" in r]
+    assert len(linked) == 4
+    for links in linked:
+        for link in links.values():
+            named = {parameter["name"] for parameter in by_id[link["operationId"]]["parameters"]}
+            assert link["parameters"].keys() <= named
+
+
+def test_what_only_the_gateway_knows() -> None:
+    """The names that a callback may give, and what stands before all paths."""
+    told = document(CALLS, ["kie", "aigptimage"], "/gateway")
+    upstream = told["components"]["schemas"]["CallbackRequest"]["properties"]["upstream"]
+    assert upstream["anyOf"][0]["enum"] == ["aigptimage", "kie"]
+    assert upstream["anyOf"][1] == {"type": "null"}
+    assert told["servers"] == [{"url": "/gateway"}]
+    assert DOCUMENT["servers"] == [{"url": "/"}]
+
+
 def test_every_reference_leads_somewhere() -> None:
     """Nothing refers to a schema that is not there, and no schema is left that nothing refers to."""
     references = {node["$ref"] for _, node in nodes(DOCUMENT) if "$ref" in node}
-    assert references == {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    parts = ((kind, DOCUMENT["components"][kind]) for kind in ("schemas", "examples"))
+    assert references == {f"#/components/{kind}/{name}" for kind, named in parts for name in named}
 
 
 def test_every_schema_is_json_schema() -> None:
@@ -320,7 +412,9 @@ def test_every_error_is_a_problem() -> None:
         if path.startswith(("/api/", "/u/")):
             assert "security" not in operation
             assert {"401", "429", "502", "503", "504"} <= operation["responses"].keys()
-            assert all(set(response["content"]) == {"application/json"} for response in operation["responses"].values())
+            told = {status: set(response.get("content", ())) for status, response in operation["responses"].items()}
+            assert told.pop("default") == set()
+            assert all(media_types == {"application/json"} for media_types in told.values())
             continue
         if not path.startswith("/v1/"):
             assert operation["security"] == []
@@ -329,9 +423,9 @@ def test_every_error_is_a_problem() -> None:
         assert {"401", "503"} <= operation["responses"].keys()
         for status, response in operation["responses"].items():
             if status >= "400":
-                assert response["content"] == {
-                    "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-                }
+                (media_type, content), *rest = response["content"].items()
+                assert (media_type, rest) == ("application/problem+json", [])
+                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
 
 
 @pytest.mark.parametrize("default", sorted(PROFILES))

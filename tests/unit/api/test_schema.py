@@ -14,12 +14,18 @@ from gateway.core.errors import InvalidJson, InvalidRequest
 CALLBACK: Any = msgspec.json.Decoder(CallbackRequest)
 BATCH: Any = msgspec.json.Decoder(BatchRequest)
 REDELIVERIES: Any = msgspec.json.Decoder(RedeliveriesRequest)
+WHOLE_S = "must be a whole number from 1 to 2592000"
 
 
 def body(**members: Any) -> bytes:
     """Return a registration with the members changed; None leaves one out."""
     whole = {"taskId": "task_1", "callbackUrl": "https://app.example.com/hooks", **members}
     return msgspec.json.encode({name: value for name, value in whole.items() if value is not None})
+
+
+def instants(**members: str) -> bytes:
+    """Return a request for redeliveries with these."""
+    return msgspec.json.encode({"state": "dead", **members})
 
 
 def test_the_least_registration() -> None:
@@ -52,6 +58,7 @@ def test_a_member_that_is_null_is_as_if_left_out() -> None:
         {"callbackUrl": "https://x/" + "a" * 2038},
         {"timeoutSeconds": 1},
         {"timeoutSeconds": 2_592_000},
+        {"timeoutSeconds": 60.0},
         {"model": "m"},
         {"model": "é" * 255},
     ],
@@ -81,11 +88,11 @@ def test_the_bounds_are_inside(members: dict[str, Any]) -> None:
         (body(callbackUrl=["x"]), "callbackUrl", "expected `str`, got `array`"),
         (body(metadata=[]), "metadata", "expected `object | null`, got `array`"),
         (body(metadata="x"), "metadata", "expected `object | null`, got `str`"),
-        (body(timeoutSeconds=0), "timeoutSeconds", "expected `int` >= 1"),
-        (body(timeoutSeconds=2_592_001), "timeoutSeconds", "expected `int` <= 2592000"),
-        (body(timeoutSeconds="60"), "timeoutSeconds", "expected `int | null`, got `str`"),
-        (body(timeoutSeconds=True), "timeoutSeconds", "expected `int | null`, got `bool`"),
-        (body(timeoutSeconds=1.5), "timeoutSeconds", "expected `int | null`, got `float`"),
+        (body(timeoutSeconds=0), "timeoutSeconds", WHOLE_S),
+        (body(timeoutSeconds=2_592_001), "timeoutSeconds", WHOLE_S),
+        (body(timeoutSeconds="60"), "timeoutSeconds", WHOLE_S),
+        (body(timeoutSeconds=True), "timeoutSeconds", WHOLE_S),
+        (body(timeoutSeconds=1.5), "timeoutSeconds", WHOLE_S),
         (body(upstream=7), "upstream", "expected `str | null`, got `int`"),
         (body(model=""), "model", "expected `str` of length >= 1"),
         (body(model="m" * 256), "model", "expected `str` of length <= 255"),
@@ -193,8 +200,36 @@ def test_a_mistake_in_a_redelivery(sent: bytes, field: str) -> None:
 def test_a_redelivery() -> None:
     """Dead callbacks, from and to an instant, either of which may be left open."""
     assert decode(b'{"state":"dead"}', REDELIVERIES) == RedeliveriesRequest(state="dead")
-    asked = decode(b'{"state":"dead","since":"a","until":"b"}', REDELIVERIES)
-    assert (asked.since, asked.until) == ("a", "b")
+    since, until = "2026-11-23t10:00:00.25+23:59", "9999-12-31T23:59:59Z"
+    asked = decode(instants(since=since, until=until), REDELIVERIES)
+    assert (asked.since, asked.until) == (since, until)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday",
+        "2026-11-23",
+        "2026-11-23T10:00",
+        "2026-11-23T10:00:00",
+        "2026-11-23T10:00Z",
+        "20261123T100000Z",
+        "2026-W48-1T10:00:00Z",
+        "2026-11-23T24:00:00Z",
+        "2026-11-23T23:59:60Z",
+        "2026-13-01T10:00:00Z",
+        "2026-11-32T10:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+00:01",
+        "9999-12-31T23:59:59-00:01",
+        "2026-11-23T10:00:00+24:00",
+        "2026-11-23T10:00:00.Z",
+    ],
+)
+def test_what_is_no_instant(text: str) -> None:
+    """What RFC 3339 has, but for leap seconds and what lies outside of the years 1 to 9999; and no other form."""
+    with pytest.raises(InvalidRequest, match=r"^since: must be an instant with a zone as RFC 3339 has it"):
+        decode(instants(since=text), REDELIVERIES)
 
 
 names = st.text(min_size=1).filter(
