@@ -58,26 +58,26 @@ def table(*heads: str, rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def takes(setting: Setting) -> str:
-    """Return what a setting takes, as it says to who writes something else."""
+    """Return what a setting takes, as it says to who writes something else; nothing where any text will do."""
     try:
         setting.parse("\0 ?")
     except ValueError as error:
-        return prose(re.sub(r"^(for each attempt, )?write ", r"\1", str(error)))
-    return "text"
+        return f" Takes {prose(str(error).replace('write ', '', 1))}."
+    return ""
 
 
 def setting_rows() -> Iterator[tuple[str, ...]]:
     for one in SETTINGS:
         secret = " " + _SECRET.format(f"{one.env}_FILE") if one.secret else ""
         default = f"`{one.default}`" if one.default else _NONE
-        yield f"`{one.env}`", f"`{one.key}`", takes(one), default, prose(one.doc) + secret
+        yield f"`{one.env}`", f"`{one.key}`", default, f"{prose(one.doc)}{takes(one)}{secret}"
 
 
 def key_rows(keys: Mapping[str, Setting]) -> Iterator[tuple[str, ...]]:
     for name, one in keys.items():
         in_file = one.secret and not name.startswith("token_hash")
         secret = " " + _SECRET.format(f"{name}_file") if in_file else ""
-        yield f"`{name}`", takes(one), prose(one.doc) + secret
+        yield f"`{name}`", f"{prose(one.doc)}{takes(one)}{secret}"
 
 
 def settings_page() -> str:
@@ -92,17 +92,17 @@ letters in the TOML file. `gateway check-config` reports every mistake.
 
 ## Settings
 
-{table("variable", "in the file", "takes", "default", "meaning", rows=setting_rows())}
+{table("variable", "in the file", "default", "meaning", rows=setting_rows())}
 ## A table for an upstream
 
 What `[upstreams.NAME]` may hold: see [several upstreams](upstreams.md#several-upstreams).
 
-{table("key", "takes", "meaning", rows=key_rows(UPSTREAM_KEYS))}
+{table("key", "meaning", rows=key_rows(UPSTREAM_KEYS))}
 ## A table for a client
 
 What `[clients.NAME]` may hold, beside its `headers`: see [several clients](configuration.md#several-clients).
 
-{table("key", "takes", "meaning", rows=key_rows(CLIENT_KEYS))}"""
+{table("key", "meaning", rows=key_rows(CLIENT_KEYS))}"""
 
 
 # Metrics

@@ -1,6 +1,6 @@
 """All pages of the manual, in the order in which ``index.md`` leads to them; read when they are first asked for.
 
-Owns which pages and pictures there are, and what comes before and after each. Called by ``routes``, in a thread.
+Owns which pages and other files there are, and what comes before and after each. Called by ``routes``, in a thread.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,19 @@ from typing import NamedTuple
 
 from gateway.dashboard.manual.markdown import ManualPage, read_page
 
-__all__ = ["FOLDER", "Book", "Neighbours"]
+__all__ = ["Book", "ManualFile", "Neighbours"]
 
-FOLDER = Path(__file__).parents[2] / "manual"
+_FOLDER = Path(__file__).parents[2] / "manual"
 _FIRST = "index"
+_TYPES = {".svg": "image/svg+xml"}
+_TEXT = "text/plain; charset=utf-8"
+
+
+class ManualFile(NamedTuple):
+    """A picture, or an example that a page leads to."""
+
+    content: bytes
+    media_type: str
 
 
 class Neighbours(NamedTuple):
@@ -32,13 +41,18 @@ class Book:
     @cached_property
     def pages(self) -> Mapping[str, ManualPage]:
         """By name; the index comes first, and what it leads to after it."""
-        found = {path.stem: read_page(path.stem, path.read_text("utf-8"), self.where) for path in FOLDER.glob("*.md")}
+        found = {path.stem: read_page(path.stem, path.read_text("utf-8"), self.where) for path in _FOLDER.glob("*.md")}
         order = dict.fromkeys([_FIRST, *found[_FIRST].links, *sorted(found)])
         return {name: found[name] for name in order}
 
     @cached_property
-    def pictures(self) -> Mapping[str, bytes]:
-        return {path.name: path.read_bytes() for path in FOLDER.glob("*.svg")}
+    def files(self) -> Mapping[str, ManualFile]:
+        """By path below the folder."""
+        paths = (path for path in _FOLDER.rglob("*.*") if path.suffix not in (".md", ".pyc") and path.is_file())
+        return {
+            path.relative_to(_FOLDER).as_posix(): ManualFile(path.read_bytes(), _TYPES.get(path.suffix, _TEXT))
+            for path in paths
+        }
 
     def neighbours(self, name: str) -> Neighbours:
         names = list(self.pages)

@@ -5,7 +5,7 @@ what may be too wide can be scrolled by keyboard. Pure. Called by ``book``.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from markupsafe import Markup
 __all__ = ["ManualPage", "Section", "read_page", "slug"]
 
 _ROW = 7
+_ENDS: Mapping[tuple[str, ...], str] = {("td_close", "td_open"): " ·", ("td_close", "tr_close"): ";"}
+"""What stands between the cells of a row, and after it, where it is read as text."""
+_OWN_PATH = re.compile(r"/manual/[a-z-]+")
 
 
 class Section(NamedTuple):
@@ -57,6 +60,7 @@ def read_page(name: str, text: str, where: Where) -> ManualPage:
     reader.add_render_rule("fence", _fence)
     reader.add_render_rule("table_open", _table_open)
     reader.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    reader.add_render_rule("code_inline", lambda _, tokens, at, *__: _code(tokens[at].content, where))
     tokens = reader.parse(text)
     title, tokens = _plain(tokens[1]), tokens[3:]
     links: list[str] = []
@@ -146,7 +150,7 @@ def _sections(title: str, tokens: Sequence[Token]) -> Iterator[Section]:
         elif token.type in ("fence", "code_block"):
             words.append(" ".join(token.content.split()))
         elif token.type == "inline" and tokens[at - 1].type != "heading_open":
-            words.append(_plain(token))
+            words.append(_plain(token) + _ENDS.get(tuple(one.type for one in tokens[at + 1 : at + 3]), ""))
     yield Section(title, anchor, level, " ".join(words))
 
 
@@ -165,6 +169,12 @@ def _plain(inline: Token) -> str:
         elif token.type in ("text", "code_inline", "image"):
             pieces.append(token.content)
     return "".join(pieces)
+
+
+def _code(text: str, where: Where) -> str:
+    """Return a piece of code; where it is the path of a page that no file has, a link there."""
+    code = f"<code>{escapeHtml(text)}</code>"
+    return f'<a href="{where(text.rpartition("/")[2])}">{code}</a>' if _OWN_PATH.fullmatch(text) else code
 
 
 def _fence(renderer: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:

@@ -43,8 +43,7 @@ class Manual:
             Route(f"{_BASE}/", self._to_index),
             Route(f"{_BASE}/index", self._to_index),
             Route(f"{_BASE}/search", self._find),
-            Route(f"{_BASE}/{{name}}.svg", self._picture),
-            Route(f"{_BASE}/{{name}}", self._page),
+            Route(f"{_BASE}/{{name:path}}", self._page),
         ]
 
     @cached_property
@@ -63,7 +62,10 @@ class Manual:
         return await self._shown(request, "index")
 
     async def _page(self, request: Request) -> Response:
-        return await self._shown(request, request.path_params["name"])
+        name = request.path_params["name"]
+        if "." in name and (file := (await asyncio.to_thread(lambda: self._book.files)).get(name)) is not None:
+            return Response(file.content, 200, SECURITY_HEADERS | _KEPT, file.media_type)
+        return await self._shown(request, name)
 
     async def _shown(self, request: Request, name: str) -> Response:
         pages = await asyncio.to_thread(lambda: self._book.pages)
@@ -76,12 +78,6 @@ class Manual:
         text = text_of(request.query_params, "q") or ""
         hits = await asyncio.to_thread(lambda: self._search.find(text))
         return await self._framed(request, "manual_search.html", {"hits": hits, "text": text})
-
-    async def _picture(self, request: Request) -> Response:
-        content = self._book.pictures.get(f"{request.path_params['name']}.svg")
-        if content is None:
-            raise HTTPException(404)
-        return Response(content, 200, SECURITY_HEADERS | _KEPT, "image/svg+xml")
 
     async def _to_index(self, request: Request) -> Response:
         return RedirectResponse(self._frame.url(_BASE), 308, SECURITY_HEADERS)
