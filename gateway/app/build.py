@@ -6,9 +6,9 @@ Owns what a gateway is made of. Validates, opens, writes and starts nothing. Cal
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -272,15 +272,16 @@ def _api(
     callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, ends, names)
     errors = ErrorAnswers(mounts.profile_of)
     tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
+    calls = table(registering, callbacks, tasks, operations, mounts.all)
     app = Starlette(
-        routes=routes(table(registering, callbacks, tasks, operations, mounts.all)),
+        routes=routes(calls),
         middleware=[Middleware(BaseSlash), Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
         exception_handlers=errors.handlers(),
     )
     app.state.memory = shared.memory
     app.state.shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
-    return Api(app, tokens, limits, registering, list(proxies.values()), errors, operations.backlog.refresh)
+    return Api(app, tokens, limits, registering, list(proxies.values()), errors, operations.backlog.refresh, calls)
 
 
 def _site(
@@ -307,9 +308,16 @@ def _site(
             models=partial(facts.models, watches),
             receivers=partial(facts.receivers, deliverer),
             settings=in_force,
+            description=partial(_description, api),
             root_path=settings.root_path,
         )
     )
+
+
+def _description(api: Api) -> Mapping[str, Any]:
+    from gateway.api.openapi import document  # here: few gateways are ever asked
+
+    return document(api.calls)
 
 
 def _first_poll_at(watch: Watch, task_id: str, now: int, client: str, model: str | None) -> int:

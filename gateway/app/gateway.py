@@ -19,6 +19,7 @@ from gateway.api.operations import Trouble
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
+from gateway.api.routing import Call
 from gateway.config import secretfile
 from gateway.config.settings import DEFAULT_CLIENT, Settings, database_path
 from gateway.config.tokens import token_digest
@@ -70,6 +71,8 @@ class Api(NamedTuple):
     errors: ErrorAnswers
     backlog: Callable[[], Awaitable[Backlog | None]]
     """What waits, as the metrics tell it."""
+    calls: Sequence[Call]
+    """All that is served."""
 
 
 class Watch(NamedTuple):

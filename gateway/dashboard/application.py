@@ -263,7 +263,7 @@ def application(parts: PageParts) -> Starlette:
     """Return what serves the pages."""
     frame = Frame(parts.root_path)
     pages, lists, actions, operating = Pages(parts, frame), Lists(parts), Actions(parts), Operating(parts)
-    manual = Manual(frame, pages.looks)
+    manual = Manual(parts, frame, pages.looks)
     routes: list[BaseRoute] = [
         pages.route("/", Now(parts).show),
         pages.route("/dashboard/callbacks", lists.callbacks),

@@ -4,8 +4,8 @@ Owns no logic. Made by ``gateway.app.build``; imports nothing that the first pag
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from gateway.config.settings import Settings
 from gateway.core.clock import Clock
@@ -50,5 +50,7 @@ class PageParts(NamedTuple):
     receivers: Callable[[], Sequence[ReceiverFacts]]
     settings: Callable[[], Settings]
     """Those that are in force."""
+    description: Callable[[], Mapping[str, Any]]
+    """The API as an OpenAPI document."""
     root_path: str
     """What stands before every path in the browser: empty, or ``/prefix``."""

@@ -25,7 +25,7 @@ from gateway.core.ratelimit import RateLimiter, RateWindow
 from gateway.dashboard.parts import PageParts
 from gateway.store import Registry
 
-__all__ = ["BrowserSession", "Sessions", "Visitor"]
+__all__ = ["BrowserSession", "Sessions", "Visitor", "is_secure"]
 
 _LASTS_S = 12 * 3600
 _RENEWED_S = 3600
@@ -143,7 +143,7 @@ class Sessions:
         self._set(request, response, "", 0)
 
     def _set(self, request: Request, response: Response, value: str, lasts_s: int) -> None:
-        secure = _is_secure(request)
+        secure = is_secure(request)
         # A cookie named __Host- is for the whole host, and browsers take it from no other name or without TLS.
         path = "/" if secure else self._root_path or "/"
         response.set_cookie(
@@ -200,11 +200,11 @@ def _address(request: Request) -> str:
     return f"{peer} {told[-1].rpartition(',')[2].strip()[:64]}" if told else peer
 
 
-def _is_secure(request: Request) -> bool:
+def is_secure(request: Request) -> bool:
     """Whether the browser came by TLS, which may end before the gateway. Who lies about it harms only himself."""
     told = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
     return (told or request.url.scheme) == "https"
 
 
 def _cookie_name(request: Request) -> str:
-    return "__Host-gateway-session" if _is_secure(request) else "gateway-session"
+    return "__Host-gateway-session" if is_secure(request) else "gateway-session"

@@ -4,8 +4,9 @@ Owns that nothing of it is read before somebody asks, and that a page is made on
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -13,17 +14,22 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from gateway.core.errors import Forbidden
 from gateway.dashboard.asked import text_of
 from gateway.dashboard.frame import SECURITY_HEADERS, Frame
-from gateway.dashboard.session import Visitor
+from gateway.dashboard.parts import PageParts
+from gateway.dashboard.session import Visitor, is_secure
 
 if TYPE_CHECKING:
     from gateway.dashboard.manual.book import Book
+    from gateway.dashboard.manual.markdown import ManualPage
     from gateway.dashboard.manual.search import ManualSearch
 
 __all__ = ["Manual"]
 
 _BASE = "/manual"
+_CALLS = "calls"
+_HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _KEPT = {"cache-control": "public, max-age=3600"}
 
 Looks = Callable[[Request], Awaitable[Visitor | None]]
@@ -33,9 +39,11 @@ Looks = Callable[[Request], Awaitable[Visitor | None]]
 class Manual:
     """The pages of the manual."""
 
-    def __init__(self, frame: Frame, looks: Looks) -> None:
+    def __init__(self, parts: PageParts, frame: Frame, looks: Looks) -> None:
+        self._parts = parts
         self._frame = frame
         self._looks = looks
+        self._calls = lru_cache(maxsize=8)(self._read_calls)
 
     def routes(self) -> list[Route]:
         return [
@@ -43,6 +51,7 @@ class Manual:
             Route(f"{_BASE}/", self._to_index),
             Route(f"{_BASE}/index", self._to_index),
             Route(f"{_BASE}/search", self._find),
+            Route(f"{_BASE}/{_CALLS}", self._all_calls),
             Route(f"{_BASE}/{{name:path}}", self._page),
         ]
 
@@ -56,7 +65,7 @@ class Manual:
     def _search(self) -> "ManualSearch":
         from gateway.dashboard.manual.search import ManualSearch
 
-        return ManualSearch(self._book.pages)
+        return ManualSearch({**self._book.pages, _CALLS: self._calls("", token=False)})
 
     async def _index(self, request: Request) -> Response:
         return await self._shown(request, "index")
@@ -74,9 +83,32 @@ class Manual:
         context = {"page": pages[name], "around": self._book.neighbours(name), "text": ""}
         return await self._framed(request, "manual.html", context)
 
+    async def _all_calls(self, request: Request) -> Response:
+        self._refuse_foreign(request)
+        host = request.headers.get("host", "")
+        host = host if _HOST.fullmatch(host) else "127.0.0.1:8080"
+        base = f"{'https' if is_secure(request) else 'http'}://{host}{self._frame.root_path}"
+        page = await asyncio.to_thread(self._calls, base, token=not self._parts.tokens.open)
+        return await self._framed(request, "manual.html", {"page": page, "around": None, "text": ""})
+
+    def _refuse_foreign(self, request: Request) -> None:
+        """Raise Forbidden where ``/openapi.json`` does: the page of all calls tells the same."""
+        if self._parts.tokens.open:
+            self._parts.refuse_foreign(request.method, request.scope["headers"])
+
+    def _read_calls(self, base: str, *, token: bool) -> "ManualPage":
+        from gateway.dashboard.manual.calls import calls_text
+        from gateway.dashboard.manual.markdown import read_page
+
+        return read_page(_CALLS, calls_text(self._parts.description(), base, token=token), self._book.where)
+
     async def _find(self, request: Request) -> Response:
         text = text_of(request.query_params, "q") or ""
         hits = await asyncio.to_thread(lambda: self._search.find(text))
+        try:
+            self._refuse_foreign(request)
+        except Forbidden:
+            hits = [hit for hit in hits if hit.page != _CALLS]
         return await self._framed(request, "manual_search.html", {"hits": hits, "text": text})
 
     async def _to_index(self, request: Request) -> Response:

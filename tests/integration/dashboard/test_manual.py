@@ -74,7 +74,7 @@ async def test_every_link_leads_somewhere(run: Running) -> None:
                 assert to.startswith("https://") or to[len(root) :].startswith(("/", "/dashboard")), (url, link)
     assert [one for one in wanted if one[2] and one[2] not in pages[one[1]].anchors] == []
     names = {path.stem for path in MANUAL.glob("*.md")} - {"index"}
-    assert {f"{root}/manual/{name}" for name in names} <= pages.keys()
+    assert {f"{root}/manual/{name}" for name in {*names, "calls"}} <= pages.keys()
     assert {f"{root}/manual/{path.name}" for path in MANUAL.glob("*.svg")} <= pages.keys()
     assert followed > 200
 
@@ -136,5 +136,11 @@ async def test_it_needs_neither_token_nor_database(tmp_path: Path) -> None:
             assert (await client.get(path)).status_code == 200
             assert (await client.get(path, headers={"host": "gateway.example"})).status_code == 200
         assert (await client.get("/")).status_code == 503
+        assert (await client.get("/manual/calls")).status_code == 200
+        assert (await client.get("/manual/calls", headers={"host": "gateway.example"})).status_code == 403
+        told = await client.get("/manual/search?q=CallbackPage")
+        assert "/manual/calls#" in told.text
+        told = await client.get("/manual/search?q=CallbackPage", headers={"host": "gateway.example"})
+        assert "/manual/calls#" not in told.text
     await gateway.drain()
     await gateway.close()

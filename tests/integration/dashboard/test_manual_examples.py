@@ -1,0 +1,114 @@
+"""The examples on the manual's page of every call, run as they stand there, against the gateway that shows them."""
+
+import asyncio
+import html
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.core.clock import SystemClock
+from gateway.serve.asgi import serve_asgi
+from gateway.simulator import SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from tests.running import Running, running
+
+TOKEN = "the-clients-token"
+COMMANDS = {
+    "curl": ["sh", "-c"],
+    "Python": [sys.executable, "-c"],
+    "JavaScript": ["node", "--input-type=module", "-e"],
+}
+PROGRAMS = {"curl": "curl", "Python": sys.executable, "JavaScript": "node"}
+
+
+async def taken(scope: Any, receive: Any, send: Any) -> None:
+    await Request(scope, receive).body()
+    await Response(status_code=204)(scope, receive, send)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[tuple[Running, str]]:
+    async with (
+        serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url,
+        serve_asgi(taken) as hooks_url,
+        running(tmp_path, upstream_url, GATEWAY_TOKEN=TOKEN) as run,
+    ):
+        run.client.headers["authorization"] = f"Bearer {TOKEN}"
+        yield run, f"{hooks_url}/hooks"
+
+
+def examples(page: str, language: str) -> dict[str, str]:
+    """Return the example of each call, by what its heading says."""
+    found = {}
+    for part in page.split("<h3 id=")[1:]:
+        heading = re.search(r">(?:<code>)?(.+?)(?:</code>)?</h3>", part)
+        example = re.search(rf"<p>{language}:</p>\n<pre[^>]*><code>(.+?)</code></pre>", part, re.DOTALL)
+        if heading and example:
+            found[html.unescape(heading[1])] = html.unescape(example[1])
+    return found
+
+
+async def ran(language: str, example: str) -> str:
+    """Run an example in a process and return what it prints."""
+    environ = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    process = await asyncio.create_subprocess_exec(
+        *COMMANDS[language],
+        example,
+        env=environ | {"GATEWAY_TOKEN": TOKEN},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, wrong = await process.communicate()
+    assert process.returncode == 0, f"{example}\n{wrong.decode()}"
+    return said.decode()
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(shutil.which(program) is None, reason=f"needs {program}"))
+        for name, program in PROGRAMS.items()
+    ],
+)
+async def test_each_example_does_what_it_says(world: tuple[Running, str], language: str) -> None:
+    """Whoever copies it registers, lists, reads, redelivers and cancels: only ids and the receiver are replaced."""
+    run, hooks = world
+    page = (await run.client.get("/manual/calls")).text
+    found = examples(page, language)
+    description = (await run.client.get("/openapi.json")).json()
+    assert {f"{m.upper()} {path}" for path, item in description["paths"].items() for m in item} == found.keys()
+
+    async def example(call: str, callback_id: str = "", task_id: str = "sim-success-0-cat") -> str:
+        text = found[call].replace("https://app.example.com/hooks", hooks).replace("task_xxx", task_id)
+        return await ran(language, re.sub(r"cb_\w{20,}", callback_id, text))
+
+    said = await example("POST /v1/callbacks")
+    callback_id = re.findall(r"cb_\w+", said)[0]
+    assert (await run.delivered(callback_id))["metadata"] == {"orderId": 7}
+    waiting = await run.registered("sim-never-0-cat", hooks)
+    calls = {
+        "GET /v1/callbacks": callback_id,
+        "POST /v1/callbacks/batch": "200",
+        "GET /v1/callbacks/{id}": callback_id,
+        "GET /v1/callbacks/{id}/attempts": "delivered",
+        "POST /v1/callbacks/{id}/redeliver": "pending",
+        "GET /v1/tasks/{taskId}": "settledAt",
+        "POST /v1/redeliveries": "count",
+        "GET /healthz": "ok",
+        "GET /readyz": "reasons",
+        "GET /metrics": "gateway_build_info",
+        "GET /openapi.json": "3.1.0",
+    }
+    told = await asyncio.gather(*(example(call, callback_id) for call in calls))
+    wrong = [(call, text[:500]) for (call, wanted), text in zip(calls.items(), told, strict=True) if wanted not in text]
+    assert wrong == []
+    await example("DELETE /v1/callbacks/{id}", waiting)
+    assert (await run.client.get(f"/v1/callbacks/{waiting}")).json()["state"] == "cancelled"
