@@ -232,18 +232,22 @@ def verify(
     age_s = now_s - int(timestamp)
     if not -tolerance_s <= age_s <= tolerance_s:
         age = f"{-age_s:.0f} s in the future" if age_s < 0 else f"{age_s:.0f} s old"
-        raise VerificationError(f"webhook-timestamp is {age}; at most {tolerance_s:g} s are accepted")
+        raise VerificationError(
+            f"webhook-timestamp is {age}; at most {tolerance_s:g} s are accepted", "too_new" if age_s < 0 else "too_old"
+        )
 
     versions = sorted({secret.version for secret in secrets})
     entries = {version: [e for e in signatures.split() if e.startswith(f"{version},")] for version in versions}
     if not any(entries.values()):
-        raise VerificationError(f"webhook-signature has no {' or '.join(versions)} entry")
+        raise VerificationError(f"webhook-signature has no {' or '.join(versions)} entry", "unsigned")
     content = f"{webhook_id}.{timestamp}.".encode("ascii") + body
     matched = False
     for secret in secrets:
         matched |= secret.matches(content, entries[secret.version])
     if not matched:
-        raise VerificationError("no signature matches: the secret is another, or the id, timestamp or body was changed")
+        raise VerificationError(
+            "no signature matches: the secret is another, or the id, timestamp or body was changed", "no_match"
+        )
     return VerifiedWebhook(webhook_id, int(timestamp))
 
 
@@ -259,5 +263,5 @@ def _webhook_headers(headers: Mapping[str, str]) -> dict[str, str]:
         found[lower] = value
     missing = [name for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER) if name not in found]
     if missing:
-        raise VerificationError(f"{' and '.join(missing)} missing: the request is not a signed webhook")
+        raise VerificationError(f"{' and '.join(missing)} missing: the request is not a signed webhook", "unsigned")
     return found

@@ -199,7 +199,8 @@ def verify_saved(
                 continue
             raise VerificationError(
                 f"no signature matches the body as it is saved; without {' and '.join(changes)} one does: "
-                "save the bytes as they came"
+                "save the bytes as they came",
+                "changed",
             ) from None
         raise
 

@@ -85,8 +85,17 @@ class SecretError(GatewayError):
     exit_code = 2
 
 
+VerificationReason = Literal["unsigned", "malformed", "too_old", "too_new", "no_match", "changed"]
+"""What a webhook lacks: its headers or a signature of the right kind; a form that can be read; a time that is near; a
+signature by the secret. Or it has one, of the same JSON as it was before somebody wrote it anew."""
+
+
 class VerificationError(GatewayError):
     """A webhook's headers or signature do not prove that a holder of the secret sent these bytes."""
+
+    def __init__(self, message: str, reason: VerificationReason = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class OutputError(GatewayError):
