@@ -317,7 +317,7 @@ def _site(
 def _description(api: Api) -> Mapping[str, Any]:
     from gateway.api.openapi import document  # here: few gateways are ever asked
 
-    return document(api.calls)
+    return document(api.calls, api.registering.upstreams, api.registering.root_path)
 
 
 def _first_poll_at(watch: Watch, task_id: str, now: int, client: str, model: str | None) -> int:

@@ -76,6 +76,8 @@ class _Calls:
         body = operation.get("requestBody", {}).get("content", {}).get(_BODY)
         if body is not None:
             yield f"Body: {self._takes(body['schema'])}."
+            for one in self._named(body)[1:]:
+                yield f"{one['summary']}:\n\n{_fence(_pretty(one['value']))}"
         yield _table("answer", "means", "holds", rows=self._answers(operation["responses"]))
         request = self._request(method, path, operation, body)
         for language, write in LANGUAGES.items():
@@ -189,10 +191,16 @@ class _Calls:
         """Return the example that the document gives for a body or a parameter; None where it gives none."""
         if "example" in media:
             return media["example"]
-        for one in media.get("examples", {}).values():
+        for one in self._named(media):
             return one["value"]
         schema = self._resolved(media["schema"])
         return next(iter(schema.get("examples", ())), None)
+
+    def _named(self, media: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the examples that the document names, the first of which is shown in each language."""
+        named = self._document["components"].get("examples", {})
+        every = media.get("examples", {}).values()
+        return [named[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in every]
 
     def _example(self, media: Mapping[str, Any], path: str) -> Any:
         """Return an example of a body or a parameter, a made one where the document gives none."""

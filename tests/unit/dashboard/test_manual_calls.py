@@ -1,5 +1,6 @@
 """The manual's page of every call, from a document: nothing of it is left out, and what a schema says is words."""
 
+import copy
 import re
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_what_a_call_takes_and_answers_is_told() -> None:
     assert "| `parts` | list of [Thing2](#thing2) or null |  |" in TEXT
     assert "| `at`, optional | date-time as text or null | When. |" in TEXT
     assert "At length." in TEXT
+
+
+def test_of_named_examples_the_first_is_sent() -> None:
+    """The others are shown with what they are for, wherever they stand in the document."""
+    document = copy.deepcopy(DOCUMENT)
+    (operation,) = document["paths"]["/things/{id}"].values()
+    media = operation["requestBody"]["content"]["application/json"]
+    media["examples"] = {"a": {"$ref": "#/components/examples/one"}, "b": {"summary": "Two", "value": {"name": "2"}}}
+    document["components"]["examples"] = {"one": {"summary": "One", "value": {"name": "1"}}}
+    text = calls_text(document, "", token=False)
+    assert """-d '{"name": "1"}'""" in text
+    assert 'Two:\n\n```\n{\n  "name": "2"\n}\n```' in text
+    assert "One:" not in text
 
 
 def test_an_example_is_made_where_none_is_given() -> None:
