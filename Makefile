@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types reference lock wheel clean
+.PHONY: help demo play demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types reference lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ help: ## List the targets (this)
 
 demo: $(VENV)/.runtime ## Show the whole way once, with a simulated upstream and a receiver: no key needed
 	@$(VENV)/bin/gateway demo $(ARGS)
+
+play: $(VENV)/.runtime ## Leave a gateway with its dashboard running, and receivers, with a trickle of tasks: no key needed
+	@$(VENV)/bin/python -m tests.play
 
 demo-replicas: $(VENV)/.dev ## Kill one of three replicas on a PostgreSQL before your eyes: nothing is lost
 	@$(VENV)/bin/python -m tests.demo_replicas

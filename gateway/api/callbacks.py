@@ -46,6 +46,7 @@ T = TypeVar("T")
 _ROW = 600  # bytes of a callback in a list, but for its metadata and URL
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+_MOST_COUNTED = 100_000  # dead callbacks, of a dry run
 
 _WHOLE = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -130,7 +131,12 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
-        count = await self._registry.redeliver_dead(whose, since, until, now, lambda: share(request, WHOLE))
+        if asked.dry_run:
+            async with share(request, WHOLE):
+                found = await self._registry.find_dead(whose, since, until, _MOST_COUNTED, asked.receiver)
+            return json_response(Redelivered(count=len(found)))
+        turn = partial(share, request, WHOLE)
+        count = await self._registry.redeliver_dead(whose, since, until, now, turn, asked.receiver)
         return json_response(Redelivered(count=count), 202)
 
     def _view(self, request: Request, callback: Callback) -> CallbackView:

@@ -117,6 +117,15 @@ Metadata = Annotated[
         "number that is too large for a receiver, such as 1e400."
     ),
 ]
+Receiver = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=2048,
+        description="Only those of receivers with this text in their name: scheme, host and port of a callback URL.",
+    ),
+]
+DryRun = Annotated[bool, msgspec.Meta(description="Only say how many there are, up to 100,000; redeliver none.")]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -169,6 +178,8 @@ class RedeliveriesRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields
     client: (
         Annotated[str, msgspec.Meta(pattern=_CLIENT, description="For the operator alone: one client's.")] | None
     ) = None
+    receiver: Receiver | None = None
+    dry_run: DryRun | None = None
 
 
 def is_json(content_type: str) -> bool:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from gateway import __version__
 from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
 from gateway.api.mounts import BaseSlash, Mounts
@@ -59,11 +58,10 @@ from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import Sender
+from gateway.webhook.sender import USER_AGENT, Sender
 
 __all__ = ["MOST_CONNECTIONS", "build", "own_files"]
 
-_USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 _CONNECTIONS = 256  # towards receivers, all together
 _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _OTHER_FILES = 64  # the database, the event loop, the name server, the log
@@ -108,6 +106,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
     deliverer = _deliverer(settings, shared, callback_transport, client_headers)
+    shared.metrics.attempts_in_flight.set_function(lambda: float(deliverer.in_flight))
     janitor = Janitor(store, clock, settings.retention_days)
     clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
@@ -219,13 +218,14 @@ def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None
         metrics.budget_used.labels(name, kind).set_function(budget.used)
     for gauge in (metrics.waiting, metrics.poll_overdue_seconds):
         gauge.labels(name)  # stands at 0 from the start
+    metrics.polls_in_flight.labels(name).set_function(lambda: float(poller.in_flight))
     metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
     metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
 
 
 def _deliverer(settings: Settings, shared: Shared, transport: PooledTransport, headers: ClientHeaders) -> Deliverer:
     sender = Sender(
-        transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=_USER_AGENT, names=transport
+        transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT, names=transport
     )
     return Deliverer(
         shared.store.outbox,

@@ -1,10 +1,10 @@
 """The client of the gateway's own HTTP API, one method for each call. Must not open the database.
 
 Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
-has what the commands show of it. Called by ``gateway.cli.commands`` and ``gateway.cli.demo``.
+has what the commands show of it. Called by the commands that ask a running gateway.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +15,14 @@ import httpx
 import msgspec
 
 from gateway.config.load import CONFIG_VARIABLE, load_some
+from gateway.core.clock import SystemClock
 from gateway.core.errors import ConfigError, GatewayError
+from gateway.core.retryafter import parse_retry_after
 
-__all__ = ["ApiError", "Client", "Unreachable", "find"]
+__all__ = ["ApiError", "RemoteGateway", "Unreachable", "find"]
 
 _TIMEOUT_S = 30.0
+_BATCH_TIMEOUT_S = 300.0  # the names of a thousand URLs may have to be looked up
 
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -65,18 +68,46 @@ class _ShownAttempts(TypedDict):
     data: list[_ShownAttempt]
 
 
+class _ShownAnswer(TypedDict):
+    status: int
+
+
+class _ShownAnswers(TypedDict):
+    data: list[_ShownAnswer]
+
+
+class _ShownCount(TypedDict):
+    count: int
+
+
 class ApiError(GatewayError):
     """The gateway refused, then with its ``problem``, or could not be reached."""
 
-    def __init__(self, message: str, problem: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        message: str,
+        problem: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """``retry_after_s``: how long a gateway that has no room now asked to be left alone."""
         super().__init__(message)
         self.problem = problem
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may be answered otherwise later."""
+        return self.status in (429, 503)
 
 
 class Unreachable(ApiError):
     """Nothing answers where the gateway should be; trying again may help."""
 
     exit_code = 3
+    passes = True
 
 
 def find(
@@ -106,12 +137,13 @@ def _configured(environ: Mapping[str, str], config_path: Path | None) -> str:
     return f"http://{host}:{at['port']}"
 
 
-class Client:
+class RemoteGateway:
     """Talks to one gateway; every method raises ApiError. Raises ConfigError for a URL or token that cannot be used."""
 
     def __init__(self, base_url: str, token: str | None) -> None:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self._base_url = base_url
+        self.url = base_url
+        self.token = token
         try:
             url = httpx.URL(base_url)
         except (httpx.InvalidURL, UnicodeError) as exc:
@@ -123,7 +155,7 @@ class Client:
         # trust_env: a proxy of the surroundings has no business between a sidecar and its neighbour.
         self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "RemoteGateway":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -133,6 +165,16 @@ class Client:
 
     def register(self, **members: Any) -> dict[str, Any]:
         return self._call("POST", "/v1/callbacks", _ShownCallback, json=_given(members))
+
+    def register_batch(self, registrations: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Register each of these, which are JSON; return for each its status with its callback or its problem."""
+        content = b'{"callbacks":[%b]}' % b",".join(registrations)
+        headers = {"content-type": "application/json"}
+        options = {"content": content, "headers": headers, "timeout": _BATCH_TIMEOUT_S}
+        answers: list[dict[str, Any]] = self._call("POST", "/v1/callbacks/batch", _ShownAnswers, **options)["data"]
+        if len(answers) != len(registrations):
+            raise ApiError(f"{self.url} answered {len(answers)} of {len(registrations)} registrations.")
+        return answers
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
         return self._call("GET", "/v1/callbacks", _ShownPage, params=_given(query))
@@ -150,6 +192,16 @@ class Client:
     def redeliver(self, callback_id: str) -> dict[str, Any]:
         return self._call("POST", f"{_path(callback_id)}/redeliver", _ShownCallback)
 
+    def redeliver_dead(self, **members: Any) -> int:
+        """Redeliver all that died as ``members`` say, or only count them; return how many."""
+        asked = {"state": "dead", **_given(members)}
+        count: int = self._call("POST", "/v1/redeliveries", _ShownCount, json=asked, timeout=_BATCH_TIMEOUT_S)["count"]
+        return count
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        return self._request("GET", "/metrics").text
+
     def reasons(self) -> list[str]:
         """Return why the gateway, or one of its upstreams, does not work as it should; nothing where it names none."""
         try:
@@ -160,30 +212,48 @@ class Client:
 
     def _call(self, method: str, path: str, shape: Any = None, **options: Any) -> dict[str, Any]:
         """Return the answer; ``shape`` is what a good one has at least."""
+        response = self._request(method, path, **options)
+        if response.status_code == 204:
+            return {}
+        answer = self._read(response)
+        if shape is not None:
+            try:
+                msgspec.convert(answer, shape)
+            except ValueError:
+                raise self._no_gateway(response) from None
+        return answer
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
         except (ValueError, httpx.InvalidURL) as exc:  # text that no request can carry
             raise ApiError(f"The request cannot be made: {exc}.") from exc
         except httpx.HTTPError as exc:
             raise Unreachable(
-                f"No gateway answers at {self._base_url} ({exc}). Start `gateway serve`, or name another with --url."
+                f"No gateway answers at {self.url} ({exc}). Start `gateway serve`, or name another with --url."
             ) from exc
-        if response.status_code == 204:
-            return {}
+        if response.is_success:
+            return response
+        problem = self._read(response)
+        message = str(problem.get("detail") or response.reason_phrase)
+        if response.status_code == 401:
+            message += " Give the token with --token or GATEWAY_TOKEN."
+        retry_after_s = None
+        if response.status_code in (429, 503):
+            retry_after_s = parse_retry_after(response.headers.get("retry-after"), SystemClock().now())
+        raise ApiError(message, problem, status=response.status_code, retry_after_s=retry_after_s)
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
         try:
             answer = response.json()
-            if response.is_success and shape is not None:
-                msgspec.convert(answer, shape)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise ApiError(f"{self._base_url} answered {response.status_code}: not a gateway's answer.")
-        if response.is_success:
-            return answer
-        message = str(answer.get("detail") or response.reason_phrase)
-        if response.status_code == 401:
-            message += " Give the token with --token or GATEWAY_TOKEN."
-        raise ApiError(message, answer)
+            raise self._no_gateway(response)
+        return answer
+
+    def _no_gateway(self, response: httpx.Response) -> ApiError:
+        return ApiError(f"{self.url} answered {response.status_code}: not a gateway's answer.")
 
 
 def _given(members: Mapping[str, Any]) -> dict[str, Any]:

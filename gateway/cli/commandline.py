@@ -15,7 +15,12 @@ import click
 from gateway.core import terminal
 from gateway.core.errors import ConfigError, GatewayError, OutputClosed
 
-__all__ = ["FiniteRange", "run_command"]
+__all__ = ["FiniteRange", "examples", "run_command"]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: command lines to copy."""
+    return "\n".join(("\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)))
 
 
 class FiniteRange(click.FloatRange):

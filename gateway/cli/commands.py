@@ -1,4 +1,4 @@
-"""The commands: their words and options.
+"""The commands that run or look after a gateway on this machine: their words and options. And the list of all.
 
 Must hold no logic. What an exit code means stands in ``gateway.core.errors`` and in the help. Imports stand inside the
 commands, so that each loads only what it needs. Called by ``gateway.__main__``.
@@ -7,19 +7,17 @@ commands, so that each loads only what it needs. Called by ``gateway.__main__``.
 import json
 import os
 import sys
-from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gateway import __version__
-from gateway.cli.commandline import FiniteRange, run_command
+from gateway.cli import asking
+from gateway.cli.commandline import FiniteRange, examples, run_command
+from gateway.cli.simulate import simulate
 from gateway.core import terminal
-
-if TYPE_CHECKING:
-    from gateway.cli.client import Client
 
 __all__ = ["main"]
 
@@ -35,21 +33,7 @@ Exit codes:
 """
 
 
-class _Commands(click.Group):
-    """Loads the simulator only where its options are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "simulate"])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "simulate":
-            return super().get_command(ctx, cmd_name)
-        from gateway.cli.simulate import simulate
-
-        return simulate
-
-
-@click.group(cls=_Commands, context_settings=_CONTEXT, epilog=_EXIT_CODES)
+@click.group(context_settings=_CONTEXT, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="gateway")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings; GATEWAY_CONFIG names it too.")
 @click.pass_context
@@ -58,12 +42,16 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
+for _command in (*asking.COMMANDS, simulate):
+    cli.add_command(_command)
+
+
 def main() -> None:
     """Run the command line."""
     run_command(cli, "gateway")
 
 
-@cli.command()
+@cli.command(epilog=examples("gateway serve", "gateway --config gateway.toml serve"))
 @click.pass_obj
 def serve(config: Path | None, /) -> None:
     """Serve until SIGTERM."""
@@ -78,7 +66,7 @@ def serve(config: Path | None, /) -> None:
     process.serve(read, settings)
 
 
-@cli.command()
+@cli.command(epilog=examples("gateway demo"))
 def demo() -> None:
     """Show the main job with a simulated upstream and a receiver; needs no key and no network."""
     from gateway.cli.demo import run
@@ -88,7 +76,7 @@ def demo() -> None:
     sys.exit(run(colour=terminal.use_colour(sys.stdout)))
 
 
-@cli.command("check-config")
+@cli.command("check-config", epilog=examples("gateway --config gateway.toml check-config"))
 @click.pass_obj
 def check_config(config: Path | None, /) -> None:
     """Check all that serve would refuse, report every mistake, and show what would be used."""
@@ -112,7 +100,32 @@ def check_config(config: Path | None, /) -> None:
         click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
 
 
-@cli.command("make-secret")
+@cli.command("config-example", epilog=examples("gateway config-example > gateway.toml"))
+def config_example() -> None:
+    """Print a file of settings to begin with: all of them, each with its default, commented out."""
+    from gateway.config.example import example
+
+    click.echo(example(), nl=False)
+
+
+@cli.command(
+    epilog=examples(
+        "source <(gateway completion bash)",
+        "gateway completion zsh > ~/.zfunc/_gateway",
+        "gateway completion fish > ~/.config/fish/completions/gateway.fish",
+    )
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what has a shell complete commands, options and their values."""
+    from click.shell_completion import get_completion_class
+
+    completer = get_completion_class(shell)
+    assert completer is not None  # noqa: S101 - click knows these three
+    click.echo(completer(cli, {}, "gateway", "_GATEWAY_COMPLETE").source())
+
+
+@cli.command("make-secret", epilog=examples("gateway make-secret", "gateway make-secret --token"))
 @click.option("--ed25519", is_flag=True, help="A key pair: whsk_… to sign with, then whpk_… for receivers.")
 @click.option("--token", is_flag=True, help="A client's token, then the line with its hash for the TOML file.")
 def make_secret(*, ed25519: bool, token: bool) -> None:
@@ -131,7 +144,7 @@ def make_secret(*, ed25519: bool, token: bool) -> None:
         click.echo(line)
 
 
-@cli.command()
+@cli.command(epilog=examples("gateway health", "gateway health --config-of 1"))
 @click.option("--config-of", "pid", type=click.IntRange(1), help="Take --config from this process's command line.")
 @click.pass_obj
 def health(config: Path | None, /, pid: int | None) -> None:
@@ -144,7 +157,10 @@ def health(config: Path | None, /, pid: int | None) -> None:
         sys.exit(1)
 
 
-@cli.command("copy-database")
+@cli.command(
+    "copy-database",
+    epilog=examples("gateway copy-database sqlite:///gateway.db postgresql://gateway@db.example.com/gateway"),
+)
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.pass_obj
@@ -162,113 +178,12 @@ def copy_database(config: Path | None, /, source: str, target: str) -> None:
     run(source, target, load_some(os.environ, config, ("database_password",))["database_password"])
 
 
-def _client_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Have a command handed the client of a running gateway, with the options that say which one."""
-
-    @click.option("--url", help="Where the gateway is; default: GATEWAY_URL, else GATEWAY_HOST and GATEWAY_PORT.")
-    @click.option("--token", help="Your token at the gateway; default: GATEWAY_TOKEN.")
-    @click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")
-    @click.pass_obj
-    @wraps(command)
-    def run(config: Path | None, /, url: str | None, token: str | None, **given: Any) -> None:
-        from gateway.cli.client import Client, find
-
-        with Client(*find(os.environ, config, url, token)) as gateway:
-            command(gateway, **given)
-
-    return run
-
-
-def _metadata(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """Read the option's JSON as the API will, so that both give the same reasons."""
-    from gateway.api.schema import read_metadata
-    from gateway.core.errors import InvalidJson, InvalidRequest
-
-    try:
-        return None if text is None else read_metadata(text.encode("utf-8", "surrogateescape"))
-    except InvalidRequest as exc:
-        raise click.BadParameter(exc.message.removeprefix("metadata: "), param_hint="--metadata") from exc
-    except InvalidJson as exc:
-        reason = exc.message.partition(": ")[2]
-        raise click.BadParameter(f"not JSON: {reason}", param_hint="--metadata") from exc
-
-
-@cli.command()
-@click.argument("task_id", metavar="TASK")
-@click.argument("callback_url", metavar="URL")
-@click.option("--metadata", callback=_metadata, help="A JSON object that the webhook echoes.")
-@click.option("--timeout-seconds", "timeoutSeconds", type=int, help="Give up after this long; default 86400.")
-@click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
-@click.option("--model", help="Which model works on it: the first poll is then made when it pays.")
-@click.option("--format", type=click.Choice(["standard", "record"]), help="What the webhook holds; default: standard.")
-@_client_command
-def register(gateway: "Client", /, task_id: str, callback_url: str, as_json: bool, **members: Any) -> None:
-    """Register a callback URL for a task."""
-    _show(gateway.register(taskId=task_id, callbackUrl=callback_url, **members), as_json)
-
-
-@cli.command("list")
-@click.option("--state", type=click.Choice(["waiting", "pending", "delivered", "dead", "cancelled"]))
-@click.option("--task", "taskId", help="Only callbacks of this task.")
-@click.option("--client", help="Only callbacks of this client; for the operator.")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
-@click.option("--cursor", help="The next page, as the page before named it.")
-@_client_command
-def list_callbacks(gateway: "Client", /, as_json: bool, **query: Any) -> None:
-    """List callbacks, newest first."""
-    from gateway.cli.tables import callback_table
-
-    page = gateway.list_callbacks(**query)
-    if as_json:
-        click.echo(json.dumps(page, indent=2))
-        return
-    reasons = _reasons(gateway, page["data"])
-    click.echo(callback_table(page["data"], now=_now(), reasons=reasons, width=terminal.width()))
-    if page["nextCursor"]:
-        click.echo(f"\nmore: --cursor {terminal.printable(str(page['nextCursor']))}")
-
-
-@cli.command()
-@click.argument("callback_id", metavar="ID")
-@_client_command
-def show(gateway: "Client", /, callback_id: str, as_json: bool) -> None:
-    """Show one callback and its attempts."""
-    from gateway.cli.tables import attempt_table, callback_details
-
-    callback = gateway.get(callback_id)
-    attempts = gateway.attempts(callback_id)
-    if as_json:
-        click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
-        return
-    reasons = _reasons(gateway, [callback])
-    click.echo(callback_details(callback, now=_now(), reasons=reasons))
-    if attempts:
-        click.echo("\n" + attempt_table(attempts, width=terminal.width()))
-
-
-@cli.command()
-@click.argument("callback_id", metavar="ID")
-@_client_command
-def redeliver(gateway: "Client", /, callback_id: str, as_json: bool) -> None:
-    """Send a callback's webhook again, with a fresh attempt budget."""
-    _show(gateway.redeliver(callback_id), as_json)
-
-
-@cli.command()
-@click.argument("callback_id", metavar="ID")
-@_client_command
-def cancel(gateway: "Client", /, callback_id: str, as_json: bool) -> None:
-    """Cancel a callback that has not been delivered."""
-    gateway.cancel(callback_id)
-    _show(gateway.get(callback_id), as_json)
-
-
 _secrets_option = click.option(
     "--secret", "secrets", multiple=True, help="whsec_… or whpk_…; default: the gateway's own, where it can be read."
 )
 
 
-@cli.command()
+@cli.command(epilog=examples("gateway listen --port 9000", "gateway listen --answer 503,slow,204"))
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
 @_secrets_option
@@ -292,7 +207,7 @@ def listen(config: Path | None, /, host: str, port: int, secrets: tuple[str, ...
     run(_secrets(config, secrets), host, port, answers, colour=terminal.use_colour(sys.stdout))
 
 
-@cli.command()
+@cli.command(epilog=examples("gateway verify body.json headers.txt"))
 @click.argument("body", type=click.File("rb"))
 @click.argument("headers", type=click.File("rb"))
 @_secrets_option
@@ -310,6 +225,69 @@ def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, 
         raise click.UsageError(f"The files cannot be read: {exc.strerror}.") from exc
     verified = verify_saved(*saved, _secrets(config, secrets), _now() / 1000, tolerance_seconds)
     click.echo(f"verified: {verified.webhook_id}, signed at {verified.timestamp_s}")
+
+
+@cli.command(
+    "send-test",
+    epilog=examples(
+        "gateway send-test https://app.example.com/hooks",
+        "GATEWAY_CALLBACK_ALLOW=127.0.0.1 gateway send-test http://127.0.0.1:9000/hooks --kind failed --format record",
+    ),
+)
+@click.argument("url", metavar="URL")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(["succeeded", "failed", "abandoned"]),
+    help="Only samples of this kind, repeatable; default: one of each.",
+)
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["standard", "record"]),
+    default="standard",
+    show_default=True,
+    help="What the samples hold.",
+)
+@click.option("--client", help="Sign with the secrets, and send the headers, of this client's table.")
+@_secrets_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+@click.pass_obj
+def send_test(
+    config: Path | None,
+    /,
+    url: str,
+    kinds: tuple[str, ...],
+    fmt: str,
+    client: str | None,
+    secrets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Send signed samples to a receiver, as the gateway would, and say what it did; then see that it refuses bad ones.
+
+    No gateway need run: this command signs and sends itself, with the settings of the one on this machine. It ends
+    with 1 where a sample would not be delivered, or a badly signed one is taken.
+    """
+    from gateway.cli.sendtest import run, show
+    from gateway.config.load import load
+    from gateway.signature import parse_secrets
+
+    settings = load(os.environ, config)
+    found = next((one for one in settings.clients if one.name == client), None)
+    if client is not None and found is None:
+        names = ", ".join(one.name for one in settings.clients) or "none"
+        raise click.BadParameter(f"there is no table [clients.{client}]; there is: {names}.", param_hint="--client")
+    own = None if found is None or secrets else found.webhook_secret
+    keys = parse_secrets(" ".join(own)) if own else _secrets(config, secrets)
+    tried = run(settings, url, keys, found, kinds or ("succeeded", "failed", "abandoned"), fmt)
+    if as_json:
+        click.echo(json.dumps({"url": url, "tried": [one.as_json() for one in tried]}, indent=2))
+    else:
+        signed_with = "--secret" if secrets else f"client {client}'s secret" if own else "the gateway's secret"
+        show(tried, url, signed_with)
+    if not all(one.good for one in tried):
+        sys.exit(1)
 
 
 def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
@@ -331,17 +309,6 @@ def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
         found_none = "" if path is None else f": there is no secret in {secretfile.secret_path(path)}"
         raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET{found_none}.")
     return parse_secrets(found)
-
-
-def _show(callback: dict[str, Any], as_json: bool) -> None:
-    from gateway.cli.tables import callback_details
-
-    click.echo(json.dumps(callback, indent=2) if as_json else callback_details(callback, now=_now()))
-
-
-def _reasons(gateway: "Client", callbacks: list[dict[str, Any]]) -> list[str]:
-    """Ask the gateway what is wrong with its upstreams, where a callback waits for one."""
-    return gateway.reasons() if any(callback["state"] == "waiting" for callback in callbacks) else []
 
 
 def _now() -> int:

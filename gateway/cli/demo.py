@@ -11,7 +11,7 @@ import uvloop
 
 from gateway.api.webpages import PagesRefused
 from gateway.app.build import build
-from gateway.cli.client import Client
+from gateway.cli.client import RemoteGateway
 from gateway.cli.receiver import ReceivedWebhook, Receiver, pretty
 from gateway.config.load import load
 from gateway.core.clock import Clock, SystemClock
@@ -72,7 +72,7 @@ async def _run(*, colour: bool) -> int:
 
 
 async def _register(simulator: SimulatedUpstream, clock: Clock, gateway_url: str, callback_url: str) -> None:
-    with Client(gateway_url, None) as client:
+    with RemoteGateway(gateway_url, None) as client:
         for number, (task_id, plan, timeout_s) in enumerate(_TASKS, 1):
             simulator.add_task(task_id, plan, created_at=clock.now())
             asked = {"taskId": task_id, "callbackUrl": callback_url, "timeoutSeconds": timeout_s}

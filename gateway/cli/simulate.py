@@ -3,33 +3,34 @@
 Prints one line, ``listening on http://HOST:PORT``, once it serves; ends with exit 0 on SIGTERM or SIGINT.
 """
 
-import asyncio
-import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import uvloop
-from msgspec.structs import replace
 
-from gateway.cli.commandline import FiniteRange
-from gateway.core.clock import SystemClock
-from gateway.core.ratelimit import RateWindow
-from gateway.simulator.app import SimulatedUpstream, serve
-from gateway.simulator.scenario import PlanMix, parse_windows
+from gateway.cli.commandline import FiniteRange, examples
+
+if TYPE_CHECKING:  # the command line is read without it
+    from gateway.core.ratelimit import RateWindow
+    from gateway.simulator import SimulatedUpstream
 
 __all__ = ["simulate"]
 
 _SHARE, _SIZE, _SECONDS = FiniteRange(0, 1), FiniteRange(0), FiniteRange(0, 1e9)
 
 
-def _windows(ctx: click.Context, param: click.Parameter, value: str) -> tuple[RateWindow, ...]:
+def _windows(ctx: click.Context, param: click.Parameter, value: str) -> "tuple[RateWindow, ...]":
+    from gateway.simulator.scenario import parse_windows
+
     try:
         return parse_windows(value)
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from error
 
 
-@click.command(help="Serve a simulated upstream to play with. Task ids like sim-success-1500-x carry their own plan.")
+@click.command(
+    help="Serve a simulated upstream to play with. Task ids like sim-success-1500-x carry their own plan.",
+    epilog=examples("gateway simulate --port 8081", "gateway simulate --port 8081 --rate 2/1,60/60 --fail-share 0.1"),
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 @click.option("--key", "keys", multiple=True, help="A Bearer key to let in, repeatable; none: everybody is let in.")
@@ -64,6 +65,15 @@ def simulate(
     never_share: float,
     **options: Any,
 ) -> None:
+    import asyncio
+
+    import uvloop
+    from msgspec.structs import replace
+
+    from gateway.core.clock import SystemClock
+    from gateway.simulator import SimulatedUpstream
+    from gateway.simulator.scenario import PlanMix
+
     plans = PlanMix(median_s=duration_median_s, sigma=duration_sigma, fail_share=fail_share, never_share=never_share)
     of_models = {model: replace(plans, median_s=median_s) for model, median_s in models}
     simulator = SimulatedUpstream(SystemClock(), plans=plans, models=of_models, **options)
@@ -74,7 +84,12 @@ def simulate(
         raise click.ClickException(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
-async def _run(simulator: SimulatedUpstream, host: str, port: int) -> None:
+async def _run(simulator: "SimulatedUpstream", host: str, port: int) -> None:
+    import asyncio
+    import signal
+
+    from gateway.simulator import serve
+
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)

@@ -10,14 +10,14 @@ from typing import Any
 from gateway.core.clock import from_iso
 from gateway.core.terminal import cut, display_width, printable
 
-__all__ = ["attempt_table", "callback_details", "callback_table"]
+__all__ = ["attempt_table", "callback_details", "callback_table", "distance", "duration", "table", "waits_for"]
 
 _ANSWER_INDENT = "   answer: "
 _ANSWER_WIDTH = 100
 _GAP = "  "
 _MIN_WIDTH = 12
 """A column that is cut keeps this much: enough to tell two errors apart."""
-_CUT = ("CLIENT", "TASK", "URL", "LAST ERROR", "ERROR")
+_CUT = ("CLIENT", "TASK", "URL", "LAST ERROR", "ERROR", "UPSTREAM", "RECEIVER IN TROUBLE")
 _KEY_REFUSED = "refuses the key"
 """Of what the gateway says of an upstream, the one thing that keeps every task of it waiting."""
 _LEFT_OUT = ("CREATED", "ATTEMPTS", "URL", "STARTED")
@@ -44,10 +44,10 @@ def callback_table(
     columns["ATTEMPTS"] = [c["attempts"] for c in callbacks]
     columns["CREATED"] = [c["createdAt"] for c in callbacks]
     if now is not None:
-        columns["NEXT"] = [_next(c, now) for c in callbacks]
+        columns["NEXT"] = [waits_for(c, now) for c in callbacks]
     columns["URL"] = [c["callbackUrl"] for c in callbacks]
     columns["LAST ERROR"] = [_why(c, reasons) for c in callbacks]
-    return "\n".join(_table(columns, width))
+    return "\n".join(table(columns, width))
 
 
 def attempt_table(attempts: Sequence[dict[str, Any]], *, width: int | None = None) -> str:
@@ -60,7 +60,7 @@ def attempt_table(attempts: Sequence[dict[str, Any]], *, width: int | None = Non
         "STATUS": [a["statusCode"] for a in attempts],
         "ERROR": [a["error"] for a in attempts],
     }
-    heading, *lines = _table(columns, width)
+    heading, *lines = table(columns, width)
     shown = [heading]
     for line, attempt in zip(lines, attempts, strict=True):
         shown.append(line)
@@ -89,17 +89,17 @@ def callback_details(callback: dict[str, Any], *, now: int | None = None, reason
     instants = ["nextAttemptAt", "task.nextPollAt"] + ["expiresAt"] * (callback["state"] == "waiting")
     for name in instants:
         if now is not None and name in shown:
-            shown[name] += f" ({_distance(pairs[name], now)})"
+            shown[name] += f" ({distance(pairs[name], now)})"
     longest = max(map(len, shown))
     return "\n".join(f"{name:<{longest}}{_GAP}{value}" for name, value in shown.items())
 
 
-def _next(callback: dict[str, Any], now: int) -> str:
+def waits_for(callback: dict[str, Any], now: int) -> str:
     """Say what a callback waits for, in words; nothing where it waits no more."""
     if callback["nextAttemptAt"] is not None:
-        return f"attempt {_distance(callback['nextAttemptAt'], now)}"
+        return f"attempt {distance(callback['nextAttemptAt'], now)}"
     polled_at = callback["task"]["nextPollAt"]
-    return f"poll {_distance(polled_at, now)}" if callback["state"] == "waiting" and polled_at is not None else ""
+    return f"poll {distance(polled_at, now)}" if callback["state"] == "waiting" and polled_at is not None else ""
 
 
 def _why(callback: dict[str, Any], reasons: Sequence[str]) -> str | None:
@@ -120,21 +120,23 @@ def _reason(callback: dict[str, Any], reasons: Sequence[str]) -> str | None:
     return _KEY_REFUSED
 
 
-def _distance(instant: str, now: int) -> str:
+def distance(instant: str, now: int) -> str:
+    """Return how far from now an instant is: ``in 5 s``, ``due for 2 min``."""
     seconds = (from_iso(instant) - now) / 1000
     if -1 < seconds < 1:
         return "now"
-    return f"in {_duration(seconds)}" if seconds > 0 else f"due for {_duration(-seconds)}"
+    return f"in {duration(seconds)}" if seconds > 0 else f"due for {duration(-seconds)}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a span as people say it: ``90 s``, ``12 min``."""
     for length, unit, until in ((1, "s", 90), (60, "min", 90), (3600, "h", 36)):
         if round(seconds / length) < until:
             return f"{round(seconds / length)} {unit}"
     return f"{round(seconds / 86_400)} days"
 
 
-def _table(columns: dict[str, list[Any]], width: int | None) -> list[str]:
+def table(columns: dict[str, list[Any]], width: int | None) -> list[str]:
     """Return the lines, headings first, none wider than ``width``."""
     cells = {
         heading: [heading, *("" if value is None else _text(value) for value in values)]

@@ -64,6 +64,7 @@ class Metrics:
         self.poll_seconds = seconds(
             "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"]
         )
+        self.polls_in_flight = gauge("gateway_polls_in_flight", "Polls that wait for their answer.", ["upstream"])
         self.waiting = gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"])
         self.poll_overdue_seconds = gauge(
             "gateway_oldest_poll_overdue_seconds",
@@ -94,6 +95,7 @@ class Metrics:
         )
         self.settled = counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"])
         self.attempts = counter("gateway_attempts", "Webhook attempts, by result.", ["result"])
+        self.attempts_in_flight = gauge("gateway_attempts_in_flight", "Webhooks that are being sent.")
         self.attempt_seconds = seconds("gateway_attempt_seconds", "How long an attempt took.")
         self.delivery_lag_seconds = seconds(
             "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt."

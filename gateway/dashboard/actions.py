@@ -4,7 +4,6 @@ Owns what a form may ask for and the page that asks "how many?" before. Whether 
 have found out.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
@@ -19,8 +18,7 @@ __all__ = ["NOTICES", "Actions"]
 
 _MOST = 100_000
 _MOST_OF_RECEIVER = 10_000
-"""So many are counted, and where one receiver's are meant, redelivered at once."""
-_TOGETHER = 100
+"""So many are counted where one receiver's are meant."""
 NOTICES = {
     "redelivered": "The webhook is due again, with a fresh attempt budget.",
     "cancelled": "The callback is cancelled: nothing more is sent.",
@@ -91,14 +89,7 @@ class Actions:
     async def redeliver_dead(self, asked: Asked, form: Mapping[str, str]) -> str:
         dead = self._dead(asked, form)
         now = self._clock.now()
-        if dead.receiver is None:
-            count = await self._registry.redeliver_dead(dead.client, dead.since, dead.until, now)
-        else:
-            count = 0
-            ids = await self._find(dead, dead.most)
-            for start in range(0, len(ids), _TOGETHER):  # these share a transaction; then others have a turn
-                some = (self._registry.redeliver(dead.client, one, now) for one in ids[start : start + _TOGETHER])
-                count += (await asyncio.gather(*some)).count(CallbackState.DEAD)
+        count = await self._registry.redeliver_dead(dead.client, dead.since, dead.until, now, receiver=dead.receiver)
         return f"/dashboard/redeliver?{urlencode({'done': count})}"
 
     async def _find(self, dead: Dead, most: int) -> list[str]:

@@ -160,9 +160,17 @@ class Registry(Protocol):
         """Make a pending, delivered or dead callback due now with a fresh budget; return the state found."""
 
     async def redeliver_dead(
-        self, client: str | None, since: int, until: int, now: int, turn: Turn = nullcontext
+        self,
+        client: str | None,
+        since: int,
+        until: int,
+        now: int,
+        turn: Turn = nullcontext,
+        receiver: str | None = None,
     ) -> int:
         """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many.
+
+        ``receiver``: only those of receivers with this text in their name, as ``find_dead`` finds them.
 
         In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
         redelivered by then: the same call redelivers the rest.

@@ -11,6 +11,7 @@ from typing import Literal
 import httpx
 import msgspec
 
+from gateway import __version__
 from gateway.core.clock import Clock
 from gateway.core.errors import AddressNotAllowed, OutOfResources, without_frames
 from gateway.core.retryafter import parse_retry_after
@@ -19,7 +20,9 @@ from gateway.net import errors
 from gateway.net.errors import ExchangeFailed
 from gateway.net.transport import PooledTransport
 
-__all__ = ["Found", "Reason", "SendResult", "Sender"]
+__all__ = ["USER_AGENT", "Found", "Reason", "SendResult", "Sender"]
+
+USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 
 Reason = Literal[errors.Reason, "status"]
 

@@ -569,6 +569,34 @@ async def test_bad_redeliveries(api: httpx.AsyncClient) -> None:
     assert (await api.post("/v1/redeliveries", json={"state": "dead"})).json() == {"count": 0}
 
 
+async def test_some_of_the_dead_are_counted_and_redelivered(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run only tells how many there are; a receiver's name narrows both."""
+    asked: list[tuple[str, Any]] = []
+
+    async def find(_: Any, client: str | None, since: int, until: int, most: int, receiver: str | None) -> list[str]:
+        asked.append(("find", receiver))
+        return ["cb_1"] * 3
+
+    async def redeliver(*args: Any) -> int:
+        asked.append(("redeliver", args[-1]))
+        return 2
+
+    monkeypatch.setattr(StoreRegistry, "find_dead", find)
+    monkeypatch.setattr(StoreRegistry, "redeliver_dead", redeliver)
+    for members, status, count in (
+        ({"dryRun": True}, 200, 3),
+        ({"dryRun": True, "receiver": "https://a.example.com"}, 200, 3),
+        ({"dryRun": False, "receiver": "https://a.example.com"}, 202, 2),
+        ({"receiver": None}, 202, 2),
+    ):
+        answer = await api.post("/v1/redeliveries", json={"state": "dead", **members})
+        assert (answer.status_code, answer.json()) == (status, {"count": count})
+    of_one = "https://a.example.com"
+    assert asked == [("find", None), ("find", of_one), ("redeliver", of_one), ("redeliver", None)]
+
+
 async def test_a_token_is_asked_for(guarded: httpx.AsyncClient) -> None:
     """Without the token every call but the public ones is 401; with it they work."""
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic t0ken-of-the-one-client"}):

@@ -5,6 +5,7 @@ import pytest
 from gateway.core.model import AttemptResult, Callback, CallbackState, TaskState
 from gateway.core.search import Looked, Wanted
 from gateway.store import Store, searching
+from gateway.store import registry as registry_module
 from tests.lanes import claim_webhooks
 from tests.storing import FAIL, NOW, attempt_of, brought_to, new, registered, settle
 
@@ -139,5 +140,10 @@ async def test_the_dead_of_a_span_are_found(store: Store, monkeypatch: pytest.Mo
     assert len(ids) == 3
     others = await found("ann") - set(ids)
     assert max(died[one] for one in ids) <= min(died[one] for one in others)
-    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 7
+    monkeypatch.setattr(registry_module, "_FOUND_AT_ONCE", 1)
+    of_one, of_ann = await found(receiver="//r-1."), await found("ann")
+    assert await registry.redeliver_dead("ann", 0, last, NOW + 10_000, receiver="//r-1.") == len(of_one & of_ann) == 2
+    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver="nobody") == 0
+    assert await found() == died.keys() - (of_one & of_ann)
+    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 5
     assert await found() == set()

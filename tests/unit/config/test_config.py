@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.cli.commands import cli
+from gateway.config.example import example
 from gateway.config.load import load, load_some
 from gateway.config.profilefile import config_dir
 from gateway.config.settings import SETTINGS, Settings, database_path
@@ -535,11 +536,14 @@ def test_table_and_settings_agree() -> None:
     ) == Settings.__struct_fields__
 
 
-def test_shipped_file_documents_every_setting() -> None:
-    """config/gateway.toml has each setting's sentence right above its key, in the table's order."""
+def test_the_shipped_file_is_made_of_the_declarations() -> None:
+    """config/gateway.toml is what `gateway config-example` prints, with each setting's sentence right above its key."""
     text = (ROOT / "config" / "gateway.toml").read_text("utf-8")
+    assert text == example(), "run: gateway config-example > config/gateway.toml"
     documented = re.findall(r"^# (.+)\n# ([a-z_]+) = ", text, re.MULTILINE)
     assert documented == [(row.doc, row.key) for row in SETTINGS]
+    secrets = [row.key for row in SETTINGS if row.secret]
+    assert f"({', '.join(secrets)})" in text.partition("# ---")[0].replace("\n# ", " ")
 
 
 def test_shipped_file_holds_the_defaults(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""What `gateway import` remembers of earlier runs."""
+
+import stat
+from pathlib import Path
+
+import click
+import pytest
+
+from gateway.cli.journal import Journal
+
+
+def test_what_was_added_is_there_at_the_next_run(tmp_path: Path) -> None:
+    """In a file that only its owner may read, and that holds neither URL, nor token, nor registration."""
+    path = tmp_path / "tasks.csv.imported"
+    first = Journal(path, "http://gateway", "t0ken")
+    first.add([(b"one", "cb_1"), (b"two", "cb_2")])
+    first.close()
+    again = Journal(path, "http://gateway", "t0ken")
+    assert [content in again for content in (b"one", b"two", b"three")] == [True, True, False]
+    again.close()
+    written = path.read_text()
+    assert [line.split()[1] for line in written.splitlines()] == ["cb_1", "cb_2"]
+    assert not any(word in written for word in ("gateway", "t0ken", "one"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_another_gateway_or_client_has_none_of_it(tmp_path: Path) -> None:
+    """The same line is another registration there."""
+    path = tmp_path / "journal"
+    for url, token in (("http://a", None), ("http://b", None), ("http://a", "x")):
+        journal = Journal(path, url, token)
+        assert b"one" not in journal
+        journal.add([(b"one", "cb_1")])
+        journal.close()
+
+
+def test_a_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    """As by a kill in the middle of it: what follows stands on a line of its own."""
+    path = tmp_path / "journal"
+    journal = Journal(path, "u", None)
+    journal.add([(b"one", "cb_1"), (b"two", "cb_2")])
+    journal.close()
+    path.write_bytes(path.read_bytes()[:60])
+    journal = Journal(path, "u", None)
+    assert [b"one" in journal, b"two" in journal] == [True, False]
+    journal.add([(b"two", "cb_2")])
+    journal.close()
+    journal = Journal(path, "u", None)
+    assert [b"one" in journal, b"two" in journal] == [True, True]
+    journal.close()
+
+
+def test_without_a_file_it_remembers_this_run(tmp_path: Path) -> None:
+    """Standard input has none."""
+    journal = Journal(None, "u", None)
+    journal.add([(b"one", "cb_1")])
+    assert b"one" in journal
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_it_cannot_be_written(tmp_path: Path) -> None:
+    """The message names the option that helps."""
+    with pytest.raises(click.UsageError, match="--journal"):
+        Journal(tmp_path / "no" / "folder", "u", None)
