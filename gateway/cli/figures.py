@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from httpx import InvalidURL
 
 from gateway.core.urls import receiver_of
 
@@ -170,5 +171,5 @@ def _receivers(owed: Sequence[dict[str, Any]]) -> list[ReceiverFigures]:
 def _receiver(url: str) -> str:
     try:
         return receiver_of(url)
-    except ValueError:  # another server's answer
+    except (InvalidURL, ValueError):  # another server's answer
         return url

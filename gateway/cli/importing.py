@@ -92,7 +92,9 @@ def _send(
         for batch in _batches(todo):
             _register(gateway, batch, journal, tally)
         return
-    with progress("lines").stage("import", length, tally.all_) as advance:
+    with progress("lines").stage("import", length, tally.skipped) as advance:
+        if tally.refused:
+            advance(len(tally.refused))
         for batch in _batches(todo):
             before = tally.all_
             _register(gateway, batch, journal, tally)

@@ -58,7 +58,7 @@ async def test_what_is_refused_is_reported_and_a_second_run_repeats_nothing(worl
         done = await command(*words, cwd=tmp_path)
         assert done.returncode == 1, done.stderr
         assert "tasks.csv: 1,200 registered; 10 refused" in done.stdout
-        assert "import: 50 % (" in done.stdout
+        assert "import 1,210 lines\nimport: 40 % (505 of 1,210 lines)\n" in done.stdout
         assert "line 1203: invalid_request: taskId: must be printable ASCII without spaces" in done.stdout
         rows = list(csv.DictReader(report.read_text().splitlines()))
         assert [int(row["line"]) for row in rows] == list(range(1202, 1212))
@@ -75,6 +75,7 @@ async def test_what_is_refused_is_reported_and_a_second_run_repeats_nothing(worl
         path.write_text(text)
         mended = await command(*words, cwd=tmp_path)
         assert mended.returncode == 0, mended.stdout
+        assert "import 1,210 lines, of which 1,200 are there already" in mended.stdout
         assert "10 registered; 1,200 left out" in mended.stdout
         assert await registrations(client) == {"True": 1210.0, "False": 0.0}
         assert await gateway.stop() == 0

@@ -45,10 +45,10 @@ async def test_it_is_drawn_anew_until_q(watched: Any, tmp_path: Path) -> None:
             assert "\x1b[?1049h" in first
             shown.until(r"\x1b\[H")
             shown.resize(40, 10)
-            small = shown.until("lines more")
-            drawing = small.rpartition("\x1b[H")[2].partition("\x1b[J")[0]
-            assert all(len(re.sub(r"\x1b\[K", "", line)) <= 40 for line in drawing.split("\r\n"))
-            assert len(drawing.split("\r\n")) == 10
+            small = shown.until(r"lines more\x1b\[K\x1b\[J")
+            drawing = small.rpartition("lines more")[0].rpartition("\x1b[H")[2].partition("\x1b[J")[0]
+            assert all(len(re.sub(r"\x1b\[K|\r", "", line)) <= 40 for line in drawing.split("\n"))
+            assert len(drawing.split("\n")) == 10
             shown.type("q")
             return shown.ended(), shown.shown
 
