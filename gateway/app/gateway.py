@@ -57,6 +57,8 @@ __all__ = [
 
 _log = structlog.get_logger()
 
+_FULL = "disk is full"
+"""What SQLite says then, among other words."""
 _STOPPED = "The gateway shut down before this request was answered; send it again."
 
 
@@ -129,8 +131,9 @@ class ReadyCheck:
             found.append(Trouble("it is starting", stops_work=True))
         if (lost := self._store.lost) is not None:
             found.append(Trouble(lost, stops_work=True))
-        elif self._store.failing is not None:
-            found.append(Trouble("the store is failing", stops_work=True))
+        elif (why := self._store.failing) is not None:
+            full = ": its disk is full" if _FULL in why else ""
+            found.append(Trouble(f"the store is failing{full}", stops_work=True))
         found.extend(self._of_upstreams())
         if (problem := self.supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
+from gateway.dashboard.meanings import meaning
 from gateway.dashboard.words import FILTERS
 
 __all__ = ["SECURITY_HEADERS", "Frame", "web_link"]
@@ -54,7 +55,7 @@ class Frame:
             undefined=StrictUndefined,
             auto_reload=False,
         )
-        self._env.filters |= {**FILTERS, "web_link": web_link}
+        self._env.filters |= {**FILTERS, "web_link": web_link, "meaning": meaning}
         self._env.globals |= {"url": self.url, "static": self.static, "version": __version__}
         for name in self._env.list_templates(["html"]):
             self._env.get_template(name)  # made now, in a thread, and not while somebody waits

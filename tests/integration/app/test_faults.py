@@ -335,7 +335,8 @@ async def test_a_full_disk(kind: str, hooks: Hooks, request: pytest.FixtureReque
             assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
             assert int(refused.headers["retry-after"]) >= 1
             # A poll that fits into a page may be stored at any moment, and is a write that succeeds.
-            for probe, word in (("/readyz", "the store is failing"), ("/metrics", "gateway_ready 0.0")):
+            full = "the store is failing: its disk is full"
+            for probe, word in (("/readyz", full), ("/metrics", "gateway_ready 0.0")):
                 async with asyncio.timeout(LIMIT_S):
                     while word not in (await gateway.client.get(probe)).text:
                         assert (await gateway.register("refused", hooks.url, metadata=metadata)).status_code == 503

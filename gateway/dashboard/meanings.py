@@ -1,0 +1,50 @@
+"""Where the manual explains what went wrong: a sentence of an attempt, a poll or the gateway itself → a heading there.
+
+Owns which words belong to which heading of ``troubleshooting.md``. A test makes each sentence where it is made, and
+holds the headings to the page. Pure; a filter of the templates.
+"""
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["MEANINGS", "meaning"]
+
+MEANINGS: Sequence[tuple[str, str]] = (
+    # What is wrong with an upstream, and with the gateway.
+    (r"refuses the key$|accepts the key and refuses some", "the-key-is-refused"),
+    (r"answers nonsense, or denies tasks", "the-upstream-answers-nonsense"),
+    (r"allows fewer requests than are configured", "the-budget-is-used-up"),
+    (r"is not configured: nobody polls|^no replica polls", "nobody-polls-the-task"),
+    (r"disk is full", "the-disk-is-full"),
+    (r"^the store is failing|the database", "the-database-fails"),
+    (r"keeps failing$|has made no progress for", "a-loop-fails"),
+    (r"^it is (starting|shutting down)$", "it-starts-or-stops"),
+    # What a poll came to.
+    (r"^The upstream answered (401|403)\b", "the-key-is-refused"),
+    (r"^The upstream answered 429\b", "the-budget-is-used-up"),
+    (r"^The upstream answered (402|433)\b", "the-account-has-no-credits"),
+    (r"^The upstream answered (404|422)\b|^The upstream answered: |^No task has an id with", "the-task-is-not-known"),
+    (r"^The upstream's answer (is larger|is not readable|is not a JSON|cannot)", "the-answer-cannot-be-read"),
+    (r"^The answer has no |^Reading the \d+ bytes", "the-answer-cannot-be-read"),
+    (r"^The upstream answered about another task", "the-upstream-answers-nonsense"),
+    (r"^The upstream", "the-upstream-gives-no-answer"),
+    # What an attempt came to.
+    (r"The name of .* could not be resolved", "the-name-does-not-resolve"),
+    (r" could not be reached \(| closed the connection before its answer was complete", "nothing-listens-there"),
+    (r"No secure connection to ", "its-certificate-is-not-accepted"),
+    (r" did not answer in full within ", "the-receiver-is-slow"),
+    (r" is not valid HTTP/1\.1 ", "its-answer-is-not-http"),
+    (r"\S+ answered 410:", "it-answers-410"),
+    (r"\S+ answered (401|403|407):", "it-answers-401-or-403"),
+    (r"\S+ answered \d{3}:", "it-answers-anything-else"),
+    (r"GATEWAY_CALLBACK_ALLOW|callbacks may not reach|metadata service", "the-address-is-blocked"),
+    (r"The callback URL cannot be read", "the-address-is-blocked"),
+)
+"""Patterns, of which the first that is found counts, and the headings' anchors."""
+
+_COMPILED = [(re.compile(pattern), anchor) for pattern, anchor in MEANINGS]
+
+
+def meaning(text: str | None) -> str | None:
+    """Return the anchor of the heading that explains a sentence; None where none does."""
+    return next((anchor for pattern, anchor in _COMPILED if text and pattern.search(text)), None)

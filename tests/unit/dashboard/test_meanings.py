@@ -1,0 +1,149 @@
+"""Which part of the manual explains a sentence: each sentence is made where the gateway makes it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.app.gateway import FLAWS
+from gateway.config.profilefile import config_dir, read_profiles
+from gateway.core.errors import AddressNotAllowed
+from gateway.dashboard.manual.book import Book
+from gateway.dashboard.meanings import MEANINGS, meaning
+from gateway.net.guard import Netguard
+from gateway.store.postgres.errors import FOR_EVERYBODY
+from gateway.store.sqlite.filewatch import ADVICE
+from gateway.upstream.answer import read_answer
+from gateway.webhook import sender
+
+PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
+PAGE = Book("/manual").pages["troubleshooting"]
+
+
+def test_each_meaning_has_its_heading() -> None:
+    """Where a link leads there is something to read."""
+    anchors = {one.anchor for one in PAGE.sections}
+    assert [anchor for _, anchor in MEANINGS if anchor not in anchors] == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "anchor"),
+    [
+        ("dns", "the-name-does-not-resolve"),
+        ("refused", "nothing-listens-there"),
+        ("reset", "nothing-listens-there"),
+        ("tls", "its-certificate-is-not-accepted"),
+        ("timeout", "the-receiver-is-slow"),
+        ("protocol", "its-answer-is-not-http"),
+        ("blocked", "the-address-is-blocked"),
+    ],
+)
+def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:
+    """By itself, and as an attempt of a time line has it."""
+    assert reason in sender._SENTENCES
+    text = sender._SENTENCES[reason].format(where="shop.example.com:443", why="it fails", timeout_s=15)
+    assert meaning(text) == meaning(f"Given up, after 12 ms. {text}") == anchor
+
+
+@pytest.mark.parametrize(
+    ("status", "anchor"),
+    [
+        (301, "it-answers-anything-else"),
+        (401, "it-answers-401-or-403"),
+        (403, "it-answers-401-or-403"),
+        (407, "it-answers-401-or-403"),
+        (404, "it-answers-anything-else"),
+        (410, "it-answers-410"),
+        (429, "it-answers-anything-else"),
+        (500, "it-answers-anything-else"),
+    ],
+)
+def test_what_a_receiver_answered(status: int, anchor: str) -> None:
+    """A refused signature and a receiver that wants no more have a part of their own."""
+    text = sender._explain_status(status, "shop.example.com:8443")
+    assert meaning(f"To be tried again, after 4.2 s. {text}") == anchor
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://10.0.0.1/x",
+        "http://app.example.com/",
+        "https://app.example.com:8443/",
+        "https://169.254.169.254/",
+        "https://x.internal/",
+    ],
+)
+def test_what_the_callback_policy_refuses(url: str) -> None:
+    """Whichever rule it is."""
+    with pytest.raises(AddressNotAllowed) as caught:
+        Netguard(()).check_url(url)
+    assert meaning(caught.value.message) == "the-address-is-blocked"
+
+
+def polled(status: int, body: Any) -> str | None:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_answer(PROFILE, "t", status, None, sent).error
+
+
+def error(code: int) -> dict[str, Any]:
+    return {"code": code, "msg": "no", "data": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "anchor"),
+    [
+        (polled(401, error(401)), "the-key-is-refused"),
+        (polled(403, b"error code: 1010"), "the-key-is-refused"),
+        (polled(200, error(429)), "the-budget-is-used-up"),
+        (polled(402, error(402)), "the-account-has-no-credits"),
+        (polled(404, error(404)), "the-task-is-not-known"),
+        (polled(200, error(422)), "the-task-is-not-known"),
+        (polled(200, b"<html>"), "the-answer-cannot-be-read"),
+        (polled(200, []), "the-answer-cannot-be-read"),
+        (polled(200, {"code": 200, "data": {}}), "the-answer-cannot-be-read"),
+        (polled(200, {"code": 200, "data": {"taskId": "u", "state": "waiting"}}), "the-upstream-answers-nonsense"),
+        (polled(500, error(500)), "the-upstream-gives-no-answer"),
+        (polled(503, b"busy"), "the-upstream-gives-no-answer"),
+        ("The upstream did not answer within 30 s.", "the-upstream-gives-no-answer"),
+        ("The upstream could not be reached: 127.0.0.1:9: Connection refused.", "the-upstream-gives-no-answer"),
+        ("The upstream's answer is not valid HTTP/1.1: x.", "the-upstream-gives-no-answer"),
+        (
+            "The upstream's answer is larger than the 1024 bytes of GATEWAY_RESULT_MAX_BYTES.",
+            "the-answer-cannot-be-read",
+        ),
+        ("the upstream kie refuses the key", "the-key-is-refused"),
+        (f"the upstream kie {FLAWS[0][0]}", "the-key-is-refused"),
+        (f"the upstream kie {FLAWS[1][0]}", "the-upstream-answers-nonsense"),
+        (f"the upstream kie {FLAWS[2][0]}", "the-budget-is-used-up"),
+        ("no replica polls the upstream kie", "nobody-polls-the-task"),
+        ("the deliverer keeps failing", "a-loop-fails"),
+        ("the poller-kie has made no progress for 31 s", "a-loop-fails"),
+        ("it is shutting down", "it-starts-or-stops"),
+        ("the store is failing", "the-database-fails"),
+        ("the store is failing: its disk is full", "the-disk-is-full"),
+        *((words, "the-disk-is-full" if "full" in words else "the-database-fails") for words in FOR_EVERYBODY.values()),
+        *((words, "the-database-fails") for words in ADVICE),
+    ],
+)
+def test_what_a_poll_or_the_gateway_says(text: str | None, anchor: str) -> None:
+    """Each kind of trouble has its part."""
+    assert text is not None
+    assert meaning(text) == anchor, text
+
+
+def test_a_task_that_nobody_polls() -> None:
+    """As its page tells it."""
+    assert meaning("The upstream gone is not configured: nobody polls this task.") == "nobody-polls-the-task"
+
+
+@pytest.mark.parametrize("text", [None, "", "Waits for the task's end for 1 d.", "Delivered, after 12 ms."])
+def test_what_needs_no_explanation(text: str | None) -> None:
+    """Nothing is said of what went well."""
+    assert meaning(text) is None
+
+
+def test_every_part_says_what_to_do() -> None:
+    """None of them is only a heading."""
+    short = [one.title for one in PAGE.sections if one.level == 3 and len(one.text) < 60]
+    assert short == []
