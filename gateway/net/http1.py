@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, unusable: Callable[["Connection"], object]) -> None:
         self._unusable = unusable
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser  # while it is connected: it refers to this, and this to it
         self._waiter: asyncio.Future[None] | None = None
         self._error: ExchangeFailed | None = None
         self._asking = False  # a request has been sent whose answer is not complete
@@ -136,6 +136,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= _STEP:
@@ -229,6 +230,8 @@ class Connection(asyncio.Protocol):
             self._asking = False  # the body that lasts until the connection ends has ended
             self._wake()
         self._fail(cut_off(exc, answered=bool(self.status)))
+        # Else only the garbage collector would free the two: thousands at once, with a thousand headers each.
+        del self._parser
 
     # What the parser finds
 
