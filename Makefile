@@ -28,7 +28,7 @@ demo-replicas: $(VENV)/.dev ## Kill one of three replicas on a PostgreSQL before
 run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 	@$(VENV)/bin/gateway serve $(ARGS)
 
-test: $(VENV)/.dev $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
+test: $(VENV)/.dev $(VENV)-receivers/.ready $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-browser: $(VENV)/.dev tests/node/node_modules/.stamp ## Run the tests of the pages in a real browser; PICTURES=FOLDER keeps what they look like
@@ -98,9 +98,10 @@ lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest
 	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group bench -o requirements-bench.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group sdks -o requirements-sdks.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group receivers -o requirements-receivers.lock
 
 clean: ## Remove all that these targets made
-	@rm -rf $(VENV) $(VENV)-bench $(VENV)-sdks build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-bench $(VENV)-receivers $(VENV)-sdks build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run (a version manager's shim may not) and be able to make virtual environments.
@@ -154,6 +155,17 @@ $(VENV)-sdks/.ready: $(VENV)/.created requirements-sdks.lock
 	else \
 		rm -rf $(VENV)-sdks; \
 		echo 'Warning: the SDKs cannot be installed or imported here, so the tests that use them are skipped.' >&2; \
+	fi
+
+# The frameworks of the manual's receivers. Where they cannot be installed, their tests are skipped, and say so.
+$(VENV)-receivers/.ready: $(VENV)/.created requirements-receivers.lock
+	@echo 'Installing the frameworks of the manual'"'"'s receivers into $(VENV)-receivers …'
+	@$(VENV)/bin/python -m venv --clear $(VENV)-receivers
+	@if $(VENV)-receivers/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-compile --require-hashes -r requirements-receivers.lock; then \
+		touch $@; \
+	else \
+		rm -rf $(VENV)-receivers; \
+		echo 'Warning: the frameworks cannot be installed here, so the tests of the receivers in Python are skipped.' >&2; \
 	fi
 
 # What is taken from npm: without it the tests that use it are skipped, and say so.

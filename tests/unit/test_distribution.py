@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PLACES = (
     *("*.md", "*.toml", "Dockerfile", "Makefile", "LICENSE", ".ci/*"),
-    *("gateway/**/*.py", "gateway/manual/*.md", "config/**/*.toml"),
+    *("gateway/**/*.py", "gateway/manual/*.md", "gateway/manual/receivers/*", "config/**/*.toml"),
 )
 TEXTS = [path for place in PLACES for path in sorted(ROOT.glob(place))]
 PUBLISHED = {"standardwebhooks", "cryptography", "asyncpg", "uv"}
