@@ -5,6 +5,7 @@ and nothing is left of it at the end. Exit 0: stopped.
 """
 
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -33,6 +34,7 @@ from gateway.simulator import serve as serve_simulator
 
 __all__ = ["main"]
 
+_GATEWAY = os.path.relpath(Path(sys.executable).with_name("gateway"))
 _EVERY_S = 2.0
 _LINES = 12
 """So many webhooks are shown; the dashboard has all."""
@@ -86,7 +88,7 @@ async def _play() -> int:
             f"simulated upstream  {place.simulator_url}\n"
             + "".join(f"receiver            {url}  ({name})\n" for name, url in place.receivers.items())
             + f"\nA task every {_EVERY_S:g} s: some fail, and one receiver is in trouble. In another terminal:\n"
-            f"  GATEWAY_TOKEN={operator} gateway top --url {place.url}\n"
+            f"  GATEWAY_TOKEN={operator} {_GATEWAY} top --url {place.url}\n"
             "Ctrl-C ends all of it and leaves nothing behind.\n",
             flush=True,
         )
@@ -110,7 +112,12 @@ async def _started(operator: str) -> AsyncIterator[_Place]:
     def show(name: str, webhook: ReceivedWebhook) -> None:
         if webhook.verified and (number := next(shown)) <= _LINES:
             event = webhook.event
-            print(printable(f"✓ {event['type']:<15} {event['data']['taskId']:<10} → the receiver that is {name}"))
+            answer = f"answered {webhook.answer}" if webhook.answer else "taken"
+            print(
+                printable(
+                    f"{event['type']:<15}  {event['data']['taskId']:<8}  by the receiver that is {name}: {answer}"
+                )
+            )
             if number == _LINES:
                 print("… and so on: the dashboard has all of them")
             sys.stdout.flush()

@@ -8,12 +8,13 @@ import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from gateway.core import private
+from gateway.core.errors import GatewayError
 
 __all__ = ["Journal"]
 
@@ -29,7 +30,7 @@ class Journal:
         self._key = hashlib.sha256((token or "").encode("utf-8", "surrogatepass")).digest()
         self._url = url.encode("utf-8", "surrogatepass")
         self._done: set[bytes] = set()
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         if path is None:
             return
         try:
@@ -46,7 +47,7 @@ class Journal:
         for line in written.splitlines():
             with suppress(ValueError):
                 self._done.add(bytes.fromhex(line.partition(b" ")[0].decode("ascii")))
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         if written and not written.endswith(b"\n"):  # killed in the middle of a line
             self._file.write(b"\n")
 
@@ -54,16 +55,24 @@ class Journal:
         return self._digest(content) in self._done
 
     def add(self, registered: Iterable[tuple[bytes, str]]) -> None:
-        """Keep what the gateway has registered, each with the callback's id; on disk when this returns."""
+        """Keep what the gateway has registered, each with the callback's id; on disk when this returns.
+
+        Raises GatewayError.
+        """
         lines = []
         for content, callback_id in registered:
             digest = self._digest(content)
             self._done.add(digest)
             lines.append(f"{digest.hex()} {callback_id}\n")
         if self._file is not None and lines:
-            self._file.write("".join(lines).encode("utf-8", "replace"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._file.write("".join(lines).encode("utf-8", "replace"))
+                os.fsync(self._file.fileno())
+            except OSError as exc:
+                raise GatewayError(
+                    f"The journal {self._path} cannot be written: {exc.strerror}. "
+                    "Nothing is lost: what it does not name is sent once more, which changes nothing."
+                ) from exc
 
     def close(self) -> None:
         """Close the file."""

@@ -64,9 +64,13 @@ def _redeliver(gateway: RemoteGateway, which: Mapping[str, Any], tell: Callable[
     done = failures = 0
     while True:
         asked = _Redelivering(gateway, which)
-        while not asked.done.wait(_LOOK_S):
-            with suppress(ApiError):  # the request itself is what counts
-                tell(gateway.redeliver_dead(**which, dryRun=True))
+        try:
+            while not asked.done.wait(_LOOK_S):
+                with suppress(ApiError):  # the request itself is what counts
+                    tell(gateway.redeliver_dead(**which, dryRun=True))
+        except KeyboardInterrupt:
+            click.echo("Stopped: a part may be due again by now; the same command does the rest.", err=True)
+            raise
         if asked.error is None:
             return done + asked.count
         failures += 1

@@ -30,7 +30,7 @@ async def test_the_dashboard_answers_and_webhooks_arrive(tmp_path: Path, number:
     try:
         async with asyncio.timeout(LIMIT_S):
             text = ""
-            while "✓ task." not in text:
+            while "is well: taken" not in text:
                 line = await process.stdout.readline()
                 assert line, text + (await process.communicate())[1].decode()
                 text += line.decode()

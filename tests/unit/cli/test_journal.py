@@ -7,6 +7,7 @@ import click
 import pytest
 
 from gateway.cli.journal import Journal
+from gateway.core.errors import GatewayError
 
 
 def test_what_was_added_is_there_at_the_next_run(tmp_path: Path) -> None:
@@ -63,3 +64,14 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     """The message names the option that helps."""
     with pytest.raises(click.UsageError, match="--journal"):
         Journal(tmp_path / "no" / "folder", "u", None)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the machine has no /dev/full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """And that nothing is lost by it."""
+    journal = Journal(tmp_path / "journal", "u", None)
+    journal.close()
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        journal._file = full
+        with pytest.raises(GatewayError, match="No space left on device"):
+            journal.add([(b"one", "cb_1")])
