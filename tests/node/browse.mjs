@@ -143,6 +143,58 @@ const scenarios = {
       }
     }
   },
+
+  // The manual by keyboard alone: search from the first page, a further word without a load, and on to what was found.
+  async manual() {
+    const page = await open();
+    await page.goto(`${input.url}/manual`);
+    await page.getByRole("heading", { name: "The manual", level: 1 }).waitFor();
+    const focused = () => page.evaluate(() => document.activeElement.getAttribute("type") ?? document.activeElement.tagName);
+    for (let at = 0; at < 30 && (await focused()) !== "search"; at++) await page.keyboard.press("Tab");
+    await page.keyboard.type("disk");
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/manual\/search\?q=disk/);
+    told.steps.first = await page.getByRole("status").innerText();
+    for (let at = 0; at < 30 && (await focused()) !== "search"; at++) await page.keyboard.press("Tab");
+    await page.keyboard.press("End");
+    await page.keyboard.type(" full");
+    await page.waitForFunction(before => document.getElementById("count").innerText !== before, told.steps.first);
+    told.steps.then = await page.getByRole("status").innerText();
+    told.steps.url = page.url();
+    told.steps.loads = await page.evaluate(() => performance.getEntriesByType("navigation").length);
+    told.steps.marked = (await page.locator("#found mark").allInnerTexts()).map(one => one.toLowerCase());
+    told.steps.titles = await page.locator("#found h2").allInnerTexts();
+    for (let at = 0; at < 30; at++) {
+      await page.keyboard.press("Tab");
+      if (await page.evaluate(() => document.activeElement.closest("#found") !== null)) break;
+    }
+    await page.keyboard.press("Enter");
+    await page.waitForURL(/#/);
+    told.steps.target = await page.evaluate(() => document.querySelector(":target").innerText);
+  },
+
+  // Its pages in light and dark, and as a telephone has them: nothing too wide, and nothing for a checker to find.
+  async read() {
+    for (const [name, options] of Object.entries({
+      light: {},
+      dark: { colorScheme: "dark" },
+      narrow: { viewport: { width: 360, height: 740 } },
+    })) {
+      const page = await open(options);
+      for (const path of input.paths) {
+        await page.goto(input.url + path);
+        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        if (overflow > 0) told.said.push(`${name} ${path} is ${overflow} px too wide`);
+        const blank = await page.locator("img").evaluateAll(all => all.filter(one => !one.naturalWidth).map(one => one.src));
+        told.said.push(...blank.map(one => `${name} ${path}: ${one} is not shown`));
+        await picture(page, `manual-${name}-${path.replace(/\W+/g, "-")}`);
+        if (name === "narrow") continue; // it has the same elements
+        await page.evaluate(axe);
+        for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
+          told.said.push(`${name} ${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
+      }
+    }
+  },
 };
 
 try {
