@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 _MAX_BATCH = 1000
 _MAX_WAIT_S = 60.0
+_MANY_S = 270.0
+"""What takes thousands may take so much longer: of a batch, the names of a thousand URLs are looked up."""
 _LEAST_PAUSE_S = 1.0
 """A gateway that stops answers what it holds at once: it is not asked again sooner than that."""
 
@@ -81,8 +84,11 @@ class Calls:
         bodies = [_body(registration) for registration in registrations]
         results: list[BatchResult] = []
         for start in range(0, len(bodies), _MAX_BATCH):
-            batch = {"callbacks": bodies[start : start + _MAX_BATCH]}
-            results += yield from self._ask("POST", "/v1/callbacks/batch", read_batch, body=batch)
+            batch = bodies[start : start + _MAX_BATCH]
+            read = partial(read_batch, expected=len(batch))
+            results += yield from self._ask(
+                "POST", "/v1/callbacks/batch", read, body={"callbacks": batch}, held_s=_MANY_S
+            )
         return tuple(results)
 
     def get(self, callback_id: str) -> Steps[Callback]:
@@ -122,15 +128,25 @@ class Calls:
         return self._ask("POST", path, read_callback, repeatable=False)
 
     def redeliver_dead(
-        self, *, since: datetime | None = None, until: datetime | None = None, client: str | None = None
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        receiver: str | None = None,
+        client: str | None = None,
+        dry_run: bool = False,
     ) -> Steps[int]:
         """Redeliver every callback that died from ``since`` on and before ``until``; return how many.
 
-        Raises ValueError for an instant without a zone. ``client`` is for the operator's token. Where the answer is
-        lost it is not asked for again by itself; the same call redelivers the rest.
+        ``receiver``: only those of receivers with this text in their name, which is scheme, host and port. ``dry_run``:
+        return how many there are, up to 100,000, and redeliver none. ``client`` is for the operator's token.
+
+        Raises ValueError for an instant without a zone. Where the answer is lost it is not asked for again by itself;
+        the same call redelivers the rest.
         """
-        asked = _given({"state": "dead", "since": _iso(since), "until": _iso(until), "client": client})
-        return self._ask("POST", "/v1/redeliveries", read_count, body=asked, repeatable=False)
+        asked = {"state": "dead", "since": _iso(since), "until": _iso(until), "receiver": receiver, "client": client}
+        body = _given(asked | {"dryRun": dry_run or None})
+        return self._ask("POST", "/v1/redeliveries", read_count, body=body, repeatable=dry_run, held_s=_MANY_S)
 
     def task(self, task_id: str) -> Steps[Task]:
         """Return what the gateway knows of a task, without asking the upstream."""

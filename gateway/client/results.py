@@ -212,8 +212,11 @@ def read_page(answer: Any) -> Page:
     return Page(data=callbacks, next_cursor=_one_or_none(members, "nextCursor", str))
 
 
-def read_batch(answer: Any) -> tuple[BatchResult, ...]:
-    return tuple(_batch_result(_object(one)) for one in _one(_object(answer), "data", list))
+def read_batch(answer: Any, expected: int) -> tuple[BatchResult, ...]:
+    results = tuple(_batch_result(_object(one)) for one in _one(_object(answer), "data", list))
+    if len(results) != expected:
+        raise ValueError(f"it tells of {len(results)} registrations, and {expected} were sent")
+    return results
 
 
 def _batch_result(members: Mapping[str, Any]) -> BatchResult:

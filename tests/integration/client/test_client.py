@@ -174,6 +174,8 @@ async def test_cancelling_and_redelivering(gateway: Running, client_of: Callable
     await gateway.becomes(path, lambda answer: answer.json()["state"] == "dead")
     now = datetime.now(UTC) + timedelta(seconds=1)
     assert await client("redeliver_dead", since=now, until=now + timedelta(hours=1)) == 0
+    assert await client("redeliver_dead", since=start, until=now, receiver="127.0.0.1:9", dry_run=True) == 1
+    assert await client("redeliver_dead", since=start, until=now, receiver="elsewhere") == 0
     assert await client("redeliver_dead", since=start, until=now) == 1
     with pytest.raises(ValueError, match="no zone"):
         await client("redeliver_dead", since=datetime(2026, 11, 23))  # noqa: DTZ001
@@ -350,6 +352,14 @@ async def test_what_is_no_gateway_is_said(answer: Response, says: str, client_of
         with pytest.raises(NotAGateway, match=says) as caught:
             await client_of(url)("get", "cb_1")
     assert isinstance(caught.value, ClientError)
+
+
+async def test_a_batch_that_is_answered_in_part(client_of: Callable[..., Either]) -> None:
+    """Nobody could tell which item an answer is of."""
+    data = [{"status": 201, "callback": CALLBACK}]
+    async with serve_asgi(Script(Response(json.dumps({"data": data})))) as url:
+        with pytest.raises(NotAGateway, match="tells of 1 registrations, and 2 were sent"):
+            await client_of(url)("register_batch", [Registration(task_id="t", callback_url=HOOKS)] * 2)
 
 
 async def test_a_gateway_that_stops_is_not_asked_at_once(client_of: Callable[..., Either]) -> None:
