@@ -6,6 +6,7 @@ Owns that no URL is registered which the callback policy refuses, and that no it
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from io import BytesIO
 from types import MappingProxyType
 
 import msgspec
@@ -145,7 +146,7 @@ class Registering:
         ]
         for status, count in Counter(answer.status for answer in answers if answer.callback is not UNSET).items():
             self._registrations[status == 201].inc(count)
-        return json_response(BatchAnswers(data=answers))
+        return Response(await _encoded(answers), media_type="application/json")
 
     def _new_callback(self, client: str, asked: CallbackRequest, metadata: bytes, now: int) -> NewCallback:
         upstream = asked.upstream
@@ -272,6 +273,18 @@ def _read_item(item: msgspec.Raw) -> _Item | RequestError:
         return _Item(replace(asked, metadata=None) if asked.metadata else asked, encode_metadata(asked.metadata))
     except RequestError as error:
         return without_frames(error)  # they would keep what was read until the answer
+
+
+async def _encoded(answers: Sequence[BatchAnswer]) -> bytes:
+    """Return ``BatchAnswers``; a thousand may have 8 MB, and others go on in between."""
+    made = BytesIO()
+    before = b'{"data":['
+    async for answer in paced(answers):
+        made.write(before)
+        made.write(msgspec.json.encode(answer))
+        before = b","
+    made.write(b"]}")
+    return made.getvalue()
 
 
 def _batch_answer(new: NewCallback, registration: Registration | RequestError) -> BatchAnswer:

@@ -7,6 +7,7 @@ import codecs
 import json
 import re
 from contextlib import suppress
+from io import BytesIO
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -213,18 +214,18 @@ async def read_any_body(request: Request, limit: int) -> bytes:
         body: bytes = message["body"]  # all of it at once, as most are
         await hold(request, _COST * len(body))
         return body
-    gathered = bytearray()
+    gathered = BytesIO()  # gives the whole without a copy, which of megabytes took 40 ms
     room = 0
     while message["type"] != "http.disconnect":
-        gathered += message["body"]
-        if len(gathered) > limit:
+        gathered.write(message["body"])
+        if (size := gathered.tell()) > limit:
             raise _too_large(limit)
-        if len(gathered) > room:
+        if size > room:
             # For half as much again: whoever only announces much, or stops in the middle, holds what it has sent.
-            room = len(gathered) * 3 // 2
+            room = size * 3 // 2
             await hold(request, _COST * room)
         if not message["more_body"]:
-            return bytes(gathered)
+            return gathered.getvalue()
         message = await request.receive()
     raise ClientDisconnect
 
