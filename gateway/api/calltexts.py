@@ -23,7 +23,7 @@ TEXTS = {
     "redeliverCallback": "It is pending again, whatever became of it before, and its receiver knows the webhook by its "
     "webhook-id. While its task runs, or once it was cancelled, that is a conflict.",
     "redeliverCallbacks": "Answered once all of them are due again on disk. They are taken in parts: after a 503 the "
-    "same request takes the rest. since has to lie before until.",
+    "same request takes the rest. since has to lie before until. With dryRun nothing is done, and the answer is 200.",
     "getTask": "From what the gateway knows: the upstream is not asked. With wait the answer comes once the task has "
     "ended, or after so many seconds with the task as it is then. 404 where no callback was registered for it.",
     "getHealth": "For a liveness probe: 503 says that the process is to be started anew.",

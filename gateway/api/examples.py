@@ -92,6 +92,10 @@ REQUESTS: dict[Any, dict[str, Any]] = {
     RedeliveriesRequest: {
         "all": {"summary": "All that are dead", "value": {"state": "dead"}},
         "span": {"summary": "Those that died within a span of time", "value": _DEAD},
+        "receiver": {
+            "summary": "How many there are of one receiver",
+            "value": {"state": "dead", "receiver": "https://app.example.com", "dryRun": True},
+        },
     },
 }
 """Of the bodies of requests, by type and name."""

@@ -120,6 +120,7 @@ async def test_every_answer_that_a_row_names(tmp_path: Path) -> None:
             await client.ask(name, path=dead)
         await client.ask("listCallbacks", params={"limit": "1"})
         await client.ask("listCallbacks")
+        await client.ask("redeliverCallbacks", json={"state": "dead", "dryRun": True, "receiver": "http://127.0.0.1"})
         await client.ask("redeliverCallbacks", json={"state": "dead"})
         await died(client, dead["id"])
         await client.ask("redeliverCallback", path=dead)
