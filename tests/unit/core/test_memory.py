@@ -413,7 +413,7 @@ async def test_large_work_is_done_one_after_another_and_beside_the_loop() -> Non
 
 
 async def test_large_work_holds_up_the_loop_as_little_as_can_be() -> None:
-    """What it makes is no garbage, and looking for some would stop the loop, which has its turn soon; only meanwhile."""
+    """What it makes is no garbage, and looking for some would stop the loop, which has its turns soon."""
     memory = Memory(100)
 
     def beside() -> tuple[bool, bool]:
@@ -434,6 +434,7 @@ async def test_large_work_holds_up_the_loop_as_little_as_can_be() -> None:
         memory.close()
 
 
+@pytest.mark.parametrize("fails", [False, True])
 async def test_whoever_is_cancelled_keeps_its_room_until_the_thread_is_done(*, fails: bool) -> None:
     """The thread cannot be stopped: what it works on takes as much memory as before."""
     memory = Memory(100)
