@@ -1,7 +1,9 @@
 """The manual as a gateway shows it, over real sockets: every link followed, with and without token and database."""
 
+import asyncio
 import html
 import re
+import sys
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +16,7 @@ from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
-from tests.manual import MANUAL
+from tests.manual import MANUAL, ROOT
 from tests.running import Running, running
 
 NOWHERE = "http://127.0.0.1:9"
@@ -144,3 +146,34 @@ async def test_it_needs_neither_token_nor_database(tmp_path: Path) -> None:
         assert "/manual/calls#" not in told.text
     await gateway.drain()
     await gateway.close()
+
+
+LOOKS = """
+import asyncio, sys
+from pathlib import Path
+from tests.running import running
+
+HEAVY = ("jinja2", "markdown_it", "gateway.api.openapi")
+
+async def main():
+    async with running(Path(sys.argv[1]), "http://127.0.0.1:9") as run:
+        for path in ("/healthz", "/", "/manual", "/manual/calls"):
+            assert (await run.client.get(path)).status_code == 200
+            print(path, *(name for name in HEAVY if name in sys.modules), file=sys.stderr)
+
+asyncio.run(main())
+"""
+
+
+async def test_it_costs_nothing_until_somebody_reads_it(tmp_path: Path) -> None:
+    """Neither the reader of Markdown nor what makes pages is imported before, nor for the other pages."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LOOKS, str(tmp_path)), cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await process.communicate()
+    assert told.decode().splitlines()[-4:] == [
+        "/healthz",
+        "/ jinja2",
+        "/manual jinja2 markdown_it",
+        "/manual/calls jinja2 markdown_it gateway.api.openapi",
+    ]
