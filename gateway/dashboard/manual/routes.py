@@ -6,7 +6,7 @@ Owns that nothing of it is read before somebody asks, and that a page is made on
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -29,6 +29,8 @@ __all__ = ["Manual"]
 
 _BASE = "/manual"
 _CALLS = "calls"
+_HERE = "http://127.0.0.1:8080"
+"""Where the gateway stands in examples, until somebody asks who has found it elsewhere."""
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _KEPT = {"cache-control": "public, max-age=3600"}
 
@@ -43,7 +45,7 @@ class Manual:
         self._parts = parts
         self._frame = frame
         self._looks = looks
-        self._calls = lru_cache(maxsize=8)(self._read_calls)
+        self._calls = cache(self._read_calls)
 
     def routes(self) -> list[Route]:
         return [
@@ -65,7 +67,7 @@ class Manual:
     def _search(self) -> "ManualSearch":
         from gateway.dashboard.manual.search import ManualSearch
 
-        return ManualSearch({**self._book.pages, _CALLS: self._calls("", token=False)})
+        return ManualSearch({**self._book.pages, _CALLS: self._calls(token=False)})
 
     async def _index(self, request: Request) -> Response:
         return await self._shown(request, "index")
@@ -85,10 +87,10 @@ class Manual:
 
     async def _all_calls(self, request: Request) -> Response:
         self._refuse_foreign(request)
-        host = request.headers.get("host", "")
-        host = host if _HOST.fullmatch(host) else "127.0.0.1:8080"
-        base = f"{'https' if is_secure(request) else 'http'}://{host}{self._frame.root_path}"
-        page = await asyncio.to_thread(self._calls, base, token=not self._parts.tokens.open)
+        page = await asyncio.to_thread(self._calls, token=not self._parts.tokens.open)
+        if _HOST.fullmatch(host := request.headers.get("host", "")):
+            base = f"{'https' if is_secure(request) else 'http'}://{host}"
+            page = page._replace(html=type(page.html)(page.html.replace(_HERE, base)))
         return await self._framed(request, "manual.html", {"page": page, "around": None, "text": ""})
 
     def _refuse_foreign(self, request: Request) -> None:
@@ -96,11 +98,12 @@ class Manual:
         if self._parts.tokens.open:
             self._parts.refuse_foreign(request.method, request.scope["headers"])
 
-    def _read_calls(self, base: str, *, token: bool) -> "ManualPage":
+    def _read_calls(self, *, token: bool) -> "ManualPage":
         from gateway.dashboard.manual.calls import calls_text
         from gateway.dashboard.manual.markdown import read_page
 
-        return read_page(_CALLS, calls_text(self._parts.description(), base, token=token), self._book.where)
+        text = calls_text(self._parts.description(), f"{_HERE}{self._frame.root_path}", token=token)
+        return read_page(_CALLS, text, self._book.where)
 
     async def _find(self, request: Request) -> Response:
         text = text_of(request.query_params, "q") or ""

@@ -177,3 +177,21 @@ async def test_it_costs_nothing_until_somebody_reads_it(tmp_path: Path) -> None:
         "/manual jinja2 markdown_it",
         "/manual/calls jinja2 markdown_it gateway.api.openapi",
     ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({"host": "gateway.example:8443"}, "http://gateway.example:8443"),
+        ({"host": "gateway.example", "x-forwarded-proto": "https"}, "https://gateway.example"),
+        ({"host": "[2001:db8::1]:8080"}, "http://[2001:db8::1]:8080"),
+        ({"host": "x<b>'$(id)"}, "http://127.0.0.1:8080"),
+    ],
+)
+async def test_examples_name_the_gateway_as_it_was_found(run: Running, headers: dict[str, str], base: str) -> None:
+    """By the address that its reader has, the path before it included; what is no address is not repeated."""
+    root = run.client.base_url.path.rstrip("/")
+    text = html.unescape((await run.client.get("/manual/calls", headers=headers)).text)
+    assert f"curl -s '{base}{root}/v1/callbacks'" in text
+    assert f'fetch("{base}{root}/healthz"' in text
+    assert "$(id)" not in text
