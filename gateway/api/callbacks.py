@@ -33,10 +33,10 @@ from gateway.api.schema import (
 from gateway.api.shares import READ, WHOLE, share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
-from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, StoreError, StorePartly
+from gateway.core.errors import Forbidden, InvalidRequest, NotFound, StoreError, StorePartly
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
-from gateway.core.telling import told
+from gateway.core.telling import refuse_cancelling, refuse_redelivering, told
 from gateway.store import Registry
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Attempts", "CallbackPage", "Callbacks", "Redelivered"]
@@ -107,16 +107,12 @@ class Callbacks:
 
     async def cancel(self, request: Request) -> Response:
         found = await _asked(request, 1, lambda whose, one: self._registry.cancel(whose, one, self._clock.now()))
-        if found in (CallbackState.DELIVERED, CallbackState.DEAD):
-            raise Conflict(f"The callback is {found} already: there is nothing left to cancel.")
+        refuse_cancelling(found)
         return Response(status_code=204)
 
     async def redeliver(self, request: Request) -> Response:
         found = await _asked(request, 1, lambda whose, one: self._registry.redeliver(whose, one, self._clock.now()))
-        if found is CallbackState.WAITING:
-            raise Conflict("The task still runs: there is no webhook to redeliver yet.")
-        if found is CallbackState.CANCELLED:
-            raise Conflict("The callback was cancelled; register it anew.")
+        refuse_redelivering(found)
         try:
             callback = await _asked(request, READ, self._registry.get_callback)
         except StoreError as exc:

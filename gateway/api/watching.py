@@ -125,9 +125,8 @@ class Watching:
             last_polled_at=last_polled_at,
             due_at=now,
         )
-        next_poll_at = self._timetable.running(claim, model, self._timetable.began_at(born_at, began_at), now)
-        if result.retry_after_s is not None:
-            next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
+        planned = self._timetable.running(claim, model, self._timetable.began_at(born_at, began_at), now)
+        next_poll_at = planned.not_before(now + round((result.retry_after_s or 0.0) * 1000)).at
         watched = await self._wish(
             ReadWatch(
                 upstream=self._upstream.name,

@@ -40,6 +40,7 @@ from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.janitor import Backups, Janitor
 from gateway.loops.leading import Leading, Lease
+from gateway.loops.pauses import Pauses
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.net.guard import Netguard, parse_allow
@@ -105,7 +106,9 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     )
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
-    deliverer = _deliverer(settings, shared, callback_transport, client_headers)
+    pauses = Pauses(store, clock, store.outbox.due.set)
+    shared.metrics.receivers_paused.set_function(lambda: len(pauses.lanes))
+    deliverer = _deliverer(settings, shared, callback_transport, client_headers, pauses)
     shared.metrics.attempts_in_flight.set_function(lambda: float(deliverer.in_flight))
     janitor = Janitor(store, clock, settings.retention_days)
     clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
@@ -133,7 +136,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         watches=watches,
         client_headers=client_headers,
         api=api,
-        site=_site(settings, shared, api, readiness, watches, deliverer, in_force),
+        site=_site(settings, shared, api, readiness, watches, deliverer, pauses, in_force),
         readiness=readiness,
         backup=backup,
         backups=Backups(store, clock, backup),
@@ -223,7 +226,9 @@ def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None
     metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
 
 
-def _deliverer(settings: Settings, shared: Shared, transport: PooledTransport, headers: ClientHeaders) -> Deliverer:
+def _deliverer(
+    settings: Settings, shared: Shared, transport: PooledTransport, headers: ClientHeaders, pauses: Pauses
+) -> Deliverer:
     sender = Sender(
         transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT, names=transport
     )
@@ -236,6 +241,7 @@ def _deliverer(settings: Settings, shared: Shared, transport: PooledTransport, h
         shared.clock,
         shared.metrics,
         random.Random(),  # noqa: S311 - jitter, not a secret
+        pauses,
     )
 
 
@@ -291,6 +297,7 @@ def _site(
     readiness: ReadyCheck,
     watches: Sequence[Watch],
     deliverer: Deliverer,
+    pauses: Pauses,
     in_force: Callable[[], Settings],
 ) -> Site:
     return Site(
@@ -306,7 +313,10 @@ def _site(
             counts=partial(facts.counts, shared.metrics, deliverer),
             upstreams=partial(facts.upstreams, watches, settings),
             models=partial(facts.models, watches),
-            receivers=partial(facts.receivers, deliverer),
+            receivers=partial(facts.receivers, deliverer, pauses),
+            paused=partial(facts.paused, pauses),
+            pause=pauses.pause,
+            resume=pauses.resume,
             settings=in_force,
             description=partial(_description, api),
             root_path=settings.root_path,

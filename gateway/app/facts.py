@@ -12,11 +12,12 @@ from gateway.config.settings import Settings
 from gateway.core.model import AttemptResult
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
-from gateway.dashboard.facts import Counts, ModelFacts, ReceiverFacts, UpstreamFacts
+from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
 from gateway.loops.deliverer import Deliverer
+from gateway.loops.pauses import Pauses
 from gateway.upstream.distribution import Distribution
 
-__all__ = ["counts", "models", "receivers", "upstreams"]
+__all__ = ["counts", "models", "paused", "receivers", "upstreams"]
 
 _MOST_MODELS = 64  # of an upstream: a distribution takes up to 2 ms where it has to be made anew
 
@@ -52,7 +53,8 @@ def models(watches: Sequence[Watch], upstream: str | None = None, model: str | N
             continue
         for kind, name, seen, distribution in watch.timetable.learned(_MOST_MODELS, model):
             half_s, most_s = _within_s(distribution, 0.5), _within_s(distribution, 0.9)
-            found.append(ModelFacts(watch.upstream.name, kind, name, seen, half_s, most_s))
+            curve = distribution.ages_s, distribution.survival
+            found.append(ModelFacts(watch.upstream.name, kind, name, seen, half_s, most_s, *curve))
     return found
 
 
@@ -65,9 +67,17 @@ def _within_s(distribution: Distribution, share: float) -> float:
     return distribution.ages_s[at]
 
 
-def receivers(deliverer: Deliverer) -> list[ReceiverFacts]:
-    """Return how each lane is doing that this process has sent webhooks on lately."""
-    return [ReceiverFacts(lane.client, lane.receiver, held, failures) for lane, held, failures in deliverer.lanes()]
+def receivers(deliverer: Deliverer, pauses: Pauses) -> list[ReceiverFacts]:
+    """Return how each lane is doing that this process has sent webhooks on lately, and those that are paused."""
+    known = {lane: (held, failures) for lane, held, failures in deliverer.lanes()}
+    known |= {lane: (0, 0) for lane in pauses.lanes if lane not in known}
+    return [ReceiverFacts(*lane, *how, paused(pauses, *lane)) for lane, how in known.items()]
+
+
+def paused(pauses: Pauses, client: str, receiver: str) -> Paused | None:
+    """Return since when and by whom a receiver is paused for a client; None: it is not."""
+    found = pauses.of(client, receiver)
+    return None if found is None else Paused(found.since, found.by)
 
 
 def counts(metrics: Metrics, deliverer: Deliverer) -> Counts:

@@ -226,6 +226,8 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     """When the poll was sent; None: at the same moment. What was told, or wished for, after that stays."""
     denied: bool = False
     """Whether the upstream has long denied that there is the task, though it had told of it."""
+    told: bytes = b""
+    """This poll, as the task's row keeps it: ``core.pollhistory``."""
 
 
 class Settlement(_Noun, frozen=True, kw_only=True):
@@ -248,6 +250,8 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     """Whether the record is stored for readers as well."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
+    told: bytes = b""
+    """As in PollRecord, where a poll brought the outcome."""
 
 
 class ExpiredTask(_Noun, frozen=True, kw_only=True):

@@ -104,6 +104,9 @@ class Metrics:
         self.oldest_due_seconds = gauge(
             "gateway_oldest_due_seconds", "For how long the longest due webhook has been due."
         )
+        self.receivers_paused = gauge(
+            "gateway_receivers_paused", "Receivers that get no attempt until somebody resumes them."
+        )
         self.dead = gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
         self.loop_restarts = counter(
             "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"]

@@ -1,4 +1,4 @@
-"""How a task is told where its upstream is not configured: the API and the pages say the same.
+"""What the API and the pages say alike: of a task that nobody polls, and of what cannot be done to a callback.
 
 Owns those words. Pure.
 """
@@ -7,9 +7,10 @@ from collections.abc import Container
 
 import msgspec
 
-from gateway.core.model import Task
+from gateway.core.errors import Conflict
+from gateway.core.model import CallbackState, Task
 
-__all__ = ["told"]
+__all__ = ["refuse_cancelling", "refuse_redelivering", "told"]
 
 
 def told(task: Task, upstreams: Container[str]) -> Task:
@@ -19,3 +20,17 @@ def told(task: Task, upstreams: Container[str]) -> Task:
     return msgspec.structs.replace(
         task, last_error=f"The upstream {task.upstream} is not configured: nobody polls this task.", next_poll_at=None
     )
+
+
+def refuse_cancelling(found: CallbackState) -> None:
+    """Raise Conflict where a callback was found in a state in which it is not cancelled."""
+    if found in (CallbackState.DELIVERED, CallbackState.DEAD):
+        raise Conflict(f"The callback is {found} already: there is nothing left to cancel.")
+
+
+def refuse_redelivering(found: CallbackState) -> None:
+    """Raise Conflict where a callback was found in a state in which it is not redelivered."""
+    if found is CallbackState.WAITING:
+        raise Conflict("The task still runs: there is no webhook to redeliver yet.")
+    if found is CallbackState.CANCELLED:
+        raise Conflict("The callback was cancelled; register it anew.")

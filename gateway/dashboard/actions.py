@@ -1,4 +1,4 @@
-"""What forms of the pages do: redeliver one callback, cancel it, redeliver all that died within a span of time.
+"""What forms of the pages do: redeliver one callback or all that died within a span, cancel one, pause a receiver.
 
 Owns what a form may ask for and the page that asks "how many?" before. Whether a form may be taken at all the routes
 have found out.
@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
+import httpx
+
 from gateway.core.clock import from_iso, to_iso
-from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.model import CallbackState
+from gateway.core.telling import refuse_cancelling, refuse_redelivering
+from gateway.core.urls import receiver_of
 from gateway.dashboard.asked import Asked, Shown, text_of
+from gateway.dashboard.frame import web_link
 from gateway.dashboard.parts import PageParts
 
 __all__ = ["NOTICES", "Actions"]
@@ -22,6 +27,8 @@ _MOST_OF_RECEIVER = 10_000
 NOTICES = {
     "redelivered": "The webhook is due again, with a fresh attempt budget.",
     "cancelled": "The callback is cancelled: nothing more is sent.",
+    "paused": "The receiver is paused: its webhooks wait, and none is lost. An attempt that is under way goes on.",
+    "resumed": "The receiver is resumed: what is due is sent, a few at first.",
 }
 """What a page says after an action, by what its query says."""
 
@@ -45,6 +52,7 @@ class Actions:
     """The forms."""
 
     def __init__(self, parts: PageParts) -> None:
+        self._parts = parts
         self._registry = parts.registry
         self._clock = parts.clock
 
@@ -53,10 +61,7 @@ class Actions:
         found = await self._registry.redeliver(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
-        if found is CallbackState.WAITING:
-            raise Conflict("The task still runs: there is no webhook to redeliver yet.")
-        if found is CallbackState.CANCELLED:
-            raise Conflict("The callback was cancelled; register it anew.")
+        refuse_redelivering(found)
         return _page_of(callback_id, "redelivered")
 
     async def cancel(self, asked: Asked, form: Mapping[str, str]) -> str:
@@ -64,9 +69,16 @@ class Actions:
         found = await self._registry.cancel(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
-        if found in (CallbackState.DELIVERED, CallbackState.DEAD):
-            raise Conflict(f"The callback is {found} already: there is nothing left to cancel.")
+        refuse_cancelling(found)
         return _page_of(callback_id, "cancelled")
+
+    async def pause(self, asked: Asked, form: Mapping[str, str]) -> str:
+        await self._parts.pause(*_lane(asked, form), asked.visitor.name)
+        return _page_of_receiver(form, "paused")
+
+    async def resume(self, asked: Asked, form: Mapping[str, str]) -> str:
+        await self._parts.resume(*_lane(asked, form), asked.visitor.name)
+        return _page_of_receiver(form, "resumed")
 
     async def ask_redeliver_dead(self, asked: Asked) -> Shown:
         """Show how many died within a span, before anything is done about them."""
@@ -110,6 +122,26 @@ def _id(asked: Asked) -> str:
     if not callback_id.isprintable():  # not every database takes such a name, not even to look for it
         raise NotFound("There is no such callback.")
     return callback_id
+
+
+def _lane(asked: Asked, form: Mapping[str, str]) -> tuple[str, str]:
+    """Return whose webhooks to which receiver a form means."""
+    client = text_of(form, "client") if asked.visitor.client is None else asked.visitor.client
+    if client is None:
+        raise InvalidRequest("Say whose webhooks are meant: those of which client.")
+    url = web_link(form.get("receiver", ""))
+    try:
+        if url is not None:
+            return client, receiver_of(url)
+    except httpx.InvalidURL:
+        pass
+    raise InvalidRequest("A receiver is named as https://app.example.com, with the port where it has one.")
+
+
+def _page_of_receiver(form: Mapping[str, str], done: str) -> str:
+    """Return the page that the form stood on."""
+    on = text_of(form, "callback")
+    return f"/dashboard/receivers?{urlencode({'done': done})}" if on is None else _page_of(on, done)
 
 
 def _page_of(callback_id: str, done: str) -> str:

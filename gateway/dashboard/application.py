@@ -49,6 +49,8 @@ _MOST_BACK = 1024
 """Characters of a path to come back to: many a proxy takes no long Location."""
 _AT_ONCE = 8
 """Pages that are made at the same time: however many look, the loops have the database as well."""
+_LONGEST_S = 10.0
+"""So long a page may take, with its turn: what it would tell is old by then, and others wait for theirs."""
 _HOME = "/"
 _SIGN_IN = "/dashboard/sign-in"
 _OWN_SITES = ("same-origin", "none")
@@ -69,8 +71,15 @@ class Pages:
         """Return the route of a page for who is signed in."""
 
         async def in_turn(asked: Asked) -> Shown:
-            async with self._turns:
-                return await view(asked)
+            try:
+                async with asyncio.timeout(_LONGEST_S), self._turns:
+                    return await view(asked)
+            except TimeoutError:
+                raise Unavailable(
+                    f"The database took longer than {_LONGEST_S:g} s for this page. Try again in a moment, or ask for "
+                    "less: a state, a client, a shorter span of time.",
+                    retry_after_s=5,
+                ) from None
 
         async def get(request: Request) -> Response:
             session, visitor = await self._who(request)
@@ -275,6 +284,8 @@ def application(parts: PageParts) -> Starlette:
         pages.form("/dashboard/redeliver", actions.redeliver_dead),
         pages.route("/dashboard/tasks", lists.tasks),
         pages.route("/dashboard/receivers", operating.receivers),
+        pages.form("/dashboard/receivers/pause", actions.pause),
+        pages.form("/dashboard/receivers/resume", actions.resume),
         pages.route("/dashboard/upstreams", operating.upstreams),
         pages.route("/dashboard/configuration", operating.configuration),
         *(Route(path, pages.home) for path in ("/dashboard", "/dashboard/")),

@@ -3,9 +3,10 @@
 Nouns alone. Filled in by ``gateway.app``, which knows the loops; a page must not.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Counts", "ModelFacts", "ReceiverFacts", "UpstreamFacts"]
+__all__ = ["Counts", "ModelFacts", "Paused", "ReceiverFacts", "UpstreamFacts"]
 
 
 class UpstreamFacts(NamedTuple):
@@ -44,6 +45,17 @@ class ModelFacts(NamedTuple):
     """Half of them take no longer."""
     most_s: float
     """Nine of ten take no longer."""
+    ages_s: Sequence[float] = ()
+    survival: Sequence[float] = ()
+    """The share of them that takes longer than each of these ages."""
+
+
+class Paused(NamedTuple):
+    """That a receiver gets no attempts."""
+
+    since: int
+    by: str
+    """Whose token it was paused with."""
 
 
 class ReceiverFacts(NamedTuple):
@@ -54,6 +66,7 @@ class ReceiverFacts(NamedTuple):
     in_flight: int
     failures: int
     """In a row, since the last one that was delivered."""
+    paused: Paused | None = None
 
 
 class Counts(NamedTuple):

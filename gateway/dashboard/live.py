@@ -4,6 +4,7 @@ Owns the streams: how often they look, how many there may be, and when one ends.
 is no stream without a page that is open and in front, and nothing runs between streams. Called by the routes.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ _LOOKS_S = 2.0
 _LASTS_S = 600.0
 """After so long a browser asks anew, and proves anew who it is."""
 _MOST = 32
+"""In all; one client may have as many as are left besides: half of them alone, and there is always one for another."""
 
 
 class Live:
@@ -32,8 +34,8 @@ class Live:
         self._clock = parts.clock
         self._draining = parts.draining
         self._frame = frame
-        self.streams = 0
-        """How many there are."""
+        self.streams: Counter[str | None] = Counter()
+        """How many each client has, and the operator."""
 
     def stream(
         self, view: View, asked: Asked, shown: Shown, who: Callable[[], Awaitable[Visitor | None]]
@@ -42,10 +44,11 @@ class Live:
 
         ``who`` tells who looks now: it ends with the session. Raises Unavailable where too many look.
         """
-        if self.streams >= _MOST:
-            raise Unavailable(f"{_MOST} pages are followed already; load this one again to see what is new.")
+        client = asked.visitor.client
+        if self.streams[client] >= _MOST - self.streams.total():
+            raise Unavailable("Too many pages are followed already; load this one again to see what is new.")
         headers = SECURITY_HEADERS | {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return _Followed(self, self._events(view, asked, shown, who), headers)
+        return _Followed(self.streams, client, self._events(view, asked, shown, who), headers)
 
     async def _events(
         self, view: View, asked: Asked, shown: Shown, who: Callable[[], Awaitable[Visitor | None]]
@@ -82,16 +85,25 @@ class _Followed(StreamingResponse):
     The generator itself cannot tell: one that is cancelled while it hands on an event ends with a garbage collection.
     """
 
-    def __init__(self, live: Live, events: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        streams: Counter[str | None],
+        client: str | None,
+        events: AsyncIterator[bytes],
+        headers: Mapping[str, str],
+    ) -> None:
         super().__init__(events, 200, headers, "text/event-stream")
-        self._live = live
+        self._streams = streams
+        self._client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._live.streams += 1
+        self._streams[self._client] += 1
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._live.streams -= 1
+            self._streams[self._client] -= 1
+            if not self._streams[self._client]:
+                del self._streams[self._client]
 
 
 def _event(name: str, text: str) -> bytes:

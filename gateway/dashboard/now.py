@@ -19,9 +19,8 @@ class Now:
     async def show(self, asked: Asked) -> Shown:
         parts, client = self._parts, asked.visitor.client
         backlog = await parts.backlog()
-        failing = [
-            one for one in parts.receivers() if one.failures >= _FAILING and (client is None or one.client == client)
-        ]
+        receivers = [one for one in parts.receivers() if client is None or one.client == client]
+        failing = [one for one in receivers if one.failures >= _FAILING]
         failing.sort(key=lambda one: -one.failures)
         return Shown(
             "now.html",
@@ -32,6 +31,7 @@ class Now:
                 "counts": parts.counts(),
                 "upstreams": parts.upstreams(),
                 "failing": failing[:_MOST],
+                "paused": [one for one in receivers if one.paused is not None][:_MOST],
                 "troubles": parts.troubles(),
             },
         )

@@ -9,6 +9,7 @@ from gateway.config.databaseurl import without_password
 from gateway.config.settings import SETTINGS, ClientSettings, Settings
 from gateway.core.errors import Forbidden
 from gateway.core.ratelimit import RateWindow
+from gateway.dashboard.actions import NOTICES
 from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.facts import ReceiverFacts
 from gateway.dashboard.parts import PageParts
@@ -43,7 +44,12 @@ class Operating:
             if (own is None or one.client == own) and (text is None or text in one.receiver or text == one.client)
         ]
         known.sort(key=_worst_first)
-        context: dict[str, Any] = {"rows": known[:_MOST_RECEIVERS], "count": len(known), "text": text or ""}
+        context: dict[str, Any] = {
+            "rows": known[:_MOST_RECEIVERS],
+            "count": len(known),
+            "text": text or "",
+            "notice": NOTICES.get(asked.query.get("done", "")),
+        }
         return Shown("receivers.html", "receivers", context)
 
     async def upstreams(self, asked: Asked) -> Shown:
@@ -73,8 +79,8 @@ class Operating:
         return Shown("configuration.html", "configuration", context)
 
 
-def _worst_first(one: ReceiverFacts) -> tuple[int, int, str, str]:
-    return -one.failures, -one.in_flight, one.receiver, one.client
+def _worst_first(one: ReceiverFacts) -> tuple[bool, int, int, str, str]:
+    return one.paused is None, -one.failures, -one.in_flight, one.receiver, one.client
 
 
 def setting_lines(settings: Settings) -> list[SettingLine]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from gateway.config.settings import Settings
 from gateway.core.clock import Clock
 from gateway.core.model import Backlog
-from gateway.dashboard.facts import Counts, ModelFacts, ReceiverFacts, UpstreamFacts
+from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
 from gateway.store import Registry
 
 __all__ = ["OwnTokens", "PageParts"]
@@ -48,6 +48,11 @@ class PageParts(NamedTuple):
     models: Callable[[str | None, str | None], Sequence[ModelFacts]]
     """Of one upstream or all, of one model or all kinds of tasks."""
     receivers: Callable[[], Sequence[ReceiverFacts]]
+    paused: Callable[[str, str], Paused | None]
+    """Whether a client's webhooks to a receiver are paused."""
+    pause: Callable[[str, str, str], Awaitable[None]]
+    """Make no attempt at a client's receiver; the last says who wants that. Raises RequestError and StoreError."""
+    resume: Callable[[str, str, str], Awaitable[None]]
     settings: Callable[[], Settings]
     """Those that are in force."""
     description: Callable[[], Mapping[str, Any]]

@@ -1,6 +1,7 @@
 """One callback's page: from its registration to what comes next and when, with each attempt in between.
 
-Owns the order and the words. Of polls the store keeps how many there were, and the last; of attempts all.
+Owns the order and the words; those of polls stand in ``polls``. Of polls the store keeps the first and the last, of
+attempts all.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,16 @@ import msgspec
 
 from gateway.core.errors import NotFound
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Task, TaskState
+from gateway.core.pollhistory import PastPoll
 from gateway.core.telling import told
+from gateway.core.urls import receiver_of
 from gateway.dashboard.actions import NOTICES
 from gateway.dashboard.asked import Asked, Shown
-from gateway.dashboard.facts import ModelFacts
+from gateway.dashboard.facts import ModelFacts, Paused
 from gateway.dashboard.parts import PageParts
-from gateway.dashboard.words import span
+from gateway.dashboard.polls import drawn, planned
+from gateway.dashboard.polls import told as told_of
+from gateway.dashboard.words import clock_time, span
 
 __all__ = ["LinePoint", "TimeLine", "moments"]
 
@@ -50,16 +55,21 @@ class TimeLine:
         attempts = await self._parts.registry.list_attempts(client, callback_id) or []
         task = await self._parts.registry.get_task(client, callback.task.task_id)
         outcome = task.outcome if task is not None and task.seq == callback.task.seq else None
+        polls = await self._parts.registry.polls(callback.task)
         learned = self._learned(callback.task)
-        now = self._parts.clock.now()
+        receiver = receiver_of(callback.url)
+        paused = self._parts.paused(callback.client, receiver)
         return Shown(
             "callback.html",
             "callbacks",
             {
                 "callback": callback,
                 "task": callback.task,
+                "receiver": receiver,
+                "paused": paused,
                 "notice": NOTICES.get(asked.query.get("done", "")),
-                "moments": moments(callback, attempts, learned, now, len(self._parts.settings().retry_schedule)),
+                "moments": moments(callback, attempts, polls, learned, paused, self._attempts_at_most),
+                "picture": drawn(callback.task, polls, learned) if polls and learned is not None else None,
                 "outcome": outcome,
                 "outcome_bytes": 0 if task is None or task.seq != callback.task.seq else task.outcome_bytes,
                 "urls": _result_urls(outcome),
@@ -67,6 +77,10 @@ class TimeLine:
                 "cancellable": callback.state in (CallbackState.WAITING, CallbackState.PENDING),
             },
         )
+
+    @property
+    def _attempts_at_most(self) -> int:
+        return len(self._parts.settings().retry_schedule)
 
     def _learned(self, task: Task) -> ModelFacts | None:
         """Return what is known of tasks like this one."""
@@ -76,25 +90,41 @@ class TimeLine:
 
 
 def moments(
-    callback: Callback, attempts: Sequence[Attempt], learned: ModelFacts | None, now: int, schedule_length: int
+    callback: Callback,
+    attempts: Sequence[Attempt],
+    polls: Sequence[PastPoll],
+    learned: ModelFacts | None,
+    paused: Paused | None,
+    schedule_length: int,
 ) -> list[LinePoint]:
-    """Return what a callback's time line has, in order; ``learned`` is what is known of such tasks."""
+    """Return what a callback's time line has, in order.
+
+    ``learned`` is what is known of such tasks; ``paused``, whether its receiver is.
+    """
     line = [LinePoint("Registered", callback.created_at, f"Waits for the task's end for {span(callback.timeout_s)}.")]
-    line += _of_task(callback, learned, now)
+    line += _polls(callback.task, polls, learned)
+    line += _of_task(callback)
     line += [_attempt(attempt) for attempt in attempts]
     line.sort(key=lambda moment: moment.at or 0)
-    line.append(_next(callback, now, schedule_length))
+    line.append(_next(callback, polls, paused, schedule_length))
     return line
 
 
-def _of_task(callback: Callback, learned: ModelFacts | None, now: int) -> list[LinePoint]:
-    task = callback.task
-    found = []
-    if task.last_polled_at is not None and (task.settled_at is None or task.last_error is not None or task.polls > 1):
+def _polls(task: Task, polls: Sequence[PastPoll], learned: ModelFacts | None) -> list[LinePoint]:
+    found = [LinePoint(one.title, one.at, one.why, "poll" if one.good else "warn") for one in told_of(task, polls)]
+    if found:
+        if task.last_error is not None:
+            found[-1] = found[-1]._replace(text=f"{task.last_error} {found[-1].text}".strip())
+    elif task.last_polled_at is not None and (task.settled_at is None or task.last_error is not None or task.polls > 1):
         times = "once" if task.polls == 1 else f"{task.polls} times"
         text = task.last_error or _asked_when(task, learned)
         at = task.last_polled_at if task.settled_at is None else min(task.last_polled_at, task.settled_at)
         found.append(LinePoint(f"Polled {times}", at, text, "warn" if task.last_error else ""))
+    return found
+
+
+def _of_task(callback: Callback) -> list[LinePoint]:
+    task, found = callback.task, []
     if task.settled_at is not None:
         good = task.state is TaskState.SUCCESS
         title = "The gateway gave the task up" if task.state is TaskState.ABANDONED else f"The task ended: {task.state}"
@@ -133,14 +163,21 @@ def _attempt(attempt: Attempt) -> LinePoint:
     )
 
 
-def _next(callback: Callback, now: int, schedule_length: int) -> LinePoint:
+def _next(callback: Callback, polls: Sequence[PastPoll], paused: Paused | None, schedule_length: int) -> LinePoint:
     task = callback.task
     match callback.state:
         case CallbackState.WAITING if task.next_poll_at is None:
             return LinePoint("Nobody polls the task", None, "Its upstream is not configured here.", "bad")
         case CallbackState.WAITING:
             text = "The webhook goes out as soon as the task has ended, and as task.abandoned when its time is over."
-            return LinePoint("Next poll", task.next_poll_at, text, "next")
+            return LinePoint("Next poll", task.next_poll_at, f"{planned(polls)} {text}".strip(), "next")
+        case CallbackState.PENDING if paused is not None:
+            text = (
+                f"Paused by {paused.by} since {clock_time(paused.since)}. It loses neither attempts nor time by that."
+            )
+            return LinePoint(
+                f"Attempt {callback.attempts + 1} waits for its receiver to be resumed", None, text, "warn"
+            )
         case CallbackState.PENDING:
             most = f"A receiver that goes on failing gets {schedule_length} attempts in all."
             return LinePoint(f"Attempt {callback.attempts + 1}", callback.next_attempt_at, most, "next")

@@ -24,6 +24,7 @@ from gateway.core.memory import SMALL, Memory
 from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane, Share
 from gateway.core.telemetry import Metrics
 from gateway.loops.inflight import InFlight
+from gateway.loops.pauses import Pauses
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import Outbox
 from gateway.webhook import body as webhookbody
@@ -67,7 +68,9 @@ class Deliverer:
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
+        pauses: Pauses | None = None,
     ) -> None:
+        """``pauses``: which receivers are paused; None: none ever are."""
         self._outbox = outbox
         self._sender = sender
         self._client_headers = client_headers
@@ -76,6 +79,7 @@ class Deliverer:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng
+        self._pauses = pauses
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
         self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, outbox.due)
         self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
@@ -96,6 +100,8 @@ class Deliverer:
         """Start the attempts that are due; return the seconds until more will be."""
         bulkhead = self._bulkhead
         bulkhead.at(self._clock.monotonic())
+        if self._pauses is not None:
+            bulkhead.pause(await self._pauses.follow())
         wait_s = HEARTBEAT_S  # an attempt that ends wakes the loop
         if bulkhead.free:
             now = self._clock.now()

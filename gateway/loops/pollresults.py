@@ -11,16 +11,17 @@ for fresh ones too. One that it has told of is asked about ever more seldom.
 import logging
 
 import structlog
-from msgspec.structs import replace
 
+from gateway.core import pollhistory
 from gateway.core.clock import Clock, Moment
 from gateway.core.model import DueTask, PollRecord, Settlement, TaskState
+from gateway.core.pollhistory import Why
 from gateway.core.telemetry import Metrics
 from gateway.loops.endings import CALLBACKS_TOLD, Ending, ended, gave_up
 from gateway.store import TaskQueue
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.api import Upstream
-from gateway.upstream.timetable import Timetable, took_s
+from gateway.upstream.timetable import Planned, Timetable, took_s
 from gateway.upstream.troubled import Troubled
 
 __all__ = ["PollResults"]
@@ -57,19 +58,35 @@ class PollResults:
             self._timetable.created(result.task_created_at, claim.created_at)
         self._troubled.note(claim, result, steady)
         if result.outcome is not None:
-            await self._settle(claim, result, ended(self._upstream.profile, result, result.outcome), now)
+            ending = ended(self._upstream.profile, result, result.outcome)
+            await self._settle(claim, result, ending, now, _told(claim, result, asked, None))
             self._upstream.last_answers.forget_running(claim.task_id)
         elif result.kind is PollKind.NOT_KNOWN and self._troubled.is_unknown(claim, now, steady):
-            await self._settle(claim, result, gave_up(self._upstream.profile, claim.task_id, "not_found", now), now)
+            ending = gave_up(self._upstream.profile, claim.task_id, "not_found", now)
+            await self._settle(claim, result, ending, now, _told(claim, result, asked, None))
             self._troubled.forget(claim.seq)
         else:
             newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked.steady)
-            record = self._rescheduled(claim, result, now, result.record if newest else None)
-            await self._tasks.reschedule(replace(record, asked_at=asked.at))
-            return record.next_poll_at
+            planned = self._planned(claim, result, now)
+            await self._tasks.reschedule(
+                PollRecord(
+                    seq=claim.seq,
+                    upstream=claim.upstream,
+                    polled_at=now,
+                    next_poll_at=planned.at,
+                    error=result.error,
+                    born_at=_born_at(claim, result),
+                    model=result.model,
+                    record=result.record if newest else None,
+                    asked_at=asked.at,
+                    denied=self._troubled.is_denied(claim.seq),
+                    told=_told(claim, result, asked, planned),
+                )
+            )
+            return planned.at
         return None
 
-    async def _settle(self, claim: DueTask, result: PollResult, ending: Ending, now: int) -> None:
+    async def _settle(self, claim: DueTask, result: PollResult, ending: Ending, now: int, told: bytes) -> None:
         outcome = ending.outcome
         model = result.model or claim.model
         began_at = self._began_at(claim, result)
@@ -83,6 +100,7 @@ class PollResults:
                 read=claim.read_until is not None,
                 polls=1,
                 model=model,
+                told=told,
             )
         )
         if owed is None:
@@ -103,24 +121,20 @@ class PollResults:
             duration_s=duration_s and round(duration_s, 3),
         )
 
-    def _rescheduled(self, claim: DueTask, result: PollResult, now: int, record: bytes | None) -> PollRecord:
-        born_at = result.task_created_at
+    def _planned(self, claim: DueTask, result: PollResult, now: int) -> Planned:
         if result.kind is PollKind.RUNNING:
-            if born_at is None and claim.born_at is None:
-                born_at = claim.created_at  # from now on the task is one that the upstream has told of
-            began_at = self._began_at(claim, result)
-            next_poll_at = self._timetable.running(claim, result.model or claim.model, began_at, now)
-            if result.retry_after_s is not None:
-                next_poll_at = max(next_poll_at, now + round(result.retry_after_s * 1000))
+            planned = self._timetable.running(
+                claim, result.model or claim.model, self._began_at(claim, result), now
+            ).not_before(now + round((result.retry_after_s or 0.0) * 1000))
             _log.debug(
                 "task.running",
                 upstream=self._upstream.name,
                 task_id=claim.task_id,
                 polls=claim.polls + 1,
-                next_in_s=(next_poll_at - now) / 1000,
+                next_in_s=(planned.at - now) / 1000,
             )
         else:
-            next_poll_at = self._timetable.failed_poll_at(
+            planned = self._timetable.failed_poll_at(
                 claim.failures + 1,
                 result.retry_after_s,
                 now,
@@ -133,21 +147,28 @@ class PollResults:
                 task_id=claim.task_id,
                 kind=result.label,
                 error=result.error,
-                next_in_s=(next_poll_at - now) / 1000,
+                next_in_s=(planned.at - now) / 1000,
             )
-        return PollRecord(
-            seq=claim.seq,
-            upstream=claim.upstream,
-            polled_at=now,
-            next_poll_at=next_poll_at,
-            error=result.error,
-            born_at=born_at,
-            model=result.model,
-            record=record,
-            denied=self._troubled.is_denied(claim.seq),
-        )
+        return planned
 
     def _began_at(self, claim: DueTask, result: PollResult) -> int:
         """Return when a task began to run, as far as that is known."""
         told_at = claim.born_at if result.task_created_at is None else result.task_created_at
         return self._timetable.began_at(told_at, claim.created_at)
+
+
+def _born_at(claim: DueTask, result: PollResult) -> int | None:
+    told_at = result.task_created_at
+    if told_at is None and claim.born_at is None and result.kind is PollKind.RUNNING:
+        return claim.created_at  # from now on the task is one that the upstream has told of
+    return told_at
+
+
+def _told(claim: DueTask, result: PollResult, asked: Moment, planned: Planned | None) -> bytes:
+    """Return what is kept of a poll, and when and why the next one is; None: there is none."""
+    since = claim.created_at
+    next_ms, why = (0, Why.ENDED) if planned is None else (planned.at - asked.at, planned.why)
+    one = pollhistory.written(asked.at - since, result.label, next_ms, why)
+    if claim.last_polled_at is None or claim.last_polled_at < since:  # the first since it is watched
+        return pollhistory.written(0, "registered", claim.due_at - since, Why.FIRST) + one
+    return one

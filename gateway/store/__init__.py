@@ -32,6 +32,7 @@ from gateway.core.model import (
     Share,
     Task,
 )
+from gateway.core.pollhistory import PastPoll
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.core.search import Looked, Wanted
 
@@ -39,7 +40,6 @@ __all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing"
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
-
 
 Choose = Callable[[list[Lane]], Sequence[Share]]
 """Takes the lanes that have webhooks that are due, that of the longest due one first; returns what is to be claimed.
@@ -123,6 +123,9 @@ class Registry(Protocol):
 
     async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
         """Return a callback's attempts in order; None where there is no such callback."""
+
+    async def polls(self, task: Task) -> list[PastPoll]:
+        """Return the first and the last polls of a task that the caller may see."""
 
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         """Return the task, where the client has registered a callback for it."""

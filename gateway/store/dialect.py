@@ -98,7 +98,7 @@ class Statements(Protocol):
     SELECT_NEW_TASKS: str
     """upstream, since, now, array of claimed seqs → the fields of ``DueTask``, of each group's first."""
     RESCHEDULE_TASKS: str
-    """Rows seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at.
+    """Rows seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at, told.
 
     → seq, next_poll_at at least of those that are to be polled sooner.
     """
@@ -107,7 +107,7 @@ class Statements(Protocol):
     OWE_WEBHOOKS: str
     """Rows task_seq, expired_by, deliver_at, head, middle, tail, record → task_seq, id, client, receiver, format."""
     SETTLE_TASKS: str
-    """Rows seq, state, outcome, at, polls, record."""
+    """Rows seq, state, outcome, at, polls, record, told."""
     SELECT_EXPIRED: str
     """from, to, upstream → seq of each task of which a callback's time passes then."""
     SELECT_EXPIRY_END: str
@@ -209,5 +209,7 @@ class SearchStatements(Protocol):
     """:before → the greatest seq below it, or NULL."""
     LAST_TASK: str
     """The same of tasks."""
+    SELECT_POLL_LOG: str
+    """seq → poll_log of a task."""
     SELECT_DEAD: str
     """:client, :until, :at, :seq, :limit → ended_at, seq, id, receiver of its dead ones, in order."""

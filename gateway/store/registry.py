@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import convert
 
+from gateway.core import pollhistory
 from gateway.core.errors import StoreError, StorePartly
 from gateway.core.model import (
     Attempt,
@@ -23,6 +24,7 @@ from gateway.core.model import (
     Registration,
     Task,
 )
+from gateway.core.pollhistory import PastPoll
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
@@ -185,6 +187,10 @@ class StoreRegistry(StoreCreates, StoreSearch):
         if not found:
             return None
         return convert(await self._engine.read(self._sql.SELECT_ATTEMPTS, (found[0][0],)), list[Attempt])
+
+    async def polls(self, task: Task) -> list[PastPoll]:
+        found = await self._engine.read(self._engine.searchsql.SELECT_POLL_LOG, (task.seq,))
+        return list(pollhistory.read(found[0][0], task.polls)) if found else []
 
     async def get_task(self, client: str | None, task_id: str) -> Task | None:
         found = await self._engine.read(self._sql.SELECT_TASK, {"client": client, "task_id": task_id})

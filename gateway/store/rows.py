@@ -139,6 +139,7 @@ def polls(records: Sequence[PollRecord]) -> Table:
             small_record(r.record),
             r.polled_at if r.asked_at is None else r.asked_at,
             r.polled_at if r.denied else None,
+            r.told,
         )
         for r in records
     ]
@@ -204,6 +205,7 @@ def settled(ended: Sequence[Settlement], records: Container[int]) -> Table:
             one.settled_at,
             one.polls,
             _small(one.record or ()) if one.seq in records and one.outcome.state.terminal else None,
+            one.told,
         )
         for one in ended
     ]

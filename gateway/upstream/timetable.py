@@ -12,16 +12,18 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from gateway.core.clock import Clock
 from gateway.core.model import DueTask
+from gateway.core.pollhistory import Why
 from gateway.upstream.answer import PollResult
 from gateway.upstream.distribution import Distribution
-from gateway.upstream.durations import Stream, of_client, of_model
+from gateway.upstream.durations import of_client, of_model
 from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollPrice, PollSchedule
 
-__all__ = ["Timetable", "took_s"]
+__all__ = ["Planned", "Timetable", "took_s"]
 
 _WELL_KNOWN = 8
 """Of a model so many of whose tasks were seen, the schedule rests on what was learned alone."""
@@ -49,6 +51,17 @@ _EARLY_MS = 5_000  # so far its clock may be ahead beside
 _ZONE_STEP_MS = 15 * 60_000
 _ZONES_APART_MS = 26 * 3_600_000
 """Zones differ by quarters of an hour, from -12 to +14 hours (IANA time zone database)."""
+
+
+class Planned(NamedTuple):
+    """When a task's next poll is due, and why then."""
+
+    at: int
+    why: Why
+
+    def not_before(self, at: int) -> "Planned":
+        """Return what it is where the upstream asked to be left alone until then."""
+        return self if at <= self.at else Planned(at, Why.TOLD)
 
 
 class Timetable:
@@ -113,7 +126,7 @@ class Timetable:
             return now
         return now + delay_ms
 
-    def running(self, task: DueTask, model: str | None, began_at: int, now: int) -> int:
+    def running(self, task: DueTask, model: str | None, began_at: int, now: int) -> Planned:
         """Learn that a task still ran when it was polled now; return when to ask again."""
         age_s = max(now - began_at, 0) / 1000
         stream = of_model(model)
@@ -122,11 +135,17 @@ class Timetable:
             watched_s = (now - task.created_at) / 1000
             self._durations.alive(of_client(client), _seen_s(task, task.created_at), watched_s)
         price = self._price(task.watchers)
-        delay_ms = self._delay_ms(stream, age_s, price)
+        distribution = self._durations.distribution(stream, self._clock.monotonic())
+        delay_s = self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng)
+        why = Why.SHORT if price.short else Why.LEARNED
+        if age_s >= distribution.end_s:
+            why = Why.OUTLIVED
         if self._durations.begun(stream) <= _WELL_KNOWN and not price.short:
             # The prior is a guess, and a wrong one would be paid with lag: explore, in steps that grow with the age.
-            delay_ms = min(delay_ms, round(max(self._schedule.min_s, age_s / 2) * 1000))
-        return now + delay_ms
+            step_s = max(self._schedule.min_s, age_s / 2)
+            if step_s < delay_s:
+                delay_s, why = step_s, Why.EXPLORING
+        return Planned(now + round(delay_s * 1000), why)
 
     def ended(self, task: DueTask, model: str | None, began_at: int, duration_s: float, *, told: bool) -> None:
         """Learn how long a task took; ``told``: by the upstream's word, and not as the middle of when it was not seen.
@@ -166,7 +185,7 @@ class Timetable:
 
     def failed_poll_at(
         self, failures: int, retry_after_s: float | None, now: int, *, costly: bool = False, seldom: int = 0
-    ) -> int:
+    ) -> Planned:
         """Return when to ask again after the ``failures``-th poll in a row without a usable answer.
 
         ``costly``: each try is, as one that downloads what is too large: then it may be an hour.
@@ -178,8 +197,9 @@ class Timetable:
             # However many there are, they leave nine tenths of the budget to the others.
             share_s = seldom / (_SELDOM_SHARE * self._budget_per_s)
             max_s = max(max_s, min(max(share_s, _SELDOM_MAX_S[0]), _SELDOM_MAX_S[1]))
-        delay_s = max(self._schedule.failed_delay_s(failures, max_s, self._rng), retry_after_s or 0.0)
-        return now + round(delay_s * 1000)
+        why = Why.SELDOM if seldom else Why.COSTLY if costly else Why.BACKOFF
+        planned = Planned(now + round(self._schedule.failed_delay_s(failures, max_s, self._rng) * 1000), why)
+        return planned.not_before(now + round((retry_after_s or 0.0) * 1000))
 
     def urgency(self, task: DueTask) -> float:
         """Return the seconds for which this task is expected to have gone unnoticed: the most urgent comes first.
@@ -237,10 +257,6 @@ class Timetable:
             self._together_from = now
             self._jitter_s = self._schedule.jitter_s(self._rng)
         return self._jitter_s
-
-    def _delay_ms(self, stream: Stream, age_s: float, price: PollPrice) -> int:
-        distribution = self._durations.distribution(stream, self._clock.monotonic())
-        return round(self._schedule.next_delay_s(distribution, age_s, price.price_s, self._rng) * 1000)
 
 
 def _is_a_clocks(behind_ms: int) -> bool:

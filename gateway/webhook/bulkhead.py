@@ -12,6 +12,7 @@ lanes have webhooks that are due, claims the shares that it is given, and says w
   that newcomers have left (in four, while few of theirs take long) may be filled within a fifteenth of an attempt's
   time, a second by default: so there is one left for whoever comes next.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
+- A lane that is paused gets none, and comes back as a newcomer: what fell due meanwhile is sent few at a time.
 - A look-up of a name that takes a second gives its place back until it has an answer.
 - The client with the fewest places is next: ``waiting`` says which of several, and which of its lanes.
 """
@@ -67,6 +68,8 @@ class Bulkhead:
         self._full: set[Lane] = set()  # these wait until they may have more places, and hold some
         self._only_retries = Waiting()  # these until retries have a place: nothing else of them is due
         self._last_first = False
+        self._paused: frozenset[Lane] = frozenset()
+        self._held_back: set[Lane] = set()  # of these, the ones that have something due
 
     @property
     def free(self) -> int:
@@ -116,6 +119,9 @@ class Bulkhead:
     def wait(self, lane: Lane) -> None:
         """Hear that a lane has webhooks that are due."""
         self._only_retries.remove(lane)
+        if lane in self._paused:
+            self._held_back.add(lane)
+            return
         if lane not in self._full:
             waiting = self._waiting[lane not in self._well]
             waiting.add(lane, holds=lane in self._of_lane, fails=lane in self._failures)
@@ -126,6 +132,22 @@ class Bulkhead:
             self.wait(lane)  # one has ended since, and told nobody: the lane did not wait yet
         else:
             self._only_retries.add(lane)
+
+    def pause(self, lanes: frozenset[Lane]) -> None:
+        """Hear which lanes are paused from now on, all of them: their attempts that are under way go on."""
+        if lanes is self._paused:
+            return
+        begin, end, self._paused = lanes - self._paused, self._paused - lanes, lanes
+        for lane in begin:
+            waited = [waiting.remove(lane) for waiting in (*self._waiting.values(), self._only_retries)]
+            if any(waited) or lane in self._full:
+                self._full.discard(lane)
+                self._held_back.add(lane)
+        for lane in end:
+            self._well.pop(lane, None)
+            if lane in self._held_back:
+                self._held_back.remove(lane)
+                self.wait(lane)
 
     def shares(self, limit: int) -> list[Share]:
         """Return of whom how much is to be claimed now, ``limit`` places at most; these lanes wait no longer."""

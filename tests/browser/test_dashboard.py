@@ -17,6 +17,8 @@ from gateway.core.model import CallbackState
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.simulator.scenario import Plan
+from tests.hostiletexts import HOSTILE_TEXTS
 from tests.manual import ROOT
 from tests.running import Running, running
 from tests.storing import NOW, brought_to, new
@@ -31,29 +33,6 @@ pytestmark = [
     pytest.mark.skipif(not (NODE / "node_modules" / "playwright-core").is_dir(), reason="needs npm ci in tests/node"),
     pytest.mark.timeout(LIMIT_S + 30),
 ]
-
-HOSTILE = (
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '"><svg onload=alert(1)>',
-    "' autofocus onfocus='alert(1)",
-    '" style="position:fixed;inset:0" onclick="alert(1)',
-    "</title><script>alert(1)</script>",
-    "</textarea><b>bold</b>",
-    "</pre></dd><iframe src=//evil.example.com></iframe>",
-    "<a href=javascript:alert(1)>click</a>",
-    "javascript:alert(1)",
-    "data:text/html,<script>alert(1)</script>",
-    "<base href=//evil.example.com/>",
-    "<meta http-equiv=refresh content=0;url=//evil.example.com>",
-    "<form action=http://evil.example.com><button>go</button></form>",
-    "<link rel=stylesheet href=//evil.example.com/x.css>",
-    "{{constructor.constructor('alert(1)')()}}",
-    "<div hx-get=//evil.example.com hx-trigger=load hx-on:click=alert(1)>x</div>",
-    "data: x\n\nevent: gone\n\n",
-    "\u202e\u2066<b>gnp.exe\u2069",
-    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
-)
 
 
 async def browse(scenario: str, url: str, **more: Any) -> dict[str, Any]:
@@ -83,7 +62,10 @@ async def browse(scenario: str, url: str, **more: Any) -> dict[str, Any]:
 
 
 class Hooks:
-    """A receiver that answers as a test says; with 204 once the browser's driver says that it may go on."""
+    """A receiver that answers as a test says; with 204 once the browser's driver says that it may go on.
+
+    Where the query is ``text=N``, with what is hostile instead.
+    """
 
     def __init__(self) -> None:
         self.answer = 204, ""
@@ -93,19 +75,36 @@ class Hooks:
         if scope["method"] == "PUT":
             self.answer = 204, ""
         status, text = self.answer
+        query = scope["query_string"].decode()
+        if query.startswith("text="):
+            status, text = 500, HOSTILE_TEXTS[int(query[5:].partition("&")[0])]
         await Response(text or None, status)(scope, receive, send)
 
 
 class World(Running):
+    upstream: SimulatedUpstream
     hooks: Hooks
     hooks_url: str
+
+    @property
+    def url(self) -> str:
+        return str(self.client.base_url).rstrip("/")
+
+    async def died(self, *names: str) -> list[str]:
+        """Register callbacks that the receiver refuses for good, and return their ids."""
+        self.hooks.answer = 410, "gone"
+        made = [await self.registered(f"sim-success-0-{name}", self.hooks_url) for name in names]
+        for one in made:
+            await self.becomes(f"/v1/callbacks/{one}", lambda answer: answer.json()["state"] == "dead")
+        self.hooks.answer = 204, ""
+        return made
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    hooks = Hooks()
+    hooks, upstream = Hooks(), SimulatedUpstream(SystemClock())
     async with (
-        serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url,
+        serve_simulator(upstream) as upstream_url,
         serve_asgi(hooks) as hooks_url,
         running(
             tmp_path,
@@ -116,56 +115,87 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         ) as run,
     ):
         made = World(run.gateway, run.client)
-        made.hooks, made.hooks_url = hooks, f"{hooks_url}/hooks"
+        made.upstream, made.hooks, made.hooks_url = upstream, hooks, f"{hooks_url}/hooks"
         made.client.headers["authorization"] = f"Bearer {TOKEN}"
         yield made
 
 
 async def test_a_callback_is_found_and_followed_live(world: World) -> None:
-    """Sign in after a slip, find it, watch it become delivered without loading anything again, pause, sign out."""
+    """Sign in after a slip, find it while it waits, watch it become delivered without a further load; sign out."""
     world.hooks.answer = 503, "busy"
-    await world.registered("sim-success-0-cat", world.hooks_url)
-    url = str(world.client.base_url).rstrip("/")
-    steps = (await browse("follow", url, token=TOKEN, task="sim-success-0-cat", go=world.hooks_url))["steps"]
+    await world.registered("sim-success-2500-cat", world.hooks_url)
+    about = {"token": TOKEN, "task": "sim-success-2500-cat", "go": world.hooks_url}
+    steps = (await browse("follow", world.url, **about))["steps"]
     assert "not one of this gateway's" in steps["refused"]
     assert (steps["here"], steps["found"], steps["loads"]) == ("/dashboard/callbacks", 1, 1)
-    assert steps["before"][:3] == ["Registered", "The task ended: success", "Attempt 1: answered 503"]
+    assert (steps["waiting"][0], steps["waiting"][-1]) == ("Registered", "Next poll")
+    polls = [title for title in steps["before"] if title.startswith("Poll ")]
+    assert steps["before"][: len(polls) + 3] == [
+        "Registered",
+        *polls,
+        "The task ended: success",
+        "Attempt 1: answered 503",
+    ]
+    assert polls[-1].endswith(": it had ended")
     assert steps["after"][-1] == "Nothing more: it was delivered"
     assert steps["after"][-2].endswith(": answered 204")
     assert steps["paused"] == "true"
     assert steps["out"] == "/dashboard/sign-in"
 
 
-async def test_lists_are_filtered_and_paged(world: World) -> None:
+async def test_ten_thousand_are_filtered_searched_and_paged(world: World) -> None:
     """A chosen state counts at once, a search by its enter key, and each row stands on one page."""
-    store = world.gateway.store
-    await store.registry.register(
-        [new(f"never-{n}", client="default", metadata=b'{"orderId":%d}' % n, at=NOW + n) for n in range(120)]
-    )
-    await brought_to(store, CallbackState.CANCELLED, new("gone", client="default"))
-    steps = (await browse("lists", str(world.client.base_url).rstrip("/"), token=TOKEN))["steps"]
-    assert len(steps["seen"]) == len(set(steps["seen"])) == 121
-    assert (steps["cancelled"], steps["back"], steps["orders"]) == (1, 50, 1)
+    registry = world.gateway.store.registry
+    for start in range(0, 10_000, 1000):
+        many = range(start, start + 1000)
+        await registry.register(
+            [new(f"never-{n}", client="default", metadata=b'{"orderId":%d}' % n, at=NOW + n) for n in many]
+        )
+    await brought_to(world.gateway.store, CallbackState.CANCELLED, new("gone", client="default"))
+    steps = (await browse("lists", world.url, token=TOKEN, pages=4))["steps"]
+    assert len(steps["seen"]) == len(set(steps["seen"])) == 200
+    assert (steps["cancelled"], steps["back"]) == (1, 50)
+    assert (steps["first"], steps["last"]) == (["never-9990"], ["never-3"])
+    assert steps["slowest_ms"] < 1000, "a page of ten thousand is there before anybody wonders"
+
+
+async def test_what_died_is_redelivered_and_a_receiver_is_paused(world: World) -> None:
+    """One by its own button, the others at once after they were counted; then the receiver waits, and goes on."""
+    first, *others = await world.died("cat", "dog", "cow")
+    steps = (await browse("operate", world.url, token=TOKEN, dead=first, register=world.hooks_url))["steps"]
+    assert steps["one"] == "Nothing more: it was delivered"
+    assert steps["counted"] == "2 callbacks died then."
+    assert steps["all"] == "2 webhooks are due again, each with a fresh attempt budget."
+    for callback_id in others:
+        await world.delivered(callback_id)
+    assert steps["paused"].startswith("The receiver is paused")
+    assert steps["waits"] == "Attempt 1 waits for its receiver to be resumed"
+    assert steps["resumed"] == "Nothing more: it was delivered"
 
 
 async def test_what_others_write_is_never_more_than_text(world: World) -> None:
-    """In light and dark, wide and narrow: no script, no markup, no link but to the web, and nothing too wide.
+    """Sixty texts as prompt, model, metadata, URL and answer: no script, no markup, no link but to the web.
 
-    Nor does a checker of accessibility find anything.
+    In light and dark, wide and narrow, where nothing is too wide; nor does a checker of accessibility find anything.
     """
-    world.hooks.answer = 500, " ".join(HOSTILE)[:1000]
-    names = ("callbacks", "tasks", "receivers", "upstreams", "configuration", "redeliver", "sign-in")
-    paths = ["/", *(f"/dashboard/{name}" for name in names)]
-    for number, text in enumerate(HOSTILE):
-        url = f"{world.hooks_url}?{number}&{''.join(c for c in text if c.isascii() and c.isprintable() and c != ' ')}"
+
+    async def registered(number: int, text: str) -> str:
+        task_id, param = f"task-{number}", json.dumps({"model": text, "input": {"prompt": text}})
+        plan = Plan(outcome="fail", fail_msg=text) if number % 3 == 0 else Plan(result={"resultUrls": [text]})
+        world.upstream.add_task(task_id, plan, model=text, param=param)
+        written = "".join(c for c in text if c.isascii() and c.isprintable() and c not in " \\#")
         answer = await world.register(
-            f"sim-success-0-{number}", url, metadata=dict(zip(HOSTILE, HOSTILE, strict=True)), model=text[:100]
+            task_id, f"{world.hooks_url}?text={number}&{written}", metadata={text: text}, model=text[:100]
         )
         assert answer.status_code == 201, answer.text
-        await world.becomes(f"/v1/callbacks/{answer.json()['id']}", lambda found: found.json()["attempts"] > 0)
-    paths.append(f"/dashboard/callbacks/{answer.json()['id']}")
-    steps = await browse("visit", str(world.client.base_url).rstrip("/"), token=OPERATOR, paths=paths)
+        found = f"/v1/callbacks/{answer.json()['id']}"
+        await world.becomes(found, lambda answer: answer.json()["attempts"] > 0)
+        return found.replace("/v1/", "/dashboard/")
+
+    made = await asyncio.gather(*(registered(number, text) for number, text in enumerate(HOSTILE_TEXTS)))
+    names = ("callbacks", "tasks", "receivers", "upstreams", "configuration", "redeliver", "sign-in")
+    paths = ["/", *(f"/dashboard/{name}" for name in names), *made[-2:]]
+    steps = await browse("visit", world.url, token=OPERATOR, paths=paths, once=made)
     assert steps["said"] == []
-    assert {
-        name: step for name, step in steps["steps"].items() if step != {"links": [], "markup": 0, "alerted": None}
-    } == {}
+    nothing = {"links": [], "markup": 0, "alerted": None}
+    assert {name: step for name, step in steps["steps"].items() if step != nothing} == {}

@@ -57,6 +57,7 @@ MODULES = (
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
     "gateway/loops/pollshares.py",
+    "gateway/loops/pauses.py",
 )
 
 LEFT_OUT = (
@@ -113,6 +114,7 @@ TESTS = (
     "tests/integration/store/test_registry.py",
     "tests/integration/store/test_creates.py",
     "tests/integration/store/test_tasks.py",
+    "tests/integration/store/test_pauses.py",
     "tests/integration/store/test_reads.py",
     "tests/integration/store/test_records.py",
     "tests/integration/store/test_outbox.py",

@@ -72,7 +72,8 @@ const scenarios = {
     await page.waitForURL(/q=/);
     told.steps.found = await rowsOf(page, 1);
     await page.locator("tbody tr a").first().click();
-    await page.getByRole("heading", { name: "Time line" }).waitFor();
+    await page.getByRole("heading", { name: "Next poll" }).waitFor();
+    told.steps.waiting = await page.locator(".line h3").allInnerTexts();
     await page.getByRole("heading", { name: /^Attempt \d+$/ }).waitFor();
     told.steps.before = await page.locator(".line h3").allInnerTexts();
     await fetch(input.go, { method: "PUT" });
@@ -94,28 +95,91 @@ const scenarios = {
     await signIn(page);
     await page.getByRole("link", { name: "Callbacks", exact: true }).click();
     const seen = [];
-    for (;;) {
+    let slowest = 0;
+    for (let pages = 1; ; pages++) {
       seen.push(...(await page.locator("tbody tr td:first-child a").evaluateAll(links => links.map(one => one.href))));
-      const older = page.getByRole("link", { name: "Older" });
-      if (!(await older.count())) break;
-      await older.click();
+      const took = await page.evaluate(() => performance.getEntriesByType("navigation")[0].duration);
+      slowest = Math.max(slowest, took);
+      if (pages === input.pages) break;
+      await page.getByRole("link", { name: "Older" }).click();
       await page.waitForLoadState();
     }
     told.steps.seen = seen;
+    told.steps.slowest_ms = slowest;
     await page.getByRole("link", { name: "Newest" }).click();
     await page.getByLabel("State").selectOption("cancelled");
     await page.waitForURL(/state=cancelled/);
     told.steps.cancelled = await rowsOf(page, 1);
     await page.goBack();
     told.steps.back = await rowsOf(page, 50);
-    await page.getByRole("searchbox").fill("orderId=7");
-    await page.keyboard.press("Enter");
-    await page.waitForURL(/orderId/);
-    told.steps.orders = await rowsOf(page, 1);
+    // The newest is there at once; for the oldest the search goes further back, a click at a time.
+    for (const [name, number] of [["first", 9990], ["last", 3]]) {
+      await page.getByRole("searchbox").fill(`orderId=${number}`);
+      await page.keyboard.press("Enter");
+      await page.waitForURL(new RegExp(`orderId%3D${number}`));
+      const row = page.locator("tbody td.full:first-of-type, tbody td:nth-child(3)");
+      const further = page.getByRole("link", { name: "Look further back" });
+      await row.or(further).first().waitFor();
+      while (!(await row.count())) {
+        await further.click();
+        await page.waitForLoadState();
+      }
+      await rowsOf(page, 1);
+      told.steps[name] = await row.allInnerTexts();
+    }
   },
 
-  // Every page, with what others wrote on it: in light and dark, wide and as a telephone has it.
+  // Redeliver a dead one, then all others; pause the receiver of a new one, and resume it.
+  async operate() {
+    const page = await open();
+    await signIn(page);
+    const last = page.locator(".line li:last-child h3");
+    const ends = async text => {
+      await last.filter({ hasText: text }).waitFor();
+      return last.innerText();
+    };
+    await page.goto(`${input.url}/dashboard/callbacks/${input.dead}`);
+    await page.getByRole("button", { name: "Redeliver" }).click();
+    await page.getByRole("status").waitFor();
+    told.steps.one = await ends("it was delivered");
+    await page.getByRole("link", { name: "Callbacks", exact: true }).click();
+    await page.getByRole("link", { name: "Redeliver the dead …" }).click();
+    told.steps.counted = await page.getByText(/died then\.$/).innerText();
+    await page.getByRole("button", { name: "Redeliver these 2" }).click();
+    told.steps.all = await page.getByRole("status").innerText();
+    await page.getByRole("link", { name: "Receivers" }).click();
+    await page.getByRole("button", { name: /^Pause http/ }).click();
+    told.steps.paused = await page.getByRole("status").innerText();
+    const made = await fetch(`${input.url}/v1/callbacks`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${input.token}`, "content-type": "application/json" },
+      body: JSON.stringify({ taskId: "sim-success-0-later", callbackUrl: input.register }),
+    });
+    await page.goto(`${input.url}/dashboard/callbacks/${(await made.json()).id}`);
+    told.steps.waits = await ends("waits for its receiver");
+    await page.getByRole("button", { name: /^Resume http/ }).click();
+    told.steps.resumed = await ends("it was delivered");
+  },
+
+  // Every page, with what others wrote on it: in light and dark, wide and as a telephone has it; some once.
   async visit() {
+    const looked = async (page, name, path) => {
+      await page.goto(input.url + path);
+      for (const summary of await page.locator("details summary").all()) await summary.click();
+      const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      if (overflow > 0) told.said.push(`${name} ${path} is ${overflow} px too wide`);
+      const links = await page.locator("a").evaluateAll(all => all.map(one => one.href));
+      told.steps[`${name} ${path}`] = {
+        links: links.filter(one => !one.startsWith("http")),
+        markup: await page
+          .locator("main :is(script, img, svg:not(.curve > svg), iframe, b, marquee, form[action^='http:'])")
+          .count(),
+        alerted: await page.evaluate(() => globalThis.alerted ?? null),
+      };
+    };
+    const once = await open({ viewport: { width: 360, height: 740 } });
+    await signIn(once);
+    for (const path of input.once) await looked(once, "once", path);
     for (const [name, options] of Object.entries({
       light: {},
       dark: { colorScheme: "dark" },
@@ -124,17 +188,8 @@ const scenarios = {
       const page = await open(options);
       await signIn(page);
       for (const [at, path] of input.paths.entries()) {
-        await page.goto(input.url + path);
-        for (const summary of await page.locator("details summary").all()) await summary.click();
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        if (overflow > 0) told.said.push(`${name} ${path} is ${overflow} px too wide`);
+        await looked(page, name, path);
         await picture(page, `${name}-${at}`);
-        const links = await page.locator("a").evaluateAll(all => all.map(one => one.href));
-        told.steps[`${name} ${path}`] = {
-          links: links.filter(one => !one.startsWith("http")),
-          markup: await page.locator("main :is(script, img, svg, iframe, b, marquee, form[action^='http:'])").count(),
-          alerted: await page.evaluate(() => globalThis.alerted ?? null),
-        };
         if (name === "narrow") continue; // it has the same elements
         // Not as an element of the page, which would not be let in.
         await page.evaluate(axe);

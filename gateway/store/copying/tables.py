@@ -92,7 +92,7 @@ TABLES = (
             "read_until", "told_at", "denied_at",
         ),
         ("upstream", "task_id", "state", "watchers", "model", "last_error"),
-        ("outcome", "record"),
+        ("poll_log", "outcome", "record"),
         large=("outcome", "record"),
         numbered=True,
     ),

@@ -83,7 +83,7 @@ ORDER BY wanted.place
 # the new callback's sake, and now, as it is older than a new one. Of several at once the first one does.
 REVIVE_TASK = """
 UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
-    failures = 0, watchers = :client
+    failures = 0, watchers = :client, poll_log = NULL
 WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 """
 

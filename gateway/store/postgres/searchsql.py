@@ -34,6 +34,8 @@ ORDER BY t.seq DESC LIMIT CAST(:limit AS bigint)
 LAST_CALLBACK = "SELECT max(seq) FROM callbacks WHERE seq < CAST(:before AS bigint)"
 LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < CAST(:before AS bigint)"
 
+SELECT_POLL_LOG = "SELECT poll_log FROM tasks WHERE seq = $1"
+
 SELECT_DEAD = """
 SELECT ended_at, seq, id, receiver FROM callbacks
 WHERE client = :client AND state = 'dead' AND ended_at < CAST(:until AS bigint)

@@ -10,6 +10,7 @@ The ports have all of them here, through their engine; two parts stand in ``regi
 
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, CallbackState, DueTask
+from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
@@ -239,7 +240,11 @@ _POLL = (
     "record bytea",
     "asked_at",
     "denied_at",
+    "told bytea",
 )
+# A poll is put behind those before it, of which the first and the last are kept.
+_POLL_LOG = f"""CASE WHEN coalesce(length(tasks.poll_log), 0) < {MOST} THEN coalesce(tasks.poll_log, '') || {{0}}
+            ELSE substr(tasks.poll_log, 1, {KEPT}) || substr(tasks.poll_log, {KEPT + SIZE + 1}) || {{0}} END"""
 _NEWS = "(tasks.record IS NULL OR poll.asked_at >= coalesce(tasks.told_at, 0))"
 RESCHEDULE_TASKS = f"""
 WITH moved AS (
@@ -253,7 +258,8 @@ WITH moved AS (
             WHEN {_NEWS} THEN coalesce(poll.record, tasks.record) ELSE tasks.record END,
         told_at = CASE WHEN poll.record IS NOT NULL AND {_NEWS} THEN poll.polled_at ELSE tasks.told_at END,
         denied_at = CASE WHEN poll.error IS NULL THEN NULL
-            WHEN {_NEWS} THEN coalesce(tasks.denied_at, poll.denied_at) ELSE tasks.denied_at END
+            WHEN {_NEWS} THEN coalesce(tasks.denied_at, poll.denied_at) ELSE tasks.denied_at END,
+        poll_log = {_POLL_LOG.format("poll.told")}
     FROM (SELECT * FROM {given("new", *_POLL)} ORDER BY seq) AS poll
     WHERE tasks.seq = ANY (ARRAY[poll.seq]) AND tasks.state = 'waiting'
     RETURNING tasks.seq, tasks.next_poll_at, poll.next_poll_at AS wanted_at)
@@ -294,9 +300,10 @@ SETTLE_TASKS = f"""
 UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
     next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = NULL, denied_at = NULL,
     last_polled_at = CASE WHEN settled.polls > 0 THEN settled.at ELSE last_polled_at END,
-    last_error = CASE WHEN settled.polls > 0 THEN NULL ELSE last_error END, failures = 0
+    last_error = CASE WHEN settled.polls > 0 THEN NULL ELSE last_error END, failures = 0,
+    poll_log = CASE WHEN settled.polls > 0 THEN {_POLL_LOG.format("settled.told")} ELSE tasks.poll_log END
 FROM (SELECT * FROM {
-    given("ended", "seq", "state text", "outcome bytea", "at", "polls", "record bytea")
+    given("ended", "seq", "state text", "outcome bytea", "at", "polls", "record bytea", "told bytea")
 } ORDER BY seq) AS settled
 WHERE tasks.seq = ANY (ARRAY[settled.seq]) AND tasks.state = 'waiting'
 AND (settled.polls > 0 OR coalesce(tasks.read_until, 0) <= settled.at) AND {_NOBODY_WAITS}

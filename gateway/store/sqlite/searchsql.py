@@ -28,6 +28,8 @@ ORDER BY t.seq DESC LIMIT :limit
 LAST_CALLBACK = "SELECT max(seq) FROM callbacks WHERE seq < :before"
 LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < :before"
 
+SELECT_POLL_LOG = "SELECT poll_log FROM tasks WHERE seq = ?"
+
 SELECT_DEAD = """
 SELECT ended_at, seq, id, receiver FROM callbacks INDEXED BY callbacks_dead
 WHERE client = :client AND state = 'dead' AND ended_at < :until

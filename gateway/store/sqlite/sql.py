@@ -6,6 +6,7 @@ What many writes of one kind share is one statement over all their rows, which s
 
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, Callback, CallbackState, DueTask, Task
+from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.dialect import NEW_CALLBACK
 from gateway.store.sqlite.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.sqlite.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
@@ -58,7 +59,7 @@ ORDER BY wanted.place
 # the new callback's sake, and now, as it is older than a new one. Of several at once the first one does.
 REVIVE_TASK = """
 UPDATE tasks SET state = 'waiting', created_at = :now, next_poll_at = :now, settled_at = NULL, outcome = NULL,
-    failures = 0, watchers = :client
+    failures = 0, watchers = :client, poll_log = NULL
 WHERE seq = :seq AND state IN ('waiting', 'abandoned') AND next_poll_at IS NULL
 """
 
@@ -223,9 +224,13 @@ GROUP BY watchers ORDER BY min(seq)
 # A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers;
 # what somebody was told after the poll was sent is newer, and nothing is after an end. And what was wished for since
 # then comes true: the next poll is no later.
+# A poll is put behind those before it, of which the first and the last are kept.
+_POLL_LOG = f"""CAST(CASE WHEN tasks.poll_log IS NULL THEN {{0}}
+        WHEN length(tasks.poll_log) < {MOST} THEN tasks.poll_log || {{0}}
+        ELSE substr(tasks.poll_log, 1, {KEPT}) || substr(tasks.poll_log, {KEPT + SIZE + 1}) || {{0}} END AS BLOB)"""
 _NEWS = "(tasks.record IS NULL OR poll.asked_at >= coalesce(tasks.told_at, 0))"
 RESCHEDULE_TASKS = f"""
-WITH poll (seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at) AS (VALUES ?)
+WITH poll (seq, polled_at, next_poll_at, error, born_at, model, record, asked_at, denied_at, told) AS (VALUES ?)
 UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error = poll.error,
     failures = iif(poll.error IS NULL, 0, failures + 1),
     next_poll_at = CASE WHEN tasks.next_poll_at IS NULL THEN NULL
@@ -236,7 +241,8 @@ UPDATE tasks SET polls = polls + 1, last_polled_at = poll.polled_at, last_error 
         WHEN {_NEWS} THEN coalesce(poll.record, tasks.record) ELSE tasks.record END,
     told_at = iif(poll.record IS NOT NULL AND {_NEWS}, poll.polled_at, tasks.told_at),
     denied_at = CASE WHEN poll.error IS NULL THEN NULL
-        WHEN {_NEWS} THEN coalesce(tasks.denied_at, poll.denied_at) ELSE tasks.denied_at END
+        WHEN {_NEWS} THEN coalesce(tasks.denied_at, poll.denied_at) ELSE tasks.denied_at END,
+    poll_log = {_POLL_LOG.format("poll.told")}
 FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 RETURNING seq, next_poll_at
 """  # noqa: S608 - as above
@@ -278,17 +284,18 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'
 # And of format record: where no body of that format was kept, it is made of the outcome, and no other comes later.
 OWE_RECORD = "UPDATE tasks SET record = x'' WHERE seq = ? AND record IS NULL"
 
-SETTLE_TASKS = """
-WITH settled (seq, state, outcome, at, polls, record) AS (VALUES ?)
+SETTLE_TASKS = f"""
+WITH settled (seq, state, outcome, at, polls, record, told) AS (VALUES ?)
 UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
     next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = NULL, denied_at = NULL,
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
-    last_error = iif(settled.polls > 0, NULL, last_error), failures = 0
+    last_error = iif(settled.polls > 0, NULL, last_error), failures = 0,
+    poll_log = iif(settled.polls > 0, {_POLL_LOG.format("settled.told")}, tasks.poll_log)
 FROM settled
 WHERE tasks.seq = settled.seq AND tasks.state = 'waiting'
 AND (settled.polls > 0 OR coalesce(tasks.read_until, 0) <= settled.at) AND NOT EXISTS (
     SELECT 1 FROM callbacks INDEXED BY callbacks_waiting WHERE task_seq = tasks.seq AND state = 'waiting')
-"""
+"""  # noqa: S608 - as above
 
 # A large outcome or record is written into this, where its settlement stands.
 MAKE_ROOM = {

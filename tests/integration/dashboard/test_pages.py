@@ -5,7 +5,7 @@ import gc
 import html
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from gateway.core.clock import SystemClock
 from gateway.core.model import CallbackState
-from gateway.dashboard import lists, live
+from gateway.dashboard import application, lists, live
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import SimulatedUpstream
@@ -180,6 +180,77 @@ async def test_one_receivers_dead_are_redelivered_and_no_others(world: World) ->
     for callback_id in dead[1:]:
         await world.delivered(callback_id)
     assert (await world.client.get(f"/v1/callbacks/{dead[0]}")).json()["state"] == "dead"
+
+
+async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(tmp_path: Path) -> None:
+    """Also after a restart; others go on, nothing is lost, and each page that tells of the receiver says so."""
+    environ = {"GATEWAY_CALLBACK_ALLOW": "127.0.0.1,localhost"}
+    async with world_at(tmp_path, **environ) as world:
+        await world.delivered(await world.registered("sim-success-0-first", world.hooks_url))
+        receiver = world.hooks_url.removesuffix("/hooks")
+        answer = await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=receiver)
+        assert answer.headers["location"] == "/dashboard/receivers?done=paused"
+        text = await world.visitor.page("/dashboard/receivers?done=paused")
+        assert "The receiver is paused: its webhooks wait" in text
+        assert f"{receiver} paused by default" in text
+        assert f"Receivers that are paused {receiver} , by default" in await world.visitor.page("/")
+        assert "gateway_receivers_paused 1.0" in (await world.client.get("/metrics")).text
+        posts = world.hooks.posts
+        waiting = await world.registered("sim-success-0-cat", world.hooks_url)
+        page = f"/dashboard/callbacks/{waiting}"
+        text = await world.shows(page, "Attempt 1 waits for its receiver to be resumed")
+        assert "Paused by default since" in text
+        other = world.hooks_url.replace("127.0.0.1", "localhost")
+        await world.delivered(await world.registered("sim-success-0-dog", other))
+        assert world.hooks.posts == posts + 1
+        assert (await world.client.get(f"/v1/callbacks/{waiting}")).json()["attempts"] == 0
+    hooks = world.hooks_url
+    async with world_at(tmp_path, **environ) as world:
+        assert "paused by default" in await world.visitor.page(page)
+        await world.delivered(await world.registered("sim-success-0-cow", world.hooks_url))
+        assert (await world.client.get(f"/v1/callbacks/{waiting}")).json()["attempts"] == 0
+        fields = {"receiver": hooks, "callback": waiting}
+        answer = await world.visitor.post("/dashboard/receivers/resume", page, **fields)
+        assert answer.headers["location"] == f"{page}?done=resumed"
+        await world.becomes(f"/v1/callbacks/{waiting}", lambda answer: answer.json()["attempts"] > 0)
+        assert "Receivers that are paused" not in await world.visitor.page("/")
+        for nonsense in ("", "javascript:alert(1)", "http://[", "https://" + "a" * 9000):
+            answer = await world.visitor.post("/dashboard/receivers/pause", page, receiver=nonsense)
+            assert answer.status_code == 422, nonsense
+
+
+async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
+    """Whatever its form says; the operator says whose are meant."""
+    async with world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR) as world:
+        await world.visitor.sign_in("mine")
+        receiver = "https://shop.example.com"
+        about = {"receiver": receiver, "client": "other"}
+        await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
+        assert "paused by default" in await world.visitor.page("/dashboard/receivers")
+        async with Visitor(str(world.client.base_url)) as operator:
+            await operator.sign_in(OPERATOR)
+            assert f"{receiver} default paused by default" in await operator.page("/dashboard/receivers")
+            answer = await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=receiver)
+            assert "of which client" in answer.text
+            await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
+            assert f"{receiver} other paused by operator" in await operator.page("/dashboard/receivers")
+        assert "operator" not in await world.visitor.page("/dashboard/receivers")
+
+
+async def test_each_poll_is_told_of(world: World) -> None:
+    """With why it was made then, and where it lies on the curve of what was learned of such tasks."""
+    await world.delivered(await world.registered("sim-success-300-cat", world.hooks_url))
+    callback_id = await world.registered("sim-success-700-cat", world.hooks_url)
+    page = f"/dashboard/callbacks/{callback_id}"
+    text = await world.shows(page, "Nothing more: it was delivered")
+    order = ["Poll 1: still running", "Poll 2: still running", ": it had ended", "The task ended: success"]
+    assert [text.index(words) for words in order] == sorted(text.index(words) for words in order)
+    assert "Due at once" in text
+    assert "few such tasks had been seen" in text
+    assert "as what is known of 2 now tells: half of them within" in text
+    markup = (await world.visitor.get(page)).text
+    assert markup.count('class="tick"') == text.count(" Poll ") >= 3
+    assert 'class="end"' in markup
 
 
 async def test_lists_are_filtered_searched_and_paged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +423,39 @@ async def test_too_many_are_not_followed(
             await asyncio.sleep(0.02)
 
 
+async def test_one_client_follows_no_more_than_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all places: however many pages it opens, there is one for the operator."""
+    monkeypatch.setattr(live, "_MOST", 4)
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(
+            world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR)
+        )
+        operator = await stack.enter_async_context(Visitor(str(world.client.base_url)))
+        await world.visitor.sign_in("mine")
+        await operator.sign_in(OPERATOR)
+
+        async def follow(visitor: Visitor) -> int:
+            stream = visitor.http.stream("GET", "/dashboard/live", params={"page": "/"})
+            return (await stack.enter_async_context(stream)).status_code
+
+        assert [await follow(one) for one in (*[world.visitor] * 3, operator)] == [200, 200, 503, 200]
+
+
+async def test_a_page_that_takes_too_long_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what to do; nobody waits for it behind its back."""
+    monkeypatch.setattr(application, "_LONGEST_S", 0.05)
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.gateway.store.registry, "search_tasks", never)
+    for _ in range(10):
+        answer = await world.visitor.get("/dashboard/tasks")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "ask for less" in answer.text
+    assert (await world.visitor.get("/dashboard/callbacks")).status_code == 200
+
+
 async def test_pages_are_the_same_on_postgresql(tmp_path: Path, postgres: Database) -> None:
     """The lists, a search, a time line and what died, over the same port."""
     environ = {
@@ -363,7 +467,7 @@ async def test_pages_are_the_same_on_postgresql(tmp_path: Path, postgres: Databa
         world.hooks.answer = 410, "gone"
         answer = await world.register("sim-success-0-cat", world.hooks_url, metadata={"orderId": 7})
         page = f"/dashboard/callbacks/{answer.json()['id']}"
-        await world.shows(page, "Attempt 1: answered 410", "no attempt is left")
+        await world.shows(page, "Poll 1: it had ended", "Attempt 1: answered 410", "no attempt is left")
         for path in ("callbacks", "callbacks?state=dead", "callbacks?q=orderId%3D7", "tasks", "tasks?q=cat"):
             assert "sim-success-0-cat" in await world.visitor.page(f"/dashboard/{path}")
         assert "1 callback died then" in await world.visitor.page("/dashboard/redeliver")

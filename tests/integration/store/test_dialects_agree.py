@@ -43,7 +43,8 @@ UPSTREAMS = ("kie", "up")
 TASKS = {
     "tasks": """
         SELECT {0}, state, polls, failures, created_at, born_at, model, last_polled_at, watchers, next_poll_at,
-            last_error, settled_at, outcome, record, read_until, told_at, denied_at FROM tasks AS t ORDER BY 1""",
+            last_error, settled_at, outcome, record, read_until, told_at, denied_at, poll_log
+        FROM tasks AS t ORDER BY 1""",
     "callbacks": """
         SELECT c.id, {0}, client, url, receiver, metadata, timeout_s, format, c.state, c.created_at, expires_at,
             attempts, budget_used, redeliveries, next_attempt_at, delivered_at, ended_at, c.last_error,
@@ -241,7 +242,8 @@ class Chance:
         about = {"upstream": "kie", "polled_at": self.now, "next_poll_at": self.now + self._chance.randrange(4000),
                  "error": self._maybe("no\0luck"), "born_at": self._maybe(self.now), "model": self._maybe("o"),
                  "record": self._maybe(b"{}"), "asked_at": self._maybe(self.now - self._chance.randrange(3000)),
-                 "denied": self._chance.random() < 0.3}  # fmt: skip
+                 "denied": self._chance.random() < 0.3,
+                 "told": bytes([self._chance.randrange(256)] * self._chance.choice([6, 12, 66]))}  # fmt: skip
         return lambda ports, seqs: ports.tasks.reschedule_kind.apply(
             [(("kie", 0), PollRecord(seq=seqs[name], **about)) for name in its]
         )

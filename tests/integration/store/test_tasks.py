@@ -18,6 +18,7 @@ from gateway.core.model import (
     Settlement,
     TaskState,
 )
+from gateway.core.pollhistory import Why, written
 from gateway.core.reads import ReadWatch
 from gateway.store import Store
 from gateway.store.engine import Result, Rows, Step, Work
@@ -625,3 +626,34 @@ async def test_who_is_alone_leads_whatever_it_is_told(store: Store) -> None:
     await store.tasks.gained("up", epoch)
     store.tasks.lost("up")
     assert len((await store.tasks.waiting("up", NOW))[0]) == 1
+
+
+async def test_the_first_and_the_last_polls_are_kept(store: Store) -> None:
+    """With the one that ended it; and nothing of them of a task that begins anew."""
+    made = await registered(store)
+    for number in range(30):
+        due = await claim_task(store, NOW + number * 1000)
+        told = written(number * 1000, "running", 1000, Why.LEARNED)
+        told = told if number else written(0, "registered", 0, Why.FIRST) + told
+        await store.tasks.reschedule(
+            PollRecord(
+                seq=due.seq,
+                upstream="up",
+                polled_at=NOW + number * 1000,
+                next_poll_at=NOW + (number + 1) * 1000,
+                error=None,
+                told=told,
+            )
+        )
+    polls = await store.registry.polls((await look(store, made)).task)
+    assert [poll.at_ms // 1000 for poll in polls] == [0, 0, 1, 2, 3, *range(19, 30)]
+    assert {place: poll.left_out for place, poll in enumerate(polls) if poll.left_out} == {5: 15}
+    due = await claim_task(store, NOW + 30_000)
+    told = written(30_000, "not_known", 0, Why.ENDED)
+    await store.tasks.settle(
+        Settlement(upstream="up", seq=due.seq, outcome=ABANDONED, settled_at=NOW + 30_000, polls=1, told=told)
+    )
+    last = (await store.registry.polls((await look(store, made)).task))[-1]
+    assert (last.at_ms, last.came, last.why) == (30_000, "not_known", Why.ENDED)
+    again = await registered(store, new(client="bob", at=NOW + 40_000))
+    assert await store.registry.polls(again.task) == []

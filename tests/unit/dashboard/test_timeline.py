@@ -1,12 +1,15 @@
 """A callback's time line: what it tells, in which order, and what comes next."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Format, Task, TaskState
-from gateway.dashboard.facts import ModelFacts
+from gateway.core.pollhistory import PastPoll, Why
+from gateway.dashboard.facts import ModelFacts, Paused
+from gateway.dashboard.polls import drawn
 from gateway.dashboard.timeline import LinePoint, _result_urls, moments
 
 NOW = 1_777_460_000_000
@@ -49,8 +52,14 @@ def attempt(number: int, at: int, result: AttemptResult, **changes: Any) -> Atte
     return Attempt(number=number, started_at=at, result=result, **about)
 
 
-def line(of: Callback, *attempts: Attempt, learned: ModelFacts | None = None) -> list[LinePoint]:
-    return moments(of, attempts, learned, NOW, 10)
+def line(
+    of: Callback,
+    *attempts: Attempt,
+    learned: ModelFacts | None = None,
+    polls: Sequence[PastPoll] = (),
+    paused: Paused | None = None,
+) -> list[LinePoint]:
+    return moments(of, attempts, polls, learned, paused, 10)
 
 
 def test_a_new_one_waits_for_its_first_poll() -> None:
@@ -71,6 +80,64 @@ def test_a_polled_one_tells_why_its_polls_lie_where_they_do() -> None:
     assert "Nothing is known yet" in line(callback(polled))[1].text
     failed = line(callback(polled | {"polls": 1, "last_error": "the upstream answered 502"}))[1]
     assert (failed.title, failed.text, failed.look) == ("Polled once", "the upstream answered 502", "warn")
+
+
+def test_each_poll_tells_what_came_and_why_it_was_made_then() -> None:
+    """What the one before had planned, and what held it up; the last one the error's own words; then the next one."""
+    polls = [
+        PastPoll(0, "registered", 5000, Why.FIRST, 0),
+        PastPoll(5000, "running", 3000, Why.LEARNED, 0),
+        PastPoll(12_000, "unreachable", 2000, Why.BACKOFF, 0),
+    ]
+    polled = callback({"polls": 2, "last_polled_at": NOW + 12_000, "last_error": "no answer within 15 s"})
+    found = line(polled, polls=polls)
+    assert [(one.title, one.at, one.look) for one in found[1:]] == [
+        ("Poll 1: still running", NOW + 5000, "poll"),
+        ("Poll 2: no answer", NOW + 12_000, "warn"),
+        ("Next poll", NOW + 3000, "next"),
+    ]
+    assert found[1].text == "The first one was due 5.0 s after the task came: when it begins to pay."
+    assert found[2].text == (
+        "no answer within 15 s Due 3.0 s after the one before: where such tasks end, by what was learned. "
+        "It was made 4.0 s later: its turn in the key's rate limit came then, or the gateway "
+        "was busy or stopped."
+    )
+    assert found[3].text.startswith("The one before had brought nothing: twice as long each time. The webhook goes out")
+
+
+def test_polls_that_are_not_kept_are_counted() -> None:
+    """In their place; what lies after them tells no reason that rests on one that is not there."""
+    polls = [
+        PastPoll(0, "registered", 0, Why.FIRST, 0),
+        PastPoll(100, "running", 3000, Why.EXPLORING, 0),
+        PastPoll(90_000, "running", 9000, Why.OUTLIVED, 40),
+        PastPoll(95_000, "terminal", 0, Why.ENDED, 0),
+    ]
+    ended = {"state": TaskState.SUCCESS, "polls": 43, "last_polled_at": NOW + 95_000, "settled_at": NOW + 95_000}
+    found = line(callback(ended | {"next_poll_at": None}), polls=polls)[1:]
+    assert [one.title for one in found[:4]] == [
+        "Poll 1: still running",
+        "40 more polls",
+        "Poll 42: still running",
+        "Poll 43: it had ended",
+    ]
+    assert (found[0].text, found[2].text) == ("Due at once: what it is, its first answer tells.", "")
+    assert found[3].text.endswith("It was made 4.0 s earlier: there was news of the task, or a time was over.")
+
+
+def test_the_curve_has_the_polls_on_it() -> None:
+    """By the task's age; the curve climbs to the right, and all of it lies within the picture."""
+    learned = ModelFacts("up", "model", "m", 40, 10.0, 20.0, (0.0, 10.0, 20.0, 400.0), (1.0, 0.5, 0.1, 1e-9))
+    polls = [
+        PastPoll(0, "registered", 0, Why.FIRST, 0),
+        PastPoll(5000, "running", 5000, Why.LEARNED, 0),
+        PastPoll(10_000, "broken", 2000, Why.BACKOFF, 0),
+    ]
+    picture = drawn(msgspec.structs.replace(TASK, next_poll_at=NOW + 12_500), polls, learned)
+    assert picture.outline == "0.0,96.0 240.0,48.0 480.0,9.6"
+    assert [(tick.x, tick.good) for tick in picture.ticks] == [(120.0, True), (240.0, False)]
+    assert (picture.next_x, picture.end_x) == (300.0, None)
+    assert [text for _, text in picture.marks] == ["0 ms", "6.2 s", "12 s", "19 s"]
 
 
 def test_a_whole_life_stands_in_its_order() -> None:

@@ -60,7 +60,7 @@ STATEMENTS = {
 }
 VALUES = {
     "metadata": b"1", "outcome": b"1", "record": b"1", "body": b"1", "format": "record", "until": 2, "ended_before": 2,
-    "dead_before": 2,
+    "dead_before": 2, "poll_log": b"1",
 }  # fmt: skip
 """What parameters and columns have that cannot be 1."""
 

@@ -7,6 +7,7 @@ import pytest
 from msgspec import structs
 
 from gateway.core.model import DueTask
+from gateway.core.pollhistory import Why
 from gateway.upstream.durations import of_client, of_model
 from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
@@ -58,13 +59,13 @@ def test_a_task_that_is_refused_alone_is_asked_about_ever_more_seldom(
     failures: int, seldom: int, budget_per_s: float, delay_s: tuple[float, float]
 ) -> None:
     """Beyond the bound of other failures, so that however many there are take a tenth of the budget, in reason."""
-    at = timetable(budget_per_s).failed_poll_at(failures, None, EPOCH, seldom=seldom)
+    at = timetable(budget_per_s).failed_poll_at(failures, None, EPOCH, seldom=seldom).at
     assert delay_s[0] <= (at - EPOCH) / 1000 <= delay_s[1]
 
 
 def test_a_refusal_may_ask_for_more_time() -> None:
     """What the upstream asks for counts where it is longer."""
-    assert timetable().failed_poll_at(1, 700.0, EPOCH, seldom=1) == EPOCH + 700_000
+    assert timetable().failed_poll_at(1, 700.0, EPOCH, seldom=1) == (EPOCH + 700_000, Why.TOLD)
 
 
 MINUTE_MS = 60_000
@@ -265,7 +266,7 @@ def test_the_first_tasks_of_a_model_are_explored() -> None:
 
     async def main() -> None:
         table = timetable()
-        delays = [table.running(due("ann"), "new", EPOCH, EPOCH + 4000) - EPOCH - 4000 for _ in range(9)]
+        delays = [table.running(due("ann"), "new", EPOCH, EPOCH + 4000).at - EPOCH - 4000 for _ in range(9)]
         assert set(delays[:8]) == {2000}
         assert delays[8] > 2000
 

@@ -476,3 +476,48 @@ def test_a_look_up_in_a_full_house_is_waited_for() -> None:
     assert bulkhead.next_turn_s == 1.0
     bulkhead.at(2.0)
     assert (bulkhead.free, bulkhead.next_turn_s) == (1, None)
+
+
+def test_a_paused_lane_gets_nothing_and_keeps_its_place_to_itself() -> None:
+    """Whatever falls due on it, and whatever it waited for before; nobody takes it for one that waits."""
+    bulkhead = Bulkhead(256)
+    well(bulkhead, A, B)
+    bulkhead.wait(A)
+    bulkhead.pause(frozenset({A}))
+    bulkhead.wait_for_retries(A)
+    assert (bulkhead.shares(256), bulkhead.waits) == ([], False)
+    bulkhead.wait(B)
+    assert [share.lane for share in bulkhead.shares(256)] == [B]
+    one = webhook(A)
+    assert bulkhead.admit(one), "what was claimed before is sent"
+    bulkhead.ended(one, delivered=True)
+    assert bulkhead.shares(256) == []
+
+
+def test_a_resumed_lane_comes_back_as_somebody_new() -> None:
+    """What fell due meanwhile begins at once, and a few at a time, however well it was before."""
+    bulkhead = Bulkhead(256)
+    well(bulkhead, A, B)
+    bulkhead.pause(frozenset({A, B}))
+    bulkhead.wait(A)
+    bulkhead.pause(frozenset({B}))
+    ((lane_, room, _),) = bulkhead.shares(256)
+    assert lane_ == A
+    assert 0 < room < 32
+    bulkhead.pause(frozenset())
+    assert bulkhead.shares(256) == [], "nothing had fallen due on the other"
+
+
+def test_a_lane_that_is_full_is_paused_as_well() -> None:
+    """It takes no further place when one of its own comes free."""
+    bulkhead = Bulkhead(8)
+    well(bulkhead, A)
+    taken = fill(bulkhead, A)
+    bulkhead.wait(A)
+    assert bulkhead.shares(8) == []
+    bulkhead.pause(frozenset({A}))
+    for one in taken:
+        bulkhead.ended(one, delivered=True)
+    assert bulkhead.shares(8) == []
+    bulkhead.pause(frozenset())
+    assert [share.lane for share in bulkhead.shares(8)] == [A]

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.errors import StoreUnusable
 from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
+from gateway.core.pollhistory import PastPoll, Why
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.durations import of_model
 from gateway.upstream.learned import Learned
@@ -91,7 +92,7 @@ def rows(path: Path) -> Rows:
     found = {table: its for table, its in whole.items() if its}
     for task in found["tasks"]:
         task.pop("watchers", None)
-        assert {task.pop(name, None) for name in ("record", "read_until", "told_at", "denied_at")} == {None}
+        assert {task.pop(name, None) for name in ("record", "read_until", "told_at", "denied_at", "poll_log")} == {None}
     for callback in found["callbacks"]:
         assert callback.pop("format", "standard") == "standard"
     took: list[tuple[object, ...]] = [
@@ -266,6 +267,22 @@ async def test_creates_are_as_they_were(version: int, tmp_path: Path) -> None:
         KnownCreate(digest=b"\x01\x02", at=AT, lost_at=None, answer=answer),
         KnownCreate(digest=b"\x03\x04", at=AT, lost_at=None if version < 10 else AT + 2000, answer=None),
         None,
+    ]
+
+
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version >= 11])
+async def test_polls_are_as_they_were(version: int, tmp_path: Path) -> None:
+    """With what came, and why the next one was to be when."""
+
+    async def polls(store: SqliteStore) -> list[PastPoll]:
+        callback = await store.registry.get_callback("ann", "cb_waiting")
+        assert callback is not None
+        return await store.registry.polls(callback.task)
+
+    assert await opened(database(tmp_path / "gateway.db", version), polls) == [
+        PastPoll(0, "registered", 5000, Why.FIRST, 1),
+        PastPoll(5000, "running", 4000, Why.EXPLORING, 0),
+        PastPoll(9000, "broken", 2000, Why.BACKOFF, 0),
     ]
 
 

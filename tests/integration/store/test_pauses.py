@@ -1,0 +1,76 @@
+"""Receivers that are paused, as every store keeps them: over a restart, and for every replica."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.core.clock import SystemClock
+from gateway.core.errors import Conflict, StoreError
+from gateway.core.model import Lane
+from gateway.loops import pauses as module
+from gateway.loops.pauses import Pauses
+from gateway.store import Store
+from tests.storing import NewStore, opened
+
+RECEIVER = "https://app.example.com"
+
+
+def pauses_of(store: Store, woken: list[None] | None = None) -> Pauses:
+    return Pauses(store, SystemClock(), lambda: None if woken is None else woken.append(None))
+
+
+async def test_a_pause_outlives_the_process(new_store: NewStore) -> None:
+    """With who paused it; to pause or resume it once more changes nothing."""
+    async with AsyncExitStack() as stack:
+        first = pauses_of(await opened(new_store(), stack))
+        assert await first.follow() == frozenset()
+        await first.pause("ann", RECEIVER, "ann")
+        await first.pause("ann", RECEIVER, "operator")
+        await first.pause("bob", RECEIVER, "operator")
+    async with AsyncExitStack() as stack:
+        again = pauses_of(await opened(new_store(), stack))
+        assert await again.follow() == {Lane("ann", RECEIVER), Lane("bob", RECEIVER)}
+        assert {one.client: one.by for one in again.each()} == {"ann": "ann", "bob": "operator"}
+        await again.resume("ann", RECEIVER, "operator")
+        await again.resume("ann", RECEIVER, "operator")
+        assert (again.of("ann", RECEIVER), [one.client for one in again.each()]) == (None, ["bob"])
+
+
+async def test_the_deliverer_is_woken_by_a_change_alone(store: Store) -> None:
+    """What it holds is the same object while nothing has changed."""
+    woken: list[None] = []
+    pauses = pauses_of(store, woken)
+    before = await pauses.follow()
+    await pauses.resume("ann", RECEIVER, "ann")
+    assert (await pauses.follow() is before, woken) == (True, [])
+    await pauses.pause("ann", RECEIVER, "ann")
+    assert (await pauses.follow() is before, woken) == (False, [None])
+
+
+async def test_there_is_an_end_to_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value stays small, and who wants more is told so."""
+    monkeypatch.setattr(module, "_MOST", 1)
+    pauses = pauses_of(store)
+    await pauses.pause("ann", RECEIVER, "ann")
+    with pytest.raises(Conflict, match="resume some"):
+        await pauses.pause("bob", RECEIVER, "bob")
+
+
+async def test_what_cannot_be_read_at_first_is_nothing_to_begin_with(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a paused receiver got attempts; later on what was known before counts."""
+    pauses = pauses_of(store)
+
+    async def failing(_: str) -> bytes | None:
+        raise StoreError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "load", failing)
+        with pytest.raises(StoreError):
+            await pauses.follow()
+    await pauses.pause("ann", RECEIVER, "ann")
+    await pauses.follow()
+    monkeypatch.setattr(store, "load", failing)
+    monkeypatch.setattr(module, "_FRESH_S", 0.0)
+    assert await pauses.follow() == {Lane("ann", RECEIVER)}
