@@ -12,7 +12,6 @@ import httpx
 
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import InvalidRequest, NotFound
-from gateway.core.model import CallbackState
 from gateway.core.telling import refuse_cancelling, refuse_redelivering
 from gateway.core.urls import receiver_of
 from gateway.dashboard.asked import Asked, Shown, text_of

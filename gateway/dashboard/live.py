@@ -40,7 +40,7 @@ class Live:
     def stream(
         self, view: View, asked: Asked, shown: Shown, who: Callable[[], Awaitable[Visitor | None]]
     ) -> StreamingResponse:
-        """Return what sends the page's changing part, whenever it differs from what ``shown`` shows.
+        """Return what sends the page's changing part: as ``shown`` shows it, and whenever it shows something else.
 
         ``who`` tells who looks now: it ends with the session. Raises Unavailable where too many look.
         """
@@ -55,6 +55,7 @@ class Live:
     ) -> AsyncIterator[bytes]:
         until = self._clock.monotonic() + _LASTS_S
         yield b"retry: 2000\n\n"
+        yield _event("fresh", self._region(shown, asked.visitor))  # of what happened since the page itself was made
         while self._clock.monotonic() < until:
             await wait_for_event(self._draining, _LOOKS_S)
             if self._draining.is_set():

@@ -12,11 +12,12 @@ const browser = await chromium.launch({
 });
 const told = { elsewhere: [], said: [], dialogs: [], steps: {} };
 const limit = 20_000;
+let opened = null; // the page that was opened last
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 async function open(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
-  const page = await context.newPage();
+  const page = (opened = await context.newPage());
   page.setDefaultTimeout(limit);
   page.on("request", request => {
     if (!request.url().startsWith(input.url)) told.elsewhere.push(request.url());
@@ -74,6 +75,7 @@ const scenarios = {
     await page.locator("tbody tr a").first().click();
     await page.getByRole("heading", { name: "Next poll" }).waitFor();
     told.steps.waiting = await page.locator(".line h3").allInnerTexts();
+    await fetch(input.go, { method: "PUT" });
     await page.getByRole("heading", { name: /^Attempt \d+$/ }).waitFor();
     told.steps.before = await page.locator(".line h3").allInnerTexts();
     await fetch(input.go, { method: "PUT" });
@@ -255,7 +257,7 @@ const scenarios = {
 try {
   await scenarios[process.argv[2]]();
 } catch (error) {
-  told.failed = String(error.stack ?? error);
+  told.failed = `${error.stack ?? error}\n${opened?.url()}\n${await opened?.locator("body").innerText().catch(String)}`;
 }
 await browser.close();
 console.log(JSON.stringify(told));
