@@ -1,4 +1,4 @@
-"""Ten usual troubles, each planted: the dashboard says what is wrong, and leads to the part of the manual about it."""
+"""The usual troubles, each planted: the dashboard says what is wrong, and leads to the part of the manual about it."""
 
 import asyncio
 import re
@@ -87,6 +87,12 @@ async def blocked_address(trouble: Trouble) -> str:
 
 
 async def used_up_budget(trouble: Trouble) -> str:
+    for number in range(5):
+        await trouble.registered(f"sim-never-0-{number}")
+    return "/"
+
+
+async def lower_limit(trouble: Trouble) -> str:
     trouble.fault(FaultKind.ERROR, status=429, code=429)
     return await trouble.registered()
 
@@ -117,7 +123,10 @@ async def full_disk(trouble: Trouble) -> str:
 
 
 @pytest.fixture
-async def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Trouble]:
+async def trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Trouble]:
+    budget = request.node.callspec.params["plant"] is used_up_budget
     upstream = SimulatedUpstream(SystemClock())
     made = Trouble(None, upstream, "")  # type: ignore[arg-type]
     async with AsyncExitStack() as stack:
@@ -132,6 +141,7 @@ async def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
                 GATEWAY_CALLBACK_ALLOW="127.0.0.1,dead.test",
                 GATEWAY_ATTEMPT_TIMEOUT_S="0.5",
                 GATEWAY_RETRY_SCHEDULE="0,3600",
+                GATEWAY_UPSTREAM_RATE="2/60" if budget else "1000/1",
             )
         )
         yield made
@@ -146,6 +156,7 @@ async def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         (dead_name, "the-name-does-not-resolve", "getent hosts"),
         (blocked_address, "the-address-is-blocked", "GATEWAY_CALLBACK_ALLOW"),
         (used_up_budget, "the-budget-is-used-up", "GATEWAY_UPSTREAM_RATE"),
+        (lower_limit, "the-budget-is-used-up", "GATEWAY_UPSTREAM_RATE"),
         (slow_receiver, "the-receiver-is-slow", "Have it answer 2xx first"),
         (unknown_task, "the-task-is-not-known", "compare"),
         (unreadable_answer, "the-answer-cannot-be-read", "lastError"),
