@@ -88,7 +88,7 @@ class Exchange:
                 error = self._refusal(reply, asked_s)
                 again = reply.status_code == 429 or (ask.repeatable and reply.status_code in _NOT_NOW)
             else:
-                error = Unreachable(f"No gateway answers at {self._base_url} ({reply or type(reply).__name__}).")
+                error = Unreachable(f"No gateway answers at {self._base_url} ({str(reply) or type(reply).__name__}).")
                 error.__cause__ = reply
                 again = ask.repeatable or isinstance(reply, _NOT_SENT)
             pause_s = max(asked_s or 0.0, self._pause_s(attempt))

@@ -130,11 +130,11 @@ def _go_cache() -> Path:
     return ROOT / "build" / "go"
 
 
-def signed(webhook_id: str, task_id: str, secret: str = SECRET, age_s: float = 0) -> dict[str, Any]:
+def signed(webhook_id: str, task_id: str, secret: str = SECRET, age_s: float = 0, param: str = "") -> dict[str, Any]:
     """Return a POST as the gateway's own signer makes it."""
     body = (
         f'{{"type":"task.failed","timestamp":"2026-11-23T10:00:33.120Z","data":{{"callbackId":"{webhook_id}",'
-        f'"taskId":"{task_id}","state":"fail","result":null,"failCode":"501","failMsg":"no","metadata":{{}}}}}}'
+        f'"taskId":"{task_id}","state":"fail","result":null,"failCode":"501","failMsg":"no","param":"{param}","metadata":{{}}}}}}'
     ).encode()
     headers = Signer(parse_secrets(secret)).headers(webhook_id, int(time.time() - age_s), body)
     return {"content": body, "headers": headers | {"content-type": "application/json"}}
@@ -189,11 +189,15 @@ async def test_a_receiver(program: Program, world: Any) -> None:
         assert {answer.status_code for answer in answers} <= {204, 503}
         assert (await client.post("/hooks", **post)).status_code == 204
         await receiver.prints("failed again no")
+        large = "x" * 3_000_000  # more than many a framework takes, unless it is told to
+        assert (await client.post("/hooks", **signed("cb_large", "large", param=large))).status_code == 204
+        await receiver.prints("failed large no")
     handled = receiver.handled()
     assert set(handled.values()) == {1}, (receiver.lines, receiver.errors.read_text())
     assert [*sorted(handled)] == [
         "abandoned sim-success-60000-x timeout",
         "failed again no",
+        "failed large no",
         next(line for line in handled if line.startswith("failed sim-fail-0-x ")),
         f"succeeded sim-success-0-x {URL}",
     ]

@@ -20,17 +20,25 @@ SERVERS = (
     "structlog",
     "uvicorn",
 )
-SHOW = "import sys, gateway.{0}; print(*sorted(sys.modules))"
+
+
+def modules_after(statement: str) -> list[str]:
+    command = [sys.executable, "-c", f"import sys, {statement}; print(*sorted(sys.modules))"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=50).stdout.split()
 
 
 @pytest.mark.parametrize("package", OURS)
 def test_the_import_closure(package: str) -> None:
     """Of this package what it stands on, and no library of the server's."""
-    done = subprocess.run(
-        [sys.executable, "-c", SHOW.format(package)], capture_output=True, text=True, check=True, timeout=50
-    )
-    modules = done.stdout.split()
+    modules = modules_after(f"gateway.{package}")
     ours = {name for name in modules if name.startswith("gateway.")}
     assert {name for name in ours if not f"{name}.".startswith(f"gateway.{package}.")} == OURS[package]
     assert [name for name in modules if name.split(".")[0] in SERVERS] == []
     assert ("httpx" in modules) is (package == "client")
+
+
+def test_the_dependency_for_fastapi_brings_starlette_alone() -> None:
+    """It is imported on its own, where that is there."""
+    modules = modules_after("gateway.receiver.starlette")
+    assert {name.split(".")[0] for name in modules} & set(SERVERS) == {"starlette"}
+    assert "gateway.api" not in modules

@@ -316,6 +316,28 @@ async def test_a_lost_answer(call: str, connections: int, raw_server: Any, clien
     assert server.connections == connections
 
 
+async def test_an_answer_that_takes_too_long(client_of: Callable[..., Either]) -> None:
+    """It is given up after ``timeout_s``, unless the gateway was asked to hold it."""
+    task = {name: CALLBACK[name] for name in ("taskId", "upstream", "createdAt", "lastError")} | {
+        "state": "success",
+        "polls": 1,
+        "lastPolledAt": None,
+        "nextPollAt": None,
+        "settledAt": None,
+        "outcome": {"state": "success"},
+    }
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.5)
+        await Response(json.dumps(task))(scope, receive, send)
+
+    async with serve_asgi(slow) as url:
+        client = client_of(url, timeout_s=0.1, retries=0)
+        assert (await client("wait", "t", timeout_s=10)).state == "success"
+        with pytest.raises(Unreachable, match=r"timed out|ReadTimeout"):
+            await client("task", "t")
+
+
 async def test_nobody_there_is_tried_again(client_of: Callable[..., Either], raw_server: Any) -> None:
     """A redelivery too: it was never sent. Here the gateway starts meanwhile."""
     server = await raw_server(_never)
