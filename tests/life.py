@@ -13,8 +13,9 @@ from gateway.config.profile import Profile
 from gateway.config.profilefile import parse_profile
 from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
+from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import Callback, DueTask, Format, NewCallback, new_callback_id
+from gateway.core.model import Callback, DueTask, Format, NewCallback
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps

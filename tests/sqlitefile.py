@@ -11,6 +11,7 @@ import aiosqlite
 import pytest
 
 from gateway.core.errors import StoreUnusable
+from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -20,7 +21,6 @@ from gateway.core.model import (
     Outcome,
     Settlement,
     TaskState,
-    new_callback_id,
 )
 from gateway.store.sqlite.store import SqliteStore
 from tests.storing import NOW

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -17,7 +18,6 @@ from gateway.core.model import (
     Registration,
     Settlement,
     TaskState,
-    new_callback_id,
 )
 from gateway.store import Store
 from gateway.webhook.body import body_template, record_parts

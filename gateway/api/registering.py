@@ -46,7 +46,8 @@ from gateway.core.errors import (
     Unavailable,
     without_frames,
 )
-from gateway.core.model import Callback, Format, NewCallback, Registration, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import Callback, Format, NewCallback, Registration
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 

@@ -1,21 +1,16 @@
 """The nouns: task, callback, attempt, outcome; their states, and who moves them from one to the next.
 
 Owns the two tables of moves, which the manual prints; tests hold the store's statements, the schema's CHECKs and the
-API's refusals to them. Pure but for a callback's id, which nobody may foresee. All other modules speak in these types.
+API's refusals to them. Pure. All other modules speak in these types.
 """
 
-import secrets
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from gateway.core.urls import receiver_of
-
-_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
-_ID_RANDOM = _ID_ALPHABET.encode() * 8  # what each byte stands for: its last five bits
 
 
 class TaskState(StrEnum):
@@ -389,19 +384,6 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_at: int | None
     """Since when the longest due one of these is; None where there is none."""
     dead: int
-
-
-def new_callback_id(now: int) -> str:
-    """Make a callback id: ``cb_`` and 26 characters, 48 bits of ``now`` (ms) then 80 random bits.
-
-    The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
-    """
-    return _id_of_time(now) + secrets.token_bytes(16).translate(_ID_RANDOM).decode()
-
-
-@lru_cache(maxsize=64)  # many are made within a millisecond
-def _id_of_time(now: int) -> str:
-    return "cb_" + "".join([_ID_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
 
 
 def _canonical(data: bytes) -> bytes:

@@ -55,69 +55,82 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        seconds = partial(Histogram, registry=self.registry, buckets=_BUCKETS_S)
-        self.registrations = counter(
+        self._count = partial(Counter, registry=self.registry)
+        self._gauge = partial(Gauge, registry=self.registry)
+        self._seconds = partial(Histogram, registry=self.registry, buckets=_BUCKETS_S)
+        self._of_requests()
+        self._of_polls()
+        self._of_webhooks()
+        self._of_the_process()
+
+    def _of_requests(self) -> None:
+        self.registrations = self._count(
             "gateway_registrations", "Registrations answered, by whether one was created.", ["created"]
         )
-        self.polls = counter("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"])
-        self.poll_seconds = seconds(
-            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"]
-        )
-        self.polls_in_flight = gauge("gateway_polls_in_flight", "Polls that wait for their answer.", ["upstream"])
-        self.waiting = gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"])
-        self.poll_overdue_seconds = gauge(
-            "gateway_oldest_poll_overdue_seconds",
-            "For how long the poll that is overdue the longest has been due.",
-            ["upstream"],
-        )
-        self.budget_used = gauge(
-            "gateway_budget_used_ratio",
-            "Which part of the key's rate limit is used up, from 0 to 1: of its fullest window.",
-            ["upstream", "kind"],
-        )
-        self.upstream_refused = gauge(
-            "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"]
-        )
-        self.upstream_nonsense = gauge(
-            "gateway_upstream_nonsense",
-            "1 while what answers is not the upstream's API, or denies tasks that it has told of, else 0.",
-            ["upstream"],
-        )
-        self.upstream_limited = gauge(
-            "gateway_upstream_limited",
-            "1 while the upstream allows fewer requests than are configured, by its own word, else 0.",
-            ["upstream"],
-        )
-        self.leading = gauge("gateway_leading", "1 while this replica polls the upstream, else 0.", ["upstream"])
-        self.lead_changes = counter(
-            "gateway_lead_changes", "Times this replica began or ceased to poll the upstream.", ["upstream"]
-        )
-        self.settled = counter("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"])
-        self.attempts = counter("gateway_attempts", "Webhook attempts, by result.", ["result"])
-        self.attempts_in_flight = gauge("gateway_attempts_in_flight", "Webhooks that are being sent.")
-        self.attempt_seconds = seconds("gateway_attempt_seconds", "How long an attempt took.")
-        self.delivery_lag_seconds = seconds(
-            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt."
-        )
-        self.pending = gauge("gateway_callbacks_pending", "Webhooks that are owed now.")
-        self.oldest_due_seconds = gauge(
-            "gateway_oldest_due_seconds", "For how long the longest due webhook has been due."
-        )
-        self.receivers_paused = gauge(
-            "gateway_receivers_paused", "Receivers that get no attempt until somebody resumes them."
-        )
-        self.dead = gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
-        self.loop_restarts = counter(
-            "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"]
-        )
-        self.proxied_requests = counter(
+        self.proxied_requests = self._count(
             "gateway_proxied_requests",
             "Requests for the upstream's own calls, by what became of them.",
             ["call", "outcome"],
         )
-        self.ready = gauge("gateway_ready", "1 while /readyz answers 200, else 0.")
-        build = gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"])
+
+    def _of_polls(self) -> None:
+        self.polls = self._count("gateway_polls", "Polls made, by what they came to.", ["upstream", "kind"])
+        self.poll_seconds = self._seconds(
+            "gateway_poll_seconds", "How long the upstream took to answer a poll.", ["upstream"]
+        )
+        self.polls_in_flight = self._gauge("gateway_polls_in_flight", "Polls that wait for their answer.", ["upstream"])
+        self.waiting = self._gauge("gateway_tasks_waiting", "Tasks that are watched.", ["upstream"])
+        self.poll_overdue_seconds = self._gauge(
+            "gateway_oldest_poll_overdue_seconds",
+            "For how long the poll that is overdue the longest has been due.",
+            ["upstream"],
+        )
+        self.budget_used = self._gauge(
+            "gateway_budget_used_ratio",
+            "Which part of the key's rate limit is used up, from 0 to 1: of its fullest window.",
+            ["upstream", "kind"],
+        )
+        self.upstream_refused = self._gauge(
+            "gateway_upstream_refused", "1 while the upstream refuses the key, else 0.", ["upstream"]
+        )
+        self.upstream_nonsense = self._gauge(
+            "gateway_upstream_nonsense",
+            "1 while what answers is not the upstream's API, or denies tasks that it has told of, else 0.",
+            ["upstream"],
+        )
+        self.upstream_limited = self._gauge(
+            "gateway_upstream_limited",
+            "1 while the upstream allows fewer requests than are configured, by its own word, else 0.",
+            ["upstream"],
+        )
+        self.leading = self._gauge("gateway_leading", "1 while this replica polls the upstream, else 0.", ["upstream"])
+        self.lead_changes = self._count(
+            "gateway_lead_changes", "Times this replica began or ceased to poll the upstream.", ["upstream"]
+        )
+        self.settled = self._count("gateway_tasks_settled", "Tasks that ended, by state.", ["upstream", "state"])
+
+    def _of_webhooks(self) -> None:
+        self.attempts = self._count("gateway_attempts", "Webhook attempts, by result.", ["result"])
+        self.attempts_in_flight = self._gauge("gateway_attempts_in_flight", "Webhooks that are being sent.")
+        self.attempt_seconds = self._seconds("gateway_attempt_seconds", "How long an attempt took.")
+        self.delivery_lag_seconds = self._seconds(
+            "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt."
+        )
+        self.pending = self._gauge("gateway_callbacks_pending", "Webhooks that are owed now.")
+        self.oldest_due_seconds = self._gauge(
+            "gateway_oldest_due_seconds", "For how long the longest due webhook has been due."
+        )
+        self.receivers_paused = self._gauge(
+            "gateway_receivers_paused", "Receivers that get no attempt until somebody resumes them."
+        )
+        self.dead = self._gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
+
+    def _of_the_process(self) -> None:
+        self.loop_restarts = self._count(
+            "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"]
+        )
+        self.ready = self._gauge("gateway_ready", "1 while /readyz answers 200, else 0.")
+        build = self._gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"])
         build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
         self.registry.register(
             _CountedElsewhere("gateway_log_lines_lost", "Lines of the log that could not be written.", _lost_lines)

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.core.model import NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import NewCallback, Outcome, Settlement, TaskState
 from gateway.serve.asgi import serve_asgi
 from gateway.store.sqlite.store import SqliteStore
 from tests.acceptance.test_limits import peak_bytes

@@ -17,7 +17,8 @@ import uvloop
 from gateway.config.profile import Profile
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.config.settings import DEFAULT_CLIENT, DEFAULT_UPSTREAM
-from gateway.core.model import NewCallback, Outcome, Settlement, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import NewCallback, Outcome, Settlement
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.answer import read_answer
 

@@ -31,6 +31,7 @@ FLOORS = (
 AMBIENT = ("core.clock", "core.terminal", "config.load", "client", "receiver", "app", "simulator", "cli")
 # What Python's versions tell differently: see gateway.core.addresses.
 KNOWS_IPADDRESS = ("core.addresses", "net.guard", "net.hosts")
+MOST_LINES, MOST_OF_A_FUNCTION = 400, 60
 AMBIENT_NAMES = {"os.environ", "os.getenv", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
@@ -80,7 +81,11 @@ def breaches(module: str, source: str) -> list[str]:
             found.append(f"{module}:{line} imports {name}, which stands on no floor in {HERE}")
         elif folder(name) != folder(module) and (place is None or imported >= place):
             found.append(f"{module}:{line} imports {name}: {folder(module)} must not know {folder(name)}")
+    if (lines := source.count("\n")) > MOST_LINES:
+        found.append(f"{module} has {lines} lines: {MOST_LINES} are enough, so divide it by what it owns")
     for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := length(node)) > MOST_OF_A_FUNCTION:
+            found.append(f"{module}:{node.lineno} {node.name} has {lines} lines: {MOST_OF_A_FUNCTION} are enough")
         if isinstance(node, ast.ImportFrom) and node.level:
             found.append(f"{module}:{node.lineno} imports relatively: write the whole name, its direction shows")
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and folder(module) != "cli":
@@ -90,6 +95,11 @@ def breaches(module: str, source: str) -> list[str]:
         if not stands_in(module, AMBIENT) and (taken := ambient(node)):
             found.append(f"{module} uses {taken}: have it handed in")
     return found
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return how many lines a function has."""
+    return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 def imported_modules(node: ast.AST) -> list[str]:
@@ -131,7 +141,7 @@ MODULES = {
 
 @pytest.mark.parametrize("module", MODULES)
 def test_module_keeps_the_rules(module: str) -> None:
-    """Every module stands on a floor, imports only downwards, and leaves clock, chance and environment alone."""
+    """Every module stands on a floor, imports only downwards, is short, and asks no clock and no chance."""
     found = breaches(module, MODULES[module].read_text("utf-8"))
     assert not found, "\n".join(found)
 
@@ -207,6 +217,8 @@ def test_what_a_module_is_said_to_know_is_there(module: str) -> None:
         ("gateway.loops.poller", "print('polled')", "prints"),
         ("gateway.webhook.sender", "from ipaddress import ip_address", "ask gateway.core.addresses"),
         ("gateway.config.settings", "import ipaddress", "ask gateway.core.addresses"),
+        ("gateway.config.settings", "\n" * 400, "has 401 lines: 400 are enough"),
+        ("gateway.config.settings", "def f():\n" + " x\n" * 60, "f has 61 lines: 60 are enough"),
     ],
 )
 def test_breach_is_found(module: str, source: str, breach: str) -> None:

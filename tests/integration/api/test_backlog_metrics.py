@@ -11,7 +11,8 @@ from starlette.responses import Response
 from gateway.api.scrapes import BacklogMetrics
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
-from gateway.core.model import Backlog, NewCallback, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import Backlog, NewCallback
 from gateway.core.telemetry import Metrics
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream

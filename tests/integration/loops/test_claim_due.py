@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -19,7 +20,6 @@ from gateway.core.model import (
     Settlement,
     Share,
     TaskState,
-    new_callback_id,
 )
 from gateway.loops.deliverer import claim_due
 from gateway.store.sqlite.store import SqliteStore

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.core.clock import SystemClock
+from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, TaskState, new_callback_id
+from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, TaskState
 from gateway.core.telemetry import Metrics
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Supervisor

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.model import DueTask, NewCallback, PollRecord, Registration, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import DueTask, NewCallback, PollRecord, Registration
 from gateway.loops.pollshares import PollShares
 from gateway.store.sqlite.store import SqliteStore
 

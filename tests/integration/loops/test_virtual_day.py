@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.model import NewCallback, Outcome, TaskState, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import NewCallback, Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.faults import Fault, FaultKind

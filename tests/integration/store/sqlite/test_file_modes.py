@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreUnusable
-from gateway.core.model import NewCallback, new_callback_id
+from gateway.core.ids import new_callback_id
+from gateway.core.model import NewCallback
 from gateway.store.sqlite import database
 from gateway.store.sqlite.store import SqliteStore
 
