@@ -36,6 +36,8 @@ __all__ = ["main"]
 
 _GATEWAY = os.path.relpath(Path(sys.executable).with_name("gateway"))
 _EVERY_S = 2.0
+_FIRST_S = 1.0
+"""How long the first task takes, so that there is soon something to see."""
 _LINES = 12
 """So many webhooks are shown; the dashboard has all."""
 _MODELS = {"quick-sketch": 4.0, "gpt-image-2-text-to-image": 12.0}
@@ -158,7 +160,7 @@ async def _trickle(place: _Place) -> None:
         for number in count(1):
             model, prompt = rng.choice(list(_MODELS)), rng.choice(_PROMPTS)
             plan = Plan(
-                duration_s=_MODELS[model] * rng.lognormvariate(0, 0.3),
+                duration_s=_MODELS[model] * rng.lognormvariate(0, 0.3) if number > 1 else _FIRST_S,
                 outcome="fail" if rng.random() < _FAIL_SHARE else "success",
                 fail_msg="The prompt was refused.",
             )
