@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo play demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz mutate cover check lint format format-check types reference lock wheel clean
+.PHONY: help demo play demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz describe mutate cover check lint format format-check types reference lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +28,7 @@ demo-replicas: $(VENV)/.dev ## Kill one of three replicas on a PostgreSQL before
 run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 	@$(VENV)/bin/gateway serve $(ARGS)
 
-test: $(VENV)/.dev $(VENV)-receivers/.ready $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
+test: $(VENV)/.dev $(VENV)-openapi/.ready $(VENV)-receivers/.ready $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
 	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 test-browser: $(VENV)/.dev tests/node/node_modules/.stamp ## Run the tests of the pages in a real browser; PICTURES=FOLDER keeps what they look like
@@ -63,6 +63,9 @@ attack: $(VENV)/.dev ## Set hostile clients, receivers, upstreams and neighbours
 
 fuzz: $(VENV)/.dev ## Give its parsers new inputs, half an hour for each; ARGS='--minutes 5 --only …'
 	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
+
+describe: $(VENV)/.dev $(VENV)-openapi/.ready ## Hold the API against its /openapi.json with new examples; a quarter of an hour, ARGS='--examples 50 --seed 7'
+	@$(VENV)/bin/python -m tests.described $(ARGS)
 
 mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test notice; an hour or more, ARGS='--only …'
 	@$(VENV)/bin/python -m tests.mutation $(ARGS)
@@ -99,9 +102,10 @@ lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group bench -o requirements-bench.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group sdks -o requirements-sdks.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group receivers -o requirements-receivers.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group openapi -o requirements-openapi.lock
 
 clean: ## Remove all that these targets made
-	@rm -rf $(VENV) $(VENV)-bench $(VENV)-receivers $(VENV)-sdks build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-bench $(VENV)-openapi $(VENV)-receivers $(VENV)-sdks build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run (a version manager's shim may not) and be able to make virtual environments.
@@ -166,6 +170,17 @@ $(VENV)-receivers/.ready: $(VENV)/.created requirements-receivers.lock
 	else \
 		rm -rf $(VENV)-receivers; \
 		echo 'Warning: the frameworks cannot be installed here, so the tests of the receivers in Python are skipped.' >&2; \
+	fi
+
+# What tests the gateway, and makes clients of it, by its own description: no package of these decides a version of its own.
+$(VENV)-openapi/.ready: $(VENV)/.created requirements-openapi.lock
+	@echo 'Installing the tools for /openapi.json into $(VENV)-openapi …'
+	@$(VENV)/bin/python -m venv --clear $(VENV)-openapi
+	@if $(VENV)-openapi/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-compile --require-hashes -r requirements-openapi.lock; then \
+		touch $@; \
+	else \
+		rm -rf $(VENV)-openapi; \
+		echo 'Warning: the tools for /openapi.json cannot be installed here, so the tests that use them are skipped.' >&2; \
 	fi
 
 # What is taken from npm: without it the tests that use it are skipped, and say so.

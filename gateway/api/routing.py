@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Match, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.large import send_response
@@ -95,7 +95,20 @@ def _routes(calls: Iterable[Call]) -> list[Route]:
         methods.setdefault(call.method, call)
         if call.method == "GET":
             methods.setdefault("HEAD", call)
-    return [Route(path, _Endpoint(methods), methods=list(methods)) for path, methods in paths.items()]
+    return [_route(path, methods) for path, methods in paths.items()]
+
+
+def _route(path: str, calls: Mapping[str, Call]) -> Route:
+    own = not any(call.group.any_status for call in calls.values())
+    return (_Fixed if own and "{" not in path else Route)(path, _Endpoint(calls), methods=list(calls))
+
+
+class _Fixed(Route):
+    """A path of the gateway's own that is never somebody's name: ``/v1/callbacks/batch`` is no callback."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        return Match.NONE if match is Match.NONE else Match.FULL, child_scope  # it says itself what is allowed
 
 
 class _Endpoint:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 MAX_WAIT_S = 60.0
 _LEAST_S = 0.001
-_NUMBER = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,2})?")
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 """As JSON has one; Python's own take digits of other scripts, too."""
 _COST = 4  # a task that is read takes so many times its outcome's size: in two spellings, and on its way
 
