@@ -28,6 +28,17 @@ MEANINGS: Sequence[tuple[str, str]] = (
     (r"^The answer has no |^Reading the \d+ bytes", "the-answer-cannot-be-read"),
     (r"^The upstream answered about another task", "the-upstream-answers-nonsense"),
     (r"^The upstream", "the-upstream-gives-no-answer"),
+    # The same in the title of a time line's moment, and what else one is called.
+    (r"^Poll \d+: the key was refused", "the-key-is-refused"),
+    (r"^Poll \d+: too many requests", "the-budget-is-used-up"),
+    (r"^Poll \d+: the account's credits", "the-account-has-no-credits"),
+    (r"^Poll \d+: the upstream knew no such task", "the-task-is-not-known"),
+    (r"^Poll \d+: an answer that nobody can read", "the-answer-cannot-be-read"),
+    (r"^Poll \d+: (the upstream was not available|an error|no answer)$", "the-upstream-gives-no-answer"),
+    (r"^The gateway gave the task up", "it-says-abandoned"),
+    (r"upstream is not configured here", "nobody-polls-the-task"),
+    (r" waits for its receiver to be resumed$", "the-receiver-is-paused"),
+    (r"^Nothing more: no attempt is left", "the-callback-is-dead"),
     # What an attempt came to.
     (r"The name of .* could not be resolved", "the-name-does-not-resolve"),
     (r" could not be reached \(| closed the connection before its answer was complete", "nothing-listens-there"),

@@ -8,6 +8,7 @@ import pytest
 from gateway.app.gateway import FLAWS
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.errors import AddressNotAllowed
+from gateway.dashboard import polls
 from gateway.dashboard.manual.book import Book
 from gateway.dashboard.meanings import MEANINGS, meaning
 from gateway.net.guard import Netguard
@@ -135,6 +136,12 @@ def test_what_a_poll_or_the_gateway_says(text: str | None, anchor: str) -> None:
 def test_a_task_that_nobody_polls() -> None:
     """As its page tells it."""
     assert meaning("The upstream gone is not configured: nobody polls this task.") == "nobody-polls-the-task"
+
+
+@pytest.mark.parametrize("words", [words for came, words in polls._CAME.items() if came not in polls._GOOD])
+def test_a_poll_that_brought_nothing(words: str) -> None:
+    """Each kind that a time line tells of."""
+    assert meaning(f"Poll 12: {words}") is not None
 
 
 @pytest.mark.parametrize("text", [None, "", "Waits for the task's end for 1 d.", "Delivered, after 12 ms."])
