@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,47 +16,14 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.simulator.scenario import Plan
+from tests.browsing import IN_A_BROWSER, browse
 from tests.hostiletexts import HOSTILE_TEXTS
-from tests.manual import ROOT
 from tests.running import Running, running
 from tests.storing import NOW, brought_to, new
 
-NODE = ROOT / "tests" / "node"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LIMIT_S = 120
 TOKEN, OPERATOR = "the-clients-token", "the-operators-token"
 
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt install chromium"),
-    pytest.mark.skipif(not (NODE / "node_modules" / "playwright-core").is_dir(), reason="needs npm ci in tests/node"),
-    pytest.mark.timeout(LIMIT_S + 30),
-]
-
-
-async def browse(scenario: str, url: str, **more: Any) -> dict[str, Any]:
-    """Play a scenario in a browser and return what it told."""
-    about = {"browser": BROWSER, "url": url, "pictures": os.environ.get("PICTURES"), **more}
-    process = await asyncio.create_subprocess_exec(
-        "node",
-        "browse.mjs",
-        scenario,
-        cwd=NODE,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            told, _ = await process.communicate(json.dumps(about).encode())
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, 9)
-            await process.wait()
-    found: dict[str, Any] = json.loads(told)
-    assert "failed" not in found, found["failed"]
-    assert found["elsewhere"] == [], "no request leaves the origin"
-    assert found["dialogs"] == [], "nothing that was written executes"
-    return found
+pytestmark = IN_A_BROWSER
 
 
 class Hooks:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.browser.test_dashboard import browse, pytestmark  # noqa: F401 - where there is no browser it is skipped
+from tests.browsing import IN_A_BROWSER, browse
 from tests.manual import MANUAL
 from tests.running import running
+
+pytestmark = IN_A_BROWSER
 
 NOWHERE = "http://127.0.0.1:9"
 
