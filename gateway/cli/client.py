@@ -1,19 +1,20 @@
 """The client of the gateway's own HTTP API, one method for each call. Must not open the database.
 
-Owns which gateway is meant and the token for it, the requests and what their failures are called, and that an answer
-has what the commands show of it. Called by the commands that ask a running gateway.
+Owns which gateway is meant and the token for it, the requests, and what their failures are called at a terminal. Unlike
+``gateway.client`` it hands on the JSON as it came and as it is to be sent, and tries nothing again by itself; what an
+answer has, that one knows. Called by the commands that ask a running gateway.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypedDict
+from typing import Any
 from urllib.parse import quote
 
 import httpx
-import msgspec
 
+from gateway.client.results import read_attempts, read_batch, read_callback, read_count, read_page
 from gateway.config.load import CONFIG_VARIABLE, load_some
 from gateway.core.clock import SystemClock
 from gateway.core.errors import ConfigError, GatewayError
@@ -23,61 +24,6 @@ __all__ = ["ApiError", "RemoteGateway", "Unreachable", "find"]
 
 _TIMEOUT_S = 30.0
 _BATCH_TIMEOUT_S = 300.0  # the names of a thousand URLs may have to be looked up
-
-_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-# What is read of the answers: another server's has something else, or of another type.
-class _ShownTask(TypedDict):
-    state: str
-    polls: int
-    nextPollAt: _Instant | None
-    lastError: str | None
-
-
-class _ShownCallback(TypedDict):
-    id: str
-    taskId: str
-    callbackUrl: str
-    upstream: str
-    state: str
-    attempts: int
-    createdAt: _Instant
-    expiresAt: _Instant
-    nextAttemptAt: _Instant | None
-    lastError: str | None
-    task: _ShownTask
-
-
-class _ShownAttempt(TypedDict):
-    number: int
-    startedAt: _Instant
-    durationMs: int
-    result: str
-    statusCode: int | None
-    error: str | None
-    excerpt: str | None
-
-
-class _ShownPage(TypedDict):
-    data: list[_ShownCallback]
-    nextCursor: str | None
-
-
-class _ShownAttempts(TypedDict):
-    data: list[_ShownAttempt]
-
-
-class _ShownAnswer(TypedDict):
-    status: int
-
-
-class _ShownAnswers(TypedDict):
-    data: list[_ShownAnswer]
-
-
-class _ShownCount(TypedDict):
-    count: int
 
 
 class ApiError(GatewayError):
@@ -164,38 +110,37 @@ class RemoteGateway:
     # What is asked has the names that it has in the API; what is None is left out.
 
     def register(self, **members: Any) -> dict[str, Any]:
-        return self._call("POST", "/v1/callbacks", _ShownCallback, json=_given(members))
+        return self._call("POST", "/v1/callbacks", read_callback, json=_given(members))
 
     def register_batch(self, registrations: Sequence[bytes]) -> list[dict[str, Any]]:
         """Register each of these, which are JSON; return for each its status with its callback or its problem."""
         content = b'{"callbacks":[%b]}' % b",".join(registrations)
         headers = {"content-type": "application/json"}
         options = {"content": content, "headers": headers, "timeout": _BATCH_TIMEOUT_S}
-        answers: list[dict[str, Any]] = self._call("POST", "/v1/callbacks/batch", _ShownAnswers, **options)["data"]
-        if len(answers) != len(registrations):
-            raise ApiError(f"{self.url} answered {len(answers)} of {len(registrations)} registrations.")
+        read = partial(read_batch, expected=len(registrations))
+        answers: list[dict[str, Any]] = self._call("POST", "/v1/callbacks/batch", read, **options)["data"]
         return answers
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
-        return self._call("GET", "/v1/callbacks", _ShownPage, params=_given(query))
+        return self._call("GET", "/v1/callbacks", read_page, params=_given(query))
 
     def get(self, callback_id: str) -> dict[str, Any]:
-        return self._call("GET", _path(callback_id), _ShownCallback)
+        return self._call("GET", _path(callback_id), read_callback)
 
     def attempts(self, callback_id: str) -> list[dict[str, Any]]:
-        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", _ShownAttempts)["data"]
+        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", read_attempts)["data"]
         return attempts
 
     def cancel(self, callback_id: str) -> None:
         self._call("DELETE", _path(callback_id))
 
     def redeliver(self, callback_id: str) -> dict[str, Any]:
-        return self._call("POST", f"{_path(callback_id)}/redeliver", _ShownCallback)
+        return self._call("POST", f"{_path(callback_id)}/redeliver", read_callback)
 
     def redeliver_dead(self, **members: Any) -> int:
         """Redeliver all that died as ``members`` say, or only count them; return how many."""
         asked = {"state": "dead", **_given(members)}
-        count: int = self._call("POST", "/v1/redeliveries", _ShownCount, json=asked, timeout=_BATCH_TIMEOUT_S)["count"]
+        count: int = self._call("POST", "/v1/redeliveries", read_count, json=asked, timeout=_BATCH_TIMEOUT_S)["count"]
         return count
 
     def metrics(self) -> str:
@@ -210,15 +155,17 @@ class RemoteGateway:
             reasons = error.problem.get("reasons")
         return [reason for reason in reasons if isinstance(reason, str)] if isinstance(reasons, list) else []
 
-    def _call(self, method: str, path: str, shape: Any = None, **options: Any) -> dict[str, Any]:
-        """Return the answer; ``shape`` is what a good one has at least."""
+    def _call(
+        self, method: str, path: str, read: Callable[[Any], object] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Return the answer as it came, once ``read`` has found in it what a gateway's has."""
         response = self._request(method, path, **options)
         if response.status_code == 204:
             return {}
         answer = self._read(response)
-        if shape is not None:
+        if read is not None:
             try:
-                msgspec.convert(answer, shape)
+                read(answer)
             except ValueError:
                 raise self._no_gateway(response) from None
         return answer

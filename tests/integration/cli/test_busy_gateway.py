@@ -16,6 +16,7 @@ from gateway.cli.client import ApiError, RemoteGateway, Unreachable
 from gateway.cli.importing import Import, run
 from gateway.cli.journal import Journal
 from gateway.serve.asgi import serve_asgi
+from tests.answers import CALLBACK
 
 Judge = Callable[[int, list[Any]], JSONResponse]
 
@@ -40,7 +41,9 @@ async def imported(
 
 
 def taken(items: list[Any]) -> JSONResponse:
-    return JSONResponse({"data": [{"status": 201, "callback": {"id": f"cb_{n}"}} for n, _ in enumerate(items)]})
+    return JSONResponse(
+        {"data": [{"status": 201, "callback": CALLBACK | {"id": f"cb_{n}"}} for n, _ in enumerate(items)]}
+    )
 
 
 def problem(status: int, **headers: str) -> JSONResponse:

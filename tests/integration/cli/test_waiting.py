@@ -10,13 +10,7 @@ from gateway.cli import waiting
 from gateway.cli.client import ApiError, RemoteGateway, Unreachable
 from gateway.cli.waiting import wait
 from gateway.serve.asgi import serve_asgi
-
-CALLBACK: dict[str, Any] = {
-    "id": "cb_1", "taskId": "t", "callbackUrl": "https://x.example.com/", "upstream": "aigptimage", "state": "waiting",
-    "attempts": 0, "createdAt": "2026-11-23T10:00:00.000Z", "expiresAt": "2026-11-24T10:00:00.000Z",
-    "nextAttemptAt": None, "lastError": None,
-    "task": {"state": "waiting", "polls": 1, "nextPollAt": "2026-11-23T10:00:05.000Z", "lastError": None},
-}  # fmt: skip
+from tests.answers import CALLBACK
 
 
 @pytest.fixture(autouse=True)

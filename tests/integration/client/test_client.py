@@ -26,6 +26,7 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from tests.answers import CALLBACK
 from tests.running import Running, running
 
 TOKEN = "token-of-the-client"
@@ -109,25 +110,7 @@ def refusal(status: int, code: str, **headers: str) -> Response:
     return Response(json.dumps(problem), status, headers, "application/problem+json")
 
 
-CALLBACK = {
-    "id": "cb_1",
-    "taskId": "t",
-    "callbackUrl": HOOKS,
-    "metadata": {},
-    "timeoutSeconds": 60,
-    "upstream": "aigptimage",
-    "format": "standard",
-    "state": "waiting",
-    "createdAt": "2026-11-23T10:00:00.000Z",
-    "expiresAt": "2026-11-23T10:01:00.000Z",
-    "attempts": 0,
-    "nextAttemptAt": None,
-    "deliveredAt": None,
-    "lastError": None,
-    "task": {"state": "waiting", "polls": 0, "lastPolledAt": None, "nextPollAt": None, "lastError": None},
-    "novelty": [1],
-}
-GOOD = Response(json.dumps(CALLBACK), 201, media_type="application/json")
+GOOD = Response(json.dumps(CALLBACK | {"novelty": [1]}), 201, media_type="application/json")
 
 
 async def test_a_task_from_its_registration_to_its_end(gateway: Running, client_of: Callable[..., Either]) -> None:
