@@ -90,7 +90,7 @@ async def _play() -> int:
             f"simulated upstream  {place.simulator_url}\n"
             + "".join(f"receiver            {url}  ({name})\n" for name, url in place.receivers.items())
             + f"\nA task every {_EVERY_S:g} s: some fail, and one receiver is in trouble. In another terminal:\n"
-            f"  GATEWAY_TOKEN={operator} {_GATEWAY} top --url {place.url}\n"
+            f"  GATEWAY_OPERATOR_TOKEN={operator} {_GATEWAY} top --url {place.url}\n"
             "Ctrl-C ends all of it and leaves nothing behind.\n",
             flush=True,
         )

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +28,19 @@ _AGO = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>s|min|h|d)", re.ASCII)
 _UNITS_MS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def _client_command(command: Callable[..., None]) -> Callable[..., None]:
+def _client_command(command: Callable[..., None], *, as_operator: bool = False) -> Callable[..., None]:
     """Have a command handed the client of a running gateway, with the options that say which one."""
+    tokens = "GATEWAY_OPERATOR_TOKEN, else GATEWAY_TOKEN" if as_operator else "GATEWAY_TOKEN"
 
     @click.option("--url", help="Where the gateway is; default: GATEWAY_URL, else GATEWAY_HOST and GATEWAY_PORT.")
-    @click.option("--token", help="Your token at the gateway; default: GATEWAY_TOKEN.")
+    @click.option("--token", help=f"Your token at the gateway; default: {tokens}.")
     @click.option("--json", "as_json", is_flag=True, help="Print the API's JSON instead of a table.")
     @click.pass_obj
     @wraps(command)
     def run(config: Path | None, /, url: str | None, token: str | None, **given: Any) -> None:
         from gateway.cli.client import RemoteGateway, find
 
-        with RemoteGateway(*find(os.environ, config, url, token)) as gateway:
+        with RemoteGateway(*find(os.environ, config, url, token, as_operator=as_operator)) as gateway:
             command(gateway, **given)
 
     return run
@@ -258,9 +259,9 @@ def cancel(gateway: "RemoteGateway", /, callback_id: str, as_json: bool) -> None
     "--interval", type=FiniteRange(0.2, 3600), default=2, show_default=True, help="Seconds between two looks."
 )
 @click.option("--once", is_flag=True, help="Print it one time; so where the output is no terminal.")
-@_client_command
+@partial(_client_command, as_operator=True)
 def top(gateway: "RemoteGateway", /, interval: float, once: bool, as_json: bool) -> None:
-    """Show what a gateway does now, until q or Ctrl-C; of receivers with a token, of all with the operator's."""
+    """Show what a gateway does now, until q or Ctrl-C; with the operator's token all receivers, too."""
     from gateway.cli.top import run
 
     run(gateway, interval, once=once, as_json=as_json)

@@ -57,9 +57,17 @@ class Unreachable(ApiError):
 
 
 def find(
-    environ: Mapping[str, str], config_path: Path | None, url: str | None, token: str | None
+    environ: Mapping[str, str],
+    config_path: Path | None,
+    url: str | None,
+    token: str | None,
+    *,
+    as_operator: bool = False,
 ) -> tuple[str, str | None]:
-    """Return where the gateway is and the token to send, those of the command line first. Raises ConfigError."""
+    """Return where the gateway is and the token to send, those of the command line first. Raises ConfigError.
+
+    ``as_operator``: rather the operator's token than a client's, where there is one.
+    """
     named = {name: value for name, value in environ.items() if name != CONFIG_VARIABLE}
     if not url:
         url = load_some(named, None, ("url",))["url"]
@@ -71,6 +79,8 @@ def find(
     if environ.get("GATEWAY_TOKEN", "").strip():
         # The token to send: beside it a file may be named for the gateway that runs in the same container.
         environ = {name: value for name, value in environ.items() if name != "GATEWAY_TOKEN_FILE"}
+    if as_operator:
+        token = token or load_some(environ, config_path, ("operator_token",))["operator_token"]
     return url, token or load_some(environ, config_path, ("token",))["token"]
 
 

@@ -81,6 +81,10 @@ async def test_for_scripts(watched: Any, tmp_path: Path) -> None:
     (receiver,) = told["receivers"]
     assert (receiver["owed"], "answered 500" in receiver["lastError"]) == (1, True)
     assert told["upstreams"][0]["watched"] == 1
+    by_setting = await command(
+        "top", "--json", *at, cwd=tmp_path, GATEWAY_OPERATOR_TOKEN=OPERATOR, GATEWAY_TOKEN="other"
+    )
+    assert json.loads(by_setting.stdout)["receivers"] == told["receivers"]
     without = await command("top", "--once", *at, cwd=tmp_path)
     assert (without.returncode, "\x1b" in without.stdout) == (0, False)
     assert "1 owed" in without.stdout
