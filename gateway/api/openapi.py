@@ -109,6 +109,13 @@ def _complete(schemas: dict[str, Any], upstreams: Collection[str]) -> None:
     for schema in schemas.values():
         if "enum" in schema:
             schema.setdefault("type", "string")
+        for member in schema.get("properties", {}).values():
+            # Generators of clients take a member with a default for one that is always there, so their callers have to
+            # give it; and an object of which nothing is told for an empty one.
+            member.pop("default", None)
+            for one in (member, *member.get("anyOf", ())):
+                if one.get("type") == "object":
+                    one.setdefault("additionalProperties", True)
     schemas["Problem"]["properties"]["code"]["enum"] = sorted({error.code for error in _all_errors(RequestError)})
     asked = schemas["CallbackRequest"]["properties"]
     asked["callbackUrl"]["pattern"] = CALLBACK_URL

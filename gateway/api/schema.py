@@ -90,7 +90,8 @@ Timeout = Annotated[
         ge=1,
         le=2_592_000,
         multiple_of=1,
-        description="How many seconds from now the task may take; with no end by then the webhook is task.abandoned.",
+        description="How many seconds from now the task may take; with no end by then the webhook is task.abandoned. "
+        "Without it 86,400.",
     ),
 ]
 Model = Annotated[
@@ -157,6 +158,7 @@ _Unread = Annotated[
                 {
                     "description": "Anything else is refused, with a status of 4xx in its place of the answer.",
                     "type": ["array", "boolean", "null", "number", "object", "string"],
+                    "items": {},
                 },
             ]
         }

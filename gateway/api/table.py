@@ -33,7 +33,7 @@ _REQUEST_ID = Parameter(
     "X-Request-ID", {"type": "string", "maxLength": 255, "pattern": f"^[!-~]*{END}"}, "header",
     text="Your own id of this request: under it no second task is made.",
 )  # fmt: skip
-_OBJECT: dict[str, Any] = {"type": "object"}
+_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _URL = {"type": ["string", "null"], "maxLength": 2048}
 _WAIT = Parameter(
     "wait", {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
