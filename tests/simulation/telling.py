@@ -89,7 +89,9 @@ class Telling:
         told = self._told.get(look.task_id, Told())
         ended = data["state"] in ENDED
         state = data["state"] if ended else told.state
-        self._told[look.task_id] = Told(state, max(told.progress, data.get("progress", -1)))
+        # Who is in trouble may be unable to store what it was told; others then know what the store has.
+        progress = told.progress if excused else max(told.progress, data.get("progress", -1))
+        self._told[look.task_id] = Told(state, progress)
 
     def _hold(self, look: Look, data: dict[str, Any], truth: str, *, excused: bool) -> None:
         state, progress = data["state"], data.get("progress", -1)
