@@ -9,7 +9,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo play demo-replicas run test test-browser bench bench-million bench-soak bench-schedule bench-lag simulate crash failover attack fuzz describe mutate cover check lint format format-check types reference lock wheel clean
+.PHONY: help demo play demo-replicas run test test-browser pictures bench bench-million bench-pages bench-soak bench-schedule bench-lag simulate crash failover attack fuzz describe mutate cover check lint format format-check types reference lock wheel clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -34,11 +34,17 @@ test: $(VENV)/.dev $(VENV)-openapi/.ready $(VENV)-receivers/.ready $(VENV)-sdks/
 test-browser: $(VENV)/.dev tests/node/node_modules/.stamp ## Run the tests of the pages in a real browser; PICTURES=FOLDER keeps what they look like
 	@PICTURES=$(PICTURES) $(VENV)/bin/python -m pytest tests/browser $(ARGS)
 
+pictures: $(VENV)/.dev tests/node/node_modules/.stamp ## Make the pictures of the dashboard in gateway/manual/ anew, with Chromium
+	@$(VENV)/bin/python -m tests.browser.pictures
+
 bench: $(VENV)/.dev $(VENV)-bench/.ready ## Measure the gateway beside its peers; ARGS=--quick for a minute's worth
 	@$(BENCH) $(ARGS)
 
 bench-million: $(VENV)/.dev ## Measure a million watched tasks alone; ARGS=--postgres for PostgreSQL
 	@$(BENCH) --only million $(ARGS)
+
+bench-pages: $(VENV)/.dev ## Time the dashboard's pages with a million callbacks on PostgreSQL; ARGS=--sqlite for SQLite
+	@$(VENV)/bin/python -m tests.bench.pages $(ARGS)
 
 bench-soak: $(VENV)/.runtime ## Run at 1,000 lives a second for half an hour; ARGS='--minutes 5' for less
 	@$(BENCH) --only soak $(ARGS)

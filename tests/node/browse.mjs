@@ -1,6 +1,6 @@
 // Drives a real browser over the dashboard, and says what came of it: node browse.mjs SCENARIO, with JSON on standard input.
 // What a page asks for elsewhere, says on its console, or opens as a dialog is told too: see tests/browser.
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
@@ -161,6 +161,32 @@ const scenarios = {
     told.steps.waits = await ends("waits for its receiver");
     await page.getByRole("button", { name: /^Resume http/ }).click();
     told.steps.resumed = await ends("it was delivered");
+  },
+
+  // Some pages as files, small ones: what the manual shows.
+  async pictures() {
+    for (const colorScheme of ["light", "dark"]) {
+      const page = await open({ colorScheme, viewport: { width: 1080, height: 800 } });
+      await signIn(page);
+      for (const [name, path] of Object.entries(input.pages)) {
+        await page.goto(input.url + path);
+        const height = await page.evaluate(() => document.querySelector("main").scrollHeight + 60);
+        const clip = { x: 0, y: 0, width: 1080, height: Math.min(height, 940) };
+        const png = (await page.screenshot({ clip, fullPage: true })).toString("base64");
+        const blank = await page.context().newPage();
+        const webp = await blank.evaluate(async data => {
+          const image = new Image();
+          image.src = `data:image/png;base64,${data}`;
+          await image.decode();
+          const canvas = document.createElement("canvas");
+          [canvas.width, canvas.height] = [image.width, image.height];
+          canvas.getContext("2d").drawImage(image, 0, 0);
+          return canvas.toDataURL("image/webp", 0.7).split(",")[1];
+        }, png);
+        await blank.close();
+        writeFileSync(`${input.folder}/dashboard-${name}-${colorScheme}.webp`, Buffer.from(webp, "base64"));
+      }
+    }
   },
 
   // Every page, with what others wrote on it: in light and dark, wide and as a telephone has it; some once.

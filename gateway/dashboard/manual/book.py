@@ -14,7 +14,7 @@ __all__ = ["Book", "ManualFile", "Neighbours"]
 
 _FOLDER = Path(__file__).parents[2] / "manual"
 _FIRST = "index"
-_TYPES = {".svg": "image/svg+xml"}
+_TYPES = {".svg": "image/svg+xml", ".webp": "image/webp"}
 _TEXT = "text/plain; charset=utf-8"
 
 
