@@ -71,7 +71,7 @@ async def _poll(databases: Databases, count: int, *, long: bool) -> list[tuple[f
         for number in range(ROUNDS):
             at = 1_000_000 * (number + 1)
             for first in range(0, count, BATCH):
-                polled = (at + first, at + first + count, None, 1, None, None, at + first, None)
+                polled = (at + first, at + first + count, None, 1, None, None, at + first, None, bytes(6))
                 rows = [(seq, *polled) for seq in order[first:][:BATCH]]
                 await polls.fetch(*zip(*rows, strict=True))
             await ours.execute("VACUUM tasks")

@@ -83,7 +83,7 @@ def paths(count: int) -> Iterator[str]:
         yield f"/dashboard/callbacks?state={state}"
     yield "/dashboard/callbacks?upstream=other"
     yield "/dashboard/callbacks?upstream=other&state=dead"
-    texts = (f"task-{count // 2}", "cb_100", "shop-7.example", f"orderId={count - 10}", "orderId=10", "nowhere")
+    texts = (f"task-{count // 2}", "cb_10", "shop-7.example", f"orderId={count - 10}", "orderId=10", "nowhere")
     for text in texts:
         yield f"/dashboard/callbacks?q={text.replace('=', '%3D')}"
     yield "/dashboard/callbacks?q=shop-7.example&state=dead"
@@ -92,7 +92,7 @@ def paths(count: int) -> Iterator[str]:
         yield f"/dashboard/tasks?state={state}"
     for text in ("task-10", "model-3", "nowhere"):
         yield f"/dashboard/tasks?q={text}"
-    yield "/dashboard/callbacks/cb_100"
+    yield "/dashboard/callbacks/cb_10"
     yield "/dashboard/redeliver?receiver=nowhere.example"
 
 

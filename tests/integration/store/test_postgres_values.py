@@ -48,7 +48,7 @@ async def test_what_is_large_is_read_only_where_it_is_asked_for(session: Session
     seq = await registered(session)
     await registered(session, url="https://example.com/2", format="record")
     await session.rows(sql.OWE_WEBHOOKS, (seq, 2**62, 5, None, None, None, None))
-    await session.rows(sql.SETTLE_TASKS, (seq, "success", b"", 5, 1, b""))
+    await session.rows(sql.SETTLE_TASKS, (seq, "success", b"", 5, 1, b"", b""))
     for column in ("outcome", "record"):
         await session.run(sql.WRITE_LARGE[column], (seq, LARGE))
 
@@ -81,7 +81,7 @@ async def test_small_ones_come_with_what_is_read(session: Session) -> None:
     small = LARGE[: 64 * 1024]
     seq = await registered(session)
     await session.rows(sql.OWE_WEBHOOKS, (seq, 2**62, 5, None, None, None, None))
-    await session.rows(sql.SETTLE_TASKS, (seq, "success", small, 5, 1, None))
+    await session.rows(sql.SETTLE_TASKS, (seq, "success", small, 5, 1, None, b""))
     ((*_, outcome, size),) = await session.run(sql.SELECT_TASK, {"client": "ann", "task_id": "task-1"})
     assert (outcome, size) == (small, len(small))
     ((*_, size, body, outcome, _, _, _, _),) = await session.claim(10)
@@ -93,9 +93,9 @@ async def test_nothing_is_not_something_empty(session: Session) -> None:
     tasks = [await registered(session, f"task-{number}") for number in range(3)]
     await session.connection.execute("UPDATE tasks SET read_until = 9, model = NULL")
     polls = [
-        (tasks[0], 3, 4, "", None, "", b"", 3, None),
-        (tasks[1], 3, 4, None, None, None, None, 3, None),
-        (tasks[2], 3, 4, "x", 1, "m", b"r", 3, None),
+        (tasks[0], 3, 4, "", None, "", b"", 3, None, b""),
+        (tasks[1], 3, 4, None, None, None, None, 3, None, b""),
+        (tasks[2], 3, 4, "x", 1, "m", b"r", 3, None, b""),
     ]
     await session.rows(sql.RESCHEDULE_TASKS, *polls)
     found = await session.table("SELECT last_error, failures, model, record FROM tasks ORDER BY seq")
@@ -106,7 +106,7 @@ async def test_nothing_is_not_something_empty(session: Session) -> None:
 async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> None:
     """Whatever a client, an upstream or a receiver has written."""
     seq = await registered(session, url=f"https://example.com/{text}")
-    await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None, 3, None))
+    await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None, 3, None, b""))
     assert await session.table("SELECT last_error, model FROM tasks") == [(text, text)]
     ((callback, fence),) = await session.table("SELECT seq, fence FROM callbacks WHERE url LIKE '%' || $1", text)
     await session.rows(sql.INSERT_ATTEMPTS, (callback, 1, 2, 3, None, text, "retry", text, fence))
@@ -164,7 +164,7 @@ async def test_claims_leave_the_indexes_alone(session: Session) -> None:
         ]
         await session.rows(sql.INSERT_CALLBACKS, *callbacks)
         await session.rows(sql.OWE_WEBHOOKS, *[(seq, 2**62, 5, None, None, None, None) for seq in seqs])
-        await session.rows(sql.SETTLE_TASKS, *[(seq, "success", b"{}", 5, 1, None) for seq in seqs])
+        await session.rows(sql.SETTLE_TASKS, *[(seq, "success", b"{}", 5, 1, None, b"") for seq in seqs])
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'callbacks'"
     await session.run("SELECT pg_stat_force_next_flush()")
     ((updated_before, hot_before),) = await session.table(counts)

@@ -8,13 +8,13 @@ import pytest
 
 from gateway.core.model import CallbackState
 from gateway.store.dialect import Counted
-from gateway.store.sqlite import createsql, databasefile, sql, watchsql
+from gateway.store.sqlite import createsql, databasefile, searchsql, sql, watchsql
 from gateway.store.sqlite.statements import over_rows
 
 SCHEMA = "".join(databasefile.migrations().values())
 STATEMENTS = {
     name: text
-    for name, text in {**vars(watchsql), **vars(createsql), **vars(sql)}.items()
+    for name, text in {**vars(watchsql), **vars(createsql), **vars(searchsql), **vars(sql)}.items()
     if name.isupper() and isinstance(text, str) and name[0] != "_"
 }
 LISTS = {
@@ -71,6 +71,11 @@ BY = {
     "SELECT_NEXT_UNREAD": "tasks USING INDEX tasks_read (read_until>?)",
     "SELECT_LONG_UNREAD": "tasks USING INDEX tasks_read (read_until<?)",
     "MOVE_WATCHES": "tasks USING INDEX tasks_read (read_until>?)",
+    "SEARCH_CALLBACKS": "SEARCH c USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+    "SEARCH_TASKS": "SEARCH t USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+    "LAST_CALLBACK": "SEARCH callbacks USING INTEGER PRIMARY KEY (rowid<?)",
+    "LAST_TASK": "SEARCH tasks USING INTEGER PRIMARY KEY (rowid<?)",
+    "SELECT_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
     **{f"list {state} ": "callbacks_client_state (client=? AND state=? AND rowid<?)" for state in CallbackState},
