@@ -23,6 +23,7 @@ _KEY = "paused"
 _FRESH_S = 5.0
 """So old may be what another replica can have changed, when an attempt begins."""
 _MOST = 1000
+"""In all; one client may have as many as are left besides: half of them alone, and there is always one for another."""
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -59,8 +60,11 @@ class Pauses:
         """Return what ``lanes`` is, read anew where others may have changed it. Raises StoreError at the first time."""
         now = self._clock.monotonic()
         if self._read_at is None or (self._store.shared and now - self._read_at >= _FRESH_S):
+            known = self._all
             try:
-                self._know(await self._store.load(_KEY))
+                stored = await self._store.load(_KEY)
+                if self._all is known:  # else it was changed here meanwhile, and what was read may be older than that
+                    self._know(stored)
             except StoreError:
                 if self._read_at is None:
                     raise
@@ -81,8 +85,8 @@ class Pauses:
         def with_it(known: _Kept) -> _Kept:
             if any(one.lane == new.lane for one in known):
                 return known
-            if len(known) >= _MOST:
-                raise Conflict(f"{_MOST:,} receivers are paused already: resume some before you pause another.")
+            if sum(one.client == client for one in known) >= _MOST - len(known):
+                raise Conflict(f"{len(known):,} receivers are paused already: resume some before you pause another.")
             return [*known, new]
 
         if await self._change(with_it):

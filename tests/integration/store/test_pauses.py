@@ -56,6 +56,35 @@ async def test_there_is_an_end_to_it(store: Store, monkeypatch: pytest.MonkeyPat
         await pauses.pause("bob", RECEIVER, "bob")
 
 
+async def test_one_client_leaves_places_for_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may name receivers that do not exist, as many as it likes: half of the places are still there."""
+    monkeypatch.setattr(module, "_MOST", 8)
+    pauses = pauses_of(store)
+    for number in range(4):
+        await pauses.pause("ann", f"https://{number}.example.com", "ann")
+    with pytest.raises(Conflict, match="4 receivers are paused already"):
+        await pauses.pause("ann", RECEIVER, "ann")
+    await pauses.pause("bob", RECEIVER, "bob")
+
+
+async def test_a_pause_is_not_undone_by_a_look_that_began_before_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such a look finds is older: the page that says "paused" would show the receiver as well again."""
+    pauses = pauses_of(store)
+    load = store.load
+
+    async def late(key: str) -> bytes | None:
+        found = await load(key)
+        monkeypatch.setattr(store, "load", load)
+        await pauses.pause("ann", RECEIVER, "ann")
+        return found
+
+    monkeypatch.setattr(store, "load", late)
+    assert await pauses.follow() == {Lane("ann", RECEIVER)}
+    assert pauses.of("ann", RECEIVER) is not None
+
+
 async def test_what_cannot_be_read_at_first_is_nothing_to_begin_with(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
