@@ -30,6 +30,8 @@ PYTHON = ROOT / ".venv-receivers" / "bin" / "python"
 NODE = ROOT / "tests" / "node"
 URL = "https://cdn.example.com/result.png"
 OTHER = make_secret()
+ODD = ("null", "[1]", '"text"', "7", '{"resultUrls":5}', '{"resultUrls":null}')
+"""Results that upstreams send as well: ``resultJson`` may be any JSON."""
 
 
 class Program(NamedTuple):
@@ -130,11 +132,21 @@ def _go_cache() -> Path:
     return ROOT / "build" / "go"
 
 
-def signed(webhook_id: str, task_id: str, secret: str = SECRET, age_s: float = 0, param: str = "") -> dict[str, Any]:
+def signed(
+    webhook_id: str,
+    task_id: str,
+    secret: str = SECRET,
+    age_s: float = 0,
+    param: str = "",
+    kind: str = "failed",
+    result: str = "null",
+) -> dict[str, Any]:
     """Return a POST as the gateway's own signer makes it."""
+    state, fail_msg = ("fail", '"no"') if kind == "failed" else ("success", "null")
     body = (
-        f'{{"type":"task.failed","timestamp":"2026-11-23T10:00:33.120Z","data":{{"callbackId":"{webhook_id}",'
-        f'"taskId":"{task_id}","state":"fail","result":null,"failCode":"501","failMsg":"no","param":"{param}","metadata":{{}}}}}}'
+        f'{{"type":"task.{kind}","timestamp":"2026-11-23T10:00:33.120Z","data":{{"callbackId":"{webhook_id}",'
+        f'"taskId":"{task_id}","state":"{state}","result":{result},"failCode":"501","failMsg":{fail_msg},'
+        f'"param":"{param}","metadata":{{}}}}}}'
     ).encode()
     headers = Signer(parse_secrets(secret)).headers(webhook_id, int(time.time() - age_s), body)
     return {"content": body, "headers": headers | {"content-type": "application/json"}}
@@ -192,14 +204,20 @@ async def test_a_receiver(program: Program, world: Any) -> None:
         large = "x" * 3_000_000  # more than many a framework takes, unless it is told to
         assert (await client.post("/hooks", **signed("cb_large", "large", param=large))).status_code == 204
         await receiver.prints("failed large no")
+        for number, result in enumerate(ODD):
+            post = signed(f"cb_odd{number}", f"odd{number}", kind="succeeded", result=result)
+            answer = await client.post("/hooks", **post)
+            assert answer.status_code == 204, (result, answer.text)
     handled = receiver.handled()
+    odd = [line for line in handled if line.startswith("succeeded odd")]
+    assert len(odd) == len(ODD), (receiver.lines, receiver.errors.read_text())
     assert set(handled.values()) == {1}, (receiver.lines, receiver.errors.read_text())
     assert [*sorted(handled)] == [
         "abandoned sim-success-60000-x timeout",
         "failed again no",
         "failed large no",
         next(line for line in handled if line.startswith("failed sim-fail-0-x ")),
-        f"succeeded sim-success-0-x {URL}",
+        *sorted([f"succeeded sim-success-0-x {URL}", *odd]),
     ]
 
 

@@ -16,7 +16,7 @@ const REMEMBERED = 100_000;
 async function handle({ type, data }: Event): Promise<void> {
   switch (type) {
     case "task.succeeded":
-      return console.log("succeeded", data.taskId, ...(data.result?.resultUrls ?? []));
+      return console.log("succeeded", data.taskId, ...[data.result?.resultUrls ?? []].flat());
     case "task.failed":
       return console.log("failed", data.taskId, data.failMsg);
     case "task.abandoned":

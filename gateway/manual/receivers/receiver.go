@@ -142,7 +142,8 @@ func main() {
 		}
 		err = seen.once(request.Header.Get("webhook-id"), func() error {
 			var e event
-			if err := json.Unmarshal(body, &e); err != nil {
+			var another *json.UnmarshalTypeError // what the upstream sent may be of any type: then it is left out
+			if err := json.Unmarshal(body, &e); err != nil && !errors.As(err, &another) {
 				return err
 			}
 			return handle(e)
