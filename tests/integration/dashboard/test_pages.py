@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from gateway.core.clock import SystemClock
 from gateway.core.model import CallbackState
-from gateway.dashboard import application, lists, live
+from gateway.dashboard import actions, application, lists, live
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import SimulatedUpstream
@@ -180,6 +180,19 @@ async def test_one_receivers_dead_are_redelivered_and_no_others(world: World) ->
     for callback_id in dead[1:]:
         await world.delivered(callback_id)
     assert (await world.client.get(f"/v1/callbacks/{dead[0]}")).json()["state"] == "dead"
+
+
+async def test_of_more_than_are_counted_all_are_redelivered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The button says so, of one receiver's as well."""
+    monkeypatch.setattr(actions, "_MOST_OF_RECEIVER", 2)
+    world.hooks.answer = 410, ""
+    for number in range(3):
+        callback_id = await world.registered(f"sim-success-0-{number}", world.hooks_url)
+        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["state"] == "dead")
+    path = "/dashboard/redeliver?receiver=127.0.0.1"
+    assert "More than 2 callbacks to 127.0.0.1 died then. Redeliver all, more than 2" in await world.visitor.page(path)
+    answer = await world.visitor.post("/dashboard/redeliver", path, receiver="127.0.0.1")
+    assert answer.headers["location"] == "/dashboard/redeliver?done=3"
 
 
 async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(tmp_path: Path) -> None:
