@@ -156,11 +156,12 @@ def import_file(
     timeoutSeconds, upstream, model and format; a column may be metadata.NAME, too. However it ends, the same command
     goes on from there and registers nothing twice.
     """
-    from gateway.cli.importing import Import, run
+    from gateway.cli.importing import Import, refuse_one_file, run
     from gateway.cli.journal import Journal
 
     if journal is None and file.name != "<stdin>":
         journal = Path(f"{file.name}.imported")
+    refuse_one_file({"FILE": Path(file.name), "--report": report, "--journal": journal})
     try:
         asked = Import(file.read(), file.name, callback_url, report, as_json)
     except OSError as exc:

@@ -6,10 +6,10 @@ registered before in ``journal``. Called by ``asking``.
 
 import csv
 import time
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import click
 
@@ -21,7 +21,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.errors import GatewayError
 from gateway.core.terminal import printable
 
-__all__ = ["run"]
+__all__ = ["Import", "refuse_one_file", "run"]
 
 _MOST = 500
 _MOST_BYTES = 4 * 1024 * 1024
@@ -57,6 +57,14 @@ class Import(NamedTuple):
     as_json: bool
 
 
+def refuse_one_file(named: Mapping[str, Path | None]) -> None:
+    """Raise click's UsageError where two names mean one file: what is written would take the place of what is read."""
+    paths = {name: path.resolve() for name, path in named.items() if path is not None}
+    for (one, its), (other, path) in combinations(paths.items(), 2):
+        if its == path:
+            raise click.UsageError(f"{one} and {other} are one file, {path}: give each its own.")
+
+
 def run(gateway: RemoteGateway, asked: Import, journal: Journal) -> dict[str, Any]:
     """Register all that the file has; return how many, with those refused, as the command's JSON has it.
 
@@ -68,6 +76,7 @@ def run(gateway: RemoteGateway, asked: Import, journal: Journal) -> dict[str, An
         tally.refused.append(row) if isinstance(row, Refused) else rows.append(row)
     todo = list({row.content: row for row in rows if row.content not in journal}.values())
     tally.skipped = len(rows) - len(todo)
+    report = None if asked.report is None else _open_report(asked.report)
     try:
         _send(gateway, todo, journal, tally, asked, len(rows) + len(tally.refused))
     except (GatewayError, KeyboardInterrupt):
@@ -76,8 +85,8 @@ def run(gateway: RemoteGateway, asked: Import, journal: Journal) -> dict[str, An
         raise
     finally:
         tally.refused.sort()
-        if asked.report is not None:
-            _write_report(asked.report, tally.refused)
+        if report is not None:
+            _write_report(report, tally.refused)
     if not asked.as_json:
         _show(tally, asked.name)
     refused = [{"line": one.line, "code": one.code, "message": one.message} for one in tally.refused]
@@ -171,9 +180,17 @@ def _show(tally: _Tally, name: str) -> None:
         click.echo(f"… and {len(tally.refused) - _SHOWN:,} more; --report FILE has all of them")
 
 
-def _write_report(path: Path, refused: Sequence[Refused]) -> None:
+def _open_report(path: Path) -> TextIO:
+    """Open it before anything is sent: where it cannot be written, that is told at once."""
     try:
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file).writerows(chain([Refused._fields], refused))
+        return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
     except OSError as exc:
-        raise GatewayError(f"The report {path} cannot be written: {exc.strerror}.") from exc
+        raise click.UsageError(f"The report {path} cannot be written: {exc.strerror}.") from exc
+
+
+def _write_report(report: TextIO, refused: Sequence[Refused]) -> None:
+    try:
+        with report:
+            csv.writer(report).writerows(chain([Refused._fields], refused))
+    except OSError as exc:
+        raise GatewayError(f"The report {report.name} cannot be written: {exc.strerror}.") from exc

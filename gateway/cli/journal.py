@@ -6,6 +6,7 @@ command may register something once more, which changes nothing, and leaves noth
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from io import FileIO
@@ -19,6 +20,8 @@ from gateway.core.errors import GatewayError
 __all__ = ["Journal"]
 
 _DIGEST_BYTES = 16
+_FIRST_LINE = re.compile(rb"[0-9a-f\0]*( [\w\0]*)?", re.ASCII)
+"""Of a journal: also of one that was cut short, or that a power loss has left NULs in."""
 
 
 class Journal:
@@ -44,6 +47,8 @@ class Journal:
         with suppress(FileExistsError):
             os.close(private.create(path))
         written = path.read_bytes()
+        if not _FIRST_LINE.fullmatch(written.partition(b"\n")[0]):
+            raise click.UsageError(f"{path} is no journal of an import: name another with --journal.")
         for line in written.splitlines():
             with suppress(ValueError):
                 self._done.add(bytes.fromhex(line.partition(b" ")[0].decode("ascii")))

@@ -166,3 +166,23 @@ async def test_no_gateway_is_3_and_a_wrong_token_1(world: Any, tmp_path: Path) -
         assert await gateway.stop() == 0
     missing = await command("import", "nothing.csv", cwd=tmp_path)
     assert (missing.returncode, "nothing.csv" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--report", "tasks.csv"), "FILE and --report are one file"),
+        (("--journal", "./tasks.csv"), "FILE and --journal are one file"),
+        (("--report", "tasks.csv.imported"), "--report and --journal are one file"),
+        (("--report", "no/folder/refused.csv"), "The report no/folder/refused.csv cannot be written"),
+    ],
+)
+async def test_a_file_that_cannot_be_written_is_told_before_anything_is_sent(
+    tmp_path: Path, options: tuple[str, str], told: str
+) -> None:
+    """Nor does a report or a journal take the place of what is imported: no gateway need run to hear of it."""
+    write(tmp_path / "tasks.csv", "http://127.0.0.1:9/hooks", 3)
+    before = (tmp_path / "tasks.csv").read_bytes()
+    done = await command("import", "tasks.csv", *options, "--url", "http://127.0.0.1:9", cwd=tmp_path)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert (tmp_path / "tasks.csv").read_bytes() == before

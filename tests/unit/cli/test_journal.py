@@ -66,6 +66,28 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
         Journal(tmp_path / "no" / "folder", "u", None)
 
 
+@pytest.mark.parametrize("text", ["taskId,callbackUrl\n", '{"taskId": "a"}\n', "my notes", "\xff\n"])
+def test_what_is_no_journal_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    """A name that was mistyped must not have lines put behind what stands there."""
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(click.UsageError, match=r"no journal of an import: .*--journal"):
+        Journal(path, "u", None)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("left", [b"", b"\n", b"8f0963019e89", b"8f0963019e89ca99a997849f6dca055c cb", b"\0\0\0\0"])
+def test_what_a_power_loss_leaves_is_one(tmp_path: Path, left: bytes) -> None:
+    """Cut short in its first line, or with NULs for what was not on disk: it goes on from there."""
+    path = tmp_path / "journal"
+    path.write_bytes(left)
+    Journal(path, "u", None).close()
+    journal = Journal(path, "u", None)
+    journal.add([(b"one", "cb_1")])
+    assert b"one" in journal
+    journal.close()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the machine has no /dev/full")
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     """And that nothing is lost by it."""
