@@ -88,14 +88,14 @@ def routes(calls: Iterable[Call]) -> list[BaseRoute]:
 
 
 def _routes(calls: Iterable[Call]) -> list[Route]:
-    """HEAD goes where GET does."""
+    """HEAD goes where GET does. Paths without a name come first: a 405 tells of the first path that matches."""
     paths: dict[str, dict[str, Call]] = {}
     for call in calls:
         methods = paths.setdefault(call.path, {})
         methods.setdefault(call.method, call)
         if call.method == "GET":
             methods.setdefault("HEAD", call)
-    return [_route(path, methods) for path, methods in paths.items()]
+    return [_route(path, paths[path]) for path in sorted(paths, key=lambda path: "{" in path)]
 
 
 def _route(path: str, calls: Mapping[str, Call]) -> Route:

@@ -314,6 +314,13 @@ async def test_what_is_not_there(api: httpx.AsyncClient, method: str, path: str,
     assert answer.headers["content-type"] == PROBLEM
 
 
+async def test_a_batch_is_no_callback(api: httpx.AsyncClient) -> None:
+    """A path of its own is nobody's name, whatever is asked of it."""
+    for method in ("GET", "DELETE", "PUT", "HEAD"):
+        answer = await api.request(method, "/v1/callbacks/batch")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 async def test_405_names_every_allowed_method(api: httpx.AsyncClient) -> None:
     """RFC 9110 wants Allow to list what the path takes."""
     answer = await api.put("/v1/callbacks")

@@ -461,3 +461,17 @@ def test_no_call_stands_before_another(name: str) -> None:
         at_mount = [route for mount, route in served_by if mount == row.mount]
         found = next(route for route in at_mount if route.matches(scope)[0] is Match.FULL)
         assert found.app._calls[row.method].id == row.id, path  # type: ignore[attr-defined]
+
+
+def test_a_405_tells_of_its_own_path() -> None:
+    """Where a path matches another one's template, too, what is allowed is what the document says of it."""
+    rows = calls(*sorted(PROFILES))
+    served_by = list(leaves(routes(rows)))
+    allowed: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        allowed.setdefault((row.mount, row.path), set()).add(row.method)
+    for (mount, path), methods in allowed.items():
+        scope = {"type": "http", "method": "OPTIONS", "path": re.sub(r"\{[^}]*\}", "x", path), "headers": []}
+        at_mount = [route for at, route in served_by if at == mount]
+        first = next(route for route in at_mount if route.matches(scope)[0] is not Match.NONE)
+        assert (first.methods or set()) - {"HEAD"} == methods, (mount, path)
