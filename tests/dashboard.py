@@ -51,9 +51,13 @@ class Visitor:
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
         return self.text(answer)
 
+    @classmethod
+    def text(cls, answer: httpx.Response) -> str:
+        return cls.text_of(answer.text)
+
     @staticmethod
-    def text(answer: httpx.Response) -> str:
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", answer.text)).split())
+    def text_of(markup: str) -> str:
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
     async def csrf(self, path: str) -> str:
         """Return what the forms of a page send to prove that they are its."""

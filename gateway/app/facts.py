@@ -14,6 +14,7 @@ from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
 from gateway.loops.deliverer import Deliverer
+from gateway.loops.failing import Failures
 from gateway.loops.pauses import Pauses
 from gateway.upstream.distribution import Distribution
 
@@ -37,6 +38,7 @@ def _upstream(watch: Watch, rate: Sequence[RateWindow], url: str) -> UpstreamFac
         polled_here=watch.poller.lease.lasts,
         polls_in_flight=watch.poller.in_flight,
         budget_used=watch.key.queries.used(),
+        told_to_wait=watch.key.queries.told_to_wait,
         creates_used=watch.key.creates.used(),
         rate=" ".join(f"{window.limit}/{window.window_s:g}" for window in rate),
         rate_per_s=watch.key.queries.rate_per_s,
@@ -69,9 +71,14 @@ def _within_s(distribution: Distribution, share: float) -> float:
 
 def receivers(deliverer: Deliverer, pauses: Pauses) -> list[ReceiverFacts]:
     """Return how each lane is doing that this process has sent webhooks on lately, and those that are paused."""
-    known = {lane: (held, failures) for lane, held, failures in deliverer.lanes()}
-    known |= {lane: (0, 0) for lane in pauses.lanes if lane not in known}
-    return [ReceiverFacts(*lane, *how, paused(pauses, *lane)) for lane, how in known.items()]
+    failing = deliverer.failing.lanes
+    known = dict.fromkeys((*failing, *pauses.lanes), (0, False))
+    known |= {lane: (held, alone) for lane, held, alone in deliverer.lanes()}
+    found = []
+    for lane, (held, alone) in known.items():
+        in_a_row, error = failing.get(lane, Failures(0, None))
+        found.append(ReceiverFacts(*lane, held, alone, in_a_row, error, paused(pauses, *lane)))
+    return found
 
 
 def paused(pauses: Pauses, client: str, receiver: str) -> Paused | None:

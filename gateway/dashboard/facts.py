@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 __all__ = ["Counts", "ModelFacts", "Paused", "ReceiverFacts", "UpstreamFacts"]
 
+_USED_UP = 0.99
+
 
 class UpstreamFacts(NamedTuple):
     """One upstream, as this process sees it."""
@@ -21,6 +23,8 @@ class UpstreamFacts(NamedTuple):
     polls_in_flight: int
     budget_used: float
     """Which part of the key's limit for polls and reads is used up, from 0 to 1."""
+    told_to_wait: bool
+    """Whether its last 429 still holds."""
     creates_used: float
     rate: str
     """What is configured of that limit: ``2/1 60/60``."""
@@ -30,6 +34,11 @@ class UpstreamFacts(NamedTuple):
     """Why the upstream refuses the key."""
     flaws: tuple[str, ...]
     """What else is wrong with it."""
+
+    @property
+    def used_up(self) -> bool:
+        """Whether polls wait for their turn in the key's limit."""
+        return self.budget_used >= _USED_UP
 
 
 class ModelFacts(NamedTuple):
@@ -64,8 +73,12 @@ class ReceiverFacts(NamedTuple):
     client: str
     receiver: str
     in_flight: int
+    one_alone: bool
+    """Whether it gets one attempt at a time."""
     failures: int
     """In a row, since the last one that was delivered."""
+    error: str | None
+    """Of the last one."""
     paused: Paused | None = None
 
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from gateway.core.clock import Clock
@@ -61,6 +62,10 @@ class Lists:
         if found is None:
             wanted = Wanted(client, state, upstream, text)
             found = await self._search(lambda at: self._registry.search_callbacks(wanted, at, _ROWS + 1), before)
+        upstreams = {one.name for one in self._parts.upstreams()}
+        found = found._replace(
+            rows=[msgspec.structs.replace(one, task=told(one.task, upstreams)) for one in found.rows]
+        )
         return await self._shown("callbacks", asked, found, {"states": list(CallbackState), "state": state or ""})
 
     async def tasks(self, asked: Asked) -> Shown:

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 __all__ = ["MEANINGS", "meaning"]
 
 MEANINGS: Sequence[tuple[str, str]] = (
-    # What is wrong with an upstream, and with the gateway.
-    (r"refuses the key$|accepts the key and refuses some", "the-key-is-refused"),
-    (r"answers nonsense, or denies tasks", "the-upstream-answers-nonsense"),
-    (r"allows fewer requests than are configured", "the-budget-is-used-up"),
-    (r"is not configured: nobody polls|^no replica polls", "nobody-polls-the-task"),
-    (r"disk is full", "the-disk-is-full"),
-    (r"^the store is failing|the database", "the-database-fails"),
-    (r"keeps failing$|has made no progress for", "a-loop-fails"),
-    (r"^it is (starting|shutting down)$", "it-starts-or-stops"),
+    # First what quotes others: their words are no words of the gateway.
+    # Why a poll is late, and how a task ended.
+    (r"^It waits: the upstream \S+ refuses the key", "the-key-is-refused"),
+    (r"^It waits for its turn: ", "the-budget-is-used-up"),
+    (r"^The upstream does not know it\.", "the-task-is-not-known"),
+    (r"^The upstream refuses to tell of it\.", "the-key-is-refused"),
+    (r"^What the upstream answers about it could not be read\.", "the-answer-cannot-be-read"),
+    (r"^It did not end in time\.", "it-says-abandoned"),
+    (r"^It says ", "the-task-failed"),
     # What a poll came to.
+    (r"^The upstream \S+ is not configured: nobody polls", "nobody-polls-the-task"),
     (r"^The upstream answered (401|403)\b", "the-key-is-refused"),
     (r"^The upstream answered 429\b", "the-budget-is-used-up"),
     (r"^The upstream answered (402|433)\b", "the-account-has-no-credits"),
@@ -39,6 +40,15 @@ MEANINGS: Sequence[tuple[str, str]] = (
     (r"upstream is not configured here", "nobody-polls-the-task"),
     (r" waits for its receiver to be resumed$", "the-receiver-is-paused"),
     (r"^Nothing more: no attempt is left", "the-callback-is-dead"),
+    # What is wrong with an upstream, and with the gateway.
+    (r"refuses the key$|accepts the key and refuses some", "the-key-is-refused"),
+    (r"answers nonsense, or denies tasks", "the-upstream-answers-nonsense"),
+    (r"allows fewer requests than are configured", "the-budget-is-used-up"),
+    (r"^no replica polls", "nobody-polls-the-task"),
+    (r"disk is full", "the-disk-is-full"),
+    (r"^the store is failing|the database", "the-database-fails"),
+    (r"keeps failing$|has made no progress for", "a-loop-fails"),
+    (r"^it is (starting|shutting down)$", "it-starts-or-stops"),
     # What an attempt came to.
     (r"The name of .* could not be resolved", "the-name-does-not-resolve"),
     (r" could not be reached \(| closed the connection before its answer was complete", "nothing-listens-there"),

@@ -5,8 +5,6 @@ from gateway.dashboard.parts import PageParts
 
 __all__ = ["Now"]
 
-_FAILING = 3
-"""A receiver is shown here once so many attempts in a row have failed."""
 _MOST = 20
 
 
@@ -20,7 +18,7 @@ class Now:
         parts, client = self._parts, asked.visitor.client
         backlog = await parts.backlog()
         receivers = [one for one in parts.receivers() if client is None or one.client == client]
-        failing = [one for one in receivers if one.failures >= _FAILING]
+        failing = [one for one in receivers if one.failures]
         failing.sort(key=lambda one: -one.failures)
         return Shown(
             "now.html",

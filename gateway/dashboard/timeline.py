@@ -12,6 +12,7 @@ import msgspec
 from gateway.core.errors import NotFound
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Task, TaskState
 from gateway.core.pollhistory import PastPoll
+from gateway.core.taskoutcome import read_outcome
 from gateway.core.telling import told
 from gateway.core.urls import receiver_of
 from gateway.dashboard.actions import NOTICES
@@ -21,10 +22,13 @@ from gateway.dashboard.parts import PageParts
 from gateway.dashboard.polls import drawn, planned
 from gateway.dashboard.polls import told as told_of
 from gateway.dashboard.words import clock_time, span
+from gateway.upstream.answer import WHY_ABANDONED
 
 __all__ = ["LinePoint", "TimeLine", "moments"]
 
 _MOST_URLS = 20
+_MOST_WORDS = 300
+_LATE_MS = 1000
 
 
 class LinePoint(NamedTuple):
@@ -57,6 +61,7 @@ class TimeLine:
         outcome = task.outcome if task is not None and task.seq == callback.task.seq else None
         polls = await self._parts.registry.polls(callback.task)
         learned = self._learned(callback.task)
+        told_of_end, held_up = _how_it_ended(callback.task.state, outcome), self._held_up(callback.task)
         receiver = receiver_of(callback.url)
         paused = self._parts.paused(callback.client, receiver)
         return Shown(
@@ -68,7 +73,9 @@ class TimeLine:
                 "receiver": receiver,
                 "paused": paused,
                 "notice": NOTICES.get(asked.query.get("done", "")),
-                "moments": moments(callback, attempts, polls, learned, paused, self._attempts_at_most),
+                "moments": moments(
+                    callback, attempts, polls, learned, paused, self._attempts_at_most, told_of_end, held_up
+                ),
                 "picture": drawn(callback.task, polls, learned) if polls and learned is not None else None,
                 "outcome": outcome,
                 "outcome_bytes": 0 if task is None or task.seq != callback.task.seq else task.outcome_bytes,
@@ -81,6 +88,17 @@ class TimeLine:
     @property
     def _attempts_at_most(self) -> int:
         return len(self._parts.settings().retry_schedule)
+
+    def _held_up(self, task: Task) -> str:
+        """Say why the next poll is late; an empty text where it is not, or nobody knows."""
+        upstream = next((one for one in self._parts.upstreams() if one.name == task.upstream), None)
+        if upstream is None or task.next_poll_at is None or task.next_poll_at + _LATE_MS > self._parts.clock.now():
+            return ""
+        if upstream.refusal is not None:
+            return f"It waits: the upstream {upstream.name} refuses the key."
+        if upstream.told_to_wait:
+            return "It waits for its turn: the upstream answered 429, too many requests."
+        return "It waits for its turn: the key's rate limit is used up." if upstream.used_up else ""
 
     def _learned(self, task: Task) -> ModelFacts | None:
         """Return what is known of tasks like this one."""
@@ -96,17 +114,20 @@ def moments(
     learned: ModelFacts | None,
     paused: Paused | None,
     schedule_length: int,
+    told_of_end: str = "",
+    held_up: str = "",
 ) -> list[LinePoint]:
     """Return what a callback's time line has, in order.
 
-    ``learned`` is what is known of such tasks; ``paused``, whether its receiver is.
+    ``learned`` is what is known of such tasks; ``paused``, whether its receiver is; ``told_of_end``, what the task's
+    end says; ``held_up``, why its next poll is late.
     """
     line = [LinePoint("Registered", callback.created_at, f"Waits for the task's end for {span(callback.timeout_s)}.")]
     line += _polls(callback.task, polls, learned)
-    line += _of_task(callback)
+    line += _of_task(callback, told_of_end)
     line += [_attempt(attempt) for attempt in attempts]
     line.sort(key=lambda moment: moment.at or 0)
-    line.append(_next(callback, polls, paused, schedule_length))
+    line.append(_next(callback, polls, paused, schedule_length, held_up))
     return line
 
 
@@ -123,14 +144,14 @@ def _polls(task: Task, polls: Sequence[PastPoll], learned: ModelFacts | None) ->
     return found
 
 
-def _of_task(callback: Callback) -> list[LinePoint]:
+def _of_task(callback: Callback, told_of_end: str) -> list[LinePoint]:
     task, found = callback.task, []
     if task.settled_at is not None:
         good = task.state is TaskState.SUCCESS
         title = "The gateway gave the task up" if task.state is TaskState.ABANDONED else f"The task ended: {task.state}"
         after = f"{span((task.settled_at - callback.created_at) / 1000)} after the registration."
         early = "It had ended before the registration." if task.settled_at < callback.created_at else after
-        found.append(LinePoint(title, task.settled_at, early, "good" if good else "bad"))
+        found.append(LinePoint(title, task.settled_at, f"{told_of_end} {early}".strip(), "good" if good else "bad"))
     return found
 
 
@@ -163,14 +184,31 @@ def _attempt(attempt: Attempt) -> LinePoint:
     )
 
 
-def _next(callback: Callback, polls: Sequence[PastPoll], paused: Paused | None, schedule_length: int) -> LinePoint:
+def _how_it_ended(state: TaskState, outcome: bytes | None) -> str:
+    """Say why a task was given up, or with which words it failed."""
+    if outcome is None or state not in (TaskState.FAIL, TaskState.ABANDONED):
+        return ""
+    try:
+        end = read_outcome(msgspec.json.decode(outcome))
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError):
+        return ""
+    if (why := WHY_ABANDONED.get(end.reason or "")) is not None:
+        return f"{why[0].upper()}{why[1:]}."
+    words = ": ".join(one for one in (end.fail_code, end.fail_msg) if one)
+    return f"It says {words[:_MOST_WORDS]!r}." if words else ""
+
+
+def _next(
+    callback: Callback, polls: Sequence[PastPoll], paused: Paused | None, schedule_length: int, held_up: str
+) -> LinePoint:
     task = callback.task
     match callback.state:
         case CallbackState.WAITING if task.next_poll_at is None:
             return LinePoint("Nobody polls the task", None, "Its upstream is not configured here.", "bad")
         case CallbackState.WAITING:
             text = "The webhook goes out as soon as the task has ended, and as task.abandoned when its time is over."
-            return LinePoint("Next poll", task.next_poll_at, f"{planned(polls)} {text}".strip(), "next")
+            text = " ".join(filter(None, (held_up, planned(polls), text)))
+            return LinePoint("Next poll", task.next_poll_at, text, "next")
         case CallbackState.PENDING if paused is not None:
             text = (
                 f"Paused by {paused.by} since {clock_time(paused.since)}. It loses neither attempts nor time by that."

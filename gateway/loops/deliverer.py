@@ -23,6 +23,7 @@ from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.memory import SMALL, Memory
 from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane, Share
 from gateway.core.telemetry import Metrics
+from gateway.loops.failing import Failing
 from gateway.loops.inflight import InFlight
 from gateway.loops.pauses import Pauses
 from gateway.loops.supervisor import HEARTBEAT_S
@@ -83,6 +84,7 @@ class Deliverer:
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
         self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, outbox.due)
         self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
+        self.failing = Failing()
         self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
         self._wait_for_room: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -92,8 +94,8 @@ class Deliverer:
         """How many attempts are under way."""
         return self._in_flight.count
 
-    def lanes(self) -> Iterator[tuple[Lane, int, int]]:
-        """Yield each lane that was sent on lately, how many attempts it has under way, and how many failed in a row."""
+    def lanes(self) -> Iterator[tuple[Lane, int, bool]]:
+        """Yield each lane that was sent on lately, how many attempts it has, and whether it gets but one."""
         return self._bulkhead.lanes()
 
     async def run_once(self) -> float:
@@ -269,6 +271,7 @@ class Deliverer:
 
     def _tell(self, made: _Made) -> None:
         claim, attempt = made.record.claim, made.record.attempt
+        self.failing.hear(claim.lane, attempt)
         self._attempts[attempt.result].inc()
         self._metrics.attempt_seconds.observe(attempt.duration_ms / 1000)
         _log.log(

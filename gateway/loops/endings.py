@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gateway.config.profile import Profile
 from gateway.core.model import Outcome, TaskState
-from gateway.upstream.answer import AbandonReason, PollResult, abandoned
+from gateway.upstream.answer import WHY_ABANDONED, AbandonReason, PollResult, abandoned
 from gateway.upstream.envelope import given_up
 from gateway.webhook.body import body_template, callback_parts, record_parts
 
@@ -17,12 +17,6 @@ CALLBACKS_TOLD = 20
 """So many of a task's callbacks are named in its line of the log."""
 
 _CODE = 408
-_WHY: dict[AbandonReason, str] = {
-    "timeout": "it did not end in time",
-    "unreadable": "what the upstream answers about it could not be read",
-    "refused": "the upstream refuses to tell of it",
-    "not_found": "the upstream does not know it",
-}
 
 
 class Ending(NamedTuple):
@@ -42,7 +36,7 @@ def gave_up(profile: Profile, task_id: str, reason: AbandonReason, now: int) -> 
     """Return the end of a task that the gateway gives up: in format record, a failure that says so."""
     outcome = abandoned(task_id, reason)
     code = str(_CODE) if profile.callback is None else _CODE  # in a callback of its own it is the body's
-    record = given_up(profile, task_id, code, f"The gateway gave this task up: {_WHY[reason]}.")
+    record = given_up(profile, task_id, code, f"The gateway gave this task up: {WHY_ABANDONED[reason]}.")
     return Ending(outcome, body_template(outcome, now).frame, _body(profile, TaskState.ABANDONED, record))
 
 

@@ -8,6 +8,7 @@ Only the task's own state ends a task: an error answer about one poll is never i
 known means that it still runs.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from gateway.upstream.endedtask import EndedTask, model_of, task_object, told_of
 __all__ = [
     "TELLS",
     "UNREADABLE",
+    "WHY_ABANDONED",
     "AbandonReason",
     "Created",
     "PollKind",
@@ -35,6 +37,12 @@ __all__ = [
 UNREADABLE: Final = "unreadable"
 """What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
 AbandonReason = Literal["timeout", "unreadable", "refused", "not_found"]
+WHY_ABANDONED: Mapping[str, str] = {
+    "timeout": "it did not end in time",
+    "unreadable": "what the upstream answers about it could not be read",
+    "refused": "the upstream refuses to tell of it",
+    "not_found": "the upstream does not know it",
+}
 """Why a task was given up, as its webhook says."""
 
 

@@ -76,6 +76,11 @@ class Budget:
         """Whether a lower limit than the configured ones is in force, which the upstream has named."""
         return self._limiter.limited(self._clock.monotonic())
 
+    @property
+    def told_to_wait(self) -> bool:
+        """Whether the upstream has asked for a pause that is not over."""
+        return self._clock.monotonic() < self._limiter.blocked_until
+
     def used(self) -> float:
         """Return which part of the limits in force is used up, from 0 to 1."""
         return self._limiter.used(self._clock.monotonic())

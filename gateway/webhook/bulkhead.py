@@ -81,10 +81,10 @@ class Bulkhead:
         """Whether a lane waits for a place."""
         return bool(self.in_line or self._full or self._only_retries.count)
 
-    def lanes(self) -> Iterator[tuple[Lane, int, int]]:
-        """Yield each lane that is known of, how many attempts it has under way, and how many failed in a row."""
+    def lanes(self) -> Iterator[tuple[Lane, int, bool]]:
+        """Yield each lane that is known of, how many attempts it has under way, and whether it gets one at a time."""
         for lane in {**self._failures, **self._well, **self._of_lane}:
-            yield lane, self._of_lane.get(lane, 0), self._failures.get(lane, 0)
+            yield lane, self._of_lane.get(lane, 0), self._is_probed(lane)
 
     @property
     def in_line(self) -> int:
@@ -197,10 +197,13 @@ class Bulkhead:
 
     def _room_of_lane(self, lane: Lane) -> int:
         held = self._of_lane.get(lane, 0)
-        if self._failures.get(lane, 0) >= _OPENS_AFTER:
+        if self._is_probed(lane):
             return 1 - held
         room = _half(self.free, held)
         return room if lane in self._well else min(room, self._newcomers.room_of_lane(lane))
+
+    def _is_probed(self, lane: Lane) -> bool:
+        return self._failures.get(lane, 0) >= _OPENS_AFTER
 
     # What becomes of attempts
 

@@ -319,7 +319,7 @@ async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
     """What waits, what is owed and dead, how the upstream is, and which receivers fail."""
     text = await world.visitor.page("/")
     assert "Tasks watched 0" in text
-    assert "None that this process has sent to" in text
+    assert "This process has sent nothing" in text
     await world.registered("sim-never-0-cat", world.hooks_url)
     world.hooks.answer = 500, ""
     await world.registered("sim-success-0-dog", world.hooks_url)

@@ -1,14 +1,16 @@
 """The usual troubles, each planted: the dashboard says what is wrong, and leads to the part of the manual about it."""
 
 import asyncio
+import html
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,6 +23,8 @@ from gateway.signature import parse_secrets, verify
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.simulator.faults import Fault, FaultKind
+from gateway.simulator.scenario import Plan
+from tests.dashboard import LeapingClock, Visitor
 from tests.nameserver import NO_SUCH_NAME, serve_names
 from tests.running import LIMIT_S, Running, running
 from tests.storing import new, registered
@@ -28,13 +32,19 @@ from tests.storing import new, registered
 THEIRS = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
+LINK = re.compile(r'<a [^>]*href="([^"]+)"[^>]*>(.*?)</a>', re.DOTALL)
+
+
 class Trouble:
     """A gateway, its upstream and a receiver, in which something is about to go wrong."""
 
-    def __init__(self, run: Running, upstream: SimulatedUpstream, hooks_url: str) -> None:
-        self.run = run
+    run: Running
+    visitor: Visitor
+    hooks_url: str
+
+    def __init__(self, upstream: SimulatedUpstream, clock: LeapingClock) -> None:
         self.upstream = upstream
-        self.hooks_url = hooks_url
+        self.clock = clock
         self.status = 204
         self.waits_s = 0.0
         self.verifies = False
@@ -52,66 +62,98 @@ class Trouble:
         await Response(status_code=status)(scope, receive, send)
 
     async def registered(self, task_id: str = "sim-success-0-cat", url: str = "") -> str:
-        return f"/dashboard/callbacks/{await self.run.registered(task_id, url or self.hooks_url)}"
+        return await self.run.registered(task_id, url or self.hooks_url)
+
+    async def shows(self, way: Iterable[str], words: re.Pattern[str]) -> None:
+        """Follow the first link with each text, from the first page on, until the last page shows the words."""
+        last = ""
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while True:
+                    last = (await self.visitor.get("/")).text
+                    for text in way:
+                        found = (to for to, label in LINK.findall(last) if text in Visitor.text_of(label))
+                        if (to := next(found, None)) is None:
+                            break
+                        last = (await self.visitor.get(html.unescape(to))).text
+                    else:
+                        if words.search(last):
+                            return
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            pytest.fail(f"{words.pattern} is not on the page that has {Visitor.text_of(last)}")
 
     def fault(self, kind: FaultKind, **more: Any) -> None:
         self.upstream.faults.add(Fault(kind=kind, **more))
 
 
-async def wrong_secret(trouble: Trouble) -> str:
+Plant = Callable[[Trouble], Awaitable[None]]
+
+
+async def wrong_secret(trouble: Trouble) -> None:
     trouble.verifies = True
-    return await trouble.registered()
+    await trouble.registered()
 
 
-async def refused_key(trouble: Trouble) -> str:
+async def refused_key(trouble: Trouble) -> None:
     trouble.fault(FaultKind.KEY_REFUSED)
     for number in range(4):
         await trouble.registered(f"sim-success-0-{number}")
-    return "/"
 
 
-async def gone(trouble: Trouble) -> str:
+async def gone(trouble: Trouble) -> None:
     trouble.status = 410
-    return await trouble.registered()
+    await trouble.registered()
 
 
-async def dead_name(trouble: Trouble) -> str:
-    return await trouble.registered(url="http://dead.test/hooks")
+async def dead_name(trouble: Trouble) -> None:
+    await trouble.registered(url="http://dead.test/hooks")
 
 
-async def blocked_address(trouble: Trouble) -> str:
+async def blocked_address(trouble: Trouble) -> None:
     """It was allowed when it was registered."""
     callback = new("sim-success-0-cat", client="default", url="http://10.0.0.7/hooks", upstream="aigptimage")
-    made = await registered(trouble.run.gateway.store, callback)
-    return f"/dashboard/callbacks/{made.id}"
+    await registered(trouble.run.gateway.store, callback)
 
 
-async def used_up_budget(trouble: Trouble) -> str:
+async def used_up_budget(trouble: Trouble) -> None:
     for number in range(5):
         await trouble.registered(f"sim-never-0-{number}")
-    return "/"
 
 
-async def lower_limit(trouble: Trouble) -> str:
+async def lower_limit(trouble: Trouble) -> None:
     trouble.fault(FaultKind.ERROR, status=429, code=429)
-    return await trouble.registered()
+    await trouble.registered()
 
 
-async def slow_receiver(trouble: Trouble) -> str:
+async def slow_receiver(trouble: Trouble) -> None:
     trouble.waits_s = 2
-    return await trouble.registered()
+    await trouble.registered()
 
 
-async def unknown_task(trouble: Trouble) -> str:
-    return await trouble.registered("no-such-task")
+async def unknown_task(trouble: Trouble) -> None:
+    await trouble.registered("no-such-task")
 
 
-async def unreadable_answer(trouble: Trouble) -> str:
+async def given_up_task(trouble: Trouble) -> None:
+    """The upstream has said so often enough, and for long enough."""
+    path = f"/v1/callbacks/{await trouble.registered('no-such-task')}"
+    await trouble.run.becomes(path, lambda answer: answer.json()["task"]["polls"] >= 5)
+    trouble.clock.pass_(150)
+    await trouble.run.becomes(path, lambda answer: answer.json()["task"]["state"] == "abandoned")
+
+
+async def failed_task(trouble: Trouble) -> None:
+    trouble.upstream.add_task("cat", Plan(outcome="fail", fail_code="501", fail_msg="No cats"))
+    await trouble.registered("cat")
+
+
+async def unreadable_answer(trouble: Trouble) -> None:
     trouble.fault(FaultKind.ARRAY)
-    return await trouble.registered()
+    await trouble.registered()
 
 
-async def full_disk(trouble: Trouble) -> str:
+async def full_disk(trouble: Trouble) -> None:
     database = trouble.run.gateway.store._database
     ((pages,),) = await database.read("PRAGMA page_count")
     await database.read(f"PRAGMA max_page_count = {pages}")
@@ -119,7 +161,6 @@ async def full_disk(trouble: Trouble) -> str:
     async with asyncio.timeout(LIMIT_S):
         while (await trouble.run.register("t", trouble.hooks_url, metadata=metadata)).status_code != 503:
             metadata = {"note": "y" * 7000, **metadata}
-    return "/"
 
 
 @pytest.fixture
@@ -127,8 +168,9 @@ async def trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> AsyncIterator[Trouble]:
     budget = request.node.callspec.params["plant"] is used_up_budget
+    clock = LeapingClock()
     upstream = SimulatedUpstream(SystemClock())
-    made = Trouble(None, upstream, "")  # type: ignore[arg-type]
+    made = Trouble(upstream, clock)
     async with AsyncExitStack() as stack:
         names = await stack.enter_async_context(serve_names(dead_test=NO_SUCH_NAME))
         monkeypatch.setattr(build, "Resolver", partial(Resolver, nameservers=[names.address]))
@@ -138,40 +180,95 @@ async def trouble(
             running(
                 tmp_path,
                 upstream_url,
+                clock,
                 GATEWAY_CALLBACK_ALLOW="127.0.0.1,dead.test",
                 GATEWAY_ATTEMPT_TIMEOUT_S="0.5",
                 GATEWAY_RETRY_SCHEDULE="0,3600",
                 GATEWAY_UPSTREAM_RATE="2/60" if budget else "1000/1",
             )
         )
+        made.visitor = await stack.enter_async_context(Visitor(str(made.run.client.base_url)))
         yield made
 
 
+Way = tuple[str, ...]
+"""The links that are followed, from the first page on."""
+
+NOW: Way = ()
+WATCHED: Way = ("Tasks watched",)
+OWED: Way = ("Webhooks owed",)
+DEAD: Way = ("Dead",)
+FAILED: Way = ("Failed attempts",)
+CALLBACK: Way = ("Callbacks", "cb_")
+
+
 @pytest.mark.parametrize(
-    ("plant", "anchor", "words"),
+    ("plant", "causes", "anchor", "advice"),
     [
-        (wrong_secret, "it-answers-401-or-403", "signature does not verify"),
-        (refused_key, "the-key-is-refused", "reload"),
-        (gone, "it-answers-410", "redeliver"),
-        (dead_name, "the-name-does-not-resolve", "getent hosts"),
-        (blocked_address, "the-address-is-blocked", "GATEWAY_CALLBACK_ALLOW"),
-        (used_up_budget, "the-budget-is-used-up", "GATEWAY_UPSTREAM_RATE"),
-        (lower_limit, "the-budget-is-used-up", "GATEWAY_UPSTREAM_RATE"),
-        (slow_receiver, "the-receiver-is-slow", "Have it answer 2xx first"),
-        (unknown_task, "the-task-is-not-known", "compare"),
-        (unreadable_answer, "the-answer-cannot-be-read", "lastError"),
-        (full_disk, "the-disk-is-full", "df -h"),
+        (
+            wrong_secret,
+            dict.fromkeys((NOW, OWED, FAILED, CALLBACK), "answered 401: check the signature"),
+            "it-answers-401-or-403",
+            "signature does not verify",
+        ),
+        (
+            refused_key,
+            {NOW: "refuses the key", CALLBACK: "It waits: the upstream aigptimage refuses the key"},
+            "the-key-is-refused",
+            "reload",
+        ),
+        (gone, dict.fromkeys((NOW, DEAD, CALLBACK), "answered 410: it wants no more"), "it-answers-410", "redeliver"),
+        (
+            dead_name,
+            dict.fromkeys((NOW, OWED, CALLBACK), "there is no such name"),
+            "the-name-does-not-resolve",
+            "getent hosts",
+        ),
+        (
+            blocked_address,
+            dict.fromkeys((NOW, OWED, CALLBACK), "10.0.0.7 is in a range"),
+            "the-address-is-blocked",
+            "GATEWAY_CALLBACK_ALLOW",
+        ),
+        (
+            used_up_budget,
+            {NOW: "100 % of 2/60", CALLBACK: "the key's rate limit is used up"},
+            "the-budget-is-used-up",
+            "GATEWAY_UPSTREAM_RATE",
+        ),
+        (
+            lower_limit,
+            {NOW: "answers 429", WATCHED: "answered 429", CALLBACK: "answered 429"},
+            "the-budget-is-used-up",
+            "GATEWAY_UPSTREAM_RATE",
+        ),
+        (
+            slow_receiver,
+            dict.fromkeys((NOW, OWED, CALLBACK), "did not answer in full within 0.5 s"),
+            "the-receiver-is-slow",
+            "Have it answer 2xx first",
+        ),
+        (unknown_task, dict.fromkeys((WATCHED, CALLBACK), "answered 404"), "the-task-is-not-known", "compare"),
+        (given_up_task, {CALLBACK: "The upstream does not know it"}, "the-task-is-not-known", "compare"),
+        (
+            unreadable_answer,
+            dict.fromkeys((WATCHED, CALLBACK), "is not a JSON object"),
+            "the-answer-cannot-be-read",
+            "lastError",
+        ),
+        (unreadable_answer, {NOW: "answers nonsense"}, "the-upstream-answers-nonsense", "GATEWAY_UPSTREAM_URL"),
+        (failed_task, {CALLBACK: "It says '501: No cats'"}, "the-task-failed", "its words"),
+        (full_disk, {NOW: "its disk is full"}, "the-disk-is-full", "df -h"),
     ],
 )
-async def test_a_trouble_is_explained(
-    trouble: Trouble, plant: Callable[[Trouble], Awaitable[str]], anchor: str, words: str
+async def test_a_trouble_is_found_and_explained(
+    trouble: Trouble, plant: Plant, causes: Mapping[Way, str], anchor: str, advice: str
 ) -> None:
-    """One link from what the page says is wrong to what that means and what to do."""
-    page = await plant(trouble)
-    link = f'href="/manual/troubleshooting#{anchor}"'
-    answer = await trouble.run.becomes(page, lambda answer: link in answer.text)
-    before = answer.text.partition(link)[0]
-    assert len(re.sub(r"<[^>]+>", "", before).split()) > 10, "it stands beside what went wrong"
-    manual = (await trouble.run.client.get("/manual/troubleshooting")).text
+    """From the first page in two clicks at most to what is wrong; a link beside it leads to what to do."""
+    await plant(trouble)
+    link = f'<a [^>]*href="/manual/troubleshooting#{anchor}"'
+    for way, cause in causes.items():
+        await trouble.shows(way, re.compile(f"{re.escape(escape(cause))}(?:(?!<a ).)*{link}", re.DOTALL))
+    manual = (await trouble.visitor.get("/manual/troubleshooting")).text
     part = re.split(r"<h[23]", manual.partition(f'id="{anchor}"')[2])[0]
-    assert words in " ".join(re.sub(r"<[^>]+>", "", part).split())
+    assert advice in Visitor.text_of(part)

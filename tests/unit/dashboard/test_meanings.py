@@ -1,20 +1,22 @@
 """Which part of the manual explains a sentence: each sentence is made where the gateway makes it."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from gateway.app.gateway import FLAWS
 from gateway.config.profilefile import config_dir, read_profiles
 from gateway.core.errors import AddressNotAllowed
+from gateway.core.model import TaskState
 from gateway.dashboard import polls
 from gateway.dashboard.manual.book import Book
 from gateway.dashboard.meanings import MEANINGS, meaning
+from gateway.dashboard.timeline import _how_it_ended
 from gateway.net.guard import Netguard
 from gateway.store.postgres.errors import FOR_EVERYBODY
 from gateway.store.sqlite.filewatch import ADVICE
-from gateway.upstream.answer import read_answer
+from gateway.upstream.answer import AbandonReason, abandoned, read_answer
 from gateway.webhook import sender
 
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
@@ -117,6 +119,8 @@ def error(code: int) -> dict[str, Any]:
         (f"the upstream kie {FLAWS[0][0]}", "the-key-is-refused"),
         (f"the upstream kie {FLAWS[1][0]}", "the-upstream-answers-nonsense"),
         (f"the upstream kie {FLAWS[2][0]}", "the-budget-is-used-up"),
+        ("It waits: the upstream kie refuses the key. Where such tasks end.", "the-key-is-refused"),
+        ("It waits for its turn: the key's rate limit is used up. Where such tasks end.", "the-budget-is-used-up"),
         ("no replica polls the upstream kie", "nobody-polls-the-task"),
         ("the deliverer keeps failing", "a-loop-fails"),
         ("the poller-kie has made no progress for 31 s", "a-loop-fails"),
@@ -131,6 +135,30 @@ def test_what_a_poll_or_the_gateway_says(text: str | None, anchor: str) -> None:
     """Each kind of trouble has its part."""
     assert text is not None
     assert meaning(text) == anchor, text
+
+
+@pytest.mark.parametrize("reason", get_args(AbandonReason))
+def test_why_a_task_was_given_up(reason: AbandonReason) -> None:
+    """As its time line tells it: each reason has its part."""
+    anchors = {
+        "timeout": "it-says-abandoned",
+        "unreadable": "the-answer-cannot-be-read",
+        "refused": "the-key-is-refused",
+        "not_found": "the-task-is-not-known",
+    }
+    told = _how_it_ended(TaskState.ABANDONED, abandoned("task-1", reason).data)
+    assert meaning(f"{told} 2 min after the registration.") == anchors[reason]
+
+
+@pytest.mark.parametrize(
+    "words", ["the disk is full", "the database", "app.example.com answered 410:", "it is starting"]
+)
+def test_what_others_say_is_not_taken_for_the_gateways_words(words: str) -> None:
+    """An upstream's error or a failed task may quote anything."""
+    assert meaning(polled(500, {"code": 500, "msg": words, "data": None})) == "the-upstream-gives-no-answer"
+    told = _how_it_ended(TaskState.FAIL, json.dumps({"state": "fail", "failMsg": words}).encode())
+    assert words in told
+    assert meaning(f"{told} 3.0 s after the registration.") == "the-task-failed"
 
 
 def test_a_task_that_nobody_polls() -> None:

@@ -10,7 +10,7 @@ from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, 
 from gateway.core.pollhistory import PastPoll, Why
 from gateway.dashboard.facts import ModelFacts, Paused
 from gateway.dashboard.polls import drawn
-from gateway.dashboard.timeline import LinePoint, _result_urls, moments
+from gateway.dashboard.timeline import LinePoint, _how_it_ended, _result_urls, moments
 
 NOW = 1_777_460_000_000
 TASK = Task(
@@ -68,6 +68,32 @@ def test_a_new_one_waits_for_its_first_poll() -> None:
     assert (first.title, first.at) == ("Registered", NOW)
     assert "1 h" in first.text
     assert (then.title, then.at, then.look) == ("Next poll", NOW + 3000, "next")
+
+
+def test_what_the_end_says_and_why_a_poll_is_late_come_first() -> None:
+    """So that the link to what it means stands beside its own words."""
+    ended = callback({"state": TaskState.ABANDONED, "settled_at": NOW + 9000}, state=CallbackState.PENDING)
+    _, end, _ = moments(ended, [], [], None, None, 10, told_of_end="The upstream does not know it.")
+    assert end.text == "The upstream does not know it. 9.0 s after the registration."
+    *_, then = moments(CALLBACK, [], [], None, None, 10, held_up="It waits for its turn: no.")
+    assert then.text.startswith("It waits for its turn: no. The webhook goes out")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (None, ""),
+        (b'{"state": "fail", "failCode": null, "failMsg": null}', ""),
+        (b'{"state": "fail", "failCode": 501, "failMsg": "No cats"}', "It says '501: No cats'."),
+        (b'{"state": "fail", "failMsg": "' + b"x" * 9999 + b'"}', f"It says '{'x' * 300}'."),
+        (b'{"state": "fail", "failMsg": ["odd"]}', ""),
+        (b"[]", ""),
+        (b"no JSON", ""),
+    ],
+)
+def test_with_which_words_a_task_failed(outcome: bytes | None, says: str) -> None:
+    """The upstream's own, as far as a line holds them; whatever it wrote in their place."""
+    assert _how_it_ended(TaskState.FAIL, outcome) == says
 
 
 def test_a_polled_one_tells_why_its_polls_lie_where_they_do() -> None:
