@@ -81,9 +81,12 @@ def read(history: bytes | None, polls: int) -> Iterator[PastPoll]:
     if not history or len(history) % SIZE:
         return
     each = [int.from_bytes(history[at : at + SIZE], "big") for at in range(0, len(history), SIZE)]
+    # Times that begin anew are of another watch: a release that knows nothing of this has left those of the one before.
+    begin = max((at for at in range(1, len(each)) if each[at] >> 24 < each[at - 1] >> 24), default=0)
+    del each[:begin]
     missing = max(polls - sum(1 for one in each if one >> 4 & 15), 0)
     # Where they are: in the middle of a long one; else from before this was kept.
-    gap = KEPT // SIZE if len(history) >= MOST else 0
+    gap = KEPT // SIZE if len(history) >= MOST and not begin else 0
     for place, one in enumerate(each):
         came, why = one >> 4 & 15, one & 15
         yield PastPoll(

@@ -39,6 +39,15 @@ def test_polls_from_before_it_was_kept_are_missing_at_its_beginning() -> None:
     assert [(poll.came, poll.left_out) for poll in read(history, 5)] == [("running", 4)]
 
 
+def test_polls_of_an_earlier_watch_are_not_told_of_as_this_ones() -> None:
+    """A release that does not know of them has the task watched anew: their times would be in the future."""
+    before = written(0, "registered", 0, Why.FIRST) + written(900_000, "running", 5000, Why.LEARNED)
+    now = written(4000, "running", 5000, Why.LEARNED) + written(9000, "running", 5000, Why.LEARNED)
+    assert [(poll.at_ms, poll.left_out) for poll in read(before + now, 12)] == [(4000, 10), (9000, 0)]
+    long = before + written(900_000, "running", 1, Why.SHORT) * (MOST // SIZE - 4) + now
+    assert [(poll.at_ms, poll.left_out) for poll in read(long, 40)] == [(4000, 38), (9000, 0)]
+
+
 def test_what_a_newer_release_writes_is_no_defect() -> None:
     """A number that is not known here has no meaning; what has another form is no history."""
     assert list(read(b"\0\0\1\0\1\xff", 1)) == [PastPoll(100, "", 100, Why.UNKNOWN, 0)]
