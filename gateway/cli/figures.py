@@ -4,6 +4,7 @@ Owns which metric means what; pure. Called by ``top``.
 """
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,8 +34,9 @@ class Scrape(NamedTuple):
         """Read Prometheus' text format. Raises ValueError."""
         from prometheus_client.parser import text_string_to_metric_families  # with what it needs, here alone
 
-        families = text_string_to_metric_families(text)
-        return cls(at_s, [(one.name, one.labels, one.value) for family in families for one in family.samples])
+        samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+        # Another server may have others, of which no figure can be made.
+        return cls(at_s, [(one.name, one.labels, one.value) for one in samples if isfinite(one.value)])
 
     def value(self, name: str, **labels: str) -> float:
         """Return the sum of all samples of that name with these labels."""

@@ -4,6 +4,7 @@ Owns the terminal meanwhile: its other screen, its keys and its size, all of whi
 HTTP alone. Called by ``asking``.
 """
 
+import json
 import os
 import select
 import signal
@@ -45,7 +46,7 @@ def run(gateway: RemoteGateway, interval_s: float, *, once: bool, as_json: bool)
         time.sleep(_ONCE_S)
         found = _figures(gateway, before, _look(gateway))
         if as_json:
-            click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+            click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
         else:
             click.echo("\n".join(lines(found, now=SystemClock().now(), width=terminal.width())))
         return

@@ -1,9 +1,12 @@
 """What `gateway top` makes of metrics and callbacks, and how it fits the terminal."""
 
-from typing import Any
+import json
+from typing import Any, cast
 
 import pytest
 
+from gateway.cli import top
+from gateway.cli.client import RemoteGateway
 from gateway.cli.figures import Figures, Scrape, figures
 from gateway.cli.topview import lines
 from gateway.core.telemetry import Metrics
@@ -106,3 +109,29 @@ def test_what_it_says() -> None:
         assert expected in text
     assert "No receiver is in trouble." in "\n".join(lines(made(), now=NOW, width=None))
     assert "nothing can be told: Send a token" in "\n".join(lines(made(unknown="Send a token"), now=NOW, width=None))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_another_servers_answers_end_in_figures_that_cannot_steer_the_terminal(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers that are none are left out, and control characters beyond ASCII are escaped, in JSON as well."""
+
+    class Other:
+        url = "http://127.0.0.1:9"
+
+        def metrics(self) -> str:
+            return "gateway_ready NaN\ngateway_callbacks_pending +Inf\nprocess_resident_memory_bytes NaN\n"
+
+        def reasons(self) -> list[str]:
+            return ["\x9b2J"]
+
+        def list_callbacks(self, **query: Any) -> dict[str, Any]:
+            return {"data": []}
+
+    monkeypatch.setattr(top, "_ONCE_S", 0.0)
+    top.run(cast(RemoteGateway, Other()), 1.0, once=True, as_json=as_json)
+    shown = capsys.readouterr().out
+    assert "\x9b" not in shown
+    if as_json:
+        assert (json.loads(shown)["owed"], json.loads(shown)["reasons"]) == (0, ["\x9b2J"])
