@@ -25,7 +25,7 @@ __all__ = ["Lists"]
 T = TypeVar("T", Callback, Task)
 
 _ROWS = 50
-_SEARCH_S = 0.06
+_SEARCH_S = 0.04
 """So long a search goes on, once a part that has too little has been looked through."""
 
 

@@ -189,41 +189,31 @@ const scenarios = {
     }
   },
 
-  // Every page, with what others wrote on it: in light and dark, wide and as a telephone has it; some once.
+  // Every page, with what others wrote on it, in one look: light, dark, or as a telephone has it.
   async visit() {
-    const looked = async (page, name, path) => {
+    const looks = { light: {}, dark: { colorScheme: "dark" }, narrow: { viewport: { width: 360, height: 740 } } };
+    const page = await open(looks[input.look]);
+    await signIn(page);
+    for (const [at, path] of input.paths.entries()) {
       await page.goto(input.url + path);
-      for (const summary of await page.locator("details summary").all()) await summary.click();
-      const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      if (overflow > 0) told.said.push(`${name} ${path} is ${overflow} px too wide`);
-      const links = await page.locator("a").evaluateAll(all => all.map(one => one.href));
-      told.steps[`${name} ${path}`] = {
-        links: links.filter(one => !one.startsWith("http")),
-        markup: await page
-          .locator("main :is(script, img, svg:not(.curve > svg), iframe, b, marquee, form[action^='http:'])")
-          .count(),
-        alerted: await page.evaluate(() => globalThis.alerted ?? null),
-      };
-    };
-    const once = await open({ viewport: { width: 360, height: 740 } });
-    await signIn(once);
-    for (const path of input.once) await looked(once, "once", path);
-    for (const [name, options] of Object.entries({
-      light: {},
-      dark: { colorScheme: "dark" },
-      narrow: { viewport: { width: 360, height: 740 } },
-    })) {
-      const page = await open(options);
-      await signIn(page);
-      for (const [at, path] of input.paths.entries()) {
-        await looked(page, name, path);
-        await picture(page, `${name}-${at}`);
-        if (name === "narrow") continue; // it has the same elements
-        // Not as an element of the page, which would not be let in.
-        await page.evaluate(axe);
-        for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
-          told.said.push(`${name} ${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
-      }
+      const { tooWide, ...found } = await page.evaluate(() => {
+        for (const summary of document.querySelectorAll("details summary")) summary.click();
+        const foreign = "script, img, svg:not(.curve > svg), iframe, b, marquee, form[action^='http:']";
+        return {
+          tooWide: document.documentElement.scrollWidth - innerWidth,
+          links: [...document.links].map(one => one.href).filter(one => !one.startsWith("http")),
+          markup: document.querySelectorAll(`main :is(${foreign})`).length,
+          alerted: globalThis.alerted ?? null,
+        };
+      });
+      if (tooWide > 0) told.said.push(`${path} is ${tooWide} px too wide`);
+      told.steps[path] = found;
+      await picture(page, `${input.look}-${at}`);
+      if (input.look === "narrow") continue; // it has the same elements
+      // Not as an element of the page, which would not be let in.
+      await page.evaluate(axe);
+      for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
+        told.said.push(`${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
     }
   },
 
