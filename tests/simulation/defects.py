@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from gateway.api import creating
+from gateway.core.model import PollRecord
 from gateway.core.reads import ReadTask
 from gateway.loops import pollresults
 from gateway.store.registry import StoreRegistry
@@ -30,7 +31,7 @@ def _any_order() -> Iterator[None]:
 
     with (
         mock.patch.object(LastAnswers, "keep", keep_all),
-        mock.patch.object(pollresults, "replace", side_effect=lambda record, **_: record),
+        mock.patch.object(pollresults, "PollRecord", lambda **about: PollRecord(**about | {"asked_at": None})),
     ):
         yield
 
