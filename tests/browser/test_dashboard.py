@@ -126,7 +126,7 @@ async def test_ten_thousand_are_filtered_searched_and_paged(world: World) -> Non
     steps = (await browse("lists", world.url, token=TOKEN, pages=4))["steps"]
     assert len(steps["seen"]) == len(set(steps["seen"])) == 200
     assert (steps["cancelled"], steps["back"]) == (1, 50)
-    assert (steps["first"], steps["last"]) == (["never-9990"], ["never-3"])
+    assert [line.split("\n")[0] for name in ("first", "last") for line in steps[name]] == ["never-9990", "never-3"]
     assert steps["slowest_ms"] < 1000, "a page of ten thousand is there before anybody wonders"
 
 
