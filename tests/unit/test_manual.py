@@ -74,6 +74,14 @@ def test_the_index_leads_to_every_page() -> None:
 
 
 @EVERY
+def test_each_row_of_a_table_has_a_cell_for_each_heading(path: Path) -> None:
+    """A row that two changes have put into one shows what belongs to neither."""
+    for table in re.findall(r"(?:^\|.*\n)+", path.read_text("utf-8"), re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", row) for row in table.splitlines()]
+        assert [row for row in rows if len(row) != len(rows[0])] == [], path.name
+
+
+@EVERY
 def test_named_files_are_there(path: Path) -> None:
     """What is told of the source leads to it, also after a module was renamed."""
     named = set(re.findall(r"(?<![\w/.-])(?:gateway|config|tests)/[a-z0-9_/.-]*[a-z0-9_/]", path.read_text("utf-8")))
