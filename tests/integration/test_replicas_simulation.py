@@ -31,7 +31,7 @@ READERS = tuple(Reader(3.0, task, 0.5, 20, creates=False) for task in range(6))
 HANGS = Trouble(0.0, "receiver", 0, seconds=20.0, mode="hang")
 CAUGHT: dict[str, Scenario] = {
     "no fence": Scenario(0, TASKS, WISHES, (), (HANGS, Trouble(3.0, "pause", WHOEVER, "attempt", 50.0))),
-    "no epoch": Scenario(0, LONG_TASKS, WISHES, (), (Trouble(8.0, "pause", WHO_LEADS, "statement", 14.0),)),
+    "no epoch": Scenario(0, LONG_TASKS, WISHES, (), (Trouble(6.0, "pause", WHO_LEADS, "statement", 14.0),)),
     "a lease shorter than the attempt": Scenario(0, TASKS, WISHES, (), (HANGS,)),
     "a start after the lease": Scenario(0, TASKS, WISHES, (), (Trouble(3.0, "pause", WHOEVER, "claimed", 50.0),)),
     "a budget of its own": Scenario(0, LONG_TASKS, WISHES, READERS, ()),
