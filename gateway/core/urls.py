@@ -16,6 +16,7 @@ __all__ = ["cached_by_url", "receiver_of"]
 T = TypeVar("T")
 
 _LONG_URL = 256
+_PORTS = {"http": 80, "https": 443}
 
 
 def cached_by_url(function: Callable[[str], T]) -> Callable[[str], T]:
@@ -43,4 +44,6 @@ def receiver_of(url: str) -> str:
     if ":" in where:
         address = parse_address(where)
         where = f"[{where if address is None else address_text(address)}]"
-    return f"{parts.scheme}://{where}" if parts.port is None else f"{parts.scheme}://{where}:{parts.port}"
+    if parts.port in (None, _PORTS.get(parts.scheme)):  # of HTTPS://host:443 httpx leaves it
+        return f"{parts.scheme}://{where}"
+    return f"{parts.scheme}://{where}:{parts.port}"

@@ -119,9 +119,10 @@ class Pages:
         """Return the route of a form of who is signed in; then another page is shown, which tells what was done."""
 
         async def post(request: Request) -> Response:
-            fields, _, visitor = await self._form(request)
+            fields, session, visitor = await self._form(request)
             if visitor is None:
-                raise Forbidden("Nobody is signed in any more: sign in, and try again.")
+                raise Forbidden("Nobody is signed in any more: sign in on the first page, and try again.")
+            await self._sessions.check_form(session, fields.get("csrf"))
             return self._redirect(await action(Asked(visitor, request.path_params, request.query_params), fields))
 
         return Route(path, post, methods=["POST"])
@@ -145,6 +146,12 @@ class Pages:
         form, session, visitor = await self._form(request)
         to = _own_path(form.get("next", _HOME))
         try:
+            await self._sessions.check_form(session, form.get("csrf"))
+        except Forbidden:
+            if visitor is not None and visitor.signed_in:  # in another tab, since this form was shown
+                return self._redirect(to)
+            raise
+        try:
             signed_in = await self._sessions.sign_in(request, form.get("token", ""))
         except RequestError as error:
             return await self._sign_in_page(request, session, visitor, to, without_frames(error))
@@ -153,7 +160,8 @@ class Pages:
         return response
 
     async def sign_out(self, request: Request) -> Response:
-        _, session, _ = await self._form(request)
+        form, session, _ = await self._form(request)
+        await self._sessions.check_form(session, form.get("csrf"))
         response = self._redirect(_HOME if self._parts.tokens.open else _SIGN_IN)
         self._sessions.end(request, response, session)
         return response
@@ -200,14 +208,15 @@ class Pages:
             return None
 
     async def _form(self, request: Request) -> tuple[dict[str, str], BrowserSession, Visitor | None]:
-        """Return a form's fields, once it has proved to be of one of the session's pages. Raises RequestError."""
+        """Return a form's fields, and who sent it; that it is of one of the session's pages is still to be proved.
+
+        Raises RequestError.
+        """
         site = request.headers.get("sec-fetch-site")
         if site is not None and site not in _OWN_SITES:
             raise Forbidden("No form of another site's page is taken.")
         fields = await _fields(request)
-        session, visitor = await self._who(request)
-        await self._sessions.check_form(session, fields.get("csrf"))
-        return fields, session, visitor
+        return fields, *await self._who(request)
 
     def _to_sign_in(self, request: Request) -> Response:
         path = request.scope["path"]
@@ -258,9 +267,12 @@ class _Errors:
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
-        told = RequestError(f"There is no page at {request.scope['path']}." if status == HTTPStatus.NOT_FOUND else "")
+        told = {
+            HTTPStatus.NOT_FOUND: f"There is no page at {request.scope['path']}.",
+            HTTPStatus.METHOD_NOT_ALLOWED: "A form is sent here, from its page; there is nothing to see.",
+        }.get(status, "")
         return self._frame.page(
-            request, "error.html", status=status, headers=error.headers, title=status.phrase, message=told.message
+            request, "error.html", status=status, headers=error.headers, title=status.phrase, message=told
         )
 
     async def _defect(self, request: Request, error: Exception) -> Response:

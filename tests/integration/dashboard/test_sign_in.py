@@ -252,6 +252,26 @@ async def test_a_form_without_its_proof_does_nothing(tmp_path: Path, upstream_ur
         assert (await world.client.get(f"/v1/callbacks/{callback_id}")).json()["state"] == "cancelled"
 
 
+async def test_a_form_that_was_left_open_says_what_to_do(tmp_path: Path, upstream_url: str) -> None:
+    """In another tab somebody has signed in meanwhile, or out: it goes on, or says that nobody is signed in."""
+    async with running(tmp_path, upstream_url, **TOKENS) as world, visiting(world) as visitor:
+        form = {"csrf": await visitor.csrf("/dashboard/sign-in"), "next": "/dashboard/tasks"}
+        await visitor.sign_in(TOKEN)
+        answer = await visitor.http.post("/dashboard/sign-in", data={**form, "token": OPERATOR})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/tasks")
+        assert "Configuration" not in await visitor.page("/"), "it stays who it was"
+        csrf = await visitor.csrf("/")
+        await visitor.post("/dashboard/sign-out", "/")
+        answer = await visitor.http.post("/dashboard/redeliver", data={"csrf": csrf})
+        assert answer.status_code == 403
+        assert "Nobody is signed in any more" in visitor.text(answer)
+        answer = await visitor.http.post("/dashboard/sign-in", data={**form, "token": TOKEN})
+        assert answer.status_code == 403, "what another session's form says is not done"
+        answer = await visitor.get("/dashboard/sign-out")
+        assert answer.status_code == 405
+        assert "A form is sent here, from its page" in visitor.text(answer)
+
+
 async def test_without_tokens_the_machine_itself_is_served_and_no_foreign_page(
     tmp_path: Path, upstream_url: str
 ) -> None:

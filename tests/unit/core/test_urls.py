@@ -34,6 +34,9 @@ def test_only_scheme_host_and_port_are_logged(url: str, receiver: str) -> None:
     [
         ("https://app.example.com/hooks?token=secret", "https://app.example.com"),
         ("https://app.example.com:443/", "https://app.example.com"),
+        ("HTTPS://app.example.com:443/", "https://app.example.com"),
+        ("Http://APP.example.com:80/", "http://app.example.com"),
+        ("http://app.example.com:443/", "http://app.example.com:443"),
         ("http://app.example.com:8080/", "http://app.example.com:8080"),
         ("https://user:word@APP.example.com./x", "https://app.example.com"),
         ("https://bücher.example/", "https://xn--bcher-kva.example"),
