@@ -65,11 +65,14 @@ class Telling:
         ended = noticed if noticed in ENDED else None
         return Look(task_id, self._told.get(task_id, Told()), ended, stored, now_s)
 
-    def answer(self, look: Look, response: httpx.Response, truth: str, *, excused: bool, refused: bool) -> None:
+    def answer(
+        self, look: Look, response: httpx.Response, truth: str, *, excused: bool, refused: bool, binds: bool = True
+    ) -> None:
         """Compare what a read was told with what it was to be; ``truth``: the task's state by now.
 
         ``excused``: it may know less than others were told, where the upstream could not be asked anew. ``refused``: an
-        end that was noticed may be kept from it.
+        end that was noticed may be kept from it. ``binds``: whoever is told of the task later is told no less, as it is
+        stored, or known to the one process.
         """
         assert "receiver-" not in response.text, (look, response.text, "tells of somebody's callback")
         assert "cb_" not in response.text, (look, response.text, "tells of somebody's callback")
@@ -89,8 +92,7 @@ class Telling:
         told = self._told.get(look.task_id, Told())
         ended = data["state"] in ENDED
         state = data["state"] if ended else told.state
-        # Who is in trouble may be unable to store what it was told; others then know what the store has.
-        progress = told.progress if excused else max(told.progress, data.get("progress", -1))
+        progress = max(told.progress, data.get("progress", -1)) if binds else told.progress
         self._told[look.task_id] = Told(state, progress)
 
     def _hold(self, look: Look, data: dict[str, Any], truth: str, *, excused: bool) -> None:

@@ -7,6 +7,7 @@ row. They look at the world and the database, never at a gateway's memory.
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -106,7 +107,9 @@ class Laws:
         refused = answer.status_code == 503 and (
             not self._world.was_always_well or self._excused(life, look.begun_s - BACK_S)
         )
-        self._hold(lambda: self._world.telling.answer(look, answer, truth, excused=excused, refused=refused))
+        telling = partial(self._world.telling.answer, look, answer, truth, excused=excused, refused=refused)
+        # Who is in trouble may be unable to store what it was told: others know what the store has.
+        self._hold(partial(telling, binds=not excused))
 
     def _may_ask(self, look: Look, life: str) -> bool:
         """Whether nothing stood in the way of asking the upstream anew: no trouble, and no rate limit."""
