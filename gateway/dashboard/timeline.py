@@ -178,7 +178,7 @@ def _attempt(attempt: Attempt) -> LinePoint:
     return LinePoint(
         f"Attempt {attempt.number}: {said}",
         attempt.started_at,
-        f"{ends[attempt.result]}, after {span(attempt.duration_ms / 1000)}.{why}",
+        f"{ends[attempt.result]}. It took {span(attempt.duration_ms / 1000)}.{why}",
         looks.get(attempt.result, "warn"),
         attempt.excerpt,
     )

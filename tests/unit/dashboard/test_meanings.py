@@ -45,7 +45,7 @@ def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:
     """By itself, and as an attempt of a time line has it."""
     assert reason in sender._SENTENCES
     text = sender._SENTENCES[reason].format(where="shop.example.com:443", why="it fails", timeout_s=15)
-    assert meaning(text) == meaning(f"Given up, after 12 ms. {text}") == anchor
+    assert meaning(text) == meaning(f"Given up. It took 12 ms. {text}") == anchor
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:
 def test_what_a_receiver_answered(status: int, anchor: str) -> None:
     """A refused signature and a receiver that wants no more have a part of their own."""
     text = sender._explain_status(status, "shop.example.com:8443")
-    assert meaning(f"To be tried again, after 4.2 s. {text}") == anchor
+    assert meaning(f"To be tried again. It took 4.2 s. {text}") == anchor
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_poll_that_brought_nothing(words: str) -> None:
     assert meaning(f"Poll 12: {words}") is not None
 
 
-@pytest.mark.parametrize("text", [None, "", "Waits for the task's end for 1 d.", "Delivered, after 12 ms."])
+@pytest.mark.parametrize("text", [None, "", "Waits for the task's end for 1 d.", "Delivered. It took 12 ms."])
 def test_what_needs_no_explanation(text: str | None) -> None:
     """Nothing is said of what went well."""
     assert meaning(text) is None
