@@ -8,7 +8,7 @@ import inspect
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from functools import wraps
+from functools import cached_property, partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args
 
@@ -26,6 +26,8 @@ P = ParamSpec("P")
 M = TypeVar("M", bound=Callable[..., Any])
 
 _PAGE = 200
+_AT_ONCE = 100
+"""Requests of one client that are under way; further ones wait for their turn."""
 
 
 def _blocking(call: Callable[Concatenate[Calls, P], Steps[T]]) -> Callable[Concatenate["Client", P], T]:
@@ -159,7 +161,12 @@ class AsyncClient(_Either):
     """The same for asyncio; to be closed, or used in an ``async with``."""
 
     _http: httpx.AsyncClient
-    _opened = httpx.AsyncClient
+    # A pool with a limit loses a place where a call is cancelled as its connection comes about (httpcore 1.0.9).
+    _opened = staticmethod(partial(httpx.AsyncClient, limits=httpx.Limits()))
+
+    @cached_property
+    def _turns(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(_AT_ONCE)
 
     register = _awaited(Calls.register)
     register_batch = _awaited(Calls.register_batch)
@@ -209,7 +216,8 @@ class AsyncClient(_Either):
                 await asyncio.sleep(step.seconds)
                 continue
             try:
-                reply = await self._http.request(**_request(step))
+                async with self._turns:
+                    reply = await self._http.request(**_request(step))
             except httpx.RequestError as exc:
                 reply = exc
 

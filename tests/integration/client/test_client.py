@@ -386,6 +386,21 @@ async def test_a_gateway_that_stops_is_not_asked_at_once(client_of: Callable[...
     assert script.asked[0].query_params["wait"] == "60.000"
 
 
+async def test_calls_that_were_cancelled_take_no_place_from_others() -> None:
+    """However many were, and at whatever moment; a program that gives ``wait`` a time limit cancels all day."""
+    script = Script(Response("{}", 404))
+    async with serve_asgi(script) as url, AsyncClient(url, retries=0, timeout_s=3) as client:
+        for turns in range(6, 16):  # as the connection comes about, whichever of these that is
+            calls = [asyncio.create_task(client.get("cb_1")) for _ in range(100)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        with pytest.raises(NotAGateway):
+            await client.get("cb_1")
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
