@@ -75,9 +75,6 @@ class Pauses:
         """Return since when and by whom a receiver is paused for a client; None: it is not."""
         return self._all.get(Lane(client, receiver))
 
-    def each(self) -> list[Pause]:
-        return list(self._all.values())
-
     async def pause(self, client: str, receiver: str, by: str) -> None:
         """Make no attempt at a receiver until it is resumed, on any replica. Raises Conflict and StoreError."""
         new = Pause(client, receiver, self._clock.now(), by)
