@@ -76,9 +76,10 @@ def find(
         environ, config_path = named, None
     else:
         url = _configured(environ, config_path)
-    if environ.get("GATEWAY_TOKEN", "").strip():
-        # The token to send: beside it a file may be named for the gateway that runs in the same container.
-        environ = {name: value for name, value in environ.items() if name != "GATEWAY_TOKEN_FILE"}
+    for given in ("GATEWAY_TOKEN", "GATEWAY_OPERATOR_TOKEN"):
+        if environ.get(given, "").strip():
+            # The token to send: beside it a file may be named for the gateway that runs in the same container.
+            environ = {name: value for name, value in environ.items() if name != f"{given}_FILE"}
     if as_operator:
         token = token or load_some(environ, config_path, ("operator_token",))["operator_token"]
     return url, token or load_some(environ, config_path, ("token",))["token"]

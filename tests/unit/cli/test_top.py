@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.cli import top
-from gateway.cli.client import RemoteGateway
+from gateway.cli.client import RemoteGateway, find
 from gateway.cli.figures import Figures, Scrape, figures
 from gateway.cli.topview import lines
 from gateway.core.telemetry import Metrics
@@ -135,3 +135,11 @@ def test_another_servers_answers_end_in_figures_that_cannot_steer_the_terminal(
     assert "\x9b" not in shown
     if as_json:
         assert (json.loads(shown)["owed"], json.loads(shown)["reasons"]) == (0, ["\x9b2J"])
+
+
+def test_a_token_of_the_environment_counts_beside_a_file_for_the_gateway() -> None:
+    """As in the gateway's container, where that file may be for its user's eyes only: of the operator's as well."""
+    files = {"GATEWAY_TOKEN_FILE": "/absent", "GATEWAY_OPERATOR_TOKEN_FILE": "/absent"}
+    environ = {"GATEWAY_URL": "http://gateway:8080", "GATEWAY_OPERATOR_TOKEN": "all", "GATEWAY_TOKEN": "own", **files}
+    assert find(environ, None, None, None, as_operator=True)[1] == "all"
+    assert find(environ, None, None, None)[1] == "own"
