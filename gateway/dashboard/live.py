@@ -56,6 +56,7 @@ class Live:
         until = self._clock.monotonic() + _LASTS_S
         yield b"retry: 2000\n\n"
         yield _event("fresh", self._region(shown, asked.visitor))  # of what happened since the page itself was made
+        troubled = False
         while self._clock.monotonic() < until:
             await wait_for_event(self._draining, _LOOKS_S)
             if self._draining.is_set():
@@ -68,11 +69,12 @@ class Live:
                 found = await view(asked._replace(visitor=visitor))
             except (RequestError, StoreError):
                 yield _event("trouble", "")
+                troubled = True
                 continue
-            if found == shown:
+            if found == shown and not troubled:
                 yield b": nothing new\n\n"  # so that a browser that has gone is noticed
                 continue
-            shown = found
+            shown, troubled = found, False
             yield _event("fresh", self._region(found, visitor))
 
     def _region(self, shown: Shown, visitor: Visitor) -> str:

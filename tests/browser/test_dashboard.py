@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.core.clock import SystemClock
 from gateway.core.model import CallbackState
+from gateway.dashboard import live
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
@@ -112,6 +113,23 @@ async def test_a_callback_is_found_and_followed_live(world: World) -> None:
     assert steps["after"][-2].endswith(": answered 204")
     assert steps["paused"] == "true"
     assert steps["out"] == "/dashboard/sign-in"
+
+
+async def test_a_page_that_cannot_be_followed_is_followed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser gives up after an answer that is an error, as while the gateway starts: the page does not."""
+
+    def refuse() -> None:
+        monkeypatch.setattr(live, "_MOST", 0)
+
+    world.hooks.steps = [refuse, monkeypatch.undo]
+    steps = (await browse("again", world.url, token=TOKEN, go=world.hooks_url))["steps"]
+    assert steps["stayed"], "it need not be loaded again for that"
+
+
+async def test_many_pages_in_front_leave_connections_to_load_another(world: World) -> None:
+    """A browser has six to one server: four pages are followed, and the others say that they are not."""
+    steps = (await browse("many", world.url, token=TOKEN))["steps"]
+    assert (steps["live"], steps["then"]) == (4, 4)
 
 
 async def test_ten_thousand_are_filtered_searched_and_paged(world: World) -> None:

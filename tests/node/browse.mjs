@@ -91,6 +91,37 @@ const scenarios = {
     told.steps.out = new URL(page.url()).pathname;
   },
 
+  // A page that cannot be followed says so, and is followed as soon as it can be.
+  async again() {
+    const page = await open();
+    await signIn(page);
+    await page.getByText("Live · pause").waitFor();
+    await fetch(input.go, { method: "PUT" });
+    await page.reload();
+    await page.getByText("Not live").waitFor();
+    await page.evaluate(() => { window.stayed = true; });
+    await fetch(input.go, { method: "PUT" });
+    await page.getByText("Live · pause").waitFor();
+    told.steps.stayed = await page.evaluate(() => window.stayed);
+  },
+
+  // More pages in front than a browser has connections to one server.
+  async many() {
+    const pages = [await open()];
+    await signIn(pages[0]);
+    const live = () => Promise.all(pages.map(page => page.getByText("Live · pause").count()));
+    const sum = counts => counts.reduce((one, other) => one + other, 0);
+    for (let left = 7; left; left--) {
+      pages.push(await pages[0].context().newPage());
+      await pages.at(-1).goto(`${input.url}/dashboard/callbacks`, { timeout: limit });
+      await pages.at(-1).getByRole("button", { name: /^(Live · pause|Not live)$/ }).waitFor();
+    }
+    told.steps.live = sum(await live());
+    await pages.shift().close();
+    const until = Date.now() + limit;
+    do told.steps.then = sum(await live()); while (told.steps.then < 4 && Date.now() < until);
+  },
+
   // Filters take hold without a click on the button, and every page has what the one before has not.
   async lists() {
     const page = await open();

@@ -5,6 +5,9 @@
   const pause = document.getElementById("pause");
   const root = document.body.dataset.root;
   let stream = null;
+  let again = 0;
+  let turn = 0;
+  let leave = null; // gives this page's place among those that are followed to another
   let paused = sessionStorage.getItem("paused") === "yes";
 
   // The words of a span of time, as the server writes them.
@@ -49,26 +52,55 @@
     [...region.querySelectorAll("details")].forEach((one, at) => { one.open = Boolean(open[at]); });
     if (focused >= 0) focusable(region)[focused]?.focus({ preventScroll: true });
     tell();
+    show("live");
   };
   const focusable = region => [...region.querySelectorAll("a, button, summary, [tabindex]")];
   const place = region => focusable(region).indexOf(document.activeElement);
 
+  // A browser has six connections to a server, and each page that is followed keeps one: they are so few that another
+  // page can still be loaded. Without locks, as by plain http from elsewhere, nobody counts.
+  const PLACES = ["live-1", "live-2", "live-3", "live-4"];
+  const enter = async () => {
+    if (!navigator.locks) return () => {};
+    for (const name of PLACES) {
+      const found = await new Promise(told => {
+        const hold = lock => lock && new Promise(done => told(done));
+        navigator.locks.request(name, { ifAvailable: true }, hold).then(() => told(null), () => told(null));
+      });
+      if (found) return found;
+    }
+    return null;
+  };
+
   const close = () => {
+    turn++;
+    clearTimeout(again);
+    if (leave) leave();
+    leave = null;
     if (stream) stream.close();
     stream = null;
   };
-  const follow = () => {
+  const follow = async () => {
     close();
     if (!document.querySelector("[data-live]")) { pause.hidden = true; return; }
     if (paused) { show("paused"); return; }
     if (document.hidden) return; // nobody looks, and it costs nothing
+    const mine = turn;
+    const entered = await enter();
+    if (mine !== turn) { entered?.(); return; } // closed, or followed anew, meanwhile
+    if (!entered) { show("lost"); again = setTimeout(follow, 5000); return; }
+    leave = entered;
     const page = (location.pathname.slice(root.length) || "/") + location.search;
     stream = new EventSource(`${document.body.dataset.liveUrl}?page=${encodeURIComponent(page)}`);
     stream.addEventListener("open", () => show("live"));
     stream.addEventListener("fresh", fresh);
     stream.addEventListener("trouble", () => show("lost"));
     stream.addEventListener("gone", () => { close(); show("lost"); location.reload(); });
-    stream.addEventListener("error", () => show("lost"));
+    stream.addEventListener("error", ({ target }) => {
+      show("lost");
+      // After an answer that is none, as while the gateway starts, a browser does not ask again by itself.
+      if (target === stream && target.readyState === EventSource.CLOSED) again = setTimeout(follow, 5000);
+    });
   };
 
   pause.addEventListener("click", () => {

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.core.clock import SystemClock
+from gateway.core.errors import StoreError
 from gateway.core.model import CallbackState
 from gateway.dashboard import actions, application, lists, live
 from gateway.serve.asgi import serve_asgi
@@ -416,6 +417,28 @@ async def test_what_happens_before_a_page_is_followed_is_not_missed(world: World
         async for line in lines:
             if "it was delivered" in line:
                 break
+
+
+async def test_a_page_that_could_not_be_made_for_a_moment_is_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it shows what it did before: so whoever follows it hears that it is live again."""
+    monkeypatch.setattr(live, "_LOOKS_S", 0.02)
+
+    async def fails(*_: Any) -> Any:
+        raise StoreError("It fails.")
+
+    async with (
+        asyncio.timeout(LIMIT_S),
+        world.visitor.http.stream("GET", "/dashboard/live", params={"page": "/dashboard/tasks"}) as answer,
+    ):
+        lines = answer.aiter_lines()
+        with monkeypatch.context() as failing:
+            failing.setattr(world.gateway.store.registry, "search_tasks", fails)
+            while await anext(lines) != "event: trouble":
+                pass
+        while await anext(lines) != "event: fresh":
+            pass
 
 
 async def test_only_pages_are_followed(world: World) -> None:
