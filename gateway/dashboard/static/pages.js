@@ -44,6 +44,7 @@
     pause.dataset.state = state;
   };
   const fresh = event => {
+    if (event.target !== stream) return; // it was closed meanwhile
     const region = document.querySelector("[data-live]");
     if (!region) return;
     const open = [...region.querySelectorAll("details")].map(one => one.open);
