@@ -148,6 +148,7 @@ async def test_a_client_sees_its_own_and_the_operator_all(tmp_path: Path, upstre
                     one for one in ids if (await visitor.get(f"/dashboard/callbacks/{ids[one]}")).status_code == 200
                 }
                 assert found == ({*ids} if name == "operator" else {name})
+                assert ("The lists that they lead to have yours" in await visitor.page("/")) == (name != "operator")
                 refused = (await visitor.get("/dashboard/configuration")).status_code
                 assert refused == (200 if name == "operator" else 403)
         assert {who: names for who, names in seen.items() if who[0] != "operator" and names != {who[0]}} == {}

@@ -61,6 +61,7 @@ def test_five_failures_in_a_row_leave_one_probe() -> None:
     for _ in range(5):
         end_one(bulkhead, A, delivered=False)
     (probe,) = fill(bulkhead, A)
+    assert {lane: (held, alone) for lane, held, alone in bulkhead.lanes()} == {A: (1, True), B: (0, False)}
     assert len(fill(bulkhead, B)) > 1, "others are not concerned"
     bulkhead.ended(probe, delivered=False)
     (probe,) = fill(bulkhead, A)
