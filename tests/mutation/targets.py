@@ -59,6 +59,7 @@ MODULES = (
     "gateway/upstream/turns.py",
     "gateway/loops/pollshares.py",
     "gateway/loops/pauses.py",
+    "gateway/loops/failing.py",
 )
 
 LEFT_OUT = (
@@ -79,6 +80,7 @@ TESTS = (
     "tests/unit/loops/test_janitor.py",
     "tests/unit/loops/test_backup.py",
     "tests/unit/core/test_model.py",
+    "tests/unit/core/test_ids.py",
     "tests/unit/core/test_urls.py",
     "tests/unit/webhook/test_retry.py",
     "tests/unit/store/test_connectionlock.py",
@@ -113,6 +115,7 @@ TESTS = (
     "tests/integration/store/sqlite/test_backup.py",
     "tests/integration/store/sqlite/test_sql.py",
     "tests/integration/store/test_registry.py",
+    "tests/integration/store/test_search.py",
     "tests/integration/store/test_creates.py",
     "tests/integration/store/test_tasks.py",
     "tests/integration/store/test_pauses.py",

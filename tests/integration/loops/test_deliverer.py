@@ -371,6 +371,9 @@ def test_draining(takes_s: float, results_then: list[str], tmp_path: Path) -> No
         (callback,) = await owed(life)
         await until(lambda: len(receiver.times) == 1)
         (task,) = life.deliverer._in_flight._tasks
+        ((lane, its, _),) = life.deliverer.lanes()
+        assert (life.deliverer.in_flight, its) == (1, 1)
+        assert callback.url.startswith(lane.receiver)
         await life.supervisor.drain(10)
         assert task.cancelled() == (results_then == ["interrupted"])
         assert await results(life, callback) == results_then

@@ -1163,8 +1163,9 @@ def test_draining(takes_s: float, finished: bool, tmp_path: Path) -> None:
         life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
         callbacks = [await life.register(f"t{i}") for i in range(5)]
         await until(lambda: asked == 2, step_s=0.01)
+        assert life.poller.in_flight == 2
         await life.supervisor.drain(10)
-        assert (asked, life.claims) == (2, 0)
+        assert (asked, life.claims, life.poller.in_flight) == (2, 0, 0)
         states = [(await life.look(callback)).state for callback in callbacks]
         assert states.count(CallbackState.PENDING) == (2 if finished else 0)
         await life.store.close()

@@ -29,3 +29,14 @@ def test_a_lane_of_which_nothing_is_known_is_looked_through_whole() -> None:
     assert lanes.since(lane("a")) == 5
     assert lanes.since(lane("a")) == 0
     assert lanes.since(lane("b")) == 0
+
+
+def test_what_is_out_of_date_takes_no_memory() -> None:
+    """A lane whose first webhook falls due ever earlier is known by its earliest time alone, however often that was."""
+    lanes = LanesDue()
+    for due_at in range(10_000, 0, -1):
+        lanes.note(lane("a"), due_at)
+    assert len(lanes._heap) < 100
+    assert lanes.next_due_at == 1
+    assert lanes.take(10_000) == [lane("a")]
+    assert lanes.next_due_at is None
