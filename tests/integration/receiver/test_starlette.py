@@ -43,7 +43,7 @@ def signed(body: bytes, secret: str, at_s: float) -> dict[str, str]:
     return Signer(parse_secrets(secret)).headers("cb_1", int(at_s), body)
 
 
-@pytest.mark.parametrize("secret", [OLD, NEW])
+@pytest.mark.parametrize("secret", [OLD, NEW], ids=["old", "new"])
 async def test_a_good_one_is_handed_over(client: httpx.AsyncClient, secret: str) -> None:
     """With either secret; it may come in pieces."""
 
@@ -63,6 +63,7 @@ async def test_a_good_one_is_handed_over(client: httpx.AsyncClient, secret: str)
         (b'{"id":"p1"}', NEW, 0, 422, "The signature is right"),
         (b"x" * 1001, NEW, 0, 413, "more than 1000 bytes"),
     ],
+    ids=["another's", "old", "of no type", "large"],
 )
 async def test_what_is_refused_says_why(
     client: httpx.AsyncClient, body: bytes, secret: str, age_s: float, status: int, says: str
