@@ -306,6 +306,7 @@ async def test_what_keeps_an_upstream_from_being_asked_is_told(tmp_path: Path) -
         "metadata": {},
         "timeoutSeconds": 60,
         "upstream": "kie",
+        "format": "standard",
         "state": "waiting",
         "createdAt": "2026-11-23T10:00:00.000Z",
         "attempts": 0,
