@@ -28,11 +28,11 @@ demo-replicas: $(VENV)/.dev ## Kill one of three replicas on a PostgreSQL before
 run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 	@$(VENV)/bin/gateway serve $(ARGS)
 
-test: $(VENV)/.dev $(VENV)-openapi/.ready $(VENV)-receivers/.ready $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test
-	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
+test: $(VENV)/.dev $(VENV)-openapi/.ready $(VENV)-receivers/.ready $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test, but for those in a browser
+	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal --ignore tests/browser $(ARGS)
 
 test-browser: $(VENV)/.dev tests/node/node_modules/.stamp ## Run the tests of the pages in a real browser; PICTURES=FOLDER keeps what they look like
-	@PICTURES=$(PICTURES) $(VENV)/bin/python -m pytest tests/browser $(ARGS)
+	@PICTURES=$(PICTURES) $(VENV)/bin/python -m pytest tests/browser -n 2 --dist worksteal $(ARGS)
 
 pictures: $(VENV)/.dev tests/node/node_modules/.stamp ## Make the pictures of the dashboard in gateway/manual/ anew, with Chromium
 	@$(VENV)/bin/python -m tests.browser.pictures
@@ -79,7 +79,7 @@ mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test no
 cover: $(VENV)/.dev ## Check that the tests take every branch of the state machine; some minutes
 	@$(VENV)/bin/python -m tests.mutation --coverage
 
-check: lint format-check types test ## All that must hold before a commit: lint, format, types, test
+check: lint format-check types test test-browser ## All that must hold before a commit: lint, format, types, tests, in a browser too
 
 lint: $(VENV)/.dev ## Look for mistakes in the source
 	@$(VENV)/bin/python -m ruff check

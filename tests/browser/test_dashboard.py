@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,8 @@ async def test_ten_thousand_are_filtered_searched_and_paged(world: World) -> Non
     steps = (await browse("lists", world.url, token=TOKEN, pages=4))["steps"]
     assert len(steps["seen"]) == len(set(steps["seen"])) == 200
     assert (steps["cancelled"], steps["back"]) == (1, 50)
-    assert [line.split("\n")[0] for name in ("first", "last") for line in steps[name]] == ["never-9990", "never-3"]
+    found = [re.findall(r"never-\d+", line)[0] for name in ("first", "last") for line in steps[name]]
+    assert found == ["never-9990", "never-3"]
     assert steps["slowest_ms"] < 1000, "a page of ten thousand is there before anybody wonders"
 
 
