@@ -796,6 +796,37 @@ def test_making_a_callback_of_the_apis_own_has_room(tmp_path: Path, items: int) 
     run_virtual(main())
 
 
+@pytest.mark.parametrize("items", [5_000, 100_000], ids=["came with its claim", "is read"])
+def test_a_callback_that_is_weighed_at_the_stop_does_not_begin(tmp_path: Path, items: int) -> None:
+    """It goes back at once, though there is room for it: what begins at the stop may be cut short."""
+    weighing = asyncio.Event()
+
+    async def send(url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
+        raise AssertionError(url)
+
+    async def main() -> None:
+        life = new_life(tmp_path / "db", ScriptedSender(send))
+        work = life.memory.work
+
+        async def working(function: Callable[..., Any], *args: Any) -> Any:
+            weighing.set()
+            await asyncio.sleep(1)  # it is a large one
+            return await work(function, *args)
+
+        life.memory.work = working  # type: ignore[method-assign]
+        await life.start()
+        record = b'{"urls":[%b]}' % b",".join([b"{}"] * items)
+        (callback,) = await owed(life, record=callback_parts({"count": "{urls.0}", "id": "{absent}"}, record))
+        await weighing.wait()
+        began_s = life.clock.monotonic()
+        await life.supervisor.drain(10)
+        assert life.clock.monotonic() - began_s < 2, "it was not made, which takes as long once more"
+        assert (life.claims, await results(life, callback)) == (0, [])
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_claim_that_is_not_held_any_more_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another replica may be sending it: it is given back with nothing recorded, and comes when it is claimed again."""
     held = [False, True]

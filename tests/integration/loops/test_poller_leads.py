@@ -8,13 +8,14 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.model import Callback, CallbackState
+from gateway.core.model import Callback, CallbackState, Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store.engine import Lead, Work
+from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.durations import of_model
-from tests.life import Life, Transport, teach, until
+from tests.life import Life, ScriptedUpstream, Transport, teach, until
 from tests.virtualtime import VirtualClock, run_virtual
 
 FAST = (RateWindow(1000, 1.0),)
@@ -117,6 +118,42 @@ def test_what_comes_after_the_lease_is_stored_by_nobody(tmp_path: Path) -> None:
         assert (found.state, found.task.polls) == (CallbackState.PENDING, 1)
         await life.stop()
 
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("trouble", ["a defect", "not stored"])
+def test_a_poll_that_fails_once_its_term_is_over_leaves_the_task_to_the_next_term(tmp_path: Path, trouble: str) -> None:
+    """In which it is asked about again by then: given back, it would be asked about twice at once."""
+    asked: list[float] = []
+
+    async def reply(_: str) -> PollResult:
+        asked.append(VirtualClock().monotonic())
+        await asyncio.sleep(10 if len(asked) > 1 else 1)
+        if len(asked) == 1 and trouble == "a defect":
+            raise ValueError(trouble)
+        life.connection.broken = "disk full" if len(asked) == 1 else None
+        return PollResult(kind=PollKind.TERMINAL, outcome=Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t"}'))
+
+    async def main() -> None:
+        nonlocal life
+        lease = Lease(VirtualClock())
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply), lease=lease).start()
+        callback = await life.register("t", client="c")
+        await lead(life, 3600.0)
+        await until(lambda: len(asked) == 1)
+        await asyncio.sleep(1.2)
+        life.connection.broken = None
+        end(life)
+        await lead(life, 3600.0, 2)
+        await until(lambda: len(asked) == 2, limit_s=0.7)
+        await asyncio.sleep(8)
+        assert (len(asked), life.poller.in_flight) == (2, 1)
+        await asyncio.sleep(3)
+        assert (await look(life, callback)).state is CallbackState.PENDING
+        assert len(asked) == 2
+        await life.stop()
+
+    life: Life
     run_virtual(main())
 
 
