@@ -34,6 +34,7 @@ def webhook(on: Lane, *, retry: bool = False) -> DueCallback:
         redeliveries=0,
         due_at=0,
         fence=0,
+        trace=None,
     )
 
 

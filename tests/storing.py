@@ -77,6 +77,7 @@ def new(
     first_poll_at: int | None = None,
     model: str | None = None,
     shape: Format = Format.STANDARD,
+    trace: str | None = None,
 ) -> NewCallback:
     return NewCallback(
         id=new_callback_id(at),
@@ -90,6 +91,7 @@ def new(
         first_poll_at=at if first_poll_at is None else first_poll_at,
         model=model,
         format=shape,
+        trace=trace,
     )
 
 

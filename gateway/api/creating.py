@@ -61,6 +61,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """Its client's own, or one that the gateway has made."""
     create: NewCreate | None
     """What is taken down of it, where the id is its client's own."""
+    trace: str | None
+    """What its webhook is to be a part of."""
     again: bool
     """Whether it was forwarded before, and the upstream knows what became of that."""
 
@@ -235,31 +237,24 @@ class Creating:
             body=told.body if len(told.body) <= _MAX_KEPT else None,
         )
         if asked.callback is not None and found.task_id is not None:
-            work = self.register(one.client, found.task_id, asked.callback[1], asked.model, create, answer)
+            work = self._register(one, found.task_id, asked.callback[1], answer)
             return self._forwarding.spawn(work, f"proxy-register-{found.task_id}")
         if create is not None:
             kept = self._note(create, partial(self._registry.end_create, create, answer, []))
             return self._forwarding.spawn(kept, f"proxy-answered-{create.request_id}")
         return None
 
-    async def register(
-        self,
-        client: str,
-        task_id: str,
-        url: str,
-        model: str | None,
-        create: NewCreate | None = None,
-        answer: CreateAnswer | None = None,
-    ) -> None:
+    async def _register(self, one: Outgoing, task_id: str, url: str, answer: CreateAnswer) -> None:
         """Register a callback, with the answer to its create where that may be repeated: its task is paid for."""
+        client, model, create = one.client, one.asked.model, one.create
         told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
         asked = CallbackRequest(task_id=task_id, callback_url=url, model=model, format=self._callback_format)
 
         async def write() -> None:
             now = self._clock.now()  # anew each time: the clock may have been set since the last
             first_poll_at = self._timetable.first_poll_at(now, client, model, new=True)
-            new = new_callback(asked, b"{}", client, self._upstream.name, now, first_poll_at)
-            if create is None or answer is None:
+            new = new_callback(asked, b"{}", client, self._upstream.name, now, first_poll_at, one.trace)
+            if create is None:
                 (registration,) = await self._registry.register([new])
             else:
                 (registration,) = await self._registry.end_create(create, answer, [new])

@@ -45,6 +45,7 @@ from gateway.core.errors import (
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
+from gateway.core.tracecontext import trace_in
 from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter
 
@@ -143,7 +144,14 @@ class UpstreamProxy:
             told_by = digest() if len(body) <= SMALL else await large.work(request, digest)
             create = self._once.create(client, request_id, told_by)
         one = Outgoing(
-            asked=asked, target=to, headers=headers, client=client, request_id=request_id, create=create, again=False
+            asked=asked,
+            target=to,
+            headers=headers,
+            client=client,
+            request_id=request_id,
+            create=create,
+            trace=trace_in(request.scope["headers"]),
+            again=False,
         )
         if create is None:
             return "forwarded", await self._create_anew(request, one)

@@ -49,6 +49,7 @@ from gateway.core.errors import (
 from gateway.core.ids import new_callback_id
 from gateway.core.model import Callback, Format, NewCallback, Registration
 from gateway.core.telemetry import Metrics
+from gateway.core.tracecontext import trace_in
 from gateway.store import Registry
 
 __all__ = ["BatchAnswers", "Registering", "new_callback"]
@@ -113,7 +114,8 @@ class Registering:
         asked = decode(await read_body(request, MAX_BODY), _one)
         await self._check(asked.callback_url)
         # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
-        new = self._new_callback(client, asked, encode_metadata(asked.metadata), self._clock.now())
+        trace = trace_in(request.scope["headers"])
+        new = self._new_callback(client, asked, encode_metadata(asked.metadata), self._clock.now(), trace)
         registration = await self._registered(request, new)
         if isinstance(registration, RequestError):
             raise registration
@@ -134,9 +136,11 @@ class Registering:
         read = await work(request, _read_batch, body) if len(body) > _READ_AT_ONCE else _read_batch(body)
         del body
         verdicts = await self._verdicts({item.asked.callback_url for item in read if isinstance(item, _Item)})
-        now = self._clock.now()
+        now, trace = self._clock.now(), trace_in(request.scope["headers"])
         checked = [
-            verdicts[item.asked.callback_url] or self._new_item(client, item, now) if isinstance(item, _Item) else item
+            verdicts[item.asked.callback_url] or self._new_item(client, item, now, trace)
+            if isinstance(item, _Item)
+            else item
             async for item in paced(read)
         ]
         new = [item for item in checked if isinstance(item, NewCallback)]
@@ -149,7 +153,9 @@ class Registering:
             self._registrations[status == 201].inc(count)
         return Response(await _encoded(answers), media_type="application/json")
 
-    def _new_callback(self, client: str, asked: CallbackRequest, metadata: bytes, now: int) -> NewCallback:
+    def _new_callback(
+        self, client: str, asked: CallbackRequest, metadata: bytes, now: int, trace: str | None
+    ) -> NewCallback:
         upstream = asked.upstream
         if upstream is None:
             upstream = self.client_upstreams.get(client, self._default_upstream)
@@ -157,7 +163,7 @@ class Registering:
             what = "is missing" if upstream is None else "is not configured"
             raise invalid("upstream", f"{what}; there is: {', '.join(self._first_poll_at)}")
         first_poll_at = self._first_poll_at[upstream](asked.task_id, now, client, asked.model)
-        return new_callback(asked, metadata, client, upstream, now, first_poll_at)
+        return new_callback(asked, metadata, client, upstream, now, first_poll_at, trace)
 
     async def _registered_batch(
         self, request: Request, new: list[NewCallback]
@@ -197,9 +203,9 @@ class Registering:
             return Unavailable(error.message)
         return registration
 
-    def _new_item(self, client: str, item: "_Item", now: int) -> NewCallback | RequestError:
+    def _new_item(self, client: str, item: "_Item", now: int, trace: str | None) -> NewCallback | RequestError:
         try:
-            return self._new_callback(client, item.asked, item.metadata, now)
+            return self._new_callback(client, item.asked, item.metadata, now, trace)
         except RequestError as error:
             return error
 
@@ -226,7 +232,13 @@ class Registering:
 
 
 def new_callback(
-    asked: CallbackRequest, metadata: bytes, client: str, upstream: str, now: int, first_poll_at: int
+    asked: CallbackRequest,
+    metadata: bytes,
+    client: str,
+    upstream: str,
+    now: int,
+    first_poll_at: int,
+    trace: str | None,
 ) -> NewCallback:
     """Return what is stored of a registration that is made now, whoever has asked for it."""
     return NewCallback(
@@ -241,6 +253,7 @@ def new_callback(
         first_poll_at=first_poll_at,
         model=asked.model,
         format=asked.format or Format.STANDARD,
+        trace=trace,
     )
 
 

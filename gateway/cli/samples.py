@@ -55,6 +55,7 @@ def sample(kind: str, format_: Format, url: str, client: str, profile: Profile, 
         redeliveries=0,
         due_at=now,
         fence=0,
+        trace=None,
         body_bytes=len(body),
         body=None,
     )

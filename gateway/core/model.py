@@ -181,6 +181,8 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     model: str | None = None
     """Which model works on the task, where the client has told, in the registration or its create."""
     format: Format = Format.STANDARD
+    trace: str | None = None
+    """What its webhook is to be a part of: ``gateway.core.tracecontext``."""
 
     @property
     def receiver(self) -> str:
@@ -354,6 +356,8 @@ class DueCallback(_Noun, frozen=True, kw_only=True):
     due_at: int
     fence: int
     """Which claim of it this is: each one after it voids it. Always 0 with one process."""
+    trace: str | None
+    """As in NewCallback."""
     body_bytes: int
     """How large its body is at most, but for its own id and metadata."""
     body: BodyParts | bytes | None

@@ -10,7 +10,18 @@ from gateway.core.model import CallbackState
 
 __all__ = ["NEW_CALLBACK", "Counted", "CreateStatements", "ReadStatements", "SearchStatements", "Statements"]
 
-NEW_CALLBACK = ("id", "client", "url", "receiver", "metadata", "timeout_s", "created_at", "expires_at", "format")
+NEW_CALLBACK = (
+    "id",
+    "client",
+    "url",
+    "receiver",
+    "metadata",
+    "timeout_s",
+    "created_at",
+    "expires_at",
+    "format",
+    "trace",
+)
 """What a registration sets of a callback's row."""
 
 

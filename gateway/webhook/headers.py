@@ -13,6 +13,7 @@ import structlog
 
 from gateway.core.masking import Mask
 from gateway.core.model import DueCallback, Format
+from gateway.core.tracecontext import headers_of
 from gateway.signature import Signer
 
 __all__ = ["RECORD_SIGNATURE_HEADER", "RECORD_TIMESTAMP_HEADER", "ClientHeaders", "ClientWebhooks"]
@@ -63,6 +64,7 @@ class ClientHeaders:
         client = self._of(claim.client)
         return {
             **client.headers,
+            **headers_of(claim.trace),
             "content-type": "application/json",
             **client.signer.headers(claim.id, timestamp_s, body),
             **(self._record_headers(claim, timestamp_s) if claim.format is Format.RECORD else {}),

@@ -102,7 +102,7 @@ TABLES = (
             "seq", "task_seq", "timeout_s", "created_at", "expires_at", "attempts", "budget_used", "redeliveries",
             "next_attempt_at", "delivered_at", "ended_at", "cancelled",
         ),
-        ("id", "client", "url", "receiver", "format", "state", "last_error"),
+        ("id", "client", "url", "receiver", "format", "trace", "state", "last_error"),
         ("metadata", "body"),
         large=("body",),
         numbered=True,

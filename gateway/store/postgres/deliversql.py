@@ -83,12 +83,12 @@ c AS (
     FROM due CROSS JOIN clock WHERE callbacks.seq = ANY (ARRAY[due.seq])
     RETURNING callbacks.*)
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
-    c.next_attempt_at, c.fence, {_BODY}
+    c.next_attempt_at, c.fence, c.trace, {_BODY}
 FROM c CROSS JOIN {_TASK_OF}
 UNION ALL
 SELECT share.place, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     ({_LEFT.format("")}), CASE WHEN NOT share.retries THEN ({_LEFT.format(" AND budget_used = 0")}) END,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM clock CROSS JOIN share
 ORDER BY next_attempt_at, seq
 """  # noqa: S608 - as above

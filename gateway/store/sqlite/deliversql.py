@@ -43,7 +43,7 @@ ORDER BY next_attempt_at LIMIT ?
 
 SELECT_DUE_CALLBACKS = f"""
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
-    c.next_attempt_at, 0, {_BODY}
+    c.next_attempt_at, 0, c.trace, {_BODY}
 FROM json_each(?) AS due CROSS JOIN callbacks AS c ON c.seq = due.value CROSS JOIN tasks AS t ON t.seq = c.task_seq
 ORDER BY c.next_attempt_at
 """  # noqa: S608 - the interpolated part is a constant above

@@ -48,7 +48,7 @@ TASKS = {
     "callbacks": """
         SELECT c.id, {0}, client, url, receiver, metadata, timeout_s, format, c.state, c.created_at, expires_at,
             attempts, budget_used, redeliveries, next_attempt_at, delivered_at, ended_at, c.last_error,
-            cancelled = c.seq, body FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq ORDER BY 1""",
+            cancelled = c.seq, body, trace FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq ORDER BY 1""",
     "attempts": """
         SELECT c.id, number, started_at, duration_ms, status_code, error, result, excerpt
         FROM attempts JOIN callbacks AS c ON c.seq = callback_seq ORDER BY 1, 2""",
@@ -57,6 +57,7 @@ TASKS = {
         FROM creates ORDER BY 1, 2, 3""",
     "orphans": "SELECT count(*) FROM attempts WHERE callback_seq NOT IN (SELECT seq FROM callbacks)",
 }  # fmt: skip
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 rojo=1"
 NAME = "t.upstream || ' ' || t.task_id"
 
 
@@ -184,6 +185,7 @@ class Chance:
                 first_poll_at=self.now + self._chance.randrange(3000),
                 model=self._maybe("m"),
                 shape=self._chance.choice([Format.STANDARD, Format.RECORD]),
+                trace=TRACE if self.now % 2 else None,
             )
             for _ in range(self._chance.randrange(1, 5))
         ]
@@ -287,7 +289,7 @@ class Chance:
             claim = DueCallback(
                 seq=seqs[row[0]], id=row[0], task_id="t", client=row[2], url=row[3], receiver=row[4],
                 format=Format.STANDARD, attempts=row[11], budget_used=row[12], redeliveries=redeliveries, due_at=0,
-                fence=0, body_bytes=0, body=None,
+                fence=0, trace=None, body_bytes=0, body=None,
             )  # fmt: skip
             return ports.outbox.record_kind.apply([AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=again)])
 

@@ -55,6 +55,16 @@ async def test_a_large_webhook_is_read_by_itself(new_store: NewStore) -> None:
     assert bodies == [body_template(large, NOW + 1).fill(callback.id, b'{"n":1}')] * 2
 
 
+async def test_a_claim_tells_what_its_webhook_is_a_part_of(store: Store) -> None:
+    """As its registration had it; null where that had none."""
+    traces = ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 rojo=1", None]
+    for number, trace in enumerate(traces):
+        callback = await registered(store, new(f"task-{number}", trace=trace))
+        await settle(store, callback, at=NOW + number)
+    owed, _ = await claim_webhooks(store, NOW + 1, 2)
+    assert [one.trace for one in owed] == traces
+
+
 async def test_a_claimed_webhook_that_was_cancelled_has_no_body(store: Store) -> None:
     """Its attempt may have waited for room for long, and its row may be gone."""
     callback = await registered(store)

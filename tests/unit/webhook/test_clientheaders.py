@@ -13,7 +13,7 @@ from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 DEFAULT, SHOP = parse_secrets(make_secret()), parse_secrets(make_secret())
 
 
-def claim(client: str, shape: Format = Format.STANDARD) -> DueCallback:
+def claim(client: str, shape: Format = Format.STANDARD, trace: str | None = None) -> DueCallback:
     return DueCallback(
         seq=1,
         id="cb_1",
@@ -29,6 +29,7 @@ def claim(client: str, shape: Format = Format.STANDARD) -> DueCallback:
         redeliveries=0,
         due_at=0,
         fence=0,
+        trace=trace,
     )
 
 
@@ -51,6 +52,17 @@ def test_each_client_has_its_own(made: Any) -> None:
     default = made.headers(claim("default"), b"{}", 1_700_000_000)
     assert default["webhook-signature"] == Signer(DEFAULT).sign("cb_1", 1_700_000_000, b"{}")
     assert set(default) == {"content-type", "webhook-id", "webhook-timestamp", "webhook-signature"}
+
+
+def test_a_registrations_trace_goes_along() -> None:
+    """It is the callback's own: a client's header of that name stands for one that has none."""
+    made = ClientHeaders()
+    own = {"shop": ClientWebhooks(Signer(SHOP), {"traceparent": "the client's"})}
+    made.use(Signer(DEFAULT), own)
+    traced = made.headers(claim("shop", trace="00-1-2-01 rojo=1"), b"{}", 1_700_000_000)
+    assert (traced["traceparent"], traced["tracestate"]) == ("00-1-2-01", "rojo=1")
+    untraced = made.headers(claim("shop"), b"{}", 1_700_000_000)
+    assert (untraced["traceparent"], "tracestate" in untraced) == ("the client's", False)
 
 
 def test_a_client_that_is_gone_is_served_by_the_default_secret(made: Any) -> None:

@@ -94,7 +94,7 @@ def rows(path: Path) -> Rows:
         task.pop("watchers", None)
         assert {task.pop(name, None) for name in ("record", "read_until", "told_at", "denied_at", "poll_log")} == {None}
     for callback in found["callbacks"]:
-        assert callback.pop("format", "standard") == "standard"
+        assert (callback.pop("format", "standard"), callback.pop("trace", None)) == ("standard", None)
     took: list[tuple[object, ...]] = [
         (row["upstream"], row["model"], row["duration_ms"])
         for row in sorted(found.pop("durations", []), key=lambda row: str(row["seq"]))
@@ -284,6 +284,18 @@ async def test_polls_are_as_they_were(version: int, tmp_path: Path) -> None:
         PastPoll(5000, "running", 4000, Why.EXPLORING, 0),
         PastPoll(9000, "broken", 2000, Why.BACKOFF, 0),
     ]
+
+
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version >= 12])
+async def test_traces_are_as_they_were(version: int, tmp_path: Path) -> None:
+    """An attempt after the upgrade is a part of the trace that its registration was a part of."""
+
+    async def trace(store: SqliteStore) -> str | None:
+        ((owed,), _) = await claim_webhooks(store, AT + 200_000, 9)
+        return owed.trace
+
+    kept = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
+    assert await opened(database(tmp_path / "gateway.db", version), trace) == kept
 
 
 @made_by

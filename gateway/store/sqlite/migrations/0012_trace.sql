@@ -1,0 +1,4 @@
+-- What a callback's webhook is to be a part of: the traceparent of its registration, and behind a blank its tracestate
+-- (gateway/core/tracecontext.py). Null: it had none, or came before this was kept.
+
+ALTER TABLE callbacks ADD COLUMN trace TEXT;
