@@ -1,5 +1,6 @@
 """The stores under test: the suite of each port runs once for every engine, through a parameter of ``new_store``."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -34,10 +35,16 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
 
 @pytest.fixture
 async def store(new_store: NewStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    """Return one that nobody else uses, and looks for no others' changes: on a slow machine a look fell amid a test."""
-    for pause in ("_LOOK_S", "_LOOK_UNTOLD_S"):
-        monkeypatch.setattr(f"gateway.store.postgres.hints.{pause}", 3600.0)
+    """Return one that nobody else uses, and looks for no others' changes: on a slow machine a look fell amid a test.
+
+    Not even once it listens: what such a look has read before a claim it would note anew after it.
+    """
+    monkeypatch.setattr("gateway.store.postgres.hints.ReplicaHints._look_once", _never)
     async with AsyncExitStack() as stack:
         with capture_logs() as log:
             yield await opened(new_store(), stack)
     assert not [line for line in log if line["log_level"] == "error"], "a follow-up that fails is told to nobody else"
+
+
+async def _never(*_: object) -> None:
+    await asyncio.Event().wait()

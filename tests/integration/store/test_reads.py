@@ -259,8 +259,9 @@ async def test_what_was_asked_for_before_is_older(store: Store, newer: bytes, ol
 
 
 async def test_the_last_of_several_large_answers_at_once_stands(store: Store) -> None:
-    """In one transaction, too."""
+    """In one transaction, too: which takes them in the order in which they come, once it is known that there is room."""
     watch = store.registry.watch
+    await watch(wish("another"))
     answers = [b'{"logs":"%b"}' % (letter * SMALL) for letter in (b"a", b"b", b"c")]
     told = [wish(at=NOW + n, record=answers[n], asked_at=NOW + n) for n in range(3)]
     found = await asyncio.gather(watch(told[0]), watch(told[2]), watch(told[1]))
