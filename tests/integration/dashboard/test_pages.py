@@ -465,7 +465,8 @@ async def test_too_many_are_not_followed(
     request.addfinalizer(gc.enable)
     follow: dict[str, Any] = {"params": {"page": "/"}}
     async with world.visitor.http.stream("GET", "/dashboard/live", **follow) as one:
-        await anext(one.aiter_lines())
+        lines = one.aiter_lines()  # whose end would be the stream's
+        await anext(lines)
         assert (await world.visitor.get("/dashboard/live", **follow)).status_code == 503
     async with asyncio.timeout(LIMIT_S):
         while True:

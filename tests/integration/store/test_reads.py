@@ -259,7 +259,7 @@ async def test_what_was_asked_for_before_is_older(store: Store, newer: bytes, ol
 
 
 async def test_the_last_of_several_large_answers_at_once_stands(store: Store) -> None:
-    """In one transaction, too: which takes them in the order in which they come, once it is known that there is room."""
+    """In one transaction, too: they come in their order, once it is known that there is room."""
     watch = store.registry.watch
     await watch(wish("another"))
     answers = [b'{"logs":"%b"}' % (letter * SMALL) for letter in (b"a", b"b", b"c")]
