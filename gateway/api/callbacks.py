@@ -46,7 +46,6 @@ T = TypeVar("T")
 _ROW = 600  # bytes of a callback in a list, but for its metadata and URL
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
-_MOST_COUNTED = 100_000  # dead callbacks, of a dry run
 
 _WHOLE = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -129,8 +128,8 @@ class Callbacks:
         whose = _whose(request, asked.client)
         if asked.dry_run:
             async with share(request, WHOLE):
-                found = await self._registry.find_dead(whose, since, until, _MOST_COUNTED, asked.receiver)
-            return json_response(Redelivered(count=len(found)))
+                count = await self._registry.count_dead(whose, since, until, asked.receiver)
+            return json_response(Redelivered(count=count))
         turn = partial(share, request, WHOLE)
         count = await self._registry.redeliver_dead(whose, since, until, now, turn, asked.receiver)
         return json_response(Redelivered(count=count), 202)

@@ -127,7 +127,7 @@ Receiver = Annotated[
         description="Only those of receivers with this text in their name: scheme, host and port of a callback URL.",
     ),
 ]
-DryRun = Annotated[bool, msgspec.Meta(description="Only say how many there are, up to 100,000; redeliver none.")]
+DryRun = Annotated[bool, msgspec.Meta(description="Only say how many there are; redeliver none.")]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):

@@ -18,9 +18,9 @@ from gateway.core.clock import SystemClock, to_iso
 
 __all__ = ["run"]
 
-_MOST_COUNTED = 100_000
-"""The API counts no more."""
 _LOOK_S = 1.0
+_LOOK_SHARE = 10
+"""A look at how many are left comes this many times as long after one as that one took."""
 _PAUSE_S = 1.0
 _FAILURES = 5
 
@@ -35,14 +35,12 @@ def run(gateway: RemoteGateway, which: Mapping[str, Any], *, yes: bool, as_json:
             click.echo("No dead callback is among those.")
         return 0
     many = f"{count:,} dead callback{'s' if count > 1 else ''}"
-    if count == _MOST_COUNTED:
-        many = f"{count:,} dead callbacks or more"
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"{many}: give --yes to redeliver without being asked.")
         click.confirm(f"Redeliver {many}?", abort=True, err=True)
     if as_json:
-        return _redeliver(gateway, which, lambda left: None)
+        return _redeliver(gateway, which, count, lambda left: None)
     with progress("callbacks").stage("redeliver", count, 0) as advance:
         shown = 0
 
@@ -52,22 +50,24 @@ def run(gateway: RemoteGateway, which: Mapping[str, Any], *, yes: bool, as_json:
                 advance(more)
                 shown += more
 
-        done = _redeliver(gateway, which, tell)
+        done = _redeliver(gateway, which, count, tell)
         tell(0)
     click.echo(f"{done:,} are due again, with a fresh attempt budget.")
     return done
 
 
-def _redeliver(gateway: RemoteGateway, which: Mapping[str, Any], tell: Callable[[int], None]) -> int:
-    """Ask for it until all is done; ``tell`` how many are left meanwhile. Return how many are redelivered."""
-    count = gateway.redeliver_dead(**which, dryRun=True)
+def _redeliver(gateway: RemoteGateway, which: Mapping[str, Any], count: int, tell: Callable[[int], None]) -> int:
+    """Ask for those ``count`` until all is done; ``tell`` how many are left. Return how many are redelivered."""
     done = failures = 0
     while True:
         asked = _Redelivering(gateway, which)
         try:
-            while not asked.done.wait(_LOOK_S):
+            took_s = 0.0
+            while not asked.done.wait(max(_LOOK_S, _LOOK_SHARE * took_s)):
+                looked = time.monotonic()
                 with suppress(ApiError):  # the request itself is what counts
                     tell(gateway.redeliver_dead(**which, dryRun=True))
+                took_s = time.monotonic() - looked
         except KeyboardInterrupt:
             click.echo("Stopped: a part may be due again by now; the same command does the rest.", err=True)
             raise

@@ -20,9 +20,6 @@ from gateway.dashboard.parts import PageParts
 
 __all__ = ["NOTICES", "Actions"]
 
-_MOST = 100_000
-_MOST_OF_RECEIVER = 10_000
-"""So many are counted where one receiver's are meant."""
 NOTICES = {
     "redelivered": "The webhook is due again, with a fresh attempt budget.",
     "cancelled": "The callback is cancelled: nothing more is sent.",
@@ -40,11 +37,6 @@ class Dead(NamedTuple):
     until: int
     receiver: str | None
     """A text that the receiver has in its name; None: whichever it is."""
-
-    @property
-    def most(self) -> int:
-        """How many of them are looked at."""
-        return _MOST if self.receiver is None else _MOST_OF_RECEIVER
 
 
 class Actions:
@@ -82,11 +74,10 @@ class Actions:
     async def ask_redeliver_dead(self, asked: Asked) -> Shown:
         """Show how many died within a span, before anything is done about them."""
         dead = self._dead(asked, asked.query)
-        count = len(await self._find(dead, dead.most + 1))
+        count = await self._registry.count_dead(*dead)
         done = asked.query.get("done", "")
         context = {
-            "count": min(count, dead.most),
-            "more": count > dead.most,
+            "count": count,
             "since": asked.query.get("since", ""),
             "until": asked.query.get("until", ""),
             "receiver": dead.receiver,
@@ -102,9 +93,6 @@ class Actions:
         now = self._clock.now()
         count = await self._registry.redeliver_dead(dead.client, dead.since, dead.until, now, receiver=dead.receiver)
         return f"/dashboard/redeliver?{urlencode({'done': count})}"
-
-    async def _find(self, dead: Dead, most: int) -> list[str]:
-        return await self._registry.find_dead(dead.client, dead.since, dead.until, most, dead.receiver)
 
     def _dead(self, asked: Asked, given: Mapping[str, str]) -> Dead:
         own = asked.visitor.client

@@ -133,16 +133,14 @@ class Registry(ProxyRegistry, Protocol):
     ) -> int:
         """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many.
 
-        ``receiver``: only those of receivers with this text in their name, as ``find_dead`` finds them.
+        ``receiver``: only those of receivers with this text in their name, as ``count_dead`` counts them.
 
         In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
         redelivered by then: the same call redelivers the rest.
         """
 
-    async def find_dead(
-        self, client: str | None, since: int, until: int, most: int, receiver: str | None = None
-    ) -> list[str]:
-        """Return ids of callbacks that died in ``since`` ≤ t < ``until``, of receivers with this text in their name."""
+    async def count_dead(self, client: str | None, since: int, until: int, receiver: str | None = None) -> int:
+        """Return how many callbacks died in ``since`` ≤ t < ``until``, of receivers with this text in their name."""
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""

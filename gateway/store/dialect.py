@@ -222,5 +222,10 @@ class SearchStatements(Protocol):
     """The same of tasks."""
     SELECT_POLL_LOG: str
     """seq → poll_log of a task."""
+    COUNT_DIED: str
+    """:client, :since, :until, :most, :receiver or NULL → how many died in a part of that time, and until when it is.
+
+    In the part died so many of the client's, or all that did; more where they died at one instant.
+    """
     SELECT_DEAD: str
     """:client, :until, :at, :seq, :limit → ended_at, seq, id, receiver of its dead ones, in order."""

@@ -38,7 +38,6 @@ from gateway.store.writer import Kind, Writer
 
 __all__ = ["StoreRegistry"]
 
-_FOUND_AT_ONCE = 10_000  # dead callbacks of a receiver
 _REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
 _PART = 2000  # rows that are counted at once: a millisecond at most
 
@@ -274,8 +273,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
         return count
 
     async def _of_all(self, client: str | None, about: Mapping[str, int], turn: Turn) -> AsyncIterator[int]:
-        whose = [client] if client is not None else rows.first_column(await self._engine.read(self._sql.SELECT_CLIENTS))
-        for one in whose:
+        for one in await self._clients(client):
             some = _REDELIVERED_AT_ONCE
             while some == _REDELIVERED_AT_ONCE:
                 async with turn():
@@ -286,9 +284,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
         self, client: str | None, about: Mapping[str, int], turn: Turn, receiver: str
     ) -> AsyncIterator[int]:
         """Redeliver those of receivers with this text in their name: they are few, and no index has them."""
-        ids: Sequence[str] = ("",) * _FOUND_AT_ONCE
-        while len(ids) == _FOUND_AT_ONCE:
-            ids = await self.find_dead(client, about["since"], about["until"], _FOUND_AT_ONCE, receiver)
+        async for ids in self._dead_of(client, about["since"], about["until"], receiver):
             for start in range(0, len(ids), _REDELIVERED_AT_ONCE):
                 some = ids[start : start + _REDELIVERED_AT_ONCE]  # these share a transaction
                 async with turn():

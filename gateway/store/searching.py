@@ -4,7 +4,7 @@ Owns how many rows a part is, and how a text is looked for in metadata. Called t
 which this is a part.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _ROWS = 4000
 """Looked at in one part: some ten milliseconds, in which others wait where the database is a file."""
+_COUNTED = 10_000
+"""Counted in one part, of an index alone: some milliseconds."""
 
 
 class StoreSearch:
@@ -56,22 +58,31 @@ class StoreSearch:
             return Looked(found, found[-1].seq)  # type: ignore[attr-defined]
         return Looked(found, first if first > 0 else None)
 
-    async def find_dead(
-        self, client: str | None, since: int, until: int, most: int, receiver: str | None = None
-    ) -> list[str]:
-        engine = self._engine
-        whose = [client] if client is not None else rows.first_column(await engine.read(engine.sql.SELECT_CLIENTS))
-        ids: list[str] = []
-        for one in whose:
-            at, seq = since, -1
-            while len(ids) < most:
+    async def count_dead(self, client: str | None, since: int, until: int, receiver: str | None = None) -> int:
+        count = 0
+        for one in await self._clients(client):
+            at = since
+            while at < until:
+                about = {"client": one, "since": at, "until": until, "most": _COUNTED, "receiver": receiver}
+                ((some, at),) = await self._engine.read(self._engine.searchsql.COUNT_DIED, about)
+                count += some
+        return count
+
+    async def _dead_of(self, client: str | None, since: int, until: int, receiver: str) -> AsyncIterator[list[str]]:
+        """Yield ids of those that ``count_dead`` counts, in parts; between these they may be redelivered."""
+        for one in await self._clients(client):
+            at, seq, more = since, -1, True
+            while more:
                 about = {"client": one, "until": until, "at": at, "seq": seq, "limit": _ROWS}
-                found = await engine.read(engine.searchsql.SELECT_DEAD, about)
-                ids += [its_id for _, _, its_id, its in found if receiver is None or receiver in its]
-                if len(found) < _ROWS:
-                    break
-                at, seq, *_ = found[-1]
-        return ids[:most]
+                found = await self._engine.read(self._engine.searchsql.SELECT_DEAD, about)
+                more = len(found) == _ROWS
+                if more:
+                    at, seq, *_ = found[-1]
+                yield [its_id for _, _, its_id, its in found if receiver in its]
+
+    async def _clients(self, client: str | None) -> Sequence[str]:
+        engine = self._engine
+        return [client] if client is not None else rows.first_column(await engine.read(engine.sql.SELECT_CLIENTS))
 
 
 def _needles(text: str | None) -> dict[str, bytes | None]:

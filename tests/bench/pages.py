@@ -36,14 +36,14 @@ INSERT INTO tasks (upstream, task_id, created_at, polls, next_poll_at, state, se
 SELECT CASE WHEN i % 5 = 0 THEN 'other' ELSE 'aigptimage' END, 'task-' || i, AT + i, 3,
     CASE WHEN i % 50 = 0 THEN FAR END, CASE WHEN i % 50 = 0 THEN 'waiting' ELSE 'success' END,
     CASE WHEN i % 50 > 0 THEN AT + i END, CASE WHEN i % 50 > 0 THEN CAST('{}' AS BYTES) END, 'default',
-    'model-' || i % 7
+    'model-' || (i % 7)
 FROM SERIES
 """
 CALLBACKS = """
 INSERT INTO callbacks (task_seq, id, client, url, receiver, metadata, timeout_s, created_at, expires_at, state,
     attempts, next_attempt_at, ended_at, body)
-SELECT i, 'cb_' || i, CASE WHEN i / 50 % CLIENTS = 0 THEN 'default' ELSE 'client-' || i / 50 % CLIENTS END,
-    'https://shop-' || i % 100 || '.example.com/hooks/' || i, 'https://shop-' || i % 100 || '.example.com',
+SELECT i, 'cb_' || i, CASE WHEN i / 50 % CLIENTS = 0 THEN 'default' ELSE 'client-' || (i / 50 % CLIENTS) END,
+    'https://shop-' || (i % 100) || '.example.com/hooks/' || i, 'https://shop-' || (i % 100) || '.example.com',
     CAST('{"orderId":' || i || ',"basket":["a","b","c"]}' AS BYTES), 86400, AT + i, FAR,
     CASE WHEN i % 50 = 0 THEN 'waiting' WHEN i % 50 = 1 THEN 'pending' WHEN i % 50 < 5 THEN 'dead' ELSE 'delivered' END,
     1, CASE WHEN i % 50 = 1 THEN FAR END, CASE WHEN i % 50 > 1 THEN AT + i END,
@@ -93,7 +93,8 @@ def paths(count: int) -> Iterator[str]:
     for text in ("task-10", "model-3", "nowhere"):
         yield f"/dashboard/tasks?q={text}"
     yield "/dashboard/callbacks/cb_10"
-    yield "/dashboard/redeliver?receiver=nowhere.example"
+    for receiver in ("", "shop-2.example", "example.com", "nowhere.example"):  # all of the dead, some, all, none
+        yield f"/dashboard/redeliver?receiver={receiver}"
 
 
 async def measured(visitor: Visitor, path: str) -> tuple[float, str]:

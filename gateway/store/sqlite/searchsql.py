@@ -30,6 +30,16 @@ LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < :before"
 
 SELECT_POLL_LOG = "SELECT poll_log FROM tasks WHERE seq = ?"
 
+# Of an index that has all of it: the rows are not read.
+_DIED = "FROM callbacks INDEXED BY callbacks_dead WHERE client = :client AND state = 'dead' AND ended_at >= :since"
+COUNT_DIED = f"""
+WITH part (till) AS (SELECT coalesce((
+    SELECT max(ended_at, :since + 1) {_DIED} AND ended_at < :until
+    ORDER BY ended_at, seq LIMIT 1 OFFSET :most), :until))
+SELECT (SELECT count(*) {_DIED} AND ended_at < part.till AND (:receiver IS NULL OR instr(receiver, :receiver))), till
+FROM part
+"""  # noqa: S608 - as above
+
 SELECT_DEAD = """
 SELECT ended_at, seq, id, receiver FROM callbacks INDEXED BY callbacks_dead
 WHERE client = :client AND state = 'dead' AND ended_at < :until

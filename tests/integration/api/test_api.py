@@ -582,15 +582,15 @@ async def test_some_of_the_dead_are_counted_and_redelivered(
     """A dry run only tells how many there are; a receiver's name narrows both."""
     asked: list[tuple[str, Any]] = []
 
-    async def find(_: Any, client: str | None, since: int, until: int, most: int, receiver: str | None) -> list[str]:
-        asked.append(("find", receiver))
-        return ["cb_1"] * 3
+    async def count_dead(_: Any, client: str | None, since: int, until: int, receiver: str | None) -> int:
+        asked.append(("count", receiver))
+        return 3
 
     async def redeliver(*args: Any) -> int:
         asked.append(("redeliver", args[-1]))
         return 2
 
-    monkeypatch.setattr(StoreRegistry, "find_dead", find)
+    monkeypatch.setattr(StoreRegistry, "count_dead", count_dead)
     monkeypatch.setattr(StoreRegistry, "redeliver_dead", redeliver)
     for members, status, count in (
         ({"dryRun": True}, 200, 3),
@@ -601,7 +601,7 @@ async def test_some_of_the_dead_are_counted_and_redelivered(
         answer = await api.post("/v1/redeliveries", json={"state": "dead", **members})
         assert (answer.status_code, answer.json()) == (status, {"count": count})
     of_one = "https://a.example.com"
-    assert asked == [("find", None), ("find", of_one), ("redeliver", of_one), ("redeliver", None)]
+    assert asked == [("count", None), ("count", of_one), ("redeliver", of_one), ("redeliver", None)]
 
 
 async def test_a_token_is_asked_for(guarded: httpx.AsyncClient) -> None:

@@ -16,11 +16,12 @@ from starlette.responses import Response
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
 from gateway.core.model import CallbackState
-from gateway.dashboard import actions, application, lists, live
+from gateway.dashboard import application, lists, live
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.store import searching
 from tests.dashboard import Visitor
 from tests.postgres import Database
 from tests.running import LIMIT_S, Running, running
@@ -183,15 +184,15 @@ async def test_one_receivers_dead_are_redelivered_and_no_others(world: World) ->
     assert (await world.client.get(f"/v1/callbacks/{dead[0]}")).json()["state"] == "dead"
 
 
-async def test_of_more_than_are_counted_all_are_redelivered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The button says so, of one receiver's as well."""
-    monkeypatch.setattr(actions, "_MOST_OF_RECEIVER", 2)
+async def test_what_is_counted_in_parts_is_told_as_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, the page says exactly how many, of one receiver's as well."""
+    monkeypatch.setattr(searching, "_COUNTED", 1)
     world.hooks.answer = 410, ""
     for number in range(3):
         callback_id = await world.registered(f"sim-success-0-{number}", world.hooks_url)
         await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["state"] == "dead")
     path = "/dashboard/redeliver?receiver=127.0.0.1"
-    assert "More than 2 callbacks to 127.0.0.1 died then. Redeliver all, more than 2" in await world.visitor.page(path)
+    assert "3 callbacks to 127.0.0.1 died then. Redeliver these 3" in await world.visitor.page(path)
     answer = await world.visitor.post("/dashboard/redeliver", path, receiver="127.0.0.1")
     assert answer.headers["location"] == "/dashboard/redeliver?done=3"
 

@@ -5,7 +5,6 @@ import pytest
 from gateway.core.model import AttemptResult, Callback, CallbackState, TaskState
 from gateway.core.search import Looked, Wanted
 from gateway.store import Store, searching
-from gateway.store import registry as registry_module
 from tests.lanes import claim_webhooks
 from tests.storing import FAIL, NOW, attempt_of, brought_to, new, registered, settle
 
@@ -108,9 +107,10 @@ async def test_tasks_are_found_too(store: Store) -> None:
     assert await tasks(client="ann", text="cat") == ["cat-1"]
 
 
-async def test_the_dead_of_a_span_are_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that a redelivery of that span would take, of one client or of all, however many die at one instant."""
+async def test_the_dead_of_a_span_are_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a redelivery of that span takes, of one client or of all, however many die at one instant."""
     monkeypatch.setattr(searching, "_ROWS", 2)
+    monkeypatch.setattr(searching, "_COUNTED", 2)
     for n in range(7):
         url = f"https://r-{n % 2}.example.com/hooks"
         callback = await registered(store, new(f"task-{n}", client="ann" if n < 5 else "bob", url=url))
@@ -122,28 +122,19 @@ async def test_the_dead_of_a_span_are_found(store: Store, monkeypatch: pytest.Mo
         died[due.id], receivers[due.id] = NOW + (n // 3) * 1000 + 12, due.receiver
     registry, last = store.registry, NOW * 2
 
-    async def found(
-        client: str | None = None, since: int = 0, until: int = last, receiver: str | None = None
-    ) -> set[str]:
-        ids = await registry.find_dead(client, since, until, 100, receiver)
-        assert len(ids) == len(set(ids))
-        return set(ids)
+    async def count(client: str | None = None, since: int = 0, until: int = last, receiver: str | None = None) -> int:
+        return await registry.count_dead(client, since, until, receiver)
 
-    assert await found() == died.keys()
-    assert len(await found("ann")) == 5
-    assert await found("nobody") == set()
-    assert await found(receiver="//r-1.") == {one for one, its in receivers.items() if its == "https://r-1.example.com"}
+    assert (await count(), await count("ann"), await count("nobody")) == (7, 5, 0)
+    for receiver in ("//r-1.", "https://r-0.example.com", "", "%", "R-1"):
+        assert await count(receiver=receiver) == sum(receiver in its for its in receivers.values())
     for since in (NOW, NOW + 12, NOW + 13, NOW + 1012, NOW + 5000):
-        for until in (since + 1, since + 1000, last):
-            assert await found(None, since, until) == {one for one, at in died.items() if since <= at < until}
-    ids = await registry.find_dead("ann", 0, last, 3)
-    assert len(ids) == 3
-    others = await found("ann") - set(ids)
-    assert max(died[one] for one in ids) <= min(died[one] for one in others)
-    monkeypatch.setattr(registry_module, "_FOUND_AT_ONCE", 1)
-    of_one, of_ann = await found(receiver="//r-1."), await found("ann")
-    assert await registry.redeliver_dead("ann", 0, last, NOW + 10_000, receiver="//r-1.") == len(of_one & of_ann) == 2
+        for until in (since, since + 1, since + 1000, last):
+            assert await count(None, since, until) == sum(since <= at < until for at in died.values())
+    assert await registry.redeliver_dead("ann", 0, last, NOW + 10_000, receiver="//r-1.") == 2
+    assert (await count(), await count("ann"), await count("ann", receiver="//r-1.")) == (5, 3, 0)
     assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver="nobody") == 0
-    assert await found() == died.keys() - (of_one & of_ann)
-    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 5
-    assert await found() == set()
+    early = await count(until=NOW + 13, receiver="r-")
+    assert await registry.redeliver_dead(None, 0, NOW + 13, NOW + 10_000, receiver="r-") == early > 0
+    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 5 - early > 0
+    assert await count() == 0

@@ -75,6 +75,7 @@ BY = {
     "SEARCH_TASKS": "SEARCH t USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
     "LAST_CALLBACK": "SEARCH callbacks USING INTEGER PRIMARY KEY (rowid<?)",
     "LAST_TASK": "SEARCH tasks USING INTEGER PRIMARY KEY (rowid<?)",
+    "COUNT_DIED": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_DEAD": "callbacks USING INDEX callbacks_dead (client=? AND ended_at>? AND ended_at<?)",
     "SELECT_TASK": "t USING INDEX sqlite_autoindex_tasks_1 (task_id=?)",
     "SELECT_ATTEMPTS": "attempts USING PRIMARY KEY (callback_seq=?)",
@@ -116,7 +117,8 @@ def test_no_statement_goes_through_a_whole_table(name: str) -> None:
     statement = {**STATEMENTS, **LISTS}[name]
     named = set(re.findall(r":(\w+)", statement))
     steps = plan(statement, dict.fromkeys(named, 1) or ("[]",) * statement.count("?"))
-    scans = [step for step in steps if re.match("SCAN (?!named|.*( USING | VIRTUAL |subquery|SUBQUERY))", step)]
+    made_here = "named|part|CONSTANT ROW"
+    scans = [step for step in steps if re.match(f"SCAN (?!{made_here}|.*( USING | VIRTUAL |subquery|SUBQUERY))", step)]
     assert not scans, steps
     assert any(BY.get(name, "") in step for step in steps) or not steps, steps
 
@@ -154,6 +156,17 @@ def test_what_is_counted_in_parts_is_neither_sorted_nor_gone_through(name: str) 
         steps = plan(statement, (*counted.start, 10))
         assert any(re.match(r"SEARCH \w+ USING INDEX \w+ \(\(.*\)>\(\?", step) for step in steps), steps
         assert not [step for step in steps if "ORDER BY" in step], steps
+
+
+def test_counting_the_dead_reads_no_row() -> None:
+    """The index has all that is asked for: of 60,000 dead callbacks the rows would take longer than a page may."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        names = re.findall(r":(\w+)", searchsql.COUNT_DIED)
+        steps = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {searchsql.COUNT_DIED}", dict.fromkeys(names, 1))]
+    reading = [step for step in steps if "callbacks" in step]
+    assert len(reading) == 2
+    assert all(" USING COVERING INDEX callbacks_dead " in step for step in reading), steps
 
 
 def test_lists_need_no_sorting() -> None:
