@@ -219,11 +219,7 @@ class Bulkhead:
 
     def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:
         client, newcomer = attempt.lane.client, attempt.newcomer
-        if (
-            self._room_of_client(client, newcomer) <= 0
-            or (newcomer and self._newcomers.room <= 0)
-            or (attempt.retry and self._room_for_retries(client) <= 0)
-        ):
+        if self._room_of_client(client, newcomer) <= 0 or (attempt.retry and self._room_for_retries(client) <= 0):
             return False
         attempt.began_at = self._now_s
         self._young[claim] = attempt

@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.core.clock import SystemClock
 from gateway.core.errors import Conflict, StoreError
@@ -15,8 +16,17 @@ from tests.storing import NewStore, opened
 RECEIVER = "https://app.example.com"
 
 
-def pauses_of(store: Store, woken: list[None] | None = None) -> Pauses:
-    return Pauses(store, SystemClock(), lambda: None if woken is None else woken.append(None))
+class Clock(SystemClock):
+    """Its steady time is set by hand."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def pauses_of(store: Store, woken: list[None] | None = None, clock: Clock | None = None) -> Pauses:
+    return Pauses(store, clock or SystemClock(), lambda: None if woken is None else woken.append(None))
 
 
 async def test_a_pause_outlives_the_process(new_store: NewStore) -> None:
@@ -104,3 +114,76 @@ async def test_what_cannot_be_read_at_first_is_nothing_to_begin_with(
     monkeypatch.setattr(store, "load", failing)
     monkeypatch.setattr(module, "_FRESH_S", 0.0)
     assert await pauses.follow() == {Lane("ann", RECEIVER)}
+
+
+async def test_what_another_replica_pauses_is_known_in_five_seconds(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deliverer asks before each round, and the database is asked once in that time; never where no other is."""
+    clock = Clock()
+    here, there = pauses_of(store, clock=clock), pauses_of(store)
+    await here.follow()
+    await there.pause("ann", RECEIVER, "ann")
+    monkeypatch.setattr(type(store), "shared", True)  # an SQLite file is not: there is no other
+    for now_s, known in ((104.9, False), (105.0, True), (109.9, True), (110.0, False)):
+        clock.now_s = now_s
+        assert (Lane("ann", RECEIVER) in await here.follow()) == known, now_s
+        if now_s == 105.0:
+            await there.resume("ann", RECEIVER, "ann")
+    await there.pause("ann", RECEIVER, "ann")
+    monkeypatch.setattr(type(store), "shared", False)
+    clock.now_s = 1000.0
+    assert await here.follow() == frozenset()
+
+
+async def test_what_cannot_be_read_is_asked_for_again_as_late(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database in trouble is not asked before each round."""
+    clock, asked = Clock(), 0
+    pauses = pauses_of(store, clock=clock)
+    await pauses.follow()
+
+    async def failing(_: str) -> bytes | None:
+        nonlocal asked
+        asked += 1
+        raise StoreError("away")
+
+    monkeypatch.setattr(store, "load", failing)
+    monkeypatch.setattr(type(store), "shared", True)
+    for clock.now_s in (105.0, 106.0, 109.9, 110.0):
+        assert await pauses.follow() == frozenset()
+    assert asked == 2
+
+
+async def test_of_two_replicas_that_pause_at_once_neither_is_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second adds to what the first one has written."""
+    here, there = pauses_of(store), pauses_of(store)
+    swap = store.swap
+
+    async def late(key: str, was: bytes | None, now: bytes) -> bool:
+        monkeypatch.setattr(store, "swap", swap)
+        await there.pause("bob", RECEIVER, "bob")
+        return await swap(key, was, now)
+
+    monkeypatch.setattr(store, "swap", late)
+    with capture_logs() as log:
+        await here.pause("ann", RECEIVER, "ann")
+    assert here.lanes == {Lane("ann", RECEIVER), Lane("bob", RECEIVER)}
+    assert await pauses_of(store).follow() == here.lanes
+    assert [(line["event"], line["client"]) for line in log] == [("receiver.paused", "bob"), ("receiver.paused", "ann")]
+
+
+async def test_a_pause_that_changes_nothing_is_not_told_of(store: Store) -> None:
+    """The log says who paused a receiver, and who has it resumed."""
+    pauses = pauses_of(store)
+    with capture_logs() as log:
+        await pauses.resume("ann", RECEIVER, "ann")
+        for by in ("ann", "operator"):
+            await pauses.pause("ann", RECEIVER, by)
+        for by in ("operator", "ann"):
+            await pauses.resume("ann", RECEIVER, by)
+    assert [(line["event"], line["by"]) for line in log] == [
+        ("receiver.paused", "ann"),
+        ("receiver.resumed", "operator"),
+    ]

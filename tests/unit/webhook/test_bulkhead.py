@@ -479,6 +479,114 @@ def test_a_look_up_in_a_full_house_is_waited_for() -> None:
     assert (bulkhead.free, bulkhead.next_turn_s) == (1, None)
 
 
+def test_newcomers_are_given_no_more_than_may_begin() -> None:
+    """However many clients have some: what was claimed beyond that would have to be given back."""
+    bulkhead = Bulkhead(256)
+    for number in range(100):
+        bulkhead.wait(lane(f"r{number}", f"client-{number}"))
+    shares = bulkhead.shares(256)
+    assert 0 < sum(share.room for share in shares) < 100
+    assert all(bulkhead.admit(webhook(share.lane)) for share in shares for _ in range(share.room))
+
+
+def test_all_that_may_be_claimed_is_shared_out() -> None:
+    """Where one client has several receivers, between these."""
+    bulkhead = Bulkhead(256)
+    lanes = [lane(f"r{number}") for number in range(2)]
+    well(bulkhead, *lanes)
+    for on in lanes:
+        bulkhead.wait(on)
+    assert sorted((share.lane, share.room) for share in bulkhead.shares(4)) == [(on, 2) for on in lanes]
+
+
+def test_what_one_client_may_have_is_claimed_at_once() -> None:
+    """Three quarters of all places, where it is alone."""
+    bulkhead = Bulkhead(256)
+    lanes = [lane(f"r{number}") for number in range(20)]
+    well(bulkhead, *lanes)
+    for on in lanes:
+        bulkhead.wait(on)
+    assert sum(share.room for share in bulkhead.shares(256)) == 192
+
+
+def test_first_attempts_take_nothing_from_retries() -> None:
+    """A client that has many under way finds places for its retries still."""
+    bulkhead = Bulkhead(100)
+    well(bulkhead, A, lane("again"))
+    assert len(fill(bulkhead, A)) == 50
+    assert len(fill(bulkhead, lane("again"), retry=True)) > 10
+
+
+@pytest.mark.parametrize("now_s", [0.0, 5.0])
+def test_who_is_well_counts_nowhere_among_newcomers(now_s: float) -> None:
+    """However long its attempts take: a newcomer begins as slowly as ever."""
+    bulkhead = Bulkhead(256)
+    well(bulkhead, A)
+    assert len(fill(bulkhead, A)) == 128
+    bulkhead.at(now_s)
+    assert len(fill(bulkhead, C)) == 12
+
+
+def test_a_client_without_a_place_comes_before_one_that_has_one() -> None:
+    """Whoever came first."""
+    bulkhead = Bulkhead(16)
+    well(bulkhead, A, lane("again"), B)
+    assert bulkhead.admit(webhook(A))
+    bulkhead.wait(lane("again"))
+    bulkhead.wait(B)
+    assert [share.lane for share in bulkhead.shares(1)] == [B]
+
+
+def test_nobody_is_waited_for_while_places_are_free() -> None:
+    """Whatever looks its receiver's name up: its place is wanted by nobody."""
+    bulkhead = Bulkhead(3, 1)
+    well(bulkhead, A)
+    one = webhook(A)
+    assert bulkhead.admit(one)
+    bulkhead.looks_up(one)
+    assert bulkhead.next_turn_s is None
+
+
+def test_only_a_look_up_lends_its_place() -> None:
+    """An attempt that is being made keeps it, however long it takes."""
+    bulkhead = Bulkhead(8, 8)
+    well(bulkhead, A)
+    made, looks_up = webhook(A), webhook(A)
+    assert bulkhead.admit(made)
+    assert bulkhead.admit(looks_up)
+    bulkhead.looks_up(looks_up)
+    bulkhead.at(1.0)
+    assert bulkhead.free == 7
+    assert bulkhead.found(looks_up)
+    bulkhead.at(3.0)
+    assert bulkhead.free == 6
+
+
+def test_a_name_that_is_found_at_once_costs_one_place() -> None:
+    """Which was never lent."""
+    bulkhead = Bulkhead(8, 8)
+    well(bulkhead, A)
+    one = webhook(A)
+    assert bulkhead.admit(one)
+    bulkhead.looks_up(one)
+    bulkhead.at(0.5)
+    assert bulkhead.found(one)
+    assert bulkhead.free == 7
+    bulkhead.ended(one, delivered=True)
+    assert bulkhead.free == 8
+
+
+def test_a_lane_that_has_all_it_may_have_stands_in_no_line() -> None:
+    """However often it is told of: whoever asked for its next webhooks would ask in vain, again and again."""
+    bulkhead = Bulkhead(8)
+    well(bulkhead, A)
+    fill(bulkhead, A)
+    bulkhead.wait(A)
+    assert bulkhead.shares(8) == []
+    bulkhead.wait(A)
+    assert (bulkhead.in_line, bulkhead.waits) == (0, True)
+
+
 def test_a_paused_lane_gets_nothing_and_keeps_its_place_to_itself() -> None:
     """Whatever falls due on it, and whatever it waited for before; nobody takes it for one that waits."""
     bulkhead = Bulkhead(256)
@@ -509,14 +617,31 @@ def test_a_resumed_lane_comes_back_as_somebody_new() -> None:
     assert bulkhead.shares(256) == [], "nothing had fallen due on the other"
 
 
+def test_what_waited_when_its_lane_was_paused_begins_when_it_is_resumed() -> None:
+    """Nobody tells of it a second time: it stood in line, or waited until retries have a place."""
+    bulkhead = Bulkhead(8)
+    lanes = [lane(f"r{n}", f"client-{n}") for n in range(6)]
+    well(bulkhead, A, *lanes)
+    bulkhead.wait(A)
+    retries = [one for on in lanes for one in fill(bulkhead, on, retry=True)]
+    bulkhead.wait_for_retries(B)
+    bulkhead.pause(frozenset({A, B, C}))
+    for one in retries:
+        bulkhead.ended(one, delivered=True)
+    assert (bulkhead.shares(8), bulkhead.waits) == ([], False)
+    bulkhead.pause(frozenset())
+    assert {share.lane for _ in range(2) for share in bulkhead.shares(8)} == {A, B}, "one newcomer at a time"
+
+
 def test_a_lane_that_is_full_is_paused_as_well() -> None:
-    """It takes no further place when one of its own comes free."""
+    """It takes no further place when one of its own comes free, and nobody is woken for it."""
     bulkhead = Bulkhead(8)
     well(bulkhead, A)
     taken = fill(bulkhead, A)
     bulkhead.wait(A)
     assert bulkhead.shares(8) == []
     bulkhead.pause(frozenset({A}))
+    assert not bulkhead.waits
     for one in taken:
         bulkhead.ended(one, delivered=True)
     assert bulkhead.shares(8) == []
