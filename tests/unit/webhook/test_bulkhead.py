@@ -517,6 +517,15 @@ def test_first_attempts_take_nothing_from_retries() -> None:
     assert len(fill(bulkhead, lane("again"), retry=True)) > 10
 
 
+def test_where_newcomers_hang_fewer_of_them_begin_at_once() -> None:
+    """A quarter of what is free at first; an eighth of the rest once those take long."""
+    bulkhead = Bulkhead(256)
+    lanes = [lane(f"r{n}", f"client-{n}") for n in range(200)]
+    assert sum(len(fill(bulkhead, on)) for on in lanes) == 192 // 4
+    bulkhead.at(2.0)
+    assert sum(len(fill(bulkhead, on)) for on in lanes) == (192 - 48) // 8
+
+
 @pytest.mark.parametrize("now_s", [0.0, 5.0])
 def test_who_is_well_counts_nowhere_among_newcomers(now_s: float) -> None:
     """However long its attempts take: a newcomer begins as slowly as ever."""
