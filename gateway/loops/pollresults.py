@@ -61,7 +61,7 @@ class PollResults:
             ending = ended(self._upstream.profile, result, result.outcome)
             await self._settle(claim, result, ending, now, _told(claim, result, asked, None))
             self._upstream.last_answers.forget_running(claim.task_id)
-        elif result.kind is PollKind.NOT_KNOWN and self._troubled.is_unknown(claim, now, steady):
+        elif self._troubled.is_unknown(claim, now, steady):
             ending = gave_up(self._upstream.profile, claim.task_id, "not_found", now)
             await self._settle(claim, result, ending, now, _told(claim, result, asked, None))
             self._troubled.forget(claim.seq)

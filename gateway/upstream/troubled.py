@@ -102,7 +102,7 @@ class Troubled:
         self._nonsense = 0
 
     def is_unknown(self, task: DueTask, now: int, steady: float) -> bool:
-        """Whether a task is to be given up as unknown, after an answer that says that it is.
+        """Whether a task is to be given up as unknown: by its last answers, the one that was noted just now included.
 
         Other failures in between say nothing about it: they start anew.
         """

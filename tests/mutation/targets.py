@@ -104,6 +104,7 @@ TESTS = (
     "tests/integration/loops/test_poller.py",
     "tests/integration/loops/test_poller_leads.py",
     "tests/integration/loops/test_poll_history.py",
+    "tests/integration/loops/test_poll_records.py",
     "tests/integration/loops/test_refused_tasks.py",
     "tests/integration/store/sqlite/test_opening.py",
     "tests/integration/store/sqlite/test_databasefile.py",
@@ -142,7 +143,7 @@ class Equivalent(NamedTuple):
     why: str
 
 
-_BULKHEAD = "gateway/webhook/bulkhead.py"
+_BULKHEAD, _DUETASKS = "gateway/webhook/bulkhead.py", "gateway/store/duetasks.py"
 _REGISTRY, _TASKS = "gateway/store/registry.py", "gateway/store/tasks.py"
 _OUTBOX, _BLOBS = "gateway/store/outbox.py", "gateway/store/sqlite/blobs.py"
 _CLAIMS = "gateway/store/sqlite/webhookclaims.py"
@@ -165,7 +166,7 @@ _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for 
 
 EQUIVALENT = (
     Equivalent(
-        "gateway/store/duetasks.py",
+        _DUETASKS,
         "about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 1",
         "about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
@@ -219,7 +220,19 @@ EQUIVALENT = (
             (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
         )
     ),
-    Equivalent("gateway/store/duetasks.py", "group.note(0)", "group.note(1)", "long ago"),
+    Equivalent(_DUETASKS, "group.note(0)", "group.note(1)", "long ago"),
+    Equivalent(
+        _DUETASKS,
+        "while not self._shared and (found := await self._after(upstream, watchers)):",
+        "while ((found := (await self._after(upstream, watchers)))):",
+        "what nobody leads yet is not noted: saves looking",
+    ),
+    Equivalent(
+        _DUETASKS,
+        "return # ``open`` has found out",
+        "pass # ``open`` has found out",
+        "notes it once more: saves looking",
+    ),
     Equivalent(
         _TASKS,
         "expiries = [item for item in items if item.expired_by is not None]",
