@@ -1,12 +1,12 @@
-"""The ids of callbacks, which nobody may foresee.
+"""The ids of callbacks and of operator events, which nobody may foresee.
 
-Owns how they are made. Called by who registers callbacks.
+Owns how they are made. Called by who makes them.
 """
 
 import secrets
 from functools import lru_cache
 
-__all__ = ["new_callback_id"]
+__all__ = ["new_callback_id", "new_event_id"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
 _RANDOM = _ALPHABET.encode() * 8  # what each byte stands for: its last five bits
@@ -17,9 +17,14 @@ def new_callback_id(now: int) -> str:
 
     The layout is ULID's: ids sort by time, so that the id index grows at its end and stays compact.
     """
-    return _id_of_time(now) + secrets.token_bytes(16).translate(_RANDOM).decode()
+    return "cb_" + _id_of_time(now) + secrets.token_bytes(16).translate(_RANDOM).decode()
+
+
+def new_event_id(now: int) -> str:
+    """Make the id of an operator event: ``evt_``, and the same."""
+    return "evt_" + _id_of_time(now) + secrets.token_bytes(16).translate(_RANDOM).decode()
 
 
 @lru_cache(maxsize=64)  # many are made within a millisecond
 def _id_of_time(now: int) -> str:
-    return "cb_" + "".join([_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])
+    return "".join([_ALPHABET[(now >> 5 * place) & 31] for place in reversed(range(10))])

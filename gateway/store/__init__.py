@@ -1,17 +1,19 @@
-"""What the gateway remembers: four ports, each what one kind of caller asks of it, whatever the database.
+"""What the gateway remembers: five ports, each what one kind of caller asks of it, whatever the database.
 
 The API and the loops meet only here: the API asks the ``Registry``, the pollers the ``TaskQueue``, the deliverer the
-``Outbox``, and what runs the store ``Housekeeping``. All SQL lives in this package; rows leave it as ``core.model``
-types. Every write returns once it is durable, and is never half done; a caller that is cancelled meanwhile does not
-undo it. Every method may raise ``StoreError`` (nothing was written; try again) or, at ``open``, ``StoreUnusable``.
+``Outbox``, who tells the operator ``Events``, and what runs the store ``Housekeeping``. All SQL lives in this package;
+rows leave it as ``core.model`` types. Every write returns once it is durable, and is never half done; a caller that is
+cancelled meanwhile does not undo it. Every method may raise ``StoreError`` (nothing was written; try again) or, at
+``open``, ``StoreUnusable``.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
+from gateway.core.eventledger import Ledger
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -35,7 +37,20 @@ from gateway.core.pollhistory import PastPoll
 from gateway.core.search import Looked, Wanted
 from gateway.store.proxyport import ProxyRegistry
 
-__all__ = ["Choose", "Claimed", "Housekeeping", "Outbox", "Registry", "Standing", "Store", "TaskQueue", "Turn"]
+__all__ = [
+    "Choose",
+    "Claimed",
+    "Events",
+    "Housekeeping",
+    "Outbox",
+    "Registry",
+    "Standing",
+    "Store",
+    "TaskQueue",
+    "Turn",
+]
+
+T = TypeVar("T")
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
@@ -258,6 +273,32 @@ class Outbox(Protocol):
         """
 
 
+class Events(Protocol):
+    """What the operator is to be told of."""
+
+    kept: bool
+    """Whether callbacks that die are noted, each in the transaction that records its last attempt."""
+
+    @property
+    def dropped(self) -> int:
+        """How many events this process had no room for: see ``core.eventledger``."""
+
+    async def read(self) -> Ledger:
+        """Return what waits, and what has been told."""
+
+    async def change(self, change: Callable[[Ledger], T]) -> T:
+        """Change that, in a transaction, and return what the change returns, which may be made several times.
+
+        False says that an event was dropped.
+        """
+
+    async def owed(self, lane: Lane, most: int) -> int:
+        """Return how many webhooks are owed there; ``most`` where they are more."""
+
+    async def watched(self, upstream: str) -> int:
+        """Return how many of an upstream's tasks are polled."""
+
+
 class Housekeeping(Protocol):
     """What keeps a store open, watched, backed up, small and in step with the clock, and small durable values.
 
@@ -355,7 +396,7 @@ class Housekeeping(Protocol):
 
 
 class Store(Housekeeping, Protocol):
-    """One database: it keeps its own house, and has the other three ports."""
+    """One database: it keeps its own house, and has the other four ports."""
 
     @property
     def registry(self) -> Registry: ...
@@ -365,3 +406,6 @@ class Store(Housekeeping, Protocol):
 
     @property
     def outbox(self) -> Outbox: ...
+
+    @property
+    def events(self) -> Events: ...

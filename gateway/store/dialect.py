@@ -132,6 +132,8 @@ class Statements(Protocol):
 
     SELECT_BODY: str
     """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
+    COUNT_OWED: str
+    """client, receiver, most → count of the webhooks that are owed there, at most so many."""
     SELECT_LANES: str
     """client and receiver of the last one, limit → client, receiver, when the first one is due that nobody has claimed,
     and when which claims lapse, if any do; in their order."""
@@ -139,6 +141,8 @@ class Statements(Protocol):
     """Rows callback_seq, the fields of ``Attempt``, fence."""
     RECORD_ATTEMPTS: str
     """Rows seq, number, error, state, next_attempt_at, ended_at, counts, redeliveries, fence; its count counts."""
+    RECORD_DEAD: str
+    """As RECORD_ATTEMPTS → seq of those that it has changed."""
     COUNT_ATTEMPTS: str
     """Rows seq, number, fence: what RECORD_ATTEMPTS has passed over was made all the same; its claim ends, too."""
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gateway.store.copying import refuse_unfinished
 from gateway.store.copying.tables import COPYING
 from gateway.store.engine import Engine, Rows, Run, Work
+from gateway.store.events import StoreEvents
 from gateway.store.outbox import StoreOutbox
 from gateway.store.registry import StoreRegistry
 from gateway.store.tasks import StoreTasks
@@ -29,7 +30,8 @@ class StoreHousekeeping:
         self._kinds: list[Kind] = []
         self._writer = Writer(self._kinds, engine.transaction, engine.blame, engine.lock_all)
         delay_ms = round(first_attempt_delay_s * 1000)
-        self.outbox = StoreOutbox(engine, self._writer)
+        self.events = StoreEvents(engine, self._writer)
+        self.outbox = StoreOutbox(engine, self._writer, self.events)
         self.tasks = StoreTasks(engine, self._writer, self.outbox, delay_ms)
         self.registry = StoreRegistry(engine, self._writer, self.tasks, self.outbox, delay_ms)
         self._prune = Kind("prune", self._apply_prune, apart=True)
@@ -57,6 +59,7 @@ class StoreHousekeeping:
             self._prune,
             self.tasks.watches.prune_kind,
             self._prune_creates,
+            self.events.change_kind,
             self._swap,
             self._probe,
         )

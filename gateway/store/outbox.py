@@ -13,6 +13,7 @@ import structlog
 from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
 from gateway.store import Choose, Claimed, rows
 from gateway.store.engine import Engine, Rows, Touched, Work
+from gateway.store.events import StoreEvents
 from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
@@ -28,8 +29,9 @@ _LANES_AT_ONCE = 1000  # ten milliseconds: any number of receivers may have some
 class StoreOutbox:
     """``gateway.store.Outbox`` on an engine."""
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
+    def __init__(self, engine: Engine, writer: Writer, events: StoreEvents) -> None:
         """Nothing is due until it is opened."""
+        self._events = events
         self._engine = engine
         self._sql = engine.sql
         self._writer = writer
@@ -132,19 +134,31 @@ class StoreOutbox:
     async def record(self, record: AttemptRecord) -> None:
         await self._writer.submit(self.record_kind, record)
 
-    def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[list[int]]:
-        """Return with each how many of them are void."""
+    def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[list[tuple[int, int]]]:
+        """Return with each how many of them are void, and how many deaths no event tells of."""
+        died: list[AttemptRecord] = []
+        if self._events.kept and (last := [one for one in items if one.attempt.result is AttemptResult.DEAD]):
+            # By themselves, and first: only what one of these has ended is told of, and that once.
+            ended = {seq for (seq,) in (yield Rows(self._sql.RECORD_DEAD, rows.recorded(last))).rows}
+            died = [one for one in last if one.claim.seq in ended]
+        void = yield from self._apply_all(items)
+        untold = (yield from self._events.died(died)) if died else 0
+        return [(void, untold)] * len(items)
+
+    def _apply_all(self, items: Sequence[AttemptRecord]) -> Work[int]:
         if (yield from self._engine.record(items)):
-            return [0] * len(items)
+            return 0
         kept = (yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))).count
         if (yield Rows(self._sql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
             yield Rows(self._sql.COUNT_ATTEMPTS, rows.counted(items))
-        return [len(items) - kept] * len(items)
+        return len(items) - kept
 
-    def _recorded(self, items: Sequence[AttemptRecord], void: Sequence[int]) -> None:
-        if void[0]:
-            self.stale_writes += void[0]
-            _log.warning("store.stale_writes", kind="record_attempt", writes=void[0])
+    def _recorded(self, items: Sequence[AttemptRecord], results: Sequence[tuple[int, int]]) -> None:
+        void, untold = results[0]
+        self._events.dropped += untold
+        if void:
+            self.stale_writes += void
+            _log.warning("store.stale_writes", kind="record_attempt", writes=void)
         self._claims.recorded(item.claim for item in items)
         for item in items:
             if item.attempt.result is not AttemptResult.DELIVERED:

@@ -12,9 +12,11 @@ from gateway.store.postgres.statements import given
 __all__ = [
     "CLAIM_WEBHOOKS",
     "COUNT_ATTEMPTS",
+    "COUNT_OWED",
     "INSERT_ATTEMPTS",
     "KEEP_WEBHOOK",
     "RECORD_ATTEMPTS",
+    "RECORD_DEAD",
     "RECORD_UNFENCED",
     "RELEASE_WEBHOOKS",
     "SELECT_BODY",
@@ -106,6 +108,11 @@ FROM (SELECT * FROM {given("new", "seq", "fence")} ORDER BY seq) AS given
 WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
 """  # noqa: S608 - as above
 
+COUNT_OWED = """
+SELECT count(*) FROM (
+    SELECT FROM callbacks WHERE next_attempt_at IS NOT NULL AND client = $1 AND receiver = $2 LIMIT $3) AS owed
+"""
+
 # From one lane to the next along the index, a part of them at a time. Of each, when the first one is due that nobody
 # has claimed, and when which claims lapse of the first ones: those of a dead replica are before all that have fallen
 # due since. What was left behind before a lane's first one is passed over once.
@@ -181,6 +188,7 @@ WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence AND
 AND callbacks.claimed_until > 0 AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
 """
 RECORD_ATTEMPTS = _RECORD.format(given("new", *_RECORDED))
+RECORD_DEAD = f"{RECORD_ATTEMPTS}RETURNING callbacks.seq"
 
 # Each row is found, locked and sent once, and not twice: where nothing is fenced off, which is nearly always.
 RECORD_UNFENCED = f"""

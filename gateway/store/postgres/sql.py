@@ -12,8 +12,10 @@ from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, CallbackState, DueTask
 from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
+from gateway.store.postgres.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
+from gateway.store.postgres.deliversql import RECORD_DEAD as RECORD_DEAD
 from gateway.store.postgres.deliversql import SELECT_BODY as SELECT_BODY
 from gateway.store.postgres.deliversql import SELECT_LANES as SELECT_LANES
 from gateway.store.postgres.registersql import INSERT_CALLBACKS as INSERT_CALLBACKS

@@ -8,8 +8,10 @@ from gateway.core.model import Attempt
 
 __all__ = [
     "COUNT_ATTEMPTS",
+    "COUNT_OWED",
     "INSERT_ATTEMPTS",
     "RECORD_ATTEMPTS",
+    "RECORD_DEAD",
     "SELECT_BODY",
     "SELECT_DUE_CALLBACKS",
     "SELECT_FIRST_ATTEMPTS_DUE",
@@ -60,6 +62,11 @@ SELECT client, receiver, min(next_attempt_at), NULL FROM callbacks INDEXED BY ca
 WHERE state = 'pending' AND (client, receiver) > (?, ?) GROUP BY client, receiver ORDER BY client, receiver LIMIT ?
 """
 
+COUNT_OWED = """
+SELECT count(*) FROM (
+    SELECT 1 FROM callbacks INDEXED BY callbacks_due WHERE state = 'pending' AND client = ? AND receiver = ? LIMIT ?)
+"""
+
 # A callback that was cancelled and pruned during the attempt takes its log with it.
 INSERT_ATTEMPTS = f"""
 WITH made (callback_seq, {_ATTEMPT}, fence) AS (VALUES ?)
@@ -78,6 +85,8 @@ UPDATE callbacks SET state = made.state, attempts = max(attempts, made.number),
 FROM made WHERE callbacks.seq = made.seq AND callbacks.state = 'pending'
 AND (callbacks.redeliveries = made.redeliveries OR made.state = 'delivered')
 """
+
+RECORD_DEAD = f"{RECORD_ATTEMPTS}RETURNING seq"
 
 # What was fenced off, or cancelled meanwhile, was made all the same.
 COUNT_ATTEMPTS = """

@@ -9,8 +9,10 @@ from gateway.core.model import Attempt, Callback, CallbackState, DueTask, Task
 from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.dialect import NEW_CALLBACK
 from gateway.store.sqlite.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
+from gateway.store.sqlite.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.sqlite.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.sqlite.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
+from gateway.store.sqlite.deliversql import RECORD_DEAD as RECORD_DEAD
 from gateway.store.sqlite.deliversql import SELECT_BODY as SELECT_BODY
 from gateway.store.sqlite.deliversql import SELECT_DUE_CALLBACKS as SELECT_DUE_CALLBACKS
 from gateway.store.sqlite.deliversql import SELECT_FIRST_ATTEMPTS_DUE as SELECT_FIRST_ATTEMPTS_DUE

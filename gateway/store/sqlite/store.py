@@ -75,6 +75,7 @@ class SqliteStore(StoreHousekeeping):
         for step_ms in items:
             for statement in moves:
                 yield Run(statement, {"step": step_ms})
+            yield from self.events.moved(step_ms)
 
     def _clock_followed(self, items: Sequence[int], _: object) -> None:
         step_ms = sum(items)

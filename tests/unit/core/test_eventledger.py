@@ -1,0 +1,201 @@
+"""What the operator is told of, and how often: the ledger's decisions, with time handed in."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+
+from gateway.core.eventledger import (
+    CALLBACK_DEAD,
+    RECEIVER_FAILING,
+    RECEIVER_RECOVERED,
+    Died,
+    Ledger,
+    OperatorEvent,
+)
+from gateway.core.model import Lane
+
+S = 1000
+NOW = 1_777_460_000_000
+LEASE_MS = 30 * S
+
+
+def about(name: str = "a") -> dict[str, str]:
+    return {"client": "ann", "receiver": f"https://{name}.example.com"}
+
+
+def died(ids: Iterable[int], name: str = "a", at: int = NOW) -> list[Died]:
+    return [Died(f"cb_{one}", Lane(**about(name)), f"error {one}", at) for one in ids]
+
+
+def fails(ledger: Ledger, at: int, name: str = "a") -> bool:
+    return ledger.fails(RECEIVER_FAILING, about(name), {"count": 1, "lastError": "no"}, at)
+
+
+def recovers(ledger: Ledger, at: int, name: str = "a") -> bool:
+    return ledger.recovers(RECEIVER_RECOVERED, about(name), {}, at)
+
+
+def told(ledger: Ledger, until: int, since: int = NOW) -> list[tuple[str, int, OperatorEvent]]:
+    """Send what falls due until then, each the moment it is; return type, seconds since ``since`` and event."""
+    sent = []
+    while (due_at := ledger.next_due_at) is not None and due_at <= until:
+        event = ledger.claim(max(due_at, since), LEASE_MS)
+        assert event is not None
+        sent.append((event.type, (due_at - since) // S, event))
+        ledger.ended(event.id, due_at)
+    return sent
+
+
+def test_callbacks_that_die_at_one_receiver_are_one_event() -> None:
+    """The first ones after two seconds, those of the next five minutes together, with all counted and ten named."""
+    ledger = Ledger()
+    assert ledger.died(died([1, 2]), NOW) == 0
+    assert ledger.died(died([3], at=NOW + S), NOW + S) == 0
+    ((kind, at, first),) = told(ledger, NOW + 2 * S)
+    assert (kind, at) == (CALLBACK_DEAD, 2)
+    assert first.data == {
+        **about(), "count": 3, "callbackIds": ["cb_1", "cb_2", "cb_3"], "lastError": "error 3",
+    }  # fmt: skip
+    for n in range(50):
+        ledger.died(died([100 + n], at=NOW + (3 + n) * S), NOW + (3 + n) * S)
+    ((_, at, second),) = told(ledger, NOW + 3600 * S)
+    assert (at, second.data["count"], len(second.data["callbackIds"])) == (302, 50, 10)
+    assert first.id != second.id
+
+
+def test_what_is_claimed_changes_no_more() -> None:
+    """Its bytes are the same in each attempt: what dies meanwhile is in the next event."""
+    ledger = Ledger()
+    ledger.died(died([1]), NOW)
+    first = ledger.claim(NOW + 2 * S, LEASE_MS)
+    assert first is not None
+    ledger.failed(first.id, NOW + 10 * S, "refused")
+    assert ledger.failing == "refused"
+    ledger.died(died([2]), NOW + 3 * S)
+    again = ledger.claim(NOW + 10 * S, LEASE_MS)
+    assert again is not None
+    assert (again.id, again.data["count"], again.attempts) == (first.id, 1, 1)
+    ledger.ended(again.id, NOW + 10 * S)
+    assert ledger.failing is None
+    ((_, at, second),) = told(ledger, NOW + 3600 * S)
+    assert (at, second.data["callbackIds"]) == (302, ["cb_2"])
+
+
+def test_a_claimed_event_is_nobody_elses_until_its_claim_lapses() -> None:
+    """As its claimer may have died, it comes again then."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    first = ledger.claim(NOW, LEASE_MS)
+    assert first is not None
+    assert ledger.claim(NOW + LEASE_MS - 1, LEASE_MS) is None
+    again = ledger.claim(NOW + LEASE_MS, LEASE_MS)
+    assert again is not None
+    assert again.id == first.id
+
+
+def test_of_many_receivers_most_are_one_event() -> None:
+    """Nobody wants a page for each of a thousand receivers behind one dead proxy."""
+    ledger = Ledger()
+    for n in range(1000):
+        assert ledger.died(died([n], f"r{n}"), NOW) == 0
+        assert fails(ledger, NOW, f"r{n}")
+    events = told(ledger, NOW + 10 * S)
+    for wanted in (CALLBACK_DEAD, RECEIVER_FAILING):
+        its = [event for kind, _, event in events if kind == wanted]
+        assert len(its) == 21
+        assert [event.data["count"] for event in its if event.data["receiver"] is None] == [980]
+    assert recovers(ledger, NOW + 20 * S, "r999")  # nobody was told of it by name
+    assert recovers(ledger, NOW + 20 * S, "r1")
+    assert [kind for kind, *_ in told(ledger, NOW + 3600 * S)] == [RECEIVER_RECOVERED]
+
+
+def test_a_receiver_that_fails_and_recovers_is_told_of_twice() -> None:
+    """With what died meanwhile, and since when."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    ((kind, at, event),) = told(ledger, NOW)
+    assert (kind, at, event.data) == (RECEIVER_FAILING, 0, {**about(), "count": 1, "lastError": "no"})
+    fails(ledger, NOW + 100 * S)  # another replica has found it out
+    ledger.died(died([1, 2, 3]), NOW + 110 * S)
+    recovers(ledger, NOW + 200 * S)
+    recovers(ledger, NOW + 201 * S)
+    kinds = {kind: event for kind, _, event in told(ledger, NOW + 200 * S)}
+    assert kinds.keys() == {CALLBACK_DEAD, RECEIVER_RECOVERED}
+    data = kinds[RECEIVER_RECOVERED].data
+    assert data == {**about(), "failedSince": "2026-04-29T10:53:20.000Z", "died": 3}
+    assert not ledger.is_failing(about())
+
+
+def test_a_short_flap_is_not_told() -> None:
+    """Ten times within a minute: that it fails, and at the minute's end how it stands then."""
+    for well_at_last in (False, True):
+        ledger, sent = Ledger(), []
+        for n in range(10):
+            fails(ledger, NOW + 4 * n * S)
+            sent += told(ledger, NOW + 4 * n * S)
+            if n < 9 or well_at_last:
+                recovers(ledger, NOW + (4 * n + 2) * S)
+            sent += told(ledger, NOW + (4 * n + 2) * S)
+        sent += told(ledger, NOW + 3600 * S)
+        assert [(kind, at) for kind, at, _ in sent] == [(RECEIVER_FAILING, 0)] + well_at_last * [
+            (RECEIVER_RECOVERED, 60)
+        ]
+
+
+def test_what_flaps_for_hours_is_told_of_once_a_minute_at_most() -> None:
+    """However it does it."""
+    ledger, sent = Ledger(), []
+    for n in range(600):
+        fails(ledger, NOW + 14 * n * S)
+        sent += told(ledger, NOW + 14 * n * S)
+        recovers(ledger, NOW + (14 * n + 7) * S)
+        sent += told(ledger, NOW + (14 * n + 7) * S)
+    times = [event.due_at for _, _, event in sent]
+    assert 1 < len(times) <= 600 * 14 / 60 + 1
+    kinds = [kind for kind, *_ in sent]
+    assert all(one != other for one, other in pairwise(kinds))
+
+
+def test_only_so_many_wait_and_the_next_one_tells_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is no room for is counted; nothing grows while nobody takes the events."""
+    monkeypatch.setattr("gateway.core.eventledger._MOST_APART", 10_000)
+    ledger = Ledger()
+    kept = [fails(ledger, NOW, f"r{n}") for n in range(250)]
+    assert kept == [True] * 200 + [False] * 50
+    assert ledger.died(died(range(7)), NOW) == 7
+    assert len(ledger.waiting) == 200
+    first = ledger.claim(NOW, LEASE_MS)
+    assert first is not None
+    assert first.data["dropped"] == 51
+    assert ledger.dropped == 0
+    ledger.ended(first.id, NOW)
+    assert fails(ledger, NOW + S, "r249"), "what was dropped is no known condition"
+
+
+def test_what_was_known_long_ago_is_forgotten() -> None:
+    """Receivers that are gone must not fill the value for ever."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    ledger.died(died([1]), NOW)
+    told(ledger, NOW + 3600 * S)
+    assert ledger.is_failing(about())
+    fails(ledger, NOW + 91 * 86_400 * S, "b")
+    assert not ledger.is_failing(about())
+    recovers(ledger, NOW + 91 * 86_400 * S, "b")
+    told(ledger, NOW + 92 * 86_400 * S)
+    recovers(ledger, NOW + 93 * 86_400 * S, "c")
+    assert ledger == Ledger()
+
+
+def test_all_that_is_still_to_happen_follows_the_wall_clock() -> None:
+    """Set back by a day, an event waits no longer for it."""
+    ledger = Ledger()
+    ledger.died(died([1]), NOW)
+    fails(ledger, NOW)
+    ledger.move(-86_400 * S)
+    back = NOW - 86_400 * S
+    assert [(kind, at) for kind, at, _ in told(ledger, back + 10 * S, back)] == [
+        (RECEIVER_FAILING, 0),
+        (CALLBACK_DEAD, 2),
+    ]
