@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway import __version__
-from gateway.api import examples
+from gateway.api import examples, openevents
 from gateway.api.auth import PUBLIC
 from gateway.api.calltexts import TEXTS
 from gateway.api.openwebhooks import OUTCOME, TAG, Outcome, RecordWebhook, Webhook, webhooks
@@ -69,7 +69,9 @@ def document(calls: Sequence[Call], upstreams: Collection[str] = (), root_path: 
     bodies = [group.error_body for group in groups]
     for call in calls:
         bodies += [call.body, *(body for _, body in call.answers.values())]
-    types = list(dict.fromkeys(body for body in (*bodies, Webhook, RecordWebhook, Outcome) if isinstance(body, type)))
+    events = {event: body for event, (*_, body) in openevents.EVENTS.items()}
+    bodies += [Webhook, RecordWebhook, Outcome, *events.values()]
+    types = list(dict.fromkeys(body for body in bodies if isinstance(body, type)))
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(types, references, strict=True))
     _complete(schemas, upstreams)
@@ -91,7 +93,9 @@ def document(calls: Sequence[Call], upstreams: Collection[str] = (), root_path: 
         "security": [{}, {"token": []}],
         "tags": [*({"name": group.tag, "description": group.text} for group in groups), TAG],
         "paths": paths,
-        "webhooks": webhooks(known[Webhook], known[RecordWebhook]),
+        "webhooks": webhooks(
+            known[Webhook], known[RecordWebhook], {event: known[body] for event, body in events.items()}
+        ),
         "components": {
             "schemas": schemas,
             "examples": {name: one for named in examples.PROBLEMS.values() for name, one in named.items()},

@@ -1,12 +1,13 @@
 """What ``/openapi.json`` tells of webhooks: bodies in both formats, headers, and what a receiver's answers mean.
 
-Owns the types of the bodies, and the words. Called by ``openapi``; what is really sent ``gateway/webhook/`` makes.
+Owns the types of the bodies, but for operator events', and the words. Called by ``openapi``; what is really sent
+``gateway/webhook/`` makes.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict, get_args
 
-from gateway.api import examples
+from gateway.api import examples, openevents
 from gateway.api.views import Instant
 from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from gateway.upstream.answer import AbandonReason
@@ -38,6 +39,7 @@ _HEADERS = {
     SIGNATURE_HEADER: "One entry for each active secret, with blanks between them: v1, and the base64 of HMAC-SHA256 "
     "over webhook-id.webhook-timestamp.body; with a key pair also v1a, and an ed25519 signature.",
 }
+_EVENT_HEADERS = {**_HEADERS, ID_HEADER: "The event's id, the same in every attempt: a repetition is known by it."}
 _RECORD_HEADERS = {
     RECORD_TIMESTAMP_HEADER: "Where GATEWAY_RECORD_HMAC_KEY is set: when this attempt was made, in whole seconds.",
     RECORD_SIGNATURE_HEADER: "Where it is set: the base64 of HMAC-SHA256 over the task's id, a full stop and that.",
@@ -90,13 +92,20 @@ class RecordWebhook(TypedDict):
     data: dict[str, Any]
 
 
-def webhooks(schema: dict[str, Any], record_schema: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told of each webhook; the schemas are those of the bodies in each format."""
+def webhooks(
+    schema: dict[str, Any], record_schema: dict[str, Any], events: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what is told of each webhook; the schemas are those of the bodies in each format, and of events."""
     headers = _headers(_HEADERS, required=True)
     told = {
         event: _webhook(operation_id, summary, _TEXT, headers, schema, {event: examples.WEBHOOKS[event]})
         for event, (operation_id, summary) in _EVENTS.items()
     }
+    of_events = _headers(_EVENT_HEADERS, required=True)
+    text = f"{openevents.ABOUT} {_TEXT}"
+    for event, (operation_id, summary, _) in openevents.EVENTS.items():
+        bodies = {event: openevents.EXAMPLES[event]}
+        told[event] = _webhook(operation_id, summary, text, of_events, events[event], bodies)
     headers = headers + _headers(_RECORD_HEADERS, required=False)
     summary = "A task has ended, or was given up, and its callback is of format record"
     text = f"{_RECORD} {_TEXT}"

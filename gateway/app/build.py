@@ -8,7 +8,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,8 +26,9 @@ from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
 from gateway.api.webpages import refuse_web_pages
-from gateway.app import facts
+from gateway.app import events, facts
 from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, client_upstreams, token_owners
+from gateway.app.shared import Shared
 from gateway.config.settings import Settings, UpstreamSettings, database_path
 from gateway.core.clock import Clock, FollowingClock, SteeredClock
 from gateway.core.memory import Memory
@@ -75,18 +76,6 @@ _RECHECK_S = (15.0, 1.0)
 """How often a request that is held for a task's end looks for it, without being told: alone, and beside replicas."""
 
 
-class Shared(NamedTuple):
-    """What many parts of a gateway are made with."""
-
-    store: Store
-    clock: Clock
-    metrics: Metrics
-    memory: Memory
-    resolver: Resolver
-    replica: str
-    """This process's name among those that share the database; it has none where it is alone."""
-
-
 def own_files(upstreams: int) -> int:
     """Return how many files the gateway may have open beside its clients' connections, with so many upstreams."""
     return _CONNECTIONS + _IDLE_CONNECTIONS + upstreams * (MOST_CONNECTIONS + _MOST_IDLE) + _OTHER_FILES
@@ -116,8 +105,14 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     leading = _leading(shared, watches)
     if leading is not None:
         loops.append(leading)
+    telling = events.telling(settings, shared, deliverer, watches, client_headers)
+    if telling is not None:
+        loops.append(telling.loop)
     supervisor = Supervisor(loops, clock, shared.metrics, clock_steps)
     readiness = ReadyCheck(store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all")
+
+    if telling is not None:
+        readiness.events_fail = telling.fails
 
     async def check_url(url: str) -> None:
         await guard.check_registration(url, shared.resolver.resolve)
@@ -141,6 +136,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         backup=backup,
         backups=Backups(store, clock, backup),
         callback_transport=callback_transport,
+        events_transport=None if telling is None else telling.transport,
         resolver=shared.resolver,
         memory=shared.memory,
     )

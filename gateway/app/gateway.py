@@ -122,6 +122,8 @@ class ReadyCheck:
         self._watches = watches
         self._leading = leading
         self._needs_all = needs_all
+        self.events_fail: Callable[[], bool] = bool
+        """Whether what the operator is to be told does not get through."""
 
     def troubles(self) -> list[Trouble]:
         found = []
@@ -137,6 +139,8 @@ class ReadyCheck:
         found.extend(self._of_upstreams())
         if (problem := self.supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))
+        if self.events_fail():
+            found.append(Trouble("operator events do not get through", stops_work=False))
         return found
 
     def _of_upstreams(self) -> Iterator[Trouble]:
@@ -186,6 +190,8 @@ class Gateway:
     """Where a backup stands; None: the database is a server's."""
     backups: Backups
     callback_transport: PooledTransport
+    events_transport: PooledTransport | None
+    """None: there are no operator events."""
     resolver: Resolver
     memory: Memory
     in_force: Settings = field(init=False)
@@ -302,6 +308,8 @@ class Gateway:
         self.readiness.started.clear()
         await self.store.close()
         await self.callback_transport.aclose()
+        if self.events_transport is not None:
+            await self.events_transport.aclose()
         for watch in self.watches:
             await watch.transport.aclose()
         await self.resolver.close()

@@ -17,7 +17,7 @@ from gateway.config.load import load
 from gateway.config.settings import Settings, database_path
 from gateway.config.upstreams import key_missing
 from gateway.core.errors import SecretError
-from gateway.net.guard import parse_allow
+from gateway.net.guard import Netguard, parse_allow
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import databasefile
 
@@ -34,6 +34,7 @@ def preflight(environ: Mapping[str, str], config_path: Path | None) -> Settings:
         config_path,
         {
             "webhook_secret": lambda secrets: Signer(parse_secrets(" ".join(secrets))),
+            "events_url": Netguard.for_url,
             "callback_allow": lambda entries: parse_allow(",".join(entries)),
         },
         (_missing_keys, _check_files),

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.clock import Clock
 from gateway.core.errors import VerificationError
+from gateway.core.eventledger import EVENT_TYPES
 from gateway.core.terminal import printable
 from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Key, VerifiedWebhook, verify
 
@@ -294,7 +295,7 @@ def pretty(webhook: ReceivedWebhook, *, colour: bool = False) -> str:
     heading = f"{mark} {paint(_BOLD, title)}"
     if webhook.duplicate:
         heading += paint(_YELLOW, "  (duplicate: this webhook-id came before)")
-    return "\n".join([heading, *(f"  {paint(_DIM, name.ljust(_NAME_WIDTH))}{value}" for name, value in lines)])
+    return "\n".join([heading, *(f"  {paint(_DIM, name.ljust(_NAME_WIDTH - 1))} {value}" for name, value in lines)])
 
 
 def _lines_of(webhook: ReceivedWebhook) -> tuple[str, list[tuple[str, str]]]:
@@ -306,6 +307,8 @@ def _lines_of(webhook: ReceivedWebhook) -> tuple[str, list[tuple[str, str]]]:
         title = "a task's record" if is_record else "not a task's webhook"
         return title, [("body", _printable(webhook.body.decode("utf-8", "replace")))]
     data = event["data"]
+    if isinstance(event.get("type"), str) and event["type"] in EVENT_TYPES:
+        return event["type"], [(_printable(name), _printable(value)) for name, value in data.items()]
     lines = [(name, _printable(data.get(name))) for name in ("taskId", "state")]
     result = data.get("result")
     if result is None and isinstance(text := data.get("resultJson"), str):  # of format record

@@ -187,6 +187,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "Days that delivered and cancelled callbacks are kept; dead ones three times that.")]
     ready_upstreams: Annotated[Literal["any", "all"], Setting(parsers.one_of("any", "all"), "any",
         "/readyz needs any upstream that accepts its key, or all of them to.")]
+    events_url: Annotated[str | None, Setting(str, "",
+        "Where operator events go, signed like every webhook. Not set: nobody is told.", secret=True)]
     log_format: Annotated[Literal["console", "json"] | None, Setting(
         parsers.one_of("console", "json", absent=", or leave it out: console on a terminal, else json"), "",
         "console or json. Not set: console on a terminal, else json.")]

@@ -9,6 +9,7 @@ Nobody wants to be called a thousand times for one thing:
 - Callbacks that die at one receiver are one event: the first ones within 2 s, then those of 5 minutes each.
 - Of 20 receivers at most such an event is made in 5 minutes, and of 20 that one fails: those of all others are one.
 - That something fails and has recovered is told at most once a minute: what has changed back by then is not told.
+- Of what is about one thing, nothing is sent before what happened there earlier: else an incident stays open for ever.
 - 200 events wait at most. What would be one more is not told, but counted, and the next event says how many they were.
 """
 
@@ -30,18 +31,19 @@ __all__ = [
     "UPSTREAM_REFUSED",
     "Died",
     "Ledger",
-    "OperatorEvent",
+    "WaitingEvent",
 ]
 
 CALLBACK_DEAD = "callback.dead"
 RECEIVER_FAILING, RECEIVER_RECOVERED = "receiver.failing", "receiver.recovered"
 UPSTREAM_REFUSED, UPSTREAM_RECOVERED = "upstream.refused", "upstream.recovered"
-EVENT_TYPES = (CALLBACK_DEAD, RECEIVER_FAILING, RECEIVER_RECOVERED, UPSTREAM_REFUSED, UPSTREAM_RECOVERED)
+EVENT_TYPES = frozenset((CALLBACK_DEAD, RECEIVER_FAILING, RECEIVER_RECOVERED, UPSTREAM_REFUSED, UPSTREAM_RECOVERED))
 
 _MOST_WAITING = 200
 _MOST_APART = 20
 _MOST_CONDITIONS = 1000
 _MOST_IDS = 10
+_MOST_ERROR = 500
 _FIRST_MS = 2_000
 _GATHER_MS = 300_000
 _SETTLE_MS = 60_000
@@ -58,7 +60,7 @@ class Died(msgspec.Struct, frozen=True):
     at: int
 
 
-class OperatorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
+class WaitingEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One event; what it says is fixed once it is claimed for the first time."""
 
     id: str
@@ -71,8 +73,6 @@ class OperatorEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
     data: dict[str, Any]
     attempts: int = 0
     fixed: bool = False
-    error: str | None = None
-    """Why the last attempt failed."""
 
 
 class _Condition(msgspec.Struct, omit_defaults=True):
@@ -87,26 +87,31 @@ class _Condition(msgspec.Struct, omit_defaults=True):
 
 
 class Ledger(msgspec.Struct, omit_defaults=True):
-    """What waits, and what has been told. Its methods change it; a change that returns False has dropped an event."""
+    """What waits, and what has been told. Where a method finds no room for an event, it counts that in ``dropped``."""
 
-    waiting: list[OperatorEvent] = []
+    waiting: list[WaitingEvent] = []
     conditions: dict[str, _Condition] = {}
     told: dict[str, int] = {}
     """When an event was made or claimed lately, by its type and what it is about."""
     dropped: int = 0
-    """Events that no later one has told of yet."""
+    """Events that there was no room for."""
+    dropped_told: int = 0
+    """Of these, those that a later event has told of."""
+    error: str | None = None
+    """Why the last attempt at any event failed; None where it did not."""
 
     # What happens.
 
-    def died(self, died: Sequence[Died], now: int) -> int:
-        """Note callbacks that have died; return how many are not told of."""
+    def died(self, died: Sequence[Died], now: int) -> None:
+        """Note callbacks that have died."""
         self._prune(now)
         by_lane: dict[Lane, list[Died]] = {}
         for one in died:
             by_lane.setdefault(one.lane, []).append(one)
-        return sum(len(its) for lane, its in by_lane.items() if not self._died_at(lane, its, now))
+        for lane, its in by_lane.items():
+            self._died_at(lane, its, now)
 
-    def _died_at(self, lane: Lane, died: Sequence[Died], now: int) -> bool:
+    def _died_at(self, lane: Lane, died: Sequence[Died], now: int) -> None:
         if (condition := self.conditions.get(_key(lane))) is not None:
             condition.dead += len(died)
         key = f"{CALLBACK_DEAD} {_key(lane)}"
@@ -115,14 +120,13 @@ class Ledger(msgspec.Struct, omit_defaults=True):
             key, about = CALLBACK_DEAD, dict.fromkeys(about)
         event = self._gathering(CALLBACK_DEAD, key, about | {"count": 0, "callbackIds": []}, died[0].at, now)
         if event is None:
-            return self._drop()
+            return
         event.data["count"] += len(died)
         ids = event.data["callbackIds"]
         ids += [one.callback_id for one in died[: _MOST_IDS - len(ids)]]
-        event.data["lastError"] = died[-1].error
-        return True
+        event.data["lastError"] = _short(died[-1].error)
 
-    def fails(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> bool:
+    def fails(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> None:
         """Note that something fails: ``about`` names it, ``told`` says more. Nothing where that is known."""
         self._prune(now)
         key = _key(about.values())
@@ -131,48 +135,45 @@ class Ledger(msgspec.Struct, omit_defaults=True):
             if not condition.fails:  # nobody has been told otherwise yet
                 condition.fails = self._take_back(key)
             if condition.fails:
-                return True
+                return
         if len(self.conditions) >= _MOST_CONDITIONS or self._apart(type_) >= _MOST_APART:
-            return self._one_of_many(type_, about, told, now)
-        if not self._add(type_, key, {**about, **told}, now, self._settled_at(key, now)):
-            return self._drop()
-        told_at = None if condition is None else condition.told_at
-        self.conditions[key] = _Condition(now, told_at=told_at)
-        self.told[f"{type_} {key}"] = now
-        return True
+            self._one_of_many(type_, about, told, now)
+        elif (
+            self._add(
+                type_, key, {**about, **told, "lastError": _short(told["lastError"])}, now, self._settled_at(key, now)
+            )
+            is not None
+        ):
+            self.conditions[key] = _Condition(now, told_at=None if condition is None else condition.told_at)
+            self.told[f"{type_} {key}"] = now
 
-    def recovers(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> bool:
+    def recovers(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> None:
         """Note that something does not fail any more. Nothing where it was not known to fail."""
         self._prune(now)
         key = _key(about.values())
         condition = self.conditions.get(key)
         if condition is None or not condition.fails:
-            return True
+            return
         condition.fails = False
-        if self._take_back(key):
-            return True
-        data = {**about, **told, "failedSince": to_iso(condition.since), "died": condition.dead}
-        return self._add(type_, key, data, now, self._settled_at(key, now)) or self._drop()
+        if not self._take_back(key):
+            data = {**about, **told, "failedSince": to_iso(condition.since)}
+            if type_ == RECEIVER_RECOVERED:
+                data["dead"] = condition.dead
+            self._add(type_, key, data, now, self._settled_at(key, now))
 
-    def is_failing(self, about: Mapping[str, str]) -> bool:
-        """Whether something is known to fail."""
-        condition = self.conditions.get(_key(about.values()))
-        return condition is not None and condition.fails
+    def fail(self) -> list[tuple[str, ...]]:
+        """Return the names of all that is known to fail: of receivers client and receiver, of upstreams their own."""
+        return [tuple(key.split(" ")) for key, condition in self.conditions.items() if condition.fails]
 
     # What is sent.
 
     @property
     def next_due_at(self) -> int | None:
-        return min((event.due_at for event in self.waiting), default=None)
+        return min((event.due_at for event in self._first()), default=None)
 
-    @property
-    def failing(self) -> str | None:
-        """Why the events do not get through; None while they do, as far as is known."""
-        return next((event.error for event in self.waiting if event.error is not None), None)
-
-    def claim(self, now: int, lease_ms: int) -> OperatorEvent | None:
+    def claim(self, now: int, lease_ms: int) -> WaitingEvent | None:
         """Return the event that has been due the longest, which is nobody else's for so long."""
-        event = min(self.waiting, key=lambda one: one.due_at, default=None)
+        event = min(self._first(), key=lambda one: one.due_at, default=None)
         if event is None or event.due_at > now:
             return None
         if not event.fixed:
@@ -181,22 +182,24 @@ class Ledger(msgspec.Struct, omit_defaults=True):
                 condition.told_at = now
             elif event.key in self.told:
                 self.told[event.key] = now
-            if self.dropped:
-                event.data["dropped"], self.dropped = self.dropped, 0
+            if self.dropped > self.dropped_told:
+                event.data["dropped"], self.dropped_told = self.dropped - self.dropped_told, self.dropped
         event.due_at = now + lease_ms
         return event
 
-    def ended(self, event_id: str, now: int) -> None:
-        """Let an event go: it was taken, or is given up."""
+    def ended(self, event_id: str, now: int, error: str | None) -> None:
+        """Let an event go: it was taken or, with an error, is given up."""
+        self.error = error
         self.waiting = [event for event in self.waiting if event.id != event_id]
         self._prune(now)
 
     def failed(self, event_id: str, due_at: int, error: str | None, *, counts: bool = True) -> None:
         """Have an event sent again then; ``counts``: an attempt was made."""
+        if counts:
+            self.error = error
         for event in self.waiting:
             if event.id == event_id:
                 event.due_at, event.attempts = due_at, event.attempts + counts
-                event.error = error if counts else event.error
 
     def move(self, step_ms: int) -> None:
         """Move what is still to happen, as the wall clock was set."""
@@ -207,35 +210,40 @@ class Ledger(msgspec.Struct, omit_defaults=True):
             if condition.told_at is not None:
                 condition.told_at += step_ms
 
-    def _one_of_many(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> bool:
+    def _one_of_many(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> None:
         """Note that one more fails than are told of one by one."""
         event = self._gathering(type_, type_, {**dict.fromkeys(about), "count": 0}, now, now)
-        if event is None:
-            return self._drop()
-        event.data["count"] += 1
-        event.data["lastError"] = told.get("lastError")
-        return True
+        if event is not None:
+            event.data["count"] += 1
+            event.data["lastError"] = _short(told["lastError"])
 
-    def _gathering(self, type_: str, key: str, data: dict[str, Any], at: int, now: int) -> OperatorEvent | None:
+    def _gathering(self, type_: str, key: str, data: dict[str, Any], at: int, now: int) -> WaitingEvent | None:
         """Return the event that gathers what happens there: the one that is not fixed yet, or a new one, if any."""
         if (open_ := self._open(key)) is not None:
             return open_
-        if not self._add(type_, key, data, at, max(now + _FIRST_MS, self.told.get(key, -_GATHER_MS) + _GATHER_MS)):
-            return None
-        self.told.setdefault(key, now)
-        return self.waiting[-1]
+        due_at = max(now + _FIRST_MS, self.told.get(key, -_GATHER_MS) + _GATHER_MS)
+        event = self._add(type_, key, data, at, due_at)
+        if event is not None:
+            self.told.setdefault(key, now)
+        return event
 
-    def _add(self, type_: str, key: str, data: dict[str, Any], at: int, due_at: int) -> bool:
+    def _add(self, type_: str, key: str, data: dict[str, Any], at: int, due_at: int) -> WaitingEvent | None:
+        """Have an event sent then; None where there is no room for it."""
         if len(self.waiting) >= _MOST_WAITING:
-            return False
-        self.waiting.append(OperatorEvent(id=new_event_id(at), type=type_, key=key, at=at, due_at=due_at, data=data))
-        return True
+            self.dropped += 1
+            return None
+        event = WaitingEvent(id=new_event_id(at), type=type_, key=key, at=at, due_at=due_at, data=data)
+        self.waiting.append(event)
+        return event
 
-    def _drop(self) -> bool:
-        self.dropped += 1
-        return False
+    def _first(self) -> list[WaitingEvent]:
+        """Return of all that is about one thing what happened first."""
+        first: dict[str, WaitingEvent] = {}
+        for event in self.waiting:
+            first.setdefault(event.key, event)
+        return list(first.values())
 
-    def _open(self, key: str) -> OperatorEvent | None:
+    def _open(self, key: str) -> WaitingEvent | None:
         return next((event for event in self.waiting if event.key == key and not event.fixed), None)
 
     def _take_back(self, key: str) -> bool:
@@ -263,6 +271,11 @@ class Ledger(msgspec.Struct, omit_defaults=True):
             return key in waited_for or (condition.told_at or 0) > now - _SETTLE_MS
 
         self.conditions = {key: one for key, one in self.conditions.items() if counts(key, one)}
+
+
+def _short(error: str | None) -> str | None:
+    """Return an error of which the others' words do not fill the value."""
+    return error if error is None or len(error) <= _MOST_ERROR else f"{error[:_MOST_ERROR]}…"
 
 
 def _key(names: Iterable[str]) -> str:

@@ -61,6 +61,7 @@ class Metrics:
         self._of_requests()
         self._of_polls()
         self._of_webhooks()
+        self._of_events()
         self._of_the_process()
 
     def _of_requests(self) -> None:
@@ -124,6 +125,13 @@ class Metrics:
             "gateway_receivers_paused", "Receivers that get no attempt until somebody resumes them."
         )
         self.dead = self._gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
+
+    def _of_events(self) -> None:
+        self.events = self._count("gateway_events", "Operator events, by what became of them.", ["result"])
+        self.events_waiting = self._gauge("gateway_events_waiting", "Operator events that are to be sent yet.")
+        self.events_failing = self._gauge(
+            "gateway_events_failing", "1 while operator events do not get through to their receiver, else 0."
+        )
 
     def _of_the_process(self) -> None:
         self.loop_restarts = self._count(

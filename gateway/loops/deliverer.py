@@ -98,6 +98,10 @@ class Deliverer:
         """Yield each lane that was sent on lately, how many attempts it has, and whether it gets but one."""
         return self._bulkhead.lanes()
 
+    def open_circuits(self) -> list[Lane]:
+        """Return the lanes that get one attempt at a time, as too many failed in a row."""
+        return self._bulkhead.probed()
+
     async def run_once(self) -> float:
         """Start the attempts that are due; return the seconds until more will be."""
         bulkhead = self._bulkhead

@@ -76,6 +76,17 @@ class Netguard:
         # The same few URLs are registered again and again, and reading one takes a third of a registration.
         self._checked: Callable[[str], Target] = cached_by_url(lambda url: self.check_target(_split(url)))
 
+    @classmethod
+    def for_url(cls, url: str) -> "Netguard":
+        """Return the policy for one URL that the operator has chosen: that is allowed, unless it is a cloud's metadata.
+
+        Raises AddressNotAllowed where it is no URL, or one that nothing may allow.
+        """
+        target = _split(url)
+        guard = cls([AllowEntry(host=read_host(target.host)[1], port=target.port)])
+        guard.check_url(url)
+        return guard
+
     def check_url(self, url: str) -> Target:
         """Check a callback URL as far as it can be without the network; its host comes out as it is written one way.
 

@@ -8,13 +8,15 @@
     if isinstance(event, Succeeded):
         print(event.task_id, event.result_urls)
 
-For FastAPI and Starlette: ``gateway.receiver.starlette``. Imports nothing of the server. The manual: Receivers.
+``verify_operator_event`` reads what GATEWAY_EVENTS_URL gets. For FastAPI and Starlette: ``gateway.receiver.starlette``.
+Imports nothing of the server. The manual: Receivers.
 """
 
 from gateway.core.errors import SecretError, VerificationError
 from gateway.receiver.events import Abandoned, Event, Failed, Succeeded, UnknownBody
+from gateway.receiver.operatorevents import OperatorEvent
 from gateway.receiver.remembering import Busy, MemoryIds, SqliteIds, WebhookIds
-from gateway.receiver.verifying import verify
+from gateway.receiver.verifying import verify, verify_operator_event
 
 __all__ = [
     "Abandoned",
@@ -22,6 +24,7 @@ __all__ = [
     "Event",
     "Failed",
     "MemoryIds",
+    "OperatorEvent",
     "SecretError",
     "SqliteIds",
     "Succeeded",
@@ -29,4 +32,5 @@ __all__ = [
     "VerificationError",
     "WebhookIds",
     "verify",
+    "verify_operator_event",
 ]

@@ -1,4 +1,4 @@
-"""What a webhook tells, as one of three types, and how it is read from the body in either format.
+"""What a callback's webhook tells, as one of three types, and how it is read from the body in either format.
 
 Owns their members. What the upstream sent may be of any type; ``raw`` has it as it came. Pure; called by
 ``gateway.receiver.verifying``, once the signature has been checked.
@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from gateway.core.errors import GatewayError
 from gateway.core.taskoutcome import TaskOutcome, read_outcome
+from gateway.receiver.operatorevents import OPERATOR_TYPES, OperatorEvent, read_operator_event
 
-__all__ = ["Abandoned", "Event", "Failed", "Succeeded", "UnknownBody", "read_event"]
+__all__ = ["Abandoned", "Event", "Failed", "Succeeded", "UnknownBody", "read_event", "read_told"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +76,8 @@ Event = Succeeded | Failed | Abandoned
 class UnknownBody(GatewayError):
     """The signature is right, but the body is neither the gateway's event nor a record in the family's envelope.
 
-    So are the records of Replicate, Runway, Luma and OpenAI, and what an upstream's own profile describes: ``raw`` has
-    the decoded body, or None where it is not JSON.
+    So are the records of Replicate, Runway, Luma and OpenAI, what an upstream's own profile describes, and operator
+    events, which ``verify_operator_event`` reads: ``raw`` has the decoded body, or None where it is not JSON.
     """
 
     def __init__(self, message: str, webhook_id: str, raw: Any) -> None:
@@ -90,17 +91,34 @@ _CODES = {200: "success", 408: "abandoned"}
 """What the codes of records mean; every other one is a failure's."""
 
 
+def read_told(body: bytes, webhook_id: str, sent_at: datetime) -> OperatorEvent:
+    """Return what the body of an operator event says. Raises UnknownBody."""
+    event = _parsed(body, webhook_id)
+    try:
+        return read_operator_event(event, webhook_id, sent_at)
+    except (ValueError, TypeError, KeyError) as exc:
+        message = f"The signature is right, but the body is no operator event ({exc!r}): a callback's is for verify()."
+        raise UnknownBody(message, webhook_id, event) from exc
+
+
 def read_event(body: bytes, webhook_id: str, sent_at: datetime) -> Event:
     """Return what a body says. Raises UnknownBody."""
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise UnknownBody(f"The signature is right, but the body is not JSON: {exc}.", webhook_id, None) from exc
+    event = _parsed(body, webhook_id)
     try:
         return _event(event, webhook_id, sent_at)
     except (ValueError, TypeError, KeyError) as exc:
+        if isinstance(event, dict) and event.get("type") in OPERATOR_TYPES:
+            message = f"The signature is right, but it is an operator event, {event['type']}: verify_operator_event()"
+            raise UnknownBody(f"{message} reads it.", webhook_id, event) from exc
         message = "The signature is right, but the body is neither an event of the gateway nor a record of the family"
         raise UnknownBody(f"{message} ({exc!r}).", webhook_id, event) from exc
+
+
+def _parsed(body: bytes, webhook_id: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise UnknownBody(f"The signature is right, but the body is not JSON: {exc}.", webhook_id, None) from exc
 
 
 def _event(event: Any, webhook_id: str, sent_at: datetime) -> Event:

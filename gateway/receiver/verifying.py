@@ -1,4 +1,5 @@
-"""The one function that a receiver needs: headers and body → the event, or what is wrong with them.
+"""The one function that a receiver needs: headers and body → the event, or what is wrong with them; the same for
+operator events.
 
 Owns in which forms frameworks hand these over, and the hint that somebody wrote the body anew; signatures are
 ``gateway.signature``'s.
@@ -12,11 +13,12 @@ from functools import lru_cache
 from typing import Protocol
 
 from gateway.core.errors import SecretError, VerificationError
-from gateway.receiver.events import Event, read_event
+from gateway.receiver.events import Event, read_event, read_told
+from gateway.receiver.operatorevents import OperatorEvent
 from gateway.signature import Key, parse_secrets
 from gateway.signature import verify as verify_signature
 
-__all__ = ["Headers", "verify"]
+__all__ = ["Headers", "verify", "verify_operator_event"]
 
 _LOOKED_AT = 64 * 1024  # bytes of a body that did not verify up to which its JSON is looked at
 
@@ -48,6 +50,25 @@ def verify(
     Raises VerificationError, whose ``reason`` and message say what is wrong: answer 401 and handle nothing. UnknownBody
     where the signature is right and the body is an API's own record; SecretError for secrets that cannot be used.
     """
+    return read_event(*_verified(body, headers, secrets, tolerance_s, now_s))
+
+
+def verify_operator_event(
+    body: bytes | str,
+    headers: Headers,
+    secrets: str | Sequence[str],
+    *,
+    tolerance_s: float = 300,
+    now_s: float | None = None,
+) -> OperatorEvent:
+    """Return what a webhook to GATEWAY_EVENTS_URL says, in the same way; ``secrets``: GATEWAY_WEBHOOK_SECRET's."""
+    return read_told(*_verified(body, headers, secrets, tolerance_s, now_s))
+
+
+def _verified(
+    body: bytes | str, headers: Headers, secrets: str | Sequence[str], tolerance_s: float, now_s: float | None
+) -> tuple[bytes, str, datetime]:
+    """Return a body whose signature holds, its webhook-id and when it was sent."""
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogateescape")
     elif not isinstance(body, bytes | bytearray | memoryview):
@@ -65,7 +86,7 @@ def verify(
                 "changed",
             ) from None
         raise
-    return read_event(body, verified.webhook_id, datetime.fromtimestamp(verified.timestamp_s, UTC))
+    return body, verified.webhook_id, datetime.fromtimestamp(verified.timestamp_s, UTC)
 
 
 @lru_cache(maxsize=16)

@@ -11,9 +11,8 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
-from gateway.core.eventledger import Ledger
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -35,6 +34,7 @@ from gateway.core.model import (
 )
 from gateway.core.pollhistory import PastPoll
 from gateway.core.search import Looked, Wanted
+from gateway.store.eventport import Events
 from gateway.store.proxyport import ProxyRegistry
 
 __all__ = [
@@ -49,8 +49,6 @@ __all__ = [
     "TaskQueue",
     "Turn",
 ]
-
-T = TypeVar("T")
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
@@ -271,32 +269,6 @@ class Outbox(Protocol):
         A callback that was cancelled meanwhile stays cancelled; one that was redelivered meanwhile keeps its fresh
         budget, unless the attempt delivered it.
         """
-
-
-class Events(Protocol):
-    """What the operator is to be told of."""
-
-    kept: bool
-    """Whether callbacks that die are noted, each in the transaction that records its last attempt."""
-
-    @property
-    def dropped(self) -> int:
-        """How many events this process had no room for: see ``core.eventledger``."""
-
-    async def read(self) -> Ledger:
-        """Return what waits, and what has been told."""
-
-    async def change(self, change: Callable[[Ledger], T]) -> T:
-        """Change that, in a transaction, and return what the change returns, which may be made several times.
-
-        False says that an event was dropped.
-        """
-
-    async def owed(self, lane: Lane, most: int) -> int:
-        """Return how many webhooks are owed there; ``most`` where they are more."""
-
-    async def watched(self, upstream: str) -> int:
-        """Return how many of an upstream's tasks are polled."""
 
 
 class Housekeeping(Protocol):

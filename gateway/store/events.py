@@ -36,8 +36,8 @@ class StoreEvents:
         return _decoded(await self._engine.read(self._sql.SELECT_META, (_KEY,)))
 
     async def change(self, change: Callable[[Ledger], T]) -> T:
-        changed: T = await self._writer.submit(self.change_kind, change)
-        return changed
+        changed: tuple[T, int] = await self._writer.submit(self.change_kind, change)
+        return changed[0]
 
     async def owed(self, lane: Lane, most: int) -> int:
         ((count,),) = await self._engine.read(self._sql.COUNT_OWED, (*lane, most))
@@ -48,38 +48,43 @@ class StoreEvents:
         return int(count)
 
     def died(self, records: Sequence[AttemptRecord]) -> Work[int]:
-        """Note callbacks that these attempts have ended; return how many are not told of."""
+        """Note callbacks that these attempts have ended; return how many events were dropped for that."""
         died = []
         for record in records:
             claim, made = record.claim, record.attempt
             died.append(Died(claim.id, claim.lane, made.error, made.started_at + made.duration_ms))
-        return (yield from self._changed(lambda ledger: ledger.died(died, died[-1].at)))
+        _, dropped = yield from self._changed([lambda ledger: ledger.died(died, died[-1].at)])
+        return dropped
 
     def moved(self, step_ms: int) -> Work[None]:
         """Follow a wall clock that was set."""
-        yield from self._changed(lambda ledger: ledger.move(step_ms))
+        yield from self._changed([lambda ledger: ledger.move(step_ms)])
 
-    def _apply(self, changes: Sequence[Callable[[Ledger], Any]]) -> Work[list[Any]]:
-        return (yield from self._changed(lambda ledger: [change(ledger) for change in changes]))
+    def _apply(self, changes: Sequence[Callable[[Ledger], Any]]) -> Work[list[tuple[Any, int]]]:
+        done, dropped = yield from self._changed(changes)
+        return [(one, dropped) for one in done]
 
-    def _changes_made(self, _: object, results: Sequence[Any]) -> None:
-        self.dropped += sum(result is False for result in results)
+    def _changes_made(self, _: object, results: Sequence[tuple[Any, int]]) -> None:
+        self.dropped += results[0][1]
 
-    def _changed(self, change: Callable[[Ledger], T]) -> Work[T]:
-        """Change the value that stands, which another replica may have replaced when its turn comes."""
+    def _changed(self, changes: Sequence[Callable[[Ledger], Any]]) -> Work[tuple[list[Any], int]]:
+        """Change the value that stands, which another replica may have replaced when its turn comes.
+
+        Return what each change has returned, and how many events they have dropped.
+        """
         sql = self._sql
         while True:
             found = (yield Run(sql.SELECT_META, (_KEY,))).rows
             ledger = _decoded(found)
-            before = msgspec.json.encode(ledger)
-            done = change(ledger)
-            after = msgspec.json.encode(ledger)
+            before, dropped = msgspec.json.encode(ledger), ledger.dropped
+            done = [change(ledger) for change in changes]
+            after, dropped = msgspec.json.encode(ledger), ledger.dropped - dropped
             if after == before:
-                return done
+                return done, dropped
             old = bytes(found[0][0]) if found else None
             step = Run(sql.INSERT_META, (_KEY, after)) if old is None else Run(sql.SWAP_META, (after, _KEY, old))
             if (yield step).count:
-                return done
+                return done, dropped
 
 
 def _decoded(found: Sequence[Any]) -> Ledger:

@@ -135,15 +135,15 @@ class StoreOutbox:
         await self._writer.submit(self.record_kind, record)
 
     def _apply_record(self, items: Sequence[AttemptRecord]) -> Work[list[tuple[int, int]]]:
-        """Return with each how many of them are void, and how many deaths no event tells of."""
+        """Return with each how many of them are void, and how many events were dropped."""
         died: list[AttemptRecord] = []
         if self._events.kept and (last := [one for one in items if one.attempt.result is AttemptResult.DEAD]):
             # By themselves, and first: only what one of these has ended is told of, and that once.
             ended = {seq for (seq,) in (yield Rows(self._sql.RECORD_DEAD, rows.recorded(last))).rows}
             died = [one for one in last if one.claim.seq in ended]
         void = yield from self._apply_all(items)
-        untold = (yield from self._events.died(died)) if died else 0
-        return [(void, untold)] * len(items)
+        dropped = (yield from self._events.died(died)) if died else 0
+        return [(void, dropped)] * len(items)
 
     def _apply_all(self, items: Sequence[AttemptRecord]) -> Work[int]:
         if (yield from self._engine.record(items)):
@@ -154,8 +154,8 @@ class StoreOutbox:
         return len(items) - kept
 
     def _recorded(self, items: Sequence[AttemptRecord], results: Sequence[tuple[int, int]]) -> None:
-        void, untold = results[0]
-        self._events.dropped += untold
+        void, dropped = results[0]
+        self._events.dropped += dropped
         if void:
             self.stale_writes += void
             _log.warning("store.stale_writes", kind="record_attempt", writes=void)

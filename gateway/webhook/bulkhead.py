@@ -86,6 +86,10 @@ class Bulkhead:
         for lane in {**self._failures, **self._well, **self._of_lane}:
             yield lane, self._of_lane.get(lane, 0), self._is_probed(lane)
 
+    def probed(self) -> list[Lane]:
+        """Return the lanes that get one attempt at a time: their circuit breakers are open."""
+        return [lane for lane in self._failures if self._is_probed(lane)]
+
     @property
     def in_line(self) -> int:
         """How many lanes wait for their turn, and for nothing else."""

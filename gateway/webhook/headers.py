@@ -70,6 +70,10 @@ class ClientHeaders:
             **(self._record_headers(claim, timestamp_s) if claim.format is Format.RECORD else {}),
         }
 
+    def of_event(self, event_id: str, body: bytes, timestamp_s: int) -> dict[str, str]:
+        """Return the headers of one attempt at an operator event: signed as what no client has a secret for."""
+        return {"content-type": "application/json", **self._default.signer.headers(event_id, timestamp_s, body)}
+
     def _record_headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
         # As the family documents it, and its receivers check it. The body is not signed.
         if self._record_key is None:

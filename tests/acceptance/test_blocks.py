@@ -24,6 +24,7 @@ HERE = "tests/acceptance/test_blocks.py"
 QUICK_START, COMMANDS = "tests/acceptance/test_quick_start.py", "tests/acceptance/test_commands_page.py"
 RECEIVERS, CLIENTS = "tests/acceptance/test_receivers_page.py", "tests/acceptance/test_generated_clients.py"
 SDKS, RECIPES = "tests/acceptance/test_sdks.py", "tests/acceptance/test_recipes.py"
+EVENTS = "tests/acceptance/test_operator_events.py"
 PYTHON, MANIFESTS = "tests/acceptance/test_python_page.py", "tests/unit/test_manifests.py"
 INSTALLS = "it installs from the network, which tests do without: `make` runs pip the same way in a fresh checkout"
 ENGINE = "it needs root and an engine for containers: what it names is held by tests/unit/test_manifests.py"
@@ -46,6 +47,8 @@ BLOCKS = {
     ("api", '{"taskId": "task_xxx"'): HERE,
     ("commands", ""): COMMANDS,
     ("configuration", "[clients.shop]"): HERE,
+    ("events", '{"type": "receiver.failing"'): EVENTS,
+    ("events", '"""Operator events to Slack'): EVENTS,
     ("install", "pip install '.[ed25519]'"): INSTALLS,
     ("install", "make wheel"): INSTALLS,
     ("install", "export GATEWAY_UPSTREAM_API_KEY=sk-…"): HERE,

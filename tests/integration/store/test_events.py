@@ -3,12 +3,15 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from gateway.core.eventledger import RECEIVER_FAILING, Ledger
 from gateway.core.model import AttemptResult, CallbackState, DueCallback
 from gateway.store import Store
 from tests.lanes import claim_webhooks
 from tests.storing import NOW, NewStore, attempt_of, brought_to, claim, lapse, look, new, opened, registered, settle
 
+TOLD = {"lastError": None}
 ABOUT = {"client": "ann", "receiver": "https://app.example.com"}
 
 
@@ -95,8 +98,8 @@ async def test_whoever_notes_it_a_happening_is_noted_once(new_store: NewStore) -
             stack.push_async_callback(other.close)
             others.append(other)
 
-        def note(ledger: Ledger) -> bool:
-            return ledger.fails(RECEIVER_FAILING, ABOUT, {}, NOW)
+        def note(ledger: Ledger) -> None:
+            ledger.fails(RECEIVER_FAILING, ABOUT, TOLD, NOW)
 
         def count(ledger: Ledger) -> None:
             ledger.dropped += 1
@@ -110,12 +113,16 @@ async def test_whoever_notes_it_a_happening_is_noted_once(new_store: NewStore) -
         assert sum(claim is not None for claim in claims) == 1
 
 
-async def test_a_change_that_drops_an_event_is_counted(store: Store) -> None:
-    """For the metric; every other answer is none."""
-    await store.events.change(lambda _: False)
-    await store.events.change(lambda _: None)
-    await store.events.change(lambda _: True)
-    assert store.events.dropped == 1
+async def test_what_there_is_no_room_for_is_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever notes it: for the metric."""
+    monkeypatch.setattr("gateway.core.eventledger._MOST_WAITING", 0)
+    store.events.kept = True
+    (due,) = await owed(store, 1)
+    await store.outbox.record(attempt_of(due, AttemptResult.DEAD))
+    await store.events.change(lambda ledger: ledger.fails(RECEIVER_FAILING, ABOUT, TOLD, NOW))
+    assert await store.events.change(lambda ledger: ledger.dropped) == 2
+    assert store.events.dropped == 2
+    assert (await look(store, due)).state is CallbackState.DEAD
 
 
 async def test_what_waits_is_counted_up_to_a_bound(store: Store) -> None:

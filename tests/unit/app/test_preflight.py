@@ -362,3 +362,40 @@ def test_a_missing_package_is_named(refused: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("gateway.app.preflight.find_spec", lambda name: None)
     (problem,) = refused(GATEWAY_DATABASE_URL=SERVER, GATEWAY_WEBHOOK_SECRET=SECRET, **KEY)
     assert problem == "GATEWAY_DATABASE_URL: PostgreSQL needs a package more: pip install 'asyncpg>=0.32,<0.33'"
+
+
+# Where operator events go.
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example.com/events?key=k",
+        "http://10.0.0.7:9000/events",
+        "http://localhost:9000",
+        "http://[::1]:9000/events",
+        "http://bridge.monitoring.svc/events",
+    ],
+)
+def test_the_operators_own_word_is_enough_for_where_events_go(checked: Any, url: str) -> None:
+    """No entry has to open it, as that would open it to callbacks too."""
+    result = checked(**KEY, GATEWAY_EVENTS_URL=url)
+    assert result.events_url == url
+    assert url not in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("hooks.example.com/canary", "must be absolute"),
+        ("ftp://hooks.example.com/canary", "https URLs only"),
+        ("https://canary:canary@hooks.example.com/", "user name or password"),
+        ("http://169.254.169.254/canary", "cloud metadata service; no setting allows it"),
+        ("http://metadata.google.internal/canary", "cloud metadata service; no setting allows it"),
+    ],
+)
+def test_where_events_cannot_go_is_refused_at_the_start(refused: Any, url: str, why: str) -> None:
+    """In the one report, and without the URL, which may hold a key."""
+    (problem,) = refused(**KEY, GATEWAY_EVENTS_URL=url)
+    assert problem.startswith("GATEWAY_EVENTS_URL: ")
+    assert why in problem

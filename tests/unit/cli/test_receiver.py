@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.api.openevents import EXAMPLES
 from gateway.cli import receiver
 from gateway.cli.receiver import PlannedAnswer, ReceivedWebhook, Receiver, parse_answers, pretty, verify_saved
 from gateway.core.errors import VerificationError
@@ -364,6 +365,17 @@ def test_abandoned_prints_the_reason() -> None:
     """The gateway's own word for why it gave up."""
     data = {"taskId": "t", "state": "abandoned", "reason": "timeout"}
     assert "  reason      timeout" in pretty(received({"type": "task.abandoned", "data": data})).splitlines()
+
+
+def test_an_operator_event_prints_all_that_it_says() -> None:
+    """In the order in which it says it, what to do and where the manual tells more last."""
+    event = EXAMPLES["upstream.refused"]
+    lines = pretty(received(event)).splitlines()
+    assert lines[0] == "✓ upstream.refused"
+    assert [line.split()[0] for line in lines[1:-2]] == [
+        *("upstream", "tasksWaiting", "lastError", "whatToDo", "manual"),
+    ]
+    assert "  tasksWaiting 40" in lines
 
 
 def test_a_record_prints_what_its_text_holds() -> None:

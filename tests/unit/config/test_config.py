@@ -78,6 +78,7 @@ def test_defaults() -> None:
         drain_s=10.0,
         retention_days=30.0,
         ready_upstreams="any",
+        events_url=None,
         log_format=None,
         log_level="info",
         url=None,
@@ -180,7 +181,7 @@ def test_repr_hides_secrets() -> None:
     secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
     shown = repr(load(secrets))
     assert SECRET not in shown
-    assert shown.count("***") == len(secrets) == 6
+    assert shown.count("***") == len(secrets) == 7
     assert "host='127.0.0.1', port=8080" in shown
     assert "token=None" in repr(load({}))
     assert SECRET not in repr(load({"GATEWAY_DATABASE_URL": f"postgresql://ann:{SECRET}@host/x"}))

@@ -11,7 +11,7 @@ from gateway.core.eventledger import (
     RECEIVER_RECOVERED,
     Died,
     Ledger,
-    OperatorEvent,
+    WaitingEvent,
 )
 from gateway.core.model import Lane
 
@@ -28,30 +28,30 @@ def died(ids: Iterable[int], name: str = "a", at: int = NOW) -> list[Died]:
     return [Died(f"cb_{one}", Lane(**about(name)), f"error {one}", at) for one in ids]
 
 
-def fails(ledger: Ledger, at: int, name: str = "a") -> bool:
-    return ledger.fails(RECEIVER_FAILING, about(name), {"count": 1, "lastError": "no"}, at)
+def fails(ledger: Ledger, at: int, name: str = "a") -> None:
+    ledger.fails(RECEIVER_FAILING, about(name), {"count": 1, "lastError": "no"}, at)
 
 
-def recovers(ledger: Ledger, at: int, name: str = "a") -> bool:
-    return ledger.recovers(RECEIVER_RECOVERED, about(name), {}, at)
+def recovers(ledger: Ledger, at: int, name: str = "a") -> None:
+    ledger.recovers(RECEIVER_RECOVERED, about(name), {}, at)
 
 
-def told(ledger: Ledger, until: int, since: int = NOW) -> list[tuple[str, int, OperatorEvent]]:
+def told(ledger: Ledger, until: int, since: int = NOW) -> list[tuple[str, int, WaitingEvent]]:
     """Send what falls due until then, each the moment it is; return type, seconds since ``since`` and event."""
     sent = []
     while (due_at := ledger.next_due_at) is not None and due_at <= until:
         event = ledger.claim(max(due_at, since), LEASE_MS)
         assert event is not None
         sent.append((event.type, (due_at - since) // S, event))
-        ledger.ended(event.id, due_at)
+        ledger.ended(event.id, due_at, None)
     return sent
 
 
 def test_callbacks_that_die_at_one_receiver_are_one_event() -> None:
     """The first ones after two seconds, those of the next five minutes together, with all counted and ten named."""
     ledger = Ledger()
-    assert ledger.died(died([1, 2]), NOW) == 0
-    assert ledger.died(died([3], at=NOW + S), NOW + S) == 0
+    ledger.died(died([1, 2]), NOW)
+    ledger.died(died([3], at=NOW + S), NOW + S)
     ((kind, at, first),) = told(ledger, NOW + 2 * S)
     assert (kind, at) == (CALLBACK_DEAD, 2)
     assert first.data == {
@@ -71,13 +71,13 @@ def test_what_is_claimed_changes_no_more() -> None:
     first = ledger.claim(NOW + 2 * S, LEASE_MS)
     assert first is not None
     ledger.failed(first.id, NOW + 10 * S, "refused")
-    assert ledger.failing == "refused"
+    assert ledger.error == "refused"
     ledger.died(died([2]), NOW + 3 * S)
     again = ledger.claim(NOW + 10 * S, LEASE_MS)
     assert again is not None
     assert (again.id, again.data["count"], again.attempts) == (first.id, 1, 1)
-    ledger.ended(again.id, NOW + 10 * S)
-    assert ledger.failing is None
+    ledger.ended(again.id, NOW + 10 * S, None)
+    assert ledger.error is None
     ((_, at, second),) = told(ledger, NOW + 3600 * S)
     assert (at, second.data["callbackIds"]) == (302, ["cb_2"])
 
@@ -94,19 +94,48 @@ def test_a_claimed_event_is_nobody_elses_until_its_claim_lapses() -> None:
     assert again.id == first.id
 
 
+def test_nothing_is_sent_before_what_happened_earlier_to_the_same() -> None:
+    """Else whoever is told last that it fails, which has long recovered, waits for ever."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    first = ledger.claim(NOW, LEASE_MS)
+    assert first is not None
+    ledger.failed(first.id, NOW + 300 * S, "refused")
+    recovers(ledger, NOW + 10 * S)
+    fails(ledger, NOW + 100 * S, "b")
+    assert [event.data["receiver"] for _, _, event in told(ledger, NOW + 299 * S)] == [about("b")["receiver"]]
+    assert [(kind, at) for kind, at, _ in told(ledger, NOW + 3600 * S)] == [
+        (RECEIVER_FAILING, 300),
+        (RECEIVER_RECOVERED, 60),
+    ]
+
+
+def test_an_event_that_is_given_up_leaves_that_they_fail() -> None:
+    """Until one gets through: somebody was not told of something."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    event = ledger.claim(NOW, LEASE_MS)
+    assert event is not None
+    ledger.ended(event.id, NOW, "gone")
+    assert (ledger.waiting, ledger.error) == ([], "gone")
+    recovers(ledger, NOW + S)
+    told(ledger, NOW + 3600 * S)
+    assert ledger.error is None
+
+
 def test_of_many_receivers_most_are_one_event() -> None:
     """Nobody wants a page for each of a thousand receivers behind one dead proxy."""
     ledger = Ledger()
     for n in range(1000):
-        assert ledger.died(died([n], f"r{n}"), NOW) == 0
-        assert fails(ledger, NOW, f"r{n}")
+        ledger.died(died([n], f"r{n}"), NOW)
+        fails(ledger, NOW, f"r{n}")
     events = told(ledger, NOW + 10 * S)
     for wanted in (CALLBACK_DEAD, RECEIVER_FAILING):
         its = [event for kind, _, event in events if kind == wanted]
         assert len(its) == 21
         assert [event.data["count"] for event in its if event.data["receiver"] is None] == [980]
-    assert recovers(ledger, NOW + 20 * S, "r999")  # nobody was told of it by name
-    assert recovers(ledger, NOW + 20 * S, "r1")
+    recovers(ledger, NOW + 20 * S, "r999")  # nobody was told of it by name
+    recovers(ledger, NOW + 20 * S, "r1")
     assert [kind for kind, *_ in told(ledger, NOW + 3600 * S)] == [RECEIVER_RECOVERED]
 
 
@@ -123,8 +152,8 @@ def test_a_receiver_that_fails_and_recovers_is_told_of_twice() -> None:
     kinds = {kind: event for kind, _, event in told(ledger, NOW + 200 * S)}
     assert kinds.keys() == {CALLBACK_DEAD, RECEIVER_RECOVERED}
     data = kinds[RECEIVER_RECOVERED].data
-    assert data == {**about(), "failedSince": "2026-04-29T10:53:20.000Z", "died": 3}
-    assert not ledger.is_failing(about())
+    assert data == {**about(), "failedSince": "2026-04-29T10:53:20.000Z", "dead": 3}
+    assert ledger.fail() == []
 
 
 def test_a_short_flap_is_not_told() -> None:
@@ -161,16 +190,19 @@ def test_only_so_many_wait_and_the_next_one_tells_of_the_others(monkeypatch: pyt
     """What there is no room for is counted; nothing grows while nobody takes the events."""
     monkeypatch.setattr("gateway.core.eventledger._MOST_APART", 10_000)
     ledger = Ledger()
-    kept = [fails(ledger, NOW, f"r{n}") for n in range(250)]
-    assert kept == [True] * 200 + [False] * 50
-    assert ledger.died(died(range(7)), NOW) == 7
-    assert len(ledger.waiting) == 200
+    for n in range(250):
+        fails(ledger, NOW, f"r{n}")
+    ledger.died(died(range(7)), NOW)
+    assert (len(ledger.waiting), len(ledger.fail()), ledger.dropped) == (200, 200, 51)
     first = ledger.claim(NOW, LEASE_MS)
     assert first is not None
     assert first.data["dropped"] == 51
-    assert ledger.dropped == 0
-    ledger.ended(first.id, NOW)
-    assert fails(ledger, NOW + S, "r249"), "what was dropped is no known condition"
+    ledger.ended(first.id, NOW, None)
+    fails(ledger, NOW + S, "r249")  # what was dropped is no known condition
+    assert [event.data["receiver"] for event in ledger.waiting[-1:]] == [about("r249")["receiver"]]
+    second = ledger.claim(NOW, LEASE_MS)
+    assert second is not None
+    assert "dropped" not in second.data
 
 
 def test_what_was_known_long_ago_is_forgotten() -> None:
@@ -179,9 +211,9 @@ def test_what_was_known_long_ago_is_forgotten() -> None:
     fails(ledger, NOW)
     ledger.died(died([1]), NOW)
     told(ledger, NOW + 3600 * S)
-    assert ledger.is_failing(about())
+    assert ledger.fail() == [("ann", "https://a.example.com")]
     fails(ledger, NOW + 91 * 86_400 * S, "b")
-    assert not ledger.is_failing(about())
+    assert ledger.fail() == [("ann", "https://b.example.com")]
     recovers(ledger, NOW + 91 * 86_400 * S, "b")
     told(ledger, NOW + 92 * 86_400 * S)
     recovers(ledger, NOW + 93 * 86_400 * S, "c")

@@ -502,3 +502,21 @@ async def test_registration_looks_up_no_literal() -> None:
     with pytest.raises(AddressNotAllowed):
         await GUARD.check_registration("https://localhost/", resolve)
     assert resolve.asked == []
+
+
+# --- one URL of the operator's own -------------------------------------------------------------------------------
+
+
+def test_the_policy_for_one_url_opens_that_host_and_port_and_no_metadata() -> None:
+    """Whatever the name resolves to by then, but for what hands out a cloud's credentials."""
+    guard = Netguard.for_url("http://Bridge.internal:9000/events")
+    target = guard.check_url("http://bridge.internal:9000/other")
+    for address in ("10.0.0.7", "127.0.0.1", "1.1.1.1"):
+        guard.check_address(target, address)
+    with pytest.raises(AddressNotAllowed) as caught:
+        guard.check_address(target, "169.254.169.254")
+    assert caught.value.rule == "metadata"
+    assert refused(guard, "http://bridge.internal:9001/events").rule == "local_name"
+    assert refused(guard, "http://10.0.0.7:9000/events").rule == "private"
+    for url in ("http://127.0.0.1:9000/", "http://[::1]/", "https://hooks.example.com/"):
+        Netguard.for_url(url).check_url(url)

@@ -37,6 +37,7 @@ MOVERS = {
     "OWE_WEBHOOKS": "poller",
     "SETTLE_TASKS": "poller",
     "RECORD_ATTEMPTS": "deliverer",
+    "RECORD_DEAD": "deliverer",
     "PRUNE_CALLBACKS": "janitor",
     "PRUNE_TASKS": "janitor",
 }
@@ -48,6 +49,7 @@ AT_BIRTH = {"OWE_WEBHOOK"}
 STATES: dict[str, list[StrEnum]] = {
     "SETTLE_TASKS": list(TaskState),  # the schema keeps a settlement from being none
     "RECORD_ATTEMPTS": sorted(set(rows._NEXT_STATE.values())),
+    "RECORD_DEAD": [CallbackState.DEAD],
 }
 """What a statement may be given where the state is a parameter."""
 

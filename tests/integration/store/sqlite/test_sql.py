@@ -35,6 +35,7 @@ BY_OVER_ROWS = {
         "callbacks USING INDEX callbacks_waiting (task_seq=?)",
     ],
     "RECORD_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
+    "RECORD_DEAD": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
     "COUNT_ATTEMPTS": ["SEARCH callbacks USING INTEGER PRIMARY KEY (rowid=?)"],
     "IDLE_TASKS": [
         "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
@@ -54,6 +55,7 @@ BY_OVER_ROWS = {
 BY = {
     "SELECT_DUE_TASKS": "tasks USING INDEX tasks_due (upstream=? AND watchers=? AND next_poll_at>?)",
     "SELECT_NEXT_WATCHERS": "SEARCH tasks USING INDEX tasks_due ((upstream,watchers)>(?,?))",
+    "COUNT_OWED": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
     "SELECT_NEXT_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=?)",
     "SELECT_FIRST_ATTEMPTS_DUE": "callbacks USING INDEX callbacks_due (client=? AND receiver=? AND next_attempt_at<?)",
     "SELECT_DUE_CALLBACKS": "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)",

@@ -1,0 +1,65 @@
+"""The wiring of operator events: the loop that tells them, and its own connections to whoever is told.
+
+Makes nothing, and imports nothing of it, where GATEWAY_EVENTS_URL is not set. Called by ``build``.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from gateway.app.gateway import Watch
+from gateway.app.shared import Shared
+from gateway.config.settings import Settings
+from gateway.loops.deliverer import Deliverer
+from gateway.loops.supervisor import Loop
+from gateway.net.guard import Netguard
+from gateway.net.transport import PooledTransport
+from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.retry import RetryPolicy
+from gateway.webhook.sender import USER_AGENT, Sender
+
+__all__ = ["telling"]
+
+
+class Telling(NamedTuple):
+    """What tells the operator."""
+
+    loop: Loop
+    transport: PooledTransport
+    fails: Callable[[], bool]
+    """Whether what is told does not get through."""
+
+
+def telling(
+    settings: Settings, shared: Shared, deliverer: Deliverer, watches: Sequence[Watch], headers: ClientHeaders
+) -> Telling | None:
+    """Return what tells the operator; None where nobody is to be told."""
+    url = settings.events_url
+    if url is None:
+        return None
+    from gateway.loops.happenings import Happenings, PolledKey  # here: few have this, and all are to start fast
+    from gateway.loops.operatorevents import OperatorEvents
+
+    # Of its own: whom the operator wants told is no address that callbacks may reach, and waits behind none of them.
+    guard = Netguard.for_url(url)
+    transport = PooledTransport(guard=guard, resolve=shared.resolver.resolve, limit=1, limit_idle=1)
+    keys = [PolledKey(one.upstream.name, one.key, partial(_polls, one)) for one in watches]
+    loop = OperatorEvents(
+        shared.store.events,
+        Happenings(shared.store.events, deliverer, keys, shared.clock),
+        Sender(transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT),
+        headers,
+        RetryPolicy(settings.retry_schedule),
+        shared.clock,
+        shared.metrics,
+        random.Random(),  # noqa: S311 - jitter, not a secret
+        url=url,
+        manual=f"{settings.url or settings.root_path}/manual",
+    )
+    return Telling(loop, transport, lambda: loop.failing)
+
+
+def _polls(watch: Watch) -> bool:
+    """Whether this process polls the upstream."""
+    return watch.poller.lease.lasts

@@ -1,0 +1,23 @@
+"""What many parts of a gateway are made with. Owns nothing; made by ``build``."""
+
+from typing import NamedTuple
+
+from gateway.core.clock import Clock
+from gateway.core.memory import Memory
+from gateway.core.telemetry import Metrics
+from gateway.net.resolver import Resolver
+from gateway.store import Store
+
+__all__ = ["Shared"]
+
+
+class Shared(NamedTuple):
+    """One gateway's."""
+
+    store: Store
+    clock: Clock
+    metrics: Metrics
+    memory: Memory
+    resolver: Resolver
+    replica: str
+    """This process's name among those that share the database; it has none where it is alone."""
