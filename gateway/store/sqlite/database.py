@@ -26,6 +26,7 @@ import structlog
 from gateway.core import private
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
 from gateway.store.sqlite import databasefile, sql
+from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.connectionlock import ConnectionLock
 from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed, written_ahead_ms
 from gateway.store.sqlite.filewatch import ADVICE, CHANGES, FileWatch
@@ -171,7 +172,7 @@ class Database:
 
     async def rows(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement while reading, and return its rows."""
-        return await self.call(lambda db: db.execute(statement, parameters).fetchall())
+        return await self.call(fetch, statement, parameters)
 
     @asynccontextmanager
     async def _sharing(self) -> AsyncIterator[None]:

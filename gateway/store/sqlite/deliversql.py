@@ -5,6 +5,7 @@ A part of ``sql.py``, for its size.
 
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt
+from gateway.store.sqlite.atonce import at_once
 
 __all__ = [
     "COUNT_ATTEMPTS",
@@ -32,16 +33,22 @@ iif({_OF_TASK}, iif(length(t.record) <= {SMALL}, t.record, NULL), iif(length(c.b
 iif({_MADE} AND length(t.outcome) <= {SMALL}, t.outcome, NULL), t.state, t.settled_at, c.metadata, c.format"""
 
 # A lane's, claimed ones too: to have a statement pass over those took longer than to read them from the index.
-SELECT_NEXT_DUE = """
+SELECT_NEXT_DUE = at_once(
+    """
 SELECT seq, next_attempt_at FROM callbacks INDEXED BY callbacks_due
 WHERE state = 'pending' AND client = ? AND receiver = ? ORDER BY next_attempt_at LIMIT ?
-"""
+""",
+    2,
+)
 
-SELECT_FIRST_ATTEMPTS_DUE = """
+SELECT_FIRST_ATTEMPTS_DUE = at_once(
+    """
 SELECT seq FROM callbacks INDEXED BY callbacks_due
 WHERE state = 'pending' AND client = ? AND receiver = ? AND next_attempt_at <= ? AND budget_used = 0
 ORDER BY next_attempt_at LIMIT ?
-"""
+""",
+    1,
+)
 
 SELECT_DUE_CALLBACKS = f"""
 SELECT c.seq, c.id, t.task_id, c.client, c.url, c.receiver, c.format, c.attempts, c.budget_used, c.redeliveries,
@@ -57,10 +64,13 @@ SELECT t.seq, c.body, iif({_OF_TASK}, 'record', iif({_MADE}, 'outcome', NULL)), 
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq WHERE c.seq = ? AND c.state = 'pending'
 """  # noqa: S608 - the interpolated parts are constants above
 
-SELECT_LANES = """
+SELECT_LANES = at_once(
+    """
 SELECT client, receiver, min(next_attempt_at), NULL FROM callbacks INDEXED BY callbacks_due
 WHERE state = 'pending' AND (client, receiver) > (?, ?) GROUP BY client, receiver ORDER BY client, receiver LIMIT ?
-"""
+""",
+    4,
+)
 
 COUNT_OWED = """
 SELECT count(*) FROM (

@@ -14,6 +14,7 @@ from gateway.store import rows
 from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Lead, Result, Rows, Run, Step, Touched, Work
 from gateway.store.sqlite import createsql, searchsql, sql, statements, watchsql
+from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.webhookclaims import ClaimsInMemory
@@ -101,7 +102,7 @@ def _taken(db: sqlite3.Connection, step: Step) -> Result:
         case Rows(statement, its):
             found = statements.run(db, statement, its)
         case Run(statement, parameters):
-            found = db.execute(statement, parameters).fetchall()
+            found = fetch(db, statement, parameters)
         case _:
             write_large(db, *step)
     return Result(found, db.total_changes - before)

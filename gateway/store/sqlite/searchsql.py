@@ -1,12 +1,12 @@
 """Every statement of looking through rows, for SQLite: ``dialect.SearchStatements``."""
 
-from gateway.core.model import Callback, Task
-
-_CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name != "task")
-_TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
+from gateway.store.sqlite.atonce import at_once
+from gateway.store.sqlite.columns import CALLBACK as _CALLBACK
+from gateway.store.sqlite.columns import TASK as _TASK
+from gateway.store.sqlite.columns import callbacks_at_once, tasks_at_once
 
 # NOT INDEXED leaves the rows' own order alone; CROSS JOIN keeps to it. Metadata is compared as bytes.
-SEARCH_CALLBACKS = f"""
+SEARCH_CALLBACKS = callbacks_at_once(f"""
 SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c NOT INDEXED CROSS JOIN tasks AS t ON t.seq = c.task_seq
 WHERE c.seq >= :first AND c.seq < :before
 AND (:client IS NULL OR c.client = :client) AND (:state IS NULL OR c.state = :state)
@@ -14,16 +14,16 @@ AND (:upstream IS NULL OR t.upstream = :upstream)
 AND (:text IS NULL OR instr(c.receiver, :text) OR instr(c.metadata, :string) OR instr(c.metadata, :inner)
     OR instr(c.metadata, :last) OR instr(t.task_id, :text))
 ORDER BY c.seq DESC LIMIT :limit
-"""  # noqa: S608 - the interpolated parts are the constants above
+""")  # noqa: S608 - the interpolated parts are the constants above
 
-SEARCH_TASKS = f"""
+SEARCH_TASKS = tasks_at_once(f"""
 SELECT {_TASK} FROM tasks AS t NOT INDEXED
 WHERE t.seq >= :first AND t.seq < :before
 AND (:state IS NULL OR t.state = :state) AND (:upstream IS NULL OR t.upstream = :upstream)
 AND (:text IS NULL OR instr(t.task_id, :text) OR instr(coalesce(t.model, ''), :text))
 AND (:client IS NULL OR EXISTS (SELECT 1 FROM callbacks AS c WHERE c.task_seq = t.seq AND c.client = :client))
 ORDER BY t.seq DESC LIMIT :limit
-"""  # noqa: S608 - as above
+""")  # noqa: S608 - as above
 
 LAST_CALLBACK = "SELECT max(seq) FROM callbacks WHERE seq < :before"
 LAST_TASK = "SELECT max(seq) FROM tasks WHERE seq < :before"
@@ -40,9 +40,12 @@ SELECT (SELECT count(*) {_DIED} AND ended_at < part.till AND (:receiver IS NULL 
 FROM part
 """  # noqa: S608 - as above
 
-SELECT_DEAD = """
+SELECT_DEAD = at_once(
+    """
 SELECT ended_at, seq, id, receiver FROM callbacks INDEXED BY callbacks_dead
 WHERE client = :client AND state = 'dead' AND ended_at < :until
 AND (ended_at, seq) > (:at, :seq)
 ORDER BY ended_at, seq LIMIT :limit
-"""
+""",
+    4,
+)

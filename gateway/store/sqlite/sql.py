@@ -4,10 +4,16 @@ What many writes of one kind share is one statement over all their rows, which s
 ``rows.py`` makes them, ``statements.py`` puts them in.
 """
 
+from functools import cache
+
 from gateway.core.memory import SMALL
-from gateway.core.model import Attempt, Callback, CallbackState, DueTask, Task
+from gateway.core.model import Attempt, CallbackState
 from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.dialect import NEW_CALLBACK
+from gateway.store.sqlite.columns import CALLBACK as _CALLBACK
+from gateway.store.sqlite.columns import DUE_TASK as _DUE_TASK
+from gateway.store.sqlite.columns import TASK as _TASK
+from gateway.store.sqlite.columns import callbacks_at_once, due_tasks_at_once
 from gateway.store.sqlite.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.sqlite.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.sqlite.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
@@ -41,13 +47,8 @@ ON CONFLICT (task_seq, client, url, cancelled) DO NOTHING
 RETURNING id, seq
 """  # noqa: S608 - the interpolated parts are the constant above
 
-# A callback is shown with its task but without the outcome, which may be large.
-_CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name != "task")
-_TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
-_DUE_TASK = ", ".join(DueTask.__struct_fields__[1:]).replace("due_at", "next_poll_at")
-
 # As many rows as are wanted, in their places' order.
-SELECT_REGISTERED = f"""
+SELECT_REGISTERED = callbacks_at_once(f"""
 WITH wanted (upstream, task_id, client, url, place) AS (VALUES ?)
 SELECT {_CALLBACK}, {_TASK}
 FROM wanted
@@ -55,7 +56,7 @@ CROSS JOIN tasks AS t ON t.upstream = wanted.upstream AND t.task_id = wanted.tas
 CROSS JOIN callbacks AS c
     ON c.task_seq = t.seq AND c.client = wanted.client AND c.url = wanted.url AND c.cancelled = 0
 ORDER BY wanted.place
-"""  # noqa: S608 - the interpolated parts are the constants above
+""")  # noqa: S608 - the interpolated parts are the constants above
 
 # A task that nobody watched any more, or that was given up, and not one that the upstream has ended: poll it again for
 # the new callback's sake, and now, as it is older than a new one. Of several at once the first one does.
@@ -89,6 +90,7 @@ WHERE c.id = :id AND c.client = coalesce(:client, c.client)
 """  # noqa: S608 - the interpolated parts are the constants above
 
 
+@cache
 def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client: bool = False) -> str:
     """Build the list query: from a task's callbacks, or along the client's, or everybody's, newest first.
 
@@ -104,10 +106,10 @@ def select_callbacks(*, state: CallbackState | None, by_task: bool, every_client
         where = ["c.seq < :before"]
     if state is not None:
         where.append(f"c.state = '{state.value}'")
-    return f"""
+    return callbacks_at_once(f"""
     SELECT {_CALLBACK}, {_TASK} FROM {source}
     WHERE {" AND ".join(where)} ORDER BY c.seq DESC LIMIT :limit
-    """  # noqa: S608 - constants, and a value of an enum
+    """)  # noqa: S608 - constants, and a value of an enum
 
 
 def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
@@ -118,13 +120,13 @@ def _select_a_tasks(state: CallbackState | None, *, every_client: bool) -> str:
         where.append(f"""EXISTS (
             SELECT 1 FROM callbacks AS s INDEXED BY callbacks_client_state
             WHERE s.client = o.client AND s.state = '{state.value}' AND s.seq = o.seq)""")  # noqa: S608 - as above
-    return f"""
+    return callbacks_at_once(f"""
     SELECT {_CALLBACK}, {_TASK} FROM callbacks AS c CROSS JOIN tasks AS t ON t.seq = c.task_seq
     WHERE c.seq IN (
         SELECT o.seq FROM tasks AS t CROSS JOIN callbacks AS o ON o.task_seq = t.seq
         WHERE {" AND ".join(where)} ORDER BY o.seq DESC LIMIT :limit)
     ORDER BY c.seq DESC
-    """  # noqa: S608 - as above
+    """)  # noqa: S608 - as above
 
 
 # The outcome where it is small; what is large is asked for by itself, once there is room for it.
@@ -202,11 +204,11 @@ RETURNING client, receiver
 # Polling.
 
 # The claimed ones, a JSON array of their seqs, are passed over in the index: their rows are not read.
-SELECT_DUE_TASKS = f"""
+SELECT_DUE_TASKS = due_tasks_at_once(f"""
 SELECT seq, {_DUE_TASK} FROM tasks
 WHERE upstream = ? AND watchers = ? AND next_poll_at >= ? AND seq NOT IN (SELECT value FROM json_each(?))
 ORDER BY next_poll_at LIMIT ?
-"""  # noqa: S608 - the interpolated part is the constant above
+""")  # noqa: S608 - the interpolated part is the constant above
 
 # Who watches what: from one group to the next along the index, with its earliest.
 SELECT_NEXT_WATCHERS = """
@@ -216,12 +218,12 @@ ORDER BY upstream, watchers, next_poll_at LIMIT 1
 """
 
 # The first of each who watch. By the rows' own order, and few of them: a long queue of others costs nothing.
-SELECT_NEW_TASKS = f"""
+SELECT_NEW_TASKS = due_tasks_at_once(f"""
 SELECT min(seq), {_DUE_TASK} FROM tasks
 WHERE seq > (SELECT max(seq) FROM tasks) - 1000 AND +upstream = ? AND polls = 0 AND created_at >= ?
     AND +next_poll_at <= ? AND seq NOT IN (SELECT value FROM json_each(?))
 GROUP BY watchers ORDER BY min(seq)
-"""  # noqa: S608 - as above
+""")  # noqa: S608 - as above
 
 # A cancelled last callback may have idled the task while it was polled: then it stays so. A record is kept for readers;
 # what somebody was told after the poll was sent is newer, and nothing is after an end. And what was wished for since

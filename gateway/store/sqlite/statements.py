@@ -9,6 +9,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from gateway.store.dialect import Counted
+from gateway.store.sqlite.atonce import AtOnce, fetch
 
 __all__ = ["counted", "over_rows", "run"]
 
@@ -37,14 +38,15 @@ def run(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list
     """Run a statement over rows, and return what it returns."""
     found: list[Any] = []
     for text, parameters in over_rows(statement, rows):
-        found += db.execute(text, parameters).fetchall()
+        found += fetch(db, text, parameters)
     return found
 
 
 @lru_cache(maxsize=128)  # ten statements in nine sizes
 def _sized(statement: str, columns: int, size: int) -> str:
     row = f"({', '.join('?' * columns)})"
-    return statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
+    sized = statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
+    return AtOnce(sized, statement.blobs) if isinstance(statement, AtOnce) else sized
 
 
 def counted(label: str, instant: str, source: str, condition: str, keys: str) -> Counted:

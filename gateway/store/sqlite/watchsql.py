@@ -4,8 +4,8 @@ Called by ``watches.py``.
 """
 
 from gateway.core.memory import SMALL
-from gateway.core.model import Task
 from gateway.core.reads import END_TOLD
+from gateway.store.sqlite.columns import TASK as _TASK
 
 __all__ = [
     "COUNT_READ_TASKS",
@@ -21,8 +21,6 @@ __all__ = [
     "SELECT_UNREAD",
     "WATCH_READ_TASKS",
 ]
-
-_TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
 
 # The record where it is small, and the outcome where there is no record to answer from.
 SELECT_READ_TASK = f"""

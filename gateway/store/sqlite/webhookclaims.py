@@ -14,6 +14,7 @@ from gateway.core.model import DueCallback, Lane, Share
 from gateway.store import rows
 from gateway.store.engine import Due, Left
 from gateway.store.sqlite import sql
+from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.database import Database
 
 __all__ = ["ClaimsInMemory"]
@@ -63,11 +64,11 @@ def _due_callbacks(db: Connection, now: int, shares: Sequence[Share], claimed: S
     left: list[Left] = []
     for share, known in zip(shares, claimed, strict=True):
         limit = share.room + len(known)
-        waiting = db.execute(sql.SELECT_NEXT_DUE, (*share.lane, limit + 1)).fetchall()
+        waiting = fetch(db, sql.SELECT_NEXT_DUE, (*share.lane, limit + 1))
         if share.retries:
             due = [seq for seq, at in waiting if at <= now and seq not in known]
         else:
-            due = [seq for (seq,) in db.execute(sql.SELECT_FIRST_ATTEMPTS_DUE, (*share.lane, now, limit))]
+            due = [seq for (seq,) in fetch(db, sql.SELECT_FIRST_ATTEMPTS_DUE, (*share.lane, now, limit))]
             due = [seq for seq in due if seq not in known]
         due = due[: share.room]
         taken = {*known, *due}

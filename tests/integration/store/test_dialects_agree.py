@@ -31,6 +31,7 @@ from gateway.store import housekeeping, rows
 from gateway.store.dialect import Counted
 from gateway.store.engine import Engine, Work
 from gateway.store.sqlite import createsql, sql, watchsql
+from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.engine import drive
 from tests.interleaving import Ports, World, ports
 from tests.postgres import Database
@@ -94,7 +95,7 @@ class OnSqlite(Side):
         return done
 
     async def look(self, statement: str, parameters: Any = ()) -> list[Any]:
-        return self._db.execute(statement, parameters).fetchall()
+        return list(map(tuple, fetch(self._db, statement, parameters)))
 
 
 class OnPostgres(Side):
