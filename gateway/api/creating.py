@@ -93,14 +93,15 @@ class Creating:
         asked, client = one.asked, one.client
         own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, one.request_id)}
         try:
-            answer = await self._upstream.forward(
-                "POST",
-                one.target,
-                headers={**one.headers, **own},
-                content=asked.body,
-                timeout_s=_TIMEOUT_S,
-                whose=client,
-            )
+            with self._key.creates.sending(waiter):
+                answer = await self._upstream.forward(
+                    "POST",
+                    one.target,
+                    headers={**one.headers, **own},
+                    content=asked.body,
+                    timeout_s=_TIMEOUT_S,
+                    whose=client,
+                )
             found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up
             _log.error("proxy.create_interrupted", upstream=self._upstream.name, request_id=one.request_id)
@@ -108,8 +109,6 @@ class Creating:
                 async with asyncio.timeout(_LAST_WORD_S):
                     await self._lose(one)
             return self._doubtful(_STOPPED, one, lost=True)
-        finally:
-            self._key.creates.end(waiter)
         told = answer if isinstance(answer, NoAnswer) else self._upstream.without_key(answer)
         # Before anything else is made of the answer: the task is paid for.
         ending = self._end(one, found, told)

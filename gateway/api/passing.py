@@ -69,13 +69,10 @@ class Passing:
         waiter: Waiter,
         named: Sequence[str],
     ) -> Answer | RequestError:
-        try:
+        with self._key.queries.sending(waiter, self._poller_wake.set):  # whose next place may have its time then
             answer = await self._upstream.forward(
                 method, to, headers=headers, content=content, timeout_s=_TIMEOUT_S, whose=waiter.client
             )
-        finally:
-            self._key.queries.end(waiter)
-            self._poller_wake.set()  # a place in the rate limit may have its time now
         if not isinstance(answer, NoAnswer) or answer.sent:
             for name in filter(TASK_ID.fullmatch, named):  # which of them is a task's nobody has said
                 await self._watching.poll_again(name)

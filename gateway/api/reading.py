@@ -213,11 +213,8 @@ class Reading:
         if (refused := await self._forwarding.turn(self._key.queries, waiter)) is not None:
             return refused
         asked = Moment.of(self._clock)
-        try:
+        with self._key.queries.sending(waiter, self._poller_wake.set):  # whose next place may have its time then
             answer = await self._upstream.forward("GET", target, whose=waiter.client)
-        finally:
-            self._key.queries.end(waiter)
-            self._poller_wake.set()  # a place in the rate limit may have its time now
         result = await self._upstream.read(task_id, answer)
         self._key.judge(task_id, asked.steady, result)
         newer = await self._watching.told(task_id, waiter.client, result, known, asked)

@@ -284,11 +284,8 @@ class Poller:
 
     async def _query(self, task_id: str, watchers: str = "", *, again: bool = False, probe: bool = False) -> PollResult:
         started = self._clock.monotonic()
-        try:
+        with self._key.queries.sending(freed=self._in_flight.wake_soon):  # the next place may have its time then
             result = await self._upstream.poll(task_id, watchers)
-        finally:
-            self._key.queries.end()
-            self._in_flight.wake_soon()  # a place in the rate limit may have its time now
         ended = self._clock.monotonic()
         self._new_from = ended + _NEW_PAUSE_S
         self._poll_seconds.observe(ended - started)

@@ -8,7 +8,8 @@ polls want more than there is leaves places to reads that wait elsewhere.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.ratelimit import RateLimiter, RateWindow
@@ -20,6 +21,8 @@ __all__ = ["Budget"]
 
 _POLLS_PER_READ = 3  # while clients' reads wait for their turn, every fourth request is one of them
 _READ_TURN_S = 0.1  # how long a read waits for the polls to take their share of a place, before it looks again
+_TRAVEL_S = 1.0
+"""So much later than it was given up the upstream may count a request: what was sent is not taken back."""
 _UNANSWERED_S = 10.0
 """When to come again while every place is held by a request that the upstream has not answered."""
 
@@ -109,7 +112,7 @@ class Budget:
         self._limiter.start(count)
 
     def give_back(self, count: int, waiter: Waiter | None = None) -> None:
-        """Return places that were taken and not used; ``waiter`` as in ``end``."""
+        """Return places that were taken and not used; ``waiter`` as in ``sending``."""
         self._limiter.cancel(count)
         self._changed.set()
         if waiter is not None:
@@ -137,13 +140,32 @@ class Budget:
             self._polls_since_read = max(self._polls_since_read - count * _POLLS_PER_READ, 0)
             self._changed.set()
 
-    def end(self, waiter: Waiter | None = None) -> None:
-        """Say that a request has been answered, or has failed; ``waiter``: a client's, as it was acquired."""
+    @contextmanager
+    def sending(self, waiter: Waiter | None = None, freed: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Send a request in a place that was taken, until the block ends; ``freed`` is called when the place is free.
+
+        ``waiter``: a client's, as it was acquired. Where it is cancelled it may be on its way all the same, and holds
+        its place for a second longer.
+        """
+        given_up = False
+        try:
+            yield
+        except asyncio.CancelledError:
+            given_up = True
+            raise
+        finally:
+            self._reservations.sent += 1
+            if waiter is not None:
+                self._turns.ended(waiter)
+            if given_up:
+                asyncio.get_running_loop().call_later(_TRAVEL_S, self._end, freed)
+            else:
+                self._end(freed)
+
+    def _end(self, freed: Callable[[], object]) -> None:
         self._limiter.end(self._clock.monotonic())
-        self._reservations.sent += 1
         self._changed.set()
-        if waiter is not None:
-            self._turns.ended(waiter)
+        freed()
 
     def block(self, pause_s: float) -> None:
         """Send nothing for so long: the upstream asks for it, of all replicas."""

@@ -1408,8 +1408,8 @@ def test_polls_and_clients_reads_share_a_short_budget(readers: int, tmp_path: Pa
             while True:
                 if await life.key.queries.acquire(10, waiter := Waiter("a")) is None:
                     reads += 1
-                    await asyncio.sleep(0.01)
-                    life.key.queries.end(waiter)
+                    with life.key.queries.sending(waiter):
+                        await asyncio.sleep(0.01)
 
         clients = [asyncio.create_task(read()) for _ in range(readers)]
         await asyncio.sleep(60)

@@ -16,6 +16,7 @@ from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.budget import Budget
 from gateway.upstream.key import NEUTRAL_TASK_ID, UpstreamKey
 from gateway.upstream.turns import Waiter
+from tests.budgets import answered
 from tests.virtualtime import VirtualClock, run_virtual
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
@@ -61,7 +62,7 @@ async def poll_now(of: Budget, count: int = 1) -> None:
     await of.reserve(count)
     of.polls_sent(count)
     for _ in range(count):
-        of.end()
+        answered(of)
 
 
 # Places.
@@ -77,7 +78,7 @@ def test_places_taken_and_given_back() -> None:
         assert b.next_available_s() is None
         b.give_back(1)
         assert b.available() == 1
-        b.end()
+        answered(b)
         assert b.available() == 1
         b.take(1)
         assert b.next_available_s() == 1.0
@@ -224,7 +225,7 @@ def test_a_read_waits_for_one_in_flight_no_longer_than_allowed() -> None:
         b.take(1)
         assert await b.acquire(5, Waiter("a")) == 10.0, "nobody knows when the other one is answered"
         assert VirtualClock().monotonic() == 5.0
-        asyncio.get_running_loop().call_later(2, b.end)
+        asyncio.get_running_loop().call_later(2, answered, b)
         assert await b.acquire(5, Waiter("a")) is None
         assert VirtualClock().monotonic() == pytest.approx(8.0, abs=0.01)
 
@@ -243,11 +244,11 @@ def test_reads_come_in_order() -> None:
             waiter = Waiter("a")
             assert await b.acquire(60, waiter) is None
             order.append(number)
-            b.end(waiter)
+            answered(b, waiter)
 
         reads = [asyncio.create_task(read(number)) for number in range(10)]
         await asyncio.sleep(0.5)
-        b.end()
+        answered(b)
         await asyncio.gather(*reads)
         assert order == list(range(10))
 
@@ -264,7 +265,7 @@ def test_a_cancelled_read_leaves_nothing_behind() -> None:
         second = asyncio.create_task(b.acquire(60, Waiter("a")))
         await asyncio.sleep(0.5)
         first.cancel()
-        b.end()
+        answered(b)
         assert await second is None
         assert (b._turns.waiting, b._limiter.in_flight) == (0, 1)
 
@@ -282,7 +283,7 @@ def test_polls_and_reads_share(windows: Sequence[RateWindow]) -> None:
         async def read() -> None:
             while await b.acquire(3600, waiter := Waiter("a")) is None:
                 sent["read"] += 1
-                b.end(waiter)
+                answered(b, waiter)
 
         async def poll() -> None:
             while True:
@@ -323,7 +324,7 @@ def test_alone_each_gets_all(who: str) -> None:
             else:
                 waiter = Waiter("a")
                 assert await b.acquire(3600, waiter) is None
-                b.end(waiter)
+                answered(b, waiter)
             sent += 1
         return sent
 
@@ -363,7 +364,7 @@ async def one_life(b: Budget, server: Server, rng: random.Random, slowest_s: flo
             # Also where the gateway was killed meanwhile: it was on its way.
             server.counted.append(VirtualClock().monotonic())
         await asyncio.sleep(back_s)
-        b.end(waiter)
+        answered(b, waiter)
 
     requests: set[asyncio.Task[None]] = set()
     try:

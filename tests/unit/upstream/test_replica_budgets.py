@@ -14,6 +14,7 @@ from gateway.core.ratelimit import RateWindow
 from gateway.upstream.budget import Budget
 from gateway.upstream.spending import ALONE, Spending, decode, encode, folded
 from gateway.upstream.turns import Waiter
+from tests.budgets import answered
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 FREE = (RateWindow(2, 1.0), RateWindow(60, 60.0))
@@ -76,12 +77,12 @@ async def request(
 ) -> None:
     """Send one that is reserved."""
     there_s, back_s = rng.random() * slowest_s / 2, rng.random() * slowest_s / 2
-    try:
-        await asyncio.sleep(there_s)
-    finally:
-        server.counted.append(VirtualClock().monotonic())  # also where its replica was killed: it was on its way
-    await asyncio.sleep(back_s)
-    b.end(waiter)
+    with b.sending(waiter):
+        try:
+            await asyncio.sleep(there_s)
+        finally:
+            server.counted.append(VirtualClock().monotonic())  # also where its replica was killed: it was on its way
+        await asyncio.sleep(back_s)
 
 
 async def polls(b: Budget, server: Server, rng: random.Random, slowest_s: float) -> None:
@@ -211,7 +212,7 @@ async def send(b: Budget, count: int) -> int:
     granted = await b.reserve(count)
     b.give_back(count - granted)
     for _ in range(granted):
-        b.end()
+        answered(b)
     return granted
 
 
@@ -248,7 +249,7 @@ def test_what_is_not_used_is_given_back() -> None:
         await asyncio.sleep(100)
         part = shelf.parts()["a"]
         assert (part.open, part.is_open(VirtualClock().now())) == (1, True), "it is told again and again"
-        a.end()
+        answered(a)
         await asyncio.sleep(2.5)
         assert (shelf.parts()["a"].open, sum(count for _, count in shelf.parts()["a"].ended)) == (0, 1)
         swaps = shelf.swaps
@@ -513,3 +514,31 @@ def test_what_the_gone_were_told_holds_on() -> None:
     assert (sum(count for _, count in gone.ended), gone.open) == (8 * 3 + 1, 0)
     assert (gone.paused_until, gone.told) == (80_000, [(5, 60.0, 99_000)])
     assert folded(parts, 200_000, 60_000) == {}
+
+
+def test_a_request_that_was_given_up_counts_for_a_second_longer() -> None:
+    """What was sent cannot be taken back: it may reach the upstream after its client has gone."""
+
+    async def main() -> None:
+        shelf = Shelf()
+        a = budget(shelf, "a", (RateWindow(1, 1.0),))
+        freed: list[float] = []
+
+        async def given_up() -> None:
+            with a.sending(freed=lambda: freed.append(VirtualClock().monotonic())):
+                await asyncio.Event().wait()
+
+        a.take(1)
+        assert await a.reserve(1) == 1
+        sent = asyncio.create_task(given_up())
+        await asyncio.sleep(0)
+        sent.cancel()
+        began = VirtualClock().monotonic()
+        assert a.next_available_s() is None, "it may be on its way"
+        await asyncio.sleep(1.5)
+        assert [at - began for at in freed] == [1.0]
+        assert a.available() == 0, "from then on a window's length"
+        await asyncio.sleep(0.5)
+        assert a.available() == 1
+
+    run_virtual(main())

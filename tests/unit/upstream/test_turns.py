@@ -9,6 +9,7 @@ import pytest
 from gateway.core.ratelimit import RateWindow
 from gateway.upstream.budget import Budget
 from gateway.upstream.turns import ClientTurns, Rotation, Waiter
+from tests.budgets import answered
 from tests.virtualtime import VirtualClock, run_virtual
 
 
@@ -63,7 +64,7 @@ def test_a_thousand_requests_of_one_client_let_anothers_first_one_by() -> None:
             waiter = Waiter(client)
             assert await b.acquire(3600, waiter) is None
             order.append(client)
-            b.end(waiter)
+            answered(b, waiter)
 
         many = [started(read("a")) for _ in range(1000)]
         await asyncio.sleep(2.5)
@@ -93,7 +94,7 @@ def test_requests_that_hang_leave_places_to_the_other_clients() -> None:
         third = Waiter("c")
         assert await b.acquire(5, third) is None
         assert b._turns.waiting == 0, "the polls keep no places for those who may have no more"
-        b.end(third)
+        answered(b, third)
         b.give_back(1, Waiter("a"))
         await settle()
         assert sum(task.done() for task in (*mine, *theirs)) == 49
