@@ -27,7 +27,7 @@ SMALL = 64 * 1024
 _EIGHTHS = (8, 4, 3, 2)
 """Of the limit: what all have; a client or an upstream; a client's requests, its webhooks, or its tasks' answers of one
 upstream; and a receiver."""
-_TURN_S, _USUAL_TURN_S = 0.0005, sys.getswitchinterval()
+_TURN_S = 0.0005
 _Group = tuple[str, ...]
 """An owner, or all whose names begin so; ``()``: everybody."""
 
@@ -224,12 +224,13 @@ def _beside(function: Callable[..., T], *args: Any) -> T:
     """Run a function in a thread beside the event loop's, which it holds up as little as can be.
 
     Without the garbage collector, which would look through all that there is for what this makes. And the loop has its
-    turn within half a millisecond: else it waits for five each time that it has had nothing to do.
+    turn within half a millisecond: else it waits for longer each time that it has had nothing to do.
     """
+    usual_s = sys.getswitchinterval()  # one at a time runs beside
     sys.setswitchinterval(_TURN_S)
     gc.disable()
     try:
         return function(*args)
     finally:
         gc.enable()
-        sys.setswitchinterval(_USUAL_TURN_S)
+        sys.setswitchinterval(usual_s)

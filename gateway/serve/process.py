@@ -12,6 +12,7 @@ import gc
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -36,6 +37,9 @@ _log = structlog.get_logger()
 
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
 _LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: three milliseconds
+_TURN_S = 0.001
+"""So long the event loop's thread keeps the interpreter from the database's. Each of its steps waits for that where the
+loop is busy: a list of 200 rows took 12 ms (median) with Python's own 5 ms, and now 3; the loop is 3 % slower."""
 _LAST_WORDS_S = 1.0  # for answers to requests that are cut short
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8
@@ -133,6 +137,7 @@ def serve(read: Callable[[], Settings], settings: Settings) -> None:
     ``read`` has read ``settings``, and reads them anew at each SIGHUP.
     """
     _give_freed_memory_back()
+    sys.setswitchinterval(_TURN_S)
     uvloop.run(_serve(read, settings))
 
 
