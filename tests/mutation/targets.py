@@ -205,6 +205,7 @@ EQUIVALENT = (
         Equivalent(_WATCHES, "if sum(map(len, parts)) > SMALL:", now, "what is there is not written")
         for now in ("if True:", "if (sum(map(len, parts)) >= SMALL):")
     ),
+    Equivalent("gateway/loops/deliverer.py", "if bulkhead.free:", "if True:", "claims nothing: saves asking"),
     Equivalent(
         "gateway/loops/deliverer.py",
         "if len(body) <= SMALL:",

@@ -27,6 +27,7 @@ from gateway.core.model import (
     TaskState,
 )
 from gateway.loops.deliverer import _speaks_for_its_receiver
+from gateway.loops.pauses import Pauses
 from gateway.loops.supervisor import HEARTBEAT_S, Supervisor
 from gateway.net.errors import ExchangeFailed
 from gateway.signature import Signer, parse_secrets
@@ -880,6 +881,31 @@ def test_a_redelivery_goes_out_at_once(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert receiver.times[1] == pytest.approx(1000.5, abs=0.01)
         assert await results(life, callback) == ["dead", "delivered"]
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_paused_receiver_gets_no_attempt_until_it_is_resumed(tmp_path: Path) -> None:
+    """What falls due meanwhile waits, with no attempt used up, and goes out at once then; nobody else waits."""
+
+    async def main() -> None:
+        receiver = Receiver(httpx.Response(204))
+        life = new_life(tmp_path / "db", receiver)
+        pauses = Pauses(life.store, life.clock, life.store.outbox.due.set)
+        life.deliverer._pauses = pauses
+        await life.start()
+        await pauses.pause("ann", "https://app.example", "ann")
+        (paused,) = await owed(life, client="ann")
+        (other,) = await owed(life, client="bob")
+        await asyncio.sleep(3600)
+        assert [receiver.ids, life.claims] == [[other.id], 0]
+        await pauses.resume("ann", "https://app.example", "ann")
+        await asyncio.sleep(1)
+        assert receiver.ids == [other.id, paused.id]
+        attempts = await life.store.registry.list_attempts("ann", paused.id)
+        assert attempts is not None
+        assert [attempt.result for attempt in attempts] == [AttemptResult.DELIVERED]
         await life.stop()
 
     run_virtual(main())
