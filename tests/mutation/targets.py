@@ -60,6 +60,11 @@ MODULES = (
     "gateway/loops/pollshares.py",
     "gateway/loops/pauses.py",
     "gateway/loops/failing.py",
+    "gateway/loops/happenings.py",
+    "gateway/loops/operatorevents.py",
+    "gateway/store/events.py",
+    "gateway/store/sqlite/atonce.py",
+    "gateway/store/sqlite/columns.py",
 )
 
 LEFT_OUT = (
@@ -80,6 +85,7 @@ TESTS = (
     "tests/unit/loops/test_janitor.py",
     "tests/unit/loops/test_backup.py",
     "tests/unit/loops/test_failing.py",
+    "tests/unit/core/test_eventledger.py",
     "tests/unit/core/test_model.py",
     "tests/unit/core/test_ids.py",
     "tests/unit/core/test_urls.py",
@@ -101,6 +107,7 @@ TESTS = (
     "tests/integration/loops/test_isolation.py",
     "tests/integration/api/test_large_bodies.py",
     "tests/integration/app/test_operator.py",
+    "tests/integration/app/test_operator_events.py",
     "tests/integration/loops/test_poller.py",
     "tests/integration/loops/test_poller_leads.py",
     "tests/integration/loops/test_poll_history.py",
@@ -116,6 +123,7 @@ TESTS = (
     "tests/integration/store/sqlite/test_outbox.py",
     "tests/integration/store/sqlite/test_housekeeping.py",
     "tests/integration/store/sqlite/test_backup.py",
+    "tests/integration/store/sqlite/test_at_once.py",
     "tests/integration/store/sqlite/test_sql.py",
     "tests/integration/store/test_registry.py",
     "tests/integration/store/test_search.py",
@@ -123,6 +131,7 @@ TESTS = (
     "tests/integration/store/test_tasks.py",
     "tests/integration/store/test_pauses.py",
     "tests/integration/store/test_reads.py",
+    "tests/integration/store/test_events.py",
     "tests/integration/store/test_records.py",
     "tests/integration/store/test_outbox.py",
     "tests/integration/store/test_housekeeping.py",
