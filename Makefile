@@ -4,12 +4,17 @@ VENV := .venv
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.14 python3.13 python3.12 python3.11 python3)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
 UV := build/uv/bin/uv
+IMAGE = webhook-bridging-gateway
+FORMAT = docker
+BASE := $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
+BASE_LABELS = --label org.opencontainers.image.base.name=$(firstword $(subst @, ,$(BASE))) \
+	$(if $(findstring @,$(BASE)),--label org.opencontainers.image.base.digest=$(lastword $(subst @, ,$(BASE))))
 BENCH = PYTHONPATH=. $(VENV)/bin/python tests/bench/run.py --python $(VENV)-bench/bin/python
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo play demo-replicas run test test-browser pictures bench bench-million bench-pages bench-soak bench-schedule bench-lag simulate crash failover attack fuzz describe mutate cover check lint format format-check types reference lock wheel clean
+.PHONY: help demo play demo-replicas run test test-browser test-image pictures bench bench-million bench-pages bench-soak bench-schedule bench-lag simulate crash failover attack fuzz describe mutate cover check lint format format-check types reference lock wheel image release-check keep-databases sbom audit clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,11 +33,14 @@ demo-replicas: $(VENV)/.dev ## Kill one of three replicas on a PostgreSQL before
 run: $(VENV)/.runtime ## Serve for real; needs GATEWAY_UPSTREAM_API_KEY
 	@$(VENV)/bin/gateway serve $(ARGS)
 
-test: $(VENV)/.dev $(VENV)-openapi/.ready $(VENV)-receivers/.ready $(VENV)-sdks/.ready tests/node/node_modules/.stamp ## Run every test, but for those in a browser
-	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal --ignore tests/browser $(ARGS)
+test: $(VENV)/.dev $(VENV)-openapi/.ready $(VENV)-receivers/.ready $(VENV)-sdks/.ready $(VENV)-supply/.ready tests/node/node_modules/.stamp ## Run every test, but for those in a browser and those of the image
+	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal --ignore tests/browser --ignore tests/image $(ARGS)
 
 test-browser: $(VENV)/.dev tests/node/node_modules/.stamp ## Run the tests of the pages in a real browser; PICTURES=FOLDER keeps what they look like
 	@PICTURES=$(PICTURES) $(VENV)/bin/python -m pytest tests/browser -n 2 --dist worksteal $(ARGS)
+
+test-image: $(VENV)/.dev ## Build the image and run it, with buildah and podman where they are; the first time, some ten minutes
+	@$(VENV)/bin/python -m pytest tests/image -p no:xdist $(ARGS)
 
 pictures: $(VENV)/.dev tests/node/node_modules/.stamp ## Make the pictures of the dashboard in gateway/manual/ anew, with Chromium
 	@$(VENV)/bin/python -m tests.browser.pictures
@@ -98,6 +106,26 @@ wheel: $(VENV)/.runtime ## Build the wheel into dist/
 	@$(PIP) wheel --no-deps --no-build-isolation --check-build-dependencies --wheel-dir dist .
 	@ls dist/*.whl
 
+image: ## Build the container image of HEAD with buildah, the same layers for the same commit; BASE=NAME@sha256:… for another base
+	@command -v buildah >/dev/null || { echo 'buildah is needed. On Debian and Ubuntu: apt install buildah' >&2; exit 1; }
+	@context=$$(mktemp -d) && trap 'rm -rf "$$context"' EXIT && git archive HEAD | tar -x -C "$$context" && \
+	buildah build --format $(FORMAT) --timestamp $$(git log -1 --format=%ct) --build-arg BASE=$(BASE) --tag $(IMAGE) \
+		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) \
+		--label org.opencontainers.image.created=$$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ) \
+		$(BASE_LABELS) $(ARGS) "$$context"
+
+release-check: $(VENV)/.dev ## Build sdist and wheel, and use the wheel where nothing of the checkout is; a minute
+	@$(VENV)/bin/python -m tests.release
+
+keep-databases: $(VENV)/.dev ## Write what this version leaves behind, for the tests of upgrades; NAME=v1.0.0, OF=FOLDER for another checkout
+	@$(VENV)/bin/python -m tests.release.databases $(or $(NAME),$(error NAME=v1.0.0 is needed)) $(or $(OF),.)
+
+sbom: $(VENV)-supply/.ready ## List the packages of the lock as CycloneDX, in dist/sbom.cdx.json
+	@$(VENV)-supply/bin/python -m tests.release.sbom dist/sbom.cdx.json
+
+audit: $(VENV)-supply/.ready ## Ask what is known against the packages of the locks; 1: something is, 3: nobody could be asked
+	@$(VENV)-supply/bin/python -m tests.release.audit
+
 reference: $(VENV)/.dev ## Write the manual's reference pages anew, from the code
 	@$(VENV)/bin/python -m tests.reference
 
@@ -109,9 +137,10 @@ lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group sdks -o requirements-sdks.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group receivers -o requirements-receivers.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group openapi -o requirements-openapi.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --group supply -o requirements-supply.lock
 
 clean: ## Remove all that these targets made
-	@rm -rf $(VENV) $(VENV)-bench $(VENV)-openapi $(VENV)-receivers $(VENV)-sdks build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-bench $(VENV)-openapi $(VENV)-receivers $(VENV)-sdks $(VENV)-supply build dist tests/node/node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run (a version manager's shim may not) and be able to make virtual environments.
@@ -187,6 +216,17 @@ $(VENV)-openapi/.ready: $(VENV)/.created requirements-openapi.lock
 	else \
 		rm -rf $(VENV)-openapi; \
 		echo 'Warning: the tools for /openapi.json cannot be installed here, so the tests that use them are skipped.' >&2; \
+	fi
+
+# What lists the packages of the lock, and what is known against them: none of its own runs in the gateway.
+$(VENV)-supply/.ready: $(VENV)/.created requirements-supply.lock
+	@echo 'Installing the tools for the list of packages into $(VENV)-supply …'
+	@$(VENV)/bin/python -m venv --clear $(VENV)-supply
+	@if $(VENV)-supply/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-compile --require-hashes -r requirements-supply.lock; then \
+		touch $@; \
+	else \
+		rm -rf $(VENV)-supply; \
+		echo 'Warning: the tools for the list of packages cannot be installed here, so the tests that use them are skipped.' >&2; \
 	fi
 
 # What is taken from npm: without it the tests that use it are skipped, and say so.
