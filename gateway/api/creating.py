@@ -32,7 +32,7 @@ from gateway.upstream.answer import Created
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
 
-__all__ = ["Creating", "Outgoing"]
+__all__ = ["BegunBefore", "Creating", "Outgoing"]
 
 _log = structlog.get_logger()
 
@@ -46,6 +46,10 @@ _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 _LAST_WORD_S = 1.0
 """How long the end of a gateway waits for it to be stored that a create's answer will never be known."""
 _STOPPED = NoAnswer(error="The gateway shut down before the upstream answered.")
+
+
+class BegunBefore(Conflict):
+    """A create under this id was taken down before: nothing was forwarded now."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +170,7 @@ class Creating:
             if self._draining.is_set():
                 refused = shutting_down()
             elif begun is not None and not await self._registry.begin_create(begun):
-                refused = Conflict("Another create with this X-Request-ID is under way; send this one again later.")
+                refused = BegunBefore("Another create with this X-Request-ID is under way; send this one again later.")
         except StoreError:
             refused = store_unavailable()
         except BaseException:  # the drain's time was up

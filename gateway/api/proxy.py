@@ -23,7 +23,7 @@ from starlette.responses import Response
 from gateway.api import large
 from gateway.api.auth import client_of
 from gateway.api.createrequest import is_form, read_create
-from gateway.api.creating import Creating, Outgoing
+from gateway.api.creating import BegunBefore, Creating, Outgoing
 from gateway.api.forwarding import Forwarding, passed_on, result_of, sent_on, shutting_down, store_unavailable, target
 from gateway.api.once import Alone, Once, digest_of
 from gateway.api.passing import Passing
@@ -42,6 +42,7 @@ from gateway.core.errors import (
     RequestError,
     StoreError,
     TooLarge,
+    Unavailable,
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
@@ -155,6 +156,8 @@ class UpstreamProxy:
         )
         if create is None:
             return "forwarded", await self._create_anew(request, one)
+        if (response := await self._create_unseen(request, one, create)) is not None:
+            return "forwarded", response
         async with AsyncExitStack() as stack:
             try:
                 with large.waiting(request):
@@ -176,6 +179,30 @@ class UpstreamProxy:
         async with share(request, READ):
             return await self._once.look(create)
 
+    async def _create_unseen(self, request: Request, one: Outgoing, create: NewCreate) -> Response | None:
+        """Forward a create without looking for an earlier one, where there is a place for it at once.
+
+        Most are new, and one that is not is found out where it is taken down: a look before is another journey to the
+        database. None: nothing was forwarded, and what was known of it is to be looked for.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                with large.waiting(request):
+                    alone = await stack.enter_async_context(self._once.alone(create))
+            except asyncio.CancelledError:
+                if self._draining.is_set():  # what becomes of the one under way is not known here
+                    raise self._creating.stopped(one) from None
+                raise
+            waiter = Waiter(one.client)
+            try:
+                if one.asked.callback is not None:
+                    await self._check(*one.asked.callback)
+                if self._draining.is_set() or not await self._key.creates.acquire_now(waiter):
+                    return None
+                return await self._forward(request, one, waiter, alone)
+            except (BegunBefore, CallbackNotAllowed, StoreError, Unavailable):
+                return None  # an earlier one may have been answered
+
     async def _create_anew(self, request: Request, one: Outgoing, alone: Alone | None = None) -> Response:
         if one.asked.callback is not None:
             await self._check(*one.asked.callback)
@@ -184,6 +211,9 @@ class UpstreamProxy:
         waiter = Waiter(one.client)
         if (refused := await self._forwarding.turn(self._key.creates, waiter)) is not None:
             raise refused
+        return await self._forward(request, one, waiter, alone)
+
+    async def _forward(self, request: Request, one: Outgoing, waiter: Waiter, alone: Alone | None) -> Response:
         # From here on it is no longer the client's to stop.
         work = self._forwarding.spawn(self._creating.forward(one, waiter), f"proxy-create-{one.request_id}")
         if alone is not None:

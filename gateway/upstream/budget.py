@@ -205,6 +205,11 @@ class Budget:
         finally:
             self._turns.end(waiter, took=took)
 
+    async def acquire_now(self, waiter: Waiter) -> bool:
+        """Count a client's request where it is its turn and there is a place; return whether. Raises StoreError."""
+        free = self._turns.free(waiter.client) and self._available_for_reads() > 0
+        return free and await self.acquire(0.0, waiter) is None
+
     def join(self, waiter: Waiter, client: str) -> None:
         """Let another client wait for the same request, which counts for the one whose turn comes first."""
         self._turns.join(waiter, client)

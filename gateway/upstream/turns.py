@@ -72,6 +72,10 @@ class ClientTurns:
         """Whether one more of this client's may wait."""
         return len(self._queues.get(client, ())) < self._most_waiting - self._waiting
 
+    def free(self, client: str) -> bool:
+        """Whether it would be this client's turn at once."""
+        return not self._taken and self._may_go(client)
+
     async def begin(self, waiter: Waiter) -> None:
         """Return when it is the turn of the waiter's client: it is nobody else's until ``end``."""
         self._waiting += 1

@@ -146,6 +146,36 @@ async def test_an_answer_is_given_again(start: Start, upstream: Upstream, honour
     assert upstream.paid == 2
 
 
+async def test_a_new_one_is_not_looked_for_first(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it is taken down before it is forwarded tells that it is new; a repetition is looked for then."""
+    stand = await start()
+    registry = stand.gateway.store.registry
+    looked: list[str] = []
+    look = registry.known_create
+
+    async def looking(create: NewCreate) -> KnownCreate | None:
+        looked.append(create.request_id)
+        return await look(create)
+
+    monkeypatch.setattr(registry, "known_create", looking)
+    first = await stand.create("new")
+    assert (first.status_code, looked) == (200, [])
+    again = await stand.create("new")
+    assert (again.content, looked, upstream.creates) == (first.content, ["new"], 1)
+
+
+async def test_an_answer_is_given_again_where_its_url_is_not_allowed_any_more(start: Start, upstream: Upstream) -> None:
+    """Its task is paid for, whatever the policy says by now; nothing new is forwarded."""
+    plain = "http://hooks.example.com/in"
+    first = await (await start()).create(url=plain)
+    stand = await start(GATEWAY_CALLBACK_ALLOW="others.example.com")
+    assert (first.status_code, (await stand.create(url=plain)).content) == (200, first.content)
+    assert message(await stand.create("another", url=plain), 422).endswith("Nothing was forwarded.")
+    assert upstream.creates == 1
+
+
 @both
 async def test_it_is_given_again_after_a_restart(start: Start, upstream: Upstream, honours: bool) -> None:
     """What is kept is on disk before the answer goes out; without a callback too."""
