@@ -34,7 +34,7 @@ class CallbackDeadData(_Advice, TypedDict):
     lastError: str | None
 
 
-class CallbackDead(TypedDict):
+class CallbackDeadEvent(TypedDict):
     """Callbacks have died: receiver and client are null where it is of several receivers."""
 
     type: Literal["callback.dead"]
@@ -51,7 +51,7 @@ class ReceiverFailingData(_Advice, TypedDict):
     lastError: str | None
 
 
-class ReceiverFailing(TypedDict):
+class ReceiverFailingEvent(TypedDict):
     """A receiver fails; or, with receiver and client null, so many more than are told of one by one."""
 
     type: Literal["receiver.failing"]
@@ -67,7 +67,7 @@ class ReceiverRecoveredData(_Advice, TypedDict):
     pending: int
 
 
-class ReceiverRecovered(TypedDict):
+class ReceiverRecoveredEvent(TypedDict):
     """A receiver that was told of takes webhooks again."""
 
     type: Literal["receiver.recovered"]
@@ -82,7 +82,7 @@ class UpstreamRefusedData(_Advice, TypedDict):
     lastError: str | None
 
 
-class UpstreamRefused(TypedDict):
+class UpstreamRefusedEvent(TypedDict):
     """An upstream refuses the key."""
 
     type: Literal["upstream.refused"]
@@ -96,7 +96,7 @@ class UpstreamRecoveredData(_Advice, TypedDict):
     tasksWaiting: int
 
 
-class UpstreamRecovered(TypedDict):
+class UpstreamRecoveredEvent(TypedDict):
     """An upstream accepts the key again."""
 
     type: Literal["upstream.recovered"]
@@ -105,11 +105,11 @@ class UpstreamRecovered(TypedDict):
 
 
 EVENTS: Mapping[str, tuple[str, str, Any]] = {
-    "callback.dead": ("callbackDead", "Callbacks have died", CallbackDead),
-    "receiver.failing": ("receiverFailing", "A receiver fails", ReceiverFailing),
-    "receiver.recovered": ("receiverRecovered", "A receiver has recovered", ReceiverRecovered),
-    "upstream.refused": ("upstreamRefused", "An upstream refuses the key", UpstreamRefused),
-    "upstream.recovered": ("upstreamRecovered", "An upstream accepts the key again", UpstreamRecovered),
+    "callback.dead": ("callbackDead", "Callbacks have died", CallbackDeadEvent),
+    "receiver.failing": ("receiverFailing", "A receiver fails", ReceiverFailingEvent),
+    "receiver.recovered": ("receiverRecovered", "A receiver has recovered", ReceiverRecoveredEvent),
+    "upstream.refused": ("upstreamRefused", "An upstream refuses the key", UpstreamRefusedEvent),
+    "upstream.recovered": ("upstreamRecovered", "An upstream accepts the key again", UpstreamRecoveredEvent),
 }
 """By its type: operationId, summary, and the body's type."""
 
