@@ -104,6 +104,7 @@ TESTS = (
     "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
     "tests/integration/loops/test_deliverer.py",
+    "tests/integration/loops/test_missing_names.py",
     "tests/integration/loops/test_isolation.py",
     "tests/integration/api/test_large_bodies.py",
     "tests/integration/app/test_operator.py",
