@@ -52,11 +52,11 @@ BLOCKS = {
     ("install", "pip install '.[ed25519]'"): INSTALLS,
     ("install", "make wheel"): INSTALLS,
     ("install", "export GATEWAY_UPSTREAM_API_KEY=sk-…"): HERE,
-    ("install", "useradd --system"): "it needs root, and changes the machine's users",
-    ("install", "[Unit]"): MANIFESTS,
+    ("install", "python3 -m venv /opt/gateway"): "it needs root, and changes the machine: the unit is run by "
+    "tests/acceptance/test_systemd.py",
     ("install", "docker build"): ENGINE,
     ("install", "services:"): MANIFESTS,
-    ("install", "spec:"): MANIFESTS,
+    ("install", "cp -r config/kubernetes deploy"): HERE,
     ("integrations", "import replicate"): SDKS,
     ("integrations", "from openai import OpenAI"): SDKS,
     ("integrations", "from runwayml import RunwayML"): SDKS,
@@ -150,9 +150,13 @@ def test_the_secrets_of_replicas_are_made(shell: Any, tmp_path: Path) -> None:
     """With the commands that stand there, those that hand them to Kubernetes or compose aside."""
     shell(without(block("replicas", 'printf %s "$(gateway'), "kubectl"))
     shell(without(block("replicas", "mkdir secrets"), "sudo", "docker"))
-    for name in ("webhook-secret", "secrets/webhook-secret"):
+    script = without(block("install", "cp -r config/kubernetes"), "kubectl")
+    shell(script.replace("cp -r config", f"cp -r {ROOT}/config"))
+    overlay = "deploy/overlays/production"
+    assert (tmp_path / overlay / "upstream-api-key").read_text().startswith("sk-")
+    for name in ("webhook-secret", "secrets/webhook-secret", f"{overlay}/webhook-secret"):
         assert re.fullmatch(r"whsec_[\w+/]+=*", (tmp_path / name).read_text().strip()), name
-    for name in ("token", "secrets/token", "secrets/database-password"):
+    for name in ("token", "secrets/token", "secrets/database-password", f"{overlay}/token"):
         assert re.fullmatch(r"gwt_[\w-]+", (tmp_path / name).read_text().strip()), name
 
 

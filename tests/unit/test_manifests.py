@@ -16,7 +16,9 @@ from gateway.signature import make_secret
 from tests.manifests import COMPOSE, REPLICAS, documents, faults, only
 from tests.manual import ROOT, page
 
-EVERY = sorted((ROOT / "config").rglob("*.yaml"))
+KUBERNETES = ROOT / "config" / "kubernetes"
+EVERY = [COMPOSE, REPLICAS, KUBERNETES / "base" / "gateway.yaml", KUBERNETES / "overlays" / "sidecar" / "app.yaml"]
+"""What is whole by itself; tests/unit/test_kustomize.py has what is put together."""
 TEXTS = {"compose": COMPOSE.read_text("utf-8"), "replicas": REPLICAS.read_text("utf-8")}
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 UNITS = {"Mi": 1024 * 1024, "m": 0.001, "": 1.0}
@@ -118,14 +120,14 @@ def test_a_member_twice_is_noticed() -> None:
         documents(TEXTS["replicas"].replace("  replicas: 3\n", "  replicas: 3\n  replicas: 4\n"))
 
 
-@pytest.mark.parametrize("heading", ["Compose", "Kubernetes"])
-def test_the_manual_s_examples(heading: str) -> None:
-    """Those of one gateway with a file are right as well; of the Deployment the manual shows its ``spec``."""
-    section = page("install").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def test_the_manual_s_example() -> None:
+    """That of one gateway with a file is right as well, and as closed as the replicas are."""
+    section = page("install").partition("\n## Compose\n")[2].partition("\n## ")[0]
     (example,) = documents(re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1])
-    if heading == "Kubernetes":
-        example = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {**example["spec"], "selector": {}}}
     assert faults(example) == []
+    own = example["services"]["gateway"]
+    closed = ("read_only", "cap_drop", "security_opt", "restart", "stop_grace_period")
+    assert {key: own[key] for key in closed} == {key: service()[key] for key in closed}
 
 
 # What they set.
