@@ -14,7 +14,7 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo play demo-replicas run test test-browser test-image pictures bench bench-million bench-pages bench-soak bench-schedule bench-lag simulate crash failover attack fuzz describe mutate cover check lint format format-check types reference lock wheel image release-check keep-databases sbom audit clean
+.PHONY: help demo play demo-replicas run test test-browser test-image pictures bench bench-million bench-pages bench-soak bench-schedule bench-lag simulate crash failover alarms attack fuzz describe mutate cover check lint format format-check types reference lock wheel image release-check keep-databases sbom audit clean
 
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,9 @@ crash: $(VENV)/.dev ## Kill it 200 times under load and count what is lost; ARGS
 failover: $(VENV)/.dev ## Kill PostgreSQL's primary under three replicas, five times, and see its standby take over
 	@$(VENV)/bin/python -m tests.crash --failover $(ARGS)
 
+alarms: $(VENV)/.dev ## See each alert fire on its fault, and none in a day of normal life; needs promtool, a minute or two
+	@$(VENV)/bin/python -m tests.alarms $(ARGS)
+
 attack: $(VENV)/.dev ## Set hostile clients, receivers, upstreams and neighbours at it for ten minutes; ARGS='--minutes 2 --only …'
 	@$(VENV)/bin/python -m tests.attack $(ARGS)
 
@@ -126,8 +129,9 @@ sbom: $(VENV)-supply/.ready ## List the packages of the lock as CycloneDX, in di
 audit: $(VENV)-supply/.ready ## Ask what is known against the packages of the locks; 1: something is, 3: nobody could be asked
 	@$(VENV)-supply/bin/python -m tests.release.audit
 
-reference: $(VENV)/.dev ## Write the manual's reference pages anew, from the code
+reference: $(VENV)/.dev ## Write the manual's reference pages, Prometheus' rules and Grafana's dashboard anew, from the code
 	@$(VENV)/bin/python -m tests.reference
+	@$(VENV)/bin/python -m tests.alarms.files
 
 lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --extra postgres --group dev --group build -o requirements-dev.lock

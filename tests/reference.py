@@ -1,9 +1,9 @@
 """The manual's reference pages, made of the code: ``make reference`` writes them, and a test holds them to it.
 
 Owns how each page looks. What is told stands where it is declared: settings in ``gateway.config.settings``, metrics in
-``gateway.core.telemetry``, log events where they are logged, a profile's keys in ``gateway.config.profile``, errors in
-``gateway.core.errors``, ``gateway.api.openapi`` and ``gateway.webhook.sender``. Of a log event the meaning alone is
-written in its row by hand, and kept.
+``gateway.core.telemetry``, alerts in ``tests.alarms``, log events where they are logged, a profile's keys in
+``gateway.config.profile``, errors in ``gateway.core.errors``, ``gateway.api.openapi`` and ``gateway.webhook.sender``.
+Of a log event the meaning alone is written in its row by hand, and kept.
 """
 
 import ast
@@ -25,6 +25,7 @@ from gateway.core.telemetry import Metrics
 from gateway.net.guard import Target, _refusal
 from gateway.upstream.answer import PollKind
 from gateway.webhook import sender
+from tests.alarms.page import alerts_page
 from tests.manual import MANUAL, ROOT
 
 __all__ = ["LEVELS", "PAGES", "UNTOLD", "events", "is_log", "made"]
@@ -355,6 +356,7 @@ Why a task was given up its webhook says: [`reason`](webhook.md#what-comes)."""
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings": settings_page,
     "metrics": metrics_page,
+    "alerts": alerts_page,
     "log-events": events_page,
     "profile-keys": profiles_page,
     "errors": errors_page,

@@ -4,10 +4,13 @@ Owns what a gateway is made of. Validates, opens, writes and starts nothing. Cal
 """
 
 import asyncio
+import math
 import random
 import secrets
+import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -88,7 +91,6 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     store = _store(settings, clock, replica)
     memory = Memory(settings.memory_bytes)
     shared = Shared(store, clock, Metrics(), memory, Resolver(), replica if store.shared else ALONE)
-    shared.metrics.stale_writes = lambda: store.stale_writes
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
         guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
@@ -96,9 +98,9 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
     client_headers = ClientHeaders()
     pauses = Pauses(store, clock, store.outbox.due.set)
-    shared.metrics.receivers_paused.set_function(lambda: len(pauses.lanes))
     deliverer = _deliverer(settings, shared, callback_transport, client_headers, pauses)
-    shared.metrics.attempts_in_flight.set_function(lambda: float(deliverer.in_flight))
+    database = database_path(settings.database_url)
+    _show_own(shared, deliverer, pauses, database)
     janitor = Janitor(store, clock, settings.retention_days)
     clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
@@ -121,7 +123,6 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         return gateway.in_force
 
     api = _api(settings, shared, watches, readiness, check_url)
-    database = database_path(settings.database_url)
     backup = None if database is None else database.with_name(database.name + ".backup")
     gateway = Gateway(
         settings=settings,
@@ -141,6 +142,27 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         memory=shared.memory,
     )
     return gateway
+
+
+def _show_own(shared: Shared, deliverer: Deliverer, pauses: Pauses, database: Path | None) -> None:
+    metrics, store, memory = shared.metrics, shared.store, shared.memory
+    metrics.stale_writes = lambda: store.stale_writes
+    metrics.store_failing.set_function(lambda: float((store.lost or store.failing) is not None))
+    metrics.memory_used.set_function(lambda: memory.used)
+    if database is not None:
+        metrics.disk_free.set_function(partial(_free, database.parent))
+    metrics.attempts_in_flight.set_function(lambda: float(deliverer.in_flight))
+    metrics.receivers_failing.set_function(lambda: len(deliverer.failing.lanes))
+    metrics.receivers_paused.set_function(lambda: len(pauses.lanes))
+
+
+def _free(folder: Path) -> float:
+    """Return which part of a folder's disk is free, from 0 to 1; NaN where that cannot be told."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return math.nan
+    return disk.free / disk.total if disk.total else math.nan
 
 
 def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: str) -> Store:

@@ -59,6 +59,11 @@ class Memory:
         self._waiting: dict[_Group, dict[_Group | _Holder, None]] = {}  # of each group, in the order of their turns
         self._thread: ThreadPoolExecutor | None = None
 
+    @property
+    def used(self) -> float:
+        """Which part of the limit is held, 1 being all of it; more where something larger passes alone."""
+        return self._held[()] / self.limit
+
     async def hold(self, size: int, *owner: str) -> None:
         """Wait for room for so many bytes, those that the calling task holds already included; it has one owner.
 

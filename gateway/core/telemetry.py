@@ -6,6 +6,7 @@ URL's query string. Set up by ``gateway.cli`` and ``gateway.app``; whoever count
 
 import atexit
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
@@ -124,6 +125,7 @@ class Metrics:
         self.receivers_paused = self._gauge(
             "gateway_receivers_paused", "Receivers that get no attempt until somebody resumes them."
         )
+        self.receivers_failing = self._gauge("gateway_receivers_failing", "Receivers whose last attempt failed.")
         self.dead = self._gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
 
     def _of_events(self) -> None:
@@ -138,6 +140,17 @@ class Metrics:
             "gateway_loop_restarts", "Times a supervised loop failed and was restarted.", ["loop"]
         )
         self.ready = self._gauge("gateway_ready", "1 while /readyz answers 200, else 0.")
+        self.store_failing = self._gauge(
+            "gateway_store_failing", "1 while the database fails or its file is gone, else 0."
+        )
+        self.disk_free = self._gauge(
+            "gateway_disk_free_ratio",
+            "Which part of the database's disk is free, from 0 to 1; NaN where it is a PostgreSQL's.",
+        )
+        self.disk_free.set(math.nan)
+        self.memory_used = self._gauge(
+            "gateway_memory_used_ratio", "Which part of GATEWAY_MEMORY_BYTES is in use, 1 being all of it."
+        )
         build = self._gauge("gateway_build_info", "Which gateway this is; always 1.", ["version", "python"])
         build.labels(__version__, ".".join(map(str, sys.version_info[:3]))).set(1)
         self.registry.register(

@@ -66,6 +66,7 @@ BLOCKS = {
     ("integrations", "JSON.parse($json.body.data.resultJson)"): RECIPES,
     ("integrations", 'import { wait } from "@trigger.dev/sdk";'): RECIPES,
     ("operating", "gateway copy-database"): HERE,
+    ("operating", "rule_files:"): "tests/integration/alarms/test_alerts.py",
     ("operating", "python3 -c"): "tests/acceptance/test_vacuum.py",
     ("python", ""): PYTHON,
     ("receivers", "from gateway.receiver import SqliteIds"): RECEIVERS,
