@@ -6,6 +6,7 @@ be had in virtual time (what a kernel does, several replicas), of the figure tha
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 from unittest import mock
@@ -57,25 +58,24 @@ async def day(stage: Stage, until_s: float = DAY) -> None:
     ]
     times += [15.2 * HOUR + stage.rng.uniform(0, 30) for _ in range(30)]
     for number, at_s in enumerate(at_s for at_s in times if at_s < until_s):
-        stage.begin(
-            later(at_s, stage.register(("app.example", "shop.example")[number % 3 == 0], fails=number % 8 == 0))
-        )
+        host = ("app.example", "shop.example")[number % 3 == 0]
+        stage.begin(later(at_s, partial(stage.register, host, fails=number % 8 == 0)))
     for at_s, trouble in (
-        (3 * HOUR, stage.restart()),
-        (9 * HOUR, unreachable(stage, 4 * MINUTE)),
-        (10.5 * HOUR, ill(stage, "shop.example", 25 * MINUTE)),
-        (12 * HOUR, broken(stage, MINUTE)),
-        (13 * HOUR, paused(stage, HOUR)),
-        (14 * HOUR, stage.restart()),
-        (16 * HOUR, unscraped(stage, 2 * MINUTE)),
+        (3 * HOUR, stage.restart),
+        (9 * HOUR, partial(unreachable, stage, 4 * MINUTE)),
+        (10.5 * HOUR, partial(ill, stage, "shop.example", 25 * MINUTE)),
+        (12 * HOUR, partial(broken, stage, MINUTE)),
+        (13 * HOUR, partial(paused, stage, HOUR)),
+        (14 * HOUR, stage.restart),
+        (16 * HOUR, partial(unscraped, stage, 2 * MINUTE)),
     ):
         stage.begin(later(at_s, trouble))
     await asyncio.sleep(until_s)
 
 
-async def later(at_s: float, work: Awaitable[object]) -> None:
+async def later(at_s: float, work: Callable[[], Awaitable[object]]) -> None:
     await asyncio.sleep(at_s)
-    await work
+    await work()
 
 
 async def unreachable(stage: Stage, for_s: float) -> None:

@@ -175,7 +175,9 @@ class Stage:
             yield
             for task in self._meanwhile:
                 task.cancel()
-            await asyncio.gather(*self._meanwhile, return_exceptions=True)
+            for ended in await asyncio.gather(*self._meanwhile, return_exceptions=True):
+                if isinstance(ended, Exception):  # else nothing would be scraped from then on, or no task registered
+                    raise ended
             if self.gateway is not None:
                 await self.stop()
 
