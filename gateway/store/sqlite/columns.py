@@ -20,7 +20,7 @@ DUE_TASK = ", ".join(DueTask.__struct_fields__[1:]).replace("due_at", "next_poll
 
 def callbacks_at_once(statement: str) -> str:
     """Have a statement return CALLBACK and TASK of many."""
-    return at_once(statement, len(_OF_CALLBACK) + len(_OF_TASK), [_OF_CALLBACK.index("metadata")])
+    return at_once(statement, len(_OF_CALLBACK) + len(_OF_TASK), _OF_CALLBACK.index("metadata"))
 
 
 def tasks_at_once(statement: str) -> str:

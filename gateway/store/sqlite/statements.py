@@ -46,7 +46,7 @@ def run(db: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> list
 def _sized(statement: str, columns: int, size: int) -> str:
     row = f"({', '.join('?' * columns)})"
     sized = statement.replace(_ROWS, f"(VALUES {', '.join([row] * size)})")
-    return AtOnce(sized, statement.blobs) if isinstance(statement, AtOnce) else sized
+    return AtOnce(sized, statement.encoded) if isinstance(statement, AtOnce) else sized
 
 
 def counted(label: str, instant: str, source: str, condition: str, keys: str) -> Counted:
