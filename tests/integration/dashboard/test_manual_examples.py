@@ -29,20 +29,31 @@ COMMANDS = {
 PROGRAMS = {"curl": "curl", "Python": sys.executable, "JavaScript": "node"}
 
 
-async def taken(scope: Any, receive: Any, send: Any) -> None:
-    await Request(scope, receive).body()
-    await Response(status_code=204)(scope, receive, send)
+class Receiver:
+    """Takes webhooks, and answers once it may."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await Request(scope, receive).body()
+        await self.answers.wait()
+        await Response(status_code=204)(scope, receive, send)
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[tuple[Running, str]]:
+async def world(tmp_path: Path) -> AsyncIterator[tuple[Running, Receiver]]:
+    receiver = Receiver()
     async with (
         serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url,
-        serve_asgi(taken) as hooks_url,
+        serve_asgi(receiver) as hooks_url,
         running(tmp_path, upstream_url, GATEWAY_TOKEN=TOKEN) as run,
     ):
+        receiver.url = f"{hooks_url}/hooks"
         run.client.headers["authorization"] = f"Bearer {TOKEN}"
-        yield run, f"{hooks_url}/hooks"
+        yield run, receiver
 
 
 def examples(page: str, language: str) -> dict[str, str]:
@@ -78,22 +89,23 @@ async def ran(language: str, example: str) -> str:
         for name, program in PROGRAMS.items()
     ],
 )
-async def test_each_example_does_what_it_says(world: tuple[Running, str], language: str) -> None:
+async def test_each_example_does_what_it_says(world: tuple[Running, Receiver], language: str) -> None:
     """Whoever copies it registers, lists, reads, redelivers and cancels: only ids and the receiver are replaced."""
-    run, hooks = world
+    run, receiver = world
     page = (await run.client.get("/manual/calls")).text
     found = examples(page, language)
     description = (await run.client.get("/openapi.json")).json()
     assert {f"{m.upper()} {path}" for path, item in description["paths"].items() for m in item} == found.keys()
 
     async def example(call: str, callback_id: str = "", task_id: str = "sim-success-0-cat") -> str:
-        text = found[call].replace("https://app.example.com/hooks", hooks).replace("task_xxx", task_id)
+        text = found[call].replace("https://app.example.com/hooks", receiver.url).replace("task_xxx", task_id)
         return await ran(language, re.sub(r"cb_\w{20,}", callback_id, text))
 
     said = await example("POST /v1/callbacks")
     callback_id = re.findall(r"cb_\w+", said)[0]
     await run.delivered(callback_id)
-    waiting = await run.registered("sim-never-0-cat", hooks)
+    waiting = await run.registered("sim-never-0-cat", receiver.url)
+    receiver.answers.clear()  # else what is redelivered may be delivered before it is told of
     calls = {
         "GET /v1/callbacks": callback_id,
         "POST /v1/callbacks/batch": "422",
@@ -110,5 +122,6 @@ async def test_each_example_does_what_it_says(world: tuple[Running, str], langua
     told = await asyncio.gather(*(example(call, callback_id) for call in calls))
     wrong = [(call, text[:500]) for (call, wanted), text in zip(calls.items(), told, strict=True) if wanted not in text]
     assert wrong == []
+    receiver.answers.set()
     await example("DELETE /v1/callbacks/{id}", waiting)
     assert (await run.client.get(f"/v1/callbacks/{waiting}")).json()["state"] == "cancelled"
