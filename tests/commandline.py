@@ -5,6 +5,7 @@ Owns its environment and its end. Called by the acceptance tests.
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import pytest
 
 from tests.manual import ROOT
 
-__all__ = ["LIMIT_S", "Terminal", "command", "environment", "on_terminal", "run", "start"]
+__all__ = ["LIMIT_S", "Terminal", "command", "environment", "on_terminal", "run", "run_each", "start"]
 
 LIMIT_S = 50
 
@@ -40,6 +41,19 @@ def run(*words: str, cwd: Path, stdin: str | None = None, **environ: str) -> "su
         input=stdin if stdin is not None else "", capture_output=True, text=True,
         cwd=cwd, env=environment(**environ), timeout=LIMIT_S, check=False,
     )  # fmt: skip
+
+
+def run_each(
+    lines: Sequence[tuple[Sequence[str], dict[str, str]]], cwd: Path
+) -> "list[subprocess.CompletedProcess[str]]":
+    """Run commands one after the other, each with what its environment has beside; they start cheaply."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.severalcommands"],
+        input=json.dumps(lines), capture_output=True, text=True,
+        cwd=cwd, env=environment(), timeout=LIMIT_S, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    return [subprocess.CompletedProcess(words, **one) for (words, _), one in zip(lines, told, strict=True)]
 
 
 async def command(

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
+from tests.commandline import run_each
 from tests.manual import MANUAL
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +76,16 @@ async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
         shown = await command("show", callback["id"], *at, cwd=tmp_path)
         assert "204" in shown.stdout
         assert json.loads((await command("show", callback["id"], "--json", *at, cwd=tmp_path)).stdout)["attemptLog"]
+        answers = asyncio.Event()
+
+        async def answer(_: str) -> int:
+            await answers.wait()
+            return 204
+
+        world.receiver.on_post = answer  # else it may be delivered before it is told of
         again = await command("redeliver", callback["id"], *at, cwd=tmp_path)
         assert "pending" in again.stdout
+        answers.set()
         register = ("register", "sim-never-0-cli", hooks, "--format", "record", "--json")
         waiting = json.loads((await command(*register, *at, cwd=tmp_path)).stdout)
         assert (callback["format"], waiting["format"]) == ("standard", "record")
@@ -123,42 +132,41 @@ async def test_what_other_servers_answer(tmp_path: Path, status: int, answer: An
         await JSONResponse(answer, status)(scope, receive, send)
 
     async with serve_asgi(server) as url:
-        for words in (("list",), ("show", "cb_1"), ("show", "\udcff"), ("redeliver", "cb_1")):
-            done = await command(*words, "--url", url, cwd=tmp_path)
+        asked = (("list",), ("show", "cb_1"), ("show", "\udcff"), ("redeliver", "cb_1"))
+        for done in await asyncio.to_thread(run_each, [((*words, "--url", url), {}) for words in asked], tmp_path):
             assert (done.returncode, done.stdout) == (1, "")
             (line,) = done.stderr.splitlines()
             assert expected in line
 
 
-@pytest.mark.parametrize(
-    ("words", "expected", "status"),
-    [
-        (("list", "--url", "http://[::1"), "--url", 2),
-        (("list", "--url", "foo"), "--url", 2),
-        (("listen", "--secret", SECRET, "--answer", "600"), "--answer", 2),
-        (("listen", "--secret", "whsec_c2hvcnQ="), "5 bytes", 2),
-        (("list", "--token", "é"), "--token", 2),
-        (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN", 2),
-        (("register", "t", "https://example.com/", "--metadata", '{"a": 1e400}'), "--metadata: holds a number", 2),
-        (
-            ("register", "t", "https://example.com/", "--metadata", '{"a": "\\ud83d"}'),
-            "--metadata: a: holds half of",
-            2,
-        ),
-        (("register", "t", "https://example.com/", "--metadata", DEEP), "may have at most 100 objects and arrays", 2),
-        (("register", "t", "https://example.com/", "--metadata", '{"a": 1}, "b": 2'), "--metadata: not JSON: ", 2),
-        (("register", "t", "https://example.com/", "--metadata", "{"), "--metadata: not JSON: ", 2),
-        (("register", "t", "https://example.com/", "--metadata", "\udcff"), "--metadata: not JSON: ", 2),
-        (("register", "t", "https://example.com/", "--metadata", "[1]"), "--metadata: expected `object", 2),
-        (("register", "t", "https://example.com/", "--metadata", "[" * 20_000), "--metadata", 2),
-    ],
-)
-def test_words_that_cannot_be_used(tmp_path: Path, words: tuple[str, ...], expected: str, status: int) -> None:
+UNUSABLE = [
+    (("list", "--url", "http://[::1"), "--url"),
+    (("list", "--url", "foo"), "--url"),
+    (("listen", "--secret", SECRET, "--answer", "600"), "--answer"),
+    (("listen", "--secret", "whsec_c2hvcnQ="), "5 bytes"),
+    (("list", "--token", "é"), "--token"),
+    (("register", "t", "https://example.com/", "--metadata", '{"a": NaN}'), "NaN"),
+    (("register", "t", "https://example.com/", "--metadata", '{"a": 1e400}'), "--metadata: holds a number"),
+    (
+        ("register", "t", "https://example.com/", "--metadata", '{"a": "\\ud83d"}'),
+        "--metadata: a: holds half of",
+    ),
+    (("register", "t", "https://example.com/", "--metadata", DEEP), "may have at most 100 objects and arrays"),
+    (("register", "t", "https://example.com/", "--metadata", '{"a": 1}, "b": 2'), "--metadata: not JSON: "),
+    (("register", "t", "https://example.com/", "--metadata", "{"), "--metadata: not JSON: "),
+    (("register", "t", "https://example.com/", "--metadata", "\udcff"), "--metadata: not JSON: "),
+    (("register", "t", "https://example.com/", "--metadata", "[1]"), "--metadata: expected `object"),
+    (("register", "t", "https://example.com/", "--metadata", "[" * 20_000), "--metadata"),
+]
+
+
+def test_words_that_cannot_be_used(tmp_path: Path) -> None:
     """What no request can carry is a message that names it, never a traceback."""
-    done = run(*words, cwd=tmp_path)
-    assert done.returncode == status
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
+    told = run_each([(words, {}) for words, _ in UNUSABLE], tmp_path)
+    for done, (words, expected) in zip(told, UNUSABLE, strict=True):
+        assert done.returncode == 2, words
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_serving_without_a_key_names_the_variable_and_the_demo(tmp_path: Path) -> None:
@@ -261,17 +269,17 @@ async def test_a_gateway_that_is_named_gets_no_other_ones_token(tmp_path: Path, 
     async with serve_asgi(server) as url:
         words = ("list", "--url", url) if named == "option" else ("list",)
         own = {} if named == "option" else {"GATEWAY_URL": url}
-        for environ, option in (
-            ({"GATEWAY_CONFIG": str(config)}, ()),
-            ({"GATEWAY_CONFIG": str(tmp_path / "absent")}, ()),
-            ({"GATEWAY_CONFIG": str(config), "GATEWAY_TOKEN": "mine"}, ()),
-            ({"GATEWAY_CONFIG": str(config), "GATEWAY_TOKEN_FILE": str(tmp_path / "token")}, ()),
-            ({"GATEWAY_CONFIG": str(config), "GATEWAY_TOKEN": "mine"}, ("--token", "other")),
-        ):
-            done = await asyncio.to_thread(run, *words, *option, cwd=tmp_path, **own, **environ)
+        named_file = {"GATEWAY_CONFIG": str(config)}
+        lines: list[tuple[tuple[str, ...], dict[str, str]]] = [
+            (words, named_file),
+            (words, {"GATEWAY_CONFIG": str(tmp_path / "absent")}),
+            (words, named_file | {"GATEWAY_TOKEN": "mine"}),
+            (words, named_file | {"GATEWAY_TOKEN_FILE": str(tmp_path / "token")}),
+            ((*words, "--token", "other"), named_file | {"GATEWAY_TOKEN": "mine"}),
+            (("--config", str(config), *words), {}),
+        ]
+        for done in await asyncio.to_thread(run_each, [(line, own | environ) for line, environ in lines], tmp_path):
             assert done.returncode == 0, done.stderr
-        done = await asyncio.to_thread(run, "--config", str(config), *words, cwd=tmp_path, **own)
-        assert done.returncode == 0, done.stderr
         assert sent == [None, None, "Bearer mine", "Bearer from-a-file", "Bearer other", None]
         # Where the file itself says where the gateway is, its token goes there.
         config.write_text(f'url = "{url}"\ntoken = "the-servers-own"\n')

@@ -110,14 +110,14 @@ TWO_ASK_AT_ONCE = 5047
 """One callback and all dead ones are redelivered within one transaction: the one comes first, whoever asked first."""
 
 
-@pytest.mark.parametrize("seed", [*range(24), TWO_ASK_AT_ONCE])
+@pytest.mark.parametrize("seed", [*range(8), TWO_ASK_AT_ONCE])
 def test_a_seed(seed: int) -> None:
     """What is acknowledged is delivered, dead for a reason or cancelled; nothing twice; no move is illegal."""
     assert play(draw(seed)).looks > 0
 
 
 @given(scenarios)
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_any_scenario(scenario: Scenario) -> None:
     """The same for whatever hypothesis comes up with."""
     assert play(scenario).looks > 0
@@ -149,7 +149,7 @@ def test_a_step_that_nothing_was_there_to_follow_is_over(between_s: float) -> No
     down = Event(0.0, "kill", "at once", seconds=0.1)
     steps = Event(12.0 - between_s, "clock", seconds=-3600.0), Event(12.0, "clock", seconds=-3600.0)
     for first in (down, Event(0.0, "clock", seconds=-3600.0)):
-        for seed in range(4):
+        for seed in range(2):
             scenario = Scenario(seed, (("never", 0.0), ("success", 3.0)), wishes, (down, first, *steps))
             assert play(scenario).looks > 0
 

@@ -19,7 +19,7 @@ from gateway.upstream.api import Upstream
 from gateway.upstream.key import NEUTRAL_TASK_ID
 from tests.lanes import body_sent, claim_webhooks
 from tests.life import FREE, Life, ScriptedUpstream, Transport, until
-from tests.virtualtime import VirtualClock, run_virtual
+from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 AMPLE = (RateWindow(50, 1.0),)
@@ -63,6 +63,8 @@ EVERY_WAY = [
     pytest.param(name, refusal, id=f"{name}: {spelling}")
     for name, profile in PROFILES.items()
     for spelling, refusal in {**REFUSALS, **(IN_THE_ENVELOPE if profile.envelope.code else {})}.items()
+    # What is no profile's own takes the same way through each.
+    if name == "aigptimage" or spelling in ("HTTP 403", *IN_THE_ENVELOPE)
 ]
 
 
@@ -132,10 +134,14 @@ async def settled_s(life: Life, callback: Callback, ended_s: float) -> float:
     """Return how long after its end a task was known to have ended."""
 
     async def ended() -> bool:
-        return (await life.look(callback)).task.state is TaskState.SUCCESS
+        nonlocal task
+        task = (await life.look(callback)).task
+        return task.state is TaskState.SUCCESS
 
-    await until(ended, limit_s=3000, step_s=0.1)
-    return VirtualClock().monotonic() - ended_s
+    task = callback.task
+    await until(ended, limit_s=3000, step_s=1.0)
+    assert task.settled_at is not None
+    return (task.settled_at - EPOCH) / 1000 - ended_s
 
 
 @pytest.mark.parametrize(("profile", "refusal"), EVERY_WAY)
@@ -543,7 +549,7 @@ def test_one_task_of_ten_is_its_own_from_the_start(
         verdicts = Verdicts(life)
         for number in range(10):
             await life.register(f"t{number}")
-        await asyncio.sleep(4 * 3600)
+        await asyncio.sleep(3600)
         assert not verdicts.refusals
         assert max(later - sooner for sooner, later in pairwise(jobs.asked["t9"])) <= 75.0
         await life.stop()
