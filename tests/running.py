@@ -18,9 +18,14 @@ from gateway.config.load import load
 from gateway.core.clock import Clock, SystemClock
 from gateway.serve.asgi import serve_asgi
 
-__all__ = ["LIMIT_S", "Running", "running"]
+__all__ = ["LIMIT_S", "Running", "a_moment", "running"]
 
 LIMIT_S = 20
+
+
+async def a_moment() -> None:
+    """Wait between two looks: each costs what is waited for as much time as the test."""
+    await asyncio.sleep(0.02)
 
 
 class Running:
@@ -48,7 +53,7 @@ class Running:
                     last = await self.client.get(path)
                     if condition(last):
                         return last
-                    await asyncio.sleep(0.01)
+                    await a_moment()
         except TimeoutError:
             pytest.fail(f"{path} still answers {last and last.text}")
 

@@ -19,6 +19,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET, GatewayProcess, environment, run_gateway
+from tests.running import a_moment
 
 
 class TestReceiver:
@@ -88,13 +89,13 @@ class World:
         """Return once the gateway says that the callback is in this state."""
         async with asyncio.timeout(LIMIT_S):
             while (await client.get(f"/v1/callbacks/{callback_id}")).json()["state"] != state:
-                pass
+                await a_moment()
 
-    async def polled(self, client: httpx.AsyncClient, task_id: str) -> None:
+    async def polled(self, task_id: str) -> None:
         """Return once the upstream has been asked for the task."""
         async with asyncio.timeout(LIMIT_S):
             while not self.simulator.stats.polls.get(task_id):
-                await client.get("/healthz")
+                await a_moment()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.commandline import LIMIT_S, command, on_terminal
+from tests.running import a_moment
 
 COUNT = 230
 
@@ -66,7 +67,7 @@ async def test_all_that_died_lately(world: Any, tmp_path: Path) -> None:
         await becomes(client, 0)
         async with asyncio.timeout(LIMIT_S):
             while len((await client.get("/v1/callbacks?state=delivered&limit=200")).json()["data"]) < 200:
-                pass
+                await a_moment()
         assert await gateway.stop() == 0
 
 

@@ -16,6 +16,7 @@ import standardwebhooks
 
 from gateway.config.tokens import hash_line
 from gateway.serve.asgi import serve_asgi
+from tests.running import a_moment
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30
@@ -213,7 +214,7 @@ async def test_nothing_secret_comes_to_light(world: Any) -> None:
                 await _failed(shop, answer.json()["id"])
         async with asyncio.timeout(LIMIT_S):
             while "refuses the key" not in (await nobody.get("/readyz")).text:
-                pass
+                await a_moment()
 
         # Everything that answers, and everything that refuses.
         for path in ("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/callbacks", "/v1/tasks/task-html"):
@@ -264,7 +265,7 @@ async def _failed(client: httpx.AsyncClient, callback_id: str) -> None:
     """Return once a poll of the callback's task has gone wrong."""
     async with asyncio.timeout(LIMIT_S):
         while (await client.get(f"/v1/callbacks/{callback_id}")).json()["task"]["lastError"] is None:
-            pass
+            await a_moment()
 
 
 @pytest.mark.parametrize(

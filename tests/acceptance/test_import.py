@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.commandline import LIMIT_S, command, on_terminal, start
+from tests.running import a_moment
 
 LINES = 4000
 
@@ -21,11 +22,11 @@ def write(path: Path, url: str, count: int, wrong: int = 0) -> None:
     path.write_text("taskId,callbackUrl,metadata.n\n" + "\n".join(lines) + "\n")
 
 
-async def begun(journal: Path, client: httpx.AsyncClient) -> None:
+async def begun(journal: Path) -> None:
     """Return once something has been registered, and is written down."""
     async with asyncio.timeout(LIMIT_S):
         while not await asyncio.to_thread(lambda: journal.exists() and journal.stat().st_size):
-            await client.get("/healthz")
+            await a_moment()
 
 
 async def registrations(client: httpx.AsyncClient) -> dict[str, float]:
@@ -87,7 +88,7 @@ async def test_killed_in_the_middle_nothing_is_lost_or_twice(world: Any, tmp_pat
     async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
         words = ("import", "tasks.csv", "--url", gateway.url)
         process = await start(*words, cwd=tmp_path)
-        await begun(journal, client)
+        await begun(journal)
         process.kill()
         await process.communicate()
         before = len(journal.read_bytes().splitlines())
@@ -108,10 +109,10 @@ async def test_a_gateway_that_is_killed_meanwhile_is_waited_for(world: Any, tmp_
     """It goes on with the next one on the same database."""
     write(tmp_path / "tasks.csv", f"{world.receiver.url}/hooks", LINES)
     journal = tmp_path / "tasks.csv.imported"
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+    async with world.gateway() as gateway:
         url = gateway.url
         process = await start("import", "tasks.csv", "--url", url, cwd=tmp_path)
-        await begun(journal, client)
+        await begun(journal)
         await gateway.kill()
         assert process.returncode is None
     async with world.gateway(GATEWAY_PORT=url.rpartition(":")[2]) as gateway, httpx.AsyncClient(base_url=url) as client:

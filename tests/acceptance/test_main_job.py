@@ -16,6 +16,7 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator.scenario import DEFAULT_MODEL, Plan
 from tests.crash.process import LIMIT_S
+from tests.running import a_moment
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
 
@@ -104,7 +105,7 @@ async def test_a_task_whose_model_is_told_is_polled_when_it_pays(world: Any) -> 
             (new,) = (await client.get("/v1/callbacks", params={"taskId": created.json()["data"]["taskId"]})).json()[
                 "data"
             ]
-            await world.polled(client, "sim-never-0-late")
+            await world.polled("sim-never-0-late")
         assert await gateway.stop() == 0
     wait_s = [
         (datetime.fromisoformat(one["task"]["nextPollAt"]) - datetime.fromisoformat(one["createdAt"])).total_seconds()
@@ -218,7 +219,7 @@ async def test_a_held_request_does_not_hold_up_the_shutdown(world: Any) -> None:
         request = client.get("/v1/tasks/sim-never-0-held", params={"wait": 60}, extensions={"trace": trace})
         held = asyncio.create_task(request)
         await sent.wait()
-        await world.polled(client, "sim-never-0-held")
+        await world.polled("sim-never-0-held")
         for _ in range(3):  # asked later, on a connection that stood: the other has been accepted, and its request read
             await client.get("/healthz")
         assert await gateway.stop() == 0
@@ -286,7 +287,7 @@ async def test_readiness_tells_of_a_refused_key(world: Any) -> None:
         callback = await world.register(client, "sim-success-1-key")
         async with asyncio.timeout(20):
             while (ready := await client.get("/readyz")).status_code == 200:
-                pass
+                await a_moment()
         assert ready.status_code == 503
         assert "refuses the key" in ready.json()["detail"]
         assert (await client.get("/healthz")).status_code == 200

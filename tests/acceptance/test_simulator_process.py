@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import gateway
+from tests.running import a_moment
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 
@@ -105,7 +106,7 @@ async def test_a_hanging_request_does_not_hold_up_the_end() -> None:
             hanging = asyncio.create_task(client.get(f"{RECORD_INFO}?taskId=sim-never-x"))
             async with asyncio.timeout(10):
                 while not (await client.get("/_sim/stats")).json()["faults"]:
-                    pass
+                    await a_moment()
             assert await stop(process) == (0, b"", b"")
             assert isinstance((await asyncio.gather(hanging, return_exceptions=True))[0], httpx.TransportError)
 

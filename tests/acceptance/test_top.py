@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.commandline import command, on_terminal
+from tests.running import a_moment
 
 CLIENT, OPERATOR = "t0ken-of-the-one-client", "t0ken-of-the-operator"
 
@@ -30,7 +31,7 @@ async def watched(world: Any) -> Any:
         await world.register(client, "sim-never-0-top")
         path = f"/v1/callbacks/{callback['id']}/attempts"
         while not (await client.get(path)).json()["data"]:
-            pass
+            await a_moment()
         yield gateway
         assert await gateway.stop() == 0
 

@@ -24,7 +24,7 @@ from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream, parse_w
 from gateway.simulator import serve as serve_simulator
 from gateway.upstream.api import Answer
 from gateway.upstream.key import NEUTRAL_TASK_ID
-from tests.running import LIMIT_S, Running, running
+from tests.running import LIMIT_S, Running, a_moment, running
 
 RECORD = "/api/v1/jobs/recordInfo"
 CREATE = "/api/v1/jobs/createTask"
@@ -302,7 +302,7 @@ async def test_what_a_client_sees_is_learned(
     assert envelope(await stand.read("sim-never-0-a"))["code"] == 401
     async with asyncio.timeout(20):
         while (await stand.client.get("/readyz")).status_code == 200:
-            pass
+            await a_moment()
     paused = await stand.read("sim-never-0-b")
     assert "refuses the gateway's key" in envelope(paused)["msg"]
     assert (paused.status_code, int(paused.headers["retry-after"]) > 10) == (503, True)
@@ -357,7 +357,7 @@ async def test_clients_do_not_ask_with_a_refused_key(
     await stand.read("sim-never-0-a")
     async with asyncio.timeout(20):
         while (await stand.client.get("/readyz")).status_code == 200:
-            pass
+            await a_moment()
         while simulator.stats.polls[NEUTRAL_TASK_ID] < 4:
             refused = await stand.read("sim-never-0-b")
             assert (refused.status_code, "retry-after" in refused.headers) == (503, True)

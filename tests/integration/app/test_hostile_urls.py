@@ -20,6 +20,7 @@ from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, in_url
+from tests.running import a_moment
 
 FORBIDDEN = [*FORBIDDEN_PAIRS, *(("metadata", address) for address in METADATA)]
 PUBLIC = "8.8.8.8"
@@ -143,7 +144,7 @@ async def test_names_that_change_their_answer_are_blocked_at_the_socket(
         async with asyncio.timeout(30):
             for callback_id in rules:
                 while (await api.get(f"/v1/callbacks/{callback_id}")).json()["state"] != "dead":
-                    pass
+                    await a_moment()
     attempts = {
         callback_id: (await api.get(f"/v1/callbacks/{callback_id}/attempts")).json()["data"] for callback_id in rules
     }

@@ -26,6 +26,7 @@ from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender
 from tests.life import SECRET
 from tests.nameserver import NO_SUCH_NAME, Nameserver, serve_names
+from tests.running import a_moment
 
 CROWD = 300
 LIMIT_S = 20
@@ -82,7 +83,7 @@ class Stand:
     async def attempted(self, callback_id: str, client: str = "ann") -> None:
         async with asyncio.timeout(LIMIT_S):
             while not await self.attempts(callback_id, client):
-                pass
+                await a_moment()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.inbound import InboundProtocol
 from tests.peer import LIMIT_S, Peer
+from tests.running import a_moment
 
 CREATE = b"POST /api/v1/jobs/createTask HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 READ = b"GET /api/v1/jobs/recordInfo?taskId=t HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -151,7 +152,7 @@ async def test_a_create_that_was_forwarded_is_finished_and_registered(tmp_path: 
         one.upstream.go_on.set()
         path = "/v1/callbacks?taskId=t1"
         while b'"taskId":"t1"' not in (await one.get(path))[1]:
-            pass
+            await a_moment()
         assert one.upstream.left == 0
 
 

@@ -27,6 +27,7 @@ from gateway.store.sqlite.copyside import SqliteCopySide
 from gateway.store.sqlite.store import SqliteStore
 from tests.pooler import pgbouncer, pooler
 from tests.postgres import Database, NotAvailable
+from tests.running import a_moment
 from tests.storing import LIMIT_S
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "databases"
@@ -405,7 +406,7 @@ async def test_who_ends_soon_is_waited_for(postgres: Database, tmp_path: Path) -
     copy = asyncio.create_task(copied(original, in_file(tmp_path / "to.db")))
     async with asyncio.timeout(LIMIT_S):
         while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            pass
+            await a_moment()
     await other.execute("COMMIT")
     assert await copy == await original.digests()
     await other.close()
