@@ -255,7 +255,7 @@ async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
 async def test_each_poll_is_told_of(world: World) -> None:
     """With why it was made then, and where it lies on the curve of what was learned of such tasks."""
     await world.delivered(await world.registered("sim-success-300-cat", world.hooks_url))
-    callback_id = await world.registered("sim-success-700-cat", world.hooks_url)
+    callback_id = await world.registered("sim-success-1500-cat", world.hooks_url)
     page = f"/dashboard/callbacks/{callback_id}"
     text = await world.shows(page, "Nothing more: it was delivered")
     order = ["Poll 1: still running", "Poll 2: still running", ": it had ended", "The task ended: success"]
