@@ -13,7 +13,7 @@ BENCH = PYTHONPATH=. $(VENV)/bin/python tests/bench/run.py --python $(VENV)-benc
 COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--annotation-style line --no-header --no-emit-index-url --no-emit-find-links
 
-# Processes start in half the time where they find their modules compiled: the tests start a thousand.
+# Where processes find their modules compiled they start much sooner, and the tests start hundreds.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -48,6 +48,11 @@ async def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(run, *words, cwd=cwd)
 
 
+async def commands(*lines: tuple[str, ...], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run several, one after the other."""
+    return await asyncio.to_thread(run_each, [(words, {}) for words in lines], cwd)
+
+
 def test_the_demo_ends_by_itself_with_all_three_webhooks(tmp_path: Path) -> None:
     """`gateway demo` shows a success, a failure and an abandoned task, each verified, and exits 0."""
     done = run("demo", cwd=tmp_path)
@@ -70,12 +75,12 @@ async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
         callback = json.loads(registered.stdout)
         assert callback["metadata"] == {"n": 1}
         await world.becomes(client, callback["id"], "delivered")
-        listed = await command("list", *at, cwd=tmp_path)
+        asked = (("list",), ("show", callback["id"]), ("show", callback["id"], "--json"))
+        listed, shown, whole = await commands(*((*words, *at) for words in asked), cwd=tmp_path)
         assert callback["id"] in listed.stdout
         assert "delivered" in listed.stdout
-        shown = await command("show", callback["id"], *at, cwd=tmp_path)
         assert "204" in shown.stdout
-        assert json.loads((await command("show", callback["id"], "--json", *at, cwd=tmp_path)).stdout)["attemptLog"]
+        assert json.loads(whole.stdout)["attemptLog"]
         answers = asyncio.Event()
 
         async def answer(_: str) -> int:
@@ -91,13 +96,16 @@ async def test_the_client_commands(world: Any, tmp_path: Path) -> None:
         assert (callback["format"], waiting["format"]) == ("standard", "record")
         cancelled = await command("cancel", waiting["id"], *at, cwd=tmp_path)
         assert "cancelled" in cancelled.stdout
-        missing = await command("show", "cb_none", *at, cwd=tmp_path)
+        missing, refused, bad = await commands(
+            ("show", "cb_none", *at),
+            ("register", "task", "http://10.0.0.1/", *at),
+            ("register", "task", hooks, "--metadata", "{", *at),
+            cwd=tmp_path,
+        )
         assert (missing.returncode, missing.stdout) == (1, "")
         assert "cb_none" in missing.stderr
-        refused = await command("register", "task", "http://10.0.0.1/", *at, cwd=tmp_path)
         assert refused.returncode == 1
         assert "GATEWAY_CALLBACK_ALLOW" in refused.stderr
-        bad = await command("register", "task", hooks, "--metadata", "{", *at, cwd=tmp_path)
         assert bad.returncode == 2
         assert await gateway.stop() == 0
 
@@ -133,7 +141,7 @@ async def test_what_other_servers_answer(tmp_path: Path, status: int, answer: An
 
     async with serve_asgi(server) as url:
         asked = (("list",), ("show", "cb_1"), ("show", "\udcff"), ("redeliver", "cb_1"))
-        for done in await asyncio.to_thread(run_each, [((*words, "--url", url), {}) for words in asked], tmp_path):
+        for done in await commands(*((*words, "--url", url) for words in asked), cwd=tmp_path):
             assert (done.returncode, done.stdout) == (1, "")
             (line,) = done.stderr.splitlines()
             assert expected in line
