@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,11 +25,11 @@ FAST = (RateWindow(1000, 1.0),)
 class Upstream:
     """Tells of each task that it has ended, or that it runs; slow on demand."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes_s: float, status: int, state: str) -> None:
         self.asked: list[float] = []
-        self.takes_s = 0.01
-        self.status = 200
-        self.state = "success"
+        self.takes_s = takes_s
+        self.status = status
+        self.state = state
         self.transport = Transport(self._answer)
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
@@ -39,8 +40,17 @@ class Upstream:
         return httpx.Response(self.status, content=json.dumps(body))
 
 
-async def live(path: Path, upstream: Upstream, lease: Lease) -> Life:
-    return await Life(path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST, lease=lease).start()
+def made(path: Path, *, takes_s: float = 0.01, status: int = 200, state: str = "success") -> tuple[Life, Upstream]:
+    """Make one of several replicas, which does not lead yet, and what it will ask."""
+    upstream = Upstream(takes_s, status, state)
+    lease = Lease(VirtualClock())
+    return Life(path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST, lease=lease), upstream
+
+
+async def live(path: Path, **about: Any) -> tuple[Life, Upstream]:
+    """The same, started."""
+    life, upstream = made(path, **about)
+    return await life.start(), upstream
 
 
 async def lead(life: Life, for_s: float, epoch: int = 1) -> None:
@@ -64,8 +74,7 @@ def test_who_does_not_lead_asks_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     """Nor does it give anything up; once it leads it asks at once, and again when it does no longer."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path)
         first = await life.register("t", client="c")
         late = await life.register("u", timeout_s=60, client="c")
         life.key.queries.polls_waiting = True
@@ -95,9 +104,7 @@ def test_what_comes_after_the_lease_is_stored_by_nobody(tmp_path: Path) -> None:
     """Whoever leads then asks anew: here the same process, which knows that the answer was to an earlier question."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        upstream.takes_s = 10.0
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path, takes_s=10.0)
         callback = await life.register("t", client="c")
         await lead(life, 5.0)
         await until(lambda: len(upstream.asked) == 1)
@@ -161,8 +168,7 @@ def test_a_process_that_stood_still_sends_nothing_that_it_was_about_to(tmp_path:
     """Its places are given back."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path)
         await life.register("t", client="c")
         life.connection.latency_s = lambda: 6.0  # of every way back from the database
         await lead(life, 8.0)
@@ -184,8 +190,7 @@ def test_a_round_that_outlasts_its_term_keeps_no_task(tmp_path: Path, after_s: f
     """What it claims in the next term, which it does not know of, is polled in that."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path)
         await life.register("t", client="c")
         await lead(life, 3600.0)
         life.connection.latency_s = lambda: 1.0  # of every way back from the database
@@ -203,8 +208,7 @@ def test_an_end_that_another_replica_stores_is_not_told_twice(tmp_path: Path) ->
     """Neither counted nor logged where the store has left it out."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        life = await live(tmp_path, upstream, lease)
+        life, _ = await live(tmp_path)
         callback = await life.register("t", client="c")
 
         def none_is_led(*_: object) -> Work[list[Lead]]:
@@ -228,9 +232,7 @@ def test_what_another_replica_gives_up_is_not_told_twice(tmp_path: Path) -> None
     """Nor is that a defect: it looks again in its next round."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        upstream.state = "waiting"
-        life = await live(tmp_path, upstream, lease)
+        life, _ = await live(tmp_path, state="waiting")
         callback = await life.register("t", client="c", timeout_s=60)
 
         def none_is_led(*_: object) -> Work[list[Lead]]:
@@ -253,9 +255,7 @@ def test_a_refusal_is_the_next_leaders_to_end(tmp_path: Path) -> None:
     """Who polls no longer cannot find out that the key is accepted again, and goes by what it is told."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        upstream.status = 401
-        life = await live(tmp_path, upstream, lease)
+        life, _ = await live(tmp_path, status=401)
         await life.register("t", client="c")
         await lead(life, 3600.0)
         await until(lambda: life.key.refusal is not None)
@@ -276,8 +276,7 @@ def test_a_poll_that_its_term_ended_before_is_not_made(tmp_path: Path) -> None:
     """Its place in the budget comes back."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST, lease=lease)
+        life, upstream = made(tmp_path)
         await life.store.open()
         await life.register("t", client="c")
         await lead(life, 3600.0)
@@ -295,9 +294,7 @@ def test_a_question_about_the_key_is_not_asked_in_anothers_place(tmp_path: Path)
     """Where other replicas have taken all, it is asked once there is one."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        upstream.status = 401
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path, status=401)
         reserve, full = life.key.queries.reserve, False
 
         async def reserved(count: int) -> int:
@@ -323,9 +320,7 @@ def test_who_takes_over_a_refused_key_asks_that_first(tmp_path: Path, status: in
     """With one of the tasks that are due, and then the neutral one; all of them are polled once it is accepted."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        upstream.status = status
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path, status=status)
         for number in range(5):
             await life.register(f"t{number}", client="c")
         life.poller.hear(refused=True)
@@ -351,8 +346,7 @@ def test_what_the_leader_learns_the_others_know(tmp_path: Path) -> None:
     """Within a minute, so that first polls are as good wherever a task is registered."""
 
     async def main() -> None:
-        upstream, lease = Upstream(), Lease(VirtualClock())
-        life = await live(tmp_path, upstream, lease)
+        life, upstream = await live(tmp_path)
         other = Life(tmp_path / "other", VirtualClock(), upstream=upstream.transport)
         teach(other.timetable, "m", [30.0] * 20)
         learned, other_learned = life.timetable._learned, other.timetable._learned
