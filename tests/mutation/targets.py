@@ -206,6 +206,12 @@ EQUIVALENT = (
         "cached = lru_cache(maxsize=8192)(function)",
         "how many URLs are remembered saves time, and nothing else",
     ),
+    Equivalent(
+        "gateway/core/urls.py",
+        "return cached(url) if len(url) <= _LONG_URL else function(url)",
+        "return cached(url) if False else function(url)",
+        "that URLs are remembered saves time, and nothing else",
+    ),
     Equivalent(_REGISTRY, "if changed:", "if True:", "asks about none, which saves a statement"),
     Equivalent(
         _CLAIMS,

@@ -256,6 +256,9 @@ async def test_what_was_asked_for_before_is_older(store: Store, newer: bytes, ol
     (claim,) = await due(store, NOW + 7600)
     await reschedule(store, claim, NOW + 7800, newer, asked_at=NOW + 7600)
     assert await store.registry.record(claim.seq) == newer
+    late = wish(at=NOW + 7900, record=older, begins=False, asked_at=NOW + 7700)
+    assert await store.registry.watch(late) == (claim.seq, True), "a poll has told of it since"
+    assert await store.registry.record(claim.seq) == newer
 
 
 async def test_the_last_of_several_large_answers_at_once_stands(store: Store) -> None:

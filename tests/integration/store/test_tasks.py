@@ -259,6 +259,20 @@ async def test_an_end_ends_the_claim(store: Store) -> None:
     assert (await claim_task(store)).seq == callback.task.seq
 
 
+async def test_a_task_that_is_watched_again_has_not_failed_yet(store: Store) -> None:
+    """Polls that brought nothing were the watch's before: it is not asked about the more seldom for them."""
+    callback = await registered(store)
+    for at in (NOW, NOW + 1000):
+        due = await claim_task(store, at)
+        await store.tasks.reschedule(
+            PollRecord(seq=due.seq, upstream="up", polled_at=at, next_poll_at=at + 1000, error="refused")
+        )
+    await settle(store, callback, ABANDONED, at=NOW + 2000)
+    await registered(store, new(client="bob", at=NOW + 3000))
+    again = await claim_task(store, NOW + 3000)
+    assert (again.seq, again.failures) == (callback.task.seq, 0)
+
+
 async def test_a_poll_that_ends_nothing_is_counted(store: Store) -> None:
     """A reschedule keeps when and with which error; errors in a row are counted, a good answer ends the row."""
     await registered(store)
