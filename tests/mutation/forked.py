@@ -162,6 +162,8 @@ def tested(folder: Path, path: str, source: str, tests: Sequence[str], limit_s: 
     except Exception as exc:  # noqa: BLE001 - whatever the mutant makes of itself
         return f"import: {exc!r}", 0
     assert module.__loader__ is mutated
+    if not tests:
+        return None, 0
     chosen = _Chosen(tests)
     code = _pytest(folder, sorted({test.split("::")[0] for test in tests}), chosen, limit_s)
     if chosen.failed is None and code != pytest.ExitCode.OK:

@@ -1,10 +1,11 @@
 """Which tests a mutant has to meet: those that run its statement, the quickest first.
 
 Owns the way from lines to tests. A statement that runs at the import only, such as a constant or the text of an SQL
-statement, is met by the tests that run whatever names it.
+statement, is met by the tests that run whatever names it; where nothing of the gateway does, by those in files that do.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class Selection:
     def tests(self, mutant: Mutant) -> list[str]:
         """Return the tests for a mutant: first those that noticed another one of its module, then the quickest."""
         noticed = self._noticed.get(mutant.path, set())
-        found = self._run_by((mutant.path, mutant.lines), set())
+        place = mutant.path, mutant.lines
+        found = self._run_by(place, set()) or self._in_files_with(self._stands_in(place))
         return sorted(found, key=lambda test: (test not in noticed, self._seconds[test]))
 
     def seconds(self, tests: list[str]) -> list[float]:
@@ -48,32 +50,58 @@ class Selection:
                 found |= self._run_by(user, seen)
         return found
 
+    def _in_files_with(self, name: str | None) -> set[str]:
+        """Return the tests in files that name it: for what the gateway has and they alone look at, such as a table."""
+        files = {test.split("::")[0] for test in self._seconds}
+        named = {file for file in files if name and re.search(rf"\b{name}\b", Path(file).read_text("utf-8"))}
+        return {test for test in self._seconds if test.split("::")[0] in named}
+
+    def _stands_in(self, place: _Place) -> str | None:
+        """Return the name of the module's statement that a place is in, such as a class; None: it has none."""
+        path, lines = place
+        for statement in self._trees[path].body:
+            if statement.lineno <= lines.start <= (statement.end_lineno or statement.lineno):
+                return next(iter(self._defines(place)), getattr(statement, "name", None))
+        return None
+
     def _defines(self, place: _Place) -> set[str]:
         path, lines = place
         return {
             target.id
             for statement in self._trees[path].body
-            if isinstance(statement, ast.Assign) and statement.lineno in lines
-            for target in statement.targets
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.lineno in lines
+            for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
             if isinstance(target, ast.Name)
         }
 
     def _users(self, path: str, name: str) -> Iterator[_Place]:
-        """Yield the statements that name it, in its own module or as a member of it."""
-        module = Path(path).stem
+        """Yield the statements that name it: in its module, as a member of it, or of a module that takes it in."""
+        known = {other: _taken_in(tree, path, name) for other, tree in self._trees.items()} | {path: {name}}
+        members = {f"{Path(other).stem}.{its}" for other, names in known.items() for its in names}
         for other, tree in self._trees.items():
             for statement in (node for node in ast.walk(tree) if isinstance(node, ast.stmt)):
                 own = header(statement)
                 if any(
                     getattr(node, "lineno", 0) in own
                     and (
-                        (isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load))
-                        if other == path
-                        else (isinstance(node, ast.Attribute) and _member(node) == f"{module}.{name}")
+                        (isinstance(node, ast.Name) and node.id in known[other] and isinstance(node.ctx, ast.Load))
+                        or (isinstance(node, ast.Attribute) and _member(node) in members)
                     )
                     for node in ast.walk(statement)
                 ):
                     yield other, own
+
+
+def _taken_in(tree: ast.Module, path: str, name: str) -> set[str]:
+    """Return as what a module imports a name of another one: it may be asked for it in its place."""
+    module = path.removesuffix(".py").replace("/", ".")
+    return {
+        one.asname or one.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == module
+        for one in node.names
+        if one.name == name
+    }
 
 
 def _member(node: ast.Attribute) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation import python_guards, sql_guards
+from tests.mutation.selection import Selection
 from tests.mutation.targets import EQUIVALENT, LEFT_OUT, MODULES, TESTS
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,29 @@ def test_a_mutant_says_where_it_is() -> None:
     found = {(mutant.line, *mutant.changed[0], *mutant.changed[1]) for mutant in mutants}
     assert (3, "        a < 1", "        (a <= 1)") in found
     assert {mutant.lines for mutant in mutants if mutant.line == 3} == {range(2, 5)}
+
+
+def test_a_mutant_meets_the_tests_that_run_whatever_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own line, or whoever takes its constant in and is asked for it there; else files of tests that name it."""
+    monkeypatch.chdir(tmp_path)
+    sources = {
+        "g/made.py": "A = 1 < 2\nTABLE: dict[int, int] = {1: 2}\ndef f():\n    return 3 < 4\n",
+        "g/all.py": "from g.made import A as B\n",
+        "g/uses.py": "def use(all):\n    return all.B\n",
+        "t/a.py": "",
+        "t/b.py": "assert TABLE",
+    }
+    for path, source in sources.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(source, "utf-8")
+    lines: dict[str, dict[str, list[str]]] = {path: {} for path in sources if path.startswith("g/")}
+    lines["g/made.py"]["4"] = ["t/a.py::f", ""]
+    lines["g/uses.py"]["2"] = ["t/a.py::uses"]
+    measured = {"lines": lines, "seconds": {"t/a.py::f": 2.0, "t/a.py::uses": 1.0, "t/b.py::table": 1.0}}
+    selection = Selection(measured, tuple(lines))
+    mutants = python_guards.mutants_of("g/made.py", sources["g/made.py"])
+    met = {mutant.lines.start: selection.tests(mutant) for mutant in mutants}
+    assert met == {1: ["t/a.py::uses"], 2: ["t/b.py::table"], 4: ["t/a.py::f"]}
 
 
 def test_what_is_mutated_and_what_tests_it_is_there() -> None:
