@@ -1,8 +1,8 @@
 """What must hold after every transaction, at every poll and attempt, and at the end of a simulated run.
 
-Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws``, ``requestlaws`` and
-``readlaws``. They are read off the states' own comments in ``core.model`` and the manual, and look at the database, the
-gateway's clock and the world, never at its memory; and at readiness' word on the key.
+Owns when which law is looked at; the laws themselves stand in ``callbacklaws``, ``tasklaws``, ``requestlaws``,
+``readlaws`` and ``eventlaws``. They are read off the states' own comments in ``core.model`` and the manual, and look
+at the database, the gateway's clock and the world, never at its memory; and at readiness' word on the key.
 """
 
 import sqlite3
@@ -14,6 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.model import CallbackState
 from tests.simulation.asks import Asks
 from tests.simulation.callbacklaws import SCHEDULE_S, CallbackLaws
+from tests.simulation.eventlaws import EventLaws
 from tests.simulation.ledger import Ledger, Rows
 from tests.simulation.readlaws import ReadLaws
 from tests.simulation.requestlaws import RequestLaws
@@ -40,6 +41,7 @@ class Invariants:
         self._tasks = TaskLaws(world, self._ledger)
         self._requests = RequestLaws(world, self._ledger)
         self.reads = ReadLaws(world, self._ledger)
+        self._events = EventLaws(self._ledger)
         self._astray_since_s: float | None = None
         self.looks = 0
         self.broken: AssertionError | None = None
@@ -129,6 +131,7 @@ class Invariants:
                 self._callbacks.changed(before.callbacks[callback_id], row)
         self._tasks.standing()
         self._requests.standing()
+        self._events.look()
 
     def _follows_the_wall_clock(self) -> None:
         if abs(self._world.clock.now() - self._ledger.now) <= UNNOTICED_MS:

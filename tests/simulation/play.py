@@ -101,6 +101,7 @@ class _Run:
             schedule_s=SCHEDULE_S,
             seed=self.rng.getrandbits(32),
         )
+        life.store.events.kept = True
         self.world.now = life.clock.now
         await life.start()
         connection = life.connection
