@@ -28,6 +28,8 @@ __all__ = ["Happenings", "PolledKey"]
 
 _MOST_COUNTED = 10_000
 """Webhooks that are owed to a receiver: of more it is told that they are so many."""
+_MOST_APART = 50
+"""Of more that begin to fail within a moment none is told of by itself, so that nothing is counted for them."""
 _SLOW_ANSWER_S = 30.0
 """An answer that was asked for so long before may be what has ended a refusal."""
 
@@ -67,13 +69,16 @@ class Happenings:
         opened = open_ - self._open
         failing.watched = frozenset(known | open_)
         well = [lane for lane in failing.well_again if lane in known and lane not in open_]
-        await self._change(Ledger.fails, RECEIVER_FAILING, [await self._failing(lane) for lane in opened])
+        notes: list[_Note] = []
+        for lane in opened:
+            notes.append(await self._failing(lane, counts=len(notes) < _MOST_APART))
+        await self._change(Ledger.fails, RECEIVER_FAILING, notes)
         self._open = open_
         await self._change(Ledger.recovers, RECEIVER_RECOVERED, [await self._receiver(lane) for lane in well])
         failing.well_again.clear()
 
-    async def _failing(self, lane: Lane) -> _Note:
-        about, told = await self._receiver(lane)
+    async def _failing(self, lane: Lane, *, counts: bool) -> _Note:
+        about, told = await self._receiver(lane) if counts else (lane._asdict(), {})
         failures = self._deliverer.failing.lanes.get(lane, Failures(0, None))
         return about, {"count": 1, "failures": failures.in_a_row, **told, "lastError": failures.error}
 
