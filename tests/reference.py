@@ -19,7 +19,7 @@ import msgspec
 from gateway.api import openapi
 from gateway.config import profile
 from gateway.config.profile import Profile
-from gateway.config.settings import CLIENT_KEYS, SETTINGS, UPSTREAM_KEYS, Setting
+from gateway.config.settings import CLIENT_KEYS, RECEIVER_KEYS, SETTINGS, UPSTREAM_KEYS, Setting
 from gateway.core import errors
 from gateway.core.telemetry import Metrics
 from gateway.net.guard import Target, _refusal
@@ -103,7 +103,13 @@ What `[upstreams.NAME]` may hold: see [several upstreams](upstreams.md#several-u
 
 What `[clients.NAME]` may hold, beside its `headers`: see [several clients](configuration.md#several-clients).
 
-{table("key", "meaning", rows=key_rows(CLIENT_KEYS))}"""
+{table("key", "meaning", rows=key_rows(CLIENT_KEYS))}
+## A table for receivers
+
+What `[[receivers]]` may hold, beside its `headers`: see
+[receivers that want something of their own](configuration.md#receivers-that-want-something-of-their-own).
+
+{table("key", "meaning", rows=key_rows(RECEIVER_KEYS))}"""
 
 
 # Metrics

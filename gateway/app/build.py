@@ -29,8 +29,17 @@ from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
 from gateway.api.webpages import refuse_web_pages
-from gateway.app import events, facts
-from gateway.app.gateway import Api, Gateway, ReadyCheck, Watch, client_rates, client_upstreams, token_owners
+from gateway.app import delivering, events, facts
+from gateway.app.gateway import (
+    Api,
+    Gateway,
+    ReadyCheck,
+    Watch,
+    client_rates,
+    client_upstreams,
+    longest_attempt_s,
+    token_owners,
+)
 from gateway.app.shared import Shared
 from gateway.config.settings import Settings, UpstreamSettings, database_path
 from gateway.core.clock import Clock, FollowingClock, SteeredClock
@@ -48,6 +57,7 @@ from gateway.loops.pauses import Pauses
 from gateway.loops.poller import MOST_POLLS, Poller
 from gateway.loops.supervisor import Loop, Supervisor
 from gateway.net.guard import Netguard, parse_allow
+from gateway.net.proxied import pooled
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.store import Store
@@ -62,8 +72,7 @@ from gateway.upstream.spending import ALONE
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.turns import MOST_UNDER_WAY
 from gateway.webhook.headers import ClientHeaders
-from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import USER_AGENT, Sender
+from gateway.webhook.receivers import MOST_IDLE, Receivers
 
 __all__ = ["MOST_CONNECTIONS", "build", "own_files"]
 
@@ -79,9 +88,13 @@ _RECHECK_S = (15.0, 1.0)
 """How often a request that is held for a task's end looks for it, without being told: alone, and beside replicas."""
 
 
-def own_files(upstreams: int) -> int:
-    """Return how many files the gateway may have open beside its clients' connections, with so many upstreams."""
-    return _CONNECTIONS + _IDLE_CONNECTIONS + upstreams * (MOST_CONNECTIONS + _MOST_IDLE) + _OTHER_FILES
+def own_files(upstreams: int, receivers: int = 0) -> int:
+    """Return how many files the gateway may have open beside its clients' connections.
+
+    With so many upstreams, and tables of receivers.
+    """
+    idle = _IDLE_CONNECTIONS + receivers * MOST_IDLE
+    return _CONNECTIONS + idle + upstreams * (MOST_CONNECTIONS + _MOST_IDLE) + _OTHER_FILES
 
 
 def build(settings: Settings, clock: Clock) -> Gateway:
@@ -96,9 +109,10 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
     )
     watches = [_watch(upstream, settings, shared) for upstream in settings.upstreams]
-    client_headers = ClientHeaders()
+    receivers = Receivers(guard, shared.resolver.resolve, _CONNECTIONS, clock.monotonic)
+    client_headers = ClientHeaders(receivers)
     pauses = Pauses(store, clock, store.outbox.due.set)
-    deliverer = _deliverer(settings, shared, callback_transport, client_headers, pauses)
+    deliverer = delivering.deliverer(settings, shared, callback_transport, client_headers, pauses, receivers)
     database = database_path(settings.database_url)
     _show_own(shared, deliverer, pauses, database)
     janitor = Janitor(store, clock, settings.retention_days)
@@ -111,18 +125,16 @@ def build(settings: Settings, clock: Clock) -> Gateway:
     if telling is not None:
         loops.append(telling.loop)
     supervisor = Supervisor(loops, clock, shared.metrics, clock_steps)
-    readiness = ReadyCheck(store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all")
-
+    readiness = ReadyCheck(
+        store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all", receivers=receivers
+    )
     if telling is not None:
         readiness.events_fail = telling.fails
-
-    async def check_url(url: str) -> None:
-        await guard.check_registration(url, shared.resolver.resolve)
 
     def in_force() -> Settings:
         return gateway.in_force
 
-    api = _api(settings, shared, watches, readiness, check_url)
+    api = _api(settings, shared, watches, readiness, receivers.check)
     backup = None if database is None else database.with_name(database.name + ".backup")
     gateway = Gateway(
         settings=settings,
@@ -131,6 +143,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         supervisor=supervisor,
         watches=watches,
         client_headers=client_headers,
+        receivers=receivers,
         api=api,
         site=_site(settings, shared, api, readiness, watches, deliverer, pauses, in_force),
         readiness=readiness,
@@ -179,7 +192,7 @@ def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: st
         Servers(settings.database_url, settings.database_password),
         replica=replica,
         clock=clock,
-        attempt_s=settings.attempt_timeout_s,
+        attempt_s=longest_attempt_s(settings),
         first_attempt_delay_s=delay_s,
     )
 
@@ -203,7 +216,7 @@ def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
         metrics,
     )
     # Of its own: one that hangs holds all of its connections, and nobody else's.
-    transport = PooledTransport(guard=None, resolve=resolver.resolve, limit=MOST_CONNECTIONS, limit_idle=_MOST_IDLE)
+    transport = pooled(own.proxy, guard=None, resolve=resolver.resolve, limit=MOST_CONNECTIONS, limit_idle=_MOST_IDLE)
     upstream = Upstream(
         own.profile,
         transport,
@@ -242,25 +255,6 @@ def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None
     metrics.polls_in_flight.labels(name).set_function(lambda: float(poller.in_flight))
     metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
     metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
-
-
-def _deliverer(
-    settings: Settings, shared: Shared, transport: PooledTransport, headers: ClientHeaders, pauses: Pauses
-) -> Deliverer:
-    sender = Sender(
-        transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT, names=transport
-    )
-    return Deliverer(
-        shared.store.outbox,
-        sender,
-        headers,
-        RetryPolicy(settings.retry_schedule),
-        shared.memory,
-        shared.clock,
-        shared.metrics,
-        random.Random(),  # noqa: S311 - jitter, not a secret
-        pauses,
-    )
 
 
 def _api(

@@ -42,6 +42,7 @@ from gateway.upstream.api import Upstream
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
+from gateway.webhook.receivers import Receivers
 
 __all__ = [
     "FLAWS",
@@ -52,6 +53,7 @@ __all__ = [
     "Watch",
     "client_rates",
     "client_upstreams",
+    "longest_attempt_s",
     "token_owners",
 ]
 
@@ -111,6 +113,7 @@ class ReadyCheck:
         leading: Leading | None = None,
         *,
         needs_all: bool,
+        receivers: Receivers | None = None,
     ) -> None:
         """``leading``: where there are replicas. ``needs_all``: every upstream has to accept its key, not just any."""
         self.started = asyncio.Event()
@@ -124,6 +127,7 @@ class ReadyCheck:
         self._needs_all = needs_all
         self.events_fail: Callable[[], bool] = bool
         """Whether what the operator is to be told does not get through."""
+        self._receivers = receivers
 
     def troubles(self) -> list[Trouble]:
         found = []
@@ -137,6 +141,8 @@ class ReadyCheck:
             full = ": its disk is full" if _FULL in why else ""
             found.append(Trouble(f"the store is failing{full}", stops_work=True))
         found.extend(self._of_upstreams())
+        if self._receivers is not None and self._receivers.failing_proxies:
+            found.append(Trouble("an egress proxy cannot be used", stops_work=False))
         if (problem := self.supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))
         if self.events_fail():
@@ -182,6 +188,7 @@ class Gateway:
     supervisor: Supervisor
     watches: Sequence[Watch]
     client_headers: ClientHeaders
+    receivers: Receivers
     api: Api
     site: Site
     """Its pages."""
@@ -270,6 +277,8 @@ class Gateway:
             signer = default if own is None else Signer(parse_secrets(" ".join(own)))
             clients[client.name] = ClientWebhooks(signer, client.headers)
             written.extend(own or ())
+        self.receivers.use(settings.receivers)
+        written.extend(self.receivers.secrets)
         self.client_headers.use(default, clients, written, settings.record_hmac_key)
 
     def reload(self, changed: Changed) -> None:
@@ -310,6 +319,7 @@ class Gateway:
         await self.callback_transport.aclose()
         if self.events_transport is not None:
             await self.events_transport.aclose()
+        await self.receivers.aclose()
         for watch in self.watches:
             await watch.transport.aclose()
         await self.resolver.close()
@@ -344,3 +354,9 @@ def client_rates(settings: Settings) -> dict[str, tuple[RateWindow, ...]]:
 
 def client_upstreams(settings: Settings) -> dict[str, str]:
     return {client.name: client.upstream for client in settings.clients if client.upstream is not None}
+
+
+def longest_attempt_s(settings: Settings) -> float:
+    """Return how long an attempt may take, whomever it is to."""
+    own = (one.timeout_s for one in settings.receivers if one.timeout_s is not None)
+    return max((settings.attempt_timeout_s, *own))

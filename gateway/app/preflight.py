@@ -16,12 +16,16 @@ from gateway.config import secretfile
 from gateway.config.load import load
 from gateway.config.settings import Settings, database_path
 from gateway.config.upstreams import key_missing
+from gateway.core import private
 from gateway.core.errors import SecretError
 from gateway.net.guard import Netguard, parse_allow
+from gateway.net.tls import TlsFilesUnusable, client_context, ends_at
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import databasefile
 
-__all__ = ["preflight"]
+__all__ = ["preflight", "warnings"]
+
+_SOON_S = 14 * 86_400.0
 
 
 def preflight(environ: Mapping[str, str], config_path: Path | None) -> Settings:
@@ -37,7 +41,7 @@ def preflight(environ: Mapping[str, str], config_path: Path | None) -> Settings:
             "events_url": Netguard.for_url,
             "callback_allow": lambda entries: parse_allow(",".join(entries)),
         },
-        (_missing_keys, _check_files),
+        (_missing_keys, _check_files, _check_tls),
     )
 
 
@@ -55,6 +59,29 @@ def _missing_keys(values: Mapping[str, Any]) -> Iterator[str]:
                 f"GATEWAY_UPSTREAM_API_KEY: not set; set it to your API key for {upstream.url}, {way_out}"
                 "or try `make demo` (`gateway demo` where it is installed), which needs no key"
             )
+
+
+def _check_tls(values: Mapping[str, Any]) -> Iterator[str]:
+    """See whether the certificates and keys of receivers can be used, and fit."""
+    for one in values["receivers"]:
+        if one.ca is None and one.client_cert is None:
+            continue
+        try:
+            client_context(one.ca, one.client_cert, one.client_key)
+        except TlsFilesUnusable as error:
+            path = getattr(one, f"{error.part}_file")
+            yield f"{one.place}: {error.part}_file: got {path!r}; {error.message}"
+
+
+def warnings(settings: Settings, now_s: float) -> Iterator[str]:
+    """Yield what serve would not refuse, and somebody should know: a secret that all can read, a certificate's end."""
+    for path in settings.secret_files:
+        if private.is_exposed(Path(path)):
+            yield f"everybody on this machine may read {path}, which holds a secret"
+    for one in settings.receivers:
+        if one.client_cert is not None and (left_s := ends_at(one.client_cert) - now_s) < _SOON_S:
+            end = "has ended" if left_s < 0 else f"ends in {left_s / 86_400:.0f} days"
+            yield f"{one.place}: client_cert_file: {one.client_cert_file} {end}; its receivers will refuse it"
 
 
 def _check_files(values: Mapping[str, Any]) -> Iterator[str]:

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.app.gateway import Changed, Gateway
+from gateway.app.gateway import Changed, Gateway, longest_attempt_s
 from gateway.config import secretfile
 from gateway.config.clients import callers, open_to_all, upstream_of
-from gateway.config.settings import SETTINGS, Settings, UpstreamSettings, database_path
+from gateway.config.settings import SETTINGS, ReceiverSettings, Settings, UpstreamSettings, database_path
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError, GatewayError, SecretError
 
@@ -22,14 +22,14 @@ __all__ = ["Reloads", "changes"]
 
 _log = structlog.get_logger()
 
-_RELOADED = ("webhook_secret", "record_hmac_key", "token", "operator_token", "clients")
+_RELOADED = ("webhook_secret", "record_hmac_key", "token", "operator_token", "clients", "receivers")
 _NOT_OURS = ("url", "upstream_api_key")  # the client commands', and what the upstreams' keys are made of
 
 
 def changes(running: Settings, secret: str, new: Settings) -> Changed:
     """Compare what runs with what was read. Raises ConfigError and SecretError for what would not be right together."""
     settings = msgspec.structs.replace(running, **{key: getattr(new, key) for key in _RELOADED})
-    if problems := _not_together(settings):
+    if problems := _not_together(settings, running):
         raise ConfigError(problems)
     database = database_path(settings.database_url)
     secret_path = None if database is None else secretfile.secret_path(database)
@@ -43,6 +43,8 @@ def changes(running: Settings, secret: str, new: Settings) -> Changed:
         names.append(str(secret_path))
     clients, others = _by_name(running.clients), _by_name(new.clients)
     names += [f"[clients.{name}]" for name in clients | others if clients.get(name) != others.get(name)]
+    tables, others = ({one.match: _as_written(one) for one in each.receivers} for each in (running, new))
+    names += [f"[[receivers]] {match}" for match in tables | others if tables.get(match) != others.get(match)]
     restart = [row.env for row in differing if row.key not in (*_RELOADED, *_NOT_OURS)]
     old, found = _by_name(running.upstreams), _by_name(new.upstreams)
     keys = {}
@@ -58,7 +60,7 @@ def changes(running: Settings, secret: str, new: Settings) -> Changed:
     return Changed(settings, keys, new_secret, names, sorted(restart))
 
 
-def _not_together(settings: Settings) -> list[str]:
+def _not_together(settings: Settings, began_with: Settings) -> list[str]:
     """Return the mistakes of settings of which some are new, and the others those that the process began with."""
     there = {upstream.name for upstream in settings.upstreams}
     wanted = {
@@ -69,6 +71,12 @@ def _not_together(settings: Settings) -> list[str]:
         f"[clients.{client}]: upstream: {upstream} is not there before a restart"
         for client, upstream in wanted.items()
         if upstream not in there
+    ]
+    longest_s = longest_attempt_s(began_with)
+    problems += [
+        f"{one.place}: timeout_s: claims last for attempts of {longest_s:g} s; restart the gateway for longer ones"
+        for one in settings.receivers
+        if (one.timeout_s or 0.0) > longest_s and database_path(settings.database_url) is None
     ]
     with_tokens = [client for client in settings.clients if client.token_hashes]
     if not is_loopback_host(settings.host) and open_to_all(settings.token, with_tokens):
@@ -123,6 +131,11 @@ class Reloads:
 
 def _by_name(group: Sequence[Any]) -> dict[str, Any]:
     return {one.name: one for one in group}
+
+
+def _as_written(receiver: ReceiverSettings) -> ReceiverSettings:
+    """Return a table wherever it stands among the others."""
+    return msgspec.structs.replace(receiver, place="")
 
 
 def _with_key(upstream: UpstreamSettings, api_key: str | None) -> UpstreamSettings:

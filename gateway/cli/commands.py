@@ -80,9 +80,9 @@ def demo() -> None:
 @click.pass_obj
 def check_config(config: Path | None, /) -> None:
     """Check all that serve would refuse, report every mistake, and show what would be used."""
-    from gateway.app.preflight import preflight
+    from gateway.app.preflight import preflight, warnings
+    from gateway.config.receivers import told
     from gateway.config.settings import SETTINGS
-    from gateway.core import private
 
     settings = preflight(os.environ, config)
     for setting in SETTINGS:
@@ -92,10 +92,12 @@ def check_config(config: Path | None, /) -> None:
     for upstream in settings.upstreams:
         words = [upstream.profile.name, upstream.url, _plain(upstream.rate) or "no limit"]
         words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if upstream.default else [])]
+        words += [] if upstream.proxy is None else [f"through {upstream.proxy}"]
         click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(words)}")
-    for path in settings.secret_files:
-        if private.is_exposed(Path(path)):
-            click.echo(f"warning: everybody on this machine may read {path}, which holds a secret", err=True)
+    for warning in warnings(settings, _now() / 1000):
+        click.echo(f"warning: {warning}", err=True)
+    for receiver in settings.receivers:
+        click.echo(f"{'[[receivers]]':<26} {receiver.match}  {'  '.join(told(receiver))}".rstrip())
     for client in settings.clients:
         click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
 
@@ -271,6 +273,7 @@ def send_test(
     """
     from gateway.cli.sendtest import run, show
     from gateway.config.load import load
+    from gateway.config.receivers import table_of
     from gateway.signature import parse_secrets
 
     settings = load(os.environ, config)
@@ -278,13 +281,17 @@ def send_test(
     if client is not None and found is None:
         names = ", ".join(one.name for one in settings.clients) or "none"
         raise click.BadParameter(f"there is no table [clients.{client}]; there is: {names}.", param_hint="--client")
-    own = None if found is None or secrets else found.webhook_secret
+    table = table_of(settings.receivers, url)
+    of_table = None if table is None or secrets else table.secret
+    own = of_table or (None if found is None or secrets else found.webhook_secret)
     keys = parse_secrets(" ".join(own)) if own else _secrets(config, secrets)
     tried = run(settings, url, keys, found, kinds or ("succeeded", "failed", "abandoned"), fmt)
     if as_json:
         click.echo(json.dumps({"url": url, "tried": [one.as_json() for one in tried]}, indent=2))
     else:
         signed_with = "--secret" if secrets else f"client {client}'s secret" if own else "the gateway's secret"
+        if table is not None and of_table:
+            signed_with = f"{table.secret_file}"
         show(tried, url, signed_with)
     if not all(one.good for one in tried):
         sys.exit(1)

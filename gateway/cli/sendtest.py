@@ -13,6 +13,7 @@ import click
 
 from gateway.cli.samples import sample
 from gateway.cli.tables import duration
+from gateway.config.receivers import table_of
 from gateway.config.settings import DEFAULT_CLIENT, ClientSettings, Settings
 from gateway.core.clock import SystemClock
 from gateway.core.errors import AddressNotAllowed, GatewayError
@@ -23,6 +24,7 @@ from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.signature import SIGNATURE_HEADER, Key, Signer, make_secret, parse_secrets
 from gateway.webhook.headers import RECORD_SIGNATURE_HEADER, ClientHeaders, ClientWebhooks
+from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import USER_AGENT, Sender, SendResult
 
@@ -75,7 +77,7 @@ def run(
 ) -> list[Tried]:
     """Send a sample of each kind to a URL, then what it should refuse; return what became of each.
 
-    ``client``: whose secrets and headers; None: ``secrets`` sign. Raises GatewayError for a URL that could not be
+    ``client``: whose headers; ``secrets`` sign. Raises GatewayError for a URL that could not be
     registered.
     """
     return asyncio.run(_run(settings, url, secrets, client, kinds, Format(fmt)))
@@ -91,10 +93,12 @@ async def _run(
 ) -> list[Tried]:
     guard, resolver, clock = Netguard(parse_allow(",".join(settings.callback_allow))), Resolver(), SystemClock()
     transport = PooledTransport(guard=guard, resolve=resolver.resolve, limit=_CONNECTIONS)
-    sender = Sender(transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT)
+    receivers = Receivers(guard, resolver.resolve, _CONNECTIONS)
+    sender = Sender(transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT, receivers=receivers)
     try:
+        receivers.use(settings.receivers)
         try:
-            await guard.check_registration(url, resolver.resolve)
+            await receivers.check(url)
         except AddressNotAllowed as exc:
             raise GatewayError(f"This URL is refused when it is registered: {exc.message}") from None
         test = _Test(settings, sender, url, secrets, client, fmt)
@@ -105,6 +109,7 @@ async def _run(
         return tried
     finally:
         await transport.aclose()
+        await receivers.aclose()
         await resolver.close()
 
 
@@ -125,7 +130,9 @@ class _Test:
         self._retry = RetryPolicy(settings.retry_schedule)
         self._profile = settings.upstreams[0].profile
         self._client = DEFAULT_CLIENT if client is None else client.name
-        self._own: Mapping[str, str] = {} if client is None else client.headers
+        table = table_of(settings.receivers, url)
+        own = ({} if one is None else one.headers for one in (client, table))
+        self._own: Mapping[str, str] = {name: value for headers in own for name, value in headers.items()}
         self._right = self._headers_by(Signer(secrets), settings.record_hmac_key)
         other = make_secret()
         self._wrong = self._headers_by(Signer(parse_secrets(other)), settings.record_hmac_key and other)

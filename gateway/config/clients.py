@@ -11,7 +11,7 @@ from gateway.config.reading import HIDDEN, Reader, shown
 from gateway.config.settings import CLIENT_KEYS, CLIENTS, DEFAULT_CLIENT, ClientSettings
 from gateway.config.tokens import token_digest
 
-__all__ = ["callers", "check_tokens", "open_to_all", "read_clients", "upstream_of"]
+__all__ = ["callers", "check_tokens", "open_to_all", "read_clients", "read_headers", "upstream_of"]
 
 _OPERATOR = "GATEWAY_OPERATOR_TOKEN"
 
@@ -22,8 +22,9 @@ def read_clients(reader: Reader, upstreams: Sequence[str | None]) -> list[Client
     for name, table in reader.tables(CLIENTS).items():
         section = f"[{CLIENTS}.{name}] in {reader.file}"
         before = len(reader.problems)
-        values = reader.read_table(section, name, table, CLIENT_KEYS, others=("headers", "headers_file"))
-        headers = _read_headers(reader, section, table)
+        reader.check_name(section, name)
+        values = reader.read_table(section, table, CLIENT_KEYS, others=("headers", "headers_file"))
+        headers = read_headers(reader, section, table)
         hashes = values.pop("token_hash", ()) + values.pop("token_hashes", ())
         if name == DEFAULT_CLIENT:
             if "webhook_secret" in table or "webhook_secret_file" in table:
@@ -44,8 +45,8 @@ def read_clients(reader: Reader, upstreams: Sequence[str | None]) -> list[Client
     return clients
 
 
-def _read_headers(reader: Reader, section: str, table: dict[str, Any]) -> dict[str, str]:
-    """Return a client's extra headers, from the table ``headers`` or the lines of the file ``headers_file``."""
+def read_headers(reader: Reader, section: str, table: dict[str, Any]) -> dict[str, str]:
+    """Return a table's extra headers, from the table ``headers`` or the lines of the file ``headers_file``."""
     given = table.get("headers", {})
     pairs: list[tuple[str, str]] = []
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):

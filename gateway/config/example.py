@@ -71,6 +71,27 @@ _TABLES = """\
 #     upstream = "runway"
 #     rate = ["20/1", "600/60"]
 #     headers = { Authorization = "Bearer …" }
+
+# --- Receivers that want something of their own ---
+#
+# A table for each beginning of URLs: scheme, host, optional port, and path, of which whole segments count. Of several
+# that match a webhook's URL the longest counts, alone. Every other key may be left out. headers: sent with each one.
+# secret_file: what signs, in the place of the client's and GATEWAY_WEBHOOK_SECRET. ca_file: the authorities that are
+# trusted, instead of the system's. client_cert_file and client_key_file: the certificate that is shown (mTLS). proxy:
+# an HTTP proxy on the way; proxy_file has it where a password stands in it. concurrency, rate: how many attempts at
+# once, and in which time. timeout_s: how long one may take.
+#
+#     [[receivers]]
+#     match = "https://hooks.example.com/orders"
+#     headers = { Authorization = "Bearer …" }
+#     secret_file = "/run/secrets/orders-webhooks"
+#     ca_file = "/etc/gateway/example-ca.pem"
+#     client_cert_file = "/etc/gateway/gateway.pem"
+#     client_key_file = "/run/secrets/gateway-key.pem"
+#     proxy = "http://proxy.internal:3128"
+#     concurrency = 4
+#     rate = ["10/1"]
+#     timeout_s = 30
 """
 
 

@@ -7,6 +7,7 @@ report. Called by ``cli`` and the wiring; modules below them are given plain val
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from gateway.config.clients import check_tokens, open_to_all, read_clients
 from gateway.config.databaseurl import is_postgres, parse_postgres
 from gateway.config.reading import Reader, shown, suggest
-from gateway.config.settings import CLIENTS, PREFIX, SETTINGS, UPSTREAMS, Setting, Settings
+from gateway.config.settings import CLIENTS, PREFIX, RECEIVERS, SETTINGS, UPSTREAMS, Setting, Settings
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError
 
@@ -31,7 +32,7 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_PORT = re.compile(r"GATEWAY_([A-Z0-9_]+_)?PORT")
 _SERVICE_URL = re.compile(r"\s*(tcp|udp|sctp)://", re.IGNORECASE)
-_TABLE_SECRETS = ("api_key", "webhook_secret", "headers")
+_TABLE_SECRETS = ("api_key", "webhook_secret", "headers", "secret", "client_key")
 """Keys of tables that hold what nobody else may know; of tokens there are only hashes."""
 
 
@@ -53,6 +54,7 @@ def load(
     Raises ConfigError that holds every mistake, one line for each: its name, what was given, what to write instead.
     """
     # Late: a command that asks a running gateway needs no profiles, and some are started every few seconds.
+    from gateway.config.receivers import read_receivers
     from gateway.config.upstreams import join_upstreams, read_upstreams
 
     if strangers := validators.keys() - {setting.key for setting in SETTINGS}:
@@ -72,6 +74,7 @@ def load(
         values["clients"] = clients
     check_tokens(reader, values.get("token"), values.get("operator_token"), clients)
     values["upstreams"] = join_upstreams(reader, tables, values)
+    values["receivers"] = read_receivers(reader)
     for check in checks:
         reader.problems.extend(check(values))
     if reader.problems:
@@ -157,9 +160,10 @@ def _secret_files(reader: Reader, environ: Mapping[str, str]) -> Iterator[str]:
         if setting.secret and (path := environ.get(f"{setting.env}_FILE", "").strip()):
             yield path
     inside = any(setting.secret and (reader.keys or {}).get(setting.key) for setting in SETTINGS)
-    for table in (*reader.tables(UPSTREAMS).values(), *reader.tables(CLIENTS).values()):
-        inside = inside or any(table.get(key) for key in _TABLE_SECRETS)
-        yield from (str(table[f"{key}_file"]) for key in _TABLE_SECRETS if f"{key}_file" in table)
+    groups = reader.tables(UPSTREAMS).values(), reader.tables(CLIENTS).values(), reader.list_of_tables(RECEIVERS)
+    for table in chain.from_iterable(groups):
+        inside = inside or any(table.get(key) for key in _TABLE_SECRETS) or "@" in str(table.get("proxy", ""))
+        yield from (str(table[f"{key}_file"]) for key in (*_TABLE_SECRETS, "proxy") if f"{key}_file" in table)
     if inside:
         yield reader.file
 
@@ -172,7 +176,7 @@ def _report_unknown(reader: Reader, environ: Mapping[str, str]) -> None:
     reader.problems.extend(f"{name}: no such setting; {suggest(name, variables, 'unset it')}" for name in strangers)
     keys = {setting.key for setting in SETTINGS}
     for key in reader.keys or ():
-        if key not in keys and key not in (UPSTREAMS, CLIENTS):
+        if key not in keys and key not in (UPSTREAMS, CLIENTS, RECEIVERS):
             variable = f"{PREFIX}{key.upper()}"
             if variable in secret_files:
                 advice = f"a secret's file is named by the variable {variable}"

@@ -27,13 +27,14 @@ __all__ = [
     "schedule",
     "upstream_name",
     "upstream_url",
+    "url_prefix",
     "whole",
     "words",
 ]
 
 # The gateway's own, those that frame the message, and those that belong to one connection (RFC 9110 §7.6.1).
 _OUR_HEADERS = re.compile(
-    r"webhook-.*|content-.*|host|user-agent|accept|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"
+    r"(?:x-)?webhook-.*|content-.*|host|user-agent|accept|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"
     r"|transfer-encoding|upgrade|http2-settings"
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110 §5.6.2
@@ -127,6 +128,29 @@ def base_url(example: str, secret: str) -> Callable[[str], str]:
 
 upstream_url = base_url("https://aigptimage.com", "the key goes into GATEWAY_UPSTREAM_API_KEY")
 gateway_url = base_url("http://127.0.0.1:8080", "the token goes into GATEWAY_TOKEN")
+
+
+def url_prefix(text: str) -> str:
+    """Return the beginning of URLs as it is written one way: host in ASCII, no default port, no slash at the end."""
+    import httpx  # late: many a command asks a running gateway, and needs none of this
+
+    from gateway.core.urls import prefix_of
+
+    advice = "write the beginning of URLs, such as https://hooks.example.com or https://hooks.example.com:8443/orders"
+    if not re.match("https?://[^/]", text, re.IGNORECASE) or re.search(r"[\s\\\0-\x1f]", text):
+        raise ValueError(advice)
+    if "@" in text.split("/")[2]:
+        raise ValueError(f"{advice}, without user and password")
+    if "?" in text or "#" in text:
+        raise ValueError(f"{advice}, without a query string and fragment")
+    try:
+        receiver, segments = prefix_of(text)
+        port = httpx.URL(text).port
+    except httpx.InvalidURL:
+        raise ValueError(advice) from None
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"{advice}, with a port from 1 to 65535")
+    return "/".join((receiver, *segments)).rstrip("/")
 
 
 def upstream_name(text: str) -> str:

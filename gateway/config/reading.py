@@ -53,6 +53,10 @@ class Reader:
             self.problems.append(f"{given}; the file is empty, write the secret into it")
         return (text or "").strip() or None
 
+    def read_named(self, place: str, path: str, wanted: str) -> str | None:
+        """Return what stands in a file whose name is no secret, None where it cannot be read, which is reported."""
+        return self._read(Path(path), f"{place}: got {path!r}", wanted)
+
     def _read(self, path: Path, given: str, wanted: str) -> str | None:
         try:
             return read_text(path)
@@ -85,15 +89,25 @@ class Reader:
                 f"{group} in {self.file}: write a table for each {group[:-1]}, such as [{group}.{example}]"
             )
 
+    def list_of_tables(self, group: str) -> list[dict[str, Any]]:
+        """Return the file's tables ``[[group]]``; none, and a mistake reported, where they are no such tables."""
+        found = (self.keys or {}).get(group, [])
+        if isinstance(found, list) and all(isinstance(table, dict) for table in found):
+            return found
+        self.problems.append(f"{group} in {self.file}: write a table [[{group}]] for each")
+        return []
+
+    def check_name(self, section: str, name: str) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+            self.problems.append(f"{section}: name it with at most 64 small letters, digits and hyphens")
+
     def read_table(
-        self, section: str, name: str, table: dict[str, Any], keys: Mapping[str, Setting], others: tuple[str, ...] = ()
+        self, section: str, table: dict[str, Any], keys: Mapping[str, Setting], others: tuple[str, ...] = ()
     ) -> dict[str, Any]:
         """Return the values of one table's keys, those of secrets also from the files that KEY_file names.
 
         ``section`` is the table as the report names it, ``others`` are keys that the caller reads.
         """
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
-            self.problems.append(f"{section}: name it with at most 64 small letters, digits and hyphens")
         values: dict[str, Any] = {}
         files = {f"{key}_file": key for key, setting in keys.items() if setting.secret}
         for given, raw in table.items():

@@ -1,7 +1,8 @@
 """What can be set: each setting once, with its name, type, default, how its text is read, and its sentence.
 
-A field of ``Settings`` is the variable GATEWAY_FIELD and a key of the TOML file; a field of ``UpstreamSettings`` or
-``ClientSettings`` is a key of the file's tables ``[upstreams.NAME]`` and ``[clients.NAME]``. Tests hold
+A field of ``Settings`` is the variable GATEWAY_FIELD and a key of the TOML file; a field of ``UpstreamSettings``,
+``ClientSettings`` or ``ReceiverSettings`` is a key of the file's tables ``[upstreams.NAME]``, ``[clients.NAME]`` and
+``[[receivers]]``. Tests hold
 ``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here.
 """
 
@@ -13,6 +14,7 @@ import msgspec
 
 from gateway.config import parsers
 from gateway.config.databaseurl import is_postgres, without_password
+from gateway.config.egressproxy import EgressProxy, parse_proxy
 from gateway.config.tokens import parse_hashes
 from gateway.core.ratelimit import RateWindow
 
@@ -25,10 +27,13 @@ __all__ = [
     "DEFAULT_CLIENT",
     "DEFAULT_UPSTREAM",
     "PREFIX",
+    "RECEIVERS",
+    "RECEIVER_KEYS",
     "SETTINGS",
     "UPSTREAMS",
     "UPSTREAM_KEYS",
     "ClientSettings",
+    "ReceiverSettings",
     "Setting",
     "Settings",
     "UpstreamSettings",
@@ -86,6 +91,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: not limited."""
     create_rate: Annotated[tuple[RateWindow, ...], Setting(parsers.rate, separator=",",
         doc="How many tasks may be created through the gateway; default: its profile's.")]
+    proxy: Annotated[EgressProxy | None, Setting(parse_proxy, secret=True,
+        doc="HTTP proxy that it is reached through, as upstream_proxy has it; default: none.")] = None
     # fmt: on
     default: bool
     """Whether callbacks mean it that name none."""
@@ -119,6 +126,48 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"ClientSettings(name={self.name!r}, upstream={self.upstream!r})"
 
 
+class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is particular to the URLs below one, a table ``[[receivers]]`` of the TOML file. Its repr hides secrets.
+
+    Of a file there are two: the path, and what it held when the settings were read.
+    """
+
+    place: str
+    """How messages call the table, such as ``receivers[2]``."""
+    # fmt: off
+    match: Annotated[str, Setting(parsers.url_prefix,
+        doc="How the URLs of these receivers begin: scheme, host, optional port and path, whole segments of it. "
+        "Of several tables that match a URL the longest counts.")]
+    """As it is written one way, without a slash at its end."""
+    headers: Mapping[str, str]
+    """Sent with each webhook; lower-case names. A table within the table."""
+    secret_file: Annotated[str | None, Setting(str,
+        doc="File of what signs their webhooks, whsec_… or whsk_…, several: all sign. Default: the client's, "
+        "else GATEWAY_WEBHOOK_SECRET.")]
+    secret: tuple[str, ...] | None
+    ca_file: Annotated[str | None, Setting(str,
+        doc="File in PEM format of the authorities whose certificates these have, instead of the system's.")]
+    ca: str | None
+    client_cert_file: Annotated[str | None, Setting(str,
+        doc="File in PEM format of the certificate, and those between it and its authority, that is shown to them.")]
+    client_cert: str | None
+    client_key_file: Annotated[str | None, Setting(str,
+        doc="File in PEM format of that certificate's key, not encrypted.")]
+    client_key: str | None
+    proxy: Annotated[EgressProxy | None, Setting(parse_proxy, secret=True,
+        doc="HTTP proxy that they are reached through: http://host:port, or http://user:password@host:port.")]
+    concurrency: Annotated[int | None, Setting(parsers.whole(1, 256),
+        doc="How many attempts may be under way at once. Default: no limit of their own.")]
+    rate: Annotated[tuple[RateWindow, ...] | None, Setting(parsers.rate, separator=",",
+        doc="How many attempts may be made. Default: no limit.")]
+    timeout_s: Annotated[float | None, Setting(parsers.number(0.001, 3600, "seconds"),
+        doc="Time limit of one attempt, all included. Default: GATEWAY_ATTEMPT_TIMEOUT_S.")]
+    # fmt: on
+
+    def __repr__(self) -> str:
+        return f"ReceiverSettings(match={self.match!r})"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator decided, in the order of the manual and of ``config/gateway.toml``. Its repr hides secrets."""
 
@@ -147,6 +196,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstream_rate: Annotated[tuple[RateWindow, ...] | None, Setting(parsers.rate, "2/1,60/60",
         "Requests/seconds windows for that key, all of them at once; default: its profile's.",
         separator=",", of_profile=True)]
+    upstream_proxy: Annotated[EgressProxy | None, Setting(parse_proxy, "",
+        "HTTP proxy that this upstream is reached through: http://host:port, or http://user:password@host:port.",
+        secret=True)]
     profiles: Annotated[str | None, Setting(str, "",
         "Folder of further upstream profiles, NAME.toml, read beside the shipped ones.")]
     proxy_format: Annotated[Literal["record", "standard"], Setting(parsers.one_of("record", "standard"), "record",
@@ -203,6 +255,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The default one first, where there is one, then those of the tables."""
     clients: tuple[ClientSettings, ...] = ()
     """Clients besides the default one, or with more for it; only the TOML file names them."""
+    receivers: tuple[ReceiverSettings, ...] = ()
+    """What is particular to some receivers; only the TOML file names them."""
     webhook_secret_from: str = ""
     """Where ``webhook_secret`` stood: a variable, or the TOML file."""
     secret_files: tuple[str, ...] = ()
@@ -222,7 +276,7 @@ def _declared(group: type[msgspec.Struct]) -> dict[str, Setting]:
 
 
 SETTINGS = tuple(_declared(Settings).values())
-UPSTREAMS, CLIENTS = "upstreams", "clients"
+UPSTREAMS, CLIENTS, RECEIVERS = "upstreams", "clients", "receivers"
 """The groups of tables in the TOML file."""
 UPSTREAM_KEYS = _declared(UpstreamSettings)
 """What a table ``[upstreams.NAME]`` may hold."""
@@ -231,6 +285,9 @@ CLIENT_KEYS = _declared(ClientSettings)
 CLIENT_KEYS["token_hash"] = msgspec.structs.replace(
     CLIENT_KEYS["token_hashes"], key="token_hash", doc="The same, where it is one."
 )
+
+RECEIVER_KEYS = _declared(ReceiverSettings)
+"""What a table ``[[receivers]]`` may hold, besides its ``headers``."""
 
 
 def database_path(url: str) -> Path | None:

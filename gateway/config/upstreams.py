@@ -22,7 +22,9 @@ def read_upstreams(reader: Reader) -> dict[str, dict[str, Any]]:
     found = {}
     for name, table in reader.tables(UPSTREAMS).items():
         before = len(reader.problems)
-        values = reader.read_table(f"[{UPSTREAMS}.{name}] in {reader.file}", name, table, UPSTREAM_KEYS)
+        section = f"[{UPSTREAMS}.{name}] in {reader.file}"
+        reader.check_name(section, name)
+        values = reader.read_table(section, table, UPSTREAM_KEYS)
         if len(reader.problems) == before:
             found[name] = values
     return found
@@ -56,6 +58,7 @@ def join_upstreams(
             api_key=table.get("api_key"),
             rate=table.get("rate", profile.limits.query),
             create_rate=table.get("create_rate", profile.limits.create),
+            proxy=table.get("proxy"),
             default=name == default,
         )
         # A default that nobody uses needs no key, where there are others: then there is none.
@@ -66,7 +69,11 @@ def join_upstreams(
 
 def _with_own(reader: Reader, name: str, table: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default upstream's table with what GATEWAY_UPSTREAM_… says."""
-    given = {key: value for key in ("url", "api_key", "rate") if (value := values.get(f"upstream_{key}")) is not None}
+    given = {
+        key: value
+        for key in ("url", "api_key", "rate", "proxy")
+        if (value := values.get(f"upstream_{key}")) is not None
+    }
     # Not one over the other: the key may be that of the upstream that was the default before.
     reader.problems.extend(
         f"[{UPSTREAMS}.{name}]: got both {key} and GATEWAY_UPSTREAM_{key.upper()}, "

@@ -81,7 +81,7 @@ class AttemptResult(StrEnum):
     DELIVERED = "delivered"  # 2xx: done
     RETRY = "retry"  # failed, and the schedule has a next attempt
     DEAD = "dead"  # failed, and it was the last attempt or the receiver said 410
-    INTERRUPTED = "interrupted"  # the gateway shut down meanwhile; does not count, made again after the start
+    INTERRUPTED = "interrupted"  # the gateway shut down meanwhile, or its own proxy failed; does not count, made again
 
 
 class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):

@@ -114,6 +114,13 @@ class Metrics:
     def _of_webhooks(self) -> None:
         self.attempts = self._count("gateway_attempts", "Webhook attempts, by result.", ["result"])
         self.attempts_in_flight = self._gauge("gateway_attempts_in_flight", "Webhooks that are being sent.")
+        self.client_certificate_ends = self._gauge(
+            "gateway_client_certificate_ends_timestamp_seconds",
+            "When the first certificate that receivers are shown ends, in seconds since 1970; 0 without any.",
+        )
+        self.egress_proxies_failing = self._gauge(
+            "gateway_egress_proxies_failing", "Receivers' egress proxies that could not be used when last tried."
+        )
         self.attempt_seconds = self._seconds("gateway_attempt_seconds", "How long an attempt took.")
         self.delivery_lag_seconds = self._seconds(
             "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt."

@@ -51,6 +51,8 @@ MEANINGS: Sequence[tuple[str, str]] = (
     (r"keeps failing$|has made no progress for", "a-loop-fails"),
     (r"^it is (starting|shutting down)$", "it-starts-or-stops"),
     # What an attempt came to.
+    (r"[Tt]he egress proxy on the way to |^an egress proxy cannot", "the-egress-proxy-fails"),
+    (r"The egress proxy opened no connection to ", "the-egress-proxy-fails"),
     (r"The name of .* could not be resolved", "the-name-does-not-resolve"),
     (r" could not be reached \(| closed the connection before its answer was complete", "nothing-listens-there"),
     (r"No secure connection to ", "its-certificate-is-not-accepted"),

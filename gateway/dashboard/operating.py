@@ -6,6 +6,7 @@ Owns that no secret is shown, and who sees the configuration: the operator, or e
 from typing import Any, NamedTuple
 
 from gateway.config.databaseurl import without_password
+from gateway.config.receivers import told
 from gateway.config.settings import SETTINGS, ClientSettings, Settings
 from gateway.core.errors import Forbidden
 from gateway.core.ratelimit import RateWindow
@@ -74,6 +75,7 @@ class Operating:
         context: dict[str, Any] = {
             "lines": setting_lines(settings),
             "upstreams": settings.upstreams,
+            "receivers": [(one.match, told(one)) for one in settings.receivers],
             "clients": [_client_line(client) for client in settings.clients],
         }
         return Shown("configuration.html", "configuration", context)

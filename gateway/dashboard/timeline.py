@@ -172,7 +172,7 @@ def _attempt(attempt: Attempt) -> LinePoint:
         AttemptResult.DELIVERED: "Delivered",
         AttemptResult.RETRY: "To be tried again",
         AttemptResult.DEAD: "Given up",
-        AttemptResult.INTERRUPTED: "The gateway shut down meanwhile, so it does not count",
+        AttemptResult.INTERRUPTED: "It was not the receiver's doing, so it does not count",
     }
     why = f" {attempt.error}" if attempt.error is not None else ""
     return LinePoint(

@@ -31,8 +31,9 @@ from gateway.store import Outbox
 from gateway.webhook import body as webhookbody
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.limits import ReceiverLimits
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import Found, Sender, SendResult
+from gateway.webhook.sender import NOT_COUNTED, OF_PROXY, Found, Sender, SendResult
 
 __all__ = ["Deliverer", "claim_due"]
 
@@ -70,8 +71,9 @@ class Deliverer:
         metrics: Metrics,
         rng: random.Random,
         pauses: Pauses | None = None,
+        limits: ReceiverLimits | None = None,
     ) -> None:
-        """``pauses``: which receivers are paused; None: none ever are."""
+        """``pauses``: which receivers are paused; None: none ever are. ``limits``: what some of them allow."""
         self._outbox = outbox
         self._sender = sender
         self._client_headers = client_headers
@@ -83,7 +85,7 @@ class Deliverer:
         self._pauses = pauses
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
         self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, outbox.due)
-        self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s)
+        self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s, limits)
         self.failing = Failing()
         self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
         self._wait_for_room: set[asyncio.Task[Any]] = set()
@@ -134,7 +136,7 @@ class Deliverer:
         try:
             made = await self._send(claim)
             if made is not None:
-                delivered = _speaks_for_its_receiver(made.record.attempt)
+                delivered = _speaks_for_its_receiver(made.record.attempt, made.reason)
                 try:
                     await self._record(made.record)
                 finally:
@@ -258,6 +260,7 @@ class Deliverer:
             status_code=sent.status_code,
             retry_after_s=sent.retry_after_s,
             rng=self._rng,
+            counts=sent.reason not in NOT_COUNTED,
         )
         attempt = Attempt(
             number=claim.attempts + 1,
@@ -275,7 +278,8 @@ class Deliverer:
 
     def _tell(self, made: _Made) -> None:
         claim, attempt = made.record.claim, made.record.attempt
-        self.failing.hear(claim.lane, attempt)
+        if made.reason not in OF_PROXY:
+            self.failing.hear(claim.lane, attempt)
         self._attempts[attempt.result].inc()
         self._metrics.attempt_seconds.observe(attempt.duration_ms / 1000)
         _log.log(
@@ -374,8 +378,13 @@ def _whose(claim: DueCallback) -> dict[str, str]:
     }
 
 
-def _speaks_for_its_receiver(attempt: Attempt) -> bool | None:
-    """Return whether the receiver is well; None where it answered, and only this webhook was wrong for it."""
+def _speaks_for_its_receiver(attempt: Attempt, reason: str | None = None) -> bool | None:
+    """Return whether the receiver is well.
+
+    None where it answered, and only this webhook was wrong for it; or where a proxy did, and nobody can tell.
+    """
+    if reason in OF_PROXY:
+        return None
     if attempt.result is AttemptResult.DELIVERED:
         return True
     status_code = attempt.status_code

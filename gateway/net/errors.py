@@ -16,8 +16,20 @@ from gateway.core.errors import GatewayError
 
 __all__ = ["ExchangeFailed", "Reason", "cut_off", "not_connected"]
 
-Reason = Literal["dns", "refused", "tls", "timeout", "reset", "protocol", "blocked", "resources"]
-"""``resources``: this machine has no file or memory left, which says nothing about the peer."""
+Reason = Literal[
+    "dns",
+    "refused",
+    "tls",
+    "timeout",
+    "reset",
+    "protocol",
+    "blocked",
+    "resources",
+    "proxy_unreachable",
+    "proxy_auth",
+    "proxy_failed",
+]
+"""``resources``: this machine has no file or memory left. That, and what a proxy does, says nothing about the peer."""
 
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

@@ -109,6 +109,17 @@ class Netguard:
             _check_public(target)  # and no network is allowed, which the name might resolve into
         return target
 
+    def check_proxied(self, target: Target) -> Target:
+        """As ``check_target``, where a proxy is asked to connect: the address of a name is never seen here.
+
+        So an entry that names a network opens no name; one that names the name does.
+        """
+        target = self.check_target(target)
+        opens = any(entry.covers_name(target.host, target.port) for entry in self._allow)
+        if not opens and read_host(target.host)[0] is None:
+            _check_public(target)
+        return target
+
     def check_address(self, target: Target, address: str) -> None:
         """Check an address that is about to be dialled for a target; raises AddressNotAllowed."""
         self._check(target._replace(host=read_host(target.host)[1]), ip_address(address))

@@ -26,8 +26,9 @@ from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, Reason, not_connected
 from gateway.net.guard import DEFAULT_PORTS, Netguard, Resolve, Target
 from gateway.net.http1 import Connection
+from gateway.net.tls import client_context
 
-__all__ = ["PooledTransport"]
+__all__ = ["PooledTransport", "tcp"]
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
@@ -115,6 +116,16 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def find(self, url: httpx.URL) -> Sequence[str]:
         """Return the addresses that a request would dial. Raises as ``handle_async_request`` does."""
         return await self._addresses(self._destination(url.scheme, url.raw_host, url.port))
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self._busy)
+
+    def retire(self) -> None:
+        """Keep no connection any more: those in use are closed as their requests end."""
+        self._limit_idle = 0
+        for connection in [*self._idle]:
+            self._forget(connection).close()
 
     async def aclose(self) -> None:
         """Close every connection; requests under way fail."""
@@ -230,6 +241,13 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     async def _addresses(self, destination: Target) -> Sequence[str]:
         """Return a host's addresses, v6 and v4 by turns. Raises AddressNotAllowed where even one is forbidden."""
+        addresses = await self._look_up(destination)
+        if self._guard is not None and addresses[0] != destination.host:
+            await self._guard.check_addresses(destination, addresses)
+        return _by_turns(addresses)[:_MOST_ADDRESSES]
+
+    async def _look_up(self, destination: Target) -> Sequence[str]:
+        """Return at least one address. Raises ExchangeFailed."""
         if parse_address(destination.host) is not None:
             return (destination.host,)
         try:
@@ -238,21 +256,16 @@ class PooledTransport(httpx.AsyncBaseTransport):
                 raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         except (OSError, RuntimeError) as exc:
             raise not_connected(destination, exc) from without_frames(exc)
-        if self._guard is not None:
-            await self._guard.check_addresses(destination, addresses)
-        return _by_turns(addresses)[:_MOST_ADDRESSES]
+        return addresses
 
     def _addr_info(self, address: str, destination: Target) -> AddrInfoType:
         if self._guard is not None:
             self._guard.check_address(destination, address)
-        if ":" in address:
-            return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, destination.port, 0, 0)
-        return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, destination.port)
+        return tcp(address, destination.port)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
+            self._tls = client_context()
         return self._tls
 
     def _new_destination(self, scheme: str, raw_host: bytes, port: int | None) -> Target:
@@ -262,9 +275,12 @@ class PooledTransport(httpx.AsyncBaseTransport):
         if not raw_host or not 0 <= port < 65536:
             raise _not_sent("The URL has no valid host and port.", "blocked")
         destination = Target(scheme, raw_host.decode("ascii"), port)
+        self._check(destination)
+        return destination
+
+    def _check(self, destination: Target) -> None:
         if self._guard is not None:
             self._guard.check_target(destination)
-        return destination
 
 
 class _Body(httpx.AsyncByteStream):
@@ -312,6 +328,13 @@ def _message(request: httpx.Request) -> bytes:
     if head.count(b"\r") != len(fields) + 2 or head.count(b"\n") != len(fields) + 2 or b"\0" in head:
         raise _not_sent("A request header holds a line break or a zero byte.", "protocol")
     return b"".join((head, *request.stream))
+
+
+def tcp(address: str, port: int) -> AddrInfoType:
+    """Return what to connect to, as ``getaddrinfo`` would."""
+    if ":" in address:
+        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0)
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)
 
 
 def _by_turns(addresses: Sequence[str]) -> list[str]:

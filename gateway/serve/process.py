@@ -145,7 +145,7 @@ async def _serve(read: Callable[[], Settings], settings: Settings) -> None:
     listener = _listen(settings.host, settings.port)
     try:
         gateway = build(settings, SystemClock())
-        connections = _connection_limit(own_files(len(settings.upstreams)))
+        connections = _connection_limit(own_files(len(settings.upstreams), len(settings.receivers)))
         config = server_config(gateway, _Inbound, server_header=False, limit_concurrency=connections)
         server = _Server(config, gateway, Reloads(gateway, settings, read), settings.drain_s)
         try:

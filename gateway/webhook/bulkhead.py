@@ -13,6 +13,7 @@ lanes have webhooks that are due, claims the shares that it is given, and says w
   time, a second by default: so there is one left for whoever comes next.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
 - A lane that is paused gets none, and comes back as a newcomer: what fell due meanwhile is sent few at a time.
+- A receiver that has limits of its own (``limits``) gets no more; what waits for that holds up no other.
 - A look-up of a name that takes a second gives its place back until it has an answer.
 - The client with the fewest places is next: ``waiting`` says which of several, and which of its lanes.
 """
@@ -24,6 +25,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway.core.model import DueCallback, Lane, Share
+from gateway.webhook.limits import ReceiverLimits, Usage
 from gateway.webhook.waiting import Waiting
 
 __all__ = ["Bulkhead"]
@@ -47,9 +49,12 @@ _NONE: Counter[str | None] = Counter()
 class Bulkhead:
     """``limit`` places for attempts; ``lent`` of them at most are lent to others meanwhile, as names are looked up."""
 
-    def __init__(self, limit: int, lent: int = 0, attempt_s: float = 15.0) -> None:
-        """``attempt_s``: how long an attempt may take."""
+    def __init__(
+        self, limit: int, lent: int = 0, attempt_s: float = 15.0, limits: ReceiverLimits | None = None
+    ) -> None:
+        """``attempt_s``: how long an attempt may take. ``limits``: what some receivers' tables allow."""
         self._limit = limit
+        self._limits = limits
         self._most_lent = lent
         self._young_s = attempt_s * _YOUNG_PART
         self._now_s = 0.0
@@ -98,6 +103,14 @@ class Bulkhead:
     @property
     def next_turn_s(self) -> float | None:
         """In how many seconds there may be a place for a lane that waits, though no attempt ends."""
+        turn_s = self._turn_s
+        if self._limits is None or not self._limits.any or not self._full:
+            return turn_s
+        allowed_s = self._limits.more_in_s
+        return turn_s if allowed_s is None else allowed_s if turn_s is None else min(turn_s, allowed_s)
+
+    @property
+    def _turn_s(self) -> float | None:
         if self.waits:
             young = next(iter(self._young.values()), None)
         elif not self.free:  # lanes may wait that nobody has told of yet, and a look-up lends its place
@@ -201,9 +214,10 @@ class Bulkhead:
 
     def _room_of_lane(self, lane: Lane) -> int:
         held = self._of_lane.get(lane, 0)
+        allowed = self.free if self._limits is None or not self._limits.any else self._limits.room(lane)
         if self._is_probed(lane):
-            return 1 - held
-        room = _half(self.free, held)
+            return min(1 - held, allowed)
+        room = min(_half(self.free, held), allowed)
         return room if lane in self._well else min(room, self._newcomers.room_of_lane(lane))
 
     def _is_probed(self, lane: Lane) -> bool:
@@ -215,8 +229,12 @@ class Bulkhead:
         """Take a place for an attempt, or say no: to its lane, its client, newcomers or retries."""
         lane = callback.lane
         attempt = _UnderWay(lane, callback.retry, lane not in self._well)
-        if self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
+        allowed, usage = (True, None) if self._limits is None else self._limits.begins(lane, callback.url)
+        if not allowed or self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
             return False
+        if usage is not None:
+            usage.begin()
+            attempt.usage = usage
         self._attempts[callback.claim] = attempt
         self._of_lane[lane] += 1
         return True
@@ -250,6 +268,8 @@ class Bulkhead:
             self._grown(callback.claim)
         attempt = self._attempts.pop(callback.claim)
         lane = attempt.lane
+        if attempt.usage is not None and self._limits is not None:
+            attempt.usage.end(self._limits.now_s())
         if not attempt.lent:
             self._hold(attempt, -1)
         _count(self._of_lane, lane, -1)
@@ -288,6 +308,7 @@ class _UnderWay(msgspec.Struct, eq=False):
     began_at: float = 0.0
     looks_up: bool = False
     lent: bool = False
+    usage: Usage | None = None
 
 
 class _Newcomers:

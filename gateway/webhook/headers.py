@@ -15,6 +15,7 @@ from gateway.core.masking import Mask
 from gateway.core.model import DueCallback, Format
 from gateway.core.tracecontext import headers_of
 from gateway.signature import Signer
+from gateway.webhook.receivers import Receivers
 
 __all__ = ["RECORD_SIGNATURE_HEADER", "RECORD_TIMESTAMP_HEADER", "ClientHeaders", "ClientWebhooks"]
 
@@ -36,7 +37,9 @@ class ClientWebhooks:
 class ClientHeaders:
     """Knows every client's, from the first ``use`` on, which comes before the first attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, receivers: Receivers | None = None) -> None:
+        """``receivers``: what is particular to some, which comes before what is to a client."""
+        self._receivers = receivers
         self._adding: set[str] = set()
 
     def use(
@@ -62,11 +65,14 @@ class ClientHeaders:
     def headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         """Return the headers of one attempt, names in lower case."""
         client = self._of(claim.client)
+        headers, signer = client.headers, client.signer
+        if self._receivers is not None and (receiver := self._receivers.of(claim.url)) is not None:
+            headers, signer = {**headers, **receiver.headers}, receiver.signer or signer
         return {
-            **client.headers,
+            **headers,
             **headers_of(claim.trace),
             "content-type": "application/json",
-            **client.signer.headers(claim.id, timestamp_s, body),
+            **signer.headers(claim.id, timestamp_s, body),
             **(self._record_headers(claim, timestamp_s) if claim.format is Format.RECORD else {}),
         }
 
@@ -84,7 +90,9 @@ class ClientHeaders:
     def without_secrets(self, claim: DueCallback, excerpt: bytes) -> bytes:
         """Return what may be kept of how a receiver's answer began: none of a client's secrets and headers."""
         # Headers of the client's own go along, or did: an answer may repeat them in more spellings than can be masked.
-        return b"" if claim.client in self._adding else self._mask.masked_cut(excerpt)
+        receiver = None if self._receivers is None else self._receivers.of(claim.url)
+        adds = claim.client in self._adding or (receiver is not None and receiver.headers)
+        return b"" if adds else self._mask.masked_cut(excerpt)
 
     def _of(self, name: str) -> ClientWebhooks:
         found = self._clients.get(name)

@@ -15,6 +15,7 @@ __all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy"]
 RETRY_AFTER_CAP_S = 86_400.0
 """A receiver can put the next attempt off by at most a day."""
 
+_NOT_COUNTED_S = 5.0
 _JITTER = 0.1  # added at most, as a share of the wait: receivers that failed together are not tried together
 
 
@@ -38,14 +39,17 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         status_code: int | None,
         retry_after_s: float | None,
         rng: random.Random,
+        counts: bool = True,
     ) -> Decision:
         """Decide after an attempt; ``budget_used`` counts it and those before it.
 
         410 is final (Standard Webhooks: the receiver wants no more). ``Retry-After`` never brings an attempt
-        forward, and puts it off by at most ``RETRY_AFTER_CAP_S``.
+        forward, and puts it off by at most ``RETRY_AFTER_CAP_S``. What does not count uses nothing of the budget.
         """
         if delivered:
             return Decision(AttemptResult.DELIVERED, None)
+        if not counts:
+            return Decision(AttemptResult.INTERRUPTED, _NOT_COUNTED_S if retry_after_s is None else retry_after_s)
         if status_code == 410 or budget_used >= len(self.schedule_s):
             return Decision(AttemptResult.DEAD, None)
         scheduled_s = self.schedule_s[budget_used]

@@ -19,13 +19,19 @@ from gateway.core.urls import cached_by_url
 from gateway.net import errors
 from gateway.net.errors import ExchangeFailed
 from gateway.net.transport import PooledTransport
+from gateway.webhook.limits import ProxyHealth
+from gateway.webhook.receivers import Receivers
 
-__all__ = ["USER_AGENT", "Found", "Reason", "SendResult", "Sender"]
+__all__ = ["NOT_COUNTED", "OF_PROXY", "USER_AGENT", "Found", "Reason", "SendResult", "Sender"]
 
 USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 
 Reason = Literal[errors.Reason, "status"]
 
+NOT_COUNTED: frozenset[Reason | None] = frozenset({"proxy_unreachable", "proxy_auth"})
+"""Of attempts that never got past our own egress proxy."""
+OF_PROXY = NOT_COUNTED | {"proxy_failed"}
+"""Of those that say nothing of the receiver, or nothing for certain."""
 _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
 _SENTENCES: dict[Reason, str] = {
@@ -48,6 +54,18 @@ _SENTENCES: dict[Reason, str] = {
     "protocol": (
         "What {where} answered is not valid HTTP/1.1 ({why}): check that the callback URL's scheme and port are right."
     ),
+    "proxy_unreachable": (
+        "The egress proxy on the way to {where} could not be reached ({why}): "
+        "whoever operates the gateway must see that it runs. The attempt does not count."
+    ),
+    "proxy_auth": (
+        "The egress proxy on the way to {where} refuses the gateway's user or password ({why}): "
+        "whoever operates the gateway must set the proxy's own. The attempt does not count."
+    ),
+    "proxy_failed": (
+        "The egress proxy opened no connection to {where} ({why}): check that the receiver runs, "
+        "and that the proxy knows its name and may connect to it."
+    ),
     "blocked": "The callback URL cannot be read: register the callback again with a valid URL.",
 }
 
@@ -66,7 +84,7 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     """A sentence for people: what went wrong and what to do. Never holds the URL's path or query."""
     retry_after_s: float | None
-    """How long the receiver asked to be left alone; only with 429 and 503."""
+    """How long the receiver asked to be left alone, only with 429 and 503; or how long its proxy is."""
     excerpt: bytes
     """The first 1 KiB of the answer's body."""
 
@@ -90,10 +108,12 @@ class Sender:
         timeout_s: float,
         user_agent: str,
         names: PooledTransport | None = None,
+        receivers: Receivers | None = None,
     ) -> None:
-        """``names``: the transport, where it can look names up by themselves."""
+        """``names``: the transport, where it can look names up by themselves. ``receivers``: what some want."""
         self._transport = transport
         self._names = names
+        self._receivers = receivers
         self._clock = clock
         self.timeout_s = timeout_s
         # identity: a small compressed answer may unpack to gigabytes.
@@ -102,19 +122,21 @@ class Sender:
     def must_look_up(self, url: str) -> bool:
         """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
         try:
-            return self._names is not None and self._names.must_look_up(_parse_url(url))
+            names = self._way(url)[1]
+            return names is not None and names.must_look_up(_parse_url(url))
         except (AddressNotAllowed, ExchangeFailed, httpx.InvalidURL):
             return False  # nor will it be sent
 
     async def find(self, url: str) -> Found:
         """Look the receiver's name up, as the first part of an attempt; what fails then is for ``send`` to say."""
-        assert self._names is not None  # noqa: S101 - else nothing must be looked up
+        _, names, timeout_s = self._way(url)
+        assert names is not None  # noqa: S101 - else nothing must be looked up
         started = self._clock.monotonic()
         addresses: Sequence[str] = ()
         failure: Exception | None = None
         try:
-            async with asyncio.timeout(self.timeout_s):
-                addresses = await self._names.find(_parse_url(url))
+            async with asyncio.timeout(timeout_s):
+                addresses = await names.find(_parse_url(url))
         except (AddressNotAllowed, ExchangeFailed, TimeoutError) as exc:
             failure = without_frames(exc)
         return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
@@ -131,37 +153,59 @@ class Sender:
         took_s = 0.0 if found is None else found.took_s
         answer = _Arrived()
         failure: tuple[Reason, str] | None = None
+        receiver = None if self._receivers is None else self._receivers.of(url)
+        transport, _, timeout_s = self._way(url)
         try:
-            async with asyncio.timeout(self.timeout_s - took_s):
-                await self._exchange(url, headers, body, answer, found)
+            async with asyncio.timeout(timeout_s - took_s):
+                await self._exchange(transport, url, headers, body, answer, found)
         except AddressNotAllowed as exc:
             failure = "blocked", exc.message
         except httpx.InvalidURL:
             failure = "blocked", _SENTENCES["blocked"]
         except TimeoutError:
-            failure = self._explained("timeout", url)
+            failure = "timeout", _explained("timeout", url, timeout_s=timeout_s)
         except ExchangeFailed as exc:
             if exc.reason == "resources":
                 raise OutOfResources(f"No attempt could be made: {exc.message}") from without_frames(exc)
-            failure = self._explained(exc.reason, url, exc.why)
+            failure = exc.reason, _explained(exc.reason, url, why=exc.why)
         finally:
             if found is not None and found.failure is not None:
                 without_frames(found.failure)  # it was raised
         if answer.status_code is not None and not 200 <= answer.status_code < 300:
             # The receiver has spoken, whatever became of the rest of its answer.
             failure = "status", _explain_status(answer.status_code, _where(url))
+        retry_after_s = parse_retry_after(answer.retry_after, self._clock.now())
+        if receiver is not None and receiver.proxy is not None:
+            left_alone_s = _tell(receiver.proxy, failure and failure[0], self._clock.monotonic())
+            retry_after_s = retry_after_s if left_alone_s is None else left_alone_s
         return SendResult(
             started_at=started_at - round(took_s * 1000),
             duration_ms=round((self._clock.monotonic() - started + took_s) * 1000),
             status_code=answer.status_code,
             reason=failure and failure[0],
             error=failure and failure[1],
-            retry_after_s=parse_retry_after(answer.retry_after, self._clock.now()),
+            retry_after_s=retry_after_s,
             excerpt=answer.excerpt,
         )
 
+    def _way(self, url: str) -> tuple[httpx.AsyncBaseTransport, PooledTransport | None, float]:
+        """Return through what a webhook goes, what looks its receiver's name up, and its time limit."""
+        receiver = None if self._receivers is None else self._receivers.of(url)
+        if receiver is None:
+            return self._transport, self._names, self.timeout_s
+        timeout_s = self.timeout_s if receiver.timeout_s is None else receiver.timeout_s
+        if receiver.transport is None:
+            return self._transport, self._names, timeout_s
+        return receiver.transport, receiver.transport, timeout_s
+
     async def _exchange(
-        self, url: str, headers: dict[str, str], body: bytes, answer: "_Arrived", found: Found | None
+        self,
+        transport: httpx.AsyncBaseTransport,
+        url: str,
+        headers: dict[str, str],
+        body: bytes,
+        answer: "_Arrived",
+        found: Found | None,
     ) -> None:
         if found is not None and found.failure is not None:
             raise found.failure
@@ -173,7 +217,7 @@ class Sender:
         request = httpx.Request(
             "POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body), extensions=extensions
         )
-        response = await self._transport.handle_async_request(request)
+        response = await transport.handle_async_request(request)
         stream = response.stream
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
         try:
@@ -191,9 +235,6 @@ class Sender:
         finally:
             await stream.aclose()
 
-    def _explained(self, reason: Reason, url: str, why: str = "") -> tuple[Reason, str]:
-        return reason, _SENTENCES[reason].format(where=_where(url), why=why, timeout_s=self.timeout_s)
-
 
 class _Arrived:
     """What has arrived so far; outlives a failure to read the rest."""
@@ -207,6 +248,20 @@ class _Arrived:
 def _where(url: str) -> str:
     """Return the URL's host and port: all that an error may show of it."""
     return _parse_url(url).netloc.decode("ascii")
+
+
+def _tell(proxy: ProxyHealth, reason: Reason | None, now_s: float) -> float | None:
+    """Tell what an attempt says of the proxy that it went through; return for how long that is left alone."""
+    if reason in NOT_COUNTED or (reason == "timeout" and proxy.failures):
+        left_alone_s = proxy.fails(now_s)
+        return left_alone_s if reason in NOT_COUNTED else None
+    if reason not in ("timeout", "blocked"):
+        proxy.works()
+    return None
+
+
+def _explained(reason: Reason, url: str, *, why: str = "", timeout_s: float = 0.0) -> str:
+    return _SENTENCES[reason].format(where=_where(url), why=why, timeout_s=timeout_s)
 
 
 def _explain_status(status_code: int, where: str) -> str:

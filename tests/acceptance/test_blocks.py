@@ -47,6 +47,7 @@ BLOCKS = {
     ("api", '{"taskId": "task_xxx"'): HERE,
     ("commands", ""): COMMANDS,
     ("configuration", "[clients.shop]"): HERE,
+    ("configuration", "[[receivers]]"): "tests/unit/config/test_receivers_config.py",
     ("events", '{"type": "receiver.failing"'): EVENTS,
     ("events", '"""Operator events to Slack'): EVENTS,
     ("install", "pip install '.[ed25519]'"): INSTALLS,

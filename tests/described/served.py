@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from gateway.app import build
 from gateway.core.clock import SystemClock
+from gateway.net import proxied
 from gateway.net.guard import Target
 from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
@@ -59,7 +60,8 @@ def _nothing_leaves(*urls: str) -> ExitStack:
             return await super()._connected_socket(destination, addresses, failures)
 
     stack = ExitStack()
-    stack.enter_context(patch.object(build, "PooledTransport", Here))
+    for module in (build, proxied):
+        stack.enter_context(patch.object(module, "PooledTransport", Here))
     stack.enter_context(patch.object(build, "Resolver", partial(Resolver, nameservers=["127.0.0.1:9"])))
     return stack
 

@@ -4,13 +4,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.webpages import PagesRefused
+from gateway.cli.commands import cli
 from gateway.cli.receiver import PlannedAnswer, ReceivedWebhook, Receiver
 from gateway.cli.sendtest import Tried, run, show
 from gateway.config.load import load
@@ -152,3 +155,28 @@ async def test_the_familys_own_signature_is_a_wrong_one_too() -> None:
     assert wrong[0] not in (None, right[0])
     assert none == (None, None)
     assert old[0] is not None
+
+
+async def test_a_receiver_with_a_table_of_its_own(tmp_path: Path) -> None:
+    """What is tried carries the table's headers and goes by its time limit; a badly signed one is refused as ever."""
+    async with receiver() as (url, came):
+        path = tmp_path / "gateway.toml"
+        path.write_text(f'[[receivers]]\nmatch = "{url}"\nheaders = {{ X-Own = "yes" }}\ntimeout_s = 3')
+        with_table = load({"GATEWAY_CALLBACK_ALLOW": "127.0.0.1"}, path)
+        found = await asyncio.to_thread(run, with_table, url, parse_secrets(SECRET), None, KINDS, "standard")
+    assert all(one.good for one in found)
+    assert {webhook.headers["x-own"] for webhook in came} == {"yes"}
+
+
+async def test_its_secret_signs_for_the_command(tmp_path: Path) -> None:
+    """The command signs with the table's secret_file, and says so."""
+    (tmp_path / "secret").write_text(SECRET)
+    path = tmp_path / "gateway.toml"
+    async with receiver() as (url, _):
+        path.write_text(f'[[receivers]]\nmatch = "{url}"\nsecret_file = "{tmp_path}/secret"')
+        environ = {"GATEWAY_CALLBACK_ALLOW": "127.0.0.1"}
+        done = await asyncio.to_thread(
+            CliRunner(env=environ).invoke, cli, ["--config", str(path), "send-test", url], catch_exceptions=False
+        )
+    assert done.exit_code == 0, done.output
+    assert f"samples signed with {tmp_path}/secret" in done.output

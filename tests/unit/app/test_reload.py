@@ -157,3 +157,25 @@ def test_the_secret_beside_the_database(read: Callable[..., Settings], tmp_path:
     with pytest.raises(SecretError, match="there is no secret any more"):
         changes(old, SECRET, new)
     assert not path.exists()
+
+
+def test_tables_of_receivers(read: Callable[..., Settings]) -> None:
+    """One that is new, gone or another is named by its match; wherever it stands among the others it is the same."""
+    a, b, c = (f'[[receivers]]\nmatch = "https://{name}.example"\ntimeout_s = 3\n' for name in "abc")
+    changed = found(read(a + b), read(c + b.replace("3", "4")))
+    assert changed.names == [f"[[receivers]] https://{name}.example" for name in "abc"]
+    assert changed.restart == []
+    assert [one.match for one in changed.settings.receivers] == ["https://c.example", "https://b.example"]
+    assert found(read(a + b), read(b + a)).names == []
+
+
+def test_attempts_that_claims_do_not_last_for(read: Callable[..., Settings]) -> None:
+    """Replicas claim for the longest attempt that there was at the start: a longer one needs a restart, a file none."""
+    shared = {"GATEWAY_DATABASE_URL": "postgresql://user@host/db"}
+    table = '[[receivers]]\nmatch = "https://a.example"\ntimeout_s = {}\n'
+    before, after = read(table.format(40), **shared), read(table.format(41), **shared)
+    with pytest.raises(ConfigError) as refused:
+        found(before, after)
+    assert "timeout_s: claims last for attempts of 40 s; restart the gateway" in refused.value.problems[0]
+    assert found(before, read(table.format(30), **shared)).names == ["[[receivers]] https://a.example"]
+    assert found(read(table.format(40)), read(table.format(41))).names == ["[[receivers]] https://a.example"]

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gateway.cli.commands import cli
+from gateway.config.egressproxy import parse_proxy
 from gateway.config.example import example
 from gateway.config.load import load, load_some
 from gateway.config.profilefile import config_dir
@@ -19,6 +20,7 @@ from gateway.core.ratelimit import RateWindow
 from tests.manual import MANUAL, README, ROOT
 
 SECRET = "s3cr3t-value-that-nobody-may-see"
+PROXY = f"http://user:{SECRET}@proxy.internal:3128"
 
 
 def problems(environ: Mapping[str, str], path: Path | None = None, **validators: Any) -> tuple[str, ...]:
@@ -61,6 +63,7 @@ def test_defaults() -> None:
         upstream_url=None,
         upstream_api_key=None,
         upstream_rate=None,
+        upstream_proxy=None,
         profiles=None,
         proxy_format="record",
         webhook_secret=None,
@@ -167,21 +170,27 @@ def test_empty_variable_is_not_given_where_there_is_no_default(toml: Any, variab
     assert value in ("kept", ("kept",))
 
 
+def written_secret(setting: Any, number: int | None = None) -> str:
+    """Return a setting's secret, another one for each number: of a proxy it is the password."""
+    return PROXY if setting.key.endswith("proxy") else SECRET if number is None else f"{SECRET}{number}"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("setting", [row for row in SETTINGS if row.secret], ids=lambda row: row.env)
 def test_secret_from_a_file(tmp_path: Path, setting: Any, encoding: str) -> None:
     """A secret may stand in a file that …_FILE names; a BOM and the newline at its end do not count."""
     path = tmp_path / "secret"
-    path.write_text(f"{SECRET}\n", encoding)
-    assert getattr(load({f"{setting.env}_FILE": str(path)}), setting.key) in (SECRET, (SECRET,))
+    written = written_secret(setting)
+    path.write_text(f"{written}\n", encoding)
+    assert getattr(load({f"{setting.env}_FILE": str(path)}), setting.key) in (written, (written,), parse_proxy(PROXY))
 
 
 def test_repr_hides_secrets() -> None:
     """No secret shows in the settings' repr, nor does the repr look as if it were unset."""
-    secrets = {row.env: f"{SECRET}{index}" for index, row in enumerate(SETTINGS) if row.secret}
+    secrets = {row.env: written_secret(row, index) for index, row in enumerate(SETTINGS) if row.secret}
     shown = repr(load(secrets))
     assert SECRET not in shown
-    assert shown.count("***") == len(secrets) == 7
+    assert shown.count("***") == len(secrets) == 8
     assert "host='127.0.0.1', port=8080" in shown
     assert "token=None" in repr(load({}))
     assert SECRET not in repr(load({"GATEWAY_DATABASE_URL": f"postgresql://ann:{SECRET}@host/x"}))
@@ -532,6 +541,7 @@ def test_table_and_settings_agree() -> None:
         *(row.key for row in SETTINGS),
         "upstreams",
         "clients",
+        "receivers",
         "webhook_secret_from",
         "secret_files",
     ) == Settings.__struct_fields__

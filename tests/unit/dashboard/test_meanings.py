@@ -39,6 +39,9 @@ def test_each_meaning_has_its_heading() -> None:
         ("timeout", "the-receiver-is-slow"),
         ("protocol", "its-answer-is-not-http"),
         ("blocked", "the-address-is-blocked"),
+        ("proxy_unreachable", "the-egress-proxy-fails"),
+        ("proxy_auth", "the-egress-proxy-fails"),
+        ("proxy_failed", "the-egress-proxy-fails"),
     ],
 )
 def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:

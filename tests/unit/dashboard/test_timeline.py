@@ -189,7 +189,7 @@ def test_a_whole_life_stands_in_its_order() -> None:
     assert told[2].text == "9.0 s after the registration."
     assert told[3].excerpt == "<h1>busy</h1>"
     assert told[4].text == (
-        "The gateway shut down meanwhile, so it does not count. It took 12 ms. the gateway shut down"
+        "It was not the receiver's doing, so it does not count. It took 12 ms. the gateway shut down"
     )
     assert told[5].at == NOW + 60_000
     assert "10 attempts" in told[5].text

@@ -1,0 +1,132 @@
+"""What a table of receivers allows now: so many attempts at once, so many in a time, and none while its proxy is down.
+
+Owns the counts, which are this process's own: replicas count for themselves. Must not wait: ``bulkhead`` asks before it
+has webhooks claimed, and says which attempts begin and end; the sender says how a proxy does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+
+from gateway.core.model import Lane
+from gateway.core.ratelimit import RateLimiter, RateWindow
+
+__all__ = ["ProxyHealth", "ReceiverLimits", "Usage"]
+
+_MOST = 2**31
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+
+
+class ProxyHealth:
+    """Whether an egress proxy works: where it does not, one attempt at a time finds out, ever more seldom."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        """In a row, those that began before the last one was known left out."""
+        self.under_way = 0
+        self._retry_at = 0.0
+
+    def room(self, now_s: float) -> int:
+        if not self.failures:
+            return _MOST
+        return int(now_s >= self._retry_at and not self.under_way)
+
+    def pause_s(self, now_s: float) -> float:
+        """Return how long it is left alone."""
+        return max(0.0, self._retry_at - now_s)
+
+    def works(self) -> None:
+        self.failures, self._retry_at = 0, 0.0
+
+    def fails(self, now_s: float) -> float:
+        """Hear that it could not be used; return for how long it is left alone."""
+        if now_s >= self._retry_at:
+            self._retry_at = now_s + min(_FIRST_PAUSE_S * 2**self.failures, _LONGEST_PAUSE_S)
+            self.failures = min(self.failures + 1, 30)
+        return self.pause_s(now_s)
+
+
+class Usage:
+    """One table's attempts."""
+
+    def __init__(
+        self, concurrency: int | None, windows: Sequence[RateWindow] | None, proxy: ProxyHealth | None
+    ) -> None:
+        self._most = _MOST if concurrency is None else concurrency
+        self._limiter = RateLimiter(windows or ())
+        self._proxy = proxy
+        self._under_way = 0
+
+    def room(self, now_s: float) -> int:
+        """Return how many attempts may begin."""
+        room = min(self._most - self._under_way, self._limiter.available(now_s))
+        return room if self._proxy is None else min(room, self._proxy.room(now_s))
+
+    def more_in_s(self, now_s: float) -> float | None:
+        """Return in how long there is room, though no attempt ends; None: there is, or only that makes some."""
+        if self._under_way >= self._most or self.room(now_s) > 0:
+            return None
+        at = self._limiter.next_available(now_s)
+        if at is None or (self._proxy is not None and self._proxy.failures and self._proxy.under_way):
+            return None
+        return max(at - now_s, 0.0 if self._proxy is None else self._proxy.pause_s(now_s))
+
+    def begin(self) -> None:
+        self._under_way += 1
+        self._limiter.start()
+        if self._proxy is not None:
+            self._proxy.under_way += 1
+
+    def end(self, now_s: float) -> None:
+        self._under_way -= 1
+        self._limiter.end(now_s)
+        if self._proxy is not None:
+            self._proxy.under_way -= 1
+
+
+class ReceiverLimits:
+    """The tables' usage, by receiver: the same for each of its lanes."""
+
+    def __init__(self, monotonic: Callable[[], float], usage_of: Callable[[str], Usage | None]) -> None:
+        """``usage_of``: a URL's."""
+        self.now_s = monotonic
+        self.usage_of = usage_of
+        self.any = False
+        """Whether there is a table at all."""
+        self._at: Mapping[str, Sequence[Usage]] = {}
+        self._blocked: dict[Lane, Usage] = {}
+
+    def use(self, at: Mapping[str, Sequence[Usage]], *, there_are: bool) -> None:
+        """Take these: of each receiver those that may count; of one that has URLs without any, none."""
+        self._at, self.any = at, there_are
+        self._blocked.clear()
+
+    def room(self, lane: Lane) -> int:
+        """Return how many attempts a lane may begin, as far as that can be told before its URLs are known."""
+        usages = self._at.get(lane.receiver)
+        blocked = self._blocked.get(lane)
+        if blocked is not None:
+            if (room := blocked.room(self.now_s())) <= 0:
+                return room
+            del self._blocked[lane]
+        if not usages:
+            return _MOST
+        now_s = self.now_s()
+        return max(usage.room(now_s) for usage in usages)
+
+    def begins(self, lane: Lane, url: str) -> tuple[bool, Usage | None]:
+        """Say whether an attempt may begin, and what it then uses.
+
+        Where it may not, its lane waits: the next webhook on it may be for the same URL.
+        """
+        usage = self.usage_of(url) if self.any else None
+        if usage is not None and usage.room(self.now_s()) <= 0:
+            self._blocked[lane] = usage
+            return False, None
+        return True, usage
+
+    @property
+    def more_in_s(self) -> float | None:
+        """In how long a table has room again, though no attempt ends."""
+        now_s = self.now_s()
+        usages = chain(self._blocked.values(), *self._at.values())
+        return min((s for one in usages if (s := one.more_in_s(now_s)) is not None), default=None)

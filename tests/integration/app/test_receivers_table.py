@@ -1,0 +1,240 @@
+"""A whole gateway with tables [[receivers]]: what clients see, what a reload rotates, and a proxy that fails."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import standardwebhooks
+import trustme
+
+from gateway.app.build import build
+from gateway.app.gateway import Gateway
+from gateway.app.preflight import preflight
+from gateway.app.reload import changes
+from gateway.config.settings import Settings
+from gateway.core.clock import SystemClock
+from gateway.core.errors import ConfigError
+from gateway.serve.asgi import serve_asgi
+from gateway.signature import make_secret
+from gateway.simulator import SimulatedUpstream
+from gateway.simulator import serve as serve_simulator
+from tests.egressproxy import egress_proxy
+from tests.integration.app.test_clients import Hooks
+
+SECRET, FIRST, SECOND = make_secret(), make_secret(), make_secret()
+LIMIT_S = 30
+
+
+class Served:
+    """One gateway by a TOML file, and a receiver."""
+
+    def __init__(self, folder: Path, hooks: Hooks, upstream: str) -> None:
+        self.folder = folder
+        self.hooks = hooks
+        self.upstream = upstream
+        self.environ = {
+            "GATEWAY_DATABASE_URL": f"sqlite:///{folder / 'gateway.db'}",
+            "GATEWAY_UPSTREAM_URL": upstream,
+            "GATEWAY_UPSTREAM_RATE": "1000/1",
+            "GATEWAY_CALLBACK_ALLOW": "127.0.0.1",
+            "GATEWAY_POLL_MIN_S": "0.02",
+            "GATEWAY_RETRY_SCHEDULE": "0,0.05,0.05,0.05",
+            "GATEWAY_WEBHOOK_SECRET": SECRET,
+        }
+        self.gateway: Gateway
+        self.api: httpx.AsyncClient
+
+    def read(self, tables: str) -> Settings:
+        path = self.folder / "gateway.toml"
+        path.write_text(tables.replace("HOOKS", self.hooks.url).replace("FOLDER", str(self.folder)))
+        return preflight(self.environ, path)
+
+    def reload(self, tables: str) -> list[str]:
+        """Take other tables over, as SIGHUP does; return what has changed."""
+        changed = changes(self.gateway.in_force, self.gateway.secret, self.read(tables))
+        self.gateway.reload(changed)
+        return changed.names
+
+    async def register(self, task_id: str, url: str | None = None) -> dict[str, Any]:
+        body = {"taskId": task_id, "callbackUrl": url or f"{self.hooks.url}/hooks"}
+        answer = await self.api.post("/v1/callbacks", json=body)
+        assert answer.status_code == 201, answer.text
+        callback: dict[str, Any] = answer.json()
+        return callback
+
+    async def until(self, callback: dict[str, Any], holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the callback once that holds of it."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                seen: dict[str, Any] = (await self.api.get(f"/v1/callbacks/{callback['id']}")).json()
+                if holds(seen):
+                    return seen
+                await asyncio.sleep(0.02)
+
+    async def attempts(self, callback: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.api.get(f"/v1/callbacks/{callback['id']}/attempts")).json()["data"]
+        return found
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    async with AsyncExitStack() as stack:
+
+        async def start(tables: str, **environ: str) -> Served:
+            hooks = Hooks()
+            hooks.url = await stack.enter_async_context(serve_asgi(hooks))
+            upstream = await stack.enter_async_context(serve_simulator(SimulatedUpstream(SystemClock())))
+            served = Served(tmp_path, hooks, upstream)
+            served.environ |= environ
+            served.gateway = build(served.read(tables), SystemClock())
+            stack.push_async_callback(served.gateway.close)
+            await served.gateway.start()
+            stack.push_async_callback(served.gateway.drain)
+            transport = httpx.ASGITransport(served.gateway)
+            served.api = await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url="http://localhost")
+            )
+            return served
+
+        yield start
+
+
+def delivered(callback: dict[str, Any]) -> bool:
+    return callback["state"] == "delivered"
+
+
+async def test_a_reload_rotates_a_secret(serve: Serve, tmp_path: Path) -> None:
+    """The file's new contents count; one that is gone or no secret changes nothing, and the last good one signs."""
+    tables = '[[receivers]]\nmatch = "HOOKS"\nsecret_file = "FOLDER/secret"'
+    (tmp_path / "secret").write_text(FIRST)
+    served = await serve(tables)
+    for number, secret in enumerate((FIRST, SECOND, SECOND), 1):
+        await served.until(await served.register(f"sim-success-0-{number}"), delivered)
+        headers, body = served.hooks.posts[-1]
+        standardwebhooks.Webhook(secret).verify(body, headers)
+        if number == 1:
+            (tmp_path / "secret").write_text(SECOND)
+            assert served.reload(tables) == [f"[[receivers]] {served.hooks.url}"]
+        elif number == 2:
+            (tmp_path / "secret").unlink()
+            with pytest.raises(ConfigError, match="secret_file"):
+                served.reload(tables)
+    callback = await served.register("sim-success-0-1", f"{served.hooks.url}/again")
+    await served.until(callback, delivered)
+    assert (await served.api.post(f"/v1/callbacks/{callback['id']}/redeliver")).status_code == 202
+    await served.until(callback, lambda seen: seen["attempts"] == 2 and delivered(seen))
+    headers, body = served.hooks.posts[-1]
+    standardwebhooks.Webhook(SECOND).verify(body, headers)
+
+
+async def test_a_reload_rotates_certificates(serve: Serve, raw_server: Any, answering: Any, tmp_path: Path) -> None:
+    """A new certificate of the receiver's by a new authority: refused before the reload, taken after it."""
+    old, new = trustme.CA(), trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    new.issue_cert("127.0.0.1").configure_cert(context)
+    server = await raw_server(answering(b"HTTP/1.1 204 No Content\r\n\r\n"), tls=context)
+    url = server.url("/hooks", scheme="https")
+    tables = f'[[receivers]]\nmatch = "{url}"\nca_file = "FOLDER/ca.pem"'
+    old.cert_pem.write_to_path(tmp_path / "ca.pem")
+    served = await serve(tables, GATEWAY_RETRY_SCHEDULE=",".join(["0", *["0.05"] * 400]))
+    callback = await served.register("sim-success-0-a", url)
+    refused = await served.until(callback, lambda seen: seen["attempts"] > 0)
+    assert "No secure connection" in refused["lastError"]
+    new.cert_pem.write_to_path(tmp_path / "ca.pem")
+    assert served.reload(tables) == [f"[[receivers]] {url}"]
+    await served.until(callback, delivered)
+    assert served.reload(tables) == [], "nothing has changed since"
+
+
+async def test_a_proxy_that_is_down_costs_no_attempt(serve: Serve, tmp_path: Path, unused_tcp_port: int) -> None:
+    """Attempts that get no further than the proxy do not count, are few, and all is delivered once it is there."""
+    served = await serve(f'[[receivers]]\nmatch = "HOOKS"\nproxy = "http://127.0.0.1:{unused_tcp_port}"')
+    callbacks = [await served.register(f"sim-success-0-{number}") for number in range(20)]
+    async with asyncio.timeout(LIMIT_S):
+        while "gateway_egress_proxies_failing 1.0" not in (await served.api.get("/metrics")).text:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.02)
+    tried = [one for callback in callbacks for one in await served.attempts(callback)]
+    assert {one["result"] for one in tried} == {"interrupted"}
+    assert all("egress proxy" in one["error"] for one in tried)
+    ready = await served.api.get("/readyz")
+    assert ready.status_code == 200
+    assert "an egress proxy cannot be used" in ready.text
+    with egress_proxy(tmp_path, port=unused_tcp_port):
+        for callback in callbacks:
+            await served.until(callback, delivered)
+    assert "gateway_egress_proxies_failing 0.0" in (await served.api.get("/metrics")).text
+    attempts = [await served.attempts(callback) for callback in callbacks]
+    assert [of_one[-1]["result"] for of_one in attempts] == ["delivered"] * 20
+    assert sum(map(len, attempts)) <= 20 + len(tried) + 8, "one at a time finds out"
+
+
+async def test_a_rate_holds(serve: Serve) -> None:
+    """No window sees more attempts than the table's rate, and a receiver without one does not wait for it."""
+    served = await serve('[[receivers]]\nmatch = "HOOKS/slow"\nrate = "3/0.5"\n[[receivers]]\nmatch = "HOOKS/quick"')
+    at: list[float] = []
+    loop = asyncio.get_running_loop()
+    arrived = served.hooks.posts
+    slow = [await served.register(f"sim-success-0-s{n}", f"{served.hooks.url}/slow") for n in range(10)]
+    async with asyncio.timeout(LIMIT_S):
+        while len(at) < 10:
+            at += [loop.time()] * (len(arrived) - len(at))
+            await asyncio.sleep(0.001)
+    for first, fourth in zip(at, at[3:], strict=False):
+        assert fourth - first > 0.45, "a fourth within the window"
+    for callback in slow:
+        await served.until(callback, delivered)
+
+
+async def test_upstreams_through_a_proxy(serve: Serve, tmp_path: Path) -> None:
+    """Polls, creates and reads of an upstream go through its proxy, which is asked for the upstream's host and port."""
+    with egress_proxy(tmp_path, "--basic-auth", "u:p") as proxy:
+        served = await serve("", GATEWAY_UPSTREAM_PROXY=f"http://u:p@127.0.0.1:{proxy.port}")
+        await served.until(await served.register("sim-success-0-a"), delivered)
+        created = await served.api.post("/api/v1/jobs/createTask", json={"model": "m", "input": {"prompt": "success"}})
+        assert created.json()["code"] == 200, created.text
+        read = await served.api.get("/api/v1/jobs/recordInfo", params={"taskId": "sim-success-0-b"})
+        assert read.json()["code"] == 200
+        for watch in served.gateway.watches:
+            await watch.transport.aclose()
+        async with asyncio.timeout(LIMIT_S):
+            while not proxy.asked_for:  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.02)
+        assert set(proxy.asked_for) == {served.upstream.removeprefix("http://")}
+
+
+async def test_an_upstreams_proxy_that_is_down(serve: Serve, unused_tcp_port: int) -> None:
+    """The upstream could not be reached, and why; the task goes on being polled."""
+    served = await serve("", GATEWAY_UPSTREAM_PROXY=f"http://u:canary@127.0.0.1:{unused_tcp_port}")
+    callback = await served.register("sim-success-0-a")
+    seen = await served.until(callback, lambda seen: seen["task"]["lastError"] is not None)
+    assert seen["task"]["lastError"].startswith("The upstream could not be reached: the proxy 127.0.0.1:")
+    assert "canary" not in seen["task"]["lastError"]
+    assert seen["state"] == "waiting"
+
+
+async def test_what_the_configurations_page_shows(serve: Serve, tmp_path: Path) -> None:
+    """Each table with what it wants, and none of its secrets, header values and passwords."""
+    (tmp_path / "secret").write_text(FIRST)
+    served = await serve(
+        '[[receivers]]\nmatch = "https://a.example/x"\nheaders = { Authorization = "Bearer canary" }\n'
+        'secret_file = "FOLDER/secret"\nproxy = "http://u:canary@proxy.internal:3128"\nrate = "5/1"'
+    )
+    page = (await served.api.get("/dashboard/configuration")).text
+    for shown in (
+        "https://a.example/x",
+        "headers authorization",
+        "secret ***",
+        "proxy proxy.internal:3128",
+        "rate 5/1",
+    ):
+        assert shown in page, shown
+    assert "canary" not in page
+    assert FIRST.removeprefix("whsec_") not in page

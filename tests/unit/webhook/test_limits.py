@@ -1,0 +1,136 @@
+"""ReceiverLimits of some receivers' own hold at the claim, hold up nobody else, and end."""
+
+import msgspec
+import pytest
+
+from gateway.core.model import Lane
+from gateway.core.ratelimit import RateWindow
+from gateway.webhook.bulkhead import Bulkhead
+from gateway.webhook.limits import ProxyHealth, ReceiverLimits, Usage
+from tests.lanes import end_one, fill, lane, webhook, well
+
+A, ALSO_A, B = lane("a", "ann"), lane("a", "bob"), lane("b", "ann")
+
+
+class Table:
+    """One table for receiver a, and a bulkhead that goes by it."""
+
+    def __init__(
+        self,
+        concurrency: int | None = None,
+        rate: tuple[RateWindow, ...] | None = None,
+        proxy: ProxyHealth | None = None,
+        path: str = "",
+    ) -> None:
+        self.now_s = 100.0
+        self.usage = Usage(concurrency, rate, proxy)
+        self.path = path
+        limits = ReceiverLimits(lambda: self.now_s, self._usage_of)
+        limits.use({} if path else {A.receiver: [self.usage]}, there_are=True)
+        self.bulkhead = Bulkhead(256, limits=limits)
+        self.bulkhead.at(self.now_s)
+
+    def _usage_of(self, url: str) -> Usage | None:
+        return self.usage if url.startswith(A.receiver + self.path) else None
+
+    def shared(self, *lanes: Lane) -> dict[Lane, int]:
+        """Say that these have webhooks due; return who may have how many claimed."""
+        for one in lanes:
+            self.bulkhead.wait(one)
+        return {share.lane: share.room for share in self.bulkhead.shares(256)}
+
+
+def test_concurrency_is_of_all_clients_together() -> None:
+    """So many attempts at once below the match, whoever's they are; another receiver has its places as ever."""
+    table = Table(concurrency=3)
+    well(table.bulkhead, A, ALSO_A, B)
+    first = fill(table.bulkhead, A)
+    assert len(first) == 3
+    assert fill(table.bulkhead, ALSO_A) == []
+    assert len(fill(table.bulkhead, B)) > 100
+    table.bulkhead.ended(first.pop(), delivered=True)
+    assert len(fill(table.bulkhead, ALSO_A)) == 1
+
+
+def test_what_waits_for_a_limit_is_not_claimed() -> None:
+    """A lane whose receiver is full gets no share, others do; it gets one as soon as there is room."""
+    table = Table(concurrency=1)
+    well(table.bulkhead, A, ALSO_A, B)
+    assert table.shared(A) == {A: 1}
+    (under_way,) = fill(table.bulkhead, A)
+    assert set(table.shared(A, ALSO_A, B)) == {B}
+    assert table.shared() == {}
+    table.bulkhead.ended(under_way, delivered=True)
+    assert table.shared().keys() == {A, ALSO_A}, "each may have what there is; whoever is first takes it"
+    assert len(fill(table.bulkhead, A) + fill(table.bulkhead, ALSO_A)) == 1
+
+
+def test_a_rate_holds_and_says_when_it_ends() -> None:
+    """No more begin in the window than it has; the next turn is when the first of them has left it."""
+    table = Table(rate=(RateWindow(2, 10.0),))
+    well(table.bulkhead, A)  # the first one, at 100 s
+    table.now_s = 103.0
+    table.bulkhead.ended(fill(table.bulkhead, A)[0], delivered=True)
+    assert fill(table.bulkhead, A) == []
+    assert table.shared(A) == {}
+    assert table.bulkhead.next_turn_s == pytest.approx(7.0)
+    table.now_s = 109.9
+    assert table.shared() == {}
+    table.now_s = 110.0
+    assert table.shared() == {A: 1}
+
+
+def test_a_rate_with_all_of_it_in_flight_waits_for_an_end() -> None:
+    """What is under way counts in the window: nothing says when there is more until it has ended."""
+    table = Table(rate=(RateWindow(1, 10.0),))
+    assert len(fill(table.bulkhead, A)) == 1
+    assert table.usage.more_in_s(table.now_s) is None
+
+
+def test_a_dead_proxy_is_tried_by_one_at_a_time_ever_more_seldom() -> None:
+    """Its receivers' webhooks are not claimed meanwhile; one success, and all of them are again."""
+    proxy = ProxyHealth()
+    table = Table(proxy=proxy)
+    well(table.bulkhead, A, ALSO_A)
+    pauses = []
+    for _ in range(9):
+        one = webhook(A)
+        assert table.bulkhead.admit(one)
+        if pauses:
+            assert fill(table.bulkhead, ALSO_A) == [], "one finds out"
+        pauses.append(proxy.fails(table.now_s))
+        table.bulkhead.ended(one, delivered=None)
+        assert table.shared(A, ALSO_A) == {}
+        assert table.bulkhead.next_turn_s == pytest.approx(pauses[-1])
+        table.now_s += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    proxy.works()
+    assert len(fill(table.bulkhead, A)) > 100
+
+
+def test_many_that_fail_at_once_are_one_failure() -> None:
+    """What was under way when the proxy went down does not make its pause any longer."""
+    proxy = ProxyHealth()
+    assert [proxy.fails(100.0), proxy.fails(100.2), proxy.fails(100.9)] == pytest.approx([1.0, 0.8, 0.1])
+    assert proxy.failures == 1
+
+
+def test_a_path_alone_holds_up_no_other_lane() -> None:
+    """Where only a path has a table its lane is claimed from, and waits once that path's turn is not yet."""
+    table = Table(concurrency=1, path="/slow")
+    well(table.bulkhead, A, B)
+    slow, again = (msgspec.structs.replace(webhook(A), url=f"{A.receiver}/slow") for _ in range(2))
+    assert table.bulkhead.admit(slow)
+    end_one(table.bulkhead, A, delivered=True)  # of another path
+    assert not table.bulkhead.admit(again)
+    assert set(table.shared(A, B)) == {B}, "else it would be claimed and given back over and over"
+    table.bulkhead.ended(slow, delivered=True)
+    assert set(table.shared()) == {A}
+    assert table.bulkhead.admit(again)
+
+
+def test_without_a_table_nothing_is_asked() -> None:
+    """The common path has no cost of these."""
+    limits = ReceiverLimits(lambda: 1 / 0, lambda url: Usage(1, None, None))
+    bulkhead = Bulkhead(256, limits=limits)
+    assert len(fill(bulkhead, A)) > 1
