@@ -168,6 +168,7 @@ async def receiver_paused(stage: Stage) -> None:
 
 
 async def disk_full(stage: Stage) -> None:
+    await stage.register(ends_after_s=HOUR)  # one is waited for when it begins
     stage.connection.broken = "database or disk is full"
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -85,6 +85,8 @@ class Stage:
     ) -> None:
         """``names``: the metrics that are kept; histograms by the name before ``_bucket``."""
         self.rng = random.Random(seed)
+        self.luck = random.Random(seed + 1)
+        """The gateway's own: the same in every run."""
         self.clock = VirtualClock()
         self.upstream = SimulatedUpstream(self.clock, rate=parse_windows("2/1,60/60"), seed=seed)
         self.upstream_answers = True
@@ -169,6 +171,7 @@ class Stage:
         with self._stack, _unlogged():
             for module in (building, events):
                 self.patch(mock.patch.object(module, "PooledTransport", pool))
+                self.patch(mock.patch.object(module, "random", SimpleNamespace(Random=lambda: self.luck)))
             self.patch(mock.patch.object(building, "Resolver", _Names))
             await self.start()
             self.begin(self.scrape())
