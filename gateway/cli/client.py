@@ -16,6 +16,7 @@ import httpx
 
 from gateway.client.results import read_attempts, read_batch, read_callback, read_count, read_page
 from gateway.config.load import CONFIG_VARIABLE, load_some
+from gateway.core.addresses import is_loopback_host
 from gateway.core.clock import SystemClock
 from gateway.core.errors import ConfigError, GatewayError
 from gateway.core.retryafter import parse_retry_after
@@ -66,23 +67,53 @@ def find(
 ) -> tuple[str, str | None]:
     """Return where the gateway is and the token to send, those of the command line first. Raises ConfigError.
 
-    ``as_operator``: rather the operator's token than a client's, where there is one.
+    A token of the surroundings is for the gateway that they name: where the command line names another, that one gets
+    none. ``as_operator``: rather the operator's token than a client's, where there is one that can be read.
     """
     named = {name: value for name, value in environ.items() if name != CONFIG_VARIABLE}
-    if not url:
+    if url:
+        if token or not _is_named(url, named):
+            return url, token
+    else:
         url = load_some(named, None, ("url",))["url"]
     if url:
         # Perhaps not the gateway that the file of settings is for: nobody else gets its token.
         environ, config_path = named, None
     else:
         url = _configured(environ, config_path)
+    return url, token or _token(environ, config_path, as_operator=as_operator)
+
+
+def _token(environ: Mapping[str, str], config_path: Path | None, *, as_operator: bool) -> str | None:
     for given in ("GATEWAY_TOKEN", "GATEWAY_OPERATOR_TOKEN"):
         if environ.get(given, "").strip():
             # The token to send: beside it a file may be named for the gateway that runs in the same container.
             environ = {name: value for name, value in environ.items() if name != f"{given}_FILE"}
+    no_operator: ConfigError | None = None
     if as_operator:
-        token = token or load_some(environ, config_path, ("operator_token",))["operator_token"]
-    return url, token or load_some(environ, config_path, ("token",))["token"]
+        try:
+            if operator := load_some(environ, config_path, ("operator_token",))["operator_token"]:
+                return str(operator)
+        except ConfigError as exc:  # a file that only the gateway's user reads, say
+            no_operator = exc
+    token: str | None = load_some(environ, config_path, ("token",))["token"]
+    if token is None and no_operator is not None:
+        raise no_operator
+    return token
+
+
+def _is_named(url: str, environ: Mapping[str, str]) -> bool:
+    """Whether this is the gateway that the environment names, or the one on this machine that it has settings of."""
+    try:
+        return _origin(url) == _origin(_configured(environ, None))
+    except (ConfigError, httpx.InvalidURL, UnicodeError):
+        return False
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    its = httpx.URL(url)
+    here = its.host in ("0.0.0.0", "::") or is_loopback_host(its.host)  # noqa: S104 - where it is asked, not where it listens
+    return its.scheme, "localhost" if here else its.host, its.port or {"http": 80, "https": 443}.get(its.scheme)
 
 
 def _configured(environ: Mapping[str, str], config_path: Path | None) -> str:
@@ -195,7 +226,7 @@ class RemoteGateway:
         problem = self._read(response)
         message = str(problem.get("detail") or response.reason_phrase)
         if response.status_code == 401:
-            message += " Give the token with --token or GATEWAY_TOKEN."
+            message += " Give the token with --token, or with GATEWAY_TOKEN for the gateway of GATEWAY_URL."
         retry_after_s = None
         if response.status_code in (429, 503):
             retry_after_s = parse_retry_after(response.headers.get("retry-after"), SystemClock().now())

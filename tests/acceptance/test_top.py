@@ -83,7 +83,7 @@ async def test_for_scripts(watched: Any, tmp_path: Path) -> None:
     assert (receiver["owed"], "answered 500" in receiver["lastError"]) == (1, True)
     assert told["upstreams"][0]["watched"] == 1
     by_setting = await command(
-        "top", "--json", *at, cwd=tmp_path, GATEWAY_OPERATOR_TOKEN=OPERATOR, GATEWAY_TOKEN="other"
+        "top", "--json", cwd=tmp_path, GATEWAY_URL=watched.url, GATEWAY_OPERATOR_TOKEN=OPERATOR, GATEWAY_TOKEN="other"
     )
     assert json.loads(by_setting.stdout)["receivers"] == told["receivers"]
     without = await command("top", "--once", *at, cwd=tmp_path)

@@ -9,6 +9,7 @@ from gateway.cli import top
 from gateway.cli.client import RemoteGateway, find
 from gateway.cli.figures import Figures, Scrape, figures
 from gateway.cli.topview import lines
+from gateway.core.errors import ConfigError
 from gateway.core.telemetry import Metrics
 from gateway.core.terminal import display_width
 
@@ -143,3 +144,37 @@ def test_a_token_of_the_environment_counts_beside_a_file_for_the_gateway() -> No
     environ = {"GATEWAY_URL": "http://gateway:8080", "GATEWAY_OPERATOR_TOKEN": "all", "GATEWAY_TOKEN": "own", **files}
     assert find(environ, None, None, None, as_operator=True)[1] == "all"
     assert find(environ, None, None, None)[1] == "own"
+
+
+@pytest.mark.parametrize(
+    ("environ", "url", "goes"),
+    [
+        ({"GATEWAY_URL": "https://gateway.example.com"}, "https://gateway.example.com/", True),
+        ({"GATEWAY_URL": "https://gateway.example.com"}, "https://GATEWAY.example.com:443", True),
+        ({"GATEWAY_URL": "https://gateway.example.com"}, "http://gateway.example.com", False),
+        ({"GATEWAY_URL": "https://gateway.example.com"}, "https://gateway.example.com:8443", False),
+        ({"GATEWAY_URL": "https://gateway.example.com"}, "https://gateway.example.com.evil.example", False),
+        ({"GATEWAY_URL": "https://gateway.example.com"}, "http://127.0.0.1:8080", False),
+        ({}, "http://127.0.0.1:8080", True),
+        ({}, "http://localhost:8080", True),
+        ({"GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": "9000"}, "http://[::1]:9000", True),
+        ({}, "http://127.0.0.1:8081", False),
+        ({}, "http://elsewhere.example.com:8080", False),
+        ({"GATEWAY_PORT": "soon"}, "http://127.0.0.1:8080", False),
+        ({}, "http://[::1", False),
+    ],
+)
+def test_a_token_of_the_environment_goes_to_no_other_gateway(environ: dict[str, str], url: str, goes: bool) -> None:
+    """Neither a client's nor the operator's: what is typed for another one says nothing of whose they are."""
+    tokens = {"GATEWAY_OPERATOR_TOKEN": "all", "GATEWAY_TOKEN": "own"}
+    assert find({**environ, **tokens}, None, url, None)[1] == ("own" if goes else None)
+    assert find({**environ, **tokens}, None, url, None, as_operator=True)[1] == ("all" if goes else None)
+    assert find({**environ, **tokens}, None, url, "typed", as_operator=True) == (url, "typed")
+
+
+def test_an_operators_token_that_cannot_be_read_leaves_the_clients() -> None:
+    """As in a pod where that file is for another user's eyes; with no other token it is said why there is none."""
+    environ = {"GATEWAY_URL": "http://gateway:8080", "GATEWAY_OPERATOR_TOKEN_FILE": "/absent"}
+    assert find({**environ, "GATEWAY_TOKEN": "own"}, None, None, None, as_operator=True)[1] == "own"
+    with pytest.raises(ConfigError, match="GATEWAY_OPERATOR_TOKEN_FILE"):
+        find(environ, None, None, None, as_operator=True)
