@@ -67,11 +67,14 @@ def takes(setting: Setting) -> str:
     return ""
 
 
+COUNTS = {"restart": "after a restart", "reload": "at a reload", "command": "with the next command"}
+
+
 def setting_rows() -> Iterator[tuple[str, ...]]:
     for one in SETTINGS:
         secret = " " + _SECRET.format(f"{one.env}_FILE") if one.secret else ""
         default = f"`{one.default}`" if one.default else _NONE
-        yield f"`{one.env}`", f"`{one.key}`", default, f"{prose(one.doc)}{takes(one)}{secret}"
+        yield f"`{one.env}`", f"`{one.key}`", default, COUNTS[one.counts], f"{prose(one.doc)}{takes(one)}{secret}"
 
 
 def key_rows(keys: Mapping[str, Setting]) -> Iterator[tuple[str, ...]]:
@@ -79,6 +82,10 @@ def key_rows(keys: Mapping[str, Setting]) -> Iterator[tuple[str, ...]]:
         in_file = one.secret and not name.startswith("token_hash")
         secret = " " + _SECRET.format(f"{name}_file") if in_file else ""
         yield f"`{name}`", f"{prose(one.doc)}{takes(one)}{secret}"
+
+
+def reloaded_keys() -> str:
+    return " and ".join(f"`{name}`" for name, one in UPSTREAM_KEYS.items() if one.counts == "reload")
 
 
 def settings_page() -> str:
@@ -89,19 +96,21 @@ For who sets it up: each setting with its default, and what it takes.
 {_MADE}
 
 [Where settings may stand](configuration.md#where-settings-stand): a variable, or its name without `GATEWAY_` in small
-letters in the TOML file. `gateway check-config` reports every mistake.
+letters in the TOML file. `gateway check-config` reports every mistake. A [reload](operating.md#reload) is a SIGHUP.
 
 ## Settings
 
-{table("variable", "in the file", "default", "meaning", rows=setting_rows())}
+{table("variable", "in the file", "default", "a new value counts", "meaning", rows=setting_rows())}
 ## A table for an upstream
 
-What `[upstreams.NAME]` may hold: see [several upstreams](upstreams.md#several-upstreams).
+What `[upstreams.NAME]` may hold: see [several upstreams](upstreams.md#several-upstreams). Of these a new
+{reloaded_keys()} counts at a reload, all else after a restart.
 
 {table("key", "meaning", rows=key_rows(UPSTREAM_KEYS))}
 ## A table for a client
 
-What `[clients.NAME]` may hold, beside its `headers`: see [several clients](configuration.md#several-clients).
+What `[clients.NAME]` may hold, beside its `headers`: see [several clients](configuration.md#several-clients). All of it
+counts at a reload.
 
 {table("key", "meaning", rows=key_rows(CLIENT_KEYS))}
 ## A table for receivers

@@ -22,8 +22,8 @@ __all__ = ["Reloads", "changes"]
 
 _log = structlog.get_logger()
 
-_RELOADED = ("webhook_secret", "record_hmac_key", "token", "operator_token", "clients", "receivers")
-_NOT_OURS = ("url", "upstream_api_key")  # the client commands', and what the upstreams' keys are made of
+_KEY = "upstream_api_key"  # what an upstream's key is made of, which is compared with the upstreams
+_RELOADED = (*(row.key for row in SETTINGS if row.counts == "reload" and row.key != _KEY), "clients", "receivers")
 
 
 def changes(running: Settings, secret: str, new: Settings) -> Changed:
@@ -45,7 +45,7 @@ def changes(running: Settings, secret: str, new: Settings) -> Changed:
     names += [f"[clients.{name}]" for name in clients | others if clients.get(name) != others.get(name)]
     tables, others = ({one.match: _as_written(one) for one in each.receivers} for each in (running, new))
     names += [f"[[receivers]] {match}" for match in tables | others if tables.get(match) != others.get(match)]
-    restart = [row.env for row in differing if row.key not in (*_RELOADED, *_NOT_OURS)]
+    restart = [row.env for row in differing if row.counts == "restart"]
     old, found = _by_name(running.upstreams), _by_name(new.upstreams)
     keys = {}
     for name in old.keys() | found.keys():

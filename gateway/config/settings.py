@@ -63,6 +63,8 @@ class Setting(msgspec.Struct, frozen=True):
     """What joins the items of a TOML array; empty where an array makes no sense."""
     secret: bool = False
     """Not shown; may stand in a file of its own, which GATEWAY_…_FILE names, or a table's …_file."""
+    counts: Literal["restart", "reload", "command"] = "restart"
+    """When a new value counts: once the gateway is restarted, or reloaded too, or with a client's next command."""
     of_profile: bool = False
     """Where it is not given the upstream's profile decides, and its value is None; ``default`` is the shipped one's."""
     key: str = ""
@@ -84,7 +86,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """In the table it is named."""
     url: Annotated[str, Setting(parsers.upstream_url,
         doc="Its base URL; default: its profile's.")]
-    api_key: Annotated[str | None, Setting(parsers.credential, secret=True,
+    api_key: Annotated[str | None, Setting(parsers.credential, secret=True, counts="reload",
         doc="Its key.")]
     rate: Annotated[tuple[RateWindow, ...], Setting(parsers.rate, separator=",",
         doc="How often it may be asked for tasks' states; default: its profile's.")]
@@ -192,7 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "Base URL of that upstream; default: its profile's.", of_profile=True)]
     """Without a slash at its end. None: what its table says, else its profile; so with its rate."""
     upstream_api_key: Annotated[str | None, Setting(parsers.credential, "",
-        "That upstream's Bearer key: never logged, never sent anywhere else.", secret=True)]
+        "That upstream's Bearer key: never logged, never sent anywhere else.", secret=True, counts="reload")]
     upstream_rate: Annotated[tuple[RateWindow, ...] | None, Setting(parsers.rate, "2/1,60/60",
         "Requests/seconds windows for that key, all of them at once; default: its profile's.",
         separator=",", of_profile=True)]
@@ -205,14 +207,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "Format of the webhooks that creates through the proxy ask for: record or standard.")]
     webhook_secret: Annotated[tuple[str, ...] | None, Setting(parsers.words, "",
         "whsec_…, several separated by spaces: all sign. Not set: made on first start, beside the database.",
-        separator=" ", secret=True)]
+        separator=" ", secret=True, counts="reload")]
     record_hmac_key: Annotated[str | None, Setting(parsers.credential, "",
         "Key that signs webhooks of format record the way the upstream signs its own, beside the secrets above.",
-        secret=True)]
+        secret=True, counts="reload")]
     token: Annotated[str | None, Setting(parsers.credential, "",
-        "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.", secret=True)]
+        "Token that clients send as Authorization: Bearer. Not set: anyone on this machine may call.",
+        secret=True, counts="reload")]
     operator_token: Annotated[str | None, Setting(parsers.credential, "",
-        "Token that reads, redelivers and cancels for all clients, and registers nothing.", secret=True)]
+        "Token that reads, redelivers and cancels for all clients, and registers nothing.",
+        secret=True, counts="reload")]
     callback_allow: Annotated[tuple[str, ...], Setting(parsers.items, "",
         "Hosts, host:port or CIDRs, separated by commas, that callbacks may reach besides public https hosts.",
         absent=(), separator=",")]
@@ -248,7 +252,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Setting(parsers.log_level, "info",
         "The least that is logged: debug, info, warning or error.")]
     url: Annotated[str | None, Setting(parsers.gateway_url, "",
-        "Where commands such as gateway list find the gateway. Not set: at the host and port above.")]
+        "Where commands such as gateway list find the gateway. Not set: at the host and port above.", counts="command")]
     """Where the commands that are clients find the gateway."""
     # fmt: on
     upstreams: tuple[UpstreamSettings, ...] = ()
