@@ -41,6 +41,8 @@ class Program(NamedTuple):
     command: str
     needs: bool
     reason: str
+    bounded_by_itself: bool = False
+    """Whether it is the file that says how large a webhook may be: nothing around it does."""
 
 
 IN_PYTHON = (PYTHON.is_file(), "the frameworks are not in .venv-receivers: see `make .venv-receivers/.ready`")
@@ -54,7 +56,7 @@ PROGRAMS = [
     Program("flask_receiver.py", "{python} -m flask --app flask_receiver run --port {port}", *IN_PYTHON),
     Program("django_receiver.py", "{python} django_receiver.py runserver --noreload {port}", *IN_PYTHON),
     Program("express_receiver.mjs", "node express_receiver.mjs", *IN_NODE),
-    Program("nextjs_route.ts", "node serve_route.mjs nextjs_route.ts", *IN_NODE),
+    Program("nextjs_route.ts", "node serve_route.mjs nextjs_route.ts", *IN_NODE, bounded_by_itself=True),
     Program("receiver.go", "go run receiver.go", *IN_GO),
 ]
 EACH = [pytest.param(one, id=one.file, marks=pytest.mark.skipif(not one.needs, reason=one.reason)) for one in PROGRAMS]
@@ -204,6 +206,9 @@ async def test_a_receiver(program: Program, world: Any) -> None:
         large = "x" * 3_000_000  # more than many a framework takes, unless it is told to
         assert (await client.post("/hooks", **signed("cb_large", "large", param=large))).status_code == 204
         await receiver.prints("failed large no")
+        if program.bounded_by_itself:
+            huge = {"content": b"x" * (64 * 1024 * 1024 + 1), "headers": signed("cb_huge", "huge")["headers"]}
+            assert (await client.post("/hooks", **huge)).status_code == 413
         for number, result in enumerate(ODD):
             post = signed(f"cb_odd{number}", f"odd{number}", kind="succeeded", result=result)
             answer = await client.post("/hooks", **post)

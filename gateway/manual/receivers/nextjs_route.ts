@@ -11,6 +11,7 @@ type Event = { type: "task.succeeded" | "task.failed" | "task.abandoned"; data: 
 // table of your database with the id as its key, written in the transaction that does the work.
 const ids = new Map<string, boolean>();
 const REMEMBERED = 100_000;
+const MAX_BODY = 64 * 1024 * 1024; // a result may hold images
 
 // Do what is to be done once; an exception has the webhook come again.
 async function handle({ type, data }: Event): Promise<void> {
@@ -24,8 +25,28 @@ async function handle({ type, data }: Event): Promise<void> {
   }
 }
 
+// As it came: the signature is of it, and not of what a parser makes of it. Null: it is larger than any webhook.
+async function read(request: Request): Promise<string | null> {
+  if (!request.body) return "";
+  const reader = request.body.getReader();
+  const decoder = new TextDecoder();
+  let size = 0;
+  let text = "";
+  while (true) {
+    const { done, value } = await reader.read();
+    if (done) return text + decoder.decode();
+    size += value.length;
+    if (size > MAX_BODY) {
+      await reader.cancel();
+      return null;
+    }
+    text += decoder.decode(value, { stream: true });
+  }
+}
+
 export async function POST(request: Request): Promise<Response> {
-  const body = await request.text(); // as it came: the signature is of it, and not of what a parser makes of it
+  const body = await read(request);
+  if (body === null) return new Response("too large", { status: 413 });
   let event: Event;
   try {
     const webhook = new Webhook(process.env.WEBHOOK_SECRET ?? "");
