@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import cached_property, partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, get_args
 
 import httpx
 
@@ -141,12 +141,7 @@ class Client(_Either):
 
     def _run(self, steps: Steps[T]) -> T:
         reply: Reply = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+        while not isinstance(step := _next(steps, reply), _End):
             reply = None
             if isinstance(step, Pause):
                 time.sleep(step.seconds)
@@ -155,6 +150,7 @@ class Client(_Either):
                 reply = self._http.request(**_request(step))
             except httpx.RequestError as exc:
                 reply = exc
+        return step.result
 
 
 class AsyncClient(_Either):
@@ -205,12 +201,7 @@ class AsyncClient(_Either):
 
     async def _run(self, steps: Steps[T]) -> T:
         reply: Reply = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+        while not isinstance(step := _next(steps, reply), _End):
             reply = None
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
@@ -220,6 +211,21 @@ class AsyncClient(_Either):
                     reply = await self._http.request(**_request(step))
             except httpx.RequestError as exc:
                 reply = exc
+        return step.result
+
+
+class _End(Generic[T]):
+    """There is no further step."""
+
+    def __init__(self, result: T) -> None:
+        self.result = result
+
+
+def _next(steps: Steps[T], reply: Reply) -> Send | Pause | _End[T]:
+    try:
+        return steps.send(reply)
+    except StopIteration as end:
+        return _End(end.value)
 
 
 def _request(step: Send) -> dict[str, Any]:
