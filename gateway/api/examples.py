@@ -3,6 +3,7 @@
 Owns their values; a test holds each against its schema.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from gateway.api.views import AttemptView, CallbackView, TaskView
 from gateway.core import errors
 from gateway.upstream.answer import abandoned
 
-__all__ = ["EXAMPLES", "PROBLEMS", "RECORDS", "REQUESTS", "WEBHOOKS"]
+__all__ = ["EXAMPLES", "PROBLEMS", "RECORDS", "REQUESTS", "WEBHOOKS", "create"]
 
 _ID, _URL, _METADATA = "cb_01m83xj8806rph1h63g1e98972", "https://app.example.com/hooks", {"orderId": 7}
 _CREATED_AT, _SETTLED_AT = "2026-11-23T10:00:00.000Z", "2026-11-23T10:00:33.120Z"
@@ -138,3 +139,9 @@ RECORDS = {
     "fail": {"code": 501, "msg": "Playground task failed.", "data": {**_RECORD, **_REFUSED}},
     "abandoned": {"code": 408, "msg": "Playground task abandoned.", "data": {**_RECORD, **_LATE}},
 }
+
+
+def create(callback_members: Sequence[str]) -> dict[str, Any]:
+    """Return what creates a task at an upstream of the family, and has its webhook sent."""
+    task = {"model": "gpt-image-2-text-to-image", "input": {"prompt": "A cat"}}
+    return task | dict.fromkeys(callback_members[:1], _URL)

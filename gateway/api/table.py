@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api import examples
 from gateway.api.callbacks import DEFAULT_LIMIT, MAX_LIMIT, Attempts, CallbackPage, Callbacks, Redelivered
 from gateway.api.mounts import OWN, Mount
 from gateway.api.operations import Health, NotReady, Operations, Readiness
@@ -186,7 +187,12 @@ def _mounted(mounts: Sequence[Mount]) -> Iterator[Call]:
 
 def _upstream(mount: str, proxy: UpstreamProxy) -> Iterator[Call]:
     own, read = proxy.calls, proxy.record_call
-    urls = {"type": "object", "properties": dict.fromkeys(own.callback_members, _URL), "additionalProperties": True}
+    urls = {
+        "type": "object",
+        "properties": dict.fromkeys(own.callback_members, _URL),
+        "additionalProperties": True,
+        "examples": [examples.create(own.callback_members)],
+    }
     whose = "".join(word.capitalize() for word in proxy.name.split("-")) if mount else "Upstream"
     in_query = [] if read.param is None else [Parameter(read.param, _TASK_ID, required=True, example="task_xxx")]
     yield Call(_UPSTREAM, "GET", read.path, proxy.read, f"read{whose}Task",

@@ -126,7 +126,10 @@ async def test_each_example_does_what_it_says(world: tuple[Running, Receiver], l
         "GET /readyz": "reasons",
         "GET /metrics": "gateway_build_info",
         "GET /openapi.json": "3.1.0",
+        **{f"GET {at}/api/v1/jobs/recordInfo": "resultJson" for at in ("", "/u/aigptimage")},
+        **{f"POST {at}/api/v1/jobs/createTask": "taskId" for at in ("", "/u/aigptimage")},
     }
+    assert calls.keys() | {"POST /v1/callbacks", "DELETE /v1/callbacks/{id}"} == found.keys()
     told = await ran(language, (example(call, callback_id) for call in calls))
     wrong = [(call, text[:500]) for (call, wanted), text in zip(calls.items(), told, strict=True) if wanted not in text]
     assert wrong == []
