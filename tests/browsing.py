@@ -17,7 +17,7 @@ __all__ = ["IN_A_BROWSER", "browse"]
 
 NODE = ROOT / "tests" / "node"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LIMIT_S = 300
+LIMIT_S = 120
 
 IN_A_BROWSER = [
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt install chromium"),

@@ -23,12 +23,13 @@ async def read(tmp_path: Path, scenario: str, root: str = "", **more: Any) -> di
     return steps
 
 
+@pytest.mark.parametrize("look", ["light", "dark", "narrow"])
 @pytest.mark.parametrize("half", [0, 1])
-async def test_a_checker_finds_nothing(tmp_path: Path, half: int) -> None:
+async def test_a_checker_finds_nothing(tmp_path: Path, half: int, look: str) -> None:
     """On any page, in light and dark; nor is one too wide for a telephone, and each picture is shown."""
     names = sorted({path.stem for path in MANUAL.glob("*.md")} - {"index"} | {"calls", "search?q=disk+full", "search"})
     paths = [*(["/manual"] if half else []), *(f"/manual/{name}" for name in names[half::2])]
-    await read(tmp_path, "read", paths=paths)
+    await read(tmp_path, "read", paths=paths, look=look)
 
 
 async def test_it_is_searched_by_keyboard(tmp_path: Path) -> None:
