@@ -93,4 +93,10 @@ def counts(metrics: Metrics, deliverer: Deliverer) -> Counts:
     delivered, retried, dead = (
         done[one.value] for one in (AttemptResult.DELIVERED, AttemptResult.RETRY, AttemptResult.DEAD)
     )
-    return Counts(delivered, retried, dead, deliverer.in_flight)
+    abandoned = sum(
+        int(one.value)
+        for metric in metrics.abandoned.collect()
+        for one in metric.samples
+        if one.name.endswith("_total")
+    )
+    return Counts(delivered, retried, dead, abandoned, deliverer.in_flight)

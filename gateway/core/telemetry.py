@@ -125,6 +125,11 @@ class Metrics:
         self.delivery_lag_seconds = self._seconds(
             "gateway_delivery_lag_seconds", "From a webhook falling due to the start of its attempt."
         )
+        self.abandoned = self._count(
+            "gateway_callbacks_abandoned",
+            "Callbacks that get task.abandoned, as their task was given up.",
+            ["upstream"],
+        )
         self.pending = self._gauge("gateway_callbacks_pending", "Webhooks that are owed now.")
         self.oldest_due_seconds = self._gauge(
             "gateway_oldest_due_seconds", "For how long the longest due webhook has been due."

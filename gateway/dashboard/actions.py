@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
+from gateway.config.settings import DEFAULT_CLIENT
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.telling import refuse_cancelling, refuse_redelivering
@@ -64,12 +65,22 @@ class Actions:
         return _page_of(callback_id, "cancelled")
 
     async def pause(self, asked: Asked, form: Mapping[str, str]) -> str:
-        await self._parts.pause(*_lane(asked, form), asked.visitor.name)
+        client, receiver = _lane(asked, form)
+        await self._refuse_unknown(client)
+        await self._parts.pause(client, receiver, asked.visitor.name)
         return _page_of_receiver(form, "paused")
 
     async def resume(self, asked: Asked, form: Mapping[str, str]) -> str:
         await self._parts.resume(*_lane(asked, form), asked.visitor.name)
         return _page_of_receiver(form, "resumed")
+
+    async def _refuse_unknown(self, client: str) -> None:
+        """Raise NotFound for a client that has neither a table nor a callback, as what was mistyped has none."""
+        settings = self._parts.settings()
+        if client in (DEFAULT_CLIENT, *(one.name for one in settings.clients)):
+            return
+        if not await self._registry.list_callbacks(client, state=None, task_id=None, before_seq=None, limit=1):
+            raise NotFound(f"There is no client {client[:40]!r}.")
 
     async def ask_redeliver_dead(self, asked: Asked) -> Shown:
         """Show how many died within a span, before anything is done about them."""

@@ -88,4 +88,6 @@ class Counts(NamedTuple):
     delivered: int
     retried: int
     dead: int
+    abandoned: int
+    """Callbacks whose task was given up."""
     attempts_in_flight: int

@@ -10,6 +10,7 @@ import structlog
 
 from gateway.core.clock import Clock
 from gateway.core.model import ExpiredTask, Settlement
+from gateway.core.telemetry import Metrics
 from gateway.loops.endings import CALLBACKS_TOLD, gave_up
 from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
@@ -34,12 +35,21 @@ _RESTART_GRACE_MS = 600_000
 class Expiry:
     """The passed callbacks of one upstream's tasks."""
 
-    def __init__(self, tasks: TaskQueue, upstream: Upstream, troubled: Troubled, clock: Clock, lease: Lease) -> None:
+    def __init__(
+        self,
+        tasks: TaskQueue,
+        upstream: Upstream,
+        troubled: Troubled,
+        clock: Clock,
+        lease: Lease,
+        metrics: Metrics,
+    ) -> None:
         self._tasks = tasks
         self._upstream = upstream
         self._troubled = troubled
         self._clock = clock
         self._lease = lease
+        self._abandoned = metrics.abandoned.labels(upstream.name)
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
 
@@ -106,6 +116,7 @@ class Expiry:
         if owed is None:
             return  # it is another replica's to give up
         self._troubled.forget(task.seq)
+        self._abandoned.inc(len(owed))
         _log.warning(
             "callbacks.expired",
             upstream=self._upstream.name,

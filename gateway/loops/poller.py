@@ -76,7 +76,7 @@ class Poller:
         self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._troubled = Troubled(key)
         self._results = PollResults(tasks, upstream, timetable, self._troubled, clock, metrics)
-        self._expiry = Expiry(tasks, upstream, self._troubled, clock, self.lease)
+        self._expiry = Expiry(tasks, upstream, self._troubled, clock, self.lease, metrics)
         self._term = 0  # the one of this round
         self._probing = self._draining = False
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause

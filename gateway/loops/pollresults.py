@@ -46,6 +46,7 @@ class PollResults:
         self._timetable = timetable
         self._troubled = troubled
         self._clock = clock
+        self._abandoned = metrics.abandoned.labels(upstream.name)
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
     async def store(self, claim: DueTask, result: PollResult, asked: Moment) -> int | None:
@@ -108,6 +109,8 @@ class PollResults:
         if duration_s is not None:
             self._timetable.ended(claim, model, began_at, duration_s, told=result.duration_s is not None)
         self._settled[outcome.state].inc()
+        if outcome.state is TaskState.ABANDONED:
+            self._abandoned.inc(len(owed))
         _log.log(
             logging.WARNING if outcome.state is TaskState.ABANDONED else logging.INFO,
             "task.settled",

@@ -154,7 +154,9 @@ async def test_what_died_is_redelivered_and_a_receiver_is_paused(world: World) -
     """One by its own button, the others at once after they were counted; then the receiver waits, and goes on."""
     first, *others = await world.died("cat", "dog", "cow")
     steps = (await browse("operate", world.url, token=TOKEN, dead=first, register=world.hooks_url))["steps"]
+    assert steps["told"] == "The webhook is due again, with a fresh attempt budget."
     assert steps["one"] == "Nothing more: it was delivered"
+    assert steps["again"] == ["Nothing more: it was delivered", 0, ""], "what was done is told once"
     assert steps["counted"] == "2 callbacks died then."
     assert steps["all"] == "2 webhooks are due again, each with a fresh attempt budget."
     for callback_id in others:

@@ -56,6 +56,24 @@ const rowsOf = async (page, count) => {
   return rows(page);
 };
 
+const looks = { light: {}, dark: { colorScheme: "dark" }, narrow: { viewport: { width: 360, height: 740 } } };
+
+// What of a page nobody sees without moving it sideways.
+const beyond = page =>
+  page.evaluate(() => {
+    const over = document.documentElement.scrollWidth - innerWidth;
+    const links = [...document.querySelectorAll(".top a, .top button:not([hidden])")];
+    const out = links.filter(one => one.getBoundingClientRect().right > innerWidth + 0.5);
+    return [...(over > 0 ? [`${over} px too wide`] : []), ...out.map(one => `${one.innerText} is out of sight`)];
+  });
+
+// What a checker of accessibility finds. It comes not as an element of the page, which would not be let in.
+async function checked(page, path) {
+  await page.evaluate(axe);
+  for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
+    told.said.push(`${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
+}
+
 const scenarios = {
   // As somebody would: sign in, find the callback, see it become delivered without loading the page again, sign out.
   async follow() {
@@ -174,7 +192,10 @@ const scenarios = {
     await page.goto(`${input.url}/dashboard/callbacks/${input.dead}`);
     await page.getByRole("button", { name: "Redeliver" }).click();
     await page.getByRole("status").waitFor();
+    told.steps.told = await page.locator(".notice").innerText();
     told.steps.one = await ends("it was delivered");
+    await page.reload();
+    told.steps.again = [await ends("it was delivered"), await page.locator(".notice").count(), new URL(page.url()).search];
     await page.getByRole("link", { name: "Callbacks", exact: true }).click();
     await page.getByRole("link", { name: "Redeliver the dead …" }).click();
     told.steps.counted = await page.getByText(/died then\.$/).innerText();
@@ -222,29 +243,22 @@ const scenarios = {
 
   // Every page, with what others wrote on it, in one look: light, dark, or as a telephone has it.
   async visit() {
-    const looks = { light: {}, dark: { colorScheme: "dark" }, narrow: { viewport: { width: 360, height: 740 } } };
     const page = await open(looks[input.look]);
     await signIn(page);
     for (const [at, path] of input.paths.entries()) {
       await page.goto(input.url + path);
-      const { tooWide, ...found } = await page.evaluate(() => {
+      told.said.push(...(await beyond(page)).map(what => `${path}: ${what}`));
+      told.steps[path] = await page.evaluate(() => {
         for (const summary of document.querySelectorAll("details summary")) summary.click();
         const foreign = "script, img, svg:not(.curve > svg), iframe, b, marquee, form[action^='http:']";
         return {
-          tooWide: document.documentElement.scrollWidth - innerWidth,
           links: [...document.links].map(one => one.href).filter(one => !one.startsWith("http")),
           markup: document.querySelectorAll(`main :is(${foreign})`).length,
           alerted: globalThis.alerted ?? null,
         };
       });
-      if (tooWide > 0) told.said.push(`${path} is ${tooWide} px too wide`);
-      told.steps[path] = found;
       await picture(page, `${input.look}-${at}`);
-      if (input.look === "narrow") continue; // it has the same elements
-      // Not as an element of the page, which would not be let in.
-      await page.evaluate(axe);
-      for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
-        told.said.push(`${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
+      if (input.look !== "narrow") await checked(page, path); // it has the same elements
     }
   },
 
@@ -277,26 +291,16 @@ const scenarios = {
     told.steps.target = await page.evaluate(() => document.querySelector(":target").innerText);
   },
 
-  // Its pages in light and dark, and as a telephone has them: nothing too wide, and nothing for a checker to find.
+  // Its pages in one look: nothing too wide, no link of the head out of sight, and nothing for a checker to find.
   async read() {
-    for (const [name, options] of Object.entries({
-      light: {},
-      dark: { colorScheme: "dark" },
-      narrow: { viewport: { width: 360, height: 740 } },
-    })) {
-      const page = await open(options);
-      for (const path of input.paths) {
-        await page.goto(input.url + path);
-        const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        if (overflow > 0) told.said.push(`${name} ${path} is ${overflow} px too wide`);
-        const blank = await page.locator("img").evaluateAll(all => all.filter(one => !one.naturalWidth).map(one => one.src));
-        told.said.push(...blank.map(one => `${name} ${path}: ${one} is not shown`));
-        await picture(page, `manual-${name}-${path.replace(/\W+/g, "-")}`);
-        if (name === "narrow") continue; // it has the same elements
-        await page.evaluate(axe);
-        for (const { id, nodes } of await page.evaluate(async () => (await globalThis.axe.run()).violations))
-          told.said.push(`${name} ${path}: ${id}: ${nodes.map(one => one.html.slice(0, 200)).join(" ")}`);
-      }
+    const page = await open(looks[input.look]);
+    for (const path of input.paths) {
+      await page.goto(input.url + path);
+      told.said.push(...(await beyond(page)).map(what => `${path}: ${what}`));
+      const blank = await page.locator("img").evaluateAll(all => all.filter(one => !one.naturalWidth).map(one => one.src));
+      told.said.push(...blank.map(one => `${path}: ${one} is not shown`));
+      await picture(page, `manual-${input.look}-${path.replace(/\W+/g, "-")}`);
+      if (input.look !== "narrow") await checked(page, path); // it has the same elements
     }
   },
 };

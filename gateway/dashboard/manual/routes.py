@@ -5,6 +5,7 @@ Owns that nothing of it is read before somebody asks, and that a page is made on
 
 import asyncio
 import re
+import threading
 from collections.abc import Awaitable, Callable
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ class Manual:
         self._frame = frame
         self._looks = looks
         self._calls = cache(self._read_calls)
+        self._reading = threading.Lock()
 
     def routes(self) -> list[Route]:
         return [
@@ -67,7 +69,7 @@ class Manual:
     def _search(self) -> "ManualSearch":
         from gateway.dashboard.manual.search import ManualSearch
 
-        return ManualSearch({**self._book.pages, _CALLS: self._calls(token=False)})
+        return ManualSearch({**self._book.pages, _CALLS: self._calls_once(token=False)})
 
     async def _index(self, request: Request) -> Response:
         return await self._shown(request, "index")
@@ -87,7 +89,7 @@ class Manual:
 
     async def _all_calls(self, request: Request) -> Response:
         self._refuse_foreign(request)
-        page = await asyncio.to_thread(self._calls, token=not self._parts.tokens.open)
+        page = await asyncio.to_thread(self._calls_once, token=not self._parts.tokens.open)
         if _HOST.fullmatch(host := request.headers.get("host", "")):
             base = f"{'https' if is_secure(request) else 'http'}://{host}"
             page = page._replace(html=type(page.html)(page.html.replace(_HERE, base)))
@@ -97,6 +99,11 @@ class Manual:
         """Raise Forbidden where ``/openapi.json`` does: the page of all calls tells the same."""
         if self._parts.tokens.open:
             self._parts.refuse_foreign(request.method, request.scope["headers"])
+
+    def _calls_once(self, *, token: bool) -> "ManualPage":
+        """Return the page of all calls: many who ask first, at once, wait for one that makes it."""
+        with self._reading:
+            return self._calls(token=token)
 
     def _read_calls(self, *, token: bool) -> "ManualPage":
         from gateway.dashboard.manual.calls import calls_text

@@ -10,6 +10,14 @@
   let leave = null; // gives this page's place among those that are followed to another
   let paused = sessionStorage.getItem("paused") === "yes";
 
+  // What was done a page tells once: its address, which is loaded again or kept, does not go on saying so.
+  const address = new URL(location.href);
+  let done = address.searchParams.get("done");
+  if (done !== null) {
+    address.searchParams.delete("done");
+    history.replaceState(history.state, "", address);
+  }
+
   // The words of a span of time, as the server writes them.
   const span = seconds => {
     if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
@@ -91,7 +99,9 @@
     if (mine !== turn) { entered?.(); return; } // closed, or followed anew, meanwhile
     if (!entered) { show("lost"); again = setTimeout(follow, 5000); return; }
     leave = entered;
-    const page = (location.pathname.slice(root.length) || "/") + location.search;
+    const query = new URLSearchParams(location.search);
+    if (done !== null) query.set("done", done);
+    const page = (location.pathname.slice(root.length) || "/") + (query.size ? `?${query}` : "");
     stream = new EventSource(`${document.body.dataset.liveUrl}?page=${encodeURIComponent(page)}`);
     stream.addEventListener("open", () => show("live"));
     stream.addEventListener("fresh", fresh);
@@ -110,7 +120,7 @@
     follow();
   });
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : follow()));
-  document.addEventListener("htmx:afterSettle", () => { tell(); follow(); });
+  document.addEventListener("htmx:afterSettle", () => { done = null; tell(); follow(); });
   addEventListener("pagehide", close);
   addEventListener("pageshow", follow);
   setInterval(tell, 1000);

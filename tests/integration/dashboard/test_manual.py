@@ -4,9 +4,11 @@ import asyncio
 import html
 import re
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import urldefrag, urljoin
 
 import httpx
@@ -15,6 +17,7 @@ import pytest
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
+from gateway.dashboard.manual import calls
 from gateway.serve.asgi import serve_asgi
 from tests.manual import MANUAL, ROOT
 from tests.running import Running, running
@@ -146,6 +149,24 @@ async def test_it_needs_neither_token_nor_database(tmp_path: Path) -> None:
         assert "/manual/calls#" not in told.text
     await gateway.drain()
     await gateway.close()
+
+
+async def test_many_who_ask_first_have_the_page_of_calls_made_once(
+    run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And who asks later has the same, by whatever name the gateway was found."""
+    made: list[str] = []
+    text_of = calls.calls_text
+
+    def calls_text(document: Mapping[str, Any], base: str, *, token: bool) -> str:
+        made.append(base)
+        time.sleep(0.1)  # in a thread: so long others would begin as well
+        return text_of(document, base, token=token)
+
+    monkeypatch.setattr(calls, "calls_text", calls_text)
+    asked = [run.client.get("/manual/calls", headers={"host": f"gateway-{n}.example"}) for n in range(8)]
+    assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+    assert len(made) == 1
 
 
 LOOKS = """

@@ -247,9 +247,25 @@ async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
             assert f"{receiver} default paused by default" in await operator.page("/dashboard/receivers")
             answer = await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=receiver)
             assert "of which client" in answer.text
+            answer = await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
+            assert (answer.status_code, "There is no client 'other'." in html.unescape(answer.text)) == (404, True)
+            await brought_to(world.gateway.store, CallbackState.CANCELLED, new("gone", client="other"))
             await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
             assert f"{receiver} other paused by operator" in await operator.page("/dashboard/receivers")
         assert "operator" not in await world.visitor.page("/dashboard/receivers")
+
+
+async def test_a_client_is_led_to_no_page_that_is_not_for_it(tmp_path: Path) -> None:
+    """No page has a link to the configuration, nor does one that tells of an error; the operator's have it."""
+    paths = ("/", "/manual", "/dashboard/callbacks/none", "/dashboard/none", "/dashboard/tasks?before=x")
+    async with world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR) as world:
+        link, found = 'href="/dashboard/configuration"', {}
+        for token in ("mine", OPERATOR):
+            await world.visitor.sign_in(token)
+            for path in paths:
+                found[token, path] = link in (await world.visitor.get(path)).text
+            await world.visitor.post("/dashboard/sign-out", "/")
+        assert {key for key, there in found.items() if there} == {(OPERATOR, "/"), (OPERATOR, "/manual")}
 
 
 async def test_each_poll_is_told_of(world: World) -> None:
@@ -321,6 +337,7 @@ async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
     """What waits, what is owed and dead, how the upstream is, and which receivers fail."""
     text = await world.visitor.page("/")
     assert "Tasks watched 0" in text
+    assert "Given up 0" in text
     assert "This process has sent nothing" in text
     await world.registered("sim-never-0-cat", world.hooks_url)
     world.hooks.answer = 500, ""
@@ -330,6 +347,8 @@ async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
     assert "aigptimage well" in text
     world.hooks.answer = 410, ""
     await world.shows("/dashboard/receivers", "fails")
+    assert (await world.register("sim-never-0-cow", world.hooks_url, timeoutSeconds=1)).status_code == 201
+    await world.shows("/", "Given up 1")
 
 
 async def test_operating_pages_show_what_is_in_force_and_no_secret(tmp_path: Path) -> None:
