@@ -20,10 +20,11 @@ import httpx
 import structlog
 
 from gateway.app import build as building
-from gateway.app import events
+from gateway.app import delivering, events
 from gateway.app.gateway import Gateway
 from gateway.config.load import load
 from gateway.loops.deliverer import Deliverer
+from gateway.net import proxied
 from gateway.net.errors import ExchangeFailed, Reason
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.scenario import Plan, parse_windows
@@ -169,8 +170,9 @@ class Stage:
             return _Pool(self.ask_upstream if guard is None else self.ask_receiver)
 
         with self._stack, _unlogged():
-            for module in (building, events):
+            for module in (building, events, proxied):
                 self.patch(mock.patch.object(module, "PooledTransport", pool))
+            for module in (building, delivering, events):
                 self.patch(mock.patch.object(module, "random", SimpleNamespace(Random=lambda: self.luck)))
             self.patch(mock.patch.object(building, "Resolver", _Names))
             await self.start()
