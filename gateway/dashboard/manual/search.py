@@ -69,12 +69,15 @@ def _score(one: _Indexed, words: Sequence[str]) -> float:
     """Return how well a section fits; 0 where it lacks a word."""
     score = 0.0
     for word in words:
-        times = one.text.count(word)
-        of_word = _OF_HEADING * (word in one.title) + _OF_PAGE_TITLE * (word in one.of_page) + min(times, _MOST_TIMES)
+        whole = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
+        of_word = 0
+        for text, counts in (
+            (one.title, _OF_HEADING * (word in one.title)),
+            (one.text, _OF_PAGE_TITLE * (word in one.of_page) + min(one.text.count(word), _MOST_TIMES)),
+        ):
+            of_word += counts * (_WHOLE_WORD if whole.search(text) else 1)
         if not of_word:
             return 0.0
-        if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", f"{one.title}\n{one.text}"):
-            of_word *= _WHOLE_WORD
         score += of_word
     return score
 

@@ -77,6 +77,7 @@ SEARCH = ManualSearch(BOOK.pages)
         ("gateway_callbacks_dead", "metrics", "gateway_callbacks_dead"),
         ("signature does not verify", "troubleshooting", "the-signature-does-not-verify"),
         ("SEVERAL clients", "configuration", "several-clients"),
+        ("disk full", "troubleshooting", "the-disk-is-full"),
     ],
 )
 def test_what_is_looked_for_comes_first(text: str, page: str, anchor: str) -> None:
