@@ -1,5 +1,5 @@
-"""Which receivers failed last, how often in a row, and with what: for people to see. And who of those that are watched
-is well again.
+"""Which receivers failed last, how often in a row, and with what: for people to see. And who took a webhook since
+somebody asked.
 
 Owns no decision. The bulkhead has a count of its own, which leaves out answers that only speak of one webhook: a
 receiver that refuses every signature is well by that. Called by ``deliverer``.
@@ -28,16 +28,15 @@ class Failing:
 
     def __init__(self) -> None:
         self.lanes: OrderedDict[Lane, Failures] = OrderedDict()
-        self.watched: frozenset[Lane] = frozenset()
-        """Of these it is told in ``well_again`` that they took a webhook."""
-        self.well_again: set[Lane] = set()
+        self.took: set[Lane] | None = None
+        """Who took a webhook, for whoever put the set there and empties it; None: nobody asks."""
 
     def hear(self, lane: Lane, attempt: Attempt) -> None:
         """Hear how an attempt ended."""
         before = self.lanes.pop(lane, None)
         if attempt.result is AttemptResult.DELIVERED:
-            if lane in self.watched:
-                self.well_again.add(lane)
+            if self.took is not None:
+                self.took.add(lane)
             return
         self.lanes[lane] = Failures(1 if before is None else before.in_a_row + 1, attempt.error)
         if len(self.lanes) > _REMEMBERED:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gateway.core.clock import Clock
+from gateway.core.errors import StoreError
 from gateway.core.eventledger import (
     RECEIVER_FAILING,
     RECEIVER_RECOVERED,
@@ -53,6 +54,8 @@ class Happenings:
         self._deliverer = deliverer
         self._keys = keys
         self._clock = clock
+        # From the start on: what a gateway before this one has told of may be well before the first round.
+        deliverer.failing.took = set()
         self._open: set[Lane] = set()  # circuits that were open the last time
         self._refused: set[str] = set()
         self._known_since: dict[str, float] = {}  # since when upstreams are known here to have been told of, steady
@@ -67,15 +70,19 @@ class Happenings:
         failing = self._deliverer.failing
         open_ = set(self._deliverer.open_circuits())
         opened = open_ - self._open
-        failing.watched = frozenset(known | open_)
-        well = [lane for lane in failing.well_again if lane in known and lane not in open_]
-        notes: list[_Note] = []
-        for lane in opened:
-            notes.append(await self._failing(lane, counts=len(notes) < _MOST_APART))
-        await self._change(Ledger.fails, RECEIVER_FAILING, notes)
-        self._open = open_
-        await self._change(Ledger.recovers, RECEIVER_RECOVERED, [await self._receiver(lane) for lane in well])
-        failing.well_again.clear()
+        # Who takes one while this is written is the next round's: else it would fail for ever, as far as is told.
+        took, failing.took = failing.took or set(), set()
+        well = [lane for lane in took if lane in known and lane not in open_]
+        try:
+            notes: list[_Note] = []
+            for lane in opened:
+                notes.append(await self._failing(lane, counts=len(notes) < _MOST_APART))
+            await self._change(Ledger.fails, RECEIVER_FAILING, notes)
+            self._open = open_
+            await self._change(Ledger.recovers, RECEIVER_RECOVERED, [await self._receiver(lane) for lane in well])
+        except StoreError:
+            failing.took.update(well)
+            raise
 
     async def _failing(self, lane: Lane, *, counts: bool) -> _Note:
         about, told = await self._receiver(lane) if counts else (lane._asdict(), {})
