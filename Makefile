@@ -137,8 +137,8 @@ reference: $(VENV)/.dev ## Write the manual's reference pages, Prometheus' rules
 	@$(VENV)/bin/python -m tests.alarms.files
 
 lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
-	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --extra postgres --group dev --group build -o requirements-dev.lock
-	@$(COMPILE) -c requirements-dev.lock pyproject.toml --extra ed25519 --extra postgres -o requirements.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --extra otel --extra postgres --group dev --group build -o requirements-dev.lock
+	@$(COMPILE) -c requirements-dev.lock pyproject.toml --extra ed25519 --extra otel --extra postgres -o requirements.lock
 	@$(COMPILE) -c requirements-dev.lock --group build -o requirements-build.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group bench -o requirements-bench.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) -c requirements-dev.lock --group sdks -o requirements-sdks.lock

@@ -80,7 +80,7 @@ async def running(
             **environ,
         }
     )
-    gateway = build(settings, clock or SystemClock())
+    gateway = build(settings, clock or SystemClock(), environ)
     try:
         await gateway.start()
         async with (

@@ -40,6 +40,10 @@ _HEADERS = {
     "over webhook-id.webhook-timestamp.body; with a key pair also v1a, and an ed25519 signature.",
 }
 _EVENT_HEADERS = {**_HEADERS, ID_HEADER: "The event's id, the same in every attempt: a repetition is known by it."}
+_TRACE_HEADERS = {
+    "traceparent": "Where its registration had one (W3C Trace Context): what the receiver's work is a part of.",
+    "tracestate": "Where its registration had one.",
+}
 _RECORD_HEADERS = {
     RECORD_TIMESTAMP_HEADER: "Where GATEWAY_RECORD_HMAC_KEY is set: when this attempt was made, in whole seconds.",
     RECORD_SIGNATURE_HEADER: "Where it is set: the base64 of HMAC-SHA256 over the task's id, a full stop and that.",
@@ -96,7 +100,7 @@ def webhooks(
     schema: dict[str, Any], record_schema: dict[str, Any], events: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what is told of each webhook; the schemas are those of the bodies in each format, and of events."""
-    headers = _headers(_HEADERS, required=True)
+    headers = _headers(_HEADERS, required=True) + _headers(_TRACE_HEADERS, required=False)
     told = {
         event: _webhook(operation_id, summary, _TEXT, headers, schema, {event: examples.WEBHOOKS[event]})
         for event, (operation_id, summary) in _EVENTS.items()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from prometheus_client import Metric
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -75,9 +76,18 @@ class Operations:
     async def metrics(self, request: Request) -> Response:
         return Response(await self._scrapes.text(), media_type=METRICS_CONTENT_TYPE)
 
+    async def families(self) -> Sequence[Metric]:
+        """Return all metrics as they are now, for who exports them."""
+        await self.backlog.refresh()
+        self._tell_ready()
+        return list(self._metrics.registry.collect())
+
     def _render(self) -> bytes:
-        self._metrics.ready.set(not any(trouble.stops_work for trouble in self._troubles()))
+        self._tell_ready()
         return self._metrics.render()
+
+    def _tell_ready(self) -> None:
+        self._metrics.ready.set(not any(trouble.stops_work for trouble in self._troubles()))
 
 
 def _verdict(reason: str | None, what: str, good: Health, **members: Any) -> Response:

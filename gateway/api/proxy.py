@@ -31,6 +31,7 @@ from gateway.api.proxied import Proxied
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body, refuse_compressed
 from gateway.api.shares import READ, share
+from gateway.api.traced import trace_of
 from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls
 from gateway.core import lenientjson
@@ -46,7 +47,6 @@ from gateway.core.errors import (
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
-from gateway.core.tracecontext import trace_in
 from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter
 
@@ -151,7 +151,7 @@ class UpstreamProxy:
             client=client,
             request_id=request_id,
             create=create,
-            trace=trace_in(request.scope["headers"]),
+            trace=trace_of(request),
             again=False,
         )
         if create is None:

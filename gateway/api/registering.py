@@ -30,6 +30,7 @@ from gateway.api.schema import (
     read_body,
 )
 from gateway.api.shares import paced, piece, share, share_for_piece
+from gateway.api.traced import trace_of
 from gateway.api.views import CallbackView, callback_view, json_response
 from gateway.core.clock import Clock
 from gateway.core.errors import (
@@ -49,7 +50,6 @@ from gateway.core.errors import (
 from gateway.core.ids import new_callback_id
 from gateway.core.model import Callback, Format, NewCallback, Registration
 from gateway.core.telemetry import Metrics
-from gateway.core.tracecontext import trace_in
 from gateway.store import Registry
 
 __all__ = ["BatchAnswers", "Registering", "new_callback"]
@@ -114,7 +114,7 @@ class Registering:
         asked = decode(await read_body(request, MAX_BODY), _one)
         await self._check(asked.callback_url)
         # The time only now: a name may take seconds to look up, and the clock may be set meanwhile.
-        trace = trace_in(request.scope["headers"])
+        trace = trace_of(request)
         new = self._new_callback(client, asked, encode_metadata(asked.metadata), self._clock.now(), trace)
         registration = await self._registered(request, new)
         if isinstance(registration, RequestError):
@@ -136,7 +136,7 @@ class Registering:
         read = await work(request, _read_batch, body) if len(body) > _READ_AT_ONCE else _read_batch(body)
         del body
         verdicts = await self._verdicts({item.asked.callback_url for item in read if isinstance(item, _Item)})
-        now, trace = self._clock.now(), trace_in(request.scope["headers"])
+        now, trace = self._clock.now(), trace_of(request)
         checked = [
             verdicts[item.asked.callback_url] or self._new_item(client, item, now, trace)
             if isinstance(item, _Item)

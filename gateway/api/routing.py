@@ -4,6 +4,7 @@ Owns that a path has one route, so that a 405 names all methods that are allowed
 have, each once: a typo in one must not pass in silence. The rows themselves are in ``table``.
 """
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from gateway.core.errors import InvalidRequest
 
 __all__ = ["Call", "Group", "Parameter", "Schema", "routes"]
 
+_CONVERTOR = re.compile(r":\w+}")
 Handler = Callable[[Request], Awaitable[Response]]
 Schema = Any
 """A type that goes over the wire, or a JSON Schema."""
@@ -122,6 +124,8 @@ class _Endpoint:
         call = self._calls[scope["method"]]
         if scope["query_string"] and not call.group.any_query:
             _refuse_query(request, [one.name for one in call.parameters if one.place == "query"])
+        if (span := scope.get("span")) is not None:
+            span.routed(call.mount + _CONVERTOR.sub("}", call.path), scope["client_name"])
         response = await call.handler(request)
         await send_response(response, scope, receive, send)
 

@@ -34,6 +34,11 @@ _REQUEST_ID = Parameter(
     "X-Request-ID", {"type": "string", "maxLength": 255, "pattern": f"^[!-~]*{END}"}, "header",
     text="Your own id of this request: under it no second task is made.",
 )  # fmt: skip
+_TRACE = Parameter(
+    "traceparent", {"type": "string"}, "header",
+    text="What your request is a part of (W3C Trace Context). It and tracestate are sent with each attempt.",
+    example="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+)  # fmt: skip
 _OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _URL = {"type": ["string", "null"], "maxLength": 2048}
 _WAIT = Parameter(
@@ -120,13 +125,14 @@ def table(
         Call(_CALLBACKS, "POST", "/v1/callbacks", registering.register, "registerCallback",
              "Register a callback for a task",
              {201: ("the new callback", CallbackView), 200: ("the one already registered", CallbackView)},
-             (*_BODY, 409), body=CallbackRequest, headers=_LOCATION),
+             (*_BODY, 409), body=CallbackRequest, parameters=(_TRACE,), headers=_LOCATION),
         Call(_CALLBACKS, "GET", "/v1/callbacks", callbacks.list_all, "listCallbacks",
              "List callbacks, newest first",
              {200: ("a page", CallbackPage)}, parameters=_LIST),
         Call(_CALLBACKS, "POST", "/v1/callbacks/batch", registering.register_batch, "registerCallbacks",
              "Register up to 1,000 callbacks; each is judged by itself",
-             {200: ("an answer for each, in the order sent", BatchAnswers)}, _BODY, body=BatchRequest),
+             {200: ("an answer for each, in the order sent", BatchAnswers)}, _BODY, body=BatchRequest,
+             parameters=(_TRACE,)),
         Call(_CALLBACKS, "GET", "/v1/callbacks/{id}", callbacks.get, "getCallback",
              "Read a callback",
              {200: _CALLBACK}, (404,), parameters=_ID),

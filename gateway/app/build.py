@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,8 +29,10 @@ from gateway.api.routing import routes
 from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
+from gateway.api.traced import TracingMiddleware
 from gateway.api.webpages import refuse_web_pages
 from gateway.app import delivering, events, facts
+from gateway.app.exporting import exporting
 from gateway.app.gateway import (
     Api,
     Gateway,
@@ -97,13 +100,14 @@ def own_files(upstreams: int, receivers: int = 0) -> int:
     return _CONNECTIONS + idle + upstreams * (MOST_CONNECTIONS + _MOST_IDLE) + _OTHER_FILES
 
 
-def build(settings: Settings, clock: Clock) -> Gateway:
-    """Build a gateway of checked settings."""
-    clock = FollowingClock(clock) if database_path(settings.database_url) else SteeredClock(clock)
+def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = MappingProxyType({})) -> Gateway:
+    """Build a gateway of checked settings; ``environ``: what OpenTelemetry's SDK is told, where it is wanted."""
     replica = secrets.token_hex(6)
+    exported = exporting(environ, clock, replica)
+    clock = FollowingClock(clock) if database_path(settings.database_url) else SteeredClock(clock)
     store = _store(settings, clock, replica)
-    memory = Memory(settings.memory_bytes)
-    shared = Shared(store, clock, Metrics(), memory, Resolver(), replica if store.shared else ALONE)
+    memory, tracing = Memory(settings.memory_bytes), None if exported is None else exported.tracing
+    shared = Shared(store, clock, Metrics(), memory, Resolver(), replica if store.shared else ALONE, tracing)
     guard = Netguard(parse_allow(",".join(settings.callback_allow)))
     callback_transport = PooledTransport(
         guard=guard, resolve=shared.resolver.resolve, limit=_CONNECTIONS, limit_idle=_IDLE_CONNECTIONS
@@ -153,6 +157,7 @@ def build(settings: Settings, clock: Clock) -> Gateway:
         events_transport=None if telling is None else telling.transport,
         resolver=shared.resolver,
         memory=shared.memory,
+        exporting=exported,
     )
     return gateway
 
@@ -207,7 +212,7 @@ def _leading(shared: Shared, watches: Sequence[Watch]) -> Leading | None:
 
 
 def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
-    store, clock, metrics, memory, resolver, replica = shared
+    store, clock, metrics, memory, resolver, replica, tracing = shared
     name, limits = own.name, own.profile.limits
     key = UpstreamKey(
         name,
@@ -233,7 +238,7 @@ def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
     learned = Learned(*_kept(f"durations:{name}", store))
     timetable = Timetable(schedule, per_s, clock, random.Random(), learned)  # noqa: S311 - jitter, not a secret
     lease = Lease(clock) if replica else None
-    poller = Poller(store.tasks, upstream, key, timetable, clock, metrics, lease)
+    poller = Poller(store.tasks, upstream, key, timetable, clock, metrics, lease, tracing)
     _show(metrics, name, key, poller)
     return Watch(upstream, transport, key, timetable, poller, own.default)
 
@@ -293,13 +298,18 @@ def _api(
     calls = table(registering, callbacks, tasks, operations, mounts.all)
     app = Starlette(
         routes=routes(calls),
-        middleware=[Middleware(BaseSlash), Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors)],
+        middleware=[
+            *([] if shared.tracing is None else [Middleware(TracingMiddleware, tracing=shared.tracing)]),
+            Middleware(BaseSlash),
+            Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors),
+        ],
         exception_handlers=errors.handlers(),
     )
     app.state.memory = shared.memory
     app.state.shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
-    return Api(app, tokens, limits, registering, list(proxies.values()), errors, operations.backlog.refresh, calls)
+    backlog, families = operations.backlog.refresh, operations.families
+    return Api(app, tokens, limits, registering, list(proxies.values()), errors, backlog, calls, families)
 
 
 def _site(

@@ -45,4 +45,5 @@ def deliverer(
         random.Random(),  # noqa: S311 - jitter, not a secret
         pauses,
         receivers.limits,
+        shared.tracing,
     )

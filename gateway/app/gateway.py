@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
+from prometheus_client import Metric
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.auth import PUBLIC, ClientLimits, Tokens
@@ -43,6 +44,9 @@ from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 from gateway.webhook.receivers import Receivers
+
+if TYPE_CHECKING:
+    from gateway.otel.exporting import Exporting
 
 __all__ = [
     "FLAWS",
@@ -77,6 +81,8 @@ class Api(NamedTuple):
     """What waits, as the metrics tell it."""
     calls: Sequence[Call]
     """All that is served."""
+    families: Callable[[], Awaitable[Sequence[Metric]]]
+    """All metrics, as they are now."""
 
 
 class Watch(NamedTuple):
@@ -201,6 +207,8 @@ class Gateway:
     """None: there are no operator events."""
     resolver: Resolver
     memory: Memory
+    exporting: "Exporting | None" = None
+    """What sends spans and metrics to a collector."""
     in_force: Settings = field(init=False)
     """What counts now: the same, but for what was reloaded."""
     secret: str = field(default="", init=False)
@@ -242,6 +250,8 @@ class Gateway:
             _log.warning("upstream.not_configured", upstream=name, tasks=tasks)
         self.supervisor.start()
         self.readiness.started.set()
+        if self.exporting is not None:
+            self.exporting.start(self.api.families)
 
     async def _find_secret(self) -> str:
         """Return what signs where a client has no secret of its own, and log where it came from."""
@@ -302,7 +312,8 @@ class Gateway:
     async def drain(self) -> None:
         """Claim nothing more; finish or interrupt what is in flight within the drain time."""
         self.begin_drain()
-        drain_s = self.settings.drain_s
+        drain_s, loop = self.settings.drain_s, asyncio.get_running_loop()
+        ends_at = loop.time() + drain_s
         proxies = (proxy.drain(drain_s) for proxy in self.api.proxies)
         await asyncio.gather(self.supervisor.drain(drain_s), self.backups.stop(), *proxies)
         for watch in self.watches:
@@ -311,6 +322,8 @@ class Gateway:
         if self.clock_steps is not None:
             with suppress(StoreError):  # then the next start finds its last write in the future
                 await self.clock_steps.finish()
+        if self.exporting is not None:
+            await self.exporting.stop(ends_at - loop.time())
 
     async def close(self) -> None:
         """Let everything go; safe when nothing was started."""

@@ -63,7 +63,7 @@ def serve(config: Path | None, /) -> None:
     configure_logging(settings.log_format, level=settings.log_level)
     from gateway.serve import process
 
-    process.serve(read, settings)
+    process.serve(read, settings, os.environ)
 
 
 @cli.command(epilog=examples("gateway demo"))
@@ -80,6 +80,7 @@ def demo() -> None:
 @click.pass_obj
 def check_config(config: Path | None, /) -> None:
     """Check all that serve would refuse, report every mistake, and show what would be used."""
+    from gateway.app.exporting import wanted
     from gateway.app.preflight import preflight, warnings
     from gateway.config.receivers import told
     from gateway.config.settings import SETTINGS
@@ -98,6 +99,12 @@ def check_config(config: Path | None, /) -> None:
         click.echo(f"warning: {warning}", err=True)
     for receiver in settings.receivers:
         click.echo(f"{'[[receivers]]':<26} {receiver.match}  {'  '.join(told(receiver))}".rstrip())
+    exported = wanted(os.environ)
+    for problem in exported.problems:
+        click.echo(f"warning: {problem}", err=True)
+    signals = [name for name, on in (("traces", exported.traces), ("metrics", exported.metrics)) if on]
+    if signals:
+        click.echo(f"{'OTEL_*':<26} {', '.join(signals)}")
     for client in settings.clients:
         click.echo(f"{f'[clients.{client.name}]':<26} {'' if client.upstream is None else client.upstream}".rstrip())
 

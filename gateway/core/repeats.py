@@ -19,6 +19,7 @@ _REPEATED = frozenset(
         "request.store_failed",
         "store.locked",
         "store.waiting",
+        "telemetry.not_exported",
     )
 )
 _ENDS = frozenset(("store.file_back", "store.recovered"))

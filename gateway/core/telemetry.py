@@ -34,8 +34,9 @@ from gateway.core.clock import SystemClock, to_iso
 from gateway.core.logsink import LogSink, as_text_file
 from gateway.core.repeats import Repeats
 from gateway.core.terminal import use_colour
+from gateway.core.tracing import current
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging"]
+__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging", "name_spans"]
 
 _log = structlog.get_logger()
 _clock = SystemClock()
@@ -218,6 +219,18 @@ def configure_logging(log_format: str | None, *, level: str = "info") -> None:
     # Libraries log through the standard module. Below a warning they tell of every step, and with it of what is secret.
     logging.basicConfig(handlers=[_LibraryLines()], force=True)
     logging.root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+
+
+def name_spans() -> None:
+    """Have each line of the log name the span that it belongs to, from now on."""
+    # The list itself, as loggers that have said something keep it.
+    structlog.get_config()["processors"].insert(0, _with_span)
+
+
+def _with_span(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if (span := current.get()) is not None:
+        event["trace_id"], event["span_id"] = span.ids
+    return event
 
 
 def _tell_lost(lines: int) -> None:

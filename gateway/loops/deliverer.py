@@ -4,9 +4,8 @@ Owns the life of one attempt; who may have how many at once is for ``bulkhead`` 
 the outbox and to the sender. A large webhook is read when its attempt starts, and waits for room before that: at the
 stop it goes back, as an attempt that begins then may be cut short.
 
-An attempt that has been made is recorded before its callback can be claimed again, however long the store takes: a
-webhook must not be sent twice because a disk was full for a moment. It is counted and told of only afterwards: nothing
-that happens to a log or a metric may come between a receiver's answer and its record.
+An attempt that has been made is recorded before its callback can be claimed again, however long the store takes, and
+is counted and told of only afterwards: nothing else may come between a receiver's answer and its record.
 """
 
 import asyncio
@@ -23,6 +22,7 @@ from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.memory import SMALL, Memory
 from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane, Share
 from gateway.core.telemetry import Metrics
+from gateway.core.tracing import OFF, Tracing
 from gateway.loops.failing import Failing
 from gateway.loops.inflight import InFlight
 from gateway.loops.pauses import Pauses
@@ -42,8 +42,7 @@ _log = structlog.get_logger()
 _CONCURRENCY = 256
 _LOOK_UPS = 1024  # that take long, beside these
 _FOUND_COUNTS_S = 60.0  # until its receiver's next turn; not for longer, as addresses change hands
-_DEFECT_PAUSE_S = 60.0
-_NOT_MADE_PAUSE_S = 5.0
+_DEFECT_PAUSE_S, _NOT_MADE_PAUSE_S = 60.0, 5.0
 _STORE_RETRY_S = (0.1, 0.5, 1.0, 5.0)
 
 
@@ -72,8 +71,9 @@ class Deliverer:
         rng: random.Random,
         pauses: Pauses | None = None,
         limits: ReceiverLimits | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """``pauses``: which receivers are paused; None: none ever are. ``limits``: what some of them allow."""
+        """``pauses``: which receivers are paused; ``limits``: what some allow; ``tracing`` makes spans. None: none."""
         self._outbox = outbox
         self._sender = sender
         self._client_headers = client_headers
@@ -83,6 +83,7 @@ class Deliverer:
         self._metrics = metrics
         self._rng = rng
         self._pauses = pauses
+        self._tracing = tracing
         self._attempts = {result: metrics.attempts.labels(result) for result in AttemptResult}
         self._in_flight = InFlight(_CONCURRENCY + _LOOK_UPS, outbox.due)
         self._bulkhead = Bulkhead(_CONCURRENCY, _LOOK_UPS, sender.timeout_s, limits)
@@ -118,8 +119,8 @@ class Deliverer:
                 self._in_flight.start(self._attempt(claim), f"attempt-{claim.id}")
             if next_due_at is not None and bulkhead.free:
                 wait_s = max((next_due_at - now) / 1000, 0.001)
-        next_turn_s = bulkhead.next_turn_s
-        return wait_s if next_turn_s is None else min(wait_s, max(next_turn_s, 0.001))
+        turn_s = bulkhead.next_turn_s
+        return wait_s if turn_s is None else min(wait_s, max(turn_s, 0.001))
 
     async def wait(self, timeout_s: float) -> None:
         await wait_for_event(self._outbox.due, timeout_s)
@@ -171,7 +172,7 @@ class Deliverer:
                 return None
             began = started_at, started
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
-            return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
+            return await self._made(claim, headers, body, found)
         except asyncio.CancelledError:
             if began is None:
                 await self._outbox.release([claim])
@@ -250,6 +251,13 @@ class Deliverer:
         if len(body) <= SMALL:
             return self._client_headers.headers(claim, body, timestamp_s)
         return await self._memory.work(self._client_headers.headers, claim, body, timestamp_s)
+
+    async def _made(self, claim: DueCallback, headers: dict[str, str], body: bytes, found: Found | None) -> _Made:
+        with OFF if self._tracing is None else self._tracing.attempt(claim, headers) as span:
+            made = self._judge(claim, await self._sender.send(claim.url, headers, body, found))
+            if span is not None:
+                span.came_to(made.record.attempt, made.reason)
+        return made
 
     def _judge(self, claim: DueCallback, sent: SendResult) -> _Made:
         # A receiver that took the webhook needs no explaining, and these are most rows.

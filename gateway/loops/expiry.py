@@ -11,6 +11,7 @@ import structlog
 from gateway.core.clock import Clock
 from gateway.core.model import ExpiredTask, Settlement
 from gateway.core.telemetry import Metrics
+from gateway.core.tracing import OFF, Tracing
 from gateway.loops.endings import CALLBACKS_TOLD, gave_up
 from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
@@ -43,11 +44,13 @@ class Expiry:
         clock: Clock,
         lease: Lease,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._tasks = tasks
         self._upstream = upstream
         self._troubled = troubled
         self._clock = clock
+        self._tracing = tracing
         self._lease = lease
         self._abandoned = metrics.abandoned.labels(upstream.name)
         self._started = clock.monotonic()
@@ -103,16 +106,24 @@ class Expiry:
             reason = UNREADABLE if self._troubled.is_unreadable(task.seq) else reason
             reason = "refused" if self._troubled.is_refused(task.seq) else reason
         ending = gave_up(self._upstream.profile, task.task_id, reason, now)
-        owed = await self._tasks.settle(
-            Settlement(
-                seq=task.seq,
-                upstream=self._upstream.name,
-                settled_at=now,
-                **ending._asdict(),
-                polls=0,
-                expired_by=expired_by,
-            )
+        settlement = Settlement(
+            seq=task.seq,
+            upstream=self._upstream.name,
+            settled_at=now,
+            **ending._asdict(),
+            polls=0,
+            expired_by=expired_by,
         )
+        tracing = self._tracing
+        traces = () if tracing is None else await self._tasks.traces(task.seq)
+        with (
+            OFF
+            if tracing is None
+            else tracing.settlement(settlement.upstream, task.task_id, ending.outcome.state, traces)
+        ) as span:
+            owed = await self._tasks.settle(settlement)
+            if span is not None:
+                span.owed(owed)
         if owed is None:
             return  # it is another replica's to give up
         self._troubled.forget(task.seq)

@@ -21,6 +21,7 @@ from gateway.core.clock import Clock, Moment, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.core.model import DueTask
 from gateway.core.telemetry import Metrics
+from gateway.core.tracing import SpanOfPoll, Tracing
 from gateway.loops.expiry import Expiry
 from gateway.loops.inflight import InFlight
 from gateway.loops.leading import Lease, always
@@ -60,8 +61,9 @@ class Poller:
         clock: Clock,
         metrics: Metrics,
         lease: Lease | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """``lease``: when it leads; None: always."""
+        """``lease``: when it leads; None: always. ``tracing``: makes spans; None: nothing does."""
         self.name = f"poller-{upstream.name}"
         self.lease = always(clock) if lease is None else lease
         self._tasks = tasks
@@ -69,14 +71,15 @@ class Poller:
         self._key = key
         self._timetable = timetable
         self._clock = clock
+        self._tracing = tracing
         self._polls = {kind: metrics.polls.labels(upstream.name, kind) for kind in (*PollKind, UNREADABLE)}
         self._poll_seconds = metrics.poll_seconds.labels(upstream.name)
         self._shares = PollShares(tasks, upstream.name)
         self._wake = tasks.due(upstream.name)
         self._in_flight = InFlight(MOST_POLLS, self._wake)
         self._troubled = Troubled(key)
-        self._results = PollResults(tasks, upstream, timetable, self._troubled, clock, metrics)
-        self._expiry = Expiry(tasks, upstream, self._troubled, clock, self.lease, metrics)
+        self._results = PollResults(tasks, upstream, timetable, self._troubled, clock, metrics, tracing)
+        self._expiry = Expiry(tasks, upstream, self._troubled, clock, self.lease, metrics, tracing)
         self._term = 0  # the one of this round
         self._probing = self._draining = False
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
@@ -239,7 +242,7 @@ class Poller:
         try:
             try:
                 asked = Moment.of(self._clock)
-                result = await self._query(claim.task_id, claim.watchers, again=self._troubled.is_refused(claim.seq))
+                result = await self._query(claim.task_id, claim, again=self._troubled.is_refused(claim.seq))
                 if not self.lease.holds(term):
                     return  # another asks about it by now
                 next_poll_at = await self._results.store(claim, result, asked)
@@ -282,10 +285,19 @@ class Poller:
         finally:
             self._probing = False
 
-    async def _query(self, task_id: str, watchers: str = "", *, again: bool = False, probe: bool = False) -> PollResult:
-        started = self._clock.monotonic()
+    async def _query(
+        self, task_id: str, claim: DueTask | None = None, *, again: bool = False, probe: bool = False
+    ) -> PollResult:
+        watchers = "" if claim is None else claim.watchers
         with self._key.queries.sending(freed=self._in_flight.wake_soon):  # the next place may have its time then
-            result = await self._upstream.poll(task_id, watchers)
+            span = None if self._tracing is None else await self._span(self._tracing, task_id, claim)
+            started = self._clock.monotonic()
+            if span is None:
+                result = await self._upstream.poll(task_id, watchers)
+            else:
+                with span:
+                    result = await self._upstream.poll(task_id, watchers, span)
+                    span.came_to(result.label, failed=result.error is not None)
         ended = self._clock.monotonic()
         self._new_from = ended + _NEW_PAUSE_S
         self._poll_seconds.observe(ended - started)
@@ -293,3 +305,10 @@ class Poller:
         self._key.judge(task_id, started, result, again=again, probe=probe)
         self._timetable.limit_budget(self._key.queries.rate_per_s)
         return result
+
+    async def _span(self, tracing: Tracing, task_id: str, claim: DueTask | None) -> SpanOfPoll:
+        traces: Sequence[str] = ()
+        if claim is not None:
+            with suppress(StoreError):  # of which its result tells
+                traces = await self._tasks.traces(claim.seq)
+        return tracing.poll(self._upstream.poll_call(task_id), self._upstream.name, task_id, traces)

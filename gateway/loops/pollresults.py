@@ -17,6 +17,7 @@ from gateway.core.clock import Clock, Moment
 from gateway.core.model import DueTask, PollRecord, Settlement, TaskState
 from gateway.core.pollhistory import Why
 from gateway.core.telemetry import Metrics
+from gateway.core.tracing import OFF, Tracing
 from gateway.loops.endings import CALLBACKS_TOLD, Ending, ended, gave_up
 from gateway.store import TaskQueue
 from gateway.upstream.answer import PollKind, PollResult
@@ -40,6 +41,7 @@ class PollResults:
         troubled: Troubled,
         clock: Clock,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._tasks = tasks
         self._upstream = upstream
@@ -47,6 +49,7 @@ class PollResults:
         self._troubled = troubled
         self._clock = clock
         self._abandoned = metrics.abandoned.labels(upstream.name)
+        self._tracing = tracing
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
     async def store(self, claim: DueTask, result: PollResult, asked: Moment) -> int | None:
@@ -92,18 +95,21 @@ class PollResults:
         model = result.model or claim.model
         began_at = self._began_at(claim, result)
         duration_s = took_s(claim, result, began_at, now) if outcome.state.terminal else None
-        owed = await self._tasks.settle(
-            Settlement(
-                seq=claim.seq,
-                upstream=self._upstream.name,
-                settled_at=now,
-                **ending._asdict(),
-                read=claim.read_until is not None,
-                polls=1,
-                model=model,
-                told=told,
-            )
+        settlement = Settlement(
+            seq=claim.seq,
+            upstream=self._upstream.name,
+            settled_at=now,
+            **ending._asdict(),
+            read=claim.read_until is not None,
+            polls=1,
+            model=model,
+            told=told,
         )
+        tracing = self._tracing
+        with OFF if tracing is None else tracing.settlement(settlement.upstream, claim.task_id, outcome.state) as span:
+            owed = await self._tasks.settle(settlement)
+            if span is not None:
+                span.owed(owed)
         if owed is None:
             return  # it is another replica's to settle
         if duration_s is not None:

@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -28,6 +28,7 @@ from gateway.app.reload import Reloads
 from gateway.config.settings import Settings
 from gateway.core.clock import SystemClock, wait_for_event
 from gateway.core.errors import GatewayError
+from gateway.core.telemetry import name_spans
 from gateway.serve.asgi import open_listener, server_config
 from gateway.serve.inbound import InboundProtocol
 
@@ -131,20 +132,22 @@ class _Server(uvicorn.Server):
                 signal.signal(number, signal.SIG_IGN)  # they never end a gateway, nor cut its end short
 
 
-def serve(read: Callable[[], Settings], settings: Settings) -> None:
+def serve(read: Callable[[], Settings], settings: Settings, environ: Mapping[str, str]) -> None:
     """Run a gateway until SIGTERM or SIGINT; raise GatewayError where it cannot start.
 
-    ``read`` has read ``settings``, and reads them anew at each SIGHUP.
+    ``read`` has read ``settings``, and reads them anew at each SIGHUP. ``environ``: as of ``build``.
     """
     _give_freed_memory_back()
     sys.setswitchinterval(_TURN_S)
-    uvloop.run(_serve(read, settings))
+    uvloop.run(_serve(read, settings, environ))
 
 
-async def _serve(read: Callable[[], Settings], settings: Settings) -> None:
+async def _serve(read: Callable[[], Settings], settings: Settings, environ: Mapping[str, str]) -> None:
     listener = _listen(settings.host, settings.port)
     try:
-        gateway = build(settings, SystemClock())
+        gateway = build(settings, SystemClock(), environ)
+        if gateway.exporting is not None:
+            name_spans()
         connections = _connection_limit(own_files(len(settings.upstreams), len(settings.receivers)))
         config = server_config(gateway, _Inbound, server_header=False, limit_concurrency=connections)
         server = _Server(config, gateway, Reloads(gateway, settings, read), settings.drain_s)

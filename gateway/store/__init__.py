@@ -224,6 +224,9 @@ class TaskQueue(Protocol):
         Sooner, where there is more to be looked through: a part at a time, so that polls have their turn.
         """
 
+    async def traces(self, seq: int) -> list[str]:
+        """Return what some callbacks that wait for a task are a part of, in their order: ``core.tracecontext``."""
+
     async def unwatch(self, now: int) -> int:
         """Stop polling tasks whose readers have gone and that no callback waits for; return when to call again.
 

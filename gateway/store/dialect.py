@@ -113,6 +113,8 @@ class Statements(Protocol):
 
     → seq, next_poll_at at least of those that are to be polled sooner.
     """
+    SELECT_TRACES: str
+    """task_seq, limit → trace of callbacks that wait for it, in their order."""
     POLL_TASKS_NOW: str
     """Rows seq, now → upstream, watchers, next_poll_at of those moved."""
     OWE_WEBHOOKS: str

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement, weight
+from gateway.core.tracing import MOST_TRACES
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Engine, Lead, Rows, Touched, Work
@@ -182,6 +183,9 @@ class StoreTasks(DueTasks):
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
         return await self._expiries.expired(upstream, now, limit) if self.leads(upstream) else ([], None)
+
+    async def traces(self, seq: int) -> list[str]:
+        return rows.first_column(await self._engine.read(self._sql.SELECT_TRACES, (seq, MOST_TRACES)))
 
     async def unwatch(self, now: int) -> int:
         return await self.watches.unwatch(now)

@@ -20,6 +20,7 @@ from gateway.core.clock import Clock
 from gateway.core.masking import Mask
 from gateway.core.memory import SMALL, Memory
 from gateway.core.retryafter import parse_retry_after
+from gateway.core.tracing import PollCall, SpanOfPoll
 from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import Created, PollKind, PollResult, read_answer, read_created
 from gateway.upstream.lastanswers import MOST_BYTES, LastAnswers
@@ -127,7 +128,13 @@ class Upstream:
         # Polls have these and no others: encoding them each time took longer than parsing the answer.
         self._poll_headers = httpx.Headers(self._headers)
 
-    async def poll(self, task_id: str, whose: str = "") -> PollResult:
+    def poll_call(self, task_id: str) -> PollCall:
+        """Return how a poll of the task is told of."""
+        asked, origin = self.profile.request, f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
+        template = self._base_path + asked.status_path.partition("?")[0]
+        return PollCall(asked.method, origin, self.target(template, task_id) or template, template)
+
+    async def poll(self, task_id: str, whose: str = "", span: SpanOfPoll | None = None) -> PollResult:
         """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
         asked = self.profile.request
         path = self.target(asked.status_path, task_id)
@@ -141,6 +148,8 @@ class Upstream:
             headers = {"content-type": "application/json"}
             body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
         answer = await self.forward(asked.method, path, headers=headers, content=body, asks_only=by_post, whose=whose)
+        if span is not None and isinstance(answer, Answer):
+            span.answered(answer.status)
         return await self.read(task_id, answer)
 
     def target(self, template: str, task_id: str) -> str | None:

@@ -74,6 +74,7 @@ BLOCKS = {
     ("replicas", "pip install '.[ed25519,postgres]'"): HERE,
     ("replicas", 'printf %s "$(gateway make-secret)"'): HERE,
     ("replicas", "mkdir secrets"): HERE,
+    ("telemetry", "export OTEL_EXPORTER_OTLP_ENDPOINT"): HERE,
     ("upstreams", "[upstreams.runway]"): HERE,
     ("upstreams", 'name = "piapi"'): "tests/unit/config/test_profile_format.py",
     ("webhook", '{"type": "task.succeeded"'): HERE,
@@ -146,6 +147,12 @@ def test_the_settings_to_begin_with_can_be_used(shell: Any) -> None:
         + [replica.replace("/run/secrets", '"$PWD"')]
     )
     shell(replica, GATEWAY_UPSTREAM_API_KEY="sk-1")
+
+
+def test_what_is_exported_is_shown(shell: Any) -> None:
+    """By check-config, with the variable that stands there."""
+    done = shell(block("telemetry", "export OTEL_EXPORTER_OTLP_ENDPOINT"), GATEWAY_UPSTREAM_API_KEY="sk-1")
+    assert re.search(r"^OTEL_\* +traces, metrics$", done.stdout, re.MULTILINE)
 
 
 def test_the_secrets_of_replicas_are_made(shell: Any, tmp_path: Path) -> None:

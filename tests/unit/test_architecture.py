@@ -16,7 +16,7 @@ FLOORS = (
     ("signature",),
     ("client", "receiver"),
     ("config",),
-    ("net",),
+    ("net", "otel"),
     ("store", "upstream", "webhook"),
     ("loops", "api", "dashboard"),
     ("app",),

@@ -268,6 +268,14 @@ WITH moved AS (
 SELECT seq, next_poll_at FROM moved WHERE next_poll_at < wanted_at
 """  # noqa: S608 - as above
 
+# Some of them where there are many: whoever registered first need not be the first.
+SELECT_TRACES = """
+SELECT trace FROM (
+    SELECT seq, trace FROM callbacks WHERE task_seq = $1 AND callbacks.state = 'waiting' AND trace IS NOT NULL
+    LIMIT $2) AS its
+ORDER BY seq
+"""
+
 POLL_TASKS_NOW = f"""
 UPDATE tasks SET next_poll_at = least(next_poll_at, late.now)
 FROM (SELECT * FROM {given("given", "seq", "now")} ORDER BY seq) AS late

@@ -251,6 +251,14 @@ FROM poll WHERE tasks.seq = poll.seq AND tasks.state = 'waiting'
 RETURNING seq, next_poll_at
 """  # noqa: S608 - as above
 
+# Some of them where there are many: whoever registered first need not be the first.
+SELECT_TRACES = """
+SELECT trace FROM (
+    SELECT seq, trace FROM callbacks INDEXED BY callbacks_waiting
+    WHERE task_seq = ? AND state = 'waiting' AND trace IS NOT NULL LIMIT ?)
+ORDER BY seq
+"""
+
 POLL_TASKS_NOW = """
 WITH wanted (seq, now) AS (VALUES ?)
 UPDATE tasks SET next_poll_at = min(tasks.next_poll_at, wanted.now)

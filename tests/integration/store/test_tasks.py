@@ -20,6 +20,7 @@ from gateway.core.model import (
 )
 from gateway.core.pollhistory import Why, written
 from gateway.core.reads import ReadWatch
+from gateway.core.tracing import MOST_TRACES
 from gateway.store import Store
 from gateway.store.engine import Result, Rows, Step, Work
 from gateway.webhook.body import body_template, webhook_body
@@ -671,3 +672,17 @@ async def test_the_first_and_the_last_polls_are_kept(store: Store) -> None:
     assert (last.at_ms, last.came, last.why) == (30_000, "not_known", Why.ENDED)
     again = await registered(store, new(client="bob", at=NOW + 40_000))
     assert await store.registry.polls(again.task) == []
+
+
+async def test_the_traces_of_those_who_wait(store: Store) -> None:
+    """In the order of registration, of a task's waiting callbacks that have one, and not of more than are told of."""
+    first = await registered(store, new(trace="00-1-1-01 rojo=1"))
+    await registered(store, new(url="https://app.example.com/untraced"))
+    gone = await registered(store, new(url="https://app.example.com/gone", trace="00-2-2-01"))
+    await registered(store, new("task-2", trace="00-3-3-01"))
+    await store.registry.cancel("ann", gone.id, NOW)
+    assert await store.tasks.traces(first.task.seq) == ["00-1-1-01 rojo=1"]
+    many = [new(url=f"https://app.example.com/{number}", trace=f"00-{number}-1-01") for number in range(MOST_TRACES)]
+    await store.registry.register(many)
+    traces = await store.tasks.traces(first.task.seq)
+    assert len(traces) == MOST_TRACES

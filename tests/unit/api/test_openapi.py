@@ -232,7 +232,8 @@ def test_webhooks_are_described() -> None:
         headers = [parameter["name"] for parameter in operation["parameters"] if parameter["required"]]
         assert headers == ["webhook-id", "webhook-timestamp", "webhook-signature"]
         optional = [parameter["name"] for parameter in operation["parameters"] if not parameter["required"]]
-        assert optional == (["x-webhook-timestamp", "x-webhook-signature"] if event == "record" else [])
+        traced = ["traceparent", "tracestate"] * (event.startswith("task.") or event == "record")
+        assert optional == traced + ["x-webhook-timestamp", "x-webhook-signature"] * (event == "record")
         assert all(parameter["in"] == "header" and parameter["description"] for parameter in operation["parameters"])
         assert operation["responses"].keys() == {"2XX", "410", "default"}
         content = operation["requestBody"]["content"]["application/json"]

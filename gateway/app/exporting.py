@@ -1,0 +1,52 @@
+"""Whether spans and metrics are exported, by what the environment says of OpenTelemetry; and by what, where they are.
+
+Owns that the SDK is imported only then, and that what is asked for and cannot be done is said, and stops nothing: the
+variables may be meant for another program of the same pod. Called by ``build``, and by ``check-config`` for the words.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateway.core.clock import Clock
+from gateway.otel.asked import INSTALL, Exported, asked
+
+if TYPE_CHECKING:
+    from gateway.otel.exporting import Exporting
+
+__all__ = ["exporting", "wanted"]
+
+_log = structlog.get_logger()
+
+_NEEDED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+
+
+def wanted(environ: Mapping[str, str]) -> Exported:
+    """Return what will be exported, and why not what else is asked for."""
+    found = asked(environ)
+    if found.any and not _installed():
+        missing = f"The OTEL_ variables ask for OpenTelemetry, which is not installed: {INSTALL}"
+        return Exported(traces=False, metrics=False, problems=(*found.problems, missing))
+    return found
+
+
+def _installed() -> bool:
+    try:
+        return all(find_spec(name) is not None for name in _NEEDED)
+    except ModuleNotFoundError:  # what stands before a dot is missing
+        return False
+
+
+def exporting(environ: Mapping[str, str], clock: Clock, instance: str) -> "Exporting | None":
+    """Return what exports, None where nothing is; ``instance``: what no other replica is called."""
+    found = wanted(environ)
+    for problem in found.problems:
+        _log.warning("telemetry.off", error=problem)
+    if not found.any:
+        return None
+    from gateway.otel.exporting import Exporting  # with the SDK
+
+    _log.info("telemetry.exporting", traces=found.traces, metrics=found.metrics)
+    return Exporting(found, environ, clock, instance)

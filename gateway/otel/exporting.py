@@ -1,0 +1,148 @@
+"""What sends spans and metrics to a collector: the SDK's exporters, each in a thread that nothing waits for.
+
+Owns how long the end of a gateway waits for them. A collector that is gone or slow costs what the SDK's queue holds
+(``OTEL_BSP_MAX_QUEUE_SIZE`` spans, 2,048 by default); what comes after that is dropped. Built by ``gateway.app``.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from prometheus_client import Metric
+
+from gateway import __version__
+from gateway.core.clock import Clock
+from gateway.otel.asked import Exported
+from gateway.otel.metrics import metrics_data
+from gateway.otel.tracing import OtelTracing
+
+__all__ = ["Exporting"]
+
+_log = structlog.get_logger()
+
+_NAME = "webhook-bridging-gateway"
+_INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
+_INTERVAL_MS = 60_000.0
+_LAST_WORDS_S = 0.5
+"""So long the end waits at least, where the drain's time is used up."""
+
+
+class Exporting:
+    """The exporters of one gateway."""
+
+    def __init__(self, asked: Exported, environ: Mapping[str, str], clock: Clock, instance: str) -> None:
+        """``instance``: what no other replica is called. What else is needed the SDK takes from its own variables."""
+        _say_once()
+        self._clock = clock
+        self._since = clock.now()
+        self._resource = _resource(instance)
+        self._provider: TracerProvider | None = None
+        self._spans: OTLPSpanExporter | None = None
+        self.tracing: OtelTracing | None = None
+        if asked.traces:
+            self._spans = OTLPSpanExporter()
+            self._provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+            self._provider.add_span_processor(BatchSpanProcessor(self._spans))
+            self.tracing = OtelTracing(self._provider)
+        self._metrics = OTLPMetricExporter() if asked.metrics else None
+        self._interval_s = _interval_ms(environ) / 1000
+        self._task: asyncio.Task[None] | None = None
+        self._collect: Callable[[], Awaitable[Iterable[Metric]]] | None = None
+
+    def start(self, collect: Callable[[], Awaitable[Iterable[Metric]]]) -> None:
+        """Export the metrics from now on, again and again; ``collect`` brings them up to date and returns them."""
+        self._collect = collect
+        if self._metrics is not None:
+            self._task = asyncio.create_task(self._again_and_again(self._metrics), name="otlp-metrics")
+
+    async def _again_and_again(self, exporter: OTLPMetricExporter) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._export(exporter)
+
+    async def _export(self, exporter: OTLPMetricExporter) -> None:
+        assert self._collect is not None  # noqa: S101 - it was started
+        try:
+            families = await self._collect()
+            now = self._clock.now()
+            data = metrics_data(families, self._resource, self._since * 1_000_000, now * 1_000_000)
+        except Exception as exc:  # noqa: BLE001 - a figure that cannot be had must not end all the others
+            _log.warning("telemetry.not_exported", error=repr(exc))
+        else:
+            await _beside(partial(exporter.export, data))
+
+    async def stop(self, limit_s: float) -> None:
+        """Send what is left, for ``limit_s`` seconds or half a second; then let it go. Again, it does nothing."""
+        task, self._task = self._task, None
+        provider, self._provider = self._provider, None
+        ends: list[asyncio.Future[None]] = []
+        if provider is not None:
+            ends.append(_beside(provider.shutdown))
+        if task is not None and self._metrics is not None:
+            task.cancel()
+            ends.append(asyncio.ensure_future(self._export(self._metrics)))
+        if not ends:
+            return
+        _, late = await asyncio.wait(ends, timeout=max(limit_s, _LAST_WORDS_S))
+        for one in late:
+            one.cancel()
+        for exporter in (self._spans, self._metrics) if late else ():
+            if exporter is not None:
+                _beside(exporter.shutdown)  # ends what still waits for a collector
+
+
+def _resource(instance: str) -> Resource:
+    """Return who exports: as the gateway calls itself, but for what the environment calls it."""
+    own = {"service.name": _NAME, "service.version": __version__, "service.instance.id": instance}
+    named = OTELResourceDetector().detect().attributes
+    return Resource.create({name: value for name, value in own.items() if name not in named})
+
+
+def _interval_ms(environ: Mapping[str, str]) -> float:
+    with suppress(ValueError):
+        return max(float(environ.get(_INTERVAL, "") or _INTERVAL_MS), 1.0)
+    return _INTERVAL_MS
+
+
+def _beside(work: Callable[[], object]) -> "asyncio.Future[None]":
+    """Run something in a thread that does not keep the process from ending, as an executor's would."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as exc:  # noqa: BLE001 - a thread's end is nobody's
+            _log.warning("telemetry.not_exported", error=repr(exc))
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(end)
+
+    threading.Thread(target=run, name="otlp", daemon=True).start()
+    return done
+
+
+class _SdkLines(logging.Handler):
+    """Has what the SDK says of a collector stand in the log once, and then once a minute."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _log.warning("telemetry.not_exported", error=record.getMessage())
+
+
+def _say_once() -> None:
+    logger = logging.getLogger("opentelemetry")
+    if not any(isinstance(handler, _SdkLines) for handler in logger.handlers):
+        logger.addHandler(_SdkLines(logging.WARNING))
+        logger.propagate = False

@@ -1,0 +1,224 @@
+"""Spans by OpenTelemetry's SDK: ``gateway.core.tracing.Tracing``.
+
+Owns the names of spans and attributes: HTTP's are the stable ones of the semantic conventions (1.23 and later), the
+gateway's own begin with ``gateway.``. No secret, body, query, and of a receiver no path gets into one: a callback URL's
+path may be a secret itself. Sampling is the SDK's.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_METHOD_ORIGINAL,
+    HTTP_REQUEST_RESEND_COUNT,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL, URL_PATH, URL_SCHEME
+from opentelemetry.semconv.schemas import Schemas
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+from opentelemetry.trace import Span as SdkSpan
+
+from gateway import __version__
+from gateway.core.model import Attempt, DueCallback
+from gateway.core.tracecontext import headers_of
+from gateway.core.tracing import MOST_TRACES, PollCall, Span, current
+from gateway.core.urls import cached_by_url
+
+__all__ = ["OtelTracing"]
+
+_METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
+_UPSTREAM, _TASK, _CALLBACK, _CLIENT = "gateway.upstream", "gateway.task.id", "gateway.callback.id", "gateway.client"
+_CALLBACKS_TOLD = 10
+_PORTS = {"http": 80, "https": 443}
+
+
+class OtelTracing:
+    """Makes spans of one provider."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._tracer = provider.get_tracer("gateway", __version__, schema_url=Schemas.V1_44_0.value)
+
+    def request(self, scope: Any, trace: str | None) -> "OtelRequest":
+        method: str = scope["method"]
+        known = method in _METHODS
+        attributes = {
+            HTTP_REQUEST_METHOD: method if known else "_OTHER",
+            URL_PATH: scope["path"],
+            URL_SCHEME: scope["scheme"],
+            NETWORK_PROTOCOL_VERSION: scope["http_version"],
+        }
+        if not known:
+            attributes[HTTP_REQUEST_METHOD_ORIGINAL] = method
+        name = method if known else "HTTP"
+        span = self._start(name, SpanKind.SERVER, attributes, () if trace is None else (trace,))
+        return OtelRequest(span, name)
+
+    def poll(self, call: PollCall, upstream: str, task_id: str, traces: Sequence[str]) -> "OtelPoll":
+        traces = tuple(dict.fromkeys(traces))
+        attributes = {
+            HTTP_REQUEST_METHOD: call.method,
+            URL_FULL: f"{call.origin}{call.path}",
+            _UPSTREAM: upstream,
+            _TASK: task_id,
+            **_server(call.origin),
+        }
+        return OtelPoll(self._start(f"{call.method} {call.template}", SpanKind.CLIENT, attributes, traces), traces)
+
+    def settlement(self, upstream: str, task_id: str, state: str, traces: Sequence[str] = ()) -> "OtelSettlement":
+        attributes = {_UPSTREAM: upstream, _TASK: task_id, "gateway.task.state": state}
+        parent = current.get()
+        if isinstance(parent, OtelPoll):
+            traces = (parent.trace, *parent.traces[1:])
+        traces = tuple(dict.fromkeys(traces))
+        return OtelSettlement(self._start("settle", SpanKind.INTERNAL, attributes, traces))
+
+    def attempt(self, claim: DueCallback, headers: dict[str, str]) -> "OtelAttempt":
+        attributes = {
+            HTTP_REQUEST_METHOD: "POST",
+            URL_FULL: claim.receiver,
+            _CALLBACK: claim.id,
+            _TASK: claim.task_id,
+            _CLIENT: claim.client,
+            "gateway.attempt.number": claim.attempts + 1,
+            **_server(claim.receiver),
+        }
+        if claim.attempts:
+            attributes[HTTP_REQUEST_RESEND_COUNT] = claim.attempts
+        span = OtelAttempt(
+            self._start("POST", SpanKind.CLIENT, attributes, () if claim.trace is None else (claim.trace,))
+        )
+        headers.update(headers_of(span.trace))
+        return span
+
+    def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]) -> SdkSpan:
+        contexts = list(map(_context, traces[:MOST_TRACES]))
+        parent = set_span_in_context(NonRecordingSpan(contexts[0]), Context()) if contexts else Context()
+        links = [Link(context) for context in contexts[1:]]
+        return self._tracer.start_span(name, parent, kind, attributes, links)
+
+
+class OtelSpan:
+    """A span of the SDK's."""
+
+    def __init__(self, span: SdkSpan) -> None:
+        self._span = span
+        self._before: Token[Span | None]
+        context = span.get_span_context()
+        self.ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        state = context.trace_state.to_header() if context.trace_state else ""
+        parent = f"00-{self.ids[0]}-{self.ids[1]}-{context.trace_flags:02x}"
+        self.trace = f"{parent} {state}" if state else parent
+
+    def __enter__(self) -> Self:
+        self._before = current.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        if self._before.old_value not in (None, Token.MISSING):
+            current.reset(self._before)  # else what is logged of it later still names it
+        if kind is not None:
+            self._fail(kind.__qualname__)
+        self._span.end()
+
+    def _tell(self, name: str, value: Any) -> None:
+        self._span.set_attribute(name, value)
+
+    def _fail(self, error_type: str) -> None:
+        self._span.set_attribute(ERROR_TYPE, error_type)
+        self._span.set_status(StatusCode.ERROR)
+
+
+class OtelRequest(OtelSpan):
+    """``core.tracing.SpanOfRequest``."""
+
+    def __init__(self, span: SdkSpan, name: str) -> None:
+        super().__init__(span)
+        self._name = name
+
+    def routed(self, route: str, client: str | None) -> None:
+        self._span.update_name(f"{self._name} {route}")
+        self._tell(HTTP_ROUTE, route)
+        if client is not None:
+            self._tell(_CLIENT, client)
+
+    def answered(self, status: int) -> None:
+        self._tell(HTTP_RESPONSE_STATUS_CODE, status)
+        if status >= 500:
+            self._fail(str(status))
+
+
+class OtelPoll(OtelSpan):
+    """``core.tracing.SpanOfPoll``."""
+
+    def __init__(self, span: SdkSpan, traces: Sequence[str]) -> None:
+        super().__init__(span)
+        self.traces = traces
+        self._status: int | None = None
+
+    def answered(self, status: int) -> None:
+        self._status = status
+        self._tell(HTTP_RESPONSE_STATUS_CODE, status)
+
+    def came_to(self, kind: str, *, failed: bool) -> None:
+        self._tell("gateway.poll.kind", kind)
+        if failed or (self._status or 0) >= 400:
+            self._fail(str(self._status) if (self._status or 0) >= 400 else kind)
+
+
+class OtelSettlement(OtelSpan):
+    """``core.tracing.SpanOfSettlement``."""
+
+    def owed(self, callback_ids: Sequence[str] | None) -> None:
+        if callback_ids is None:
+            self._fail("not_leading")
+        else:
+            self._tell("gateway.callbacks", len(callback_ids))
+            self._tell("gateway.callback.ids", callback_ids[:_CALLBACKS_TOLD])
+
+
+class OtelAttempt(OtelSpan):
+    """``core.tracing.SpanOfAttempt``."""
+
+    def came_to(self, attempt: Attempt, reason: str | None) -> None:
+        self._tell("gateway.attempt.result", attempt.result.value)
+        if attempt.status_code is not None:
+            self._tell(HTTP_RESPONSE_STATUS_CODE, attempt.status_code)
+        if reason is not None:
+            self._fail(str(attempt.status_code) if reason == "status" else reason)
+
+
+def _context(trace: str) -> SpanContext:
+    parent, _, state = trace.partition(" ")
+    _, trace_id, span_id, flags = parent.split("-")[:4]
+    return SpanContext(
+        int(trace_id, 16),
+        int(span_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(int(flags, 16)),
+        trace_state=TraceState.from_header([state]) if state else None,
+    )
+
+
+@cached_by_url
+def _server(url: str) -> Mapping[str, Any]:
+    parts = urlsplit(url)
+    return {SERVER_ADDRESS: parts.hostname or "", SERVER_PORT: parts.port or _PORTS.get(parts.scheme, 0)}

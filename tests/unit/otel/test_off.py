@@ -1,0 +1,56 @@
+"""Without OpenTelemetry's variables nothing of it is imported; with them and without the package the start goes on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.app import exporting as app_exporting
+from gateway.app.exporting import exporting, wanted
+from gateway.core.clock import SystemClock
+
+AT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+START = """
+import os, sys
+from gateway.app.build import build
+from gateway.app.preflight import preflight
+from gateway.core.clock import SystemClock
+import gateway.serve.process
+gateway = build(preflight(os.environ, None), SystemClock(), os.environ)
+heavy = {"opentelemetry", "google", "requests", "urllib3"} & sys.modules.keys()
+print(gateway.exporting is not None, sorted(heavy))
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_sdk_is_imported_where_it_is_asked_for(asked: bool) -> None:
+    """And nowhere else: neither it, nor protobuf, nor the client that it sends with."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "OTEL_"))}
+    environ["GATEWAY_UPSTREAM_API_KEY"] = "k"
+    environ["GATEWAY_DATABASE_URL"] = "sqlite:///gateway.db"
+    done = subprocess.run(
+        [sys.executable, "-c", START],
+        env=environ | (AT if asked else {"OTEL_SERVICE_NAME": "other"}),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    all_of_it = "['google', 'opentelemetry', 'requests', 'urllib3']"
+    assert done.stdout.splitlines()[-1] == (f"True {all_of_it}" if asked else "False []")
+
+
+def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install; nothing else is different: the variables may be another program's."""
+    monkeypatch.setattr(app_exporting, "_NEEDED", ("opentelemetry_absent.sdk",))
+    found = wanted(AT)
+    assert not found.any
+    with capture_logs() as log:
+        assert exporting(AT, SystemClock(), "r") is None
+    assert [(line["event"], line["log_level"]) for line in log] == [("telemetry.off", "warning")]
+    assert "pip install 'opentelemetry-exporter-otlp-proto-http" in json.dumps(log)
+    assert exporting({}, SystemClock(), "r") is None
