@@ -13,10 +13,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from gateway.api.createrequest import CreateRequest
+from gateway.api.creating import Outgoing
 from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.shares import Shares
+from gateway.core.creates import CreateAnswer
 from gateway.core.errors import StoreError
 from gateway.core.model import Callback, CallbackState, Format, Lane, Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
@@ -379,7 +382,13 @@ def test_a_creates_registration_that_is_tried_again(step_s: float, tmp_path: Pat
         )  # fmt: skip
         proxy = UpstreamProxy(proxied, life.store, callback_format=Format.RECORD, check_url=AsyncMock(), watch_s=60.0)
         life.connection.broken = "disk full"
-        registering = asyncio.create_task(proxy._creating.register("", "t", "https://app.example.com/hooks", None))
+        url = "https://app.example.com/hooks"
+        one = Outgoing(
+            asked=CreateRequest(body=b"", content_type="", model=None, callback=("callBackUrl", url)),
+            target="", headers={}, client="", request_id="r", create=None, trace=None, again=False,
+        )  # fmt: skip
+        told = CreateAnswer(status=200, content_type=None, task_id="t", body=None)
+        registering = asyncio.create_task(proxy._creating._register(one, "t", url, told))
         await asyncio.sleep(1)
         machine.step(step_s)
         await asyncio.sleep(20)
