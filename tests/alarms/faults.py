@@ -66,7 +66,7 @@ async def day(stage: Stage, until_s: float = DAY) -> None:
         (10.5 * HOUR, partial(ill, stage, "shop.example", 25 * MINUTE)),
         (12 * HOUR, partial(broken, stage, MINUTE)),
         (13 * HOUR, partial(paused, stage, HOUR)),
-        (14 * HOUR, stage.restart),
+        (14.5 * HOUR, stage.restart),
         (16 * HOUR, partial(unscraped, stage, 2 * MINUTE)),
     ):
         stage.begin(later(at_s, trouble))
