@@ -221,6 +221,7 @@ async def test_webhooks_are_what_the_document_says(tmp_path: Path) -> None:
         serve_asgi(hooks) as url,
         running(tmp_path, upstream_url, GATEWAY_RECORD_HMAC_KEY="key") as gateway,
     ):
+        gateway.client.headers.update({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "vendor=1"})
         for task_id in ("sim-success-0-a", "sim-fail-0-b", "sim-never-0-c"):
             for shape in ("standard", "record"):
                 asked = {"metadata": {"orderId": 7}, "timeoutSeconds": 1, "format": shape}
@@ -236,5 +237,5 @@ async def test_webhooks_are_what_the_document_says(tmp_path: Path) -> None:
         schema = operation["requestBody"]["content"][headers["content-type"]]["schema"]
         assert list(faults(told, schema, document["components"]["schemas"])) == []
         named = {parameter["name"] for parameter in operation["parameters"]}
-        assert named == {name for name in headers if name.startswith(("webhook-", "x-webhook-"))}
+        assert named == {name for name in headers if name.startswith(("webhook-", "x-webhook-", "trace"))}
         verify(secrets, headers, raw, now_s=SystemClock().now() / 1000)
