@@ -152,8 +152,9 @@ const scenarios = {
       const took = await page.evaluate(() => performance.getEntriesByType("navigation")[0].duration);
       slowest = Math.max(slowest, took);
       if (pages === input.pages) break;
+      const before = page.url();
       await page.getByRole("link", { name: "Older" }).click();
-      await page.waitForLoadState();
+      await page.waitForURL(({ href }) => href !== before); // and until it is whole: the one before was
     }
     told.steps.seen = seen;
     told.steps.slowest_ms = slowest;
