@@ -28,6 +28,7 @@ Reason = Literal[
     "proxy_unreachable",
     "proxy_auth",
     "proxy_failed",
+    "proxy_timeout",
 ]
 """``resources``: this machine has no file or memory left. That, and what a proxy does, says nothing about the peer."""
 

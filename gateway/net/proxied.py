@@ -26,6 +26,8 @@ __all__ = ["ProxiedTransport", "pooled"]
 
 _DIAL_S = 5.0
 """For so long the proxy itself is dialled: well below an attempt's time, else a dead one looks like a slow receiver."""
+_CONNECT_S = 8.0
+"""For so long it may take to connect: together with the dial still less than an attempt's time by default."""
 _MOST_ADDRESSES = 4
 _MAX_HEAD = 16 * 1024
 _TOO_LATE = TimeoutError(errno.ETIMEDOUT, f"it did not answer within {_DIAL_S:g} s")
@@ -37,7 +39,8 @@ class ProxiedTransport(PooledTransport):
     """``PooledTransport`` whose connections go through ``proxy``.
 
     What the proxy does wrong is ExchangeFailed with a reason of its own: ``proxy_unreachable``, ``proxy_auth`` where it
-    asks for other credentials, ``proxy_failed`` where it opens no connection or answers nonsense.
+    asks for other credentials, ``proxy_failed`` where it opens no connection or answers nonsense, ``proxy_timeout``
+    where it says nothing at all.
     """
 
     def __init__(self, proxy: EgressProxy, **kept: Any) -> None:
@@ -73,7 +76,12 @@ class ProxiedTransport(PooledTransport):
             cause = failures[0] if failures else exc if exc.args else _TOO_LATE
             raise self._failed(not_connected(self._at, _without_address(cause))) from without_frames(exc)
         try:
-            await self._ask(opened, str(destination))
+            async with asyncio.timeout(_CONNECT_S):
+                await self._ask(opened, str(destination))
+        except TimeoutError as exc:
+            opened.close()
+            why = f"it did not answer within {_CONNECT_S:g} s when asked to connect"
+            raise self._failure("proxy_timeout", why) from without_frames(exc)
         except BaseException:
             opened.close()
             raise

@@ -30,7 +30,7 @@ Reason = Literal[errors.Reason, "status"]
 
 NOT_COUNTED: frozenset[Reason | None] = frozenset({"proxy_unreachable", "proxy_auth"})
 """Of attempts that never got past our own egress proxy."""
-OF_PROXY = NOT_COUNTED | {"proxy_failed"}
+OF_PROXY = NOT_COUNTED | {"proxy_failed", "proxy_timeout"}
 """Of those that say nothing of the receiver, or nothing for certain."""
 _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
@@ -65,6 +65,10 @@ _SENTENCES: dict[Reason, str] = {
     "proxy_failed": (
         "The egress proxy opened no connection to {where} ({why}): check that the receiver runs, "
         "and that the proxy knows its name and may connect to it."
+    ),
+    "proxy_timeout": (
+        "The egress proxy on the way to {where} neither connected nor refused ({why}): "
+        "look into the proxy's log, and whether the receiver runs."
     ),
     "blocked": "The callback URL cannot be read: register the callback again with a valid URL.",
 }
@@ -252,10 +256,11 @@ def _where(url: str) -> str:
 
 def _tell(proxy: ProxyHealth, reason: Reason | None, now_s: float) -> float | None:
     """Tell what an attempt says of the proxy that it went through; return for how long that is left alone."""
-    if reason in NOT_COUNTED or (reason == "timeout" and proxy.failures):
+    silent = reason in ("timeout", "proxy_timeout")
+    if reason in NOT_COUNTED or (silent and proxy.failures):
         left_alone_s = proxy.fails(now_s)
         return left_alone_s if reason in NOT_COUNTED else None
-    if reason not in ("timeout", "blocked"):
+    if not silent and reason != "blocked":
         proxy.works()
     return None
 

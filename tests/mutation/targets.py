@@ -85,6 +85,7 @@ TESTS = (
     "tests/unit/loops/test_janitor.py",
     "tests/unit/loops/test_backup.py",
     "tests/unit/loops/test_failing.py",
+    "tests/unit/loops/test_happenings.py",
     "tests/unit/core/test_eventledger.py",
     "tests/unit/core/test_model.py",
     "tests/unit/core/test_ids.py",

@@ -235,6 +235,24 @@ async def test_a_proxy_that_talks_nonsense(sending: Any, raw_server: Any, answer
     assert asked == ["CONNECT 127.0.0.1:9 HTTP/1.1\r\nHost: 127.0.0.1:9\r\n\r\n"]
 
 
+async def test_a_proxy_that_hangs(sending: Any, raw_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and says nothing: that is no slow receiver, and no word that the proxy works again."""
+    monkeypatch.setattr("gateway.net.proxied._CONNECT_S", 0.05)
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await raw_server(hang)
+    to = sending(f'[[receivers]]\nmatch = "http://127.0.0.1:9"\nproxy = "http://{server.netloc}"')
+    sent = await to.post("http://127.0.0.1:9/hooks")
+    assert (sent.reason, sent.status_code) == ("proxy_timeout", None)
+    assert "0.05 s" in sent.error
+    assert to.receivers.failing_proxies == 0, "it may be the receiver's fault"
+    to.receivers.of("http://127.0.0.1:9/").proxy.fails(0.0)
+    await to.post("http://127.0.0.1:9/hooks")
+    assert to.receivers.failing_proxies == 1, "it was not known to work, and is not now"
+
+
 @pytest.mark.parametrize(
     ("allow", "url", "rule"),
     [

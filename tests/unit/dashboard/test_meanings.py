@@ -42,6 +42,7 @@ def test_each_meaning_has_its_heading() -> None:
         ("proxy_unreachable", "the-egress-proxy-fails"),
         ("proxy_auth", "the-egress-proxy-fails"),
         ("proxy_failed", "the-egress-proxy-fails"),
+        ("proxy_timeout", "the-egress-proxy-fails"),
     ],
 )
 def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:

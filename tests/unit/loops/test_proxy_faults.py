@@ -9,7 +9,7 @@ from gateway.loops.deliverer import _speaks_for_its_receiver
 from gateway.webhook.retry import RetryPolicy
 
 
-@pytest.mark.parametrize("reason", ["proxy_unreachable", "proxy_auth", "proxy_failed"])
+@pytest.mark.parametrize("reason", ["proxy_unreachable", "proxy_auth", "proxy_failed", "proxy_timeout"])
 def test_it_says_nothing_of_its_receiver(reason: str) -> None:
     """Neither that it is well nor that it fails: else a proxy's outage would open each receiver's circuit breaker."""
     attempt = Attempt(number=1, started_at=0, duration_ms=1, status_code=None, error="e", result=AttemptResult.RETRY)
