@@ -46,7 +46,12 @@ def exporting(environ: Mapping[str, str], clock: Clock, instance: str) -> "Expor
         _log.warning("telemetry.off", error=problem)
     if not found.any:
         return None
-    from gateway.otel.exporting import Exporting  # with the SDK
+    try:
+        from gateway.otel.exporting import Exporting  # with the SDK
 
+        made = Exporting(found, environ, clock, instance)
+    except Exception as exc:  # noqa: BLE001 - the SDK refuses some variables so, at its import too
+        _log.warning("telemetry.off", error=f"OpenTelemetry's SDK refuses the OTEL_ variables: {exc}")
+        return None
     _log.info("telemetry.exporting", traces=found.traces, metrics=found.metrics)
-    return Exporting(found, environ, clock, instance)
+    return made

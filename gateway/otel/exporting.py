@@ -6,6 +6,7 @@ Owns how long the end of a gateway waits for them. A collector that is gone or s
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -32,6 +33,9 @@ _log = structlog.get_logger()
 _NAME = "webhook-bridging-gateway"
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 _INTERVAL_MS = 60_000.0
+_PRIVATE = re.compile(r"(?<=with url: )\S+|(?<=Invalid URL ')[^']+|(?<=were found for ')[^']+|[\w+.-]*://[^\s'\"]+")
+"""Of the SDK's words, a collector's URL: its path may be a key."""
+_MOST_WORDS = 500
 _LAST_WORDS_S = 0.5
 """So long the end waits at least, where the drain's time is used up."""
 
@@ -76,7 +80,7 @@ class Exporting:
             now = self._clock.now()
             data = metrics_data(families, self._resource, self._since * 1_000_000, now * 1_000_000)
         except Exception as exc:  # noqa: BLE001 - a figure that cannot be had must not end all the others
-            _log.warning("telemetry.not_exported", error=repr(exc))
+            _log.warning("telemetry.not_exported", error=_told(repr(exc)))
         else:
             await _beside(partial(exporter.export, data))
 
@@ -126,7 +130,7 @@ def _beside(work: Callable[[], object]) -> "asyncio.Future[None]":
         try:
             work()
         except Exception as exc:  # noqa: BLE001 - a thread's end is nobody's
-            _log.warning("telemetry.not_exported", error=repr(exc))
+            _log.warning("telemetry.not_exported", error=_told(repr(exc)))
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(end)
 
@@ -138,7 +142,16 @@ class _SdkLines(logging.Handler):
     """Has what the SDK says of a collector stand in the log once, and then once a minute."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _log.warning("telemetry.not_exported", error=record.getMessage())
+        if record.name == "opentelemetry.util.re":  # which repeats the header, with the collector's key
+            error = "A header of OTEL_EXPORTER_OTLP_HEADERS is not name=value, with its value URL-encoded."
+        else:
+            error = _told(record.getMessage())
+        _log.warning("telemetry.not_exported", error=error)
+
+
+def _told(words: str) -> str:
+    """Return what may be logged of the SDK's words, or of the collector's that it repeats."""
+    return _PRIVATE.sub("…", words)[:_MOST_WORDS]
 
 
 def _say_once() -> None:

@@ -1,6 +1,8 @@
 """Without OpenTelemetry's variables nothing of it is imported; with them and without the package the start goes on."""
 
+import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -54,3 +56,36 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     assert [(line["event"], line["log_level"]) for line in log] == [("telemetry.off", "warning")]
     assert "pip install 'opentelemetry-exporter-otlp-proto-http" in json.dumps(log)
     assert exporting({}, SystemClock(), "r") is None
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [{"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4096"}, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"}],
+)
+def test_what_the_sdk_refuses_stops_no_start(monkeypatch: pytest.MonkeyPatch, mistake: dict[str, str]) -> None:
+    """It raises for some of its variables, which may be another program's, and for the gateway that is no reason."""
+    for name, value in mistake.items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as log:
+        assert exporting({**AT, **mistake}, SystemClock(), "r") is None
+    assert [(line["event"], line["log_level"]) for line in log] == [("telemetry.off", "warning")]
+
+
+def test_no_key_of_a_collector_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK repeats a header that it cannot read, and the endpoint's path: vendors have keys in both."""
+    for name, value in (AT | {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Bearer canary"}).items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as log:
+        made = exporting(AT, SystemClock(), "r")
+        assert made is not None
+        for words in (
+            "Max retries exceeded with url: /canary/v1/traces (Caused by …)",
+            "Invalid URL '//canary/v1/traces': No scheme supplied. Perhaps you meant https:////canary/v1/traces?",
+            "No connection adapters were found for 'collector:4318/canary/v1/traces'",
+            "https://user:canary@collector/v1/traces is odd",
+        ):
+            logging.getLogger("opentelemetry.exporter").warning(words)
+    asyncio.run(made.stop(1))
+    assert len(log) > 5
+    assert "name=value" in json.dumps(log)
+    assert "canary" not in json.dumps(log)
