@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.urls import cached_by_url, receiver_of
+from gateway.core.urls import begins_with, cached_by_url, prefix_of, receiver_of
 from gateway.net.guard import Netguard
 from gateway.webhook import sender
 
@@ -50,6 +50,54 @@ def test_only_scheme_host_and_port_are_logged(url: str, receiver: str) -> None:
 def test_a_receiver_has_one_name(url: str, receiver: str) -> None:
     """Scheme, host and port, however the URL is written, and nothing of it that is secret."""
     assert receiver_of(url) == receiver
+
+
+@pytest.mark.parametrize(
+    ("url", "segments"),
+    [
+        ("https://APP.example.com.:443/a/b", ("a", "b")),
+        ("https://user:word@app.example.com/a/b?c=/d#e", ("a", "b")),
+        ("https://app.example.com", ("",)),
+        ("https://app.example.com/a/", ("a", "")),
+        ("https://app.example.com/a//b", ("a", "", "b")),
+        ("https://app.example.com/A", ("A",)),
+        ("https://app.example.com/%61%2D%7e", ("a-~",)),
+        ("https://app.example.com/a%2fb", ("a%2Fb",)),
+        ("https://app.example.com/%c3%a4/%AA", ("%C3%A4", "%AA")),
+        ("https://app.example.com/a/./b/../c", ("a", "c")),
+        ("https://app.example.com/a/%2e/b/%2E%2e/c", ("a", "c")),
+        ("https://app.example.com/%2e%2e/%2e%2e/a", ("a",)),
+        ("https://app.example.com/a/...", ("a", "...")),
+    ],
+)
+def test_a_path_has_one_spelling(url: str, segments: tuple[str, ...]) -> None:
+    """No escape where none is needed, else in capitals; dots resolved after that; a path's letters keep their case."""
+    assert prefix_of(url) == ("https://app.example.com", segments)
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "begins"),
+    [
+        ("/hooks", "/hooks", True),
+        ("/hooks/a", "/hooks", True),
+        ("/hooks/a", "/hooks/", True),
+        ("/hooks", "/hooks//", True),
+        ("/hooksextra", "/hooks", False),
+        ("/hooks", "/hooks/a", False),
+        ("/Hooks/a", "/hooks", False),
+        ("/a/hooks", "/hooks", False),
+        ("/%68ooks/a", "/hooks", True),
+        ("/hooks%2fa", "/hooks", False),
+        ("/hooks/%2e%2e/a", "/hooks", False),
+        ("/a/%2e%2e/hooks/b", "/hooks", True),
+        ("/anything", "/", True),
+        ("", "", True),
+    ],
+)
+def test_a_path_begins_with_whole_segments(path: str, prefix: str, begins: bool) -> None:
+    """However both are written; a slash at the prefix's end makes no difference, and a bare host is above all."""
+    (_, segments), (_, first) = prefix_of(f"https://a.example{path}"), prefix_of(f"https://a.example{prefix}")
+    assert begins_with(segments, first) is begins
 
 
 def test_what_is_remembered_of_urls_is_bounded_in_bytes() -> None:
