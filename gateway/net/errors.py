@@ -4,6 +4,7 @@ Owns the reasons, and what they make of the operating system's errors. Knows no 
 and an upstream. Raised by ``transport``, ``http1`` and ``oddanswers``; told by ``sender`` and ``upstream.api``.
 """
 
+import asyncio
 import errno
 import resource
 import socket
@@ -14,7 +15,7 @@ import httpx
 
 from gateway.core.errors import GatewayError
 
-__all__ = ["ExchangeFailed", "Reason", "cut_off", "not_connected"]
+__all__ = ["ExchangeFailed", "Reason", "cut_off", "cut_short", "cut_short_by", "not_connected"]
 
 Reason = Literal[
     "dns",
@@ -58,6 +59,18 @@ def not_connected(peer: object, cause: Exception) -> ExchangeFailed:
     """Return the error for a look-up, a dial or a handshake that ended so."""
     otherwise: Reason = "timeout" if isinstance(cause, TimeoutError) else "refused"
     return ExchangeFailed(f"{peer}: {_words(cause)}", _reason(cause, otherwise), sent=False, why=_why(cause))
+
+
+def cut_short_by(cancelled: asyncio.CancelledError, failure: ExchangeFailed) -> None:
+    """Say what it was that a time limit around an exchange has ended: ``cut_short`` tells."""
+    cancelled.args = (failure,)
+
+
+def cut_short(late: TimeoutError) -> ExchangeFailed | None:
+    """Return what ``asyncio.timeout`` has ended; None where that is not said: it was the peer's turn."""
+    cancelled = late.__cause__
+    said = cancelled.args[0] if isinstance(cancelled, asyncio.CancelledError) and cancelled.args else None
+    return said if isinstance(said, ExchangeFailed) else None
 
 
 def cut_off(cause: Exception | None, *, answered: bool) -> ExchangeFailed:

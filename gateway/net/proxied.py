@@ -18,7 +18,7 @@ from aiohappyeyeballs import AddrInfoType
 
 from gateway.config.egressproxy import EgressProxy
 from gateway.core.errors import without_frames
-from gateway.net.errors import ExchangeFailed, Reason, not_connected
+from gateway.net.errors import ExchangeFailed, Reason, cut_short_by, not_connected
 from gateway.net.guard import Target
 from gateway.net.transport import PooledTransport, tcp
 
@@ -31,6 +31,7 @@ _CONNECT_S = 8.0
 _MOST_ADDRESSES = 4
 _MAX_HEAD = 16 * 1024
 _TOO_LATE = TimeoutError(errno.ETIMEDOUT, f"it did not answer within {_DIAL_S:g} s")
+_NO_TIME = "it did not answer within the attempt's time"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
@@ -75,6 +76,9 @@ class ProxiedTransport(PooledTransport):
         except (OSError, RuntimeError) as exc:
             cause = failures[0] if failures else exc if exc.args else _TOO_LATE
             raise self._failed(not_connected(self._at, _without_address(cause))) from without_frames(exc)
+        except asyncio.CancelledError as exc:
+            cut_short_by(exc, self._failure("proxy_unreachable", _NO_TIME))
+            raise
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await self._ask(opened, str(destination))
@@ -82,8 +86,10 @@ class ProxiedTransport(PooledTransport):
             opened.close()
             why = f"it did not answer within {_CONNECT_S:g} s when asked to connect"
             raise self._failure("proxy_timeout", why) from without_frames(exc)
-        except BaseException:
+        except BaseException as exc:
             opened.close()
+            if isinstance(exc, asyncio.CancelledError):
+                cut_short_by(exc, self._failure("proxy_timeout", _NO_TIME))
             raise
         return opened
 

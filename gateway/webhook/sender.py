@@ -17,7 +17,7 @@ from gateway.core.errors import AddressNotAllowed, OutOfResources, without_frame
 from gateway.core.retryafter import parse_retry_after
 from gateway.core.urls import cached_by_url
 from gateway.net import errors
-from gateway.net.errors import ExchangeFailed
+from gateway.net.errors import ExchangeFailed, cut_short
 from gateway.net.transport import PooledTransport
 from gateway.webhook.limits import ProxyHealth
 from gateway.webhook.receivers import Receivers
@@ -166,8 +166,8 @@ class Sender:
             failure = "blocked", exc.message
         except httpx.InvalidURL:
             failure = "blocked", _SENTENCES["blocked"]
-        except TimeoutError:
-            failure = "timeout", _explained("timeout", url, timeout_s=timeout_s)
+        except TimeoutError as exc:
+            failure = _too_late(exc, url, timeout_s)
         except ExchangeFailed as exc:
             if exc.reason == "resources":
                 raise OutOfResources(f"No attempt could be made: {exc.message}") from without_frames(exc)
@@ -263,6 +263,13 @@ def _tell(proxy: ProxyHealth, reason: Reason | None, now_s: float) -> float | No
     if not silent and reason != "blocked":
         proxy.works()
     return None
+
+
+def _too_late(late: TimeoutError, url: str, timeout_s: float) -> tuple[Reason, str]:
+    """Return whose fault it is that an attempt's time is over: the receiver's, or that of the proxy before it."""
+    if (failure := cut_short(late)) is not None:
+        return failure.reason, _explained(failure.reason, url, why=failure.why)
+    return "timeout", _explained("timeout", url, timeout_s=timeout_s)
 
 
 def _explained(reason: Reason, url: str, *, why: str = "", timeout_s: float = 0.0) -> str:

@@ -88,6 +88,8 @@ class Sending:
         self.resolved.append(host)
         if host.endswith(".invalid"):
             raise socket.gaierror(socket.EAI_NONAME, "there is no such name")
+        if host == "silent.example":
+            await asyncio.Event().wait()
         return ["127.0.0.1"]
 
     async def post(self, url: str) -> SendResult:
@@ -287,6 +289,24 @@ async def test_a_name_is_not_looked_up_when_a_proxy_will(sending: Any) -> None:
     with pytest.raises(AddressNotAllowed, match="resolves to"):
         await to.receivers.check("https://a.example/xy")
     assert to.resolved == ["a.example"]
+
+
+async def test_a_proxy_that_takes_all_of_a_short_attempt(sending: Any, raw_server: Any) -> None:
+    """However short an attempt's time is: who has used it up is the proxy, and no receiver is told to be faster."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await raw_server(silent)
+    table = '[[receivers]]\nmatch = "https://a.example/{}"\nproxy = "http://{}"\ntimeout_s = 0.2\n'
+    to = sending(table.format("asked", server.netloc) + table.format("dialled", "silent.example:3128"))
+    asked, dialled = [await to.post(f"https://a.example/{path}") for path in ("asked", "dialled")]
+    assert [asked.reason, dialled.reason] == ["proxy_timeout", "proxy_unreachable"]
+    for sent in (asked, dialled):
+        assert "it did not answer within the attempt's time" in sent.error
+        assert "let the receiver" not in sent.error
+    health = [to.receivers.of(f"https://a.example/{path}").proxy for path in ("asked", "dialled")]
+    assert [one.failures for one in health] == [0, 1]
 
 
 async def test_an_own_time_limit(sending: Any, raw_server: Any) -> None:
