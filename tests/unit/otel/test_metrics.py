@@ -7,6 +7,7 @@ from prometheus_client import Counter as Counted
 from prometheus_client import Gauge as Gauged
 from prometheus_client import Histogram as Measured
 
+import gateway.core.telemetry  # noqa: F401 - which has the library tell of no series when it began
 from gateway.otel.metrics import metrics_data
 
 
