@@ -142,6 +142,8 @@ class _SdkLines(logging.Handler):
     """Has what the SDK says of a collector stand in the log once, and then once a minute."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "opentelemetry.trace.span":  # a client's tracestate that it leaves out: as often as they like
+            return
         if record.name == "opentelemetry.util.re":  # which repeats the header, with the collector's key
             error = "A header of OTEL_EXPORTER_OTLP_HEADERS is not name=value, with its value URL-encoded."
         else:

@@ -5,12 +5,14 @@ gateway's own begin with ``gateway.``. No secret, body, query, and of a receiver
 path may be a secret itself. Sampling is the SDK's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self
 from urllib.parse import urlsplit
 
+import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -49,6 +51,23 @@ _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "P
 _UPSTREAM, _TASK, _CALLBACK, _CLIENT = "gateway.upstream", "gateway.task.id", "gateway.callback.id", "gateway.client"
 _CALLBACKS_TOLD = 10
 _PORTS = {"http": 80, "https": 443}
+
+P = ParamSpec("P")
+
+_log = structlog.get_logger()
+
+
+def _harmless(tell: Callable[P, None]) -> Callable[P, None]:
+    """Have what a span is told fail alone: a webhook that was sent and is not recorded would be sent again."""
+
+    @wraps(tell)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - whatever the SDK, or who extends it, has done
+            _log.warning("telemetry.not_exported", error=repr(exc))
+
+    return told
 
 
 class OtelTracing:
@@ -132,6 +151,7 @@ class OtelSpan:
         self._before = current.set(self)
         return self
 
+    @_harmless
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
         if self._before.old_value not in (None, Token.MISSING):
             current.reset(self._before)  # else what is logged of it later still names it
@@ -154,12 +174,14 @@ class OtelRequest(OtelSpan):
         super().__init__(span)
         self._name = name
 
+    @_harmless
     def routed(self, route: str, client: str | None) -> None:
         self._span.update_name(f"{self._name} {route}")
         self._tell(HTTP_ROUTE, route)
         if client is not None:
             self._tell(_CLIENT, client)
 
+    @_harmless
     def answered(self, status: int) -> None:
         self._tell(HTTP_RESPONSE_STATUS_CODE, status)
         if status >= 500:
@@ -174,10 +196,12 @@ class OtelPoll(OtelSpan):
         self.traces = traces
         self._status: int | None = None
 
+    @_harmless
     def answered(self, status: int) -> None:
         self._status = status
         self._tell(HTTP_RESPONSE_STATUS_CODE, status)
 
+    @_harmless
     def came_to(self, kind: str, *, failed: bool) -> None:
         self._tell("gateway.poll.kind", kind)
         if failed or (self._status or 0) >= 400:
@@ -187,6 +211,7 @@ class OtelPoll(OtelSpan):
 class OtelSettlement(OtelSpan):
     """``core.tracing.SpanOfSettlement``."""
 
+    @_harmless
     def owed(self, callback_ids: Sequence[str] | None) -> None:
         if callback_ids is None:
             self._fail("not_leading")
@@ -198,6 +223,7 @@ class OtelSettlement(OtelSpan):
 class OtelAttempt(OtelSpan):
     """``core.tracing.SpanOfAttempt``."""
 
+    @_harmless
     def came_to(self, attempt: Attempt, reason: str | None) -> None:
         self._tell("gateway.attempt.result", attempt.result.value)
         if attempt.status_code is not None:
