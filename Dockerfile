@@ -31,7 +31,7 @@ LABEL org.opencontainers.image.title="webhook-bridging-gateway" \
 COPY --from=build /opt/gateway /opt/gateway
 ENV PATH=/opt/gateway/bin:$PATH
 # Importing compiles what a start needs of the standard library, which the base may have without. The base's own pip goes.
-RUN PYTHONHASHSEED=0 python -c 'import gateway.cli.commands, gateway.serve.process, gateway.core.ed25519, gateway.cli.health, gateway.store.postgres.store' \
+RUN PYTHONHASHSEED=0 python -c 'import gateway.cli.commands, gateway.serve.process, gateway.core.ed25519, gateway.cli.health, gateway.store.postgres.store, gateway.otel.exporting' \
     && base=$(python -c 'import sys; print(sys._base_executable)') \
     && { ! "$base" -B -c 'import pip' 2>/dev/null || "$base" -B -m pip uninstall --yes --quiet --root-user-action=ignore pip; } \
     && install -d -o 65532 -g 65532 /data

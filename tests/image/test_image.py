@@ -15,7 +15,8 @@ pytestmark = WITH_AN_ENGINE
 IMAGE, AGAIN = "gateway-under-test", ("gateway-again", "gateway-once-more")
 LIMIT_S = 30
 NOT_COMPILED = """
-import os, sys, gateway.cli.commands, gateway.serve.process, gateway.store.sqlite.store, gateway.store.postgres.store
+import os, sys, gateway.cli.commands, gateway.serve.process
+import gateway.otel.exporting, gateway.store.sqlite.store, gateway.store.postgres.store
 cached = {name: getattr(module, "__cached__", None) for name, module in sys.modules.items()}
 print(*sorted(name for name, path in cached.items() if path and not os.path.exists(path)))
 """
