@@ -6,18 +6,22 @@ be had in virtual time (what a kernel does, several replicas), of the figure tha
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 from unittest import mock
 
 import httpx
+import trustme
 
 from gateway.app import build as building
 from gateway.core import telemetry
+from gateway.net import proxied
+from gateway.net.errors import ExchangeFailed
 from gateway.simulator.faults import Fault, FaultKind
 from gateway.simulator.scenario import KeyedLimiter, parse_windows
-from tests.alarms.stage import UPSTREAM, Stage, gone, unwell
+from tests.alarms.stage import UPSTREAM, Pool, Stage, gone, unwell
 
 __all__ = ["DAY", "FAULTS", "NORMAL_S", "Planted", "day", "trickle"]
 
@@ -158,6 +162,26 @@ async def receiver_gone(stage: Stage) -> None:
     await stage.register("bad.example")
 
 
+async def egress_proxy_fails(stage: Stage) -> None:
+    async def nobody(_: httpx.Request) -> NoReturn:
+        raise ExchangeFailed("the proxy: Connection refused", "proxy_unreachable", sent=False)
+
+    stage.patch(mock.patch.object(proxied, "ProxiedTransport", return_value=Pool(nobody)))
+    stage.reload('[[receivers]]\nmatch = "https://behind.example"\nproxy = "http://proxy.example:3128"\n')
+    stage.begin(trickle(stage, 60))
+    stage.begin(trickle(stage, 20, "behind.example"))
+
+
+async def certificate_ends(stage: Stage) -> None:
+    ends_at = datetime.fromtimestamp(stage.clock.now() / 1000 + 7 * DAY + 20 * MINUTE, UTC)
+    shown = trustme.CA().issue_cert("gateway.example", not_after=ends_at)
+    certificate, key = stage.folder / "certificate.pem", stage.folder / "key.pem"
+    shown.cert_chain_pems[0].write_to_path(certificate)
+    shown.private_key_pem.write_to_path(key)
+    files = f'client_cert_file = "{certificate}"\nclient_key_file = "{key}"\n'
+    stage.reload(f'[[receivers]]\nmatch = "https://app.example"\n{files}')
+
+
 async def events_fail(stage: Stage) -> None:
     stage.receivers["ops.example"] = unwell
     await receiver_gone(stage)
@@ -255,9 +279,7 @@ FAULTS: Mapping[str, Planted] = {
     "the upstream answers nonsense": Planted(
         nonsense, HOUR, {"GatewayUpstreamNonsense": 25, "GatewayNoPollSucceeds": 35}
     ),
-    "the upstream gives no answer": Planted(
-        no_answer, HOUR, {"GatewayPollsLate": 25, "GatewayBudgetUsedUp": 30, "GatewayNoPollSucceeds": 35}
-    ),
+    "the upstream gives no answer": Planted(no_answer, HOUR, {"GatewayNoPollSucceeds": 35}),
     "a crowd of tasks": Planted(
         a_crowd,
         HOUR,
@@ -274,6 +296,10 @@ FAULTS: Mapping[str, Planted] = {
         {"GatewayWebhooksSlow": 25, "GatewayWebhooksLate": 30, "GatewayReceiverFails": 70},
     ),
     "a receiver says 410": Planted(receiver_gone, HOUR, {"GatewayCallbacksDead": 5}),
+    "an egress proxy is down": Planted(
+        egress_proxy_fails, HOUR, {"GatewayEgressProxyFails": 10, "GatewayWebhooksLate": 30, "GatewayWebhooksSlow": 50}
+    ),
+    "a client certificate ends": Planted(certificate_ends, HOUR, {"GatewayClientCertificateEnds": 22}),
     "nobody takes the events": Planted(
         events_fail,
         HOUR,

@@ -22,16 +22,17 @@ import structlog
 from gateway.app import build as building
 from gateway.app import delivering, events
 from gateway.app.gateway import Gateway
+from gateway.app.reload import changes
 from gateway.config.load import load
 from gateway.loops.deliverer import Deliverer
 from gateway.net import proxied
-from gateway.net.errors import ExchangeFailed, Reason
+from gateway.net.errors import ExchangeFailed
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.scenario import Plan, parse_windows
 from tests.life import Transport
 from tests.virtualtime import EPOCH, InlineConnection, VirtualClock, run_virtual
 
-__all__ = ["INSTANCE", "JOB", "UPSTREAM", "Key", "Stage", "gone", "staged", "unwell"]
+__all__ = ["INSTANCE", "JOB", "UPSTREAM", "Key", "Pool", "Stage", "gone", "staged", "unwell"]
 
 JOB, INSTANCE, UPSTREAM = "gateway", "gateway:8080", "aigptimage"
 START_S = 20.0
@@ -53,7 +54,7 @@ def gone() -> httpx.Response | None:
     return httpx.Response(410)
 
 
-class _Pool(Transport):
+class Pool(Transport):
     """In the place of the connections: ``gateway.net.transport.PooledTransport``'s shape."""
 
     def must_look_up(self, url: httpx.URL) -> bool:
@@ -107,6 +108,8 @@ class Stage:
         self._tasks = 0
         self._stack = ExitStack()
         self._meanwhile: list[asyncio.Task[object]] = []
+        self.folder = folder
+        self._toml: Path | None = None
         self.own = {"process_start_time_seconds": 0.0, "process_open_fds": 20.0, "process_max_fds": 16384.0}
         """The process's own figures, as another process would show them."""
         self._environ = {
@@ -119,7 +122,7 @@ class Stage:
     # The gateway
 
     async def start(self) -> None:
-        self.gateway = gateway = building.build(load(self._environ), self.clock)
+        self.gateway = gateway = building.build(load(self._environ, self._toml), self.clock)
         self.own["process_start_time_seconds"] = EPOCH / 1000 + self.clock.monotonic()
         await gateway.start()
 
@@ -134,6 +137,13 @@ class Stage:
         await self.stop()
         await asyncio.sleep(START_S)
         await self.start()
+
+    def reload(self, toml: str) -> None:
+        """Have its TOML file say this, and be taken over as SIGHUP does."""
+        self._toml = self.folder / "gateway.toml"
+        self._toml.write_text(toml)
+        changed = changes(self.running.in_force, self.running.secret, load(self._environ, self._toml))
+        self.running.reload(changed)
 
     @property
     def running(self) -> Gateway:
@@ -166,8 +176,8 @@ class Stage:
     async def runs(self) -> AsyncIterator[None]:
         """Run it, scraped, until the block ends."""
 
-        def pool(*, guard: object, **_: object) -> _Pool:
-            return _Pool(self.ask_upstream if guard is None else self.ask_receiver)
+        def pool(*, guard: object, **_: object) -> Pool:
+            return Pool(self.ask_upstream if guard is None else self.ask_receiver)
 
         with self._stack, _unlogged():
             for module in (building, events, proxied):
@@ -189,7 +199,7 @@ class Stage:
     async def ask_upstream(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(self.rng.uniform(0.05, 0.4))
         if not self.upstream_answers:
-            raise ExchangeFailed(Reason.REFUSED, "Nothing listens there.")
+            raise ExchangeFailed("Nothing listens there.", "refused", sent=False)
         return await self._inner.handle_async_request(request)
 
     async def ask_receiver(self, request: httpx.Request) -> httpx.Response:
@@ -241,7 +251,10 @@ class Stage:
             if sample not in self._keys:
                 self._keys[sample] = self._key(sample)
             if (key := self._keys[sample]) is not None:
-                yield key, self.own.get(key[0], float(value))
+                at = float(value)
+                if at and key[0].endswith("_timestamp_seconds"):
+                    at -= EPOCH / 1000  # promtool's clock begins at 0
+                yield key, self.own.get(key[0], at)
 
     def _key(self, sample: str) -> Key | None:
         """Return name and labels of a sample that is kept."""

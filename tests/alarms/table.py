@@ -310,6 +310,30 @@ OF_WEBHOOKS = (
         "Mend the receiver, then [redeliver them](troubleshooting.md#the-callback-is-dead).",
     ),
     Alert(
+        "GatewayEgressProxyFails",
+        "critical",
+        "gateway_egress_proxies_failing > 0",
+        "5m",
+        "{{ $value }} egress proxies of {{ $labels.instance }} cannot be used.",
+        "A proxy that `[[receivers]]` names cannot be reached, or refuses the password: the webhooks behind it "
+        "wait. None of them dies of that, as no attempt counts meanwhile.",
+        "`attempt.finished` in the log with `reason` `proxy_unreachable` or `proxy_auth`, and `error`, which names it; "
+        "`curl -x http://PROXY:PORT https://RECEIVER` from the gateway's machine.",
+        "Bring it back, or [mend its address or password](troubleshooting.md#the-egress-proxy-fails) and "
+        "[reload](operating.md#reload). What waits is sent by itself.",
+    ),
+    Alert(
+        "GatewayClientCertificateEnds",
+        "critical",
+        "(gateway_client_certificate_ends_timestamp_seconds > 0) - time() < 7 * 86400",
+        "0m",
+        "A client certificate of {{ $labels.instance }} ends in {{ $value | humanizeDuration }}.",
+        "A certificate that `[[receivers]]` shows (`client_cert_file`) ends within a week, or has ended where the "
+        "time is negative: from then on its receivers refuse each webhook.",
+        "`gateway check-config` names the file from two weeks before; `openssl x509 -enddate -noout -in FILE`.",
+        "Write the new certificate and its key into their files, and [reload](operating.md#reload); on each replica.",
+    ),
+    Alert(
         "GatewayEventsFail",
         "critical",
         "gateway_events_failing == 1",

@@ -21,7 +21,7 @@ ITS_OWN = {"up": SCRAPED, "ALERTS": SCRAPED | {"alertname", "alertstate"}}
 """What Prometheus makes itself."""
 WORDS = {"and", "or", "unless", "by", "on", "offset"}
 FUNCTIONS = {
-    "absent", "avg_over_time", "changes", "histogram_quantile", "increase", "max", "min", "rate", "sum",
+    "absent", "avg_over_time", "changes", "histogram_quantile", "increase", "max", "min", "rate", "sum", "time",
 }  # fmt: skip
 VALUES = {"kind": {*PollKind, "unreadable", "query", "create"}, "result": {*AttemptResult, "not_made"}}
 

@@ -17,7 +17,8 @@ from tests.manual import page
 SHORT_S = 9.5 * 3600  # a night with an upgrade, and a morning with an outage
 SHORT = (
     "it is killed", "Prometheus does not know it", "another program answers", "a loop fails", "the disk is full",
-    "the key is refused", "a receiver fails", "a receiver says 410", "nobody leads",
+    "the key is refused", "the upstream gives no answer", "a client certificate ends", "a receiver fails",
+    "a receiver says 410", "nobody leads",
 )  # fmt: skip
 
 
