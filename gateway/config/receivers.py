@@ -6,6 +6,7 @@ files are read here, once: what they held is a part of the settings, so that a r
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -90,6 +91,10 @@ def _pem_problem(key: str, text: str) -> str | None:
     return None if _KEY.search(text) else "there is no private key in it: no BEGIN PRIVATE KEY"
 
 
+# Of each URL that is not known yet all tables are looked at, and reading theirs anew is the dearest part of that.
+_match = lru_cache(maxsize=16_384)(prefix_of)
+
+
 def table_of(tables: Sequence[ReceiverSettings], url: str) -> ReceiverSettings | None:
     """Return the table that a URL's webhooks go by: the longest that it begins with."""
     try:
@@ -99,7 +104,7 @@ def table_of(tables: Sequence[ReceiverSettings], url: str) -> ReceiverSettings |
     found = [
         (len(prefix), one)
         for one in tables
-        for origin, prefix in (prefix_of(one.match),)
+        for origin, prefix in (_match(one.match),)
         if origin == receiver and begins_with(segments, prefix)
     ]
     return max(found, key=lambda one: one[0], default=(0, None))[1]

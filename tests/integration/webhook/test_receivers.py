@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,16 @@ async def test_own_secret_and_headers(sending: Any) -> None:
         assert headers["x-webhook-signature"], "format record's own is signed by GATEWAY_RECORD_HMAC_KEY as ever"
     assert to.headers.without_secrets(claim("https://a.example/x"), b"an echo") == b"", "it may repeat the headers"
     assert to.headers.without_secrets(claim("https://a.example/y"), b"an echo") == b"an echo"
+
+
+async def test_very_many_tables(sending: Any) -> None:
+    """Which one counts is found of each new URL before its callback is registered: it holds up all else meanwhile."""
+    to = sending("\n".join(f'[[receivers]]\nmatch = "https://a.example/{number}"' for number in range(1000)))
+    to.receivers.of("https://a.example/first")
+    began = time.process_time()
+    for number in range(100):
+        assert to.receivers.of(f"https://a.example/{number}/x").settings.match == f"https://a.example/{number}"
+    assert time.process_time() - began < 0.5
 
 
 async def test_the_longest_match_counts_alone(sending: Any) -> None:
