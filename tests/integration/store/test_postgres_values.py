@@ -39,7 +39,7 @@ async def registered(session: Session, task_id: str = "task-1", url: str = "http
     found = await session.rows(sql.INSERT_TASKS, task)
     name = f"{task_id} {url} {about}"
     callback = (name, about.get("client", "ann"), url, "https://example.com", b"{}", 60, 1, 60_001)
-    await session.rows(sql.INSERT_CALLBACKS, ("kie", task_id, *callback, about.get("format", "standard")))
+    await session.rows(sql.INSERT_CALLBACKS, ("kie", task_id, *callback, about.get("format", "standard"), None))
     return int((found or await session.table("SELECT 0, 0, seq FROM tasks WHERE task_id = $1", task_id))[0][2])
 
 
@@ -67,8 +67,8 @@ async def test_what_is_large_is_read_only_where_it_is_asked_for(session: Session
     ((*_, record, size, _, _),) = await session.run(watchsql.SELECT_READ_TASK, ("task-1", "kie"))
     assert (record, size) == (None, len(LARGE))
     claimed = await session.claim(10)
-    assert sorted(row[12] for row in claimed) == [len(LARGE)] * 2
-    assert not any(row[13] or row[14] for row in claimed)
+    assert sorted(row[13] for row in claimed) == [len(LARGE)] * 2
+    assert not any(row[14] or row[15] for row in claimed)
     assert await toasted() == before
 
     for column in ("outcome", "record"):
@@ -159,6 +159,7 @@ async def test_claims_leave_the_indexes_alone(session: Session) -> None:
                 1,
                 2,
                 "standard",
+                None,
             )
             for task in tasks
         ]

@@ -126,6 +126,7 @@ class Laws:
             raise self.broken
         rows = {row["id"]: row for row in callbacks}
         assert promised <= rows.keys(), (promised - rows.keys(), "a 201 for what is not stored")
+        assert self._world.asked or not promised, "nobody has asked this world, so that it shows nothing"
         owed = {row["task_id"] for row in rows.values()}
         assert created <= owed, (created - owed, "was promised a webhook")
         for callback_id, row in rows.items():

@@ -18,6 +18,7 @@ from gateway.app import build as building
 from gateway.app.gateway import Gateway
 from gateway.config.settings import Settings
 from gateway.core.errors import StoreError
+from gateway.net import proxied
 from tests.life import Transport
 from tests.simulation.replicas.driver import Link, Network
 from tests.simulation.replicas.loops import ProcessLoop
@@ -154,6 +155,7 @@ def wired(world: World, network: Network, machines: list[Machine], rng: random.R
     chance = SimpleNamespace(Random=lambda: random.Random(rng.getrandbits(32)))
     with (
         mock.patch.object(building, "PooledTransport", net),
+        mock.patch.object(proxied, "PooledTransport", net),
         mock.patch.object(building, "random", chance),
         mock.patch.object(asyncpg, "connect", network.connect),
         mock.patch("secrets.token_hex", lambda size: rng.randbytes(size).hex()),
