@@ -36,6 +36,8 @@ def client_context(
     except (ssl.SSLError, ValueError) as error:
         raise TlsFilesUnusable("ca", f"no certificate of an authority can be read in it ({_words(error)})") from None
     context.set_alpn_protocols(["http/1.1"])
+    if context.minimum_version < ssl.TLSVersion.TLSv1_2:  # as Debian 13's configuration of OpenSSL leaves it (RFC 8996)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
     if client_cert is not None and client_key is not None:
         # Two calls would do for two files; of one text each error says which of the two it is about all the same.
         with _as_file(f"{client_cert}\n{client_key}\n") as path:
