@@ -27,8 +27,6 @@ _TOGETHER = 512
 for two such pieces: with one the database waits for the next, and batches were a third slower."""
 _BESIDE = 64
 """… beside others: about two milliseconds for each of them."""
-_PRESENT_S = 5.0
-"""So long after its last request a client is taken to be about: the next one of it should not meet a whole batch."""
 READ = 32
 """What a read costs beside its rows: a journey to the database's thread takes as long as writing so many."""
 
@@ -38,17 +36,11 @@ class Shares:
 
     def __init__(self) -> None:
         self._clients: dict[str | None, _Part] = {}
-        self._seen: list[tuple[str | None, float]] = []  # who asked last and when, and the same of another one
 
     @property
     def size(self) -> int:
         """How much one client may have at once, now."""
         return WHOLE if len(self._clients) < 2 else _BESIDE
-
-    def alone(self, client: str | None) -> bool:
-        """Whether no other client has asked for a while."""
-        now = asyncio.get_running_loop().time()
-        return all(other == client or now - at > _PRESENT_S for other, at in self._seen)
 
     def of(self, client: str | None, cost: int) -> "_Turn":
         """Wait for room in a client's share, and keep it until the block ends; more than all of it passes alone."""
@@ -56,8 +48,6 @@ class Shares:
 
     async def take(self, client: str | None, cost: int) -> None:
         """Wait for room in a client's share, which is taken until it is given back."""
-        others = [one for one in self._seen if one[0] != client]
-        self._seen = [(client, asyncio.get_running_loop().time()), *others[:1]]
         share = self._clients.get(client)
         if share is None:
             share = self._clients[client] = _Part()
@@ -117,7 +107,8 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 
 def piece(request: Request) -> int:
     """Return how much of a batch is written together, now, in small rows."""
-    return _TOGETHER if _shares(request).alone(request.scope["client_name"]) else _BESIDE
+    size = _shares(request).size
+    return _TOGETHER if size == WHOLE else size
 
 
 def share_for_piece(request: Request, weight: int) -> AbstractAsyncContextManager[None]:

@@ -319,7 +319,7 @@ ASKS: dict[str, tuple[str, str, Any, int]] = {
     "cancel": ("DELETE", "/v1/callbacks/{id}", None, 256),
     "redeliver": ("POST", "/v1/callbacks/{id}/redeliver", None, 256),
     "_redeliver_some": ("POST", "/v1/redeliveries", {"state": "dead"}, 1),
-    "register": ("POST", "/v1/callbacks/batch", 100, 16),  # in pieces of 64 rows, as the other has just asked too
+    "register": ("POST", "/v1/callbacks/batch", 100, 10),
 }
 """By the store's method: a request that calls it, and how many such calls one client may have under way."""
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.api.shares import Shares, paced
-from tests.virtualtime import run_virtual
 
 
 class Work:
@@ -144,24 +143,3 @@ async def test_a_batch_lets_others_go_on_in_between() -> None:
     assert [item async for item in paced(range(1000))] == list(range(1000))
     other.cancel()
     assert turns >= 19
-
-
-def test_a_client_is_alone_where_no_other_has_asked_for_a_while() -> None:
-    """A batch is written in large pieces only then: who asks now and then must not wait for one each time."""
-
-    async def main() -> None:
-        shares = Shares()
-        assert shares.alone("ann"), "nobody has asked"
-        async with shares.of("ann", 1):
-            assert shares.alone("ann")
-        async with shares.of("bob", 1):
-            assert not shares.alone("ann")
-        for _ in range(4):
-            await asyncio.sleep(1)
-            async with shares.of("ann", 1):
-                assert not shares.alone("ann"), "however often it asks itself"
-        await asyncio.sleep(2)
-        assert shares.alone("ann")
-        assert not shares.alone("bob"), "ann has asked since"
-
-    run_virtual(main())
