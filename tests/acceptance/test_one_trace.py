@@ -69,7 +69,10 @@ async def test_one_trace_from_an_app_to_a_receiver(tmp_path: Path) -> None:
         async with run_gateway(environ, tmp_path) as gateway:
             async with node(url, "app", gateway.url, f"{hook}/hooks", "sim-success-200-a") as app:
                 registered = json.loads(await asyncio.wait_for(app.read(), LIMIT_S))
-            await collector.until(lambda seen: len(seen.named("handle")) == 1 and len(seen.named("POST")) == 3)
+            await collector.until(
+                lambda seen: [len(seen.named(name)) for name in ("handle", "POST", "settle")] == [1, 3, 1]
+            )
+            await gateway.event("attempt.finished")
             log = gateway.log
 
     spans = {span.span_id: span for span in collector.spans}
