@@ -4,7 +4,7 @@ Owns that the SDK is imported only then, and that what is asked for and cannot b
 variables may be meant for another program of the same pod. Called by ``build``, and by ``check-config`` for the words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from gateway.otel.asked import INSTALL, Exported, asked
 if TYPE_CHECKING:
     from gateway.otel.exporting import Exporting
 
-__all__ = ["exporting", "wanted"]
+__all__ = ["checked", "exporting", "wanted"]
 
 _log = structlog.get_logger()
 
@@ -39,6 +39,18 @@ def _installed() -> bool:
         return False
 
 
+def checked(environ: Mapping[str, str], clock: Clock) -> Exported:
+    """Return what a start would export, and all that it would say against what is asked for; sends nothing."""
+    found = wanted(environ)
+    if not found.any:
+        return found
+    said: list[str] = []
+    made = _made(found, environ, clock, "", said.append)
+    if isinstance(made, str):
+        return Exported(traces=False, metrics=False, problems=(*found.problems, *said, made))
+    return found._replace(problems=(*found.problems, *said))
+
+
 def exporting(environ: Mapping[str, str], clock: Clock, instance: str) -> "Exporting | None":
     """Return what exports, None where nothing is; ``instance``: what no other replica is called."""
     found = wanted(environ)
@@ -46,12 +58,25 @@ def exporting(environ: Mapping[str, str], clock: Clock, instance: str) -> "Expor
         _log.warning("telemetry.off", error=problem)
     if not found.any:
         return None
-    try:
-        from gateway.otel.exporting import Exporting  # with the SDK
-
-        made = Exporting(found, environ, clock, instance)
-    except Exception as exc:  # noqa: BLE001 - the SDK refuses some variables so, at its import too
-        _log.warning("telemetry.off", error=f"OpenTelemetry's SDK refuses the OTEL_ variables: {exc}")
+    made = _made(found, environ, clock, instance, _not_exported)
+    if isinstance(made, str):
+        _log.warning("telemetry.off", error=made)
         return None
     _log.info("telemetry.exporting", traces=found.traces, metrics=found.metrics)
     return made
+
+
+def _made(
+    found: Exported, environ: Mapping[str, str], clock: Clock, instance: str, say: Callable[[str], None]
+) -> "Exporting | str":
+    """Return what exports, or why nothing can."""
+    try:
+        from gateway.otel.exporting import Exporting  # with the SDK
+
+        return Exporting(found, environ, clock, instance, say)
+    except Exception as exc:  # noqa: BLE001 - the SDK refuses some variables so, at its import too
+        return f"OpenTelemetry's SDK refuses the OTEL_ variables: {exc}"
+
+
+def _not_exported(error: str) -> None:
+    _log.warning("telemetry.not_exported", error=error)

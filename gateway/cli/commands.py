@@ -80,10 +80,11 @@ def demo() -> None:
 @click.pass_obj
 def check_config(config: Path | None, /) -> None:
     """Check all that serve would refuse, report every mistake, and show what would be used."""
-    from gateway.app.exporting import wanted
+    from gateway.app.exporting import checked
     from gateway.app.preflight import preflight, warnings
     from gateway.config.receivers import told
     from gateway.config.settings import SETTINGS
+    from gateway.core.clock import SystemClock
 
     settings = preflight(os.environ, config)
     for setting in SETTINGS:
@@ -99,7 +100,7 @@ def check_config(config: Path | None, /) -> None:
         click.echo(f"warning: {warning}", err=True)
     for receiver in settings.receivers:
         click.echo(f"{'[[receivers]]':<26} {receiver.match}  {'  '.join(told(receiver))}".rstrip())
-    exported = wanted(os.environ)
+    exported = checked(os.environ, SystemClock())
     for problem in exported.problems:
         click.echo(f"warning: {problem}", err=True)
     signals = [name for name, on in (("traces", exported.traces), ("metrics", exported.metrics)) if on]

@@ -39,8 +39,8 @@ class Span(Protocol):
     """One piece of work, from where its block is entered to where that is left."""
 
     @property
-    def trace(self) -> str:
-        """What follows is a part of, as ``gateway.core.tracecontext`` writes it."""
+    def trace(self) -> str | None:
+        """What follows is a part of, as ``gateway.core.tracecontext`` writes it; None: of nothing."""
 
     @property
     def ids(self) -> tuple[str, str]:

@@ -43,9 +43,14 @@ _LAST_WORDS_S = 0.5
 class Exporting:
     """The exporters of one gateway."""
 
-    def __init__(self, asked: Exported, environ: Mapping[str, str], clock: Clock, instance: str) -> None:
-        """``instance``: what no other replica is called. What else is needed the SDK takes from its own variables."""
-        _say_once()
+    def __init__(
+        self, asked: Exported, environ: Mapping[str, str], clock: Clock, instance: str, say: Callable[[str], None]
+    ) -> None:
+        """``instance``: what no other replica is called. ``say`` hears what the SDK says against it, in any thread.
+
+        What else is needed the SDK takes from its own variables.
+        """
+        _hear(say)
         self._clock = clock
         self._since = clock.now()
         self._resource = _resource(instance)
@@ -139,7 +144,11 @@ def _beside(work: Callable[[], object]) -> "asyncio.Future[None]":
 
 
 class _SdkLines(logging.Handler):
-    """Has what the SDK says of a collector stand in the log once, and then once a minute."""
+    """Passes on what the SDK says against a collector or a variable, without what is secret in it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "opentelemetry.trace.span":  # a client's tracestate that it leaves out: as often as they like
@@ -148,7 +157,7 @@ class _SdkLines(logging.Handler):
             error = "A header of OTEL_EXPORTER_OTLP_HEADERS is not name=value, with its value URL-encoded."
         else:
             error = _told(record.getMessage())
-        _log.warning("telemetry.not_exported", error=error)
+        self._say(error)
 
 
 def _told(words: str) -> str:
@@ -156,8 +165,10 @@ def _told(words: str) -> str:
     return _PRIVATE.sub("…", words)[:_MOST_WORDS]
 
 
-def _say_once() -> None:
+def _hear(say: Callable[[str], None]) -> None:
+    """Have what the SDK says from now on be heard there, and nowhere else."""
     logger = logging.getLogger("opentelemetry")
-    if not any(isinstance(handler, _SdkLines) for handler in logger.handlers):
-        logger.addHandler(_SdkLines(logging.WARNING))
-        logger.propagate = False
+    for handler in [one for one in logger.handlers if isinstance(one, _SdkLines)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_SdkLines(say))
+    logger.propagate = False

@@ -28,6 +28,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL, URL_PATH, URL_SCHEME
 from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
     SpanContext,
@@ -50,6 +51,8 @@ __all__ = ["OtelTracing"]
 _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 _UPSTREAM, _TASK, _CALLBACK, _CLIENT = "gateway.upstream", "gateway.task.id", "gateway.callback.id", "gateway.client"
 _CALLBACKS_TOLD = 10
+_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
+"""All that version 00 has: what a later one sends beside them is not passed on as its."""
 _PORTS = {"http": 80, "https": 443}
 
 P = ParamSpec("P")
@@ -88,8 +91,7 @@ class OtelTracing:
         if not known:
             attributes[HTTP_REQUEST_METHOD_ORIGINAL] = method
         name = method if known else "HTTP"
-        span = self._start(name, SpanKind.SERVER, attributes, () if trace is None else (trace,))
-        return OtelRequest(span, name)
+        return OtelRequest(self._start(name, SpanKind.SERVER, attributes, () if trace is None else (trace,)), name)
 
     def poll(self, call: PollCall, upstream: str, task_id: str, traces: Sequence[str]) -> "OtelPoll":
         traces = tuple(dict.fromkeys(traces))
@@ -106,7 +108,7 @@ class OtelTracing:
         attributes = {_UPSTREAM: upstream, _TASK: task_id, "gateway.task.state": state}
         parent = current.get()
         if isinstance(parent, OtelPoll):
-            traces = (parent.trace, *parent.traces[1:])
+            traces = () if parent.trace is None else (parent.trace, *parent.traces[1:])
         traces = tuple(dict.fromkeys(traces))
         return OtelSettlement(self._start("settle", SpanKind.INTERNAL, attributes, traces))
 
@@ -128,27 +130,39 @@ class OtelTracing:
         headers.update(headers_of(span.trace))
         return span
 
-    def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]) -> SdkSpan:
+    def _start(
+        self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]
+    ) -> "tuple[SdkSpan, str]":
+        """Begin a span, and return the tracestate that goes on with it."""
         contexts = list(map(_context, traces[:MOST_TRACES]))
-        parent = set_span_in_context(NonRecordingSpan(contexts[0]), Context()) if contexts else Context()
-        links = [Link(context) for context in contexts[1:]]
-        return self._tracer.start_span(name, parent, kind, attributes, links)
+        parent = contexts[0] if contexts else INVALID_SPAN_CONTEXT
+        state = traces[0].partition(" ")[2] if contexts else ""
+        try:
+            around = set_span_in_context(NonRecordingSpan(parent), Context())
+            span = self._tracer.start_span(name, around, kind, attributes, [Link(context) for context in contexts[1:]])
+        except Exception as exc:  # noqa: BLE001 - a sampler's or a processor's: what the span would tell of goes on
+            _log.warning("telemetry.not_exported", error=repr(exc))
+            return NonRecordingSpan(parent), state
+        # What the sampler has not changed goes on as it came: the SDK drops all of it for one key of level 2.
+        changed = span.get_span_context().trace_state
+        return span, state if changed == parent.trace_state else changed.to_header()
 
 
 class OtelSpan:
-    """A span of the SDK's."""
+    """A span of the SDK's; one that could not begin tells of nothing, and passes on what it was to be a part of."""
 
-    def __init__(self, span: SdkSpan) -> None:
-        self._span = span
+    def __init__(self, begun: "tuple[SdkSpan, str]") -> None:
+        self._span, state = begun
         self._before: Token[Span | None]
-        context = span.get_span_context()
+        context = self._span.get_span_context()
         self.ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-        state = context.trace_state.to_header() if context.trace_state else ""
-        parent = f"00-{self.ids[0]}-{self.ids[1]}-{context.trace_flags:02x}"
-        self.trace = f"{parent} {state}" if state else parent
+        self.trace: str | None = None
+        if context.is_valid:
+            parent = f"00-{self.ids[0]}-{self.ids[1]}-{context.trace_flags & _FLAGS:02x}"
+            self.trace = f"{parent} {state}" if state else parent
 
     def __enter__(self) -> Self:
-        self._before = current.set(self)
+        self._before = current.set(None if self.trace is None else self)
         return self
 
     @_harmless
@@ -170,8 +184,8 @@ class OtelSpan:
 class OtelRequest(OtelSpan):
     """``core.tracing.SpanOfRequest``."""
 
-    def __init__(self, span: SdkSpan, name: str) -> None:
-        super().__init__(span)
+    def __init__(self, begun: "tuple[SdkSpan, str]", name: str) -> None:
+        super().__init__(begun)
         self._name = name
 
     @_harmless
@@ -191,8 +205,8 @@ class OtelRequest(OtelSpan):
 class OtelPoll(OtelSpan):
     """``core.tracing.SpanOfPoll``."""
 
-    def __init__(self, span: SdkSpan, traces: Sequence[str]) -> None:
-        super().__init__(span)
+    def __init__(self, begun: "tuple[SdkSpan, str]", traces: Sequence[str]) -> None:
+        super().__init__(begun)
         self.traces = traces
         self._status: int | None = None
 

@@ -62,7 +62,7 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
         async def make(**environ: str) -> World:
             world = World()
-            simulator = SimulatedUpstream(SystemClock(), plans=Plan())
+            simulator = SimulatedUpstream(SystemClock(), plans=Plan(duration_s=0.2))
             upstream = await stack.enter_async_context(serve_simulator(simulator))
             world.url = await stack.enter_async_context(serve_asgi(world.receiver))
             world.collector_url = await stack.enter_async_context(serve_asgi(world.collector))
@@ -159,6 +159,71 @@ async def test_what_is_not_sampled_goes_on_unsampled(start: Any) -> None:
     await world.gateway.delivered(other["id"])
     await world.spans("POST")
     assert not [span for span in world.collector.spans if span.trace_id == TRACE]
+
+
+async def test_sampling_that_is_off_passes_traces_on(start: Any) -> None:
+    """The receiver's spans are a part of the client's trace, not recorded here; that its id is random stays said."""
+    world = await start(OTEL_TRACES_SAMPLER="always_off")
+    parent = {"traceparent": f"00-{TRACE}-{SPAN}-03", "tracestate": "rojo=1"}
+    callback = await world.registered("sim-success-0-a", **parent)
+    await world.gateway.delivered(callback["id"])
+    await world.collector.until(lambda collector: "gateway_attempts" in collector.metrics)
+    await world.gateway.gateway.drain()
+    assert world.collector.spans == []
+    (headers,) = world.receiver.headers
+    _, trace_id, _, flags = headers["traceparent"].split("-")
+    assert (trace_id, flags, headers["tracestate"]) == (TRACE, "02", "rojo=1")
+
+
+async def test_each_of_a_batch_is_below_its_request(start: Any) -> None:
+    """However many there are, and those that are refused change nothing of it."""
+    world = await start()
+    asked = [{"taskId": f"sim-success-0-{name}", "callbackUrl": f"{world.url}/hooks"} for name in "ab"]
+    asked.append({"taskId": "t", "callbackUrl": "gopher://x"})
+    answer = await world.gateway.client.post("/v1/callbacks/batch", json={"callbacks": asked}, headers=PARENT)
+    first, second, refused = answer.json()["data"]
+    assert refused["status"] == 422
+    for one in (first, second):
+        await world.gateway.delivered(one["callback"]["id"])
+    (request,) = await world.spans("POST /v1/callbacks/batch")
+    assert (request.trace_id, request.parent_id) == (TRACE, SPAN)
+    attempts = await world.spans("POST", 2)
+    assert {(one.trace_id, one.parent_id) for one in attempts} == {(TRACE, request.span_id)}
+    assert {one.attributes["gateway.callback.id"] for one in attempts} == {
+        one["callback"]["id"] for one in (first, second)
+    }
+
+
+async def test_what_a_create_asks_for_is_below_it(start: Any) -> None:
+    """Polls, the task's end and the webhook, as with a registration."""
+    world = await start()
+    asked = {"model": "m", "input": {"prompt": "x"}, "callBackUrl": f"{world.url}/hooks"}
+    answer = await world.gateway.client.post("/api/v1/jobs/createTask", json=asked, headers=PARENT)
+    assert answer.status_code == 200, answer.text
+    (attempt,) = await world.spans("POST")
+    (request,) = await world.spans("POST /api/v1/jobs/createTask")
+    (settlement,) = await world.spans("settle")
+    polls = await world.spans("GET /api/v1/jobs/recordInfo")
+    assert (request.trace_id, request.parent_id) == (TRACE, SPAN)
+    assert {(one.trace_id, one.parent_id) for one in (attempt, *polls)} == {(TRACE, request.span_id)}
+    assert settlement.parent_id in {poll.span_id for poll in polls}
+    assert attempt.attributes["gateway.task.id"] == answer.json()["data"]["taskId"]
+
+
+async def test_a_redelivery_stays_in_the_registrations_trace(start: Any) -> None:
+    """Whoever asks for it has a trace of their own: the webhook is still what the registration led to."""
+    world = await start()
+    callback = await world.registered("sim-success-0-a", **PARENT)
+    await world.gateway.delivered(callback["id"])
+    other = {"traceparent": f"00-{'5' * 32}-{SPAN}-01"}
+    again = await world.gateway.client.post(f"/v1/callbacks/{callback['id']}/redeliver", headers=other)
+    assert again.status_code == 202
+    attempts = await world.spans("POST", 2)
+    (request,) = await world.spans("POST /v1/callbacks")
+    (asked,) = await world.spans("POST /v1/callbacks/{id}/redeliver")
+    assert asked.trace_id == "5" * 32
+    assert {(one.trace_id, one.parent_id) for one in attempts} == {(TRACE, request.span_id)}
+    assert [one.attributes["gateway.attempt.number"] for one in attempts] == [1, 2]
 
 
 async def test_a_poll_for_several_links_to_the_others(start: Any) -> None:

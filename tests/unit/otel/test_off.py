@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.app import exporting as app_exporting
-from gateway.app.exporting import exporting, wanted
+from gateway.app.exporting import checked, exporting, wanted
 from gateway.core.clock import SystemClock
 
 AT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -69,6 +69,21 @@ def test_what_the_sdk_refuses_stops_no_start(monkeypatch: pytest.MonkeyPatch, mi
     with capture_logs() as log:
         assert exporting({**AT, **mistake}, SystemClock(), "r") is None
     assert [(line["event"], line["log_level"]) for line in log] == [("telemetry.off", "warning")]
+    found = checked({**AT, **mistake}, SystemClock())
+    assert (found.any, list(found.problems)) == (False, [log[0]["error"]])
+
+
+def test_what_the_sdk_says_is_heard_before_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """check-config finds the mistakes that the log would have, and sends nothing."""
+    for name, value in (AT | {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Bearer canary"}).items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as log:
+        found = checked(AT, SystemClock())
+    assert (found.traces, found.metrics, log) == (True, True, [])
+    assert {problem.partition(" is not ")[0] for problem in found.problems} == {
+        "A header of OTEL_EXPORTER_OTLP_HEADERS"
+    }
+    assert checked({}, SystemClock()) == wanted({})
 
 
 def test_no_key_of_a_collector_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
