@@ -132,9 +132,10 @@ sbom: $(VENV)-supply/.ready ## List the packages of the lock as CycloneDX, in di
 audit: $(VENV)-supply/.ready ## Ask what is known against the packages of the locks; 1: something is, 3: nobody could be asked
 	@$(VENV)-supply/bin/python -m tests.release.audit
 
-reference: $(VENV)/.dev ## Write the manual's reference pages, Prometheus' rules and Grafana's dashboard anew, from the code
+reference: $(VENV)/.dev ## Write anew what is made of the code: the manual's reference pages, Prometheus' rules, Grafana's dashboard; and what Kustomize makes
 	@$(VENV)/bin/python -m tests.reference
 	@$(VENV)/bin/python -m tests.alarms.files
+	@$(VENV)/bin/python -m tests.kustomized
 
 lock: $(UV) ## Pin every dependency anew with hashes; UPGRADE=1 takes the newest versions
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra ed25519 --extra otel --extra postgres --group dev --group build -o requirements-dev.lock

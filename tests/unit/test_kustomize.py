@@ -1,9 +1,6 @@
 """``config/kubernetes/``: what kubectl makes of base and overlays is right by its schema, and true of this gateway."""
 
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +10,13 @@ from gateway.api.auth import PUBLIC
 from gateway.config.load import load
 from gateway.config.settings import Settings, database_path
 from gateway.signature import make_secret
+from tests import kustomized
+from tests.kustomized import FOLDERS, KUBERNETES, SECRETS
 from tests.manifests import REPLICAS, documents, faults, only
 from tests.manual import ROOT, page
 
-KUBERNETES = ROOT / "config" / "kubernetes"
-RENDERED = ("base", "overlays/production", "overlays/sidecar")
-EACH = pytest.mark.parametrize("which", RENDERED)
-SECRETS = ("token", "upstream-api-key", "webhook-secret")
+EACH = pytest.mark.parametrize("which", FOLDERS)
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
-SMALLEST = "5.0"
-"""Version of Kustomize, as kubectl has it from 1.27 on."""
 
 
 class Made(NamedTuple):
@@ -34,25 +28,8 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    """Render each, the secrets' files put beside those that ask for them."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is not installed")
-    version = json.loads(run(kubectl, "version", "--client", "--output=json"))["kustomizeVersion"].removeprefix("v")
-    if tuple(map(int, version.split(".")[:2])) < tuple(map(int, SMALLEST.split("."))):
-        pytest.skip(f"kubectl has Kustomize {version}, and {SMALLEST} is needed")
-    folder = tmp_path_factory.mktemp("kustomize") / "kubernetes"
-    shutil.copytree(KUBERNETES, folder)
-    for name in SECRETS:
-        (folder / "overlays" / "production" / name).write_text("x")
-    return {which: made(run(kubectl, "kustomize", folder / which)) for which in RENDERED}
-
-
-def run(*command: object) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def rendered() -> dict[str, Made]:
+    return {which: made(kustomized.kept(which)) for which in FOLDERS}
 
 
 def made(text: str) -> Made:
@@ -71,6 +48,21 @@ def settings(gateway: dict[str, Any], folder: Path) -> Settings:
             path.write_text(make_secret() if "webhook" in path.name else "tok", "utf-8")
             environ[variable["name"]] = str(path)
     return load(environ)
+
+
+@EACH
+def test_what_is_kept_is_of_these_files(which: str) -> None:
+    """Else what follows would be said of manifests that nobody applies."""
+    assert kustomized.made_of(kustomized.kept(which)) == kustomized.source(), "make reference, where kubectl is"
+
+
+def test_kubectl_makes_what_is_kept() -> None:
+    """Not what somebody wrote there."""
+    if (why := kustomized.cannot()) is not None:
+        pytest.skip(why)
+    assert {which: documents(text) for which, text in kustomized.made().items()} == {
+        which: documents(kustomized.kept(which)) for which in FOLDERS
+    }
 
 
 @EACH
