@@ -8,6 +8,7 @@ import atexit
 import logging
 import math
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import partial
@@ -26,7 +27,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway import __version__
@@ -173,7 +174,7 @@ class Metrics:
         """How many writes came too late to count, as the store tells."""
         stale = "Writes that changed nothing, as their task or webhook was another replica's by then."
         self.registry.register(_CountedElsewhere("gateway_stale_writes", stale, lambda: self.stale_writes()))
-        ProcessCollector(registry=self.registry)
+        self.registry.register(_ProcessFigures())
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
@@ -188,6 +189,26 @@ class _CountedElsewhere(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(*self._about, value=self._count())
+
+
+class _ProcessFigures(ProcessCollector):
+    """The process's own. They are read from files: where none can be opened any more, that is what they tell.
+
+    Else the alert of files that run out would go by with the last file, and that of metrics that are gone come.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(registry=None)
+        self._last = {family.name: family for family in super().collect()}
+
+    def collect(self) -> Iterable[Metric]:
+        seen = {family.name: family for family in super().collect()}
+        if "process_open_fds" in self._last.keys() - seen.keys():
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            for name in ("process_open_fds", "process_max_fds"):
+                seen[name] = GaugeMetricFamily(name, self._last[name].documentation, value=most)
+        self._last |= seen
+        return self._last.values()
 
 
 def _lost_lines() -> int:

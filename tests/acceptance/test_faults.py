@@ -1,6 +1,7 @@
 """What a gateway process makes of a machine that fails it: no file left to open, and a database that is damaged."""
 
 import asyncio
+import re
 import resource
 import sqlite3
 from contextlib import AsyncExitStack, closing
@@ -49,7 +50,11 @@ async def test_a_process_that_is_out_of_files(world: Any) -> None:
         held = (await client.get(f"/v1/callbacks/{second['id']}")).json()
         assert (held["state"], held["attempts"], held["lastError"]) == ("pending", 0, None)
         assert (await client.get("/healthz")).status_code == 200
-        assert 'gateway_attempts_total{result="not_made"} 1.0' in (await client.get("/metrics")).text
+        metrics = (await client.get("/metrics")).text
+        assert 'gateway_attempts_total{result="not_made"} 1.0' in metrics
+        shown = dict(re.findall(r"^(process_\w+) (\S+)$", metrics, re.MULTILINE))
+        assert float(shown["process_open_fds"]) / float(shown["process_max_fds"]) > 0.9  # GatewayFilesRunOut
+        assert float(shown["process_start_time_seconds"]) > 0  # GatewayMetricsGone is no alert of this
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
         await world.becomes(client, second["id"], "delivered")
         assert posts == [second["id"]]

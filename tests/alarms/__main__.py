@@ -33,6 +33,8 @@ def main() -> int:
             else "nothing fires"
         )
         print(f"{'FAILED' if wrong else 'ok    '} {name}: {fires}", flush=True)
+        if name in FAULTS and FAULTS[name].by_hand:
+            print(f"         its figure is set by hand: {FAULTS[name].by_hand}", flush=True)
         if wrong:
             failed += 1
             print(wrong)

@@ -1,11 +1,13 @@
 """What is planted in a gateway, and which alerts fire on it, each within which time.
 
-Owns the faults and the day of normal life. Almost all are made of the world around the real gateway; where that cannot
-be had in virtual time (what a kernel does, several replicas), of the figure that it shows.
+Owns the faults and the day of normal life. Almost all are made of the world around the real gateway, or of a defect in
+it. Where that cannot be had in virtual time the figure that it shows is set: ``by_hand`` says why, and which test has
+a real gateway show it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +19,7 @@ import trustme
 
 from gateway.app import build as building
 from gateway.core import telemetry
+from gateway.core.logsink import LogSink
 from gateway.net import proxied
 from gateway.net.errors import ExchangeFailed
 from gateway.simulator.faults import Fault, FaultKind
@@ -28,6 +31,8 @@ __all__ = ["DAY", "FAULTS", "NORMAL_S", "Planted", "day", "trickle"]
 NORMAL_S = 1200
 """For so long each gateway is well before its fault."""
 MINUTE, HOUR, DAY = 60, 3600, 86400
+SINK_S = 10.0
+"""So long the log's own thread may take, in real time."""
 Course = Callable[[Stage], Coroutine[Any, Any, object]]
 
 
@@ -40,6 +45,8 @@ class Planted(NamedTuple):
     """By alert, within how many minutes; all that fire at all."""
     scrape_s: int = 60
     environ: Mapping[str, str] = MappingProxyType({})
+    by_hand: str = ""
+    """Why its figure is set, and where a real one is seen."""
 
 
 async def trickle(stage: Stage, every_s: float = 240, host: str = "app.example") -> NoReturn:
@@ -202,11 +209,14 @@ async def disk_nearly_full(stage: Stage) -> None:
 
 
 async def memory_held(stage: Stage) -> None:
-    async def hold() -> None:
-        await stage.running.memory.hold(stage.running.memory.limit, "client slow")
+    """A client sends the greater part of a large batch, and no more."""
+
+    async def batch() -> AsyncIterator[bytes]:
+        yield bytes(800_000)
         await asyncio.Event().wait()
 
-    stage.begin(hold())
+    headers = {"content-type": "application/json"}
+    stage.begin(stage.ask("POST", "/v1/callbacks/batch", headers=headers, content=batch()))
 
 
 async def files_run_out(stage: Stage) -> None:
@@ -214,7 +224,15 @@ async def files_run_out(stage: Stage) -> None:
 
 
 async def log_lost(stage: Stage) -> None:
-    stage.patch(mock.patch.object(telemetry, "_sink", mock.Mock(lost=3)))
+    """Whoever reads the log has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    sink = LogSink(writer)
+    stage.patch(mock.patch.object(telemetry, "_sink", sink))
+    for _ in range(3):
+        sink.line(b"{}")
+    assert sink.flush(SINK_S)
+    os.close(writer)
 
 
 async def restarts(stage: Stage) -> None:
@@ -267,9 +285,21 @@ FAULTS: Mapping[str, Planted] = {
     "the disk is full": Planted(
         disk_full, 20 * MINUTE, {"GatewayStoreFails": 5, "GatewayNotReady": 5, "GatewayPollsLate": 20}
     ),
-    "the disk is nearly full": Planted(disk_nearly_full, HOUR, {"GatewayDiskNearlyFull": 12}),
-    "memory is held": Planted(memory_held, HOUR, {"GatewayMemoryFull": 12}),
-    "files run out": Planted(files_run_out, HOUR, {"GatewayFilesRunOut": 7}),
+    "the disk is nearly full": Planted(
+        disk_nearly_full,
+        HOUR,
+        {"GatewayDiskNearlyFull": 12},
+        by_hand="only root may mount a small disk; tests/integration/app/test_faults.py fills one",
+    ),
+    "memory is held": Planted(
+        memory_held, HOUR, {"GatewayMemoryFull": 12}, environ={"GATEWAY_MEMORY_BYTES": "4000000"}
+    ),
+    "files run out": Planted(
+        files_run_out,
+        HOUR,
+        {"GatewayFilesRunOut": 7},
+        by_hand="the process is the test's own; tests/acceptance/test_faults.py takes a gateway's files away",
+    ),
     "nobody reads the log": Planted(log_lost, 30 * MINUTE, {"GatewayLogLinesLost": 2}),
     "the key is refused": Planted(
         key_refused,
@@ -287,8 +317,18 @@ FAULTS: Mapping[str, Planted] = {
         environ={"GATEWAY_UPSTREAM_RATE": "2/1,6/60"},
     ),
     "a lower limit": Planted(lower_limit, HOUR, {"GatewayUpstreamLimited": 40}),
-    "nobody leads": Planted(nobody_leads, HOUR, {"GatewayNobodyPolls": 5}),
-    "writes are stale": Planted(stale_writes, HOUR, {"GatewayStaleWrites": 15}),
+    "nobody leads": Planted(
+        nobody_leads,
+        HOUR,
+        {"GatewayNobodyPolls": 5},
+        by_hand="a PostgreSQL knows no virtual time; tests/integration/app/test_replicas.py has replicas on one",
+    ),
+    "writes are stale": Planted(
+        stale_writes,
+        HOUR,
+        {"GatewayStaleWrites": 15},
+        by_hand="a PostgreSQL knows no virtual time; tests/integration/app/test_replicas.py has replicas on one",
+    ),
     "a receiver fails": Planted(receiver_fails, 90 * MINUTE, {"GatewayReceiverFails": 70}),
     "a receiver hangs": Planted(
         receiver_hangs,

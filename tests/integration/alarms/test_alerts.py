@@ -12,7 +12,7 @@ from tests.alarms.faults import FAULTS
 from tests.alarms.files import RULES, queries
 from tests.alarms.play import play_day, play_fault
 from tests.alarms.table import ALERTS
-from tests.manual import page
+from tests.manual import ROOT, page
 
 SHORT_S = 9.5 * 3600  # a night with an upgrade, and a morning with an outage
 SHORT = (
@@ -77,3 +77,12 @@ def test_what_is_promised_is_held_against_what_fires(tmp_path: Path, monkeypatch
 def test_each_alert_has_its_fault() -> None:
     """No alert is there that was never seen to fire."""
     assert {alert for fault in FAULTS.values() for alert in fault.fires} == {alert.name for alert in ALERTS}
+
+
+def test_a_figure_that_is_set_is_one_that_a_gateway_shows() -> None:
+    """Where a fault is no fault of the world, a test is named in which a real gateway has it, with the alert."""
+    by_hand = {name: fault for name, fault in FAULTS.items() if fault.by_hand}
+    assert len(by_hand) <= 4, "what can be planted for real is"
+    for fault in by_hand.values():
+        (path,) = re.findall(r"tests/\S+\.py", fault.by_hand)
+        assert fault.fires.keys() <= set(re.findall(r"Gateway\w+", (ROOT / path).read_text("utf-8")))

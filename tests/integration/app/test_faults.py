@@ -336,6 +336,10 @@ async def test_a_full_disk(kind: str, hooks: Hooks, request: pytest.FixtureReque
             assert int(refused.headers["retry-after"]) >= 1
             # A poll that fits into a page may be stored at any moment, and is a write that succeeds.
             full = "the store is failing: its disk is full"
+            if kind == "small_disk":
+                metrics = (await gateway.client.get("/metrics")).text
+                (free,) = re.findall(r"^gateway_disk_free_ratio (\S+)$", metrics, re.MULTILINE)
+                assert float(free) < 0.1  # GatewayDiskNearlyFull
             for probe, word in (("/readyz", full), ("/metrics", "gateway_ready 0.0")):
                 async with asyncio.timeout(LIMIT_S):
                     while word not in (await gateway.client.get(probe)).text:

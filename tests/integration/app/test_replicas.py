@@ -18,7 +18,7 @@ from gateway.store.postgres import session
 from gateway.store.postgres.copyside import PostgresCopySide
 from tests.integration.app.test_clients import Hooks
 from tests.postgres import Database
-from tests.running import LIMIT_S, Running, running
+from tests.running import LIMIT_S, Running, a_moment, running
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -136,6 +136,40 @@ async def test_reads_are_answered_by_who_does_not_poll(stand: Stand) -> None:
             await asyncio.sleep(0.02)
     assert isinstance(answers[0], httpx.Response)
     await first.becomes(path, lambda answer: answer.json()["data"]["state"] == "success")
+
+
+async def test_what_alerts_of_replicas_are_made_of(stand: Stand, postgres: Database) -> None:
+    """A webhook that another has claimed meanwhile: GatewayStaleWrites. One leads that never polls: GatewayNobodyPolls.
+
+    As after a replica that stood still past its leases, and beside one that is cut off once it leads.
+    """
+    called, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        called.set()
+        await may_answer.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serve_asgi(slow) as url:
+        first = await stand.replica()
+        second = await stand.replica()
+        await first.registered("sim-success-0-x", url)
+        await asyncio.wait_for(called.wait(), LIMIT_S)
+        await asyncio.to_thread(postgres.execute, "UPDATE callbacks SET fence = fence + 1")
+        may_answer.set()
+        await shows(lambda metrics: "gateway_stale_writes_total 1.0" in metrics, first, second)
+    leading = 'gateway_leading{upstream="aigptimage"} 1.0'
+    await shows(lambda metrics: leading in metrics, first, second)
+    await asyncio.to_thread(postgres.execute, "UPDATE leads SET holder = 'another', epoch = epoch + 1")
+    await shows(lambda metrics: leading not in metrics, first, second)
+
+
+async def shows(condition: Callable[[str], bool], *replicas: Running) -> None:
+    """Wait until a condition holds of the metrics of all of them."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition("".join([(await replica.client.get("/metrics")).text for replica in replicas])):
+            await a_moment()
 
 
 async def test_an_end_that_one_replica_is_told_all_tell(stand: Stand) -> None:
