@@ -7,17 +7,20 @@ Its own, and not one of the libraries: most guards are conditions within SQL sta
 what is left in Python are comparisons, conditions and exits, a hundred lines on the standard library's syntax tree.
 """
 
+import math
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tests.mutation import python_guards, sql_guards
-from tests.mutation.forked import Forked, measured, tested
+from tests.mutation.forked import Collected, Forked, measured, tested
 from tests.mutation.python_guards import Mutant
 from tests.mutation.selection import Selection
 from tests.mutation.targets import COVERED, EQUIVALENT, LEAST_SCORE, MODULES, TESTS, Equivalent
@@ -77,53 +80,79 @@ class _Run:
         self._survived: Counter[str] = Counter()
         self._late: Counter[str] = Counter()
         self._wrong: list[str] = []
+        self._shown = os.fdopen(os.dup(1), "w")  # also where a fork's own output is kept apart
 
     def run(self, jobs: int) -> None:
-        """Let every mutant meet its tests; print who survives."""
-        waiting = [*self._mutants][::-1]
-        running: list[tuple[Mutant, int, Forked]] = []
+        """Let every mutant meet its tests, put in its place where that will do; print who survives."""
+        collected = Collected(self._selection.at_import, lambda its: [*self._meet(self._mutants, jobs, its.tested)])
+        forked = Forked(partial(collected.run, tests=TESTS, limit_s=_TEST_LIMIT_S), math.inf)
+        while not forked.ended():
+            time.sleep(0.1)
+        met, output = forked.result, forked.output
+        forked.forget()
+        if met is None:
+            sys.exit(output)
+        self._say(f"{len(self._mutants) - len(met)} have to be imported")
+        left = [*self._mutants]
+        for number, by in sorted(met, reverse=True):
+            self._ended(left.pop(number), by)
+        for number, by in self._meet(left, jobs, tested):
+            self._ended(left[number], by)
+
+    def _meet(self, mutants: Sequence[Mutant], jobs: int, meet: Callable[..., Any]) -> Iterator[tuple[int, str | None]]:
+        """Yield by what each is noticed, None: by nothing; not of those that have to meet their tests otherwise."""
+        waiting = [*enumerate(mutants)][::-1]
+        running: list[tuple[int, list[str], Forked]] = []
+        count = 0
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    mutant = waiting.pop()
+                    number, mutant = waiting.pop()
                     tests = self._selection.tests(mutant)
                     took_s = self._selection.seconds(tests)
                     limit_s = self._patience * max([_TEST_LIMIT_S, *took_s])
-                    work = partial(tested, path=mutant.path, source=mutant.source, tests=tests, limit_s=limit_s)
-                    forked = Forked(work, self._patience * max(_MUTANT_LIMIT_S, sum(took_s)))
-                    running.append((mutant, len(tests), forked))
+                    work = partial(meet, mutant=mutant, tests=tests, limit_s=limit_s)
+                    running.append((number, tests, Forked(work, self._patience * max(_MUTANT_LIMIT_S, sum(took_s)))))
                 ended = [one for one in running if one[2].ended()]
                 for one in ended:
                     running.remove(one)
-                    self._ended(*one)
+                    number, tests, forked = one
+                    count += 1
+                    if count % 100 == 0:
+                        self._say(f"{count} of {len(mutants)} after {time.monotonic() - self._started:.0f} s")
+                    if forked.result is not False:
+                        yield number, self._noticed(mutants[number], tests, forked)
+                    forked.forget()
                 if not ended:
-                    time.sleep(0.02)
+                    time.sleep(0.005)
         finally:
             for _, _, forked in running:
                 forked.kill()
                 forked.forget()
 
-    def _ended(self, mutant: Mutant, count: int, forked: Forked) -> None:
+    def _noticed(self, mutant: Mutant, tests: list[str], forked: Forked) -> str | None:
         by, passed = forked.result or (_LATE, 0)
-        if by is None and count and not passed:
+        if by is None and tests and not passed:
             sys.exit(f"{forked.output}\nNo test ran.")
-        forked.forget()
-        if by is not None and "::" in by:
+        if by == _LATE:
+            self._say(f"does not end: {_shown(mutant)}\n")
+        elif by is None and _equivalent(mutant) is None:
+            self._say(f"survives {len(tests)} tests: {_shown(mutant)}\n")
+        elif by in tests:
             self._selection.noticed(mutant, by)
+        return by
+
+    def _ended(self, mutant: Mutant, by: str | None) -> None:
         if _equivalent(mutant) is not None:
             if by is not None:
                 self._wrong.append(f"called equivalent, but noticed by {by}: {_shown(mutant)}")
             return
         self._done[mutant.path] += 1
-        if self._done.total() % 100 == 0:
-            took_s = time.monotonic() - self._started
-            print(f"{self._done.total()} of {len(self._mutants)} after {took_s:.0f} s", flush=True)
-        if by == _LATE:
-            self._late[mutant.path] += 1
-            print(f"does not end: {_shown(mutant)}\n", flush=True)
-        if by is None:
-            self._survived[mutant.path] += 1
-            print(f"survives {count} tests: {_shown(mutant)}\n", flush=True)
+        self._late[mutant.path] += by == _LATE
+        self._survived[mutant.path] += by is None
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._shown, flush=True)
 
     def report(self) -> bool:
         """Print the scores; return whether they are good enough."""

@@ -1,8 +1,11 @@
 """One run of tests in a process of its own, forked from one that has imported everything but the gateway.
 
 Owns that what runs is the mutant: its source is compiled from memory, in the place of the file and of any bytecode.
+Most need not even that: in a fork of a process that has collected the tests they are put in their place, and met at
+once. What only an import shows, and what nothing notices there, is imported.
 """
 
+import ctypes
 import importlib
 import importlib.abc
 import importlib.util
@@ -19,14 +22,18 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import coverage
 import pytest
 from hypothesis import Phase, settings
 
-__all__ = ["Forked", "measured", "tested"]
+from tests.mutation.inplace import Imported
+from tests.mutation.python_guards import Mutant
+
+__all__ = ["Collected", "Forked", "measured", "tested"]
 
 _PRELOADED = (
     "aiodns",
@@ -43,6 +50,7 @@ _PRELOADED = (
     "uvloop",
 )
 _MEMORY = 4 << 30  # a mutant may collect things for ever
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 for _name in _PRELOADED:
     importlib.import_module(_name)
@@ -65,6 +73,8 @@ class Forked:
         code = 1
         try:
             os.setpgid(0, 0)
+            if sys.platform == "linux":  # whatever ends its parent ends it, too
+                ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
             output = os.open(self.folder / "output", os.O_CREAT | os.O_WRONLY)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -148,14 +158,14 @@ class _Chosen:
             self.passed += 1
 
 
-def tested(folder: Path, path: str, source: str, tests: Sequence[str], limit_s: float) -> tuple[str | None, int]:
+def tested(folder: Path, mutant: Mutant, tests: Sequence[str], limit_s: float) -> tuple[str | None, int]:
     """Return by what a mutant was noticed, None: by nothing, and how many tests it passed.
 
     A test that takes longer than ``limit_s`` seconds has noticed it.
     """
     assert not any(name.split(".")[0] == "gateway" for name in sys.modules)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    mutated = _Mutated(path, source)
+    mutated = _Mutated(mutant.path, mutant.source)
     sys.meta_path.insert(0, mutated)
     try:
         module = importlib.import_module(mutated.name)
@@ -169,6 +179,49 @@ def tested(folder: Path, path: str, source: str, tests: Sequence[str], limit_s: 
     if chosen.failed is None and code != pytest.ExitCode.OK:
         return f"collection: exit {code}", 0
     return chosen.failed, chosen.passed
+
+
+class Collected:
+    """The tests, collected in a process that runs none of them itself: mutants meet them in its forks."""
+
+    def __init__(self, at_import: Callable[[Mutant], bool], then: Callable[["Collected"], Any]) -> None:
+        """``at_import``: whether a mutant runs at the import. ``then`` is called with this, in place of the tests."""
+        self._at_import = at_import
+        self._then = then
+        self._items: dict[str, pytest.Item] = {}
+        self._result: Any = None
+
+    def run(self, folder: Path, tests: Sequence[str], limit_s: float) -> Any:
+        """Collect the tests; return what is done then."""
+        code = _pytest(folder, tests, self, limit_s, "--capture=no")
+        assert code == pytest.ExitCode.OK, f"collection: exit {code}"
+        return self._result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._items = {item.nodeid: item for item in session.items}
+        self._imported = Imported("gateway", "tests")
+        self._result = self._then(self)
+        return True
+
+    def tested(
+        self, folder: Path, mutant: Mutant, tests: Sequence[str], limit_s: float
+    ) -> tuple[str | None, int] | Literal[False]:
+        """As ``tested``, in a fork of this process, which it spoils; False: the mutant has to be imported."""
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        if not self._imported.put(mutant, runs_at_import=self._at_import(mutant)):
+            return False
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+        chosen = _Chosen(tests)
+        items = [self._items[test] for test in tests]
+        for item in items[:1]:
+            item.config.pluginmanager.register(chosen)
+        for item, following in zip_longest(items, items[1:]):
+            item.add_marker(pytest.mark.timeout(limit_s, method="thread"))
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if chosen.failed is not None:
+                break
+        return chosen.failed, chosen.passed
 
 
 class _Watch:
@@ -217,13 +270,14 @@ settings.register_profile(
 )
 
 
-def _pytest(folder: Path, tests: Sequence[str], plugin: object, limit_s: float) -> int:
+def _pytest(folder: Path, tests: Sequence[str], plugin: object, limit_s: float, *more: str) -> int:
     # Plain assertions: nobody reads how one failed, and those that explain take longer to import than to run.
     options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider"]
     options += ["--hypothesis-profile=mutation"]  # in the place of what the tests load themselves
-    options += ["-p", "no:unraisableexception", f"--basetemp={folder / 'tests'}"]
+    options += ["-p", "no:unraisableexception"]
     # What holds on both engines is tried on one: a server takes as long to start as a hundred tests.
     options += ["-k", "not postgres"]
     # An exception in the middle of a test may end up in a task that nobody waits for, and the test would never end.
     options += ["-o", f"timeout={limit_s}", "-o", "timeout_method=thread"]
-    return pytest.main([*options, *tests], plugins=[plugin])
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+    return pytest.main([*options, *more, *tests], plugins=[plugin])

@@ -5,7 +5,9 @@ statement, is met by the tests that run whatever names it; where nothing of the 
 """
 
 import ast
+import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,22 @@ class Selection:
         self._lines: dict[str, dict[str, list[str]]] = measured["lines"]
         self._seconds: dict[str, float] = measured["seconds"]
         self._trees = {path: ast.parse(Path(path).read_text("utf-8")) for path in paths}
-        self._noticed: dict[str, set[str]] = {}
+        self._noticed: defaultdict[tuple[str, str], list[int]] = defaultdict(list)  # by path and test: in which lines
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests for a mutant: first those that noticed another one of its module, then the quickest."""
-        noticed = self._noticed.get(mutant.path, set())
+        """Return the tests for a mutant: first those that noticed another one, the nearest first, then the quickest."""
         place = mutant.path, mutant.lines
         found = self._run_by(place, set()) or self._in_files_with(self._stands_in(place))
-        return sorted(found, key=lambda test: (test not in noticed, self._seconds[test]))
+
+        def rank(test: str) -> tuple[float, float]:
+            lines = self._noticed.get((mutant.path, test), ())
+            return min((abs(line - mutant.lines.start) for line in lines), default=math.inf), self._seconds[test]
+
+        return sorted(found, key=rank)
+
+    def at_import(self, mutant: Mutant) -> bool:
+        """Return whether a mutant's lines ran while no test did."""
+        return any("" in self._lines[mutant.path].get(str(line), ()) for line in mutant.lines)
 
     def seconds(self, tests: list[str]) -> list[float]:
         """Return how long each of them took where nothing was changed."""
@@ -39,7 +49,7 @@ class Selection:
 
     def noticed(self, mutant: Mutant, by: str) -> None:
         """Hear which test noticed a mutant."""
-        self._noticed.setdefault(mutant.path, set()).add(by)
+        self._noticed[mutant.path, by].append(mutant.lines.start)
 
     def _run_by(self, place: _Place, seen: set[str]) -> set[str]:
         path, lines = place

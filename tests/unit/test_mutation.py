@@ -1,11 +1,17 @@
 """The mutators find every guard of a text, and leave alone what is none."""
 
 import ast
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.mutation import python_guards, sql_guards
+from tests.mutation.inplace import Imported
+from tests.mutation.python_guards import Mutant
 from tests.mutation.selection import Selection
 from tests.mutation.targets import EQUIVALENT, LEFT_OUT, MODULES, TESTS
 
@@ -168,6 +174,109 @@ def test_a_mutant_meets_the_tests_that_run_whatever_names_it(tmp_path: Path, mon
     mutants = python_guards.mutants_of("g/made.py", sources["g/made.py"])
     met = {mutant.lines.start: selection.tests(mutant) for mutant in mutants}
     assert met == {1: ["t/a.py::uses"], 2: ["t/b.py::table"], 4: ["t/a.py::f"]}
+
+
+MADE = """
+from itertools import count
+LIMIT = 5
+WIDER = LIMIT * 2
+TABLE = {LIMIT: 1}
+SIZE = 9
+def within(a, b=SIZE):
+    return a < LIMIT
+class Its:
+    least = SIZE
+    def __init__(self):
+        super().__init__()
+        self.its = [one for one in range(9) if one < 3]
+    @property
+    def more(self):
+        def inner():
+            return len(self.its) > 2
+        return inner()
+SQL = "WHERE a = 1"
+FOUND = within(4)
+"""
+USING = """
+from planted import made
+from planted.made import SQL as HERE, WIDER, within
+WHOLE = f"SELECT {HERE}"
+class A:
+    shown = made.FOUND
+def both():
+    return made.LIMIT, WIDER, WHOLE, within(5)
+"""
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
+    """A package of two modules, of which one uses the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "planted").mkdir()
+    for name, source in (("__init__", ""), ("made", MADE), ("using", USING)):
+        (tmp_path / "planted" / f"{name}.py").write_text(source, "utf-8")
+    yield importlib.import_module("planted.made"), importlib.import_module("planted.using")
+    for name in [name for name in sys.modules if name.split(".")[0] == "planted"]:
+        del sys.modules[name]
+
+
+def put(was: str, now: str, *, runs_at_import: bool = False) -> bool:
+    assert MADE.count(was) == 1
+    mutant = Mutant("planted/made.py", range(1, 2), "", MADE, MADE.replace(was, now))
+    return Imported("planted").put(mutant, runs_at_import=runs_at_import)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "known"),
+    [
+        ("len(self.its) > 2", "len(self.its) > 3", (False, False, [0, 1, 2])),
+        ("one < 3", "one < 4", (False, True, [0, 1, 2, 3])),
+        ("a < LIMIT", "(\na <= LIMIT)", (True, True, [0, 1, 2])),
+    ],
+)
+def test_a_function_is_changed_where_it_was_imported(
+    planted: tuple[Any, Any], was: str, now: str, known: tuple[bool, bool, list[int]]
+) -> None:
+    """Whoever has it, or something made of its class, has the changed one; and those behind it are as they were."""
+    made, using = planted
+    its = made.Its()
+    assert (using.both()[-1], its.more, made.Its().its) == (False, True, [0, 1, 2])
+    assert put(was, now)
+    assert (using.both()[-1], its.more, made.Its().its) == known
+
+
+def test_a_constant_is_changed_with_all_that_is_made_of_it(planted: tuple[Any, Any]) -> None:
+    """Under each name that it was imported by."""
+    _, using = planted
+    assert using.both() == (5, 10, "SELECT WHERE a = 1", False)
+    assert put("a = 1", "a = 2")
+    assert using.both() == (5, 10, "SELECT WHERE a = 2", False)
+    assert put("LIMIT * 2", "LIMIT * 3")
+    assert using.both() == (5, 15, "SELECT WHERE a = 2", False)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("LIMIT = 5", "LIMIT = 6"),
+        ("LIMIT: 1", "LIMIT: 2"),
+        ("SIZE = 9", "SIZE = 8"),
+        ("b=SIZE", "b=8"),
+        ("least = SIZE", "least = 8"),
+        ("within(4)", "within(6)"),
+    ],
+)
+@pytest.mark.usefixtures("planted")
+def test_what_only_an_import_shows_is_left_to_it(was: str, now: str) -> None:
+    """A table, a default, a member of a class, and what another module asks for when it is imported itself."""
+    assert not put(was, now)
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_function_that_an_import_calls_is_left_to_it() -> None:
+    """What it has made then would stay."""
+    assert not put("a < LIMIT", "a <= LIMIT", runs_at_import=True)
 
 
 def test_what_is_mutated_and_what_tests_it_is_there() -> None:
