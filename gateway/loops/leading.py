@@ -160,7 +160,7 @@ class Leading:
         renew_at = self._clock.monotonic()
         for one in self._led.values():
             one.lease.closing = True
-        while led := [one for one in self._led.values() if one.leads or one.held]:
+        while led := [one for one in self._led.values() if one.held]:
             now = self._clock.monotonic()
             try:
                 for one in led:
@@ -181,14 +181,14 @@ class Leading:
         renewed = (one.lead(self._housekeeping) for one in self._led.values() if one.leads)
         standing, *_ = await _all_of(self._housekeeping.standing(LEASE_S), *renewed)
         now = self._standing_at = self._clock.monotonic()
-        share = math.ceil(len(self._led) / max(standing.replicas, 1))
+        share = math.ceil(len(self._led) / standing.replicas)
         if standing.replicas != self._replicas:
             self._replicas, self._patience_s = standing.replicas, _UNEVEN_S[0]
         room = share - sum(one.leads for one in self._led.values())
         free = []
         for one in self._led.values():
             one.see(standing, now)
-            if one.is_free(now, alone=standing.replicas == 1, above=room <= 0):
+            if one.is_free(now, above=room <= 0):
                 room -= 1
                 free.append(one)
         await _all_of(*(one.lead(self._housekeeping) for one in free))
@@ -233,7 +233,7 @@ class _OneLead:
         """When somebody led it last."""
         self.free_since: float | None = None
         self.held = False
-        """Whether others may take this replica for the one that leads it."""
+        """Whether others may take this replica for the one that leads it: it does, or may be about to."""
         self.closes_at = math.inf
         self._not_before = -math.inf
 
@@ -250,11 +250,11 @@ class _OneLead:
         elif self.free_since is None:
             self.free_since = now
 
-    def is_free(self, now: float, *, alone: bool, above: bool) -> bool:
+    def is_free(self, now: float, *, above: bool) -> bool:
         """Whether it is free for this replica, whose share may be used up."""
         if self.free_since is None or now < self._not_before:
             return False
-        return alone or not above or self.held or now - self.free_since >= _OTHERS_FIRST_S
+        return not above or self.held or now - self.free_since >= _OTHERS_FIRST_S
 
     async def lead(self, housekeeping: Housekeeping) -> None:
         """Lead it for a while longer, or from now on, where it is free. Raises StoreError."""
