@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def rows() -> dict[str, str]:
     return dict(re.findall(r"^\| (.+?) \| (`.+) \|$", table, re.MULTILINE))
 
 
+def ways() -> Iterator[tuple[list[str], list[str]]]:
+    """Yield what each row names: paths, which lead from the top, and names, which stand below the first of these."""
+    for way in rows().values():
+        paths, names = [], []
+        for name in re.findall(r"`([\w/.]+)`", way):
+            (paths if "/" in name.rstrip("/") or "." in name else names).append(name.rstrip("/"))
+        yield paths, names
+
+
 def test_every_folder_has_a_row() -> None:
     """Where a change goes is found from README alone."""
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "gateway").glob("*/__init__.py")}
@@ -104,11 +114,21 @@ def test_every_folder_has_a_row() -> None:
 def test_every_row_names_what_there_is() -> None:
     """Paths lead from the top, and other names stand somewhere below the row's first path."""
     missing = []
-    for way in rows().values():
-        paths, names = [], []
-        for name in re.findall(r"`([\w/.]+)`", way):
-            (paths if "/" in name.rstrip("/") or "." in name else names).append(name.rstrip("/"))
+    for paths, names in ways():
         missing += [path for path in paths if not (ROOT / path).exists()]
         there = {path.stem for path in (ROOT / paths[0]).rglob("*")}
         missing += [f"{name} in {paths[0]}" for name in names if name not in there]
     assert missing == []
+
+
+def test_every_module_is_named() -> None:
+    """One that is new, or was made of another, has its place in the table."""
+    modules = {path.relative_to(ROOT) for path in (ROOT / "gateway").rglob("*.py") if not path.stem.startswith("__")}
+    modules -= {path for path in modules if path.is_relative_to("gateway/manual")}  # other people's programs
+    named = {
+        module
+        for paths, names in ways()
+        for module in modules
+        if str(module) in paths or (module.stem in names and module.is_relative_to(paths[0]))
+    }
+    assert sorted(modules - named) == []
